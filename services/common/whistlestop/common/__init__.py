@@ -1,0 +1,1 @@
+"""What the three functions share: clock, ids, errors, contexts, clients, notifications. No I/O of its own."""

@@ -1,0 +1,61 @@
+"""Identifiers, injected like time, so that the core and the simulations choose them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from typing import Protocol
+
+
+class Ids(Protocol):
+    """What hands out fresh identifiers."""
+
+    def uuid(self) -> str:
+        """A new run id, request id or the like: a UUID in its textual form."""
+        ...
+
+    def task_id(self, now_ns: int) -> int:
+        """A new row id below 2**63, in time order within a process and nearly so between processes."""
+        ...
+
+
+class RandomIds:
+    """Time-ordered UUIDs (version 7), and task ids of microseconds since the epoch plus 10 random or counted bits.
+
+    No sequence stands in the database (Aurora DSQL has none), so order between processes is that of their clocks.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def uuid(self) -> str:
+        import time
+
+        raw = (time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10)
+        value = bytearray(raw)
+        value[6] = (value[6] & 0x0F) | 0x70
+        value[8] = (value[8] & 0x3F) | 0x80
+        return str(uuid.UUID(bytes=bytes(value)))
+
+    def task_id(self, now_ns: int) -> int:
+        with self._lock:
+            candidate = (now_ns // 1000 << 10) | int.from_bytes(os.urandom(1), "big")
+            self._last = candidate if candidate > self._last else self._last + 1
+            return self._last
+
+
+class CountedIds:
+    """Predictable ids for tests."""
+
+    def __init__(self) -> None:
+        self._n = 0
+
+    def uuid(self) -> str:
+        self._n += 1
+        return str(uuid.UUID(int=self._n))
+
+    def task_id(self, now_ns: int) -> int:
+        self._n += 1
+        return (now_ns // 1000 << 10) + self._n

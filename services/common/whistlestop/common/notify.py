@@ -1,0 +1,143 @@
+"""The one port for everything that waits.
+
+A topic names what changed. A notification is a hint: whoever wakes re-reads the store, and a lost or doubled hint
+changes nothing but latency. Adapters: in-process events (here), LISTEN/NOTIFY between long-lived processes on
+Postgres, and re-checking with back-off inside a function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from whistlestop.common.clock import SECOND_NS, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from whistlestop.common.clock import Clock
+
+
+def execution_topic(namespace_id: str, workflow_id: str, run_id: str) -> str:
+    """Something changed in one run: new events, update outcomes."""
+    return f"x/{namespace_id}/{run_id}"
+
+
+def task_queue_topic(namespace_id: str, name: str, task_type: int) -> str:
+    """A task was written to a queue. `task_type` is Temporal's TaskQueueType number."""
+    return f"q/{namespace_id}/{task_type}/{name}"
+
+
+def query_topic(query_id: str) -> str:
+    """A query has its answer."""
+    return f"a/{query_id}"
+
+
+class Subscription(Protocol):
+    """A place in the audience of some topics; a hint that came before `wait` is not lost."""
+
+    async def wait(self, deadline_ns: int) -> bool:
+        """True when a hint came since the last wait, False at the deadline. May answer True for no reason."""
+        ...
+
+    def __enter__(self) -> Subscription: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None: ...
+
+
+class Notifier(Protocol):
+    """Publishes hints and lets others wait for them."""
+
+    def publish(self, topics: Iterable[str]) -> None:
+        """Wake whoever waits for one of `topics`. Never blocks, never fails the caller."""
+        ...
+
+    def subscribe(self, *topics: str) -> Subscription:
+        """Start listening now; leave with the context manager."""
+        ...
+
+
+class _LocalSubscription:
+    def __init__(self, owner: LocalNotifier, topics: tuple[str, ...]) -> None:
+        self._owner = owner
+        self._topics = topics
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        self._event.set()
+
+    async def wait(self, deadline_ns: int) -> bool:
+        clock = self._owner.clock
+        if not self._event.is_set():
+            if deadline_ns <= clock.now_ns():
+                return False
+            await wait_until(clock, deadline_ns, self._event.wait())
+        woken = self._event.is_set()
+        self._event.clear()
+        return woken
+
+    def __enter__(self) -> _LocalSubscription:
+        for topic in self._topics:
+            self._owner.audience.setdefault(topic, set()).add(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for topic in self._topics:
+            listeners = self._owner.audience.get(topic)
+            if listeners is not None:
+                listeners.discard(self)
+                if not listeners:
+                    del self._owner.audience[topic]
+
+
+class LocalNotifier:
+    """Hints within one process."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.audience: dict[str, set[_LocalSubscription]] = {}
+
+    def publish(self, topics: Iterable[str]) -> None:
+        for topic in topics:
+            for listener in self.audience.get(topic, ()):
+                listener.wake()
+
+    def subscribe(self, *topics: str) -> Subscription:
+        return _LocalSubscription(self, topics)
+
+
+class _RecheckSubscription:
+    def __init__(self, clock: Clock, first_s: float, most_s: float) -> None:
+        self._clock = clock
+        self._delay_s = first_s
+        self._most_s = most_s
+
+    async def wait(self, deadline_ns: int) -> bool:
+        left_s = (deadline_ns - self._clock.now_ns()) / SECOND_NS
+        if left_s <= 0:
+            return False
+        await self._clock.sleep(min(self._delay_s, left_s))
+        self._delay_s = min(self._delay_s * 2, self._most_s)
+        return True
+
+    def __enter__(self) -> _RecheckSubscription:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        return None
+
+
+class RecheckNotifier:
+    """For a function: nobody hears a hint, so every wait is a look at the store after a growing pause."""
+
+    def __init__(self, clock: Clock, first_s: float = 0.02, most_s: float = 0.5) -> None:
+        self._clock = clock
+        self._first_s = first_s
+        self._most_s = most_s
+
+    def publish(self, topics: Iterable[str]) -> None:
+        return None
+
+    def subscribe(self, *topics: str) -> Subscription:
+        return _RecheckSubscription(self._clock, self._first_s, self._most_s)
