@@ -1,0 +1,61 @@
+"""Limits and defaults of the engine, with Temporal's default values; the shell fills them from configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS
+
+KIB = 1024
+MIB = 1024 * KIB
+DAY_NS = 24 * 3600 * SECOND_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, spans in nanoseconds, the rest are counts."""
+
+    blob_size_warn: int = 512 * KIB
+    blob_size_error: int = 2 * MIB
+    memo_size_warn: int = 2 * KIB
+    memo_size_error: int = 2 * MIB
+    history_size_warn: int = 10 * MIB
+    history_size_error: int = 50 * MIB
+    history_size_suggest_continue_as_new: int = 4 * MIB
+    history_count_warn: int = 10 * KIB
+    history_count_error: int = 50 * KIB
+    history_count_suggest_continue_as_new: int = 4 * KIB
+    mutable_state_size_error: int = 8 * MIB
+    pending_activities: int = 2000
+    pending_children: int = 2000
+    pending_signals: int = 2000
+    pending_cancels: int = 2000
+    signals_per_execution: int = 10000
+    buffered_events: int = 100
+    buffered_bytes: int = 2 * MIB
+    in_flight_updates: int = 10
+    in_flight_updates_bytes: int = 20 * MIB
+    total_updates: int = 2000
+    total_updates_suggest_continue_as_new_percent: int = 90
+    buffered_queries: int = 1
+    id_length: int = 1000
+    search_attribute_count: int = 100
+    search_attribute_value_size: int = 2 * KIB
+    search_attributes_total_size: int = 40 * KIB
+    auto_reset_points: int = 20
+
+    workflow_task_timeout_ns: int = 10 * SECOND_NS
+    workflow_task_timeout_max_ns: int = 120 * SECOND_NS
+    workflow_task_heartbeat_timeout_ns: int = 30 * 60 * SECOND_NS
+    workflow_task_retry_initial_ns: int = 5 * SECOND_NS
+    workflow_task_retry_max_ns: int = 10 * 60 * SECOND_NS
+    workflow_task_backoff_from_attempt: int = 3
+    default_retry_initial_ns: int = SECOND_NS
+    default_retry_coefficient: float = 2.0
+    default_retry_max_interval_factor: int = 100
+    continue_as_new_min_interval_ns: int = SECOND_NS
+    sticky_timeout_default_ns: int = 5 * SECOND_NS
+    reapply_events: int = 10000
+    eager_activities: bool = True
+    eager_workflow_start: bool = True
+    external_retry_initial_ns: int = 100 * MILLISECOND_NS

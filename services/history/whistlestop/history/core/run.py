@@ -1,0 +1,413 @@
+"""One run under decision: its working state, the events and the effects collected so far.
+
+Rules of this file: `append` is the only way to an event, and it applies the event to the state at once. Events that
+the outside causes (signals, completions, fired timers) are buffered until no workflow task is in flight, as the SDKs
+rely on: what happened during a task is seen by the next one. Nothing here performs anything; `finish` hands the whole
+over as records for one commit.
+
+Buffering follows Temporal's rule: an event of a buffering type takes its id when the buffer is flushed (before the next
+workflow task is scheduled, or at the end of the transition when no task has been started), finished activities and
+children behind everything else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.history.v1 import message_pb2 as history_pb
+
+from whistlestop.history.core import visibility
+from whistlestop.history.core.apply import BUFFERED_EVENT_ID, apply_event
+from whistlestop.history.core.slots import slot_of
+from whistlestop.history.core.times import set_timestamp
+from whistlestop.storage.records import (
+    CurrentExecution,
+    CurrentWrite,
+    BranchRange,
+    ExecutionKey,
+    ExecutionWrite,
+    HistoryBatch,
+    MatchingTask,
+    TaskKey,
+    TimerTask,
+    TransferTask,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whistlestop.common.ids import Ids
+    from whistlestop.history.core import state_pb2
+    from whistlestop.history.core.limits import Limits
+
+RUNNING = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
+PAUSED = wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED
+FIRST_TASK_ID = 1 << 20
+"""Events' `task_id`s begin here, as Temporal's do; SDKs only compare them."""
+
+NOT_BUFFERED = frozenset({
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED,
+    et.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+    et.EVENT_TYPE_WORKFLOW_TASK_STARTED,
+    et.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
+    et.EVENT_TYPE_WORKFLOW_TASK_FAILED,
+    et.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
+    et.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED,
+    et.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED,
+    et.EVENT_TYPE_TIMER_STARTED,
+    et.EVENT_TYPE_TIMER_CANCELED,
+    et.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED,
+    et.EVENT_TYPE_MARKER_RECORDED,
+    et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED,
+    et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED,
+    et.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES,
+    et.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED,
+    et.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED,
+    et.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUESTED,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED,
+})
+"""Workflow state changes, workflow tasks, and what a worker's commands and messages cause directly."""
+
+FLUSHED_LAST = frozenset({
+    et.EVENT_TYPE_ACTIVITY_TASK_COMPLETED,
+    et.EVENT_TYPE_ACTIVITY_TASK_FAILED,
+    et.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT,
+    et.EVENT_TYPE_ACTIVITY_TASK_CANCELED,
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED,
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED,
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT,
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED,
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED,
+    et.EVENT_TYPE_NEXUS_OPERATION_COMPLETED,
+    et.EVENT_TYPE_NEXUS_OPERATION_FAILED,
+    et.EVENT_TYPE_NEXUS_OPERATION_CANCELED,
+    et.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT,
+})
+
+_STARTS = {
+    et.EVENT_TYPE_ACTIVITY_TASK_STARTED: ("activity_task_started_event_attributes", "scheduled_event_id"),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED: ("child_workflow_execution_started_event_attributes", "initiated_event_id"),
+    et.EVENT_TYPE_NEXUS_OPERATION_STARTED: ("nexus_operation_started_event_attributes", "scheduled_event_id"),
+}
+_CLOSES = {
+    et.EVENT_TYPE_ACTIVITY_TASK_COMPLETED: ("activity_task_completed_event_attributes", "scheduled_event_id"),
+    et.EVENT_TYPE_ACTIVITY_TASK_FAILED: ("activity_task_failed_event_attributes", "scheduled_event_id"),
+    et.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT: ("activity_task_timed_out_event_attributes", "scheduled_event_id"),
+    et.EVENT_TYPE_ACTIVITY_TASK_CANCELED: ("activity_task_canceled_event_attributes", "scheduled_event_id"),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED: ("child_workflow_execution_completed_event_attributes", "initiated_event_id"),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED: ("child_workflow_execution_failed_event_attributes", "initiated_event_id"),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT: ("child_workflow_execution_timed_out_event_attributes", "initiated_event_id"),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED: ("child_workflow_execution_canceled_event_attributes", "initiated_event_id"),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED: ("child_workflow_execution_terminated_event_attributes", "initiated_event_id"),
+}
+
+
+class Run:
+    """The working copy of one run, within one transition."""
+
+    def __init__(
+        self, state: state_pb2.MutableState, *, version: int, now_ns: int, ids: Ids, limits: Limits
+    ) -> None:
+        self.state = state
+        self.version = version
+        """The `db_record_version` that was read; 0 for a new run."""
+        self.now_ns = now_ns
+        self.ids = ids
+        self.limits = limits
+        self.key = ExecutionKey(state.namespace_id, state.workflow_id, state.run_id)
+        self.slot = slot_of(state.namespace_id, state.workflow_id)
+        self.batches: list[list[history_pb.HistoryEvent]] = []
+        self.batch: list[history_pb.HistoryEvent] = []
+        self.mem_buffer: list[history_pb.HistoryEvent] = []
+        self.tasks_added: list[MatchingTask] = []
+        self.tasks_removed: list[TaskKey] = []
+        self.transfers: list[TransferTask] = []
+        self.timer: TimerTask | None = None
+        self.retention_timer: TimerTask | None = None
+        self.current: CurrentWrite | None = None
+        self.forked_from: tuple[BranchRange, ...] = ()
+        self.visibility_changed = False
+        self.finished = False
+        self.changed = False
+        """Something is to be committed even though no event was written."""
+        self.next_run: Run | None = None
+        """The run that this one's end starts in the same commit."""
+        self._wired: dict[int, int] = {}
+
+    # ---- reading ------------------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """The run has not ended."""
+        return self.state.status in (RUNNING, PAUSED)
+
+    @property
+    def has_pending_workflow_task(self) -> bool:
+        return self.state.workflow_task.scheduled_event_id != 0
+
+    @property
+    def has_started_workflow_task(self) -> bool:
+        task = self.state.workflow_task
+        return task.scheduled_event_id != 0 and task.started_event_id != 0
+
+    @property
+    def has_buffered_events(self) -> bool:
+        return bool(self.mem_buffer) or len(self.state.buffered_events) > 0
+
+    def buffered(self, wanted: Callable[[history_pb.HistoryEvent], bool]) -> history_pb.HistoryEvent | None:
+        """The first buffered event that is `wanted`."""
+        for event in self.state.buffered_events:
+            if wanted(event):
+                return event
+        return next((event for event in self.mem_buffer if wanted(event)), None)
+
+    @property
+    def batch_id(self) -> int:
+        """The id of the first event of the batch that the next unbuffered event will be in."""
+        return self.batch[0].event_id if self.batch else self.state.next_event_id
+
+    # ---- events -------------------------------------------------------------------------------------------------
+
+    def event(self, event_type: int) -> history_pb.HistoryEvent:
+        """A new event of that type, timed now, to be filled and appended."""
+        event = history_pb.HistoryEvent(event_type=event_type)  # type: ignore[arg-type]
+        set_timestamp(event.event_time, self.now_ns)
+        return event
+
+    def append(self, event: history_pb.HistoryEvent) -> history_pb.HistoryEvent:
+        """Put the event into history (or into the buffer) and apply it to the state."""
+        if event.event_type in NOT_BUFFERED:
+            self._take_id(event)
+            self.batch.append(event)
+            apply_event(self.state, event, self.batch[0].event_id)
+        else:
+            event.event_id = BUFFERED_EVENT_ID
+            self.mem_buffer.append(event)
+            apply_event(self.state, event, 0)
+        return event
+
+    def _take_id(self, event: history_pb.HistoryEvent) -> None:
+        event_id = self.state.next_event_id
+        event.event_id = event_id
+        event.task_id = FIRST_TASK_ID + event_id
+        self.state.next_event_id = event_id + 1
+
+    def flush_buffer(self) -> None:
+        """Give the buffered events their ids and places."""
+        if not self.has_buffered_events:
+            return
+        events = [*self.state.buffered_events, *self.mem_buffer]
+        stored = len(self.state.buffered_events) > 0
+        if stored:
+            # The repeated field owns its messages: take copies before it is cleared.
+            copies = []
+            for event in events:
+                copy = history_pb.HistoryEvent()
+                copy.CopyFrom(event)
+                copies.append(copy)
+            events = copies
+            del self.state.buffered_events[:]
+        self.mem_buffer.clear()
+        if not self.is_open:
+            return
+        if len(events) > 1:
+            events = [e for e in events if e.event_type not in FLUSHED_LAST] + [e for e in events if e.event_type in FLUSHED_LAST]
+        for event in events:
+            self._take_id(event)
+        for event in events:
+            self._wire(event)
+            self.batch.append(event)
+
+    def take_buffered(self, wanted: Callable[[history_pb.HistoryEvent], bool]) -> bool:
+        """Drop the first buffered event that is `wanted`, as if it never happened."""
+        for index, event in enumerate(self.state.buffered_events):
+            if wanted(event):
+                del self.state.buffered_events[index]
+                return True
+        for index, event in enumerate(self.mem_buffer):
+            if wanted(event):
+                del self.mem_buffer[index]
+                return True
+        return False
+
+    def _wire(self, event: history_pb.HistoryEvent) -> None:
+        """Now that ids are known: tell closing events, and the state, the id of their started event."""
+        kind = event.event_type
+        if kind in _STARTS:
+            field, id_field = _STARTS[kind]
+            scheduled_event_id = getattr(getattr(event, field), id_field)
+            self._wired[scheduled_event_id] = event.event_id
+            if kind == et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED and scheduled_event_id in self.state.children:
+                self.state.children[scheduled_event_id].started_event_id = event.event_id
+            elif kind == et.EVENT_TYPE_ACTIVITY_TASK_STARTED and scheduled_event_id in self.state.activities:
+                self.state.activities[scheduled_event_id].started_event_id = event.event_id
+        elif kind in _CLOSES:
+            field, id_field = _CLOSES[kind]
+            attributes = getattr(event, field)
+            started = self._wired.get(getattr(attributes, id_field))
+            if started is not None:
+                attributes.started_event_id = started
+        elif kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+            request_id = event.workflow_execution_signaled_event_attributes.request_id
+            if request_id and request_id in self.state.request_ids:
+                self.state.request_ids[request_id].event_id = event.event_id
+        elif kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
+            request_id = event.workflow_execution_options_updated_event_attributes.attached_request_id
+            if request_id and request_id in self.state.request_ids:
+                self.state.request_ids[request_id].event_id = event.event_id
+
+    def new_batch(self) -> None:
+        """The events so far form a batch of their own (a workflow task's start ends one)."""
+        if self.batch:
+            self.batches.append(self.batch)
+            self.batch = []
+
+    # ---- effects ------------------------------------------------------------------------------------------------
+
+    def arm(self, due_ns: int) -> None:
+        """Make sure that the run is looked at when `due_ns` comes.
+
+        A run has one timer row, and its time is a lower bound of all that is due: an earlier need moves it, a later one
+        leaves it, and when it fires too early the scan finds nothing due and moves it on. So most timeouts, which never
+        come to pass, cost no write.
+        """
+        if due_ns <= 0:
+            return
+        alarm = self.state.alarm_ns
+        if alarm == 0 or due_ns < alarm:
+            self.set_alarm(due_ns)
+
+    def set_alarm(self, due_ns: int) -> None:
+        """Move the run's timer row to exactly `due_ns`."""
+        self.state.alarm_ns = due_ns
+        self.timer = TimerTask("execution", self.slot, self.key, due_ns)
+
+    def add_task(self, row: state_pb2.TaskRow, task_queue: str, task_type: int, priority: int, scheduled_event_id: int, stamp: int) -> None:
+        """Write a matching task and remember its row in `row`."""
+        task_id = self.ids.task_id(self.now_ns)
+        key = TaskKey(self.state.namespace_id, task_queue, task_type, priority, task_id)
+        self.tasks_added.append(
+            MatchingTask(key, self.state.workflow_id, self.state.run_id, scheduled_event_id, stamp, self.now_ns)
+        )
+        row.task_queue = task_queue
+        row.task_type = task_type
+        row.priority = priority
+        row.task_id = task_id
+
+    def drop_task(self, row: state_pb2.TaskRow) -> None:
+        """Take back the matching task in `row`, if one stands."""
+        if row.task_id == 0:
+            return
+        key = TaskKey(self.state.namespace_id, row.task_queue, row.task_type, row.priority, row.task_id)
+        for index, task in enumerate(self.tasks_added):
+            if task.key == key:
+                del self.tasks_added[index]
+                break
+        else:
+            self.tasks_removed.append(key)
+        row.Clear()
+
+    def add_transfer(self, kind: str, data: state_pb2.TransferData) -> None:
+        """An effect on another execution, to be delivered after the commit."""
+        self.transfers.append(
+            TransferTask(
+                self.slot, self.ids.task_id(self.now_ns), self.key, kind, data.SerializeToString(), self.now_ns
+            )
+        )
+
+    # ---- the end of the transition ------------------------------------------------------------------------------
+
+    @property
+    def is_dirty(self) -> bool:
+        """There is something to commit."""
+        return bool(
+            self.changed
+            or self.batch
+            or self.batches
+            or self.mem_buffer
+            or self.tasks_added
+            or self.tasks_removed
+            or self.transfers
+            or self.timer
+            or self.next_run
+        )
+
+    def finish(self) -> ExecutionWrite:
+        """All of it as one write. The run can't be used for deciding afterwards."""
+        state = self.state
+        if not self.has_started_workflow_task:
+            self.flush_buffer()
+        elif self.mem_buffer:
+            state.buffered_events.extend(self.mem_buffer)
+            self.mem_buffer.clear()
+        self.new_batch()
+        state.state_transition_count += 1
+        batches = []
+        for events in self.batches:
+            data = history_pb.History(events=events).SerializeToString()
+            batches.append(HistoryBatch(events[0].event_id, events[-1].event_id + 1, data))
+            state.history_size_bytes += len(data)
+            state.last_first_event_id = events[0].event_id
+        closed = not self.is_open
+        timer_removed = False
+        if closed:
+            self._drop_everything_pending()
+            if state.alarm_ns:
+                timer_removed = self.version > 0
+                state.alarm_ns = 0
+            self.timer = None
+        row = visibility.row(state) if self.visibility_changed else None
+        return ExecutionWrite(
+            key=self.key,
+            slot=self.slot,
+            expected_version=self.version,
+            state=state.SerializeToString(),
+            next_event_id=state.next_event_id,
+            status=state.status,
+            branch_id=state.branches[-1].branch_id,
+            history=tuple(batches),
+            tasks_added=tuple(self.tasks_added),
+            tasks_removed=tuple(self.tasks_removed),
+            timer=self.timer,
+            timer_removed=timer_removed,
+            retention_timer=self.retention_timer,
+            transfers_added=tuple(self.transfers),
+            visibility=row,
+            current=self.current or self._current_write(),
+            forked_from=self.forked_from,
+        )
+
+    def _drop_everything_pending(self) -> None:
+        state = self.state
+        self.drop_task(state.workflow_task.row)
+        for activity in state.activities.values():
+            self.drop_task(activity.row)
+        self.tasks_added = [task for task in self.tasks_added if task.query_id]
+
+    def _current_write(self) -> CurrentWrite | None:
+        """A run that ends says so in the current row, unless its next run takes the row over."""
+        if self.is_open or not self.finished or self.next_run is not None:
+            return None
+        return CurrentWrite(self.current_record(), expected_run_id=self.key.run_id)
+
+    def current_record(self) -> CurrentExecution:
+        """What the current row says while this run holds the workflow id."""
+        state = self.state
+        return CurrentExecution(
+            state.namespace_id,
+            state.workflow_id,
+            state.run_id,
+            state.create_request_id,
+            state.status,
+            state.start_ns,
+            state.close_ns,
+        )

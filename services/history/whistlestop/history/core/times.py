@@ -1,0 +1,39 @@
+"""Between protobuf's times and integer nanoseconds, without datetime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+SECOND_NS = 1_000_000_000
+MILLISECOND_NS = 1_000_000
+
+
+def set_timestamp(target: Timestamp, instant_ns: int) -> None:
+    """Write `instant_ns` into a message's timestamp field (which marks it as set)."""
+    seconds, nanos = divmod(instant_ns, SECOND_NS)
+    target.seconds = seconds
+    target.nanos = nanos
+    target.SetInParent()
+
+
+def timestamp_ns(value: Timestamp) -> int:
+    """The instant in nanoseconds; 0 for one that is not set."""
+    return value.seconds * SECOND_NS + value.nanos
+
+
+def set_duration(target: Duration, span_ns: int) -> None:
+    """Write `span_ns` into a message's duration field (which marks it as set)."""
+    negative = span_ns < 0
+    seconds, nanos = divmod(abs(span_ns), SECOND_NS)
+    target.seconds = -seconds if negative else seconds
+    target.nanos = -nanos if negative else nanos
+    target.SetInParent()
+
+
+def duration_ns(value: Duration) -> int:
+    """The span in nanoseconds; 0 for one that is not set."""
+    return value.seconds * SECOND_NS + value.nanos
