@@ -1,0 +1,47 @@
+"""Sizes that every adapter refuses alike, so that what runs on one store runs on the narrowest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whistlestop.storage.errors import TooLarge
+
+if TYPE_CHECKING:
+    from whistlestop.storage.records import Transition, VisibilityRow
+
+VALUE_LIMIT = 1 << 20
+"""Bytes of one column value (Aurora DSQL). States, history batches, transfers and queries are chunked below it."""
+
+CHUNKED_LIMIT = 64 << 20
+"""Bytes of one chunked value. Temporal's own limits stop a history or a state long before."""
+
+
+def check_transition(transition: Transition) -> None:
+    """Raise TooLarge for what no chunking helps."""
+    for write in transition.writes:
+        if len(write.state) > CHUNKED_LIMIT:
+            raise TooLarge(f"mutable state of {write.key.run_id} has {len(write.state)} bytes; {CHUNKED_LIMIT} are accepted")
+        for batch in write.history:
+            check_chunked("history batch", len(batch.data))
+        for transfer in write.transfers_added:
+            check_chunked("transfer task", len(transfer.data))
+        if write.visibility is not None:
+            check_visibility(write.visibility)
+
+
+def check_visibility(row: VisibilityRow) -> None:
+    """Raise TooLarge when search attributes or memo do not fit a column."""
+    check_value("search attributes", len(row.search_attributes))
+    check_value("memo", len(row.memo))
+
+
+def check_value(what: str, size: int) -> None:
+    """Raise TooLarge when a value of `size` bytes does not fit a column."""
+    if size > VALUE_LIMIT:
+        raise TooLarge(f"{what}: {size} bytes; one value may have {VALUE_LIMIT}")
+
+
+def check_chunked(what: str, size: int) -> None:
+    """Raise TooLarge when even in chunks the value is too large."""
+    if size > CHUNKED_LIMIT:
+        raise TooLarge(f"{what}: {size} bytes; {CHUNKED_LIMIT} are accepted")

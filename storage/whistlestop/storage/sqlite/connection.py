@@ -1,0 +1,65 @@
+"""Opening SQLite files, and what its errors mean to callers."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from typing import TYPE_CHECKING
+
+from whistlestop.storage.errors import CannotOpen, SchemaMismatch, StorageError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MEMORY = ":memory:"
+
+_PRAGMAS = {
+    "synchronous": "FULL",
+    "busy_timeout": "5000",
+    "cache_size": "-32768",
+    "temp_store": "MEMORY",
+    "wal_autocheckpoint": "4000",
+    "journal_size_limit": "67108864",
+}
+
+
+def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode with our pragmas, then the caller's. Raises CannotOpen."""
+    try:
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+    except sqlite3.Error as error:
+        raise CannotOpen(f"can't open the database {path}: {error}") from error
+    try:
+        if path != MEMORY and not read_only:
+            db.execute("PRAGMA journal_mode = WAL")
+        for name, value in {**_PRAGMAS, **pragmas}.items():
+            db.execute(f"PRAGMA {_word(name)} = {_word(value)}")
+        if read_only:
+            db.execute("PRAGMA query_only = ON")
+        else:
+            # Nothing above need have touched the file; better to know now than at the first commit.
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        db.close()
+        raise CannotOpen(f"can't use the database {path}: {error}") from error
+    except CannotOpen:
+        db.close()
+        raise
+    return db
+
+
+def _word(text: str) -> str:
+    if not re.fullmatch(r"-?\w+", text):
+        raise CannotOpen(f"not the name or value of a pragma: {text!r}")
+    return text
+
+
+def translate(error: Exception) -> StorageError:
+    """What an unexpected error of sqlite3 is to callers."""
+    text = str(error)
+    if "no such table" in text or "no such column" in text:
+        return SchemaMismatch(f"the database's schema is older than this release ({text}): run `whistlestop db migrate`")
+    if isinstance(error, sqlite3.OperationalError):
+        return Unavailable(f"the database did not take it: {text}")
+    return StorageError(f"the database refused it: {text}")

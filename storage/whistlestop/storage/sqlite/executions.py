@@ -1,0 +1,129 @@
+"""Runs, which run is current, and their history."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from whistlestop.storage.limits import check_transition
+from whistlestop.storage.records import CurrentExecution, ExecutionKey, HistoryBatch, StoredExecution
+from whistlestop.storage.sqlite.base import SqliteBase
+from whistlestop.storage.sqlite.transition import SELECT_CURRENT, apply_transition
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+    from whistlestop.storage.records import BranchRange, Transition
+
+_EXECUTION = (
+    "SELECT namespace_id, workflow_id, run_id, shard_id, db_record_version, data, data_encoding, next_event_id, status"
+    " FROM executions"
+)
+_GET_EXECUTION = f"{_EXECUTION} WHERE namespace_id = ? AND workflow_id = ? AND run_id = ?"
+_LIST_ALL = (
+    f"{_EXECUTION} WHERE (namespace_id, workflow_id, run_id) > (?, ?, ?)"
+    " ORDER BY namespace_id, workflow_id, run_id LIMIT ?"
+)
+_LIST_NAMESPACE = (
+    f"{_EXECUTION} WHERE namespace_id = ? AND (workflow_id, run_id) > (?, ?) ORDER BY workflow_id, run_id LIMIT ?"
+)
+# The batch that holds the first wanted event starts at or before it.
+_READ_NODES = (
+    "SELECT node_id, next_event_id, data FROM history_node WHERE namespace_id = ? AND branch_id = ?"
+    " AND node_id >= COALESCE((SELECT max(node_id) FROM history_node"
+    " WHERE namespace_id = ? AND branch_id = ? AND node_id <= ?), 0)"
+    " AND node_id < ? AND next_event_id > ? ORDER BY node_id {order} LIMIT ?"
+)
+_READ_FORWARD = _READ_NODES.format(order="ASC")
+_READ_BACKWARD = _READ_NODES.format(order="DESC")
+
+
+class SqliteExecutions(SqliteBase):
+    """See whistlestop.storage.interface.ExecutionStore."""
+
+    async def commit(self, transition: Transition) -> None:
+        check_transition(transition)
+        await self._write(partial(_commit, transition))
+
+    async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
+        row = self._one(_GET_EXECUTION, (key.namespace_id, key.workflow_id, key.run_id))
+        return StoredExecution(key, *row[3:]) if row else None
+
+    async def get_current(self, namespace_id: str, workflow_id: str) -> CurrentExecution | None:
+        row = self._one(SELECT_CURRENT, (namespace_id, workflow_id))
+        return CurrentExecution(*row) if row else None
+
+    async def read_history(
+        self, namespace_id: str, branches: Sequence[BranchRange], first_event_id: int, next_event_id: int, limit: int,
+        *, reverse: bool = False,
+    ) -> list[HistoryBatch]:
+        found: list[HistoryBatch] = []
+        sql = _READ_BACKWARD if reverse else _READ_FORWARD
+        for branch in reversed(branches) if reverse else branches:
+            first = max(first_event_id, branch.first_event_id)
+            end = min(next_event_id, branch.next_event_id)
+            if first >= end or len(found) >= limit:
+                continue
+            owner = (namespace_id, branch.branch_id)
+            rows = self._all(sql, (*owner, *owner, first, end, first, limit - len(found)))
+            found.extend(HistoryBatch(*row) for row in rows)
+        return found
+
+    async def list_executions(
+        self, after: ExecutionKey | None, limit: int, namespace_id: str = ""
+    ) -> list[StoredExecution]:
+        start = after or ExecutionKey(namespace_id, "", "")
+        if namespace_id:
+            rows = self._all(_LIST_NAMESPACE, (namespace_id, start.workflow_id, start.run_id, limit))
+        else:
+            rows = self._all(_LIST_ALL, (start.namespace_id, start.workflow_id, start.run_id, limit))
+        return [StoredExecution(ExecutionKey(*row[:3]), *row[3:]) for row in rows]
+
+    async def delete_execution(self, key: ExecutionKey) -> None:
+        await self._write(partial(_delete, key))
+
+
+def _commit(transition: Transition, cursor: sqlite3.Cursor) -> None:
+    apply_transition(cursor, transition)
+
+
+def _delete(key: ExecutionKey, cursor: sqlite3.Cursor) -> None:
+    """Remove the run; of the branches that only it held, those nodes that no fork needs."""
+    namespace_id, run_id = key.namespace_id, key.run_id
+    run = (namespace_id, key.workflow_id, run_id)
+    where_run = "WHERE namespace_id = ? AND workflow_id = ? AND run_id = ?"
+    row = cursor.execute(f"SELECT branch_id FROM executions {where_run}", run).fetchone()
+    branches = {row[0] if row else run_id}
+    shared = cursor.execute("SELECT branch_id FROM forks WHERE namespace_id = ? AND run_id = ?", (namespace_id, run_id))
+    branches.update(branch_id for (branch_id,) in shared.fetchall())
+    cursor.execute("DELETE FROM forks WHERE namespace_id = ? AND run_id = ?", (namespace_id, run_id))
+    for table in ("executions", "current_executions", "timer_tasks"):
+        cursor.execute(f"DELETE FROM {table} {where_run}", run)
+    cursor.execute("DELETE FROM executions_visibility WHERE namespace_id = ? AND run_id = ?", (namespace_id, run_id))
+    cursor.execute(
+        "DELETE FROM tasks WHERE run_id = ? AND namespace_id = ? AND workflow_id = ?",
+        (run_id, namespace_id, key.workflow_id),
+    )
+    for branch_id in branches:
+        if not _owned(cursor, key, branch_id):
+            cursor.execute(
+                "DELETE FROM history_node WHERE namespace_id = ? AND branch_id = ? AND NOT EXISTS (SELECT 1 FROM forks"
+                " WHERE forks.namespace_id = history_node.namespace_id AND forks.branch_id = history_node.branch_id"
+                " AND forks.first_event_id < history_node.next_event_id"
+                " AND forks.next_event_id > history_node.node_id)",
+                (namespace_id, branch_id),
+            )
+
+
+def _owned(cursor: sqlite3.Cursor, key: ExecutionKey, branch_id: str) -> bool:
+    """Whether a run is left that writes the branch: one named like it, or one that is indexed by its branch."""
+    named = cursor.execute(
+        "SELECT 1 FROM executions WHERE namespace_id = ? AND workflow_id = ? AND run_id = ? AND branch_id = ?",
+        (key.namespace_id, key.workflow_id, branch_id, branch_id),
+    ).fetchone()
+    other = cursor.execute(
+        "SELECT 1 FROM executions WHERE namespace_id = ? AND branch_id = ? AND branch_id <> run_id",
+        (key.namespace_id, branch_id),
+    ).fetchone()
+    return named is not None or other is not None

@@ -1,0 +1,105 @@
+"""The store over one SQLite file, or in memory."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from whistlestop.storage.errors import CannotOpen, Unavailable
+from whistlestop.storage.sqlite import schema
+from whistlestop.storage.sqlite.base import INLINE_OPERATIONS
+from whistlestop.storage.sqlite.cluster import SqliteCluster
+from whistlestop.storage.sqlite.connection import MEMORY, connect, translate
+from whistlestop.storage.sqlite.executions import SqliteExecutions
+from whistlestop.storage.sqlite.queries import SqliteQueries
+from whistlestop.storage.sqlite.tasks import SqliteTasks
+from whistlestop.storage.sqlite.timers import SqliteTimers
+from whistlestop.storage.sqlite.writer import DirectWriter, GroupWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class SqliteStore(SqliteExecutions, SqliteTasks, SqliteTimers, SqliteQueries, SqliteCluster):
+    """See whistlestop.storage.interface.Store. `path` is a file or ":memory:"; `pragmas` come after our own.
+
+    `open` takes a fresh or older database too, so that `migrate` can follow; it refuses a newer one.
+    """
+
+    def __init__(self, path: str, pragmas: Mapping[str, str] | None = None) -> None:
+        self.path = path
+        self._pragmas = dict(pragmas or {})
+        self._main: sqlite3.Connection | None = None
+
+    async def open(self) -> None:
+        main = connect(self.path, self._pragmas)
+        try:
+            schema.refuse_newer(self.path, schema.database_version(main))
+            if self.path == MEMORY:
+                self._reader, self._lister, self._slow = main.cursor(), main, main
+                self._writer = DirectWriter(main)
+            else:
+                self._reader = connect(self.path, self._pragmas, read_only=True).cursor()
+                self._lister = connect(self.path, self._pragmas, read_only=True)
+                self._lister.set_progress_handler(_interrupt, INLINE_OPERATIONS)
+                self._slow = connect(self.path, self._pragmas, read_only=True)
+                self._slow_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-reader")
+                self._writer = GroupWriter(main)
+        except BaseException:
+            main.close()
+            raise
+        self._main = main
+
+    async def close(self) -> None:
+        if self._main is None or self._writer is None:
+            return
+        await self._writer.close()
+        if self._slow_thread is not None:
+            self._slow_thread.shutdown()
+        if self.path != MEMORY:
+            for db in (self._reader and self._reader.connection, self._lister, self._slow):
+                if db is not None:
+                    db.close()
+        self._main.close()
+        self._main = self._reader = self._lister = self._slow = self._slow_thread = self._writer = None
+
+    async def migrate(self) -> list[str]:
+        try:
+            return schema.migrate(self._open_main(), self.path)
+        except sqlite3.Error as error:
+            raise translate(error) from error
+
+    async def schema_version(self) -> tuple[int, int]:
+        return schema.database_version(self._open_main()), schema.latest_version()
+
+    async def backup(self, target: str) -> None:
+        if os.path.lexists(target):
+            raise CannotOpen(f"the backup {target} exists already: name a new file")
+
+        def copy(db: sqlite3.Connection) -> None:
+            try:
+                copied = sqlite3.connect(target)
+            except sqlite3.Error as error:
+                raise CannotOpen(f"can't write the backup {target}: {error}") from error
+            try:
+                db.backup(copied, pages=-1 if self.path == MEMORY else 1024)
+            except sqlite3.Error as error:
+                raise CannotOpen(f"can't write the backup {target}: {error}") from error
+            finally:
+                copied.close()
+
+        await self._in_thread(copy)
+
+    async def ping(self) -> None:
+        self._one("SELECT 1", ())
+
+    def _open_main(self) -> sqlite3.Connection:
+        if self._main is None:
+            raise Unavailable("the store is not open")
+        return self._main
+
+
+def _interrupt() -> int:
+    return 1

@@ -1,0 +1,140 @@
+"""Task queues: what waits for a poller, and who polls."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from whistlestop.storage.errors import LeaseLost
+from whistlestop.storage.limits import check_value
+from whistlestop.storage.records import Backlog, MatchingTask, PollerRecord, TaskKey, TaskQueueRecord
+from whistlestop.storage.sqlite.base import SqliteBase
+from whistlestop.storage.sqlite.transition import DELETE_TASK, PUT_TASK, task_row
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+_QUEUE = "namespace_id = ? AND task_queue = ? AND task_type = ?"
+_LIST_TASKS = (
+    "SELECT namespace_id, task_queue, task_type, priority, task_id, workflow_id, run_id, scheduled_event_id, stamp,"
+    f" created_ns, query_id, data FROM tasks WHERE {_QUEUE} AND (priority, task_id) > (?, ?)"
+    " ORDER BY priority, task_id LIMIT ?"
+)
+_NEXT_PRIORITY = f"SELECT min(priority) FROM tasks WHERE {_QUEUE} AND priority > ?"
+_BACKLOG = (
+    "SELECT count(*), min(created_ns) FROM"
+    f" (SELECT created_ns FROM tasks WHERE {_QUEUE} AND priority = ? ORDER BY task_id LIMIT ?)"
+)
+_NEXT_QUEUE = (
+    "SELECT namespace_id, task_queue, task_type FROM tasks WHERE (namespace_id, task_queue, task_type) > (?, ?, ?)"
+    " ORDER BY namespace_id, task_queue, task_type LIMIT 1"
+)
+_GET_QUEUE = f"SELECT range_id, data, updated_ns FROM task_queues WHERE {_QUEUE}"
+_PUT_POLLER = (
+    "INSERT OR REPLACE INTO task_queue_pollers (namespace_id, task_queue, task_type, identity, last_access_ns,"
+    " expires_ns, data) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+# Sticky queues come and go with their workers: whoever polls sweeps up some of what the gone ones left.
+_SWEEP_POLLERS = (
+    "DELETE FROM task_queue_pollers WHERE (namespace_id, task_queue, task_type, identity) IN"
+    " (SELECT namespace_id, task_queue, task_type, identity FROM task_queue_pollers WHERE expires_ns <= ? LIMIT 100)"
+)
+_LIST_POLLERS = (
+    "SELECT namespace_id, task_queue, task_type, identity, last_access_ns, data, expires_ns FROM task_queue_pollers"
+    f" WHERE {_QUEUE} AND expires_ns > ? ORDER BY identity LIMIT ?"
+)
+
+
+class SqliteTasks(SqliteBase):
+    """See whistlestop.storage.interface.TaskStore."""
+
+    async def list_tasks(
+        self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
+    ) -> list[MatchingTask]:
+        rows = self._all(_LIST_TASKS, (namespace_id, task_queue, task_type, *(after or (-1, 0)), limit))
+        return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
+
+    async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
+        for task in tasks:
+            check_value("task", len(task.data))
+        rows = [task_row(task) for task in tasks]
+
+        def run(cursor: sqlite3.Cursor) -> None:
+            cursor.executemany(PUT_TASK, rows)
+
+        await self._write(run)
+
+    async def delete_tasks(self, keys: Sequence[TaskKey]) -> None:
+        rows = [(key.namespace_id, key.task_queue, key.task_type, key.priority, key.task_id) for key in keys]
+
+        def run(cursor: sqlite3.Cursor) -> None:
+            cursor.executemany(DELETE_TASK, rows)
+
+        await self._write(run)
+
+    async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
+        queue = (namespace_id, task_queue, task_type)
+        found: dict[int, Backlog] = {}
+        priority = self._one(_NEXT_PRIORITY, (*queue, -1))[0]
+        while priority is not None:
+            found[priority] = Backlog(*self._one(_BACKLOG, (*queue, priority, limit)))
+            priority = self._one(_NEXT_PRIORITY, (*queue, priority))[0]
+        return found
+
+    async def list_backlogged_queues(
+        self, after: tuple[str, str, int] | None, limit: int
+    ) -> list[tuple[str, str, int]]:
+        # One step of the index per queue, however long each is.
+        found: list[tuple[str, str, int]] = []
+        at = after or ("", "", -1)
+        while len(found) < limit and (row := self._one(_NEXT_QUEUE, at)) is not None:
+            found.append(row)
+            at = row
+        return found
+
+    async def get_task_queue(self, namespace_id: str, task_queue: str, task_type: int) -> TaskQueueRecord | None:
+        row = self._one(_GET_QUEUE, (namespace_id, task_queue, task_type))
+        return TaskQueueRecord(namespace_id, task_queue, task_type, *row) if row else None
+
+    async def put_task_queue(self, record: TaskQueueRecord, expected_range_id: int) -> None:
+        check_value("task queue", len(record.data))
+        await self._write(partial(_put_queue, record, expected_range_id))
+
+    async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None:
+        if not pollers:
+            return
+        rows = [
+            (p.namespace_id, p.task_queue, p.task_type, p.identity, p.last_access_ns, p.expires_ns, p.data)
+            for p in pollers
+        ]
+        now_ns = max(poller.last_access_ns for poller in pollers)
+
+        def run(cursor: sqlite3.Cursor) -> None:
+            cursor.executemany(_PUT_POLLER, rows)
+            cursor.execute(_SWEEP_POLLERS, (now_ns,))
+
+        await self._write(run)
+
+    async def list_pollers(
+        self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int
+    ) -> list[PollerRecord]:
+        rows = self._all(_LIST_POLLERS, (namespace_id, task_queue, task_type, now_ns, limit))
+        return [PollerRecord(*row) for row in rows]
+
+
+def _put_queue(record: TaskQueueRecord, expected_range_id: int, cursor: sqlite3.Cursor) -> None:
+    queue = (record.namespace_id, record.task_queue, record.task_type)
+    if expected_range_id:
+        cursor.execute(
+            f"UPDATE task_queues SET range_id = ?, data = ?, updated_ns = ? WHERE {_QUEUE} AND range_id = ?",
+            (record.range_id, record.data, record.updated_ns, *queue, expected_range_id),
+        )
+    else:
+        cursor.execute(
+            "INSERT INTO task_queues (namespace_id, task_queue, task_type, range_id, data, updated_ns)"
+            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (*queue, record.range_id, record.data, record.updated_ns),
+        )
+    if cursor.rowcount != 1:
+        raise LeaseLost(f"task queue {record.task_queue} was changed by another writer")

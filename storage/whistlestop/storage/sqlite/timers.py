@@ -1,0 +1,67 @@
+"""Timer rows and the outbox of transfer tasks, by ranges of slots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.storage.limits import check_value
+from whistlestop.storage.records import ExecutionKey, TimerTask, TransferTask
+from whistlestop.storage.sqlite.base import SqliteBase
+from whistlestop.storage.sqlite.transition import DELETE_TRANSFER, PUT_TIMER, timer_row
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+# Answered from the index timer_tasks_due alone, in its order.
+_TIMERS = "SELECT kind, shard_id, namespace_id, workflow_id, run_id, fire_at_ns, data FROM timer_tasks"
+_IN_RANGE = "AND shard_id >= ? AND shard_id < ? ORDER BY fire_at_ns, shard_id LIMIT ?"
+_DUE_TIMERS = f"{_TIMERS} WHERE fire_at_ns <= ? {_IN_RANGE}"
+_NEXT_TIMERS = f"{_TIMERS} WHERE fire_at_ns > ? {_IN_RANGE}"
+_DELETE_TIMER = (
+    "DELETE FROM timer_tasks WHERE namespace_id = ? AND run_id = ? AND workflow_id = ? AND kind = ? AND fire_at_ns = ?"
+)
+_DUE_TRANSFERS = (
+    "SELECT shard_id, task_id, namespace_id, workflow_id, run_id, kind, data, visible_at_ns, attempt"
+    " FROM transfer_tasks WHERE visible_at_ns <= ? AND shard_id >= ? AND shard_id < ?"
+    " ORDER BY visible_at_ns, task_id LIMIT ?"
+)
+_POSTPONE = "UPDATE transfer_tasks SET visible_at_ns = ?, attempt = ? WHERE shard_id = ? AND task_id = ?"
+
+
+class SqliteTimers(SqliteBase):
+    """See whistlestop.storage.interface.TimerStore."""
+
+    async def due_timers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TimerTask]:
+        return [_timer(row) for row in self._all(_DUE_TIMERS, (now_ns, first_slot, next_slot, limit))]
+
+    async def next_timers(self, first_slot: int, next_slot: int, after_ns: int, limit: int) -> list[TimerTask]:
+        return [_timer(row) for row in self._all(_NEXT_TIMERS, (after_ns, first_slot, next_slot, limit))]
+
+    async def put_timer(self, timer: TimerTask) -> None:
+        check_value("timer", len(timer.data))
+        await self._run(PUT_TIMER, timer_row(timer))
+
+    async def delete_timer(self, timer: TimerTask) -> None:
+        key = timer.key
+        await self._run(_DELETE_TIMER, (key.namespace_id, key.run_id, key.workflow_id, timer.kind, timer.fire_at_ns))
+
+    async def due_transfers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TransferTask]:
+        rows = self._all(_DUE_TRANSFERS, (now_ns, first_slot, next_slot, limit))
+        return [TransferTask(row[0], row[1], ExecutionKey(*row[2:5]), *row[5:]) for row in rows]
+
+    async def delete_transfer(self, task: TransferTask) -> None:
+        await self._run(DELETE_TRANSFER, (task.slot, task.task_id))
+
+    async def postpone_transfer(self, task: TransferTask, visible_at_ns: int, attempt: int) -> None:
+        await self._run(_POSTPONE, (visible_at_ns, attempt, task.slot, task.task_id))
+
+    async def _run(self, sql: str, parameters: Sequence[Any]) -> None:
+        def run(cursor: sqlite3.Cursor) -> None:
+            cursor.execute(sql, parameters)
+
+        await self._write(run)
+
+
+def _timer(row: Any) -> TimerTask:
+    return TimerTask(row[0], row[1], ExecutionKey(*row[2:5]), row[5], row[6])

@@ -1,0 +1,179 @@
+"""Group commit: whatever is ready to be written goes into one SQL transaction, and so shares one flush to disk.
+
+Rules of this file:
+  - a job checks all its conditions before it writes anything, so one that raises a StorageError leaves nothing behind
+    and needs no savepoint; any other error rolls the group back, and the group is run again without that job;
+  - statements run on the event loop (microseconds each; on another thread every one of them would wait for the
+    interpreter lock), the COMMIT with its flush runs on the writer thread, and meanwhile the next group gathers;
+  - nobody hears of success before the COMMIT returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from whistlestop.storage.errors import StorageError, Unavailable
+from whistlestop.storage.sqlite.connection import translate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+GROUP_LIMIT = 128
+"""Jobs of one group: bounds how long the event loop is held."""
+
+
+class _Job:
+    __slots__ = ("error", "future", "result", "run")
+
+    def __init__(self, run: Callable[[sqlite3.Cursor], Any], future: asyncio.Future[Any] | None) -> None:
+        self.run = run
+        self.future = future
+        self.result: Any = None
+        self.error: StorageError | None = None
+
+    def settle(self, commit_error: StorageError | None) -> None:
+        """Tell the waiter, unless it went away."""
+        future = self.future
+        if future is None or future.done():
+            return
+        error = self.error or commit_error
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(self.result)
+
+
+def run_group(db: sqlite3.Connection, cursor: sqlite3.Cursor, jobs: list[_Job]) -> None:
+    """Run the jobs in one open transaction; afterwards it waits for COMMIT, and each job holds its result or error."""
+    left = jobs
+    while True:
+        cursor.execute("BEGIN IMMEDIATE")
+        broken = None
+        for job in left:
+            try:
+                job.result = job.run(cursor)
+            except StorageError as error:
+                job.error = error
+            except Exception as error:  # noqa: BLE001 - whatever it is, only this job's caller is to hear it
+                job.error = translate(error)
+                broken = job
+                break
+        if broken is None:
+            return
+        if db.in_transaction:
+            cursor.execute("ROLLBACK")
+        left = [job for job in left if job is not broken]
+        for job in left:
+            job.result, job.error = None, None
+
+
+class GroupWriter:
+    """The one writer of a database file."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._cursor = db.cursor()
+        self._pending: list[_Job] = []
+        self._busy = False
+        self._scheduled = False
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._loop = asyncio.get_running_loop()
+        self._commits: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._commit_forever, name="sqlite-writer", daemon=True)
+        self._thread.start()
+        self.groups = 0
+        """Commits so far; fewer than jobs when groups form."""
+
+    async def write(self, run: Callable[[sqlite3.Cursor], T]) -> T:
+        """Run the job in the next group; its result once it is durable."""
+        if self._closed:
+            raise Unavailable("the store is closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._pending.append(_Job(run, future))
+        self._idle.clear()
+        self._schedule()
+        return await future
+
+    def _schedule(self) -> None:
+        # By call_soon, so that all that is ready in this turn of the loop gets into the group.
+        if self._pending and not self._busy and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._start_group)
+
+    def _start_group(self) -> None:
+        self._scheduled = False
+        jobs, self._pending = self._pending[:GROUP_LIMIT], self._pending[GROUP_LIMIT:]
+        try:
+            run_group(self._db, self._cursor, jobs)
+        except sqlite3.Error as error:
+            self._finish(jobs, translate(error))
+            return
+        self._busy = True
+        self._commits.put(jobs)
+
+    def _commit_forever(self) -> None:
+        while (jobs := self._commits.get()) is not None:
+            error: StorageError | None = None
+            try:
+                self._cursor.execute("COMMIT")
+            except sqlite3.Error as failure:
+                error = translate(failure)
+            try:
+                self._loop.call_soon_threadsafe(self._finish, jobs, error)
+            except RuntimeError:  # the loop is gone, and everybody who waited with it
+                return
+
+    def _finish(self, jobs: list[_Job], error: StorageError | None) -> None:
+        self._busy = False
+        self.groups += 1
+        if error is not None and self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        for job in jobs:
+            job.settle(error)
+        if self._pending:
+            self._schedule()
+        else:
+            self._idle.set()
+
+    async def close(self) -> None:
+        """Finish what was taken on."""
+        self._closed = True
+        await self._idle.wait()
+        self._commits.put(None)
+        self._thread.join()
+
+
+class DirectWriter:
+    """For a database in memory: nothing to flush, so each job is a transaction on the spot."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._cursor = db.cursor()
+        self._closed = False
+
+    async def write(self, run: Callable[[sqlite3.Cursor], T]) -> T:
+        """Run the job now."""
+        if self._closed:
+            raise Unavailable("the store is closed")
+        job = _Job(run, None)
+        try:
+            run_group(self._db, self._cursor, [job])
+            self._cursor.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise translate(error) from error
+        if job.error is not None:
+            raise job.error
+        result: T = job.result
+        return result
+
+    async def close(self) -> None:
+        """Nothing is ever under way."""
+        self._closed = True
