@@ -1,0 +1,51 @@
+# One-line commands. Each makes its own .venv first; a stamp file keeps that from being done twice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+WORKERS ?= 2
+
+.PHONY: help demo test test-fast lint proto bench check clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   an order saga on the embedded server, killed halfway and finished after a restart"
+	@echo "make test   all tests"
+	@echo "make lint   ruff, mypy strict, import contracts"
+	@echo "make check  lint and test: exactly what CI runs"
+	@echo "make proto  generate *_pb2.py from our .proto files"
+	@echo "make bench  benchmarks"
+
+# pip knows dependency groups from 25.1 on, so it comes first.
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Set PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "not slow and not parity" $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+proto: $(STAMP)
+	$(BIN)/python infra/tools/generate_protos.py
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
