@@ -2,8 +2,8 @@
 
 Rules of this file: `append` is the only way to an event, and it applies the event to the state at once. Events that
 the outside causes (signals, completions, fired timers) are buffered until no workflow task is in flight, as the SDKs
-rely on: what happened during a task is seen by the next one. Nothing here performs anything; `finish` hands the whole
-over as records for one commit.
+rely on: what happened during a task is seen by the next one. Nothing here performs anything; `transition.write_of` hands the
+whole over as records for one commit.
 
 Buffering follows Temporal's rule: an event of a buffering type takes its id when the buffer is flushed (before the next
 workflow task is scheduled, or at the end of the transition when no task has been started), finished activities and
@@ -18,17 +18,15 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.history.core import visibility
 from whistlestop.history.core.apply import BUFFERED_EVENT_ID, apply_event
 from whistlestop.history.core.slots import slot_of
+from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.times import set_timestamp
 from whistlestop.storage.records import (
+    BranchRange,
     CurrentExecution,
     CurrentWrite,
-    BranchRange,
     ExecutionKey,
-    ExecutionWrite,
-    HistoryBatch,
     MatchingTask,
     TaskKey,
     TimerTask,
@@ -117,7 +115,7 @@ class Run:
     def __init__(
         self, state: state_pb2.MutableState, *, version: int, now_ns: int, ids: Ids, limits: Limits
     ) -> None:
-        self.state = state
+        self._origin = state
         self.version = version
         """The `db_record_version` that was read; 0 for a new run."""
         self.now_ns = now_ns
@@ -125,6 +123,12 @@ class Run:
         self.limits = limits
         self.key = ExecutionKey(state.namespace_id, state.workflow_id, state.run_id)
         self.slot = slot_of(state.namespace_id, state.workflow_id)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin again from the state that was read, forgetting everything decided so far."""
+        self.state = MutableState()
+        self.state.CopyFrom(self._origin)
         self.batches: list[list[history_pb.HistoryEvent]] = []
         self.batch: list[history_pb.HistoryEvent] = []
         self.mem_buffer: list[history_pb.HistoryEvent] = []
@@ -132,6 +136,7 @@ class Run:
         self.tasks_removed: list[TaskKey] = []
         self.transfers: list[TransferTask] = []
         self.timer: TimerTask | None = None
+        self.timer_removed = False
         self.retention_timer: TimerTask | None = None
         self.current: CurrentWrite | None = None
         self.forked_from: tuple[BranchRange, ...] = ()
@@ -340,64 +345,6 @@ class Run:
             or self.timer
             or self.next_run
         )
-
-    def finish(self) -> ExecutionWrite:
-        """All of it as one write. The run can't be used for deciding afterwards."""
-        state = self.state
-        if not self.has_started_workflow_task:
-            self.flush_buffer()
-        elif self.mem_buffer:
-            state.buffered_events.extend(self.mem_buffer)
-            self.mem_buffer.clear()
-        self.new_batch()
-        state.state_transition_count += 1
-        batches = []
-        for events in self.batches:
-            data = history_pb.History(events=events).SerializeToString()
-            batches.append(HistoryBatch(events[0].event_id, events[-1].event_id + 1, data))
-            state.history_size_bytes += len(data)
-            state.last_first_event_id = events[0].event_id
-        closed = not self.is_open
-        timer_removed = False
-        if closed:
-            self._drop_everything_pending()
-            if state.alarm_ns:
-                timer_removed = self.version > 0
-                state.alarm_ns = 0
-            self.timer = None
-        row = visibility.row(state) if self.visibility_changed else None
-        return ExecutionWrite(
-            key=self.key,
-            slot=self.slot,
-            expected_version=self.version,
-            state=state.SerializeToString(),
-            next_event_id=state.next_event_id,
-            status=state.status,
-            branch_id=state.branches[-1].branch_id,
-            history=tuple(batches),
-            tasks_added=tuple(self.tasks_added),
-            tasks_removed=tuple(self.tasks_removed),
-            timer=self.timer,
-            timer_removed=timer_removed,
-            retention_timer=self.retention_timer,
-            transfers_added=tuple(self.transfers),
-            visibility=row,
-            current=self.current or self._current_write(),
-            forked_from=self.forked_from,
-        )
-
-    def _drop_everything_pending(self) -> None:
-        state = self.state
-        self.drop_task(state.workflow_task.row)
-        for activity in state.activities.values():
-            self.drop_task(activity.row)
-        self.tasks_added = [task for task in self.tasks_added if task.query_id]
-
-    def _current_write(self) -> CurrentWrite | None:
-        """A run that ends says so in the current row, unless its next run takes the row over."""
-        if self.is_open or not self.finished or self.next_run is not None:
-            return None
-        return CurrentWrite(self.current_record(), expected_run_id=self.key.run_id)
 
     def current_record(self) -> CurrentExecution:
         """What the current row says while this run holds the workflow id."""

@@ -1,0 +1,3 @@
+"""Describing, signalling, cancelling and terminating executions."""
+
+from __future__ import annotations

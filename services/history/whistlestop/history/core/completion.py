@@ -1,0 +1,256 @@
+"""A worker's answer to a workflow task: the completed event, its commands in order, and what comes next.
+
+Rules of this file: a command either writes its event or fails the whole task. When it fails, everything that the
+answer did is thrown away, the task is recorded as failed in a commit of its own, and the worker gets INVALID_ARGUMENT
+with the cause. Handlers stand in `HANDLERS`, by command type; each is a small function of its family's module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import command_type_pb2 as ct
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
+
+from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
+from whistlestop.history.core import workflow_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from temporalio.api.command.v1 import message_pb2 as command_pb
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+    from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
+    from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+    from whistlestop.common.proto.internal_pb2 import TaskToken
+    from whistlestop.history.core.run import Run
+
+Cause = fc.WorkflowTaskFailedCause.ValueType
+
+
+class BadCommand(Exception):
+    """A command (or message) can't be carried out: the workflow task fails with `cause`."""
+
+    def __init__(self, cause: Cause, reason: str = "", *, terminate: bool = False) -> None:
+        super().__init__(reason)
+        self.cause = cause
+        self.reason = reason
+        self.terminate = terminate
+        """The workflow itself ends, since no later attempt could do better (sizes over their limits)."""
+
+    @property
+    def message(self) -> str:
+        """Temporal's wording: the cause's short name and the reason."""
+        name = cause_name(self.cause)
+        return f"{name}: {self.reason}" if self.reason else name
+
+
+def cause_name(cause: int) -> str:
+    """`WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND` is called `UnhandledCommand`."""
+    name = fc.WorkflowTaskFailedCause.Name(cause)  # type: ignore[arg-type]
+    return "".join(part.capitalize() for part in name.removeprefix("WORKFLOW_TASK_FAILED_CAUSE_").split("_"))
+
+
+@dataclass(slots=True)
+class Completion:
+    """One answer being worked through."""
+
+    run: Run
+    request: service_pb.RespondWorkflowTaskCompletedRequest
+    completed_event_id: int
+    had_buffered_events: bool
+    """Something happened while the worker was at it: the workflow may not end before it has seen that."""
+    messages: dict[str, protocol_pb.Message]
+    """By message id, those that no command has called for yet."""
+    wants_new_task: bool = False
+    """A command makes a new workflow task necessary at once (an activity cancelled before it started)."""
+    eager_activities: list[int] = field(default_factory=list)
+    """Scheduled event ids of the activities that go back with the reply."""
+
+
+Handler = "Callable[[Completion, command_pb.Command], history_pb.HistoryEvent | None]"
+HANDLERS: dict[int, Callable[[Completion, command_pb.Command], history_pb.HistoryEvent | None]] = {}
+CLOSING = frozenset({
+    ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
+    ct.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION,
+    ct.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION,
+    ct.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
+})
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the shell needs for the reply."""
+
+    completed: bool
+    """False: a speculative task that left no trace."""
+    new_task_started: bool = False
+    """The next workflow task was started for the caller and goes back with the reply."""
+    eager_activities: list[int] = field(default_factory=list)
+    error: ServiceError | None = None
+    """To be raised to the worker after the commit."""
+
+
+def check_token(run: Run, token: TaskToken) -> None:
+    """Raise NOT_FOUND unless `token` is of the task that is started now."""
+    task = run.state.workflow_task
+    if (
+        not run.is_open
+        or task.scheduled_event_id == 0
+        or task.scheduled_event_id != token.scheduled_event_id
+        or task.started_event_id == 0
+        or (token.started_event_id and token.started_event_id != task.started_event_id)
+        or (token.started_time_ns and token.started_time_ns != task.started_ns)
+        or task.attempt != token.attempt
+    ):
+        raise not_found("Workflow task not found.")
+
+
+def respond_completed(
+    run: Run, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest
+) -> Outcome:
+    """Carry out a worker's answer."""
+    check_token(run, token)
+    task = run.state.workflow_task
+    attempt, original_ns = task.attempt, task.original_scheduled_ns
+    heartbeat = request.force_create_new_workflow_task and not request.commands and not request.messages
+    if heartbeat and original_ns and run.now_ns > original_ns + run.limits.workflow_task_heartbeat_timeout_ns:
+        return _heartbeat_timed_out(run, request)
+    try:
+        completion = _carry_out(run, request)
+    except BadCommand as bad:
+        return _fail_task(run, bad, request, attempt)
+    if completion is None:
+        _set_sticky(run, request)
+    return _next_task(run, request, completion, original_ns if heartbeat else None)
+
+
+def _set_sticky(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
+    from whistlestop.history.core.times import duration_ns
+
+    state = run.state
+    sticky = request.sticky_attributes
+    if request.HasField("sticky_attributes") and sticky.worker_task_queue.name:
+        state.sticky_task_queue = sticky.worker_task_queue.name
+        state.sticky_schedule_to_start_timeout_ns = duration_ns(sticky.schedule_to_start_timeout)
+    else:
+        state.sticky_task_queue = ""
+
+
+def _carry_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> Completion | None:
+    """The completed event and all commands; None for a speculative task without effect. Raises BadCommand."""
+    from whistlestop.history.core import update
+
+    sent = list(run.state.workflow_task.sent_update_ids)
+    event = workflow_task.complete(run, request)
+    _set_sticky(run, request)
+    completion = Completion(
+        run,
+        request,
+        event.event_id if event is not None else 0,
+        run.has_buffered_events,
+        {message.id: message for message in request.messages},
+    )
+    _check_sequence(request)
+    for command in request.commands:
+        handler = HANDLERS.get(command.command_type)
+        if handler is None:
+            raise invalid_argument(f"Unknown command type: {command_name(command.command_type)}")
+        written = handler(completion, command)
+        if written is not None:
+            if command.HasField("user_metadata"):
+                written.user_metadata.CopyFrom(command.user_metadata)
+    for message in list(completion.messages.values()):
+        update.handle_message(completion, message)
+    update.reject_unprocessed(completion, sent)
+    return completion if event is not None else None
+
+
+def command_name(command_type: int) -> str:
+    """`COMMAND_TYPE_START_TIMER` is called `StartTimer`; unknown numbers stay numbers."""
+    try:
+        name = ct.CommandType.Name(command_type)  # type: ignore[arg-type]
+    except ValueError:
+        return str(command_type)
+    return "".join(part.capitalize() for part in name.removeprefix("COMMAND_TYPE_").split("_"))
+
+
+def _check_sequence(request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
+    """A command that ends the workflow has to be the last one (but for messages)."""
+    closing = ""
+    for command in request.commands:
+        if command.command_type in CLOSING:
+            closing = command_name(command.command_type)
+        elif closing and command.command_type != ct.COMMAND_TYPE_PROTOCOL_MESSAGE:
+            raise invalid_argument(
+                f"invalid command sequence: [{', '.join(command_name(c.command_type) for c in request.commands)}], "
+                f"command {closing} must be the last command."
+            )
+
+
+def _fail_task(
+    run: Run, bad: BadCommand, request: service_pb.RespondWorkflowTaskCompletedRequest, attempt: int
+) -> Outcome:
+    """Undo what the answer did, and record that the task failed."""
+    from whistlestop.history.core import close, update
+
+    if attempt > 1 and bad.cause != fc.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND and not bad.terminate:
+        # A transient task leaves nothing: it times out and is tried again.
+        raise invalid_argument(bad.message)
+    run.restart()
+    failure = failure_pb.Failure(message=bad.message)
+    failure.server_failure_info.non_retryable = True
+    workflow_task.fail(run, bad.cause, failure, request.identity, binary_checksum=request.binary_checksum)
+    update.abort_sent(run)
+    outcome = Outcome(completed=True, error=invalid_argument(bad.message))
+    if bad.terminate:
+        run.flush_buffer()
+        close.terminate(run, reason=bad.message, identity="history-service")
+    else:
+        workflow_task.schedule(run)
+    return outcome
+
+
+def _heartbeat_timed_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> Outcome:
+    """The worker kept the task alive for too long without progress."""
+    workflow_task.time_out(run)
+    run.state.sticky_task_queue = ""
+    workflow_task.schedule(run)
+    return Outcome(
+        completed=True, error=ServiceError(Code.NOT_FOUND, "workflow task heartbeat timeout")
+    )
+
+
+def _next_task(
+    run: Run,
+    request: service_pb.RespondWorkflowTaskCompletedRequest,
+    completion: Completion | None,
+    heartbeat_ns: int | None,
+) -> Outcome:
+    """Whether another workflow task follows at once, and whether it goes back with the reply."""
+    from whistlestop.history.core import update
+
+    outcome = Outcome(completed=completion is not None)
+    if completion is not None:
+        outcome.eager_activities = completion.eager_activities
+    if not run.is_open or run.state.paused:
+        return outcome
+    inline = request.return_new_workflow_task
+    normal = (
+        request.force_create_new_workflow_task
+        or (completion is not None and (completion.had_buffered_events or completion.wants_new_task))
+        or run.has_buffered_events
+    )
+    if normal:
+        workflow_task.schedule(run, dispatch=not inline, original_scheduled_ns=heartbeat_ns)
+    elif update.any_to_send(run):
+        workflow_task.schedule(run, dispatch=not inline, speculative=inline)
+    else:
+        return outcome
+    if inline:
+        workflow_task.start(run, request_id=workflow_task.INLINE_REQUEST_ID, identity=request.identity)
+        outcome.new_task_started = True
+    return outcome

@@ -1,0 +1,80 @@
+"""From a decided run to the records of one commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.history.v1 import message_pb2 as history_pb
+
+from whistlestop.history.core import visibility, workflow_task
+from whistlestop.storage.records import CurrentWrite, ExecutionWrite, HistoryBatch
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.run import Run
+
+
+def write_of(run: Run) -> ExecutionWrite:
+    """All that `run` collected as one write. The run can't be used for deciding afterwards."""
+    state = run.state
+    if run.mem_buffer and state.workflow_task.speculative and run.is_open:
+        workflow_task.make_normal(run)
+    if not run.has_started_workflow_task:
+        run.flush_buffer()
+    elif run.mem_buffer:
+        state.buffered_events.extend(run.mem_buffer)
+        run.mem_buffer.clear()
+    run.new_batch()
+    state.state_transition_count += 1
+    batches = tuple(_serialise(run))
+    timer_removed = run.timer_removed
+    if not run.is_open:
+        _drop_everything_pending(run)
+        if state.alarm_ns:
+            timer_removed = run.version > 0
+            state.alarm_ns = 0
+        run.timer = None
+    return ExecutionWrite(
+        key=run.key,
+        slot=run.slot,
+        expected_version=run.version,
+        state=state.SerializeToString(),
+        next_event_id=state.next_event_id,
+        status=state.status,
+        branch_id=state.branches[-1].branch_id,
+        history=batches,
+        tasks_added=tuple(run.tasks_added),
+        tasks_removed=tuple(run.tasks_removed),
+        timer=run.timer,
+        timer_removed=timer_removed,
+        retention_timer=run.retention_timer,
+        transfers_added=tuple(run.transfers),
+        visibility=visibility.row(state) if run.visibility_changed else None,
+        current=run.current or _current_write(run),
+        forked_from=run.forked_from,
+    )
+
+
+def _serialise(run: Run) -> list[HistoryBatch]:
+    state = run.state
+    batches = []
+    for events in run.batches:
+        data = history_pb.History(events=events).SerializeToString()
+        batches.append(HistoryBatch(events[0].event_id, events[-1].event_id + 1, data))
+        state.history_size_bytes += len(data)
+        state.last_first_event_id = events[0].event_id
+    return batches
+
+
+def _drop_everything_pending(run: Run) -> None:
+    """A closed run wants no worker any more."""
+    state = run.state
+    run.drop_task(state.workflow_task.row)
+    for activity in state.activities.values():
+        run.drop_task(activity.row)
+
+
+def _current_write(run: Run) -> CurrentWrite | None:
+    """A run that ends says so in the current row, unless its next run takes the row over."""
+    if run.is_open or not run.finished or run.next_run is not None:
+        return None
+    return CurrentWrite(run.current_record(), expected_run_id=run.key.run_id)

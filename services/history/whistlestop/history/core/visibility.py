@@ -1,0 +1,51 @@
+"""What lists and counts see of a run."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+
+from whistlestop.storage.records import ExecutionKey, VisibilityRow
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.state_pb2 import MutableState
+
+
+def row(state: MutableState) -> VisibilityRow:
+    """The run's row as its state stands."""
+    closed = state.close_ns != 0
+    has_parent = bool(state.parent.workflow_id)
+    memo = common_pb.Memo()
+    for key, payload in state.memo.items():
+        memo.fields[key].CopyFrom(payload)
+    return VisibilityRow(
+        key=ExecutionKey(state.namespace_id, state.workflow_id, state.run_id),
+        workflow_type=state.workflow_type,
+        task_queue=state.task_queue,
+        status=state.status,
+        start_time_us=state.start_ns // 1000,
+        execution_time_us=state.execution_start_ns // 1000,
+        close_time_us=state.close_ns // 1000 if closed else None,
+        execution_duration_ns=max(state.close_ns - state.execution_start_ns, 0) if closed else None,
+        history_length=state.next_event_id - 1 if closed else 0,
+        history_size_bytes=state.history_size_bytes if closed else 0,
+        state_transition_count=state.state_transition_count if closed else 0,
+        parent_workflow_id=state.parent.workflow_id if has_parent else None,
+        parent_run_id=state.parent.run_id if has_parent else None,
+        root_workflow_id=state.root_workflow_id or state.workflow_id,
+        root_run_id=state.root_run_id or state.run_id,
+        search_attributes=_search_attributes(state),
+        memo=memo.SerializeToString(),
+    )
+
+
+def _search_attributes(state: MutableState) -> str:
+    """The search attributes as a JSON object; the values were validated when they were accepted."""
+    if not state.search_attributes:
+        return "{}"
+    values: dict[str, Any] = {}
+    for name, payload in state.search_attributes.items():
+        values[name] = json.loads(payload.data)
+    return json.dumps(values, separators=(",", ":"))

@@ -1,0 +1,268 @@
+"""The thin shell around the core: load, decide, commit.
+
+Requests to one run take turns on a lock of its key, so conflicts are rare within a process; the compare-and-set of the
+store is the guard, within and across processes. The mutable state of busy runs is cached together with their newest
+history batches. A cache is only a cache: a conflict drops the entry and decides again from the store.
+
+When several processes share a database (`exclusive` False), a decision that changes nothing (a refusal, a read) is only
+believed when it was made on a state read from the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakValueDictionary
+
+from whistlestop.common.errors import Code, ServiceError, not_found, unavailable
+from whistlestop.common.notify import execution_topic, task_queue_topic
+from whistlestop.history.core.run import Run
+from whistlestop.history.core.state_pb2 import MutableState
+from whistlestop.history.core.transition import write_of
+from whistlestop.storage.errors import CurrentConflict, StorageError, TooLarge, VersionConflict
+from whistlestop.storage.records import ExecutionKey, Transition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.ids import Ids
+    from whistlestop.common.notify import Notifier
+    from whistlestop.history.core.limits import Limits
+    from whistlestop.storage.interface import Store
+    from whistlestop.storage.records import ExecutionWrite, HistoryBatch, MatchingTask, TimerTask, TransferTask
+
+T = TypeVar("T")
+MAX_CONFLICTS = 20
+RECENT_BYTES = 256 * 1024
+WORKFLOW_NOT_FOUND = "workflow not found for ID: {}"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One run in the cache."""
+
+    key: ExecutionKey
+    state: MutableState
+    version: int
+    size: int
+    recent: list[HistoryBatch] = field(default_factory=list)
+    """The newest batches, without a gap up to the last event."""
+    recent_bytes: int = 0
+
+
+class Effects:
+    """Who is told of a commit. The server wires these; a function leaves them at doing nothing."""
+
+    def tasks(self, tasks: Sequence[MatchingTask]) -> None:
+        """Fresh matching tasks."""
+
+    def timer(self, timer: TimerTask) -> None:
+        """A timer row was set."""
+
+    def transfers(self, transfers: Sequence[TransferTask]) -> None:
+        """Fresh outbox rows."""
+
+
+class Engine:
+    """Loads runs, lets the core decide, and commits."""
+
+    def __init__(  # noqa: PLR0913 - what is injected
+        self,
+        store: Store,
+        clock: Clock,
+        ids: Ids,
+        notifier: Notifier,
+        limits: Limits,
+        *,
+        exclusive: bool = True,
+        cache_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.ids = ids
+        self.notifier = notifier
+        self.limits = limits
+        self.exclusive = exclusive
+        self.effects = Effects()
+        self._cache: OrderedDict[ExecutionKey, Entry] = OrderedDict()
+        self._cache_bytes = 0
+        self._cache_limit = cache_bytes
+        self._locks: WeakValueDictionary[ExecutionKey | tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._current: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    # ---- loading ------------------------------------------------------------------------------------------------
+
+    def lock(self, key: ExecutionKey | tuple[str, str]) -> asyncio.Lock:
+        """The lock under which requests to one run (or starts of one workflow id) take turns."""
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = asyncio.Lock()
+            self._locks[key] = lock
+        return lock
+
+    async def resolve(self, namespace_id: str, workflow_id: str, run_id: str = "", *, fresh: bool = False) -> ExecutionKey:
+        """The key of that run, or of the current one when `run_id` is empty. Raises NOT_FOUND."""
+        if run_id:
+            return ExecutionKey(namespace_id, workflow_id, run_id)
+        known = None if fresh or not self.exclusive else self._current.get((namespace_id, workflow_id))
+        if known is None:
+            current = await self.store.get_current(namespace_id, workflow_id)
+            if current is None:
+                raise not_found(WORKFLOW_NOT_FOUND.format(workflow_id))
+            known = current.run_id
+            self._note_current(namespace_id, workflow_id, known)
+        return ExecutionKey(namespace_id, workflow_id, known)
+
+    def _note_current(self, namespace_id: str, workflow_id: str, run_id: str) -> None:
+        self._current[namespace_id, workflow_id] = run_id
+        self._current.move_to_end((namespace_id, workflow_id))
+        if len(self._current) > 20_000:
+            self._current.popitem(last=False)
+
+    async def load(self, key: ExecutionKey, *, fresh: bool = False) -> Entry:
+        """The run's entry, from the cache unless `fresh`. Raises NOT_FOUND."""
+        entry = None if fresh else self._cache.get(key)
+        if entry is not None:
+            self._cache.move_to_end(key)
+            return entry
+        stored = await self.store.get_execution(key)
+        if stored is None:
+            self.forget(key)
+            raise not_found(WORKFLOW_NOT_FOUND.format(key.workflow_id))
+        known = self._cache.get(key)
+        if known is not None and known.version == stored.db_record_version:
+            return known
+        state = MutableState()
+        state.ParseFromString(stored.state)
+        entry = Entry(key, state, stored.db_record_version, len(stored.state))
+        self._put(entry)
+        return entry
+
+    async def read(self, key: ExecutionKey) -> Entry:
+        """The run's entry for a reader: as the store has it now."""
+        return await self.load(key, fresh=not self.exclusive)
+
+    def forget(self, key: ExecutionKey) -> None:
+        """Drop the run from the cache."""
+        entry = self._cache.pop(key, None)
+        if entry is not None:
+            self._cache_bytes -= entry.size + entry.recent_bytes
+        self._current.pop((key.namespace_id, key.workflow_id), None)
+
+    def _put(self, entry: Entry) -> None:
+        old = self._cache.pop(entry.key, None)
+        if old is not None:
+            self._cache_bytes -= old.size + old.recent_bytes
+        self._cache[entry.key] = entry
+        self._cache_bytes += entry.size + entry.recent_bytes
+        while self._cache_bytes > self._cache_limit and len(self._cache) > 1:
+            _, oldest = self._cache.popitem(last=False)
+            self._cache_bytes -= oldest.size + oldest.recent_bytes
+
+    # ---- deciding and committing --------------------------------------------------------------------------------
+
+    def run_of(self, entry: Entry) -> Run:
+        """A working copy of the entry."""
+        return Run(entry.state, version=entry.version, now_ns=self.clock.now_ns(), ids=self.ids, limits=self.limits)
+
+    async def transact(
+        self,
+        namespace_id: str,
+        workflow_id: str,
+        run_id: str,
+        decide: Callable[[Run], T],
+        *,
+        done: TransferTask | None = None,
+    ) -> tuple[Run, T]:
+        """Decide on the run (the current one when `run_id` is empty) and commit; again on a conflict.
+
+        `decide` may be called several times. `done` is an outbox row that this very commit settles.
+        """
+        fresh = False
+        for _ in range(MAX_CONFLICTS):
+            key = await self.resolve(namespace_id, workflow_id, run_id, fresh=fresh)
+            async with self.lock(key):
+                entry = await self.load(key, fresh=fresh)
+                run = self.run_of(entry)
+                if not run_id and not run.is_open and not fresh:
+                    # By now the workflow id may be held by a newer run.
+                    fresh = True
+                    continue
+                try:
+                    reply = decide(run)
+                    if not run.is_dirty and done is None:
+                        if self.exclusive or fresh:
+                            return run, reply
+                        fresh = True
+                        continue
+                except ServiceError:
+                    if self.exclusive or fresh:
+                        raise
+                    fresh = True
+                    continue
+                try:
+                    await self.commit(run, done=done)
+                except (VersionConflict, CurrentConflict):
+                    self.forget(key)
+                    fresh = True
+                    continue
+                return run, reply
+        raise ServiceError(Code.UNAVAILABLE, f"workflow {workflow_id} is too busy; try again")
+
+    async def commit(self, run: Run, *, also: Run | None = None, done: TransferTask | None = None) -> None:
+        """Commit what was decided on `run`, its next run, and `also` (another run of the same workflow id).
+
+        Raises VersionConflict and CurrentConflict for the caller to decide again; other errors of the store become
+        UNAVAILABLE, since it is unknown whether the commit took place.
+        """
+        runs = [each for each in (also, run, run.next_run) if each is not None]
+        writes = tuple(write_of(each) for each in runs)
+        transition = Transition(writes, transfers_done=() if done is None else (done,))
+        try:
+            await self.store.commit(transition)
+        except (VersionConflict, CurrentConflict):
+            raise
+        except TooLarge as error:
+            self.forget(run.key)
+            raise ServiceError(Code.INVALID_ARGUMENT, str(error)) from error
+        except StorageError as error:
+            for each in runs:
+                self.forget(each.key)
+            raise unavailable(f"the store did not answer: {error}") from error
+        for each, write in zip(runs, writes, strict=True):
+            self._committed(each, write)
+
+    def _committed(self, run: Run, write: ExecutionWrite) -> None:
+        """The commit stands: keep the new state, and tell whoever waits."""
+        entry = self._cache.get(run.key)
+        recent: list[HistoryBatch] = []
+        if write.expected_version == 0:
+            recent = list(write.history)
+        elif entry is not None and entry.version == write.expected_version:
+            recent = entry.recent
+            recent.extend(write.history)
+        else:
+            recent = list(write.history)
+        size = sum(len(batch.data) for batch in recent)
+        while size > RECENT_BYTES and len(recent) > 1:
+            size -= len(recent.pop(0).data)
+        self._put(Entry(run.key, run.state, write.expected_version + 1, len(write.state), recent, size))
+        if run.is_open:
+            self._note_current(run.key.namespace_id, run.key.workflow_id, run.key.run_id)
+        topics = [execution_topic(run.key.namespace_id, run.key.workflow_id, run.key.run_id)]
+        if write.tasks_added:
+            self.effects.tasks(write.tasks_added)
+            topics.extend(
+                task_queue_topic(task.key.namespace_id, task.key.task_queue, task.key.task_type)
+                for task in write.tasks_added
+            )
+        self.notifier.publish(topics)
+        if write.timer is not None:
+            self.effects.timer(write.timer)
+        if write.retention_timer is not None:
+            self.effects.timer(write.retention_timer)
+        if write.transfers_added:
+            self.effects.transfers(write.transfers_added)

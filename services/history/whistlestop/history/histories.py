@@ -1,0 +1,76 @@
+"""Reading a run's history: whole batches, spliced unparsed where they only pass through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.history.v1 import message_pb2 as history_pb
+
+from whistlestop.storage.records import BranchRange, HistoryBatch
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.history.engine import Engine, Entry
+
+MAX_BATCHES = 256
+MAX_PAGE_BYTES = 2 * 1024 * 1024
+
+
+def branches_of(state: MutableState) -> list[BranchRange]:
+    """Where the run's events stand; the last range is open."""
+    return [
+        BranchRange(b.branch_id, b.first_event_id, b.next_event_id or state.next_event_id) for b in state.branches
+    ]
+
+
+async def read_batches(
+    engine: Engine, entry: Entry, first_event_id: int, next_event_id: int, limit: int = MAX_BATCHES, *, reverse: bool = False
+) -> list[HistoryBatch]:
+    """Batches that cover events `first_event_id <= id < next_event_id`, up to `limit` of them, edges whole."""
+    if first_event_id >= next_event_id:
+        return []
+    recent = entry.recent
+    if not reverse and recent and recent[0].first_event_id <= first_event_id:
+        found = [b for b in recent if b.next_event_id > first_event_id and b.first_event_id < next_event_id]
+        return found[:limit]
+    return await engine.store.read_history(
+        entry.key.namespace_id,
+        branches_of(entry.state),
+        first_event_id,
+        next_event_id,
+        limit,
+        reverse=reverse,
+    )
+
+
+def trimmed(batch: HistoryBatch, first_event_id: int, next_event_id: int) -> bytes:
+    """The batch's data without events outside the range; parsed only when something has to go."""
+    if batch.first_event_id >= first_event_id and batch.next_event_id <= next_event_id:
+        return batch.data
+    history = history_pb.History.FromString(batch.data)
+    kept = [e for e in history.events if first_event_id <= e.event_id < next_event_id]
+    return history_pb.History(events=kept).SerializeToString()
+
+
+async def read_event(engine: Engine, entry: Entry, batch_id: int, event_id: int) -> history_pb.HistoryEvent:
+    """One event, found by its batch. Raises LookupError when history does not have it."""
+    for batch in await read_batches(engine, entry, batch_id or event_id, event_id + 1, limit=MAX_BATCHES):
+        if batch.first_event_id <= event_id < batch.next_event_id:
+            for event in history_pb.History.FromString(batch.data).events:
+                if event.event_id == event_id:
+                    return event
+    raise LookupError(f"event {event_id} of {entry.key.workflow_id}/{entry.key.run_id} is not in history")
+
+
+def spliced(field_number: int, data: bytes) -> bytes:
+    """`data` as a length-delimited field of a serialised message; appending it to one sets (merges) the field."""
+    return _varint(field_number << 3 | 2) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,0 +1,93 @@
+"""The history service: one table of methods over one engine."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from whistlestop.common.errors import unimplemented
+from whistlestop.history.api import METHODS
+from whistlestop.history.core.limits import Limits
+from whistlestop.history.engine import Engine
+from whistlestop.history.timers import TimerProcessor
+from whistlestop.history.transfers import TransferProcessor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from google.protobuf.message import Message
+
+    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.context import CallContext
+    from whistlestop.common.ids import Ids
+    from whistlestop.common.notify import Notifier
+    from whistlestop.storage.interface import Store
+    from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
+
+for _module in ("activity_tasks", "executions", "histories", "start", "workflow_tasks"):
+    importlib.import_module(f"whistlestop.history.api.{_module}")
+
+
+class History:
+    """Serves executions. `start` begins the background processors of a long-lived process; a function never calls it."""
+
+    def __init__(  # noqa: PLR0913 - what is injected
+        self,
+        store: Store,
+        matching: ServiceClient,
+        clock: Clock,
+        ids: Ids,
+        notifier: Notifier,
+        *,
+        limits: Limits | None = None,
+        task_listener: Callable[[Sequence[MatchingTask]], None] | None = None,
+        exclusive: bool = True,
+    ) -> None:
+        self.store = store
+        self.matching = matching
+        self.clock = clock
+        self.ids = ids
+        self.notifier = notifier
+        self.limits = limits or Limits()
+        self.engine = Engine(store, clock, ids, notifier, self.limits, exclusive=exclusive)
+        self.timers = TimerProcessor(self.engine)
+        self.transfers = TransferProcessor(self)
+        self.engine.effects = _ServerEffects(self, task_listener)
+        self.closing = False
+
+    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+        """Run `method`; see whistlestop.common.clients."""
+        handler = METHODS.get(method)
+        if handler is None:
+            raise unimplemented(f"unknown method {method} of the history service")
+        return await handler(self, request, context)
+
+    async def start(self) -> None:
+        """Begin to fire timers and deliver transfer tasks."""
+        self.timers.start()
+        self.transfers.start()
+
+    async def close(self) -> None:
+        """End the background processors; what they had not done stays in the store."""
+        self.closing = True
+        await self.timers.close()
+        await self.transfers.close()
+
+
+class _ServerEffects:
+    """Tells matching and the processors of each commit."""
+
+    def __init__(self, service: History, listener: Callable[[Sequence[MatchingTask]], None] | None) -> None:
+        self._service = service
+        self._listener = listener
+
+    def tasks(self, tasks: Sequence[MatchingTask]) -> None:
+        if self._listener is not None:
+            self._listener(tasks)
+
+    def timer(self, timer: TimerTask) -> None:
+        self._service.timers.hint(timer)
+
+    def transfers(self, transfers: Sequence[TransferTask]) -> None:
+        self._service.transfers.hint(transfers)
