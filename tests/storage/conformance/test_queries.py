@@ -1,0 +1,81 @@
+"""Queries and their answers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tests.storage.factories import NAMESPACE, QUEUE, START_NS, WORKFLOW_QUEUE, query, run_key, task
+
+if TYPE_CHECKING:
+    from whistlestop.storage.interface import Store
+
+
+async def test_a_query_comes_back_whole(store: Store) -> None:
+    await store.put_query(query(), None)
+    assert await store.get_query("query-1") == query()
+    assert await store.get_query("query-2") is None
+
+
+async def test_a_direct_query_comes_with_its_task(store: Store) -> None:
+    direct = query(buffered=False)
+    carrier = task(1, query_id="query-1")
+    await store.put_query(direct, carrier)
+    assert await store.get_query("query-1") == direct
+    assert await store.list_tasks(NAMESPACE, QUEUE, WORKFLOW_QUEUE, None, 10) == [carrier]
+
+
+async def test_a_query_is_answered_once(store: Store) -> None:
+    await store.put_query(query(), None)
+    assert await store.answer_query("query-1", b"first") is True
+    assert await store.answer_query("query-1", b"second") is False
+    assert await store.get_query("query-1") == replace(query(), answer=b"first")
+
+
+async def test_an_empty_answer_is_an_answer(store: Store) -> None:
+    await store.put_query(query(), None)
+    assert await store.answer_query("query-1", b"") is True
+    assert await store.answer_query("query-1", b"second") is False
+    assert await store.get_query("query-1") == replace(query(), answer=b"")
+
+
+async def test_of_answers_that_race_exactly_one_is_taken(store: Store) -> None:
+    await store.put_query(query(), None)
+    taken = await asyncio.gather(*(store.answer_query("query-1", str(n).encode()) for n in range(5)))
+    assert sorted(taken) == [False] * 4 + [True]
+    assert await store.get_query("query-1") == replace(query(), answer=str(taken.index(True)).encode())
+
+
+async def test_a_query_that_is_gone_is_not_answered(store: Store) -> None:
+    await store.put_query(query(), None)
+    await store.delete_query("query-1")
+    assert await store.answer_query("query-1", b"late") is False
+    assert await store.get_query("query-1") is None
+
+
+async def test_buffered_queries_of_a_run_come_oldest_first(store: Store) -> None:
+    other = run_key("run-2")
+    waiting = [query(f"query-{n}", expires_ns=START_NS + 10 + n) for n in range(3)]
+    for row in (*waiting[::-1], query("direct", buffered=False), query("other", other)):
+        await store.put_query(row, None)
+    assert await store.list_buffered_queries(run_key(), START_NS, 10) == waiting
+    assert await store.list_buffered_queries(run_key(), START_NS, 2) == waiting[:2]
+
+
+async def test_answered_and_expired_queries_are_not_listed(store: Store) -> None:
+    late = query("query-3", expires_ns=START_NS + 20)
+    for row in (query("query-1"), query("query-2", expires_ns=START_NS + 20), late):
+        await store.put_query(row, None)
+    await store.answer_query("query-2", b"answer")
+    assert await store.list_buffered_queries(run_key(), START_NS + 10, 10) == [late]
+
+
+async def test_purging_drops_expired_queries_up_to_the_limit(store: Store) -> None:
+    for n in range(4):
+        await store.put_query(query(f"query-{n}", expires_ns=START_NS + n), None)
+    assert await store.purge_queries(START_NS + 2, 2) == 2
+    assert await store.purge_queries(START_NS + 2, 2) == 1
+    assert await store.purge_queries(START_NS + 2, 2) == 0
+    assert await store.get_query("query-2") is None
+    assert await store.get_query("query-3") is not None
