@@ -1,0 +1,95 @@
+"""GetSystemInfo, GetClusterInfo, ListClusters: what the server says of itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.frontend.config import SERVER_VERSION
+from whistlestop.frontend.registry import Feature, supports
+
+if TYPE_CHECKING:
+    from whistlestop.common.context import CallContext
+    from whistlestop.frontend.api.rules import Handler
+    from whistlestop.frontend.service import Frontend
+
+_SUPPORTED_CLIENTS = {
+    "temporal-cli": "<2.0.0",
+    "temporal-go": "<2.0.0",
+    "temporal-java": "<2.0.0",
+    "temporal-php": "<2.0.0",
+    "temporal-server": "<2.0.0",
+    "temporal-typescript": "<2.0.0",
+    "temporal-ui": "<3.0.0",
+    "Nexus-go-sdk": "<2.0.0",
+}
+
+
+async def get_system_info(
+    frontend: Frontend, request: service_pb.GetSystemInfoRequest, context: CallContext
+) -> service_pb.GetSystemInfoResponse:
+    """Capabilities that SDKs read once per connection. Those of a feature follow the registry."""
+    return service_pb.GetSystemInfoResponse(
+        server_version=SERVER_VERSION,
+        capabilities=service_pb.GetSystemInfoResponse.Capabilities(
+            signal_and_query_header=True,
+            internal_error_differentiation=True,
+            activity_failure_include_heartbeat=True,
+            supports_schedules=supports(Feature.SCHEDULES),
+            encoded_failure_attributes=True,
+            build_id_based_versioning=supports(Feature.DEPLOYMENTS),
+            upsert_memo=True,
+            eager_workflow_start=True,
+            sdk_metadata=True,
+            count_group_by_execution_status=True,
+            nexus=supports(Feature.NEXUS),
+            server_scaled_deployments=supports(Feature.DEPLOYMENTS),
+        ),
+    )
+
+
+async def get_cluster_info(
+    frontend: Frontend, request: service_pb.GetClusterInfoRequest, context: CallContext
+) -> service_pb.GetClusterInfoResponse:
+    """The one cluster there is."""
+    config = frontend.config
+    return service_pb.GetClusterInfoResponse(
+        supported_clients=_SUPPORTED_CLIENTS,
+        server_version=SERVER_VERSION,
+        cluster_id=config.cluster_id,
+        cluster_name=config.cluster_name,
+        history_shard_count=1,
+        persistence_store=config.persistence_store,
+        visibility_store=config.persistence_store,
+        initial_failover_version=1,
+        failover_version_increment=10,
+    )
+
+
+async def list_clusters(
+    frontend: Frontend, request: operator_pb.ListClustersRequest, context: CallContext
+) -> operator_pb.ListClustersResponse:
+    """The one cluster there is."""
+    config = frontend.config
+    return operator_pb.ListClustersResponse(
+        clusters=[
+            operator_pb.ClusterMetadata(
+                cluster_name=config.cluster_name,
+                cluster_id=config.cluster_id,
+                address=config.address,
+                http_address=config.http_address,
+                initial_failover_version=1,
+                history_shard_count=1,
+                is_connection_enabled=True,
+            )
+        ]
+    )
+
+
+HANDLERS: dict[str, Handler] = {
+    "GetSystemInfo": get_system_info,
+    "GetClusterInfo": get_cluster_info,
+    "ListClusters": list_clusters,
+}

@@ -1,0 +1,363 @@
+"""RegisterNamespace, DescribeNamespace, ListNamespaces, UpdateNamespace, DeprecateNamespace, DeleteNamespace.
+
+These read the store, not the cache, and write by compare-and-set on the namespace's version.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import namespace_pb2 as enums_pb
+from temporalio.api.errordetails.v1 import message_pb2 as details_pb
+from temporalio.api.namespace.v1 import message_pb2 as message_pb
+from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
+from temporalio.api.replication.v1 import message_pb2 as replication_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import (
+    Code,
+    ServiceError,
+    failed_precondition,
+    invalid_argument,
+    namespace_not_found,
+    unavailable,
+)
+from whistlestop.common.proto.namespace_pb2 import NamespaceData
+from whistlestop.frontend.registry import Feature, supports
+from whistlestop.storage.errors import NamespaceConflict, NamespaceExists
+from whistlestop.storage.records import NamespaceRecord, QueueMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from google.protobuf.duration_pb2 import Duration
+
+    from whistlestop.common.context import CallContext
+    from whistlestop.frontend.api.rules import Handler
+    from whistlestop.frontend.config import FrontendConfig
+    from whistlestop.frontend.service import Frontend
+
+SYSTEM_NAMESPACE = "temporal-system"
+SYSTEM_NAMESPACE_ID = "32049b68-7872-4094-8e63-d0dd59896a83"
+DELETION_QUEUE = "namespace-deletion"
+_DEFAULT_PAGE = 100
+_MOST_PER_PAGE = 1000
+_RETRIES = 5
+_BAD_RETENTION = "A valid retention period is not set on request."
+
+
+async def register_namespace(
+    frontend: Frontend, request: service_pb.RegisterNamespaceRequest, context: CallContext
+) -> service_pb.RegisterNamespaceResponse:
+    """Create a namespace. ALREADY_EXISTS when the name is taken."""
+    config = frontend.config
+    if request.is_global_namespace:
+        raise invalid_argument("Cannot register global namespace when not enabled")
+    _check_retention(request.workflow_execution_retention_period, config)
+    if await frontend.store.get_namespace(name=request.namespace) is not None:
+        raise _exists(request.namespace)
+    _check_clusters([request.active_cluster_name, *(each.cluster_name for each in request.clusters)], config)
+    data = new_namespace(
+        str(uuid.UUID(frontend.ids.uuid())), request.namespace, config,
+        retention_s=request.workflow_execution_retention_period.seconds,
+    )
+    data.config.workflow_execution_retention_ttl.nanos = request.workflow_execution_retention_period.nanos
+    data.info.description = request.description
+    data.info.owner_email = request.owner_email
+    data.info.data.update(request.data)
+    data.replication_config.state = enums_pb.REPLICATION_STATE_NORMAL
+    await create(frontend, data)
+    return service_pb.RegisterNamespaceResponse()
+
+
+def new_namespace(namespace_id: str, name: str, config: FrontendConfig, retention_s: int) -> NamespaceData:
+    """A namespace as it begins."""
+    data = NamespaceData(
+        info=message_pb.NamespaceInfo(id=namespace_id, name=name, state=enums_pb.NAMESPACE_STATE_REGISTERED),
+        config=message_pb.NamespaceConfig(
+            bad_binaries=message_pb.BadBinaries(),
+            history_archival_state=enums_pb.ARCHIVAL_STATE_DISABLED,
+            visibility_archival_state=enums_pb.ARCHIVAL_STATE_DISABLED,
+        ),
+        replication_config=replication_pb.NamespaceReplicationConfig(
+            active_cluster_name=config.cluster_name,
+            clusters=[replication_pb.ClusterReplicationConfig(cluster_name=config.cluster_name)],
+        ),
+    )
+    data.config.workflow_execution_retention_ttl.seconds = retention_s
+    return data
+
+
+async def create(frontend: Frontend, data: NamespaceData) -> None:
+    """Store a namespace that is not there yet."""
+    record = NamespaceRecord(data.info.id, data.info.name, data.SerializeToString(), version=0)
+    try:
+        await frontend.store.create_namespace(record)
+    except NamespaceExists:
+        raise _exists(data.info.name) from None
+
+
+async def ensure_namespace(frontend: Frontend, name: str, retention_s: int = 86_400) -> None:
+    """What a server does at its start: make sure that the namespace is there, whoever else starts at the same time."""
+    if await frontend.store.get_namespace(name=name) is not None:
+        return
+    namespace_id = SYSTEM_NAMESPACE_ID if name == SYSTEM_NAMESPACE else frontend.ids.uuid()
+    data = new_namespace(namespace_id, name, frontend.config, retention_s)
+    if name == SYSTEM_NAMESPACE:
+        data.info.description = "Temporal internal system namespace"
+        data.info.owner_email = "temporal-core@temporal.io"
+    try:
+        await create(frontend, data)
+    except ServiceError as error:
+        if error.code is not Code.ALREADY_EXISTS:
+            raise
+
+
+async def describe_namespace(
+    frontend: Frontend, request: service_pb.DescribeNamespaceRequest, context: CallContext
+) -> service_pb.DescribeNamespaceResponse:
+    """By name or by id, straight from the store."""
+    if request.id and request.namespace:
+        raise invalid_argument("GetNamespace operation failed. Both ID and Name specified in request.")
+    if request.id:
+        try:
+            uuid.UUID(request.id)
+        except ValueError:
+            raise namespace_not_found(request.id) from None
+    record = await frontend.store.get_namespace(name=request.namespace, namespace_id=request.id)
+    if record is None:
+        raise namespace_not_found(request.id or request.namespace)
+    return _described(NamespaceData.FromString(record.data), record, frontend.config)
+
+
+async def list_namespaces(
+    frontend: Frontend, request: service_pb.ListNamespacesRequest, context: CallContext
+) -> service_pb.ListNamespacesResponse:
+    """In the order of names; the page token is the last name of the page."""
+    size = min(request.page_size, _MOST_PER_PAGE) if request.page_size > 0 else _DEFAULT_PAGE
+    try:
+        after = request.next_page_token.decode()
+    except UnicodeDecodeError:
+        raise invalid_argument("Invalid NextPageToken.") from None
+    records = await frontend.store.list_namespaces(after, size + 1)
+    response = service_pb.ListNamespacesResponse()
+    for record in records[:size]:
+        data = NamespaceData.FromString(record.data)
+        if data.info.state != enums_pb.NAMESPACE_STATE_DELETED or request.namespace_filter.include_deleted:
+            response.namespaces.append(_described(data, record, frontend.config))
+    if len(records) > size:
+        response.next_page_token = records[size - 1].name.encode()
+    return response
+
+
+async def update_namespace(
+    frontend: Frontend, request: service_pb.UpdateNamespaceRequest, context: CallContext
+) -> service_pb.UpdateNamespaceResponse:
+    """Change what the request sets and leave the rest."""
+    if request.promote_namespace:
+        raise invalid_argument(
+            "global namespace is not enabled on this cluster, cannot update global namespace or promote local "
+            f"namespace: {request.namespace}"
+        )
+
+    def change(data: NamespaceData) -> None:
+        _update_info(data, request)
+        _update_config(data, request, frontend)
+        if request.delete_bad_binary:
+            if request.delete_bad_binary not in data.config.bad_binaries.binaries:
+                raise invalid_argument(f"Bad binary checksum {request.delete_bad_binary} doesn't exists.")
+            del data.config.bad_binaries.binaries[request.delete_bad_binary]
+        wanted = request.replication_config
+        _check_clusters([wanted.active_cluster_name, *(c.cluster_name for c in wanted.clusters)], frontend.config)
+
+    record, data = await edit(frontend, request.namespace, change)
+    described = _described(data, record, frontend.config)
+    return service_pb.UpdateNamespaceResponse(
+        namespace_info=described.namespace_info, config=described.config,
+        replication_config=described.replication_config, failover_version=described.failover_version,
+        is_global_namespace=described.is_global_namespace,
+    )
+
+
+async def deprecate_namespace(
+    frontend: Frontend, request: service_pb.DeprecateNamespaceRequest, context: CallContext
+) -> service_pb.DeprecateNamespaceResponse:
+    """No new workflows; those that run go on."""
+
+    def change(data: NamespaceData) -> None:
+        data.info.state = enums_pb.NAMESPACE_STATE_DEPRECATED
+
+    await edit(frontend, request.namespace, change)
+    return service_pb.DeprecateNamespaceResponse()
+
+
+async def delete_namespace(
+    frontend: Frontend, request: operator_pb.DeleteNamespaceRequest, context: CallContext
+) -> operator_pb.DeleteNamespaceResponse:
+    """Free the name at once; executions are deleted behind the caller's back, page by page, from the queue."""
+    name, namespace_id = context.namespace, context.namespace_id
+    if name == SYSTEM_NAMESPACE:
+        raise failed_precondition("unable to delete system namespace")
+    record, data = await _read(frontend, name)
+    data.info.name = f"{name}-deleted-{namespace_id[:5]}"
+    for length in range(6, len(namespace_id) + 1):
+        if await frontend.store.get_namespace(name=data.info.name) is None:
+            break
+        data.info.name = f"{name}-deleted-{namespace_id[:length]}"
+    data.info.state = enums_pb.NAMESPACE_STATE_DELETED
+    await _write(frontend, record, data)
+    await frontend.store.enqueue(
+        QueueMessage(DELETION_QUEUE, frontend.ids.task_id(frontend.clock.now_ns()), namespace_id.encode())
+    )
+    return operator_pb.DeleteNamespaceResponse(deleted_namespace=data.info.name)
+
+
+async def finish_deletions(frontend: Frontend, limit: int = 100) -> int:
+    """Delete up to `limit` executions of deleted namespaces, then the emptied namespaces. Returns how much it did.
+
+    Safe to run anywhere, at any time and twice: a message stays until its namespace is gone.
+    """
+    done = 0
+    for message in await frontend.store.read_queue(DELETION_QUEUE, 0, 10):
+        namespace_id = message.data.decode()
+        page = await frontend.store.list_executions(None, limit - done, namespace_id)
+        for stored in page:
+            await frontend.store.delete_execution(stored.key)
+        done += len(page)
+        if len(page) == 0:
+            await frontend.store.delete_namespace(namespace_id)
+            await frontend.store.delete_message(message)
+            frontend.namespaces.forget(namespace_id)
+            done += 1
+        if done >= limit:
+            break
+    return done
+
+
+async def edit(
+    frontend: Frontend, name: str, change: Callable[[NamespaceData], None]
+) -> tuple[NamespaceRecord, NamespaceData]:
+    """Read, `change(data)` in place, write by compare-and-set; again when somebody else was first."""
+    for _ in range(_RETRIES):
+        record, data = await _read(frontend, name)
+        change(data)
+        try:
+            await _write(frontend, record, data)
+        except NamespaceConflict:
+            continue
+        return record, data
+    raise unavailable(f"Namespace {name} is being changed by others. Try again.")
+
+
+async def _read(frontend: Frontend, name: str) -> tuple[NamespaceRecord, NamespaceData]:
+    record = await frontend.store.get_namespace(name=name)
+    if record is None:
+        raise namespace_not_found(name)
+    return record, NamespaceData.FromString(record.data)
+
+
+async def _write(frontend: Frontend, record: NamespaceRecord, data: NamespaceData) -> None:
+    changed = NamespaceRecord(
+        record.namespace_id, data.info.name, data.SerializeToString(), record.version, record.is_global
+    )
+    await frontend.store.update_namespace(changed)
+    frontend.namespaces.forget(record.namespace_id)
+
+
+def _update_info(data: NamespaceData, request: service_pb.UpdateNamespaceRequest) -> None:
+    wanted = request.update_info
+    if wanted.description:
+        data.info.description = wanted.description
+    if wanted.owner_email:
+        data.info.owner_email = wanted.owner_email
+    data.info.data.update(wanted.data)
+    if wanted.state not in (enums_pb.NAMESPACE_STATE_UNSPECIFIED, data.info.state):
+        # States only go forward: registered, deprecated, deleted.
+        forward = data.info.state < wanted.state <= enums_pb.NAMESPACE_STATE_DELETED
+        if not forward:
+            raise invalid_argument("Invalid namespace state update.")
+        data.info.state = wanted.state
+
+
+def _update_config(data: NamespaceData, request: service_pb.UpdateNamespaceRequest, frontend: Frontend) -> None:
+    wanted = request.config
+    if wanted.HasField("workflow_execution_retention_ttl"):
+        _check_retention(wanted.workflow_execution_retention_ttl, frontend.config)
+        data.config.workflow_execution_retention_ttl.CopyFrom(wanted.workflow_execution_retention_ttl)
+    for checksum, binary in wanted.bad_binaries.binaries.items():
+        added = data.config.bad_binaries.binaries[checksum]
+        added.CopyFrom(binary)
+        added.create_time.FromNanoseconds(frontend.clock.now_ns())
+    if len(data.config.bad_binaries.binaries) > frontend.config.max_bad_binaries:
+        raise invalid_argument(
+            f"Total resetBinaries cannot exceed the max limit: {frontend.config.max_bad_binaries}"
+        )
+
+
+def _check_retention(retention: Duration, config: FrontendConfig) -> None:
+    if retention.seconds < config.min_retention_s or retention.nanos < 0:
+        raise invalid_argument(_BAD_RETENTION)
+
+
+def _check_clusters(names: list[str], config: FrontendConfig) -> None:
+    for name in names:
+        if name and name != config.cluster_name:
+            raise invalid_argument(f"Invalid cluster name: {name}")
+
+
+def _exists(name: str) -> ServiceError:
+    return ServiceError(
+        Code.ALREADY_EXISTS, f'Namespace "{name}" already exists', details_pb.NamespaceAlreadyExistsFailure()
+    )
+
+
+def _described(
+    data: NamespaceData, record: NamespaceRecord, config: FrontendConfig
+) -> service_pb.DescribeNamespaceResponse:
+    response = service_pb.DescribeNamespaceResponse(
+        namespace_info=data.info, config=data.config, replication_config=data.replication_config,
+        failover_version=data.failover_version, is_global_namespace=record.is_global,
+    )
+    info = response.namespace_info
+    info.capabilities.CopyFrom(capabilities())
+    info.limits.CopyFrom(
+        message_pb.NamespaceInfo.Limits(
+            blob_size_limit_error=config.blob_size_limit_error,
+            memo_size_limit_error=config.memo_size_limit_error,
+            workflow_task_completion_size_limit_error=config.workflow_task_completion_size_limit_error,
+        )
+    )
+    info.supports_schedules = supports(Feature.SCHEDULES)
+    return response
+
+
+def capabilities() -> message_pb.NamespaceInfo.Capabilities:
+    """What SDKs read before they start a worker. Those of a feature follow the registry."""
+    standalone = supports(Feature.STANDALONE_ACTIVITIES)
+    return message_pb.NamespaceInfo.Capabilities(
+        eager_workflow_start=True,
+        sync_update=True,
+        async_update=True,
+        worker_heartbeats=True,
+        reported_problems_search_attribute=True,
+        worker_poll_complete_on_shutdown=True,
+        poller_autoscaling=True,
+        standalone_activities=standalone,
+        standalone_activity_start_delay=standalone,
+        standalone_activity_operator_commands=standalone,
+        standalone_activity_batch_operations=standalone and supports(Feature.BATCH),
+        standalone_nexus_operation=supports(Feature.STANDALONE_NEXUS),
+        workflow_pause=supports(Feature.WORKFLOW_PAUSE),
+        workflow_update_callbacks=supports(Feature.NEXUS),
+    )
+
+
+HANDLERS: dict[str, Handler] = {
+    "RegisterNamespace": register_namespace,
+    "DescribeNamespace": describe_namespace,
+    "ListNamespaces": list_namespaces,
+    "UpdateNamespace": update_namespace,
+    "DeprecateNamespace": deprecate_namespace,
+    "DeleteNamespace": delete_namespace,
+}

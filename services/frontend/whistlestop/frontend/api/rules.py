@@ -1,0 +1,32 @@
+"""What validation and handlers of the RPCs share: their signatures and the limits in force."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.common.ids import Ids
+    from whistlestop.frontend.config import FrontendConfig
+    from whistlestop.frontend.service import Frontend
+    from whistlestop.storage.namespaces import Namespace
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The limits, and where fresh ids come from."""
+
+    config: FrontendConfig
+    ids: Ids
+
+
+# Requests are `Any` here: generated messages share no base that knows their fields, and each function says in its
+# name which request it takes.
+Validator: TypeAlias = "Callable[[Any, Namespace | None, Rules], None]"
+"""Checks a request and fills what the frontend fills (request ids, defaults). Raises ServiceError."""
+
+Handler: TypeAlias = "Callable[[Frontend, Any, CallContext], Awaitable[Reply]]"
+"""Serves an RPC in the frontend itself."""

@@ -1,0 +1,140 @@
+"""AddSearchAttributes, RemoveSearchAttributes, ListSearchAttributes, GetSearchAttributes.
+
+Custom attributes belong to a namespace. Each takes one of a fixed number of fields per type (`Keyword01` …), as in
+Temporal's SQL stores; the field is only shown, our rows hold attributes under their own names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1.common_pb2 import IndexedValueType
+from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import invalid_argument
+from whistlestop.common.search_attributes import CUSTOM_LIMITS, PREDEFINED, SYSTEM, TYPE_NAMES, is_reserved
+from whistlestop.frontend.api.namespaces import edit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from whistlestop.common.context import CallContext
+    from whistlestop.common.proto.namespace_pb2 import NamespaceData
+    from whistlestop.frontend.api.rules import Handler
+    from whistlestop.frontend.service import Frontend
+
+_NOT_SET = "SearchAttributes are not set on request."
+_NO_NAMESPACE = "Namespace is not set on request."
+
+
+async def add_search_attributes(
+    frontend: Frontend, request: operator_pb.AddSearchAttributesRequest, context: CallContext
+) -> operator_pb.AddSearchAttributesResponse:
+    """Those that are there already (of whatever type) are left alone."""
+    wanted = dict(request.search_attributes.items())
+    if not wanted:
+        raise invalid_argument(_NOT_SET)
+    for name, kind in wanted.items():
+        if is_reserved(name):
+            raise invalid_argument(f"Search attribute {name} is reserved by system.")
+        if kind not in IndexedValueType.values():
+            raise invalid_argument(f"Unknown search attribute type: {kind}.")
+    if not request.namespace:
+        raise invalid_argument(_NO_NAMESPACE)
+
+    def change(data: NamespaceData) -> None:
+        for name, kind in wanted.items():
+            if name and name not in data.custom_search_attributes:
+                data.config.custom_search_attribute_aliases[_free_field(data, kind)] = name
+                data.custom_search_attributes[name] = kind
+
+    present = await _custom(frontend, request.namespace)
+    if any(name not in present for name in wanted):
+        await edit(frontend, request.namespace, change)
+    return operator_pb.AddSearchAttributesResponse()
+
+
+async def remove_search_attributes(
+    frontend: Frontend, request: operator_pb.RemoveSearchAttributesRequest, context: CallContext
+) -> operator_pb.RemoveSearchAttributesResponse:
+    """Unknown names are passed over."""
+    if not request.search_attributes:
+        raise invalid_argument(_NOT_SET)
+    if not request.namespace:
+        raise invalid_argument(_NO_NAMESPACE)
+    names = set(request.search_attributes)
+    for name in request.search_attributes:
+        if name in SYSTEM or name in PREDEFINED:
+            raise invalid_argument(f"Unable to remove non-custom search attributes: {name}.")
+
+    def change(data: NamespaceData) -> None:
+        aliases = data.config.custom_search_attribute_aliases
+        for field in [field for field, alias in aliases.items() if alias in names]:
+            del aliases[field]
+        for name in names:
+            data.custom_search_attributes.pop(name, None)
+
+    await edit(frontend, request.namespace, change)
+    return operator_pb.RemoveSearchAttributesResponse()
+
+
+async def list_search_attributes(
+    frontend: Frontend, request: operator_pb.ListSearchAttributesRequest, context: CallContext
+) -> operator_pb.ListSearchAttributesResponse:
+    """Custom and system attributes with their types."""
+    if not request.namespace:
+        raise invalid_argument(_NO_NAMESPACE)
+    response = operator_pb.ListSearchAttributesResponse()
+    _fill(response.custom_attributes, await _custom(frontend, request.namespace))
+    _fill(response.system_attributes, {**SYSTEM, **PREDEFINED})
+    return response
+
+
+async def get_search_attributes(
+    frontend: Frontend, request: service_pb.GetSearchAttributesRequest, context: CallContext
+) -> service_pb.GetSearchAttributesResponse:
+    """Deprecated: the cluster's attributes, which are the system's and the fields that namespaces draw from."""
+    response = service_pb.GetSearchAttributesResponse()
+    _fill(response.keys, {**SYSTEM, **PREDEFINED})
+    for kind in CUSTOM_LIMITS:
+        _fill(response.keys, dict.fromkeys(_fields(kind), kind))
+    return response
+
+
+def _fields(kind: int) -> Iterator[str]:
+    for number in range(1, CUSTOM_LIMITS.get(kind, 0) + 1):
+        yield f"{TYPE_NAMES[kind]}{number:02}"
+
+
+def _free_field(data: NamespaceData, kind: int) -> str:
+    for field in _fields(kind):
+        if field not in data.config.custom_search_attribute_aliases:
+            return field
+    raise invalid_argument(
+        f"Unable to create search attributes: cannot have more than {CUSTOM_LIMITS.get(kind, 0)} search attribute "
+        f"of type {TYPE_NAMES[kind]}."
+    )
+
+
+async def _custom(frontend: Frontend, namespace: str) -> dict[str, int]:
+    """Straight from the store: whoever has just added one elsewhere expects to see it."""
+    record = await frontend.store.get_namespace(name=namespace)
+    if record is None:
+        return {}
+    found = await frontend.namespaces.refresh(record.namespace_id)
+    return {} if found is None else dict(found.custom_search_attributes)
+
+
+def _fill(target: object, attributes: dict[str, int]) -> None:
+    # A map of enums: its stub wants the enum's own type for the value.
+    for name, kind in attributes.items():
+        target[name] = kind  # type: ignore[index]
+
+
+HANDLERS: dict[str, Handler] = {
+    "AddSearchAttributes": add_search_attributes,
+    "RemoveSearchAttributes": remove_search_attributes,
+    "ListSearchAttributes": list_search_attributes,
+    "GetSearchAttributes": get_search_attributes,
+}

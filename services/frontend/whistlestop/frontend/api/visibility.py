@@ -1,0 +1,217 @@
+"""ListWorkflowExecutions, Scan, Count, and the older ListOpen / ListClosed / ListArchived.
+
+All of them are one thing: a list filter over the visibility rows of a namespace.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1.workflow_pb2 import WorkflowExecutionStatus
+from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import invalid_argument
+from whistlestop.common.search_attributes import KEYWORD, TYPE_NAMES, type_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from whistlestop.common.context import CallContext
+    from whistlestop.frontend.api.rules import Handler
+    from whistlestop.frontend.service import Frontend
+    from whistlestop.storage.records import VisibilityRow
+    from whistlestop.storage.visibility import Query
+
+_MOST_GROUPS = 1000
+_RUNNING = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING
+_STATUS_WORDS: dict[int, str] = {
+    value: name.removeprefix("WORKFLOW_EXECUTION_STATUS_").title().replace("_", "")
+    for name, value in WorkflowExecutionStatus.items()
+}
+
+
+async def list_workflow_executions(
+    frontend: Frontend, request: service_pb.ListWorkflowExecutionsRequest, context: CallContext
+) -> service_pb.ListWorkflowExecutionsResponse:
+    """A page of what the filter matches, newest start first unless the filter says otherwise."""
+    executions, token = await _page(frontend, context, request.query, request.page_size, request.next_page_token)
+    return service_pb.ListWorkflowExecutionsResponse(executions=executions, next_page_token=token)
+
+
+async def scan_workflow_executions(
+    frontend: Frontend, request: service_pb.ScanWorkflowExecutionsRequest, context: CallContext
+) -> service_pb.ScanWorkflowExecutionsResponse:
+    """As list."""
+    executions, token = await _page(frontend, context, request.query, request.page_size, request.next_page_token)
+    return service_pb.ScanWorkflowExecutionsResponse(executions=executions, next_page_token=token)
+
+
+async def count_workflow_executions(
+    frontend: Frontend, request: service_pb.CountWorkflowExecutionsRequest, context: CallContext
+) -> service_pb.CountWorkflowExecutionsResponse:
+    """One number, and one per group when the filter groups."""
+    query, custom = await _parsed(frontend, context, request.query, counting=True)
+    if not query.group_by:
+        count = await frontend.store.count_visibility(context.namespace_id, query)
+        return service_pb.CountWorkflowExecutionsResponse(count=count)
+    response = service_pb.CountWorkflowExecutionsResponse()
+    names = [str(name) for name in query.group_by]
+    for values, count in await frontend.store.count_visibility_groups(context.namespace_id, query, _MOST_GROUPS):
+        response.count += count
+        response.groups.add(
+            count=count,
+            group_values=[_group_value(name, value, custom) for name, value in zip(names, values, strict=True)],
+        )
+    return response
+
+
+async def list_open_workflow_executions(
+    frontend: Frontend, request: service_pb.ListOpenWorkflowExecutionsRequest, context: CallContext
+) -> service_pb.ListOpenWorkflowExecutionsResponse:
+    """Deprecated: running ones by their start time."""
+    clauses = ["ExecutionStatus = 'Running'", *_between("StartTime", request), *_by_id_or_type(request)]
+    executions, token = await _page(
+        frontend, context, " AND ".join(clauses), request.maximum_page_size, request.next_page_token
+    )
+    return service_pb.ListOpenWorkflowExecutionsResponse(executions=executions, next_page_token=token)
+
+
+async def list_closed_workflow_executions(
+    frontend: Frontend, request: service_pb.ListClosedWorkflowExecutionsRequest, context: CallContext
+) -> service_pb.ListClosedWorkflowExecutionsResponse:
+    """Deprecated: closed ones by their close time."""
+    clauses = ["ExecutionStatus != 'Running'", *_between("CloseTime", request), *_by_id_or_type(request)]
+    if request.WhichOneof("filters") == "status_filter":
+        status = request.status_filter.status
+        if status in (WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED, _RUNNING):
+            raise invalid_argument("StatusFilter must be specified and must be not Running.")
+        clauses.append(f"ExecutionStatus = {_quoted(_STATUS_WORDS.get(status, str(status)))}")
+    executions, token = await _page(
+        frontend, context, " AND ".join(clauses), request.maximum_page_size, request.next_page_token
+    )
+    return service_pb.ListClosedWorkflowExecutionsResponse(executions=executions, next_page_token=token)
+
+
+async def list_archived_workflow_executions(
+    frontend: Frontend, request: service_pb.ListArchivedWorkflowExecutionsRequest, context: CallContext
+) -> service_pb.ListArchivedWorkflowExecutionsResponse:
+    """Nothing is archived here."""
+    if request.page_size > frontend.config.visibility_max_page_size:
+        raise invalid_argument(f"PageSize is larger than allowed {frontend.config.visibility_max_page_size}.")
+    raise invalid_argument("Cluster is not configured for visibility archival.")
+
+
+async def _page(
+    frontend: Frontend, context: CallContext, text: str, size: int, after: bytes
+) -> tuple[list[workflow_pb.WorkflowExecutionInfo], bytes]:
+    query, custom = await _parsed(frontend, context, text, counting=False)
+    most = frontend.config.visibility_max_page_size
+    limit = size if 0 < size <= most else most
+    rows, token = await frontend.store.list_visibility(context.namespace_id, query, limit, after)
+    return [execution_info(row, custom) for row in rows], token
+
+
+async def _parsed(
+    frontend: Frontend, context: CallContext, text: str, *, counting: bool
+) -> tuple[Query, Mapping[str, int]]:
+    from whistlestop.storage.visibility import parse_query
+
+    namespace = await frontend.namespaces.by_id(context.namespace_id)
+    custom: Mapping[str, int] = {} if namespace is None else namespace.custom_search_attributes
+    return parse_query(text, custom), custom
+
+
+def execution_info(row: VisibilityRow, custom: Mapping[str, int]) -> workflow_pb.WorkflowExecutionInfo:
+    """A row as clients see it."""
+    info = workflow_pb.WorkflowExecutionInfo(
+        execution=common_pb.WorkflowExecution(workflow_id=row.key.workflow_id, run_id=row.key.run_id),
+        type=common_pb.WorkflowType(name=row.workflow_type),
+        status=row.status,  # type: ignore[arg-type]  # stored as its number
+        task_queue=row.task_queue,
+        history_length=row.history_length,
+        history_size_bytes=row.history_size_bytes,
+        state_transition_count=row.state_transition_count,
+    )
+    info.start_time.FromMicroseconds(row.start_time_us)
+    info.execution_time.FromMicroseconds(row.execution_time_us or row.start_time_us)
+    if row.close_time_us is not None:
+        info.close_time.FromMicroseconds(row.close_time_us)
+    if row.execution_duration_ns is not None:
+        info.execution_duration.FromNanoseconds(row.execution_duration_ns)
+    if row.parent_workflow_id:
+        info.parent_execution.workflow_id = row.parent_workflow_id
+        info.parent_execution.run_id = row.parent_run_id or ""
+    info.root_execution.workflow_id = row.root_workflow_id
+    info.root_execution.run_id = row.root_run_id
+    info.memo.MergeFromString(row.memo)
+    info.search_attributes.SetInParent()
+    if row.search_attributes:
+        for name, value in json.loads(row.search_attributes).items():
+            if value is not None:
+                info.search_attributes.indexed_fields[name].CopyFrom(attribute_payload(name, value, custom))
+    return info
+
+
+def attribute_payload(name: str, value: object, custom: Mapping[str, int]) -> common_pb.Payload:
+    """A search attribute's value as JSON that tells its type."""
+    kind = type_of(name, custom) or KEYWORD
+    return common_pb.Payload(
+        metadata={"encoding": b"json/plain", "type": TYPE_NAMES[kind].encode()},
+        data=json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(),
+    )
+
+
+def _group_value(name: str, value: object, custom: Mapping[str, int]) -> common_pb.Payload:
+    if name == "ExecutionStatus" and isinstance(value, int):
+        value = _STATUS_WORDS[value]
+    return attribute_payload(name, value, custom)
+
+
+def _by_id_or_type(request: Any) -> list[str]:
+    kind = request.WhichOneof("filters")
+    if kind == "execution_filter":
+        return [f"WorkflowId = {_quoted(request.execution_filter.workflow_id)}"]
+    if kind == "type_filter":
+        return [f"WorkflowType = {_quoted(request.type_filter.name)}"]
+    return []
+
+
+def _between(column: str, request: Any) -> list[str]:
+    earliest, latest = request.start_time_filter.earliest_time, request.start_time_filter.latest_time
+    has_earliest = request.start_time_filter.HasField("earliest_time")
+    has_latest = request.start_time_filter.HasField("latest_time")
+    if has_earliest and has_latest:
+        if earliest.ToNanoseconds() > latest.ToNanoseconds():
+            raise invalid_argument("EarliestTime in StartTimeFilter should not be larger than LatestTime.")
+        return [f"{column} BETWEEN '{_instant(earliest)}' AND '{_instant(latest)}'"]
+    if has_earliest:
+        return [f"{column} >= '{_instant(earliest)}'"]
+    if has_latest:
+        return [f"{column} <= '{_instant(latest)}'"]
+    return []
+
+
+def _instant(timestamp: Timestamp) -> str:
+    whole = datetime.fromtimestamp(timestamp.seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{whole}.{timestamp.nanos:09}Z"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+HANDLERS: dict[str, Handler] = {
+    "ListWorkflowExecutions": list_workflow_executions,
+    "ScanWorkflowExecutions": scan_workflow_executions,
+    "CountWorkflowExecutions": count_workflow_executions,
+    "ListOpenWorkflowExecutions": list_open_workflow_executions,
+    "ListClosedWorkflowExecutions": list_closed_workflow_executions,
+    "ListArchivedWorkflowExecutions": list_archived_workflow_executions,
+}

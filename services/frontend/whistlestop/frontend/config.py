@@ -1,0 +1,44 @@
+"""What an operator may choose of the frontend, and the limits it enforces, with Temporal's defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SERVER_VERSION = "1.32.0"
+"""The Temporal server whose API and behaviour this server offers; clients compare against it."""
+
+KIB = 1024
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendConfig:
+    """Sizes are bytes, lengths are bytes of UTF-8, spans are seconds."""
+
+    cluster_name: str = "active"
+    cluster_id: str = "5f2c5b0e-8a0c-4d0d-9c63-2f3a3c0c6d11"
+    persistence_store: str = "sqlite"
+    address: str = ""
+    http_address: str = ""
+    max_id_length: int = 1000
+    blob_size_limit_error: int = 2 * MIB
+    memo_size_limit_error: int = 2 * MIB
+    workflow_task_completion_size_limit_error: int = 40 * MIB
+    search_attributes_number_of_keys_limit: int = 100
+    search_attributes_size_of_value_limit: int = 2 * KIB
+    search_attributes_total_size_limit: int = 40 * KIB
+    visibility_max_page_size: int = 1000
+    history_max_page_size: int = 256
+    default_workflow_task_timeout_s: float = 10.0
+    max_workflow_task_timeout_s: float = 120.0
+    max_links_per_request: int = 10
+    link_max_size: int = 4000
+    max_callbacks_per_workflow: int = 32
+    user_metadata_summary_size: int = 400
+    user_metadata_details_size: int = 20_000
+    min_retention_s: int = 3600
+    max_bad_binaries: int = 10
+    sticky_ttl_s: float = 365 * 24 * 3600.0
+    long_poll_margin_s: float = 0.0
+    dynamic: dict[str, object] = field(default_factory=dict)
+    """Values of `--dynamic-config-value`, by Temporal's keys."""

@@ -1,0 +1,292 @@
+"""Every RPC of Temporal's public services, and which function serves it.
+
+Rules of this file: one line per RPC; request and response types come from the protobuf descriptors, never from here; a
+test compares the table with the descriptors, so nothing is missing by accident. To support an RPC, change the word
+`features` of its line into the function that serves it: capabilities that clients read follow from this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from google.protobuf.message_factory import GetMessageClass
+from temporalio.api.operatorservice.v1 import service_pb2 as operator_pb
+from temporalio.api.workflowservice.v1 import service_pb2 as workflow_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+    from google.protobuf.message import Message
+
+WORKFLOW_SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
+OPERATOR_SERVICE = "temporal.api.operatorservice.v1.OperatorService"
+
+
+class Served(StrEnum):
+    """Who answers an RPC."""
+
+    FRONTEND = "frontend"
+    HISTORY = "history"
+    MATCHING = "matching"
+    UNIMPLEMENTED = "unimplemented"
+
+
+class Access(StrEnum):
+    """What a caller must be allowed to do."""
+
+    READ = "read"
+    WRITE = "write"
+    WORKER = "worker"
+    ADMIN = "admin"
+
+
+class Feature(StrEnum):
+    """Groups of RPCs that come (or stay away) together. The value is the reason that UNIMPLEMENTED gives."""
+
+    SCHEDULES = "schedules are not supported yet"
+    BATCH = "batch operations are not supported yet"
+    DEPLOYMENTS = "worker deployments are not supported yet"
+    OLD_DEPLOYMENTS = "the pre-release deployment API is not supported; use worker deployments"
+    BUILD_ID_VERSIONING = "worker versioning by version sets and rules is deprecated and not supported"
+    ACTIVITY_OPERATIONS = "pausing, resetting and updating activities is not supported yet"
+    WORKFLOW_PAUSE = "pausing workflows is not supported yet"
+    STANDALONE_ACTIVITIES = "standalone activities are not supported yet"
+    NEXUS = "Nexus is not supported yet"
+    STANDALONE_NEXUS = "standalone Nexus operations are not supported yet"
+    RULES = "workflow rules are not supported yet"
+    WORKER_CONFIG = "listing and configuring workers is not supported yet"
+    TIME_SKIPPING = "time skipping is not supported yet"
+    CLUSTERS = "this server is a single cluster; remote clusters are not supported"
+
+
+@dataclass(frozen=True, slots=True)
+class RpcSpec:
+    """One RPC. `full_name` is `package.Service/Method`, the path of gRPC without its first slash."""
+
+    full_name: str
+    service: str
+    method: str
+    request_type: type[Message]
+    response_type: type[Message]
+    served: Served
+    feature: Feature | None
+    access: Access
+    namespaced: bool
+    """The request names a namespace (or carries a task token that does)."""
+    by_token: bool
+    """The request carries a task token."""
+    holds: bool
+    """A long poll: ends with an empty answer at its deadline or when the server drains."""
+
+    @property
+    def reason(self) -> str:
+        """Why the RPC is not supported; empty when it is."""
+        return "" if self.feature is None else self.feature.value
+
+
+_F, _H, _M = Served.FRONTEND, Served.HISTORY, Served.MATCHING
+_READ, _WRITE, _WORKER, _ADMIN = Access.READ, Access.WRITE, Access.WORKER, Access.ADMIN
+_Line = tuple[str, "Served | Feature", Access]
+
+_WORKFLOW_RPCS: tuple[_Line, ...] = (
+    # Namespaces and the cluster
+    ("RegisterNamespace", _F, _ADMIN),
+    ("DescribeNamespace", _F, _READ),
+    ("ListNamespaces", _F, _READ),
+    ("UpdateNamespace", _F, _ADMIN),
+    ("DeprecateNamespace", _F, _ADMIN),
+    ("GetSearchAttributes", _F, _READ),
+    ("GetClusterInfo", _F, _READ),
+    ("GetSystemInfo", _F, _READ),
+    # Executions
+    ("StartWorkflowExecution", _H, _WRITE),
+    ("ExecuteMultiOperation", _H, _WRITE),
+    ("SignalWorkflowExecution", _H, _WRITE),
+    ("SignalWithStartWorkflowExecution", _H, _WRITE),
+    ("RequestCancelWorkflowExecution", _H, _WRITE),
+    ("TerminateWorkflowExecution", _H, _WRITE),
+    ("ResetWorkflowExecution", _H, _WRITE),
+    ("DeleteWorkflowExecution", _H, _WRITE),
+    ("UpdateWorkflowExecution", _H, _WRITE),
+    ("PollWorkflowExecutionUpdate", _H, _READ),
+    ("UpdateWorkflowExecutionOptions", _H, _WRITE),
+    ("QueryWorkflow", _H, _READ),
+    ("DescribeWorkflowExecution", _H, _READ),
+    ("GetWorkflowExecutionHistory", _H, _READ),
+    ("GetWorkflowExecutionHistoryReverse", _H, _READ),
+    ("PauseWorkflowExecution", Feature.WORKFLOW_PAUSE, _WRITE),
+    ("UnpauseWorkflowExecution", Feature.WORKFLOW_PAUSE, _WRITE),
+    ("PollWorkflowExecutionTimeSkipping", Feature.TIME_SKIPPING, _READ),
+    # Completions of workers
+    ("RespondWorkflowTaskCompleted", _H, _WORKER),
+    ("RespondWorkflowTaskFailed", _H, _WORKER),
+    ("RecordActivityTaskHeartbeat", _H, _WORKER),
+    ("RecordActivityTaskHeartbeatById", _H, _WORKER),
+    ("RespondActivityTaskCompleted", _H, _WORKER),
+    ("RespondActivityTaskCompletedById", _H, _WORKER),
+    ("RespondActivityTaskFailed", _H, _WORKER),
+    ("RespondActivityTaskFailedById", _H, _WORKER),
+    ("RespondActivityTaskCanceled", _H, _WORKER),
+    ("RespondActivityTaskCanceledById", _H, _WORKER),
+    ("RespondQueryTaskCompleted", _H, _WORKER),
+    ("ResetStickyTaskQueue", _H, _WORKER),
+    # Polls and task queues
+    ("PollWorkflowTaskQueue", _M, _WORKER),
+    ("PollActivityTaskQueue", _M, _WORKER),
+    ("PollNexusTaskQueue", _M, _WORKER),
+    ("DescribeTaskQueue", _M, _READ),
+    ("ListTaskQueuePartitions", _M, _READ),
+    ("UpdateTaskQueueConfig", _M, _WRITE),
+    ("ShutdownWorker", _M, _WORKER),
+    ("RecordWorkerHeartbeat", _M, _WORKER),
+    ("ListWorkers", Feature.WORKER_CONFIG, _READ),
+    ("CountWorkers", Feature.WORKER_CONFIG, _READ),
+    ("DescribeWorker", Feature.WORKER_CONFIG, _READ),
+    ("FetchWorkerConfig", Feature.WORKER_CONFIG, _READ),
+    ("UpdateWorkerConfig", Feature.WORKER_CONFIG, _WRITE),
+    # Visibility
+    ("ListWorkflowExecutions", _F, _READ),
+    ("ScanWorkflowExecutions", _F, _READ),
+    ("CountWorkflowExecutions", _F, _READ),
+    ("ListOpenWorkflowExecutions", _F, _READ),
+    ("ListClosedWorkflowExecutions", _F, _READ),
+    ("ListArchivedWorkflowExecutions", _F, _READ),
+    # Schedules
+    ("CreateSchedule", Feature.SCHEDULES, _WRITE),
+    ("DescribeSchedule", Feature.SCHEDULES, _READ),
+    ("UpdateSchedule", Feature.SCHEDULES, _WRITE),
+    ("PatchSchedule", Feature.SCHEDULES, _WRITE),
+    ("ListScheduleMatchingTimes", Feature.SCHEDULES, _READ),
+    ("DeleteSchedule", Feature.SCHEDULES, _WRITE),
+    ("ListSchedules", Feature.SCHEDULES, _READ),
+    ("CountSchedules", Feature.SCHEDULES, _READ),
+    # Batches and rules
+    ("StartBatchOperation", Feature.BATCH, _WRITE),
+    ("StopBatchOperation", Feature.BATCH, _WRITE),
+    ("DescribeBatchOperation", Feature.BATCH, _READ),
+    ("ListBatchOperations", Feature.BATCH, _READ),
+    ("CreateWorkflowRule", Feature.RULES, _WRITE),
+    ("DescribeWorkflowRule", Feature.RULES, _READ),
+    ("DeleteWorkflowRule", Feature.RULES, _WRITE),
+    ("ListWorkflowRules", Feature.RULES, _READ),
+    ("TriggerWorkflowRule", Feature.RULES, _WRITE),
+    # Activities from outside
+    ("UpdateActivityOptions", Feature.ACTIVITY_OPERATIONS, _WRITE),
+    ("PauseActivity", Feature.ACTIVITY_OPERATIONS, _WRITE),
+    ("UnpauseActivity", Feature.ACTIVITY_OPERATIONS, _WRITE),
+    ("ResetActivity", Feature.ACTIVITY_OPERATIONS, _WRITE),
+    # Standalone activities
+    ("StartActivityExecution", Feature.STANDALONE_ACTIVITIES, _WRITE),
+    ("DescribeActivityExecution", Feature.STANDALONE_ACTIVITIES, _READ),
+    ("PollActivityExecution", Feature.STANDALONE_ACTIVITIES, _READ),
+    ("ListActivityExecutions", Feature.STANDALONE_ACTIVITIES, _READ),
+    ("CountActivityExecutions", Feature.STANDALONE_ACTIVITIES, _READ),
+    ("RequestCancelActivityExecution", Feature.STANDALONE_ACTIVITIES, _WRITE),
+    ("TerminateActivityExecution", Feature.STANDALONE_ACTIVITIES, _WRITE),
+    ("DeleteActivityExecution", Feature.STANDALONE_ACTIVITIES, _WRITE),
+    ("PauseActivityExecution", Feature.STANDALONE_ACTIVITIES, _WRITE),
+    ("ResetActivityExecution", Feature.STANDALONE_ACTIVITIES, _WRITE),
+    ("UnpauseActivityExecution", Feature.STANDALONE_ACTIVITIES, _WRITE),
+    ("UpdateActivityExecutionOptions", Feature.STANDALONE_ACTIVITIES, _WRITE),
+    # Nexus
+    ("RespondNexusTaskCompleted", Feature.NEXUS, _WORKER),
+    ("RespondNexusTaskFailed", Feature.NEXUS, _WORKER),
+    ("StartNexusOperationExecution", Feature.STANDALONE_NEXUS, _WRITE),
+    ("DescribeNexusOperationExecution", Feature.STANDALONE_NEXUS, _READ),
+    ("PollNexusOperationExecution", Feature.STANDALONE_NEXUS, _READ),
+    ("ListNexusOperationExecutions", Feature.STANDALONE_NEXUS, _READ),
+    ("CountNexusOperationExecutions", Feature.STANDALONE_NEXUS, _READ),
+    ("RequestCancelNexusOperationExecution", Feature.STANDALONE_NEXUS, _WRITE),
+    ("TerminateNexusOperationExecution", Feature.STANDALONE_NEXUS, _WRITE),
+    ("DeleteNexusOperationExecution", Feature.STANDALONE_NEXUS, _WRITE),
+    # Versioning of workers
+    ("UpdateWorkerBuildIdCompatibility", Feature.BUILD_ID_VERSIONING, _WRITE),
+    ("GetWorkerBuildIdCompatibility", Feature.BUILD_ID_VERSIONING, _READ),
+    ("UpdateWorkerVersioningRules", Feature.BUILD_ID_VERSIONING, _WRITE),
+    ("GetWorkerVersioningRules", Feature.BUILD_ID_VERSIONING, _READ),
+    ("GetWorkerTaskReachability", Feature.BUILD_ID_VERSIONING, _READ),
+    ("DescribeDeployment", Feature.OLD_DEPLOYMENTS, _READ),
+    ("ListDeployments", Feature.OLD_DEPLOYMENTS, _READ),
+    ("GetDeploymentReachability", Feature.OLD_DEPLOYMENTS, _READ),
+    ("GetCurrentDeployment", Feature.OLD_DEPLOYMENTS, _READ),
+    ("SetCurrentDeployment", Feature.OLD_DEPLOYMENTS, _WRITE),
+    ("DescribeWorkerDeployment", Feature.DEPLOYMENTS, _READ),
+    ("DescribeWorkerDeploymentVersion", Feature.DEPLOYMENTS, _READ),
+    ("ListWorkerDeployments", Feature.DEPLOYMENTS, _READ),
+    ("CreateWorkerDeployment", Feature.DEPLOYMENTS, _WRITE),
+    ("CreateWorkerDeploymentVersion", Feature.DEPLOYMENTS, _WRITE),
+    ("DeleteWorkerDeployment", Feature.DEPLOYMENTS, _WRITE),
+    ("DeleteWorkerDeploymentVersion", Feature.DEPLOYMENTS, _WRITE),
+    ("SetWorkerDeploymentCurrentVersion", Feature.DEPLOYMENTS, _WRITE),
+    ("SetWorkerDeploymentRampingVersion", Feature.DEPLOYMENTS, _WRITE),
+    ("SetWorkerDeploymentManager", Feature.DEPLOYMENTS, _WRITE),
+    ("UpdateWorkerDeploymentVersionComputeConfig", Feature.DEPLOYMENTS, _WRITE),
+    ("ValidateWorkerDeploymentVersionComputeConfig", Feature.DEPLOYMENTS, _READ),
+    ("UpdateWorkerDeploymentVersionMetadata", Feature.DEPLOYMENTS, _WRITE),
+)
+
+_OPERATOR_RPCS: tuple[_Line, ...] = (
+    ("AddSearchAttributes", _F, _ADMIN),
+    ("RemoveSearchAttributes", _F, _ADMIN),
+    ("ListSearchAttributes", _F, _READ),
+    ("DeleteNamespace", _F, _ADMIN),
+    ("ListClusters", _F, _ADMIN),
+    ("AddOrUpdateRemoteCluster", Feature.CLUSTERS, _ADMIN),
+    ("RemoveRemoteCluster", Feature.CLUSTERS, _ADMIN),
+    ("GetNexusEndpoint", Feature.NEXUS, _ADMIN),
+    ("CreateNexusEndpoint", Feature.NEXUS, _ADMIN),
+    ("UpdateNexusEndpoint", Feature.NEXUS, _ADMIN),
+    ("DeleteNexusEndpoint", Feature.NEXUS, _ADMIN),
+    ("ListNexusEndpoints", Feature.NEXUS, _ADMIN),
+)
+
+_HOLDS = frozenset({
+    "PollWorkflowTaskQueue", "PollActivityTaskQueue", "PollNexusTaskQueue", "PollWorkflowExecutionUpdate",
+    "GetWorkflowExecutionHistory", "UpdateWorkflowExecution", "ExecuteMultiOperation", "QueryWorkflow",
+    "PollActivityExecution", "PollNexusOperationExecution", "PollWorkflowExecutionTimeSkipping",
+})
+
+
+def _spec(service: ServiceDescriptor, line: _Line) -> RpcSpec:
+    name, served, access = line
+    method: MethodDescriptor = service.methods_by_name[name]
+    fields = method.input_type.fields_by_name
+    return RpcSpec(
+        full_name=f"{service.full_name}/{name}",
+        service=service.full_name,
+        method=name,
+        request_type=GetMessageClass(method.input_type),
+        response_type=GetMessageClass(method.output_type),
+        served=served if isinstance(served, Served) else Served.UNIMPLEMENTED,
+        feature=served if isinstance(served, Feature) else None,
+        access=access,
+        namespaced="namespace" in fields,
+        by_token="task_token" in fields,
+        holds=name in _HOLDS,
+    )
+
+
+def _specs() -> Iterator[RpcSpec]:
+    workflow = workflow_pb.DESCRIPTOR.services_by_name["WorkflowService"]
+    operator = operator_pb.DESCRIPTOR.services_by_name["OperatorService"]
+    for line in _WORKFLOW_RPCS:
+        yield _spec(workflow, line)
+    for line in _OPERATOR_RPCS:
+        yield _spec(operator, line)
+
+
+REGISTRY: dict[str, RpcSpec] = {spec.full_name: spec for spec in _specs()}
+"""By `package.Service/Method`."""
+
+SERVICES: frozenset[str] = frozenset({WORKFLOW_SERVICE, OPERATOR_SERVICE})
+
+
+def supports(feature: Feature) -> bool:
+    """Whether every RPC of the feature is served: what clients are told of capabilities follows from it."""
+    return feature not in _MISSING
+
+
+_MISSING: frozenset[Feature] = frozenset(spec.feature for spec in REGISTRY.values() if spec.feature is not None)

@@ -1,0 +1,152 @@
+"""The frontend: every call of a client or worker comes through `Frontend.call`.
+
+Rules of this file: find the RPC in the registry, resolve its namespace, validate, hand over to the function that
+serves it. What an RPC means is said in `api/<group>.py`; nothing here knows one RPC from another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from whistlestop.common.context import CallContext
+from whistlestop.common.errors import Code, ServiceError, unavailable, unimplemented
+from whistlestop.frontend.api import HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
+from whistlestop.frontend.config import FrontendConfig
+from whistlestop.frontend.namespace_resolution import NamespaceResolver
+from whistlestop.frontend.registry import REGISTRY, RpcSpec, Served
+from whistlestop.storage import errors as storage_errors
+from whistlestop.storage.namespaces import NamespaceCache
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from google.protobuf.message import Message
+
+    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.ids import Ids
+    from whistlestop.frontend.api import Validator
+    from whistlestop.storage.interface import Store
+
+    Serve = Callable[[Message, CallContext], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """All that a call of one RPC needs, looked up once."""
+
+    spec: RpcSpec
+    serve: Serve
+    validate: Validator | None
+
+
+class Frontend:
+    """The public API over a store and the two other functions."""
+
+    def __init__(
+        self, store: Store, history: ServiceClient, matching: ServiceClient, clock: Clock, ids: Ids,
+        config: FrontendConfig | None = None, namespaces: NamespaceCache | None = None,
+    ) -> None:
+        self.store = store
+        self.history = history
+        self.matching = matching
+        self.clock = clock
+        self.ids = ids
+        self.config = config or FrontendConfig()
+        self.namespaces = namespaces or NamespaceCache(store, clock)
+        self._rules = Rules(self.config, ids)
+        self._resolver = NamespaceResolver(self.namespaces, self.config.max_id_length)
+        self._routes = {name: self._route(spec) for name, spec in REGISTRY.items()}
+        self._held: set[asyncio.Task[object]] = set()
+        self._closing = False
+
+    async def call(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:
+        """Serve `package.Service/Method`. Raises ServiceError, and nothing else but cancellation."""
+        route = self._routes.get(full_rpc_name)
+        if route is None:
+            service, _, method = full_rpc_name.partition("/")
+            raise unimplemented(f"unknown method {method} for service {service}")
+        try:
+            if route.spec.namespaced:
+                context = await self._enter_namespace(route, request, context)
+            if route.spec.holds:
+                return await self._hold(route, request, context)
+            return await route.serve(request, context)
+        except storage_errors.StorageError as error:
+            raise _from_storage(error) from error
+
+    async def close(self) -> None:
+        """Drain: open polls end at once with an empty answer, and new ones are sent elsewhere."""
+        self._closing = True
+        held = list(self._held)
+        for task in held:
+            task.cancel()
+        for _ in held:
+            await asyncio.sleep(0)
+
+    def _route(self, spec: RpcSpec) -> _Route:
+        return _Route(spec, self._server_of(spec), VALIDATORS.get(spec.method))
+
+    def _server_of(self, spec: RpcSpec) -> Serve:
+        if spec.served is Served.FRONTEND:
+            handler = HANDLERS[spec.method]
+            return lambda request, context: handler(self, request, context)
+        if spec.served is Served.UNIMPLEMENTED:
+            return _refusal(spec)
+        client = self.history if spec.served is Served.HISTORY else self.matching
+        method = spec.method
+        return lambda request, context: client.call(method, request, context)
+
+    async def _enter_namespace(self, route: _Route, request: Message, context: CallContext) -> CallContext:
+        namespace = self._resolver.peek(route.spec, request) or await self._resolver.resolve(route.spec, request)
+        if route.validate is not None:
+            try:
+                route.validate(request, namespace, self._rules)
+            except UnknownSearchAttribute:
+                # Another process may have added it since this namespace was read.
+                if namespace is None:
+                    raise
+                namespace = await self.namespaces.refresh(namespace.namespace_id)
+                route.validate(request, namespace, self._rules)
+        if namespace is None:
+            return context
+        return CallContext(
+            context.deadline_ns, context.headers, namespace.namespace_id, namespace.name, context.can_hold
+        )
+
+    def _draining(self) -> bool:
+        return self._closing
+
+    async def _hold(self, route: _Route, request: Message, context: CallContext) -> Reply:
+        if self._draining():
+            raise unavailable("the server is shutting down")
+        task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._held.add(task)
+        try:
+            return await route.serve(request, context)
+        except asyncio.CancelledError:
+            if not self._draining():
+                raise
+            task.uncancel()
+            if route.spec.method.startswith("Poll"):
+                return route.spec.response_type()
+            raise unavailable("the server is shutting down") from None
+        finally:
+            self._held.discard(task)
+
+
+def _refusal(spec: RpcSpec) -> Serve:
+    async def refuse(request: Message, context: CallContext) -> Reply:
+        raise unimplemented(f"{spec.method} is not supported by this server: {spec.reason}")
+
+    return refuse
+
+
+def _from_storage(error: storage_errors.StorageError) -> ServiceError:
+    if isinstance(error, storage_errors.TooLarge):
+        return ServiceError(Code.INVALID_ARGUMENT, f"The request is too large for the store: {error}")
+    if isinstance(error, storage_errors.Unavailable):
+        return unavailable("The store did not answer. Try again.")
+    return unavailable(f"The store refused the write: {error}")

@@ -1,0 +1,107 @@
+"""Namespaces as every call needs them: parsed once, kept for a while, read again when asked.
+
+The cache is only a cache. Whoever misses something in a cached namespace (a search attribute that another process
+added) calls `refresh`; whoever writes one calls `forget`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from whistlestop.common.proto import namespace_pb2 as namespace_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.storage.interface import NamespaceStore
+    from whistlestop.storage.records import NamespaceRecord
+
+TTL_NS = 10_000_000_000
+MOST_ENTRIES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """One namespace. `data` is shared between callers: read it, copy before changing."""
+
+    namespace_id: str
+    name: str
+    state: int
+    """Number of temporal.api.enums.v1.NamespaceState."""
+    retention_ns: int
+    custom_search_attributes: Mapping[str, int]
+    """Name -> number of temporal.api.enums.v1.IndexedValueType."""
+    data: namespace_pb.NamespaceData
+    record: NamespaceRecord
+
+
+def parse(record: NamespaceRecord) -> Namespace:
+    """The namespace that a stored record describes."""
+    data = namespace_pb.NamespaceData.FromString(record.data)
+    retention = data.config.workflow_execution_retention_ttl
+    return Namespace(
+        namespace_id=record.namespace_id,
+        name=record.name,
+        state=data.info.state,
+        retention_ns=retention.seconds * 1_000_000_000 + retention.nanos,
+        custom_search_attributes=dict(data.custom_search_attributes),
+        data=data,
+        record=record,
+    )
+
+
+class NamespaceCache:
+    """Namespaces by name and by id. What is not there is not remembered: a new namespace is seen at once."""
+
+    def __init__(self, store: NamespaceStore, clock: Clock, ttl_ns: int = TTL_NS) -> None:
+        self._store = store
+        self._clock = clock
+        self._ttl_ns = ttl_ns
+        self._by_name: dict[str, tuple[int, Namespace]] = {}
+        self._by_id: dict[str, tuple[int, Namespace]] = {}
+
+    def peek(self, name: str) -> Namespace | None:
+        """The namespace if it is here and fresh; no read of the store."""
+        return self._fresh(self._by_name.get(name))
+
+    def peek_id(self, namespace_id: str) -> Namespace | None:
+        """As `peek`, by id."""
+        return self._fresh(self._by_id.get(namespace_id))
+
+    async def by_name(self, name: str) -> Namespace | None:
+        """The namespace of that name, or None."""
+        found = self._fresh(self._by_name.get(name))
+        return found if found is not None else self._keep(await self._store.get_namespace(name=name))
+
+    async def by_id(self, namespace_id: str) -> Namespace | None:
+        """The namespace of that id, or None."""
+        found = self._fresh(self._by_id.get(namespace_id))
+        return found if found is not None else self._keep(await self._store.get_namespace(namespace_id=namespace_id))
+
+    async def refresh(self, namespace_id: str) -> Namespace | None:
+        """As `by_id`, past the cache."""
+        return self._keep(await self._store.get_namespace(namespace_id=namespace_id))
+
+    def forget(self, namespace_id: str) -> None:
+        """It was written or deleted: read it again next time."""
+        entry = self._by_id.pop(namespace_id, None)
+        if entry is not None:
+            self._by_name.pop(entry[1].name, None)
+
+    def _fresh(self, entry: tuple[int, Namespace] | None) -> Namespace | None:
+        return entry[1] if entry is not None and entry[0] > self._clock.now_ns() else None
+
+    def _keep(self, record: NamespaceRecord | None) -> Namespace | None:
+        if record is None:
+            return None
+        if len(self._by_id) >= MOST_ENTRIES:
+            self._by_id.clear()
+            self._by_name.clear()
+        # A rename leaves the old name behind: forget it before the new one is kept.
+        self.forget(record.namespace_id)
+        found = parse(record)
+        entry = (self._clock.now_ns() + self._ttl_ns, found)
+        self._by_name[found.name] = self._by_id[found.namespace_id] = entry
+        return found
