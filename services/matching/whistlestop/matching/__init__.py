@@ -1,0 +1,1 @@
+"""Task queues: polls, backlogs, sticky queues, limits, and the workers that stand behind them."""

@@ -1,0 +1,98 @@
+"""One sleeper for all the instants that matching waits for.
+
+A poll that waits needs a deadline, and tens of thousands may wait: a coroutine each would cost more than the polls.
+Here an alarm is an entry in a heap, and one task sleeps until the earliest. Turning an alarm off only marks it; the
+heap is swept when most of it is marked. The task exists only while an alarm is set, so nothing runs when nothing waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from typing import TYPE_CHECKING
+
+from whistlestop.common.clock import SECOND_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whistlestop.common.clock import Clock
+
+_SWEEP_FROM = 256
+
+
+class Alarm:
+    """One set alarm; `action` is None once it rang or was turned off."""
+
+    __slots__ = ("action",)
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self.action: Callable[[], None] | None = action
+
+
+class Alarms:
+    """Calls back at instants of the injected clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heap: list[tuple[int, int, Alarm]] = []
+        self._order = itertools.count()
+        self._off = 0
+        self._task: asyncio.Task[None] | None = None
+        self._sleeps_until_ns = 0
+
+    def __len__(self) -> int:
+        return len(self._heap) - self._off
+
+    def at(self, when_ns: int, action: Callable[[], None]) -> Alarm:
+        """Call `action` at `when_ns` or soon after it."""
+        alarm = Alarm(action)
+        heapq.heappush(self._heap, (when_ns, next(self._order), alarm))
+        if self._task is None or self._task.done():
+            self._start()
+        elif when_ns < self._sleeps_until_ns:
+            self._task.cancel()
+            self._start()
+        return alarm
+
+    def off(self, alarm: Alarm) -> None:
+        """Forget `alarm`; harmless after it rang."""
+        if alarm.action is None:
+            return
+        alarm.action = None
+        self._off += 1
+        if self._off > _SWEEP_FROM and self._off * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2].action is not None]
+            heapq.heapify(self._heap)
+            self._off = 0
+
+    def close(self) -> None:
+        """Forget all alarms."""
+        self._heap.clear()
+        self._off = 0
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def _start(self) -> None:
+        self._sleeps_until_ns = self._heap[0][0]
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._heap:
+            self._sleeps_until_ns = self._heap[0][0]
+            delay_ns = self._sleeps_until_ns - self._clock.now_ns()
+            if delay_ns > 0:
+                await self._clock.sleep(delay_ns / SECOND_NS)
+            self._ring(self._clock.now_ns())
+
+    def _ring(self, now_ns: int) -> None:
+        while self._heap and self._heap[0][0] <= now_ns:
+            alarm = heapq.heappop(self._heap)[2]
+            action = alarm.action
+            if action is None:
+                self._off -= 1
+                continue
+            alarm.action = None
+            action()

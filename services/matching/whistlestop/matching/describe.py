@@ -1,0 +1,215 @@
+"""DescribeTaskQueue and ListTaskQueuePartitions, in the shapes of the real server.
+
+Every queue is one partition here. Backlogs are counted in the store; pollers are those of this process and those whose
+rows others wrote; rates are what this process saw in the last half minute.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf import duration_pb2, timestamp_pb2
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.errors import invalid_argument
+from whistlestop.matching.pollers import build_of, forget_old, poller_info
+from whistlestop.matching.polls import ACTIVITY, WORKFLOW, check_queue_name
+from whistlestop.matching.rate_limit import RateLimiter
+from whistlestop.matching.settings import api_rps, settings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.context import CallContext
+    from whistlestop.matching.config import MatchingConfig
+    from whistlestop.matching.pollers import PollerRows
+    from whistlestop.matching.queue import QueueKey
+    from whistlestop.matching.queues import Queues
+    from whistlestop.matching.settings import Settings
+    from whistlestop.storage.interface import TaskStore
+
+_ENHANCED = queue_enums.DESCRIBE_TASK_QUEUE_MODE_ENHANCED
+_STICKY = queue_enums.TASK_QUEUE_KIND_STICKY
+_DEFAULT_PRIORITY = 3
+_BLOCK = 100_000
+"""Size of the id blocks that Temporal's queues reserve; shown for the tools that print it."""
+
+UNVERSIONED = "__unversioned__"
+_ZERO_TIME = timestamp_pb2.Timestamp(seconds=-62135596800)
+"""How Go's zero time looks: the versioning of the queue was never changed."""
+
+_REACHABLE_BUILDS = 5
+
+
+class Descriptions:
+    """Looks into queues."""
+
+    def __init__(
+        self,
+        store: TaskStore,
+        clock: Clock,
+        config: MatchingConfig,
+        queues: Queues,
+        rows: PollerRows,
+        settings: Settings,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._config = config
+        self._queues = queues
+        self._rows = rows
+        self._settings = settings
+
+    async def describe(
+        self, request: rr.DescribeTaskQueueRequest, context: CallContext
+    ) -> rr.DescribeTaskQueueResponse:
+        """DescribeTaskQueue."""
+        enhanced = request.api_mode == _ENHANCED
+        if not request.HasField("task_queue"):
+            raise invalid_argument("taskQueue is not set")
+        check_queue_name(request.task_queue.name, self._config.max_id_length, partitions=not enhanced)
+        if request.report_task_reachability and len(request.versions.build_ids) > _REACHABLE_BUILDS:
+            raise invalid_argument(
+                f"Too many build ids queried at once with ReportTaskReachability==true, limit: {_REACHABLE_BUILDS}"
+            )
+        if enhanced:
+            if request.task_queue.kind == _STICKY:
+                raise invalid_argument(
+                    "Enhanced DescribeTaskQueue is not valid for a sticky queue, "
+                    "use api_mode=UNSPECIFIED or a normal queue."
+                )
+            return await self._enhanced(request, context)
+        return await self._plain(request, context)
+
+    async def _plain(self, request: rr.DescribeTaskQueueRequest, context: CallContext) -> rr.DescribeTaskQueueResponse:
+        root = request.task_queue.kind != _STICKY and not request.task_queue.name.startswith("/_sys/")
+        if request.report_stats and not root:
+            raise invalid_argument("DescribeTaskQueue stats are only supported for the root partition")
+        now_ns = self._clock.now_ns()
+        key = (context.namespace_id, request.task_queue.name, int(request.task_queue_type) or WORKFLOW)
+        record = await self._settings.read(key)
+        settings = settings_of(record)
+        limiter = self._limiter(key, settings, now_ns)
+        response = rr.DescribeTaskQueueResponse(
+            pollers=(await self._pollers(key, context, now_ns)).values(),
+            versioning_info=queue_pb.TaskQueueVersioningInfo(current_version=UNVERSIONED, update_time=_ZERO_TIME),
+            effective_rate_limit=rr.DescribeTaskQueueResponse.EffectiveRateLimit(
+                requests_per_second=limiter.rps, rate_limit_source=limiter.source
+            ),
+        )
+        if request.report_config and record is not None:
+            response.config.CopyFrom(settings)
+        if request.report_stats or request.include_task_queue_status:
+            by_priority = await self._stats(key, now_ns)
+            if request.report_stats:
+                response.stats.CopyFrom(merged(by_priority.values()))
+                for priority, stats in by_priority.items():
+                    response.stats_by_priority_key[priority].CopyFrom(stats)
+            if request.include_task_queue_status:
+                block = 1 if record is None else max(record.range_id, 1)
+                response.task_queue_status.CopyFrom(
+                    queue_pb.TaskQueueStatus(
+                        backlog_count_hint=sum(stats.approximate_backlog_count for stats in by_priority.values()),
+                        rate_per_second=limiter.rps,
+                        task_id_block=queue_pb.TaskIdBlock(start_id=(block - 1) * _BLOCK + 1, end_id=block * _BLOCK),
+                    )
+                )
+        return response
+
+    async def _enhanced(
+        self, request: rr.DescribeTaskQueueRequest, context: CallContext
+    ) -> rr.DescribeTaskQueueResponse:
+        now_ns = self._clock.now_ns()
+        builds = [""]
+        if request.HasField("versions"):
+            builds = list(dict.fromkeys(request.versions.build_ids))
+            if request.versions.unversioned and "" not in builds:
+                builds.append("")
+        response = rr.DescribeTaskQueueResponse()
+        for task_type in request.task_queue_types or (WORKFLOW, ACTIVITY):
+            key = (context.namespace_id, request.task_queue.name, int(task_type))
+            pollers = (await self._pollers(key, context, now_ns)).values() if request.report_pollers else ()
+            stats = merged((await self._stats(key, now_ns)).values()) if request.report_stats else None
+            for build in builds:
+                info = response.versions_info[build].types_info[int(task_type)]
+                info.pollers.extend(poller for poller in pollers if build_of(poller) == build)
+                if stats is not None:
+                    # All tasks stand in the unversioned queue.
+                    info.stats.CopyFrom(stats if not build else merged(()))
+        if request.report_task_reachability:
+            for build in builds:
+                response.versions_info[build].task_reachability = (
+                    queue_enums.BUILD_ID_TASK_REACHABILITY_UNREACHABLE
+                    if build
+                    else queue_enums.BUILD_ID_TASK_REACHABILITY_REACHABLE
+                )
+        return response
+
+    def _limiter(self, key: QueueKey, settings: queue_pb.TaskQueueConfig, now_ns: int) -> RateLimiter:
+        queue = self._queues.find(key)
+        limiter = RateLimiter(self._config.system_rps, self._config.burst_s) if queue is None else queue.limiter
+        limiter.set_api_rps(api_rps(settings), now_ns)
+        return limiter
+
+    async def _pollers(self, key: QueueKey, context: CallContext, now_ns: int) -> dict[str, queue_pb.PollerInfo]:
+        seen: dict[str, tuple[int, queue_pb.PollerInfo]] = {}
+        if self._config.share_pollers or not context.can_hold:
+            for row in await self._rows.read(key, now_ns):
+                seen[row.identity] = (row.last_access_ns, queue_pb.PollerInfo.FromString(row.data))
+        queue = self._queues.find(key)
+        if queue is not None:
+            forget_old(queue, now_ns, self._config)
+            for identity, (seen_ns, poll) in queue.pollers.items():
+                if identity not in seen or seen[identity][0] <= seen_ns:
+                    seen[identity] = (seen_ns, poller_info(identity, seen_ns, poll))
+        return {identity: info for identity, (_, info) in seen.items()}
+
+    async def _stats(self, key: QueueKey, now_ns: int) -> dict[int, queue_pb.TaskQueueStats]:
+        backlogs = await self._store.backlog(*key, self._config.describe_limit)
+        queue = self._queues.find(key)
+        rates = {} if queue is None else queue.rates
+        limited = queue is not None and queue.limited is not None and queue.limited.per_second(now_ns) > 0
+        result = {}
+        for priority in sorted({_DEFAULT_PRIORITY, *backlogs, *rates}):
+            stats = queue_pb.TaskQueueStats(rate_limiting_active=limited)
+            age_ns = 0
+            if (backlog := backlogs.get(priority)) is not None:
+                stats.approximate_backlog_count = backlog.count
+                if backlog.oldest_created_ns is not None:
+                    age_ns = max(now_ns - backlog.oldest_created_ns, 0)
+            stats.approximate_backlog_age.CopyFrom(
+                duration_pb2.Duration(seconds=age_ns // SECOND_NS, nanos=age_ns % SECOND_NS)
+            )
+            if (pair := rates.get(priority)) is not None:
+                stats.tasks_add_rate = pair.added.per_second(now_ns)
+                stats.tasks_dispatch_rate = pair.dispatched.per_second(now_ns)
+            result[priority] = stats
+        return result
+
+    def partitions(self, request: rr.ListTaskQueuePartitionsRequest) -> rr.ListTaskQueuePartitionsResponse:
+        """ListTaskQueuePartitions: the queue itself, for both types."""
+        if not request.HasField("task_queue"):
+            raise invalid_argument("taskQueue is not set")
+        name = request.task_queue.name
+        check_queue_name(name, self._config.max_id_length)
+        partition = queue_pb.TaskQueuePartitionMetadata(key=name, owner_host_name=self._config.host)
+        return rr.ListTaskQueuePartitionsResponse(
+            activity_task_queue_partitions=[partition], workflow_task_queue_partitions=[partition]
+        )
+
+
+def merged(parts: Iterable[queue_pb.TaskQueueStats]) -> queue_pb.TaskQueueStats:
+    """Counts and rates added up, the oldest age."""
+    total = queue_pb.TaskQueueStats(approximate_backlog_age=duration_pb2.Duration())
+    for part in parts:
+        total.approximate_backlog_count += part.approximate_backlog_count
+        total.tasks_add_rate += part.tasks_add_rate
+        total.tasks_dispatch_rate += part.tasks_dispatch_rate
+        total.rate_limiting_active |= part.rate_limiting_active
+        if part.approximate_backlog_age.ToNanoseconds() > total.approximate_backlog_age.ToNanoseconds():
+            total.approximate_backlog_age.CopyFrom(part.approximate_backlog_age)
+    return total

@@ -1,0 +1,146 @@
+"""Who polls which queue: in memory for this process, in rows for the others.
+
+A row is written when a poller is new or its row has grown old, and several go together, so that a busy worker costs a
+small write every ten seconds and an idle one a write per long poll.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from google.protobuf import timestamp_pb2
+from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
+from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.storage.errors import StorageError
+from whistlestop.storage.records import PollerRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from whistlestop.matching.background import Background
+    from whistlestop.matching.config import MatchingConfig
+    from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
+    from whistlestop.storage.interface import TaskStore
+
+log = logging.getLogger(__name__)
+
+UNLIMITED_RPS = 100_000.0
+"""What Temporal reports of a poller that brought no limit."""
+
+_ROWS_REMEMBERED = 50_000
+
+
+def worker_rps(poll: PollRequest) -> float | None:
+    """The limit that came with a poll of activities."""
+    if isinstance(poll, rr.PollActivityTaskQueueRequest) and poll.HasField("task_queue_metadata"):
+        metadata = poll.task_queue_metadata
+        if metadata.HasField("max_tasks_per_second"):
+            return metadata.max_tasks_per_second.value
+    return None
+
+
+def poller_info(identity: str, last_access_ns: int, poll: PollRequest) -> queue_pb.PollerInfo:
+    """What DescribeTaskQueue shows of a poller."""
+    rps = worker_rps(poll)
+    info = queue_pb.PollerInfo(
+        identity=identity,
+        last_access_time=timestamp_pb2.Timestamp(seconds=last_access_ns // SECOND_NS, nanos=last_access_ns % SECOND_NS),
+        rate_per_second=UNLIMITED_RPS if rps is None else rps,
+    )
+    if poll.HasField("worker_version_capabilities"):
+        info.worker_version_capabilities.CopyFrom(poll.worker_version_capabilities)
+    if poll.HasField("deployment_options"):
+        info.deployment_options.CopyFrom(poll.deployment_options)
+    return info
+
+
+def build_of(info: queue_pb.PollerInfo) -> str:
+    """Under which build the enhanced description shows a poller; empty: unversioned."""
+    if info.worker_version_capabilities.use_versioning:
+        return info.worker_version_capabilities.build_id
+    options = info.deployment_options
+    if options.worker_versioning_mode == deployment_enums.WORKER_VERSIONING_MODE_VERSIONED:
+        return f"{options.deployment_name}:{options.build_id}"
+    return ""
+
+
+class PollerRows:
+    """The rows that tell other processes."""
+
+    def __init__(self, store: TaskStore, config: MatchingConfig, background: Background) -> None:
+        self._store = store
+        self._config = config
+        self._background = background
+        self._written_ns: dict[tuple[QueueKey, str], int] = {}
+        self._waiting: dict[tuple[QueueKey, str], PollerRecord] = {}
+        self._busy = False
+
+    def is_old(self, key: QueueKey, identity: str, now_ns: int) -> bool:
+        """Whether the poller's row should be written again."""
+        return now_ns - self._written_ns.get((key, identity), 0) >= self._config.poller_write_s * SECOND_NS
+
+    def note(self, key: QueueKey, identity: str, poll: PollRequest, now_ns: int) -> None:
+        """Write the poller's row soon."""
+        self._waiting[(key, identity)] = self.record(key, identity, poll, now_ns)
+        if not self._busy:
+            self._busy = True
+            self._background.spawn(self._run())
+
+    def record(self, key: QueueKey, identity: str, poll: PollRequest, now_ns: int) -> PollerRecord:
+        """The poller's row; whoever asks for it is to write it."""
+        if len(self._written_ns) >= _ROWS_REMEMBERED:
+            self._written_ns.clear()
+        self._written_ns[(key, identity)] = now_ns
+        data = poller_info(identity, now_ns, poll).SerializeToString()
+        return PollerRecord(*key, identity, now_ns, data, now_ns + int(self._config.poller_ttl_s * SECOND_NS))
+
+    async def write(self, records: Iterable[PollerRecord]) -> None:
+        """Write now. A failure is logged: a lost row costs a line in a description."""
+        try:
+            await self._store.put_pollers(list(records))
+        except StorageError as error:
+            log.warning("poller rows could not be written now: %s", error)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, {}
+                await self.write(waiting.values())
+        finally:
+            self._busy = False
+
+    async def read(self, key: QueueKey, now_ns: int) -> list[PollerRecord]:
+        """The live rows of a queue."""
+        return await self._store.list_pollers(*key, now_ns, self._config.pollers_per_queue)
+
+    async def remove(self, key: QueueKey, identity: str, now_ns: int) -> None:
+        """The poller said goodbye: let its row expire now (an empty identity: all rows of the queue)."""
+        rows = [row for row in await self.read(key, now_ns) if not identity or row.identity == identity]
+        for row in rows:
+            self._written_ns.pop((key, row.identity), None)
+            self._waiting.pop((key, row.identity), None)
+        if rows:
+            await self.write(
+                PollerRecord(*key, row.identity, row.last_access_ns, row.data, expires_ns=now_ns) for row in rows
+            )
+
+
+def note_in_memory(queue: TaskQueue, identity: str, poll: PollRequest, now_ns: int, config: MatchingConfig) -> None:
+    """Remember the poller as last seen now."""
+    pollers = queue.pollers
+    if identity not in pollers and len(pollers) >= config.pollers_per_queue:
+        forget_old(queue, now_ns, config)
+        while len(pollers) >= config.pollers_per_queue:
+            del pollers[next(iter(pollers))]
+    pollers[identity] = (now_ns, poll)
+
+
+def forget_old(queue: TaskQueue, now_ns: int, config: MatchingConfig) -> None:
+    """Drop pollers that were not seen for minutes."""
+    limit_ns = now_ns - int(config.poller_ttl_s * SECOND_NS)
+    for identity in [identity for identity, (seen_ns, _) in queue.pollers.items() if seen_ns < limit_ns]:
+        del queue.pollers[identity]

@@ -1,0 +1,352 @@
+"""Long polls: pick a candidate, let history start it, answer; or wait, or answer empty in time.
+
+Two ways. In a long-lived process a poll works on the queue in memory and sleeps as a bare future among its waiters. In
+a function (`context.can_hold` is False) nothing is remembered: each look goes to the store, for a short time.
+
+History's answer passes through unread; matching appends its own fields in serialised form. NOT_FOUND from history
+means that the task is stale and its row is dropped. Any other error leaves the row, and the poll goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from whistlestop.common.clients import Encoded
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, unavailable
+from whistlestop.common.proto import internal_pb2 as internal
+from whistlestop.matching.pollers import note_in_memory, worker_rps
+from whistlestop.matching.queue import Waiter
+from whistlestop.matching.scaling import advise, own_fields
+from whistlestop.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.context import CallContext
+    from whistlestop.common.ids import Ids
+    from whistlestop.common.notify import Notifier
+    from whistlestop.matching.alarms import Alarms
+    from whistlestop.matching.background import RowDeletes
+    from whistlestop.matching.config import MatchingConfig
+    from whistlestop.matching.pollers import PollerRows
+    from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
+    from whistlestop.matching.queues import Queues
+    from whistlestop.matching.settings import Settings
+    from whistlestop.matching.workers import Workers
+    from whistlestop.storage.interface import TaskStore
+    from whistlestop.storage.records import MatchingTask
+
+log = logging.getLogger(__name__)
+
+WORKFLOW: Final = int(queue_enums.TASK_QUEUE_TYPE_WORKFLOW)
+ACTIVITY: Final = int(queue_enums.TASK_QUEUE_TYPE_ACTIVITY)
+NEXUS: Final = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
+
+EMPTY: Final = Encoded(b"")
+"""The answer of a poll that got nothing: an empty message of any kind."""
+
+_RESERVED_PREFIX = "/_sys/"
+
+
+class Counters:
+    """How polls ended, for metrics."""
+
+    __slots__ = ("backlogged", "empty", "failed", "fresh", "polls", "stale")
+
+    def __init__(self) -> None:
+        self.polls = self.empty = self.fresh = self.backlogged = self.stale = self.failed = 0
+
+
+class Polls:
+    """Serves the three kinds of polls."""
+
+    def __init__(
+        self,
+        *,
+        store: TaskStore,
+        history: ServiceClient,
+        clock: Clock,
+        ids: Ids,
+        notifier: Notifier,
+        config: MatchingConfig,
+        alarms: Alarms,
+        queues: Queues,
+        rows: PollerRows,
+        deletes: RowDeletes,
+        settings: Settings,
+        workers: Workers,
+    ) -> None:
+        self._store = store
+        self._history = history
+        self._clock = clock
+        self._ids = ids
+        self._notifier = notifier
+        self._config = config
+        self._alarms = alarms
+        self._queues = queues
+        self._rows = rows
+        self._deletes = deletes
+        self._settings = settings
+        self._workers = workers
+        self._reread_ns = int(config.reread_s * SECOND_NS)
+        self._settings_ns = int(config.queue_config_s * SECOND_NS)
+        self.counters = Counters()
+        self.closing = False
+
+    async def poll(self, task_type: int, poll: PollRequest, context: CallContext) -> Reply:
+        """Answer one poll."""
+        if self.closing:
+            raise unavailable("the server is shutting down")
+        now_ns = self._clock.now_ns()
+        config = self._config
+        if context.deadline_ns is None:
+            end_ns = now_ns + int(config.long_poll_s * SECOND_NS)
+        else:
+            left_ns = context.deadline_ns - now_ns
+            if context.can_hold and left_ns < config.shortest_poll_s * SECOND_NS:
+                raise failed_precondition("Context timeout is too short.")
+            end_ns = now_ns + min(int(config.long_poll_s * SECOND_NS), left_ns)
+        check_poll(poll, config.max_id_length)
+        self.counters.polls += 1
+        if self._workers.has_left(poll.worker_instance_key, now_ns):
+            self.counters.empty += 1
+            return EMPTY
+        key = (context.namespace_id, poll.task_queue.name, task_type)
+        try:
+            if context.can_hold:
+                if context.deadline_ns is not None:
+                    end_ns = min(end_ns, context.deadline_ns - int(config.poll_margin_s * SECOND_NS))
+                reply = await self._poll_held(key, poll, context, now_ns, end_ns)
+            else:
+                if context.deadline_ns is not None:
+                    end_ns = min(end_ns, context.deadline_ns - int(config.function_margin_s * SECOND_NS))
+                end_ns = min(end_ns, now_ns + int(config.function_wait_s * SECOND_NS))
+                reply = await self._poll_function(key, poll, context, now_ns, end_ns)
+        except StorageError as error:
+            raise unavailable(f"the store did not answer: {error}") from error
+        if reply is EMPTY:
+            self.counters.empty += 1
+        return reply
+
+    # In a long-lived process.
+
+    async def _poll_held(
+        self, key: QueueKey, poll: PollRequest, context: CallContext, now_ns: int, end_ns: int
+    ) -> Reply:
+        queue = self._queues.find(key) or self._queues.get(key, now_ns)
+        queue.polls += 1
+        queue.last_poll_ns = now_ns
+        queue.gone = False
+        if queue.listener is None:
+            self._queues.listen(queue)
+        queue.sticky = poll.task_queue.kind == queue_enums.TASK_QUEUE_KIND_STICKY
+        identity = poll.identity
+        if identity:
+            note_in_memory(queue, identity, poll, now_ns, self._config)
+            if self._config.share_pollers and self._rows.is_old(key, identity, now_ns):
+                self._rows.note(key, identity, poll, now_ns)
+        try:
+            if key[2] != WORKFLOW:
+                await self._bring_limits(queue, poll, now_ns)
+            reply = await self._serve(queue, poll, context, now_ns, end_ns)
+        finally:
+            queue.polls -= 1
+            queue.last_poll_ns = now_ns = self._clock.now_ns()
+        if identity and identity in queue.pollers:
+            queue.pollers[identity] = (now_ns, poll)
+        return reply
+
+    async def _bring_limits(self, queue: TaskQueue, poll: PollRequest, now_ns: int) -> None:
+        ready_ns = queue.limiter.ready_ns
+        queue.limiter.set_worker_rps(worker_rps(poll), now_ns)
+        if now_ns - queue.config_read_ns >= self._settings_ns:
+            await self._settings.refresh(queue, now_ns)
+        if queue.limiter.ready_ns != ready_ns:
+            queue.limits_changed(now_ns)
+
+    async def _serve(
+        self, queue: TaskQueue, poll: PollRequest, context: CallContext, began_ns: int, end_ns: int
+    ) -> Reply:
+        now_ns = began_ns
+        while now_ns < end_ns and not self.closing:
+            if queue.needs_read(now_ns, self._reread_ns):
+                await self._queues.read(queue)
+                now_ns = self._clock.now_ns()
+            fresh = False
+            task = None if queue.waiters else queue.take(now_ns)
+            if task is None:
+                waiter = await self._wait(queue, poll, end_ns)
+                task, fresh = waiter.future.result(), waiter.fresh
+                if task is None:
+                    break
+            reply = await self._start_from(queue, task, poll, context)
+            now_ns = self._clock.now_ns()
+            if reply is not None:
+                if fresh:
+                    self.counters.fresh += 1
+                else:
+                    self.counters.backlogged += 1
+                delta = advise(queue, self._config, now_ns - began_ns, now_ns, fresh=fresh)
+                return with_own_fields(reply, own_fields(queue.key[2], queue.backlog, delta))
+        return EMPTY
+
+    async def _wait(self, queue: TaskQueue, poll: PollRequest, end_ns: int) -> Waiter:
+        """Stand in line until there is a task, the time is over, or somebody ends the poll."""
+        future: asyncio.Future[MatchingTask | None] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(future, poll)
+        queue.waiters[waiter] = None
+        alarm = waiter.alarm = self._alarms.at(end_ns, waiter.end)
+        try:
+            await future
+        except asyncio.CancelledError:
+            # The client went away. What was put in its hand in this very moment goes to the next one.
+            if not future.cancelled() and (task := future.result()) is not None:
+                queue.release(task, self._clock.now_ns())
+            raise
+        finally:
+            self._alarms.off(alarm)
+            queue.waiters.pop(waiter, None)
+        return waiter
+
+    async def _start_from(
+        self, queue: TaskQueue, task: MatchingTask, poll: PollRequest, context: CallContext
+    ) -> Reply | None:
+        """Let history start a candidate of the queue; None: go on with another."""
+        try:
+            reply = await self._start(task, poll, context)
+        except ServiceError as error:
+            if error.code is Code.NOT_FOUND:
+                self.counters.stale += 1
+                queue.finish(task, dispatched=False, now_ns=self._clock.now_ns())
+                self._deletes.add(task.key)
+            else:
+                self.counters.failed += 1
+                log.debug("task of %s/%s could not be started: %r", task.workflow_id, task.run_id, error)
+                queue.retry_later(task, self._clock.now_ns())
+            return None
+        except asyncio.CancelledError:
+            queue.lose_sight(task, self._clock.now_ns())
+            raise
+        except Exception:
+            self.counters.failed += 1
+            log.exception("task of %s/%s could not be started", task.workflow_id, task.run_id)
+            queue.retry_later(task, self._clock.now_ns())
+            return None
+        queue.finish(task, dispatched=True, now_ns=self._clock.now_ns())
+        if task.query_id:
+            self._deletes.add(task.key)
+        return reply
+
+    async def _start(self, task: MatchingTask, poll: PollRequest, context: CallContext) -> Reply:
+        method, request = start_request(task, poll, self._ids)
+        return await self._history.call(method, request, context)
+
+    # In a function.
+
+    async def _poll_function(
+        self, key: QueueKey, poll: PollRequest, context: CallContext, now_ns: int, end_ns: int
+    ) -> Reply:
+        if poll.identity and self._rows.is_old(key, poll.identity, now_ns):
+            await self._rows.write([self._rows.record(key, poll.identity, poll, now_ns)])
+        with self._notifier.subscribe(f"q/{key[0]}/{key[2]}/{key[1]}") as hints:
+            while True:
+                rows = await self._store.list_tasks(*key, None, self._config.page)
+                for index, task in enumerate(rows):
+                    if key[2] != WORKFLOW and not await self._token(key, poll, end_ns):
+                        return EMPTY
+                    reply = await self._start_row(task, poll, context)
+                    if reply is not None:
+                        self.counters.backlogged += 1
+                        return with_own_fields(reply, own_fields(key[2], len(rows) - index - 1, 0))
+                if not await hints.wait(end_ns):
+                    return EMPTY
+
+    async def _token(self, key: QueueKey, poll: PollRequest, end_ns: int) -> bool:
+        """Wait for the queue's limit, if it has one, as long as the poll may."""
+        while True:
+            now_ns = self._clock.now_ns()
+            again_ns = await self._settings.take_shared_token(key, worker_rps(poll), now_ns)
+            if again_ns == 0:
+                return True
+            if again_ns >= end_ns:
+                return False
+            await self._clock.sleep((again_ns - now_ns) / SECOND_NS)
+
+    async def _start_row(self, task: MatchingTask, poll: PollRequest, context: CallContext) -> Reply | None:
+        try:
+            reply = await self._start(task, poll, context)
+        except ServiceError as error:
+            if error.code is Code.NOT_FOUND:
+                self.counters.stale += 1
+                await self._store.delete_tasks([task.key])
+            else:
+                self.counters.failed += 1
+            return None
+        if task.query_id:
+            await self._store.delete_tasks([task.key])
+        return reply
+
+
+def start_request(task: MatchingTask, poll: PollRequest, ids: Ids) -> tuple[str, Message]:
+    """What history is asked when `poll` is about to get `task`."""
+    execution = common_pb.WorkflowExecution(workflow_id=task.workflow_id, run_id=task.run_id)
+    if isinstance(poll, rr.PollActivityTaskQueueRequest):
+        return "RecordActivityTaskStarted", internal.RecordActivityTaskStartedRequest(
+            execution=execution,
+            scheduled_event_id=task.scheduled_event_id,
+            stamp=task.stamp,
+            request_id=ids.uuid(),
+            poll=poll,
+        )
+    if not isinstance(poll, rr.PollWorkflowTaskQueueRequest):
+        raise ServiceError(Code.UNIMPLEMENTED, "Nexus tasks are not dispatched by this server yet")
+    if task.query_id:
+        return "RecordQueryTaskStarted", internal.RecordQueryTaskStartedRequest(
+            execution=execution, query_id=task.query_id, poll=poll, task_queue=task.key.task_queue
+        )
+    return "RecordWorkflowTaskStarted", internal.RecordWorkflowTaskStartedRequest(
+        execution=execution,
+        scheduled_event_id=task.scheduled_event_id,
+        stamp=task.stamp,
+        request_id=ids.uuid(),
+        poll=poll,
+        task_queue=task.key.task_queue,
+    )
+
+
+def with_own_fields(reply: Reply, fields: bytes) -> Reply:
+    """History's reply and matching's fields in one message."""
+    if not fields:
+        return reply
+    if isinstance(reply, Encoded):
+        return Encoded(reply.data + fields)
+    reply.MergeFromString(fields)
+    return reply
+
+
+def check_poll(poll: PollRequest, max_length: int) -> None:
+    """What Temporal refuses about a poll, in its words."""
+    if len(poll.identity) > max_length:
+        raise invalid_argument("Identity length exceeds limit.")
+    if not poll.HasField("task_queue"):
+        raise invalid_argument("taskQueue is not set")
+    check_queue_name(poll.task_queue.name, max_length)
+
+
+def check_queue_name(name: str, max_length: int, *, partitions: bool = False) -> None:
+    """Refuse what can't name a queue."""
+    if not name:
+        raise invalid_argument("missing task queue name")
+    if len(name) > max_length:
+        raise invalid_argument("taskQueue length exceeds limit")
+    if not partitions and name.startswith(_RESERVED_PREFIX):
+        raise invalid_argument(f"task queue name cannot start with reserved prefix {_RESERVED_PREFIX}")

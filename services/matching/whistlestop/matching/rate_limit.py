@@ -1,0 +1,89 @@
+"""How fast one queue may hand out tasks.
+
+A token bucket kept as a single instant: the bucket is empty until `ready_ns`. Handing out pushes that instant forward
+by one interval, and a quiet time leaves room for a burst. Pure: the caller brings the time.
+
+Whose limit counts, as in Temporal: the one set by UpdateTaskQueueConfig, else the one that the last poller brought,
+and never more than the system's.
+"""
+
+from __future__ import annotations
+
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+
+from whistlestop.common.clock import SECOND_NS
+
+NEVER_NS = 1 << 62
+"""An instant after every other: a queue whose limit is zero."""
+
+_LONGEST_DEBT_TOKENS = 1
+"""After a raise of the limit, nobody waits longer than for so many tokens of the new one."""
+
+
+class RateLimiter:
+    """The bucket of one queue."""
+
+    __slots__ = (
+        "_api_rps",
+        "_burst_ns",
+        "_burst_s",
+        "_interval_ns",
+        "_system_rps",
+        "_worker_rps",
+        "ready_ns",
+        "rps",
+        "source",
+    )
+
+    def __init__(self, system_rps: float, burst_s: float) -> None:
+        self._system_rps = system_rps
+        self._burst_s = burst_s
+        self._api_rps: float | None = None
+        self._worker_rps: float | None = None
+        self.ready_ns = 0
+        self.rps = 0.0
+        self.source: queue_enums.RateLimitSource.ValueType = queue_enums.RATE_LIMIT_SOURCE_SYSTEM
+        self._interval_ns = 0
+        self._burst_ns = 0
+        self._settle(0)
+
+    def set_api_rps(self, rps: float | None, now_ns: int) -> None:
+        """The limit of the queue's stored settings; None: there is none."""
+        if rps != self._api_rps:
+            self._api_rps = rps
+            self._settle(now_ns)
+
+    def set_worker_rps(self, rps: float | None, now_ns: int) -> None:
+        """The limit that came with the latest poll; None: it had none."""
+        if rps != self._worker_rps:
+            self._worker_rps = rps
+            self._settle(now_ns)
+
+    def take(self, now_ns: int) -> bool:
+        """Use one token; False, and nothing changed, when the bucket is empty."""
+        if self.ready_ns > now_ns:
+            return False
+        earliest_ns = now_ns - self._burst_ns
+        self.ready_ns = max(self.ready_ns, earliest_ns) + self._interval_ns
+        return True
+
+    def give_back(self) -> None:
+        """The token of a task that turned out stale."""
+        if self.ready_ns < NEVER_NS:
+            self.ready_ns -= self._interval_ns
+
+    def _settle(self, now_ns: int) -> None:
+        wanted, source = self._system_rps, queue_enums.RATE_LIMIT_SOURCE_SYSTEM
+        if self._api_rps is not None:
+            if self._api_rps < wanted:
+                wanted, source = self._api_rps, queue_enums.RATE_LIMIT_SOURCE_API
+        elif self._worker_rps is not None and self._worker_rps < wanted:
+            wanted, source = self._worker_rps, queue_enums.RATE_LIMIT_SOURCE_WORKER
+        self.rps, self.source = wanted, source
+        if wanted <= 1e-9:
+            self._interval_ns, self._burst_ns, self.ready_ns = NEVER_NS, 0, NEVER_NS
+            return
+        self._interval_ns = int(SECOND_NS / wanted)
+        # A burst of a whole interval less than the bucket keeps "N per second" from letting N + 1 through at once.
+        self._burst_ns = max(int(self._burst_s * SECOND_NS) - self._interval_ns, 0)
+        self.ready_ns = min(self.ready_ns, now_ns + _LONGEST_DEBT_TOKENS * self._interval_ns)

@@ -1,0 +1,69 @@
+"""Whether a worker should open more polls or fewer, and the fields that matching adds to a reply.
+
+As Temporal decides: a poll that waited a second for a fresh task was one too many; a backlog older than a moment, or
+tasks coming faster than they go, asks for one more. Advice to add is given ten times a second per poller at most.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from whistlestop.common.clock import SECOND_NS
+
+if TYPE_CHECKING:
+    from whistlestop.matching.config import MatchingConfig
+    from whistlestop.matching.queue import TaskQueue
+
+_KINDS: dict[
+    int,
+    type[rr.PollWorkflowTaskQueueResponse | rr.PollActivityTaskQueueResponse | rr.PollNexusTaskQueueResponse],
+] = {1: rr.PollWorkflowTaskQueueResponse, 2: rr.PollActivityTaskQueueResponse, 3: rr.PollNexusTaskQueueResponse}
+_HINT_SHOWN = 1000
+"""Backlog hints are exact up to here and rounded beyond, so that the cache of `own_fields` stays small."""
+
+
+def advise(queue: TaskQueue, config: MatchingConfig, waited_ns: int, now_ns: int, *, fresh: bool) -> int:
+    """The suggested change of open polls after one of them got a task."""
+    if fresh and waited_ns >= config.scale_down_wait_s * SECOND_NS:
+        return -1
+    if not _wants_more(queue, config, now_ns):
+        return 0
+    # The same bucket as for rates: one instant, pushed by each piece of advice.
+    ready_ns = max(queue.scaled_ns, now_ns - SECOND_NS)
+    if ready_ns > now_ns:
+        return 0
+    queue.scaled_ns = ready_ns + int(SECOND_NS / (config.scale_decisions_per_s * max(len(queue.pollers), 1)))
+    return 1
+
+
+def _wants_more(queue: TaskQueue, config: MatchingConfig, now_ns: int) -> bool:
+    if queue.limited is not None and queue.limited.per_second(now_ns) > 0:
+        return False
+    if queue.backlog and queue.backlog_age_ns(now_ns) > config.scale_up_backlog_age_s * SECOND_NS:
+        return True
+    added = dispatched = 0.0
+    for rates in queue.rates.values():
+        added += rates.added.per_second(now_ns)
+        dispatched += rates.dispatched.per_second(now_ns)
+    return added > config.scale_up_ratio * dispatched
+
+
+@lru_cache(maxsize=4096)
+def _own_fields(task_type: int, backlog_hint: int, delta: int) -> bytes:
+    reply: rr.PollWorkflowTaskQueueResponse | rr.PollActivityTaskQueueResponse | rr.PollNexusTaskQueueResponse
+    reply = _KINDS[task_type]()
+    if delta:
+        reply.poller_scaling_decision.poll_request_delta_suggestion = delta
+    if backlog_hint and isinstance(reply, rr.PollWorkflowTaskQueueResponse):
+        reply.backlog_count_hint = backlog_hint
+    return bytes(reply.SerializeToString())
+
+
+def own_fields(task_type: int, backlog: int, delta: int) -> bytes:
+    """Matching's own fields, serialised: appended to history's reply they merge into it."""
+    if backlog > _HINT_SHOWN:
+        backlog -= backlog % 100
+    return _own_fields(task_type, backlog if task_type == 1 else 0, delta)

@@ -1,0 +1,291 @@
+"""The matching service: what tasks wait for, and who they go to.
+
+One table of methods; no transport types. Correctness needs nothing of what is in memory here: a fresh instance per call
+(`context.can_hold` False) works on the store alone, and in a long-lived process memory only saves looks at it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.context import CallContext
+from whistlestop.common.errors import ServiceError, unavailable, unimplemented
+from whistlestop.common.proto import internal_pb2 as internal
+from whistlestop.matching.alarms import Alarms
+from whistlestop.matching.background import Background, RowDeletes
+from whistlestop.matching.config import MatchingConfig
+from whistlestop.matching.describe import Descriptions
+from whistlestop.matching.pollers import PollerRows
+from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, Polls
+from whistlestop.matching.queues import Queues
+from whistlestop.matching.settings import Settings
+from whistlestop.matching.workers import Workers
+from whistlestop.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from google.protobuf.message import Message
+
+    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.ids import Ids
+    from whistlestop.common.notify import Notifier
+    from whistlestop.matching.polls import Counters
+    from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
+    from whistlestop.storage.interface import TaskStore
+    from whistlestop.storage.records import MatchingTask
+
+log = logging.getLogger(__name__)
+
+_HELD_POLL_S = 70.0
+"""A poll that another process holds shows in its row only when it began: up to a long poll and a margin ago."""
+
+_RESET_PAGE = 100
+_RESET_PAGES = 100
+
+
+class Matching:
+    """Task queues, polls and workers. Call it from one event loop."""
+
+    def __init__(
+        self,
+        store: TaskStore,
+        history: ServiceClient,
+        clock: Clock,
+        ids: Ids,
+        notifier: Notifier,
+        config: MatchingConfig | None = None,
+    ) -> None:
+        config = config or MatchingConfig()
+        self._store = store
+        self._history = history
+        self._clock = clock
+        self._config = config
+        self._window_ns = int(config.sticky_window_s * SECOND_NS)
+        self._alarms = Alarms(clock)
+        self._background = Background()
+        self._queues = Queues(store, clock, notifier, config, self._alarms, self._background)
+        self._rows = PollerRows(store, config, self._background)
+        self._settings = Settings(store, config)
+        self._workers = Workers(config)
+        self._descriptions = Descriptions(store, clock, config, self._queues, self._rows, self._settings)
+        self._polls = Polls(
+            store=store,
+            history=history,
+            clock=clock,
+            ids=ids,
+            notifier=notifier,
+            config=config,
+            alarms=self._alarms,
+            queues=self._queues,
+            rows=self._rows,
+            deletes=RowDeletes(store, self._background),
+            settings=self._settings,
+            workers=self._workers,
+        )
+        self._methods: dict[str, Callable[[Any, CallContext], Awaitable[Reply]]] = {
+            "PollWorkflowTaskQueue": self._poll_workflow,
+            "PollActivityTaskQueue": self._poll_activity,
+            "PollNexusTaskQueue": self._poll_nexus,
+            "DescribeTaskQueue": self._descriptions.describe,
+            "ListTaskQueuePartitions": self._list_partitions,
+            "UpdateTaskQueueConfig": self._update_config,
+            "ShutdownWorker": self._shutdown_worker,
+            "RecordWorkerHeartbeat": self._record_heartbeat,
+            "ListWorkers": self._list_workers,
+            "CountWorkers": self._count_workers,
+            "DescribeWorker": self._describe_worker,
+            "HasPoller": self._has_poller,
+        }
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """What `call` knows."""
+        return frozenset(self._methods)
+
+    @property
+    def counters(self) -> Counters:
+        """How polls ended so far."""
+        return self._polls.counters
+
+    @property
+    def waiting(self) -> int:
+        """Polls that wait now."""
+        return sum(len(queue.waiters) for queue in self._queues)
+
+    @property
+    def known_backlog(self) -> int:
+        """Candidates in memory."""
+        return sum(queue.backlog for queue in self._queues)
+
+    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+        """Run a method. Raises ServiceError."""
+        handler = self._methods.get(method)
+        if handler is None:
+            raise unimplemented(f"matching has no method {method}")
+        try:
+            return await handler(request, context)
+        except StorageError as error:
+            raise unavailable(f"the store did not answer: {error}") from error
+
+    def offer(self, tasks: Sequence[MatchingTask]) -> None:
+        """Rows that were committed just now: waiting polls get them without a look at the store."""
+        now_ns = self._clock.now_ns()
+        for task in tasks:
+            key = task.key
+            queue_key = (key.namespace_id, key.task_queue, key.task_type)
+            queue = self._queues.find(queue_key) or self._queues.get(queue_key, now_ns)
+            if queue.sticky and not task.query_id and not queue.polled_since(now_ns - self._window_ns):
+                self._background.spawn(self._reset_if_unpolled(task, queue_key))
+            queue.offer(task, now_ns)
+
+    async def close(self) -> None:
+        """Answer all open polls empty, refuse new ones, and finish what was begun."""
+        self._polls.closing = True
+        self._queues.close()
+        self._alarms.close()
+        await self._background.join()
+
+    # Polls.
+
+    def _poll_workflow(self, request: PollRequest, context: CallContext) -> Awaitable[Reply]:
+        return self._polls.poll(WORKFLOW, request, context)
+
+    def _poll_activity(self, request: PollRequest, context: CallContext) -> Awaitable[Reply]:
+        return self._polls.poll(ACTIVITY, request, context)
+
+    def _poll_nexus(self, request: PollRequest, context: CallContext) -> Awaitable[Reply]:
+        return self._polls.poll(NEXUS, request, context)
+
+    # Queues.
+
+    async def _list_partitions(self, request: rr.ListTaskQueuePartitionsRequest, context: CallContext) -> Reply:
+        return self._descriptions.partitions(request)
+
+    async def _update_config(self, request: rr.UpdateTaskQueueConfigRequest, context: CallContext) -> Reply:
+        now_ns = self._clock.now_ns()
+        config = await self._settings.update(context.namespace_id, request, now_ns)
+        queue = self._queues.find((context.namespace_id, request.task_queue, int(request.task_queue_type)))
+        if queue is not None:
+            await self._settings.refresh(queue, now_ns)
+            queue.limits_changed(now_ns)
+        return rr.UpdateTaskQueueConfigResponse(config=config)
+
+    async def _has_poller(self, request: internal.HasPollerRequest, context: CallContext) -> Reply:
+        key = (context.namespace_id, request.task_queue, request.task_type or WORKFLOW)
+        found = await self._is_polled(key, shared=self._config.share_pollers or not context.can_hold)
+        return internal.HasPollerResponse(has_poller=found)
+
+    async def _is_polled(self, key: QueueKey, *, shared: bool) -> bool:
+        now_ns = self._clock.now_ns()
+        queue = self._queues.find(key)
+        if queue is not None and queue.polled_since(now_ns - self._window_ns):
+            return True
+        if not shared:
+            return False
+        since_ns = now_ns - self._window_ns - int(_HELD_POLL_S * SECOND_NS)
+        return any(row.last_access_ns >= since_ns for row in await self._rows.read(key, now_ns))
+
+    # Sticky queues.
+
+    async def _reset_if_unpolled(self, task: MatchingTask, key: QueueKey) -> None:
+        try:
+            if not await self._is_polled(key, shared=self._config.share_pollers):
+                await self._reset_sticky(task, CallContext(namespace_id=key[0]))
+        except StorageError as error:
+            log.debug("pollers of %s are unknown now: %s", key[1], error)
+
+    async def _reset_sticky(self, task: MatchingTask, context: CallContext) -> None:
+        """Let history put the task on the normal queue. If that fails, its schedule-to-start timeout does."""
+        request = internal.ResetStickyTaskRequest(
+            execution=common_pb.WorkflowExecution(workflow_id=task.workflow_id, run_id=task.run_id),
+            scheduled_event_id=task.scheduled_event_id,
+            stamp=task.stamp,
+        )
+        try:
+            await self._history.call("ResetStickyTask", request, context)
+        except ServiceError as error:
+            log.debug("sticky task of %s/%s stays where it is: %r", task.workflow_id, task.run_id, error)
+
+    # Workers.
+
+    async def _shutdown_worker(self, request: rr.ShutdownWorkerRequest, context: CallContext) -> Reply:
+        now_ns = self._clock.now_ns()
+        namespace_id = context.namespace_id
+        if request.HasField("worker_heartbeat"):
+            self._workers.record(namespace_id, [request.worker_heartbeat], now_ns)
+        if request.worker_instance_key:
+            self._workers.leave(request.worker_instance_key, now_ns)
+        types = [int(kind) for kind in request.task_queue_types] or [WORKFLOW, ACTIVITY]
+        named = {(namespace_id, request.task_queue, task_type) for task_type in types} if request.task_queue else set()
+        for queue in self._queues:
+            if queue.key[0] == namespace_id and queue.waiters:
+                self._end_polls(queue, request, named=queue.key in named)
+        shared = self._config.share_pollers or not context.can_hold
+        for key in named:
+            if request.identity:
+                await self._forget_pollers(key, request.identity, now_ns, shared=shared)
+        if request.sticky_task_queue:
+            await self._leave_sticky(
+                (namespace_id, request.sticky_task_queue, WORKFLOW), context, now_ns, shared=shared
+            )
+        return rr.ShutdownWorkerResponse()
+
+    def _end_polls(self, queue: TaskQueue, request: rr.ShutdownWorkerRequest, *, named: bool) -> None:
+        """End the worker's polls: by its instance key; of a worker without one, by identity on the queue it names."""
+        for waiter in list(queue.waiters):
+            if request.worker_instance_key:
+                gone = waiter.poll.worker_instance_key == request.worker_instance_key
+            else:
+                gone = named and bool(request.identity) and waiter.poll.identity == request.identity
+            if gone:
+                waiter.end()
+
+    async def _forget_pollers(self, key: QueueKey, identity: str, now_ns: int, *, shared: bool) -> None:
+        queue = self._queues.find(key)
+        if queue is not None:
+            if identity:
+                queue.pollers.pop(identity, None)
+            else:
+                queue.pollers.clear()
+        if shared:
+            await self._rows.remove(key, identity, now_ns)
+
+    async def _leave_sticky(self, key: QueueKey, context: CallContext, now_ns: int, *, shared: bool) -> None:
+        """The queue has lost its only worker: end its polls, and put what waits there on the normal queue."""
+        await self._forget_pollers(key, "", now_ns, shared=shared)
+        queue = self._queues.find(key)
+        if queue is not None:
+            for waiter in list(queue.waiters):
+                waiter.end()
+            queue.sticky = True
+            queue.gone = True
+            queue.drain()
+        after: tuple[int, int] | None = None
+        for _ in range(_RESET_PAGES):
+            tasks = await self._store.list_tasks(*key, after, _RESET_PAGE)
+            for task in tasks:
+                if not task.query_id:
+                    await self._reset_sticky(task, context)
+            if len(tasks) < _RESET_PAGE:
+                break
+            after = (tasks[-1].key.priority, tasks[-1].key.task_id)
+
+    async def _record_heartbeat(self, request: rr.RecordWorkerHeartbeatRequest, context: CallContext) -> Reply:
+        self._workers.record(context.namespace_id, request.worker_heartbeat, self._clock.now_ns())
+        return rr.RecordWorkerHeartbeatResponse()
+
+    async def _list_workers(self, request: rr.ListWorkersRequest, context: CallContext) -> Reply:
+        return self._workers.list(context.namespace_id, request, self._clock.now_ns())
+
+    async def _count_workers(self, request: rr.CountWorkersRequest, context: CallContext) -> Reply:
+        return self._workers.count(context.namespace_id, request, self._clock.now_ns())
+
+    async def _describe_worker(self, request: rr.DescribeWorkerRequest, context: CallContext) -> Reply:
+        return self._workers.describe(context.namespace_id, request, self._clock.now_ns())
