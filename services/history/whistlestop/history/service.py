@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from whistlestop.common.errors import unimplemented
 from whistlestop.history.api import METHODS
+from whistlestop.history.core import commands as _commands  # noqa: F401 - fills the table of command handlers
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.engine import Engine
 from whistlestop.history.timers import TimerProcessor
