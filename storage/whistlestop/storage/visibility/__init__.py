@@ -1,0 +1,99 @@
+"""The list filter of visibility, as pure code: what a client writes, what it means, and the SQL for it.
+
+    query = parse("WorkflowType = 'order' AND CustomerId = 'c1'", custom={"CustomerId": AttributeType.Keyword})
+    sql, parameters = where_clause(query, SQLITE)            # or POSTGRES; a condition on `executions_visibility`
+    behind, more = page_clause(parse_page_token(token), SQLITE)
+    # SELECT ... WHERE namespace_id = ? AND {sql} AND {behind} ORDER BY {ORDER_BY} LIMIT ?
+    # the next token: PageKey(close_time, start_time, run_id of the last row).token()
+
+    columns, values = group_by_columns(query, SQLITE)        # SELECT {columns}, COUNT(*) ... GROUP BY 1
+    group_payloads(query, row_values)
+
+    values = validate(request.search_attributes, custom, namespace_name)   # what a request may set
+    text = row_json(payloads, custom)                        # for VisibilityRow.search_attributes
+    payloads = row_payloads(row.search_attributes, custom)   # and back, for a listed execution
+
+    matches(query, row)                                      # the same in Python, for tests
+
+Values in rows: times are microseconds since the Unix epoch, ExecutionDuration nanoseconds. Errors are InvalidQuery,
+InvalidPageToken and InvalidSearchAttributes; their `message` is the text for INVALID_ARGUMENT.
+"""
+
+from __future__ import annotations
+
+from whistlestop.storage.visibility.attributes import (
+    DEFAULT_LIMITS,
+    PREDEFINED,
+    SETTABLE_PREDEFINED,
+    SYSTEM,
+    SYSTEM_AND_PREDEFINED,
+    Attribute,
+    AttributeType,
+    Limits,
+    Value,
+    decode_value,
+    encode_value,
+    is_reserved,
+    is_valid_name,
+    payload_type,
+    row_json,
+    row_payloads,
+    validate,
+)
+from whistlestop.storage.visibility.dialects import POSTGRES, SQLITE, Dialect, Parameter
+from whistlestop.storage.visibility.errors import InvalidPageToken, InvalidQuery, InvalidSearchAttributes
+from whistlestop.storage.visibility.evaluate import evaluate, matches
+from whistlestop.storage.visibility.literals import STATUS_NAMES, STATUS_NUMBERS
+from whistlestop.storage.visibility.query import Query, parse, resolve
+from whistlestop.storage.visibility.sql import (
+    OPEN_CLOSE_TIME,
+    ORDER_BY,
+    PageKey,
+    group_by_columns,
+    group_payloads,
+    page_clause,
+    parse_page_token,
+    where_clause,
+)
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "OPEN_CLOSE_TIME",
+    "ORDER_BY",
+    "POSTGRES",
+    "PREDEFINED",
+    "SETTABLE_PREDEFINED",
+    "SQLITE",
+    "STATUS_NAMES",
+    "STATUS_NUMBERS",
+    "SYSTEM",
+    "SYSTEM_AND_PREDEFINED",
+    "Attribute",
+    "AttributeType",
+    "Dialect",
+    "InvalidPageToken",
+    "InvalidQuery",
+    "InvalidSearchAttributes",
+    "Limits",
+    "PageKey",
+    "Parameter",
+    "Query",
+    "Value",
+    "decode_value",
+    "encode_value",
+    "evaluate",
+    "group_by_columns",
+    "group_payloads",
+    "is_reserved",
+    "is_valid_name",
+    "matches",
+    "page_clause",
+    "parse",
+    "parse_page_token",
+    "payload_type",
+    "resolve",
+    "row_json",
+    "row_payloads",
+    "validate",
+    "where_clause",
+]

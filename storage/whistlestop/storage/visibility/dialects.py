@@ -1,0 +1,160 @@
+"""What differs between the databases: how a value is got out of the JSON object, and placeholders.
+
+Postgres stays within what Aurora DSQL accepts: the column is text, cast to jsonb while the query runs. A stored value
+whose type is not the attribute's (an attribute may be removed and added anew with another type) reads as NULL; above
+all it must not fail the statement.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
+
+from whistlestop.storage.visibility.attributes import TEXT_WORDS_PREFIX, Attribute, AttributeType
+
+if TYPE_CHECKING:
+    from whistlestop.storage.visibility.literals import Scalar
+
+Parameter: TypeAlias = bool | int | float | str | Decimal
+Fragment: TypeAlias = tuple[str, list[Parameter]]
+
+
+class Dialect(Protocol):
+    """SQL text never holds what a user wrote: names and values are parameters."""
+
+    placeholder: str
+
+    def attribute(self, attribute: Attribute) -> Fragment:
+        """The value in the JSON object, NULL where missing or of another type. Not for KeywordList."""
+        ...
+
+    def is_list(self, attribute: Attribute) -> Fragment:
+        """Whether the JSON object holds a list of that name: true, false or NULL."""
+        ...
+
+    def has_any(self, attribute: Attribute, values: tuple[str, ...]) -> Fragment:
+        """Whether the list holds one of the values; false, never NULL, without a list."""
+        ...
+
+    def has_word(self, attribute: Attribute, term: str) -> Fragment:
+        """Whether the words of a Text hold the term; false, never NULL, without a text."""
+        ...
+
+    def ordered(self, column: str) -> str:
+        """A text column whose order is that of its code points."""
+        ...
+
+    def starts_with(self, expression: str) -> str:
+        """Takes two parameters: the prefix's length in characters and the prefix."""
+        ...
+
+    def parameter(self, value: Scalar, kind: AttributeType) -> Parameter:
+        """A literal as the database's driver is to get it."""
+        ...
+
+
+class SqliteDialect:
+    """SQLite 3.38 or newer."""
+
+    placeholder = "?"
+
+    _TYPES: ClassVar = {
+        AttributeType.Text: "('text')",
+        AttributeType.Keyword: "('text')",
+        AttributeType.Int: "('integer', 'real')",
+        AttributeType.Double: "('integer', 'real')",
+        AttributeType.Datetime: "('integer', 'real')",
+        AttributeType.Bool: "('true', 'false')",
+    }
+
+    def attribute(self, attribute: Attribute) -> Fragment:
+        path = _path(attribute.name)
+        value = "json_extract(search_attributes, ?)"
+        if attribute.type is AttributeType.Double:
+            value = f"CAST({value} AS REAL)"
+        types = self._TYPES[attribute.type]
+        return f"CASE WHEN json_type(search_attributes, ?) IN {types} THEN {value} END", [path, path]
+
+    def is_list(self, attribute: Attribute) -> Fragment:
+        return "json_type(search_attributes, ?) = 'array'", [_path(attribute.name)]
+
+    def has_any(self, attribute: Attribute, values: tuple[str, ...]) -> Fragment:
+        path = _path(attribute.name)
+        wanted = ", ".join("?" * len(values))
+        held = f"SELECT 1 FROM json_each(search_attributes, ?) AS item WHERE item.value IN ({wanted})"  # noqa: S608  marks
+        is_list = "COALESCE(json_type(search_attributes, ?) = 'array', 0)"
+        return f"({is_list} AND EXISTS ({held}))", [path, path, *values]
+
+    def has_word(self, attribute: Attribute, term: str) -> Fragment:
+        path = _path(TEXT_WORDS_PREFIX + attribute.name)
+        return "COALESCE(instr(json_extract(search_attributes, ?), ?) > 0, 0)", [path, term]
+
+    def ordered(self, column: str) -> str:
+        return column
+
+    def starts_with(self, expression: str) -> str:
+        return f"substr({expression}, 1, ?) = ?"
+
+    def parameter(self, value: Scalar, kind: AttributeType) -> Parameter:
+        return value
+
+
+class PostgresDialect:
+    """Postgres 14 or newer and Aurora DSQL, through psycopg."""
+
+    placeholder = "%s"
+
+    _OBJECT = "search_attributes::jsonb"
+    _TYPES: ClassVar = {
+        AttributeType.Text: ("string", ""),
+        AttributeType.Keyword: ("string", ""),
+        AttributeType.Int: ("number", "::numeric"),
+        AttributeType.Double: ("number", "::float8"),
+        AttributeType.Datetime: ("number", "::numeric"),
+        AttributeType.Bool: ("boolean", "::boolean"),
+    }
+
+    def attribute(self, attribute: Attribute) -> Fragment:
+        json_type, cast = self._TYPES[attribute.type]
+        value = f"({self._OBJECT} ->> %s::text){cast}"
+        if json_type == "string":
+            value = f'{value} COLLATE "C"'
+        return (
+            f"(CASE WHEN jsonb_typeof({self._OBJECT} -> %s::text) = '{json_type}' THEN {value} END)",
+            [attribute.name, attribute.name],
+        )
+
+    def is_list(self, attribute: Attribute) -> Fragment:
+        return f"jsonb_typeof({self._OBJECT} -> %s::text) = 'array'", [attribute.name]
+
+    def has_any(self, attribute: Attribute, values: tuple[str, ...]) -> Fragment:
+        one = f"({self._OBJECT} -> %s::text) @> to_jsonb(%s::text)"
+        parameters: list[Parameter] = [attribute.name]
+        for value in values:
+            parameters += [attribute.name, value]
+        any_held = " OR ".join([one] * len(values))
+        is_list = f"jsonb_typeof({self._OBJECT} -> %s::text) = 'array'"
+        return f"COALESCE({is_list} AND ({any_held}), FALSE)", parameters
+
+    def has_word(self, attribute: Attribute, term: str) -> Fragment:
+        name = TEXT_WORDS_PREFIX + attribute.name
+        return f"COALESCE(strpos({self._OBJECT} ->> %s::text, %s::text) > 0, FALSE)", [name, term]
+
+    def ordered(self, column: str) -> str:
+        return f'{column} COLLATE "C"'
+
+    def starts_with(self, expression: str) -> str:
+        return f"left({expression}, %s::int) = %s::text"
+
+    def parameter(self, value: Scalar, kind: AttributeType) -> Parameter:
+        """Exact numbers: a float against a whole number would be compared as floats."""
+        is_exact = isinstance(value, float) and kind is not AttributeType.Double
+        return Decimal(value) if is_exact else value
+
+
+SQLITE: Dialect = SqliteDialect()
+POSTGRES: Dialect = PostgresDialect()
+
+
+def _path(name: str) -> str:
+    return f'$."{name}"'

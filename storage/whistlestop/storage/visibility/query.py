@@ -1,0 +1,323 @@
+"""The list filter: text to a typed, frozen tree. Every fault raises InvalidQuery, worded as Temporal words it.
+
+Where the SQL stores of Temporal differ among each other, this follows the documented meaning, the same on every store:
+Keyword and KeywordList compare exactly, case included (Temporal's SQLite folds case in STARTS_WITH and in keyword
+lists), and `!=` and NOT IN on KeywordList and Text hold where the attribute is missing (as on its SQLite; on all other
+types a missing value is NULL and satisfies no comparison).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from whistlestop.storage.visibility import syntax
+from whistlestop.storage.visibility.attributes import (
+    RESERVED_PREFIX,
+    SYSTEM,
+    SYSTEM_AND_PREDEFINED,
+    Attribute,
+    AttributeType,
+    joined_words,
+)
+from whistlestop.storage.visibility.errors import INVALID_EXPRESSION, NOT_SUPPORTED, InvalidQuery
+from whistlestop.storage.visibility.literals import Scalar, read_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from whistlestop.storage.visibility.syntax import Node
+
+CompareOperator: TypeAlias = Literal["=", "!=", "<", "<=", ">", ">="]
+
+_COMPARE: Mapping[str, CompareOperator] = {"=": "=", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+_LISTS = ("in", "not in")
+_PREFIXES = ("starts_with", "not starts_with")
+_EQUALITY = ("=", "!=")
+_RANGED = (AttributeType.Datetime, AttributeType.Double, AttributeType.Int, AttributeType.Keyword)
+_DIVISION = "TemporalNamespaceDivision"
+_GROUPABLE = ("ExecutionStatus", _DIVISION)
+
+MAX_VALUES = 10_000
+"""Literals in one query; databases bound the parameters of a statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """`attribute operator value`, on all types but KeywordList and Text."""
+
+    attribute: Attribute
+    operator: CompareOperator
+    value: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    """`attribute [NOT] IN (values)`, on all types but KeywordList and Text."""
+
+    attribute: Attribute
+    values: tuple[Scalar, ...]
+    negated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HasAny:
+    """A KeywordList holds one of the values: `=`, `!=`, IN, NOT IN."""
+
+    attribute: Attribute
+    values: tuple[str, ...]
+    negated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HasWords:
+    """A Text holds one of the terms, each a run of words as `joined_words` writes it: `=`, `!=`."""
+
+    attribute: Attribute
+    terms: tuple[str, ...]
+    negated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """`attribute [NOT] BETWEEN low AND high`, both ends included."""
+
+    attribute: Attribute
+    low: Scalar
+    high: Scalar
+    negated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartsWith:
+    """`attribute [NOT] STARTS_WITH prefix`, on Keyword."""
+
+    attribute: Attribute
+    prefix: str
+    negated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IsNull:
+    """`attribute IS [NOT] NULL`."""
+
+    attribute: Attribute
+    negated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """All of two or more."""
+
+    items: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """Any of two or more."""
+
+    items: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The opposite; of NULL, NULL."""
+
+    item: Expression
+
+
+Expression: TypeAlias = Compare | In | HasAny | HasWords | Between | StartsWith | IsNull | And | Or | Not
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A filter ready to be served, the implied condition on the namespace division included."""
+
+    where: Expression | None
+    group_by: tuple[Attribute, ...] = ()
+
+
+def parse(text: str, custom: Mapping[str, AttributeType]) -> Query:
+    """Read a list filter. `custom` are the namespace's custom attributes. Raises InvalidQuery.
+
+    Unless the filter names TemporalNamespaceDivision, only what has none is meant (schedulers, batchers and the like
+    run in divisions of their own).
+    """
+    return _Converter(custom).convert(syntax.parse_statement(text))
+
+
+class _Converter:
+    def __init__(self, custom: Mapping[str, AttributeType]) -> None:
+        self._custom = custom
+        self._division_seen = False
+        self._values = 0
+
+    def convert(self, statement: syntax.Statement) -> Query:
+        if statement.limited:
+            raise InvalidQuery(f"{NOT_SUPPORTED}: 'LIMIT' clause")
+        where = self._where(statement.where) if statement.where is not None else None
+        group_by = self._group_by(statement.group_by)
+        self._refuse_order(statement.order_by)
+        if not self._division_seen:
+            plain = IsNull(Attribute(_DIVISION, AttributeType.Keyword, _DIVISION), negated=False)
+            where = plain if where is None else And((plain, where))
+        return Query(where, group_by)
+
+    def _group_by(self, nodes: tuple[Node, ...]) -> tuple[Attribute, ...]:
+        if len(nodes) > 1:
+            raise InvalidQuery(f"{NOT_SUPPORTED}: 'GROUP BY' clause supports only a single field")
+        attributes = tuple(self._attribute(node) for node in nodes)
+        for attribute in attributes:
+            if attribute.name not in _GROUPABLE:
+                raise InvalidQuery(
+                    f"{NOT_SUPPORTED}: 'GROUP BY' clause is not supported for search attribute {attribute.alias}"
+                )
+        return attributes
+
+    def _refuse_order(self, nodes: tuple[tuple[Node, bool], ...]) -> None:
+        """SQL stores of Temporal have one order only; what is wrong with the columns is said first all the same."""
+        for node, _ in nodes:
+            if self._attribute(node).type is AttributeType.Text:
+                raise InvalidQuery(f"{NOT_SUPPORTED}: unable to sort by search attribute type Text")
+        if nodes:
+            raise InvalidQuery(f"{NOT_SUPPORTED}: 'ORDER BY' clause")
+
+    def _where(self, node: Node) -> Expression:
+        while node.kind == syntax.PAREN:
+            node = node.items[0]
+        match node.kind:
+            case syntax.AND:
+                return And(tuple([self._where(item) for item in node.items]))
+            case syntax.OR:
+                return Or(tuple([self._where(item) for item in node.items]))
+            case syntax.NOT:
+                return Not(self._where(node.items[0]))
+            case syntax.COMPARISON:
+                return self._comparison(node)
+            case syntax.RANGE:
+                return self._range(node)
+            case syntax.IS:
+                return self._is(node)
+            case syntax.FUNCTION:
+                raise InvalidQuery(f"{NOT_SUPPORTED}: function expression")
+            case syntax.NAME:
+                raise InvalidQuery(f"{INVALID_EXPRESSION}: incomplete expression")
+        raise InvalidQuery(f"{NOT_SUPPORTED}: expression of type {node.kind}")
+
+    def _comparison(self, node: Node) -> Expression:
+        left, right = node.items
+        operator = node.text
+        attribute = self._attribute(left)
+        is_list = right.kind == syntax.TUPLE
+        values = [self._value(item, attribute) for item in (right.items if is_list else (right,))]
+        _check_operator(operator, attribute)
+        negated = operator.startswith(("not ", "!"))
+        if is_list and operator not in _LISTS:
+            raise _needs_string(operator, attribute, values)
+        match attribute.type:
+            case AttributeType.KeywordList:
+                return HasAny(attribute, tuple(str(value) for value in values), negated)
+            case AttributeType.Text:
+                return _has_words(attribute, str(values[0]), negated=negated)
+        if operator in _LISTS:
+            return In(attribute, tuple(values), negated)
+        if operator in _PREFIXES:
+            prefix = values[0]
+            if attribute.name == "ExecutionStatus" or not isinstance(prefix, str):
+                raise _needs_string(operator, attribute, values)
+            return StartsWith(attribute, prefix, negated)
+        return Compare(attribute, _COMPARE[operator], values[0])
+
+    def _range(self, node: Node) -> Between:
+        left, low, high = node.items
+        attribute = self._attribute(left)
+        if attribute.type not in _RANGED:
+            raise InvalidQuery(
+                f"{INVALID_EXPRESSION}: cannot do range condition on search attribute '{attribute.alias}'"
+                f" of type {attribute.type.name}"
+            )
+        return Between(
+            attribute, self._value(low, attribute), self._value(high, attribute), node.text.startswith("not ")
+        )
+
+    def _is(self, node: Node) -> IsNull:
+        attribute = self._attribute(node.items[0])
+        if node.text not in ("is null", "is not null"):
+            raise InvalidQuery(f"{INVALID_EXPRESSION}: 'IS' operator can only be used as 'IS NULL' or 'IS NOT NULL'")
+        return IsNull(attribute, negated=node.text == "is not null")
+
+    def _value(self, node: Node, attribute: Attribute) -> Scalar:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise InvalidQuery(f"{NOT_SUPPORTED}: more than {MAX_VALUES} values")
+        return read_value(node, attribute)
+
+    def _attribute(self, node: Node) -> Attribute:
+        if node.kind != syntax.NAME:
+            raise InvalidQuery(f"{INVALID_EXPRESSION}: must be a column name but was {node.kind}")
+        attribute = resolve(node.text, self._custom)
+        if attribute is None:
+            raise InvalidQuery(f"invalid search attribute: {node.text}")
+        self._division_seen = self._division_seen or attribute.name == _DIVISION
+        return attribute
+
+
+def resolve(alias: str, custom: Mapping[str, AttributeType]) -> Attribute | None:
+    """The attribute that a name means: custom before the server's own, with or without the `Temporal` prefix."""
+    if alias not in SYSTEM_AND_PREDEFINED and alias in custom:
+        return Attribute(alias, custom[alias], alias)
+    bare = alias.removeprefix(RESERVED_PREFIX)
+    candidates = [alias]
+    if bare == "ScheduleId":
+        candidates.append("WorkflowId")
+    candidates += [RESERVED_PREFIX + alias, bare]
+    for name in candidates:
+        kind = SYSTEM_AND_PREDEFINED.get(name) or custom.get(name)
+        if kind is not None:
+            return Attribute(name, kind, alias)
+    return None
+
+
+def _check_operator(operator: str, attribute: Attribute) -> None:
+    match attribute.type:
+        case AttributeType.Keyword:
+            supported = operator in _COMPARE or operator in _LISTS or operator in _PREFIXES
+        case AttributeType.KeywordList:
+            supported = operator in _EQUALITY or operator in _LISTS
+        case AttributeType.Text:
+            supported = operator in _EQUALITY
+        case _:
+            supported = operator in _COMPARE or operator in _LISTS
+    if not supported:
+        raise InvalidQuery(
+            f"{NOT_SUPPORTED}: operator '{operator.upper()}' not supported for {attribute.type.name} type"
+            f" search attribute '{attribute.alias}'"
+        )
+
+
+def _needs_string(operator: str, attribute: Attribute, values: list[Scalar]) -> InvalidQuery:
+    if operator in _PREFIXES:
+        shown = f"[{' '.join(str(value) for value in values)}]" if len(values) != 1 else str(values[0])
+        if attribute.name == "ExecutionStatus":
+            shown = attribute.alias
+        return InvalidQuery(
+            f'{INVALID_EXPRESSION}: right-hand side of "{operator}" operator must be a literal string (got: {shown})'
+        )
+    shown = ", ".join(f"'{value}'" if isinstance(value, str) else str(value) for value in values)
+    return InvalidQuery(f"{INVALID_EXPRESSION}: unexpected value type (expected string, got ({shown}))")
+
+
+def _has_words(attribute: Attribute, text: str, *, negated: bool) -> HasWords:
+    """Blanks divide the text into terms, any of which will do."""
+    terms = [term for term in text.split(" ") if term]
+    if not terms:
+        raise InvalidQuery(
+            f"{INVALID_EXPRESSION}: no tokens found filtering on Text type search attribute {attribute.alias}"
+        )
+    joined = (joined_words(term) for term in terms)
+    return HasWords(attribute, tuple(term for term in joined if term), negated)
+
+
+def is_column(attribute: Attribute) -> bool:
+    """True where the row has a column of its own for it."""
+    return attribute.name in SYSTEM

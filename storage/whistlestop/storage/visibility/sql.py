@@ -1,0 +1,221 @@
+"""A filter as a parameterised condition on the table `executions_visibility`.
+
+The order of a list is Temporal's: open runs first, then by close time, the latest first; then by start time, the
+latest first; then by run id. Pages go on behind the last row's three values, so that a page costs the same wherever it
+starts and no row is missed or repeated while others come and go.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from whistlestop.storage.visibility.attributes import MAX_INT, Attribute, AttributeType, encode_value
+from whistlestop.storage.visibility.errors import InvalidPageToken
+from whistlestop.storage.visibility.literals import STATUS_NAMES, Scalar
+from whistlestop.storage.visibility.query import (
+    And,
+    Between,
+    Compare,
+    Expression,
+    HasAny,
+    HasWords,
+    In,
+    IsNull,
+    Not,
+    Or,
+    Query,
+    StartsWith,
+    is_column,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from temporalio.api.common.v1 import Payload
+
+    from whistlestop.storage.visibility.dialects import Dialect, Fragment, Parameter
+
+_COLUMNS = {
+    "WorkflowId": "workflow_id",
+    "RunId": "run_id",
+    "WorkflowType": "workflow_type_name",
+    "StartTime": "start_time",
+    "ExecutionTime": "execution_time",
+    "CloseTime": "close_time",
+    "ExecutionStatus": "status",
+    "TaskQueue": "task_queue",
+    "ExecutionDuration": "execution_duration",
+    # Known when the run closes, and NULL before, whatever the column holds.
+    "HistoryLength": "CASE WHEN close_time IS NOT NULL THEN history_length END",
+    "HistorySizeBytes": "CASE WHEN close_time IS NOT NULL THEN history_size_bytes END",
+    "StateTransitionCount": "CASE WHEN close_time IS NOT NULL THEN state_transition_count END",
+    "ParentWorkflowId": "parent_workflow_id",
+    "ParentRunId": "parent_run_id",
+    "RootWorkflowId": "root_workflow_id",
+    "RootRunId": "root_run_id",
+}
+
+OPEN_CLOSE_TIME = MAX_INT
+"""What stands for the close time of an open run in the order of a list, and in the index that serves it."""
+
+_CLOSE_TIME = f"COALESCE(close_time, {OPEN_CLOSE_TIME})"
+
+ORDER_BY = f"{_CLOSE_TIME} DESC, start_time DESC, run_id"
+"""The order of a list, without the keyword. (Run ids are ASCII, so that any collation gives one order per store.)"""
+
+
+def where_clause(query: Query, dialect: Dialect) -> tuple[str, list[Parameter]]:
+    """The condition, without WHERE and without one on the namespace id."""
+    if query.where is None:
+        return "1 = 1", []
+    return _compile(query.where, dialect)
+
+
+def group_by_columns(query: Query, dialect: Dialect) -> tuple[list[str], list[Parameter]]:
+    """The expressions to select, whose values are the groups.
+
+    Group by their numbers in the select list (`GROUP BY 1`): repeated with parameters, Postgres can't tell that an
+    expression is the selected one.
+    """
+    fragments = [_operand(attribute, dialect) for attribute in query.group_by]
+    return [text for text, _ in fragments], list(chain.from_iterable(parameters for _, parameters in fragments))
+
+
+def group_payloads(query: Query, values: Sequence[object]) -> list[Payload]:
+    """Payloads of a group's values, as CountWorkflowExecutions returns them."""
+    found = []
+    for attribute, value in zip(query.group_by, values, strict=True):
+        shown = value
+        if attribute.name == "ExecutionStatus" and isinstance(value, int):
+            shown = STATUS_NAMES.get(value, str(value))
+        found.append(encode_value(shown if isinstance(shown, str) else None, attribute.type))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class PageKey:
+    """Where a page ended."""
+
+    close_time_us: int | None
+    start_time_us: int
+    run_id: str
+
+    def token(self) -> bytes:
+        """The page token: opaque to clients."""
+        return json.dumps([self.close_time_us, self.start_time_us, self.run_id], separators=(",", ":")).encode()
+
+
+def parse_page_token(token: bytes) -> PageKey | None:
+    """None for the first page. Raises InvalidPageToken."""
+    if not token:
+        return None
+    try:
+        match json.loads(token):
+            case [None | int() as close_time_us, int() as start_time_us, str() as run_id] if _is_key(
+                close_time_us, start_time_us, run_id
+            ):
+                return PageKey(close_time_us, start_time_us, run_id)
+    except (ValueError, RecursionError):
+        pass
+    raise InvalidPageToken
+
+
+def _is_key(close_time_us: int | None, start_time_us: int, run_id: str) -> bool:
+    numbers_fit = all(abs(number) <= MAX_INT for number in (close_time_us or 0, start_time_us))
+    return numbers_fit and run_id.isascii() and run_id.isprintable()
+
+
+def page_clause(after: PageKey | None, dialect: Dialect) -> tuple[str, list[Parameter]]:
+    """The condition that rows behind `after` meet, in the order ORDER_BY."""
+    if after is None:
+        return "1 = 1", []
+    mark = dialect.placeholder
+    close_time = OPEN_CLOSE_TIME if after.close_time_us is None else after.close_time_us
+    # The first condition is implied by the second: it lets the index seek instead of scan.
+    text = (
+        f"({_CLOSE_TIME} <= {mark} AND ({_CLOSE_TIME} < {mark} OR start_time < {mark}"
+        f" OR (start_time = {mark} AND run_id > {mark})))"
+    )
+    return text, [close_time, close_time, after.start_time_us, after.start_time_us, after.run_id]
+
+
+def _compile(expression: Expression, dialect: Dialect) -> Fragment:
+    match expression:
+        case And(items):
+            return _balanced(" AND ", [_compile(item, dialect) for item in items])
+        case Or(items):
+            return _balanced(" OR ", [_compile(item, dialect) for item in items])
+        case Not(item):
+            text, parameters = _compile(item, dialect)
+            return f"NOT ({text})", parameters
+        case HasAny(attribute, values, negated):
+            return _negated(dialect.has_any(attribute, values), negated=negated)
+        case HasWords(attribute, terms, negated):
+            found = [dialect.has_word(attribute, term) for term in terms]
+            return _negated(_balanced(" OR ", found) if found else ("1 = 0", []), negated=negated)
+        case IsNull(attribute, negated):
+            return _is_null(attribute, dialect, negated=negated)
+        case Compare() | In() | Between() | StartsWith():
+            return _comparison(expression, dialect)
+
+
+def _balanced(operator: str, fragments: list[Fragment]) -> Fragment:
+    """A tree of the least depth: databases bound how deep an expression may be."""
+    if len(fragments) == 1:
+        return fragments[0]
+    while len(fragments) > 1:
+        pairs = [fragments[at : at + 2] for at in range(0, len(fragments), 2)]
+        fragments = [
+            (f"({operator.join(text for text, _ in pair)})", list(chain.from_iterable(values for _, values in pair)))
+            if len(pair) == 2
+            else pair[0]
+            for pair in pairs
+        ]
+    return fragments[0]
+
+
+def _negated(fragment: Fragment, *, negated: bool) -> Fragment:
+    text, parameters = fragment
+    return (f"NOT ({text})" if negated else text), parameters
+
+
+def _is_null(attribute: Attribute, dialect: Dialect, *, negated: bool) -> Fragment:
+    if attribute.type is AttributeType.KeywordList:
+        text, parameters = dialect.is_list(attribute)
+        return f"({text}) IS {'' if negated else 'NOT '}TRUE", parameters
+    text, parameters = _operand(attribute, dialect)
+    return f"({text}) IS {'NOT ' if negated else ''}NULL", parameters
+
+
+def _operand(attribute: Attribute, dialect: Dialect) -> Fragment:
+    if not is_column(attribute):
+        return dialect.attribute(attribute)
+    column = _COLUMNS[attribute.name]
+    is_text = attribute.type is AttributeType.Keyword and attribute.name != "ExecutionStatus"
+    return (dialect.ordered(column) if is_text else column), []
+
+
+def _comparison(expression: Compare | In | Between | StartsWith, dialect: Dialect) -> Fragment:
+    attribute = expression.attribute
+    mark = dialect.placeholder
+    text, parameters = _operand(attribute, dialect)
+    if " " in text:
+        text = f"({text})"
+
+    def bound(*values: Scalar) -> list[Parameter]:
+        return parameters + [dialect.parameter(value, attribute.type) for value in values]
+
+    match expression:
+        case Compare(_, operator, value):
+            return f"{text} {operator} {mark}", bound(value)
+        case In(_, values, negated):
+            marks = ", ".join([mark] * len(values))
+            return f"{text} {'NOT ' if negated else ''}IN ({marks})", bound(*values)
+        case Between(_, low, high, negated):
+            return f"{text} {'NOT ' if negated else ''}BETWEEN {mark} AND {mark}", bound(low, high)
+        case StartsWith(_, prefix, negated):
+            starts = (dialect.starts_with(text), [*parameters, len(prefix), prefix])
+            return _negated(starts, negated=negated)
