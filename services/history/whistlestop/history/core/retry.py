@@ -1,0 +1,168 @@
+"""Retry policies: their defaults, their validation, and when the next attempt is due.
+
+Activities and whole workflows are retried by the same arithmetic, which is Temporal's: whole nanoseconds, an interval that
+overflows or exceeds the maximum becomes the maximum, and an attempt that would begin after the deadline is not made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+
+from whistlestop.history.core.times import duration_ns, set_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from google.protobuf.duration_pb2 import Duration
+    from temporalio.api.common.v1 import message_pb2 as common_pb
+    from temporalio.api.failure.v1 import message_pb2 as failure_pb
+
+    from whistlestop.history.core.limits import Limits
+
+RetryState = wf_enums.RetryState.ValueType
+IN_PROGRESS = wf_enums.RETRY_STATE_IN_PROGRESS
+TIMEOUT_TYPE_PREFIX = "TemporalTimeout:"
+MAX_SPAN_NS = 2**63 - 1
+MAX_DURATION_SECONDS = 100 * 365 * 24 * 3600
+"""Longer spans are cut to a hundred years, as Temporal cuts them."""
+_TIMEOUT_NAMES = {
+    wf_enums.TIMEOUT_TYPE_START_TO_CLOSE: "StartToClose",
+    wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START: "ScheduleToStart",
+    wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE: "ScheduleToClose",
+    wf_enums.TIMEOUT_TYPE_HEARTBEAT: "Heartbeat",
+}
+
+
+def timeout_name(timeout_type: int) -> str:
+    """`TIMEOUT_TYPE_HEARTBEAT` is called `Heartbeat`."""
+    return _TIMEOUT_NAMES.get(timeout_type, "Unspecified")  # type: ignore[call-overload]
+
+
+def duration_fault(value: Duration) -> str:
+    """What is wrong with a span, or nothing; one that is too long is cut in place."""
+    if (value.seconds > 0 > value.nanos) or (value.seconds < 0 < value.nanos):
+        return "duration has seconds and nanos with different signs"
+    if value.seconds < 0 or value.nanos < 0:
+        return "negative duration"
+    if value.seconds >= MAX_DURATION_SECONDS:
+        value.seconds = MAX_DURATION_SECONDS
+        value.nanos = 0
+    return ""
+
+
+def set_defaults(policy: common_pb.RetryPolicy, limits: Limits) -> None:
+    """Fill what the policy leaves open."""
+    if duration_ns(policy.initial_interval) == 0:
+        set_duration(policy.initial_interval, limits.default_retry_initial_ns)
+    if duration_ns(policy.maximum_interval) == 0:
+        initial_ns = duration_ns(policy.initial_interval)
+        set_duration(policy.maximum_interval, limits.default_retry_max_interval_factor * initial_ns)
+    if policy.backoff_coefficient == 0:
+        policy.backoff_coefficient = limits.default_retry_coefficient
+
+
+def fault(policy: common_pb.RetryPolicy) -> str:
+    """What is wrong with a policy whose defaults are filled, in Temporal's words; empty when it is sound."""
+    if policy.maximum_attempts == 1:
+        return ""
+    bad = duration_fault(policy.initial_interval)
+    if bad:
+        return f"invalid InitialInterval set on retry policy: {bad}"
+    if policy.backoff_coefficient < 1:
+        return "BackoffCoefficient cannot be less than 1 on retry policy."
+    bad = duration_fault(policy.maximum_interval)
+    if bad:
+        return f"invalid MaximumInterval set on retry policy: {bad}"
+    if 0 < duration_ns(policy.maximum_interval) < duration_ns(policy.initial_interval):
+        return "MaximumInterval cannot be less than InitialInterval on retry policy."
+    if policy.maximum_attempts < 0:
+        return "MaximumAttempts cannot be negative on retry policy."
+    for name in policy.non_retryable_error_types:
+        if name.startswith(TIMEOUT_TYPE_PREFIX):
+            value = name.removeprefix(TIMEOUT_TYPE_PREFIX)
+            known = value.removeprefix("TIMEOUT_TYPE_").replace("_", "").lower()
+            if known not in {each.lower() for each in _TIMEOUT_NAMES.values()}:
+                return f"Invalid timeout type value: {value}."
+    return ""
+
+
+def is_retryable(failure: failure_pb.Failure | None, non_retryable_types: Iterable[str]) -> bool:
+    """Whether a failure allows for another attempt. What is not known for certain is retried."""
+    if failure is None:
+        return True
+    kind = failure.WhichOneof("failure_info")
+    if kind in ("terminated_failure_info", "canceled_failure_info"):
+        return False
+    if kind == "timeout_failure_info":
+        timeout_type = failure.timeout_failure_info.timeout_type
+        if timeout_type not in (wf_enums.TIMEOUT_TYPE_START_TO_CLOSE, wf_enums.TIMEOUT_TYPE_HEARTBEAT):
+            return False
+        return TIMEOUT_TYPE_PREFIX + timeout_name(timeout_type) not in non_retryable_types
+    if kind == "server_failure_info":
+        return not failure.server_failure_info.non_retryable
+    if kind == "application_failure_info":
+        info = failure.application_failure_info
+        return not info.non_retryable and info.type not in non_retryable_types
+    return True
+
+
+def requested_delay_ns(failure: failure_pb.Failure | None) -> int | None:
+    """The delay that the failure itself asks for."""
+    if failure is None or failure.WhichOneof("failure_info") != "application_failure_info":
+        return None
+    info = failure.application_failure_info
+    return duration_ns(info.next_retry_delay) if info.HasField("next_retry_delay") else None
+
+
+def exponential_ns(initial_ns: int, coefficient: float, attempt: int) -> int:
+    """The interval behind that attempt, without a maximum."""
+    try:
+        interval = initial_ns * coefficient ** (attempt - 1)
+    except OverflowError:
+        return MAX_SPAN_NS
+    return MAX_SPAN_NS if interval >= MAX_SPAN_NS else max(0, int(interval))
+
+
+class Next(NamedTuple):
+    """What follows on a failed attempt: with IN_PROGRESS another one, `interval_ns` from now."""
+
+    state: RetryState
+    interval_ns: int = 0
+
+
+def next_attempt(
+    policy: common_pb.RetryPolicy,
+    *,
+    attempt: int,
+    now_ns: int,
+    expiration_ns: int,
+    failure: failure_pb.Failure | None,
+    delay_lifts_maximum: bool,
+) -> Next:
+    """Whether attempt number `attempt`, just failed, is followed by another.
+
+    A delay that the failure asks for replaces the interval; an activity's may exceed the policy's maximum interval
+    (`delay_lifts_maximum`), a workflow's may not. `expiration_ns` 0 stands for no deadline.
+    """
+    if not is_retryable(failure, policy.non_retryable_error_types):
+        return Next(wf_enums.RETRY_STATE_NON_RETRYABLE_FAILURE)
+    attempt = max(attempt, 1)
+    if 0 < policy.maximum_attempts <= attempt:
+        return Next(wf_enums.RETRY_STATE_MAXIMUM_ATTEMPTS_REACHED)
+    delay_ns = requested_delay_ns(failure)
+    maximum_ns = duration_ns(policy.maximum_interval)
+    if delay_ns is None:
+        interval_ns = exponential_ns(duration_ns(policy.initial_interval), policy.backoff_coefficient, attempt)
+    else:
+        interval_ns = delay_ns
+        if delay_lifts_maximum:
+            maximum_ns = delay_ns
+    if maximum_ns == 0 and interval_ns <= 0:
+        return Next(wf_enums.RETRY_STATE_TIMEOUT)
+    if maximum_ns != 0 and (interval_ns <= 0 or interval_ns > maximum_ns):
+        interval_ns = maximum_ns
+    if expiration_ns and now_ns + interval_ns > expiration_ns:
+        return Next(wf_enums.RETRY_STATE_TIMEOUT)
+    return Next(IN_PROGRESS, interval_ns)

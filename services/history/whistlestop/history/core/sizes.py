@@ -1,0 +1,180 @@
+"""Limits on what one run may hold. Sizes over their limits end the workflow; full lists fail the workflow task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
+
+from whistlestop.history.core.apply import merge_payloads
+from whistlestop.history.core.completion import BadCommand, Cause
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from whistlestop.history.core.run import Run
+
+FAILURE_EXCEEDS_LIMIT = "Failure exceeds size limit."
+PENDING_FAILURE_BYTES = 4 * 1024
+"""How much of the last attempt's failure a pending activity keeps."""
+_MAX_CAUSES = 20
+
+
+def check_blob(run: Run, cause: Cause, size: int, message: str) -> None:
+    """The payloads of one command."""
+    if size > run.limits.blob_size_error:
+        raise BadCommand(cause, message, terminate=True)
+
+
+def check_memo(run: Run, cause: Cause, memo: common_pb.Memo, message: str) -> None:
+    """A memo as a whole."""
+    if memo.ByteSize() > run.limits.memo_size_error:
+        raise BadCommand(cause, message, terminate=True)
+
+
+def check_search_attributes(run: Run, cause: Cause, attributes: common_pb.SearchAttributes) -> None:
+    """The bytes of each value and of all together."""
+    limits = run.limits
+    for name, payload in attributes.indexed_fields.items():
+        if len(payload.data) > limits.search_attribute_value_size:
+            raise BadCommand(
+                cause,
+                f"search attribute {name} value size {len(payload.data)} "
+                f"exceeds size limit {limits.search_attribute_value_size}",
+                terminate=True,
+            )
+    total = attributes.ByteSize()
+    if total > limits.search_attributes_total_size:
+        raise BadCommand(
+            cause,
+            f"total size of search attributes {total} exceeds size limit {limits.search_attributes_total_size}",
+            terminate=True,
+        )
+
+
+def merged_search_attributes(run: Run, changes: common_pb.SearchAttributes) -> common_pb.SearchAttributes:
+    """The run's search attributes as they would be after the changes."""
+    merged = common_pb.SearchAttributes()
+    for name, payload in run.state.search_attributes.items():
+        merged.indexed_fields[name].CopyFrom(payload)
+    merge_payloads(merged.indexed_fields, changes.indexed_fields)
+    return merged
+
+
+def merged_memo(run: Run, changes: common_pb.Memo) -> common_pb.Memo:
+    """The run's memo as it would be after the changes."""
+    merged = common_pb.Memo()
+    for name, payload in run.state.memo.items():
+        merged.fields[name].CopyFrom(payload)
+    merge_payloads(merged.fields, changes.fields)
+    return merged
+
+
+def payload_map_size(fields: Mapping[str, common_pb.Payload]) -> int:
+    """Keys and data of a map of payloads."""
+    return sum(len(key.encode()) + len(payload.data) for key, payload in fields.items())
+
+
+def payloads_map_size(fields: Mapping[str, common_pb.Payloads]) -> int:
+    """Keys and whole payloads of a map of lists of them."""
+    return sum(len(key.encode()) + payloads.ByteSize() for key, payloads in fields.items())
+
+
+# ---- how much may be pending ------------------------------------------------------------------------------------------
+
+
+def _check_count(count: int, limit: int, cause: Cause, what: str) -> None:
+    if 0 < limit <= count:
+        raise BadCommand(cause, f"the number of {what}, {count}, has reached the per-workflow limit of {limit}")
+
+
+def check_pending_activities(run: Run) -> None:
+    """One more activity may be scheduled."""
+    _check_count(
+        len(run.state.activities),
+        run.limits.pending_activities,
+        fc.WORKFLOW_TASK_FAILED_CAUSE_PENDING_ACTIVITIES_LIMIT_EXCEEDED,
+        "pending activities",
+    )
+
+
+def check_pending_children(run: Run) -> None:
+    """One more child may be started."""
+    _check_count(
+        len(run.state.children),
+        run.limits.pending_children,
+        fc.WORKFLOW_TASK_FAILED_CAUSE_PENDING_CHILD_WORKFLOWS_LIMIT_EXCEEDED,
+        "pending child workflow executions",
+    )
+
+
+def check_pending_signals(run: Run) -> None:
+    """One more external workflow may be signalled."""
+    _check_count(
+        len(run.state.external_signals),
+        run.limits.pending_signals,
+        fc.WORKFLOW_TASK_FAILED_CAUSE_PENDING_SIGNALS_LIMIT_EXCEEDED,
+        "pending signals to external workflows",
+    )
+
+
+def check_pending_cancels(run: Run) -> None:
+    """One more external workflow may be asked to cancel."""
+    _check_count(
+        len(run.state.external_cancels),
+        run.limits.pending_cancels,
+        fc.WORKFLOW_TASK_FAILED_CAUSE_PENDING_REQUEST_CANCEL_LIMIT_EXCEEDED,
+        "pending requests to cancel external workflows",
+    )
+
+
+# ---- failures that are too long ---------------------------------------------------------------------------------------
+
+
+def server_failure(message: str, *, non_retryable: bool, cause: failure_pb.Failure | None = None) -> failure_pb.Failure:
+    """A failure that the server makes."""
+    failure = failure_pb.Failure(message=message)
+    failure.server_failure_info.non_retryable = non_retryable
+    if cause is not None:
+        failure.cause.CopyFrom(cause)
+    return failure
+
+
+def kept_failure(failure: failure_pb.Failure) -> failure_pb.Failure:
+    """What a pending activity keeps of an attempt's failure."""
+    if failure.ByteSize() <= PENDING_FAILURE_BYTES:
+        return failure
+    cut = truncate(failure, PENDING_FAILURE_BYTES)
+    return server_failure(FAILURE_EXCEEDS_LIMIT, non_retryable=False, cause=cut)
+
+
+def truncate(failure: failure_pb.Failure, max_size: int, depth: int = _MAX_CAUSES) -> failure_pb.Failure:
+    """The failure without its payloads in about `max_size` bytes: type, source, message, trace and causes, in that order."""
+    left = max_size
+
+    def cut(text: str) -> str:
+        nonlocal left
+        data = text.encode()
+        if len(data) > left:
+            text = data[: max(left, 0)].decode(errors="ignore")
+            data = text.encode()
+        left -= len(data) + (4 if data else 0)
+        return text
+
+    result = failure_pb.Failure()
+    kind = failure.WhichOneof("failure_info")
+    if kind == "application_failure_info":
+        result.application_failure_info.non_retryable = failure.application_failure_info.non_retryable
+        result.application_failure_info.type = cut(failure.application_failure_info.type)
+        left -= 8
+    elif kind == "server_failure_info":
+        result.server_failure_info.non_retryable = failure.server_failure_info.non_retryable
+        left -= 4
+    result.source = cut(failure.source)
+    result.message = cut(failure.message)
+    result.stack_trace = cut(failure.stack_trace)
+    if failure.HasField("cause") and left > 4 and depth > 0:
+        result.cause.CopyFrom(truncate(failure.cause, left - 4, depth - 1))
+    return result
