@@ -1,0 +1,20 @@
+"""The command `whistlestop`.
+
+Rules of this package: commands import what they need when they run, since `server start-dev` is started by test suites
+all the time; a failure that a person can mend is one line on standard error and exit code 1 (2 for a bad flag).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    from whistlestop.server.cli.app import run
+
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))

@@ -1,0 +1,48 @@
+"""`whistlestop cluster members`."""
+
+from __future__ import annotations
+
+import time
+
+import typer
+
+from whistlestop.server.cli.output import Output, instant, print_json, print_table, wants_json
+from whistlestop.server.cli.reach import DatabaseUrl, DbFilename, open_store, run
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+MOST_MEMBERS = 1000
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `members` a command of its own while it is the only one."""
+
+
+@app.command()
+def members(db_filename: DbFilename = "", database_url: DatabaseUrl = "", output: Output = "table") -> None:
+    """List the live servers and function instances, as the database knows them."""
+    as_json = wants_json(output)
+
+    async def work() -> None:
+        async with open_store(db_filename, database_url) as (store, _):
+            found = await store.list_members(time.time_ns(), MOST_MEMBERS)
+        rows = [
+            (
+                member.role,
+                f"{member.rpc_address}:{member.rpc_port}",
+                instant(member.session_start_ns),
+                instant(member.last_heartbeat_ns),
+                instant(member.expires_ns),
+                member.host_id,
+            )
+            for member in found
+        ]
+        columns = ("role", "address", "since", "last heartbeat", "expires", "host id")
+        if as_json:
+            keys = [column.replace(" ", "_") for column in columns]
+            print_json([dict(zip(keys, row, strict=True)) for row in rows])
+        else:
+            print_table(columns, rows)
+
+    run(work)

@@ -1,0 +1,95 @@
+"""`whistlestop db migrate | status | backup | check`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from whistlestop.server.cli.output import Output, print_json, print_table, wants_json
+from whistlestop.server.cli.reach import DatabaseUrl, DbFilename, open_store, run
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def migrate(db_filename: DbFilename = "", database_url: DatabaseUrl = "", output: Output = "table") -> None:
+    """Bring the schema up to this release's; a SQLite file is made when it is not there."""
+    as_json = wants_json(output)
+
+    async def work() -> None:
+        async with open_store(db_filename, database_url, create=True) as (store, config):
+            applied = await store.migrate()
+            have, _ = await store.schema_version()
+        if as_json:
+            print_json({"store": config.describe(), "applied": applied, "schema_version": have})
+        elif applied:
+            print(f"{config.describe()}: applied {', '.join(applied)}; the schema is at version {have}")
+        else:
+            print(f"{config.describe()}: nothing to do, the schema is at version {have}")
+
+    run(work)
+
+
+@app.command()
+def status(db_filename: DbFilename = "", database_url: DatabaseUrl = "", output: Output = "table") -> None:
+    """Show the schema's version, and whether this release serves it (exit code 1 when it does not)."""
+    as_json = wants_json(output)
+
+    async def work() -> bool:
+        async with open_store(db_filename, database_url) as (store, config):
+            await store.ping()
+            have, want = await store.schema_version()
+        verdict = (
+            "up to date" if have == want else "needs `whistlestop db migrate`" if have < want else "of a newer release"
+        )
+        if as_json:
+            print_json({"store": config.describe(), "schema_version": have, "release_version": want, "status": verdict})
+        else:
+            print_table(("store", "schema", "this release", "status"), [(config.describe(), have, want, verdict)])
+        return have == want
+
+    if not run(work):
+        raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    target: Annotated[str, typer.Argument(help="Where the copy goes; must not be there yet.")],
+    db_filename: DbFilename = "",
+    database_url: DatabaseUrl = "",
+) -> None:
+    """Write a consistent copy while servers go on serving."""
+
+    async def work() -> None:
+        async with open_store(db_filename, database_url) as (store, config):
+            await store.backup(target)
+        print(f"{config.describe()}: copied to {target}")
+
+    run(work)
+
+
+@app.command()
+def check(
+    db_filename: DbFilename = "",
+    database_url: DatabaseUrl = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Stop after so many findings.")] = 100,
+    output: Output = "table",
+) -> None:
+    """Walk the invariants of the stored state; exit code 1 when one is broken."""
+    as_json = wants_json(output)
+
+    async def work() -> int:
+        async with open_store(db_filename, database_url) as (store, config):
+            findings = await store.check(limit)
+        rows = [(finding.table, finding.key, finding.problem) for finding in findings]
+        if as_json:
+            print_json([dict(zip(("table", "key", "problem"), row, strict=True)) for row in rows])
+        elif rows:
+            print_table(("table", "key", "problem"), rows)
+        else:
+            print(f"{config.describe()}: no findings")
+        return len(rows)
+
+    if run(work):
+        raise typer.Exit(1)

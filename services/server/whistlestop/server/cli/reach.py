@@ -1,0 +1,150 @@
+"""How inspecting commands reach the API: a running server over gRPC, or a database without one.
+
+Both ways speak the same RPCs, so a command is written once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
+
+import typer
+
+from whistlestop.server.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from google.protobuf.message import Message
+
+    from whistlestop.server.config import StoreConfig
+    from whistlestop.storage.interface import Store
+
+    T = TypeVar("T")
+    MessageT = TypeVar("MessageT", bound=Message)
+
+WORKFLOW_SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
+CALL_TIMEOUT_S = 15.0
+
+Address = Annotated[
+    str, typer.Option("--address", envvar="TEMPORAL_ADDRESS", metavar="HOST:PORT", help="The server's gRPC address.")
+]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", envvar="TEMPORAL_NAMESPACE", help="The namespace.")]
+DbFilename = Annotated[
+    str, typer.Option("--db-filename", "-f", help="A SQLite file to read instead of asking a server.")
+]
+DatabaseUrl = Annotated[
+    str, typer.Option("--database-url", envvar="WHISTLESTOP_DATABASE_URL", help="A Postgres database to read instead.")
+]
+
+
+class Api(Protocol):
+    """The public API, however it is reached."""
+
+    async def call(self, method: str, request: Message, answer: type[MessageT]) -> MessageT:
+        """One RPC of WorkflowService. Raises CommandError with the server's words."""
+        ...
+
+
+class _OverGrpc:
+    def __init__(self, channel: object, address: str) -> None:
+        self._channel = channel
+        self._address = address
+
+    async def call(self, method: str, request: Message, answer: type[MessageT]) -> MessageT:
+        import grpc
+
+        send = self._channel.unary_unary(  # type: ignore[attr-defined]  # a grpc.aio.Channel
+            f"/{WORKFLOW_SERVICE}/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answer.FromString,
+        )
+        try:
+            reply: MessageT = await send(request, timeout=CALL_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise CommandError(f"no server answers at {self._address} (--address): {error.details()}") from error
+            raise CommandError(f"{method}: {error.details()} ({error.code().name})") from error
+        return reply
+
+
+class _OverStore:
+    def __init__(self, store: Store, config: StoreConfig) -> None:
+        from whistlestop.common.clock import SystemClock
+        from whistlestop.common.notify import LocalNotifier
+        from whistlestop.server.assembly import assemble
+        from whistlestop.server.config import ServerConfig
+
+        self._frontend = assemble(ServerConfig(store=config), store, LocalNotifier(SystemClock())).frontend
+
+    async def call(self, method: str, request: Message, answer: type[MessageT]) -> MessageT:
+        from whistlestop.common.clients import encoded
+        from whistlestop.common.context import CallContext
+        from whistlestop.common.errors import ServiceError
+
+        try:
+            reply = await self._frontend.call(f"{WORKFLOW_SERVICE}/{method}", request, CallContext(can_hold=False))
+        except ServiceError as error:
+            raise CommandError(f"{method}: {error.message} ({error.code.name})") from error
+        return reply if isinstance(reply, answer) else answer.FromString(encoded(reply))
+
+
+@contextlib.asynccontextmanager
+async def reach(address: str, db_filename: str, database_url: str) -> AsyncIterator[Api]:
+    """The API of the server at `address`, or over the database where one is named."""
+    if db_filename or database_url:
+        async with open_store(db_filename, database_url) as (store, config):
+            yield _OverStore(store, config)
+        return
+    import grpc.aio
+
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield _OverGrpc(channel, address)
+
+
+def store_config(db_filename: str, database_url: str) -> StoreConfig:
+    """The database that the flags name. Raises CommandError when they name none or both."""
+    from whistlestop.server.config import StoreConfig
+
+    if db_filename and database_url:
+        raise CommandError("--database-url and --db-filename exclude each other", 2)
+    if database_url:
+        if not database_url.startswith(("postgresql://", "postgres://")):
+            raise CommandError("--database-url must begin with postgresql://", 2)
+        return StoreConfig(database_url=database_url)
+    if not db_filename:
+        raise CommandError("name a database: --db-filename FILE or --database-url postgresql://…", 2)
+    return StoreConfig(db_filename)
+
+
+@contextlib.asynccontextmanager
+async def open_store(
+    db_filename: str, database_url: str, *, create: bool = False
+) -> AsyncIterator[tuple[Store, StoreConfig]]:
+    """The store that the flags name, open. A SQLite file must be there unless `create`."""
+    from whistlestop.server.assembly import make_store
+
+    config = store_config(db_filename, database_url)
+    if not create and not config.database_url and not await asyncio.to_thread(Path(config.sqlite_path).exists):
+        raise CommandError(f"there is no file {config.sqlite_path}")
+    store = make_store(config)
+    await store.open()
+    try:
+        yield store, config
+    finally:
+        await store.close()
+
+
+def run(work: Callable[[], Awaitable[T]]) -> T:
+    """Run a command's coroutine; a fault of the store ends it with one line."""
+    from whistlestop.storage.errors import StorageError
+
+    async def guarded() -> T:
+        return await work()
+
+    try:
+        return asyncio.run(guarded())
+    except StorageError as error:
+        raise CommandError(str(error)) from error

@@ -1,0 +1,71 @@
+"""Running a server until somebody asks it to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from whistlestop.server.cli.errors import CommandError
+from whistlestop.server.config import BadConfig, ServerConfig, host_port
+from whistlestop.server.dynamic_config import InvalidDynamicConfig
+from whistlestop.server.process import Server
+from whistlestop.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def serve(config: ServerConfig, title: str, hints: Sequence[str]) -> int:
+    """Serve until SIGTERM or SIGINT; then drain. Raises CommandError when it can't start."""
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_serve(config, title, hints))
+    except (BadConfig, InvalidDynamicConfig, StorageError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not made for every platform
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(config: ServerConfig, title: str, hints: Sequence[str]) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Server(config) as server:
+        _announce(server, title, hints)
+        await stop.wait()
+        # A second signal ends the process the hard way.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+    return 0
+
+
+def _announce(server: Server, title: str, hints: Sequence[str]) -> None:
+    config = server.config
+    ip = config.ip
+    scheme = "https" if config.tls else "http"
+    lines = [f"{title} {version('whistlestop')}", ""]
+    if server.port:
+        lines.append(f"gRPC:    {host_port(ip, server.port)}")
+    if server.http_port:
+        lines.append(f"HTTP:    {scheme}://{host_port(ip, server.http_port)}")
+    if server.metrics_port:
+        lines.append(f"Metrics: http://{host_port(ip, server.metrics_port)}/metrics")
+    lines.append(f"State:   {config.store.describe()}")
+    if not config.store.in_memory:
+        lines += [f"         applied migration {name}" for name in server.applied_migrations]
+    lines += ["", *hints] if hints else []
+    try:
+        print("\n".join(lines), flush=True)
+    except OSError:  # nobody reads; serving goes on
+        sys.stdout = sys.stderr

@@ -1,0 +1,78 @@
+"""`whistlestop task-queue describe`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from whistlestop.server.cli.output import Output, instant, print_json, print_table, wants_json
+from whistlestop.server.cli.reach import Address, Api, DatabaseUrl, DbFilename, Namespace, reach, run
+from whistlestop.server.cli.workflow import ADDRESS
+from whistlestop.server.config import DEFAULT_NAMESPACE
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+KINDS = {1: "workflow", 2: "activity"}
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `describe` a command of its own while it is the only one."""
+
+
+@app.command()
+def describe(
+    name: Annotated[str, typer.Argument(help="The task queue.")],
+    *,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+    address: Address = ADDRESS,
+    db_filename: DbFilename = "",
+    database_url: DatabaseUrl = "",
+    output: Output = "table",
+) -> None:
+    """Show who polls a task queue and what waits in it."""
+    as_json = wants_json(output)
+
+    async def work() -> None:
+        async with reach(address, db_filename, database_url) as api:
+            answers = {kind: await _describe(api, namespace, name, number) for number, kind in KINDS.items()}
+        if as_json:
+            from google.protobuf.json_format import MessageToDict
+
+            print_json({kind: MessageToDict(answer) for kind, answer in answers.items()})
+            return
+        print_table(
+            ("kind", "backlog", "oldest", "tasks added /s", "tasks handed out /s", "pollers"),
+            [
+                (
+                    kind,
+                    answer.stats.approximate_backlog_count,
+                    f"{answer.stats.approximate_backlog_age.ToMilliseconds() / 1000:.1f} s",
+                    f"{answer.stats.tasks_add_rate:.1f}",
+                    f"{answer.stats.tasks_dispatch_rate:.1f}",
+                    len(answer.pollers),
+                )
+                for kind, answer in answers.items()
+            ],
+        )
+        pollers = [
+            (kind, poller.identity, instant(poller.last_access_time.ToNanoseconds()))
+            for kind, answer in answers.items()
+            for poller in answer.pollers
+        ]
+        if pollers:
+            print_table(("kind", "poller", "last seen"), pollers)
+
+    run(work)
+
+
+async def _describe(api: Api, namespace: str, name: str, number: int) -> Any:
+    from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
+    from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+    request = rr.DescribeTaskQueueRequest(
+        namespace=namespace, task_queue=queue_pb.TaskQueue(name=name), report_stats=True
+    )
+    request.task_queue_type = number  # type: ignore[assignment]  # a number of the enum
+    return await api.call("DescribeTaskQueue", request, rr.DescribeTaskQueueResponse)

@@ -1,0 +1,128 @@
+"""What one server process is asked to be. The command line fills it; tests may build it by hand."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from whistlestop.server.dynamic_config import DynamicConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_PORT = 7233
+DEFAULT_NAMESPACE = "default"
+MEMORY = ":memory:"
+
+
+class Role(StrEnum):
+    """What a process does. All of our code is in each of them; a role opens doors or starts processors."""
+
+    FRONTEND = "frontend"
+    """Opens the gRPC and HTTP doors."""
+    HISTORY = "history"
+    """Fires timers and delivers transfer tasks."""
+    MATCHING = "matching"
+    """Hands tasks to the polls that come through this process's doors."""
+
+
+ALL_ROLES = frozenset(Role)
+
+
+class BadConfig(ValueError):
+    """The configuration can't be served; the message is one line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Where the state is: one SQLite file (or memory), or a Postgres database."""
+
+    sqlite_path: str = MEMORY
+    database_url: str = ""
+    pragmas: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the state goes with the process."""
+        return not self.database_url and self.sqlite_path == MEMORY
+
+    @property
+    def kind(self) -> str:
+        """`postgres` or `sqlite`."""
+        return "postgres" if self.database_url else "sqlite"
+
+    def describe(self) -> str:
+        """The place in words, without a password."""
+        if self.database_url:
+            return f"Postgres, {without_password(self.database_url)}"
+        return "in memory" if self.in_memory else f"SQLite file {self.sqlite_path}"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """PEM files of the gRPC and HTTP doors. With `client_ca`, clients must show a certificate that it signed."""
+
+    certificate: str
+    key: str
+    client_ca: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Ports: 0 asks for a free one, None leaves the door shut."""
+
+    store: StoreConfig = field(default_factory=StoreConfig)
+    ip: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    http_port: int | None = 0
+    metrics_port: int | None = 0
+    namespaces: tuple[str, ...] = (DEFAULT_NAMESPACE,)
+    search_attributes: Mapping[str, int] = field(default_factory=dict)
+    """Name -> number of Temporal's IndexedValueType; registered in each of `namespaces`."""
+    dynamic: DynamicConfig = field(default_factory=lambda: DynamicConfig({}))
+    roles: frozenset[Role] = ALL_ROLES
+    tls: TlsConfig | None = None
+    broadcast_address: str = ""
+    """What other members are told; the bound address where empty."""
+    retention_s: int = 24 * 3600
+    """Of the namespaces that this process creates."""
+    drain_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if Role.MATCHING in self.roles and Role.FRONTEND not in self.roles:
+            raise BadConfig("--services matching has no door of its own: it comes with frontend")
+        if Role.FRONTEND in self.roles and Role.MATCHING not in self.roles:
+            raise BadConfig("--services frontend serves polls, so it needs matching: --services frontend,matching")
+
+
+def bind_address(ip: str) -> str:
+    """The address to bind for `--ip`, which may be a name (`localhost`). Raises BadConfig."""
+    try:
+        return str(ipaddress.ip_address(ip.strip("[]")))
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(ip, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise BadConfig(f"--ip {ip} is not an address of this machine: {error.strerror or error}") from error
+    # IPv4 first: SDKs connect to 127.0.0.1.
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return str(found[0][4][0])
+
+
+def host_port(ip: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def without_password(url: str) -> str:
+    """A database URL fit for logs and terminals."""
+    scheme, separator, rest = url.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    user = credentials.partition(":")[0]
+    # Options after the question mark may hold secrets, too.
+    place = place.partition("?")[0]
+    return f"{scheme}{separator}{user}{at}{place}"

@@ -1,0 +1,161 @@
+"""Temporal's dynamic configuration: `--dynamic-config-value key=JSON`, and what the keys mean to our services.
+
+Keys are compared without regard to case, as Temporal does. A key that we do not know is kept and said at debug level:
+SDKs and scripts pass feature gates of servers of every age, and most of them are on here anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+log = logging.getLogger(__name__)
+
+SettingsT = TypeVar("SettingsT")
+_KEY = re.compile(r"[A-Za-z0-9_.\-]+")
+
+LIMIT_KEYS: Mapping[str, str] = {
+    "limit.blobsize.error": "blob_size_error",
+    "limit.blobsize.warn": "blob_size_warn",
+    "limit.memosize.error": "memo_size_error",
+    "limit.memosize.warn": "memo_size_warn",
+    "limit.historysize.error": "history_size_error",
+    "limit.historysize.warn": "history_size_warn",
+    "limit.historysize.suggestcontinueasnew": "history_size_suggest_continue_as_new",
+    "limit.historycount.error": "history_count_error",
+    "limit.historycount.warn": "history_count_warn",
+    "limit.historycount.suggestcontinueasnew": "history_count_suggest_continue_as_new",
+    "limit.mutablestatesize.error": "mutable_state_size_error",
+    "limit.numpendingactivities.error": "pending_activities",
+    "limit.numpendingchildexecutions.error": "pending_children",
+    "limit.numpendingsignals.error": "pending_signals",
+    "limit.numpendingcancelrequests.error": "pending_cancels",
+    "limit.maxidlength": "id_length",
+    "history.maximumsignalsperexecution": "signals_per_execution",
+    "history.maximumbufferedeventsbatch": "buffered_events",
+    "history.maximumbufferedeventssizeinbytes": "buffered_bytes",
+    "history.maxinflightupdates": "in_flight_updates",
+    "history.maxinflightupdatepayloads": "in_flight_updates_bytes",
+    "history.maxtotalupdates": "total_updates",
+    "history.maxtotalupdates.suggestcontinueasnewthreshold": "total_updates_suggest_continue_as_new_percent",
+    "history.maxbufferedquerycount": "buffered_queries",
+    "history.historymaxautoresetpoints": "auto_reset_points",
+    "history.workflowtaskheartbeattimeout": "workflow_task_heartbeat_timeout_ns",
+    "history.workflowtaskretrymaxinterval": "workflow_task_retry_max_ns",
+    "history.workflowidreuseminimalinterval": "workflow_id_reuse_minimal_interval_ns",
+    "history.defaultworkflowtasktimeout": "workflow_task_timeout_ns",
+    "system.enableactivityeagerexecution": "eager_activities",
+    "system.enableeagerworkflowstart": "eager_workflow_start",
+}
+"""Key (in lower case) -> field of whistlestop.history.core.limits.Limits."""
+
+FRONTEND_KEYS: Mapping[str, str] = {
+    "limit.blobsize.error": "blob_size_limit_error",
+    "limit.memosize.error": "memo_size_limit_error",
+    "limit.maxidlength": "max_id_length",
+    "frontend.searchattributesnumberofkeyslimit": "search_attributes_number_of_keys_limit",
+    "frontend.searchattributessizeofvaluelimit": "search_attributes_size_of_value_limit",
+    "frontend.searchattributestotalsizelimit": "search_attributes_total_size_limit",
+    "frontend.visibilitymaxpagesize": "visibility_max_page_size",
+    "frontend.historymaxpagesize": "history_max_page_size",
+    "frontend.maxlinksperrequest": "max_links_per_request",
+    "frontend.linkmaxsize": "link_max_size",
+}
+"""Key (in lower case) -> field of whistlestop.frontend.config.FrontendConfig."""
+
+MATCHING_KEYS: Mapping[str, str] = {
+    "matching.longpollexpirationinterval": "long_poll_s",
+}
+"""Key (in lower case) -> field of whistlestop.matching.config.MatchingConfig."""
+
+
+class InvalidDynamicConfig(ValueError):
+    """A value of `--dynamic-config-value` is not `key=JSON`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicConfig:
+    """The values as given, under keys in lower case."""
+
+    values: Mapping[str, object]
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> DynamicConfig:
+        """Read `key=JSON` texts. Raises InvalidDynamicConfig naming the key and the fault."""
+        return cls(dict(_pairs(texts)))
+
+    def get(self, key: str, default: object = None) -> object:
+        """The value of a key, whatever its case."""
+        return self.values.get(key.lower(), default)
+
+    def apply(self, settings: SettingsT, keys: Mapping[str, str]) -> SettingsT:
+        """`settings` (a dataclass) with the fields changed that a known key names. Raises InvalidDynamicConfig."""
+        names = {field.name: field for field in fields(settings)}  # type: ignore[arg-type]
+        changes: dict[str, Any] = {}
+        for key, value in self.values.items():
+            name = keys.get(key)
+            if name is not None and name in names:
+                changes[name] = _converted(key, name, value, getattr(settings, name))
+        return replace(settings, **changes) if changes else settings  # type: ignore[type-var]
+
+    def check(self) -> None:
+        """Raise InvalidDynamicConfig when a key that we know has a value of the wrong kind."""
+        from whistlestop.frontend.config import FrontendConfig
+        from whistlestop.history.core.limits import Limits
+        from whistlestop.matching.config import MatchingConfig
+
+        self.apply(Limits(), LIMIT_KEYS)
+        self.apply(FrontendConfig(), FRONTEND_KEYS)
+        self.apply(MatchingConfig(), MATCHING_KEYS)
+
+    def log_unknown(self) -> None:
+        """Say at debug level which keys change nothing here."""
+        known = {*LIMIT_KEYS, *FRONTEND_KEYS, *MATCHING_KEYS}
+        for key in self.values:
+            if key not in known:
+                log.debug("dynamic configuration key %s is not used by this server", key)
+
+
+def _pairs(texts: Iterable[str]) -> Iterator[tuple[str, object]]:
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not _KEY.fullmatch(key):
+            raise InvalidDynamicConfig(f'invalid dynamic config value "{text}": expected KEY=JSON')
+        try:
+            yield key.lower(), json.loads(value)
+        except ValueError as error:
+            raise InvalidDynamicConfig(f'invalid JSON value for dynamic config key "{key}": {error}') from error
+
+
+def _converted(key: str, name: str, value: object, present: object) -> object:
+    """The value as the field holds it: spans in the field's unit, numbers as numbers."""
+    if name.endswith(("_ns", "_s")) and isinstance(value, str):
+        seconds = duration_s(key, value)
+        return round(seconds * 1_000_000_000) if name.endswith("_ns") else seconds
+    if isinstance(present, bool):
+        if isinstance(value, bool):
+            return value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        if name.endswith("_ns"):
+            return round(value * 1_000_000_000)
+        if name.endswith("_percent"):
+            return round(value * 100)
+        return float(value) if isinstance(present, float) else int(value)
+    raise InvalidDynamicConfig(f'dynamic config key "{key}" can\'t be {json.dumps(value)}')
+
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+
+
+def duration_s(what: str, text: str) -> float:
+    """Seconds of a Go duration (`1h30m`, `250ms`). Raises InvalidDynamicConfig naming `what`."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|h|m|s)", text)
+    if text != "0" and (not parts or "".join(number + unit for number, unit in parts) != text):
+        raise InvalidDynamicConfig(f'"{text}" is not a duration such as 10s or 1m30s (dynamic config key "{what}")')
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)

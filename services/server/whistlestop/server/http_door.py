@@ -1,0 +1,81 @@
+"""The HTTP door of a process: uvicorn around the frontend's ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from whistlestop.frontend.doors.http import make_app
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.frontend.service import Frontend
+    from whistlestop.server.config import TlsConfig
+
+_BACKLOG = 1024
+_STOP_S = 5
+
+
+class _Server(uvicorn.Server):
+    """Signals are the process's matter, not the door's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpDoor:
+    """Serves the Connect protocol and the JSON API on one address."""
+
+    def __init__(self, frontend: Frontend, clock: Clock) -> None:
+        self._app = make_app(frontend, clock)
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, ip: str, port: int, tls: TlsConfig | None = None) -> int:
+        """Listen; the bound port. Raises OSError."""
+        listener = _listen(ip, port)
+        secure: dict[str, Any] = {}
+        if tls is not None:
+            import ssl
+
+            secure = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
+            if tls.client_ca:
+                secure |= {"ssl_ca_certs": tls.client_ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
+        config = uvicorn.Config(
+            self._app, loop="none", lifespan="off", log_config=None, access_log=False, ws="none",
+            timeout_graceful_shutdown=_STOP_S, server_header=False, **secure,
+        )  # fmt: skip
+        self._server = _Server(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
+        while not self._server.started:
+            if self._task.done():
+                await self._task
+                raise OSError("the HTTP server ended at its start")
+            await asyncio.sleep(0)
+        return int(listener.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Refuse new requests, let running ones end for a moment."""
+        if self._server is not None and self._task is not None:
+            self._server.should_exit = True
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _listen(ip: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((ip, port))
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener

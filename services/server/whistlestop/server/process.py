@@ -1,0 +1,286 @@
+"""The life of one server process: open the store, open the doors, wait, drain.
+
+Order matters. The store is opened and migrated before a port is taken; the gRPC door opens last, since SDKs take an
+answer on it for readiness. On the way out: polls end with empty answers, doors close, processors stop, the store
+finishes what it took on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Self
+
+from whistlestop.common.context import CallContext
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.server.assembly import Services, assemble, close_notifier, make_notifier, make_store
+from whistlestop.server.config import BadConfig, Role, ServerConfig, bind_address, host_port
+from whistlestop.server.membership import Membership
+from whistlestop.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.frontend.service import Frontend
+    from whistlestop.server.grpc_door import GrpcDoor
+    from whistlestop.server.prometheus import MetricsDoor, PrometheusMetrics
+
+log = logging.getLogger(__name__)
+
+BACKLOG_PAGE = 200
+BACKLOG_COUNT = 10_000
+BACKLOG_AGE_S = 5.0
+
+
+class Server:
+    """One process. Use as `async with Server(config) as server`; ports are known inside."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.host_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.port = 0
+        self.http_port = 0
+        self.metrics_port = 0
+        self.applied_migrations: list[str] = []
+        self._closers = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._closers.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        log.info("draining")
+        await self._closers.aclose()
+        log.info("stopped")
+
+    async def _start(self) -> None:
+        config = self.config
+        ip = bind_address(config.ip)
+        self._hold_file()
+        metrics = _make_metrics() if config.metrics_port is not None else None
+        services = await self._open_services(metrics)
+        if Role.HISTORY in config.roles:
+            # The processors start before the doors open, so that nothing due waits for a client.
+            await services.history.start()
+        await self._register(services)
+        if metrics is not None:
+            await self._open_metrics(ip, metrics, services)
+        if Role.FRONTEND in config.roles:
+            frontend = _Measured(services.frontend, metrics) if metrics is not None else services.frontend
+            await self._open_http(ip, frontend, services)
+            await self._open_grpc(ip, frontend, services)
+        membership = Membership(services.store, services.clock, self.host_id, tuple(sorted(config.roles)))
+        self._closers.push_async_callback(membership.leave)
+        address, _, port = (config.broadcast_address or host_port(ip, self.port)).rpartition(":")
+        await membership.join(address.strip("[]"), int(port or 0))
+        log.info("serving on %s", host_port(ip, self.port), extra={"host_id": self.host_id})
+
+    def _hold_file(self) -> None:
+        """Keep a second server off the same SQLite file: each would trust its own cache of busy runs."""
+        store = self.config.store
+        if store.database_url or store.in_memory:
+            return
+        try:
+            # Never closed before SQLite's own descriptors: closing one would drop SQLite's locks on the file.
+            descriptor = os.open(store.sqlite_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise BadConfig(f"can't open {store.sqlite_path}: {error.strerror}") from error
+        self._closers.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadConfig(
+                f"another server is using {store.sqlite_path}; one SQLite file is for one server"
+            ) from error
+
+    async def _open_services(self, metrics: PrometheusMetrics | None) -> Services:
+        config = self.config
+        store = make_store(config.store) if metrics is None else make_store(config.store, metrics)
+        await store.open()
+        self._closers.push_async_callback(store.close)
+        self.applied_migrations = await store.migrate()
+        from whistlestop.common.clock import SystemClock
+
+        notifier = await make_notifier(config.store, SystemClock())
+        self._closers.push_async_callback(close_notifier, notifier)
+        services = assemble(config, store, notifier) if metrics is None else assemble(config, store, notifier, metrics)
+        self._closers.push_async_callback(services.history.close)
+        self._closers.push_async_callback(services.matching.close)
+        return services
+
+    async def _register(self, services: Services) -> None:
+        from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
+
+        from whistlestop.frontend.api.namespaces import ensure_namespace
+
+        for namespace in dict.fromkeys(("temporal-system", *self.config.namespaces)):
+            await ensure_namespace(services.frontend, namespace, self.config.retention_s)
+        if not self.config.search_attributes:
+            return
+        for namespace in self.config.namespaces:
+            for name, kind in self.config.search_attributes.items():
+                request = operator_pb.AddSearchAttributesRequest(namespace=namespace)
+                request.search_attributes[name] = kind  # type: ignore[assignment]  # a number of the enum
+                try:
+                    await services.frontend.call(
+                        "temporal.api.operatorservice.v1.OperatorService/AddSearchAttributes", request, CallContext()
+                    )
+                except ServiceError as error:
+                    if error.code is not Code.ALREADY_EXISTS:
+                        raise BadConfig(f"--search-attribute {name}: {error.message}") from error
+
+    async def _open_metrics(self, ip: str, metrics: PrometheusMetrics, services: Services) -> None:
+        from whistlestop.server.prometheus import MetricsDoor
+
+        counters = services.matching.counters
+        metrics.watch_polls(
+            lambda: {
+                "fresh": counters.fresh, "backlogged": counters.backlogged, "empty": counters.empty,
+                "stale": counters.stale, "failed": counters.failed,
+            },
+            lambda: services.matching.waiting,
+        )  # fmt: skip
+        door: MetricsDoor = MetricsDoor(metrics, _Backlog(services, metrics).refresh)
+        port = self.config.metrics_port or 0
+        try:
+            self.metrics_port = await door.start(ip, port)
+        except OSError as error:
+            raise _cannot_listen("--metrics-port", ip, port, error) from error
+        self._closers.push_async_callback(door.stop)
+
+    async def _open_grpc(self, ip: str, frontend: Frontend | _Measured, services: Services) -> None:
+        from whistlestop.server.grpc_door import GrpcDoor
+
+        door: GrpcDoor = GrpcDoor(frontend, services.clock)  # type: ignore[arg-type]  # measured, it has the same `call`
+        credentials = None if self.config.tls is None else _credentials(self.config)
+        address = host_port(ip, self.config.port)
+        try:
+            # grpc tells why it failed on its own log only; a bind of our own tells it in words.
+            _probe(ip, self.config.port)
+            self.port = await door.start(address, credentials)
+        except OSError as error:
+            raise _cannot_listen("--port", ip, self.config.port, error) from error
+
+        async def drain() -> None:
+            await services.frontend.close()
+            await door.stop(self.config.drain_s)
+
+        self._closers.push_async_callback(drain)
+
+    async def _open_http(self, ip: str, frontend: Frontend | _Measured, services: Services) -> None:
+        if self.config.http_port is None:
+            return
+        from whistlestop.server.http_door import HttpDoor
+
+        door = HttpDoor(frontend, services.clock)  # type: ignore[arg-type]  # as above
+        port = self.config.http_port
+        try:
+            self.http_port = await door.start(ip, port, self.config.tls)
+        except OSError as error:
+            raise _cannot_listen("--http-port", ip, port, error) from error
+        self._closers.push_async_callback(door.stop)
+
+
+class _Measured:
+    """A frontend whose calls are counted and timed."""
+
+    def __init__(self, frontend: Frontend, metrics: PrometheusMetrics) -> None:
+        self._call = frontend.call
+        self._metrics = metrics
+        self._short: dict[str, str] = {}
+        self.frontend = frontend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.frontend, name)
+
+    async def call(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:
+        began = time.perf_counter()
+        code = "OK"
+        try:
+            return await self._call(full_rpc_name, request, context)
+        except ServiceError as error:
+            code = error.code.name
+            raise
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except Exception:
+            code = "INTERNAL"
+            raise
+        finally:
+            short = self._short.get(full_rpc_name)
+            if short is None:
+                short = self._short[full_rpc_name] = full_rpc_name.rpartition("/")[2]
+            self._metrics.request(short, code, time.perf_counter() - began)
+
+
+class _Backlog:
+    """Counts waiting tasks for a scrape, at most once in a few seconds, and only a bounded number of queues."""
+
+    def __init__(self, services: Services, metrics: PrometheusMetrics) -> None:
+        self._store = services.store
+        self._metrics = metrics
+        self._next_s = 0.0
+
+    async def refresh(self) -> None:
+        now_s = time.monotonic()
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + BACKLOG_AGE_S
+        counts: dict[int, int] = {}
+        try:
+            for namespace_id, queue, task_type in await self._store.list_backlogged_queues(None, BACKLOG_PAGE):
+                backlog = await self._store.backlog(namespace_id, queue, task_type, BACKLOG_COUNT)
+                counts[task_type] = counts.get(task_type, 0) + sum(each.count for each in backlog.values())
+        except StorageError as error:
+            log.warning("the backlog could not be counted: %s", error)
+            return
+        self._metrics.set_backlog(counts)
+
+
+def _make_metrics() -> PrometheusMetrics:
+    from whistlestop.server.prometheus import PrometheusMetrics
+
+    return PrometheusMetrics()
+
+
+def _probe(ip: str, port: int) -> None:
+    if port == 0:
+        return
+    with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((ip, port))
+
+
+def _cannot_listen(flag: str, ip: str, port: int, error: OSError) -> BadConfig:
+    reason = error.strerror or str(error)
+    return BadConfig(f"can't listen on {host_port(ip, port)} ({flag}): {reason}")
+
+
+def _credentials(config: ServerConfig) -> Any:
+    import grpc
+
+    tls = config.tls
+    assert tls is not None
+    pair = (_read(tls.key, "--tls-key"), _read(tls.certificate, "--tls-cert"))
+    authority = _read(tls.client_ca, "--tls-client-ca") if tls.client_ca else None
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+
+
+def _read(path: str, flag: str) -> bytes:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - three small files at start
+            return file.read()
+    except OSError as error:
+        raise BadConfig(f"{flag} {path}: {error.strerror}") from error
