@@ -38,6 +38,9 @@ _RANGED = (AttributeType.Datetime, AttributeType.Double, AttributeType.Int, Attr
 _DIVISION = "TemporalNamespaceDivision"
 _GROUPABLE = ("ExecutionStatus", _DIVISION)
 
+MAX_DEPTH = 30
+"""AND, OR and NOT within each other, parentheses that say nothing not counted; SQLite's own parser has a stack of 100."""
+
 MAX_VALUES = 10_000
 """Literals in one query; databases bound the parameters of a statement."""
 
@@ -151,6 +154,7 @@ class _Converter:
         self._custom = custom
         self._division_seen = False
         self._values = 0
+        self._depth = 0
 
     def convert(self, statement: syntax.Statement) -> Query:
         if statement.limited:
@@ -186,12 +190,8 @@ class _Converter:
         while node.kind == syntax.PAREN:
             node = node.items[0]
         match node.kind:
-            case syntax.AND:
-                return And(tuple([self._where(item) for item in node.items]))
-            case syntax.OR:
-                return Or(tuple([self._where(item) for item in node.items]))
-            case syntax.NOT:
-                return Not(self._where(node.items[0]))
+            case syntax.AND | syntax.OR | syntax.NOT:
+                return self._connective(node)
             case syntax.COMPARISON:
                 return self._comparison(node)
             case syntax.RANGE:
@@ -203,6 +203,19 @@ class _Converter:
             case syntax.NAME:
                 raise InvalidQuery(f"{INVALID_EXPRESSION}: incomplete expression")
         raise InvalidQuery(f"{NOT_SUPPORTED}: expression of type {node.kind}")
+
+    def _connective(self, node: Node) -> Expression:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise InvalidQuery(f"{NOT_SUPPORTED}: more than {MAX_DEPTH} levels of AND, OR and NOT within each other")
+        items = tuple([self._where(item) for item in node.items])
+        self._depth -= 1
+        match node.kind:
+            case syntax.AND:
+                return And(items)
+            case syntax.OR:
+                return Or(items)
+        return Not(items[0])
 
     def _comparison(self, node: Node) -> Expression:
         left, right = node.items

@@ -145,9 +145,9 @@ def page_clause(after: PageKey | None, dialect: Dialect) -> tuple[str, list[Para
 def _compile(expression: Expression, dialect: Dialect) -> Fragment:
     match expression:
         case And(items):
-            return _balanced(" AND ", [_compile(item, dialect) for item in items])
+            return _balanced(" AND ", [_compile(item, dialect) for item in _deepest_first(items)])
         case Or(items):
-            return _balanced(" OR ", [_compile(item, dialect) for item in items])
+            return _balanced(" OR ", [_compile(item, dialect) for item in _deepest_first(items)])
         case Not(item):
             text, parameters = _compile(item, dialect)
             return f"NOT ({text})", parameters
@@ -160,6 +160,20 @@ def _compile(expression: Expression, dialect: Dialect) -> Fragment:
             return _is_null(attribute, dialect, negated=negated)
         case Compare() | In() | Between() | StartsWith():
             return _comparison(expression, dialect)
+
+
+def _deepest_first(items: tuple[Expression, ...]) -> list[Expression]:
+    """SQLite's parser remembers what stands before a parenthesis while it is open: let nothing stand there."""
+    return sorted(items, key=_depth, reverse=True)
+
+
+def _depth(expression: Expression) -> int:
+    match expression:
+        case And(items) | Or(items):
+            return 1 + max(_depth(item) for item in items)
+        case Not(item):
+            return 1 + _depth(item)
+    return 0
 
 
 def _balanced(operator: str, fragments: list[Fragment]) -> Fragment:

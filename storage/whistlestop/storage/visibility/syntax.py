@@ -32,7 +32,8 @@ UNARY = "*sqlparser.UnaryExpr"
 BINARY = "*sqlparser.BinaryExpr"
 SUBQUERY = "*sqlparser.Subquery"
 
-MAX_NESTING = 200
+MAX_NESTING = 100
+"""Parentheses and NOTs around each other; half of what Temporal takes, so that the parser stays within Python's stack."""
 
 _COMPARE = frozenset({"=", "<", ">", "<=", ">=", "!=", "<=>"})
 _WORD_OPERATORS = frozenset({"in", "like", "regexp", "starts_with", "between"})
@@ -69,7 +70,7 @@ def parse_statement(query: str) -> Statement:
 
 
 class _Parser:
-    """Precedence climbing. Three Python frames a parenthesis, so that MAX_NESTING stays within the stack."""
+    """Precedence climbing."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
