@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whistlestop.common.proto import namespace_pb2 as namespace_pb
+from whistlestop.storage.visibility.attributes import AttributeType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TTL_NS = 10_000_000_000
 MOST_ENTRIES = 10_000
+_TYPES = frozenset(AttributeType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,7 @@ class Namespace:
     state: int
     """Number of temporal.api.enums.v1.NamespaceState."""
     retention_ns: int
-    custom_search_attributes: Mapping[str, int]
-    """Name -> number of temporal.api.enums.v1.IndexedValueType."""
+    custom_search_attributes: Mapping[str, AttributeType]
     data: namespace_pb.NamespaceData
     record: NamespaceRecord
 
@@ -46,7 +47,9 @@ def parse(record: NamespaceRecord) -> Namespace:
         name=record.name,
         state=data.info.state,
         retention_ns=retention.seconds * 1_000_000_000 + retention.nanos,
-        custom_search_attributes=dict(data.custom_search_attributes),
+        custom_search_attributes={
+            name: AttributeType(kind) for name, kind in data.custom_search_attributes.items() if kind in _TYPES
+        },
         data=data,
         record=record,
     )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast
 
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, unavailable, unimplemented
-from whistlestop.frontend.api import HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
+from whistlestop.common.metrics import NO_METRICS, Metrics
+from whistlestop.frontend.api import AROUND, HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.namespace_resolution import NamespaceResolver
 from whistlestop.frontend.registry import REGISTRY, RpcSpec, Served
@@ -47,7 +48,8 @@ class Frontend:
 
     def __init__(
         self, store: Store, history: ServiceClient, matching: ServiceClient, clock: Clock, ids: Ids,
-        config: FrontendConfig | None = None, namespaces: NamespaceCache | None = None,
+        config: FrontendConfig | None = None, *, namespaces: NamespaceCache | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self.store = store
         self.history = history
@@ -59,6 +61,7 @@ class Frontend:
         self._rules = Rules(self.config, ids)
         self._resolver = NamespaceResolver(self.namespaces, self.config.max_id_length)
         self._routes = {name: self._route(spec) for name, spec in REGISTRY.items()}
+        self._metrics = metrics
         self._held: set[asyncio.Task[object]] = set()
         self._closing = False
 
@@ -68,14 +71,28 @@ class Frontend:
         if route is None:
             service, _, method = full_rpc_name.partition("/")
             raise unimplemented(f"unknown method {method} for service {service}")
+        code, began_ns = Code.OK, self.clock.now_ns()
         try:
             if route.spec.namespaced:
                 context = await self._enter_namespace(route, request, context)
             if route.spec.holds:
                 return await self._hold(route, request, context)
             return await route.serve(request, context)
+        except ServiceError as error:
+            code = error.code
+            raise
         except storage_errors.StorageError as error:
-            raise _from_storage(error) from error
+            translated = _from_storage(error)
+            code = translated.code
+            raise translated from error
+        except asyncio.CancelledError:
+            code = Code.CANCELLED
+            raise
+        except Exception:
+            code = Code.INTERNAL
+            raise
+        finally:
+            self._metrics.request(route.spec.method, code.name, (self.clock.now_ns() - began_ns) / 1e9)
 
     async def close(self) -> None:
         """Drain: open polls end at once with an empty answer, and new ones are sent elsewhere."""
@@ -90,8 +107,8 @@ class Frontend:
         return _Route(spec, self._server_of(spec), VALIDATORS.get(spec.method))
 
     def _server_of(self, spec: RpcSpec) -> Serve:
-        if spec.served is Served.FRONTEND:
-            handler = HANDLERS[spec.method]
+        if spec.served is Served.FRONTEND or spec.method in AROUND:
+            handler = HANDLERS.get(spec.method) or AROUND[spec.method]
             return lambda request, context: handler(self, request, context)
         if spec.served is Served.UNIMPLEMENTED:
             return _refusal(spec)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from whistlestop.common.search_attributes import UnknownSearchAttribute
-from whistlestop.frontend.api import cluster, namespaces, search_attributes, visibility
-from whistlestop.frontend.api.rules import Handler, Rules, Validator
+from whistlestop.frontend.api import (
+    cluster,
+    namespaces,
+    search_attributes,
+    start_workflow,
+    task_queue,
+    update_workflow,
+    visibility,
+    worker_tasks,
+    workflow_execution,
+)
+from whistlestop.frontend.api.rules import Handler, Rules, UnknownSearchAttribute, Validator
 
 HANDLERS: dict[str, Handler] = {
     **cluster.HANDLERS,
@@ -14,7 +23,16 @@ HANDLERS: dict[str, Handler] = {
 }
 """RPCs that the frontend serves itself."""
 
-VALIDATORS: dict[str, Validator] = {}
+AROUND: dict[str, Handler] = {**worker_tasks.AROUND}
+"""RPCs of another function for which there is something to do before or after the call."""
+
+VALIDATORS: dict[str, Validator] = {
+    **start_workflow.VALIDATORS,
+    **task_queue.VALIDATORS,
+    **update_workflow.VALIDATORS,
+    **worker_tasks.VALIDATORS,
+    **workflow_execution.VALIDATORS,
+}
 """Checks before an RPC is served, whoever serves it."""
 
-__all__ = ["HANDLERS", "VALIDATORS", "Handler", "Rules", "UnknownSearchAttribute", "Validator"]
+__all__ = ["AROUND", "HANDLERS", "VALIDATORS", "Handler", "Rules", "UnknownSearchAttribute", "Validator"]

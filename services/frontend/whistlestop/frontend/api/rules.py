@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from whistlestop.common.errors import Code, ServiceError
+
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
@@ -21,6 +23,15 @@ class Rules:
 
     config: FrontendConfig
     ids: Ids
+
+
+class UnknownSearchAttribute(ServiceError):  # noqa: N818 - an answer to a caller, like its base
+    """The namespace (as it was read) maps no such attribute: worth a second look at the store."""
+
+    def __init__(self, namespace: str, name: str) -> None:
+        super().__init__(
+            Code.INVALID_ARGUMENT, f"Namespace {namespace} has no mapping defined for search attribute {name}"
+        )
 
 
 # Requests are `Any` here: generated messages share no base that knows their fields, and each function says in its

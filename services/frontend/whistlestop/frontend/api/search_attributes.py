@@ -6,23 +6,26 @@ Temporal's SQL stores; the field is only shown, our rows hold attributes under t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1.common_pb2 import IndexedValueType
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
-from whistlestop.common.search_attributes import CUSTOM_LIMITS, PREDEFINED, SYSTEM, TYPE_NAMES, is_reserved
 from whistlestop.frontend.api.namespaces import edit
+from whistlestop.storage.visibility import SYSTEM_AND_PREDEFINED, AttributeType, is_reserved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.namespace_pb2 import NamespaceData
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
+
+_LIMITS = {kind: 10 if kind is AttributeType.Keyword else 3 for kind in AttributeType}
+"""How many custom attributes of each type a namespace may have: the fields that Temporal's SQL stores come with."""
 
 _NOT_SET = "SearchAttributes are not set on request."
 _NO_NAMESPACE = "Namespace is not set on request."
@@ -65,7 +68,7 @@ async def remove_search_attributes(
         raise invalid_argument(_NO_NAMESPACE)
     names = set(request.search_attributes)
     for name in request.search_attributes:
-        if name in SYSTEM or name in PREDEFINED:
+        if name in SYSTEM_AND_PREDEFINED:
             raise invalid_argument(f"Unable to remove non-custom search attributes: {name}.")
 
     def change(data: NamespaceData) -> None:
@@ -87,7 +90,7 @@ async def list_search_attributes(
         raise invalid_argument(_NO_NAMESPACE)
     response = operator_pb.ListSearchAttributesResponse()
     _fill(response.custom_attributes, await _custom(frontend, request.namespace))
-    _fill(response.system_attributes, {**SYSTEM, **PREDEFINED})
+    _fill(response.system_attributes, SYSTEM_AND_PREDEFINED)
     return response
 
 
@@ -96,40 +99,42 @@ async def get_search_attributes(
 ) -> service_pb.GetSearchAttributesResponse:
     """Deprecated: the cluster's attributes, which are the system's and the fields that namespaces draw from."""
     response = service_pb.GetSearchAttributesResponse()
-    _fill(response.keys, {**SYSTEM, **PREDEFINED})
-    for kind in CUSTOM_LIMITS:
+    _fill(response.keys, SYSTEM_AND_PREDEFINED)
+    for kind in _LIMITS:
         _fill(response.keys, dict.fromkeys(_fields(kind), kind))
     return response
 
 
-def _fields(kind: int) -> Iterator[str]:
-    for number in range(1, CUSTOM_LIMITS.get(kind, 0) + 1):
-        yield f"{TYPE_NAMES[kind]}{number:02}"
+def _fields(kind: AttributeType) -> Iterator[str]:
+    for number in range(1, _LIMITS[kind] + 1):
+        yield f"{kind.name}{number:02}"
 
 
 def _free_field(data: NamespaceData, kind: int) -> str:
-    for field in _fields(kind):
-        if field not in data.config.custom_search_attribute_aliases:
-            return field
+    most, name = 0, "Unspecified"
+    if kind != IndexedValueType.INDEXED_VALUE_TYPE_UNSPECIFIED:
+        most, name = _LIMITS[AttributeType(kind)], AttributeType(kind).name
+        for field in _fields(AttributeType(kind)):
+            if field not in data.config.custom_search_attribute_aliases:
+                return field
     raise invalid_argument(
-        f"Unable to create search attributes: cannot have more than {CUSTOM_LIMITS.get(kind, 0)} search attribute "
-        f"of type {TYPE_NAMES[kind]}."
+        f"Unable to create search attributes: cannot have more than {most} search attribute of type {name}."
     )
 
 
-async def _custom(frontend: Frontend, namespace: str) -> dict[str, int]:
+async def _custom(frontend: Frontend, namespace: str) -> Mapping[str, int]:
     """Straight from the store: whoever has just added one elsewhere expects to see it."""
     record = await frontend.store.get_namespace(name=namespace)
     if record is None:
         return {}
     found = await frontend.namespaces.refresh(record.namespace_id)
-    return {} if found is None else dict(found.custom_search_attributes)
+    return {} if found is None else found.custom_search_attributes
 
 
-def _fill(target: object, attributes: dict[str, int]) -> None:
-    # A map of enums: its stub wants the enum's own type for the value.
+def _fill(target: Any, attributes: Mapping[str, int]) -> None:
+    # `target` is a map of enums, whose stub wants the generated type; any of its numbers will do.
     for name, kind in attributes.items():
-        target[name] = kind  # type: ignore[index]
+        target[name] = int(kind)
 
 
 HANDLERS: dict[str, Handler] = {

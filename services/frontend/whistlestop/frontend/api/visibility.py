@@ -5,7 +5,6 @@ All of them are one thing: a list filter over the visibility rows of a namespace
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
-from whistlestop.common.search_attributes import KEYWORD, TYPE_NAMES, type_of
+from whistlestop.storage.visibility import InvalidQuery, group_payloads, parse, row_payloads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
     from whistlestop.storage.records import VisibilityRow
-    from whistlestop.storage.visibility import Query
+    from whistlestop.storage.visibility import AttributeType, Query
 
 _MOST_GROUPS = 1000
 _RUNNING = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING
@@ -56,18 +55,14 @@ async def count_workflow_executions(
     frontend: Frontend, request: service_pb.CountWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.CountWorkflowExecutionsResponse:
     """One number, and one per group when the filter groups."""
-    query, custom = await _parsed(frontend, context, request.query, counting=True)
+    query, _ = await _parsed(frontend, context, request.query)
     if not query.group_by:
         count = await frontend.store.count_visibility(context.namespace_id, query)
         return service_pb.CountWorkflowExecutionsResponse(count=count)
     response = service_pb.CountWorkflowExecutionsResponse()
-    names = [str(name) for name in query.group_by]
     for values, count in await frontend.store.count_visibility_groups(context.namespace_id, query, _MOST_GROUPS):
         response.count += count
-        response.groups.add(
-            count=count,
-            group_values=[_group_value(name, value, custom) for name, value in zip(names, values, strict=True)],
-        )
+        response.groups.add(count=count, group_values=group_payloads(query, values))
     return response
 
 
@@ -110,24 +105,31 @@ async def list_archived_workflow_executions(
 async def _page(
     frontend: Frontend, context: CallContext, text: str, size: int, after: bytes
 ) -> tuple[list[workflow_pb.WorkflowExecutionInfo], bytes]:
-    query, custom = await _parsed(frontend, context, text, counting=False)
+    query, custom = await _parsed(frontend, context, text)
     most = frontend.config.visibility_max_page_size
     limit = size if 0 < size <= most else most
-    rows, token = await frontend.store.list_visibility(context.namespace_id, query, limit, after)
+    try:
+        rows, token = await frontend.store.list_visibility(context.namespace_id, query, limit, after)
+    except InvalidQuery as error:
+        raise invalid_argument(error.message) from None
     return [execution_info(row, custom) for row in rows], token
 
 
 async def _parsed(
-    frontend: Frontend, context: CallContext, text: str, *, counting: bool
-) -> tuple[Query, Mapping[str, int]]:
-    from whistlestop.storage.visibility import parse_query
+    frontend: Frontend, context: CallContext, text: str
+) -> tuple[Query, Mapping[str, AttributeType]]:
+    """The filter and the namespace's custom attributes. One it does not know may be new: look again, once."""
+    for look in (frontend.namespaces.by_id, frontend.namespaces.refresh):
+        namespace = await look(context.namespace_id)
+        custom: Mapping[str, AttributeType] = {} if namespace is None else namespace.custom_search_attributes
+        try:
+            return parse(text, custom), custom
+        except InvalidQuery as error:
+            problem = error
+    raise invalid_argument(problem.message)
 
-    namespace = await frontend.namespaces.by_id(context.namespace_id)
-    custom: Mapping[str, int] = {} if namespace is None else namespace.custom_search_attributes
-    return parse_query(text, custom), custom
 
-
-def execution_info(row: VisibilityRow, custom: Mapping[str, int]) -> workflow_pb.WorkflowExecutionInfo:
+def execution_info(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> workflow_pb.WorkflowExecutionInfo:
     """A row as clients see it."""
     info = workflow_pb.WorkflowExecutionInfo(
         execution=common_pb.WorkflowExecution(workflow_id=row.key.workflow_id, run_id=row.key.run_id),
@@ -151,26 +153,9 @@ def execution_info(row: VisibilityRow, custom: Mapping[str, int]) -> workflow_pb
     info.root_execution.run_id = row.root_run_id
     info.memo.MergeFromString(row.memo)
     info.search_attributes.SetInParent()
-    if row.search_attributes:
-        for name, value in json.loads(row.search_attributes).items():
-            if value is not None:
-                info.search_attributes.indexed_fields[name].CopyFrom(attribute_payload(name, value, custom))
+    for name, payload in row_payloads(row.search_attributes, custom).items():
+        info.search_attributes.indexed_fields[name].CopyFrom(payload)
     return info
-
-
-def attribute_payload(name: str, value: object, custom: Mapping[str, int]) -> common_pb.Payload:
-    """A search attribute's value as JSON that tells its type."""
-    kind = type_of(name, custom) or KEYWORD
-    return common_pb.Payload(
-        metadata={"encoding": b"json/plain", "type": TYPE_NAMES[kind].encode()},
-        data=json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(),
-    )
-
-
-def _group_value(name: str, value: object, custom: Mapping[str, int]) -> common_pb.Payload:
-    if name == "ExecutionStatus" and isinstance(value, int):
-        value = _STATUS_WORDS[value]
-    return attribute_payload(name, value, custom)
 
 
 def _by_id_or_type(request: Any) -> list[str]:

@@ -1,0 +1,259 @@
+"""Checks that many RPCs share, worded as Temporal's server words them. Each raises ServiceError or returns.
+
+Lengths count bytes of UTF-8, as there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.enums.v1.task_queue_pb2 import TaskQueueKind
+from temporalio.api.enums.v1.workflow_pb2 import TimeoutType
+
+from whistlestop.common.errors import invalid_argument
+from whistlestop.frontend.api.rules import UnknownSearchAttribute
+from whistlestop.storage.visibility.attributes import SYSTEM_AND_PREDEFINED, Limits, validate
+from whistlestop.storage.visibility.errors import InvalidSearchAttributes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from google.protobuf.duration_pb2 import Duration
+    from google.protobuf.message import Message
+    from temporalio.api.common.v1.message_pb2 import Link, Priority, RetryPolicy, SearchAttributes, WorkflowExecution
+    from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentOptions
+    from temporalio.api.taskqueue.v1.message_pb2 import TaskQueue
+
+    from whistlestop.frontend.api.rules import Rules
+    from whistlestop.storage.namespaces import Namespace
+
+BLOB_TOO_LARGE = "Blob data size exceeds limit."
+
+_UUID = re.compile(
+    r"(urn:uuid:)?[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+    r"|\{[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\}"
+    r"|[0-9a-fA-F]{32}"
+)
+_HUNDRED_YEARS_S = 100 * 365 * 24 * 3600
+_RESERVED_QUEUE_PREFIX = "/_sys/"
+_INTERNAL_QUEUE_PREFIX = "temporal-sys-per-ns-"
+_INTERNAL_QUEUE = "temporal-sys-worker-controller-per-ns-tq"
+_FAIRNESS_KEY_LENGTH = 64
+_TIMEOUT_PREFIX = "TemporalTimeout:"
+
+
+def length(text: str) -> int:
+    """Bytes of UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def check_execution(request: Message, field: str) -> None:
+    """The request names a workflow id and, if it names a run, a UUID."""
+    if not request.HasField(field):
+        raise invalid_argument("Execution is not set on request.")
+    execution: WorkflowExecution = getattr(request, field)
+    if not execution.workflow_id:
+        raise invalid_argument("WorkflowId is not set on request.")
+    check_run_id(execution.run_id)
+
+
+def check_run_id(run_id: str) -> None:
+    """Empty or a UUID."""
+    if run_id and _UUID.fullmatch(run_id) is None:
+        raise invalid_argument("Invalid RunId.")
+
+
+def check_workflow_id(workflow_id: str, rules: Rules) -> None:
+    """Of a request that may create the workflow."""
+    if not workflow_id:
+        raise invalid_argument("WorkflowId is not set on request.")
+    if length(workflow_id) > rules.config.max_id_length:
+        raise invalid_argument(
+            f"WorkflowId exceeds maximum allowed length ({length(workflow_id)}/{rules.config.max_id_length})"
+        )
+
+
+def fill_request_id(request: Any, rules: Rules) -> None:
+    """A caller without a request id gets one, which makes its own retries distinct requests."""
+    if not request.request_id:
+        request.request_id = rules.ids.uuid()
+    elif length(request.request_id) > rules.config.max_id_length:
+        raise invalid_argument("RequestId length exceeds limit.")
+
+
+def check_identity(identity: str, rules: Rules) -> None:
+    """Who a worker says it is."""
+    if length(identity) > rules.config.max_id_length:
+        raise invalid_argument("Identity length exceeds limit.")
+
+
+def duration_problem(duration: Duration) -> str:
+    """What is wrong with a span, or nothing. One over a hundred years is cut to that, in place."""
+    seconds, nanos = duration.seconds, duration.nanos
+    if (seconds > 0 and nanos < 0) or (seconds < 0 and nanos > 0):
+        return "duration has seconds and nanos with different signs"
+    if seconds < 0 or nanos < 0:
+        return "negative duration"
+    if seconds >= _HUNDRED_YEARS_S:
+        duration.seconds = _HUNDRED_YEARS_S
+        duration.nanos = 0
+    return ""
+
+
+def check_retry_policy(policy: RetryPolicy) -> None:
+    """Fill a workflow's retry policy with defaults, then check it. The policy is one that the request has set."""
+    _fill_retry_policy(policy)
+    if policy.maximum_attempts == 1:
+        return  # no retries: nothing else matters
+    problem = duration_problem(policy.initial_interval)
+    if problem:
+        raise invalid_argument(f"invalid InitialInterval set on retry policy: {problem}")
+    if not policy.backoff_coefficient >= 1:
+        raise invalid_argument("BackoffCoefficient cannot be less than 1 on retry policy.")
+    problem = duration_problem(policy.maximum_interval)
+    if problem:
+        raise invalid_argument(f"invalid MaximumInterval set on retry policy: {problem}")
+    longest, first = policy.maximum_interval.ToNanoseconds(), policy.initial_interval.ToNanoseconds()
+    if 0 < longest < first:
+        raise invalid_argument("MaximumInterval cannot be less than InitialInterval on retry policy.")
+    if policy.maximum_attempts < 0:
+        raise invalid_argument("MaximumAttempts cannot be negative on retry policy.")
+    for name in policy.non_retryable_error_types:
+        if name.startswith(_TIMEOUT_PREFIX):
+            _check_timeout_type(name.removeprefix(_TIMEOUT_PREFIX))
+
+
+def _fill_retry_policy(policy: RetryPolicy) -> None:
+    if _is_zero(policy.initial_interval):
+        policy.initial_interval.seconds = 1
+    if _is_zero(policy.maximum_interval):
+        nanos = policy.initial_interval.seconds * 1_000_000_000 + policy.initial_interval.nanos
+        # In Go the product wraps; whatever is out of range is cut to a hundred years below.
+        policy.maximum_interval.seconds = min(nanos * 100 // 1_000_000_000, _HUNDRED_YEARS_S)
+        policy.maximum_interval.nanos = nanos * 100 % 1_000_000_000
+    if policy.backoff_coefficient == 0:
+        policy.backoff_coefficient = 2.0
+
+
+def _is_zero(duration: Duration) -> bool:
+    return duration.seconds == 0 and duration.nanos == 0
+
+
+def _check_timeout_type(name: str) -> None:
+    known = {each.removeprefix("TIMEOUT_TYPE_").title().replace("_", "") for each in TimeoutType.keys()[1:]}
+    if name not in known and name not in TimeoutType.keys()[1:]:
+        raise invalid_argument(f"Invalid timeout type value: {name}.")
+
+
+def check_task_queue(request: Message, rules: Rules, *, user_defined: bool = False, partition: bool = False) -> None:
+    """The request's `task_queue` has a usable name; its kind becomes normal where nobody said.
+
+    `user_defined`: a workflow is to run there, so it can't be one of the server's own. `partition`: any name will do.
+    """
+    if not request.HasField("task_queue"):
+        raise invalid_argument("taskQueue is not set")
+    queue: TaskQueue = request.task_queue  # type: ignore[attr-defined]
+    if queue.kind == TaskQueueKind.TASK_QUEUE_KIND_UNSPECIFIED:
+        queue.kind = TaskQueueKind.TASK_QUEUE_KIND_NORMAL
+    if not queue.name:
+        raise invalid_argument("missing task queue name")
+    check_queue_name(queue.name, rules, partition=partition)
+    if queue.kind == TaskQueueKind.TASK_QUEUE_KIND_STICKY and queue.normal_name:
+        check_queue_name(queue.normal_name, rules, partition=True)
+    if user_defined and (queue.name.startswith(_INTERNAL_QUEUE_PREFIX) or queue.name == _INTERNAL_QUEUE):
+        raise invalid_argument(f"cannot use internal per-namespace task queue:{queue.name}")
+
+
+def check_queue_name(name: str, rules: Rules, *, partition: bool = False) -> None:
+    """Length, and no name that belongs to the server."""
+    if length(name) > rules.config.max_id_length:
+        raise invalid_argument("taskQueue length exceeds limit")
+    if not partition and name.startswith(_RESERVED_QUEUE_PREFIX):
+        raise invalid_argument(f"task queue name cannot start with reserved prefix {_RESERVED_QUEUE_PREFIX}")
+
+
+def check_priority(priority: Priority) -> None:
+    """Priority and fairness."""
+    if priority.priority_key < 0:
+        raise invalid_argument("priority key can't be negative")
+    if length(priority.fairness_key) > _FAIRNESS_KEY_LENGTH:
+        raise invalid_argument("fairness key length exceeds limit")
+    if priority.fairness_weight < 0:
+        raise invalid_argument("must be greater than zero")
+
+
+def check_links(links: Iterable[Link], rules: Rules) -> None:
+    """Not too many, not too large, and each complete."""
+    every = list(links)
+    if len(every) > rules.config.max_links_per_request:
+        raise invalid_argument(
+            f"cannot attach more than {rules.config.max_links_per_request} links per request, got {len(every)}"
+        )
+    for link in every:
+        _check_link(link, rules)
+
+
+_LINK_FIELDS = {
+    "workflow_event": ("workflow event", (("namespace", "namespace field"), ("workflow_id", "workflow ID field"),
+                                          ("run_id", "run ID field"))),
+    "batch_job": ("batch job", (("job_id", "job ID"),)),
+    "nexus_operation": ("nexus operation", (("namespace", "namespace field"), ("operation_id", "operation ID field"),
+                                            ("run_id", "run ID field"))),
+    "activity": ("activity", (("namespace", "namespace field"), ("activity_id", "activity ID field"),
+                              ("run_id", "run ID field"))),
+    "workflow": ("workflow", (("namespace", "namespace field"), ("workflow_id", "workflow ID field"),
+                              ("run_id", "run ID field"))),
+}
+
+
+def _check_link(link: Link, rules: Rules) -> None:
+    if link.ByteSize() > rules.config.link_max_size:
+        raise invalid_argument(f"link exceeds allowed size of {rules.config.link_max_size}, got {link.ByteSize()}")
+    kind = link.WhichOneof("variant")
+    if kind is None or kind not in _LINK_FIELDS:
+        raise invalid_argument("unsupported link variant")
+    noun, fields = _LINK_FIELDS[kind]
+    variant = getattr(link, kind)
+    for field, name in fields:
+        if not getattr(variant, field):
+            raise invalid_argument(f"{noun} link must not have an empty {name}")
+    if kind == "workflow_event" and variant.event_ref.event_id and not variant.event_ref.event_type:
+        raise invalid_argument(
+            "workflow event link ref cannot have an unspecified event type and a non-zero event ID"
+        )
+
+
+def check_search_attributes(attributes: SearchAttributes, namespace: Namespace, rules: Rules) -> None:
+    """A user may set these, in this namespace. UnknownSearchAttribute asks for a fresh look at the namespace."""
+    for name in sorted(attributes.indexed_fields):
+        if name not in SYSTEM_AND_PREDEFINED and name not in namespace.custom_search_attributes:
+            raise UnknownSearchAttribute(namespace.name, name)
+    config = rules.config
+    limits = Limits(
+        config.search_attributes_number_of_keys_limit,
+        config.search_attributes_size_of_value_limit,
+        config.search_attributes_total_size_limit,
+    )
+    try:
+        validate(attributes, namespace.custom_search_attributes, namespace.name, limits)
+    except InvalidSearchAttributes as error:
+        raise invalid_argument(error.message) from None
+
+
+def check_blob(message: Message, rules: Rules) -> None:
+    """One payload-like part of a request is not too large to be an event."""
+    if message.ByteSize() > rules.config.blob_size_limit_error:
+        raise invalid_argument(BLOB_TOO_LARGE)
+
+
+def check_deployment_options(options: WorkerDeploymentOptions, rules: Rules) -> None:
+    """A versioned worker names its deployment and its build."""
+    versioned = 2  # WORKER_VERSIONING_MODE_VERSIONED
+    if options.worker_versioning_mode != versioned:
+        return
+    if not options.deployment_name or not options.build_id:
+        raise invalid_argument("Deployment name and build id must be set together.")
+    most = rules.config.max_id_length
+    if length(options.deployment_name) > most or length(options.build_id) > most:
+        raise invalid_argument("Build ID exceeds configured limit.workerBuildIdSize, use a shorter build ID.")

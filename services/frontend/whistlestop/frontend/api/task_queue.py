@@ -1,0 +1,134 @@
+"""Polls and the RPCs about task queues: checks and defaults."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.enums.v1.task_queue_pb2 import DescribeTaskQueueMode, TaskQueueKind, TaskQueueType
+
+from whistlestop.common.errors import invalid_argument
+from whistlestop.frontend.api import checks
+
+if TYPE_CHECKING:
+    from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+    from whistlestop.frontend.api.rules import Rules, Validator
+    from whistlestop.storage.namespaces import Namespace
+
+_STICKY = TaskQueueKind.TASK_QUEUE_KIND_STICKY
+_WORKFLOW = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
+_ACTIVITY = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+_ENHANCED = DescribeTaskQueueMode.DESCRIBE_TASK_QUEUE_MODE_ENHANCED
+_MAX_REASON = 1000
+_MAX_WEIGHTS = 1000
+
+
+def check_poll_workflow(
+    request: service_pb.PollWorkflowTaskQueueRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """Who polls, and which queue."""
+    checks.check_identity(request.identity, rules)
+    _check_versioning(request, rules)
+    checks.check_task_queue(request, rules)
+    if namespace is not None and request.binary_checksum in namespace.data.config.bad_binaries.binaries:
+        bad = namespace.data.config.bad_binaries.binaries[request.binary_checksum]
+        raise invalid_argument(f"Binary {request.binary_checksum} already marked as bad deployment: {bad.reason}")
+
+
+def check_poll(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """Of activities and Nexus tasks: which queue, and who polls."""
+    checks.check_task_queue(request, rules)
+    checks.check_identity(request.identity, rules)
+    _check_versioning(request, rules)
+
+
+def check_describe_task_queue(
+    request: service_pb.DescribeTaskQueueRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """The older and the enhanced mode."""
+    checks.check_task_queue(request, rules, partition=request.api_mode != _ENHANCED)
+    if not request.task_queue_type or request.api_mode == _ENHANCED:
+        request.task_queue_type = _WORKFLOW
+    if not request.task_queue_types:
+        request.task_queue_types.extend((_WORKFLOW, _ACTIVITY))
+    if request.api_mode == _ENHANCED and request.task_queue.kind == _STICKY:
+        raise invalid_argument(
+            "Enhanced DescribeTaskQueue is not valid for a sticky queue, use api_mode=UNSPECIFIED or a normal queue."
+        )
+
+
+def check_list_partitions(
+    request: service_pb.ListTaskQueuePartitionsRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """Which queue."""
+    checks.check_task_queue(request, rules)
+
+
+def check_update_config(
+    request: service_pb.UpdateTaskQueueConfigRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """Rates are for activities (and Nexus), reasons are short, weights positive."""
+    for update, label, noun in (
+        (request.update_queue_rate_limit, "UpdateQueueRateLimit", "rate limit"),
+        (
+            request.update_fairness_key_rate_limit_default,
+            "UpdateFairnessKeyRateLimitDefault",
+            "fairness key rate limit",
+        ),
+    ):
+        if not update.HasField("rate_limit"):
+            continue
+        if request.task_queue_type == _WORKFLOW:
+            raise invalid_argument(f"Setting {noun} on workflow task queues is not allowed.")
+        if update.rate_limit.requests_per_second < 0:
+            raise invalid_argument(f"RequestsPerSecond for {label} rate limit must be non-negative.")
+        _check_text(f"{label}.Reason", update.reason, _MAX_REASON)
+    _check_text("Identity", request.identity, rules.config.max_id_length)
+    _check_weights(request)
+
+
+def _check_weights(request: service_pb.UpdateTaskQueueConfigRequest) -> None:
+    wanted, unset = request.set_fairness_weight_overrides, request.unset_fairness_weight_overrides
+    if len(wanted) + len(unset) > _MAX_WEIGHTS:
+        raise invalid_argument(
+            f"too many fairness weight overrides in request: got {len(wanted) + len(unset)}, maximum {_MAX_WEIGHTS}"
+        )
+    for key in (*wanted, *unset):
+        if not key:
+            raise invalid_argument("fairness weight override key must not be empty")
+        if checks.length(key) > 64:
+            raise invalid_argument("fairness key length exceeds limit")
+    for key, weight in wanted.items():
+        if weight <= 0:
+            raise invalid_argument(f'invalid fairness weight weight for key "{key}": must be greater than zero')
+    for key in unset:
+        if key in wanted:
+            raise invalid_argument(f'fairness weight override key "{key}" present in both set and unset lists')
+
+
+def _check_text(field: str, text: str, most: int) -> None:
+    if checks.length(text) > most:
+        raise invalid_argument(f"{field} field too long (max {most} characters).")
+
+
+def _check_versioning(request: Any, rules: Rules) -> None:
+    versioned = request.worker_version_capabilities.use_versioning
+    named = request.task_queue.kind != _STICKY or request.task_queue.normal_name
+    if not named and (versioned or request.HasField("deployment_options")):
+        raise invalid_argument(
+            "NormalName must be set on sticky queue when UseVersioning is true or DeploymentOptions are set."
+        )
+    if versioned and not request.worker_version_capabilities.build_id:
+        raise invalid_argument("WorkerVersionStamp must be present if UseVersioning is true.")
+    if request.HasField("deployment_options"):
+        checks.check_deployment_options(request.deployment_options, rules)
+
+
+VALIDATORS: dict[str, Validator] = {
+    "PollWorkflowTaskQueue": check_poll_workflow,
+    "PollActivityTaskQueue": check_poll,
+    "PollNexusTaskQueue": check_poll,
+    "DescribeTaskQueue": check_describe_task_queue,
+    "ListTaskQueuePartitions": check_list_partitions,
+    "UpdateTaskQueueConfig": check_update_config,
+}

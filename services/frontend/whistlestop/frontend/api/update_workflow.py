@@ -1,0 +1,97 @@
+"""UpdateWorkflowExecution, PollWorkflowExecutionUpdate, UpdateWorkflowExecutionOptions: checks and defaults."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1.update_pb2 import UpdateWorkflowExecutionLifecycleStage
+from temporalio.api.errordetails.v1 import message_pb2 as details_pb
+
+from whistlestop.common.errors import Code, ServiceError, invalid_argument
+from whistlestop.frontend.api import checks
+
+if TYPE_CHECKING:
+    from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+    from whistlestop.frontend.api.rules import Rules, Validator
+    from whistlestop.storage.namespaces import Namespace
+
+_Stage = UpdateWorkflowExecutionLifecycleStage
+_COMPLETED = _Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
+_ADMITTED = _Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED
+
+
+def check_update(
+    request: service_pb.UpdateWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An update, alone or within ExecuteMultiOperation. An id is made up; the default is to wait to the end."""
+    checks.check_execution(request, "workflow_execution")
+    if not request.request.HasField("meta"):
+        raise invalid_argument("Update meta is not set on request.")
+    meta = request.request.meta
+    if checks.length(meta.update_id) > rules.config.max_id_length:
+        raise invalid_argument("UpdateId length exceeds limit.")
+    if not meta.update_id:
+        meta.update_id = rules.ids.uuid()
+    if not request.request.HasField("input"):
+        raise invalid_argument("Update input is not set on request.")
+    if not request.request.input.name:
+        raise invalid_argument("Update name is not set on request.")
+    if not request.wait_policy.lifecycle_stage:
+        request.wait_policy.lifecycle_stage = _COMPLETED
+    if request.wait_policy.lifecycle_stage == _ADMITTED:
+        raise ServiceError(
+            Code.PERMISSION_DENIED,
+            "UpdateWorkflowExecution issued asynchronously and waiting on update admitted is not supported.",
+            details_pb.PermissionDeniedFailure(),
+        )
+    links = [*request.request.links, *(x for c in request.request.completion_callbacks for x in c.links)]
+    if links:
+        checks.check_links(links, rules)
+
+
+def check_poll_update(
+    request: service_pb.PollWorkflowExecutionUpdateRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """The update is named."""
+    if not request.HasField("update_ref"):
+        raise invalid_argument("UpdateRef is not set on request.")
+    if not request.HasField("wait_policy"):
+        request.wait_policy.SetInParent()
+
+
+def check_update_options(
+    request: service_pb.UpdateWorkflowExecutionOptionsRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """Options come with a mask of what to change."""
+    if not request.workflow_execution.workflow_id:
+        raise invalid_argument("WorkflowId is not set on request.")
+    if not request.HasField("update_mask"):
+        raise invalid_argument("UpdateMask is required")
+    if not request.HasField("workflow_execution_options"):
+        raise invalid_argument("WorkflowExecutionOptions is required")
+    options = request.workflow_execution_options
+    for path in request.update_mask.paths:
+        if not _is_path(options.DESCRIPTOR, path):
+            raise invalid_argument(
+                f'error parsing UpdateMask: proto: invalid path "{path}" for message '
+                f'"{options.DESCRIPTOR.full_name}"'
+            )
+    checks.check_priority(options.priority)
+
+
+def _is_path(descriptor: object, path: str) -> bool:
+    current = descriptor
+    for part in path.split("."):
+        field = None if current is None else current.fields_by_name.get(part)  # type: ignore[attr-defined]
+        if field is None:
+            return False
+        current = field.message_type
+    return True
+
+
+VALIDATORS: dict[str, Validator] = {
+    "UpdateWorkflowExecution": check_update,
+    "PollWorkflowExecutionUpdate": check_poll_update,
+    "UpdateWorkflowExecutionOptions": check_update_options,
+}

@@ -1,0 +1,189 @@
+"""What workers send: completions, failures and heartbeats.
+
+A result or a heartbeat that is too large to store does not bounce (the worker would only try again): the activity
+fails for that reason instead, as in Temporal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.enums.v1.query_pb2 import QueryResultType
+from temporalio.api.failure.v1.message_pb2 import Failure, ServerFailureInfo
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import invalid_argument
+from whistlestop.frontend.api import checks
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.service import Frontend
+    from whistlestop.storage.namespaces import Namespace
+
+_RESULT_TOO_LARGE = "Complete result exceeds size limit."
+_FAILURE_TOO_LARGE = "Failure exceeds size limit."
+_CANCEL_TOO_LARGE = "Cancel details exceed size limit."
+_HEARTBEAT_TOO_LARGE = "Heartbeat details exceed size limit."
+_FAILURE_KEPT = 16 * 1024
+
+
+def check_workflow_task_completed(
+    request: service_pb.RespondWorkflowTaskCompletedRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """Who answers, and with which deployment. Commands are history's to judge: a bad one fails the task."""
+    checks.check_identity(request.identity, rules)
+    if request.HasField("deployment_options"):
+        checks.check_deployment_options(request.deployment_options, rules)
+
+
+def check_identity_only(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """Who answers."""
+    checks.check_identity(request.identity, rules)
+
+
+def check_activity_failed(
+    request: service_pb.RespondActivityTaskFailedRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """A worker reports application failures only; the server makes the others."""
+    if request.HasField("failure") and not request.failure.HasField("application_failure_info"):
+        raise invalid_argument("Failure must have ApplicationFailureInfo.")
+    _check_retry_delays(request.failure)
+    checks.check_identity(request.identity, rules)
+
+
+def check_by_id(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """An activity of a workflow, named by its id."""
+    if not request.activity_id:
+        raise invalid_argument("ActivityId is not set on request.")
+    if not isinstance(request, service_pb.RecordActivityTaskHeartbeatByIdRequest):
+        checks.check_identity(request.identity, rules)
+    if not request.workflow_id:
+        raise invalid_argument("WorkflowId is not set on request.")
+    if isinstance(request, service_pb.RespondActivityTaskFailedByIdRequest):
+        _check_retry_delays(request.failure)
+
+
+def check_query_completed(
+    request: service_pb.RespondQueryTaskCompletedRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An answer that is too large becomes the query's failure."""
+    if request.query_result.ByteSize() > rules.config.blob_size_limit_error:
+        request.ClearField("query_result")
+        request.completed_type = QueryResultType.QUERY_RESULT_TYPE_FAILED
+        request.error_message = checks.BLOB_TOO_LARGE
+
+
+def _check_retry_delays(failure: Failure) -> None:
+    current: Failure | None = failure
+    while current is not None:
+        if current.application_failure_info.HasField("next_retry_delay"):
+            delay = current.application_failure_info.next_retry_delay
+            signs_differ = (delay.seconds > 0 > delay.nanos) or (delay.seconds < 0 < delay.nanos)
+            if signs_differ or abs(delay.nanos) > 999_999_999 or abs(delay.seconds) > 315_576_000_000:
+                raise invalid_argument("NextRetryDelay is not a valid duration: duration is out of range")
+        current = current.cause if current.HasField("cause") else None
+
+
+async def activity_completed(frontend: Frontend, request: Any, context: CallContext) -> Reply:
+    """RespondActivityTaskCompleted, by token or by id."""
+    if _fits(frontend, request.result):
+        return await frontend.history.call(_method(request), request, context)
+    return await _fail_instead(frontend, request, context, _RESULT_TOO_LARGE)
+
+
+async def activity_canceled(frontend: Frontend, request: Any, context: CallContext) -> Reply:
+    """RespondActivityTaskCanceled, by token or by id."""
+    if _fits(frontend, request.details):
+        return await frontend.history.call(_method(request), request, context)
+    return await _fail_instead(frontend, request, context, _CANCEL_TOO_LARGE)
+
+
+async def activity_heartbeat(frontend: Frontend, request: Any, context: CallContext) -> Reply:
+    """RecordActivityTaskHeartbeat, by token or by id."""
+    if _fits(frontend, request.details):
+        return await frontend.history.call(_method(request), request, context)
+    response: Any = await _fail_instead(frontend, request, context, _HEARTBEAT_TOO_LARGE)
+    response.cancel_requested = True
+    return _as_message(response)
+
+
+async def activity_failed(frontend: Frontend, request: Any, context: CallContext) -> Reply:
+    """RespondActivityTaskFailed, by token or by id. What was cut is told to the worker in `failures`."""
+    if _fits(frontend, request.failure) and _fits(frontend, request.last_heartbeat_details):
+        return await frontend.history.call(_method(request), request, context)
+    method = _method(request)
+    response: Any = getattr(service_pb, f"{method}Response")()
+    if not _fits(frontend, request.last_heartbeat_details):
+        response.failures.append(_server_failure(_HEARTBEAT_TOO_LARGE))
+        request.ClearField("last_heartbeat_details")
+    if not _fits(frontend, request.failure):
+        replaced = _server_failure(_FAILURE_TOO_LARGE)
+        replaced.cause.message = request.failure.message[:_FAILURE_KEPT]
+        replaced.cause.source = request.failure.source
+        info = request.failure.application_failure_info
+        replaced.cause.application_failure_info.type = info.type
+        replaced.cause.application_failure_info.non_retryable = info.non_retryable
+        request.failure.CopyFrom(replaced)
+        response.failures.append(replaced)
+    await frontend.history.call(method, request, context)
+    return _as_message(response)
+
+
+async def _fail_instead(frontend: Frontend, request: Any, context: CallContext, reason: str) -> Message:
+    """Report the activity failed for `reason`; the answer to what was asked, empty."""
+    method = _method(request)
+    by_id = method.endswith("ById")
+    kind = service_pb.RespondActivityTaskFailedByIdRequest if by_id else service_pb.RespondActivityTaskFailedRequest
+    failed: Any = kind()
+    names = ("namespace", "workflow_id", "run_id", "activity_id") if by_id else ("namespace", "task_token")
+    for name in (*names, "identity"):
+        setattr(failed, name, getattr(request, name))
+    failed.failure.CopyFrom(_server_failure(reason))
+    await frontend.history.call(_method(failed), failed, context)
+    return _as_message(getattr(service_pb, f"{method}Response")())
+
+
+def _as_message(message: Any) -> Message:
+    result: Message = message
+    return result
+
+
+def _method(request: Message) -> str:
+    return str(request.DESCRIPTOR.name).removesuffix("Request")
+
+
+def _fits(frontend: Frontend, part: Message) -> bool:
+    return part.ByteSize() <= frontend.config.blob_size_limit_error
+
+
+def _server_failure(reason: str) -> Failure:
+    return Failure(message=reason, source="Server", server_failure_info=ServerFailureInfo(non_retryable=True))
+
+
+VALIDATORS: dict[str, Validator] = {
+    "RespondWorkflowTaskCompleted": check_workflow_task_completed,
+    "RespondWorkflowTaskFailed": check_identity_only,
+    "RespondActivityTaskCompleted": check_identity_only,
+    "RespondActivityTaskCanceled": check_identity_only,
+    "RespondActivityTaskFailed": check_activity_failed,
+    "RecordActivityTaskHeartbeatById": check_by_id,
+    "RespondActivityTaskCompletedById": check_by_id,
+    "RespondActivityTaskCanceledById": check_by_id,
+    "RespondActivityTaskFailedById": check_by_id,
+    "RespondQueryTaskCompleted": check_query_completed,
+}
+
+AROUND: dict[str, Handler] = {
+    "RecordActivityTaskHeartbeat": activity_heartbeat,
+    "RecordActivityTaskHeartbeatById": activity_heartbeat,
+    "RespondActivityTaskCompleted": activity_completed,
+    "RespondActivityTaskCompletedById": activity_completed,
+    "RespondActivityTaskCanceled": activity_canceled,
+    "RespondActivityTaskCanceledById": activity_canceled,
+    "RespondActivityTaskFailed": activity_failed,
+    "RespondActivityTaskFailedById": activity_failed,
+}

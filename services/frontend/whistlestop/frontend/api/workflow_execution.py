@@ -1,0 +1,143 @@
+"""Signal, RequestCancel, Terminate, Reset, Delete, Describe, Query and the two histories: checks and defaults."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1.query_pb2 import QueryRejectCondition
+from temporalio.api.enums.v1.reset_pb2 import ResetReapplyType
+from temporalio.api.enums.v1.workflow_pb2 import HistoryEventFilterType
+
+from whistlestop.common.errors import invalid_argument
+from whistlestop.frontend.api import checks
+
+if TYPE_CHECKING:
+    from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+    from whistlestop.frontend.api.rules import Rules, Validator
+    from whistlestop.storage.namespaces import Namespace
+
+
+def check_signal(
+    request: service_pb.SignalWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """A name, an execution, an input that fits an event."""
+    checks.check_execution(request, "workflow_execution")
+    if not request.signal_name:
+        raise invalid_argument("SignalName is not set on request.")
+    if checks.length(request.signal_name) > rules.config.max_id_length:
+        raise invalid_argument("SignalName length exceeds limit.")
+    if checks.length(request.request_id) > rules.config.max_id_length:
+        raise invalid_argument("RequestId length exceeds limit.")
+    if request.links:
+        checks.check_links(request.links, rules)
+    checks.check_blob(request.input, rules)
+
+
+def check_request_cancel(
+    request: service_pb.RequestCancelWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An execution."""
+    checks.check_execution(request, "workflow_execution")
+    checks.check_links(request.links, rules)
+
+
+def check_terminate(
+    request: service_pb.TerminateWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An execution; a reason and an identity are filled in."""
+    checks.check_execution(request, "workflow_execution")
+    checks.check_links(request.links, rules)
+    if not request.reason:
+        request.reason = "terminated by user via frontend"
+    if not request.identity:
+        request.identity = "frontend-service"
+
+
+def check_reset(
+    request: service_pb.ResetWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """A request id of the caller's own, an execution, a known reapply type."""
+    if not request.request_id:
+        raise invalid_argument("RequestId is not set on request.")
+    if checks.length(request.request_id) > rules.config.max_id_length:
+        raise invalid_argument("RequestId length exceeds limit.")
+    checks.check_execution(request, "workflow_execution")
+    if not request.reset_reapply_type:
+        request.reset_reapply_type = ResetReapplyType.RESET_REAPPLY_TYPE_ALL_ELIGIBLE
+    if request.reset_reapply_type not in ResetReapplyType.values():
+        raise invalid_argument(f"unknown reset reapply type: {request.reset_reapply_type}")
+
+
+def check_delete(
+    request: service_pb.DeleteWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An execution."""
+    checks.check_execution(request, "workflow_execution")
+
+
+def check_describe(
+    request: service_pb.DescribeWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An execution."""
+    checks.check_execution(request, "execution")
+
+
+def check_query(request: service_pb.QueryWorkflowRequest, namespace: Namespace | None, rules: Rules) -> None:
+    """An execution, a query with a type, arguments that fit."""
+    checks.check_execution(request, "execution")
+    if not request.HasField("query"):
+        raise invalid_argument("WorkflowQuery is not set on request.")
+    if not request.query.query_type:
+        raise invalid_argument("QueryType is not set on request.")
+    if not request.query_reject_condition:
+        request.query_reject_condition = QueryRejectCondition.QUERY_REJECT_CONDITION_NONE
+    checks.check_blob(request.query.query_args, rules)
+
+
+def check_history(
+    request: service_pb.GetWorkflowExecutionHistoryRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An execution, a page that is not too large, all events unless said otherwise."""
+    checks.check_execution(request, "execution")
+    _fill_page_size(request, rules)
+    if not request.history_event_filter_type:
+        request.history_event_filter_type = HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT
+
+
+def check_history_reverse(
+    request: service_pb.GetWorkflowExecutionHistoryReverseRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An execution, a page that is not too large."""
+    checks.check_execution(request, "execution")
+    _fill_page_size(request, rules)
+
+
+def check_reset_sticky(
+    request: service_pb.ResetStickyTaskQueueRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An execution."""
+    checks.check_execution(request, "execution")
+
+
+def _fill_page_size(
+    request: service_pb.GetWorkflowExecutionHistoryRequest | service_pb.GetWorkflowExecutionHistoryReverseRequest,
+    rules: Rules,
+) -> None:
+    most = rules.config.history_max_page_size
+    if not 0 < request.maximum_page_size <= most:
+        request.maximum_page_size = most
+
+
+VALIDATORS: dict[str, Validator] = {
+    "SignalWorkflowExecution": check_signal,
+    "RequestCancelWorkflowExecution": check_request_cancel,
+    "TerminateWorkflowExecution": check_terminate,
+    "ResetWorkflowExecution": check_reset,
+    "DeleteWorkflowExecution": check_delete,
+    "DescribeWorkflowExecution": check_describe,
+    "QueryWorkflow": check_query,
+    "GetWorkflowExecutionHistory": check_history,
+    "GetWorkflowExecutionHistoryReverse": check_history_reverse,
+    "ResetStickyTaskQueue": check_reset_sticky,
+}
