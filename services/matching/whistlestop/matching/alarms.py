@@ -41,6 +41,7 @@ class Alarms:
         self._off = 0
         self._task: asyncio.Task[None] | None = None
         self._sleeps_until_ns = 0
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._heap) - self._off
@@ -48,6 +49,8 @@ class Alarms:
     def at(self, when_ns: int, action: Callable[[], None]) -> Alarm:
         """Call `action` at `when_ns` or soon after it."""
         alarm = Alarm(action)
+        if self._closed:
+            return alarm
         heapq.heappush(self._heap, (when_ns, next(self._order), alarm))
         if self._task is None or self._task.done():
             self._start()
@@ -58,7 +61,7 @@ class Alarms:
 
     def off(self, alarm: Alarm) -> None:
         """Forget `alarm`; harmless after it rang."""
-        if alarm.action is None:
+        if alarm.action is None or self._closed:
             return
         alarm.action = None
         self._off += 1
@@ -68,7 +71,8 @@ class Alarms:
             self._off = 0
 
     def close(self) -> None:
-        """Forget all alarms."""
+        """Forget all alarms; those set from now on never ring."""
+        self._closed = True
         self._heap.clear()
         self._off = 0
         if self._task is not None:

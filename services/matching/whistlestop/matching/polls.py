@@ -177,13 +177,15 @@ class Polls:
         self, queue: TaskQueue, poll: PollRequest, context: CallContext, began_ns: int, end_ns: int
     ) -> Reply:
         now_ns = began_ns
-        while now_ns < end_ns and not self.closing:
+        while now_ns < end_ns:
             if queue.needs_read(now_ns, self._reread_ns):
                 await self._queues.read(queue)
                 now_ns = self._clock.now_ns()
             fresh = False
             task = None if queue.waiters else queue.take(now_ns)
             if task is None:
+                if self.closing:
+                    break
                 waiter = await self._wait(queue, poll, end_ns)
                 task, fresh = waiter.future.result(), waiter.fresh
                 if task is None:

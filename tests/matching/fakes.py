@@ -1,0 +1,265 @@
+"""A store of tasks, a history service and a way to build things, all in memory and all obedient."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from whistlestop.common.clients import Encoded, Reply, encoded
+from whistlestop.common.clock import SECOND_NS, FakeClock
+from whistlestop.common.context import CallContext
+from whistlestop.common.errors import ServiceError, not_found
+from whistlestop.common.ids import CountedIds
+from whistlestop.common.notify import LocalNotifier, Notifier
+from whistlestop.matching.config import MatchingConfig
+from whistlestop.matching.service import Matching
+from whistlestop.storage.errors import LeaseLost, Unavailable
+from whistlestop.storage.records import Backlog, MatchingTask, PollerRecord, TaskKey, TaskQueueRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from google.protobuf.message import Message
+
+    from whistlestop.storage.interface import TaskStore
+
+NAMESPACE = "ns-id"
+NORMAL = queue_enums.TASK_QUEUE_KIND_NORMAL
+STICKY = queue_enums.TASK_QUEUE_KIND_STICKY
+
+
+class FakeStore:
+    """The task tables. `delay` (an awaitable factory) stands in front of each read, to make races."""
+
+    def __init__(self) -> None:
+        self.rows: dict[TaskKey, MatchingTask] = {}
+        self.queues: dict[tuple[str, str, int], TaskQueueRecord] = {}
+        self.pollers: dict[tuple[str, str, int, str], PollerRecord] = {}
+        self.reads = 0
+        self.writes = 0
+        self.broken = False
+        self.delay: Callable[[], Any] | None = None
+
+    async def _pause(self) -> None:
+        if self.delay is not None:
+            await self.delay()
+        if self.broken:
+            raise Unavailable("broken on purpose")
+
+    async def list_tasks(
+        self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
+    ) -> list[MatchingTask]:
+        self.reads += 1
+        await self._pause()
+        rows = [
+            row
+            for key, row in self.rows.items()
+            if (key.namespace_id, key.task_queue, key.task_type) == (namespace_id, task_queue, task_type)
+        ]
+        rows.sort(key=lambda row: (row.key.priority, row.key.task_id))
+        rows = [row for row in rows if after is None or (row.key.priority, row.key.task_id) > after][:limit]
+        # The answer travels for a moment, too: what it says may be old when it arrives.
+        await self._pause()
+        return rows
+
+    async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
+        self.rows.update({task.key: task for task in tasks})
+
+    async def delete_tasks(self, keys: Sequence[TaskKey]) -> None:
+        await self._pause()
+        for key in keys:
+            self.rows.pop(key, None)
+
+    async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
+        found: dict[int, Backlog] = {}
+        for row in await self.list_tasks(namespace_id, task_queue, task_type, None, limit):
+            seen = found.get(row.key.priority)
+            found[row.key.priority] = Backlog(
+                1 if seen is None else seen.count + 1, row.created_ns if seen is None else seen.oldest_created_ns
+            )
+        return found
+
+    async def list_backlogged_queues(
+        self, after: tuple[str, str, int] | None, limit: int
+    ) -> list[tuple[str, str, int]]:
+        names = sorted({(key.namespace_id, key.task_queue, key.task_type) for key in self.rows})
+        return [name for name in names if after is None or name > after][:limit]
+
+    async def get_task_queue(self, namespace_id: str, task_queue: str, task_type: int) -> TaskQueueRecord | None:
+        return self.queues.get((namespace_id, task_queue, task_type))
+
+    async def put_task_queue(self, record: TaskQueueRecord, expected_range_id: int) -> None:
+        key = (record.namespace_id, record.task_queue, record.task_type)
+        seen = self.queues.get(key)
+        if (0 if seen is None else seen.range_id) != expected_range_id:
+            raise LeaseLost
+        self.queues[key] = record
+
+    async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None:
+        self.writes += 1
+        for row in pollers:
+            self.pollers[row.namespace_id, row.task_queue, row.task_type, row.identity] = row
+
+    async def list_pollers(
+        self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int
+    ) -> list[PollerRecord]:
+        return [
+            row
+            for key, row in self.pollers.items()
+            if key[:3] == (namespace_id, task_queue, task_type) and row.expires_ns > now_ns
+        ][:limit]
+
+
+class FakeHistory:
+    """Starts a task once: removes its row, answers with the workflow id; NOT_FOUND when the row is gone."""
+
+    def __init__(self, store: FakeStore) -> None:
+        self._store = store
+        self.calls: list[tuple[str, Any]] = []
+        self.started: list[str] = []
+        self.resets: list[str] = []
+        self.before: Callable[[str, Any], Any] | None = None
+        """Awaited before the row is looked at; may raise."""
+        self.after: Callable[[str, Any], Any] | None = None
+        """Awaited when the start has taken place; what it raises, the caller sees."""
+
+    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+        self.calls.append((method, request))
+        if self.before is not None:
+            await self.before(method, request)
+        message = cast("Any", request)
+        workflow_id = message.execution.workflow_id
+        if method == "ResetStickyTask":
+            self.resets.append(workflow_id)
+            self._remove(workflow_id)
+            return Encoded(b"")
+        if method == "RecordQueryTaskStarted" or self._remove(workflow_id):
+            self.started.append(workflow_id)
+        else:
+            raise not_found("stale")
+        if self.after is not None:
+            await self.after(method, request)
+        if method == "RecordActivityTaskStarted":
+            return Encoded(
+                rr.PollActivityTaskQueueResponse(task_token=b"t", activity_id=workflow_id).SerializeToString()
+            )
+        response = rr.PollWorkflowTaskQueueResponse(task_token=b"t")
+        response.workflow_execution.workflow_id = workflow_id
+        return Encoded(response.SerializeToString())
+
+    def _remove(self, workflow_id: str) -> bool:
+        for key, row in self._store.rows.items():
+            if row.workflow_id == workflow_id:
+                del self._store.rows[key]
+                return True
+        return False
+
+
+class Bench:
+    """A matching service with its surroundings."""
+
+    def __init__(
+        self, config: MatchingConfig | None = None, *, store: TaskStore | None = None, notifier: Notifier | None = None
+    ) -> None:
+        self.clock = FakeClock()
+        self.rows = FakeStore()
+        self.store: TaskStore = store or self.rows
+        self.history = FakeHistory(self.rows)
+        self.notifier = notifier or LocalNotifier(self.clock)
+        self.config = config or MatchingConfig(hear_others=False, share_pollers=False)
+        self.matching = self.another()
+        self._ids = CountedIds()
+
+    def another(self, config: MatchingConfig | None = None, notifier: Notifier | None = None) -> Matching:
+        """One more process over the same store."""
+        return Matching(
+            self.store, self.history, self.clock, CountedIds(), notifier or self.notifier, config or self.config
+        )
+
+    def task(
+        self, name: str, *, queue: str = "q", task_type: int = 1, priority: int = 3, query_id: str = ""
+    ) -> MatchingTask:
+        """A row of the store."""
+        task_id = self._ids.task_id(0)
+        key = TaskKey(NAMESPACE, queue, task_type, priority, task_id)
+        row = MatchingTask(key, name, "run", 2, 1, self.clock.now_ns(), query_id)
+        self.rows.rows[key] = row
+        return row
+
+    def commit(self, *names: str, queue: str = "q", task_type: int = 1, priority: int = 3) -> None:
+        """Rows that history commits and offers."""
+        self.matching.offer([self.task(name, queue=queue, task_type=task_type, priority=priority) for name in names])
+
+    def context(self, seconds: float | None = 70.0, *, can_hold: bool = True) -> CallContext:
+        deadline_ns = None if seconds is None else self.clock.now_ns() + round(seconds * SECOND_NS)
+        return CallContext(deadline_ns, namespace_id=NAMESPACE, namespace="ns", can_hold=can_hold)
+
+    def poll(
+        self,
+        queue: str = "q",
+        *,
+        seconds: float | None = 70.0,
+        identity: str = "me",
+        worker: str = "",
+        sticky: bool = False,
+        can_hold: bool = True,
+        matching: Matching | None = None,
+    ) -> asyncio.Task[rr.PollWorkflowTaskQueueResponse]:
+        """A poll of workflow tasks that runs beside the test."""
+        request = rr.PollWorkflowTaskQueueRequest(
+            namespace="ns",
+            task_queue=queue_pb.TaskQueue(
+                name=queue, kind=STICKY if sticky else NORMAL, normal_name="q" if sticky else ""
+            ),
+            identity=identity,
+            worker_instance_key=worker,
+        )
+
+        async def run() -> rr.PollWorkflowTaskQueueResponse:
+            reply = await (matching or self.matching).call(
+                "PollWorkflowTaskQueue", request, self.context(seconds, can_hold=can_hold)
+            )
+            return rr.PollWorkflowTaskQueueResponse.FromString(encoded(reply))
+
+        return asyncio.ensure_future(run())
+
+    def poll_activity(
+        self, queue: str = "q", *, rps: float | None = None, seconds: float = 70.0, can_hold: bool = True
+    ) -> asyncio.Task[rr.PollActivityTaskQueueResponse]:
+        """A poll of activity tasks that runs beside the test."""
+        request = rr.PollActivityTaskQueueRequest(
+            namespace="ns", task_queue=queue_pb.TaskQueue(name=queue, kind=NORMAL), identity="me"
+        )
+        if rps is not None:
+            request.task_queue_metadata.max_tasks_per_second.value = rps
+
+        async def run() -> rr.PollActivityTaskQueueResponse:
+            reply = await self.matching.call("PollActivityTaskQueue", request, self.context(seconds, can_hold=can_hold))
+            return rr.PollActivityTaskQueueResponse.FromString(encoded(reply))
+
+        return asyncio.ensure_future(run())
+
+    async def ask(self, method: str, request: Message, *, can_hold: bool = True) -> Any:
+        """A call whose answer is a message."""
+        return await self.matching.call(method, request, self.context(can_hold=can_hold))
+
+
+async def settle(rounds: int = 20) -> None:
+    """Let everything run that can run without time passing."""
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+
+
+def got(poll: asyncio.Task[rr.PollWorkflowTaskQueueResponse]) -> str:
+    """The workflow that a finished poll got ('' for an empty answer)."""
+    assert poll.done(), "the poll still waits"
+    return poll.result().workflow_execution.workflow_id
+
+
+def code_of(error: BaseException) -> str:
+    assert isinstance(error, ServiceError)
+    return error.code.name
