@@ -1,28 +1,23 @@
-"""The three services in one process: the one place that knows all of them and the adapters.
+"""The three services in one process: the one place that knows all of them.
 
-Rules of this file: construction only. Nothing here decides anything about workflows, and nothing elsewhere in the
-server package imports a storage adapter.
+Rules of this file: construction only. Nothing here decides anything about workflows.
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.metrics import NO_METRICS, Metrics
-from whistlestop.common.notify import LocalNotifier
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.service import Frontend
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.service import History
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.service import Matching
-from whistlestop.server.config import BadConfig, ServerConfig, StoreConfig
 from whistlestop.server.dynamic_config import FRONTEND_KEYS, LIMIT_KEYS, MATCHING_KEYS
-from whistlestop.storage.errors import CurrentConflict, VersionConflict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,53 +29,9 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
+    from whistlestop.server.config import ServerConfig
     from whistlestop.storage.interface import Store
-    from whistlestop.storage.records import MatchingTask, Transition
-
-
-class _Commits:
-    """Mixed into an adapter: counts what its `commit` does."""
-
-    metrics: Metrics = NO_METRICS
-
-    async def commit(self, transition: Transition) -> None:
-        try:
-            await cast("Any", super()).commit(transition)
-        except VersionConflict:
-            self.metrics.conflict("version")
-            raise
-        except CurrentConflict:
-            self.metrics.conflict("current")
-            raise
-        self.metrics.transition()
-
-
-def make_store(config: StoreConfig, metrics: Metrics = NO_METRICS) -> Store:
-    """The adapter that the configuration names, not opened yet."""
-    if config.database_url:
-        from whistlestop.storage.postgres import PostgresStore
-
-        class CountedPostgres(_Commits, PostgresStore):
-            pass
-
-        postgres = CountedPostgres(config.database_url)
-        postgres.metrics = metrics
-        return cast("Store", postgres)
-
-    from whistlestop.storage.sqlite import SqliteStore
-
-    class CountedSqlite(_Commits, SqliteStore):
-        pass
-
-    sqlite = CountedSqlite(config.sqlite_path, dict(config.pragmas))
-    sqlite.metrics = metrics
-    return cast("Store", sqlite)
-
-
-def check_database_url(url: str) -> None:
-    """Raise BadConfig for a scheme that no adapter serves."""
-    if not url.startswith(("postgresql://", "postgres://")):
-        raise BadConfig("--database-url must begin with postgresql://")
+    from whistlestop.storage.records import MatchingTask
 
 
 class _Late:
@@ -143,25 +94,3 @@ def _listener(matching: Matching, metrics: Metrics) -> Callable[[Sequence[Matchi
         offer(tasks)
 
     return listen
-
-
-async def make_notifier(config: StoreConfig, clock: Clock) -> Notifier:
-    """Hints within the process, and over LISTEN/NOTIFY where others share the database."""
-    if not config.database_url:
-        return LocalNotifier(clock)
-    from whistlestop.storage.postgres.notify import PostgresNotifier
-
-    notifier = PostgresNotifier(config.database_url, clock)
-    start = getattr(notifier, "open", None) or getattr(notifier, "start", None)
-    if start is not None:
-        await start()
-    return cast("Notifier", notifier)
-
-
-async def close_notifier(notifier: Notifier) -> None:
-    """Let go of the notifier's connection where it has one."""
-    close = getattr(notifier, "close", None)
-    if close is not None:
-        result = close()
-        if asyncio.iscoroutine(result):
-            await result

@@ -43,7 +43,8 @@ class Membership:
         """Write the first heartbeat and go on."""
         now_ns = self._clock.now_ns()
         self._members = [
-            Member(f"{self._host_id}/{role}", role, rpc_address, rpc_port, now_ns, now_ns, now_ns) for role in self._roles
+            Member(f"{self._host_id}/{role}", role, rpc_address, rpc_port, now_ns, now_ns, now_ns)
+            for role in self._roles
         ]
         await self._beat()
         self._task = asyncio.create_task(self._keep(), name="membership")

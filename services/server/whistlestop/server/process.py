@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.server.assembly import Services, assemble, close_notifier, make_notifier, make_store
+from whistlestop.server.assembly import Services, assemble
 from whistlestop.server.config import BadConfig, Role, ServerConfig, bind_address, host_port
 from whistlestop.server.membership import Membership
+from whistlestop.server.stores import close_notifier, make_notifier, make_store
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:

@@ -124,7 +124,7 @@ async def open_store(
     db_filename: str, database_url: str, *, create: bool = False
 ) -> AsyncIterator[tuple[Store, StoreConfig]]:
     """The store that the flags name, open. A SQLite file must be there unless `create`."""
-    from whistlestop.server.assembly import make_store
+    from whistlestop.server.stores import make_store
 
     config = store_config(db_filename, database_url)
     if not create and not config.database_url and not await asyncio.to_thread(Path(config.sqlite_path).exists):

@@ -1,0 +1,79 @@
+"""Which storage adapter and notifier a process works with: nothing else in the server package imports an adapter."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from whistlestop.common.metrics import NO_METRICS, Metrics
+from whistlestop.storage.errors import CurrentConflict, VersionConflict
+
+if TYPE_CHECKING:
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.notify import Notifier
+    from whistlestop.server.config import StoreConfig
+    from whistlestop.storage.interface import Store
+    from whistlestop.storage.records import Transition
+
+
+class _Commits:
+    """Mixed into an adapter: counts what its `commit` does."""
+
+    metrics: Metrics = NO_METRICS
+
+    async def commit(self, transition: Transition) -> None:
+        try:
+            await cast("Any", super()).commit(transition)
+        except VersionConflict:
+            self.metrics.conflict("version")
+            raise
+        except CurrentConflict:
+            self.metrics.conflict("current")
+            raise
+        self.metrics.transition()
+
+
+def make_store(config: StoreConfig, metrics: Metrics = NO_METRICS) -> Store:
+    """The adapter that the configuration names, not opened yet."""
+    if config.database_url:
+        from whistlestop.storage.postgres import PostgresStore
+
+        class CountedPostgres(_Commits, PostgresStore):
+            pass
+
+        postgres = CountedPostgres(config.database_url)
+        postgres.metrics = metrics
+        return cast("Store", postgres)
+
+    from whistlestop.storage.sqlite import SqliteStore
+
+    class CountedSqlite(_Commits, SqliteStore):
+        pass
+
+    sqlite = CountedSqlite(config.sqlite_path, dict(config.pragmas))
+    sqlite.metrics = metrics
+    return cast("Store", sqlite)
+
+
+async def make_notifier(config: StoreConfig, clock: Clock) -> Notifier:
+    """Hints within the process, and over LISTEN/NOTIFY where others share the database."""
+    if not config.database_url:
+        from whistlestop.common.notify import LocalNotifier
+
+        return LocalNotifier(clock)
+    from whistlestop.storage.postgres.notify import PostgresNotifier
+
+    notifier = PostgresNotifier(config.database_url, clock)
+    start = getattr(notifier, "open", None) or getattr(notifier, "start", None)
+    if start is not None:
+        await start()
+    return cast("Notifier", notifier)
+
+
+async def close_notifier(notifier: Notifier) -> None:
+    """Let go of the notifier's connection where it has one."""
+    close = getattr(notifier, "close", None)
+    if close is not None:
+        result = close()
+        if asyncio.iscoroutine(result):
+            await result
