@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from whistlestop.storage.records import ExecutionKey, VisibilityRow
-from whistlestop.storage.visibility import AttributeType, encode_value, row_json
+from whistlestop.storage.visibility import AttributeType, Value, encode_value, row_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ CREATE = (
 
 
 def insert(placeholder: str) -> str:
-    return f"INSERT INTO executions_visibility VALUES ({', '.join([placeholder] * len(COLUMNS))})"  # noqa: S608  marks
+    return f"INSERT INTO executions_visibility VALUES ({', '.join([placeholder] * len(COLUMNS))})"
 
 
 def values(row: VisibilityRow) -> tuple[object, ...]:
@@ -60,7 +60,7 @@ def make_row(
     close_time_us: int | None = None,
     history_length: int = 3,
     parent_workflow_id: str | None = None,
-    attributes: Mapping[str, bool | int | float | str | list[str]] | None = None,
+    attributes: Mapping[str, Value] | None = None,
     raw_attributes: str | None = None,
 ) -> VisibilityRow:
     """A running workflow, unless a close time says otherwise."""
@@ -90,7 +90,28 @@ def make_row(
 
 # Few values, so that filters and rows meet; some that an SQL text, a LIKE or a JSON path could trip over.
 strings = st.sampled_from(
-    ["", "a", "A", "ab", "aB", "b", "a'b", 'a"b', "a%", "a_", "%", "\\", "é", "z\0z", "日本", "$.a", "?", "%s", "1", "🙂"]
+    [
+        "",
+        "a",
+        "A",
+        "ab",
+        "aB",
+        "b",
+        "a'b",
+        'a"b',
+        "a%",
+        "a_",
+        "%",
+        "\\",
+        "é",
+        "z\0z",
+        "日本",
+        "$.a",
+        "?",
+        "%s",
+        "1",
+        "🙂",
+    ]
 )
 texts = st.sampled_from(["", "Hello World", "hello", "wide-world", "Été", "a b c", "world wide", "!!", "a_b"])
 ints = st.one_of(st.integers(-3, 3), st.sampled_from([2**53 + 1, 2**63 - 1, -(2**63)]))
@@ -100,7 +121,7 @@ floats = st.one_of(
 )
 times_us = st.integers(-2, 4).map(lambda step: step * 1_500_000)
 
-_BY_TYPE = {
+_BY_TYPE: Mapping[AttributeType, st.SearchStrategy[Value]] = {
     AttributeType.Keyword: strings,
     AttributeType.Text: texts,
     AttributeType.Int: ints,

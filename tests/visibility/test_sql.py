@@ -55,7 +55,7 @@ def _listed_by_sqlite(connection: sqlite3.Connection, rows: list[VisibilityRow],
     connection.execute("DELETE FROM executions_visibility")
     connection.executemany(support.insert("?"), [support.values(row) for row in rows])
     condition, parameters = where_clause(parse(text, support.CUSTOM), SQLITE)
-    found = connection.execute(f"SELECT rowid FROM executions_visibility WHERE {condition}", parameters)  # noqa: S608
+    found = connection.execute(f"SELECT rowid FROM executions_visibility WHERE {condition}", parameters)
     first = connection.execute("SELECT MIN(rowid) FROM executions_visibility").fetchone()[0]
     return sorted(rowid - first for (rowid,) in found)
 
@@ -70,7 +70,7 @@ def _listed_by_postgres(
         connection.execute(support.insert("%s"), line)
     condition, parameters = where_clause(parse(text, support.CUSTOM), POSTGRES)
     found = connection.execute(
-        f"SELECT namespace_id FROM executions_visibility WHERE {condition}".encode(),  # noqa: S608
+        f"SELECT namespace_id FROM executions_visibility WHERE {condition}".encode(),
         parameters,
     )
     return sorted(str(namespace_id) for (namespace_id,) in found)
@@ -222,7 +222,7 @@ def _pages(connection: sqlite3.Connection, size: int) -> list[str]:
     while True:
         behind, parameters = page_clause(parse_page_token(token), SQLITE)
         page = connection.execute(
-            "SELECT close_time, start_time, run_id FROM executions_visibility"  # noqa: S608
+            "SELECT close_time, start_time, run_id FROM executions_visibility"
             f" WHERE {behind} ORDER BY {ORDER_BY} LIMIT ?",
             [*parameters, size],
         ).fetchall()
@@ -247,6 +247,26 @@ def test_pages_list_open_runs_first_then_the_last_closed(sqlite: sqlite3.Connect
     assert _pages(sqlite, size) == expected
 
 
+@pytest.mark.postgres
+def test_postgres_goes_on_behind_a_page_and_counts_groups(postgres: psycopg.Connection[tuple[object, ...]]) -> None:
+    rows = [
+        support.make_row("open"),
+        support.make_row("closed", status=2, close_time_us=5),
+        support.make_row("open too"),
+    ]
+    _listed_by_postgres(postgres, rows, "")
+    behind, parameters = page_clause(PageKey(None, 1_000_000, "open"), POSTGRES)
+    statement = f"SELECT run_id FROM executions_visibility WHERE {behind} ORDER BY {ORDER_BY}"  # noqa: S608
+    assert postgres.execute(statement.encode(), parameters).fetchall() == [("open too",), ("closed",)]
+    for text, groups in [
+        ("GROUP BY ExecutionStatus", [(1, 2), (2, 1)]),
+        ("GROUP BY TemporalNamespaceDivision", [(None, 3)]),
+    ]:
+        columns, values = group_by_columns(parse(text, support.CUSTOM), POSTGRES)
+        grouped = f"SELECT {columns[0]}, COUNT(*) FROM executions_visibility GROUP BY 1 ORDER BY 1"  # noqa: S608
+        assert postgres.execute(grouped.encode(), values).fetchall() == groups
+
+
 def test_page_seeks_in_the_index_of_the_order() -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute(support.CREATE)
@@ -256,7 +276,7 @@ def test_page_seeks_in_the_index_of_the_order() -> None:
     )
     behind, parameters = page_clause(PageKey(None, 1, "r1"), SQLITE)
     plan = connection.execute(
-        f"EXPLAIN QUERY PLAN SELECT * FROM executions_visibility WHERE namespace_id = ? AND {behind} ORDER BY {ORDER_BY}",  # noqa: S608
+        f"EXPLAIN QUERY PLAN SELECT * FROM executions_visibility WHERE namespace_id = ? AND {behind} ORDER BY {ORDER_BY}",
         ["ns", *parameters],
     ).fetchall()
     connection.close()
@@ -265,7 +285,8 @@ def test_page_seeks_in_the_index_of_the_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "token", [b"garbage", b"{}", b"[]", b"[1,2]", b'["a",1,"r"]', b'[1,2,"\\u00e9"]', b'[1e3,2,"r"]', b"\xff", b"[" * 10_000]
+    "token",
+    [b"garbage", b"{}", b"[]", b"[1,2]", b'["a",1,"r"]', b'[1,2,"\\u00e9"]', b'[1e3,2,"r"]', b"\xff", b"[" * 10_000],
 )
 def test_page_token_that_is_not_ours_is_refused(token: bytes) -> None:
     with pytest.raises(InvalidPageToken) as refused:
@@ -278,9 +299,7 @@ def test_groups_carry_status_names(sqlite: sqlite3.Connection) -> None:
     query = parse("GROUP BY ExecutionStatus", support.CUSTOM)
     _listed_by_sqlite(sqlite, rows, "")
     (column,), _ = group_by_columns(query, SQLITE)
-    found = sqlite.execute(
-        f"SELECT {column}, COUNT(*) FROM executions_visibility GROUP BY 1 ORDER BY 1"  # noqa: S608
-    ).fetchall()
+    found = sqlite.execute(f"SELECT {column}, COUNT(*) FROM executions_visibility GROUP BY 1 ORDER BY 1").fetchall()
     groups = [(group_payloads(query, [value])[0], count) for value, count in found]
     assert [(payload.data, payload.metadata["type"], count) for payload, count in groups] == [
         (b'"Running"', b"Keyword", 2),

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from google.protobuf import text_format
 from temporalio.api.common.v1 import Payload, SearchAttributes
 
 from whistlestop.storage.visibility.errors import InvalidSearchAttributes
@@ -291,6 +290,8 @@ def _shown(payload: Payload) -> str:
     try:
         return go_value(_decode_any(payload))
     except ValueError:
+        from google.protobuf import text_format  # 10 ms of import, for an error hardly ever seen
+
         return f"value from <{text_format.MessageToString(payload, as_one_line=True)}>"
 
 

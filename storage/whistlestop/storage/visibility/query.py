@@ -39,7 +39,7 @@ _DIVISION = "TemporalNamespaceDivision"
 _GROUPABLE = ("ExecutionStatus", _DIVISION)
 
 MAX_DEPTH = 30
-"""AND, OR and NOT within each other, parentheses that say nothing not counted; SQLite's own parser has a stack of 100."""
+"""AND, OR and NOT within each other. SQLite's own parser has a stack of 100, and needs up to three entries a level."""
 
 MAX_VALUES = 10_000
 """Literals in one query; databases bound the parameters of a statement."""

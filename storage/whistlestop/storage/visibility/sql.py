@@ -207,9 +207,7 @@ def _is_null(attribute: Attribute, dialect: Dialect, *, negated: bool) -> Fragme
 def _operand(attribute: Attribute, dialect: Dialect) -> Fragment:
     if not is_column(attribute):
         return dialect.attribute(attribute)
-    column = _COLUMNS[attribute.name]
-    is_text = attribute.type is AttributeType.Keyword and attribute.name != "ExecutionStatus"
-    return (dialect.ordered(column) if is_text else column), []
+    return _COLUMNS[attribute.name], []
 
 
 def _comparison(expression: Compare | In | Between | StartsWith, dialect: Dialect) -> Fragment:
@@ -218,6 +216,8 @@ def _comparison(expression: Compare | In | Between | StartsWith, dialect: Dialec
     text, parameters = _operand(attribute, dialect)
     if " " in text:
         text = f"({text})"
+    elif _is_ordering(expression) and attribute.type is AttributeType.Keyword and attribute.name != "ExecutionStatus":
+        text = dialect.ordered(text)  # and not for equality: an index need not have that collation
 
     def bound(*values: Scalar) -> list[Parameter]:
         return parameters + [dialect.parameter(value, attribute.type) for value in values]
@@ -233,3 +233,12 @@ def _comparison(expression: Compare | In | Between | StartsWith, dialect: Dialec
         case StartsWith(_, prefix, negated):
             starts = (dialect.starts_with(text), [*parameters, len(prefix), prefix])
             return _negated(starts, negated=negated)
+
+
+def _is_ordering(expression: Compare | In | Between | StartsWith) -> bool:
+    match expression:
+        case Between():
+            return True
+        case Compare(_, operator, _):
+            return operator not in ("=", "!=")
+    return False

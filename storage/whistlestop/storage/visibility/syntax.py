@@ -2,7 +2,8 @@
 
 Written by hand. sqlglot was measured first: its import takes 75 to 90 ms of CPU of a function's start, which has a
 budget of 350, and it reads a wider language than the one that clients see refused elsewhere; the text and position
-of a syntax error, which clients print, could not be kept either. What is here imports in 3 ms.
+of a syntax error, which clients print, could not be kept either. What is here imports in less than 10 ms, most of it
+one regular expression.
 
 A node is named like the node type in Temporal's parser, because error messages carry that name.
 """
@@ -33,7 +34,7 @@ BINARY = "*sqlparser.BinaryExpr"
 SUBQUERY = "*sqlparser.Subquery"
 
 MAX_NESTING = 100
-"""Parentheses and NOTs around each other; half of what Temporal takes, so that the parser stays within Python's stack."""
+"""Parentheses and NOTs around each other; half of what Temporal takes, to stay within Python's stack."""
 
 _COMPARE = frozenset({"=", "<", ">", "<=", ">=", "!=", "<=>"})
 _WORD_OPERATORS = frozenset({"in", "like", "regexp", "starts_with", "between"})
