@@ -256,14 +256,14 @@ def test_postgres_goes_on_behind_a_page_and_counts_groups(postgres: psycopg.Conn
     ]
     _listed_by_postgres(postgres, rows, "")
     behind, parameters = page_clause(PageKey(None, 1_000_000, "open"), POSTGRES)
-    statement = f"SELECT run_id FROM executions_visibility WHERE {behind} ORDER BY {ORDER_BY}"  # noqa: S608
+    statement = f"SELECT run_id FROM executions_visibility WHERE {behind} ORDER BY {ORDER_BY}"
     assert postgres.execute(statement.encode(), parameters).fetchall() == [("open too",), ("closed",)]
     for text, groups in [
         ("GROUP BY ExecutionStatus", [(1, 2), (2, 1)]),
         ("GROUP BY TemporalNamespaceDivision", [(None, 3)]),
     ]:
         columns, values = group_by_columns(parse(text, support.CUSTOM), POSTGRES)
-        grouped = f"SELECT {columns[0]}, COUNT(*) FROM executions_visibility GROUP BY 1 ORDER BY 1"  # noqa: S608
+        grouped = f"SELECT {columns[0]}, COUNT(*) FROM executions_visibility GROUP BY 1 ORDER BY 1"
         assert postgres.execute(grouped.encode(), values).fetchall() == groups
 
 
