@@ -151,6 +151,7 @@ def test_row_holds_values_by_type_and_gives_them_back() -> None:
         "~CustomText": " hello wide world ",
         "CustomList": ["a"],
         "Typed": "k",
+        "Unknown": 1,
     }
     back = row_payloads(row, CUSTOM)
     assert {name: (payload.data, payload.metadata["type"]) for name, payload in back.items()} == {

@@ -298,12 +298,13 @@ def _shown(payload: Payload) -> str:
 def row_json(payloads: Mapping[str, Payload], custom: Mapping[str, AttributeType] | None = None) -> str:
     """The JSON object `search_attributes` of a visibility row.
 
-    Types come from `custom`, the predefined ones and the payloads' own metadata, in this order. What has no known
-    type, does not decode or is a system attribute is left out: a row must never fail a run.
+    Types come from `custom`, the predefined ones and the payloads' own metadata, in this order; without any of these
+    the JSON value tells (which takes a Datetime or Text for a Keyword: better give `custom`, or types in the metadata).
+    What does not decode or is a system attribute is left out: a row must never fail a run.
     """
     row: dict[str, Value] = {}
     for name, payload in payloads.items():
-        kind = (custom or {}).get(name) or PREDEFINED.get(name) or payload_type(payload)
+        kind = (custom or {}).get(name) or PREDEFINED.get(name) or payload_type(payload) or _guess(payload)
         if kind is None or name in SYSTEM or not is_valid_name(name):
             continue
         try:
@@ -316,6 +317,15 @@ def row_json(payloads: Mapping[str, Payload], custom: Mapping[str, AttributeType
         if kind is _T.Text and isinstance(value, str):
             row[TEXT_WORDS_PREFIX + name] = joined_words(value)
     return json.dumps(row, separators=(",", ":"), allow_nan=False) if row else "{}"
+
+
+def _guess(payload: Payload) -> AttributeType | None:
+    try:
+        value = _decode_any(payload)
+    except ValueError:
+        return None
+    kinds = {bool: _T.Bool, int: _T.Int, float: _T.Double, str: _T.Keyword, list: _T.KeywordList}
+    return kinds.get(type(value))
 
 
 def row_payloads(row: str, custom: Mapping[str, AttributeType]) -> dict[str, Payload]:
