@@ -1,17 +1,24 @@
-"""Activity tasks between a worker and the core."""
+"""Activity tasks between a worker and the core: taken by a poll, then answered by token or by id."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common.errors import invalid_argument
+from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import activity as core_activity
 from whistlestop.history.core.times import set_duration, set_timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from temporalio.api.common.v1 import message_pb2 as common_pb
+    from temporalio.api.failure.v1 import message_pb2 as failure_pb
+
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto import internal_pb2
@@ -19,17 +26,25 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import Activity
     from whistlestop.history.service import History
 
+T = TypeVar("T")
+
 
 async def record_activity_task_started(
     service: History, request: internal_pb2.RecordActivityTaskStartedRequest, context: CallContext
 ) -> Reply:
     """A poller gets the attempt: start it, and build the poll's reply."""
+    poll = request.poll
     run, activity = await service.engine.transact(
         context.namespace_id,
         request.execution.workflow_id,
         request.execution.run_id,
         lambda run: core_activity.start(
-            run, request.scheduled_event_id, request.stamp, request.request_id, request.poll.identity
+            run,
+            request.scheduled_event_id,
+            request.stamp,
+            request.request_id,
+            poll.identity,
+            poll.deployment_options if poll.HasField("deployment_options") else None,
         ),
     )
     return await poll_reply(service, run, activity)
@@ -56,10 +71,9 @@ async def poll_reply(service: History, run: Run, activity: Activity) -> service_
     for field in ("header", "input"):
         if scheduled.HasField(field):  # type: ignore[arg-type]
             getattr(reply, field).CopyFrom(getattr(scheduled, field))
-    if activity.HasField("retry_policy"):
-        reply.retry_policy.CopyFrom(activity.retry_policy)
-    if activity.HasField("priority"):
-        reply.priority.CopyFrom(activity.priority)
+    reply.retry_policy.CopyFrom(activity.retry_policy)
+    if activity.HasField("priority") or state.HasField("priority"):
+        reply.priority.CopyFrom(core_activity.priority_of(run, activity))
     if activity.HasField("heartbeat_details"):
         reply.heartbeat_details.CopyFrom(activity.heartbeat_details)
     set_timestamp(reply.scheduled_time, activity.first_scheduled_ns)
@@ -71,21 +85,93 @@ async def poll_reply(service: History, run: Run, activity: Activity) -> service_
     return reply
 
 
-async def respond_activity_task_completed(
-    service: History, request: service_pb.RespondActivityTaskCompletedRequest, context: CallContext
-) -> Reply:
-    """The attempt succeeded."""
+def _token(request: Any, context: CallContext) -> TaskToken:
+    """The request's task token, or one that names the activity by its id."""
+    if "task_token" not in request.DESCRIPTOR.fields_by_name:
+        return TaskToken(
+            namespace_id=context.namespace_id,
+            workflow_id=request.workflow_id,
+            run_id=request.run_id,
+            activity_id=request.activity_id,
+        )
     token = tokens.parse(request.task_token)
-    await service.engine.transact(
-        token.namespace_id,
-        token.workflow_id,
-        token.run_id,
-        lambda run: core_activity.complete(
-            run, token, request.result if request.HasField("result") else None, request.identity
-        ),
+    if context.namespace_id and token.namespace_id != context.namespace_id:
+        raise invalid_argument("Operation requested with a token from a different namespace.")
+    return token
+
+
+async def _transact(service: History, token: TaskToken, decide: Callable[[Run], T]) -> T:
+    _, reply = await service.engine.transact(token.namespace_id, token.workflow_id, token.run_id, decide)
+    return reply
+
+
+def _stamp(request: Any) -> common_pb.WorkerVersionStamp | None:
+    has = "worker_version" in request.DESCRIPTOR.fields_by_name and request.HasField("worker_version")
+    return request.worker_version if has else None
+
+
+def _details(request: Any, field: str) -> common_pb.Payloads | None:
+    return getattr(request, field) if request.HasField(field) else None
+
+
+async def respond_activity_task_completed(service: History, request: Any, context: CallContext) -> Reply:
+    """The attempt succeeded."""
+    token = _token(request, context)
+    result = _details(request, "result")
+    await _transact(
+        service, token, lambda run: core_activity.complete(run, token, result, request.identity, _stamp(request))
     )
-    return service_pb.RespondActivityTaskCompletedResponse()
+    return _response(request)
+
+
+async def respond_activity_task_failed(service: History, request: Any, context: CallContext) -> Reply:
+    """The attempt failed."""
+    token = _token(request, context)
+    failure: failure_pb.Failure | None = request.failure if request.HasField("failure") else None
+    heartbeat = _details(request, "last_heartbeat_details")
+    await _transact(
+        service,
+        token,
+        lambda run: core_activity.fail(run, token, failure, request.identity, heartbeat, _stamp(request)),
+    )
+    return _response(request)
+
+
+async def respond_activity_task_canceled(service: History, request: Any, context: CallContext) -> Reply:
+    """The attempt was cancelled, as was asked for."""
+    token = _token(request, context)
+    details = _details(request, "details")
+    await _transact(service, token, lambda run: core_activity.cancel(run, token, details, request.identity))
+    return _response(request)
+
+
+async def record_activity_task_heartbeat(service: History, request: Any, context: CallContext) -> Reply:
+    """The attempt is alive; the reply says what is wanted of it."""
+    token = _token(request, context)
+    details = _details(request, "details")
+    activity = await _transact(
+        service, token, lambda run: core_activity.heartbeat(run, token, details, request.identity)
+    )
+    response: Any = _response(request)
+    response.cancel_requested = activity.cancel_requested
+    response.activity_paused = activity.paused
+    response.activity_reset = activity.activity_reset
+    return _as_reply(response)
+
+
+def _response(request: Any) -> Reply:
+    """The empty response that belongs to the request."""
+    return _as_reply(getattr(service_pb, f"{request.DESCRIPTOR.name.removesuffix('Request')}Response")())
+
+
+def _as_reply(message: Any) -> Reply:
+    reply: Reply = message
+    return reply
 
 
 METHODS["RecordActivityTaskStarted"] = record_activity_task_started
-METHODS["RespondActivityTaskCompleted"] = respond_activity_task_completed
+for _suffix in ("", "ById"):
+    METHODS[f"RespondActivityTaskCompleted{_suffix}"] = respond_activity_task_completed
+    METHODS[f"RespondActivityTaskFailed{_suffix}"] = respond_activity_task_failed
+    METHODS[f"RespondActivityTaskCanceled{_suffix}"] = respond_activity_task_canceled
+    METHODS[f"RecordActivityTaskHeartbeat{_suffix}"] = record_activity_task_heartbeat

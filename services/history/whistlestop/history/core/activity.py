@@ -1,24 +1,36 @@
 """Activities: scheduled by a command, started by a poll, and completed, failed, timed out or cancelled.
 
-Rules of this file, which are Temporal's: the started event is written together with the closing one, so that attempts
-that were retried leave nothing in history; only the last attempt's failure is seen by the workflow.
+Rules of this file, which are Temporal's:
+- The started event is written together with the closing one, so that attempts that were retried leave nothing in history;
+  only the last attempt's failure is seen by the workflow.
+- Every activity has a retry policy; a command that names none gets the defaults.
+- A completion is held to the attempt that its token is of. By activity id alone, completing works even before a worker
+  took the activity; everything else needs a started attempt.
+- While an activity is paused, nothing of it times out and no attempt of it is offered.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import command_type_pb2 as ct
+from temporalio.api.enums.v1 import deployment_pb2
 from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import task_queue_pb2
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-from whistlestop.common.errors import not_found
-from whistlestop.history.core import workflow_task
-from whistlestop.history.core.completion import HANDLERS, Completion
+from whistlestop.common.errors import invalid_argument, not_found
+from whistlestop.history.core import command_attributes, retry, sizes, workflow_task
+from whistlestop.history.core.activity_deadlines import close_deadline, next_deadline
+from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
+from whistlestop.history.core.times import set_timestamp
 
 if TYPE_CHECKING:
     from temporalio.api.command.v1 import message_pb2 as command_pb
-    from temporalio.api.common.v1 import message_pb2 as common_pb
+    from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.common.proto.internal_pb2 import TaskToken
@@ -26,12 +38,32 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import Activity
 
 TASK_TYPE_ACTIVITY = int(task_queue_pb2.TASK_QUEUE_TYPE_ACTIVITY)
+GONE = "invalid activityID or activity already timed out or invoking workflow is completed"
+COMPLETED = "workflow execution already completed"
+NOT_STARTED_DETAILS = b'"ACTIVITY_ID_NOT_STARTED"'
+_FINISHED = {
+    et.EVENT_TYPE_ACTIVITY_TASK_COMPLETED: "activity_task_completed_event_attributes",
+    et.EVENT_TYPE_ACTIVITY_TASK_FAILED: "activity_task_failed_event_attributes",
+    et.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT: "activity_task_timed_out_event_attributes",
+    et.EVENT_TYPE_ACTIVITY_TASK_CANCELED: "activity_task_canceled_event_attributes",
+}
+
+
+# ---- commands ---------------------------------------------------------------------------------------------------------
 
 
 def schedule(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
     """ScheduleActivityTask."""
     run = completion.run
     attributes = command.schedule_activity_task_command_attributes
+    is_set = command.HasField("schedule_activity_task_command_attributes")
+    command_attributes.schedule_activity(run, attributes, is_set=is_set)
+    if attributes.activity_id in _pending_ids(run):
+        raise BadCommand(
+            fc.WORKFLOW_TASK_FAILED_CAUSE_SCHEDULE_ACTIVITY_DUPLICATE_ID,
+            f"invalid history builder state for action: add-activitytask-scheduled-event, "
+            f"ActivityID: {attributes.activity_id}",
+        )
     event = run.event(et.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED)
     a = event.activity_task_scheduled_event_attributes
     a.activity_id = attributes.activity_id
@@ -45,55 +77,182 @@ def schedule(completion: Completion, command: command_pb.Command) -> history_pb.
     a.workflow_task_completed_event_id = completion.completed_event_id
     a.use_workflow_build_id = attributes.use_workflow_build_id
     run.append(event)
-    dispatch(run, run.state.activities[event.event_id])
+    _pending_ids(run).add(a.activity_id)
+    activity = run.state.activities[event.event_id]
+    if attributes.request_eager_execution and run.limits.eager_activities and not run.state.paused:
+        completion.eager_activities.append(event.event_id)
+        run.arm(next_deadline(activity))
+    else:
+        dispatch(run, activity)
     return event
+
+
+def _pending_ids(run: Run) -> set[str]:
+    """The ids of pending activities, kept for the transition: one task may schedule thousands."""
+    if run.activity_ids is None:
+        run.activity_ids = {activity.activity_id for activity in run.state.activities.values()}
+    return run.activity_ids
+
+
+def request_cancel(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
+    """RequestCancelActivityTask: a started activity learns of it by its heartbeat, another is over at once."""
+    run = completion.run
+    attributes = command.request_cancel_activity_task_command_attributes
+    is_set = command.HasField("request_cancel_activity_task_command_attributes")
+    command_attributes.request_cancel_activity(attributes, is_set=is_set)
+    scheduled_event_id = attributes.scheduled_event_id
+    activity = run.state.activities.get(scheduled_event_id)
+    if activity.cancel_requested if activity is not None else not _has_finished(run, scheduled_event_id):
+        raise BadCommand(
+            fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY_ATTRIBUTES,
+            f"invalid history builder state for action: add-activitytask-cancel-requested-event, "
+            f"ScheduledEventID: {scheduled_event_id}",
+        )
+    event = run.event(et.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED)
+    a = event.activity_task_cancel_requested_event_attributes
+    a.scheduled_event_id = scheduled_event_id
+    a.workflow_task_completed_event_id = completion.completed_event_id
+    run.append(event)
+    if activity is not None and not activity.started_ns:
+        details = common_pb.Payloads(
+            payloads=[common_pb.Payload(metadata={"encoding": b"json/plain"}, data=NOT_STARTED_DETAILS)]
+        )
+        _write_canceled(run, activity, details, completion.request.identity)
+        completion.wants_new_task = True
+    return event
+
+
+def _has_finished(run: Run, scheduled_event_id: int) -> bool:
+    """The activity ended during this workflow task: the worker could not know."""
+
+    def ends_it(event: history_pb.HistoryEvent) -> bool:
+        field = _FINISHED.get(event.event_type)
+        return field is not None and bool(getattr(event, field).scheduled_event_id == scheduled_event_id)
+
+    return run.buffered(ends_it) is not None
+
+
+# ---- offering and starting --------------------------------------------------------------------------------------------
+
+
+def priority_of(run: Run, activity: Activity) -> common_pb.Priority:
+    """The activity's priority; what it leaves open is the workflow's."""
+    own, base = activity.priority, run.state.priority
+    return common_pb.Priority(
+        priority_key=own.priority_key or base.priority_key,
+        fairness_key=own.fairness_key or base.fairness_key,
+        fairness_weight=own.fairness_weight or base.fairness_weight,
+    )
 
 
 def dispatch(run: Run, activity: Activity) -> None:
     """Offer the activity's attempt on its queue."""
+    run.drop_task(activity.row)
     activity.stamp += 1
+    activity.retry_due_ns = 0
     run.add_task(
         activity.row,
         activity.task_queue,
         TASK_TYPE_ACTIVITY,
-        workflow_task.priority_key(activity.priority),
+        workflow_task.priority_key(priority_of(run, activity)),
         activity.scheduled_event_id,
         activity.stamp,
     )
+    run.arm(next_deadline(activity))
 
 
-def start(run: Run, scheduled_event_id: int, stamp: int, request_id: str, identity: str) -> Activity:
+def start(
+    run: Run,
+    scheduled_event_id: int,
+    stamp: int,
+    request_id: str,
+    identity: str,
+    deployment: deployment_pb.WorkerDeploymentOptions | None = None,
+) -> Activity:
     """A worker takes the attempt."""
-    if not run.is_open or scheduled_event_id not in run.state.activities:
-        raise not_found("activity task not found")
-    activity = run.state.activities[scheduled_event_id]
+    if not run.is_open:
+        raise not_found(COMPLETED)
+    activity = run.state.activities.get(scheduled_event_id)
+    if activity is None:
+        raise not_found(GONE)
     if activity.started_ns:
         if activity.request_id == request_id:
             return activity
-        raise not_found("activity task already started")
-    if activity.stamp != stamp:
-        raise not_found("activity task is stale")
+        raise not_found("Activity task already started.")
+    if activity.stamp != stamp or activity.paused:
+        raise not_found(
+            f"Activity task rejected; stamp has changed. Id: {activity.activity_id},: type: {activity.activity_type}, "
+            f"current stamp: {activity.stamp}"
+        )
+    if deployment is not None and (
+        deployment.worker_versioning_mode == deployment_pb2.WORKER_VERSIONING_MODE_VERSIONED
+    ):
+        activity.last_deployment_version.deployment_name = deployment.deployment_name
+        activity.last_deployment_version.build_id = deployment.build_id
+    _set_started(run, activity, request_id, identity)
+    return activity
+
+
+def start_eagerly(run: Run, scheduled_event_id: int, request_id: str, identity: str) -> Activity | None:
+    """The worker that scheduled the activity gets it with the reply; None when it is over already."""
+    activity = run.state.activities.get(scheduled_event_id) if run.is_open else None
+    if activity is None or activity.started_ns:
+        return None
+    _set_started(run, activity, request_id, identity)
+    return activity
+
+
+def _set_started(run: Run, activity: Activity, request_id: str, identity: str) -> None:
     run.drop_task(activity.row)
     activity.started_ns = run.now_ns
     activity.request_id = request_id
     activity.started_identity = identity
+    activity.retry_due_ns = 0
     run.changed = True
-    return activity
+    run.arm(next_deadline(activity))
 
 
-def of_token(run: Run, token: TaskToken) -> Activity:
-    """The started attempt that `token` is of, or NOT_FOUND."""
+# ---- finding ----------------------------------------------------------------------------------------------------------
+
+
+def of_token(run: Run, token: TaskToken, *, completes: bool = False) -> Activity:
+    """The attempt that `token` is of, or NOT_FOUND. A token without event id names the activity by its id alone.
+
+    `completes`: by id, an activity that nobody has started will do.
+    """
     if not run.is_open:
-        raise not_found("workflow execution already completed")
-    activity = run.state.activities.get(token.scheduled_event_id)
-    if activity is None or not activity.started_ns or activity.attempt != token.attempt:
-        raise not_found("invalid activityID or activity already timed out or invoking workflow is completed")
+        raise not_found(COMPLETED)
+    by_id = token.scheduled_event_id == 0
+    activity = _by_id(run, token.activity_id) if by_id else run.state.activities.get(token.scheduled_event_id)
+    if activity is None:
+        raise not_found(GONE)
+    if not activity.started_ns and not (by_id and completes):
+        raise not_found(GONE)
+    if not by_id and (
+        activity.attempt != token.attempt or token.started_time_ns not in (0, activity.started_ns)
+    ):
+        raise not_found(GONE)
     return activity
 
 
-def write_started(run: Run, activity: Activity) -> None:
-    """The started event, late."""
+def _by_id(run: Run, activity_id: str) -> Activity:
+    if not activity_id:
+        raise invalid_argument("activityID cannot be empty")
+    for activity in run.state.activities.values():
+        if activity.activity_id == activity_id:
+            return activity
+    raise not_found(
+        f"cannot find pending activity with ActivityID {activity_id}, check workflow execution history for more details"
+    )
+
+
+# ---- ends -------------------------------------------------------------------------------------------------------------
+
+
+def _write_started(run: Run, activity: Activity, stamp: common_pb.WorkerVersionStamp | None = None) -> None:
+    """The started event of the last attempt, late, with the time at which it began."""
     event = run.event(et.EVENT_TYPE_ACTIVITY_TASK_STARTED)
+    set_timestamp(event.event_time, activity.started_ns)
     a = event.activity_task_started_event_attributes
     a.scheduled_event_id = activity.scheduled_event_id
     a.identity = activity.started_identity
@@ -101,26 +260,187 @@ def write_started(run: Run, activity: Activity) -> None:
     a.attempt = activity.attempt
     if activity.HasField("last_failure"):
         a.last_failure.CopyFrom(activity.last_failure)
-    from whistlestop.history.core.times import set_timestamp
-
-    set_timestamp(event.event_time, activity.started_ns)
+    if stamp is not None:
+        a.worker_version.CopyFrom(stamp)
     run.append(event)
 
 
-def complete(run: Run, token: TaskToken, result: common_pb.Payloads | None, identity: str) -> None:
+def close(
+    run: Run, activity: Activity, event: history_pb.HistoryEvent, stamp: common_pb.WorkerVersionStamp | None = None
+) -> None:
+    """Append the started event, if there was a start, and the closing one. `activity` is gone afterwards."""
+    run.drop_task(activity.row)
+    if run.activity_ids is not None:
+        run.activity_ids.discard(activity.activity_id)
+    if activity.started_ns:
+        _write_started(run, activity, stamp)
+    run.append(event)
+
+
+def complete(
+    run: Run,
+    token: TaskToken,
+    result: common_pb.Payloads | None,
+    identity: str,
+    stamp: common_pb.WorkerVersionStamp | None = None,
+) -> None:
     """The attempt succeeded."""
-    activity = of_token(run, token)
-    scheduled_event_id = activity.scheduled_event_id
-    write_started(run, activity)
+    activity = of_token(run, token, completes=True)
+    if not activity.started_ns:
+        _set_started(run, activity, "", identity)
     event = run.event(et.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)
     a = event.activity_task_completed_event_attributes
-    a.scheduled_event_id = scheduled_event_id
-    a.started_event_id = activity.started_event_id
+    a.scheduled_event_id = activity.scheduled_event_id
     a.identity = identity
     if result is not None:
         a.result.CopyFrom(result)
-    run.append(event)
+    if stamp is not None:
+        a.worker_version.CopyFrom(stamp)
+    close(run, activity, event, stamp)
     workflow_task.schedule_if_none(run)
 
 
+def fail(  # noqa: PLR0913 - what a worker says
+    run: Run,
+    token: TaskToken,
+    failure: failure_pb.Failure | None,
+    identity: str,
+    last_heartbeat_details: common_pb.Payloads | None = None,
+    stamp: common_pb.WorkerVersionStamp | None = None,
+) -> None:
+    """The attempt failed: there will be another one, or the workflow has to know."""
+    activity = of_token(run, token)
+    if last_heartbeat_details is not None:
+        _note_progress(run, activity, last_heartbeat_details, identity)
+    activity.last_attempt_complete_ns = run.now_ns
+    state = try_again(run, activity, failure)
+    if state == retry.IN_PROGRESS:
+        return
+    event = run.event(et.EVENT_TYPE_ACTIVITY_TASK_FAILED)
+    a = event.activity_task_failed_event_attributes
+    a.scheduled_event_id = activity.scheduled_event_id
+    a.identity = identity
+    a.retry_state = state
+    if failure is not None:
+        a.failure.CopyFrom(failure)
+    if stamp is not None:
+        a.worker_version.CopyFrom(stamp)
+    close(run, activity, event, stamp)
+    workflow_task.schedule_if_none(run)
+
+
+def cancel(run: Run, token: TaskToken, details: common_pb.Payloads | None, identity: str) -> None:
+    """The worker has heeded the request to cancel."""
+    activity = of_token(run, token)
+    if not activity.cancel_requested:
+        raise invalid_argument("unable to mark activity as canceled without activity being request canceled first")
+    _write_canceled(run, activity, details, identity)
+    workflow_task.schedule_if_none(run)
+
+
+def _write_canceled(run: Run, activity: Activity, details: common_pb.Payloads | None, identity: str) -> None:
+    event = run.event(et.EVENT_TYPE_ACTIVITY_TASK_CANCELED)
+    a = event.activity_task_canceled_event_attributes
+    a.scheduled_event_id = activity.scheduled_event_id
+    a.latest_cancel_requested_event_id = activity.cancel_request_event_id
+    a.identity = identity
+    if details is not None:
+        a.details.CopyFrom(details)
+    close(run, activity, event)
+
+
+# ---- heartbeats -------------------------------------------------------------------------------------------------------
+
+
+def heartbeat(run: Run, token: TaskToken, details: common_pb.Payloads | None, identity: str) -> Activity:
+    """The worker is alive; the reply tells it what is wanted of the attempt."""
+    activity = of_token(run, token)
+    _note_progress(run, activity, details, identity)
+    return activity
+
+
+def _note_progress(run: Run, activity: Activity, details: common_pb.Payloads | None, identity: str) -> None:
+    if details is None:
+        activity.ClearField("heartbeat_details")
+    else:
+        activity.heartbeat_details.CopyFrom(details)
+    if identity:
+        activity.last_worker_identity = identity
+    activity.last_heartbeat_ns = run.now_ns
+    run.changed = True
+
+
+# ---- retries ----------------------------------------------------------------------------------------------------------
+
+
+def try_again(run: Run, activity: Activity, failure: failure_pb.Failure | None) -> retry.RetryState:
+    """Prepare another attempt, if there is to be one (IN_PROGRESS)."""
+    if activity.cancel_requested:
+        return wf_enums.RETRY_STATE_CANCEL_REQUESTED
+    if _is_deadline(failure):
+        return wf_enums.RETRY_STATE_TIMEOUT
+    if activity.paused and retry.is_retryable(failure, activity.retry_policy.non_retryable_error_types):
+        _set_last_failure(activity, failure)
+        _clear_started(activity)
+        activity.attempt += 1
+        activity.stamp += 1
+        run.changed = True
+        return retry.IN_PROGRESS
+    following = retry.next_attempt(
+        activity.retry_policy,
+        attempt=activity.attempt,
+        now_ns=run.now_ns,
+        expiration_ns=close_deadline(activity),
+        failure=failure,
+        delay_lifts_maximum=True,
+    )
+    if following.state == retry.IN_PROGRESS:
+        wait_for_attempt(run, activity, run.now_ns + following.interval_ns, activity.attempt + 1, failure)
+    return following.state
+
+
+def _is_deadline(failure: failure_pb.Failure | None) -> bool:
+    """The server's own deadlines are no failures of an attempt."""
+    return failure is not None and failure.HasField("timeout_failure_info") and failure.timeout_failure_info.timeout_type in (
+        wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START,
+        wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE,
+    )
+
+
+def wait_for_attempt(
+    run: Run, activity: Activity, due_ns: int, attempt: int, failure: failure_pb.Failure | None
+) -> None:
+    """No worker has the activity until attempt number `attempt` is offered at `due_ns`."""
+    run.drop_task(activity.row)
+    activity.last_worker_identity = activity.started_identity
+    _set_last_failure(activity, failure)
+    _clear_started(activity)
+    if activity.reset_heartbeat:
+        activity.ClearField("heartbeat_details")
+        activity.last_heartbeat_ns = 0
+    activity.activity_reset = False
+    activity.reset_heartbeat = False
+    activity.attempt = attempt
+    activity.stamp += 1
+    activity.scheduled_ns = due_ns
+    activity.retry_due_ns = due_ns
+    activity.current_retry_interval_ns = due_ns - (activity.last_attempt_complete_ns or run.now_ns)
+    run.changed = True
+    run.arm(next_deadline(activity))
+
+
+def _set_last_failure(activity: Activity, failure: failure_pb.Failure | None) -> None:
+    if failure is None:
+        activity.ClearField("last_failure")
+    else:
+        activity.last_failure.CopyFrom(sizes.kept_failure(failure))
+
+
+def _clear_started(activity: Activity) -> None:
+    activity.started_ns = 0
+    activity.started_event_id = 0
+    activity.request_id = ""
+
+
 HANDLERS[ct.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK] = schedule
+HANDLERS[ct.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK] = request_cancel

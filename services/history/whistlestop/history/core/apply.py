@@ -275,6 +275,9 @@ def _activity_started(state: MutableState, event: history_pb.HistoryEvent, batch
 
 def _activity_cancel_requested(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
     a = event.activity_task_cancel_requested_event_attributes
+    if a.scheduled_event_id not in state.activities:
+        # It ended while the worker was asking for this; the end is seen next.
+        return
     activity = state.activities[a.scheduled_event_id]
     activity.cancel_requested = True
     activity.cancel_request_event_id = event.event_id

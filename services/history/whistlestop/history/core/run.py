@@ -34,7 +34,11 @@ from whistlestop.storage.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from temporalio.api.common.v1 import message_pb2 as common_pb
+
+    from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
 
     from whistlestop.common.ids import Ids
     from whistlestop.history.core import state_pb2
@@ -109,6 +113,10 @@ _CLOSES = {
 }
 
 
+class StartEventNeeded(Exception):
+    """Deciding needs the run's first event: the shell reads it into `Run.start_event`, and decides again."""
+
+
 class Run:
     """The working copy of one run, within one transition."""
 
@@ -123,6 +131,14 @@ class Run:
         self.limits = limits
         self.key = ExecutionKey(state.namespace_id, state.workflow_id, state.run_id)
         self.slot = slot_of(state.namespace_id, state.workflow_id)
+        self.start_event: history_pb.HistoryEvent | None = None
+        """The run's first event, once somebody asked for it (see `first_event`)."""
+        self.check_search_attributes: Callable[[common_pb.SearchAttributes], str] | None = None
+        """Says what is wrong with search attributes in the run's namespace; None where the shell does not know it."""
+        self.superseded = False
+        """Another run takes the workflow id over in the same commit."""
+        self.namespace_ids: Mapping[str, str] = {}
+        """Ids of the other namespaces that a worker's commands name, looked up by the shell."""
         self.restart()
 
     def restart(self) -> None:
@@ -144,8 +160,12 @@ class Run:
         self.finished = False
         self.changed = False
         """Something is to be committed even though no event was written."""
+        self.outgoing_messages: list[protocol_pb.Message] = []
+        """What goes to the worker beside the workflow task that was started."""
         self.next_run: Run | None = None
         """The run that this one's end starts in the same commit."""
+        self.activity_ids: set[str] | None = None
+        """Ids of the pending activities, once a command has asked for them."""
         self._wired: dict[int, int] = {}
 
     # ---- reading ------------------------------------------------------------------------------------------------
@@ -174,6 +194,15 @@ class Run:
             if wanted(event):
                 return event
         return next((event for event in self.mem_buffer if wanted(event)), None)
+
+    def first_event(self) -> history_pb.HistoryEvent:
+        """The started event, for the few decisions that need it. Raises StartEventNeeded until the shell has read it."""
+        if self.start_event is None:
+            for events in (*self.batches, self.batch):
+                if events and events[0].event_id == 1:
+                    return events[0]
+            raise StartEventNeeded
+        return self.start_event
 
     @property
     def batch_id(self) -> int:

@@ -1,7 +1,8 @@
 """What is due in a run, and what comes next.
 
-A run has one timer row. When it fires, `fire_due` does all that is due by then, in Temporal's order of importance, and
-moves the row to what is due next.
+A run has one timer row. When it fires, `fire_due` does all that is due by then and moves the row to what is due next. The
+order is that of importance: the end of the run, its workflow task, its own timers, its activities. Nothing fires
+early; firing late or twice finds nothing to do.
 """
 
 from __future__ import annotations
@@ -9,19 +10,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-from whistlestop.history.core import workflow_task
+from whistlestop.history.core import activity as core_activity
+from whistlestop.history.core import activity_deadlines, close, retry, workflow_task
 
 if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
-    from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.history.core.state_pb2 import Activity, MutableState
+
+NO_TIME_LEFT = "Not enough time to schedule next retry before activity ScheduleToClose timeout, giving up retrying"
 
 
 def earliest_due(state: MutableState) -> int:
     """When the run has to be looked at next; 0 for never."""
     dues: list[int] = []
-    if state.run_expiration_ns:
-        dues.append(state.run_expiration_ns)
+    expiration_ns = run_deadline(state)
+    if expiration_ns:
+        dues.append(expiration_ns)
     if state.first_workflow_task_backoff_until_ns:
         dues.append(state.first_workflow_task_backoff_until_ns)
     task = state.workflow_task
@@ -31,7 +38,17 @@ def earliest_due(state: MutableState) -> int:
         elif task.schedule_to_start_due_ns:
             dues.append(task.schedule_to_start_due_ns)
     dues.extend(timer.fire_ns for timer in state.timers.values())
+    for activity in state.activities.values():
+        due_ns = activity_deadlines.next_deadline(activity)
+        if due_ns:
+            dues.append(due_ns)
     return min(dues, default=0)
+
+
+def run_deadline(state: MutableState) -> int:
+    """The end of the run or of its whole chain, whichever is earlier; 0 for never."""
+    run_ns, chain_ns = state.run_expiration_ns, state.execution_expiration_ns
+    return min(run_ns, chain_ns) if run_ns and chain_ns else run_ns or chain_ns
 
 
 def fire_due(run: Run) -> None:
@@ -39,14 +56,19 @@ def fire_due(run: Run) -> None:
     state = run.state
     if not run.is_open or state.alarm_ns == 0 or run.now_ns < state.alarm_ns:
         return
-    _fire_workflow_task(run)
-    _fire_user_timers(run)
+    if 0 < run_deadline(state) <= run.now_ns:
+        close.time_out(run)
+    else:
+        _fire_workflow_task(run)
+        _fire_user_timers(run)
+        _fire_activities(run)
     if run.is_open:
-        following = earliest_due(state)
-        if following:
-            run.set_alarm(following)
+        following_ns = earliest_due(state)
+        if following_ns:
+            run.set_alarm(following_ns)
         else:
             state.alarm_ns = 0
+            run.timer = None
             run.timer_removed = True
         run.changed = True
 
@@ -83,3 +105,52 @@ def _fire_user_timers(run: Run) -> None:
         run.append(event)
     if due:
         workflow_task.schedule_if_none(run)
+
+
+def _fire_activities(run: Run) -> None:
+    """Time out what took too long, and offer the attempts that are due."""
+    activities = run.state.activities
+    due = sorted(
+        (due_ns, scheduled_event_id, timeout_type, activity.attempt)
+        for scheduled_event_id, activity in activities.items()
+        for due_ns, timeout_type in activity_deadlines.deadlines(activity)
+        if due_ns <= run.now_ns
+    )
+    is_over = False
+    for _, scheduled_event_id, timeout_type, attempt in due:
+        # An earlier one of its timeouts may have ended the activity, or the attempt.
+        activity = activities.get(scheduled_event_id)
+        if activity is not None and activity.attempt == attempt:
+            is_over = _time_out(run, activity, timeout_type) or is_over
+    for activity in list(activities.values()):
+        if 0 < activity.retry_due_ns <= run.now_ns and not activity.paused:
+            core_activity.dispatch(run, activity)
+    if is_over:
+        workflow_task.schedule_if_none(run)
+
+
+def _time_out(run: Run, activity: Activity, timeout_type: int) -> bool:
+    """A timeout is due: another attempt, or the end of the activity (True)."""
+    failure = _timeout_failure(f"activity {retry.timeout_name(timeout_type)} timeout", timeout_type)
+    state = core_activity.try_again(run, activity, failure)
+    if state == retry.IN_PROGRESS:
+        return False
+    if state == wf_enums.RETRY_STATE_TIMEOUT and timeout_type != activity_deadlines.SCHEDULE_TO_START:
+        failure = _timeout_failure(NO_TIME_LEFT, activity_deadlines.SCHEDULE_TO_CLOSE)
+    if activity.HasField("heartbeat_details"):
+        failure.timeout_failure_info.last_heartbeat_details.CopyFrom(activity.heartbeat_details)
+    if activity.HasField("last_failure"):
+        failure.cause.CopyFrom(activity.last_failure)
+    event = run.event(et.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT)
+    a = event.activity_task_timed_out_event_attributes
+    a.scheduled_event_id = activity.scheduled_event_id
+    a.retry_state = state
+    a.failure.CopyFrom(failure)
+    core_activity.close(run, activity, event)
+    return True
+
+
+def _timeout_failure(message: str, timeout_type: int) -> failure_pb.Failure:
+    failure = failure_pb.Failure(message=message, source="Server")
+    failure.timeout_failure_info.timeout_type = timeout_type  # type: ignore[assignment]
+    return failure

@@ -1,0 +1,50 @@
+"""When an activity has to be looked at: its four timeouts and its next attempt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.state_pb2 import Activity
+
+SCHEDULE_TO_CLOSE = int(wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE)
+SCHEDULE_TO_START = int(wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START)
+START_TO_CLOSE = int(wf_enums.TIMEOUT_TYPE_START_TO_CLOSE)
+HEARTBEAT = int(wf_enums.TIMEOUT_TYPE_HEARTBEAT)
+
+
+def close_deadline(activity: Activity) -> int:
+    """The end of all attempts together; 0 for never."""
+    span_ns = activity.schedule_to_close_timeout_ns
+    return activity.first_scheduled_ns + span_ns if span_ns else 0
+
+
+def deadlines(activity: Activity) -> list[tuple[int, int]]:
+    """When each of the activity's timeouts is due, with its type. A paused activity has none."""
+    if activity.paused:
+        return []
+    dues = []
+    close_ns = close_deadline(activity)
+    if close_ns:
+        dues.append((close_ns, SCHEDULE_TO_CLOSE))
+    started_ns = activity.started_ns
+    if not started_ns:
+        if activity.schedule_to_start_timeout_ns:
+            # While an attempt is waited for, `scheduled_ns` lies ahead.
+            dues.append((activity.scheduled_ns + activity.schedule_to_start_timeout_ns, SCHEDULE_TO_START))
+        return dues
+    if activity.start_to_close_timeout_ns:
+        dues.append((started_ns + activity.start_to_close_timeout_ns, START_TO_CLOSE))
+    if activity.heartbeat_timeout_ns:
+        dues.append((max(started_ns, activity.last_heartbeat_ns) + activity.heartbeat_timeout_ns, HEARTBEAT))
+    return dues
+
+
+def next_deadline(activity: Activity) -> int:
+    """When the activity has to be looked at: a timeout, or its next attempt; 0 for never."""
+    due_ns = min((due for due, _ in deadlines(activity)), default=0)
+    if activity.retry_due_ns and not activity.paused:
+        return min(due_ns, activity.retry_due_ns) if due_ns else activity.retry_due_ns
+    return due_ns
