@@ -18,21 +18,22 @@ from weakref import WeakValueDictionary
 
 from whistlestop.common.errors import Code, ServiceError, not_found, unavailable
 from whistlestop.common.notify import execution_topic, task_queue_topic
-from whistlestop.history.core.run import Run
+from whistlestop.history.core import history_limits
+from whistlestop.history.core.run import Run, StartEventNeeded
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.transition import write_of
 from whistlestop.storage.errors import CurrentConflict, StorageError, TooLarge, VersionConflict
-from whistlestop.storage.records import ExecutionKey, Transition
+from whistlestop.storage.records import ExecutionKey, TimerTask, Transition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
     from whistlestop.history.core.limits import Limits
     from whistlestop.storage.interface import Store
-    from whistlestop.storage.records import ExecutionWrite, HistoryBatch, MatchingTask, TimerTask, TransferTask
+    from whistlestop.storage.records import ExecutionWrite, HistoryBatch, MatchingTask, TransferTask
 
 T = TypeVar("T")
 MAX_CONFLICTS = 20
@@ -66,6 +67,10 @@ class Effects:
         """Fresh outbox rows."""
 
 
+async def _keep_for_ever(namespace_id: str) -> int:
+    return 0
+
+
 class Engine:
     """Loads runs, lets the core decide, and commits."""
 
@@ -87,6 +92,8 @@ class Engine:
         self.limits = limits
         self.exclusive = exclusive
         self.effects = Effects()
+        self.retention_of: Callable[[str], Awaitable[int]] = _keep_for_ever
+        """Nanoseconds that a namespace (by its id) keeps its closed runs; 0: for ever."""
         self._cache: OrderedDict[ExecutionKey, Entry] = OrderedDict()
         self._cache_bytes = 0
         self._cache_limit = cache_bytes
@@ -192,7 +199,7 @@ class Engine:
                     fresh = True
                     continue
                 try:
-                    reply = decide(run)
+                    reply = await self._decide(run, entry, decide)
                     if not run.is_dirty and done is None:
                         if self.exclusive or fresh:
                             return run, reply
@@ -203,22 +210,51 @@ class Engine:
                         raise
                     fresh = True
                     continue
+                excess = history_limits.enforce(run, entry.size)
                 try:
                     await self.commit(run, done=done)
                 except (VersionConflict, CurrentConflict):
                     self.forget(key)
                     fresh = True
                     continue
+                if excess:
+                    raise ServiceError(Code.INVALID_ARGUMENT, excess)
                 return run, reply
         raise ServiceError(Code.UNAVAILABLE, f"workflow {workflow_id} is too busy; try again")
 
+    async def _decide(self, run: Run, entry: Entry, decide: Callable[[Run], T]) -> T:
+        """Decide; when that needs the run's first event, read it and decide again."""
+        try:
+            return decide(run)
+        except StartEventNeeded:
+            run.restart()
+            await self.read_first_event(run, entry)
+            return decide(run)
+
+    async def read_first_event(self, run: Run, entry: Entry) -> None:
+        """Let the core see how the run began."""
+        from whistlestop.history import histories
+
+        if run.start_event is None:
+            run.start_event = await histories.read_event(self, entry, 1, 1)
+
+    async def _keep_until(self, run: Run) -> None:
+        """A run that ends is deleted when its namespace's retention is over."""
+        if not run.finished:
+            return
+        retention_ns = await self.retention_of(run.key.namespace_id)
+        if retention_ns > 0:
+            run.retention_timer = TimerTask("retention", run.slot, run.key, run.state.close_ns + retention_ns)
+
     async def commit(self, run: Run, *, also: Run | None = None, done: TransferTask | None = None) -> None:
-        """Commit what was decided on `run`, its next run, and `also` (another run of the same workflow id).
+        """Commit what was decided on `run`, its next run, and `also` (another run).
 
         Raises VersionConflict and CurrentConflict for the caller to decide again; other errors of the store become
         UNAVAILABLE, since it is unknown whether the commit took place.
         """
         runs = [each for each in (also, run, run.next_run) if each is not None]
+        for each in runs:
+            await self._keep_until(each)
         writes = tuple(write_of(each) for each in runs)
         transition = Transition(writes, transfers_done=() if done is None else (done,))
         try:

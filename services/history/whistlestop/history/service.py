@@ -12,6 +12,7 @@ from whistlestop.history.core.limits import Limits
 from whistlestop.history.engine import Engine
 from whistlestop.history.timers import TimerProcessor
 from whistlestop.history.transfers import TransferProcessor
+from whistlestop.storage.namespaces import NamespaceCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
 
-for _module in ("activity_tasks", "executions", "histories", "start", "workflow_tasks"):
+for _module in (
+    "activity_tasks", "executions", "histories", "queries", "start", "updates", "workflow_tasks"
+):
     importlib.import_module(f"whistlestop.history.api.{_module}")
 
 
@@ -52,6 +55,8 @@ class History:
         self.notifier = notifier
         self.limits = limits or Limits()
         self.engine = Engine(store, clock, ids, notifier, self.limits, exclusive=exclusive)
+        self.namespaces = NamespaceCache(store, clock)
+        self.engine.retention_of = self._retention_of
         self.timers = TimerProcessor(self.engine)
         self.transfers = TransferProcessor(self)
         self.engine.effects = _ServerEffects(self, task_listener)
@@ -63,6 +68,10 @@ class History:
         if handler is None:
             raise unimplemented(f"unknown method {method} of the history service")
         return await handler(self, request, context)
+
+    async def _retention_of(self, namespace_id: str) -> int:
+        namespace = await self.namespaces.by_id(namespace_id)
+        return namespace.retention_ns if namespace is not None else 0
 
     async def start(self) -> None:
         """Begin to fire timers and deliver transfer tasks."""

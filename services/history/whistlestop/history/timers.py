@@ -40,7 +40,10 @@ class TimerProcessor:
         self._horizon_ns = 0
         self._task: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
-        self.handlers: dict[str, Callable[[TimerTask], Awaitable[None]]] = {"execution": self._fire_execution}
+        self.handlers: dict[str, Callable[[TimerTask], Awaitable[None]]] = {
+            "execution": self._fire_execution,
+            "retention": self._fire_retention,
+        }
         """By the row's kind. A handler settles its row: it re-arms or deletes it."""
 
     def hint(self, timer: TimerTask) -> None:
@@ -131,4 +134,11 @@ class TimerProcessor:
             await self._engine.store.delete_timer(timer)
             return
         if not run.is_dirty and run.state.alarm_ns != timer.fire_at_ns:
+            await self._engine.store.delete_timer(timer)
+
+    async def _fire_retention(self, timer: TimerTask) -> None:
+        """The closed run has been kept for long enough."""
+        async with self._engine.lock(timer.key):
+            await self._engine.store.delete_execution(timer.key)
+            self._engine.forget(timer.key)
             await self._engine.store.delete_timer(timer)

@@ -1,27 +1,136 @@
-"""Delivering transfer tasks: the effects of one run on another, at least once and idempotent."""
+"""Delivering transfer tasks: what one run does to another.
+
+A row is written with the transition that causes it, and its effect, the answer to its sender and its deletion are one
+commit, so it takes effect exactly once however often it is delivered. Rows of one sender are delivered in order.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections import deque
 from typing import TYPE_CHECKING
+
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.errors import ServiceError
+from whistlestop.history import deliveries
+from whistlestop.storage.errors import StorageError
+from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from whistlestop.history.service import History
-    from whistlestop.storage.records import TransferTask
+    from whistlestop.storage.records import ExecutionKey, TransferTask
+
+SWEEP_S = 30.0
+PAGE = 500
+CONCURRENT = 32
+FIRST_RETRY_NS = SECOND_NS // 5
+MOST_RETRY_NS = 60 * SECOND_NS
+_log = logging.getLogger(__name__)
 
 
 class TransferProcessor:
-    """Delivers what commits wrote into the outbox."""
+    """Delivers what commits wrote into the outbox: at once after the commit, and what was left behind by sweeping."""
 
     def __init__(self, service: History) -> None:
         self._service = service
+        self._waiting: dict[ExecutionKey, deque[TransferTask]] = {}
+        self._known: set[int] = set()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._retries: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(CONCURRENT)
+        self._sweeper: asyncio.Task[None] | None = None
+        self._closing = False
 
     def hint(self, transfers: Sequence[TransferTask]) -> None:
-        """Fresh rows."""
+        """Fresh rows: deliver them."""
+        if self._closing:
+            return
+        for task in transfers:
+            if task.task_id in self._known:
+                continue
+            self._known.add(task.task_id)
+            queue = self._waiting.get(task.key)
+            if queue is not None:
+                queue.append(task)
+                continue
+            self._waiting[task.key] = deque((task,))
+            worker = asyncio.create_task(self._work(task.key))
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to sweep for rows that nobody delivered."""
+        self._sweeper = asyncio.create_task(self._sweep(), name="transfers")
 
     async def close(self) -> None:
-        """End."""
+        """Stop; what is not delivered stays in the store."""
+        self._closing = True
+        tasks = [*self._workers, *self._retries, *([self._sweeper] if self._sweeper else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def drain(self) -> None:
+        """Wait until everything hinted so far, and what that caused, was tried once."""
+        while self._workers:
+            await asyncio.gather(*self._workers, return_exceptions=True)
+
+    async def sweep_once(self) -> int:
+        """Deliver a page of due rows; how many there were."""
+        rows = await self._service.store.due_transfers(0, SLOTS, self._service.clock.now_ns(), PAGE)
+        self.hint(rows)
+        return len(rows)
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                while await self.sweep_once() == PAGE:
+                    await self.drain()
+            except StorageError as error:
+                _log.warning("reading transfer tasks failed (%s); trying again", error)
+            await self._service.clock.sleep(SWEEP_S)
+
+    async def _work(self, key: ExecutionKey) -> None:
+        queue = self._waiting[key]
+        while queue:
+            task = queue[0]
+            try:
+                async with self._slots:
+                    await self._deliver(task)
+            finally:
+                queue.popleft()
+                self._known.discard(task.task_id)
+                if not queue:
+                    del self._waiting[key]
+
+    async def _deliver(self, task: TransferTask) -> None:
+        try:
+            await deliveries.deliver(self._service, task)
+        except (ServiceError, StorageError) as error:
+            _log.warning(
+                "transfer task %s of %s/%s failed (%s); trying again", task.kind, task.key.workflow_id,
+                task.key.run_id, error,
+            )
+            await self._postpone(task)
+        except Exception:
+            _log.exception("transfer task %s of %s/%s", task.kind, task.key.workflow_id, task.key.run_id)
+            await self._postpone(task)
+
+    async def _postpone(self, task: TransferTask) -> None:
+        delay_ns = min(FIRST_RETRY_NS * 2 ** min(task.attempt, 20), MOST_RETRY_NS)
+        clock = self._service.clock
+        try:
+            await self._service.store.postpone_transfer(task, clock.now_ns() + delay_ns, task.attempt + 1)
+        except StorageError as error:
+            _log.warning("postponing a transfer task failed (%s); the sweep finds it", error)
+            return
+        retry = asyncio.create_task(self._retry_after(delay_ns / SECOND_NS))
+        self._retries.add(retry)
+        retry.add_done_callback(self._retries.discard)
+
+    async def _retry_after(self, delay_s: float) -> None:
+        await self._service.clock.sleep(delay_s)
+        await self.sweep_once()

@@ -1,22 +1,41 @@
-"""StartWorkflowExecution: id policies, request-id deduplication, the new run."""
+"""StartWorkflowExecution: id policies, request-id deduplication, the new run.
+
+The common case is tried first, with no read at all: create the run on condition that nobody holds the workflow id. Only a
+conflict makes the current run be read and the policies be asked; whatever they allow is again one commit, on condition
+that the current run is still that one.
+"""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.history.api import METHODS
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.history.api import METHODS, links
+from whistlestop.history.core import close, id_policies, options, workflow_task
 from whistlestop.history.core import start as core_start
-from whistlestop.storage.errors import CurrentConflict
+from whistlestop.history.core.id_policies import Verdict
+from whistlestop.storage.errors import CurrentConflict, VersionConflict
+from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.history.engine import Entry
     from whistlestop.history.service import History
-    from whistlestop.storage.records import CurrentExecution
+
+MAX_CONFLICTS = 20
+RUNNING = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 
 
 def new_run(
@@ -44,48 +63,185 @@ def new_run(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start being carried out. `prepare` adds to a new run what is to be committed with it."""
+
+    service: History
+    request: service_pb.StartWorkflowExecutionRequest
+    context: CallContext
+    prepare: Callable[[Run], None]
+
+    async def create(self, expected_current_run_id: str | None, *, instead_of: Run | None = None) -> Run:
+        """Commit a new run, ending `instead_of` in the same commit. Raises CurrentConflict and VersionConflict."""
+        run = new_run(self.service, self.request, self.context, expected_current_run_id)
+        self.prepare(run)
+        if instead_of is not None:
+            terminate_for(instead_of, run.key.run_id)
+        await self.service.engine.commit(run, also=instead_of)
+        return run
+
+    async def current(self, run_id: str) -> Entry | None:
+        """The run that holds the workflow id, as stored now; None when it has just been deleted."""
+        key = ExecutionKey(self.context.namespace_id, self.request.workflow_id, run_id)
+        try:
+            return await self.service.engine.read(key)
+        except ServiceError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            return None
+
+    async def replace(self, entry: Entry) -> Run | None:
+        """Terminate the open run and start the new one; None when it has closed meanwhile."""
+        engine = self.service.engine
+        async with engine.lock(entry.key):
+            old = engine.run_of(await engine.load(entry.key, fresh=not engine.exclusive))
+            if not old.is_open:
+                return None
+            try:
+                return await self.create(old.key.run_id, instead_of=old)
+            except (CurrentConflict, VersionConflict):
+                engine.forget(entry.key)
+                return None
+
+
+def terminate_for(old: Run, new_run_id: str) -> None:
+    """The workflow id goes to another run."""
+    text = json.dumps(f"terminated by new runID: {new_run_id}").encode()
+    details = common_pb.Payloads(payloads=[common_pb.Payload(metadata={"encoding": b"json/plain"}, data=text)])
+    close.terminate(
+        old, reason=id_policies.TERMINATE_REASON, identity=close.HISTORY_SERVICE, details=details
+    )
+    old.superseded = True
+
+
 async def start_workflow_execution(
     service: History, request: service_pb.StartWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
     """Start a run, or answer as the id policies say when the workflow id is taken."""
-    run = new_run(service, request, context, None)
-    core_start.first_workflow_task(run)
-    try:
-        await service.engine.commit(run)
-    except CurrentConflict as conflict:
-        return await _resolve_conflict(service, request, context, conflict.current)
-    return service_pb.StartWorkflowExecutionResponse(
-        run_id=run.key.run_id, started=True, status=wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
+    delayed = bool(request.cron_schedule) or request.workflow_start_delay.ToNanoseconds() > 0
+    if delayed or not service.limits.eager_workflow_start:
+        request.request_eager_execution = False
+
+    def prepare(run: Run) -> None:
+        eager = request.request_eager_execution
+        core_start.first_workflow_task(run, dispatch=not eager)
+        if eager and run.has_pending_workflow_task:
+            workflow_task.start(run, request_id=request.request_id, identity=request.identity)
+
+    reply, run = await start(Start(service, request, context, prepare))
+    if run is not None and request.request_eager_execution:
+        await _add_eager_task(service, run, reply)
+    return reply
+
+
+async def start(starting: Start) -> tuple[service_pb.StartWorkflowExecutionResponse, Run | None]:
+    """The reply, and the run it tells of when this request started it. Raises ALREADY_EXISTS."""
+    expected: str | None = None
+    for _ in range(MAX_CONFLICTS):
+        try:
+            run = await starting.create(expected)
+        except CurrentConflict as conflict:
+            if conflict.current is None:
+                expected = None
+                continue
+            entry = await starting.current(conflict.current.run_id)
+            if entry is None:
+                continue
+        else:
+            return _started(starting, run.state), run
+        deduplicated = await _seen_before(starting, entry)
+        if deduplicated is not None:
+            return deduplicated
+        request = starting.request
+        verdict = id_policies.decide(entry.state, request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)
+        if verdict is Verdict.START:
+            expected = entry.key.run_id
+        elif verdict is Verdict.TERMINATE:
+            replacing = await starting.replace(entry)
+            if replacing is not None:
+                return _started(starting, replacing.state), replacing
+        else:
+            reply = await _use_existing(starting, entry)
+            if reply is not None:
+                return reply, None
+    raise ServiceError(Code.UNAVAILABLE, f"workflow {starting.request.workflow_id} is too busy; try again")
+
+
+def _started(starting: Start, state: MutableState) -> service_pb.StartWorkflowExecutionResponse:
+    reply = service_pb.StartWorkflowExecutionResponse(
+        run_id=state.run_id, first_execution_run_id=state.first_run_id, started=True, status=RUNNING
+    )
+    reply.link.CopyFrom(links.to_started_event(starting.context.namespace, state.workflow_id, state.run_id))
+    return reply
+
+
+async def _seen_before(
+    starting: Start, entry: Entry
+) -> tuple[service_pb.StartWorkflowExecutionResponse, Run | None] | None:
+    """The same answer again to a request that took effect already (its first answer may have been lost)."""
+    state = entry.state
+    request = starting.request
+    event_type = id_policies.request_of(state, request.request_id)
+    if event_type is None:
+        return None
+    reply = _started(starting, state)
+    reply.status = state.status
+    if event_type != et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+        reply.started = False
+        reply.link.CopyFrom(_request_link(starting, state))
+        return reply, None
+    task = state.workflow_task
+    run: Run | None = None
+    if request.request_eager_execution and task.scheduled_event_id and task.started_event_id == 3 and task.attempt == 1:
+        run = starting.service.engine.run_of(entry)
+    return reply, run
+
+
+def _request_link(starting: Start, state: MutableState) -> common_pb.Link:
+    return links.to_request(
+        starting.context.namespace,
+        state.workflow_id,
+        state.run_id,
+        starting.request.request_id,
+        et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED,
     )
 
 
-async def _resolve_conflict(
-    service: History,
-    request: service_pb.StartWorkflowExecutionRequest,
-    context: CallContext,
-    current: CurrentExecution | None,
-) -> Reply:
-    from whistlestop.common.errors import already_started
-
-    if current is None:
-        return await start_workflow_execution(service, request, context)
-    if current.create_request_id == request.request_id:
-        return service_pb.StartWorkflowExecutionResponse(run_id=current.run_id, started=True)
-    if current.status == wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING:
-        raise already_started(
-            f"Workflow execution is already running. WorkflowId: {request.workflow_id}, RunId: {current.run_id}.",
-            current.create_request_id,
-            current.run_id,
+async def _use_existing(starting: Start, entry: Entry) -> service_pb.StartWorkflowExecutionResponse | None:
+    """Answer with the open run, and attach to it what the request wants; None when it has closed meanwhile."""
+    state = entry.state
+    request = starting.request
+    reply = _started(starting, state)
+    reply.started = False
+    if not request.HasField("on_conflict_options"):
+        return reply
+    wanted = request.on_conflict_options
+    change = options.Change(
+        attached_request_id=request.request_id if wanted.attach_request_id else "",
+        attached_callbacks=request.completion_callbacks if wanted.attach_completion_callbacks else (),
+        links=request.links if wanted.attach_links else (),
+    )
+    if wanted.attach_request_id:
+        reply.link.CopyFrom(_request_link(starting, state))
+    key = entry.key
+    try:
+        await starting.service.engine.transact(
+            key.namespace_id, key.workflow_id, key.run_id, lambda run: options.update(run, change)
         )
-    run = new_run(service, request, context, current.run_id)
-    core_start.first_workflow_task(run)
-    try:
-        await service.engine.commit(run)
-    except CurrentConflict as conflict:
-        return await _resolve_conflict(service, request, context, conflict.current)
-    return service_pb.StartWorkflowExecutionResponse(
-        run_id=run.key.run_id, started=True, status=wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
-    )
+    except ServiceError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        return None
+    return reply
+
+
+async def _add_eager_task(service: History, run: Run, reply: service_pb.StartWorkflowExecutionResponse) -> None:
+    """The first workflow task goes back with the reply."""
+    from whistlestop.history.api.workflow_tasks import poll_reply
+
+    if run.has_started_workflow_task:
+        reply.eager_workflow_task.ParseFromString(await poll_reply(service, run, partial=False))
 
 
 METHODS["StartWorkflowExecution"] = start_workflow_execution

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clients import Encoded
 from whistlestop.common.errors import not_found
+from whistlestop.common.proto import internal_pb2
 from whistlestop.history import histories, tokens
-from whistlestop.history.api import METHODS
-from whistlestop.history.core import completion, workflow_task
+from whistlestop.history.api import METHODS, activity_tasks
+from whistlestop.history.core import activity as core_activity
+from whistlestop.history.core import completion, update, workflow_task
 from whistlestop.history.core.times import set_timestamp
+from whistlestop.storage.visibility.attributes import Limits as AttributeLimits
+from whistlestop.storage.visibility.attributes import validate
+from whistlestop.storage.visibility.errors import InvalidSearchAttributes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from temporalio.api.command.v1.message_pb2 import Command
+    from temporalio.api.common.v1.message_pb2 import SearchAttributes
+
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.common.proto import internal_pb2
     from whistlestop.history.core.run import Run
     from whistlestop.history.service import History
 
+_ANY_SIZE = AttributeLimits(size_of_value=2**31, total_size=2**31)
+"""Sizes end the workflow, names and types fail the task: the core looks at sizes itself."""
 PollResponse = service_pb.PollWorkflowTaskQueueResponse
 _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
 _TASK_FIELD = service_pb.RespondWorkflowTaskCompletedResponse.DESCRIPTOR.fields_by_name["workflow_task"].number
@@ -42,11 +52,13 @@ async def record_workflow_task_started(
             raise not_found("Workflow task not found.")
         if task.started_event_id:
             if task.request_id == request.request_id:
+                run.outgoing_messages = update.send(run, resend=True)
                 return
             raise not_found("Workflow task already started.")
         if state.sticky_task_queue and state.sticky_task_queue != request.task_queue:
             state.sticky_task_queue = ""
         workflow_task.start(run, request_id=request.request_id, identity=poll.identity)
+        run.outgoing_messages = update.send(run, resend=True)
 
     run, _ = await service.engine.transact(
         context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
@@ -71,6 +83,8 @@ async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
     reply.workflow_execution_task_queue.kind = 1
     set_timestamp(reply.scheduled_time, task.scheduled_ns)
     set_timestamp(reply.started_time, task.started_ns)
+    reply.messages.extend(run.outgoing_messages)
+    await queries.attach(service, run, reply)
     first = state.last_completed_started_event_id + 1 if partial else 1
     entry = await service.engine.load(run.key)
     batches = await histories.read_batches(service.engine, entry, first, state.next_event_id)
@@ -86,21 +100,68 @@ async def respond_workflow_task_completed(
 ) -> Reply:
     """A worker's commands."""
     token = tokens.parse(request.task_token)
-    run, outcome = await service.engine.transact(
-        token.namespace_id,
-        token.workflow_id,
-        token.run_id,
-        lambda run: completion.respond_completed(run, token, request),
-    )
+    checker = await _search_attribute_checker(service, token.namespace_id, request)
+
+    def decide(run: Run) -> completion.Outcome:
+        run.check_search_attributes = checker
+        outcome = completion.respond_completed(run, token, request)
+        outcome.eager_activities = [
+            scheduled_event_id
+            for scheduled_event_id in outcome.eager_activities
+            if core_activity.start_eagerly(run, scheduled_event_id, service.ids.uuid(), request.identity) is not None
+        ]
+        return outcome
+
+    run, outcome = await service.engine.transact(token.namespace_id, token.workflow_id, token.run_id, decide)
+    if request.query_results:
+        await queries.record_results(service, request)
     if outcome.error is not None:
         raise outcome.error
     reply = service_pb.RespondWorkflowTaskCompletedResponse()
+    for scheduled_event_id in outcome.eager_activities:
+        activity = run.state.activities[scheduled_event_id]
+        reply.activity_tasks.append(await activity_tasks.poll_reply(service, run, activity))
     if not outcome.completed:
         reply.reset_history_event_id = run.state.last_completed_started_event_id
     if outcome.new_task_started:
         task = await poll_reply(service, run, partial=True)
         return Encoded(reply.SerializeToString() + histories.spliced(_TASK_FIELD, task))
     return reply
+
+
+async def _search_attribute_checker(
+    service: History, namespace_id: str, request: service_pb.RespondWorkflowTaskCompletedRequest
+) -> Callable[[SearchAttributes], str] | None:
+    """What tells names and types of search attributes, when a command sets any."""
+    if not any(_sets_search_attributes(command) for command in request.commands):
+        return None
+    namespace = await service.namespaces.by_id(namespace_id)
+    if namespace is None:
+        return None
+
+    def check(attributes: SearchAttributes) -> str:
+        try:
+            validate(attributes, namespace.custom_search_attributes, namespace.name, _ANY_SIZE)
+        except InvalidSearchAttributes as error:
+            return str(error)
+        return ""
+
+    return check
+
+
+def _sets_search_attributes(command: Command) -> bool:
+    kind = command.WhichOneof("attributes")
+    return kind is not None and (
+        kind == "upsert_workflow_search_attributes_command_attributes"
+        or (
+            kind
+            in (
+                "continue_as_new_workflow_execution_command_attributes",
+                "start_child_workflow_execution_command_attributes",
+            )
+            and bool(getattr(command, kind).search_attributes.indexed_fields)
+        )
+    )
 
 
 async def respond_workflow_task_failed(
@@ -126,6 +187,44 @@ async def respond_workflow_task_failed(
     return service_pb.RespondWorkflowTaskFailedResponse()
 
 
+async def reset_sticky_task(
+    service: History, request: internal_pb2.ResetStickyTaskRequest, context: CallContext
+) -> Reply:
+    """Nobody polls the sticky queue that the task waits on: offer it on the run's own queue."""
+
+    def decide(run: Run) -> None:
+        task = run.state.workflow_task
+        waits = task.scheduled_event_id == request.scheduled_event_id and not task.started_event_id
+        if not run.is_open or not waits or task.stamp != request.stamp:
+            raise not_found("Workflow task not found.")
+        workflow_task.move_to_normal_queue(run)
+
+    await service.engine.transact(
+        context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
+    )
+    return internal_pb2.Empty()
+
+
+async def reset_sticky_task_queue(
+    service: History, request: service_pb.ResetStickyTaskQueueRequest, context: CallContext
+) -> Reply:
+    """The worker gives the run's cache up: its next task goes to the run's own queue."""
+
+    def decide(run: Run) -> None:
+        if not run.is_open:
+            raise not_found("workflow execution already completed")
+        if run.state.sticky_task_queue:
+            run.state.sticky_task_queue = ""
+            run.changed = True
+
+    await service.engine.transact(
+        context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
+    )
+    return service_pb.ResetStickyTaskQueueResponse()
+
+
+METHODS["ResetStickyTask"] = reset_sticky_task
+METHODS["ResetStickyTaskQueue"] = reset_sticky_task_queue
 METHODS["RecordWorkflowTaskStarted"] = record_workflow_task_started
 METHODS["RespondWorkflowTaskCompleted"] = respond_workflow_task_completed
 METHODS["RespondWorkflowTaskFailed"] = respond_workflow_task_failed

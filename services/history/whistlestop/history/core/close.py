@@ -1,4 +1,12 @@
-"""How a run ends: completed, failed, cancelled, timed out, terminated, or continued as another run."""
+"""How a run ends: completed, failed, cancelled, timed out or terminated. (Continued as another run: continue_as_new.py.)
+
+Rules of this file, which are Temporal's:
+- A workflow may not end before it has seen what happened during its last task.
+- What ends a run from outside first fails the workflow task that a worker is at, and lets what was buffered meanwhile
+  into history.
+- A run that failed or timed out is followed by the next one of its chain if its retry policy, else its cron schedule, says
+  so; one that completed, if it has a cron schedule. The closing event names the next run.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +15,23 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
+from whistlestop.history.core import chain, children, command_attributes, workflow_task
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from temporalio.api.command.v1 import message_pb2 as command_pb
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.run import Run
+
+HISTORY_SERVICE = "history-service"
+"""The identity of what the server does by itself."""
 
 
 def check_all_seen(completion: Completion) -> None:
@@ -24,36 +40,127 @@ def check_all_seen(completion: Completion) -> None:
         raise BadCommand(fc.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
 
 
-def complete(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
+def complete(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent | None:
     """CompleteWorkflowExecution."""
     check_all_seen(completion)
     run = completion.run
+    field = "complete_workflow_execution_command_attributes"
     attributes = command.complete_workflow_execution_command_attributes
+    command_attributes.complete_workflow(run, attributes, is_set=command.HasField(field))
+    if not run.is_open:
+        return None
+    result = attributes.result if attributes.HasField("result") else None
+    following = chain.cron_only(run)
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED)
     a = event.workflow_execution_completed_event_attributes
-    if attributes.HasField("result"):
-        a.result.CopyFrom(attributes.result)
+    if result is not None:
+        a.result.CopyFrom(result)
     a.workflow_task_completed_event_id = completion.completed_event_id
+    if following is not None:
+        a.new_execution_run_id = following.run_id
+        chain.begin(run, following, last_completion_result=result, failure=None)
     return finish(run, event)
 
 
-def finish(run: Run, event: history_pb.HistoryEvent) -> history_pb.HistoryEvent:
-    """Append the closing event and do what every end does."""
-    run.append(event)
-    run.finished = True
-    run.visibility_changed = True
-    return event
+def fail(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent | None:
+    """FailWorkflowExecution."""
+    check_all_seen(completion)
+    run = completion.run
+    field = "fail_workflow_execution_command_attributes"
+    attributes = command.fail_workflow_execution_command_attributes
+    command_attributes.fail_workflow(run, attributes, is_set=command.HasField(field))
+    if not run.is_open:
+        return None
+    failure = attributes.failure
+    retry_state, following = chain.retry_or_cron(run, failure)
+    event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED)
+    a = event.workflow_execution_failed_event_attributes
+    a.failure.CopyFrom(failure)
+    a.retry_state = retry_state
+    a.workflow_task_completed_event_id = completion.completed_event_id
+    if following is not None:
+        a.new_execution_run_id = following.run_id
+        last_result = chain.last_completion_result(run) if following.is_cron else None
+        chain.begin(run, following, last_completion_result=last_result, failure=failure)
+    return finish(run, event)
 
 
-def terminate(run: Run, *, reason: str, identity: str, details: common_pb.Payloads | None = None) -> None:
-    """TerminateWorkflowExecution."""
+def cancel(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent | None:
+    """CancelWorkflowExecution."""
+    check_all_seen(completion)
+    run = completion.run
+    attributes = command.cancel_workflow_execution_command_attributes
+    command_attributes.cancel_workflow(
+        attributes, is_set=command.HasField("cancel_workflow_execution_command_attributes")
+    )
+    if not run.is_open:
+        return None
+    event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED)
+    a = event.workflow_execution_canceled_event_attributes
+    a.workflow_task_completed_event_id = completion.completed_event_id
+    if attributes.HasField("details"):
+        a.details.CopyFrom(attributes.details)
+    return finish(run, event)
+
+
+def time_out(run: Run) -> None:
+    """The run's time is over (or its whole chain's, and then nothing follows)."""
+    state = run.state
+    failure = failure_pb.Failure(message="workflow timeout", source="Server")
+    failure.timeout_failure_info.timeout_type = wf_enums.TIMEOUT_TYPE_START_TO_CLOSE
+    retry_state, following = wf_enums.RETRY_STATE_TIMEOUT, None
+    if not state.execution_expiration_ns or state.execution_expiration_ns > run.now_ns:
+        retry_state, following = chain.retry_or_cron(run, failure)
+    last_result = chain.last_completion_result(run) if following is not None else None
+    stop_workflow_task(run)
+    event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT)
+    a = event.workflow_execution_timed_out_event_attributes
+    a.retry_state = retry_state
+    if following is not None:
+        a.new_execution_run_id = following.run_id
+        chain.begin(run, following, last_completion_result=last_result, failure=failure)
+    finish(run, event)
+
+
+def terminate(
+    run: Run,
+    *,
+    reason: str,
+    identity: str,
+    details: common_pb.Payloads | None = None,
+    links: Iterable[common_pb.Link] = (),
+    by_reset: bool = False,
+) -> None:
+    """TerminateWorkflowExecution. `by_reset`: the run goes on in another, so its parent hears nothing of it."""
+    stop_workflow_task(run)
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED)
     a = event.workflow_execution_terminated_event_attributes
     a.reason = reason
     a.identity = identity
     if details is not None:
         a.details.CopyFrom(details)
-    finish(run, event)
+    event.links.extend(links)
+    finish(run, event, by_reset=by_reset)
+
+
+def stop_workflow_task(run: Run) -> None:
+    """The worker's answer to a started task would come too late. What was buffered enters history."""
+    if run.has_started_workflow_task:
+        workflow_task.fail(run, fc.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, HISTORY_SERVICE)
+    run.flush_buffer()
+
+
+def finish(run: Run, event: history_pb.HistoryEvent, *, by_reset: bool = False) -> history_pb.HistoryEvent:
+    """Append the closing event and do what every end does."""
+    run.append(event)
+    run.finished = True
+    run.visibility_changed = True
+    goes_on = bool(run.state.new_run_id) or by_reset
+    if not by_reset:
+        children.on_close(run, event, tell_parent=not goes_on)
+    return event
 
 
 HANDLERS[ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION] = complete
+HANDLERS[ct.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION] = fail
+HANDLERS[ct.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION] = cancel

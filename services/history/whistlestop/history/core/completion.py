@@ -125,7 +125,11 @@ def respond_completed(
         return _fail_task(run, bad, request, attempt)
     if completion is None:
         _set_sticky(run, request)
-    return _next_task(run, request, completion, original_ns if heartbeat else None)
+    outcome = _next_task(run, request, completion, original_ns if heartbeat else None)
+    if not run.has_pending_workflow_task:
+        # Whoever still waits with a query sees that no task follows, and asks directly.
+        run.state.buffered_queries = 0
+    return outcome
 
 
 def _set_sticky(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
@@ -144,7 +148,6 @@ def _carry_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest
     """The completed event and all commands; None for a speculative task without effect. Raises BadCommand."""
     from whistlestop.history.core import update
 
-    sent = list(run.state.workflow_task.sent_update_ids)
     event = workflow_task.complete(run, request)
     _set_sticky(run, request)
     completion = Completion(
@@ -165,7 +168,7 @@ def _carry_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest
                 written.user_metadata.CopyFrom(command.user_metadata)
     for message in list(completion.messages.values()):
         update.handle_message(completion, message)
-    update.reject_unprocessed(completion, sent)
+    update.reject_unprocessed(completion)
     return completion if event is not None else None
 
 
@@ -252,5 +255,6 @@ def _next_task(
         return outcome
     if inline:
         workflow_task.start(run, request_id=workflow_task.INLINE_REQUEST_ID, identity=request.identity)
+        run.outgoing_messages = update.send(run, resend=not request.force_create_new_workflow_task)
         outcome.new_task_started = True
     return outcome

@@ -449,6 +449,7 @@ class Update(_message.Message):
     COMPLETED_EVENT_BATCH_ID_FIELD_NUMBER: _builtins.int
     ADMITTED_EVENT_ID_FIELD_NUMBER: _builtins.int
     SEQUENCING_EVENT_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     update_id: _builtins.str
     stage: Global___Update.Stage.ValueType
     request_message_id: _builtins.str
@@ -458,6 +459,8 @@ class Update(_message.Message):
     admitted_event_id: _builtins.int
     """0: no such event (set by reset's reapply)"""
     sequencing_event_id: _builtins.int
+    instance: _builtins.int
+    """(volatile) tells this admission from another one of the same id"""
     @_builtins.property
     def request(self) -> _message_pb2_3.Request:
         """while not accepted"""
@@ -474,14 +477,48 @@ class Update(_message.Message):
         completed_event_batch_id: _builtins.int = ...,
         admitted_event_id: _builtins.int = ...,
         sequencing_event_id: _builtins.int = ...,
+        instance: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_event_id", b"accepted_event_id", "admitted_event_id", b"admitted_event_id", "completed_event_batch_id", b"completed_event_batch_id", "completed_event_id", b"completed_event_id", "request", b"request", "request_message_id", b"request_message_id", "sequencing_event_id", b"sequencing_event_id", "stage", b"stage", "update_id", b"update_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_event_id", b"accepted_event_id", "admitted_event_id", b"admitted_event_id", "completed_event_batch_id", b"completed_event_batch_id", "completed_event_id", b"completed_event_id", "instance", b"instance", "request", b"request", "request_message_id", b"request_message_id", "sequencing_event_id", b"sequencing_event_id", "stage", b"stage", "update_id", b"update_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Update: _TypeAlias = Update  # noqa: Y015
+
+@_typing.final
+class RefusedUpdate(_message.Message):
+    """An update that is over without a trace in history, remembered (volatile) for those who wait for its outcome."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    REFUSED_NS_FIELD_NUMBER: _builtins.int
+    REJECTION_FIELD_NUMBER: _builtins.int
+    update_id: _builtins.str
+    instance: _builtins.int
+    refused_ns: _builtins.int
+    @_builtins.property
+    def rejection(self) -> _message_pb2_1.Failure:
+        """unset: the workflow task that carried it failed"""
+
+    def __init__(
+        self,
+        *,
+        update_id: _builtins.str = ...,
+        instance: _builtins.int = ...,
+        refused_ns: _builtins.int = ...,
+        rejection: _message_pb2_1.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rejection", b"rejection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "refused_ns", b"refused_ns", "rejection", b"rejection", "update_id", b"update_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedUpdate: _TypeAlias = RefusedUpdate  # noqa: Y015
 
 @_typing.final
 class RequestIdInfo(_message.Message):
@@ -828,6 +865,9 @@ class MutableState(_message.Message):
     EXTERNAL_PAYLOAD_COUNT_FIELD_NUMBER: _builtins.int
     EXTERNAL_PAYLOAD_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     CHILD_IDS_INITIALIZED_POST_RESET_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_UPDATES_FIELD_NUMBER: _builtins.int
+    UPDATE_ADMISSIONS_FIELD_NUMBER: _builtins.int
+    REFUSED_UPDATES_FIELD_NUMBER: _builtins.int
     namespace_id: _builtins.str
     namespace: _builtins.str
     workflow_id: _builtins.str
@@ -889,6 +929,8 @@ class MutableState(_message.Message):
     external_payloads: _builtins.bool
     external_payload_count: _builtins.int
     external_payload_size_bytes: _builtins.int
+    update_admissions: _builtins.int
+    """(volatile) how many there were: the next instance number"""
     @_builtins.property
     def parent(self) -> Global___ParentInfo: ...
     @_builtins.property
@@ -951,6 +993,14 @@ class MutableState(_message.Message):
 
     @_builtins.property
     def child_ids_initialized_post_reset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def in_flight_updates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """(volatile) ids in order of admission, until completed or refused"""
+
+    @_builtins.property
+    def refused_updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedUpdate]:
+        """(volatile)"""
+
     def __init__(
         self,
         *,
@@ -1027,10 +1077,13 @@ class MutableState(_message.Message):
         external_payload_count: _builtins.int = ...,
         external_payload_size_bytes: _builtins.int = ...,
         child_ids_initialized_post_reset: _abc.Iterable[_builtins.str] | None = ...,
+        in_flight_updates: _abc.Iterable[_builtins.str] | None = ...,
+        update_admissions: _builtins.int = ...,
+        refused_updates: _abc.Iterable[Global___RefusedUpdate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_completion_result", b"last_completion_result", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "parent", b"parent", "priority", b"priority", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "workflow_task", b"workflow_task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activities", b"activities", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "original_run_id", b"original_run_id", "parent", b"parent", "paused", b"paused", "priority", b"priority", "request_ids", b"request_ids", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "timers", b"timers", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activities", b"activities", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "original_run_id", b"original_run_id", "parent", b"parent", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "timers", b"timers", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.history.core import visibility, workflow_task
@@ -18,6 +19,7 @@ def write_of(run: Run) -> ExecutionWrite:
     state = run.state
     if run.mem_buffer and state.workflow_task.speculative and run.is_open:
         workflow_task.make_normal(run)
+    _limit_buffer(run)
     if not run.has_started_workflow_task:
         run.flush_buffer()
     elif run.mem_buffer:
@@ -54,6 +56,17 @@ def write_of(run: Run) -> ExecutionWrite:
     )
 
 
+def _limit_buffer(run: Run) -> None:
+    """Too much happened while a worker is at a workflow task: the task fails, so that the workflow gets to see it."""
+    if not (run.mem_buffer and run.is_open and run.has_started_workflow_task):
+        return
+    limits = run.limits
+    events = [*run.state.buffered_events, *run.mem_buffer]
+    if len(events) > limits.buffered_events or sum(event.ByteSize() for event in events) > limits.buffered_bytes:
+        workflow_task.fail(run, fc.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, "history-service")
+        workflow_task.schedule(run)
+
+
 def _serialise(run: Run) -> list[HistoryBatch]:
     state = run.state
     batches = []
@@ -75,6 +88,6 @@ def _drop_everything_pending(run: Run) -> None:
 
 def _current_write(run: Run) -> CurrentWrite | None:
     """A run that ends says so in the current row, unless its next run takes the row over."""
-    if run.is_open or not run.finished or run.next_run is not None:
+    if run.is_open or not run.finished or run.superseded or run.next_run is not None:
         return None
     return CurrentWrite(run.current_record(), expected_run_id=run.key.run_id)

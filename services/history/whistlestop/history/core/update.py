@@ -1,28 +1,403 @@
-"""Updates (to be filled in)."""
+"""Updates: admitted by a request, carried to the worker by messages beside a workflow task, accepted and completed.
+
+Rules of this file: an admitted update is state but not history; so is its rejection. Events are written when the worker
+accepts it and when it completes it. Everything stands in the mutable state, never in one process alone: whoever waits
+for an outcome, on whatever instance, finds it there (`progress`).
+
+    admitted --sent with a started task--> sent --accepted--> accepted --response--> completed
+        ^          |  task failed or timed out    |
+        '----------'                              '--rejection, or task done without a word--> refused (no trace)
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import DecodeError
+from temporalio.api.enums.v1 import command_type_pb2 as ct
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+from temporalio.api.enums.v1 import update_pb2 as update_enums
+from temporalio.api.errordetails.v1 import message_pb2 as details_pb
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
+from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
+from temporalio.api.update.v1 import message_pb2 as update_pb
+
+from whistlestop.common.errors import Code, ServiceError, failed_precondition, not_found
+from whistlestop.history.core import workflow_task
+from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
+from whistlestop.history.core.state_pb2 import Update
+from whistlestop.history.core.times import SECOND_NS
+
 if TYPE_CHECKING:
-    from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
+    from temporalio.api.command.v1 import message_pb2 as command_pb
 
-    from whistlestop.history.core.completion import Completion
     from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import MutableState
+
+BAD_MESSAGE = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
+FAILING_TASK_ATTEMPTS = 3
+"""From this attempt of the workflow task on, new updates are refused: they could not mend the workflow."""
+KEEP_REFUSED_NS = 60 * SECOND_NS
+KEEP_REFUSED = 50
+_ACCEPTED = update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
+_ADMITTED = update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED
+_COMPLETED = update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
 
 
-def handle_message(completion: Completion, message: protocol_pb.Message) -> None:
-    """One protocol message of a worker's answer."""
+def _server_failure(message: str, kind: str) -> failure_pb.Failure:
+    failure = failure_pb.Failure(message=message, source="Server")
+    failure.application_failure_info.type = kind
+    failure.application_failure_info.non_retryable = True
+    return failure
 
 
-def reject_unprocessed(completion: Completion, sent: list[str]) -> None:
-    """Updates that a worker was given and said nothing about are rejected."""
+UNPROCESSED = _server_failure(
+    "Workflow Update is rejected because it wasn't processed by worker. Probably, Workflow Update is not supported by"
+    " the worker.",
+    "UnprocessedUpdate",
+)
+CLOSED_BEFORE_COMPLETED = _server_failure(
+    "Workflow Update failed because the Workflow completed before the Update completed.",
+    "AcceptedUpdateCompletedWorkflow",
+)
 
 
-def abort_sent(run: Run) -> None:
-    """The task that carried them failed."""
+def workflow_closing() -> ServiceError:
+    """The workflow is about to end; whoever asks again reaches the next run, or learns that there is none."""
+    return ServiceError(
+        Code.RESOURCE_EXHAUSTED,
+        "workflow operation can not be applied because workflow is closing",
+        details_pb.ResourceExhaustedFailure(
+            cause=fc.RESOURCE_EXHAUSTED_CAUSE_BUSY_WORKFLOW,
+            scope=fc.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE,
+        ),
+    )
+
+
+def workflow_not_ready(message: str) -> ServiceError:
+    """The workflow's task keeps failing."""
+    return ServiceError(Code.FAILED_PRECONDITION, message, details_pb.WorkflowNotReadyFailure())
+
+
+# ---- admission --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a caller waits for."""
+
+    update_id: str
+    instance: int
+
+
+def admit(run: Run, request: update_pb.Request, first_execution_run_id: str = "", *, schedule: bool = True) -> Ticket:
+    """Take the update in, or find the one of that id. Raises what a caller is told when it can't be taken in."""
+    state = run.state
+    update_id = request.meta.update_id
+    if first_execution_run_id and state.first_run_id != first_execution_run_id:
+        raise not_found("workflow execution not found")
+    existing = state.updates.get(update_id)
+    if not run.is_open:
+        if existing is not None:
+            return Ticket(update_id, existing.instance)
+        raise not_found("workflow execution already completed")
+    if state.workflow_task.attempt >= FAILING_TASK_ATTEMPTS:
+        raise workflow_not_ready("Unable to perform workflow execution update due to Workflow Task in failed state.")
+    if state.workflow_close_attempted and run.has_started_workflow_task:
+        raise workflow_closing()
+    if existing is not None:
+        return Ticket(update_id, existing.instance)
+    _check_limits(run, request)
+    state.update_admissions += 1
+    update = state.updates[update_id]
+    update.update_id = update_id
+    update.stage = Update.ADMITTED
+    update.request.CopyFrom(request)
+    update.instance = state.update_admissions
+    state.in_flight_updates.append(update_id)
+    run.changed = True
+    if schedule and not run.has_pending_workflow_task:
+        workflow_task.schedule(run, speculative=True)
+    return Ticket(update_id, update.instance)
+
+
+def _check_limits(run: Run, request: update_pb.Request) -> None:
+    state, limits = run.state, run.limits
+    if limits.in_flight_updates and len(state.in_flight_updates) >= limits.in_flight_updates:
+        raise _too_much(f"limit on number of concurrent in-flight updates has been reached ({limits.in_flight_updates})")
+    if limits.total_updates and len(state.updates) >= limits.total_updates:
+        raise failed_precondition(
+            f"The limit on the total number of distinct updates in this workflow has been reached "
+            f"({limits.total_updates}). Make sure any duplicate updates share an Update ID so the server can "
+            "deduplicate them, and consider rejecting updates that you aren't going to process. You can also "
+            "Continue-as-New to avoid this; we recommend you check Continue-as-New Suggested in your Workflow."
+        )
+    if limits.in_flight_updates_bytes:
+        size = request.ByteSize() + sum(state.updates[i].ByteSize() for i in state.in_flight_updates)
+        if size >= limits.in_flight_updates_bytes:
+            raise _too_much(
+                "limit on total payload size of in-flight updates has been reached "
+                f"({limits.in_flight_updates_bytes} bytes)"
+            )
+
+
+def _too_much(message: str) -> ServiceError:
+    return ServiceError(
+        Code.RESOURCE_EXHAUSTED,
+        message,
+        details_pb.ResourceExhaustedFailure(
+            cause=fc.RESOURCE_EXHAUSTED_CAUSE_CONCURRENT_LIMIT, scope=fc.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE
+        ),
+    )
+
+
+# ---- to the worker ----------------------------------------------------------------------------------------------------
 
 
 def any_to_send(run: Run) -> bool:
-    """An admitted update waits for a workflow task."""
-    return False
+    """An update waits for a workflow task."""
+    state = run.state
+    return any(state.updates[i].stage in (Update.ADMITTED, Update.SENT) for i in state.in_flight_updates)
+
+
+def send(run: Run, *, resend: bool) -> list[protocol_pb.Message]:
+    """The requests that go out with the task that was just started, in order of admission.
+
+    `resend`: also those that went out with an earlier task, which then was lost (a heartbeating task delivers only
+    what is new).
+    """
+    state = run.state
+    messages = []
+    for update_id in state.in_flight_updates:
+        update = state.updates[update_id]
+        if update.stage != Update.ADMITTED and not (resend and update.stage == Update.SENT):
+            continue
+        update.stage = Update.SENT
+        if not update.HasField("request"):
+            continue
+        message = protocol_pb.Message(id=f"{update_id}/request", protocol_instance_id=update_id)
+        message.event_id = state.workflow_task.started_event_id - 1
+        message.body.Pack(update.request)
+        messages.append(message)
+        run.changed = True
+    return messages
+
+
+# ---- from the worker --------------------------------------------------------------------------------------------------
+
+
+def handle_message(completion: Completion, message: protocol_pb.Message) -> None:
+    """One protocol message of a worker's answer. Raises BadCommand."""
+    run = completion.run
+    update_id = message.protocol_instance_id
+    body = message.body
+    name = body.TypeName()
+    if not message.HasField("body"):
+        raise BadCommand(BAD_MESSAGE, f"Update {update_id} received message with nil body")
+    if not name.startswith("temporal.api.update.v1."):
+        raise BadCommand(BAD_MESSAGE, f"unsupported protocol type {name.rpartition('.')[0] or 'unknown'}")
+    kinds = {
+        "temporal.api.update.v1.Acceptance": update_pb.Acceptance,
+        "temporal.api.update.v1.Rejection": update_pb.Rejection,
+        "temporal.api.update.v1.Response": update_pb.Response,
+    }
+    kind = kinds.get(name)
+    if kind is None:
+        raise BadCommand(BAD_MESSAGE, f"Message type *update.{name.rpartition('.')[2]} not supported")
+    try:
+        parsed = kind.FromString(body.value)
+    except DecodeError as error:
+        raise BadCommand(BAD_MESSAGE, f"unable to unmarshal request: {error}") from error
+    update = run.state.updates.get(update_id) or _resurrected(run, update_id, parsed)
+    if update is None:
+        raise BadCommand(
+            BAD_MESSAGE,
+            f"update {update_id} wasn't found on the server. This is most likely a transient error which will be "
+            "resolved automatically by retries",
+        )
+    if not run.is_open and not isinstance(parsed, update_pb.Rejection):
+        return
+    if isinstance(parsed, update_pb.Acceptance):
+        _accept(run, update, parsed)
+    elif isinstance(parsed, update_pb.Rejection):
+        _check_stage(update, parsed, Update.ADMITTED, Update.SENT)
+        refuse(run, update, parsed.failure)
+    else:
+        _complete(run, update, parsed)
+
+
+def _resurrected(
+    run: Run, update_id: str, message: update_pb.Acceptance | update_pb.Rejection | update_pb.Response
+) -> Update | None:
+    """An update that the server lost and the worker still knows comes with its request."""
+    request: update_pb.Request | None = None
+    if isinstance(message, update_pb.Acceptance) and message.HasField("accepted_request"):
+        request = message.accepted_request
+    elif isinstance(message, update_pb.Rejection) and message.HasField("rejected_request"):
+        request = message.rejected_request
+    if request is None:
+        return None
+    state = run.state
+    state.update_admissions += 1
+    update = state.updates[update_id]
+    update.update_id = update_id
+    update.stage = Update.SENT
+    update.request.CopyFrom(request)
+    update.instance = state.update_admissions
+    state.in_flight_updates.append(update_id)
+    return update
+
+
+_STAGES = {
+    Update.ADMITTED: "Admitted",
+    Update.SENT: "Sent",
+    Update.ACCEPTED: "Accepted",
+    Update.COMPLETED: "Completed",
+}
+
+
+def _check_stage(update: Update, message: object, *allowed: int) -> None:
+    if update.stage not in allowed:
+        raise BadCommand(
+            BAD_MESSAGE,
+            f"invalid state transition attempted for Update {update.update_id}: received "
+            f"*update.{type(message).__name__} message while in state {_STAGES.get(update.stage, 'Created')}",
+        )
+
+
+def _accept(run: Run, update: Update, message: update_pb.Acceptance) -> None:
+    _check_stage(update, message, Update.ADMITTED, Update.SENT)
+    if not message.accepted_request_sequencing_event_id:
+        raise BadCommand(BAD_MESSAGE, "invalid *update.Acceptance: accepted_request_sequencing_event_id is not set")
+    if not message.accepted_request_message_id:
+        raise BadCommand(BAD_MESSAGE, "invalid *update.Acceptance: accepted_request_message_id is not set")
+    event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED)
+    a = event.workflow_execution_update_accepted_event_attributes
+    a.protocol_instance_id = update.update_id
+    a.accepted_request_message_id = f"{update.update_id}/request"
+    a.accepted_request_sequencing_event_id = message.accepted_request_sequencing_event_id
+    if update.HasField("request") and not update.admitted_event_id:
+        a.accepted_request.CopyFrom(update.request)
+    run.append(event)
+
+
+def _complete(run: Run, update: Update, message: update_pb.Response) -> None:
+    _check_stage(update, message, Update.ACCEPTED)
+    if message.meta.update_id != update.update_id:
+        what = "meta.update_id is not set" if not message.meta.update_id else f"meta.update_id != {update.update_id}"
+        raise BadCommand(BAD_MESSAGE, f"invalid *update.Response: {what}")
+    if not message.HasField("outcome"):
+        raise BadCommand(BAD_MESSAGE, "invalid *update.Response: outcome is not set")
+    event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED)
+    a = event.workflow_execution_update_completed_event_attributes
+    a.meta.CopyFrom(message.meta)
+    a.accepted_event_id = update.accepted_event_id
+    a.outcome.CopyFrom(message.outcome)
+    _over(run.state, update.update_id)
+    run.append(event)
+
+
+def _over(state: MutableState, update_id: str) -> None:
+    if update_id in state.in_flight_updates:
+        state.in_flight_updates.remove(update_id)
+
+
+def refuse(run: Run, update: Update, rejection: failure_pb.Failure | None) -> None:
+    """The update is over without a trace; those who wait for it find the reason for a while."""
+    state = run.state
+    kept = [r for r in state.refused_updates if r.refused_ns > run.now_ns - KEEP_REFUSED_NS][-KEEP_REFUSED + 1 :]
+    if len(kept) < len(state.refused_updates):
+        copies = [type(r).FromString(r.SerializeToString()) for r in kept]
+        del state.refused_updates[:]
+        state.refused_updates.extend(copies)
+    refused = state.refused_updates.add(
+        update_id=update.update_id, instance=update.instance, refused_ns=run.now_ns
+    )
+    if rejection is not None:
+        refused.rejection.CopyFrom(rejection)
+    update_id = update.update_id
+    _over(state, update_id)
+    del state.updates[update_id]
+    run.changed = True
+
+
+def reject_unprocessed(completion: Completion) -> None:
+    """Updates that a worker was given and said nothing about are rejected (unless it only asked for more time)."""
+    run = completion.run
+    if completion.request.force_create_new_workflow_task or not run.is_open:
+        return
+    for update_id in list(run.state.in_flight_updates):
+        update = run.state.updates[update_id]
+        if update.stage == Update.SENT:
+            refuse(run, update, UNPROCESSED)
+
+
+def abort_sent(run: Run) -> None:
+    """The answer that carried their outcomes was no good: those the worker has seen fail, the others go on waiting."""
+    for update_id in list(run.state.in_flight_updates):
+        update = run.state.updates[update_id]
+        if update.stage == Update.SENT:
+            refuse(run, update, None)
+
+
+def protocol_message(completion: Completion, command: command_pb.Command) -> None:
+    """ProtocolMessage: where among the commands a message takes its place."""
+    message_id = command.protocol_message_command_attributes.message_id
+    if not message_id:
+        raise BadCommand(BAD_MESSAGE, "ProtocolMessageCommandAttributes.MessageId is not set on ProtocolMessageCommand.")
+    message = completion.messages.pop(message_id, None)
+    if message is None:
+        raise BadCommand(BAD_MESSAGE, f"ProtocolMessageCommand referenced absent message ID {message_id}")
+    handle_message(completion, message)
+
+
+# ---- to whoever waits -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an update is."""
+
+    stage: int
+    outcome: update_pb.Outcome | None = None
+    completed_event: tuple[int, int] | None = None
+    """(batch id, event id) of the event that holds the outcome."""
+
+
+def find(state: MutableState, update_id: str) -> Ticket:
+    """The update of that id. Raises NOT_FOUND."""
+    update = state.updates.get(update_id)
+    if update is None:
+        raise not_found(f'update "{update_id}" not found')
+    return Ticket(update_id, update.instance)
+
+
+def progress(state: MutableState, is_open: bool, ticket: Ticket) -> Progress:
+    """How far the ticket's update is. Raises what its waiter is told when it came to nothing."""
+    update = state.updates.get(ticket.update_id)
+    if update is not None and update.instance == ticket.instance:
+        if update.stage == Update.COMPLETED:
+            return Progress(_COMPLETED, completed_event=(update.completed_event_batch_id, update.completed_event_id))
+        if update.stage == Update.ACCEPTED:
+            if not is_open:
+                return Progress(_COMPLETED, update_pb.Outcome(failure=CLOSED_BEFORE_COMPLETED))
+            return Progress(_ACCEPTED)
+        if is_open:
+            return Progress(_ADMITTED)
+    for refused in state.refused_updates:
+        if refused.update_id == ticket.update_id and refused.instance == ticket.instance:
+            if refused.HasField("rejection"):
+                return Progress(_COMPLETED, update_pb.Outcome(failure=refused.rejection))
+            raise workflow_not_ready(
+                "Unable to perform workflow execution update due to unexpected workflow task failure."
+            )
+    if not is_open:
+        if state.new_run_id:
+            raise workflow_closing()
+        raise not_found("workflow update was aborted by closing workflow")
+    raise ServiceError(Code.UNAVAILABLE, "workflow update was aborted")
+
+
+HANDLERS[ct.COMMAND_TYPE_PROTOCOL_MESSAGE] = protocol_message

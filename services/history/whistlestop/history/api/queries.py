@@ -1,0 +1,297 @@
+"""Queries: asked directly of a worker, or with the next workflow task so that they see what it brings.
+
+A query and its answer are rows, since asking and answering calls may land on different instances. While a workflow task
+is pending, the query waits for it (the run's state says that queries wait, so that a task's start looks for them); when
+the task ends and no other follows, the asker notices and asks directly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import query_pb2 as query_enums
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.errordetails.v1 import message_pb2 as details_pb
+from temporalio.api.query.v1 import message_pb2 as query_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.clients import Encoded, decoded
+from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, not_found
+from whistlestop.common.notify import execution_topic, query_topic, task_queue_topic
+from whistlestop.common.proto import internal_pb2
+from whistlestop.history import histories, tokens
+from whistlestop.history.api import METHODS
+from whistlestop.history.core import update, workflow_task
+from whistlestop.history.core.run import PAUSED, RUNNING
+from whistlestop.history.core.times import SECOND_NS
+from whistlestop.storage.records import MatchingTask, QueryRecord, TaskKey
+
+if TYPE_CHECKING:
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.history.engine import Entry
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import ExecutionKey
+
+DEFAULT_TIMEOUT_S = 10.0
+KEEP_NS = 10 * SECOND_NS
+FAILING_TASK_ATTEMPTS = 3
+MAX_ATTACHED = 100
+PollResponse = service_pb.PollWorkflowTaskQueueResponse
+_HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
+
+
+async def query_workflow(service: History, request: service_pb.QueryWorkflowRequest, context: CallContext) -> Reply:
+    """Ask, and wait for the answer."""
+    engine = service.engine
+    now_ns = service.clock.now_ns()
+    deadline_ns = now_ns + int(context.remaining_s(service.clock, DEFAULT_TIMEOUT_S) * 1e9)
+    key = await engine.resolve(
+        context.namespace_id, request.execution.workflow_id, request.execution.run_id, fresh=not engine.exclusive
+    )
+    query_id = service.ids.uuid()
+    buffered = False
+    with service.notifier.subscribe(
+        query_topic(query_id), execution_topic(key.namespace_id, key.workflow_id, key.run_id)
+    ) as audience:
+        while True:
+            entry = await engine.read(key)
+            rejected = _rejection(entry.state, request.query_reject_condition)
+            if rejected is not None:
+                return _linked(rejected, context, key, "Query rejected")
+            _check_answerable(entry.state, deadline_ns)
+            if _safe_to_ask_directly(entry.state):
+                if buffered:
+                    await service.store.delete_query(query_id)
+                    query_id = service.ids.uuid()
+                result = await _ask_directly(service, entry, query_id, request, deadline_ns)
+                break
+            if not buffered:
+                record = QueryRecord(query_id, key, request.query.SerializeToString(), True, deadline_ns + KEEP_NS)
+                await service.store.put_query(record, None)
+                buffered = True
+            if not entry.state.buffered_queries:
+                await engine.transact(key.namespace_id, key.workflow_id, key.run_id, _note_waiting)
+            answer = await _answer(service, query_id)
+            if answer is not None:
+                result = answer
+                break
+            if not await audience.wait(deadline_ns):
+                await service.store.delete_query(query_id)
+                raise deadline_exceeded()
+            answer = await _answer(service, query_id)
+            if answer is not None:
+                result = answer
+                break
+    await service.store.delete_query(query_id)
+    return _linked(_reply(result), context, key, "Query processed")
+
+
+def _linked(
+    reply: service_pb.QueryWorkflowResponse, context: CallContext, key: ExecutionKey, reason: str
+) -> service_pb.QueryWorkflowResponse:
+    if "link" in reply.DESCRIPTOR.fields_by_name:
+        workflow = reply.link.workflow
+        workflow.namespace = context.namespace
+        workflow.workflow_id = key.workflow_id
+        workflow.run_id = key.run_id
+        workflow.reason = reason
+    return reply
+
+
+def _rejection(state: MutableState, condition: int) -> service_pb.QueryWorkflowResponse | None:
+    """What the reject condition, or a pause, makes of the query."""
+    status = state.status
+    not_open = condition == query_enums.QUERY_REJECT_CONDITION_NOT_OPEN
+    not_clean = (
+        condition == query_enums.QUERY_REJECT_CONDITION_NOT_COMPLETED_CLEANLY
+        and status != wf_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
+    )
+    if status == PAUSED or (status != RUNNING and (not_open or not_clean)):
+        reply = service_pb.QueryWorkflowResponse()
+        reply.query_rejected.status = status  # type: ignore[assignment]
+        return reply
+    return None
+
+
+def _check_answerable(state: MutableState, deadline_ns: int) -> None:
+    """Raise when no worker can answer before the deadline."""
+    completed_any = state.last_completed_started_event_id != 0
+    if state.status not in (RUNNING, PAUSED) and not completed_any:
+        raise update.workflow_not_ready("Workflow is closed before a Workflow Task was started.")
+    has_task = state.workflow_task.scheduled_event_id != 0
+    if not has_task and not completed_any and state.execution_start_ns > deadline_ns:
+        raise update.workflow_not_ready("Workflow task is not scheduled yet.")
+    if state.workflow_task.attempt >= FAILING_TASK_ATTEMPTS:
+        raise update.workflow_not_ready("Unable to query workflow due to Workflow Task in failed state.")
+
+
+def _safe_to_ask_directly(state: MutableState) -> bool:
+    """Nothing is under way that the answer would have to wait for."""
+    if state.last_completed_started_event_id == 0:
+        return False
+    return state.status not in (RUNNING, PAUSED) or state.workflow_task.scheduled_event_id == 0
+
+
+def _note_waiting(run: Run) -> None:
+    """The next workflow task's start is to look for queries."""
+    if run.has_pending_workflow_task or run.state.first_workflow_task_backoff_until_ns:
+        run.state.buffered_queries = 1
+        run.changed = True
+
+
+async def _answer(service: History, query_id: str) -> query_pb.WorkflowQueryResult | None:
+    record = await service.store.get_query(query_id)
+    if record is None or record.answer is None:
+        return None
+    return query_pb.WorkflowQueryResult.FromString(record.answer)
+
+
+async def _ask_directly(
+    service: History, entry: Entry, query_id: str, request: service_pb.QueryWorkflowRequest, deadline_ns: int
+) -> query_pb.WorkflowQueryResult:
+    """Hand the query to a worker: to the one that has the run cached, else to any."""
+    state = entry.state
+    sticky = state.sticky_task_queue
+    if sticky:
+        sticky_ns = state.sticky_schedule_to_start_timeout_ns or service.limits.sticky_timeout_default_ns
+        until_ns = min(deadline_ns, service.clock.now_ns() + sticky_ns)
+        if await _has_poller(service, entry, sticky):
+            result = await _dispatch(service, entry, query_id, request, sticky, until_ns, deadline_ns)
+            if result is not None:
+                return result
+            await service.store.delete_query(query_id)
+    fresh_id = service.ids.uuid() if sticky else query_id
+    result = await _dispatch(service, entry, fresh_id, request, state.task_queue, deadline_ns, deadline_ns)
+    await service.store.delete_query(fresh_id)
+    if result is None:
+        raise deadline_exceeded()
+    return result
+
+
+async def _has_poller(service: History, entry: Entry, task_queue: str) -> bool:
+    from whistlestop.common.context import CallContext
+
+    request = internal_pb2.HasPollerRequest(task_queue=task_queue, task_type=workflow_task.TASK_TYPE_WORKFLOW)
+    context = CallContext(namespace_id=entry.state.namespace_id, namespace=entry.state.namespace)
+    reply = await service.matching.call("HasPoller", request, context)
+    answer = decoded(reply, internal_pb2.HasPollerResponse)
+    return bool(answer.has_poller)  # type: ignore[attr-defined]
+
+
+async def _dispatch(  # noqa: PLR0913
+    service: History,
+    entry: Entry,
+    query_id: str,
+    request: service_pb.QueryWorkflowRequest,
+    task_queue: str,
+    until_ns: int,
+    deadline_ns: int,
+) -> query_pb.WorkflowQueryResult | None:
+    """One query as a task of one queue; None when nobody answered by `until_ns`."""
+    key = entry.key
+    now_ns = service.clock.now_ns()
+    row = TaskKey(
+        key.namespace_id,
+        task_queue,
+        workflow_task.TASK_TYPE_WORKFLOW,
+        workflow_task.priority_key(entry.state.priority),
+        service.ids.task_id(now_ns),
+    )
+    task = MatchingTask(row, key.workflow_id, key.run_id, 0, 0, now_ns, query_id=query_id)
+    record = QueryRecord(query_id, key, request.query.SerializeToString(), False, deadline_ns + KEEP_NS)
+    with service.notifier.subscribe(query_topic(query_id)) as audience:
+        await service.store.put_query(record, task)
+        service.engine.effects.tasks((task,))
+        service.notifier.publish((task_queue_topic(key.namespace_id, task_queue, row.task_type),))
+        while True:
+            answer = await _answer(service, query_id)
+            if answer is not None:
+                return answer
+            if not await audience.wait(until_ns):
+                await service.store.delete_tasks((row,))
+                return await _answer(service, query_id)
+
+
+def _reply(result: query_pb.WorkflowQueryResult) -> service_pb.QueryWorkflowResponse:
+    if result.result_type == query_enums.QUERY_RESULT_TYPE_ANSWERED:
+        reply = service_pb.QueryWorkflowResponse()
+        reply.query_result.CopyFrom(result.answer)
+        return reply
+    detail = details_pb.QueryFailedFailure()
+    if result.HasField("failure"):
+        detail.failure.CopyFrom(result.failure)
+    raise ServiceError(Code.INVALID_ARGUMENT, result.error_message, detail)
+
+
+async def attach(service: History, run: Run, reply: PollResponse) -> None:
+    """Queries that wait for the started task go out with it."""
+    if not run.state.buffered_queries:
+        return
+    for record in await service.store.list_buffered_queries(run.key, service.clock.now_ns(), MAX_ATTACHED):
+        reply.queries[record.query_id].ParseFromString(record.request)
+
+
+async def record_results(service: History, request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
+    """The answers that a completed workflow task brought."""
+    for query_id, result in request.query_results.items():
+        await service.store.answer_query(query_id, result.SerializeToString())
+        service.notifier.publish((query_topic(query_id),))
+
+
+async def record_query_task_started(
+    service: History, request: internal_pb2.RecordQueryTaskStartedRequest, context: CallContext
+) -> Reply:
+    """A poller gets a direct query: its reply holds the query and, off the sticky queue, the whole history."""
+    record = await service.store.get_query(request.query_id)
+    if record is None or record.answer is not None or record.expires_ns - KEEP_NS <= service.clock.now_ns():
+        raise not_found("query task not found, or already expired")
+    entry = await service.engine.read(record.key)
+    state = entry.state
+    reply = PollResponse(
+        task_token=internal_pb2.TaskToken(
+            namespace_id=state.namespace_id,
+            workflow_id=state.workflow_id,
+            run_id=state.run_id,
+            query_id=request.query_id,
+        ).SerializeToString(),
+        previous_started_event_id=state.last_completed_started_event_id,
+    )
+    reply.workflow_execution.workflow_id = state.workflow_id
+    reply.workflow_execution.run_id = state.run_id
+    reply.workflow_type.name = state.workflow_type
+    reply.query.ParseFromString(record.request)
+    reply.workflow_execution_task_queue.name = state.task_queue
+    reply.workflow_execution_task_queue.kind = queue_enums.TASK_QUEUE_KIND_NORMAL
+    if request.task_queue == state.sticky_task_queue:
+        reply.history.SetInParent()
+        return reply
+    batches = await histories.read_batches(service.engine, entry, 1, state.next_event_id)
+    data = b"".join(histories.trimmed(batch, 1, state.next_event_id) for batch in batches)
+    return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data))
+
+
+async def respond_query_task_completed(
+    service: History, request: service_pb.RespondQueryTaskCompletedRequest, context: CallContext
+) -> Reply:
+    """A worker's answer to a direct query."""
+    token = tokens.parse(request.task_token)
+    result = query_pb.WorkflowQueryResult(
+        result_type=request.completed_type, error_message=request.error_message
+    )
+    if request.HasField("query_result"):
+        result.answer.CopyFrom(request.query_result)
+    if request.HasField("failure"):
+        result.failure.CopyFrom(request.failure)
+    if not token.query_id or not await service.store.answer_query(token.query_id, result.SerializeToString()):
+        raise not_found("query task not found, or already expired")
+    service.notifier.publish((query_topic(token.query_id),))
+    return service_pb.RespondQueryTaskCompletedResponse()
+
+
+METHODS["QueryWorkflow"] = query_workflow
+METHODS["RecordQueryTaskStarted"] = record_query_task_started
+METHODS["RespondQueryTaskCompleted"] = respond_query_task_completed

@@ -1,0 +1,156 @@
+"""UpdateWorkflowExecution and PollWorkflowExecutionUpdate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import update_pb2 as update_enums
+from temporalio.api.update.v1 import message_pb2 as update_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import Code, ServiceError, deadline_exceeded
+from whistlestop.common.notify import execution_topic
+from whistlestop.history import histories
+from whistlestop.history.api import METHODS
+from whistlestop.history.core import update
+from whistlestop.history.core.run import PAUSED, RUNNING
+
+if TYPE_CHECKING:
+    from temporalio.api.common.v1 import message_pb2 as common_pb
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import ExecutionKey
+
+LONG_POLL_S = 20.0
+CLOSING_RETRY_S = 0.05
+
+
+async def update_workflow_execution(
+    service: History, request: service_pb.UpdateWorkflowExecutionRequest, context: CallContext
+) -> Reply:
+    """Admit the update, and wait until it has come as far as the caller wants to know.
+
+    An update that a run's end overtook moves on to the next run of the chain, unless the caller named the run.
+    """
+    execution = request.workflow_execution
+    deadline_ns = _deadline(service, context)
+    while True:
+        try:
+            run, ticket = await service.engine.transact(
+                context.namespace_id,
+                execution.workflow_id,
+                execution.run_id,
+                lambda run: update.admit(run, request.request, request.first_execution_run_id),
+            )
+            return await respond(service, run.key, ticket, request, context, deadline_ns)
+        except ServiceError as error:
+            moves_on = error.code is Code.RESOURCE_EXHAUSTED and "workflow is closing" in error.message
+            if not moves_on or service.clock.now_ns() + CLOSING_RETRY_S * 1e9 > deadline_ns:
+                raise
+            await service.clock.sleep(CLOSING_RETRY_S)
+
+
+async def respond(  # noqa: PLR0913
+    service: History,
+    key: ExecutionKey,
+    ticket: update.Ticket,
+    request: service_pb.UpdateWorkflowExecutionRequest,
+    context: CallContext,
+    deadline_ns: int,
+) -> service_pb.UpdateWorkflowExecutionResponse:
+    """Wait for an admitted update, and build the reply."""
+    reached, outcome = await wait(service, key, ticket, request.wait_policy.lifecycle_stage, deadline_ns)
+    reply = service_pb.UpdateWorkflowExecutionResponse(stage=reached.stage)  # type: ignore[arg-type]
+    reply.update_ref.workflow_execution.workflow_id = key.workflow_id
+    reply.update_ref.workflow_execution.run_id = key.run_id
+    reply.update_ref.update_id = ticket.update_id
+    if outcome is not None:
+        reply.outcome.CopyFrom(outcome)
+    _link(reply.link, reached, outcome, key, context.namespace, request.request.request_id)
+    return reply
+
+
+def _link(
+    link: common_pb.Link,
+    reached: update.Progress,
+    outcome: update_pb.Outcome | None,
+    key: ExecutionKey,
+    namespace: str,
+    request_id: str,
+) -> None:
+    """Where the update stands in history; a failed one may stand nowhere and points to the workflow."""
+    completed = update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
+    if reached.stage == completed and outcome is not None and outcome.HasField("failure"):
+        link.workflow.namespace = namespace
+        link.workflow.workflow_id = key.workflow_id
+        link.workflow.run_id = key.run_id
+        link.workflow.reason = "Update rejected"
+    elif reached.stage >= update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED:
+        event = link.workflow_event
+        event.namespace = namespace
+        event.workflow_id = key.workflow_id
+        event.run_id = key.run_id
+        event.request_id_ref.request_id = request_id
+        event.request_id_ref.event_type = et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
+
+
+def _deadline(service: History, context: CallContext) -> int:
+    now_ns = service.clock.now_ns()
+    left_s = context.remaining_s(service.clock, LONG_POLL_S + 1)
+    return now_ns + int(min(LONG_POLL_S, left_s - min(1.0, left_s / 5)) * 1e9)
+
+
+async def wait(
+    service: History, key: ExecutionKey, ticket: update.Ticket, stage: int, deadline_ns: int
+) -> tuple[update.Progress, update_pb.Outcome | None]:
+    """Until the update has reached `stage` or the time is over: how far it is, and its outcome if it has one."""
+    with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
+        while True:
+            entry = await service.engine.read(key)
+            is_open = entry.state.status in (RUNNING, PAUSED)
+            reached = update.progress(entry.state, is_open, ticket)
+            if reached.completed_event is not None:
+                batch_id, event_id = reached.completed_event
+                event = await histories.read_event(service.engine, entry, batch_id, event_id)
+                return reached, event.workflow_execution_update_completed_event_attributes.outcome
+            if reached.outcome is not None:
+                return reached, reached.outcome
+            if reached.stage >= stage or service.closing:
+                return reached, None
+            if not await audience.wait(deadline_ns):
+                return reached, None
+
+
+async def poll_workflow_execution_update(
+    service: History, request: service_pb.PollWorkflowExecutionUpdateRequest, context: CallContext
+) -> Reply:
+    """Wait for the outcome of an update that was admitted before."""
+    ref = request.update_ref
+    key = await service.engine.resolve(
+        context.namespace_id, ref.workflow_execution.workflow_id, ref.workflow_execution.run_id
+    )
+    entry = await service.engine.read(key)
+    ticket = update.find(entry.state, ref.update_id)
+    deadline_ns = _deadline(service, context)
+    if context.deadline_ns is not None and context.deadline_ns <= service.clock.now_ns():
+        raise deadline_exceeded()
+    reached, outcome = await wait(service, key, ticket, request.wait_policy.lifecycle_stage, deadline_ns)
+    reply = service_pb.PollWorkflowExecutionUpdateResponse(stage=reached.stage)  # type: ignore[arg-type]
+    reply.update_ref.CopyFrom(ref)
+    reply.update_ref.workflow_execution.run_id = key.run_id
+    if outcome is not None:
+        reply.outcome.CopyFrom(outcome)
+    return reply
+
+
+def admitted(run: Run, request: service_pb.UpdateWorkflowExecutionRequest) -> update.Ticket:
+    """Admission to a run whose first workflow task is scheduled by the same commit (update-with-start)."""
+    return update.admit(run, request.request, schedule=False)
+
+
+METHODS["UpdateWorkflowExecution"] = update_workflow_execution
+METHODS["PollWorkflowExecutionUpdate"] = poll_workflow_execution_update

@@ -1,0 +1,169 @@
+"""The next run of a chain: after a retry, by a cron schedule, or as the workflow asked with continue-as-new.
+
+The next run is created with the closing of its predecessor, in one commit (`Run.next_run`). A retry or a cron run begins
+anew from what the first event of its predecessor says; memo and search attributes that were changed since do not pass on.
+A chain is never faster than one run in `continue_as_new_min_interval_ns`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import task_queue_pb2
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.history.v1 import message_pb2 as history_pb
+
+from whistlestop.history.core import cron, retry
+from whistlestop.history.core import start as core_start
+from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from temporalio.api.common.v1 import message_pb2 as common_pb
+    from temporalio.api.failure.v1 import message_pb2 as failure_pb
+
+    from whistlestop.history.core.run import Run
+
+Initiator = wf_enums.ContinueAsNewInitiator.ValueType
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """The run that is to follow."""
+
+    run_id: str
+    initiator: Initiator
+    backoff_ns: int
+
+    @property
+    def is_cron(self) -> bool:
+        return self.initiator == wf_enums.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
+
+
+def cron_only(run: Run) -> Following | None:
+    """What follows on a run that completed."""
+    state = run.state
+    if not state.cron_schedule:
+        return None
+    backoff_ns = cron.next_backoff(state.cron_schedule, state.execution_start_ns, run.now_ns)
+    return Following(run.ids.uuid(), wf_enums.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE, backoff_ns)
+
+
+def retry_or_cron(run: Run, failure: failure_pb.Failure) -> tuple[wf_enums.RetryState.ValueType, Following | None]:
+    """What follows on a run that failed: another attempt, else the next run of its schedule; and why (not)."""
+    state = run.state
+    if not state.HasField("retry_policy"):
+        return wf_enums.RETRY_STATE_RETRY_POLICY_NOT_SET, cron_only(run)
+    following = retry.next_attempt(
+        state.retry_policy,
+        attempt=state.attempt,
+        now_ns=run.now_ns,
+        expiration_ns=state.execution_expiration_ns,
+        failure=failure,
+        delay_lifts_maximum=False,
+    )
+    if following.state != retry.IN_PROGRESS:
+        return following.state, cron_only(run)
+    return following.state, Following(
+        run.ids.uuid(), wf_enums.CONTINUE_AS_NEW_INITIATOR_RETRY, following.interval_ns
+    )
+
+
+def last_completion_result(run: Run) -> common_pb.Payloads | None:
+    """The result of the last run of the schedule that completed, as this run was given it."""
+    a = run.first_event().workflow_execution_started_event_attributes
+    return a.last_completion_result if a.HasField("last_completion_result") else None
+
+
+def begin(
+    run: Run,
+    following: Following,
+    *,
+    last_completion_result: common_pb.Payloads | None,
+    failure: failure_pb.Failure | None,
+) -> None:
+    """Create the next run of a retry or a schedule."""
+    first = run.first_event()
+    previous = first.workflow_execution_started_event_attributes
+    a = inherited(run)
+    a.workflow_type.CopyFrom(previous.workflow_type)
+    a.task_queue.name = previous.task_queue.name
+    a.task_queue.kind = task_queue_pb2.TASK_QUEUE_KIND_NORMAL
+    for field in ("header", "input", "retry_policy", "memo", "search_attributes", "priority"):
+        if previous.HasField(field):  # type: ignore[arg-type]
+            getattr(a, field).CopyFrom(getattr(previous, field))
+    a.cron_schedule = previous.cron_schedule
+    a.inherited_build_id = previous.inherited_build_id
+    a.workflow_run_timeout.CopyFrom(previous.workflow_run_timeout)
+    a.workflow_task_timeout.CopyFrom(previous.workflow_task_timeout)
+    if duration_ns(previous.workflow_task_timeout) == 0:
+        set_duration(a.workflow_task_timeout, run.state.task_timeout_ns)
+    a.initiator = following.initiator
+    a.attempt = 1 if following.is_cron else run.state.attempt + 1
+    if not following.is_cron:
+        a.completion_callbacks.extend(run.state.completion_callbacks)
+    if last_completion_result is not None:
+        a.last_completion_result.CopyFrom(last_completion_result)
+    if failure is not None:
+        a.continued_failure.CopyFrom(failure)
+    set_duration(a.first_workflow_task_backoff, throttled(run, following.backoff_ns))
+    attach(run, following.run_id, a, first.links)
+
+
+def inherited(run: Run) -> history_pb.WorkflowExecutionStartedEventAttributes:
+    """What every next run has from the one before it."""
+    state = run.state
+    a = history_pb.WorkflowExecutionStartedEventAttributes(
+        continued_execution_run_id=state.run_id, first_execution_run_id=state.first_run_id
+    )
+    if state.parent.workflow_id:
+        a.parent_workflow_namespace = state.parent.namespace
+        a.parent_workflow_namespace_id = state.parent.namespace_id
+        a.parent_workflow_execution.workflow_id = state.parent.workflow_id
+        a.parent_workflow_execution.run_id = state.parent.run_id
+        a.parent_initiated_event_id = state.parent.initiated_event_id
+        a.root_workflow_execution.workflow_id = state.root_workflow_id
+        a.root_workflow_execution.run_id = state.root_run_id
+    if state.HasField("reset_points"):
+        a.prev_auto_reset_points.CopyFrom(state.reset_points)
+    set_duration(a.workflow_execution_timeout, state.execution_timeout_ns)
+    if state.execution_expiration_ns:
+        set_timestamp(a.workflow_execution_expiration_time, state.execution_expiration_ns)
+    override = state.versioning_info.versioning_override
+    if override.HasField("pinned"):
+        a.versioning_override.CopyFrom(override)
+    return a
+
+
+def throttled(run: Run, backoff_ns: int) -> int:
+    """The back-off, longer where the chain would spin."""
+    lifetime_ns = run.now_ns - run.state.execution_start_ns
+    least_ns = run.limits.continue_as_new_min_interval_ns
+    return least_ns - lifetime_ns if lifetime_ns + backoff_ns < least_ns else backoff_ns
+
+
+def attach(
+    run: Run,
+    run_id: str,
+    attributes: history_pb.WorkflowExecutionStartedEventAttributes,
+    links: Iterable[common_pb.Link],
+) -> None:
+    """Create the next run, to be committed with this one."""
+    state = run.state
+    following = core_start.new_run(
+        attributes,
+        namespace_id=state.namespace_id,
+        namespace=state.namespace,
+        workflow_id=state.workflow_id,
+        run_id=run_id,
+        request_id=run.ids.uuid(),
+        now_ns=run.now_ns,
+        ids=run.ids,
+        limits=run.limits,
+        links=links,
+        expected_current_run_id=state.run_id,
+    )
+    core_start.first_workflow_task(following)
+    run.next_run = following

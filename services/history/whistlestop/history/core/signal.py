@@ -1,0 +1,136 @@
+"""Signals that a run receives.
+
+Rules of this file, which are Temporal's: a request id makes a signal idempotent, even after the run closed; a run that waits
+for its first workflow task keeps waiting, unless the signal came with a start.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+from temporalio.api.errordetails.v1 import message_pb2 as details_pb
+
+from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
+from whistlestop.history.core import workflow_task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.history.core.run import Run
+
+ALREADY_COMPLETED = "workflow execution already completed"
+HISTORY_SERVICE = "history-service"
+PARENT_MISMATCH = "workflow parent does not match"
+
+
+def receive(  # noqa: PLR0913 - what a signal consists of
+    run: Run,
+    *,
+    name: str,
+    input: common_pb.Payloads | None,
+    identity: str,
+    request_id: str,
+    header: common_pb.Header | None = None,
+    links: Iterable[common_pb.Link] = (),
+    sender: common_pb.WorkflowExecution | None = None,
+    child_workflow_only: bool = False,
+    with_start: bool = False,
+) -> None:
+    """Record the signal, and let the workflow see it. Raises NOT_FOUND for a run that is closed."""
+    if request_id and is_known(run, request_id):
+        return
+    if not run.is_open:
+        raise not_found(ALREADY_COMPLETED)
+    check(run, input)
+    if child_workflow_only:
+        check_parent(run, sender)
+    record(
+        run, name=name, input=input, identity=identity, request_id=request_id, header=header, links=links, sender=sender
+    )
+    if with_start:
+        if run.is_open and not run.has_pending_workflow_task and not run.state.paused:
+            workflow_task.schedule(run)
+    elif not run.state.paused:
+        workflow_task.schedule_if_none(run)
+
+
+def from_workflow(
+    run: Run,
+    attributes: history_pb.SignalExternalWorkflowExecutionInitiatedEventAttributes,
+    initiated_event_id: int,
+    sender: Run,
+) -> None:
+    """The signal that another run sends."""
+    receive(
+        run,
+        name=attributes.signal_name,
+        input=attributes.input if attributes.HasField("input") else None,
+        header=attributes.header if attributes.HasField("header") else None,
+        identity=HISTORY_SERVICE,
+        request_id=sender.state.external_signals[initiated_event_id].request_id,
+        sender=common_pb.WorkflowExecution(workflow_id=sender.state.workflow_id, run_id=sender.state.run_id),
+        child_workflow_only=attributes.child_workflow_only,
+    )
+
+
+def is_known(run: Run, request_id: str) -> bool:
+    """The request was carried out before."""
+    known = run.state.request_ids
+    return request_id in known and known[request_id].event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+
+
+def check(run: Run, input: common_pb.Payloads | None) -> None:
+    """Limits on signals. Raises INVALID_ARGUMENT, or RESOURCE_EXHAUSTED while the workflow tries to close."""
+    limits, state = run.limits, run.state
+    if input is not None and input.ByteSize() > limits.blob_size_error:
+        raise invalid_argument("Blob data size exceeds limit.")
+    if 0 < limits.signals_per_execution <= state.signal_count:
+        raise invalid_argument("exceeded workflow execution limit for signal events")
+    if state.workflow_close_attempted and run.has_started_workflow_task:
+        raise ServiceError(
+            Code.RESOURCE_EXHAUSTED,
+            "workflow operation can not be applied because workflow is closing",
+            details_pb.ResourceExhaustedFailure(
+                cause=fc.RESOURCE_EXHAUSTED_CAUSE_BUSY_WORKFLOW, scope=fc.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE
+            ),
+        )
+
+
+def check_parent(run: Run, sender: common_pb.WorkflowExecution | None) -> None:
+    """The sender said that it signals (cancels, terminates) its own child."""
+    parent = run.state.parent
+    if sender is None or (sender.workflow_id, sender.run_id) != (parent.workflow_id, parent.run_id):
+        raise not_found(PARENT_MISMATCH)
+
+
+def record(  # noqa: PLR0913 - what a signal consists of
+    run: Run,
+    *,
+    name: str,
+    input: common_pb.Payloads | None,
+    identity: str,
+    request_id: str,
+    header: common_pb.Header | None = None,
+    links: Iterable[common_pb.Link] = (),
+    sender: common_pb.WorkflowExecution | None = None,
+) -> None:
+    """Write the event."""
+    event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED)
+    a = event.workflow_execution_signaled_event_attributes
+    a.signal_name = name
+    a.identity = identity
+    a.request_id = request_id
+    if input is not None:
+        a.input.CopyFrom(input)
+    if header is not None:
+        a.header.CopyFrom(header)
+    if sender is not None:
+        a.external_workflow_execution.CopyFrom(sender)
+    event.links.extend(links)
+    run.append(event)
+

@@ -1,0 +1,301 @@
+"""What each kind of transfer task does. The row's deletion is part of the commit that carries out its effect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.history import histories
+from whistlestop.history.core import children, close, external
+from whistlestop.history.core import start as core_start
+from whistlestop.history.core.state_pb2 import TransferData
+from whistlestop.storage.errors import CurrentConflict, VersionConflict
+from whistlestop.storage.records import ExecutionKey
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import CurrentExecution, TransferTask
+
+MAX_CONFLICTS = 20
+HISTORY_SERVICE = "history-service"
+
+
+async def deliver(service: History, task: TransferTask) -> None:
+    """Carry out one row. Raises ServiceError or StorageError when it has to be tried again."""
+    data = TransferData.FromString(task.data)
+    for _ in range(MAX_CONFLICTS):
+        try:
+            await _KINDS[task.kind](service, task, data)
+        except (VersionConflict, CurrentConflict):
+            service.engine.forget(task.key)
+        else:
+            return
+    raise ServiceError(Code.UNAVAILABLE, "too many conflicts")
+
+
+async def _initiated(service: History, task: TransferTask, data: TransferData) -> history_pb.HistoryEvent:
+    entry = await service.engine.load(task.key, fresh=not service.engine.exclusive)
+    return await histories.read_event(service.engine, entry, data.initiated_event_batch_id, data.initiated_event_id)
+
+
+async def _sender(service: History, task: TransferTask) -> Run | None:
+    """A working copy of the run that wrote the row; None when it is gone."""
+    try:
+        entry = await service.engine.load(task.key, fresh=not service.engine.exclusive)
+    except ServiceError as error:
+        if error.code is Code.NOT_FOUND:
+            return None
+        raise
+    return service.engine.run_of(entry)
+
+
+async def _namespace_exists(service: History, namespace_id: str) -> bool:
+    return await service.store.get_namespace(namespace_id=namespace_id) is not None
+
+
+# ---- children ---------------------------------------------------------------------------------------------------------
+
+
+async def _start_child(service: History, task: TransferTask, data: TransferData) -> None:
+    """The child's first commit and the parent's started event, as one transaction."""
+    engine = service.engine
+    async with engine.lock(task.key):
+        parent = await _sender(service, task)
+        if parent is None or not parent.is_open or data.initiated_event_id not in parent.state.children:
+            await service.store.delete_transfer(task)
+            return
+        child = parent.state.children[data.initiated_event_id]
+        if child.started_event_id:
+            await service.store.delete_transfer(task)
+            return
+        initiated = await _initiated(service, task, data)
+        if data.target_namespace_id != task.key.namespace_id and not await _namespace_exists(
+            service, data.target_namespace_id
+        ):
+            children.record_start_failed(
+                parent, initiated, fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+            )
+            await engine.commit(parent, done=task)
+            return
+        expected: str | None = None
+        current = await service.store.get_current(data.target_namespace_id, data.target_workflow_id)
+        if current is not None:
+            if current.create_request_id == child.request_id:
+                children.record_started(parent, initiated, current.run_id)
+                await engine.commit(parent, done=task)
+                return
+            if not _may_follow(current, initiated):
+                children.record_start_failed(
+                    parent, initiated, fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
+                )
+                await engine.commit(parent, done=task)
+                return
+            expected = current.run_id
+        run = _new_child(service, parent, initiated, child.request_id, expected)
+        children.record_started(parent, initiated, run.key.run_id)
+        await engine.commit(parent, also=run, done=task)
+
+
+def _may_follow(current: CurrentExecution, initiated: history_pb.HistoryEvent) -> bool:
+    """The reuse policy lets the child take a workflow id that `current` holds."""
+    policy = initiated.start_child_workflow_execution_initiated_event_attributes.workflow_id_reuse_policy
+    if current.status in (wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING, wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED):
+        return False
+    if policy == wf_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE:
+        return False
+    if policy == wf_enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY:
+        return current.status != wf_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
+    return True
+
+
+def _new_child(
+    service: History, parent: Run, initiated: history_pb.HistoryEvent, request_id: str, expected: str | None
+) -> Run:
+    now_ns = service.clock.now_ns()
+    attributes = initiated.start_child_workflow_execution_initiated_event_attributes
+    run = core_start.new_run(
+        children.started_attributes(parent.state, initiated, now_ns=now_ns, limits=service.limits),
+        namespace_id=attributes.namespace_id,
+        namespace=attributes.namespace,
+        workflow_id=attributes.workflow_id,
+        run_id=service.ids.uuid(),
+        request_id=request_id,
+        now_ns=now_ns,
+        ids=service.ids,
+        limits=service.limits,
+        user_metadata=initiated.user_metadata if initiated.HasField("user_metadata") else None,
+        expected_current_run_id=expected,
+    )
+    core_start.first_workflow_task(run)
+    return run
+
+
+async def _child_closed(service: History, task: TransferTask, data: TransferData) -> None:
+    """Tell the parent how its child ended."""
+    key = ExecutionKey(data.target_namespace_id, data.target_workflow_id, data.target_run_id)
+    engine = service.engine
+    async with engine.lock(key):
+        try:
+            entry = await engine.load(key, fresh=not engine.exclusive)
+        except ServiceError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            await service.store.delete_transfer(task)
+            return
+        parent = engine.run_of(entry)
+        child = parent.state.children.get(data.initiated_event_id)
+        if not parent.is_open or child is None or child.workflow_id != task.key.workflow_id:
+            await service.store.delete_transfer(task)
+            return
+        children.record_closed(parent, child, task.key.run_id, data.close_event)
+        await engine.commit(parent, done=task)
+
+
+async def _parent_closed(service: History, task: TransferTask, data: TransferData) -> None:
+    """Apply the parent close policy to a child (whatever run of its chain is the current one)."""
+    from whistlestop.history.core import cancel
+
+    engine = service.engine
+    try:
+        key = await engine.resolve(data.target_namespace_id, data.target_workflow_id, fresh=True)
+        async with engine.lock(key):
+            run = engine.run_of(await engine.load(key, fresh=not engine.exclusive))
+            is_it = run.state.parent.run_id == task.key.run_id and run.state.first_run_id == data.target_run_id
+            if not run.is_open or not is_it:
+                await service.store.delete_transfer(task)
+                return
+            if data.parent_close_policy == wf_enums.PARENT_CLOSE_POLICY_TERMINATE:
+                run.flush_buffer()
+                close.terminate(run, reason=children.CLOSE_POLICY_REASON, identity=HISTORY_SERVICE)
+            else:
+                cancel.request(
+                    run,
+                    cause=children.CLOSE_POLICY_REASON,
+                    identity=HISTORY_SERVICE,
+                    request_id="",
+                    external=(data.initiated_event_id, task.key.workflow_id, task.key.run_id),
+                )
+            await engine.commit(run, done=task)
+    except ServiceError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        await service.store.delete_transfer(task)
+
+
+# ---- signals and cancel requests ---------------------------------------------------------------------------------------
+
+
+async def _to_other(
+    service: History,
+    task: TransferTask,
+    data: TransferData,
+    apply: Callable[[Run, Run, history_pb.HistoryEvent], None],
+    fail: Callable[[Run, history_pb.HistoryEvent, Code, bool], None],
+) -> None:
+    """Change the target and answer the sender in one transaction; or only answer the sender that it failed."""
+    engine = service.engine
+    target_key: ExecutionKey | None = None
+    refusal: tuple[Code, bool] | None = None
+    if data.target_namespace_id != task.key.namespace_id and not await _namespace_exists(
+        service, data.target_namespace_id
+    ):
+        refusal = (Code.NOT_FOUND, True)
+    elif (data.target_namespace_id, data.target_workflow_id) == (task.key.namespace_id, task.key.workflow_id):
+        # A workflow can't do this to itself, whichever run is meant.
+        refusal = (Code.NOT_FOUND, False)
+    else:
+        try:
+            target_key = await engine.resolve(
+                data.target_namespace_id, data.target_workflow_id, data.target_run_id, fresh=True
+            )
+        except ServiceError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            refusal = (Code.NOT_FOUND, False)
+    keys = sorted(
+        {task.key, *([target_key] if target_key else [])}, key=lambda k: (k.namespace_id, k.workflow_id, k.run_id)
+    )
+    locks = [engine.lock(key) for key in keys]
+    for lock in locks:
+        await lock.acquire()
+    try:
+        sender = await _sender(service, task)
+        if sender is None or not sender.is_open:
+            await service.store.delete_transfer(task)
+            return
+        pending = (
+            sender.state.external_signals if task.kind == "signal_external" else sender.state.external_cancels
+        )
+        if data.initiated_event_id not in pending:
+            await service.store.delete_transfer(task)
+            return
+        initiated = await _initiated(service, task, data)
+        target: Run | None = None
+        if target_key is not None and refusal is None:
+            try:
+                target = engine.run_of(await engine.load(target_key, fresh=not engine.exclusive))
+                apply(sender, target, initiated)
+            except ServiceError as error:
+                if error.code not in (Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED):
+                    raise
+                refusal = (error.code, False)
+                target = None
+        if refusal is not None:
+            fail(sender, initiated, *refusal)
+        await engine.commit(sender, also=target if target is not None and target.is_dirty else None, done=task)
+    finally:
+        for lock in locks:
+            lock.release()
+
+
+async def _signal_external(service: History, task: TransferTask, data: TransferData) -> None:
+    def apply(sender: Run, target: Run, initiated: history_pb.HistoryEvent) -> None:
+        a = initiated.signal_external_workflow_execution_initiated_event_attributes
+        from whistlestop.history.core import signal
+
+        signal.from_workflow(target, a, initiated.event_id, sender)
+        external.record_signaled(sender, initiated)
+
+    def fail(sender: Run, initiated: history_pb.HistoryEvent, code: Code, no_namespace: bool) -> None:
+        cause = fc.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
+        if no_namespace:
+            cause = fc.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+        elif code is Code.INVALID_ARGUMENT:
+            cause = fc.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_SIGNAL_COUNT_LIMIT_EXCEEDED
+        external.record_signal_failed(sender, initiated, cause)
+
+    await _to_other(service, task, data, apply, fail)
+
+
+async def _cancel_external(service: History, task: TransferTask, data: TransferData) -> None:
+    def apply(sender: Run, target: Run, initiated: history_pb.HistoryEvent) -> None:
+        a = initiated.request_cancel_external_workflow_execution_initiated_event_attributes
+        from whistlestop.history.core import cancel
+
+        cancel.from_workflow(target, a, initiated.event_id, sender)
+        external.record_cancel_requested(sender, initiated)
+
+    def fail(sender: Run, initiated: history_pb.HistoryEvent, code: Code, no_namespace: bool) -> None:
+        cause = fc.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
+        if no_namespace:
+            cause = fc.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+        external.record_cancel_failed(sender, initiated, cause)
+
+    await _to_other(service, task, data, apply, fail)
+
+
+_KINDS: dict[str, Callable[[History, TransferTask, TransferData], Awaitable[None]]] = {
+    "start_child": _start_child,
+    "child_closed": _child_closed,
+    "parent_closed": _parent_closed,
+    "signal_external": _signal_external,
+    "cancel_external": _cancel_external,
+}
