@@ -12,8 +12,6 @@ rebuilt from history equals the stored one in all that history carries.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +23,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.ids import CountedIds
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import tokens
-from whistlestop.history.core import completion, start as core_start, timers, workflow_task
+from whistlestop.history.core import activity as core_activity
+from whistlestop.history.core import commands, completion, timers, workflow_task
+from whistlestop.history.core import start as core_start
 from whistlestop.history.core.apply import apply_event
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.run import PAUSED, RUNNING, Run
@@ -51,11 +51,7 @@ if TYPE_CHECKING:
         VisibilityRow,
     )
 
-# Modules that put their handlers of commands into completion.HANDLERS.
-for _name in ("activity", "user_timers", "markers", "close", "children", "external", "update", "continue_as_new"):
-    if importlib.util.find_spec(f"whistlestop.history.core.{_name}") is not None:
-        importlib.import_module(f"whistlestop.history.core.{_name}")
-
+assert commands.__all__, "imported for the handlers of commands"
 T = TypeVar("T")
 NAMESPACE_ID = "11111111-1111-7111-8111-111111111111"
 NAMESPACE = "default"
@@ -184,7 +180,6 @@ class World:
     def poll_activity(self, activity_id: str = "", run_id: str = "", identity: str = "activity-worker") -> TaskToken:
         """Start the activity attempt that is offered (the one of that id, when there are several)."""
         run_id = run_id or self.run_id
-        activities = importlib.import_module("whistlestop.history.core.activity")
         state = self.state(run_id)
         for task in self.tasks.values():
             if task.key.task_type == 2 and task.run_id == run_id:
@@ -192,7 +187,7 @@ class World:
                     continue
 
                 def decide(run: Run, task: MatchingTask = task) -> TaskToken:
-                    activity: Activity = activities.start(
+                    activity: Activity = core_activity.start(
                         run, task.scheduled_event_id, task.stamp, self.ids.uuid(), identity
                     )
                     return tokens.parse(tokens.of_activity(run, activity))

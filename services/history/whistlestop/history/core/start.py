@@ -56,13 +56,11 @@ def new_run(  # noqa: PLR0913 - all of it is the identity of a run
     )
     state.branches.add(branch_id=run_id, first_event_id=1)
     run = Run(state, version=0, now_ns=now_ns, ids=ids, limits=limits)
+    state = run.state
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
     attributes.workflow_id = workflow_id
     attributes.first_execution_run_id = attributes.first_execution_run_id or run_id
     attributes.original_execution_run_id = attributes.original_execution_run_id or run_id
-    if not attributes.HasField("root_workflow_execution"):
-        attributes.root_workflow_execution.workflow_id = workflow_id
-        attributes.root_workflow_execution.run_id = run_id
     event.workflow_execution_started_event_attributes.CopyFrom(attributes)
     if user_metadata is not None:
         event.user_metadata.CopyFrom(user_metadata)
