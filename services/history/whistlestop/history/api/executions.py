@@ -1,3 +1,119 @@
-"""Describing, signalling, cancelling and terminating executions."""
+"""Cancelling, terminating, deleting and describing executions, and changing their options."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import invalid_argument, not_found
+from whistlestop.history.api import METHODS
+from whistlestop.history.core import cancel, close, describe, options
+from whistlestop.history.core.signal import ALREADY_COMPLETED
+from whistlestop.history.core.times import set_timestamp
+
+if TYPE_CHECKING:
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.service import History
+
+
+async def request_cancel_workflow_execution(
+    service: History, request: service_pb.RequestCancelWorkflowExecutionRequest, context: CallContext
+) -> Reply:
+    """Ask the workflow to cancel."""
+    execution = request.workflow_execution
+
+    def decide(run: Run) -> None:
+        cancel.request(
+            run,
+            cause=request.reason,
+            identity=request.identity,
+            request_id=request.request_id,
+            first_execution_run_id=request.first_execution_run_id,
+            links=request.links,
+        )
+
+    run_id = "" if request.first_execution_run_id else execution.run_id
+    await service.engine.transact(context.namespace_id, execution.workflow_id, run_id, decide)
+    return service_pb.RequestCancelWorkflowExecutionResponse()
+
+
+async def terminate_workflow_execution(
+    service: History, request: service_pb.TerminateWorkflowExecutionRequest, context: CallContext
+) -> Reply:
+    """End the run at once."""
+    execution = request.workflow_execution
+
+    def decide(run: Run) -> None:
+        if not run.is_open:
+            raise not_found(ALREADY_COMPLETED)
+        cancel.check_chain(run, request.first_execution_run_id)
+        close.terminate(
+            run,
+            reason=request.reason,
+            identity=request.identity,
+            details=request.details if request.HasField("details") else None,
+            links=request.links,
+        )
+
+    run_id = "" if request.first_execution_run_id else execution.run_id
+    await service.engine.transact(context.namespace_id, execution.workflow_id, run_id, decide)
+    return service_pb.TerminateWorkflowExecutionResponse()
+
+
+async def delete_workflow_execution(
+    service: History, request: service_pb.DeleteWorkflowExecutionRequest, context: CallContext
+) -> Reply:
+    """Terminate the run if it is open, so that its parent and children hear of it; then remove all that is stored of it."""
+    execution = request.workflow_execution
+
+    def decide(run: Run) -> None:
+        if run.is_open:
+            close.terminate(run, reason="Delete workflow execution", identity=close.HISTORY_SERVICE)
+
+    run, _ = await service.engine.transact(context.namespace_id, execution.workflow_id, execution.run_id, decide)
+    async with service.engine.lock(run.key):
+        await service.store.delete_execution(run.key)
+        service.engine.forget(run.key)
+    return service_pb.DeleteWorkflowExecutionResponse()
+
+
+async def describe_workflow_execution(
+    service: History, request: service_pb.DescribeWorkflowExecutionRequest, context: CallContext
+) -> Reply:
+    """Everything about a run but its history."""
+    engine = service.engine
+    execution = request.execution
+    key = await engine.resolve(
+        context.namespace_id, execution.workflow_id, execution.run_id, fresh=not engine.exclusive
+    )
+    entry = await engine.read(key)
+    return describe.workflow(entry.state, now_ns=service.clock.now_ns())
+
+
+async def update_workflow_execution_options(
+    service: History, request: service_pb.UpdateWorkflowExecutionOptionsRequest, context: CallContext
+) -> Reply:
+    """Change the versioning override or the priority of an open run, as far as the mask says."""
+    execution = request.workflow_execution
+
+    def decide(run: Run) -> None:
+        options.merge(run, request.workflow_execution_options, request.update_mask.paths, request.identity)
+
+    if not request.update_mask.paths:
+        raise invalid_argument("UpdateMask is empty.")
+    run, _ = await service.engine.transact(
+        context.namespace_id, execution.workflow_id, execution.run_id, decide
+    )
+    reply = service_pb.UpdateWorkflowExecutionOptionsResponse(workflow_execution_options=options.of_run(run))
+    set_timestamp(reply.update_time, run.now_ns)
+    return reply
+
+
+METHODS["RequestCancelWorkflowExecution"] = request_cancel_workflow_execution
+METHODS["TerminateWorkflowExecution"] = terminate_workflow_execution
+METHODS["DeleteWorkflowExecution"] = delete_workflow_execution
+METHODS["DescribeWorkflowExecution"] = describe_workflow_execution
+METHODS["UpdateWorkflowExecutionOptions"] = update_workflow_execution_options

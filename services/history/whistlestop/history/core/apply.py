@@ -49,7 +49,9 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
     state.task_timeout_ns = duration_ns(a.workflow_task_timeout)
     state.attempt = a.attempt
     state.cron_schedule = a.cron_schedule
-    state.start_ns = timestamp_ns(event.event_time)
+    state.original_start_ns = timestamp_ns(event.event_time)
+    # A run made by reset shares its first event with its base, but starts when it is reset: whoever rebuilds it says so.
+    state.start_ns = state.start_ns or state.original_start_ns
     backoff_ns = duration_ns(a.first_workflow_task_backoff)
     state.execution_start_ns = state.start_ns + backoff_ns
     if state.run_timeout_ns:

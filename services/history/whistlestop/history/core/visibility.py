@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
 
 from whistlestop.storage.records import ExecutionKey, VisibilityRow
+from whistlestop.storage.visibility import row_json
 
 if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
@@ -36,16 +36,6 @@ def row(state: MutableState) -> VisibilityRow:
         parent_run_id=state.parent.run_id if has_parent else None,
         root_workflow_id=state.root_workflow_id or state.workflow_id,
         root_run_id=state.root_run_id or state.run_id,
-        search_attributes=_search_attributes(state),
+        search_attributes=row_json(state.search_attributes) if state.search_attributes else "{}",
         memo=memo.SerializeToString(),
     )
-
-
-def _search_attributes(state: MutableState) -> str:
-    """The search attributes as a JSON object; the values were validated when they were accepted."""
-    if not state.search_attributes:
-        return "{}"
-    values: dict[str, Any] = {}
-    for name, payload in state.search_attributes.items():
-        values[name] = json.loads(payload.data)
-    return json.dumps(values, separators=(",", ":"))
