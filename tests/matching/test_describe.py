@@ -51,7 +51,7 @@ async def test_everything_at_once() -> None:
         "DescribeTaskQueue", request(report_stats=True, report_config=True, include_task_queue_status=True)
     )
     age = duration_pb2.Duration(seconds=3)
-    usual = queue_pb.TaskQueueStats(approximate_backlog_count=2, approximate_backlog_age=age, tasks_add_rate=2 / 5)
+    usual = queue_pb.TaskQueueStats(approximate_backlog_count=2, approximate_backlog_age=age, tasks_add_rate=2 / 3)
     first = queue_pb.TaskQueueStats(approximate_backlog_count=1, approximate_backlog_age=age, tasks_add_rate=1 / 3)
     total = queue_pb.TaskQueueStats(
         approximate_backlog_count=3,
@@ -150,7 +150,7 @@ async def test_the_enhanced_description() -> None:
     assert info.task_reachability == queue_enums.BUILD_ID_TASK_REACHABILITY_REACHABLE
     poller = queue_pb.PollerInfo(identity="me", last_access_time=seen, rate_per_second=100_000)
     stats = queue_pb.TaskQueueStats(
-        approximate_backlog_count=1, approximate_backlog_age=duration_pb2.Duration(), tasks_add_rate=0.5
+        approximate_backlog_count=1, approximate_backlog_age=duration_pb2.Duration(), tasks_add_rate=0.0
     )
     assert info.types_info[1] == queue_pb.TaskQueueTypeInfo(pollers=[poller], stats=stats)
     assert info.types_info[2] == queue_pb.TaskQueueTypeInfo(stats=EMPTY_STATS)

@@ -254,3 +254,8 @@ async def test_an_unknown_method_is_unimplemented() -> None:
         await Bench().ask("Nonsense", internal.Empty())
     assert code_of(refusal.value) == "UNIMPLEMENTED"
     assert encoded(rr.ShutdownWorkerResponse()) == b""
+
+
+async def test_the_place_of_a_mistake_is_counted_as_temporal_counts() -> None:
+    with pytest.raises(ServiceError, match=r"^malformed query: syntax error at position 38$"):
+        await listed(Bench(), "TaskQueue=")

@@ -116,7 +116,7 @@ class TaskQueue:
         self.limited: Rate | None = None
         self._dispatch_alarm: Alarm | None = None
         self.config_read_ns = 0
-        self.rates: dict[int, RatePair] = {3: RatePair(now_ns)}
+        self.rates: dict[int, RatePair] = {}
 
     # What comes in.
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Condition: TypeAlias = "Callable[[worker_pb.WorkerHeartbeat], bool]"
 
 _LONGEST = 10_000
+_SELECT = "select * from table1 where "
+"""What Temporal puts in front of a filter before it parses it: its positions count from there."""
+
 _DEEPEST = 100
 
 
@@ -124,7 +127,7 @@ class _Parser:
         return condition
 
     def _error(self, at: int) -> Exception:
-        return invalid_argument(f"malformed query: syntax error at position {at + 1}")
+        return invalid_argument(f"malformed query: syntax error at position {len(_SELECT) + at + 1}")
 
     def _next(self) -> _Token:
         return self._tokens.pop() if len(self._tokens) > 1 else self._tokens[-1]
