@@ -121,6 +121,27 @@ async def test_a_stored_limit_holds_for_fresh_instances_that_share_nothing() -> 
     assert count > 0
 
 
+async def test_processes_over_one_store_keep_one_limit_together() -> None:
+    bench = Bench(MatchingConfig(hear_others=False))
+    other = bench.another()
+    for n in range(200):
+        bench.task(str(n), task_type=2)
+    await bench.ask("UpdateTaskQueueConfig", update(10))
+    first = asyncio.ensure_future(drained(bench, 4))
+    await settle()
+    bench.matching = other
+    request = rr.PollActivityTaskQueueRequest(task_queue=queue_pb.TaskQueue(name="q"), identity="you")
+
+    async def greedy() -> None:
+        while True:
+            await other.call("PollActivityTaskQueue", request, bench.context())
+
+    second = asyncio.ensure_future(greedy())
+    await first
+    second.cancel()
+    assert 40 <= len(bench.history.started) <= 51
+
+
 async def test_limited_dispatch_shows_in_the_statistics() -> None:
     bench = Bench()
     bench.commit(*map(str, range(100)), task_type=2)

@@ -190,6 +190,9 @@ class Polls:
                 task, fresh = waiter.future.result(), waiter.fresh
                 if task is None:
                     break
+            if queue.limiter.is_set and self._config.share_pollers and not await self._shared_token(queue, task, poll):
+                now_ns = self._clock.now_ns()
+                continue
             reply = await self._start_from(queue, task, poll, context)
             now_ns = self._clock.now_ns()
             if reply is not None:
@@ -218,6 +221,18 @@ class Polls:
             self._alarms.off(alarm)
             queue.waiters.pop(waiter, None)
         return waiter
+
+    async def _shared_token(self, queue: TaskQueue, task: MatchingTask, poll: PollRequest) -> bool:
+        """Other processes hand out from this limited queue, too: the bucket stands in its row."""
+        now_ns = self._clock.now_ns()
+        try:
+            again_ns = await self._settings.take_shared_token(queue.key, worker_rps(poll), now_ns)
+        except BaseException:
+            queue.release(task, self._clock.now_ns())
+            raise
+        if again_ns:
+            queue.put_off(task, again_ns, self._clock.now_ns())
+        return not again_ns
 
     async def _start_from(
         self, queue: TaskQueue, task: MatchingTask, poll: PollRequest, context: CallContext

@@ -222,6 +222,14 @@ class TaskQueue:
         heapq.heappush(self._ready, (*position, task))
         self.dispatch(now_ns)
 
+    def put_off(self, task: MatchingTask, until_ns: int, now_ns: int) -> None:
+        """The limit that all processes share is used up until then: put the task back, and hand out nothing before."""
+        position = (task.key.priority, task.key.task_id)
+        self.limiter.ready_ns = max(self.limiter.ready_ns, until_ns)
+        self._busy.discard(position)
+        heapq.heappush(self._ready, (*position, task))
+        self.dispatch(now_ns)
+
     def lose_sight(self, task: MatchingTask, now_ns: int) -> None:
         """Its poll went away while history was asked: whether the row is still there is for the store to say."""
         position = (task.key.priority, task.key.task_id)

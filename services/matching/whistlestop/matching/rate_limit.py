@@ -59,6 +59,11 @@ class RateLimiter:
             self._worker_rps = rps
             self._settle(now_ns)
 
+    @property
+    def is_set(self) -> bool:
+        """Whether somebody set a limit below the system's."""
+        return self.source != queue_enums.RATE_LIMIT_SOURCE_SYSTEM
+
     def take(self, now_ns: int) -> bool:
         """Use one token; False, and nothing changed, when the bucket is empty."""
         if self.ready_ns > now_ns:

@@ -94,7 +94,7 @@ class Settings:
             limiter = RateLimiter(self._config.system_rps, self._config.burst_s)
             limiter.set_api_rps(api_rps(settings_of(record)), now_ns)
             limiter.set_worker_rps(worker_rps, now_ns)
-            if limiter.source == queue_enums.RATE_LIMIT_SOURCE_SYSTEM:
+            if not limiter.is_set:
                 return 0
             if limiter.ready_ns <= now_ns:
                 limiter.ready_ns = min(bucket_of(record), now_ns + int(SECOND_NS / limiter.rps))

@@ -1,0 +1,82 @@
+"""The same service over the real store."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from tests.matching.fakes import NAMESPACE, Bench, got, settle
+from whistlestop.common.clients import Encoded, Reply
+from whistlestop.matching.config import MatchingConfig
+from whistlestop.storage.sqlite.store import SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from google.protobuf.message import Message
+
+    from whistlestop.common.context import CallContext
+
+
+class StoreHistory:
+    """Removes the row in the store, as the started transition does."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+        message: Any = request
+        name = message.execution.workflow_id
+        rows = await self._bench.store.list_tasks(NAMESPACE, "q", 1, None, 1000)
+        await self._bench.store.delete_tasks([row.key for row in rows if row.workflow_id == name])
+        reply = rr.PollWorkflowTaskQueueResponse()
+        reply.workflow_execution.workflow_id = name
+        return Encoded(reply.SerializeToString())
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    store = SqliteStore(str(tmp_path / "matching.db"))
+    await store.open()
+    await store.migrate()
+    bench = Bench(MatchingConfig(hear_others=False), store=store)
+    bench.history = StoreHistory(bench)  # type: ignore[assignment]
+    bench.matching = bench.another()
+    yield bench
+    await store.close()
+
+
+async def eventually(poll: asyncio.Task[rr.PollWorkflowTaskQueueResponse]) -> str:
+    await asyncio.wait([poll], timeout=10)
+    return got(poll)
+
+
+async def test_a_backlog_is_drained_in_order_and_rows_are_gone(bench: Bench) -> None:
+    names = [str(n) for n in range(20)]
+    tasks = [bench.task(name) for name in names]
+    await bench.store.put_tasks(tasks)
+    assert [await eventually(bench.poll()) for _ in names] == names
+    assert await bench.store.backlog(NAMESPACE, "q", 1, 10) == {}
+    await bench.matching.close()
+
+
+async def test_settings_and_pollers_reach_a_fresh_instance(bench: Bench) -> None:
+    update = rr.UpdateTaskQueueConfigRequest(task_queue="q", task_queue_type=1)  # type: ignore[arg-type]
+    update.set_fairness_weight_overrides["a"] = 2
+    await bench.ask("UpdateTaskQueueConfig", update)
+    poll = bench.poll(identity="somebody")
+    await settle()
+    bench.matching.offer([])
+    old, bench.matching = bench.matching, bench.another()
+    await old.close()
+    await poll
+    reply = await bench.ask(
+        "DescribeTaskQueue", rr.DescribeTaskQueueRequest(task_queue=queue_pb.TaskQueue(name="q"), report_config=True)
+    )
+    assert dict(reply.config.fairness_weight_overrides) == {"a": 2}
+    assert [poller.identity for poller in reply.pollers] == ["somebody"]
