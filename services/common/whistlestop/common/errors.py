@@ -66,12 +66,16 @@ def failed_precondition(message: str) -> ServiceError:
     return ServiceError(Code.FAILED_PRECONDITION, message)
 
 
-def already_started(message: str, start_request_id: str, run_id: str) -> ServiceError:
+def already_started(
+    message: str, start_request_id: str, run_id: str, first_execution_run_id: str = ""
+) -> ServiceError:
     """A workflow of that id is there and the id policies forbid another one."""
     return ServiceError(
         Code.ALREADY_EXISTS,
         message,
-        details_pb.WorkflowExecutionAlreadyStartedFailure(start_request_id=start_request_id, run_id=run_id),
+        details_pb.WorkflowExecutionAlreadyStartedFailure(
+            start_request_id=start_request_id, run_id=run_id, first_execution_run_id=first_execution_run_id
+        ),
     )
 
 

@@ -26,7 +26,7 @@ def check_chain(run: Run, first_execution_run_id: str) -> None:
         raise not_found(NOT_THIS_CHAIN)
 
 
-def request(  # noqa: PLR0913 - what a request consists of
+def request(
     run: Run,
     *,
     cause: str,

@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 
-from whistlestop.common.errors import not_found
+from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.history.core.signal import ALREADY_COMPLETED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from temporalio.api.common.v1 import message_pb2 as common_pb
-    from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 
+    from whistlestop.common.errors import ServiceError
     from whistlestop.history.core.run import Run
 
 
@@ -51,10 +52,49 @@ def update(run: Run, change: Change) -> None:
     run.append(event)
 
 
+def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterable[str], identity: str) -> None:
+    """Change what the mask names; a change that changes nothing writes nothing. Raises INVALID_ARGUMENT, NOT_FOUND."""
+    if not run.is_open:
+        raise not_found(ALREADY_COMPLETED)
+    merged = of_run(run)
+    names = set(paths)
+    nested = {name for name in names if name.startswith("versioning_override.")}
+    pair = {"versioning_override.deployment", "versioning_override.behavior"}
+    if nested - pair:
+        raise _bad_mask("versioning_override doesn't support partial updates")
+    if nested and nested != pair:
+        raise _bad_mask("versioning_override fields must be updated together")
+    if nested or "versioning_override" in names:
+        merged.ClearField("versioning_override")
+        if wanted.HasField("versioning_override"):
+            merged.versioning_override.CopyFrom(wanted.versioning_override)
+    if "priority" in names:
+        merged.ClearField("priority")
+        if wanted.HasField("priority"):
+            merged.priority.CopyFrom(wanted.priority)
+    for field in ("priority_key", "fairness_key", "fairness_weight"):
+        if f"priority.{field}" in names:
+            setattr(merged.priority, field, getattr(wanted.priority, field))
+    if merged == of_run(run):
+        return
+    has_override = merged.HasField("versioning_override")
+    update(
+        run,
+        Change(
+            versioning_override=merged.versioning_override if has_override else None,
+            unset_versioning_override=not has_override,
+            priority=merged.priority if merged.HasField("priority") else None,
+            identity=identity,
+        ),
+    )
+
+
+def _bad_mask(reason: str) -> ServiceError:
+    return invalid_argument(f"error applying update_options: {reason}")
+
+
 def of_run(run: Run) -> workflow_pb.WorkflowExecutionOptions:
     """The options as they stand."""
-    from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
-
     state = run.state
     options = workflow_pb.WorkflowExecutionOptions()
     if state.versioning_info.HasField("versioning_override"):

@@ -28,7 +28,7 @@ HISTORY_SERVICE = "history-service"
 PARENT_MISMATCH = "workflow parent does not match"
 
 
-def receive(  # noqa: PLR0913 - what a signal consists of
+def receive(
     run: Run,
     *,
     name: str,
@@ -108,7 +108,7 @@ def check_parent(run: Run, sender: common_pb.WorkflowExecution | None) -> None:
         raise not_found(PARENT_MISMATCH)
 
 
-def record(  # noqa: PLR0913 - what a signal consists of
+def record(
     run: Run,
     *,
     name: str,

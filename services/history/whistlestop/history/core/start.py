@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.limits import Limits
 
 
-def new_run(  # noqa: PLR0913 - all of it is the identity of a run
+def new_run(
     attributes: history_pb.WorkflowExecutionStartedEventAttributes,
     *,
     namespace_id: str,

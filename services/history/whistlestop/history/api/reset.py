@@ -1,0 +1,3 @@
+"""ResetWorkflowExecution."""
+
+from __future__ import annotations

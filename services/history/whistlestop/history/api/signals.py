@@ -1,0 +1,173 @@
+"""SignalWorkflowExecution and SignalWithStartWorkflowExecution."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.history.api import METHODS, links
+from whistlestop.history.api.start import MAX_CONFLICTS, Start
+from whistlestop.history.core import id_policies, signal
+from whistlestop.history.core import start as core_start
+from whistlestop.history.core.id_policies import Verdict
+from whistlestop.storage.errors import CurrentConflict
+
+if TYPE_CHECKING:
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.service import History
+
+SIGNALED = et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+
+
+async def signal_workflow_execution(
+    service: History, request: service_pb.SignalWorkflowExecutionRequest, context: CallContext
+) -> Reply:
+    """Record a signal in the named run, or in the current one."""
+    execution = request.workflow_execution
+
+    def decide(run: Run) -> None:
+        signal.receive(
+            run,
+            name=request.signal_name,
+            input=request.input if request.HasField("input") else None,
+            header=request.header if request.HasField("header") else None,
+            identity=request.identity,
+            request_id=request.request_id,
+            links=request.links,
+        )
+
+    run, _ = await service.engine.transact(context.namespace_id, execution.workflow_id, execution.run_id, decide)
+    return service_pb.SignalWorkflowExecutionResponse(
+        link=links.to_request(
+            context.namespace, execution.workflow_id, run.key.run_id, request.request_id, SIGNALED
+        )
+    )
+
+
+_START_FIELDS = (
+    "workflow_type", "task_queue", "input", "workflow_execution_timeout", "workflow_run_timeout",
+    "workflow_task_timeout", "retry_policy", "memo", "search_attributes", "header", "workflow_start_delay",
+    "user_metadata", "versioning_override", "priority",
+)
+_START_VALUES = (
+    "namespace", "workflow_id", "identity", "request_id", "workflow_id_reuse_policy", "workflow_id_conflict_policy",
+    "cron_schedule",
+)
+
+
+def start_request(
+    request: service_pb.SignalWithStartWorkflowExecutionRequest,
+) -> service_pb.StartWorkflowExecutionRequest:
+    """The start in a signal-with-start."""
+    start = service_pb.StartWorkflowExecutionRequest()
+    for field in _START_FIELDS:
+        if request.HasField(field):  # type: ignore[arg-type]
+            getattr(start, field).CopyFrom(getattr(request, field))
+    for field in _START_VALUES:
+        setattr(start, field, getattr(request, field))
+    start.links.extend(request.links)
+    return start
+
+
+class _ClosedError(Exception):
+    """The current run can't take the signal: start another."""
+
+
+async def signal_with_start_workflow_execution(
+    service: History, request: service_pb.SignalWithStartWorkflowExecutionRequest, context: CallContext
+) -> Reply:
+    """Signal the open run, or start one whose first event after the started one is the signal."""
+
+    def prepare(run: Run) -> None:
+        _check(run)
+        signal.record(run, **_signal(request))  # type: ignore[arg-type]
+        core_start.first_workflow_task(run)
+
+    def _check(run: Run) -> None:
+        signal.check(run, request.signal_input if request.HasField("signal_input") else None)
+
+    starting = Start(service, start_request(request), context, prepare)
+    replaces = request.workflow_id_conflict_policy == wf_enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING or (
+        request.workflow_id_reuse_policy == wf_enums.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING
+    )
+    for _ in range(MAX_CONFLICTS):
+        run, started = None, False
+        if not replaces:
+            run = await _signal_current(service, request, context)
+        if run is None:
+            run = await _start_with_signal(starting)
+            started = True
+        if run is not None:
+            return service_pb.SignalWithStartWorkflowExecutionResponse(
+                run_id=run.key.run_id,
+                first_execution_run_id=run.state.first_run_id,
+                started=started,
+                signal_link=links.to_request(
+                    context.namespace, request.workflow_id, run.key.run_id, request.request_id, SIGNALED
+                ),
+            )
+    raise ServiceError(Code.UNAVAILABLE, f"workflow {request.workflow_id} is too busy; try again")
+
+
+def _signal(request: service_pb.SignalWithStartWorkflowExecutionRequest) -> dict[str, object]:
+    return {
+        "name": request.signal_name,
+        "input": request.signal_input if request.HasField("signal_input") else None,
+        "header": request.header if request.HasField("header") else None,
+        "identity": request.identity,
+        "request_id": request.request_id,
+        "links": request.links,
+    }
+
+
+async def _signal_current(
+    service: History, request: service_pb.SignalWithStartWorkflowExecutionRequest, context: CallContext
+) -> Run | None:
+    """The open run, signalled; None when there is none."""
+
+    def decide(run: Run) -> None:
+        if not run.is_open:
+            raise _ClosedError
+        signal.receive(run, with_start=True, **_signal(request))  # type: ignore[arg-type]
+
+    try:
+        run, _ = await service.engine.transact(context.namespace_id, request.workflow_id, "", decide)
+    except _ClosedError:
+        return None
+    except ServiceError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        return None
+    return run
+
+
+async def _start_with_signal(starting: Start) -> Run | None:
+    """The new run, or None when the workflow id changed hands meanwhile. Raises ALREADY_EXISTS."""
+    request = starting.request
+    expected: str | None = None
+    for _ in range(2):
+        try:
+            return await starting.create(expected)
+        except CurrentConflict as conflict:
+            if conflict.current is None:
+                return None
+            entry = await starting.current(conflict.current.run_id)
+        if entry is None:
+            return None
+        verdict = id_policies.decide(entry.state, request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)
+        if verdict is Verdict.TERMINATE:
+            return await starting.replace(entry)
+        if verdict is Verdict.USE_EXISTING:
+            return None
+        expected = entry.key.run_id
+    return None
+
+
+METHODS["SignalWorkflowExecution"] = signal_workflow_execution
+METHODS["SignalWithStartWorkflowExecution"] = signal_with_start_workflow_execution

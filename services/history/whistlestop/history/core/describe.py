@@ -1,0 +1,211 @@
+"""DescribeWorkflowExecution: a run's state as its readers see it. Reads only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import common_pb2 as common_enums
+from temporalio.api.enums.v1 import task_queue_pb2
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.history.core.apply import BUFFERED_EVENT_ID
+from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration, set_timestamp
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.state_pb2 import Activity, MutableState
+
+NEVER_NS = -62135596800 * SECOND_NS
+"""The first instant of year 1: how Temporal says that a run has no deadline."""
+
+
+def workflow(state: MutableState, *, now_ns: int) -> service_pb.DescribeWorkflowExecutionResponse:
+    """The whole answer."""
+    reply = service_pb.DescribeWorkflowExecutionResponse()
+    _fill_config(reply.execution_config, state)
+    _fill_info(reply.workflow_execution_info, state)
+    _fill_extended(reply.workflow_extended_info, state)
+    for event_id in sorted(state.activities):
+        reply.pending_activities.append(pending_activity(state.activities[event_id], now_ns=now_ns))
+    for event_id in sorted(state.children):
+        child = state.children[event_id]
+        pending = reply.pending_children.add(
+            workflow_id=child.workflow_id,
+            run_id=child.run_id,
+            workflow_type_name=child.workflow_type,
+            initiated_id=child.initiated_event_id,
+        )
+        pending.parent_close_policy = child.parent_close_policy  # type: ignore[assignment]
+        if not child.started_event_id:
+            pending.workflow_id = ""
+    if state.workflow_task.scheduled_event_id:
+        _fill_workflow_task(reply.pending_workflow_task, state)
+    for callback in state.completion_callbacks:
+        _add_callback(reply, state, callback)
+    return reply
+
+
+def _fill_config(config: workflow_pb.WorkflowExecutionConfig, state: MutableState) -> None:
+    config.task_queue.name = state.task_queue
+    config.task_queue.kind = task_queue_pb2.TASK_QUEUE_KIND_NORMAL
+    set_duration(config.workflow_execution_timeout, state.execution_timeout_ns)
+    set_duration(config.workflow_run_timeout, state.run_timeout_ns)
+    set_duration(config.default_workflow_task_timeout, state.task_timeout_ns)
+    if state.HasField("user_metadata"):
+        config.user_metadata.CopyFrom(state.user_metadata)
+
+
+def _fill_info(info: workflow_pb.WorkflowExecutionInfo, state: MutableState) -> None:
+    info.execution.workflow_id = state.workflow_id
+    info.execution.run_id = state.run_id
+    info.type.name = state.workflow_type
+    set_timestamp(info.start_time, state.start_ns)
+    set_timestamp(info.execution_time, state.execution_start_ns)
+    info.status = state.status  # type: ignore[assignment]
+    info.history_length = state.next_event_id - 1
+    info.history_size_bytes = state.history_size_bytes
+    info.state_transition_count = state.state_transition_count
+    info.task_queue = state.task_queue
+    info.first_run_id = state.first_run_id
+    info.root_execution.workflow_id = state.root_workflow_id
+    info.root_execution.run_id = state.root_run_id
+    if state.parent.run_id:
+        info.parent_namespace_id = state.parent.namespace_id
+        info.parent_execution.workflow_id = state.parent.workflow_id
+        info.parent_execution.run_id = state.parent.run_id
+    if state.close_ns:
+        set_timestamp(info.close_time, state.close_ns)
+        set_duration(info.execution_duration, max(state.close_ns - state.execution_start_ns, 0))
+    info.memo.SetInParent()
+    for key, payload in state.memo.items():
+        info.memo.fields[key].CopyFrom(payload)
+    info.search_attributes.SetInParent()
+    for key, payload in state.search_attributes.items():
+        info.search_attributes.indexed_fields[key].CopyFrom(payload)
+    info.auto_reset_points.CopyFrom(state.reset_points)
+    if state.HasField("most_recent_worker_version_stamp"):
+        info.most_recent_worker_version_stamp.CopyFrom(state.most_recent_worker_version_stamp)
+    if state.HasField("versioning_info"):
+        info.versioning_info.CopyFrom(state.versioning_info)
+    if state.HasField("priority"):
+        info.priority.CopyFrom(state.priority)
+    info.worker_deployment_name = state.worker_deployment_name
+    info.assigned_build_id = state.assigned_build_id
+    info.inherited_build_id = state.inherited_build_id
+    info.external_payload_count = state.external_payload_count
+    info.external_payload_size_bytes = state.external_payload_size_bytes
+
+
+def _fill_extended(info: workflow_pb.WorkflowExecutionExtendedInfo, state: MutableState) -> None:
+    if state.execution_expiration_ns:
+        set_timestamp(info.execution_expiration_time, state.execution_expiration_ns)
+    set_timestamp(info.run_expiration_time, state.run_expiration_ns or NEVER_NS)
+    set_timestamp(info.original_start_time, state.original_start_ns or state.start_ns)
+    info.cancel_requested = state.cancel_requested
+    info.reset_run_id = state.reset_run_id
+    if state.original_run_id and state.original_run_id != state.run_id:
+        set_timestamp(info.last_reset_time, state.start_ns)
+    for request_id, known in state.request_ids.items():
+        about = info.request_id_infos[request_id]
+        about.event_type = known.event_type  # type: ignore[assignment]
+        about.buffered = known.event_id == BUFFERED_EVENT_ID
+        if not about.buffered:
+            about.event_id = known.event_id
+
+
+def _fill_workflow_task(pending: workflow_pb.PendingWorkflowTaskInfo, state: MutableState) -> None:
+    task = state.workflow_task
+    pending.state = wf_enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
+    set_timestamp(pending.scheduled_time, task.scheduled_ns)
+    set_timestamp(pending.original_scheduled_time, task.original_scheduled_ns or task.scheduled_ns)
+    pending.attempt = task.attempt
+    if task.started_event_id:
+        pending.state = wf_enums.PENDING_WORKFLOW_TASK_STATE_STARTED
+        set_timestamp(pending.started_time, task.started_ns)
+
+
+def _add_callback(reply: service_pb.DescribeWorkflowExecutionResponse, state: MutableState, callback: object) -> None:
+    """Callbacks wait for the end of the run."""
+    about = reply.callbacks.add()
+    about.callback.CopyFrom(callback)  # type: ignore[arg-type]
+    about.trigger.workflow_closed.SetInParent()
+    set_timestamp(about.registration_time, state.start_ns)
+    about.state = common_enums.CALLBACK_STATE_SCHEDULED if state.close_ns else common_enums.CALLBACK_STATE_STANDBY
+
+
+def _activity_state(activity: Activity) -> wf_enums.PendingActivityState.ValueType:
+    started = activity.started_ns != 0
+    if activity.cancel_requested:
+        return wf_enums.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED
+    if activity.paused:
+        return (
+            wf_enums.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED if started else wf_enums.PENDING_ACTIVITY_STATE_PAUSED
+        )
+    return wf_enums.PENDING_ACTIVITY_STATE_STARTED if started else wf_enums.PENDING_ACTIVITY_STATE_SCHEDULED
+
+
+def pending_activity(activity: Activity, *, now_ns: int) -> workflow_pb.PendingActivityInfo:
+    """One activity that is scheduled, running, or waiting for its next attempt."""
+    info = workflow_pb.PendingActivityInfo(activity_id=activity.activity_id, state=_activity_state(activity))
+    info.activity_type.name = activity.activity_type
+    info.attempt = max(activity.attempt, 1) if activity.has_retry_policy else 1
+    info.paused = activity.paused
+    if activity.use_workflow_build_id:
+        info.use_workflow_build_id.SetInParent()
+    if activity.HasField("priority"):
+        info.priority.CopyFrom(activity.priority)
+    if activity.HasField("last_deployment_version"):
+        info.last_deployment_version.CopyFrom(activity.last_deployment_version)
+    set_timestamp(info.scheduled_time, activity.retry_due_ns or activity.scheduled_ns)
+    if activity.started_ns:
+        set_timestamp(info.last_started_time, activity.started_ns)
+    if activity.last_attempt_complete_ns:
+        set_timestamp(info.last_attempt_complete_time, activity.last_attempt_complete_ns)
+    if activity.last_heartbeat_ns:
+        set_timestamp(info.last_heartbeat_time, activity.last_heartbeat_ns)
+        info.heartbeat_details.CopyFrom(activity.heartbeat_details)
+    info.last_worker_identity = activity.started_identity
+    if activity.has_retry_policy:
+        _fill_retry(info, activity, now_ns)
+    if activity.paused:
+        set_timestamp(info.pause_info.pause_time, activity.paused_ns)
+        if activity.pause_rule:
+            info.pause_info.rule.rule_id = activity.pause_rule
+        else:
+            info.pause_info.manual.identity = activity.pause_identity
+            info.pause_info.manual.reason = activity.pause_reason
+    _fill_options(info, activity)
+    return info
+
+
+def _fill_retry(info: workflow_pb.PendingActivityInfo, activity: Activity, now_ns: int) -> None:
+    info.maximum_attempts = activity.retry_policy.maximum_attempts
+    if activity.schedule_to_close_timeout_ns:
+        set_timestamp(info.expiration_time, activity.first_scheduled_ns + activity.schedule_to_close_timeout_ns)
+    if activity.HasField("last_failure"):
+        info.last_failure.CopyFrom(activity.last_failure)
+    if not info.last_worker_identity:
+        info.last_worker_identity = activity.last_worker_identity
+    waiting = info.state == wf_enums.PENDING_ACTIVITY_STATE_SCHEDULED and activity.retry_due_ns > now_ns
+    if waiting:
+        set_timestamp(info.next_attempt_schedule_time, activity.retry_due_ns)
+        set_duration(info.current_retry_interval, activity.retry_due_ns - activity.last_attempt_complete_ns)
+
+
+def _fill_options(info: workflow_pb.PendingActivityInfo, activity: Activity) -> None:
+    options = info.activity_options
+    options.task_queue.name = activity.task_queue
+    options.task_queue.normal_name = activity.task_queue
+    set_duration(options.schedule_to_close_timeout, activity.schedule_to_close_timeout_ns)
+    set_duration(options.schedule_to_start_timeout, activity.schedule_to_start_timeout_ns)
+    set_duration(options.start_to_close_timeout, activity.start_to_close_timeout_ns)
+    set_duration(options.heartbeat_timeout, activity.heartbeat_timeout_ns)
+    policy = activity.retry_policy
+    options.retry_policy.backoff_coefficient = policy.backoff_coefficient
+    options.retry_policy.maximum_attempts = policy.maximum_attempts
+    set_duration(options.retry_policy.initial_interval, duration_ns(policy.initial_interval))
+    set_duration(options.retry_policy.maximum_interval, duration_ns(policy.maximum_interval))
+    if activity.HasField("priority"):
+        options.priority.CopyFrom(activity.priority)
+
