@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
 
 for _module in (
-    "activity_tasks", "executions", "histories", "queries", "start", "updates", "workflow_tasks"
+    "activity_tasks", "executions", "histories", "multi_operation", "queries", "signals", "start", "updates", "workflow_tasks"
 ):
     importlib.import_module(f"whistlestop.history.api.{_module}")
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.history.core.run import Run
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey
 
@@ -37,7 +36,7 @@ async def update_workflow_execution(
     An update that a run's end overtook moves on to the next run of the chain, unless the caller named the run.
     """
     execution = request.workflow_execution
-    deadline_ns = _deadline(service, context)
+    deadline_ns = deadline(service, context)
     while True:
         try:
             run, ticket = await service.engine.transact(
@@ -98,7 +97,8 @@ def _link(
         event.request_id_ref.event_type = et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
 
 
-def _deadline(service: History, context: CallContext) -> int:
+def deadline(service: History, context: CallContext) -> int:
+    """Until when a caller is kept waiting: shortly before its own deadline, and never for very long."""
     now_ns = service.clock.now_ns()
     left_s = context.remaining_s(service.clock, LONG_POLL_S + 1)
     return now_ns + int(min(LONG_POLL_S, left_s - min(1.0, left_s / 5)) * 1e9)
@@ -135,7 +135,7 @@ async def poll_workflow_execution_update(
     )
     entry = await service.engine.read(key)
     ticket = update.find(entry.state, ref.update_id)
-    deadline_ns = _deadline(service, context)
+    deadline_ns = deadline(service, context)
     if context.deadline_ns is not None and context.deadline_ns <= service.clock.now_ns():
         raise deadline_exceeded()
     reached, outcome = await wait(service, key, ticket, request.wait_policy.lifecycle_stage, deadline_ns)
@@ -145,11 +145,6 @@ async def poll_workflow_execution_update(
     if outcome is not None:
         reply.outcome.CopyFrom(outcome)
     return reply
-
-
-def admitted(run: Run, request: service_pb.UpdateWorkflowExecutionRequest) -> update.Ticket:
-    """Admission to a run whose first workflow task is scheduled by the same commit (update-with-start)."""
-    return update.admit(run, request.request, schedule=False)
 
 
 METHODS["UpdateWorkflowExecution"] = update_workflow_execution

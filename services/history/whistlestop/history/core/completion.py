@@ -8,7 +8,7 @@ with the cause. Handlers stand in `HANDLERS`, by command type; each is a small f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from whistlestop.common.proto.internal_pb2 import TaskToken
     from whistlestop.history.core.run import Run
 
-Cause = fc.WorkflowTaskFailedCause.ValueType
+Cause: TypeAlias = fc.WorkflowTaskFailedCause.ValueType
 
 
 class BadCommand(Exception):

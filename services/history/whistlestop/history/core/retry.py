@@ -6,7 +6,7 @@ overflows or exceeds the maximum becomes the maximum, and an attempt that would 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from whistlestop.history.core.limits import Limits
 
-RetryState = wf_enums.RetryState.ValueType
+RetryState: TypeAlias = wf_enums.RetryState.ValueType
 IN_PROGRESS = wf_enums.RETRY_STATE_IN_PROGRESS
 TIMEOUT_TYPE_PREFIX = "TemporalTimeout:"
 MAX_SPAN_NS = 2**63 - 1
