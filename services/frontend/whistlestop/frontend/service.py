@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, unavailable, unimplemented
@@ -21,7 +21,7 @@ from whistlestop.storage import errors as storage_errors
 from whistlestop.storage.namespaces import NamespaceCache
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from google.protobuf.message import Message
 
@@ -63,6 +63,7 @@ class Frontend:
         self._routes = {name: self._route(spec) for name, spec in REGISTRY.items()}
         self._metrics = metrics
         self._held: set[asyncio.Task[object]] = set()
+        self._background: set[asyncio.Future[object]] = set()
         self._closing = False
 
     async def call(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:
@@ -94,9 +95,17 @@ class Frontend:
         finally:
             self._metrics.request(route.spec.method, code.name, (self.clock.now_ns() - began_ns) / 1e9)
 
+    def begin(self, work: Coroutine[Any, Any, object]) -> None:
+        """Let `work` go on behind the caller's back, until it is done or the frontend closes."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
     async def close(self) -> None:
         """Drain: open polls end at once with an empty answer, and new ones are sent elsewhere."""
         self._closing = True
+        for task in self._background:
+            task.cancel()
         held = list(self._held)
         for task in held:
             task.cancel()

@@ -210,7 +210,14 @@ async def delete_namespace(
     await frontend.store.enqueue(
         QueueMessage(DELETION_QUEUE, frontend.ids.task_id(frontend.clock.now_ns()), namespace_id.encode())
     )
+    if context.can_hold:
+        frontend.begin(_finish_all_deletions(frontend))
     return operator_pb.DeleteNamespaceResponse(deleted_namespace=data.info.name)
+
+
+async def _finish_all_deletions(frontend: Frontend) -> None:
+    while await finish_deletions(frontend):
+        pass
 
 
 async def finish_deletions(frontend: Frontend, limit: int = 100) -> int:

@@ -1,0 +1,100 @@
+"""What the three Lambda handlers share: events in and out, one event loop per instance, logs through Powertools.
+
+Import cost is the rule of this file: whatever is not needed by every call is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from whistlestop.common.transports import invoke_envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+
+    from whistlestop.common.clients import ServiceClient
+    from whistlestop.common.clock import Clock
+
+T = TypeVar("T")
+Event = dict[str, Any]
+
+_TEXT = ("application/json", "text/")
+_loops: list[asyncio.AbstractEventLoop] = []
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run on this instance's own event loop, which lives from call to call (and with it, the store's connections)."""
+    if not _loops:
+        _loops.append(asyncio.new_event_loop())
+    return _loops[0].run_until_complete(work)
+
+
+def is_http(event: Mapping[str, Any]) -> bool:
+    """Whether the event came by a Function URL or API Gateway (format 2.0)."""
+    return "http" in event.get("requestContext", {})
+
+
+def http_parts(event: Mapping[str, Any]) -> tuple[str, str, str, dict[str, str], bytes]:
+    """(method, path, query, headers, body) of an HTTP event."""
+    body: str = event.get("body") or ""
+    raw = base64.b64decode(body) if event.get("isBase64Encoded") else body.encode()
+    headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+    path = event.get("rawPath") or event["requestContext"]["http"]["path"]
+    stage = event["requestContext"].get("stage", "$default")
+    if stage != "$default":
+        path = path.removeprefix(f"/{stage}")
+    return event["requestContext"]["http"]["method"], path, event.get("rawQueryString", ""), headers, raw
+
+
+def http_answer(status: int, headers: Mapping[str, str], body: bytes) -> Event:
+    """The answer to an HTTP event: text as it is, anything else in base64."""
+    plain = headers.get("content-type", "").startswith(_TEXT) and "content-encoding" not in headers
+    return {
+        "statusCode": status,
+        "headers": dict(headers),
+        "body": body.decode("utf-8") if plain else base64.b64encode(body).decode("ascii"),
+        "isBase64Encoded": not plain,
+    }
+
+
+async def serve_event(service: ServiceClient, event: Event, clock: Clock) -> Event:
+    """For the functions that only other functions call: an envelope, invoked directly or posted to a Function URL."""
+    if not is_http(event):
+        return await invoke_envelope(service, event, clock)
+    try:
+        envelope = json.loads(http_parts(event)[4])
+    except ValueError:
+        envelope = {}
+    answer = await invoke_envelope(service, envelope if isinstance(envelope, dict) else {}, clock)
+    return http_answer(200, {"content-type": "application/json"}, json.dumps(answer).encode())
+
+
+def latest_ns(context: Any, clock: Clock, margin_ms: int = 1_000) -> int | None:
+    """When an answer must be ready for the platform not to cut the function off; None outside of it."""
+    left = getattr(context, "get_remaining_time_in_millis", None)
+    return None if left is None else clock.now_ns() + max(left() - margin_ms, 0) * 1_000_000
+
+
+class _PowertoolsHandler(logging.Handler):
+    """Writes records as Powertools' JSON; Powertools is imported at the first record, which most calls never have."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.formatter is None:
+            from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
+
+            self.setFormatter(LambdaPowertoolsFormatter(service=self._service))
+        sys.stdout.write(self.format(record) + "\n")
+
+
+def log_through_powertools(service: str, level: str = "INFO") -> None:
+    """Send all records of this process through Powertools' formatter."""
+    logging.basicConfig(level=level, handlers=[_PowertoolsHandler(service)], force=True)

@@ -1,0 +1,221 @@
+"""How a call travels from one function to another: in process, by HTTP, or as a Lambda invocation.
+
+The envelope is JSON, `{"method", "request", "context"}` with the request's bytes in base64; the answer is
+`{"response"}` or `{"error"}`. The caller's deadline travels as what is left of it, since two machines' clocks differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.clients import Encoded, encoded
+from whistlestop.common.clock import MILLISECOND_NS
+from whistlestop.common.context import CallContext
+from whistlestop.common.doors.status import packed, unpacked
+from whistlestop.common.errors import (
+    Code,
+    ServiceError,
+    deadline_exceeded,
+    invalid_argument,
+    unavailable,
+    unimplemented,
+)
+from whistlestop.common.proto import internal_pb2
+
+if TYPE_CHECKING:
+    import http.client
+    from collections.abc import Callable, Mapping
+
+    from google.protobuf.message import Message
+
+    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clock import Clock
+
+Envelope = dict[str, Any]
+_FORWARDED = ("client-name", "client-version", "user-agent", "supported-server-versions", "caller-name")
+_MARGIN_S = 2.0
+
+
+class LocalClient:
+    """The other service lives in this process: a call is a call."""
+
+    def __init__(self, service: ServiceClient) -> None:
+        self._service = service
+
+    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+        return await self._service.call(method, request, context)
+
+
+class LambdaClient:
+    """The other service is a Lambda function, invoked synchronously. `client` is a boto3 Lambda client."""
+
+    def __init__(self, function_name: str, clock: Clock, client: Any = None) -> None:
+        self._function_name = function_name
+        self._clock = clock
+        self._client = client
+
+    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+        envelope = wrap(method, request, context, self._clock)
+        answer = await asyncio.to_thread(self._invoke, json.dumps(envelope).encode())
+        return unwrap_answer(answer)
+
+    def _invoke(self, payload: bytes) -> Envelope:
+        if self._client is None:
+            import boto3  # type: ignore[import-untyped]  # carries no types
+
+            self._client = boto3.client("lambda")
+        response = self._client.invoke(
+            FunctionName=self._function_name, InvocationType="RequestResponse", Payload=payload
+        )
+        body = response["Payload"].read()
+        if response.get("FunctionError"):
+            # The function died or ran out of time: whether it did its work is unknown.
+            raise unavailable(f"{self._function_name} failed. Try again.")
+        answer: Envelope = json.loads(body)
+        return answer
+
+
+class HttpClient:
+    """The other service takes envelopes by HTTP POST at `url`. One connection is kept per thread of the pool."""
+
+    def __init__(self, url: str, clock: Clock, headers: Mapping[str, str] | None = None) -> None:
+        from urllib.parse import urlsplit
+
+        parts = urlsplit(url)
+        self._secure = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port
+        self._path = parts.path or "/"
+        self._clock = clock
+        self._headers = {"content-type": "application/json", **(headers or {})}
+        self._idle: list[http.client.HTTPConnection] = []
+
+    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+        payload = json.dumps(wrap(method, request, context, self._clock)).encode()
+        timeout_s = context.remaining_s(self._clock, 60.0) + _MARGIN_S
+        answer = await asyncio.to_thread(self._post, payload, timeout_s)
+        return unwrap_answer(answer)
+
+    def _post(self, payload: bytes, timeout_s: float) -> Envelope:
+        import http.client
+
+        kept = self._idle.pop() if self._idle else None
+        for connection in filter(None, (kept, self._connection())):
+            connection.timeout = timeout_s
+            try:
+                connection.request("POST", self._path, payload, self._headers)
+                response = connection.getresponse()
+                body = response.read()
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                if connection is kept:
+                    continue  # it may only have been closed meanwhile; envelopes are safe to send twice
+                raise unavailable(f"{self._host} did not answer. Try again.") from None
+            self._idle.append(connection)
+            return _json_answer(response.status, body)
+        raise unavailable(f"{self._host} did not answer. Try again.")
+
+    def _connection(self) -> http.client.HTTPConnection:
+        import http.client
+
+        kind: Callable[..., http.client.HTTPConnection] = (
+            http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        )
+        return kind(self._host, self._port)
+
+
+def wrap(method: str, request: Message, context: CallContext, clock: Clock) -> Envelope:
+    """A call as an envelope."""
+    shown: dict[str, Any] = {"namespace_id": context.namespace_id, "namespace": context.namespace}
+    if context.deadline_ns is not None:
+        left_ms = (context.deadline_ns - clock.now_ns()) // MILLISECOND_NS
+        if left_ms <= 0:
+            raise deadline_exceeded()
+        shown["timeout_ms"] = left_ms
+    headers = {name: context.headers[name] for name in _FORWARDED if name in context.headers}
+    if headers:
+        shown["headers"] = headers
+    return {"method": method, "request": _base64(request.SerializeToString()), "context": shown}
+
+
+def unwrap_answer(answer: Envelope) -> Encoded:
+    """The reply within an answer, or the ServiceError that it carries, raised."""
+    error = answer.get("error")
+    if error is not None:
+        wrapped = (AnyMessage(type_url=each["type_url"], value=_bytes(each["value"])) for each in error["details"])
+        details = [detail for detail in map(unpacked, wrapped) if detail is not None]
+        raise ServiceError(Code(error["code"]), error["message"], *details)
+    return Encoded(_bytes(answer["response"]))
+
+
+async def invoke_envelope(service: ServiceClient, event: Envelope, clock: Clock, *, can_hold: bool = False) -> Envelope:
+    """The called side: run the envelope's method on `service` and wrap what comes of it. Raises only what is a bug."""
+    try:
+        method, request, context = _unwrap(event, clock, can_hold=can_hold)
+        reply = await service.call(method, request, context)
+    except ServiceError as error:
+        details = [packed(each) for each in error.details]
+        return {
+            "error": {
+                "code": int(error.code),
+                "message": error.message,
+                "details": [{"type_url": each.type_url, "value": _base64(each.value)} for each in details],
+            }
+        }
+    return {"response": _base64(encoded(reply))}
+
+
+def request_type(method: str) -> type[Message]:
+    """The request message of a method, public or internal. Raises ServiceError(UNIMPLEMENTED)."""
+    name = f"{method}Request"
+    found = getattr(internal_pb2, name, None) or getattr(service_pb, name, None)
+    if found is None:
+        raise unimplemented(f"unknown method {method}")
+    kind: type[Message] = found
+    return kind
+
+
+def _unwrap(event: Envelope, clock: Clock, *, can_hold: bool) -> tuple[str, Message, CallContext]:
+    try:
+        method, shown = str(event["method"]), event.get("context", {})
+        request = request_type(method).FromString(_bytes(event["request"]))
+        timeout_ms = shown.get("timeout_ms")
+        context = CallContext(
+            deadline_ns=None if timeout_ms is None else clock.now_ns() + int(timeout_ms) * MILLISECOND_NS,
+            headers=dict(shown.get("headers", {})),
+            namespace_id=str(shown.get("namespace_id", "")),
+            namespace=str(shown.get("namespace", "")),
+            can_hold=can_hold,
+        )
+    except (KeyError, TypeError, AttributeError, ValueError, DecodeError) as error:
+        raise invalid_argument(f"not an envelope: {type(error).__name__}") from None
+    return method, request, context
+
+
+def _json_answer(status: int, body: bytes) -> Envelope:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or not {"response", "error"} & set(answer):
+        raise unavailable(f"the service answered with HTTP status {status}. Try again.")
+    return answer
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError("not base64") from error

@@ -1,0 +1,65 @@
+"""What the HTTP doors answer with, whatever carries it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from whistlestop.common.errors import Code
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_GZIP_FROM = 1024
+"""Bytes; below, compressing costs more than it saves."""
+
+HTTP_STATUS: Mapping[Code, int] = {
+    Code.OK: 200,
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+"""The same in Connect and in Google's JSON transcoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """`path` is percent-encoded as it came, `query` without its question mark, header names in lower case."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """Header names in lower case."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def compressed(answer: HttpAnswer, accept_encoding: str) -> HttpAnswer:
+    """The answer gzipped, where that is accepted and worth it."""
+    if len(answer.body) < _GZIP_FROM or "gzip" not in accept_encoding or "content-encoding" in answer.headers:
+        return answer
+    import gzip
+
+    body = gzip.compress(answer.body, compresslevel=1)
+    return HttpAnswer(answer.status, body, {**answer.headers, "content-encoding": "gzip", "vary": "accept-encoding"})

@@ -1,0 +1,148 @@
+"""The unary Connect protocol: `POST /package.Service/Method`, bodies in protobuf or its JSON.
+
+Source of the rules: the Connect protocol reference (unary requests). Errors are JSON, their details base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.common.clients import decoded, encoded
+from whistlestop.common.context import CallContext
+from whistlestop.common.doors.decode import parse_request
+from whistlestop.common.errors import Code, ServiceError, invalid_argument, unimplemented
+from whistlestop.frontend.doors import deadlines
+from whistlestop.frontend.doors.answer import HTTP_STATUS, HttpAnswer
+from whistlestop.frontend.registry import REGISTRY, SERVICES
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.frontend.doors.answer import HttpRequest
+    from whistlestop.frontend.registry import RpcSpec
+    from whistlestop.frontend.service import Frontend
+
+_PROTO, _JSON = "application/proto", "application/json"
+_MOST_BODY = 128 * 1024 * 1024
+
+
+def is_connect(path: str) -> bool:
+    """Whether the path names a method of one of our services, known or not."""
+    service, separator, _ = path.removeprefix("/").partition("/")
+    return bool(separator) and service in SERVICES
+
+
+def may_hold(path: str) -> bool:
+    """Whether the RPC of the path is a long poll."""
+    spec = REGISTRY.get(path.removeprefix("/"))
+    return spec is not None and spec.holds
+
+
+async def serve(
+    frontend: Frontend, clock: Clock, request: HttpRequest, *, can_hold: bool, latest_ns: int | None = None
+) -> HttpAnswer:
+    """Answer one call."""
+    if request.method != "POST":
+        return HttpAnswer(405, b"", {"allow": "POST"})
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in (_PROTO, _JSON):
+        return HttpAnswer(415, b"", {"accept-post": f"{_PROTO}, {_JSON}"})
+    try:
+        _check_version(request)
+        name = request.path.removeprefix("/")
+        spec = REGISTRY.get(name)
+        if spec is None:
+            service, _, method = name.partition("/")
+            raise unimplemented(f"unknown method {method} for service {service}")
+        message = _message(spec, kind, request)
+        deadline_ns = deadlines.of_headers(request.headers, clock, latest_ns)
+        context = CallContext(deadline_ns, request.headers, can_hold=can_hold)
+        reply = await frontend.call(name, message, context)
+        body = encoded(reply) if kind == _PROTO else _to_json(decoded(reply, spec.response_type))
+        return HttpAnswer(200, body, {"content-type": kind})
+    except ServiceError as error:
+        return error_answer(error)
+
+
+def error_answer(error: ServiceError) -> HttpAnswer:
+    """The error as Connect gives it: a code in words, details unpadded base64 with their type's name."""
+    shown: dict[str, Any] = {"code": _word(error.code), "message": error.message}
+    if error.details:
+        shown["details"] = [
+            {
+                "type": detail.DESCRIPTOR.full_name,
+                "value": base64.b64encode(detail.SerializeToString()).decode().rstrip("="),
+            }
+            for detail in error.details
+        ]
+    body = json.dumps(shown, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return HttpAnswer(HTTP_STATUS[error.code], body, {"content-type": _JSON})
+
+
+def error_from_answer(status: int, body: bytes) -> ServiceError:
+    """The way back, for a client of this protocol."""
+    from google.protobuf import symbol_database
+
+    try:
+        shown = json.loads(body)
+        code = Code.CANCELLED if shown["code"] == "canceled" else Code[str(shown["code"]).upper()]
+        details = []
+        for each in shown.get("details", ()):
+            value = each["value"] + "=" * (-len(each["value"]) % 4)
+            details.append(symbol_database.Default().GetSymbol(each["type"]).FromString(base64.b64decode(value)))
+        return ServiceError(code, str(shown.get("message", "")), *details)
+    except (ValueError, KeyError, TypeError):
+        back = {number: code for code, number in HTTP_STATUS.items() if code not in (Code.OK, Code.UNKNOWN)}
+        return ServiceError(back.get(status, Code.UNKNOWN), f"HTTP status {status}")
+
+
+def _word(code: Code) -> str:
+    return "canceled" if code is Code.CANCELLED else code.name.lower()
+
+
+def _check_version(request: HttpRequest) -> None:
+    version = request.headers.get("connect-protocol-version", "1")
+    if version != "1":
+        raise invalid_argument(f'connect-protocol-version must be "1": got "{version}"')
+
+
+def _message(spec: RpcSpec, kind: str, request: HttpRequest) -> Message:
+    body = plain_body(request)
+    if kind == _PROTO:
+        return parse_request(spec.request_type, body)
+    from google.protobuf import json_format
+
+    try:
+        return json_format.Parse(body.decode("utf-8") or "{}", spec.request_type(), ignore_unknown_fields=True)
+    except (json_format.ParseError, ValueError, RecursionError) as error:
+        raise invalid_argument(f"unmarshal message: {error}") from None
+
+
+def plain_body(request: HttpRequest) -> bytes:
+    """The body, unzipped where it came zipped. Raises ServiceError."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding == "gzip":
+        unzip = zlib.decompressobj(wbits=31)
+        try:
+            body = unzip.decompress(request.body, _MOST_BODY + 1)
+        except zlib.error as error:
+            raise invalid_argument(f"decompress: {error}") from None
+    elif encoding in ("", "identity"):
+        body = request.body
+    else:
+        raise unimplemented(f'unknown compression "{encoding}": supported encodings are gzip')
+    if len(body) > _MOST_BODY:
+        raise ServiceError(Code.RESOURCE_EXHAUSTED, f"message size {len(body)} is larger than max {_MOST_BODY}")
+    return body
+
+
+def _to_json(message: Message) -> bytes:
+    from google.protobuf import json_format
+
+    return json.dumps(
+        json_format.MessageToDict(message), ensure_ascii=False, separators=(",", ":")
+    ).encode("utf-8", "replace")

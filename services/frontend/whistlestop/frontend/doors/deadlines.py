@@ -1,0 +1,40 @@
+"""How HTTP callers say how long they wait: `Connect-Timeout-Ms`, or gRPC's own `Grpc-Timeout`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whistlestop.common.clock import MILLISECOND_NS
+from whistlestop.common.errors import invalid_argument
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from whistlestop.common.clock import Clock
+
+_UNITS_NS = {"H": 3_600_000_000_000, "M": 60_000_000_000, "S": 1_000_000_000, "m": 1_000_000, "u": 1_000, "n": 1}
+_MOST_DIGITS = 10
+
+
+def of_headers(headers: Mapping[str, str], clock: Clock, latest_ns: int | None = None) -> int | None:
+    """The deadline on `clock`, nanoseconds; None where nobody set one. `latest_ns` bounds it. Raises ServiceError."""
+    span_ns = _span_ns(headers)
+    if span_ns is None:
+        return latest_ns
+    deadline_ns = clock.now_ns() + span_ns
+    return deadline_ns if latest_ns is None else min(deadline_ns, latest_ns)
+
+
+def _span_ns(headers: Mapping[str, str]) -> int | None:
+    connect = headers.get("connect-timeout-ms", "")
+    if connect:
+        if not (connect.isdecimal() and len(connect) <= _MOST_DIGITS):
+            raise invalid_argument(f"protocol error: invalid timeout {connect}")
+        return int(connect) * MILLISECOND_NS
+    grpc = headers.get("grpc-timeout", "")
+    if grpc:
+        number, unit = grpc[:-1], grpc[-1]
+        if not (number.isdecimal() and unit in _UNITS_NS):
+            raise invalid_argument(f"invalid grpc-timeout: {grpc}")
+        return int(number) * _UNITS_NS[unit]
+    return None

@@ -1,0 +1,81 @@
+"""The frontend as a Lambda function: Function URL and API Gateway v2 events in, HTTP answers out.
+
+Environment:
+    WHISTLESTOP_DATABASE_URL         postgresql://…; or
+    WHISTLESTOP_SQLITE_PATH          a file (for tests and the curious)
+    WHISTLESTOP_HISTORY_FUNCTION     name or ARN to invoke; or WHISTLESTOP_HISTORY_URL
+    WHISTLESTOP_MATCHING_FUNCTION    likewise; or WHISTLESTOP_MATCHING_URL
+    WHISTLESTOP_LOG_LEVEL            INFO
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.common.clock import SystemClock
+from whistlestop.common.doors import lambda_shell
+from whistlestop.common.ids import RandomIds
+from whistlestop.common.transports import HttpClient, LambdaClient
+from whistlestop.frontend.config import FrontendConfig
+from whistlestop.frontend.doors.answer import HttpRequest
+from whistlestop.frontend.doors.http import HttpApi
+from whistlestop.frontend.service import Frontend
+
+if TYPE_CHECKING:
+    from whistlestop.common.clients import ServiceClient
+    from whistlestop.storage.interface import Store
+
+_clock = SystemClock()
+_instances: list[tuple[Frontend, HttpApi]] = []
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """One HTTP request, or a scheduled sweep (any other event)."""
+    return lambda_shell.run(_serve(event, context))
+
+
+async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    frontend, api = await _instance()
+    if not lambda_shell.is_http(event):
+        # Imported here: only the schedule's calls need it.
+        from whistlestop.frontend.api.namespaces import finish_deletions
+
+        return {"deleted": await finish_deletions(frontend)}
+    method, path, query, headers, body = lambda_shell.http_parts(event)
+    answer = await api.handle(
+        HttpRequest(method, path, query, headers, body), lambda_shell.latest_ns(context, _clock)
+    )
+    return lambda_shell.http_answer(answer.status, answer.headers, answer.body)
+
+
+async def _instance() -> tuple[Frontend, HttpApi]:
+    """Made at the first call of this instance and kept."""
+    if not _instances:
+        lambda_shell.log_through_powertools("frontend", os.environ.get("WHISTLESTOP_LOG_LEVEL", "INFO"))
+        store = _store()
+        await store.open()
+        kind = "postgres" if os.environ.get("WHISTLESTOP_DATABASE_URL") else "sqlite"
+        frontend = Frontend(
+            store, _client("HISTORY"), _client("MATCHING"), _clock, RandomIds(), FrontendConfig(persistence_store=kind)
+        )
+        _instances.append((frontend, HttpApi(frontend, _clock, can_hold=False)))
+    return _instances[0]
+
+
+def _store() -> Store:
+    url = os.environ.get("WHISTLESTOP_DATABASE_URL")
+    if url:
+        from whistlestop.storage.postgres.store import PostgresStore
+
+        return PostgresStore(url, pool_size=1)
+    from whistlestop.storage.sqlite.store import SqliteStore
+
+    return SqliteStore(os.environ["WHISTLESTOP_SQLITE_PATH"])
+
+
+def _client(service: str) -> ServiceClient:
+    function = os.environ.get(f"WHISTLESTOP_{service}_FUNCTION")
+    if function:
+        return LambdaClient(function, _clock)
+    return HttpClient(os.environ[f"WHISTLESTOP_{service}_URL"], _clock)
