@@ -271,6 +271,14 @@ class Engine:
         for each, write in zip(runs, writes, strict=True):
             self._committed(each, write)
 
+    def tasks_written(self, tasks: Sequence[MatchingTask]) -> None:
+        """Offer fresh rows to this process's pollers, and hint to those of others."""
+        self.effects.tasks(tasks)
+        if not self.exclusive:
+            self.notifier.publish(
+                task_queue_topic(task.key.namespace_id, task.key.task_queue, task.key.task_type) for task in tasks
+            )
+
     def _committed(self, run: Run, write: ExecutionWrite) -> None:
         """The commit stands: keep the new state, and tell whoever waits."""
         entry = self._cache.get(run.key)
@@ -290,11 +298,7 @@ class Engine:
             self._note_current(run.key.namespace_id, run.key.workflow_id, run.key.run_id)
         topics = [execution_topic(run.key.namespace_id, run.key.workflow_id, run.key.run_id)]
         if write.tasks_added:
-            self.effects.tasks(write.tasks_added)
-            topics.extend(
-                task_queue_topic(task.key.namespace_id, task.key.task_queue, task.key.task_type)
-                for task in write.tasks_added
-            )
+            self.tasks_written(write.tasks_added)
         self.notifier.publish(topics)
         if write.timer is not None:
             self.effects.timer(write.timer)

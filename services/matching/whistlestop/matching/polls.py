@@ -258,9 +258,10 @@ class Polls:
             log.exception("task of %s/%s could not be started", task.workflow_id, task.run_id)
             queue.retry_later(task, self._clock.now_ns())
             return None
-        queue.finish(task, dispatched=True, now_ns=self._clock.now_ns())
         if task.query_id:
-            self._deletes.add(task.key)
+            # Before it is forgotten here, so that no re-read of the queue finds it again.
+            await self._store.delete_tasks([task.key])
+        queue.finish(task, dispatched=True, now_ns=self._clock.now_ns())
         return reply
 
     async def _start(self, task: MatchingTask, poll: PollRequest, context: CallContext) -> Reply:

@@ -18,7 +18,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clients import Encoded, decoded
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, not_found
-from whistlestop.common.notify import execution_topic, query_topic, task_queue_topic
+from whistlestop.common.notify import execution_topic, query_topic
 from whistlestop.common.proto import internal_pb2
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
@@ -205,8 +205,7 @@ async def _dispatch(  # noqa: PLR0913
     record = QueryRecord(query_id, key, request.query.SerializeToString(), False, deadline_ns + KEEP_NS)
     with service.notifier.subscribe(query_topic(query_id)) as audience:
         await service.store.put_query(record, task)
-        service.engine.effects.tasks((task,))
-        service.notifier.publish((task_queue_topic(key.namespace_id, task_queue, row.task_type),))
+        service.engine.tasks_written((task,))
         while True:
             answer = await _answer(service, query_id)
             if answer is not None:
