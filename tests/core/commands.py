@@ -70,3 +70,29 @@ def complete_workflow(*results: str) -> command_pb.Command:
     if results:
         command.complete_workflow_execution_command_attributes.result.CopyFrom(payloads(*results))
     return command
+
+
+def fail_workflow(message: str = "broken", **application: Any) -> command_pb.Command:
+    """Application failure; keywords are fields of its info."""
+    command = command_pb.Command(command_type=ct.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION)
+    failure = command.fail_workflow_execution_command_attributes.failure
+    failure.message = message
+    failure.application_failure_info.SetInParent()
+    fill(failure.application_failure_info, application)
+    return command
+
+
+def cancel_workflow(*details: str) -> command_pb.Command:
+    command = command_pb.Command(command_type=ct.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION)
+    command.cancel_workflow_execution_command_attributes.SetInParent()
+    if details:
+        command.cancel_workflow_execution_command_attributes.details.CopyFrom(payloads(*details))
+    return command
+
+
+def continue_as_new(**fields: Any) -> command_pb.Command:
+    command = command_pb.Command(command_type=ct.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION)
+    a = command.continue_as_new_workflow_execution_command_attributes
+    a.SetInParent()
+    fill(a, fields)
+    return command

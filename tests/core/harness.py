@@ -137,7 +137,9 @@ class World:
         stored = self.stored[run_id or self.run_id]
         state = MutableState()
         state.ParseFromString(stored.state)
-        return Run(state, version=stored.version, now_ns=self.now_ns, ids=self.ids, limits=self.limits)
+        run = Run(state, version=stored.version, now_ns=self.now_ns, ids=self.ids, limits=self.limits)
+        run.start_event = stored.batches[0].events[0]
+        return run
 
     def transact(self, decide: Callable[[Run], T], run_id: str = "") -> T:
         """Decide on the run and commit, if there is something to commit."""

@@ -37,8 +37,6 @@ def workflow(state: MutableState, *, now_ns: int) -> service_pb.DescribeWorkflow
             initiated_id=child.initiated_event_id,
         )
         pending.parent_close_policy = child.parent_close_policy  # type: ignore[assignment]
-        if not child.started_event_id:
-            pending.workflow_id = ""
     if state.workflow_task.scheduled_event_id:
         _fill_workflow_task(reply.pending_workflow_task, state)
     for callback in state.completion_callbacks:
