@@ -21,6 +21,7 @@ class FrontendConfig:
     address: str = ""
     http_address: str = ""
     max_id_length: int = 1000
+    max_message_size: int = 4 * MIB
     blob_size_limit_error: int = 2 * MIB
     memo_size_limit_error: int = 2 * MIB
     workflow_task_completion_size_limit_error: int = 40 * MIB

@@ -17,7 +17,7 @@ import grpc.aio
 
 from whistlestop.common.clients import encoded
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors.decode import parse_request
+from whistlestop.common.doors.decode import check_size, parse_request
 from whistlestop.common.doors.status import status_bytes
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.frontend.registry import REGISTRY, SERVICES
@@ -36,6 +36,7 @@ _SERVING = b"\x08\x01"
 _NOT_SERVING = b"\x08\x02"
 _DETAILS = "grpc-status-details-bin"
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
+# What grpc lets in; the limit that counts is the frontend's, which is refused in words that SDKs know.
 _MAX_MESSAGE = 128 * 1024 * 1024
 
 # SO_REUSEPORT would let a second server take the same port without a word; a taken port must be an error.
@@ -92,9 +93,12 @@ class _Handlers(grpc.GenericRpcHandler):
     def _handler(self, spec: RpcSpec) -> Any:
         call, clock, name, kind = self._frontend.call, self._clock, spec.full_name, spec.request_type
         parse = kind.FromString
+        most = self._frontend.config.max_message_size
 
         async def handle(data: bytes, context: Any) -> bytes:
             try:
+                if len(data) > most:
+                    check_size(len(data), most)
                 try:
                     request = parse(data)
                 except Exception:

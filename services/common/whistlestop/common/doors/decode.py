@@ -5,11 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
+from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common.errors import Code, ServiceError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+
+def check_size(size: int, most: int) -> None:
+    """Raise ServiceError for a message over `most` bytes. SDKs know this very wording and fail the task for it."""
+    if size > most:
+        raise ServiceError(
+            Code.RESOURCE_EXHAUSTED,
+            f"grpc: received message larger than max ({size} vs. {most})",
+            details_pb.ResourceExhaustedFailure(),
+        )
 
 
 def parse_request(kind: type[Message], data: bytes) -> Message:

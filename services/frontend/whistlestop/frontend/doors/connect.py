@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clients import decoded, encoded
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors.decode import parse_request
+from whistlestop.common.doors.decode import check_size, parse_request
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, unimplemented
 from whistlestop.frontend.doors import deadlines
 from whistlestop.frontend.doors.answer import HTTP_STATUS, HttpAnswer
@@ -58,7 +58,7 @@ async def serve(
         if spec is None:
             service, _, method = name.partition("/")
             raise unimplemented(f"unknown method {method} for service {service}")
-        message = _message(spec, kind, request)
+        message = _message(spec, kind, request, frontend.config.max_message_size)
         deadline_ns = deadlines.of_headers(request.headers, clock, latest_ns)
         context = CallContext(deadline_ns, request.headers, can_hold=can_hold)
         reply = await frontend.call(name, message, context)
@@ -110,8 +110,9 @@ def _check_version(request: HttpRequest) -> None:
         raise invalid_argument(f'connect-protocol-version must be "1": got "{version}"')
 
 
-def _message(spec: RpcSpec, kind: str, request: HttpRequest) -> Message:
+def _message(spec: RpcSpec, kind: str, request: HttpRequest, most: int) -> Message:
     body = plain_body(request)
+    check_size(len(body), most)
     if kind == _PROTO:
         return parse_request(spec.request_type, body)
     from google.protobuf import json_format
