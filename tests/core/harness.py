@@ -32,7 +32,6 @@ from whistlestop.history.core.run import PAUSED, RUNNING, Run
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.times import SECOND_NS, set_duration
 from whistlestop.history.core.transition import write_of
-from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import Activity
     from whistlestop.storage.records import (
         CurrentExecution,
+        ExecutionKey,
         ExecutionWrite,
         MatchingTask,
         TaskKey,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
@@ -24,18 +26,18 @@ from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration
 SCHEDULED_ID = 5
 
 
-def application_failure(message: str = "no", kind: str = "Declined", **fields: object) -> failure_pb.Failure:
+def application_failure(message: str = "no", kind: str = "Declined", **fields: Any) -> failure_pb.Failure:
     failure = failure_pb.Failure(message=message)
     failure.application_failure_info.type = kind
     for name, value in fields.items():
         if name == "next_retry_delay_s":
-            set_duration(failure.application_failure_info.next_retry_delay, round(value * SECOND_NS))  # type: ignore[operator]
+            set_duration(failure.application_failure_info.next_retry_delay, round(value * SECOND_NS))
         else:
             setattr(failure.application_failure_info, name, value)
     return failure
 
 
-def scheduled(**fields: object) -> World:
+def scheduled(**fields: Any) -> World:
     """A world whose workflow has scheduled activity `a`."""
     world = World()
     world.start()

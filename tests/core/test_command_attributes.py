@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from temporalio.api.command.v1 import message_pb2 as command_pb
@@ -15,10 +15,10 @@ from tests.core.harness import World
 from whistlestop.history.core import command_attributes, retry, sizes
 from whistlestop.history.core.completion import BadCommand
 from whistlestop.history.core.limits import Limits
-from whistlestop.history.core.run import Run
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration
 
-UUID = "11111111-1111-7111-8111-111111111111"
+if TYPE_CHECKING:
+    from whistlestop.history.core.run import Run
 
 
 def run_of(**fields: Any) -> Run:
@@ -178,8 +178,7 @@ OF_CHILD = "WorkflowId=child WorkflowType=Ship Namespace=default"
         ({"workflow_run_timeout_s": -1}, f"Invalid WorkflowRunTimeout on StartChildWorkflowExecutionCommand: negative duration. {OF_CHILD}"),
         (
             {"retry_policy": policy(maximum_attempts=-1)},
-            "invalid WorkflowRetryPolicy on StartChildWorkflowExecutionCommand: "
-            f"MaximumAttempts cannot be negative on retry policy.. {OF_CHILD}",
+            f"invalid WorkflowRetryPolicy on StartChildWorkflowExecutionCommand: MaximumAttempts cannot be negative on retry policy.. {OF_CHILD}",
         ),
         ({"cron_schedule": "x y"}, f"invalid CronSchedule on StartChildWorkflowExecutionCommand: invalid CronSchedule.. {OF_CHILD}"),
         ({"namespace": "other"}, "cross namespace commands are not allowed"),
@@ -211,7 +210,7 @@ def test_bad_continue_as_new() -> None:
     message = message_of(command_attributes.continue_as_new, run_of(), new(workflow_task_timeout_s=-1))
     assert message == (
         "BadContinueAsNewAttributes: Invalid WorkflowTaskTimeout on ContinueAsNewWorkflowExecutionCommand: negative duration. "
-        "WorkflowType=Order TaskQueue=name:\"orders\" kind:TASK_QUEUE_KIND_NORMAL"
+        'WorkflowType=Order TaskQueue=name:"orders" kind:TASK_QUEUE_KIND_NORMAL'
     )
 
 
@@ -314,7 +313,7 @@ def test_search_attributes_are_measured_after_the_upsert() -> None:
 
 def test_unknown_search_attribute_fails_the_task() -> None:
     run = run_of()
-    run.check_search_attributes = lambda attributes: "Namespace default has no mapping defined for search attribute X"
+    run.check_search_attributes = lambda _: "Namespace default has no mapping defined for search attribute X"
     a = command_pb.UpsertWorkflowSearchAttributesCommandAttributes()
     a.search_attributes.indexed_fields["X"].CopyFrom(payload("v"))
     with pytest.raises(BadCommand) as bad:

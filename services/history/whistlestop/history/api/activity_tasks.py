@@ -69,7 +69,7 @@ async def poll_reply(service: History, run: Run, activity: Activity) -> service_
     reply.workflow_execution.run_id = state.run_id
     reply.activity_type.name = activity.activity_type
     for field in ("header", "input"):
-        if scheduled.HasField(field):  # type: ignore[arg-type]
+        if scheduled.HasField(field):
             getattr(reply, field).CopyFrom(getattr(scheduled, field))
     reply.retry_policy.CopyFrom(activity.retry_policy)
     if activity.HasField("priority") or state.HasField("priority"):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from temporalio.api.common.v1.message_pb2 import WorkerVersionStamp
+from temporalio.api.enums.v1 import task_queue_pb2
+from temporalio.api.enums.v1.deployment_pb2 import WORKER_VERSIONING_MODE_VERSIONED
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
@@ -57,13 +60,22 @@ async def record_workflow_task_started(
             raise not_found("Workflow task already started.")
         if state.sticky_task_queue and state.sticky_task_queue != request.task_queue:
             state.sticky_task_queue = ""
-        workflow_task.start(run, request_id=request.request_id, identity=poll.identity)
+        workflow_task.start(run, request_id=request.request_id, identity=poll.identity, stamp=_stamp_of(poll))
         run.outgoing_messages = update.send(run, resend=True)
 
     run, _ = await service.engine.transact(
         context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
     )
     return Encoded(await poll_reply(service, run, partial=bool(run.state.sticky_task_queue)))
+
+
+def _stamp_of(poll: service_pb.PollWorkflowTaskQueueRequest) -> WorkerVersionStamp | None:
+    """What an unversioned worker says of its build; a versioned one is known by its deployment."""
+    options, build = poll.deployment_options, poll.worker_version_capabilities
+    versioned = options.worker_versioning_mode == WORKER_VERSIONING_MODE_VERSIONED and options.deployment_name
+    if versioned or not build.build_id or (build.use_versioning and build.deployment_series_name):
+        return None
+    return WorkerVersionStamp(build_id=build.build_id, use_versioning=build.use_versioning)
 
 
 async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
@@ -80,18 +92,16 @@ async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
     reply.workflow_execution.run_id = state.run_id
     reply.workflow_type.name = state.workflow_type
     reply.workflow_execution_task_queue.name = state.task_queue
-    reply.workflow_execution_task_queue.kind = 1
+    reply.workflow_execution_task_queue.kind = task_queue_pb2.TASK_QUEUE_KIND_NORMAL
     set_timestamp(reply.scheduled_time, task.scheduled_ns)
     set_timestamp(reply.started_time, task.started_ns)
     reply.messages.extend(run.outgoing_messages)
     await queries.attach(service, run, reply)
     first = state.last_completed_started_event_id + 1 if partial else 1
     entry = await service.engine.load(run.key)
-    batches = await histories.read_batches(service.engine, entry, first, state.next_event_id)
-    data = b"".join(histories.trimmed(batch, first, state.next_event_id) for batch in batches)
-    suffix = workflow_task.unwritten_events(run)
-    if suffix:
-        data += history_pb.History(events=suffix).SerializeToString()
+    unwritten = workflow_task.unwritten_events(run)
+    suffix = history_pb.History(events=unwritten).SerializeToString() if unwritten else b""
+    data, reply.next_page_token = await first_page(service.engine, entry, first, state.next_event_id, suffix)
     return reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data)
 
 

@@ -1,8 +1,8 @@
 """Activities: scheduled by a command, started by a poll, and completed, failed, timed out or cancelled.
 
 Rules of this file, which are Temporal's:
-- The started event is written together with the closing one, so that attempts that were retried leave nothing in history;
-  only the last attempt's failure is seen by the workflow.
+- The started event is written together with the closing one, so that attempts that were retried leave nothing in
+  history; only the last attempt's failure is seen by the workflow.
 - Every activity has a retry policy; a command that names none gets the defaults.
 - A completion is held to the attempt that its token is of. By activity id alone, completing works even before a worker
   took the activity; everything else needs a started attempt.
@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import command_type_pb2 as ct
-from temporalio.api.enums.v1 import deployment_pb2
+from temporalio.api.enums.v1 import deployment_pb2, task_queue_pb2
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
-from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
-from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.history.core import command_attributes, retry, sizes, workflow_task
@@ -31,6 +29,7 @@ from whistlestop.history.core.times import set_timestamp
 if TYPE_CHECKING:
     from temporalio.api.command.v1 import message_pb2 as command_pb
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
+    from temporalio.api.failure.v1 import message_pb2 as failure_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.common.proto.internal_pb2 import TaskToken
@@ -41,6 +40,12 @@ TASK_TYPE_ACTIVITY = int(task_queue_pb2.TASK_QUEUE_TYPE_ACTIVITY)
 GONE = "invalid activityID or activity already timed out or invoking workflow is completed"
 COMPLETED = "workflow execution already completed"
 NOT_STARTED_DETAILS = b'"ACTIVITY_ID_NOT_STARTED"'
+_TIMEOUTS = (
+    "schedule_to_close_timeout",
+    "schedule_to_start_timeout",
+    "start_to_close_timeout",
+    "heartbeat_timeout",
+)
 _FINISHED = {
     et.EVENT_TYPE_ACTIVITY_TASK_COMPLETED: "activity_task_completed_event_attributes",
     et.EVENT_TYPE_ACTIVITY_TASK_FAILED: "activity_task_failed_event_attributes",
@@ -49,7 +54,7 @@ _FINISHED = {
 }
 
 
-# ---- commands ---------------------------------------------------------------------------------------------------------
+# ---- commands --------------------------------------------------------------------------------------------------------
 
 
 def schedule(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
@@ -70,9 +75,9 @@ def schedule(completion: Completion, command: command_pb.Command) -> history_pb.
     a.activity_type.CopyFrom(attributes.activity_type)
     a.task_queue.CopyFrom(attributes.task_queue)
     for field in ("header", "input", "retry_policy", "priority"):
-        if attributes.HasField(field):  # type: ignore[arg-type]
+        if attributes.HasField(field):
             getattr(a, field).CopyFrom(getattr(attributes, field))
-    for field in ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout", "heartbeat_timeout"):
+    for field in _TIMEOUTS:
         getattr(a, field).CopyFrom(getattr(attributes, field))
     a.workflow_task_completed_event_id = completion.completed_event_id
     a.use_workflow_build_id = attributes.use_workflow_build_id
@@ -132,7 +137,7 @@ def _has_finished(run: Run, scheduled_event_id: int) -> bool:
     return run.buffered(ends_it) is not None
 
 
-# ---- offering and starting --------------------------------------------------------------------------------------------
+# ---- offering and starting -------------------------------------------------------------------------------------------
 
 
 def priority_of(run: Run, activity: Activity) -> common_pb.Priority:
@@ -212,7 +217,7 @@ def _set_started(run: Run, activity: Activity, request_id: str, identity: str) -
     run.arm(next_deadline(activity))
 
 
-# ---- finding ----------------------------------------------------------------------------------------------------------
+# ---- finding ---------------------------------------------------------------------------------------------------------
 
 
 def of_token(run: Run, token: TaskToken, *, completes: bool = False) -> Activity:
@@ -246,7 +251,7 @@ def _by_id(run: Run, activity_id: str) -> Activity:
     )
 
 
-# ---- ends -------------------------------------------------------------------------------------------------------------
+# ---- ends ------------------------------------------------------------------------------------------------------------
 
 
 def _write_started(run: Run, activity: Activity, stamp: common_pb.WorkerVersionStamp | None = None) -> None:
@@ -294,13 +299,11 @@ def complete(
     a.identity = identity
     if result is not None:
         a.result.CopyFrom(result)
-    if stamp is not None:
-        a.worker_version.CopyFrom(stamp)
     close(run, activity, event, stamp)
     workflow_task.schedule_if_none(run)
 
 
-def fail(  # noqa: PLR0913 - what a worker says
+def fail(
     run: Run,
     token: TaskToken,
     failure: failure_pb.Failure | None,
@@ -323,8 +326,6 @@ def fail(  # noqa: PLR0913 - what a worker says
     a.retry_state = state
     if failure is not None:
         a.failure.CopyFrom(failure)
-    if stamp is not None:
-        a.worker_version.CopyFrom(stamp)
     close(run, activity, event, stamp)
     workflow_task.schedule_if_none(run)
 
@@ -349,7 +350,7 @@ def _write_canceled(run: Run, activity: Activity, details: common_pb.Payloads | 
     close(run, activity, event)
 
 
-# ---- heartbeats -------------------------------------------------------------------------------------------------------
+# ---- heartbeats ------------------------------------------------------------------------------------------------------
 
 
 def heartbeat(run: Run, token: TaskToken, details: common_pb.Payloads | None, identity: str) -> Activity:
@@ -370,7 +371,7 @@ def _note_progress(run: Run, activity: Activity, details: common_pb.Payloads | N
     run.changed = True
 
 
-# ---- retries ----------------------------------------------------------------------------------------------------------
+# ---- retries ---------------------------------------------------------------------------------------------------------
 
 
 def try_again(run: Run, activity: Activity, failure: failure_pb.Failure | None) -> retry.RetryState:
@@ -401,10 +402,10 @@ def try_again(run: Run, activity: Activity, failure: failure_pb.Failure | None) 
 
 def _is_deadline(failure: failure_pb.Failure | None) -> bool:
     """The server's own deadlines are no failures of an attempt."""
-    return failure is not None and failure.HasField("timeout_failure_info") and failure.timeout_failure_info.timeout_type in (
-        wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START,
-        wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE,
-    )
+    if failure is None or not failure.HasField("timeout_failure_info"):
+        return False
+    deadlines = (wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START, wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE)
+    return failure.timeout_failure_info.timeout_type in deadlines
 
 
 def wait_for_attempt(

@@ -1,7 +1,7 @@
 """What a command has to look like, and what it means where it says nothing.
 
-Rules of this file: one function for each command type. It raises `BadCommand` with Temporal's cause and wording, or leaves
-the attributes complete (defaults filled in, spans cut to what may be). Filling in twice changes nothing, since a
+Rules of this file: one function for each command type. It raises `BadCommand` with Temporal's cause and wording, or
+leaves the attributes complete (defaults filled in, spans cut to what may be). Filling in twice changes nothing, since a
 decision may be made again after a conflict. Events copy what stands here afterwards.
 """
 
@@ -33,7 +33,7 @@ PER_NAMESPACE_WORKER_QUEUE = "temporal-sys-per-ns-tq"
 FAIRNESS_KEY_BYTES = 64
 
 
-# ---- what several commands have in common -----------------------------------------------------------------------------
+# ---- what several commands have in common ----------------------------------------------------------------------------
 
 
 def task_queue_fault(queue: taskqueue_pb.TaskQueue, default_name: str, own_queue: str, id_length: int) -> str:
@@ -106,7 +106,7 @@ def _check_search_attributes(run: Run, attributes: common_pb.SearchAttributes, p
         raise BadCommand(fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES, f"{prefix}{fault}{suffix}")
 
 
-# ---- activities -------------------------------------------------------------------------------------------------------
+# ---- activities ------------------------------------------------------------------------------------------------------
 
 
 def schedule_activity(run: Run, a: command_pb.ScheduleActivityTaskCommandAttributes, *, is_set: bool = True) -> None:
@@ -213,7 +213,7 @@ def request_cancel_activity(a: command_pb.RequestCancelActivityTaskCommandAttrib
         raise BadCommand(cause, "ScheduledEventId is not set on RequestCancelActivityTaskCommand.")
 
 
-# ---- timers, markers, attributes --------------------------------------------------------------------------------------
+# ---- timers, markers, attributes -------------------------------------------------------------------------------------
 
 
 def start_timer(run: Run, a: command_pb.StartTimerCommandAttributes, *, is_set: bool = True) -> None:
@@ -281,7 +281,9 @@ def upsert_search_attributes(
     sizes.check_search_attributes(run, cause, sizes.merged_search_attributes(run, a.search_attributes))
 
 
-def modify_properties(run: Run, a: command_pb.ModifyWorkflowPropertiesCommandAttributes, *, is_set: bool = True) -> None:
+def modify_properties(
+    run: Run, a: command_pb.ModifyWorkflowPropertiesCommandAttributes, *, is_set: bool = True
+) -> None:
     """ModifyWorkflowProperties."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_MODIFY_WORKFLOW_PROPERTIES_ATTRIBUTES
     command = "ModifyWorkflowPropertiesCommand"
@@ -299,7 +301,7 @@ def modify_properties(run: Run, a: command_pb.ModifyWorkflowPropertiesCommandAtt
     )
 
 
-# ---- the end of a run -------------------------------------------------------------------------------------------------
+# ---- the end of a run ------------------------------------------------------------------------------------------------
 
 
 def complete_workflow(
@@ -369,7 +371,8 @@ def continue_as_new(
         fault = retry.duration_fault(span)
         if fault:
             raise BadCommand(cause, f"Invalid {field} on {command}: {fault}. {what}")
-    run_timeout_ns = run_timeout(duration_ns(a.workflow_run_timeout) or state.run_timeout_ns, state.execution_timeout_ns)
+    wanted_ns = duration_ns(a.workflow_run_timeout) or state.run_timeout_ns
+    run_timeout_ns = run_timeout(wanted_ns, state.execution_timeout_ns)
     set_duration(a.workflow_run_timeout, run_timeout_ns)
     wanted_ns = duration_ns(a.workflow_task_timeout) or state.task_timeout_ns
     set_duration(a.workflow_task_timeout, task_timeout(wanted_ns, run_timeout_ns, run.limits))
@@ -385,7 +388,7 @@ def continue_as_new(
     sizes.check_search_attributes(run, cause, a.search_attributes)
 
 
-# ---- other executions -------------------------------------------------------------------------------------------------
+# ---- other executions ------------------------------------------------------------------------------------------------
 
 
 def start_child_workflow(

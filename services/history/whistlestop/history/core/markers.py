@@ -26,7 +26,7 @@ def record_marker(completion: Completion, command: command_pb.Command) -> histor
     for key, payloads in attributes.details.items():
         a.details[key].CopyFrom(payloads)
     for field in ("header", "failure"):
-        if attributes.HasField(field):  # type: ignore[arg-type]
+        if attributes.HasField(field):
             getattr(a, field).CopyFrom(getattr(attributes, field))
     a.workflow_task_completed_event_id = completion.completed_event_id
     return run.append(event)

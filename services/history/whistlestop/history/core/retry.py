@@ -1,7 +1,8 @@
 """Retry policies: their defaults, their validation, and when the next attempt is due.
 
-Activities and whole workflows are retried by the same arithmetic, which is Temporal's: whole nanoseconds, an interval that
-overflows or exceeds the maximum becomes the maximum, and an attempt that would begin after the deadline is not made.
+Activities and whole workflows are retried by the same arithmetic, which is Temporal's: whole nanoseconds, an interval
+that overflows or exceeds the maximum becomes the maximum, and an attempt that would begin after the deadline is not
+made.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ TIMEOUT_TYPE_PREFIX = "TemporalTimeout:"
 MAX_SPAN_NS = 2**63 - 1
 MAX_DURATION_SECONDS = 100 * 365 * 24 * 3600
 """Longer spans are cut to a hundred years, as Temporal cuts them."""
-_TIMEOUT_NAMES = {
+_TIMEOUT_NAMES: dict[int, str] = {
     wf_enums.TIMEOUT_TYPE_START_TO_CLOSE: "StartToClose",
     wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START: "ScheduleToStart",
     wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE: "ScheduleToClose",
@@ -37,7 +38,7 @@ _TIMEOUT_NAMES = {
 
 def timeout_name(timeout_type: int) -> str:
     """`TIMEOUT_TYPE_HEARTBEAT` is called `Heartbeat`."""
-    return _TIMEOUT_NAMES.get(timeout_type, "Unspecified")  # type: ignore[call-overload]
+    return _TIMEOUT_NAMES.get(timeout_type, "Unspecified")
 
 
 def duration_fault(value: Duration) -> str:

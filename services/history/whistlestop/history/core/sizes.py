@@ -82,7 +82,7 @@ def payloads_map_size(fields: Mapping[str, common_pb.Payloads]) -> int:
     return sum(len(key.encode()) + payloads.ByteSize() for key, payloads in fields.items())
 
 
-# ---- how much may be pending ------------------------------------------------------------------------------------------
+# ---- how much may be pending -----------------------------------------------------------------------------------------
 
 
 def _check_count(count: int, limit: int, cause: Cause, what: str) -> None:
@@ -130,7 +130,7 @@ def check_pending_cancels(run: Run) -> None:
     )
 
 
-# ---- failures that are too long ---------------------------------------------------------------------------------------
+# ---- failures that are too long --------------------------------------------------------------------------------------
 
 
 def server_failure(message: str, *, non_retryable: bool, cause: failure_pb.Failure | None = None) -> failure_pb.Failure:
@@ -151,7 +151,7 @@ def kept_failure(failure: failure_pb.Failure) -> failure_pb.Failure:
 
 
 def truncate(failure: failure_pb.Failure, max_size: int, depth: int = _MAX_CAUSES) -> failure_pb.Failure:
-    """The failure without its payloads in about `max_size` bytes: type, source, message, trace and causes, in that order."""
+    """The failure without payloads in about `max_size` bytes: type, source, message, trace, causes, in that order."""
     left = max_size
 
     def cut(text: str) -> str:

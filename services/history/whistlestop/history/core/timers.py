@@ -1,7 +1,7 @@
 """What is due in a run, and what comes next.
 
-A run has one timer row. When it fires, `fire_due` does all that is due by then and moves the row to what is due next. The
-order is that of importance: the end of the run, its workflow task, its own timers, its activities. Nothing fires
+A run has one timer row. When it fires, `fire_due` does all that is due by then and moves the row to what is due next.
+The order is that of importance: the end of the run, its workflow task, its own timers, its activities. Nothing fires
 early; firing late or twice finds nothing to do.
 """
 

@@ -39,7 +39,7 @@ def start(completion: Completion, command: command_pb.Command) -> history_pb.His
 
 
 def cancel(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """CancelTimer. A timer that fired during this workflow task has not fired for the workflow: the event is dropped."""
+    """CancelTimer. One that fired during this workflow task has not fired for the workflow: the event is dropped."""
     run = completion.run
     attributes = command.cancel_timer_command_attributes
     command_attributes.cancel_timer(run, attributes, is_set=command.HasField("cancel_timer_command_attributes"))
