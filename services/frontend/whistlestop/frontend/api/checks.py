@@ -239,6 +239,15 @@ def check_search_attributes(attributes: SearchAttributes, namespace: Namespace, 
         validate(attributes, namespace.custom_search_attributes, namespace.name, limits)
     except InvalidSearchAttributes as error:
         raise invalid_argument(error.message) from None
+    stamp_types(attributes, namespace)
+
+
+def stamp_types(attributes: SearchAttributes, namespace: Namespace) -> None:
+    """Write each attribute's type into its payload: a row of visibility and a reader of history go by it."""
+    for name, payload in attributes.indexed_fields.items():
+        kind = namespace.custom_search_attributes.get(name) or SYSTEM_AND_PREDEFINED.get(name)
+        if kind is not None and payload.metadata.get("type") != kind.name.encode():
+            payload.metadata["type"] = kind.name.encode()
 
 
 def check_blob(message: Message, rules: Rules) -> None:

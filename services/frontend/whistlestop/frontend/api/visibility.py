@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.visibility import AttributeType, Query
 
 _MOST_GROUPS = 1000
+_MOST_ARCHIVED = 10_000
 _RUNNING = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING
 _STATUS_WORDS: dict[int, str] = {
     value: name.removeprefix("WORKFLOW_EXECUTION_STATUS_").title().replace("_", "")
@@ -97,8 +98,8 @@ async def list_archived_workflow_executions(
     frontend: Frontend, request: service_pb.ListArchivedWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListArchivedWorkflowExecutionsResponse:
     """Nothing is archived here."""
-    if request.page_size > frontend.config.visibility_max_page_size:
-        raise invalid_argument(f"PageSize is larger than allowed {frontend.config.visibility_max_page_size}.")
+    if request.page_size > _MOST_ARCHIVED:
+        raise invalid_argument(f"PageSize is larger than allowed {_MOST_ARCHIVED}.")
     raise invalid_argument("Cluster is not configured for visibility archival.")
 
 

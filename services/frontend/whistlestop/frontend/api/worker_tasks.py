@@ -29,6 +29,11 @@ _FAILURE_TOO_LARGE = "Failure exceeds size limit."
 _CANCEL_TOO_LARGE = "Cancel details exceed size limit."
 _HEARTBEAT_TOO_LARGE = "Heartbeat details exceed size limit."
 _FAILURE_KEPT = 16 * 1024
+_WITH_SEARCH_ATTRIBUTES = frozenset({
+    "upsert_workflow_search_attributes_command_attributes",
+    "start_child_workflow_execution_command_attributes",
+    "continue_as_new_workflow_execution_command_attributes",
+})
 
 
 def check_workflow_task_completed(
@@ -36,6 +41,11 @@ def check_workflow_task_completed(
 ) -> None:
     """Who answers, and with which deployment. Commands are history's to judge: a bad one fails the task."""
     checks.check_identity(request.identity, rules)
+    if namespace is not None:
+        for command in request.commands:
+            if command.WhichOneof("attributes") in _WITH_SEARCH_ATTRIBUTES:
+                attributes = getattr(command, command.WhichOneof("attributes") or "")
+                checks.stamp_types(attributes.search_attributes, namespace)
     if request.HasField("deployment_options"):
         checks.check_deployment_options(request.deployment_options, rules)
 
