@@ -1,0 +1,1 @@
+"""The same scenarios on the real Temporal dev server and on ours."""

@@ -1,0 +1,119 @@
+"""What two servers may differ in becomes a placeholder; everything else stays as it is.
+
+Identifiers are numbered in the order in which they appear, so that two transcripts agree only if the same
+identifier stands at the same places.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import json_format
+from google.rpc import status_pb2
+from temporalio.api.errordetails.v1 import message_pb2 as _details  # noqa: F401  (Any in status details needs them)
+from temporalio.api.update.v1 import message_pb2 as _update  # noqa: F401  (Any in protocol messages needs them)
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+# The Go address:port suffix and the like: identities of the server's own processes.
+TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
+
+PLACEHOLDERS = {
+    # opaque by contract
+    "task_token": "<token>",
+    "next_page_token": "<token>",
+    "run_id_token": "<token>",
+    # numbers of rows and bytes are the storage's own matter
+    "task_id": "<task id>",
+    "history_size_bytes": "<bytes>",
+    "state_transition_count": "<count>",
+    "mutable_state_size_bytes": "<bytes>",
+    "version_transition": "<version>",
+    # names of one installation
+    "server_version": "<version>",
+    "cluster_name": "<cluster>",
+    "active_cluster_name": "<cluster>",
+    "cluster_id": "<cluster>",
+    "history_shard_count": "<count>",
+    "persistence_store": "<store>",
+    "visibility_store": "<store>",
+    "shard_id": "<shard>",
+}
+DROPPED = {
+    # hints that depend on which poller a task met, and when
+    "backlog_count_hint",
+    "poller_scaling_decision",
+    "poller_group_id",
+    "poller_group_infos",
+    # replication's version: 0 on a cluster that is alone, absent or present as the writer likes
+    "version",
+    "failover_version",
+}
+# Durations that are cut from the clock rather than configured.
+CLOCKED = {"execution_duration"}
+
+
+class Normaliser:
+    """Turns messages and errors of one scenario into plain data that can be compared."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._uuids: dict[str, str] = {}
+
+    def message(self, message: Message) -> Any:
+        """A message as nested plain data, names as in the proto files."""
+        return self._value("", json_format.MessageToDict(message, preserving_proto_field_name=True))
+
+    def status(self, status: status_pb2.Status, code: str) -> dict[str, Any]:
+        """A refusal: code, message, and details by type."""
+        plain: dict[str, Any] = {"error": code, "message": self.text(status.message)}
+        details = [self._detail(detail) for detail in status.details]
+        if details:
+            plain["details"] = details
+        return plain
+
+    def _detail(self, detail: Any) -> Any:
+        try:
+            return self._value("", json_format.MessageToDict(detail, preserving_proto_field_name=True))
+        except TypeError:
+            return detail.type_url
+
+    def text(self, text: str) -> str:
+        """Text with the scenario's prefix and all UUIDs replaced."""
+        text = text.replace(self._prefix, "<scenario>")
+        return UUID.sub(lambda found: self._uuid(found.group()), text)
+
+    def _uuid(self, uuid: str) -> str:
+        return self._uuids.setdefault(uuid, f"<uuid {len(self._uuids) + 1}>")
+
+    def plain(self, value: Any) -> Any:
+        """Plain data of a scenario's own making."""
+        return self._value("", value)
+
+    def _value(self, name: str, value: Any) -> Any:
+        if name in PLACEHOLDERS and value:
+            return PLACEHOLDERS[name]
+        if name in CLOCKED:
+            return "<duration>"
+        if isinstance(value, dict):
+            return self._fields(value)
+        if isinstance(value, list):
+            return [self._value("", item) for item in value]
+        if isinstance(value, str):
+            return "<time>" if TIMESTAMP.match(value) else self.text(value)
+        return value
+
+    def _fields(self, fields: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in fields.items() if key not in DROPPED}
+        if _is_map_of_uuids(kept):
+            # The keys are of the server's making (query ids): ordered by what they lead to.
+            values = sorted((self._value("", value) for value in kept.values()), key=repr)
+            return {f"<key {number}>": value for number, value in enumerate(values, 1)}
+        return {self.text(key): self._value(key, value) for key, value in kept.items()}
+
+
+def _is_map_of_uuids(fields: dict[str, Any]) -> bool:
+    return bool(fields) and all(UUID.fullmatch(key) for key in fields)

@@ -1,0 +1,318 @@
+"""A client and a scripted worker over raw gRPC, which write down all that a server answers.
+
+A scenario gets a `Puppet` and calls RPCs through it. Each answer and each refusal goes into the transcript, normalised,
+in the order in which the scenario asked; so two servers that behave alike leave equal transcripts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from google.protobuf import symbol_database
+from google.rpc import status_pb2
+from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as workflow_pb
+
+from tests.parity.normalise import Normaliser
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from google.protobuf.message import Message
+
+_SYMBOLS = symbol_database.Default()
+WORKFLOW_SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
+OPERATOR_SERVICE = "temporal.api.operatorservice.v1.OperatorService"
+NAMESPACE = "default"
+POLL_SECONDS = 10.0
+
+
+def seconds(number: float) -> timedelta:
+    """A duration."""
+    return timedelta(seconds=number)
+
+
+def payload(text: str) -> dict[str, Any]:
+    """A JSON string as a payload."""
+    return {"metadata": {"encoding": b"json/plain"}, "data": f'"{text}"'.encode()}
+
+
+def payloads(*texts: str) -> dict[str, Any]:
+    """JSON strings as payloads."""
+    return {"payloads": [payload(text) for text in texts]}
+
+
+def attribute(value: str, kind: str = "Keyword") -> dict[str, Any]:
+    """A search attribute: its JSON text and its type."""
+    return {"metadata": {"encoding": b"json/plain", "type": kind.encode()}, "data": value.encode()}
+
+
+def failure(message: str, kind: str = "Boom", *, non_retryable: bool = False, **fields: Any) -> dict[str, Any]:
+    """An application failure."""
+    info = {"type": kind, "non_retryable": non_retryable, **fields}
+    return {"message": message, "source": "Puppet", "application_failure_info": info}
+
+
+class Refused(Exception):
+    """The server answered with an error, which stands in the transcript already."""
+
+    def __init__(self, rpc: str, code: str, message: str) -> None:
+        super().__init__(f"{rpc}: {code}: {message}")
+        self.code = code
+        self.message = message
+
+
+@dataclass
+class Transcript:
+    """What one server answered to one scenario."""
+
+    entries: list[Any] = field(default_factory=list)
+
+    def add(self, label: str, value: Any) -> None:
+        self.entries.append({label: value})
+
+
+class Pending:
+    """A call under way; its answer is written down when it is awaited."""
+
+    def __init__(self, puppet: Puppet, rpc: str, call: asyncio.Task[Message], *, record: bool = True) -> None:
+        self._puppet = puppet
+        self._rpc = rpc
+        self._call = call
+        self._record = record
+
+    def done(self) -> bool:
+        return self._call.done()
+
+    async def answer(self) -> Any:
+        return await self._puppet.finish(self._rpc, self._call, record=self._record)
+
+    async def refused(self) -> Refused:
+        try:
+            await self.answer()
+        except Refused as refusal:
+            return refusal
+        raise AssertionError(f"{self._rpc} was expected to be refused")
+
+    async def abandon(self) -> None:
+        self._call.cancel()
+        await asyncio.gather(self._call, return_exceptions=True)
+
+
+class Puppet:
+    """One scenario's client and worker. Names of its own making carry a prefix no other scenario has."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self.prefix = f"p{secrets.token_hex(6)}"
+        self.task_queue = f"{self.prefix}-queue"
+        self.workflow_id = f"{self.prefix}-workflow"
+        self.transcript = Transcript()
+        self._normaliser = Normaliser(self.prefix)
+
+    # Calls
+
+    def begin(self, rpc: str, *, record: bool = True, timeout: float = POLL_SECONDS, **fields: Any) -> Pending:
+        """Send a request without waiting for its answer."""
+        service, module = (OPERATOR_SERVICE, operator_pb) if hasattr(operator_pb, f"{rpc}Request") else (WORKFLOW_SERVICE, workflow_pb)
+        request_type = getattr(module, f"{rpc}Request")
+        response_type = getattr(module, f"{rpc}Response")
+        if "namespace" in request_type.DESCRIPTOR.fields_by_name:
+            fields.setdefault("namespace", NAMESPACE)
+        call = self._channel.unary_unary(
+            f"/{service}/{rpc}", request_serializer=request_type.SerializeToString, response_deserializer=response_type.FromString
+        )
+        request = request_type(**fields)
+
+        async def send() -> Message:
+            answer: Message = await call(request, timeout=timeout)
+            return answer
+
+        return Pending(self, rpc, asyncio.create_task(send()), record=record)
+
+    async def finish(self, rpc: str, call: asyncio.Task[Message], *, record: bool = True) -> Any:
+        """Wait for a call's answer and write it down."""
+        try:
+            answer = await call
+        except grpc.aio.AioRpcError as error:
+            code = error.code().name
+            status = _status(error)
+            if record:
+                self.transcript.add(rpc, self._normaliser.status(status, code))
+            raise Refused(rpc, code, status.message) from None
+        if record:
+            self.transcript.add(rpc, self._normaliser.message(answer))
+        return answer
+
+    async def call(self, rpc: str, *, record: bool = True, timeout: float = POLL_SECONDS, **fields: Any) -> Any:
+        """Call and expect an answer."""
+        return await self.begin(rpc, record=record, timeout=timeout, **fields).answer()
+
+    async def refused(self, rpc: str, **fields: Any) -> Refused:
+        """Call and expect a refusal."""
+        return await self.begin(rpc, **fields).refused()
+
+    async def attempt(self, rpc: str, **fields: Any) -> Any:
+        """Call; whether it is answered or refused stands in the transcript."""
+        try:
+            return await self.call(rpc, **fields)
+        except Refused:
+            return None
+
+    def note(self, label: str, value: Any) -> None:
+        """Write down something of the scenario's own."""
+        self.transcript.add(label, self._normaliser.plain(value))
+
+    def id(self, name: str) -> str:
+        """A name that is this scenario's alone."""
+        return f"{self.prefix}-{name}"
+
+    # Client
+
+    def execution(self, workflow_id: str | None = None, run_id: str = "") -> dict[str, str]:
+        return {"workflow_id": workflow_id or self.workflow_id, "run_id": run_id}
+
+    def start_fields(self, workflow_id: str | None = None, **fields: Any) -> dict[str, Any]:
+        """A start request's fields, with what nearly every scenario leaves as it is."""
+        return {
+            "workflow_id": workflow_id or self.workflow_id,
+            "workflow_type": {"name": "Journey"},
+            "task_queue": {"name": self.task_queue},
+            "identity": "client",
+            "request_id": self.id(f"request-{secrets.token_hex(3)}"),
+            **fields,
+        }
+
+    async def start(self, workflow_id: str | None = None, **fields: Any) -> str:
+        """Start a workflow; its run id."""
+        answer = await self.call("StartWorkflowExecution", **self.start_fields(workflow_id, **fields))
+        return str(answer.run_id)
+
+    async def signal(self, name: str, *texts: str, workflow_id: str | None = None, **fields: Any) -> None:
+        given = {"input": payloads(*texts)} if texts else {}
+        await self.call(
+            "SignalWorkflowExecution", workflow_execution=self.execution(workflow_id), signal_name=name, identity="client", **given, **fields
+        )
+
+    async def cancel(self, workflow_id: str | None = None, **fields: Any) -> None:
+        await self.call("RequestCancelWorkflowExecution", workflow_execution=self.execution(workflow_id), identity="client", **fields)
+
+    async def terminate(self, workflow_id: str | None = None, **fields: Any) -> None:
+        await self.call("TerminateWorkflowExecution", workflow_execution=self.execution(workflow_id), identity="client", **fields)
+
+    async def describe(self, workflow_id: str | None = None, run_id: str = "") -> Any:
+        return await self.call("DescribeWorkflowExecution", execution=self.execution(workflow_id, run_id))
+
+    async def history(self, workflow_id: str | None = None, run_id: str = "", **fields: Any) -> Any:
+        return await self.call("GetWorkflowExecutionHistory", execution=self.execution(workflow_id, run_id), **fields)
+
+    async def closed(self, workflow_id: str | None = None, run_id: str = "") -> Any:
+        """Wait for the close event and write it down."""
+        return await self.history(
+            workflow_id, run_id, wait_new_event=True, history_event_filter_type="HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT"
+        )
+
+    async def has_event(self, name: str, workflow_id: str | None = None, run_id: str = "", *, count: int = 1) -> None:
+        """Wait until the history holds an event of the type, without writing it down."""
+        attributes = f"{name}_event_attributes"
+        for _ in range(200):
+            answer = await self.call(
+                "GetWorkflowExecutionHistory", record=False, execution=self.execution(workflow_id, run_id)
+            )
+            if sum(event.WhichOneof("attributes") == attributes for event in answer.history.events) >= count:
+                return
+            await asyncio.sleep(0.03)
+        raise AssertionError(f"no event {name}")
+
+    def update_fields(self, name: str, update_id: str, *texts: str, stage: str = "COMPLETED", workflow_id: str | None = None) -> dict[str, Any]:
+        """An update request's fields."""
+        return {
+            "workflow_execution": self.execution(workflow_id),
+            "wait_policy": {"lifecycle_stage": f"UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_{stage}"},
+            "request": {
+                "meta": {"update_id": update_id, "identity": "client"},
+                "input": {"name": name, "args": payloads(*(texts or ("x",)))},
+            },
+        }
+
+    async def listed(self, query: str, rpc: str = "ListWorkflowExecutions", *, count: int, **fields: Any) -> Any:
+        """List when as many as expected are there: the real server's visibility is eventually consistent."""
+        for _ in range(100):
+            answer = await self.call("CountWorkflowExecutions", record=False, query=query.split(" ORDER BY ")[0])
+            if answer.count == count:
+                break
+            await asyncio.sleep(0.05)
+        return await self.call(rpc, query=query, **fields)
+
+    # Worker
+
+    def poll_fields(self, queue: str | None = None, *, sticky: bool = False) -> dict[str, Any]:
+        kind = {"kind": "TASK_QUEUE_KIND_STICKY", "normal_name": self.task_queue} if sticky else {"kind": "TASK_QUEUE_KIND_NORMAL"}
+        return {"task_queue": {"name": queue or self.task_queue, **kind}, "identity": "worker"}
+
+    async def workflow_task(self, queue: str | None = None, *, sticky: bool = False, record: bool = True, timeout: float = POLL_SECONDS) -> Any:
+        """Poll until there is a workflow task."""
+        task = await self.call("PollWorkflowTaskQueue", record=record, timeout=timeout, **self.poll_fields(queue, sticky=sticky))
+        assert task.task_token, "the poll ended without a task"
+        return task
+
+    async def complete(self, task: Any, *commands: dict[str, Any], **fields: Any) -> Any:
+        """Complete a workflow task with commands."""
+        fields.setdefault("identity", "worker")
+        return await self.call("RespondWorkflowTaskCompleted", task_token=task.task_token, commands=list(commands), **fields)
+
+    async def step(self, *commands: dict[str, Any], **fields: Any) -> Any:
+        """Poll a workflow task and complete it with commands."""
+        task = await self.workflow_task()
+        await self.complete(task, *commands, **fields)
+        return task
+
+    async def bad_step(self, *commands: dict[str, Any], **fields: Any) -> Any:
+        """Poll a workflow task and complete it with commands that the server refuses."""
+        task = await self.workflow_task()
+        await self.refused(
+            "RespondWorkflowTaskCompleted", task_token=task.task_token, commands=list(commands), identity="worker", **fields
+        )
+        return task
+
+    async def fail_task(self, task: Any, message: str = "no", cause: str = "WORKFLOW_WORKER_UNHANDLED_FAILURE", **fields: Any) -> None:
+        await self.call(
+            "RespondWorkflowTaskFailed",
+            task_token=task.task_token,
+            cause=f"WORKFLOW_TASK_FAILED_CAUSE_{cause}",
+            failure=failure(message),
+            identity="worker",
+            **fields,
+        )
+
+    async def activity_task(self, queue: str | None = None, *, record: bool = True) -> Any:
+        """Poll until there is an activity task."""
+        task = await self.call("PollActivityTaskQueue", record=record, **self.poll_fields(queue))
+        assert task.task_token, "the poll ended without a task"
+        return task
+
+    async def complete_activity(self, task: Any, text: str = "done") -> None:
+        await self.call("RespondActivityTaskCompleted", task_token=task.task_token, result=payloads(text), identity="worker")
+
+    async def fail_activity(self, task: Any, message: str = "broken", **fields: Any) -> None:
+        await self.call("RespondActivityTaskFailed", task_token=task.task_token, failure=failure(message, **fields), identity="worker")
+
+    async def run_activity(self, text: str = "done") -> Any:
+        task = await self.activity_task()
+        await self.complete_activity(task, text)
+        return task
+
+    async def together(self, *parts: Coroutine[Any, Any, Any]) -> list[Any]:
+        return list(await asyncio.gather(*parts))
+
+
+def _status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            return status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode())
+    return status_pb2.Status(message=error.details() or "")

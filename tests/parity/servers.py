@@ -1,0 +1,114 @@
+"""Starts the real dev server and ours, each as a process of its own on a free loopback port."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+from temporalio.api.workflowservice.v1 import GetSystemInfoRequest, GetSystemInfoResponse
+
+from tests.postgres import fresh_database
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+STORES = ("memory", "sqlite", "postgres")
+# Ports of ours to choose from, so as not to meet what else runs on the machine; any free port else.
+_PORTS = os.environ.get("WHISTLESTOP_TEST_PORTS", "")
+
+
+def free_port() -> int:
+    """A loopback port that is free now."""
+    if _PORTS:
+        first, last = (int(number) for number in _PORTS.split("-"))
+        for port in range(first, last + 1):
+            with socket.socket() as candidate, suppress(OSError):
+                candidate.bind(("127.0.0.1", port))
+                return port
+    with socket.socket() as candidate:
+        candidate.bind(("127.0.0.1", 0))
+        return int(candidate.getsockname()[1])
+
+
+def _beside_python(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+# The reference answers at once after search attributes change, and says early that a history is long.
+_SETTINGS = ("system.forceSearchAttributesCacheRefreshOnRead=true",)
+
+
+def _settings() -> list[str]:
+    return [word for setting in _SETTINGS for word in ("--dynamic-config-value", setting)]
+
+
+@asynccontextmanager
+async def real_server() -> AsyncIterator[str]:
+    """The real dev server, in memory; its address."""
+    port = free_port()
+    arguments = [_beside_python("temporal"), "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port)]
+    async with _running([*arguments, "--log-level", "error", *_settings()], port) as address:
+        yield address
+
+
+@asynccontextmanager
+async def our_server(store: str) -> AsyncIterator[str]:
+    """Our server over one of the stores; its address."""
+    port = free_port()
+    flags = ["--headless", "--ip", "127.0.0.1", "--port", str(port), "--log-level", "error", *_settings()]
+    ours = _beside_python("whistlestop")
+    if store == "memory":
+        async with _running([ours, "server", "start-dev", *flags], port) as address:
+            yield address
+    elif store == "sqlite":
+        with tempfile.TemporaryDirectory(prefix="whistlestop-parity-") as folder:
+            async with _running([ours, "server", "start-dev", *flags, "--db-filename", f"{folder}/w.db"], port) as address:
+                yield address
+    else:
+        async with fresh_database() as url, _running([ours, "server", "start", *flags, "--database-url", url], port) as address:
+            yield address
+
+
+@asynccontextmanager
+async def _running(arguments: list[str], port: int) -> AsyncIterator[str]:
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)  # noqa: ASYNC220
+        try:
+            address = f"127.0.0.1:{port}"
+            if not await _ready(address, process):
+                log.seek(0)
+                raise RuntimeError(f"{arguments[0]} did not come up:\n{log.read().decode(errors='replace')[-4000:]}")
+            yield address
+        finally:
+            process.terminate()
+            try:
+                await asyncio.to_thread(process.wait, 10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()  # noqa: ASYNC222
+
+
+async def _ready(address: str, process: subprocess.Popen[bytes]) -> bool:
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = channel.unary_unary(
+            "/temporal.api.workflowservice.v1.WorkflowService/GetSystemInfo",
+            request_serializer=GetSystemInfoRequest.SerializeToString,
+            response_deserializer=GetSystemInfoResponse.FromString,
+        )
+        for _ in range(100):
+            if process.poll() is not None:
+                return False
+            with suppress(grpc.aio.AioRpcError):
+                await call(GetSystemInfoRequest(), timeout=2, wait_for_ready=True)
+                return True
+            await asyncio.sleep(0.1)
+    return False

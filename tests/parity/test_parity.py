@@ -1,0 +1,110 @@
+"""Each scenario leaves equal transcripts on the real Temporal dev server and on ours, over each store."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+import pytest
+
+from tests import postgres
+from tests.parity import scenarios, servers
+from tests.parity.puppet import Puppet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.parity.scenarios import Scenario
+
+pytestmark = [pytest.mark.parity, pytest.mark.timeout(120)]
+
+
+class Stage:
+    """The servers of a test session, started when first needed, and what the real one answered."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._stack = AsyncExitStack()
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._recorded: dict[str, list[Any]] = {}
+
+    async def _channel(self, server: str) -> grpc.aio.Channel:
+        if server not in self._channels:
+            starting = servers.real_server() if server.startswith("real") else servers.our_server(server)
+            address = await self._stack.enter_async_context(starting)
+            self._channels[server] = await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
+        return self._channels[server]
+
+    async def _play(self, server: str, scenario: Scenario) -> list[Any]:
+        """The transcript; a scenario that breaks off leaves what it has, and why."""
+        puppet = Puppet(await self._channel(server))
+        try:
+            async with asyncio.timeout(60):
+                await scenario.play(puppet)
+        except Exception as broken:  # noqa: BLE001  (the transcript says it; the comparison decides)
+            puppet.note("broken off", f"{type(broken).__name__}: {broken}")
+        return puppet.transcript.entries
+
+    async def _both(self, server: str, scenario: Scenario) -> tuple[list[Any], list[Any]]:
+        await self._channel("real"), await self._channel(server)
+        if scenario.name in self._recorded:
+            return self._recorded[scenario.name], await self._play(server, scenario)
+        expected, actual = await asyncio.gather(self._play("real", scenario), self._play(server, scenario))
+        self._recorded[scenario.name] = expected
+        return expected, actual
+
+    def both(self, server: str, scenario: Scenario) -> tuple[list[Any], list[Any]]:
+        """What the real server and the other one answered."""
+        return self._runner.run(self._both(server, scenario))
+
+    def close(self) -> None:
+        self._runner.run(self._stack.aclose())
+        self._runner.close()
+
+
+@pytest.fixture(scope="session")
+def stage() -> Iterator[Stage]:
+    stage = Stage()
+    yield stage
+    stage.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "scenario" not in metafunc.fixturenames:
+        return
+    real = metafunc.config.getoption("--real-vs-real", False)
+    stores = ["real again"] if real else metafunc.config.getoption("--parity-stores", ",".join(servers.STORES)).split(",")
+    cases = [
+        pytest.param(store, scenario, id=f"{scenario.name}-{store}", marks=_marks(store, scenario))
+        for store in stores
+        for scenario in scenarios.load().values()
+    ]
+    metafunc.parametrize(("server", "scenario"), cases)
+
+
+def _marks(store: str, scenario: Scenario) -> list[pytest.MarkDecorator]:
+    marks = [pytest.mark.slow] if scenario.slow else []
+    if store == "postgres":
+        marks += [pytest.mark.postgres, pytest.mark.skipif(not postgres.available(), reason="no Postgres here")]
+    return marks
+
+
+def test_parity(stage: Stage, server: str, scenario: Scenario) -> None:
+    expected, actual = stage.both(server, scenario)
+    assert "broken off" not in expected[-1], f"the scenario does not run on the real server:\n{_text(expected)}"
+    if expected != actual:
+        pytest.fail(_difference(expected, actual), pytrace=False)
+
+
+def _text(entries: list[Any]) -> str:
+    return json.dumps(entries, indent=1, ensure_ascii=False)
+
+
+def _difference(expected: list[Any], actual: list[Any]) -> str:
+    """A diff with enough around it to see which call it is of."""
+    lines = difflib.unified_diff(_text(expected).splitlines(), _text(actual).splitlines(), "real", "ours", lineterm="", n=8)
+    return "\n".join(lines)
