@@ -16,13 +16,14 @@ from whistlestop.storage.sqlite.executions import SqliteExecutions
 from whistlestop.storage.sqlite.queries import SqliteQueries
 from whistlestop.storage.sqlite.tasks import SqliteTasks
 from whistlestop.storage.sqlite.timers import SqliteTimers
+from whistlestop.storage.sqlite.visibility import SqliteVisibility
 from whistlestop.storage.sqlite.writer import DirectWriter, GroupWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class SqliteStore(SqliteExecutions, SqliteTasks, SqliteTimers, SqliteQueries, SqliteCluster):
+class SqliteStore(SqliteExecutions, SqliteTasks, SqliteTimers, SqliteQueries, SqliteVisibility, SqliteCluster):
     """See whistlestop.storage.interface.Store. `path` is a file or ":memory:"; `pragmas` come after our own.
 
     `open` takes a fresh or older database too, so that `migrate` can follow; it refuses a newer one.

@@ -1,0 +1,77 @@
+"""What the parts of the Postgres store share: reads and single statements on pooled connections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from whistlestop.storage.errors import Unavailable
+from whistlestop.storage.postgres.connection import CHUNK_BYTES, retried
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from psycopg import AsyncConnection
+    from psycopg_pool import AsyncConnectionPool
+
+T = TypeVar("T")
+
+_CHUNKS = "SELECT data FROM chunks WHERE kind = $1 AND owner = $2 AND part <= $3 ORDER BY part"
+
+
+class PostgresBase:
+    """Every method is one statement, and so one transaction, unless it says otherwise."""
+
+    _pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
+
+    def _connections(self) -> AsyncConnectionPool[AsyncConnection[Any]]:
+        if self._pool is None:
+            raise Unavailable("the store is not open")
+        return self._pool
+
+    async def _all(self, sql: str, parameters: Sequence[Any] = (), *, read: bool = True) -> list[Any]:
+        pool = self._connections()
+
+        async def run() -> list[Any]:
+            async with pool.connection() as connection:
+                cursor = connection.cursor(binary=True)
+                await cursor.execute(sql.encode(), parameters)
+                return await cursor.fetchall()
+
+        return await retried(run, read=read)
+
+    async def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        rows = await self._all(sql, parameters)
+        return rows[0] if rows else None
+
+    async def _run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """A write; how many rows it touched."""
+        pool = self._connections()
+
+        async def run() -> int:
+            async with pool.connection() as connection:
+                return (await connection.execute(sql.encode(), parameters)).rowcount
+
+        return await retried(run, read=False)
+
+    async def _transaction(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Several statements in one transaction, all of it again on contention."""
+        pool = self._connections()
+
+        async def run() -> T:
+            async with pool.connection() as connection, connection.transaction():
+                return await work(connection)
+
+        return await retried(run, read=False)
+
+    async def _whole(self, kind: str, owner: str, parts: int, data: bytes) -> bytes:
+        """A long value: what its row holds, and the chunks."""
+        if not parts:
+            return data
+        return data + b"".join(row[0] for row in await self._all(_CHUNKS, (kind, owner, parts)))
+
+
+def split(data: bytes) -> tuple[bytes, list[bytes]]:
+    """What goes into the row, and the further parts."""
+    if len(data) <= CHUNK_BYTES:
+        return data, []
+    return data[:CHUNK_BYTES], [data[at : at + CHUNK_BYTES] for at in range(CHUNK_BYTES, len(data), CHUNK_BYTES)]

@@ -1,0 +1,137 @@
+"""Namespaces, membership, range leases and the administrative queue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg import errors
+
+from whistlestop.storage.errors import LeaseLost, NamespaceConflict, NamespaceExists, StorageError
+from whistlestop.storage.limits import check_value
+from whistlestop.storage.postgres.base import PostgresBase
+from whistlestop.storage.records import Member, NamespaceRecord, QueueMessage, ShardLease
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NAMESPACE = "SELECT id, name, data, version, is_global FROM namespaces"
+HOUR_NS = 3600 * 1_000_000_000
+
+
+class PostgresCluster(PostgresBase):
+    """See NamespaceStore and ClusterStore of whistlestop.storage.interface."""
+
+    async def create_namespace(self, record: NamespaceRecord) -> None:
+        check_value("namespace", len(record.data))
+        count = await self._run(
+            "INSERT INTO namespaces (id, name, data, version, is_global) VALUES ($1, $2, $3, 1, $4)"
+            " ON CONFLICT DO NOTHING",
+            (record.namespace_id, record.name, record.data, record.is_global),
+        )
+        if count != 1:
+            raise NamespaceExists(f"namespace {record.name} ({record.namespace_id}) exists already")
+
+    async def get_namespace(self, *, name: str = "", namespace_id: str = "") -> NamespaceRecord | None:
+        if namespace_id:
+            row = await self._one(f"{_NAMESPACE} WHERE id = $1", (namespace_id,))
+        else:
+            row = await self._one(f"{_NAMESPACE} WHERE name = $1", (name,))
+        return NamespaceRecord(*row) if row else None
+
+    async def update_namespace(self, record: NamespaceRecord) -> None:
+        check_value("namespace", len(record.data))
+        try:
+            count = await self._run(
+                "UPDATE namespaces SET name = $1, data = $2, is_global = $3, version = version + 1"
+                " WHERE id = $4 AND version = $5",
+                (record.name, record.data, record.is_global, record.namespace_id, record.version),
+            )
+        except StorageError as error:
+            if isinstance(error.__cause__, errors.UniqueViolation):
+                raise NamespaceConflict(f"another namespace is named {record.name}") from error
+            raise
+        if count != 1:
+            raise NamespaceConflict(f"namespace {record.name} was changed by another writer, or is gone")
+
+    async def list_namespaces(self, after_name: str, limit: int) -> list[NamespaceRecord]:
+        rows = await self._all(f"{_NAMESPACE} WHERE name > $1 ORDER BY name LIMIT $2", (after_name, limit))
+        return [NamespaceRecord(*row) for row in rows]
+
+    async def delete_namespace(self, namespace_id: str) -> None:
+        await self._run("DELETE FROM namespaces WHERE id = $1", (namespace_id,))
+
+    async def heartbeat(self, member: Member) -> None:
+        await self._run(
+            "INSERT INTO cluster_membership (host_id, role, rpc_address, rpc_port, session_start_ns,"
+            " last_heartbeat_ns, expires_ns) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (host_id) DO UPDATE SET"
+            " role = excluded.role, rpc_address = excluded.rpc_address, rpc_port = excluded.rpc_port,"
+            " session_start_ns = excluded.session_start_ns, last_heartbeat_ns = excluded.last_heartbeat_ns,"
+            " expires_ns = excluded.expires_ns",
+            (
+                member.host_id, member.role, member.rpc_address, member.rpc_port, member.session_start_ns,
+                member.last_heartbeat_ns, member.expires_ns,
+            ),
+        )  # fmt: skip
+        # Function instances never say goodbye: the living bury the long dead.
+        await self._run(
+            "DELETE FROM cluster_membership WHERE host_id IN"
+            " (SELECT host_id FROM cluster_membership WHERE expires_ns < $1 LIMIT 100)",
+            (member.last_heartbeat_ns - HOUR_NS,),
+        )
+
+    async def remove_member(self, host_id: str) -> None:
+        await self._run("DELETE FROM cluster_membership WHERE host_id = $1", (host_id,))
+
+    async def list_members(self, now_ns: int, limit: int) -> list[Member]:
+        rows = await self._all(
+            "SELECT host_id, role, rpc_address, rpc_port, session_start_ns, last_heartbeat_ns, expires_ns"
+            " FROM cluster_membership WHERE expires_ns > $1 ORDER BY host_id LIMIT $2",
+            (now_ns, limit),
+        )
+        return [Member(*row) for row in rows]
+
+    async def list_leases(self) -> list[ShardLease]:
+        rows = await self._all(
+            "SELECT shard_id, first_slot, next_slot, range_id, owner, expires_ns FROM shards ORDER BY shard_id"
+        )
+        return [ShardLease(*row) for row in rows]
+
+    async def take_lease(self, lease: ShardLease, expected_range_id: int) -> None:
+        values: Sequence[Any] = (
+            lease.first_slot, lease.next_slot, lease.range_id, lease.owner, lease.expires_ns, lease.shard_id,
+        )  # fmt: skip
+        if expected_range_id:
+            count = await self._run(
+                "UPDATE shards SET first_slot = $1, next_slot = $2, range_id = $3, owner = $4, expires_ns = $5"
+                " WHERE shard_id = $6 AND range_id = $7",
+                (*values, expected_range_id),
+            )
+        else:
+            count = await self._run(
+                "INSERT INTO shards (first_slot, next_slot, range_id, owner, expires_ns, shard_id)"
+                " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+                values,
+            )
+        if count != 1:
+            raise LeaseLost(f"the lease of range {lease.shard_id} is held under another range id")
+
+    async def enqueue(self, message: QueueMessage) -> None:
+        check_value("queue message", len(message.data))
+        await self._run(
+            "INSERT INTO queue (queue_name, message_id, data) VALUES ($1, $2, $3)"
+            " ON CONFLICT (queue_name, message_id) DO UPDATE SET data = excluded.data",
+            (message.queue_name, message.message_id, message.data),
+        )
+
+    async def read_queue(self, queue_name: str, after_id: int, limit: int) -> list[QueueMessage]:
+        rows = await self._all(
+            "SELECT queue_name, message_id, data FROM queue WHERE queue_name = $1 AND message_id > $2"
+            " ORDER BY message_id LIMIT $3",
+            (queue_name, after_id, limit),
+        )
+        return [QueueMessage(*row) for row in rows]
+
+    async def delete_message(self, message: QueueMessage) -> None:
+        await self._run(
+            "DELETE FROM queue WHERE queue_name = $1 AND message_id = $2", (message.queue_name, message.message_id)
+        )

@@ -1,0 +1,125 @@
+"""Connections to Postgres, what its errors mean to callers, and when to try again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, AsyncRawCursor, errors
+from psycopg.adapt import AdaptersMap
+from psycopg.types.array import ListBinaryDumper
+from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
+from psycopg.types.string import StrBinaryDumper
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from whistlestop.storage.errors import CannotOpen, SchemaMismatch, StorageError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from psycopg.abc import AdaptContext
+
+T = TypeVar("T")
+
+ATTEMPTS = 6
+"""Of one write against other writers (serialization failures, deadlocks), or of one read over broken connections."""
+
+CONNECT_TIMEOUT_S = 5
+POOL_TIMEOUT_S = 10.0
+PREPARE_AFTER = 2
+
+CHUNK_BYTES = 1_000_000
+"""What one row holds of a long value; the rest goes to `chunks`. Aurora DSQL takes 1 MiB per value."""
+
+_CONTENTION = (errors.SerializationFailure, errors.DeadlockDetected)
+_POOL_TROUBLE = (PoolTimeout, PoolClosed, TooManyRequests)
+EXPECTED = (psycopg.Error, *_POOL_TROUBLE)
+"""All that the driver and its pool raise."""
+
+
+class _Adapters:
+    """Every int goes out as BIGINT and every str as TEXT, so a statement has one parameter signature, not dozens."""
+
+    connection = None
+
+    def __init__(self) -> None:
+        self.adapters = AdaptersMap(psycopg.adapters)
+        self.adapters.register_dumper(int, Int8Dumper)
+        self.adapters.register_dumper(int, Int8BinaryDumper)
+        self.adapters.register_dumper(list, ListBinaryDumper)
+        self.adapters.register_dumper(str, StrBinaryDumper)
+
+
+def create_pool(url: str, pool_size: int, *, prepare: bool) -> AsyncConnectionPool[AsyncConnection[Any]]:
+    """A pool that is not open yet. Without `prepare` nothing outlives a transaction on a connection."""
+    context: AdaptContext = _Adapters()  # type: ignore[assignment]  # the protocol wants properties
+    return AsyncConnectionPool(
+        url,
+        min_size=1,
+        max_size=pool_size,
+        open=False,
+        timeout=POOL_TIMEOUT_S,
+        name="whistlestop",
+        kwargs={
+            "autocommit": True,
+            "cursor_factory": AsyncRawCursor,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "prepare_threshold": PREPARE_AFTER if prepare else None,
+            "application_name": "whistlestop",
+            "context": context,
+        },
+    )
+
+
+async def try_connection(url: str) -> None:
+    """Raise CannotOpen, in one line, when the address does not answer."""
+    try:
+        connection = await AsyncConnection.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+    except psycopg.Error as error:
+        raise CannotOpen(f"can't reach the database: {one_line(error)}") from error
+    await connection.close()
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks."""
+    return " ".join(str(error).split())
+
+
+def translate(error: Exception) -> StorageError:
+    """What an unexpected error of the driver is to callers."""
+    if isinstance(error, (errors.UndefinedTable, errors.UndefinedColumn)):
+        return SchemaMismatch(
+            f"the database's schema is older than this release ({one_line(error)}): run `whistlestop db migrate`"
+        )
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, *_POOL_TROUBLE)):
+        return Unavailable(f"the database did not take it: {one_line(error)}")
+    return StorageError(f"the database refused it: {one_line(error)}")
+
+
+def is_contention(error: BaseException) -> bool:
+    """Another writer was in the way; nothing was written, and trying again is right."""
+    return isinstance(error, _CONTENTION)
+
+
+async def pause(attempt: int) -> None:
+    """Before attempt 1, 2, ... : up to 10, 20, 40 ... ms, at random so that rivals part."""
+    await asyncio.sleep(random.uniform(0.2, 1.0) * 0.01 * 2 ** (attempt - 1))
+
+
+async def retried(run: Callable[[], Awaitable[T]], *, read: bool) -> T:
+    """Run again on contention; a read also on a broken connection (a write might have taken place).
+
+    Raises storage errors alone.
+    """
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return await run()
+        except EXPECTED as error:
+            broken = read and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+            if attempt >= ATTEMPTS or not (is_contention(error) or broken):
+                raise translate(error) from error
+        await pause(attempt)

@@ -1,0 +1,96 @@
+"""Queries and their answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.storage.limits import check_chunked
+from whistlestop.storage.postgres.base import PostgresBase, split
+from whistlestop.storage.postgres.statement import Statement
+from whistlestop.storage.postgres.transition import CHUNK, CHUNK_TYPES, SET_CHUNK, SET_TASK, TASK, TASK_TYPES, task_row
+from whistlestop.storage.records import ExecutionKey, QueryRecord
+
+if TYPE_CHECKING:
+    from whistlestop.storage.records import MatchingTask
+
+_QUERY = (
+    "SELECT query_id, namespace_id, workflow_id, run_id, request, buffered, expires_ns, answer, parts, answer_parts"
+    " FROM queries"
+)
+_BUFFERED = (
+    f"{_QUERY} WHERE run_id = $1 AND namespace_id = $2 AND workflow_id = $3 AND buffered AND answer IS NULL"
+    " AND expires_ns > $4 ORDER BY expires_ns, query_id LIMIT $5"
+)
+_PUT = (
+    "INSERT INTO queries (query_id, namespace_id, workflow_id, run_id, buffered, expires_ns, parts, request,"
+    " answer_parts) VALUES ({values}, 0) ON CONFLICT (query_id) DO UPDATE SET request = excluded.request RETURNING 1"
+)
+_DELETE = "DELETE FROM queries WHERE query_id = $1 RETURNING query_id, parts + answer_parts"
+_PURGE = (
+    "DELETE FROM queries WHERE query_id IN"
+    " (SELECT query_id FROM queries WHERE expires_ns <= $1 ORDER BY expires_ns LIMIT $2)"
+    " RETURNING query_id, parts + answer_parts"
+)
+
+
+class PostgresQueries(PostgresBase):
+    """See whistlestop.storage.interface.QueryStore."""
+
+    async def put_query(self, query: QueryRecord, task: MatchingTask | None) -> None:
+        check_chunked("query", len(query.request))
+        key = query.key
+        request, more = split(query.request)
+        statement = Statement()
+        values = statement.add(
+            query.query_id, key.namespace_id, key.workflow_id, key.run_id, query.buffered, query.expires_ns, len(more),
+            request,
+        )  # fmt: skip
+        statement.expression("ok", _PUT.format(values=values))
+        if task is not None:
+            statement.insert("t", TASK, TASK_TYPES, [task_row(task)], SET_TASK)
+        if more:
+            rows = [("query", query.query_id, part, piece) for part, piece in enumerate(more, 1)]
+            statement.insert("k", CHUNK, CHUNK_TYPES, rows, SET_CHUNK)
+        await self._run(statement.text("SELECT 1").decode(), statement.parameters)
+
+    async def get_query(self, query_id: str) -> QueryRecord | None:
+        row = await self._one(f"{_QUERY} WHERE query_id = $1", (query_id,))
+        return await self._query(row) if row else None
+
+    async def _query(self, row: Any) -> QueryRecord:
+        request = await self._whole("query", row[0], row[8], row[4])
+        answer = row[7] if row[7] is None else await self._whole("answer", row[0], row[9], row[7])
+        return QueryRecord(row[0], ExecutionKey(*row[1:4]), request, row[5], row[6], answer)
+
+    async def list_buffered_queries(self, key: ExecutionKey, now_ns: int, limit: int) -> list[QueryRecord]:
+        rows = await self._all(_BUFFERED, (key.run_id, key.namespace_id, key.workflow_id, now_ns, limit))
+        return [await self._query(row) for row in rows]
+
+    async def answer_query(self, query_id: str, answer: bytes) -> bool:
+        check_chunked("query answer", len(answer))
+        data, more = split(answer)
+        statement = Statement()
+        place, parts, name = statement.add(data, len(more), query_id).split(", ")
+        statement.expression(
+            "ok",
+            f"UPDATE queries SET answer = {place}, answer_parts = {parts}"
+            f" WHERE query_id = {name} AND answer IS NULL RETURNING 1",
+        )
+        if more:
+            rows = [("answer", query_id, part, piece) for part, piece in enumerate(more, 1)]
+            statement.insert("k", CHUNK, CHUNK_TYPES, rows, SET_CHUNK)
+        rows_found = await self._all(statement.text("SELECT 1 FROM ok").decode(), statement.parameters, read=False)
+        return len(rows_found) == 1
+
+    async def delete_query(self, query_id: str) -> None:
+        await self._drop_chunks(await self._all(_DELETE, (query_id,), read=False))
+
+    async def purge_queries(self, now_ns: int, limit: int) -> int:
+        gone = await self._all(_PURGE, (now_ns, limit), read=False)
+        await self._drop_chunks(gone)
+        return len(gone)
+
+    async def _drop_chunks(self, gone: list[Any]) -> None:
+        for query_id, parts in gone:
+            if parts:
+                await self._run("DELETE FROM chunks WHERE kind IN ('query', 'answer') AND owner = $1", (query_id,))

@@ -1,0 +1,71 @@
+"""The store over one Postgres database."""
+
+from __future__ import annotations
+
+from whistlestop.storage.errors import CannotOpen
+from whistlestop.storage.postgres import schema
+from whistlestop.storage.postgres.cluster import PostgresCluster
+from whistlestop.storage.postgres.connection import EXPECTED, create_pool, one_line, retried, translate, try_connection
+from whistlestop.storage.postgres.executions import PostgresExecutions
+from whistlestop.storage.postgres.queries import PostgresQueries
+from whistlestop.storage.postgres.tasks import PostgresTasks
+from whistlestop.storage.postgres.timers import PostgresTimers
+from whistlestop.storage.postgres.visibility import PostgresVisibility
+from whistlestop.storage.postgres.writer import TransitionWriter
+
+class PostgresStore(
+    PostgresExecutions, PostgresTasks, PostgresTimers, PostgresQueries, PostgresVisibility, PostgresCluster
+):
+    """See whistlestop.storage.interface.Store.
+
+    `prepare=False` keeps no prepared statements: for poolers that hand a server connection on after each transaction.
+    `open` takes a fresh or older database too, so that `migrate` can follow; it refuses a newer one.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 8, prepare: bool = True) -> None:
+        self.url = url
+        self._pool_size = pool_size
+        self._prepare = prepare
+
+    async def open(self) -> None:
+        await try_connection(self.url)
+        pool = create_pool(self.url, self._pool_size, prepare=self._prepare)
+        try:
+            await pool.open()
+            async with pool.connection() as connection:
+                schema.refuse_newer(await schema.database_version(connection))
+        except EXPECTED as error:
+            await pool.close()
+            raise CannotOpen(f"can't use the database: {one_line(error)}") from error
+        except BaseException:
+            await pool.close()
+            raise
+        self._pool = pool
+        # Half of the connections at most, so that reads never wait for writes alone.
+        self._writer = TransitionWriter(pool, max(1, min(4, self._pool_size // 2)))
+
+    async def close(self) -> None:
+        if self._writer is not None:
+            await self._writer.close()
+        if self._pool is not None:
+            await self._pool.close()
+        self._pool = self._writer = None
+
+    async def migrate(self) -> list[str]:
+        async with self._connections().connection() as connection:
+            try:
+                return await schema.migrate(connection)
+            except EXPECTED as error:
+                raise translate(error) from error
+
+    async def schema_version(self) -> tuple[int, int]:
+        pool = self._connections()
+
+        async def run() -> int:
+            async with pool.connection() as connection:
+                return await schema.database_version(connection)
+
+        return await retried(run, read=True), schema.latest_version()
+
+    async def ping(self) -> None:
+        await self._one("SELECT 1")

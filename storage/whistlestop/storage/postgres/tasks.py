@@ -1,0 +1,141 @@
+"""Task queues: what waits for a poller, and who polls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whistlestop.storage.errors import LeaseLost
+from whistlestop.storage.limits import check_value
+from whistlestop.storage.postgres.base import PostgresBase
+from whistlestop.storage.postgres.statement import Statement
+from whistlestop.storage.postgres.transition import SET_TASK, TASK, TASK_TYPES, task_row
+from whistlestop.storage.records import Backlog, MatchingTask, PollerRecord, TaskKey, TaskQueueRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_QUEUE = "namespace_id = $1 AND task_queue = $2 AND task_type = $3"
+_LIST_TASKS = (
+    "SELECT namespace_id, task_queue, task_type, priority, task_id, workflow_id, run_id, scheduled_event_id, stamp,"
+    f" created_ns, query_id, data FROM tasks WHERE {_QUEUE} AND (priority, task_id) > ($4, $5)"
+    " ORDER BY priority, task_id LIMIT $6"
+)
+_KEY_TYPES = ("text", "text", "bigint", "bigint", "bigint")
+_NEXT_PRIORITY = f"SELECT min(priority) FROM tasks WHERE {_QUEUE} AND priority > $4"
+_BACKLOG = (
+    "SELECT count(*), min(created_ns) FROM"
+    f" (SELECT created_ns FROM tasks WHERE {_QUEUE} AND priority = $4 ORDER BY task_id LIMIT $5) AS first_ones"
+)
+_NEXT_QUEUE = (
+    "SELECT namespace_id, task_queue, task_type FROM tasks WHERE (namespace_id, task_queue, task_type) > ($1, $2, $3)"
+    " ORDER BY namespace_id, task_queue, task_type LIMIT 1"
+)
+_GET_QUEUE = f"SELECT range_id, data, updated_ns FROM task_queues WHERE {_QUEUE}"
+_POLLER = "task_queue_pollers (namespace_id, task_queue, task_type, identity, last_access_ns, expires_ns, data)"
+_POLLER_TYPES = ("text", "text", "bigint", "text", "bigint", "bigint", "bytea")
+_SET_POLLER = (
+    "ON CONFLICT (namespace_id, task_queue, task_type, identity) DO UPDATE SET"
+    " last_access_ns = excluded.last_access_ns, expires_ns = excluded.expires_ns, data = excluded.data"
+)
+# Sticky queues come and go with their workers: whoever polls sweeps up some of what the gone ones left.
+_SWEEP_POLLERS = (
+    "DELETE FROM task_queue_pollers WHERE (namespace_id, task_queue, task_type, identity) IN"
+    " (SELECT namespace_id, task_queue, task_type, identity FROM task_queue_pollers WHERE expires_ns <= $1 LIMIT 100)"
+)
+_LIST_POLLERS = (
+    "SELECT namespace_id, task_queue, task_type, identity, last_access_ns, data, expires_ns FROM task_queue_pollers"
+    f" WHERE {_QUEUE} AND expires_ns > $4 ORDER BY identity LIMIT $5"
+)
+
+
+class PostgresTasks(PostgresBase):
+    """See whistlestop.storage.interface.TaskStore."""
+
+    async def list_tasks(
+        self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
+    ) -> list[MatchingTask]:
+        rows = await self._all(_LIST_TASKS, (namespace_id, task_queue, task_type, *(after or (-1, 0)), limit))
+        return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
+
+    async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
+        if not tasks:
+            return
+        for task in tasks:
+            check_value("task", len(task.data))
+        statement = Statement()
+        relation = statement.rows(TASK_TYPES, [task_row(task) for task in tasks])
+        await self._run(f"INSERT INTO {TASK} SELECT * FROM {relation} {SET_TASK}", statement.parameters)
+
+    async def delete_tasks(self, keys: Sequence[TaskKey]) -> None:
+        if not keys:
+            return
+        statement = Statement()
+        relation = statement.rows(
+            _KEY_TYPES, [(key.namespace_id, key.task_queue, key.task_type, key.priority, key.task_id) for key in keys]
+        )
+        names = "namespace_id, task_queue, task_type, priority, task_id"
+        await self._run(f"DELETE FROM tasks WHERE ({names}) IN (SELECT * FROM {relation})", statement.parameters)
+
+    async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
+        queue = (namespace_id, task_queue, task_type)
+        found: dict[int, Backlog] = {}
+        priority = (await self._one(_NEXT_PRIORITY, (*queue, -1)))[0]
+        while priority is not None:
+            count, oldest_ns = await self._one(_BACKLOG, (*queue, priority, limit))
+            if count:
+                found[priority] = Backlog(count, oldest_ns)
+            priority = (await self._one(_NEXT_PRIORITY, (*queue, priority)))[0]
+        return found
+
+    async def list_backlogged_queues(
+        self, after: tuple[str, str, int] | None, limit: int
+    ) -> list[tuple[str, str, int]]:
+        # One step of the index per queue, however long each is.
+        found: list[tuple[str, str, int]] = []
+        at = after or ("", "", -1)
+        while len(found) < limit and (row := await self._one(_NEXT_QUEUE, at)) is not None:
+            found.append(row)
+            at = row
+        return found
+
+    async def get_task_queue(self, namespace_id: str, task_queue: str, task_type: int) -> TaskQueueRecord | None:
+        row = await self._one(_GET_QUEUE, (namespace_id, task_queue, task_type))
+        return TaskQueueRecord(namespace_id, task_queue, task_type, *row) if row else None
+
+    async def put_task_queue(self, record: TaskQueueRecord, expected_range_id: int) -> None:
+        check_value("task queue", len(record.data))
+        values = (
+            record.namespace_id, record.task_queue, record.task_type, record.range_id, record.data, record.updated_ns,
+        )  # fmt: skip
+        if expected_range_id:
+            count = await self._run(
+                f"UPDATE task_queues SET range_id = $4, data = $5, updated_ns = $6 WHERE {_QUEUE} AND range_id = $7",
+                (*values, expected_range_id),
+            )
+        else:
+            count = await self._run(
+                "INSERT INTO task_queues (namespace_id, task_queue, task_type, range_id, data, updated_ns)"
+                " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+                values,
+            )
+        if count != 1:
+            raise LeaseLost(f"task queue {record.task_queue} was changed by another writer")
+
+    async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None:
+        if not pollers:
+            return
+        # By key: two servers that write the same pollers then do not wait for each other in a circle.
+        rows = sorted(
+            (p.namespace_id, p.task_queue, p.task_type, p.identity, p.last_access_ns, p.expires_ns, p.data)
+            for p in pollers
+        )
+        statement = Statement()
+        relation = statement.rows(_POLLER_TYPES, rows)
+        await self._run(f"INSERT INTO {_POLLER} SELECT * FROM {relation} {_SET_POLLER}", statement.parameters)
+        await self._run(_SWEEP_POLLERS, (max(poller.last_access_ns for poller in pollers),))
+
+    async def list_pollers(
+        self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int
+    ) -> list[PollerRecord]:
+        rows = await self._all(_LIST_POLLERS, (namespace_id, task_queue, task_type, now_ns, limit))
+        return [PollerRecord(*row) for row in rows]

@@ -1,0 +1,77 @@
+"""Timer rows and the outbox of transfer tasks, by ranges of slots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.storage.limits import check_value
+from whistlestop.storage.postgres.base import PostgresBase
+from whistlestop.storage.postgres.connection import CHUNK_BYTES
+from whistlestop.storage.postgres.transition import SET_TIMER, TIMER, timer_row, transfer_owner
+from whistlestop.storage.records import ExecutionKey, TimerTask, TransferTask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Answered from the index timer_tasks_due alone, in its order.
+_TIMERS = "SELECT kind, shard_id, namespace_id, workflow_id, run_id, fire_at_ns, data FROM timer_tasks"
+_IN_RANGE = "AND shard_id >= $2 AND shard_id < $3 ORDER BY fire_at_ns, shard_id LIMIT $4"
+_DUE_TIMERS = f"{_TIMERS} WHERE fire_at_ns <= $1 {_IN_RANGE}"
+_NEXT_TIMERS = f"{_TIMERS} WHERE fire_at_ns > $1 {_IN_RANGE}"
+_PUT_TIMER = f"INSERT INTO {TIMER} VALUES ($1, $2, $3, $4, $5, $6, $7) {SET_TIMER}"
+_DELETE_TIMER = (
+    "DELETE FROM timer_tasks"
+    " WHERE namespace_id = $1 AND run_id = $2 AND workflow_id = $3 AND kind = $4 AND fire_at_ns = $5"
+)
+_DUE_TRANSFERS = (
+    "SELECT shard_id, task_id, namespace_id, workflow_id, run_id, kind, data, visible_at_ns, attempt, parts"
+    " FROM transfer_tasks WHERE visible_at_ns <= $1 AND shard_id >= $2 AND shard_id < $3"
+    " ORDER BY visible_at_ns, task_id LIMIT $4"
+)
+_DELETE_TRANSFER = "DELETE FROM transfer_tasks WHERE shard_id = $1 AND task_id = $2"
+_DELETE_CHUNKED_TRANSFER = (
+    "WITH gone AS (DELETE FROM transfer_tasks WHERE shard_id = $1 AND task_id = $2)"
+    " DELETE FROM chunks WHERE kind = 'transfer' AND owner = $3"
+)
+_POSTPONE = "UPDATE transfer_tasks SET visible_at_ns = $3, attempt = $4 WHERE shard_id = $1 AND task_id = $2"
+
+
+class PostgresTimers(PostgresBase):
+    """See whistlestop.storage.interface.TimerStore."""
+
+    async def due_timers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TimerTask]:
+        return _timers(await self._all(_DUE_TIMERS, (now_ns, first_slot, next_slot, limit)))
+
+    async def next_timers(self, first_slot: int, next_slot: int, after_ns: int, limit: int) -> list[TimerTask]:
+        return _timers(await self._all(_NEXT_TIMERS, (after_ns, first_slot, next_slot, limit)))
+
+    async def put_timer(self, timer: TimerTask) -> None:
+        check_value("timer", len(timer.data))
+        await self._run(_PUT_TIMER, timer_row(timer))
+
+    async def delete_timer(self, timer: TimerTask) -> None:
+        key = timer.key
+        await self._run(_DELETE_TIMER, (key.namespace_id, key.run_id, key.workflow_id, timer.kind, timer.fire_at_ns))
+
+    async def due_transfers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TransferTask]:
+        found = []
+        for row in await self._all(_DUE_TRANSFERS, (now_ns, first_slot, next_slot, limit)):
+            task = TransferTask(row[0], row[1], ExecutionKey(*row[2:5]), *row[5:9])
+            if row[9]:
+                data = await self._whole("transfer", transfer_owner(task), row[9], task.data)
+                task = TransferTask(task.slot, task.task_id, task.key, task.kind, data, row[7], row[8])
+            found.append(task)
+        return found
+
+    async def delete_transfer(self, task: TransferTask) -> None:
+        if len(task.data) > CHUNK_BYTES:
+            await self._run(_DELETE_CHUNKED_TRANSFER, (task.slot, task.task_id, transfer_owner(task)))
+        else:
+            await self._run(_DELETE_TRANSFER, (task.slot, task.task_id))
+
+    async def postpone_transfer(self, task: TransferTask, visible_at_ns: int, attempt: int) -> None:
+        await self._run(_POSTPONE, (task.slot, task.task_id, visible_at_ns, attempt))
+
+
+def _timers(rows: Sequence[Any]) -> list[TimerTask]:
+    return [TimerTask(row[0], row[1], ExecutionKey(*row[2:5]), row[5], row[6]) for row in rows]

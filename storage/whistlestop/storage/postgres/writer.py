@@ -1,0 +1,140 @@
+"""Transitions share commits: those that are ready go through one connection, in one pipeline, as one transaction.
+
+A transition whose conditions fail writes nothing and stops none of the others, since its statement is all or nothing
+by itself. A statement that fails outright (a unique violation, a deadlock) takes the transaction with it: then each
+transition is run again on its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors
+
+from whistlestop.storage.errors import StorageError, Unavailable
+from whistlestop.storage.postgres.connection import ATTEMPTS, EXPECTED, is_contention, pause, translate
+from whistlestop.storage.postgres.transition import conflict_of
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+    from psycopg_pool import AsyncConnectionPool
+
+    from whistlestop.storage.postgres.transition import Prepared
+
+GROUP_LIMIT = 32
+"""Transitions of one commit."""
+
+WORTH_A_LANE = 4
+"""Transitions that must wait before another connection is put to work: fewer are better off in the next group."""
+
+
+class TransitionWriter:
+    """Up to `lanes` commits are under way at once; meanwhile the next group gathers."""
+
+    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[Any]], lanes: int) -> None:
+        self._pool = pool
+        self._lanes = lanes
+        self._pending: list[tuple[Prepared, asyncio.Future[StorageError | None]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running = 0
+        self._closed = False
+        self.groups = 0
+        """Commits so far; fewer than transitions when groups form."""
+
+    async def commit(self, prepared: Prepared) -> None:
+        """Write the transition; raises what its condition says."""
+        if self._closed:
+            raise Unavailable("the store is closed")
+        future: asyncio.Future[StorageError | None] = asyncio.get_running_loop().create_future()
+        self._pending.append((prepared, future))
+        if not self._running or (self._running < self._lanes and len(self._pending) >= WORTH_A_LANE):
+            self._running += 1
+            task = asyncio.create_task(self._drain())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        error = await future
+        if error is not None:
+            raise error
+
+    async def _drain(self) -> None:
+        try:
+            await self._drain_pending()
+        finally:
+            self._running -= 1  # In the very turn that saw nothing pending, or the next one would be forgotten.
+
+    async def _drain_pending(self) -> None:
+        while self._pending:
+            group, self._pending = self._pending[:GROUP_LIMIT], self._pending[GROUP_LIMIT:]
+            # One order for all: two groups that meet on two rows do not wait for each other in a circle.
+            group.sort(key=_first_key)
+            try:
+                outcomes = await self._write([prepared for prepared, _ in group])
+            except Exception as error:  # noqa: BLE001 - the waiters must hear of it, whatever it is
+                outcomes = [translate(error)] * len(group)
+            for (_, future), outcome in zip(group, outcomes, strict=True):
+                if not future.done():
+                    future.set_result(outcome)
+
+    async def _write(self, group: list[Prepared]) -> list[StorageError | None]:
+        if len(group) > 1:
+            try:
+                return await self._together(group)
+            except (errors.IntegrityError, errors.DataError, errors.TransactionRollback):
+                pass  # Rolled back for the sake of one of them.
+            except EXPECTED as error:
+                return [translate(error)] * len(group)
+        return [await self._alone(prepared) for prepared in group]
+
+    async def _together(self, group: list[Prepared]) -> list[StorageError | None]:
+        async with self._pool.connection() as connection:
+            try:
+                async with connection.pipeline():
+                    await connection.execute(b"BEGIN")
+                    cursors = []
+                    for prepared in group:
+                        cursor = connection.cursor(binary=True)
+                        await cursor.execute(prepared.sql, prepared.parameters)
+                        cursors.append(cursor)
+                    await connection.execute(b"COMMIT")
+            except psycopg.Error:
+                if not connection.closed:
+                    await connection.rollback()
+                raise
+            rows = [await cursor.fetchone() for cursor in cursors]
+        self.groups += 1
+        return [prepared.verdict(row or (False,)) for prepared, row in zip(group, rows, strict=True)]
+
+    async def _alone(self, prepared: Prepared) -> StorageError | None:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                async with self._pool.connection() as connection:
+                    cursor = connection.cursor(binary=True)
+                    await cursor.execute(prepared.sql, prepared.parameters)
+                    row = await cursor.fetchone()
+                self.groups += 1
+                return prepared.verdict(row or (False,))
+            except errors.UniqueViolation as error:
+                return conflict_of(error.diag.constraint_name or "", prepared.transition) or translate(error)
+            except EXPECTED as error:
+                if attempt >= ATTEMPTS or not is_contention(error):
+                    return translate(error)
+            await pause(attempt)
+
+    async def close(self) -> None:
+        """Finish what was taken on."""
+        self._closed = True
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+
+def _first_key(item: tuple[Prepared, object]) -> tuple[str, str, str]:
+    writes = item[0].transition.writes
+    if not writes:
+        return ("", "", "")
+    key = writes[0].key
+    return key.namespace_id, key.workflow_id, key.run_id
+

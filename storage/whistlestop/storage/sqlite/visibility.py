@@ -1,0 +1,67 @@
+"""Lists and counts of runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whistlestop.storage.records import ExecutionKey, VisibilityRow
+from whistlestop.storage.sqlite.base import SqliteBase
+from whistlestop.storage.sqlite.transition import VISIBILITY_COLUMNS
+from whistlestop.storage.visibility import (
+    ORDER_BY,
+    SQLITE,
+    PageKey,
+    Query,
+    group_by_columns,
+    page_clause,
+    parse_page_token,
+    where_clause,
+)
+
+if TYPE_CHECKING:
+    from typing import Any
+
+_COLUMNS = ", ".join(VISIBILITY_COLUMNS)
+
+
+class SqliteVisibility(SqliteBase):
+    """See whistlestop.storage.interface.VisibilityStore."""
+
+    async def list_visibility(
+        self, namespace_id: str, query: Query, limit: int, after: bytes
+    ) -> tuple[list[VisibilityRow], bytes]:
+        where, values = where_clause(query, SQLITE)
+        behind, more = page_clause(parse_page_token(after), SQLITE)
+        rows = await self._list(
+            f"SELECT {_COLUMNS} FROM executions_visibility WHERE namespace_id = ? AND {where} AND {behind}"
+            f" ORDER BY {ORDER_BY} LIMIT ?",
+            (namespace_id, *values, *more, limit + 1),
+        )
+        found = [_row(row) for row in rows[:limit]]
+        if len(rows) <= limit or not found:
+            return found, b""
+        last = found[-1]
+        return found, PageKey(last.close_time_us, last.start_time_us, last.key.run_id).token()
+
+    async def count_visibility(self, namespace_id: str, query: Query) -> int:
+        where, values = where_clause(query, SQLITE)
+        sql = f"SELECT count(*) FROM executions_visibility WHERE namespace_id = ? AND {where}"
+        count: int = (await self._list(sql, (namespace_id, *values)))[0][0]
+        return count
+
+    async def count_visibility_groups(
+        self, namespace_id: str, query: Query, limit: int
+    ) -> list[tuple[tuple[object, ...], int]]:
+        columns, values = group_by_columns(query, SQLITE)
+        where, more = where_clause(query, SQLITE)
+        numbers = ", ".join(str(n) for n in range(1, len(columns) + 1))
+        rows = await self._list(
+            f"SELECT {', '.join(columns)}, count(*) FROM executions_visibility WHERE namespace_id = ? AND {where}"
+            f" GROUP BY {numbers} ORDER BY {numbers} LIMIT ?",
+            (*values, namespace_id, *more, limit),
+        )
+        return [(tuple(row[:-1]), row[-1]) for row in rows]
+
+
+def _row(row: Any) -> VisibilityRow:
+    return VisibilityRow(ExecutionKey(*row[:3]), *row[3:])
