@@ -1,11 +1,22 @@
-"""GetWorkflowExecutionHistory and its reverse."""
+"""GetWorkflowExecutionHistory and its reverse, and the pages of a history that is too long for a poll's reply.
+
+A page is a number of whole batches, at most `histories.MAX_BATCHES` of them, and ends early when it is large. The token of
+the next page is opaque to clients: it holds the run, the next event and, for a worker, where its workflow task's history
+ends and the events behind it that are not written (yet).
+
+Waiting follows Temporal: only a call that has seen everything waits, and a wait that ends without news answers with no
+events and a token. Asked for the close event alone, the first call waits already.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clients import Encoded
@@ -13,17 +24,65 @@ from whistlestop.common.errors import invalid_argument
 from whistlestop.common.notify import execution_topic
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS
+from whistlestop.history.core import workflow_task
 from whistlestop.history.core.run import PAUSED, RUNNING
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.history.engine import Entry
+    from whistlestop.history.engine import Engine, Entry
     from whistlestop.history.service import History
+    from whistlestop.storage.records import HistoryBatch
 
 _HISTORY_FIELD = service_pb.GetWorkflowExecutionHistoryResponse.DESCRIPTOR.fields_by_name["history"].number
 LONG_POLL_S = 20.0
+LONG_POLL_MARGIN_S = 1.0
 CLOSE_EVENT = wf_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
+CLIENTS_WITHOUT_UNWRITTEN_EVENTS = frozenset({"temporal-cli", "temporal-ui"})
+"""Command line and UI show what is stored, and nothing that may yet disappear."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageToken:
+    """Where the next page begins."""
+
+    run_id: str
+    next_event_id: int
+    end_event_id: int = 0
+    """Of a workflow task's history: up to here (exclusive). 0: as far as there is."""
+    suffix: bytes = b""
+    """A serialised History to put behind the last page."""
+    is_open: bool = True
+    """The run was open when the token was made: whether a caller who waits may wait for more."""
+
+    def encode(self) -> bytes:
+        """Opaque bytes."""
+        fields: dict[str, Any] = {"run": self.run_id, "next": self.next_event_id}
+        if self.end_event_id:
+            fields["end"] = self.end_event_id
+        if self.suffix:
+            fields["suffix"] = base64.b64encode(self.suffix).decode()
+        if not self.is_open:
+            fields["closed"] = True
+        return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def parse_token(data: bytes, run_id: str) -> PageToken:
+    """The token, which has to be of the run that the request names, if it names one. Raises INVALID_ARGUMENT."""
+    try:
+        fields = json.loads(data)
+        token = PageToken(
+            str(fields["run"]),
+            int(fields["next"]),
+            int(fields.get("end", 0)),
+            base64.b64decode(fields.get("suffix", "")),
+            not fields.get("closed", False),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise invalid_argument("Invalid NextPageToken.") from error
+    if run_id and run_id != token.run_id:
+        raise invalid_argument("RunId in the request does not match the NextPageToken.")
+    return token
 
 
 async def get_workflow_execution_history(
@@ -31,31 +90,95 @@ async def get_workflow_execution_history(
 ) -> Reply:
     """Events of a run from the start or from the token on; waits for new ones when asked to."""
     engine = service.engine
-    token = _parse_token(request.next_page_token)
-    run_id = token.get("run_id", request.execution.run_id)
+    token = parse_token(request.next_page_token, request.execution.run_id) if request.next_page_token else None
+    run_id = token.run_id if token is not None else request.execution.run_id
     key = await engine.resolve(context.namespace_id, request.execution.workflow_id, run_id, fresh=not engine.exclusive)
     entry = await engine.read(key)
-    first = int(token.get("next", 1))
-    only_close = request.history_event_filter_type == CLOSE_EVENT
-    if request.wait_new_event:
-        entry = await _wait(service, entry, context, first, only_close=only_close)
-    is_open = entry.state.status in (RUNNING, PAUSED)
-    limit = min(request.maximum_page_size or histories.MAX_BATCHES, histories.MAX_BATCHES)
+    if request.history_event_filter_type == CLOSE_EVENT:
+        return await _close_event(service, request, context, entry, first_call=token is None)
+    if token is None:
+        token = PageToken(key.run_id, 1)
+    elif request.wait_new_event and token.is_open and not token.end_event_id:
+        entry = await _wait(service, entry, context, token.next_event_id, only_close=False)
     reply = service_pb.GetWorkflowExecutionHistoryResponse()
-    if only_close:
-        if is_open:
-            if request.wait_new_event:
-                reply.next_page_token = _token(key.run_id, 1)
-            data = b"" if request.wait_new_event else await _last_event(service, entry)
-        else:
-            data = await _last_event(service, entry)
-    else:
-        next_event_id = entry.state.next_event_id
-        batches = await histories.read_batches(engine, entry, first, next_event_id, limit)
-        data = b"".join(histories.trimmed(batch, first, next_event_id) for batch in batches)
-        reached = batches[-1].next_event_id if batches else first
-        if reached < next_event_id or (is_open and request.wait_new_event):
-            reply.next_page_token = _token(key.run_id, reached)
+    data, following = await _page(engine, entry, token, request.maximum_page_size)
+    is_open = _is_open(entry)
+    if following is not None:
+        reply.next_page_token = following.encode()
+    elif not token.end_event_id:
+        if context.headers.get("client-name", "") not in CLIENTS_WITHOUT_UNWRITTEN_EVENTS:
+            data += _unwritten(engine, entry)
+        if request.wait_new_event and is_open:
+            reply.next_page_token = PageToken(key.run_id, entry.state.next_event_id).encode()
+    return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data))
+
+
+async def _page(engine: Engine, entry: Entry, token: PageToken, wanted: int) -> tuple[bytes, PageToken | None]:
+    """One page, and the token of the next when there is one."""
+    end = token.end_event_id or entry.state.next_event_id
+    first = token.next_event_id
+    batches = await histories.read_batches(engine, entry, first, end, _page_size(wanted))
+    batches = _limited(batches)
+    data = b"".join(histories.trimmed(batch, first, end) for batch in batches)
+    reached = min(batches[-1].next_event_id, end) if batches else max(first, end)
+    if reached < end:
+        return data, replace(token, next_event_id=reached)
+    return data + token.suffix, None
+
+
+def _page_size(wanted: int) -> int:
+    return min(wanted, histories.MAX_BATCHES) if wanted > 0 else histories.MAX_BATCHES
+
+
+def _limited(batches: list[HistoryBatch]) -> list[HistoryBatch]:
+    """As many as make a page of bearable size, at least one."""
+    size = 0
+    for index, batch in enumerate(batches):
+        size += len(batch.data)
+        if size > histories.MAX_PAGE_BYTES and index:
+            return batches[:index]
+    return batches
+
+
+async def first_page(
+    engine: Engine, entry: Entry, first_event_id: int, end_event_id: int, suffix: bytes
+) -> tuple[bytes, bytes]:
+    """The history of a workflow task, and the token of its next page (empty when this is all)."""
+    token = PageToken(entry.key.run_id, first_event_id, end_event_id, suffix)
+    data, following = await _page(engine, entry, token, 0)
+    return data, b"" if following is None else following.encode()
+
+
+def _is_open(entry: Entry) -> bool:
+    return entry.state.status in (RUNNING, PAUSED)
+
+
+def _unwritten(engine: Engine, entry: Entry) -> bytes:
+    """The events of a pending workflow task that are not in history."""
+    task = entry.state.workflow_task
+    if task.write_events or not task.scheduled_event_id or not _is_open(entry):
+        return b""
+    events = workflow_task.unwritten_events(engine.run_of(entry))
+    return history_pb.History(events=events).SerializeToString()
+
+
+async def _close_event(
+    service: History,
+    request: service_pb.GetWorkflowExecutionHistoryRequest,
+    context: CallContext,
+    entry: Entry,
+    *,
+    first_call: bool,
+) -> Reply:
+    """The last event of a run that is over; while it is not, nothing but a token to ask with again."""
+    if first_call or request.wait_new_event:
+        entry = await _wait(service, entry, context, 1, only_close=True)
+    reply = service_pb.GetWorkflowExecutionHistoryResponse()
+    data = b""
+    if not _is_open(entry):
+        data = await _last_event(service, entry)
+    elif request.wait_new_event:
+        reply.next_page_token = PageToken(entry.key.run_id, entry.state.next_event_id).encode()
     return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data))
 
 
@@ -66,34 +189,41 @@ async def _last_event(service: History, entry: Entry) -> bytes:
 
 
 async def _wait(service: History, entry: Entry, context: CallContext, first: int, *, only_close: bool) -> Entry:
-    """Until there is something behind `first` (or the run closed), or the poll's time is over."""
+    """Until there is something from `first` on (or the run closed), or the poll's time is over."""
     clock = service.clock
-    deadline_ns = clock.now_ns() + int(min(context.remaining_s(clock, LONG_POLL_S) - 1.0, LONG_POLL_S) * 1e9)
+    hold_s = min(context.remaining_s(clock, LONG_POLL_S) - LONG_POLL_MARGIN_S, LONG_POLL_S)
+    deadline_ns = clock.now_ns() + int(hold_s * 1e9)
     key = entry.key
     with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
         while True:
             entry = await service.engine.read(key)
-            is_open = entry.state.status in (RUNNING, PAUSED)
-            if not is_open or service.closing or (not only_close and entry.state.next_event_id > first):
+            if not _is_open(entry) or service.closing or (not only_close and entry.state.next_event_id > first):
                 return entry
             if not await audience.wait(deadline_ns):
                 return entry
 
 
-def _token(run_id: str, next_event_id: int) -> bytes:
-    return json.dumps({"run_id": run_id, "next": next_event_id}).encode()
-
-
-def _parse_token(data: bytes) -> dict[str, str]:
-    if not data:
-        return {}
-    try:
-        token: dict[str, str] = json.loads(data)
-        if not isinstance(token, dict):
-            raise TypeError
-    except (ValueError, TypeError) as error:
-        raise invalid_argument("Invalid NextPageToken.") from error
-    return token
+async def get_workflow_execution_history_reverse(
+    service: History, request: service_pb.GetWorkflowExecutionHistoryReverseRequest, context: CallContext
+) -> Reply:
+    """Events of a run from the newest back."""
+    engine = service.engine
+    token = parse_token(request.next_page_token, request.execution.run_id) if request.next_page_token else None
+    run_id = token.run_id if token is not None else request.execution.run_id
+    key = await engine.resolve(context.namespace_id, request.execution.workflow_id, run_id, fresh=not engine.exclusive)
+    entry = await engine.read(key)
+    end = token.next_event_id if token is not None else entry.state.next_event_id
+    batches = await histories.read_batches(engine, entry, 1, end, _page_size(request.maximum_page_size), reverse=True)
+    batches = _limited(batches)
+    reply = service_pb.GetWorkflowExecutionHistoryReverseResponse()
+    reply.history.SetInParent()
+    for batch in batches:
+        events = history_pb.History.FromString(histories.trimmed(batch, 1, end)).events
+        reply.history.events.extend(reversed(events))
+    if batches and batches[-1].first_event_id > 1:
+        reply.next_page_token = PageToken(key.run_id, batches[-1].first_event_id).encode()
+    return reply
 
 
 METHODS["GetWorkflowExecutionHistory"] = get_workflow_execution_history
+METHODS["GetWorkflowExecutionHistoryReverse"] = get_workflow_execution_history_reverse

@@ -15,6 +15,7 @@ from whistlestop.common.errors import not_found
 from whistlestop.common.proto import internal_pb2
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS, activity_tasks, queries
+from whistlestop.history.api.histories import first_page
 from whistlestop.history.core import activity as core_activity
 from whistlestop.history.core import completion, update, workflow_task
 from whistlestop.history.core.times import set_timestamp
