@@ -116,7 +116,7 @@ def schedule_activity(run: Run, a: command_pb.ScheduleActivityTaskCommandAttribu
     fault = (
         "ScheduleActivityTaskCommandAttributes is not set on ScheduleActivityTaskCommand."
         if not is_set
-        else _activity_fault(run, a)
+        else activity_fault(run, a, run.state.run_timeout_ns)
     )
     if fault:
         raise BadCommand(cause, fault)
@@ -143,7 +143,8 @@ def _take_fairness_key(a: command_pb.ScheduleActivityTaskCommandAttributes) -> N
         a.priority.fairness_key = key
 
 
-def _activity_fault(run: Run, a: command_pb.ScheduleActivityTaskCommandAttributes) -> str:
+def activity_fault(run: Run, a: command_pb.ScheduleActivityTaskCommandAttributes, run_timeout_ns: int) -> str:
+    """Complete the attributes of an activity, or say what is wrong with them."""
     if not a.HasField("task_queue"):
         return "taskQueue is not set"
     fault = task_queue_fault(a.task_queue, "", run.state.task_queue, run.limits.id_length)
@@ -164,7 +165,7 @@ def _activity_fault(run: Run, a: command_pb.ScheduleActivityTaskCommandAttribute
     fault = priority_fault(a.priority)
     if fault:
         return f"invalid priorities: {fault}"
-    return activity_timeouts_fault(a, run.state.run_timeout_ns)
+    return activity_timeouts_fault(a, run_timeout_ns)
 
 
 def activity_timeouts_fault(a: command_pb.ScheduleActivityTaskCommandAttributes, run_timeout_ns: int) -> str:

@@ -203,6 +203,7 @@ class Activity(_message.Message):
     ACTIVITY_RESET_FIELD_NUMBER: _builtins.int
     STARTED_STAMP_FIELD_NUMBER: _builtins.int
     PAUSE_RULE_FIELD_NUMBER: _builtins.int
+    PAUSE_REQUEST_ID_FIELD_NUMBER: _builtins.int
     scheduled_event_id: _builtins.int
     scheduled_event_batch_id: _builtins.int
     activity_id: _builtins.str
@@ -241,6 +242,7 @@ class Activity(_message.Message):
     current_retry_interval_ns: _builtins.int
     activity_reset: _builtins.bool
     pause_rule: _builtins.str
+    pause_request_id: _builtins.str
     @_builtins.property
     def retry_policy(self) -> _message_pb2.RetryPolicy: ...
     @_builtins.property
@@ -298,10 +300,11 @@ class Activity(_message.Message):
         activity_reset: _builtins.bool = ...,
         started_stamp: _message_pb2.WorkerVersionStamp | None = ...,
         pause_rule: _builtins.str = ...,
+        pause_request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_details", b"heartbeat_details", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "priority", b"priority", "retry_policy", b"retry_policy", "row", b"row", "started_stamp", b"started_stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_reset", b"activity_reset", "activity_type", b"activity_type", "attempt", b"attempt", "cancel_request_event_id", b"cancel_request_event_id", "cancel_requested", b"cancel_requested", "current_retry_interval_ns", b"current_retry_interval_ns", "first_scheduled_ns", b"first_scheduled_ns", "has_retry_policy", b"has_retry_policy", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout_ns", b"heartbeat_timeout_ns", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_worker_identity", b"last_worker_identity", "pause_identity", b"pause_identity", "pause_reason", b"pause_reason", "pause_rule", b"pause_rule", "paused", b"paused", "paused_ns", b"paused_ns", "priority", b"priority", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "retry_due_ns", b"retry_due_ns", "retry_policy", b"retry_policy", "row", b"row", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "stamp", b"stamp", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_event_id", b"started_event_id", "started_identity", b"started_identity", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "task_queue", b"task_queue", "use_workflow_build_id", b"use_workflow_build_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_reset", b"activity_reset", "activity_type", b"activity_type", "attempt", b"attempt", "cancel_request_event_id", b"cancel_request_event_id", "cancel_requested", b"cancel_requested", "current_retry_interval_ns", b"current_retry_interval_ns", "first_scheduled_ns", b"first_scheduled_ns", "has_retry_policy", b"has_retry_policy", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout_ns", b"heartbeat_timeout_ns", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_worker_identity", b"last_worker_identity", "pause_identity", b"pause_identity", "pause_reason", b"pause_reason", "pause_request_id", b"pause_request_id", "pause_rule", b"pause_rule", "paused", b"paused", "paused_ns", b"paused_ns", "priority", b"priority", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "retry_due_ns", b"retry_due_ns", "retry_policy", b"retry_policy", "row", b"row", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "stamp", b"stamp", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_event_id", b"started_event_id", "started_identity", b"started_identity", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "task_queue", b"task_queue", "use_workflow_build_id", b"use_workflow_build_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
