@@ -39,6 +39,7 @@ T = TypeVar("T")
 MAX_CONFLICTS = 20
 RECENT_BYTES = 256 * 1024
 WORKFLOW_NOT_FOUND = "workflow not found for ID: {}"
+RUN_NOT_FOUND = 'workflow execution not found for workflow ID "{}" and run ID "{}"'
 
 
 @dataclass(slots=True)
@@ -69,6 +70,11 @@ class Effects:
 
 async def _keep_for_ever(namespace_id: str) -> int:
     return 0
+
+
+def _ignore_result(committing: asyncio.Future[None]) -> None:
+    if not committing.cancelled():
+        committing.exception()
 
 
 class Engine:
@@ -138,7 +144,7 @@ class Engine:
         stored = await self.store.get_execution(key)
         if stored is None:
             self.forget(key)
-            raise not_found(WORKFLOW_NOT_FOUND.format(key.workflow_id))
+            raise not_found(RUN_NOT_FOUND.format(key.workflow_id, key.run_id))
         known = self._cache.get(key)
         if known is not None and known.version == stored.db_record_version:
             return known
@@ -257,18 +263,28 @@ class Engine:
             await self._keep_until(each)
         writes = tuple(write_of(each) for each in runs)
         transition = Transition(writes, transfers_done=() if done is None else (done,))
+        # A caller that goes away must not come between the commit and what follows from it.
+        committing = asyncio.ensure_future(self._write(runs, transition))
+        try:
+            await asyncio.shield(committing)
+        except asyncio.CancelledError:
+            committing.add_done_callback(_ignore_result)
+            raise
+
+    async def _write(self, runs: Sequence[Run], transition: Transition) -> None:
         try:
             await self.store.commit(transition)
         except (VersionConflict, CurrentConflict):
             raise
         except TooLarge as error:
-            self.forget(run.key)
+            for each in runs:
+                self.forget(each.key)
             raise ServiceError(Code.INVALID_ARGUMENT, str(error)) from error
         except StorageError as error:
             for each in runs:
                 self.forget(each.key)
             raise unavailable(f"the store did not answer: {error}") from error
-        for each, write in zip(runs, writes, strict=True):
+        for each, write in zip(runs, transition.writes, strict=True):
             self._committed(each, write)
 
     def tasks_written(self, tasks: Sequence[MatchingTask]) -> None:

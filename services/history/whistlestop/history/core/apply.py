@@ -109,7 +109,12 @@ def _cancel_requested(state: MutableState, event: history_pb.HistoryEvent, batch
 def _signaled(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
     state.signal_count += 1
     request_id = event.workflow_execution_signaled_event_attributes.request_id
-    if request_id:
+    if not request_id:
+        return
+    if request_id in state.request_ids and state.request_ids[request_id].event_type != event.event_type:
+        # The request that started the run (or was attached to it) signals it too.
+        state.signal_request_ids.append(request_id)
+    else:
         _note_request(state, request_id, event)
 
 

@@ -96,7 +96,8 @@ def begin(
             getattr(a, field).CopyFrom(getattr(previous, field))
     a.cron_schedule = previous.cron_schedule
     a.inherited_build_id = previous.inherited_build_id
-    a.workflow_run_timeout.CopyFrom(previous.workflow_run_timeout)
+    if previous.HasField("workflow_run_timeout"):
+        a.workflow_run_timeout.CopyFrom(previous.workflow_run_timeout)
     a.workflow_task_timeout.CopyFrom(previous.workflow_task_timeout)
     if duration_ns(previous.workflow_task_timeout) == 0:
         set_duration(a.workflow_task_timeout, run.state.task_timeout_ns)
@@ -128,7 +129,8 @@ def inherited(run: Run) -> history_pb.WorkflowExecutionStartedEventAttributes:
         a.root_workflow_execution.run_id = state.root_run_id
     if state.HasField("reset_points"):
         a.prev_auto_reset_points.CopyFrom(state.reset_points)
-    set_duration(a.workflow_execution_timeout, state.execution_timeout_ns)
+    if state.execution_timeout_ns:
+        set_duration(a.workflow_execution_timeout, state.execution_timeout_ns)
     if state.execution_expiration_ns:
         set_timestamp(a.workflow_execution_expiration_time, state.execution_expiration_ns)
     override = state.versioning_info.versioning_override

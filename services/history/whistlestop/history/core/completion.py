@@ -205,7 +205,7 @@ def _fail_task(
         raise invalid_argument(bad.message)
     run.restart()
     failure = failure_pb.Failure(message=bad.message)
-    failure.server_failure_info.non_retryable = True
+    failure.server_failure_info.SetInParent()
     workflow_task.fail(run, bad.cause, failure, request.identity, binary_checksum=request.binary_checksum)
     update.abort_sent(run)
     outcome = Outcome(completed=True, error=invalid_argument(bad.message))

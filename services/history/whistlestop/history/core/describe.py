@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import common_pb2 as common_enums
+from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
@@ -47,8 +48,10 @@ def workflow(state: MutableState, *, now_ns: int) -> service_pb.DescribeWorkflow
 def _fill_config(config: workflow_pb.WorkflowExecutionConfig, state: MutableState) -> None:
     config.task_queue.name = state.task_queue
     config.task_queue.kind = task_queue_pb2.TASK_QUEUE_KIND_NORMAL
-    set_duration(config.workflow_execution_timeout, state.execution_timeout_ns)
-    set_duration(config.workflow_run_timeout, state.run_timeout_ns)
+    if state.execution_timeout_ns:
+        set_duration(config.workflow_execution_timeout, state.execution_timeout_ns)
+    if state.run_timeout_ns:
+        set_duration(config.workflow_run_timeout, state.run_timeout_ns)
     set_duration(config.default_workflow_task_timeout, state.task_timeout_ns)
     if state.HasField("user_metadata"):
         config.user_metadata.CopyFrom(state.user_metadata)
@@ -105,6 +108,8 @@ def _fill_extended(info: workflow_pb.WorkflowExecutionExtendedInfo, state: Mutab
     if state.original_run_id and state.original_run_id != state.run_id:
         set_timestamp(info.last_reset_time, state.start_ns)
     for request_id, known in state.request_ids.items():
+        if known.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+            continue
         about = info.request_id_infos[request_id]
         about.event_type = known.event_type  # type: ignore[assignment]
         about.buffered = known.event_id == BUFFERED_EVENT_ID

@@ -80,8 +80,13 @@ def from_workflow(
 
 def is_known(run: Run, request_id: str) -> bool:
     """The request was carried out before."""
-    known = run.state.request_ids
-    return request_id in known and known[request_id].event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+    state = run.state
+    if request_id in state.signal_request_ids:
+        return True
+    return (
+        request_id in state.request_ids
+        and state.request_ids[request_id].event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+    )
 
 
 def check(run: Run, input: common_pb.Payloads | None) -> None:

@@ -108,8 +108,10 @@ def started_attributes(
     a.cron_schedule = request.cron_schedule
     execution_timeout_ns = duration_ns(request.workflow_execution_timeout)
     run_timeout_ns = run_timeout(duration_ns(request.workflow_run_timeout), execution_timeout_ns)
-    set_duration(a.workflow_execution_timeout, execution_timeout_ns)
-    set_duration(a.workflow_run_timeout, run_timeout_ns)
+    if execution_timeout_ns or request.HasField("workflow_execution_timeout"):
+        set_duration(a.workflow_execution_timeout, execution_timeout_ns)
+    if run_timeout_ns or request.HasField("workflow_run_timeout"):
+        set_duration(a.workflow_run_timeout, run_timeout_ns)
     set_duration(a.workflow_task_timeout, task_timeout(duration_ns(request.workflow_task_timeout), run_timeout_ns, limits))
     if execution_timeout_ns:
         set_timestamp(a.workflow_execution_expiration_time, round_to_millisecond(now_ns + execution_timeout_ns))
