@@ -363,4 +363,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stdout.flush()
+    # The SDK's native threads now and then crash an interpreter that shuts down; what is to be said is said.
+    os._exit(exit_code)

@@ -31,7 +31,9 @@ def functions(path: Path) -> list[tuple[str, int]]:
 
 def test_files_stay_small(record_property: Callable[[str, object], None]) -> None:
     """No source file is longer than the ceiling; the longest are in the test's report."""
-    sizes = sorted(((len(path.read_text("utf-8").splitlines()), str(path.relative_to(ROOT))) for path in SOURCES), reverse=True)
+    sizes = sorted(
+        ((len(path.read_text("utf-8").splitlines()), str(path.relative_to(ROOT))) for path in SOURCES), reverse=True
+    )
     record_property("longest files", sizes[:10])
     assert [entry for entry in sizes if entry[0] > MOST_FILE_LINES] == []
 
@@ -39,7 +41,8 @@ def test_files_stay_small(record_property: Callable[[str, object], None]) -> Non
 def test_functions_fit_a_screen(record_property: Callable[[str, object], None]) -> None:
     """No function is longer than a (tall) screen."""
     sizes = sorted(
-        ((lines, f"{path.relative_to(ROOT)}:{name}") for path in SOURCES for name, lines in functions(path)), reverse=True
+        ((lines, f"{path.relative_to(ROOT)}:{name}") for path in SOURCES for name, lines in functions(path)),
+        reverse=True,
     )
     record_property("longest functions", sizes[:10])
     assert [entry for entry in sizes if entry[0] > MOST_FUNCTION_LINES] == []

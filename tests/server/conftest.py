@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 from temporalio.client import Client
 
+from tests.postgres import fresh_database
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-W", "error", "-m", "whistlestop.server"]
@@ -135,3 +137,10 @@ def run_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture
+async def postgres_url() -> AsyncIterator[str]:
+    """A database of its own, dropped afterwards."""
+    async with fresh_database() as url:
+        yield url

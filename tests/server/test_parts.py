@@ -1,0 +1,158 @@
+"""The small parts of the server: dynamic configuration, logs, membership, the file lock's words."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+from temporalio.api.common.v1 import Payload
+
+from whistlestop.common.clock import SECOND_NS, FakeClock
+from whistlestop.history.core.limits import Limits
+from whistlestop.matching.config import MatchingConfig
+from whistlestop.server.config import (
+    BadConfig,
+    Role,
+    ServerConfig,
+    StoreConfig,
+    bind_address,
+    host_port,
+    without_password,
+)
+from whistlestop.server.dynamic_config import LIMIT_KEYS, MATCHING_KEYS, DynamicConfig, InvalidDynamicConfig, duration_s
+from whistlestop.server.logs import LogFormat, configure
+from whistlestop.server.membership import EXPIRY_S, HEARTBEAT_S, Membership
+from whistlestop.server.stores import make_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def test_dynamic_values_change_fields_by_temporal_keys() -> None:
+    """Keys in any case; spans as Go durations or seconds; fractions as percent."""
+    config = DynamicConfig.parse([
+        "limit.historyCount.suggestContinueAsNew=50",
+        'history.workflowTaskHeartbeatTimeout="1m30s"',
+        "HISTORY.maxTotalUpdates.suggestContinueAsNewThreshold=0.5",
+        "system.enableActivityEagerExecution=false",
+        'matching.longPollExpirationInterval="5s"',
+    ])  # fmt: skip
+    limits = config.apply(Limits(), LIMIT_KEYS)
+    assert limits.history_count_suggest_continue_as_new == 50
+    assert limits.workflow_task_heartbeat_timeout_ns == 90 * SECOND_NS
+    assert limits.total_updates_suggest_continue_as_new_percent == 50
+    assert limits.eager_activities is False
+    assert config.apply(MatchingConfig(), MATCHING_KEYS).long_poll_s == 5.0
+
+
+@pytest.mark.parametrize("text", ["a", "a=", "a={", "=1", "limit.maxIDLength=true", 'limit.maxIDLength="x"'])
+def test_bad_dynamic_values_are_refused(text: str) -> None:
+    """Whether not JSON or of the wrong kind."""
+    with pytest.raises(InvalidDynamicConfig):
+        DynamicConfig.parse([text]).check()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10s", 10), ("1h30m", 5400), ("250ms", 0.25), ("1.5s", 1.5), ("0", 0)])
+def test_durations(text: str, seconds: float) -> None:
+    """As Go writes them."""
+    assert duration_s("key", text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "10", "s", "1x", "1s2"])
+def test_no_durations(text: str) -> None:
+    """A number needs its unit."""
+    with pytest.raises(InvalidDynamicConfig, match="key"):
+        duration_s("key", text)
+
+
+def test_passwords_stay_out_of_words() -> None:
+    """What is printed of a database URL."""
+    assert without_password("postgresql://me:secret@db:5432/x?password=y") == "postgresql://me@db:5432/x"
+    assert without_password("postgresql://db/x") == "postgresql://db/x"
+
+
+def test_addresses() -> None:
+    """Names become addresses, IPv6 gets its brackets."""
+    assert bind_address("localhost") == "127.0.0.1"
+    assert bind_address("0.0.0.0") == "0.0.0.0"
+    assert host_port(bind_address("[::1]"), 7233) == "[::1]:7233"
+    with pytest.raises(BadConfig, match="no-such-host"):
+        bind_address("no-such-host.invalid")
+
+
+def test_roles_that_make_no_sense() -> None:
+    """Polls come through the doors, so the two roles go together."""
+    with pytest.raises(BadConfig):
+        ServerConfig(roles=frozenset({Role.MATCHING}))
+    with pytest.raises(BadConfig):
+        ServerConfig(roles=frozenset({Role.FRONTEND, Role.HISTORY}))
+
+
+@pytest.fixture
+def log_lines() -> Iterator[io.StringIO]:
+    """What is logged while the test runs; the root logger is put back afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in ("asyncio", "grpc", "uvicorn", "psycopg")}
+    stream = io.StringIO()
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, number in levels.items():
+        logging.getLogger(name).setLevel(number)
+
+
+def test_json_logs_carry_identifiers_and_no_payloads(log_lines: io.StringIO) -> None:
+    """Messages and bytes among the arguments are replaced by what they are."""
+    configure("info", LogFormat.JSON, log_lines)
+    logging.getLogger("whistlestop.test").info(
+        "took %s and %s", Payload(data=b"secret"), b"secret", extra={"workflow_id": "order-1", "run_id": "r"}
+    )
+    entry = json.loads(log_lines.getvalue())
+    assert (entry["level"], entry["workflow_id"], entry["run_id"]) == ("info", "order-1", "r")
+    assert entry["msg"] == "took <temporal.api.common.v1.Payload> and <6 bytes>"
+
+
+def test_text_logs_are_one_line_a_record(log_lines: io.StringIO) -> None:
+    """Level, logger, message, identifiers; below the level nothing."""
+    configure("warn", LogFormat.PRETTY, log_lines)
+    log = logging.getLogger("whistlestop.test")
+    log.info("not this")
+    log.warning("slow", extra={"workflow_id": "order-1"})
+    assert log_lines.getvalue().rstrip().endswith("WARN  whistlestop.test: slow workflow_id=order-1")
+    assert len(log_lines.getvalue().splitlines()) == 1
+
+
+async def test_a_member_renews_its_rows_and_takes_them_out() -> None:
+    """One row a role, alive as long as heartbeats come, gone after leaving."""
+    store, clock = make_store(StoreConfig()), FakeClock()
+    await store.open()
+    await store.migrate()
+    member = Membership(store, clock, "host-1", ("frontend", "history"))
+    await member.join("127.0.0.1", 7233)
+    for _ in range(5):
+        await clock.advance(HEARTBEAT_S)
+    alive = await store.list_members(clock.now_ns(), 10)
+    assert [(each.host_id, each.rpc_port) for each in alive] == [("host-1/frontend", 7233), ("host-1/history", 7233)]
+    assert alive[0].expires_ns == clock.now_ns() + int(EXPIRY_S * SECOND_NS)
+    await member.leave()
+    assert await store.list_members(clock.now_ns(), 10) == []
+    await store.close()
+
+
+async def test_a_dead_member_expires() -> None:
+    """Without heartbeats its rows no longer count."""
+    store, clock = make_store(StoreConfig()), FakeClock()
+    await store.open()
+    await store.migrate()
+    member = Membership(store, clock, "host-1", ("history",), heartbeat_s=10 * EXPIRY_S)
+    await member.join("127.0.0.1", 7233)
+    await clock.advance(EXPIRY_S + 1)
+    assert await store.list_members(clock.now_ns(), 10) == []
+    await member.leave()
+    await asyncio.sleep(0)
+    await store.close()
