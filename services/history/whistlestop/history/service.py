@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
 
 for _module in (
-    "activity_tasks", "executions", "histories", "multi_operation", "queries", "signals", "start", "updates", "workflow_tasks"
+    "activity_operations", "activity_tasks", "executions", "histories", "multi_operation", "queries", "signals",
+    "start", "updates", "workflow_tasks",
 ):
     importlib.import_module(f"whistlestop.history.api.{_module}")
 
@@ -36,7 +37,7 @@ for _module in (
 class History:
     """Serves executions. `start` begins the background processors of a long-lived process; a function never calls it."""
 
-    def __init__(  # noqa: PLR0913 - what is injected
+    def __init__(
         self,
         store: Store,
         matching: ServiceClient,

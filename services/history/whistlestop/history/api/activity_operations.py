@@ -1,0 +1,160 @@
+"""PauseActivity, UnpauseActivity, ResetActivity and UpdateActivityOptions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import invalid_argument
+from whistlestop.history import histories
+from whistlestop.history.api import METHODS
+from whistlestop.history.core import activity_operations as operations
+from whistlestop.history.core.times import duration_ns
+
+if TYPE_CHECKING:
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import Activity
+    from whistlestop.history.service import History
+
+
+def _check(request: Any) -> None:
+    if not request.execution.workflow_id:
+        raise invalid_argument("WorkflowId is not set on request.")
+    if request.WhichOneof("activity") is None:
+        raise invalid_argument("Either Activity.Id or Activity.Type should be set on request.")
+
+
+def _selected(run: Run, request: Any) -> list[Activity]:
+    kind = request.WhichOneof("activity")
+    return operations.selected(
+        run,
+        activity_id=request.id if kind == "id" else "",
+        activity_type=request.type if kind == "type" else "",
+        every=kind in ("unpause_all", "match_all"),
+    )
+
+
+def _jitter_ns(service: History, request: Any) -> int:
+    """A share of the jitter, drawn here: the core knows no chance."""
+    span_ns = duration_ns(request.jitter)
+    return int(service.ids.uuid().replace("-", "")[-15:], 16) % span_ns if span_ns > 0 else 0
+
+
+async def _originals(
+    service: History, request: Any, context: CallContext
+) -> dict[int, history_pb.ActivityTaskScheduledEventAttributes]:
+    """The scheduled events of the run's pending activities: what their options were at first."""
+    engine = service.engine
+    key = await engine.resolve(context.namespace_id, request.execution.workflow_id, request.execution.run_id)
+    entry = await engine.read(key)
+    found = {}
+    for activity in entry.state.activities.values():
+        event = await histories.read_event(
+            engine, entry, activity.scheduled_event_batch_id, activity.scheduled_event_id
+        )
+        found[activity.scheduled_event_id] = event.activity_task_scheduled_event_attributes
+    return found
+
+
+async def pause_activity(
+    service: History, request: service_pb.PauseActivityRequest, context: CallContext
+) -> Reply:
+    """No further attempts for now."""
+    _check(request)
+    await service.engine.transact(
+        context.namespace_id,
+        request.execution.workflow_id,
+        request.execution.run_id,
+        lambda run: operations.pause(
+            run,
+            _selected(run, request),
+            identity=request.identity,
+            reason=request.reason,
+            request_id=request.request_id,
+        ),
+    )
+    return service_pb.PauseActivityResponse()
+
+
+async def unpause_activity(
+    service: History, request: service_pb.UnpauseActivityRequest, context: CallContext
+) -> Reply:
+    """Go on."""
+    _check(request)
+    jitter_ns = _jitter_ns(service, request)
+    await service.engine.transact(
+        context.namespace_id,
+        request.execution.workflow_id,
+        request.execution.run_id,
+        lambda run: operations.unpause(
+            run,
+            _selected(run, request),
+            reset_attempts=request.reset_attempts,
+            reset_heartbeat=request.reset_heartbeat,
+            jitter_ns=jitter_ns,
+        ),
+    )
+    return service_pb.UnpauseActivityResponse()
+
+
+async def reset_activity(
+    service: History, request: service_pb.ResetActivityRequest, context: CallContext
+) -> Reply:
+    """Begin again with the first attempt."""
+    _check(request)
+    jitter_ns = _jitter_ns(service, request)
+    originals = await _originals(service, request, context) if request.restore_original_options else None
+    await service.engine.transact(
+        context.namespace_id,
+        request.execution.workflow_id,
+        request.execution.run_id,
+        lambda run: operations.reset(
+            run,
+            _selected(run, request),
+            reset_heartbeat=request.reset_heartbeat,
+            keep_paused=request.keep_paused,
+            jitter_ns=jitter_ns,
+            originals=originals,
+        ),
+    )
+    return service_pb.ResetActivityResponse()
+
+
+async def update_activity_options(
+    service: History, request: service_pb.UpdateActivityOptionsRequest, context: CallContext
+) -> Reply:
+    """Change the options of what is pending, or restore them."""
+    _check(request)
+    if request.restore_original and request.update_mask.paths:
+        raise invalid_argument("Both UpdateMask and RestoreOriginal are provided")
+    if not request.restore_original:
+        if not request.HasField("activity_options"):
+            raise invalid_argument("ActivityOptions are not provided")
+        if not request.HasField("update_mask"):
+            raise invalid_argument("UpdateMask is not provided")
+    originals = await _originals(service, request, context) if request.restore_original else {}
+
+    def decide(run: Run) -> service_pb.UpdateActivityOptionsResponse:
+        activities = _selected(run, request)
+        options = (
+            operations.restore_options(run, activities, originals)
+            if request.restore_original
+            else operations.update_options(run, activities, request.activity_options, request.update_mask.paths)
+        )
+        return service_pb.UpdateActivityOptionsResponse(activity_options=options)
+
+    _, reply = await service.engine.transact(
+        context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
+    )
+    return reply
+
+
+METHODS["PauseActivity"] = pause_activity
+METHODS["UnpauseActivity"] = unpause_activity
+METHODS["ResetActivity"] = reset_activity
+METHODS["UpdateActivityOptions"] = update_activity_options
