@@ -304,6 +304,11 @@ _VOLATILE = (
     "external_payload_size_bytes", "last_completion_result", "paused", "child_ids_initialized_post_reset",
 )
 _LAST_CARRIED_ACTIVITY_FIELD = 19
+_CHANGEABLE_ACTIVITY_FIELDS = (
+    "task_queue", "schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", "start_to_close_timeout_ns",
+    "heartbeat_timeout_ns", "retry_policy", "priority",
+)
+"""UpdateActivityOptions changes them, and history does not say so."""
 
 
 def check_rebuilt(stored: Stored) -> None:
@@ -338,6 +343,11 @@ def carried(state: MutableState, stored: MutableState) -> MutableState:
     task.scheduled_event_id, task.started_event_id = kept
     for activity in copy.activities.values():
         _clear_above(activity, _LAST_CARRIED_ACTIVITY_FIELD)
+        known = stored.activities.get(activity.scheduled_event_id)
+        if known is not None and known.stamp > 1:
+            for name in _CHANGEABLE_ACTIVITY_FIELDS:
+                activity.ClearField(name)  # type: ignore[arg-type]
+    copy.search_attributes.pop("TemporalPauseInfo", None)
     for child in copy.children.values():
         child.ClearField("started_event_id")
     for update_id in [u.update_id for u in copy.updates.values() if u.stage < u.ACCEPTED]:

@@ -51,7 +51,6 @@ class Feature(StrEnum):
     DEPLOYMENTS = "worker deployments are not supported yet"
     OLD_DEPLOYMENTS = "the pre-release deployment API is not supported; use worker deployments"
     BUILD_ID_VERSIONING = "worker versioning by version sets and rules is deprecated and not supported"
-    ACTIVITY_OPERATIONS = "pausing, resetting and updating activities is not supported yet"
     WORKFLOW_PAUSE = "pausing workflows is not supported yet"
     STANDALONE_ACTIVITIES = "standalone activities are not supported yet"
     NEXUS = "Nexus is not supported yet"
@@ -174,10 +173,10 @@ _WORKFLOW_RPCS: tuple[_Line, ...] = (
     ("ListWorkflowRules", Feature.RULES, _READ),
     ("TriggerWorkflowRule", Feature.RULES, _WRITE),
     # Activities from outside
-    ("UpdateActivityOptions", Feature.ACTIVITY_OPERATIONS, _WRITE),
-    ("PauseActivity", Feature.ACTIVITY_OPERATIONS, _WRITE),
-    ("UnpauseActivity", Feature.ACTIVITY_OPERATIONS, _WRITE),
-    ("ResetActivity", Feature.ACTIVITY_OPERATIONS, _WRITE),
+    ("UpdateActivityOptions", _H, _WRITE),
+    ("PauseActivity", _H, _WRITE),
+    ("UnpauseActivity", _H, _WRITE),
+    ("ResetActivity", _H, _WRITE),
     # Standalone activities
     ("StartActivityExecution", Feature.STANDALONE_ACTIVITIES, _WRITE),
     ("DescribeActivityExecution", Feature.STANDALONE_ACTIVITIES, _READ),
