@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from whistlestop.common.metrics import NO_METRICS, Metrics
@@ -56,7 +55,7 @@ def make_store(config: StoreConfig, metrics: Metrics = NO_METRICS) -> Store:
 
 
 async def make_notifier(config: StoreConfig, clock: Clock) -> Notifier:
-    """Hints within the process, and over LISTEN/NOTIFY where others share the database."""
+    """Hints within the process, and over LISTEN/NOTIFY where others share the database. Started already."""
     if not config.database_url:
         from whistlestop.common.notify import LocalNotifier
 
@@ -64,16 +63,12 @@ async def make_notifier(config: StoreConfig, clock: Clock) -> Notifier:
     from whistlestop.storage.postgres.notify import PostgresNotifier
 
     notifier = PostgresNotifier(config.database_url, clock)
-    start = getattr(notifier, "open", None) or getattr(notifier, "start", None)
-    if start is not None:
-        await start()
-    return cast("Notifier", notifier)
+    await notifier.start()
+    return notifier
 
 
 async def close_notifier(notifier: Notifier) -> None:
-    """Let go of the notifier's connection where it has one."""
+    """Let go of the notifier's connections where it has some."""
     close = getattr(notifier, "close", None)
     if close is not None:
-        result = close()
-        if asyncio.iscoroutine(result):
-            await result
+        await close()
