@@ -200,6 +200,7 @@ class Engine:
             async with self.lock(key):
                 entry = await self.load(key, fresh=fresh)
                 run = self.run_of(entry)
+                run.retention_ns = await self.retention_of(key.namespace_id)
                 if not run_id and not run.is_open and not fresh:
                     # By now the workflow id may be held by a newer run.
                     fresh = True

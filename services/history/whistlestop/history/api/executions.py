@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.errors import invalid_argument, not_found
+from whistlestop.common.errors import not_found
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import cancel, close, describe, options
 from whistlestop.history.core.signal import ALREADY_COMPLETED
-from whistlestop.history.core.times import set_timestamp
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
@@ -66,7 +65,7 @@ async def terminate_workflow_execution(
 async def delete_workflow_execution(
     service: History, request: service_pb.DeleteWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Terminate the run if it is open, so that its parent and children hear of it; then remove all that is stored of it."""
+    """Terminate the run if it is open, so that parent and children hear of it; then remove all that is stored of it."""
     execution = request.workflow_execution
 
     def decide(run: Run) -> None:
@@ -102,14 +101,10 @@ async def update_workflow_execution_options(
     def decide(run: Run) -> None:
         options.merge(run, request.workflow_execution_options, request.update_mask.paths, request.identity)
 
-    if not request.update_mask.paths:
-        raise invalid_argument("UpdateMask is empty.")
     run, _ = await service.engine.transact(
         context.namespace_id, execution.workflow_id, execution.run_id, decide
     )
-    reply = service_pb.UpdateWorkflowExecutionOptionsResponse(workflow_execution_options=options.of_run(run))
-    set_timestamp(reply.update_time, run.now_ns)
-    return reply
+    return service_pb.UpdateWorkflowExecutionOptionsResponse(workflow_execution_options=options.of_run(run))
 
 
 METHODS["RequestCancelWorkflowExecution"] = request_cancel_workflow_execution

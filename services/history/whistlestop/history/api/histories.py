@@ -159,6 +159,10 @@ def _unwritten(engine: Engine, entry: Entry) -> bytes:
     if task.write_events or not task.scheduled_event_id or not _is_open(entry):
         return b""
     events = workflow_task.unwritten_events(engine.run_of(entry))
+    for event in events:
+        if event.HasField("workflow_task_started_event_attributes"):
+            # Who is at it is told to that worker alone.
+            event.workflow_task_started_event_attributes.identity = ""
     return history_pb.History(events=events).SerializeToString()
 
 

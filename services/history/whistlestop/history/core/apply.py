@@ -13,6 +13,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
+from whistlestop.history.core import reset_points
 from whistlestop.history.core.times import duration_ns, timestamp_ns
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ def _options_updated(state: MutableState, event: history_pb.HistoryEvent, batch_
     if a.attached_completion_callbacks:
         state.completion_callbacks.extend(a.attached_completion_callbacks)
     if a.unset_versioning_override:
-        state.versioning_info.ClearField("versioning_override")
+        if state.HasField("versioning_info"):
+            state.versioning_info.ClearField("versioning_override")
     elif a.HasField("versioning_override"):
         state.versioning_info.versioning_override.CopyFrom(a.versioning_override)
     if a.HasField("priority"):
@@ -219,6 +221,7 @@ def _workflow_task_completed(state: MutableState, event: history_pb.HistoryEvent
         state.ClearField("most_recent_worker_version_stamp")
     state.last_workflow_task_failure = ""
     state.last_workflow_task_failure_cause = 0
+    reset_points.note_completion(state, event)
 
 
 def fail_workflow_task(state: MutableState, *, increment_attempt: bool) -> None:

@@ -1,8 +1,8 @@
 """The next run of a chain: after a retry, by a cron schedule, or as the workflow asked with continue-as-new.
 
-The next run is created with the closing of its predecessor, in one commit (`Run.next_run`). A retry or a cron run begins
-anew from what the first event of its predecessor says; memo and search attributes that were changed since do not pass on.
-A chain is never faster than one run in `continue_as_new_min_interval_ns`.
+The next run is created with the closing of its predecessor, in one commit (`Run.next_run`). A retry or a cron run
+begins anew from what the first event of its predecessor says; memo and search attributes that were changed since do not
+pass on. A chain is never faster than one run in `continue_as_new_min_interval_ns`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.history.core import cron, retry
 from whistlestop.history.core import start as core_start
-from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp
+from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp, timestamp_ns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -127,8 +127,7 @@ def inherited(run: Run) -> history_pb.WorkflowExecutionStartedEventAttributes:
         a.parent_initiated_event_id = state.parent.initiated_event_id
         a.root_workflow_execution.workflow_id = state.root_workflow_id
         a.root_workflow_execution.run_id = state.root_run_id
-    if state.HasField("reset_points"):
-        a.prev_auto_reset_points.CopyFrom(state.reset_points)
+    _hand_on_reset_points(run, a)
     if state.execution_timeout_ns:
         set_duration(a.workflow_execution_timeout, state.execution_timeout_ns)
     if state.execution_expiration_ns:
@@ -137,6 +136,19 @@ def inherited(run: Run) -> history_pb.WorkflowExecutionStartedEventAttributes:
     if override.HasField("pinned"):
         a.versioning_override.CopyFrom(override)
     return a
+
+
+def _hand_on_reset_points(run: Run, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
+    """Those of this run can be reset to as long as it is kept."""
+    a.prev_auto_reset_points.SetInParent()
+    for point in run.state.reset_points.points:
+        expire_ns = timestamp_ns(point.expire_time)
+        if expire_ns and expire_ns < run.now_ns:
+            continue
+        kept = a.prev_auto_reset_points.points.add()
+        kept.CopyFrom(point)
+        if point.run_id == run.state.run_id and run.retention_ns:
+            set_timestamp(kept.expire_time, run.now_ns + run.retention_ns)
 
 
 def throttled(run: Run, backoff_ns: int) -> int:

@@ -1,15 +1,31 @@
-"""Cron chains of workflows: how long the next run waits."""
+"""Cron chains of workflows: how long the next run waits.
+
+Rules of this file, which are Temporal's: waits are whole seconds, rounded up; `@every` counts from the whole second in which
+the last run began to execute.
+"""
 
 from __future__ import annotations
 
-from whistlestop.common.cron import next_after
+from whistlestop.common.cron import next_after, parse
+from whistlestop.history.core.times import SECOND_NS
 
 
 def first_backoff(expression: str, now_ns: int) -> int:
     """Nanoseconds from `now_ns` to the first run."""
-    return max(next_after(expression, now_ns, now_ns) - now_ns, 0)
+    return next_backoff(expression, now_ns, now_ns)
 
 
 def next_backoff(expression: str, start_ns: int, close_ns: int) -> int:
     """Nanoseconds from `close_ns` to the next run of a chain whose last run began to execute at `start_ns`."""
-    return max(next_after(expression, start_ns, close_ns) - close_ns, 0)
+    every_ns = parse(expression).every_ns
+    if every_ns:
+        every_ns = max(every_ns // SECOND_NS * SECOND_NS, SECOND_NS)
+        base_ns = start_ns // SECOND_NS * SECOND_NS
+        due_ns = base_ns + max(_ceiling(close_ns - base_ns, every_ns), 1) * every_ns
+    else:
+        due_ns = next_after(expression, start_ns, max(start_ns, close_ns))
+    return _ceiling(max(due_ns - close_ns, 0), SECOND_NS) * SECOND_NS
+
+
+def _ceiling(span_ns: int, unit_ns: int) -> int:
+    return -(-span_ns // unit_ns)

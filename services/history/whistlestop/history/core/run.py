@@ -135,6 +135,8 @@ class Run:
         """The run's first event, once somebody asked for it (see `first_event`)."""
         self.check_search_attributes: Callable[[common_pb.SearchAttributes], str] | None = None
         """Says what is wrong with search attributes in the run's namespace; None where the shell does not know it."""
+        self.retention_ns = 0
+        """How long the namespace keeps its closed runs; 0: for ever, or not known."""
         self.superseded = False
         """Another run takes the workflow id over in the same commit."""
         self.namespace_ids: Mapping[str, str] = {}

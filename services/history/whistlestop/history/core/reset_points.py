@@ -1,0 +1,71 @@
+"""Where a run may be reset to when a worker's build turns out to be bad, and which builds worked on it.
+
+The first workflow task that each build completes makes one point. With it, the build enters the search attribute `BuildIds`
+(and a binary checksum, the older way to name a build, enters `BinaryChecksums`). All of it follows from history.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from whistlestop.history.core.times import set_timestamp, timestamp_ns
+
+if TYPE_CHECKING:
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.history.core.state_pb2 import MutableState
+
+MOST_POINTS = 20
+MOST_BYTES = 2048
+UNVERSIONED = "unversioned"
+
+
+def note_completion(state: MutableState, event: history_pb.HistoryEvent) -> None:
+    """A workflow task was completed by some build."""
+    a = event.workflow_task_completed_event_attributes
+    build_id = a.worker_version.build_id
+    points = state.reset_points.points
+    if any(p.binary_checksum == a.binary_checksum and p.build_id == build_id for p in points):
+        return
+    point = points.add(
+        binary_checksum=a.binary_checksum,
+        build_id=build_id,
+        run_id=state.run_id,
+        first_workflow_task_completed_id=event.event_id,
+        resettable=not (state.children or state.external_cancels or state.external_signals),
+    )
+    set_timestamp(point.create_time, timestamp_ns(event.event_time))
+    if len(points) > MOST_POINTS:
+        del points[: len(points) - MOST_POINTS]
+    _note_build(state, build_id, use_versioning=a.worker_version.use_versioning)
+    if a.binary_checksum:
+        checksums = [p.binary_checksum for p in points if p.binary_checksum]
+        _set(state, "BinaryChecksums", list(dict.fromkeys(checksums)))
+
+
+def _note_build(state: MutableState, build_id: str, *, use_versioning: bool) -> None:
+    known = _get(state, "BuildIds")
+    values = [] if use_versioning else [UNVERSIONED]
+    values += [value for value in known if value != UNVERSIONED and not value.startswith("assigned:")]
+    if build_id:
+        entry = f"{'versioned' if use_versioning else UNVERSIONED}:{build_id}"
+        if entry not in values:
+            values.append(entry)
+    while len(values) > 1 and len(json.dumps(values)) > MOST_BYTES:
+        del values[1]
+    _set(state, "BuildIds", values)
+
+
+def _get(state: MutableState, name: str) -> list[str]:
+    if name not in state.search_attributes:
+        return []
+    values = json.loads(state.search_attributes[name].data)
+    return [str(value) for value in values] if isinstance(values, list) else [str(values)]
+
+
+def _set(state: MutableState, name: str, values: list[str]) -> None:
+    payload = state.search_attributes[name]
+    payload.metadata["encoding"] = b"json/plain"
+    payload.metadata["type"] = b"KeywordList"
+    payload.data = json.dumps(values, separators=(",", ":")).encode()
