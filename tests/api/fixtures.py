@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import Message
 from temporalio.api.enums.v1.common_pb2 import IndexedValueType
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 
@@ -16,8 +17,6 @@ from whistlestop.frontend.service import Frontend
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.errors import ServiceError
@@ -54,8 +53,8 @@ class World:
         operator = f"{OPERATOR_SERVICE}/{method}"
         name = operator if operator in REGISTRY else f"{WORKFLOW_SERVICE}/{method}"
         reply = await self.frontend.call(name, request, context or CallContext())
-        assert not isinstance(reply, bytes)
-        return reply  # type: ignore[return-value]  # the stand-ins answer with messages
+        assert isinstance(reply, Message)
+        return reply
 
 
 async def new_world() -> World:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
-from google.protobuf.message import Message
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.frontend.registry import REGISTRY, Served
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 RECORDED = Path(__file__).with_name("refusals.json")
 
@@ -278,7 +280,7 @@ def cases() -> dict[str, tuple[str, Message]]:
     for name, spec in REGISTRY.items():
         if spec.namespaced and spec.served is not Served.UNIMPLEMENTED:
             found[f"empty request: {spec.method}"] = (name, spec.request_type())
-            if not spec.by_token and spec.method not in ("RegisterNamespace",):
+            if not spec.by_token and spec.method != "RegisterNamespace":
                 found[f"unknown namespace: {spec.method}"] = (name, _named(spec.request_type(), "nowhere"))
                 found[f"long namespace: {spec.method}"] = (name, _named(spec.request_type(), LONG))
     for name, (method, body) in _requests().items():
@@ -312,11 +314,12 @@ def _record(address: str) -> None:
     channel = grpc.insecure_channel(address)
 
     def ask(full_name: str, request: Message) -> dict[str, Any]:
-        call = channel.unary_unary(f"/{full_name}", lambda m: m.SerializeToString(), lambda data: data)
+        call: Any = channel.unary_unary(f"/{full_name}", lambda m: m.SerializeToString(), lambda data: data)
         try:
             call(request, timeout=5)
         except grpc.RpcError as error:
-            details = [v for k, v in error.trailing_metadata() or () if k == "grpc-status-details-bin"]
+            trailing: Any = error.trailing_metadata() or ()
+            details = [v for k, v in trailing if k == "grpc-status-details-bin"]
             parsed = list(error_from_status(details[0]).details) if details else []
             return answer(error.code().name, error.details() or "", parsed)
         return answer("OK", "", [])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from whistlestop.common.errors import Code, ServiceError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
@@ -25,7 +26,7 @@ class Rules:
     ids: Ids
 
 
-class UnknownSearchAttribute(ServiceError):  # noqa: N818 - an answer to a caller, like its base
+class UnknownSearchAttribute(ServiceError):
     """The namespace (as it was read) maps no such attribute: worth a second look at the store."""
 
     def __init__(self, namespace: str, name: str) -> None:
