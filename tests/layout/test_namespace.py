@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PORTIONS = sorted(path for pattern in ("services/*/whistlestop", "storage/whistlestop") for path in ROOT.glob(pattern))
+PORTIONS = sorted(
+    path
+    for pattern in ("services/*/whistlestop", "storage/whistlestop")
+    for path in ROOT.glob(pattern)
+    if any(path.glob("*/*.py"))
+)
 
 
 def project() -> dict[str, Any]:
