@@ -212,26 +212,56 @@ class ResetStickyTaskRequest(_message.Message):
 Global___ResetStickyTaskRequest: _TypeAlias = ResetStickyTaskRequest  # noqa: Y015
 
 @_typing.final
-class FireTimersRequest(_message.Message):
-    """scheduler or timer scan -> history: look what is due in this run."""
+class FireDueRequest(_message.Message):
+    """matching or a schedule -> history: fire a page of the timers that are due, and deliver what was left in the outbox."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    EXECUTION_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def execution(self) -> _message_pb2.WorkflowExecution: ...
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """How many rows of each at most; 0: history's own page."""
     def __init__(
         self,
         *,
-        execution: _message_pb2.WorkflowExecution | None = ...,
+        limit: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___FireTimersRequest: _TypeAlias = FireTimersRequest  # noqa: Y015
+Global___FireDueRequest: _TypeAlias = FireDueRequest  # noqa: Y015
+
+@_typing.final
+class FireDueResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMERS_FIELD_NUMBER: _builtins.int
+    TRANSFERS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    NEXT_DUE_NS_FIELD_NUMBER: _builtins.int
+    timers: _builtins.int
+    transfers: _builtins.int
+    more: _builtins.bool
+    """There was a full page of either: ask again."""
+    next_due_ns: _builtins.int
+    """When the next timer is due, nanoseconds since the epoch; 0: none is set."""
+    def __init__(
+        self,
+        *,
+        timers: _builtins.int = ...,
+        transfers: _builtins.int = ...,
+        more: _builtins.bool = ...,
+        next_due_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "next_due_ns", b"next_due_ns", "timers", b"timers", "transfers", b"transfers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FireDueResponse: _TypeAlias = FireDueResponse  # noqa: Y015
 
 @_typing.final
 class HasPollerRequest(_message.Message):
