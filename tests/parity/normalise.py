@@ -6,6 +6,8 @@ identifier stands at the same places.
 
 from __future__ import annotations
 
+import base64
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +54,12 @@ DROPPED = {
     "version",
     "failover_version",
 }
-# Durations that are cut from the clock rather than configured.
+# Durations that the clock had a part in.
 CLOCKED = {"execution_duration"}
+# What was configured, less the microseconds that passed in between.
+NEARLY = {"current_retry_interval"}
+# What is left of a whole number of seconds: continue-as-new keeps runs a second apart.
+REST_OF_A_SECOND = {"first_workflow_task_backoff", "backoff_start_interval"}
 
 
 class Normaliser:
@@ -98,6 +104,12 @@ class Normaliser:
             return PLACEHOLDERS[name]
         if name in CLOCKED:
             return "<duration>"
+        if name in NEARLY:
+            return f"{float(value.removesuffix('s')):.1f}s"
+        if name in REST_OF_A_SECOND:
+            return f"{math.ceil(float(value.removesuffix('s')))}s"
+        if name == "data":
+            return self._bytes(value)
         if isinstance(value, dict):
             return self._fields(value)
         if isinstance(value, list):
@@ -105,6 +117,13 @@ class Normaliser:
         if isinstance(value, str):
             return "<time>" if TIMESTAMP.match(value) else self.text(value)
         return value
+
+    def _bytes(self, encoded: str) -> str:
+        """A payload's bytes as text where they are text: the server writes run ids into some."""
+        try:
+            return self.text(base64.b64decode(encoded).decode())
+        except ValueError:
+            return encoded
 
     def _fields(self, fields: dict[str, Any]) -> dict[str, Any]:
         kept = {key: value for key, value in fields.items() if key not in DROPPED}

@@ -7,6 +7,7 @@ in the order in which the scenario asked; so two servers that behave alike leave
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -113,6 +114,7 @@ class Puppet:
         self.task_queue = f"{self.prefix}-queue"
         self.workflow_id = f"{self.prefix}-workflow"
         self.transcript = Transcript()
+        self._numbers = itertools.count(1)
         self._normaliser = Normaliser(self.prefix)
 
     # Calls
@@ -184,7 +186,7 @@ class Puppet:
             "workflow_type": {"name": "Journey"},
             "task_queue": {"name": self.task_queue},
             "identity": "client",
-            "request_id": self.id(f"request-{secrets.token_hex(3)}"),
+            "request_id": self.id(f"request-{next(self._numbers)}"),
             **fields,
         }
 
@@ -273,9 +275,9 @@ class Puppet:
         return task
 
     async def bad_step(self, *commands: dict[str, Any], **fields: Any) -> Any:
-        """Poll a workflow task and complete it with commands that the server refuses."""
+        """Poll a workflow task and complete it with commands that the server should refuse: the transcript says whether."""
         task = await self.workflow_task()
-        await self.refused(
+        await self.attempt(
             "RespondWorkflowTaskCompleted", task_token=task.task_token, commands=list(commands), identity="worker", **fields
         )
         return task

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.parity, pytest.mark.timeout(120)]
 
+SEARCH_ATTRIBUTES = {
+    "ParityKeyword": "INDEXED_VALUE_TYPE_KEYWORD",
+    "ParityKeywords": "INDEXED_VALUE_TYPE_KEYWORD_LIST",
+    "ParityText": "INDEXED_VALUE_TYPE_TEXT",
+    "ParityInt": "INDEXED_VALUE_TYPE_INT",
+    "ParityDouble": "INDEXED_VALUE_TYPE_DOUBLE",
+    "ParityBool": "INDEXED_VALUE_TYPE_BOOL",
+    "ParityTime": "INDEXED_VALUE_TYPE_DATETIME",
+}
+
 
 class Stage:
     """The servers of a test session, started when first needed, and what the real one answered."""
@@ -36,8 +46,20 @@ class Stage:
         if server not in self._channels:
             starting = servers.real_server() if server.startswith("real") else servers.our_server(server)
             address = await self._stack.enter_async_context(starting)
-            self._channels[server] = await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
+            channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
+            await self._prepare(channel)
+            self._channels[server] = channel
         return self._channels[server]
+
+    async def _prepare(self, channel: grpc.aio.Channel) -> None:
+        """Search attributes that all scenarios may use."""
+        puppet = Puppet(channel)
+        await puppet.call("AddSearchAttributes", search_attributes=SEARCH_ATTRIBUTES)
+        for _ in range(100):
+            listed = await puppet.call("ListSearchAttributes")
+            if SEARCH_ATTRIBUTES.keys() <= listed.custom_attributes.keys():
+                return
+            await asyncio.sleep(0.1)
 
     async def _play(self, server: str, scenario: Scenario) -> list[Any]:
         """The transcript; a scenario that breaks off leaves what it has, and why."""

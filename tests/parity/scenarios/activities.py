@@ -360,9 +360,9 @@ async def same_id_twice(p: Puppet) -> None:
 
 
 @scenario
-async def without_a_queue_uses_the_workflows(p: Puppet) -> None:
+async def without_a_queue(p: Puppet) -> None:
     await p.start()
-    await p.step(activity("a", ""))
+    await p.bad_step(activity("a", ""))
     await p.history()
     await p.terminate()
 

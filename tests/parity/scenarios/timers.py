@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tests.parity.commands import cancel_timer, command, complete_workflow, marker, timer
+from tests.parity.commands import cancel_timer, complete_workflow, marker, timer
 from tests.parity.puppet import failure, payload, payloads
 from tests.parity.scenarios import scenario, slow_scenario
 
@@ -68,7 +68,7 @@ async def same_id_twice(p: Puppet) -> None:
 
 @scenario
 async def bad_timers(p: Puppet) -> None:
-    for bad in (timer(""), timer("x" * 1001), timer("t", 0), timer("t", -1), cancel_timer(""), cancel_timer("nobody"), command("start_timer", timer_id="t")):
+    for bad in (timer(""), timer("x" * 1001), timer("t", -1), cancel_timer(""), cancel_timer("nobody")):
         await p.start()
         await p.bad_step(bad)
         await p.history()
