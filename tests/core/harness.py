@@ -302,6 +302,7 @@ _VOLATILE = (
     "last_workflow_task_failure", "last_workflow_task_failure_cause", "request_ids", "signal_request_ids",
     "create_request_id", "cancel_request_id", "external_payloads", "external_payload_count",
     "external_payload_size_bytes", "last_completion_result", "paused", "child_ids_initialized_post_reset",
+    "in_flight_updates", "update_admissions", "refused_updates", "reset_run_id",
 )
 _LAST_CARRIED_ACTIVITY_FIELD = 19
 _CHANGEABLE_ACTIVITY_FIELDS = (
@@ -352,6 +353,8 @@ def carried(state: MutableState, stored: MutableState) -> MutableState:
         child.ClearField("started_event_id")
     for update_id in [u.update_id for u in copy.updates.values() if u.stage < u.ACCEPTED]:
         del copy.updates[update_id]
+    for update in copy.updates.values():
+        update.ClearField("instance")
     return copy
 
 

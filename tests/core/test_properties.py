@@ -1,0 +1,39 @@
+"""Any history keeps the core's invariants, whatever happens in whatever order.
+
+    pytest tests/core/test_properties.py                                 150 histories
+    pytest tests/core/test_properties.py --hypothesis-profile nightly    2,500 histories
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from tests.core.random_histories import STEPS, Actor, CheckedWorld
+from whistlestop.history.core.limits import Limits
+
+_QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("whistlestop", max_examples=150, deadline=None, suppress_health_check=_QUIET)
+settings.register_profile("nightly", max_examples=2500, deadline=None, suppress_health_check=_QUIET)
+if settings.get_current_profile_name() == "default":
+    settings.load_profile(os.environ.get("WHISTLESTOP_HYPOTHESIS_PROFILE", "whistlestop"))
+
+OFTEN = ("poll", "complete", "poll", "complete", "poll_activity", "activity", "deliver", "advance", "signal")
+NUMBERS = st.lists(st.integers(0, 71), max_size=40)
+PROGRAMS = st.lists(st.tuples(st.sampled_from((*STEPS, *OFTEN)), NUMBERS), min_size=3, max_size=40)
+
+
+@given(first=NUMBERS, program=PROGRAMS)
+def test_every_history_keeps_the_invariants(first: list[int], program: list[tuple[str, list[int]]]) -> None:
+    actor = Actor(CheckedWorld(Limits(buffered_events=6)))
+    actor.step("start", first)
+    try:
+        for name, numbers in program:
+            actor.step(name, numbers)
+        actor.finish()
+    finally:
+        note("\n".join(actor.trace))
+        for run_id in actor.world.stored:
+            note(f"{run_id}: {' '.join(actor.world.names(run_id))}")
