@@ -253,13 +253,16 @@ class Engine:
         if retention_ns > 0:
             run.retention_timer = TimerTask("retention", run.slot, run.key, run.state.close_ns + retention_ns)
 
-    async def commit(self, run: Run, *, also: Run | None = None, done: TransferTask | None = None) -> None:
-        """Commit what was decided on `run`, its next run, and `also` (another run).
+    async def commit(
+        self, run: Run, *, also: Run | Sequence[Run] | None = None, done: TransferTask | None = None
+    ) -> None:
+        """Commit what was decided on `run`, its next run, and `also` (another run, or several).
 
         Raises VersionConflict and CurrentConflict for the caller to decide again; other errors of the store become
         UNAVAILABLE, since it is unknown whether the commit took place.
         """
-        runs = [each for each in (also, run, run.next_run) if each is not None]
+        others = (also,) if isinstance(also, Run) else also or ()
+        runs = [each for each in (*others, run, run.next_run) if each is not None]
         for each in runs:
             await self._keep_until(each)
         writes = tuple(write_of(each) for each in runs)

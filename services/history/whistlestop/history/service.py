@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
 
 for _module in (
-    "activity_operations", "activity_tasks", "executions", "histories", "multi_operation", "queries", "signals",
-    "start", "updates", "workflow_tasks",
+    "activity_operations", "activity_tasks", "due", "executions", "histories", "multi_operation", "queries", "reset",
+    "signals", "start", "updates", "workflow_tasks",
 ):
     importlib.import_module(f"whistlestop.history.api.{_module}")
 

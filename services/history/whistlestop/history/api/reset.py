@@ -1,3 +1,170 @@
-"""ResetWorkflowExecution."""
+"""ResetWorkflowExecution: reading what the core decides on, and the one commit."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.history.v1 import message_pb2 as history_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.history import histories
+from whistlestop.history.api import METHODS
+from whistlestop.history.core import close
+from whistlestop.history.core import reset as core_reset
+from whistlestop.storage.errors import CurrentConflict, VersionConflict
+from whistlestop.storage.records import CurrentWrite, ExecutionKey
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.engine import Engine, Entry
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import HistoryBatch
+
+MAX_CONFLICTS = 20
+MAX_CHAIN = 1000
+"""Runs that are looked through for what to apply again."""
+
+
+async def reset_workflow_execution(
+    service: History, request: service_pb.ResetWorkflowExecutionRequest, context: CallContext
+) -> Reply:
+    """Another run from a point of the base's history on; the current one ends."""
+    core_reset.check_operations(request)
+    for _ in range(MAX_CONFLICTS):
+        try:
+            run_id = await _reset(service, request, context)
+        except (VersionConflict, CurrentConflict):
+            continue
+        if run_id:
+            return service_pb.ResetWorkflowExecutionResponse(run_id=run_id)
+    raise ServiceError(Code.UNAVAILABLE, f"workflow {request.workflow_execution.workflow_id} is too busy; try again")
+
+
+async def _reset(service: History, request: service_pb.ResetWorkflowExecutionRequest, context: CallContext) -> str:
+    engine = service.engine
+    execution = request.workflow_execution
+    current_key = await _current(engine, context.namespace_id, execution.workflow_id, required=not execution.run_id)
+    base_key = (
+        ExecutionKey(context.namespace_id, execution.workflow_id, execution.run_id) if execution.run_id else current_key
+    )
+    assert base_key is not None
+    keys = sorted({key for key in (base_key, current_key) if key is not None}, key=lambda key: key.run_id)
+    locks = [engine.lock(key) for key in keys]
+    for lock in locks:
+        await lock.acquire()
+    try:
+        return await _reset_locked(service, request, base_key, current_key)
+    except (VersionConflict, CurrentConflict):
+        for key in keys:
+            engine.forget(key)
+        raise
+    finally:
+        for lock in locks:
+            lock.release()
+
+
+async def _current(engine: Engine, namespace_id: str, workflow_id: str, *, required: bool) -> ExecutionKey | None:
+    try:
+        return await engine.resolve(namespace_id, workflow_id, fresh=True)
+    except ServiceError as error:
+        if error.code is not Code.NOT_FOUND or required:
+            raise
+        return None
+
+
+async def _reset_locked(
+    service: History,
+    request: service_pb.ResetWorkflowExecutionRequest,
+    base_key: ExecutionKey,
+    current_key: ExecutionKey | None,
+) -> str:
+    engine = service.engine
+    entry = await engine.load(base_key, fresh=not engine.exclusive)
+    core_reset.check_point(entry.state, request.workflow_task_finish_event_id)
+    base = engine.run_of(entry)
+    current: Run | None = None
+    if current_key == base_key:
+        current = base
+    elif current_key is not None:
+        current = engine.run_of(await engine.load(current_key, fresh=not engine.exclusive))
+    if current is not None and current.state.create_request_id == request.request_id:
+        return current.key.run_id
+    run = await _begin(service, request, entry)
+    if current is not None and current.is_open:
+        close.terminate(current, reason=request.reason, identity=core_reset.RESETTER, by_reset=True)
+        current.superseded = True
+    kinds = core_reset.excluded(request)
+    if not core_reset.excludes_everything(kinds):
+        await _reapply(engine, run, entry, request.workflow_task_finish_event_id, kinds, current)
+    core_reset.finish(run, request)
+    base.state.reset_run_id = run.key.run_id
+    base.changed = True
+    run.current = CurrentWrite(
+        run.current_record(), expected_run_id=current.key.run_id if current is not None else None
+    )
+    others = [base] if current is None or current is base else [base, *([current] if current.is_dirty else [])]
+    await engine.commit(run, also=others)
+    return run.key.run_id
+
+
+async def _begin(service: History, request: service_pb.ResetWorkflowExecutionRequest, entry: Entry) -> Run:
+    finish_event_id = request.workflow_task_finish_event_id
+    batches = [
+        (batch.data, list(history_pb.History.FromString(batch.data).events))
+        async for batch in _batches(service.engine, entry, 1, finish_event_id)
+    ]
+    return core_reset.begin(
+        entry.state,
+        batches,
+        finish_event_id,
+        run_id=service.ids.uuid(),
+        request_id=request.request_id,
+        reason=request.reason,
+        now_ns=service.clock.now_ns(),
+        ids=service.ids,
+        limits=service.limits,
+    )
+
+
+async def _batches(engine: Engine, entry: Entry, first: int, end: int) -> AsyncIterator[HistoryBatch]:
+    """All batches that hold those events."""
+    while first < end:
+        batches = await histories.read_batches(engine, entry, first, end)
+        if not batches:
+            return
+        for batch in batches:
+            yield batch
+        first = batches[-1].next_event_id
+
+
+async def _reapply(
+    engine: Engine, run: Run, base: Entry, first: int, kinds: frozenset[int], current: Run | None
+) -> None:
+    """Along the base and the runs that continued it as new, as far as they are kept; then what the termination flushed."""
+    entry = base
+    for _ in range(MAX_CHAIN):
+        end = entry.state.next_event_id
+        following = ""
+        async for batch in _batches(engine, entry, first, end):
+            events = history_pb.History.FromString(histories.trimmed(batch, first, end)).events
+            following = core_reset.reapply(run, events, kinds)
+        if current is not None and entry.key == current.key:
+            for events in (*current.batches, current.batch):
+                core_reset.reapply(run, events, kinds)
+        if not following:
+            return
+        key = ExecutionKey(base.key.namespace_id, base.key.workflow_id, following)
+        try:
+            entry, first = await engine.load(key, fresh=not engine.exclusive), 1
+        except ServiceError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            return
+
+
+METHODS["ResetWorkflowExecution"] = reset_workflow_execution

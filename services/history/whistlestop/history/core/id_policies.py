@@ -78,7 +78,12 @@ def _named(current: MutableState) -> str:
 
 def refusal(current: MutableState, message: str) -> ServiceError:
     """ALREADY_EXISTS with what the SDKs look for."""
-    return already_started(message, current.create_request_id, current.run_id, current.first_run_id)
+    starts = (
+        request_id
+        for request_id, info in current.request_ids.items()
+        if info.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
+    )
+    return already_started(message, next(starts, current.create_request_id), current.run_id, current.first_run_id)
 
 
 def request_of(current: MutableState, request_id: str) -> int | None:

@@ -1,0 +1,345 @@
+"""ResetWorkflowExecution: another run that shares the beginning of a base run's history and goes on differently.
+
+Rules of this file, which are Temporal's: the shared part ends before the event that finished a workflow task; that task
+fails in the new run (cause RESET_WORKFLOW) and another one follows. What the outside did to the workflow after that point
+(signals, updates, options, what became of its children) is applied again, along the runs that continued the base as new.
+The run that holds the workflow id is terminated, if it is open. All of it is one commit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+from temporalio.api.enums.v1 import reset_pb2 as reset_enums
+from temporalio.api.enums.v1 import update_pb2 as update_enums
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
+from temporalio.api.history.v1 import message_pb2 as history_pb
+
+from whistlestop.common.errors import invalid_argument
+from whistlestop.history.core import activity, options, signal, timers, workflow_task
+from whistlestop.history.core.apply import apply_event
+from whistlestop.history.core.close import HISTORY_SERVICE
+from whistlestop.history.core.run import Run
+from whistlestop.history.core.state_pb2 import MutableState, TransferData
+from whistlestop.storage.records import BranchRange
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from temporalio.api.common.v1 import message_pb2 as common_pb
+    from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+    from whistlestop.common.ids import Ids
+    from whistlestop.history.core.limits import Limits
+
+RESETTER = "history-resetter"
+EXCLUDE_SIGNAL = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL
+EXCLUDE_UPDATE = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE
+
+
+def rebuild(state: MutableState, batches: Iterable[Sequence[history_pb.HistoryEvent]]) -> None:
+    """Apply a history to a state that holds no more than the identity of its run."""
+    for events in batches:
+        for event in events:
+            apply_event(state, event, events[0].event_id)
+        state.last_first_event_id = events[0].event_id
+        state.next_event_id = events[-1].event_id + 1
+
+
+def check_point(base: MutableState, finish_event_id: int) -> None:
+    """Raises INVALID_ARGUMENT when the base has no such event."""
+    if not 1 < finish_event_id < base.next_event_id:
+        raise invalid_argument("Workflow task finish ID must be > 1 && <= workflow last event ID.")
+
+
+def check_operations(request: service_pb.ResetWorkflowExecutionRequest) -> None:
+    """Options can be changed with a reset; nothing else yet."""
+    for operation in request.post_reset_operations:
+        if operation.WhichOneof("variant") == "signal_workflow":
+            raise invalid_argument("unsupported post reset operation: *workflow.PostResetOperation_SignalWorkflow_")
+
+
+def excluded(request: service_pb.ResetWorkflowExecutionRequest) -> frozenset[int]:
+    """What is not to be applied again, by the newer field and the deprecated one."""
+    kinds = {int(kind) for kind in request.reset_reapply_exclude_types}
+    if request.reset_reapply_type == reset_enums.RESET_REAPPLY_TYPE_SIGNAL:
+        kinds.add(EXCLUDE_UPDATE)
+    elif request.reset_reapply_type == reset_enums.RESET_REAPPLY_TYPE_NONE:
+        kinds |= {EXCLUDE_SIGNAL, EXCLUDE_UPDATE}
+    return frozenset(kinds)
+
+
+def excludes_everything(kinds: frozenset[int]) -> bool:
+    """Nothing at all is applied again."""
+    every = {int(kind) for kind in reset_enums.ResetReapplyExcludeType.values()} - {0}
+    return every <= kinds
+
+
+def begin(
+    base: MutableState,
+    batches: Sequence[tuple[bytes, Sequence[history_pb.HistoryEvent]]],
+    finish_event_id: int,
+    *,
+    run_id: str,
+    request_id: str,
+    reason: str,
+    now_ns: int,
+    ids: Ids,
+    limits: Limits,
+) -> Run:
+    """The new run up to the failure of its workflow task. `batches` of the base, as stored and parsed, from the first on.
+
+    Raises INVALID_ARGUMENT when no workflow task was pending at that point, or when it lies within a batch.
+    """
+    state = MutableState(
+        namespace_id=base.namespace_id,
+        namespace=base.namespace,
+        workflow_id=base.workflow_id,
+        run_id=run_id,
+        create_request_id=request_id,
+        start_ns=now_ns,
+        state_transition_count=1,
+    )
+    if batches[-1][1][-1].event_id != finish_event_id - 1:
+        raise invalid_argument(
+            f"StateRebuilder unable to Rebuild mutable state to event ID: {finish_event_id - 1}, version: 0, "
+            "this event must be at the boundary"
+        )
+    rebuild(state, [events for _, events in batches])
+    state.history_size_bytes = sum(len(data) for data, _ in batches)
+    _share_branches(state, base, finish_event_id)
+    start_request_id = next(
+        (key for key, info in base.request_ids.items() if info.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED),
+        base.create_request_id,
+    )
+    state.request_ids[start_request_id].event_type = et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
+    state.request_ids[start_request_id].event_id = 1
+    _renew_deadlines(state, now_ns)
+    run = Run(state, version=0, now_ns=now_ns, ids=ids, limits=limits)
+    run.forked_from = tuple(
+        BranchRange(b.branch_id, b.first_event_id, b.next_event_id) for b in state.branches if b.next_event_id
+    )
+    _fail_workflow_task(run, base.run_id, finish_event_id, reason)
+    _fail_started_activities(run, reason)
+    _resume(run, [event for _, events in batches for event in events])
+    run.visibility_changed = True
+    return run
+
+
+def _share_branches(state: MutableState, base: MutableState, fork_event_id: int) -> None:
+    """The base's ranges up to the fork, then a branch of the run's own."""
+    for branch in base.branches:
+        if branch.first_event_id >= fork_event_id:
+            break
+        end = min(branch.next_event_id or fork_event_id, fork_event_id)
+        state.branches.add(branch_id=branch.branch_id, first_event_id=branch.first_event_id, next_event_id=end)
+    state.branches.add(branch_id=state.run_id, first_event_id=fork_event_id)
+
+
+def _renew_deadlines(state: MutableState, now_ns: int) -> None:
+    """The run's and the chain's time begin anew."""
+    if state.execution_timeout_ns:
+        state.execution_expiration_ns = now_ns + state.execution_timeout_ns
+    if state.run_timeout_ns:
+        state.run_expiration_ns = now_ns + state.run_timeout_ns
+        if state.execution_expiration_ns:
+            state.run_expiration_ns = min(state.run_expiration_ns, state.execution_expiration_ns)
+
+
+def _failure(reason: str, details: common_pb.Payloads | None = None) -> failure_pb.Failure:
+    failure = failure_pb.Failure(message=reason)
+    failure.reset_workflow_failure_info.SetInParent()
+    if details is not None:
+        failure.reset_workflow_failure_info.last_heartbeat_details.CopyFrom(details)
+    return failure
+
+
+def _fail_workflow_task(run: Run, base_run_id: str, finish_event_id: int, reason: str) -> None:
+    if not run.has_pending_workflow_task:
+        raise invalid_argument(
+            "Can only reset workflow to event ID in range [WorkflowTaskScheduled +1, WorkflowTaskStarted + 1]: "
+            f"{finish_event_id}"
+        )
+    if not run.has_started_workflow_task:
+        workflow_task.start(run, request_id="emptyUuid", identity=HISTORY_SERVICE)
+    workflow_task.fail(
+        run,
+        fc.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW,
+        _failure(reason),
+        HISTORY_SERVICE,
+        base_run_id=base_run_id,
+        new_run_id=run.key.run_id,
+    )
+
+
+def _fail_started_activities(run: Run, reason: str) -> None:
+    """An attempt that was running is lost; one that had not begun is offered anew."""
+    for scheduled_event_id in sorted(run.state.activities):
+        pending = run.state.activities[scheduled_event_id]
+        if not pending.started_event_id:
+            pending.scheduled_ns = pending.first_scheduled_ns = run.now_ns
+            activity.dispatch(run, pending)
+            continue
+        event = run.event(et.EVENT_TYPE_ACTIVITY_TASK_FAILED)
+        a = event.activity_task_failed_event_attributes
+        a.scheduled_event_id = scheduled_event_id
+        a.started_event_id = pending.started_event_id
+        a.identity = pending.started_identity
+        a.failure.CopyFrom(_failure(reason))
+        a.retry_state = wf_enums.RETRY_STATE_NON_RETRYABLE_FAILURE
+        run.append(event)
+
+
+def _resume(run: Run, events: Sequence[history_pb.HistoryEvent]) -> None:
+    """What was on its way to other executions at the point of reset sets out again."""
+    state = run.state
+    for event in events:
+        kind, event_id = event.event_type, event.event_id
+        if kind == et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED:
+            child = event.start_child_workflow_execution_initiated_event_attributes
+            if event_id in state.children and not state.children[event_id].started_event_id:
+                _send(
+                    run, "start_child", event_id, state.children[event_id].initiated_event_batch_id,
+                    child.namespace_id, child.workflow_id, "",
+                )
+        elif kind == et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED:
+            target = event.signal_external_workflow_execution_initiated_event_attributes
+            if event_id in state.external_signals:
+                _send(
+                    run, "signal_external", event_id, state.external_signals[event_id].initiated_event_batch_id,
+                    target.namespace_id, target.workflow_execution.workflow_id, target.workflow_execution.run_id,
+                )
+        elif kind == et.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED:
+            other = event.request_cancel_external_workflow_execution_initiated_event_attributes
+            if event_id in state.external_cancels:
+                _send(
+                    run, "cancel_external", event_id, state.external_cancels[event_id].initiated_event_batch_id,
+                    other.namespace_id, other.workflow_execution.workflow_id, other.workflow_execution.run_id,
+                )
+
+
+def _send(
+    run: Run, kind: str, event_id: int, batch_id: int, namespace_id: str, workflow_id: str, run_id: str
+) -> None:
+    run.add_transfer(
+        kind,
+        TransferData(
+            initiated_event_id=event_id,
+            initiated_event_batch_id=batch_id,
+            target_namespace_id=namespace_id,
+            target_workflow_id=workflow_id,
+            target_run_id=run_id,
+        ),
+    )
+
+
+# ---- what happened since ----------------------------------------------------------------------------------------------
+
+_CHILD_EVENTS = {
+    et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED: "start_child_workflow_execution_failed_event_attributes",
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED: "child_workflow_execution_started_event_attributes",
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED: "child_workflow_execution_completed_event_attributes",
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED: "child_workflow_execution_failed_event_attributes",
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED: "child_workflow_execution_canceled_event_attributes",
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT: "child_workflow_execution_timed_out_event_attributes",
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED: "child_workflow_execution_terminated_event_attributes",
+}
+
+
+def reapply(run: Run, events: Iterable[history_pb.HistoryEvent], kinds: frozenset[int]) -> str:
+    """Apply again what the outside did, but for the excluded `kinds`; the id of the run that continued this one as new."""
+    continued = ""
+    for event in events:
+        kind = event.event_type
+        if kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED and EXCLUDE_SIGNAL not in kinds:
+            _signal_again(run, event)
+        elif kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED and EXCLUDE_UPDATE not in kinds:
+            admitted = event.workflow_execution_update_admitted_event_attributes
+            _admit_again(run, admitted.request, admitted.origin)
+        elif kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED and EXCLUDE_UPDATE not in kinds:
+            accepted = event.workflow_execution_update_accepted_event_attributes
+            # Without its request it was admitted by an event of its own, which has been seen.
+            if accepted.HasField("accepted_request"):
+                _admit_again(run, accepted.accepted_request, update_enums.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY)
+        elif kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
+            _change_options_again(run, event)
+        elif kind in _CHILD_EVENTS:
+            _tell_of_child_again(run, event)
+        continued = ""
+        if kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
+            continued = event.workflow_execution_continued_as_new_event_attributes.new_execution_run_id
+    return continued
+
+
+def _signal_again(run: Run, event: history_pb.HistoryEvent) -> None:
+    a = event.workflow_execution_signaled_event_attributes
+    signal.record(
+        run,
+        name=a.signal_name,
+        input=a.input if a.HasField("input") else None,
+        identity=a.identity,
+        request_id=a.request_id,
+        header=a.header if a.HasField("header") else None,
+        links=event.links,
+    )
+
+
+def _admit_again(run: Run, request: object, origin: update_enums.UpdateAdmittedEventOrigin.ValueType) -> None:
+    event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED)
+    a = event.workflow_execution_update_admitted_event_attributes
+    a.request.CopyFrom(request)  # type: ignore[arg-type]
+    a.origin = origin
+    update_id = a.request.meta.update_id
+    if update_id in run.state.updates:
+        return
+    run.append(event)
+    run.state.update_admissions += 1
+    run.state.updates[update_id].instance = run.state.update_admissions
+    run.state.in_flight_updates.append(update_id)
+
+
+def _change_options_again(run: Run, event: history_pb.HistoryEvent) -> None:
+    a = event.workflow_execution_options_updated_event_attributes
+    known = a.attached_request_id and a.attached_request_id in run.state.request_ids
+    if known and a.attached_completion_callbacks:
+        return
+    options.update(
+        run,
+        options.Change(
+            versioning_override=a.versioning_override if a.HasField("versioning_override") else None,
+            unset_versioning_override=a.unset_versioning_override,
+            priority=a.priority if a.HasField("priority") else None,
+            attached_request_id=a.attached_request_id,
+            attached_callbacks=a.attached_completion_callbacks,
+            links=event.links,
+            identity=a.identity,
+        ),
+    )
+
+
+def _tell_of_child_again(run: Run, event: history_pb.HistoryEvent) -> None:
+    """A child that the shared history started (or was about to) is this run's child too."""
+    attributes = getattr(event, _CHILD_EVENTS[event.event_type])
+    child = run.state.children.get(attributes.initiated_event_id)
+    if child is None:
+        return
+    if event.event_type == et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED and child.started_event_id:
+        return
+    again = run.event(event.event_type)
+    getattr(again, _CHILD_EVENTS[event.event_type]).CopyFrom(attributes)
+    if hasattr(attributes, "started_event_id"):
+        getattr(again, _CHILD_EVENTS[event.event_type]).started_event_id = child.started_event_id
+    run.append(again)
+
+
+def finish(run: Run, request: service_pb.ResetWorkflowExecutionRequest) -> None:
+    """Change the options that the reset is to change, and let the workflow go on."""
+    for operation in request.post_reset_operations:
+        wanted = operation.update_workflow_options
+        options.merge(run, wanted.workflow_execution_options, wanted.update_mask.paths, "")
+    if not run.has_pending_workflow_task:
+        workflow_task.schedule(run)
+    run.arm(timers.earliest_due(run.state))
