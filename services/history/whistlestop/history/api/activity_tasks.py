@@ -11,6 +11,7 @@ from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import activity as core_activity
+from whistlestop.history.core.command_attributes import is_uuid
 from whistlestop.history.core.times import set_duration, set_timestamp
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ async def poll_reply(service: History, run: Run, activity: Activity) -> service_
 def _token(request: Any, context: CallContext) -> TaskToken:
     """The request's task token, or one that names the activity by its id."""
     if "task_token" not in request.DESCRIPTOR.fields_by_name:
+        if request.run_id and not is_uuid(request.run_id):
+            raise invalid_argument("RunId is not valid UUID.")
         return TaskToken(
             namespace_id=context.namespace_id,
             workflow_id=request.workflow_id,

@@ -79,7 +79,8 @@ def _too_long(text: str, run: Run) -> bool:
     return len(text.encode()) > run.limits.id_length
 
 
-def _is_uuid(text: str) -> bool:
+def is_uuid(text: str) -> bool:
+    """Whether the text can be a run id."""
     try:
         uuid.UUID(text)
     except ValueError:
@@ -496,7 +497,7 @@ def signal_external_workflow(
             f"WorkflowId on {command} exceeds length limit. WorkflowId={workflow_id} "
             f"Length={len(workflow_id.encode())} Limit={limit} Namespace={namespace} RunId={run_id} SignalName={name}"
         )
-    elif run_id and not _is_uuid(run_id):
+    elif run_id and not is_uuid(run_id):
         fault = (
             f"Invalid RunId set on {command}. "
             f"WorkflowId={workflow_id} Namespace={namespace} RunId={run_id} SignalName={name}"
@@ -527,7 +528,7 @@ def request_cancel_external_workflow(
             f"Length={len(a.workflow_id.encode())} Limit={run.limits.id_length} "
             f"RunId={a.run_id} Namespace={a.namespace}"
         )
-    elif a.run_id and not _is_uuid(a.run_id):
+    elif a.run_id and not is_uuid(a.run_id):
         fault = f"Invalid RunId set on {command}. {what}"
     elif _starts_child_in_this_task(run, a.workflow_id):
         fault = f"Start and RequestCancel for child workflow is not allowed in same workflow task. {what}"
