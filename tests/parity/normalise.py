@@ -108,7 +108,7 @@ class Normaliser:
             return f"{float(value.removesuffix('s')):.1f}s"
         if name in REST_OF_A_SECOND:
             return f"{math.ceil(float(value.removesuffix('s')))}s"
-        if name == "data":
+        if name == "data" and isinstance(value, str):
             return self._bytes(value)
         if isinstance(value, dict):
             return self._fields(value)

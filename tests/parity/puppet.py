@@ -168,7 +168,7 @@ class Puppet:
 
     def note(self, label: str, value: Any) -> None:
         """Write down something of the scenario's own."""
-        self.transcript.add(label, self._normaliser.plain(value))
+        self.transcript.add(self._normaliser.text(label), self._normaliser.plain(value))
 
     def id(self, name: str) -> str:
         """A name that is this scenario's alone."""
