@@ -156,10 +156,15 @@ def unwrap_answer(answer: Envelope) -> Encoded:
     return Encoded(_bytes(answer["response"]))
 
 
-async def invoke_envelope(service: ServiceClient, event: Envelope, clock: Clock, *, can_hold: bool = False) -> Envelope:
-    """The called side: run the envelope's method on `service` and wrap what comes of it. Raises only what is a bug."""
+async def invoke_envelope(
+    service: ServiceClient, event: Envelope, clock: Clock, *, can_hold: bool = False, latest_ns: int | None = None
+) -> Envelope:
+    """The called side: run the envelope's method on `service` and wrap what comes of it. Raises only what is a bug.
+
+    `latest_ns` bounds the caller's deadline where the platform cuts off.
+    """
     try:
-        method, request, context = _unwrap(event, clock, can_hold=can_hold)
+        method, request, context = _unwrap(event, clock, can_hold=can_hold, latest_ns=latest_ns)
         reply = await service.call(method, request, context)
     except ServiceError as error:
         details = [packed(each) for each in error.details]
@@ -183,13 +188,16 @@ def request_type(method: str) -> type[Message]:
     return kind
 
 
-def _unwrap(event: Envelope, clock: Clock, *, can_hold: bool) -> tuple[str, Message, CallContext]:
+def _unwrap(
+    event: Envelope, clock: Clock, *, can_hold: bool, latest_ns: int | None
+) -> tuple[str, Message, CallContext]:
     try:
         method, shown = str(event["method"]), event.get("context", {})
         request = request_type(method).FromString(_bytes(event["request"]))
         timeout_ms = shown.get("timeout_ms")
+        asked_ns = None if timeout_ms is None else clock.now_ns() + int(timeout_ms) * MILLISECOND_NS
         context = CallContext(
-            deadline_ns=None if timeout_ms is None else clock.now_ns() + int(timeout_ms) * MILLISECOND_NS,
+            deadline_ns=min(filter(None, (asked_ns, latest_ns)), default=None),
             headers=dict(shown.get("headers", {})),
             namespace_id=str(shown.get("namespace_id", "")),
             namespace=str(shown.get("namespace", "")),

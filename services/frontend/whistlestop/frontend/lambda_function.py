@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.doors import lambda_shell
 from whistlestop.common.ids import RandomIds
-from whistlestop.common.transports import HttpClient, LambdaClient
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.doors.answer import HttpRequest
 from whistlestop.frontend.doors.http import HttpApi
@@ -75,7 +74,4 @@ def _store() -> Store:
 
 
 def _client(service: str) -> ServiceClient:
-    function = os.environ.get(f"WHISTLESTOP_{service}_FUNCTION")
-    if function:
-        return LambdaClient(function, _clock)
-    return HttpClient(os.environ[f"WHISTLESTOP_{service}_URL"], _clock)
+    return lambda_shell.other_function(service, _clock)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from whistlestop.common.errors import unimplemented
+from whistlestop.common.errors import invalid_argument, unavailable, unimplemented
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import commands as _commands  # noqa: F401 - fills the table of command handlers
 from whistlestop.history.core.limits import Limits
-from whistlestop.history.engine import Engine
+from whistlestop.history.engine import Effects, Engine
 from whistlestop.history.timers import TimerProcessor
 from whistlestop.history.transfers import TransferProcessor
+from whistlestop.storage.errors import StorageError, TooLarge
 from whistlestop.storage.namespaces import NamespaceCache
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ for _module in (
 
 
 class History:
-    """Serves executions. `start` begins the background processors of a long-lived process; a function never calls it."""
+    """Serves executions. `start` begins the processors of a long-lived process; a function never calls it."""
 
     def __init__(
         self,
@@ -68,7 +69,12 @@ class History:
         handler = METHODS.get(method)
         if handler is None:
             raise unimplemented(f"unknown method {method} of the history service")
-        return await handler(self, request, context)
+        try:
+            return await handler(self, request, context)
+        except TooLarge as error:
+            raise invalid_argument(f"The request is too large for the store: {error}") from error
+        except StorageError as error:
+            raise unavailable(f"the store did not answer: {error}") from error
 
     async def _retention_of(self, namespace_id: str) -> int:
         namespace = await self.namespaces.by_id(namespace_id)
@@ -86,7 +92,7 @@ class History:
         await self.transfers.close()
 
 
-class _ServerEffects:
+class _ServerEffects(Effects):
     """Tells matching and the processors of each commit."""
 
     def __init__(self, service: History, listener: Callable[[Sequence[MatchingTask]], None] | None) -> None:

@@ -115,6 +115,13 @@ class TimerProcessor:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
+    async def fire_page(self, limit: int) -> int:
+        """Fire up to `limit` rows that are due now, without any memory of earlier ones; how many there were."""
+        rows = await self._engine.store.due_timers(0, SLOTS, self._engine.clock.now_ns(), limit)
+        for first in range(0, len(rows), CONCURRENT):
+            await asyncio.gather(*(self.fire(row) for row in rows[first : first + CONCURRENT]))
+        return len(rows)
+
     async def fire(self, timer: TimerTask) -> None:
         """Let the owner of one row look what is due."""
         try:

@@ -18,7 +18,7 @@ from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey, TransferTask
@@ -29,6 +29,10 @@ CONCURRENT = 32
 FIRST_RETRY_NS = SECOND_NS // 5
 MOST_RETRY_NS = 60 * SECOND_NS
 _log = logging.getLogger(__name__)
+
+
+def _nobody(at_ns: int) -> None:
+    return None
 
 
 class TransferProcessor:
@@ -43,6 +47,9 @@ class TransferProcessor:
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._sweeper: asyncio.Task[None] | None = None
         self._closing = False
+        self._stop_ns: int | None = None
+        self.postponed: Callable[[int], None] = _nobody
+        """Told when a row that could not be delivered is to be tried again."""
 
     def hint(self, transfers: Sequence[TransferTask]) -> None:
         """Fresh rows: deliver them."""
@@ -73,14 +80,21 @@ class TransferProcessor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def drain(self) -> None:
-        """Wait until everything hinted so far, and what that caused, was tried once."""
-        while self._workers:
-            await asyncio.gather(*self._workers, return_exceptions=True)
+    async def drain(self, stop_ns: int | None = None) -> None:
+        """Wait until everything hinted so far, and what that caused, was tried once.
 
-    async def sweep_once(self) -> int:
-        """Deliver a page of due rows; how many there were."""
-        rows = await self._service.store.due_transfers(0, SLOTS, self._service.clock.now_ns(), PAGE)
+        From `stop_ns` on nothing more is begun: the rest stays in the store for the next sweep.
+        """
+        self._stop_ns = stop_ns
+        try:
+            while self._workers:
+                await asyncio.gather(*self._workers, return_exceptions=True)
+        finally:
+            self._stop_ns = None
+
+    async def sweep_once(self, limit: int = PAGE, older_ns: int = 0) -> int:
+        """Deliver a page of rows that have been due for `older_ns`; how many there were."""
+        rows = await self._service.store.due_transfers(0, SLOTS, self._service.clock.now_ns() - older_ns, limit)
         self.hint(rows)
         return len(rows)
 
@@ -99,12 +113,20 @@ class TransferProcessor:
             task = queue[0]
             try:
                 async with self._slots:
-                    await self._deliver(task)
+                    if not self._is_late():
+                        await self._deliver(task)
             finally:
                 queue.popleft()
                 self._known.discard(task.task_id)
                 if not queue:
                     del self._waiting[key]
+
+    def _is_late(self) -> bool:
+        now_ns = self._service.clock.now_ns()
+        if self._stop_ns is None or now_ns < self._stop_ns:
+            return False
+        self.postponed(now_ns)
+        return True
 
     async def _deliver(self, task: TransferTask) -> None:
         try:
@@ -127,6 +149,9 @@ class TransferProcessor:
         except StorageError as error:
             _log.warning("postponing a transfer task failed (%s); the sweep finds it", error)
             return
+        self.postponed(clock.now_ns() + delay_ns)
+        if self._sweeper is None:
+            return  # In a function no task outlives the call; whoever sweeps next finds the row.
         retry = asyncio.create_task(self._retry_after(delay_ns / SECOND_NS))
         self._retries.add(retry)
         retry.add_done_callback(self._retries.discard)

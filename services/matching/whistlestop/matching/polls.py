@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from whistlestop.matching.alarms import Alarms
     from whistlestop.matching.background import RowDeletes
     from whistlestop.matching.config import MatchingConfig
+    from whistlestop.matching.due import Due
     from whistlestop.matching.pollers import PollerRows
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.matching.queues import Queues
@@ -84,6 +85,7 @@ class Polls:
         deletes: RowDeletes,
         settings: Settings,
         workers: Workers,
+        due: Due,
     ) -> None:
         self._store = store
         self._history = history
@@ -97,6 +99,7 @@ class Polls:
         self._deletes = deletes
         self._settings = settings
         self._workers = workers
+        self._due = due
         self._reread_ns = int(config.reread_s * SECOND_NS)
         self._settings_ns = int(config.queue_config_s * SECOND_NS)
         self.counters = Counters()
@@ -276,7 +279,10 @@ class Polls:
         if poll.identity and self._rows.is_old(key, poll.identity, now_ns):
             await self._rows.write([self._rows.record(key, poll.identity, poll, now_ns)])
         with self._notifier.subscribe(f"q/{key[0]}/{key[2]}/{key[1]}") as hints:
+            first = True
             while True:
+                await self._due.fire(context, first=first)
+                first = False
                 rows = await self._store.list_tasks(*key, None, self._config.page)
                 for index, task in enumerate(rows):
                     if key[2] != WORKFLOW and not await self._token(key, poll, end_ns):

@@ -20,6 +20,7 @@ from whistlestop.matching.alarms import Alarms
 from whistlestop.matching.background import Background, RowDeletes
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.describe import Descriptions
+from whistlestop.matching.due import NothingDue
 from whistlestop.matching.pollers import PollerRows
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, Polls
 from whistlestop.matching.queues import Queues
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
+    from whistlestop.matching.due import Due
     from whistlestop.matching.polls import Counters
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.storage.interface import TaskStore
@@ -61,6 +63,8 @@ class Matching:
         ids: Ids,
         notifier: Notifier,
         config: MatchingConfig | None = None,
+        *,
+        due: Due | None = None,
     ) -> None:
         config = config or MatchingConfig()
         self._store = store
@@ -88,6 +92,7 @@ class Matching:
             deletes=RowDeletes(store, self._background),
             settings=self._settings,
             workers=self._workers,
+            due=due or NothingDue(),
         )
         self._methods: dict[str, Callable[[Any, CallContext], Awaitable[Reply]]] = {
             "PollWorkflowTaskQueue": self._poll_workflow,
@@ -144,6 +149,10 @@ class Matching:
             if queue.sticky and not task.query_id and not queue.polled_since(now_ns - self._window_ns):
                 self._background.spawn(self._reset_if_unpolled(task, queue_key))
             queue.offer(task, now_ns)
+
+    async def settle(self) -> None:
+        """In a function: finish what a call began before its answer goes out."""
+        await self._background.join()
 
     async def close(self) -> None:
         """Answer all open polls empty, refuse new ones, and finish what was begun."""

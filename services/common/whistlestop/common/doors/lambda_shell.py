@@ -9,10 +9,11 @@ import asyncio
 import base64
 import json
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from whistlestop.common.transports import invoke_envelope
+from whistlestop.common.transports import HttpClient, LambdaClient, invoke_envelope
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -62,16 +63,34 @@ def http_answer(status: int, headers: Mapping[str, str], body: bytes) -> Event:
     }
 
 
-async def serve_event(service: ServiceClient, event: Event, clock: Clock) -> Event:
-    """For the functions that only other functions call: an envelope, invoked directly or posted to a Function URL."""
+def is_call(event: Mapping[str, Any]) -> bool:
+    """Whether another function calls; anything else (a schedule, a queue's messages) is a wake."""
+    return "method" in event or is_http(event)
+
+
+async def serve_event(service: ServiceClient, event: Event, clock: Clock, latest_ns: int | None = None) -> Event:
+    """For the functions that only other functions call: an envelope, invoked directly or posted to a Function URL.
+
+    `latest_ns` bounds the caller's own deadline.
+    """
     if not is_http(event):
-        return await invoke_envelope(service, event, clock)
+        return await invoke_envelope(service, event, clock, latest_ns=latest_ns)
     try:
         envelope = json.loads(http_parts(event)[4])
     except ValueError:
         envelope = {}
-    answer = await invoke_envelope(service, envelope if isinstance(envelope, dict) else {}, clock)
+    answer = await invoke_envelope(
+        service, envelope if isinstance(envelope, dict) else {}, clock, latest_ns=latest_ns
+    )
     return http_answer(200, {"content-type": "application/json"}, json.dumps(answer).encode())
+
+
+def other_function(service: str, clock: Clock) -> ServiceClient:
+    """How this function reaches another: WHISTLESTOP_<SERVICE>_FUNCTION (a name or ARN to invoke), or its _URL."""
+    name = os.environ.get(f"WHISTLESTOP_{service}_FUNCTION")
+    if name:
+        return LambdaClient(name, clock)
+    return HttpClient(os.environ[f"WHISTLESTOP_{service}_URL"], clock)
 
 
 def latest_ns(context: Any, clock: Clock, margin_ms: int = 1_000) -> int | None:

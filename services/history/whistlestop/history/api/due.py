@@ -1,0 +1,36 @@
+"""FireDue: for those who can only ask from outside, since nothing runs in a function between its calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whistlestop.common.proto import internal_pb2
+from whistlestop.history.api import METHODS
+from whistlestop.storage.records import SLOTS
+
+if TYPE_CHECKING:
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.service import History
+
+PAGE = 50
+OUTBOX_GRACE_NS = 1_000_000_000
+"""Fresh outbox rows are being delivered by the call that wrote them."""
+
+
+async def fire_due(service: History, request: internal_pb2.FireDueRequest, context: CallContext) -> Reply:
+    """One page of due timers and of outbox rows that were left behind. Doing it twice, or at once, changes nothing."""
+    limit = request.limit or PAGE
+    timers = await service.timers.fire_page(limit)
+    transfers = await service.transfers.sweep_once(limit, OUTBOX_GRACE_NS)
+    await service.transfers.drain(context.deadline_ns)
+    nearest = await service.store.next_timers(0, SLOTS, service.clock.now_ns(), 1)
+    return internal_pb2.FireDueResponse(
+        timers=timers,
+        transfers=transfers,
+        more=limit in (timers, transfers),
+        next_due_ns=nearest[0].fire_at_ns if nearest else 0,
+    )
+
+
+METHODS["FireDue"] = fire_due

@@ -1,0 +1,163 @@
+"""History as a Lambda function: called by the other two, and woken by schedules and queues to fire what is due.
+
+Rules of this file: no other instance is known, and nothing goes on when a call has answered. So what a call's commits
+cause is done before the answer; what is due only later stands in the store, and an alarm may be armed for it. What an
+instance keeps from call to call is a cache.
+
+Environment: WHISTLESTOP_DATABASE_URL or WHISTLESTOP_SQLITE_PATH, WHISTLESTOP_MATCHING_FUNCTION or
+WHISTLESTOP_MATCHING_URL, WHISTLESTOP_LOG_LEVEL; as of the frontend's function.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from whistlestop.common.clock import SECOND_NS, SystemClock
+from whistlestop.common.context import CallContext
+from whistlestop.common.doors import lambda_shell
+from whistlestop.common.errors import ServiceError
+from whistlestop.common.ids import RandomIds
+from whistlestop.common.notify import RecheckNotifier
+from whistlestop.common.proto import internal_pb2
+from whistlestop.history.alarm import Dues, NoAlarm
+from whistlestop.history.engine import Effects
+from whistlestop.history.service import History
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from whistlestop.common.notify import Subscription
+    from whistlestop.history.alarm import Alarm
+    from whistlestop.storage.interface import Store
+    from whistlestop.storage.records import TimerTask, TransferTask
+
+_FIRE_WHILE_WAITING_NS = SECOND_NS // 2
+_WAKE_PAGE = 200
+_PURGE_PAGE = 500
+_log = logging.getLogger(__name__)
+_clock = SystemClock()
+_instances: list[Instance] = []
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """An envelope of another function; or a wake (any other event)."""
+    return lambda_shell.run(_serve(event, context))
+
+
+async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    instance = await _instance()
+    latest_ns = lambda_shell.latest_ns(context, _clock)
+    if lambda_shell.is_call(event):
+        answer = await lambda_shell.serve_event(instance.history, event, _clock, latest_ns)
+    else:
+        answer = await _wake(instance.history, latest_ns)
+    await instance.settle(latest_ns)
+    return answer
+
+
+async def _wake(history: History, latest_ns: int | None) -> dict[str, Any]:
+    """Fire what is due, page by page, while there is time, and sweep away what nobody asks for any more."""
+    timers = transfers = 0
+    more = True
+    while more and (latest_ns is None or _clock.now_ns() < latest_ns):
+        reply = await history.call(
+            "FireDue", internal_pb2.FireDueRequest(limit=_WAKE_PAGE), CallContext(deadline_ns=latest_ns, can_hold=False)
+        )
+        assert isinstance(reply, internal_pb2.FireDueResponse)
+        timers, transfers, more = timers + reply.timers, transfers + reply.transfers, reply.more
+    purged = await history.store.purge_queries(_clock.now_ns(), _PURGE_PAGE)
+    return {"timers": timers, "transfers": transfers, "queries": purged}
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What this instance serves with."""
+
+    history: History
+    dues: Dues
+    alarm: Alarm
+
+    async def settle(self, latest_ns: int | None) -> None:
+        """Nothing of the call is left undone: deliver its outbox, then arm for what is due later."""
+        await self.history.transfers.drain(latest_ns)
+        await self.dues.arm(self.alarm)
+
+
+class _FunctionEffects(Effects):
+    """Fresh outbox rows are delivered by the call itself, timers noted for the alarm; polls find tasks by themselves."""
+
+    def __init__(self, history: History, dues: Dues) -> None:
+        self._history = history
+        self._dues = dues
+
+    def timer(self, timer: TimerTask) -> None:
+        self._dues.note(timer.fire_at_ns)
+
+    def transfers(self, transfers: Sequence[TransferTask]) -> None:
+        self._history.transfers.hint(transfers)
+
+
+class _Waits(RecheckNotifier):
+    """A call that waits is a clock too: it fires what is due, as a poll does."""
+
+    history: History
+
+    def subscribe(self, *topics: str) -> Subscription:
+        return _Wait(super().subscribe(*topics), self.history)
+
+
+class _Wait:
+    def __init__(self, waiting: Subscription, history: History) -> None:
+        self._waiting = waiting
+        self._history = history
+        self._fired_ns = 0
+
+    async def wait(self, deadline_ns: int) -> bool:
+        woken = await self._waiting.wait(deadline_ns)
+        now_ns = _clock.now_ns()
+        if woken and now_ns - self._fired_ns >= _FIRE_WHILE_WAITING_NS:
+            self._fired_ns = now_ns
+            context = CallContext(deadline_ns=deadline_ns, can_hold=False)
+            try:
+                await self._history.call("FireDue", internal_pb2.FireDueRequest(), context)
+            except ServiceError as error:
+                _log.warning("what is due could not be fired now: %r", error)
+        return woken
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        return None
+
+
+async def _instance() -> Instance:
+    """Made at the first call of this instance and kept."""
+    if not _instances:
+        lambda_shell.log_through_powertools("history", os.environ.get("WHISTLESTOP_LOG_LEVEL", "INFO"))
+        store = _store()
+        await store.open()
+        waits = _Waits(_clock)
+        history = History(
+            store, lambda_shell.other_function("MATCHING", _clock), _clock, RandomIds(), waits, exclusive=False
+        )
+        waits.history = history
+        dues = Dues()
+        history.engine.effects = _FunctionEffects(history, dues)
+        history.transfers.postponed = dues.note
+        _instances.append(Instance(history, dues, NoAlarm()))
+    return _instances[0]
+
+
+def _store() -> Store:
+    url = os.environ.get("WHISTLESTOP_DATABASE_URL")
+    if url:
+        from whistlestop.storage.postgres.store import PostgresStore
+
+        return PostgresStore(url, pool_size=1, prepare=False)
+    from whistlestop.storage.sqlite.store import SqliteStore
+
+    return SqliteStore(os.environ["WHISTLESTOP_SQLITE_PATH"])

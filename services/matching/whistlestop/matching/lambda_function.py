@@ -1,0 +1,66 @@
+"""Matching as a Lambda function: polls and the rest of its methods, called by the other two.
+
+Nothing is remembered from call to call: task rows are the truth, and poller rows tell who polls. Polls are short, and
+each is a clock: it has history fire what is due.
+
+Environment: WHISTLESTOP_DATABASE_URL or WHISTLESTOP_SQLITE_PATH, WHISTLESTOP_HISTORY_FUNCTION or
+WHISTLESTOP_HISTORY_URL, WHISTLESTOP_LOG_LEVEL; as of the frontend's function.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.common.clock import SystemClock
+from whistlestop.common.doors import lambda_shell
+from whistlestop.common.ids import RandomIds
+from whistlestop.common.notify import RecheckNotifier
+from whistlestop.matching.config import MatchingConfig
+from whistlestop.matching.due import DueRows
+from whistlestop.matching.service import Matching
+
+if TYPE_CHECKING:
+    from whistlestop.storage.interface import Store
+
+_clock = SystemClock()
+_instances: list[Matching] = []
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """An envelope of another function."""
+    return lambda_shell.run(_serve(event, context))
+
+
+async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    matching = await _instance()
+    answer = await lambda_shell.serve_event(matching, event, _clock, lambda_shell.latest_ns(context, _clock))
+    await matching.settle()
+    return answer
+
+
+async def _instance() -> Matching:
+    """Made at the first call of this instance and kept."""
+    if not _instances:
+        lambda_shell.log_through_powertools("matching", os.environ.get("WHISTLESTOP_LOG_LEVEL", "INFO"))
+        store = _store()
+        await store.open()
+        history = lambda_shell.other_function("HISTORY", _clock)
+        _instances.append(
+            Matching(
+                store, history, _clock, RandomIds(), RecheckNotifier(_clock), MatchingConfig(hear_others=False),
+                due=DueRows(store, history, _clock),
+            )
+        )  # fmt: skip
+    return _instances[0]
+
+
+def _store() -> Store:
+    url = os.environ.get("WHISTLESTOP_DATABASE_URL")
+    if url:
+        from whistlestop.storage.postgres.store import PostgresStore
+
+        return PostgresStore(url, pool_size=1, prepare=False)
+    from whistlestop.storage.sqlite.store import SqliteStore
+
+    return SqliteStore(os.environ["WHISTLESTOP_SQLITE_PATH"])
