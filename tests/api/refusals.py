@@ -111,8 +111,30 @@ def _starts() -> dict[str, dict[str, Any]]:
         "large memo": {"memo": {"fields": {"m": _payloads(BIG)["payloads"][0]}}},
         "time skipping": {"timeSkippingConfig": {"enabled": True}},
     }
+    changes.update(_newer_parts())
     changes.update({f"retry policy: {name}": {"retryPolicy": policy} for name, policy in retry.items()})
     return changes
+
+
+def _newer_parts() -> dict[str, dict[str, Any]]:
+    """Callbacks and versioning overrides."""
+    version = {"deploymentName": "a", "buildId": "b"}
+    return {
+        "callback without variant": {"completionCallbacks": [{}]},
+        "callback with another scheme": {"completionCallbacks": [{"nexus": {"url": "ftp://x"}}]},
+        "callback to a host that is not allowed": {"completionCallbacks": [{"nexus": {"url": "http://localhost/x"}}]},
+        "callback without host": {"completionCallbacks": [{"nexus": {"url": "http://"}}]},
+        "callback with a long url": {"completionCallbacks": [{"nexus": {"url": "http://localhost/" + "x" * 2000}}]},
+        "internal callback": {"completionCallbacks": [{"internal": {"data": "AAAA"}}]},
+        "pinned without version": {"versioningOverride": {"pinned": {}}},
+        "pinned without behavior": {"versioningOverride": {"pinned": {"version": version}}},
+        "pinned to a version nobody has": {"versioningOverride": {"pinned": {"behavior": 1, "version": version}}},
+        "pinned, the older way, to nothing": {"versioningOverride": {"behavior": 1}},
+        "pinned, the older way, to nonsense": {"versioningOverride": {"behavior": 1, "pinnedVersion": "nope"}},
+        "auto-upgrade with a version": {"versioningOverride": {"behavior": 2, "pinnedVersion": "a.b"}},
+        "override of no kind": {"versioningOverride": {}},
+        "one-time override without version": {"versioningOverride": {"oneTime": {}}},
+    }
 
 
 def _requests() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -189,6 +211,11 @@ def _updates() -> dict[str, tuple[str, dict[str, Any]]]:
             "UpdateWorkflowExecution", {**execution, "request": good, "waitPolicy": {"lifecycleStage": 1}},
         ),
         "poll update: no ref": ("PollWorkflowExecutionUpdate", {}),
+        "poll update: no workflow id": ("PollWorkflowExecutionUpdate", {"updateRef": {}}),
+        "poll update: bad run id": (
+            "PollWorkflowExecutionUpdate",
+            {"updateRef": {"workflowExecution": {"workflowId": "w", "runId": "bad"}, "updateId": "u"}},
+        ),
         "options: no workflow id": ("UpdateWorkflowExecutionOptions", {}),
         "options: no mask": ("UpdateWorkflowExecutionOptions", {"workflowExecution": _EXECUTION}),
         "options: no options": (
@@ -253,6 +280,17 @@ def _task_queues() -> dict[str, tuple[str, dict[str, Any]]]:
         found[f"{method}: reserved name"] = (method, {"taskQueue": {"name": "/_sys/q/1"}})
         found[f"{method}: long identity"] = (method, {**queue, "identity": LONG})
         found[f"{method}: half a deployment"] = (method, {**queue, "deploymentOptions": versioned})
+        for what, deployment, build in (
+            ("dot in the name", "a.b", "x"), ("colon in the name", "a:b", "x"), ("reserved name", "__a", "x"),
+            ("reserved build", "a", "__x"), ("long build", "a", "x" * 600), ("long name", "a" * 600, "x"),
+        ):
+            found[f"{method}: deployment with {what}"] = (
+                method, {**queue, "deploymentOptions": {**versioned, "deploymentName": deployment, "buildId": build}},
+            )
+        found[f"{method}: long build id"] = (method, {**queue, "workerVersionCapabilities": {"buildId": "x" * 300}})
+        found[f"{method}: versioned without build id"] = (
+            method, {**queue, "workerVersionCapabilities": {"useVersioning": True}},
+        )
         found[f"{method}: sticky without normal name"] = (
             method, {"taskQueue": {"name": "q", "kind": 2}, "deploymentOptions": {}},
         )

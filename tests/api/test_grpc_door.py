@@ -108,6 +108,20 @@ async def test_health(caller: _Caller, service: str) -> None:
     assert await caller.call("/grpc.health.v1.Health/Check", request) == b"\x08\x01"
 
 
+async def test_health_is_watched_to_the_end(world: World) -> None:
+    """Serving, then not."""
+    door = GrpcDoor(world.frontend, SystemClock())
+    port = await door.start("127.0.0.1:0")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        method: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        stream = method(b"")
+        assert await stream.read() == b"\x08\x01"
+        stopping = asyncio.ensure_future(door.stop(5))
+        assert await stream.read() == b"\x08\x02"
+        stream.cancel()
+        await stopping
+
+
 async def test_gzipped_requests_are_read(world: World, caller: _Caller) -> None:
     """SDKs compress when told to."""
     data = await caller.call(

@@ -30,16 +30,15 @@ class FrontendConfig:
     search_attributes_total_size_limit: int = 40 * KIB
     visibility_max_page_size: int = 1000
     history_max_page_size: int = 256
-    default_workflow_task_timeout_s: float = 10.0
-    max_workflow_task_timeout_s: float = 120.0
     max_links_per_request: int = 10
     link_max_size: int = 4000
-    max_callbacks_per_workflow: int = 32
-    user_metadata_summary_size: int = 400
-    user_metadata_details_size: int = 20_000
+    max_callbacks_per_execution: int = 2000
+    callback_url_max_length: int = 1000
+    callback_header_max_size: int = 8 * KIB
+    callback_allowed_addresses: tuple[tuple[str, bool], ...] = ()
+    """Patterns of `host:port` that callbacks may go to, and whether without TLS."""
+    worker_build_id_size_limit: int = 255
     min_retention_s: int = 3600
     max_bad_binaries: int = 10
-    sticky_ttl_s: float = 365 * 24 * 3600.0
-    long_poll_margin_s: float = 0.0
     dynamic: dict[str, object] = field(default_factory=dict)
     """Values of `--dynamic-config-value`, by Temporal's keys."""

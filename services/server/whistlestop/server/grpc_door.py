@@ -24,7 +24,7 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.frontend.registry import REGISTRY, SERVICES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from whistlestop.common.clock import Clock
     from whistlestop.frontend.registry import RpcSpec
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 HEALTH_SERVICE = "grpc.health.v1.Health"
 _SERVING = b"\x08\x01"
 _NOT_SERVING = b"\x08\x02"
+_SERVICE_UNKNOWN = b"\x08\x03"
+_HEALTHY = SERVICES | {HEALTH_SERVICE}
 _DETAILS = "grpc-status-details-bin"
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 # What grpc lets in; the limit that counts is the frontend's, which is refused in words that SDKs know.
@@ -86,6 +88,8 @@ class _Handlers(grpc.GenericRpcHandler):
         self.serving = True
         self._by_path: dict[str, Any] = {f"/{name}": self._handler(spec) for name, spec in REGISTRY.items()}
         self._by_path[f"/{HEALTH_SERVICE}/Check"] = _unary(self._check_health)
+        self._by_path[f"/{HEALTH_SERVICE}/Watch"] = grpc.unary_stream_rpc_method_handler(self._watch_health)
+        self._drained = asyncio.Event()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         path = handler_call_details.method
@@ -119,11 +123,31 @@ class _Handlers(grpc.GenericRpcHandler):
         return _unary(handle)
 
     async def _check_health(self, data: bytes, context: Any) -> bytes:
-        # HealthCheckRequest has one field, the service's name.
-        name = data[2:].decode("utf-8", "replace") if data[:1] == b"\n" else ""
-        if name and name not in SERVICES and name != HEALTH_SERVICE:
+        name = _watched(data)
+        if name and name not in _HEALTHY:
             await abort(context, ServiceError(Code.NOT_FOUND, "unknown service"))
         return _SERVING if self.serving else _NOT_SERVING
+
+    async def _watch_health(self, data: bytes, context: Any) -> AsyncIterator[bytes]:
+        """The state now, and again when it changes, which it does once."""
+        name = _watched(data)
+        if name and name not in _HEALTHY:
+            yield _SERVICE_UNKNOWN
+            await asyncio.Event().wait()  # until the client leaves: such a service never comes
+        if self.serving:
+            yield _SERVING
+            await self._drained.wait()
+        yield _NOT_SERVING
+
+    def drain(self) -> None:
+        """Tell whoever asks that this server is going away."""
+        self.serving = False
+        self._drained.set()
+
+
+def _watched(data: bytes) -> str:
+    """The service's name, the one field of HealthCheckRequest."""
+    return data[2:].decode("utf-8", "replace") if data[:1] == b"\n" else ""
 
 
 def _unary(behaviour: Callable[[bytes, Any], Any]) -> Any:
@@ -181,7 +205,7 @@ class GrpcDoor:
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Refuse new calls, give running ones `grace_s`, then end them."""
-        self._handlers.serving = False
+        self._handlers.drain()
         if self._server is not None:
             await self._server.stop(grace_s)
 

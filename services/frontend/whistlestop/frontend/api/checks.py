@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
     from temporalio.api.common.v1.message_pb2 import Link, Priority, RetryPolicy, SearchAttributes, WorkflowExecution
-    from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentOptions
     from temporalio.api.taskqueue.v1.message_pb2 import TaskQueue
 
     from whistlestop.frontend.api.rules import Rules
@@ -35,6 +34,7 @@ _UUID = re.compile(
     r"|\{[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\}"
     r"|[0-9a-fA-F]{32}"
 )
+_MAX_INT64 = 2**63 - 1
 _HUNDRED_YEARS_S = 100 * 365 * 24 * 3600
 _RESERVED_QUEUE_PREFIX = "/_sys/"
 _INTERNAL_QUEUE_PREFIX = "temporal-sys-per-ns-"
@@ -60,8 +60,13 @@ def check_execution(request: Message, field: str) -> None:
 
 def check_run_id(run_id: str) -> None:
     """Empty or a UUID."""
-    if run_id and _UUID.fullmatch(run_id) is None:
+    if not is_run_id(run_id):
         raise invalid_argument("Invalid RunId.")
+
+
+def is_run_id(run_id: str) -> bool:
+    """Empty, which means the current run, or a UUID in any of its written forms."""
+    return not run_id or _UUID.fullmatch(run_id) is not None
 
 
 def check_workflow_id(workflow_id: str, rules: Rules) -> None:
@@ -129,9 +134,10 @@ def _fill_retry_policy(policy: RetryPolicy) -> None:
         policy.initial_interval.seconds = 1
     if _is_zero(policy.maximum_interval):
         nanos = policy.initial_interval.seconds * 1_000_000_000 + policy.initial_interval.nanos
-        # In Go the product wraps; whatever is out of range is cut to a hundred years below.
-        policy.maximum_interval.seconds = min(nanos * 100 // 1_000_000_000, _HUNDRED_YEARS_S)
-        policy.maximum_interval.nanos = nanos * 100 % 1_000_000_000
+        longest = nanos * 100
+        # A product beyond 64 bits is what the real server calls a negative duration: some three years are the most.
+        policy.maximum_interval.seconds = -1 if longest > _MAX_INT64 else longest // 1_000_000_000
+        policy.maximum_interval.nanos = 0 if longest > _MAX_INT64 else longest % 1_000_000_000
     if policy.backoff_coefficient == 0:
         policy.backoff_coefficient = 2.0
 
@@ -254,15 +260,3 @@ def check_blob(message: Message, rules: Rules) -> None:
     """One payload-like part of a request is not too large to be an event."""
     if message.ByteSize() > rules.config.blob_size_limit_error:
         raise invalid_argument(BLOB_TOO_LARGE)
-
-
-def check_deployment_options(options: WorkerDeploymentOptions, rules: Rules) -> None:
-    """A versioned worker names its deployment and its build."""
-    versioned = 2  # WORKER_VERSIONING_MODE_VERSIONED
-    if options.worker_versioning_mode != versioned:
-        return
-    if not options.deployment_name or not options.build_id:
-        raise invalid_argument("Deployment name and build id must be set together.")
-    most = rules.config.max_id_length
-    if length(options.deployment_name) > most or length(options.build_id) > most:
-        raise invalid_argument("Build ID exceeds configured limit.workerBuildIdSize, use a shorter build ID.")

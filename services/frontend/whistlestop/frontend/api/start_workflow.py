@@ -14,8 +14,10 @@ from whistlestop.common import cron
 from whistlestop.common.doors.status import packed
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.frontend.api import checks
+from whistlestop.frontend.api.callbacks import check_callbacks
 from whistlestop.frontend.api.rules import UnknownSearchAttribute
 from whistlestop.frontend.api.update_workflow import check_update
+from whistlestop.frontend.api.versioning import check_override
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -57,11 +59,15 @@ def check_start(
         raise invalid_argument("attaching request ID is required for attaching completion callbacks")
     checks.check_search_attributes(request.search_attributes, namespace, rules)
     checks.check_priority(request.priority)
+    if request.completion_callbacks:
+        check_callbacks(request.completion_callbacks, rules)
     links = [*request.links, *(link for callback in request.completion_callbacks for link in callback.links)]
     if links:
         checks.check_links(links, rules)
     _check_time_skipping(request)
     _check_sizes(request, rules)
+    if request.HasField("versioning_override"):
+        check_override(request.versioning_override, request.task_queue.name)
 
 
 def check_signal_with_start(
@@ -98,6 +104,8 @@ def check_signal_with_start(
     _check_time_skipping(request)
     checks.check_blob(request.signal_input, rules)
     _check_sizes(request, rules)
+    if request.HasField("versioning_override"):
+        check_override(request.versioning_override, request.task_queue.name)
 
 
 def check_multi_operation(
@@ -273,14 +281,6 @@ def _check_sizes(request: Any, rules: Rules) -> None:
     checks.check_blob(request.input, rules)
     if request.memo.ByteSize() > rules.config.memo_size_limit_error:
         raise invalid_argument("Memo size exceeds limit.")
-    metadata = request.user_metadata
-    for part, most in (
-        (metadata.summary, rules.config.user_metadata_summary_size),
-        (metadata.details, rules.config.user_metadata_details_size),
-    ):
-        if part.ByteSize() > most:
-            name = "Summary" if part is metadata.summary else "Details"
-            raise invalid_argument(f"UserMetadata.{name} exceeds size limit of {most}")
 
 
 VALIDATORS: dict[str, Validator] = {

@@ -8,6 +8,7 @@ from temporalio.api.enums.v1.task_queue_pb2 import DescribeTaskQueueMode, TaskQu
 
 from whistlestop.common.errors import invalid_argument
 from whistlestop.frontend.api import checks
+from whistlestop.frontend.api.versioning import check_deployment_options
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -120,8 +121,12 @@ def _check_versioning(request: Any, rules: Rules) -> None:
         )
     if versioned and not request.worker_version_capabilities.build_id:
         raise invalid_argument("WorkerVersionStamp must be present if UseVersioning is true.")
+    if checks.length(request.worker_version_capabilities.build_id) > rules.config.worker_build_id_size_limit:
+        raise invalid_argument(
+            "Build ID exceeds configured limit.workerBuildIdSize, use a shorter build ID."
+        )
     if request.HasField("deployment_options"):
-        checks.check_deployment_options(request.deployment_options, rules)
+        check_deployment_options(request.deployment_options, rules)
 
 
 VALIDATORS: dict[str, Validator] = {

@@ -9,6 +9,7 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.frontend.api import checks
+from whistlestop.frontend.api.callbacks import check_callbacks
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -45,6 +46,8 @@ def check_update(
             "UpdateWorkflowExecution issued asynchronously and waiting on update admitted is not supported.",
             details_pb.PermissionDeniedFailure(),
         )
+    if request.request.completion_callbacks:
+        check_callbacks(request.request.completion_callbacks, rules)
     links = [*request.request.links, *(x for c in request.request.completion_callbacks for x in c.links)]
     if links:
         checks.check_links(links, rules)
@@ -56,6 +59,11 @@ def check_poll_update(
     """The update is named."""
     if not request.HasField("update_ref"):
         raise invalid_argument("UpdateRef is not set on request.")
+    execution = request.update_ref.workflow_execution
+    if not execution.workflow_id:
+        raise invalid_argument("Can't load workflow execution.  WorkflowId not set.")
+    if not checks.is_run_id(execution.run_id):
+        raise invalid_argument("RunId is not valid UUID.")
     if not request.HasField("wait_policy"):
         request.wait_policy.SetInParent()
 

@@ -14,6 +14,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
 from whistlestop.frontend.api import checks
+from whistlestop.frontend.api.versioning import check_deployment_options
+from whistlestop.frontend.registry import Feature, supports
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -47,7 +49,7 @@ def check_workflow_task_completed(
                 attributes = getattr(command, command.WhichOneof("attributes") or "")
                 checks.stamp_types(attributes.search_attributes, namespace)
     if request.HasField("deployment_options"):
-        checks.check_deployment_options(request.deployment_options, rules)
+        check_deployment_options(request.deployment_options, rules)
 
 
 def check_identity_only(request: Any, namespace: Namespace | None, rules: Rules) -> None:
@@ -71,7 +73,7 @@ def check_by_id(request: Any, namespace: Namespace | None, rules: Rules) -> None
         raise invalid_argument("ActivityId is not set on request.")
     if not isinstance(request, service_pb.RecordActivityTaskHeartbeatByIdRequest):
         checks.check_identity(request.identity, rules)
-    if not request.workflow_id:
+    if not request.workflow_id and not supports(Feature.STANDALONE_ACTIVITIES):
         raise invalid_argument("WorkflowId is not set on request.")
     if isinstance(request, service_pb.RespondActivityTaskFailedByIdRequest):
         _check_retry_delays(request.failure)

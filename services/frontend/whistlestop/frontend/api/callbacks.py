@@ -1,0 +1,67 @@
+"""Completion callbacks of starts and updates: which addresses may be called, and how much may go along."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from whistlestop.common.errors import invalid_argument, unimplemented
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from temporalio.api.common.v1.message_pb2 import Callback
+
+    from whistlestop.frontend.api.rules import Rules
+
+_ALWAYS_ALLOWED = frozenset({"temporal://system", "temporal://internal"})
+
+
+def check_callbacks(callbacks: Collection[Callback], rules: Rules) -> None:
+    """Raise ServiceError unless all may be attached. Header names become lower case."""
+    if len(callbacks) > rules.config.max_callbacks_per_execution:
+        raise invalid_argument(
+            f"cannot attach more than {rules.config.max_callbacks_per_execution} callbacks to an execution"
+        )
+    for callback in callbacks:
+        kind = callback.WhichOneof("variant")
+        if kind is None:
+            raise unimplemented("unknown callback variant: <nil>")
+        if kind == "internal":
+            raise invalid_argument("unsupported callback variant: *common.Callback_Internal_")
+        _check_nexus(callback.nexus, rules)
+
+
+def _check_nexus(callback: Callback.Nexus, rules: Rules) -> None:
+    if len(callback.url) > rules.config.callback_url_max_length:
+        raise invalid_argument(
+            f"invalid url: url length longer than max length allowed of {rules.config.callback_url_max_length}"
+        )
+    _check_url(callback.url, rules)
+    headers = {name.lower(): value for name, value in callback.header.items()}
+    if sum(len(name) + len(value) for name, value in headers.items()) > rules.config.callback_header_max_size:
+        raise invalid_argument(
+            f"invalid header: header size longer than max allowed size of {rules.config.callback_header_max_size}"
+        )
+    callback.header.clear()
+    callback.header.update(headers)
+
+
+def _check_url(url: str, rules: Rules) -> None:
+    if url in _ALWAYS_ALLOWED:
+        return
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise invalid_argument(f"invalid callback url: {error}") from None
+    if parts.scheme not in ("http", "https"):
+        raise invalid_argument(f"invalid url: unknown scheme: {url}")
+    if not parts.netloc:
+        raise invalid_argument("invalid url: missing host")
+    for pattern, allow_insecure in rules.config.callback_allowed_addresses:
+        if fnmatch.fnmatchcase(parts.netloc, pattern):
+            if parts.scheme == "http" and not allow_insecure:
+                raise invalid_argument(f"invalid url: callback address does not allow insecure connections: {url}")
+            return
+    raise invalid_argument(f"invalid url: url does not match any configured callback address: {url}")
