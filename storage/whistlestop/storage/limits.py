@@ -19,10 +19,13 @@ CHUNKED_LIMIT = 64 << 20
 def check_transition(transition: Transition) -> None:
     """Raise TooLarge for what no chunking helps."""
     for write in transition.writes:
-        if len(write.state) > CHUNKED_LIMIT:
-            raise TooLarge(f"mutable state of {write.key.run_id} has {len(write.state)} bytes; {CHUNKED_LIMIT} are accepted")
+        check_chunked("mutable state", len(write.state))
         for batch in write.history:
             check_chunked("history batch", len(batch.data))
+        for task in write.tasks_added:
+            check_value("task", len(task.data))
+        for timer in (write.timer, write.retention_timer):
+            check_value("timer", len(timer.data) if timer is not None else 0)
         for transfer in write.transfers_added:
             check_chunked("transfer task", len(transfer.data))
         if write.visibility is not None:

@@ -33,7 +33,7 @@ class HistoryBatch:
 
 @dataclass(frozen=True, slots=True)
 class BranchRange:
-    """Events `first_event_id <= id < next_event_id` of a history stand under `branch_id` (a reset shares its base's)."""
+    """Events `first_event_id <= id < next_event_id` of a history stand under `branch_id` (a reset shares its base)."""
 
     branch_id: str
     first_event_id: int

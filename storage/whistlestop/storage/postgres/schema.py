@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psycopg.errors import UndefinedTable
+from psycopg.errors import DuplicateTable, UndefinedTable, UniqueViolation
 
 from whistlestop.storage.errors import SchemaMismatch
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
-_VERSION_TABLE = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL)"
+VERSION_TABLE = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL)"
 
 
 class Migration(NamedTuple):
@@ -71,7 +72,8 @@ def refuse_newer(version: int) -> None:
 async def migrate(db: AsyncConnection[Any]) -> list[str]:
     """Apply what is missing on a connection in autocommit mode; the names of what was applied."""
     dsql = await _is_dsql(db)
-    await db.execute(_VERSION_TABLE)
+    with suppress(UniqueViolation, DuplicateTable):  # Postgres's IF NOT EXISTS does not bear a rival.
+        await db.execute(VERSION_TABLE)
     refuse_newer(await database_version(db))
     applied = []
     for migration in migrations():

@@ -34,9 +34,8 @@ class Statement:
     def rows(self, types: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         """A relation that gives these rows; to be selected from with `*`."""
         if len(rows) > FEW_ROWS:
-            places = [
-                f"{self.add(list(column))}::{kind}[]" for kind, column in zip(types, zip(*rows, strict=True), strict=True)
-            ]
+            columns = zip(types, zip(*rows, strict=True), strict=True)
+            places = [f"{self.add(list(column))}::{kind}[]" for kind, column in columns]
             return f"unnest({', '.join(places)}) AS r"
         lines = []
         for row in rows:
@@ -44,7 +43,9 @@ class Statement:
             lines.append(f"({', '.join([f'{p}::{kind}' for p, kind in zip(places, types, strict=True)])})")
         return f"(VALUES {', '.join(lines)}) AS r"
 
-    def insert(self, name: str, into: str, types: Sequence[str], rows: Sequence[Sequence[Any]], after: str = "") -> None:
+    def insert(
+        self, name: str, into: str, types: Sequence[str], rows: Sequence[Sequence[Any]], after: str = ""
+    ) -> None:
         """`name AS (INSERT INTO into SELECT rows, if the transition is ok, after)`."""
         relation = self.rows(types, rows)
         self.expression(name, f"INSERT INTO {into} SELECT * FROM {relation} WHERE EXISTS (SELECT 1 FROM ok) {after}")
@@ -52,3 +53,9 @@ class Statement:
     def text(self, select: str) -> bytes:
         """All of it."""
         return f"WITH {', '.join(self.parts)} {select}".encode()
+
+
+def numbered(sql: str, mark: str = "%s") -> str:
+    """Places as `$1`, `$2` ...; no user's text stands in the SQL."""
+    first, *rest = sql.split(mark)
+    return first + "".join([f"${n}{part}" for n, part in enumerate(rest, 1)])

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.storage.admin import check
 from whistlestop.storage.errors import CannotOpen
 from whistlestop.storage.postgres import schema
+from whistlestop.storage.postgres.backup import write_backup
 from whistlestop.storage.postgres.cluster import PostgresCluster
 from whistlestop.storage.postgres.connection import EXPECTED, create_pool, one_line, retried, translate, try_connection
 from whistlestop.storage.postgres.executions import PostgresExecutions
 from whistlestop.storage.postgres.queries import PostgresQueries
+from whistlestop.storage.postgres.statement import numbered
 from whistlestop.storage.postgres.tasks import PostgresTasks
 from whistlestop.storage.postgres.timers import PostgresTimers
 from whistlestop.storage.postgres.visibility import PostgresVisibility
 from whistlestop.storage.postgres.writer import TransitionWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from whistlestop.storage.records import Finding
+
 
 class PostgresStore(
     PostgresExecutions, PostgresTasks, PostgresTimers, PostgresQueries, PostgresVisibility, PostgresCluster
@@ -66,6 +77,19 @@ class PostgresStore(
                 return await schema.database_version(connection)
 
         return await retried(run, read=True), schema.latest_version()
+
+    async def backup(self, target: str) -> None:
+        async with self._connections().connection() as connection:
+            try:
+                await write_backup(connection, target)
+            except EXPECTED as error:
+                raise translate(error) from error
+
+    async def check(self, limit: int) -> list[Finding]:
+        async def read(sql: str, parameters: Sequence[Any]) -> list[Any]:
+            return await self._all(numbered(sql, "?"), parameters)
+
+        return await check(read, limit)
 
     async def ping(self) -> None:
         await self._one("SELECT 1")

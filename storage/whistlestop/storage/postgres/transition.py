@@ -187,7 +187,8 @@ def _start(statement: Statement, write: ExecutionWrite, chunks: list[tuple[str, 
     assert write.current is not None
     values = statement.add(*_current_row(write.current.current))
     statement.expression(
-        "ok", f"INSERT INTO current_executions ({_CURRENT_COLUMNS}) VALUES ({values}) ON CONFLICT DO NOTHING RETURNING 1"
+        "ok",
+        f"INSERT INTO current_executions ({_CURRENT_COLUMNS}) VALUES ({values}) ON CONFLICT DO NOTHING RETURNING 1",
     )
     _execution(statement, "x0", write, chunks, guarded=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from whistlestop.storage.postgres.base import PostgresBase
+from whistlestop.storage.postgres.statement import numbered
 from whistlestop.storage.postgres.transition import VISIBILITY_COLUMNS
 from whistlestop.storage.records import ExecutionKey, VisibilityRow
 from whistlestop.storage.visibility import (
@@ -32,7 +33,7 @@ class PostgresVisibility(PostgresBase):
     ) -> tuple[list[VisibilityRow], bytes]:
         where, values = where_clause(query, POSTGRES)
         behind, more = page_clause(parse_page_token(after), POSTGRES)
-        sql = _numbered(
+        sql = numbered(
             f"SELECT {_COLUMNS} FROM executions_visibility WHERE namespace_id = %s AND {where} AND {behind}"
             f" ORDER BY {ORDER_BY} LIMIT %s"
         )
@@ -45,7 +46,7 @@ class PostgresVisibility(PostgresBase):
 
     async def count_visibility(self, namespace_id: str, query: Query) -> int:
         where, values = where_clause(query, POSTGRES)
-        sql = _numbered(f"SELECT count(*) FROM executions_visibility WHERE namespace_id = %s AND {where}")
+        sql = numbered(f"SELECT count(*) FROM executions_visibility WHERE namespace_id = %s AND {where}")
         count: int = (await self._one(sql, (namespace_id, *values)))[0]
         return count
 
@@ -55,18 +56,12 @@ class PostgresVisibility(PostgresBase):
         columns, values = group_by_columns(query, POSTGRES)
         where, more = where_clause(query, POSTGRES)
         numbers = ", ".join(str(n) for n in range(1, len(columns) + 1))
-        sql = _numbered(
+        sql = numbered(
             f"SELECT {', '.join(columns)}, count(*) FROM executions_visibility WHERE namespace_id = %s AND {where}"
             f" GROUP BY {numbers} ORDER BY {numbers} LIMIT %s"
         )
         rows = await self._all(sql, (*values, namespace_id, *more, limit))
         return [(tuple(row[:-1]), row[-1]) for row in rows]
-
-
-def _numbered(sql: str) -> str:
-    """`%s` places as `$1`, `$2` ...; no user's text stands in the SQL."""
-    first, *rest = sql.split("%s")
-    return first + "".join([f"${n}{part}" for n, part in enumerate(rest, 1)])
 
 
 def _row(row: Any) -> VisibilityRow:

@@ -22,6 +22,8 @@ INLINE_OPERATIONS = 100_000
 class Writer(Protocol):
     """Runs jobs in transactions."""
 
+    groups: int
+
     async def write(self, run: Callable[[sqlite3.Cursor], T]) -> T: ...
 
     async def close(self) -> None: ...

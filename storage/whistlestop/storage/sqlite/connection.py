@@ -59,7 +59,7 @@ def translate(error: Exception) -> StorageError:
     """What an unexpected error of sqlite3 is to callers."""
     text = str(error)
     if "no such table" in text or "no such column" in text:
-        return SchemaMismatch(f"the database's schema is older than this release ({text}): run `whistlestop db migrate`")
+        return SchemaMismatch(f"the schema is older than this release ({text}): run `whistlestop db migrate`")
     if isinstance(error, sqlite3.OperationalError):
         return Unavailable(f"the database did not take it: {text}")
     return StorageError(f"the database refused it: {text}")

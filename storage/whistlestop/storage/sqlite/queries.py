@@ -20,8 +20,8 @@ _BUFFERED = (
     " AND expires_ns > ? ORDER BY expires_ns, query_id LIMIT ?"
 )
 _PUT = (
-    "INSERT OR REPLACE INTO queries (query_id, namespace_id, workflow_id, run_id, buffered, expires_ns, request, answer)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO queries (query_id, namespace_id, workflow_id, run_id, buffered, expires_ns, request,"
+    " answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _PURGE = (
     "DELETE FROM queries WHERE query_id IN"

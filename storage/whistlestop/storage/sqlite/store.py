@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from whistlestop.storage.admin import check
 from whistlestop.storage.errors import CannotOpen, Unavailable
 from whistlestop.storage.sqlite import schema
 from whistlestop.storage.sqlite.base import INLINE_OPERATIONS
@@ -20,7 +21,9 @@ from whistlestop.storage.sqlite.visibility import SqliteVisibility
 from whistlestop.storage.sqlite.writer import DirectWriter, GroupWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from whistlestop.storage.records import Finding
 
 
 class SqliteStore(SqliteExecutions, SqliteTasks, SqliteTimers, SqliteQueries, SqliteVisibility, SqliteCluster):
@@ -76,10 +79,9 @@ class SqliteStore(SqliteExecutions, SqliteTasks, SqliteTimers, SqliteQueries, Sq
         return schema.database_version(self._open_main()), schema.latest_version()
 
     async def backup(self, target: str) -> None:
-        if os.path.lexists(target):
-            raise CannotOpen(f"the backup {target} exists already: name a new file")
-
         def copy(db: sqlite3.Connection) -> None:
+            if os.path.lexists(target):
+                raise CannotOpen(f"the backup {target} exists already: name a new file")
             try:
                 copied = sqlite3.connect(target)
             except sqlite3.Error as error:
@@ -92,6 +94,12 @@ class SqliteStore(SqliteExecutions, SqliteTasks, SqliteTimers, SqliteQueries, Sq
                 copied.close()
 
         await self._in_thread(copy)
+
+    async def check(self, limit: int) -> list[Finding]:
+        async def read(sql: str, parameters: Sequence[Any]) -> list[Any]:
+            return await self._in_thread(lambda db: db.execute(sql, parameters).fetchall())
+
+        return await check(read, limit)
 
     async def ping(self) -> None:
         self._one("SELECT 1", ())

@@ -158,6 +158,7 @@ class DirectWriter:
         self._db = db
         self._cursor = db.cursor()
         self._closed = False
+        self.groups = 0
 
     async def write(self, run: Callable[[sqlite3.Cursor], T]) -> T:
         """Run the job now."""
@@ -167,6 +168,7 @@ class DirectWriter:
         try:
             run_group(self._db, self._cursor, [job])
             self._cursor.execute("COMMIT")
+            self.groups += 1
         except sqlite3.Error as error:
             raise translate(error) from error
         if job.error is not None:

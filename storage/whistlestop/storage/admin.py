@@ -1,0 +1,183 @@
+"""`db check`: the invariants of a store, walked page by page with SQL that every adapter's database takes.
+
+What is checked:
+  - a run's history is contiguous from event 1 to its next_event_id, over the branches that it shares and its own
+  - every run has a visibility row of equal status
+  - an open run is the current run of its workflow id, and the current row's status is the run's
+  - a current row, a visibility row, a task, an execution or retention timer names a run that exists
+  - a shared branch is shared by a run that exists, and no history is left over that nobody reads
+
+Transfer tasks are not held against their run: what a run owes to others outlives its deletion.
+"""
+
+# ruff: noqa: S608 - SQL is put together from constants of this module alone
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.storage.records import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    Read = Callable[[str, Sequence[Any]], Awaitable[list[Any]]]
+    """Runs a SELECT with `?` places."""
+
+PAGE = 500
+RUNNING = 1
+"""WORKFLOW_EXECUTION_STATUS_RUNNING."""
+
+_RUN = "{t}.namespace_id = e.namespace_id AND {t}.workflow_id = e.workflow_id AND {t}.run_id = e.run_id"
+
+_RUNS = (
+    "SELECT e.namespace_id, e.workflow_id, e.run_id, e.branch_id, e.next_event_id, e.status, v.status, c.run_id,"
+    " c.status FROM executions e"
+    " LEFT JOIN executions_visibility v ON v.namespace_id = e.namespace_id AND v.run_id = e.run_id"
+    " LEFT JOIN current_executions c ON c.namespace_id = e.namespace_id AND c.workflow_id = e.workflow_id"
+    " WHERE (e.namespace_id, e.workflow_id, e.run_id) > (?, ?, ?)"
+    " ORDER BY e.namespace_id, e.workflow_id, e.run_id LIMIT ?"
+)
+_FORKS_OF = (
+    "SELECT branch_id, first_event_id, next_event_id FROM forks WHERE namespace_id = ? AND run_id = ?"
+    " AND first_event_id > 0 ORDER BY first_event_id"
+)
+_NODES = (
+    "SELECT node_id, next_event_id FROM history_node WHERE namespace_id = ? AND branch_id = ?"
+    " AND node_id > ? AND node_id < ? ORDER BY node_id LIMIT ?"
+)
+_CURRENT = (
+    "SELECT t.namespace_id, t.workflow_id, t.run_id, e.run_id FROM current_executions t"
+    f" LEFT JOIN executions e ON {_RUN.format(t='t')} WHERE (t.namespace_id, t.workflow_id) > (?, ?)"
+    " ORDER BY t.namespace_id, t.workflow_id LIMIT ?"
+)
+_VISIBILITY = (
+    "SELECT t.namespace_id, t.run_id, t.workflow_id, e.run_id FROM executions_visibility t"
+    f" LEFT JOIN executions e ON {_RUN.format(t='t')} WHERE (t.namespace_id, t.run_id) > (?, ?)"
+    " ORDER BY t.namespace_id, t.run_id LIMIT ?"
+)
+_TASKS = (
+    "SELECT t.namespace_id, t.task_queue, t.task_type, t.priority, t.task_id, t.workflow_id, t.run_id, e.run_id"
+    f" FROM tasks t LEFT JOIN executions e ON {_RUN.format(t='t')}"
+    " WHERE (t.namespace_id, t.task_queue, t.task_type, t.priority, t.task_id) > (?, ?, ?, ?, ?)"
+    " ORDER BY t.namespace_id, t.task_queue, t.task_type, t.priority, t.task_id LIMIT ?"
+)
+_TIMERS = (
+    "SELECT t.namespace_id, t.run_id, t.workflow_id, t.kind, e.run_id FROM timer_tasks t"
+    f" LEFT JOIN executions e ON {_RUN.format(t='t')}"
+    " WHERE (t.namespace_id, t.run_id, t.workflow_id, t.kind) > (?, ?, ?, ?)"
+    " ORDER BY t.namespace_id, t.run_id, t.workflow_id, t.kind LIMIT ?"
+)
+_FORKS = (
+    "SELECT t.namespace_id, t.branch_id, t.run_id, t.first_event_id, v.run_id FROM forks t"
+    " LEFT JOIN executions_visibility v ON v.namespace_id = t.namespace_id AND v.run_id = t.run_id"
+    " WHERE (t.namespace_id, t.branch_id, t.run_id, t.first_event_id) > (?, ?, ?, ?)"
+    " ORDER BY t.namespace_id, t.branch_id, t.run_id, t.first_event_id LIMIT ?"
+)
+_BRANCHES = (
+    "SELECT b.namespace_id, b.branch_id, v.run_id, (SELECT min(f.run_id) FROM forks f"
+    " WHERE f.namespace_id = b.namespace_id AND f.branch_id = b.branch_id)"
+    " FROM (SELECT DISTINCT namespace_id, branch_id FROM history_node WHERE (namespace_id, branch_id) > (?, ?)"
+    " ORDER BY namespace_id, branch_id LIMIT ?) AS b"
+    " LEFT JOIN executions_visibility v ON v.namespace_id = b.namespace_id AND v.run_id = b.branch_id"
+    " ORDER BY b.namespace_id, b.branch_id"
+)
+# A scan, for suspects alone.
+_OWNER = "SELECT 1 FROM executions WHERE namespace_id = ? AND (run_id = ? OR branch_id = ?) LIMIT 1"
+
+
+async def check(read: Read, limit: int) -> list[Finding]:
+    """At most `limit` findings."""
+    findings: list[Finding] = []
+    for walk in (_walk_runs, _walk_current, _walk_visibility, _walk_tasks, _walk_timers, _walk_forks, _walk_branches):
+        async for finding in walk(read):
+            if len(findings) >= limit:
+                return findings
+            findings.append(finding)
+    return findings
+
+
+async def _pages(read: Read, sql: str, start: tuple[Any, ...]) -> AsyncIterator[Any]:
+    """All rows of a paged SELECT whose first columns are its key."""
+    after = start
+    while True:
+        rows = await read(sql, (*after, PAGE))
+        for row in rows:
+            yield row
+        if len(rows) < PAGE:
+            return
+        after = tuple(rows[-1][: len(start)])
+
+
+async def _walk_runs(read: Read) -> AsyncIterator[Finding]:
+    async for row in _pages(read, _RUNS, ("", "", "")):
+        namespace_id, workflow_id, run_id, branch_id, next_event_id, status, shown, current_run, current_status = row
+        key = f"{namespace_id}/{workflow_id}/{run_id}"
+        if shown is None:
+            yield Finding("executions_visibility", key, "the run has no visibility row")
+        elif shown != status:
+            yield Finding("executions_visibility", key, f"shows status {shown}, the run has {status}")
+        if status == RUNNING and current_run != run_id:
+            yield Finding("current_executions", key, f"the run is open, but the current run is {current_run}")
+        if current_run == run_id and current_status != status:
+            yield Finding("current_executions", key, f"holds status {current_status}, the run has {status}")
+        problem = await _history_problem(read, (namespace_id, run_id, branch_id), next_event_id)
+        if problem:
+            yield Finding("history_node", key, problem)
+
+
+async def _history_problem(read: Read, run: tuple[str, str, str], next_event_id: int) -> str:
+    namespace_id, run_id, branch_id = run
+    ranges = [tuple(row) for row in await read(_FORKS_OF, (namespace_id, run_id))]
+    own_first = ranges[-1][2] if ranges else 1
+    expected = 1
+    for branch, first, end in (*ranges, (branch_id, own_first, 2**62)):
+        if first != expected:
+            return f"branch {branch} is used from event {first}, but event {expected} is next"
+        after = first - 1
+        while True:
+            nodes = await read(_NODES, (namespace_id, branch, after, end, PAGE))
+            for node_id, next_id in nodes:
+                if node_id != expected:
+                    return f"branch {branch}: after event {expected - 1} comes a batch of event {node_id}"
+                expected = min(next_id, end)
+            if len(nodes) < PAGE:
+                break
+            after = nodes[-1][0]
+    return "" if expected == next_event_id else f"history ends before event {expected}, the run before {next_event_id}"
+
+
+async def _walk_current(read: Read) -> AsyncIterator[Finding]:
+    async for row in _pages(read, _CURRENT, ("", "")):
+        if row[-1] is None:
+            yield Finding("current_executions", "/".join(row[:3]), "names a run that does not exist")
+
+
+async def _walk_visibility(read: Read) -> AsyncIterator[Finding]:
+    async for row in _pages(read, _VISIBILITY, ("", "")):
+        if row[-1] is None:
+            yield Finding("executions_visibility", f"{row[0]}/{row[2]}/{row[1]}", "shows a run that does not exist")
+
+
+async def _walk_tasks(read: Read) -> AsyncIterator[Finding]:
+    async for row in _pages(read, _TASKS, ("", "", -1, -1, -1)):
+        if row[-1] is None:
+            place = f"{row[0]}/{row[1]}/{row[2]}/{row[3]}/{row[4]}"
+            yield Finding("tasks", place, f"is of a run that does not exist: {row[5]}/{row[6]}")
+
+
+async def _walk_timers(read: Read) -> AsyncIterator[Finding]:
+    async for row in _pages(read, _TIMERS, ("", "", "", "")):
+        if row[-1] is None and row[3] in ("execution", "retention"):
+            yield Finding("timer_tasks", f"{row[0]}/{row[2]}/{row[1]}/{row[3]}", "is of a run that does not exist")
+
+
+async def _walk_forks(read: Read) -> AsyncIterator[Finding]:
+    async for row in _pages(read, _FORKS, ("", "", "", -1)):
+        if row[-1] is None:
+            yield Finding("forks", f"{row[0]}/{row[1]}/{row[2]}", "keeps history for a run that does not exist")
+
+
+async def _walk_branches(read: Read) -> AsyncIterator[Finding]:
+    async for namespace_id, branch_id, named, forked in _pages(read, _BRANCHES, ("", "")):
+        if named is None and forked is None and not await read(_OWNER, (namespace_id, branch_id, branch_id)):
+            yield Finding("history_node", f"{namespace_id}/{branch_id}", "is history that no run reads")

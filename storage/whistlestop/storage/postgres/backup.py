@@ -1,0 +1,78 @@
+"""A consistent copy of a Postgres database in one file that `psql -f` restores into an empty database."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from whistlestop.storage.errors import CannotOpen
+from whistlestop.storage.postgres import schema
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+_TABLES = (
+    "SELECT c.table_name, string_agg(quote_ident(c.column_name), ', ' ORDER BY c.ordinal_position)"
+    " FROM information_schema.columns c WHERE c.table_schema = current_schema() AND c.table_name = ANY($1::text[])"
+    " GROUP BY c.table_name ORDER BY c.table_name"
+)
+_BLOCK_BYTES = 1 << 20
+
+
+def table_names() -> list[str]:
+    """All tables that the migrations make, and the one that remembers them."""
+    found = ["schema_version"]
+    for migration in schema.migrations():
+        for statement in schema.statements(migration.sql):
+            words = statement.split()
+            if words[:2] == ["CREATE", "TABLE"]:
+                found.append(words[2])
+    return found
+
+
+async def write_backup(db: AsyncConnection[Any], target: str) -> None:
+    """Read every table in one snapshot. The file appears under its name only when it is whole."""
+    if await asyncio.to_thread(os.path.lexists, target):
+        raise CannotOpen(f"the backup {target} exists already: name a new file")
+    partial = Path(f"{target}.partial")
+    try:
+        with await asyncio.to_thread(partial.open, "wb") as file:
+            await _copy_all(db, file)
+            await asyncio.to_thread(_flush, file)
+        await asyncio.to_thread(partial.rename, target)
+    except OSError as error:
+        raise CannotOpen(f"can't write the backup {target}: {error}") from error
+
+
+async def _copy_all(db: AsyncConnection[Any], file: BinaryIO) -> None:
+    await db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    try:
+        version = await schema.database_version(db)
+        head = ["-- A backup of Whistlestop. Restore it into an empty database: psql --single-transaction -f FILE URL"]
+        head.append(schema.VERSION_TABLE + ";")
+        head += [migration.sql for migration in schema.migrations() if migration.version <= version]
+        await asyncio.to_thread(file.write, "\n".join([*head, ""]).encode())
+        tables = await (await db.execute(_TABLES, (table_names(),))).fetchall()
+        for table, columns in tables:
+            await _copy_table(db, file, f"{table} ({columns})")
+    finally:
+        await db.execute("ROLLBACK")
+
+
+async def _copy_table(db: AsyncConnection[Any], file: BinaryIO, relation: str) -> None:
+    await asyncio.to_thread(file.write, f"\nCOPY {relation} FROM stdin;\n".encode())
+    block = bytearray()
+    async with db.cursor().copy(f"COPY {relation} TO STDOUT".encode()) as copy:
+        async for data in copy:
+            block += data
+            if len(block) >= _BLOCK_BYTES:
+                await asyncio.to_thread(file.write, bytes(block))
+                block.clear()
+    await asyncio.to_thread(file.write, bytes(block) + b"\\.\n")
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

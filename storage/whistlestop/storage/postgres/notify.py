@@ -1,0 +1,133 @@
+"""Hints between processes that share a Postgres database, over LISTEN and NOTIFY.
+
+Rules of this file:
+  - within the process a hint is delivered at once, whatever the database does;
+  - for the others, topics gather while the last batch is on its way, and go together: a hint costs no transaction;
+  - a topic travels as a short digest; two that share one only wake somebody for nothing;
+  - a hint may be lost (the connection broke). After a reconnect everybody is woken, and re-reads the store.
+
+It needs a session of its own, so the address must not be that of a pooler that pools transactions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from base64 import urlsafe_b64encode
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from whistlestop.common.notify import LocalNotifier
+from whistlestop.storage.postgres.connection import CONNECT_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.notify import Subscription
+
+CHANNEL = "whistlestop"
+PAYLOAD_BYTES = 7900
+"""Postgres takes less than 8000."""
+
+_DIGEST_BYTES = 9
+_RECONNECT_S = (0.1, 5.0)
+
+
+class PostgresNotifier:
+    """A whistlestop.common.notify.Notifier. Hints go within the process alone until `start`; `close` it at the end."""
+
+    def __init__(self, url: str, clock: Clock, channel: str = CHANNEL) -> None:
+        self._url = url
+        self._clock = clock
+        self._channel = channel
+        self._local = LocalNotifier(clock)
+        self._me = secrets.token_urlsafe(6)
+        self._outbox: set[str] = set()
+        self._wake = asyncio.Event()
+        self._listening = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def publish(self, topics: Iterable[str]) -> None:
+        digests = [digest(topic) for topic in topics]
+        self._local.publish(digests)
+        if self._tasks:
+            self._outbox.update(digests)
+            self._wake.set()
+
+    def subscribe(self, *topics: str) -> Subscription:
+        return self._local.subscribe(*[digest(topic) for topic in topics])
+
+    async def start(self) -> None:
+        """Connect in the background; returns when it listens, or after a few seconds without."""
+        self._tasks = [
+            asyncio.create_task(self._keep(self._listen), name="postgres-listen"),
+            asyncio.create_task(self._keep(self._send), name="postgres-notify"),
+        ]
+        try:
+            await asyncio.wait_for(self._listening.wait(), CONNECT_TIMEOUT_S)
+        except TimeoutError:
+            return
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep(self, work: Any) -> None:
+        """Run `work` on a connection of its own, and again on another when it breaks."""
+        delay_s = _RECONNECT_S[0]
+        while True:
+            try:
+                connection = await AsyncConnection.connect(
+                    self._url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
+                )
+                async with connection:
+                    delay_s = _RECONNECT_S[0]
+                    await work(connection)
+            except (psycopg.Error, OSError):
+                await self._clock.sleep(delay_s)
+                delay_s = min(delay_s * 2, _RECONNECT_S[1])
+
+    async def _listen(self, connection: AsyncConnection[Any]) -> None:
+        await connection.execute(f'LISTEN "{self._channel}"'.encode())
+        # Nobody knows what was said while nobody listened.
+        self._local.publish(list(self._local.audience))
+        self._listening.set()
+        async for notification in connection.notifies():
+            sender, _, digests = notification.payload.partition(" ")
+            if sender != self._me:
+                self._local.publish(digests.split(" "))
+        raise psycopg.OperationalError("the server closed the connection")
+
+    async def _send(self, connection: AsyncConnection[Any]) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._outbox = self._outbox, set()
+            for payload in payloads(self._me, batch):
+                await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, payload))
+
+
+def digest(topic: str) -> str:
+    """A topic as it travels: 12 characters."""
+    return urlsafe_b64encode(blake2b(topic.encode(), digest_size=_DIGEST_BYTES).digest()).decode()
+
+
+def payloads(sender: str, digests: Iterable[str]) -> list[str]:
+    """As few payloads as hold them all."""
+    found: list[str] = []
+    line = sender
+    for item in digests:
+        if len(line) + len(item) + 1 > PAYLOAD_BYTES:
+            found.append(line)
+            line = sender
+        line += f" {item}"
+    if line != sender:
+        found.append(line)
+    return found

@@ -1,0 +1,92 @@
+"""Values beyond what one column of the narrowest store holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.storage.factories import (
+    SLOTS_ALL,
+    START_NS,
+    commit,
+    history,
+    query,
+    run_key,
+    start,
+    step,
+    stored,
+    task,
+    transfer,
+    visibility,
+)
+from whistlestop.storage.errors import TooLarge, VersionConflict
+from whistlestop.storage.records import HistoryBatch
+
+if TYPE_CHECKING:
+    from whistlestop.storage.interface import Store
+
+
+def _long(size: int = 3_500_000, seed: int = 1) -> bytes:
+    """Bytes in which a chunk that is missing, doubled or out of order shows."""
+    return b"".join((n * seed).to_bytes(5, "big") for n in range(size // 5))
+
+
+async def test_a_long_state_comes_back_whole(store: Store) -> None:
+    write = start(state=_long())
+    await commit(store, write)
+    assert await store.get_execution(run_key()) == stored(write)
+    assert await store.list_executions(None, 10) == [stored(write)]
+
+
+async def test_a_state_may_grow_and_shrink_around_the_limit(store: Store) -> None:
+    await commit(store, start())
+    for version, size in enumerate((1_000_000, 1_000_005, 3_000_000, 2_000_000, 5, 1_048_580), 1):
+        write = step(version=version, state=_long(size, version))
+        await commit(store, write)
+        assert await store.get_execution(run_key()) == stored(write)
+
+
+async def test_a_conflict_leaves_a_long_state_alone(store: Store) -> None:
+    write = start(state=_long())
+    await commit(store, write)
+    with pytest.raises(VersionConflict):
+        await commit(store, step(version=2, state=_long(seed=7)))
+    assert await store.get_execution(run_key()) == stored(write)
+
+
+async def test_long_batches_come_back_whole(store: Store) -> None:
+    batches = (HistoryBatch(1, 3, _long()), HistoryBatch(3, 4, b"short"), HistoryBatch(4, 6, _long(1_200_000, 3)))
+    await commit(store, start(history=batches, next_event_id=6))
+    assert await history(store) == list(batches)
+    await store.delete_execution(run_key())
+    assert await history(store) == []
+
+
+async def test_a_long_transfer_comes_back_whole_and_goes(store: Store) -> None:
+    long = transfer(1, data=_long())
+    await commit(store, start(transfers_added=(long, transfer(2))))
+    assert await store.due_transfers(*SLOTS_ALL, START_NS, 10) == [long, transfer(2)]
+    await commit(store, step(transfers_added=(transfer(3, data=_long(seed=5)),)), done=(long,))
+    await store.delete_transfer(transfer(3, data=_long(seed=5)))
+    assert await store.due_transfers(*SLOTS_ALL, START_NS, 10) == [transfer(2)]
+
+
+async def test_long_queries_and_answers_come_back_whole(store: Store) -> None:
+    long = query(request=_long(1_500_000))
+    await store.put_query(long, None)
+    assert await store.list_buffered_queries(run_key(), START_NS, 10) == [long]
+    assert await store.answer_query("query-1", _long(seed=3)) is True
+    assert await store.answer_query("query-1", _long(seed=4)) is False
+    assert await store.get_query("query-1") == replace(long, answer=_long(seed=3))
+    await store.delete_query("query-1")
+    assert await store.get_query("query-1") is None
+
+
+async def test_what_no_chunk_helps_is_refused_and_nothing_is_written(store: Store) -> None:
+    with pytest.raises(TooLarge):
+        await commit(store, start(visibility=visibility(memo=_long())))
+    with pytest.raises(TooLarge):
+        await commit(store, start(tasks_added=(task(1, data=_long()),)))
+    assert await store.list_executions(None, 10) == []

@@ -1,0 +1,94 @@
+"""Hints between processes over LISTEN and NOTIFY."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+import pytest_asyncio
+
+from tests import postgres
+from whistlestop.common.clock import SECOND_NS, SystemClock
+from whistlestop.storage.postgres.notify import PAYLOAD_BYTES, PostgresNotifier, digest, payloads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.skipif(not postgres.available(), reason="no Postgres here")
+
+
+@pytest_asyncio.fixture
+async def pair() -> AsyncIterator[tuple[PostgresNotifier, PostgresNotifier, str]]:
+    async with postgres.fresh_database() as url:
+        notifiers = PostgresNotifier(url, SystemClock()), PostgresNotifier(url, SystemClock())
+        for notifier in notifiers:
+            await notifier.start()
+        yield *notifiers, url
+        for notifier in notifiers:
+            await notifier.close()
+
+
+def _soon() -> int:
+    return SystemClock().now_ns() + 5 * SECOND_NS
+
+
+async def test_a_hint_within_the_process_needs_no_database() -> None:
+    notifier = PostgresNotifier("postgresql://127.0.0.1:1/nothing", SystemClock())
+    with notifier.subscribe("x/1") as subscription:
+        notifier.publish(["x/1"])
+        assert await subscription.wait(_soon())
+
+
+async def test_a_hint_reaches_another_process(pair: tuple[PostgresNotifier, PostgresNotifier, str]) -> None:
+    one, other, _ = pair
+    with other.subscribe("x/1", "x/2") as subscription:
+        one.publish(["x/2"])
+        assert await subscription.wait(_soon())
+
+
+async def test_a_hint_on_another_topic_wakes_nobody(pair: tuple[PostgresNotifier, PostgresNotifier, str]) -> None:
+    one, other, _ = pair
+    with other.subscribe("x/1") as silent, other.subscribe("x/9") as last:
+        one.publish(["x/2"])
+        one.publish(["x/9"])
+        assert await last.wait(_soon())
+        assert not await silent.wait(0)
+
+
+async def test_many_hints_all_arrive(pair: tuple[PostgresNotifier, PostgresNotifier, str]) -> None:
+    one, other, _ = pair
+    subscriptions = [other.subscribe(f"topic {n} of a rather long name") for n in range(2000)]
+    for subscription in subscriptions:
+        subscription.__enter__()
+    one.publish([f"topic {n} of a rather long name" for n in range(2000)])
+    assert all(await asyncio.gather(*(subscription.wait(_soon()) for subscription in subscriptions)))
+
+
+async def test_after_a_broken_connection_everybody_is_woken_and_hints_arrive_again(
+    pair: tuple[PostgresNotifier, PostgresNotifier, str],
+) -> None:
+    one, other, url = pair
+    with other.subscribe("x/1") as subscription:
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        assert await subscription.wait(_soon())
+        for _ in range(50):
+            one.publish(["x/1"])
+            if await subscription.wait(SystemClock().now_ns() + SECOND_NS // 10):
+                break
+        else:
+            pytest.fail("no hint after the reconnect")
+
+
+def test_payloads_are_short_and_hold_every_digest() -> None:
+    digests = [digest(f"topic {n}") for n in range(3000)]
+    found = payloads("me", digests)
+    assert all(len(payload) <= PAYLOAD_BYTES for payload in found)
+    assert [item for payload in found for item in payload.split(" ")[1:]] == digests
+    assert len(found) == 5
+    assert payloads("me", []) == []
