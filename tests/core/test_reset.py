@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import reset_pb2 as reset_enums
@@ -11,10 +13,12 @@ from tests.core.commands import payloads, schedule_activity, start_timer
 from tests.core.harness import World, short_name
 from whistlestop.common.errors import ServiceError
 from whistlestop.history.core import reset, signal
-from whistlestop.history.core.run import Run
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.times import SECOND_NS
 from whistlestop.history.core.transition import write_of
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.run import Run
 
 
 def a_world() -> World:

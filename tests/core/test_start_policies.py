@@ -57,14 +57,18 @@ def test_what_the_policies_allow(status: int, reuse: int, conflict: int, verdict
         (
             COMPLETED,
             FAILED_ONLY,
-            "Workflow execution already finished successfully. WorkflowId: wf, RunId: run. "
-            "Workflow Id reuse policy: allow duplicate workflow Id if last run failed.",
+            (
+                "Workflow execution already finished successfully. WorkflowId: wf, RunId: run. "
+                "Workflow Id reuse policy: allow duplicate workflow Id if last run failed."
+            ),
         ),
         (
             FAILED,
             REJECT,
-            "Workflow execution already finished. WorkflowId: wf, RunId: run. "
-            "Workflow Id reuse policy: reject duplicate workflow Id.",
+            (
+                "Workflow execution already finished. WorkflowId: wf, RunId: run. "
+                "Workflow Id reuse policy: reject duplicate workflow Id."
+            ),
         ),
     ],
 )

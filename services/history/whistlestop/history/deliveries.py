@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.run import Run
+    from whistlestop.history.engine import Engine
     from whistlestop.history.service import History
     from whistlestop.storage.records import CurrentExecution, TransferTask
 
@@ -138,10 +139,26 @@ def _new_child(
     return run
 
 
+async def _after_resets(engine: Engine, key: ExecutionKey) -> ExecutionKey:
+    """A parent that was reset goes on in another run, with the children that it had at that point."""
+    for _ in range(MAX_CONFLICTS):
+        try:
+            state = (await engine.load(key, fresh=not engine.exclusive)).state
+        except ServiceError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            return key
+        if not state.close_ns or not state.reset_run_id:
+            return key
+        key = ExecutionKey(key.namespace_id, key.workflow_id, state.reset_run_id)
+    return key
+
+
 async def _child_closed(service: History, task: TransferTask, data: TransferData) -> None:
     """Tell the parent how its child ended."""
-    key = ExecutionKey(data.target_namespace_id, data.target_workflow_id, data.target_run_id)
     engine = service.engine
+    key = ExecutionKey(data.target_namespace_id, data.target_workflow_id, data.target_run_id)
+    key = await _after_resets(engine, key)
     async with engine.lock(key):
         try:
             entry = await engine.load(key, fresh=not engine.exclusive)
@@ -151,6 +168,8 @@ async def _child_closed(service: History, task: TransferTask, data: TransferData
             await service.store.delete_transfer(task)
             return
         parent = engine.run_of(entry)
+        if not parent.is_open and parent.state.reset_run_id:
+            raise VersionConflict(key)
         child = parent.state.children.get(data.initiated_event_id)
         if not parent.is_open or child is None or child.workflow_id != task.key.workflow_id:
             await service.store.delete_transfer(task)

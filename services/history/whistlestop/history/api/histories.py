@@ -1,8 +1,8 @@
 """GetWorkflowExecutionHistory and its reverse, and the pages of a history that is too long for a poll's reply.
 
-A page is a number of whole batches, at most `histories.MAX_BATCHES` of them, and ends early when it is large. The token of
-the next page is opaque to clients: it holds the run, the next event and, for a worker, where its workflow task's history
-ends and the events behind it that are not written (yet).
+A page is a number of whole batches, at most `histories.MAX_BATCHES` of them, and ends early when it is large. The token
+of the next page is opaque to clients: it holds the run, the next event and, for a worker, where its workflow task's
+history ends and the events behind it that are not written (yet).
 
 Waiting follows Temporal: only a call that has seen everything waits, and a wait that ends without news answers with no
 events and a token. Asked for the close event alone, the first call waits already.

@@ -145,7 +145,7 @@ async def _batches(engine: Engine, entry: Entry, first: int, end: int) -> AsyncI
 async def _reapply(
     engine: Engine, run: Run, base: Entry, first: int, kinds: frozenset[int], current: Run | None
 ) -> None:
-    """Along the base and the runs that continued it as new, as far as they are kept; then what the termination flushed."""
+    """Along the base and the runs that continued it as new, as far as kept; what the termination flushed, too."""
     entry = base
     for _ in range(MAX_CHAIN):
         end = entry.state.next_event_id
@@ -154,8 +154,8 @@ async def _reapply(
             events = history_pb.History.FromString(histories.trimmed(batch, first, end)).events
             following = core_reset.reapply(run, events, kinds)
         if current is not None and entry.key == current.key:
-            for events in (*current.batches, current.batch):
-                core_reset.reapply(run, events, kinds)
+            for flushed in (*current.batches, current.batch):
+                core_reset.reapply(run, flushed, kinds)
         if not following:
             return
         key = ExecutionKey(base.key.namespace_id, base.key.workflow_id, following)

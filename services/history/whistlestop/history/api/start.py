@@ -1,8 +1,8 @@
 """StartWorkflowExecution: id policies, request-id deduplication, the new run.
 
-The common case is tried first, with no read at all: create the run on condition that nobody holds the workflow id. Only a
-conflict makes the current run be read and the policies be asked; whatever they allow is again one commit, on condition
-that the current run is still that one.
+The common case is tried first, with no read at all: create the run on condition that nobody holds the workflow id. Only
+a conflict makes the current run be read and the policies be asked; whatever they allow is again one commit, on
+condition that the current run is still that one.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ async def _seen_before(
     if event_type is None:
         return None
     reply = _started(starting, state)
-    reply.status = state.status
+    reply.status = state.status  # type: ignore[assignment]
     if event_type != et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
         reply.started = False
         reply.link.CopyFrom(_request_link(starting, state))

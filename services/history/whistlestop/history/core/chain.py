@@ -26,15 +26,13 @@ if TYPE_CHECKING:
 
     from whistlestop.history.core.run import Run
 
-Initiator = wf_enums.ContinueAsNewInitiator.ValueType
-
 
 @dataclass(frozen=True, slots=True)
 class Following:
     """The run that is to follow."""
 
     run_id: str
-    initiator: Initiator
+    initiator: wf_enums.ContinueAsNewInitiator.ValueType
     backoff_ns: int
 
     @property
@@ -92,7 +90,7 @@ def begin(
     a.task_queue.name = previous.task_queue.name
     a.task_queue.kind = task_queue_pb2.TASK_QUEUE_KIND_NORMAL
     for field in ("header", "input", "retry_policy", "memo", "search_attributes", "priority"):
-        if previous.HasField(field):  # type: ignore[arg-type]
+        if previous.HasField(field):
             getattr(a, field).CopyFrom(getattr(previous, field))
     a.cron_schedule = previous.cron_schedule
     a.inherited_build_id = previous.inherited_build_id

@@ -1,11 +1,11 @@
-"""How a run ends: completed, failed, cancelled, timed out or terminated. (Continued as another run: continue_as_new.py.)
+"""How a run ends: completed, failed, cancelled, timed out or terminated (continue_as_new.py has the other way).
 
 Rules of this file, which are Temporal's:
 - A workflow may not end before it has seen what happened during its last task.
 - What ends a run from outside first fails the workflow task that a worker is at, and lets what was buffered meanwhile
   into history.
-- A run that failed or timed out is followed by the next one of its chain if its retry policy, else its cron schedule, says
-  so; one that completed, if it has a cron schedule. The closing event names the next run.
+- A run that failed or timed out is followed by the next one of its chain if its retry policy, else its cron schedule,
+  says so; one that completed, if it has a cron schedule. The closing event names the next run.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ def complete(completion: Completion, command: command_pb.Command) -> history_pb.
     """CompleteWorkflowExecution."""
     check_all_seen(completion)
     run = completion.run
-    field = "complete_workflow_execution_command_attributes"
     attributes = command.complete_workflow_execution_command_attributes
-    command_attributes.complete_workflow(run, attributes, is_set=command.HasField(field))
+    command_attributes.complete_workflow(
+        run, attributes, is_set=command.HasField("complete_workflow_execution_command_attributes")
+    )
     if not run.is_open:
         return None
     result = attributes.result if attributes.HasField("result") else None
@@ -66,9 +67,10 @@ def fail(completion: Completion, command: command_pb.Command) -> history_pb.Hist
     """FailWorkflowExecution."""
     check_all_seen(completion)
     run = completion.run
-    field = "fail_workflow_execution_command_attributes"
     attributes = command.fail_workflow_execution_command_attributes
-    command_attributes.fail_workflow(run, attributes, is_set=command.HasField(field))
+    command_attributes.fail_workflow(
+        run, attributes, is_set=command.HasField("fail_workflow_execution_command_attributes")
+    )
     if not run.is_open:
         return None
     failure = attributes.failure

@@ -25,9 +25,10 @@ def continue_as_new(completion: Completion, command: command_pb.Command) -> hist
     """The handler of the command."""
     close.check_all_seen(completion)
     run = completion.run
-    field = "continue_as_new_workflow_execution_command_attributes"
     attributes = command.continue_as_new_workflow_execution_command_attributes
-    command_attributes.continue_as_new(run, attributes, is_set=command.HasField(field))
+    command_attributes.continue_as_new(
+        run, attributes, is_set=command.HasField("continue_as_new_workflow_execution_command_attributes")
+    )
     if not run.is_open:
         return None
     run_id = run.ids.uuid()
@@ -46,7 +47,7 @@ def _closing_event(
     a = event.workflow_execution_continued_as_new_event_attributes
     a.new_execution_run_id = run_id
     for name in ("workflow_type", "task_queue", "input", "header", "failure", "last_completion_result"):
-        if attributes.HasField(name):  # type: ignore[arg-type]
+        if attributes.HasField(name):
             getattr(a, name).CopyFrom(getattr(attributes, name))
     for name in ("workflow_run_timeout", "workflow_task_timeout", "backoff_start_interval"):
         if attributes.HasField(name):  # type: ignore[arg-type]
@@ -59,7 +60,8 @@ def _closing_event(
 
 
 def _copy_visible(
-    target: history_pb.WorkflowExecutionContinuedAsNewEventAttributes | history_pb.WorkflowExecutionStartedEventAttributes,
+    target: history_pb.WorkflowExecutionContinuedAsNewEventAttributes
+    | history_pb.WorkflowExecutionStartedEventAttributes,
     source: command_pb.ContinueAsNewWorkflowExecutionCommandAttributes,
 ) -> None:
     """Memo and search attributes, without those that say "nothing"."""
@@ -78,7 +80,7 @@ def _begin(run: Run, attributes: command_pb.ContinueAsNewWorkflowExecutionComman
     a.task_queue.name = attributes.task_queue.name
     a.task_queue.kind = task_queue_pb2.TASK_QUEUE_KIND_NORMAL
     for name in ("header", "input", "retry_policy", "last_completion_result"):
-        if attributes.HasField(name):  # type: ignore[arg-type]
+        if attributes.HasField(name):
             getattr(a, name).CopyFrom(getattr(attributes, name))
     if attributes.HasField("failure"):
         a.continued_failure.CopyFrom(attributes.failure)

@@ -1,7 +1,7 @@
 """Cron chains of workflows: how long the next run waits.
 
-Rules of this file, which are Temporal's: waits are whole seconds, rounded up; `@every` counts from the whole second in which
-the last run began to execute.
+Rules of this file, which are Temporal's: waits are whole seconds, rounded up; `@every` counts from the whole second in
+which the last run began to execute.
 """
 
 from __future__ import annotations

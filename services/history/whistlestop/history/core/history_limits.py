@@ -1,7 +1,7 @@
 """The end of a run that has grown too large: terminated, whatever the transition wanted.
 
-Rules of this file, which are Temporal's: the sizes are those of what is stored, the number of events includes those of the
-transition. What the transition decided is thrown away, the run is terminated instead, and the caller is told so.
+Rules of this file, which are Temporal's: the sizes are those of what is stored, the number of events includes those of
+the transition. What the transition decided is thrown away, the run is terminated instead, and the caller is told so.
 """
 
 from __future__ import annotations

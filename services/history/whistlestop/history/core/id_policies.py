@@ -1,7 +1,7 @@
 """What a start does when the workflow id is taken.
 
-A run that is open is subject to the conflict policy, one that has ended to the reuse policy. The deprecated reuse policy
-TERMINATE_IF_RUNNING is the conflict policy TERMINATE_EXISTING.
+A run that is open is subject to the conflict policy, one that has ended to the reuse policy. The deprecated reuse
+policy TERMINATE_IF_RUNNING is the conflict policy TERMINATE_EXISTING.
 """
 
 from __future__ import annotations

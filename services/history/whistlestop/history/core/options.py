@@ -1,4 +1,4 @@
-"""Options of a running workflow that change from outside: what is attached to it, its versioning override, its priority."""
+"""Options of an open run that change from outside: what is attached to it, its versioning override, its priority."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterabl
         merged.ClearField("priority")
         if wanted.HasField("priority"):
             merged.priority.CopyFrom(wanted.priority)
-    for field in ("priority_key", "fairness_key", "fairness_weight"):
-        if f"priority.{field}" in names:
-            setattr(merged.priority, field, getattr(wanted.priority, field))
+    for name in ("priority_key", "fairness_key", "fairness_weight"):
+        if f"priority.{name}" in names:
+            setattr(merged.priority, name, getattr(wanted.priority, name))
     if merged == of_run(run):
         return
     has_override = merged.HasField("versioning_override")

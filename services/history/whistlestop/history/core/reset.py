@@ -1,9 +1,9 @@
 """ResetWorkflowExecution: another run that shares the beginning of a base run's history and goes on differently.
 
 Rules of this file, which are Temporal's: the shared part ends before the event that finished a workflow task; that task
-fails in the new run (cause RESET_WORKFLOW) and another one follows. What the outside did to the workflow after that point
-(signals, updates, options, what became of its children) is applied again, along the runs that continued the base as new.
-The run that holds the workflow id is terminated, if it is open. All of it is one commit.
+fails in the new run (cause RESET_WORKFLOW) and another one follows. What the outside did to the workflow after that
+point (signals, updates, options, what became of its children) is applied again, along the runs that continued the base
+as new. The run that holds the workflow id is terminated, if it is open. All of it is one commit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from temporalio.api.enums.v1 import reset_pb2 as reset_enums
 from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
-from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.common.errors import invalid_argument
 from whistlestop.history.core import activity, options, signal, timers, workflow_task
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from temporalio.api.common.v1 import message_pb2 as common_pb
+    from temporalio.api.history.v1 import message_pb2 as history_pb
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
     from whistlestop.common.ids import Ids
@@ -90,7 +90,7 @@ def begin(
     ids: Ids,
     limits: Limits,
 ) -> Run:
-    """The new run up to the failure of its workflow task. `batches` of the base, as stored and parsed, from the first on.
+    """The new run up to the failure of its workflow task. `batches` are the base's, stored and parsed, up to there.
 
     Raises INVALID_ARGUMENT when no workflow task was pending at that point, or when it lies within a batch.
     """
@@ -236,7 +236,7 @@ def _send(
     )
 
 
-# ---- what happened since ----------------------------------------------------------------------------------------------
+# ---- what happened since --------------------------------------------------------------------------------------------
 
 _CHILD_EVENTS = {
     et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED: "start_child_workflow_execution_failed_event_attributes",
@@ -250,7 +250,7 @@ _CHILD_EVENTS = {
 
 
 def reapply(run: Run, events: Iterable[history_pb.HistoryEvent], kinds: frozenset[int]) -> str:
-    """Apply again what the outside did, but for the excluded `kinds`; the id of the run that continued this one as new."""
+    """Apply again what the outside did, but for the excluded `kinds`; returns the run that continued this as new."""
     continued = ""
     for event in events:
         kind = event.event_type

@@ -1,7 +1,8 @@
 """Where a run may be reset to when a worker's build turns out to be bad, and which builds worked on it.
 
-The first workflow task that each build completes makes one point. With it, the build enters the search attribute `BuildIds`
-(and a binary checksum, the older way to name a build, enters `BinaryChecksums`). All of it follows from history.
+The first workflow task that each build completes makes one point. With it, the build enters the search attribute
+`BuildIds` (and a binary checksum, the older way to name a build, enters `BinaryChecksums`). All of it follows from
+history.
 """
 
 from __future__ import annotations

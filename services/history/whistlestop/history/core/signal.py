@@ -1,7 +1,7 @@
 """Signals that a run receives.
 
-Rules of this file, which are Temporal's: a request id makes a signal idempotent, even after the run closed; a run that waits
-for its first workflow task keeps waiting, unless the signal came with a start.
+Rules of this file, which are Temporal's: a request id makes a signal idempotent, even after the run closed; a run that
+waits for its first workflow task keeps waiting, unless the signal came with a start.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def receive(
     run: Run,
     *,
     name: str,
-    input: common_pb.Payloads | None,
+    input: common_pb.Payloads | None,  # noqa: A002 - the field's own name
     identity: str,
     request_id: str,
     header: common_pb.Header | None = None,
@@ -53,7 +53,7 @@ def receive(
         run, name=name, input=input, identity=identity, request_id=request_id, header=header, links=links, sender=sender
     )
     if with_start:
-        if run.is_open and not run.has_pending_workflow_task and not run.state.paused:
+        if not run.has_pending_workflow_task and not run.state.paused:
             workflow_task.schedule(run)
     elif not run.state.paused:
         workflow_task.schedule_if_none(run)
@@ -89,7 +89,7 @@ def is_known(run: Run, request_id: str) -> bool:
     )
 
 
-def check(run: Run, input: common_pb.Payloads | None) -> None:
+def check(run: Run, input: common_pb.Payloads | None) -> None:  # noqa: A002 - the field's own name
     """Limits on signals. Raises INVALID_ARGUMENT, or RESOURCE_EXHAUSTED while the workflow tries to close."""
     limits, state = run.limits, run.state
     if input is not None and input.ByteSize() > limits.blob_size_error:
@@ -117,7 +117,7 @@ def record(
     run: Run,
     *,
     name: str,
-    input: common_pb.Payloads | None,
+    input: common_pb.Payloads | None,  # noqa: A002 - the field's own name
     identity: str,
     request_id: str,
     header: common_pb.Header | None = None,

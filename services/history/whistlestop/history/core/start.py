@@ -93,7 +93,7 @@ def started_attributes(
     a.workflow_type.CopyFrom(request.workflow_type)
     a.task_queue.CopyFrom(request.task_queue)
     for field in ("header", "input", "retry_policy", "last_completion_result", "continued_failure", "priority"):
-        if request.HasField(field):  # type: ignore[arg-type]
+        if request.HasField(field):
             getattr(a, field).CopyFrom(getattr(request, field))
     if request.HasField("memo"):
         a.memo.SetInParent()
@@ -112,7 +112,8 @@ def started_attributes(
         set_duration(a.workflow_execution_timeout, execution_timeout_ns)
     if run_timeout_ns or request.HasField("workflow_run_timeout"):
         set_duration(a.workflow_run_timeout, run_timeout_ns)
-    set_duration(a.workflow_task_timeout, task_timeout(duration_ns(request.workflow_task_timeout), run_timeout_ns, limits))
+    task_timeout_ns = task_timeout(duration_ns(request.workflow_task_timeout), run_timeout_ns, limits)
+    set_duration(a.workflow_task_timeout, task_timeout_ns)
     if execution_timeout_ns:
         set_timestamp(a.workflow_execution_expiration_time, round_to_millisecond(now_ns + execution_timeout_ns))
     backoff_ns = 0
