@@ -105,6 +105,7 @@ async def ensure_namespace(frontend: Frontend, name: str, retention_s: int = 86_
     namespace_id = SYSTEM_NAMESPACE_ID if name == SYSTEM_NAMESPACE else frontend.ids.uuid()
     data = new_namespace(namespace_id, name, frontend.config, retention_s)
     if name == SYSTEM_NAMESPACE:
+        data.config.workflow_execution_retention_ttl.seconds = 7 * 86_400
         data.info.description = "Temporal internal system namespace"
         data.info.owner_email = "temporal-core@temporal.io"
     try:
@@ -211,8 +212,13 @@ async def delete_namespace(
         QueueMessage(DELETION_QUEUE, frontend.ids.task_id(frontend.clock.now_ns()), namespace_id.encode())
     )
     if context.can_hold:
-        frontend.begin(_finish_all_deletions(frontend))
+        resume_deletions(frontend)
     return operator_pb.DeleteNamespaceResponse(deleted_namespace=data.info.name)
+
+
+def resume_deletions(frontend: Frontend) -> None:
+    """What a server does at its start: go on with what another process left undone."""
+    frontend.begin(_finish_all_deletions(frontend))
 
 
 async def _finish_all_deletions(frontend: Frontend) -> None:
