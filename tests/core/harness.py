@@ -342,6 +342,9 @@ def carried(state: MutableState, stored: MutableState) -> MutableState:
     kept = (task.scheduled_event_id, task.started_event_id) if pending else (0, 0)
     task.Clear()
     task.scheduled_event_id, task.started_event_id = kept
+    if stored.status not in (RUNNING, PAUSED):
+        # An activity that was cancelled in the run's last moment leaves no event.
+        copy.ClearField("activities")
     for activity in copy.activities.values():
         _clear_above(activity, _LAST_CARRIED_ACTIVITY_FIELD)
         known = stored.activities.get(activity.scheduled_event_id)

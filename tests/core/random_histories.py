@@ -44,7 +44,6 @@ from whistlestop.history.core.apply import BUFFERED_EVENT_ID
 from whistlestop.history.core.run import NOT_BUFFERED, PAUSED, RUNNING, Run
 from whistlestop.history.core.state_pb2 import MutableState, TransferData
 from whistlestop.history.core.times import SECOND_NS, set_duration
-from whistlestop.history.core.transition import write_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,9 +124,6 @@ class CheckedWorld(World):
         check_tasks(self, write.key.run_id)
         check_seen(self, write.key.run_id)
 
-    def parent_of(self, run_id: str) -> str:
-        return self.state(run_id).parent.run_id
-
 
 def check_serialised(write: ExecutionWrite) -> None:
     """What was written is read back as the same."""
@@ -158,7 +154,7 @@ def check_order(stored: Stored) -> None:
         assert state.workflow_task.started_event_id, "buffered, though no workflow task is started"
     if state.status not in OPEN:
         assert not state.buffered_events
-        assert stored.batches[-1].events[0].event_id == state.close_event_batch_id or state.close_event_batch_id in by_id
+        assert stored.batches[-1].events[0].event_id == state.close_event_batch_id
 
 
 _REFERENCES = {
@@ -182,8 +178,6 @@ def check_references(event: history_pb.HistoryEvent, name: str, by_id: dict[int,
             assert by_id[value] in kinds, f"{name}.{field} is a {by_id[value]}"
     if "started_event_id" in attributes.DESCRIPTOR.fields_by_name and (value := attributes.started_event_id):
         assert value < event.event_id, f"{name}.started_event_id points ahead"
-        expected = {"TimerFired": "TimerStarted", "TimerCanceled": "TimerStarted"}.get(name)
-        expected = expected or name.replace("TimedOut", "_").rsplit("Completed", 1)[0].rsplit("_", 1)[0]
         assert by_id[value].endswith("Started"), f"{name}.started_event_id is a {by_id[value]}"
 
 
@@ -251,19 +245,12 @@ def check_seen(world: World, run_id: str) -> None:
     if state.status != RUNNING or state.workflow_task.scheduled_event_id or state.first_workflow_task_backoff_until_ns:
         return
     names = world.names(run_id)
-    last = max((index for index, name in enumerate(names) if name == "WorkflowTaskCompleted"), default=-1)
-    assert last >= 0, f"no first workflow task: {names}"
-    started = max(index for index, name in enumerate(names) if name == "WorkflowTaskStarted")
-    by_itself = _ended_by_command(world, run_id, last)
-    unseen = [n for i, n in enumerate(names) if i > started and n in UNSEEN and i not in by_itself]
+    started = max((index for index, name in enumerate(names) if name == "WorkflowTaskStarted"), default=-1)
+    assert started >= 0, f"no first workflow task: {names}"
+    unseen = [name for name in names[started:] if name in UNSEEN]
     assert not unseen, f"the workflow does not get to see {unseen}: {names}"
     waiting = [u.update_id for u in state.updates.values() if u.stage < u.ACCEPTED]
     assert not waiting, f"no task carries the updates {waiting}"
-
-
-def _ended_by_command(world: World, run_id: str, last: int) -> set[int]:
-    """Nothing so far: an activity that a command ends at once makes a task of its own."""
-    return set()
 
 
 class Actor:
@@ -380,12 +367,22 @@ class Actor:
 
         self.workflow_tokens.append(self.world.transact(decide, task.run_id))
 
+    def do_turn(self, n: Numbers) -> None:
+        self.do_poll(n)
+        self.do_complete(n)
+
     def a_token(self, n: Numbers) -> TaskToken | None:
-        """The newest token, mostly."""
-        if not self.workflow_tokens:
-            return None
-        index = 0 if n.below(6) else n.below(len(self.workflow_tokens))
-        return self.workflow_tokens[-1 - index]
+        """Mostly one of a task that is started, sometimes any."""
+        known = self.workflow_tokens
+        if n.below(12) < 11:
+            known = [token for token in known if self._is_started(token)]
+        return known[-1 - n.below(len(known))] if known else None
+
+    def _is_started(self, token: TaskToken) -> bool:
+        state = self.world.state(token.run_id)
+        task = state.workflow_task
+        of_task = (token.scheduled_event_id, token.started_event_id, token.attempt)
+        return state.status in OPEN and of_task == (task.scheduled_event_id, task.started_event_id, task.attempt)
 
     def do_complete(self, n: Numbers) -> None:
         token = self.a_token(n)
@@ -396,8 +393,8 @@ class Actor:
         messages: list[protocol_pb.Message] = []
         for item in list(state.updates.values()):
             self._answer_update(n, item, made, messages)
-        made += [random_commands.command(n, state, WORKFLOW_IDS) for _ in range(n.below(4))]
-        if n.below(5) == 4:
+        made += [random_commands.command(n, state, WORKFLOW_IDS) for _ in range(n.below(6))]
+        if n.below(7) == 6:
             made.append(random_commands.closing(n))
         request = service_pb.RespondWorkflowTaskCompletedRequest(identity="worker", commands=made, messages=messages)
         request.return_new_workflow_task = n.below(3) == 2
@@ -488,15 +485,22 @@ class Actor:
         self.activity_tokens.append(self.world.transact(decide, task.run_id))
 
     def an_activity_token(self, n: Numbers) -> TaskToken | None:
-        if not self.activity_tokens:
+        known = self.activity_tokens
+        if n.below(8) < 7:
+            known = [token for token in known if self._is_attempt(token)]
+        if not known:
             return None
-        token = self.activity_tokens[-1 - n.below(min(3, len(self.activity_tokens)))]
+        token = known[-1 - n.below(len(known))]
         if n.below(6) == 5:
             by_id = type(token)()
             by_id.CopyFrom(token)
             by_id.scheduled_event_id = 0
             return by_id
         return token
+
+    def _is_attempt(self, token: TaskToken) -> bool:
+        activity = self.world.state(token.run_id).activities.get(token.scheduled_event_id)
+        return activity is not None and bool(activity.started_ns) and activity.attempt == token.attempt
 
     def do_activity(self, n: Numbers) -> None:
         token = self.an_activity_token(n)
@@ -521,7 +525,8 @@ class Actor:
         self.world.transact(decide, token.run_id)
 
     def do_operate_activity(self, n: Numbers) -> None:
-        run_id = self.a_run(n)
+        busy = [run_id for run_id in self.world.stored if self.world.state(run_id).activities]
+        run_id = busy[n.below(len(busy))] if busy else self.a_run(n)
         kind, all_of_them, jitter_ns = n.below(3), bool(n.below(2)), n.below(3) * SECOND_NS
 
         def decide(run: Run) -> None:
@@ -707,4 +712,3 @@ def _not_found() -> tuple[Any, str]:
 
 _NOT_FOUND = _not_found()
 STEPS = tuple(name.removeprefix("do_") for name in vars(Actor) if name.startswith("do_"))
-_ = write_of

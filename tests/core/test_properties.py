@@ -11,7 +11,10 @@ import os
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from temporalio.api.update.v1 import message_pb2 as update_pb
+
 from tests.core.random_histories import STEPS, Actor, CheckedWorld
+from whistlestop.history.core import update
 from whistlestop.history.core.limits import Limits
 
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -20,7 +23,7 @@ settings.register_profile("nightly", max_examples=2500, deadline=None, suppress_
 if settings.get_current_profile_name() == "default":
     settings.load_profile(os.environ.get("WHISTLESTOP_HYPOTHESIS_PROFILE", "whistlestop"))
 
-OFTEN = ("poll", "complete", "poll", "complete", "poll_activity", "activity", "deliver", "advance", "signal")
+OFTEN = ("turn", "turn", "complete", "poll_activity", "activity", "deliver", "advance")
 NUMBERS = st.lists(st.integers(0, 71), max_size=40)
 PROGRAMS = st.lists(st.tuples(st.sampled_from((*STEPS, *OFTEN)), NUMBERS), min_size=3, max_size=40)
 
@@ -37,3 +40,29 @@ def test_every_history_keeps_the_invariants(first: list[int], program: list[tupl
         note("\n".join(actor.trace))
         for run_id in actor.world.stored:
             note(f"{run_id}: {' '.join(actor.world.names(run_id))}")
+
+
+def test_an_update_refused_before_the_first_task_does_not_swallow_it() -> None:
+    world = CheckedWorld()
+    world.start(start_delay_s=10)
+    request = update_pb.Request()
+    request.meta.update_id = "u"
+    world.transact(lambda run: update.admit(run, request))
+    world.turn()
+    assert world.names() == ["WorkflowExecutionStarted"]
+    world.advance(10)
+    assert len(world.offered(1)) == 1
+
+
+def test_the_first_task_is_due_while_an_update_is_worked_on() -> None:
+    world = CheckedWorld()
+    world.start(start_delay_s=5, task_timeout_s=60)
+    request = update_pb.Request()
+    request.meta.update_id = "u"
+    world.transact(lambda run: update.admit(run, request))
+    world.poll()
+    world.advance(5)
+    world.complete()
+    assert world.names() == [
+        "WorkflowExecutionStarted", "WorkflowTaskScheduled", "WorkflowTaskStarted", "WorkflowTaskCompleted",
+    ]

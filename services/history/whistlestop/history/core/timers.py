@@ -79,6 +79,8 @@ def _fire_workflow_task(run: Run) -> None:
         state.first_workflow_task_backoff_until_ns = 0
         if not run.has_pending_workflow_task:
             workflow_task.schedule(run)
+        # A speculative task could vanish, and the first task with it.
+        workflow_task.make_normal(run)
     task = state.workflow_task
     if task.scheduled_event_id == 0:
         return

@@ -92,7 +92,9 @@ def schedule(
     task.speculative = speculative
     task.original_scheduled_ns = run.now_ns if original_scheduled_ns is None else original_scheduled_ns
     task.sticky = queue.kind == task_queue_pb2.TASK_QUEUE_KIND_STICKY
-    run.state.first_workflow_task_backoff_until_ns = 0
+    if not speculative:
+        # A speculative task may leave no trace: then the run still waits for its first one.
+        run.state.first_workflow_task_backoff_until_ns = 0
     if dispatch:
         dispatch_task(run)
 
