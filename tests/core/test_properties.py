@@ -42,27 +42,29 @@ def test_every_history_keeps_the_invariants(first: list[int], program: list[tupl
             note(f"{run_id}: {' '.join(actor.world.names(run_id))}")
 
 
-def test_an_update_refused_before_the_first_task_does_not_swallow_it() -> None:
-    world = CheckedWorld()
-    world.start(start_delay_s=10)
+def waiting_with_an_update(delay_s: float) -> Actor:
+    """A run that waits for its first task, with an update sent to a worker meanwhile."""
+    actor = Actor(CheckedWorld())
+    actor.world.start(start_delay_s=delay_s, task_timeout_s=60)
     request = update_pb.Request()
     request.meta.update_id = "u"
-    world.transact(lambda run: update.admit(run, request))
-    world.turn()
-    assert world.names() == ["WorkflowExecutionStarted"]
-    world.advance(10)
-    assert len(world.offered(1)) == 1
+    actor.world.transact(lambda run: update.admit(run, request))
+    actor.step("poll", [])
+    return actor
+
+
+def test_an_update_refused_before_the_first_task_does_not_swallow_it() -> None:
+    actor = waiting_with_an_update(10)
+    actor.world.complete(token=actor.workflow_tokens[-1])
+    assert actor.world.names() == ["WorkflowExecutionStarted"]
+    actor.world.advance(10)
+    assert actor.world.names() == ["WorkflowExecutionStarted", "WorkflowTaskScheduled"]
 
 
 def test_the_first_task_is_due_while_an_update_is_worked_on() -> None:
-    world = CheckedWorld()
-    world.start(start_delay_s=5, task_timeout_s=60)
-    request = update_pb.Request()
-    request.meta.update_id = "u"
-    world.transact(lambda run: update.admit(run, request))
-    world.poll()
-    world.advance(5)
-    world.complete()
-    assert world.names() == [
+    actor = waiting_with_an_update(5)
+    actor.world.advance(5)
+    actor.world.complete(token=actor.workflow_tokens[-1])
+    assert actor.world.names() == [
         "WorkflowExecutionStarted", "WorkflowTaskScheduled", "WorkflowTaskStarted", "WorkflowTaskCompleted",
     ]
