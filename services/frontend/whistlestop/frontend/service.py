@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, unavailable, unimplemented
-from whistlestop.common.metrics import NO_METRICS, Metrics
 from whistlestop.frontend.api import AROUND, HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.namespace_resolution import NamespaceResolver
@@ -49,7 +48,6 @@ class Frontend:
     def __init__(
         self, store: Store, history: ServiceClient, matching: ServiceClient, clock: Clock, ids: Ids,
         config: FrontendConfig | None = None, *, namespaces: NamespaceCache | None = None,
-        metrics: Metrics = NO_METRICS,
     ) -> None:
         self.store = store
         self.history = history
@@ -61,7 +59,6 @@ class Frontend:
         self._rules = Rules(self.config, ids)
         self._resolver = NamespaceResolver(self.namespaces, self.config.max_id_length)
         self._routes = {name: self._route(spec) for name, spec in REGISTRY.items()}
-        self._metrics = metrics
         self._held: set[asyncio.Task[object]] = set()
         self._background: set[asyncio.Future[object]] = set()
         self._closing = False
@@ -72,28 +69,14 @@ class Frontend:
         if route is None:
             service, _, method = full_rpc_name.partition("/")
             raise unimplemented(f"unknown method {method} for service {service}")
-        code, began_ns = Code.OK, self.clock.now_ns()
         try:
             if route.spec.namespaced:
                 context = await self._enter_namespace(route, request, context)
             if route.spec.holds:
                 return await self._hold(route, request, context)
             return await route.serve(request, context)
-        except ServiceError as error:
-            code = error.code
-            raise
         except storage_errors.StorageError as error:
-            translated = _from_storage(error)
-            code = translated.code
-            raise translated from error
-        except asyncio.CancelledError:
-            code = Code.CANCELLED
-            raise
-        except Exception:
-            code = Code.INTERNAL
-            raise
-        finally:
-            self._metrics.request(route.spec.method, code.name, (self.clock.now_ns() - began_ns) / 1e9)
+            raise _from_storage(error) from error
 
     def begin(self, work: Coroutine[Any, Any, object]) -> None:
         """Let `work` go on behind the caller's back, until it is done or the frontend closes."""
