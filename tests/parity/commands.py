@@ -45,7 +45,11 @@ def cancel_timer(timer_id: str = "t") -> dict[str, Any]:
 
 def child(workflow_id: str, queue: str, **attributes: Any) -> dict[str, Any]:
     return command(
-        "start_child_workflow_execution", workflow_id=workflow_id, workflow_type={"name": "Leg"}, task_queue={"name": queue}, **attributes
+        "start_child_workflow_execution",
+        workflow_id=workflow_id,
+        workflow_type={"name": "Leg"},
+        task_queue={"name": queue},
+        **attributes,
     )
 
 
@@ -56,7 +60,11 @@ def continue_as_new(queue: str, **attributes: Any) -> dict[str, Any]:
 
 def signal_external(workflow_id: str, name: str = "go", **attributes: Any) -> dict[str, Any]:
     return command(
-        "signal_external_workflow_execution", execution={"workflow_id": workflow_id}, signal_name=name, input=payloads("x"), **attributes
+        "signal_external_workflow_execution",
+        execution={"workflow_id": workflow_id},
+        signal_name=name,
+        input=payloads("x"),
+        **attributes,
     )
 
 
@@ -74,7 +82,9 @@ def upsert_search_attributes(**attributes: str) -> dict[str, Any]:
 
 
 def upsert_memo(**texts: str) -> dict[str, Any]:
-    return command("modify_workflow_properties", upserted_memo={"fields": {name: payload(text) for name, text in texts.items()}})
+    return command(
+        "modify_workflow_properties", upserted_memo={"fields": {name: payload(text) for name, text in texts.items()}}
+    )
 
 
 def protocol_message(message_id: str) -> dict[str, Any]:

@@ -12,15 +12,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
-from google.rpc import status_pb2
 from temporalio.api.errordetails.v1 import message_pb2 as _details  # noqa: F401  (Any in status details needs them)
 from temporalio.api.update.v1 import message_pb2 as _update  # noqa: F401  (Any in protocol messages needs them)
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+    from temporalio.api.common.v1.grpc_status_pb2 import GrpcStatus
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-# The Go address:port suffix and the like: identities of the server's own processes.
+SPACES = re.compile(r"[ \u00a0]+")
 TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
 
 PLACEHOLDERS = {
@@ -73,7 +73,7 @@ class Normaliser:
         """A message as nested plain data, names as in the proto files."""
         return self._value("", json_format.MessageToDict(message, preserving_proto_field_name=True))
 
-    def status(self, status: status_pb2.Status, code: str) -> dict[str, Any]:
+    def status(self, status: GrpcStatus, code: str) -> dict[str, Any]:
         """A refusal: code, message, and details by type."""
         plain: dict[str, Any] = {"error": code, "message": self.text(status.message)}
         details = [self._detail(detail) for detail in status.details]
@@ -89,7 +89,8 @@ class Normaliser:
 
     def text(self, text: str) -> str:
         """Text with the scenario's prefix and all UUIDs replaced."""
-        text = text.replace(self._prefix, "<scenario>")
+        # Go prints messages with one blank or two, or a no-break one, by a coin tossed when it was built.
+        text = SPACES.sub(" ", text).replace(self._prefix, "<scenario>")
         return UUID.sub(lambda found: self._uuid(found.group()), text)
 
     def _uuid(self, uuid: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 from google.protobuf import symbol_database
-from google.rpc import status_pb2
+from temporalio.api.common.v1.grpc_status_pb2 import GrpcStatus
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as workflow_pb
 
@@ -24,6 +24,7 @@ from tests.parity.normalise import Normaliser
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+
     from google.protobuf.message import Message
 
 _SYMBOLS = symbol_database.Default()
@@ -57,6 +58,11 @@ def failure(message: str, kind: str = "Boom", *, non_retryable: bool = False, **
     """An application failure."""
     info = {"type": kind, "non_retryable": non_retryable, **fields}
     return {"message": message, "source": "Puppet", "application_failure_info": info}
+
+
+def cases(*given: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Requests that are tried one after the other, each by the fields in which it differs."""
+    return given
 
 
 class Refused(Exception):
@@ -119,20 +125,26 @@ class Puppet:
 
     # Calls
 
-    def begin(self, rpc: str, *, record: bool = True, timeout: float = POLL_SECONDS, **fields: Any) -> Pending:
+    def begin(self, rpc: str, *, record: bool = True, deadline: float = POLL_SECONDS, **fields: Any) -> Pending:
         """Send a request without waiting for its answer."""
-        service, module = (OPERATOR_SERVICE, operator_pb) if hasattr(operator_pb, f"{rpc}Request") else (WORKFLOW_SERVICE, workflow_pb)
+        service, module = (
+            (OPERATOR_SERVICE, operator_pb)
+            if hasattr(operator_pb, f"{rpc}Request")
+            else (WORKFLOW_SERVICE, workflow_pb)
+        )
         request_type = getattr(module, f"{rpc}Request")
         response_type = getattr(module, f"{rpc}Response")
         if "namespace" in request_type.DESCRIPTOR.fields_by_name:
             fields.setdefault("namespace", NAMESPACE)
         call = self._channel.unary_unary(
-            f"/{service}/{rpc}", request_serializer=request_type.SerializeToString, response_deserializer=response_type.FromString
+            f"/{service}/{rpc}",
+            request_serializer=request_type.SerializeToString,
+            response_deserializer=response_type.FromString,
         )
         request = request_type(**fields)
 
         async def send() -> Message:
-            answer: Message = await call(request, timeout=timeout)
+            answer: Message = await call(request, timeout=deadline)
             return answer
 
         return Pending(self, rpc, asyncio.create_task(send()), record=record)
@@ -151,9 +163,9 @@ class Puppet:
             self.transcript.add(rpc, self._normaliser.message(answer))
         return answer
 
-    async def call(self, rpc: str, *, record: bool = True, timeout: float = POLL_SECONDS, **fields: Any) -> Any:
+    async def call(self, rpc: str, *, record: bool = True, deadline: float = POLL_SECONDS, **fields: Any) -> Any:
         """Call and expect an answer."""
-        return await self.begin(rpc, record=record, timeout=timeout, **fields).answer()
+        return await self.begin(rpc, record=record, deadline=deadline, **fields).answer()
 
     async def refused(self, rpc: str, **fields: Any) -> Refused:
         """Call and expect a refusal."""
@@ -196,16 +208,28 @@ class Puppet:
         return str(answer.run_id)
 
     async def signal(self, name: str, *texts: str, workflow_id: str | None = None, **fields: Any) -> None:
-        given = {"input": payloads(*texts)} if texts else {}
+        given: dict[str, Any] = {"input": payloads(*texts)} if texts else {}
         await self.call(
-            "SignalWorkflowExecution", workflow_execution=self.execution(workflow_id), signal_name=name, identity="client", **given, **fields
+            "SignalWorkflowExecution",
+            workflow_execution=self.execution(workflow_id),
+            signal_name=name,
+            identity="client",
+            **given,
+            **fields,
         )
 
     async def cancel(self, workflow_id: str | None = None, **fields: Any) -> None:
-        await self.call("RequestCancelWorkflowExecution", workflow_execution=self.execution(workflow_id), identity="client", **fields)
+        await self.call(
+            "RequestCancelWorkflowExecution",
+            workflow_execution=self.execution(workflow_id),
+            identity="client",
+            **fields,
+        )
 
     async def terminate(self, workflow_id: str | None = None, **fields: Any) -> None:
-        await self.call("TerminateWorkflowExecution", workflow_execution=self.execution(workflow_id), identity="client", **fields)
+        await self.call(
+            "TerminateWorkflowExecution", workflow_execution=self.execution(workflow_id), identity="client", **fields
+        )
 
     async def describe(self, workflow_id: str | None = None, run_id: str = "") -> Any:
         return await self.call("DescribeWorkflowExecution", execution=self.execution(workflow_id, run_id))
@@ -231,7 +255,9 @@ class Puppet:
             await asyncio.sleep(0.03)
         raise AssertionError(f"no event {name}")
 
-    def update_fields(self, name: str, update_id: str, *texts: str, stage: str = "COMPLETED", workflow_id: str | None = None) -> dict[str, Any]:
+    def update_fields(
+        self, name: str, update_id: str, *texts: str, stage: str = "COMPLETED", workflow_id: str | None = None
+    ) -> dict[str, Any]:
         """An update request's fields."""
         return {
             "workflow_execution": self.execution(workflow_id),
@@ -245,7 +271,9 @@ class Puppet:
     async def listed(self, query: str, rpc: str = "ListWorkflowExecutions", *, count: int, **fields: Any) -> Any:
         """List when as many as expected are there: the real server's visibility is eventually consistent."""
         for _ in range(100):
-            answer = await self.call("CountWorkflowExecutions", record=False, query=query.split(" ORDER BY ")[0])
+            answer = await self.call(
+                "CountWorkflowExecutions", record=False, query=query.split(" ORDER BY ", maxsplit=1)[0]
+            )
             if answer.count == count:
                 break
             await asyncio.sleep(0.05)
@@ -254,19 +282,29 @@ class Puppet:
     # Worker
 
     def poll_fields(self, queue: str | None = None, *, sticky: bool = False) -> dict[str, Any]:
-        kind = {"kind": "TASK_QUEUE_KIND_STICKY", "normal_name": self.task_queue} if sticky else {"kind": "TASK_QUEUE_KIND_NORMAL"}
+        kind = (
+            {"kind": "TASK_QUEUE_KIND_STICKY", "normal_name": self.task_queue}
+            if sticky
+            else {"kind": "TASK_QUEUE_KIND_NORMAL"}
+        )
         return {"task_queue": {"name": queue or self.task_queue, **kind}, "identity": "worker"}
 
-    async def workflow_task(self, queue: str | None = None, *, sticky: bool = False, record: bool = True, timeout: float = POLL_SECONDS) -> Any:
+    async def workflow_task(
+        self, queue: str | None = None, *, sticky: bool = False, record: bool = True, deadline: float = POLL_SECONDS
+    ) -> Any:
         """Poll until there is a workflow task."""
-        task = await self.call("PollWorkflowTaskQueue", record=record, timeout=timeout, **self.poll_fields(queue, sticky=sticky))
+        task = await self.call(
+            "PollWorkflowTaskQueue", record=record, deadline=deadline, **self.poll_fields(queue, sticky=sticky)
+        )
         assert task.task_token, "the poll ended without a task"
         return task
 
     async def complete(self, task: Any, *commands: dict[str, Any], **fields: Any) -> Any:
         """Complete a workflow task with commands."""
         fields.setdefault("identity", "worker")
-        return await self.call("RespondWorkflowTaskCompleted", task_token=task.task_token, commands=list(commands), **fields)
+        return await self.call(
+            "RespondWorkflowTaskCompleted", task_token=task.task_token, commands=list(commands), **fields
+        )
 
     async def step(self, *commands: dict[str, Any], **fields: Any) -> Any:
         """Poll a workflow task and complete it with commands."""
@@ -278,11 +316,17 @@ class Puppet:
         """Poll a workflow task and complete it with commands that the server should refuse: the transcript says whether."""
         task = await self.workflow_task()
         await self.attempt(
-            "RespondWorkflowTaskCompleted", task_token=task.task_token, commands=list(commands), identity="worker", **fields
+            "RespondWorkflowTaskCompleted",
+            task_token=task.task_token,
+            commands=list(commands),
+            identity="worker",
+            **fields,
         )
         return task
 
-    async def fail_task(self, task: Any, message: str = "no", cause: str = "WORKFLOW_WORKER_UNHANDLED_FAILURE", **fields: Any) -> None:
+    async def fail_task(
+        self, task: Any, message: str = "no", cause: str = "WORKFLOW_WORKER_UNHANDLED_FAILURE", **fields: Any
+    ) -> None:
         await self.call(
             "RespondWorkflowTaskFailed",
             task_token=task.task_token,
@@ -299,10 +343,17 @@ class Puppet:
         return task
 
     async def complete_activity(self, task: Any, text: str = "done") -> None:
-        await self.call("RespondActivityTaskCompleted", task_token=task.task_token, result=payloads(text), identity="worker")
+        await self.call(
+            "RespondActivityTaskCompleted", task_token=task.task_token, result=payloads(text), identity="worker"
+        )
 
     async def fail_activity(self, task: Any, message: str = "broken", **fields: Any) -> None:
-        await self.call("RespondActivityTaskFailed", task_token=task.task_token, failure=failure(message, **fields), identity="worker")
+        await self.call(
+            "RespondActivityTaskFailed",
+            task_token=task.task_token,
+            failure=failure(message, **fields),
+            identity="worker",
+        )
 
     async def run_activity(self, text: str = "done") -> Any:
         task = await self.activity_task()
@@ -313,8 +364,8 @@ class Puppet:
         return list(await asyncio.gather(*parts))
 
 
-def _status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+def _status(error: grpc.aio.AioRpcError) -> GrpcStatus:
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
-            return status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode())
-    return status_pb2.Status(message=error.details() or "")
+            return GrpcStatus.FromString(value if isinstance(value, bytes) else value.encode())
+    return GrpcStatus(message=error.details() or "")

@@ -43,8 +43,9 @@ def _beside_python(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-# The reference answers at once after search attributes change, and says early that a history is long.
-_SETTINGS = ("system.forceSearchAttributesCacheRefreshOnRead=true",)
+# Search attributes are there as soon as they were added, and a worker that leaves ends its polls: switched on, as the
+# SDKs' own test suites do, since ours has no switch for either.
+_SETTINGS = ("system.forceSearchAttributesCacheRefreshOnRead=true", "frontend.enableCancelWorkerPollsOnShutdown=true")
 
 
 def _settings() -> list[str]:
@@ -55,7 +56,16 @@ def _settings() -> list[str]:
 async def real_server() -> AsyncIterator[str]:
     """The real dev server, in memory; its address."""
     port = free_port()
-    arguments = [_beside_python("temporal"), "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port)]
+    arguments = [
+        _beside_python("temporal"),
+        "server",
+        "start-dev",
+        "--headless",
+        "--ip",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     async with _running([*arguments, "--log-level", "error", *_settings()], port) as address:
         yield address
 
@@ -71,10 +81,15 @@ async def our_server(store: str) -> AsyncIterator[str]:
             yield address
     elif store == "sqlite":
         with tempfile.TemporaryDirectory(prefix="whistlestop-parity-") as folder:
-            async with _running([ours, "server", "start-dev", *flags, "--db-filename", f"{folder}/w.db"], port) as address:
+            async with _running(
+                [ours, "server", "start-dev", *flags, "--db-filename", f"{folder}/w.db"], port
+            ) as address:
                 yield address
     else:
-        async with fresh_database() as url, _running([ours, "server", "start", *flags, "--database-url", url], port) as address:
+        async with (
+            fresh_database() as url,
+            _running([ours, "server", "start", *flags, "--database-url", url], port) as address,
+        ):
             yield address
 
 
@@ -94,7 +109,7 @@ async def _running(arguments: list[str], port: int) -> AsyncIterator[str]:
                 await asyncio.to_thread(process.wait, 10)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()  # noqa: ASYNC222
+                process.wait()
 
 
 async def _ready(address: str, process: subprocess.Popen[bytes]) -> bool:

@@ -99,7 +99,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "scenario" not in metafunc.fixturenames:
         return
     real = metafunc.config.getoption("--real-vs-real", False)
-    stores = ["real again"] if real else metafunc.config.getoption("--parity-stores", ",".join(servers.STORES)).split(",")
+    stores = (
+        ["real again"] if real else metafunc.config.getoption("--parity-stores", ",".join(servers.STORES)).split(",")
+    )
     cases = [
         pytest.param(store, scenario, id=f"{scenario.name}-{store}", marks=_marks(store, scenario))
         for store in stores
@@ -123,10 +125,12 @@ def test_parity(stage: Stage, server: str, scenario: Scenario) -> None:
 
 
 def _text(entries: list[Any]) -> str:
-    return json.dumps(entries, indent=1, ensure_ascii=False)
+    return json.dumps(entries, indent=1, ensure_ascii=False, sort_keys=True)
 
 
 def _difference(expected: list[Any], actual: list[Any]) -> str:
     """A diff with enough around it to see which call it is of."""
-    lines = difflib.unified_diff(_text(expected).splitlines(), _text(actual).splitlines(), "real", "ours", lineterm="", n=8)
+    lines = difflib.unified_diff(
+        _text(expected).splitlines(), _text(actual).splitlines(), "real", "ours", lineterm="", n=8
+    )
     return "\n".join(lines)

@@ -66,7 +66,9 @@ async def fails_with_non_retryable_type(p: Puppet) -> None:
 @scenario
 async def is_retried(p: Puppet) -> None:
     await p.start()
-    await p.step(activity("a", p.task_queue, retry_policy={"initial_interval": seconds(0.05), "backoff_coefficient": 1}))
+    await p.step(
+        activity("a", p.task_queue, retry_policy={"initial_interval": seconds(0.05), "backoff_coefficient": 1})
+    )
     await p.fail_activity(await p.activity_task(), "one")
     await p.fail_activity(await p.activity_task(), "two")
     await p.run_activity()
@@ -107,7 +109,11 @@ async def next_retry_delay_of_the_failure(p: Puppet) -> None:
 @scenario
 async def no_time_for_a_retry(p: Puppet) -> None:
     await p.start()
-    await p.step(activity("a", p.task_queue, schedule_to_close_timeout=seconds(5), retry_policy={"initial_interval": seconds(60)}))
+    await p.step(
+        activity(
+            "a", p.task_queue, schedule_to_close_timeout=seconds(5), retry_policy={"initial_interval": seconds(60)}
+        )
+    )
     await p.fail_activity(await p.activity_task(), "one")
     await p.step(complete_workflow())
     await p.history()
@@ -163,7 +169,9 @@ async def start_to_close_timeout_is_retried(p: Puppet) -> None:
 @scenario
 async def heartbeat_details_reach_the_retry(p: Puppet) -> None:
     await p.start()
-    await p.step(activity("a", p.task_queue, heartbeat_timeout=seconds(20), retry_policy={"initial_interval": seconds(0.05)}))
+    await p.step(
+        activity("a", p.task_queue, heartbeat_timeout=seconds(20), retry_policy={"initial_interval": seconds(0.05)})
+    )
     task = await p.activity_task()
     await p.call("RecordActivityTaskHeartbeat", task_token=task.task_token, details=payloads("half"), identity="worker")
     await p.describe()
@@ -176,11 +184,16 @@ async def heartbeat_details_reach_the_retry(p: Puppet) -> None:
 @scenario
 async def failure_brings_heartbeat_details(p: Puppet) -> None:
     await p.start()
-    await p.step(activity("a", p.task_queue, heartbeat_timeout=seconds(20), retry_policy={"initial_interval": seconds(0.05)}))
+    await p.step(
+        activity("a", p.task_queue, heartbeat_timeout=seconds(20), retry_policy={"initial_interval": seconds(0.05)})
+    )
     task = await p.activity_task()
     await p.call(
-        "RespondActivityTaskFailed", task_token=task.task_token, identity="worker",
-        failure={"message": "x", "application_failure_info": {"type": "T"}}, last_heartbeat_details=payloads("last"),
+        "RespondActivityTaskFailed",
+        task_token=task.task_token,
+        identity="worker",
+        failure={"message": "x", "application_failure_info": {"type": "T"}},
+        last_heartbeat_details=payloads("last"),
     )
     await p.run_activity()
     await p.terminate()
@@ -215,7 +228,9 @@ async def cancelled_while_running(p: Puppet) -> None:
     await p.step(cancel_activity(5))
     await p.describe()
     await p.call("RecordActivityTaskHeartbeat", task_token=task.task_token)
-    await p.call("RespondActivityTaskCanceled", task_token=task.task_token, details=payloads("stopped"), identity="worker")
+    await p.call(
+        "RespondActivityTaskCanceled", task_token=task.task_token, details=payloads("stopped"), identity="worker"
+    )
     await p.step(complete_workflow())
     await p.history()
 
@@ -261,7 +276,7 @@ async def by_id(p: Puppet) -> None:
     await p.step(*(activity(name, p.task_queue, retry_policy=ONCE) for name in "abc"))
     for _ in "abc":
         await p.activity_task(record=False)
-    target = {"workflow_id": p.workflow_id, "identity": "worker"}
+    target: dict[str, Any] = {"workflow_id": p.workflow_id, "identity": "worker"}
     await p.call("RecordActivityTaskHeartbeatById", activity_id="a", details=payloads("x"), **target)
     await p.refused("RespondActivityTaskCanceledById", activity_id="a", **target)
     await p.call("RespondActivityTaskCompletedById", activity_id="a", result=payloads("r"), **target)
@@ -285,7 +300,12 @@ async def by_id_before_it_started(p: Puppet) -> None:
 
 @scenario
 async def by_id_wrong(p: Puppet) -> None:
-    for rpc in ("RespondActivityTaskCompletedById", "RespondActivityTaskFailedById", "RespondActivityTaskCanceledById", "RecordActivityTaskHeartbeatById"):
+    for rpc in (
+        "RespondActivityTaskCompletedById",
+        "RespondActivityTaskFailedById",
+        "RespondActivityTaskCanceledById",
+        "RecordActivityTaskHeartbeatById",
+    ):
         await p.refused(rpc)
         await p.refused(rpc, workflow_id="nobody")
         await p.refused(rpc, workflow_id="nobody", activity_id="a")
@@ -297,7 +317,12 @@ async def token_used_twice(p: Puppet) -> None:
     await p.start()
     await p.step(activity("a", p.task_queue))
     task = await p.run_activity()
-    for rpc in ("RespondActivityTaskCompleted", "RespondActivityTaskFailed", "RespondActivityTaskCanceled", "RecordActivityTaskHeartbeat"):
+    for rpc in (
+        "RespondActivityTaskCompleted",
+        "RespondActivityTaskFailed",
+        "RespondActivityTaskCanceled",
+        "RecordActivityTaskHeartbeat",
+    ):
         await p.refused(rpc, task_token=task.task_token)
     await p.terminate()
     for rpc in ("RespondActivityTaskCompleted", "RecordActivityTaskHeartbeat"):
@@ -321,7 +346,12 @@ async def timeouts_fill_each_other(p: Puppet) -> None:
     cases: list[dict[str, Any]] = [
         {"schedule_to_close_timeout": seconds(10)},
         {"schedule_to_close_timeout": None, "start_to_close_timeout": seconds(10)},
-        {"schedule_to_close_timeout": seconds(10), "start_to_close_timeout": seconds(20), "schedule_to_start_timeout": seconds(30), "heartbeat_timeout": seconds(40)},
+        {
+            "schedule_to_close_timeout": seconds(10),
+            "start_to_close_timeout": seconds(20),
+            "schedule_to_start_timeout": seconds(30),
+            "heartbeat_timeout": seconds(40),
+        },
         {"schedule_to_close_timeout": seconds(1000)},
     ]
     await p.step(*(activity(str(number), p.task_queue, **case) for number, case in enumerate(cases)))

@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from tests.parity.commands import cancel_external, cancel_workflow, child, complete_workflow, continue_as_new, fail_workflow
+from tests.parity.commands import (
+    cancel_external,
+    cancel_workflow,
+    child,
+    complete_workflow,
+    continue_as_new,
+    fail_workflow,
+)
 from tests.parity.puppet import Refused, attribute, payload, payloads, seconds
 from tests.parity.scenarios import scenario, slow_scenario
 
@@ -28,8 +35,14 @@ async def _with_child(p: Puppet, **attributes: Any) -> tuple[str, Any]:
 @scenario
 async def completes(p: Puppet) -> None:
     kid, task = await _with_child(
-        p, input=payloads("in"), memo={"fields": {"m": payload("m")}}, header={"fields": {"h": payload("h")}}, control="c",
-        workflow_run_timeout=seconds(50), workflow_task_timeout=seconds(5), search_attributes={"indexed_fields": {"ParityKeyword": attribute('"k"')}},
+        p,
+        input=payloads("in"),
+        memo={"fields": {"m": payload("m")}},
+        header={"fields": {"h": payload("h")}},
+        control="c",
+        workflow_run_timeout=seconds(50),
+        workflow_task_timeout=seconds(5),
+        search_attributes={"indexed_fields": {"ParityKeyword": attribute('"k"')}},
     )
     await p.describe()
     await p.describe(kid)
@@ -106,7 +119,9 @@ async def start_fails_by_reuse_policy(p: Puppet) -> None:
     await p.start(p.id("child"))
     await p.step(complete_workflow())
     await p.start()
-    await p.step(child(p.id("child"), p.task_queue, workflow_id_reuse_policy="WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE"))
+    await p.step(
+        child(p.id("child"), p.task_queue, workflow_id_reuse_policy="WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE")
+    )
     await p.has_event("start_child_workflow_execution_failed")
     await p.step(complete_workflow())
     await p.history()
@@ -189,7 +204,7 @@ async def bad_children(p: Puppet) -> None:
     for bad in (
         child("", queue),
         child("x" * 1001, queue),
-        child(p.id("c"), queue, **{"namespace": "nowhere"}),
+        child(p.id("c"), queue, namespace="nowhere"),
         child(p.id("c"), "x" * 1001),
         child(p.id("c"), queue, workflow_run_timeout=seconds(-1)),
         child(p.id("c"), queue, workflow_task_timeout=seconds(-1)),

@@ -5,8 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tests.parity.commands import activity, cancel_workflow, child, complete_workflow, continue_as_new, fail_workflow, timer
-from tests.parity.puppet import Refused, payload, payloads, seconds
+from tests.parity.commands import (
+    activity,
+    cancel_workflow,
+    child,
+    complete_workflow,
+    continue_as_new,
+    fail_workflow,
+    timer,
+)
+from tests.parity.puppet import Refused, cases, payload, payloads, seconds
 from tests.parity.scenarios import scenario, slow_scenario
 
 if TYPE_CHECKING:
@@ -62,8 +70,13 @@ async def signal_to_a_wrong_place(p: Puppet) -> None:
 @scenario
 async def signal_with_start_starts(p: Puppet) -> None:
     await p.call(
-        "SignalWithStartWorkflowExecution", **p.start_fields(), signal_name="s", signal_input=payloads("x"), input=payloads("in"),
-        memo={"fields": {"m": payload("m")}}, header={"fields": {"h": payload("h")}},
+        "SignalWithStartWorkflowExecution",
+        **p.start_fields(),
+        signal_name="s",
+        signal_input=payloads("x"),
+        input=payloads("in"),
+        memo={"fields": {"m": payload("m")}},
+        header={"fields": {"h": payload("h")}},
     )
     await p.step(complete_workflow())
     await p.history()
@@ -86,15 +99,19 @@ async def signal_with_start_signals(p: Puppet) -> None:
 async def signal_with_start_and_policies(p: Puppet) -> None:
     first = await p.start()
     await p.call(
-        "SignalWithStartWorkflowExecution", **p.start_fields(workflow_id_conflict_policy="WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING"), signal_name="s"
+        "SignalWithStartWorkflowExecution",
+        **p.start_fields(workflow_id_conflict_policy="WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING"),
+        signal_name="s",
     )
     await p.history(run_id=first)
     await p.history()
     await p.terminate()
     await p.refused(
-        "SignalWithStartWorkflowExecution", **p.start_fields(workflow_id_reuse_policy="WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE"), signal_name="s"
+        "SignalWithStartWorkflowExecution",
+        **p.start_fields(workflow_id_reuse_policy="WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE"),
+        signal_name="s",
     )
-    for fields in (
+    for fields in cases(
         {"workflow_id_conflict_policy": "WORKFLOW_ID_CONFLICT_POLICY_FAIL"},
         {"signal_name": ""},
         {"workflow_id": ""},
@@ -191,7 +208,13 @@ async def described_with_everything_pending(p: Puppet) -> None:
 
 @scenario
 async def describe_a_wrong_one(p: Puppet) -> None:
-    for execution in ({}, p.execution("nobody"), p.execution(run_id="no uuid"), p.execution(run_id=ABSENT_RUN), p.execution("x" * 1001)):
+    for execution in (
+        {},
+        p.execution("nobody"),
+        p.execution(run_id="no uuid"),
+        p.execution(run_id=ABSENT_RUN),
+        p.execution("x" * 1001),
+    ):
         await p.refused("DescribeWorkflowExecution", execution=execution)
     await p.refused("DescribeWorkflowExecution", execution=p.execution(), namespace="nowhere")
     await p.refused("DescribeWorkflowExecution", execution=p.execution(), namespace="")
@@ -210,7 +233,14 @@ async def _worked(p: Puppet) -> str:
 @scenario
 async def reset_to_the_first_task(p: Puppet) -> None:
     run = await _worked(p)
-    await p.call("ResetWorkflowExecution", workflow_execution=p.execution(), reason="why", request_id="r", workflow_task_finish_event_id=4, identity="client")
+    await p.call(
+        "ResetWorkflowExecution",
+        workflow_execution=p.execution(),
+        reason="why",
+        request_id="r",
+        workflow_task_finish_event_id=4,
+        identity="client",
+    )
     await p.history(run_id=run)
     await p.describe(run_id=run)
     await p.history()
@@ -222,7 +252,13 @@ async def reset_to_the_first_task(p: Puppet) -> None:
 @scenario
 async def reset_to_the_second_task(p: Puppet) -> None:
     await _worked(p)
-    await p.call("ResetWorkflowExecution", workflow_execution=p.execution(), reason="why", request_id="r", workflow_task_finish_event_id=9)
+    await p.call(
+        "ResetWorkflowExecution",
+        workflow_execution=p.execution(),
+        reason="why",
+        request_id="r",
+        workflow_task_finish_event_id=9,
+    )
     await p.history()
     await p.step(complete_workflow())
     await p.history()
@@ -232,7 +268,10 @@ async def reset_to_the_second_task(p: Puppet) -> None:
 async def reset_without_reapplying_signals(p: Puppet) -> None:
     await _worked(p)
     await p.call(
-        "ResetWorkflowExecution", workflow_execution=p.execution(), request_id="r", workflow_task_finish_event_id=4,
+        "ResetWorkflowExecution",
+        workflow_execution=p.execution(),
+        request_id="r",
+        workflow_task_finish_event_id=4,
         reset_reapply_exclude_types=["RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL"],
     )
     await p.history()
@@ -243,7 +282,10 @@ async def reset_without_reapplying_signals(p: Puppet) -> None:
 async def reset_reapplying_nothing(p: Puppet) -> None:
     await _worked(p)
     await p.call(
-        "ResetWorkflowExecution", workflow_execution=p.execution(), request_id="r", workflow_task_finish_event_id=4,
+        "ResetWorkflowExecution",
+        workflow_execution=p.execution(),
+        request_id="r",
+        workflow_task_finish_event_id=4,
         reset_reapply_type="RESET_REAPPLY_TYPE_NONE",
     )
     await p.history()
@@ -254,7 +296,13 @@ async def reset_reapplying_nothing(p: Puppet) -> None:
 async def reset_of_a_closed_one(p: Puppet) -> None:
     run = await p.start()
     await p.step(fail_workflow())
-    await p.call("ResetWorkflowExecution", workflow_execution=p.execution(), reason="why", request_id="r", workflow_task_finish_event_id=4)
+    await p.call(
+        "ResetWorkflowExecution",
+        workflow_execution=p.execution(),
+        reason="why",
+        request_id="r",
+        workflow_task_finish_event_id=4,
+    )
     await p.history(run_id=run)
     await p.step(complete_workflow())
     await p.history()
@@ -265,7 +313,12 @@ async def reset_of_a_closed_one(p: Puppet) -> None:
 async def reset_by_the_same_request(p: Puppet) -> None:
     run = await _worked(p)
     for _ in range(2):
-        await p.call("ResetWorkflowExecution", workflow_execution=p.execution(run_id=run), request_id="r", workflow_task_finish_event_id=4)
+        await p.call(
+            "ResetWorkflowExecution",
+            workflow_execution=p.execution(run_id=run),
+            request_id="r",
+            workflow_task_finish_event_id=4,
+        )
     await p.history()
     await p.terminate()
 
@@ -277,7 +330,9 @@ async def reset_with_a_running_activity(p: Puppet) -> None:
     await p.activity_task()
     await p.signal("s")
     await p.step()
-    await p.call("ResetWorkflowExecution", workflow_execution=p.execution(), request_id="r", workflow_task_finish_event_id=9)
+    await p.call(
+        "ResetWorkflowExecution", workflow_execution=p.execution(), request_id="r", workflow_task_finish_event_id=9
+    )
     await p.history()
     await p.describe()
     await p.terminate()
@@ -286,7 +341,7 @@ async def reset_with_a_running_activity(p: Puppet) -> None:
 @scenario
 async def bad_resets(p: Puppet) -> None:
     run = await _worked(p)
-    for fields in (
+    for fields in cases(
         {"workflow_task_finish_event_id": 0},
         {"workflow_task_finish_event_id": 1},
         {"workflow_task_finish_event_id": 2},
@@ -299,7 +354,12 @@ async def bad_resets(p: Puppet) -> None:
     ):
         await p.attempt(
             "ResetWorkflowExecution",
-            **{"workflow_execution": p.execution(run_id=run), "request_id": "r", "workflow_task_finish_event_id": 4, **fields},
+            **{
+                "workflow_execution": p.execution(run_id=run),
+                "request_id": "r",
+                "workflow_task_finish_event_id": 4,
+                **fields,
+            },
         )
         if p.transcript.entries[-1]["ResetWorkflowExecution"].get("run_id"):
             break
@@ -343,11 +403,15 @@ async def options_updated(p: Puppet) -> None:
     await p.start()
     pinned = {"behavior": "VERSIONING_BEHAVIOR_PINNED", "deployment": {"series_name": "d", "build_id": "b"}}
     await p.attempt(
-        "UpdateWorkflowExecutionOptions", workflow_execution=p.execution(), workflow_execution_options={"versioning_override": pinned},
+        "UpdateWorkflowExecutionOptions",
+        workflow_execution=p.execution(),
+        workflow_execution_options={"versioning_override": pinned},
         update_mask={"paths": ["no_such_field"]},
     )
     await p.attempt(
-        "UpdateWorkflowExecutionOptions", workflow_execution=p.execution("nobody"), workflow_execution_options={},
+        "UpdateWorkflowExecutionOptions",
+        workflow_execution=p.execution("nobody"),
+        workflow_execution_options={},
         update_mask={"paths": ["versioning_override"]},
     )
     await p.terminate()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tests.parity.puppet import Refused, seconds
+from tests.parity.puppet import Refused, cases, seconds
 from tests.parity.scenarios import scenario, slow_scenario
 
 if TYPE_CHECKING:
@@ -20,7 +20,15 @@ async def system_info(p: Puppet) -> None:
 @scenario
 async def cluster_info(p: Puppet) -> None:
     answer = await p.call("GetClusterInfo", record=False)
-    p.note("has", [bool(answer.cluster_id), bool(answer.server_version), bool(answer.cluster_name), answer.history_shard_count > 0])
+    p.note(
+        "has",
+        [
+            bool(answer.cluster_id),
+            bool(answer.server_version),
+            bool(answer.cluster_name),
+            answer.history_shard_count > 0,
+        ],
+    )
 
 
 @scenario
@@ -41,9 +49,13 @@ async def unknown_namespace(p: Puppet) -> None:
     await p.refused("DescribeNamespace", namespace="")
 
 
-async def _registered(p: Puppet, name: str, **fields: object) -> None:
+async def _registered(p: Puppet, name: str, **fields: Any) -> None:
     await p.call(
-        "RegisterNamespace", namespace=name, description="about", owner_email="o@example.org", data={"k": "v"},
+        "RegisterNamespace",
+        namespace=name,
+        description="about",
+        owner_email="o@example.org",
+        data={"k": "v"},
         **{"workflow_execution_retention_period": seconds(86400 * 2), **fields},
     )
     for _ in range(100):
@@ -68,7 +80,9 @@ async def namespace_is_updated(p: Puppet) -> None:
     name = p.id("ns")
     await _registered(p, name)
     await p.call(
-        "UpdateNamespace", namespace=name, update_info={"description": "else", "data": {"k2": "v2"}},
+        "UpdateNamespace",
+        namespace=name,
+        update_info={"description": "else", "data": {"k2": "v2"}},
         config={"workflow_execution_retention_ttl": seconds(86400 * 3)},
     )
     await p.attempt("UpdateNamespace", namespace=name, config={"workflow_execution_retention_ttl": seconds(60)})
@@ -87,7 +101,7 @@ async def namespace_is_deprecated(p: Puppet) -> None:
 @scenario
 async def bad_namespaces(p: Puppet) -> None:
     day = seconds(86400)
-    for fields in (
+    for fields in cases(
         {"namespace": ""},
         {"namespace": "x" * 1001, "workflow_execution_retention_period": day},
         {"namespace": "no spaces", "workflow_execution_retention_period": day},
@@ -159,9 +173,13 @@ async def clusters_are_listed(p: Puppet) -> None:
 async def task_queue_with_a_poller(p: Puppet) -> None:
     await p.start()
     await p.workflow_task(record=False)
-    answer = await p.call("DescribeTaskQueue", record=False, task_queue={"name": p.task_queue}, task_queue_type="TASK_QUEUE_TYPE_WORKFLOW")
+    answer = await p.call(
+        "DescribeTaskQueue", record=False, task_queue={"name": p.task_queue}, task_queue_type="TASK_QUEUE_TYPE_WORKFLOW"
+    )
     p.note("pollers", sorted({poller.identity for poller in answer.pollers}))
-    answer = await p.call("DescribeTaskQueue", record=False, task_queue={"name": p.task_queue}, task_queue_type="TASK_QUEUE_TYPE_ACTIVITY")
+    answer = await p.call(
+        "DescribeTaskQueue", record=False, task_queue={"name": p.task_queue}, task_queue_type="TASK_QUEUE_TYPE_ACTIVITY"
+    )
     p.note("pollers", sorted({poller.identity for poller in answer.pollers}))
     await p.terminate()
 

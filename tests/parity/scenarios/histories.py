@@ -71,7 +71,12 @@ async def close_event_of_an_open_one(p: Puppet) -> None:
 @scenario
 async def waits_for_the_close_event(p: Puppet) -> None:
     await p.start()
-    waiting = p.begin("GetWorkflowExecutionHistory", execution=p.execution(), history_event_filter_type=CLOSE_EVENT, wait_new_event=True)
+    waiting = p.begin(
+        "GetWorkflowExecutionHistory",
+        execution=p.execution(),
+        history_event_filter_type=CLOSE_EVENT,
+        wait_new_event=True,
+    )
     await p.step(complete_workflow("r"))
     await waiting.answer()
 
@@ -80,7 +85,12 @@ async def waits_for_the_close_event(p: Puppet) -> None:
 async def waits_for_new_events(p: Puppet) -> None:
     await p.start()
     first = await p.history(wait_new_event=True)
-    waiting = p.begin("GetWorkflowExecutionHistory", execution=p.execution(), wait_new_event=True, next_page_token=first.next_page_token)
+    waiting = p.begin(
+        "GetWorkflowExecutionHistory",
+        execution=p.execution(),
+        wait_new_event=True,
+        next_page_token=first.next_page_token,
+    )
     await p.signal("s")
     second = await waiting.answer()
     p.note("goes on", bool(second.next_page_token))

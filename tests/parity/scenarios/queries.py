@@ -16,7 +16,12 @@ REJECT = "QUERY_REJECT_CONDITION_"
 
 
 def _ask(p: Puppet, kind: str = "state", **fields: Any) -> Pending:
-    return p.begin("QueryWorkflow", execution=p.execution(), query={"query_type": kind, "query_args": payloads("q"), "header": {"fields": {"h": payload("h")}}}, **fields)
+    return p.begin(
+        "QueryWorkflow",
+        execution=p.execution(),
+        query={"query_type": kind, "query_args": payloads("q"), "header": {"fields": {"h": payload("h")}}},
+        **fields,
+    )
 
 
 async def _answer(p: Puppet, task: Any, **fields: Any) -> None:
@@ -42,7 +47,9 @@ async def fails(p: Puppet) -> None:
     await p.step(timer())
     asked = _ask(p)
     task = await p.workflow_task()
-    await _answer(p, task, completed_type="QUERY_RESULT_TYPE_FAILED", error_message="unknown query", failure=failure("why"))
+    await _answer(
+        p, task, completed_type="QUERY_RESULT_TYPE_FAILED", error_message="unknown query", failure=failure("why")
+    )
     await asked.refused()
     await p.terminate()
 
@@ -87,7 +94,10 @@ async def failure_goes_with_the_workflow_task(p: Puppet) -> None:
     asked = _ask(p)
     await _registered(p)
     task = await p.workflow_task()
-    results = {key: {"result_type": "QUERY_RESULT_TYPE_FAILED", "error_message": "unknown query", "failure": failure("why")} for key in task.queries}
+    results = {
+        key: {"result_type": "QUERY_RESULT_TYPE_FAILED", "error_message": "unknown query", "failure": failure("why")}
+        for key in task.queries
+    }
     await p.complete(task, query_results=results)
     await asked.refused()
     await p.terminate()
@@ -140,7 +150,12 @@ async def rejected_by_condition(p: Puppet) -> None:
     await asked.answer()
     await p.terminate()
     for condition in ("NOT_OPEN", "NOT_COMPLETED_CLEANLY"):
-        await p.call("QueryWorkflow", execution=p.execution(), query={"query_type": "q"}, query_reject_condition=REJECT + condition)
+        await p.call(
+            "QueryWorkflow",
+            execution=p.execution(),
+            query={"query_type": "q"},
+            query_reject_condition=REJECT + condition,
+        )
 
 
 @scenario
@@ -169,7 +184,10 @@ async def sticky(p: Puppet) -> None:
     queue = p.id("sticky")
     await p.start()
     poll = p.begin("PollWorkflowTaskQueue", **p.poll_fields(queue, sticky=True))
-    sticky = {"worker_task_queue": {"name": queue, "kind": "TASK_QUEUE_KIND_STICKY"}, "schedule_to_start_timeout": seconds(60)}
+    sticky = {
+        "worker_task_queue": {"name": queue, "kind": "TASK_QUEUE_KIND_STICKY"},
+        "schedule_to_start_timeout": seconds(60),
+    }
     await p.step(timer(), sticky_attributes=sticky)
     asked = _ask(p)
     await _answer(p, await poll.answer())
@@ -184,7 +202,7 @@ async def after_a_failed_task(p: Puppet) -> None:
     await p.signal("s")
     for _ in range(3):
         await p.fail_task(await p.workflow_task(record=False))
-    await p.attempt("QueryWorkflow", execution=p.execution(), query={"query_type": "q"}, timeout=3)
+    await p.attempt("QueryWorkflow", execution=p.execution(), query={"query_type": "q"}, deadline=3)
     await p.terminate()
 
 
@@ -206,5 +224,10 @@ async def answered_twice(p: Puppet) -> None:
     task = await p.workflow_task(record=False)
     await _answer(p, task)
     await asked.answer()
-    await p.attempt("RespondQueryTaskCompleted", task_token=task.task_token, completed_type="QUERY_RESULT_TYPE_ANSWERED", query_result=payloads("late"))
+    await p.attempt(
+        "RespondQueryTaskCompleted",
+        task_token=task.task_token,
+        completed_type="QUERY_RESULT_TYPE_ANSWERED",
+        query_result=payloads("late"),
+    )
     await p.terminate()

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tests.parity.commands import complete_workflow, fail_workflow
-from tests.parity.puppet import attribute, payload, payloads, seconds
+from tests.parity.puppet import attribute, cases, payload, payloads, seconds
 from tests.parity.scenarios import scenario, slow_scenario
 
 if TYPE_CHECKING:
@@ -32,7 +32,12 @@ async def everything_given(p: Puppet) -> None:
         workflow_execution_timeout=seconds(100),
         workflow_run_timeout=seconds(50),
         workflow_task_timeout=seconds(7),
-        retry_policy={"initial_interval": seconds(2), "backoff_coefficient": 3, "maximum_attempts": 4, "non_retryable_error_types": ["Fatal"]},
+        retry_policy={
+            "initial_interval": seconds(2),
+            "backoff_coefficient": 3,
+            "maximum_attempts": 4,
+            "non_retryable_error_types": ["Fatal"],
+        },
         memo={"fields": {"m": payload("memo")}},
         header={"fields": {"h": payload("header")}},
         user_metadata={"summary": payload("summary"), "details": payload("details")},
@@ -46,7 +51,9 @@ async def everything_given(p: Puppet) -> None:
 
 @scenario
 async def timeouts_are_cut_to_each_other(p: Puppet) -> None:
-    await p.start(workflow_execution_timeout=seconds(10), workflow_run_timeout=seconds(100), workflow_task_timeout=seconds(60))
+    await p.start(
+        workflow_execution_timeout=seconds(10), workflow_run_timeout=seconds(100), workflow_task_timeout=seconds(60)
+    )
     await p.history()
     await p.describe()
     await p.terminate()
@@ -126,13 +133,15 @@ async def policies_that_exclude_each_other(p: Puppet) -> None:
     await p.refused(
         "StartWorkflowExecution",
         **p.start_fields(
-            workflow_id_reuse_policy=REUSE + "TERMINATE_IF_RUNNING", workflow_id_conflict_policy=CONFLICT + "USE_EXISTING"
+            workflow_id_reuse_policy=REUSE + "TERMINATE_IF_RUNNING",
+            workflow_id_conflict_policy=CONFLICT + "USE_EXISTING",
         ),
     )
     await p.refused(
         "StartWorkflowExecution",
         **p.start_fields(
-            workflow_id_reuse_policy=REUSE + "REJECT_DUPLICATE", workflow_id_conflict_policy=CONFLICT + "TERMINATE_EXISTING"
+            workflow_id_reuse_policy=REUSE + "REJECT_DUPLICATE",
+            workflow_id_conflict_policy=CONFLICT + "TERMINATE_EXISTING",
         ),
     )
 
@@ -142,7 +151,9 @@ async def reuse_after_completion(p: Puppet) -> None:
     await p.start()
     await p.step(complete_workflow())
     await p.refused("StartWorkflowExecution", **p.start_fields(workflow_id_reuse_policy=REUSE + "REJECT_DUPLICATE"))
-    await p.refused("StartWorkflowExecution", **p.start_fields(workflow_id_reuse_policy=REUSE + "ALLOW_DUPLICATE_FAILED_ONLY"))
+    await p.refused(
+        "StartWorkflowExecution", **p.start_fields(workflow_id_reuse_policy=REUSE + "ALLOW_DUPLICATE_FAILED_ONLY")
+    )
     await p.start(workflow_id_reuse_policy=REUSE + "ALLOW_DUPLICATE")
     await p.history()
     await p.terminate()
@@ -248,7 +259,9 @@ async def execution_timeout(p: Puppet) -> None:
 
 @slow_scenario
 async def run_timeout_is_retried(p: Puppet) -> None:
-    first = await p.start(workflow_run_timeout=seconds(1), retry_policy={"initial_interval": seconds(1), "maximum_attempts": 2})
+    first = await p.start(
+        workflow_run_timeout=seconds(1), retry_policy={"initial_interval": seconds(1), "maximum_attempts": 2}
+    )
     await p.closed(run_id=first)
     await p.history()
     await p.terminate()
@@ -256,7 +269,7 @@ async def run_timeout_is_retried(p: Puppet) -> None:
 
 @scenario
 async def bad_requests(p: Puppet) -> None:
-    for fields in (
+    for fields in cases(
         {"workflow_id": ""},
         {"workflow_id": "x" * 1001},
         {"workflow_type": {}},

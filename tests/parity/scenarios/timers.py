@@ -92,5 +92,3 @@ async def bad_marker(p: Puppet) -> None:
     await p.bad_step(marker(""))
     await p.history()
     await p.terminate()
-
-

@@ -9,11 +9,12 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
 from tests.parity.commands import complete_workflow, continue_as_new, protocol_message, timer
-from tests.parity.puppet import failure, payloads, seconds
+from tests.parity.puppet import cases, failure, payloads, seconds
 from tests.parity.scenarios import scenario, slow_scenario
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
     from tests.parity.puppet import Pending, Puppet
 
 STAGE = "UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_"
@@ -34,7 +35,9 @@ def _accept(request: Any) -> dict[str, Any]:
     body = update_pb.Request()
     request.body.Unpack(body)
     acceptance = update_pb.Acceptance(
-        accepted_request_message_id=request.id, accepted_request_sequencing_event_id=request.event_id, accepted_request=body
+        accepted_request_message_id=request.id,
+        accepted_request_sequencing_event_id=request.event_id,
+        accepted_request=body,
     )
     return _message("accept", request.protocol_instance_id, acceptance)
 
@@ -42,18 +45,27 @@ def _accept(request: Any) -> dict[str, Any]:
 def _reject(request: Any, text: str = "no") -> dict[str, Any]:
     body = update_pb.Request()
     request.body.Unpack(body)
+    refusal: Any = failure(text)
     rejection = update_pb.Rejection(
-        rejected_request_message_id=request.id, rejected_request_sequencing_event_id=request.event_id, rejected_request=body, failure=failure(text)
+        rejected_request_message_id=request.id,
+        rejected_request_sequencing_event_id=request.event_id,
+        rejected_request=body,
+        failure=refusal,
     )
     return _message("reject", request.protocol_instance_id, rejection)
 
 
 def _finish(instance: str, **outcome: Any) -> dict[str, Any]:
-    body = update_pb.Response(meta={"update_id": instance, "identity": "client"}, outcome=outcome or {"success": payloads("updated")})
-    return _message("complete", instance, body)
+    fields: dict[str, Any] = {
+        "meta": {"update_id": instance, "identity": "client"},
+        "outcome": outcome or {"success": payloads("updated")},
+    }
+    return _message("complete", instance, update_pb.Response(**fields))
 
 
-async def _respond(p: Puppet, task: Any, messages: list[dict[str, Any]], *commands: dict[str, Any], **fields: Any) -> Any:
+async def _respond(
+    p: Puppet, task: Any, messages: list[dict[str, Any]], *commands: dict[str, Any], **fields: Any
+) -> Any:
     """Complete a task with messages; those that leave events get their command."""
     named = [protocol_message(message["id"]) for message in messages if not message["id"].endswith("/reject")]
     return await p.complete(task, *named, *commands, messages=messages, **fields)
@@ -88,7 +100,9 @@ async def accepted_then_completed(p: Puppet) -> None:
     await _respond(p, task, [_accept(task.messages[0])])
     await update.answer()
     poll = p.begin(
-        "PollWorkflowExecutionUpdate", update_ref={"workflow_execution": p.execution(), "update_id": "u"}, wait_policy={"lifecycle_stage": STAGE + "COMPLETED"}
+        "PollWorkflowExecutionUpdate",
+        update_ref={"workflow_execution": p.execution(), "update_id": "u"},
+        wait_policy={"lifecycle_stage": STAGE + "COMPLETED"},
     )
     await p.signal("s")
     task = await p.workflow_task()
@@ -254,10 +268,16 @@ async def polled_for_its_outcome(p: Puppet) -> None:
     await update.answer()
     for stage in ("UNSPECIFIED", "ACCEPTED", "COMPLETED"):
         await p.attempt(
-            "PollWorkflowExecutionUpdate", update_ref={"workflow_execution": p.execution(), "update_id": "u"}, wait_policy={"lifecycle_stage": STAGE + stage}
+            "PollWorkflowExecutionUpdate",
+            update_ref={"workflow_execution": p.execution(), "update_id": "u"},
+            wait_policy={"lifecycle_stage": STAGE + stage},
         )
-    await p.attempt("PollWorkflowExecutionUpdate", update_ref={"workflow_execution": p.execution(), "update_id": "nobody"})
-    await p.attempt("PollWorkflowExecutionUpdate", update_ref={"workflow_execution": p.execution("nobody"), "update_id": "u"})
+    await p.attempt(
+        "PollWorkflowExecutionUpdate", update_ref={"workflow_execution": p.execution(), "update_id": "nobody"}
+    )
+    await p.attempt(
+        "PollWorkflowExecutionUpdate", update_ref={"workflow_execution": p.execution("nobody"), "update_id": "u"}
+    )
 
 
 @scenario
@@ -319,7 +339,7 @@ async def to_a_closed_one(p: Puppet) -> None:
 async def wrong_ones(p: Puppet) -> None:
     await p.refused("UpdateWorkflowExecution")
     good = p.update_fields("change", "u")
-    for fields in (
+    for fields in cases(
         {},
         {"request": {}},
         {"request": {"meta": {"update_id": "u"}}},
@@ -334,12 +354,15 @@ async def wrong_ones(p: Puppet) -> None:
         await p.refused("UpdateWorkflowExecution", **{**good, **fields})
     await p.refused("PollWorkflowExecutionUpdate")
     await p.refused("PollWorkflowExecutionUpdate", update_ref={"workflow_execution": p.execution()})
-    await p.refused("PollWorkflowExecutionUpdate", update_ref={"workflow_execution": p.execution(run_id="no uuid"), "update_id": "u"})
+    await p.refused(
+        "PollWorkflowExecutionUpdate",
+        update_ref={"workflow_execution": p.execution(run_id="no uuid"), "update_id": "u"},
+    )
 
 
 @scenario
 async def bad_messages(p: Puppet) -> None:
-    bad = (
+    bad: tuple[list[dict[str, Any]], ...] = (
         [_message("accept", "nobody", update_pb.Acceptance(accepted_request_message_id="x"))],
         [_finish("nobody")],
         [{"id": "1", "protocol_instance_id": "x"}],
@@ -348,8 +371,13 @@ async def bad_messages(p: Puppet) -> None:
     for messages in bad:
         await p.start()
         task = await p.workflow_task(record=False)
-        await p.attempt("RespondWorkflowTaskCompleted", task_token=task.task_token, messages=messages, identity="worker",
-                        commands=[protocol_message(message["id"]) for message in messages])
+        await p.attempt(
+            "RespondWorkflowTaskCompleted",
+            task_token=task.task_token,
+            messages=messages,
+            identity="worker",
+            commands=[protocol_message(message["id"]) for message in messages],
+        )
         await p.history()
         await p.attempt("TerminateWorkflowExecution", workflow_execution=p.execution())
 
@@ -368,12 +396,17 @@ async def update_is_refused_after_task_failures(p: Puppet) -> None:
     await p.signal("s")
     for _ in range(3):
         await p.fail_task(await p.workflow_task(record=False))
-    await p.attempt("UpdateWorkflowExecution", timeout=3, **p.update_fields("change", "u"))
+    await p.attempt("UpdateWorkflowExecution", deadline=3, **p.update_fields("change", "u"))
     await p.terminate()
 
 
 def _with_start(p: Puppet, *, start: dict[str, Any] | None = None, update: dict[str, Any] | None = None) -> Pending:
-    started = {"namespace": "default", **p.start_fields(**{"workflow_id_conflict_policy": "WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING", **(start or {})})}
+    started = {
+        "namespace": "default",
+        **p.start_fields(
+            **{"workflow_id_conflict_policy": "WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING", **(start or {})}
+        ),
+    }
     updated = {"namespace": "default", **p.update_fields("change", "u"), **(update or {})}
     return p.begin("ExecuteMultiOperation", operations=[{"start_workflow": started}, {"update_workflow": updated}])
 
@@ -438,9 +471,12 @@ async def with_start_terminates_the_running_one(p: Puppet) -> None:
 
 @scenario
 async def with_start_wrong_ones(p: Puppet) -> None:
-    start = {"namespace": "default", **p.start_fields(workflow_id_conflict_policy="WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING")}
+    start = {
+        "namespace": "default",
+        **p.start_fields(workflow_id_conflict_policy="WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING"),
+    }
     update = {"namespace": "default", **p.update_fields("change", "u")}
-    for operations in (
+    lists: list[list[dict[str, Any]]] = [
         [],
         [{"start_workflow": start}],
         [{"update_workflow": update}, {"start_workflow": start}],
@@ -452,9 +488,18 @@ async def with_start_wrong_ones(p: Puppet) -> None:
         [{"start_workflow": {**start, "request_eager_execution": True}}, {"update_workflow": update}],
         [{"start_workflow": {**start, "workflow_start_delay": seconds(5)}}, {"update_workflow": update}],
         [{"start_workflow": {**start, "namespace": "other"}}, {"update_workflow": update}],
-        [{"start_workflow": start}, {"update_workflow": {**update, "workflow_execution": p.execution(run_id="01a20d28-154e-7ce0-b390-dac353ef0fba")}}],
+        [
+            {"start_workflow": start},
+            {
+                "update_workflow": {
+                    **update,
+                    "workflow_execution": p.execution(run_id="01a20d28-154e-7ce0-b390-dac353ef0fba"),
+                }
+            },
+        ],
         [{"start_workflow": start}, {"update_workflow": {**update, "request": {}}}],
-    ):
+    ]
+    for operations in lists:
         await p.refused("ExecuteMultiOperation", operations=operations)
 
 

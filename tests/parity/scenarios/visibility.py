@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.parity.commands import complete_workflow, fail_workflow, upsert_search_attributes
-from tests.parity.puppet import attribute, payload
+from tests.parity.puppet import Refused, attribute, payload
 from tests.parity.scenarios import scenario
 
 if TYPE_CHECKING:
@@ -30,10 +30,14 @@ async def _three(p: Puppet) -> str:
     """Workflows 1 completed, 2 failed, 3 running; a filter that finds just them."""
     for number in (1, 2, 3):
         await p.call(
-            "StartWorkflowExecution", record=False,
+            "StartWorkflowExecution",
+            record=False,
             **p.start_fields(
-                p.id(f"w{number}"), search_attributes=_attributes(number), memo={"fields": {"m": payload("m")}},
-                task_queue={"name": p.id(f"q{number}")}, workflow_type={"name": f"Type{number}"},
+                p.id(f"w{number}"),
+                search_attributes=_attributes(number),
+                memo={"fields": {"m": payload("m")}},
+                task_queue={"name": p.id(f"q{number}")},
+                workflow_type={"name": f"Type{number}"},
             ),
         )
     for number, command in ((1, complete_workflow()), (2, fail_workflow())):
@@ -71,14 +75,41 @@ async def listed_whole(p: Puppet) -> None:
 async def comparisons(p: Puppet) -> None:
     mine = await _three(p)
     for condition in (
-        "ParityInt = 2", "ParityInt != 2", "ParityInt > 1", "ParityInt >= 2", "ParityInt < 2", "ParityInt <= 2", "ParityInt BETWEEN 2 AND 3",
-        "ParityInt NOT BETWEEN 2 AND 3", "ParityInt IN (1, 3)", "ParityInt NOT IN (1, 3)",
-        "ParityDouble = 1.5", "ParityDouble > 1.5", "ParityDouble < 2", "ParityBool = true", "ParityBool = false", "ParityBool != true",
-        "ParityKeyword = 'k1'", "ParityKeyword != 'k1'", "ParityKeyword > 'k1'", "ParityKeyword IN ('k1', 'k2')", "ParityKeyword STARTS_WITH 'k'",
-        "ParityKeyword NOT STARTS_WITH 'k1'", "ParityTime = '2020-01-02T00:00:00Z'", "ParityTime > '2020-01-01T00:00:00Z'",
+        "ParityInt = 2",
+        "ParityInt != 2",
+        "ParityInt > 1",
+        "ParityInt >= 2",
+        "ParityInt < 2",
+        "ParityInt <= 2",
+        "ParityInt BETWEEN 2 AND 3",
+        "ParityInt NOT BETWEEN 2 AND 3",
+        "ParityInt IN (1, 3)",
+        "ParityInt NOT IN (1, 3)",
+        "ParityDouble = 1.5",
+        "ParityDouble > 1.5",
+        "ParityDouble < 2",
+        "ParityBool = true",
+        "ParityBool = false",
+        "ParityBool != true",
+        "ParityKeyword = 'k1'",
+        "ParityKeyword != 'k1'",
+        "ParityKeyword > 'k1'",
+        "ParityKeyword IN ('k1', 'k2')",
+        "ParityKeyword STARTS_WITH 'k'",
+        "ParityKeyword NOT STARTS_WITH 'k1'",
+        "ParityTime = '2020-01-02T00:00:00Z'",
+        "ParityTime > '2020-01-01T00:00:00Z'",
         "ParityTime BETWEEN '2020-01-01T00:00:00Z' AND '2020-01-02T00:00:00Z'",
-        "ParityKeywords = 'all'", "ParityKeywords = 'n1'", "ParityKeywords IN ('n1', 'n3')", "ParityKeywords != 'n1'", "ParityKeywords NOT IN ('n1')",
-        "ParityText = 'train'", "ParityText = '2'", "ParityText != '2'", "ParityText = 'RED'", "ParityText = 'blue red'",
+        "ParityKeywords = 'all'",
+        "ParityKeywords = 'n1'",
+        "ParityKeywords IN ('n1', 'n3')",
+        "ParityKeywords != 'n1'",
+        "ParityKeywords NOT IN ('n1')",
+        "ParityText = 'train'",
+        "ParityText = '2'",
+        "ParityText != '2'",
+        "ParityText = 'RED'",
+        "ParityText = 'blue red'",
     ):
         await _ids(p, f"{mine} AND {condition}")
     await _clear(p)
@@ -88,9 +119,18 @@ async def comparisons(p: Puppet) -> None:
 async def null_and_logic(p: Puppet) -> None:
     mine = await _three(p)
     for condition in (
-        "ParityInt IS NULL", "ParityInt IS NOT NULL", "CloseTime IS NULL", "CloseTime IS NOT NULL", "(ParityInt = 1 OR ParityInt = 2)",
-        "(ParityInt = 1 OR ParityInt = 2) AND ParityBool = true", "NOT ParityInt = 1", "NOT (ParityInt = 1 OR ParityInt = 2)", "`ParityInt` = 1",
-        "(ParityInt = 1)", "ParityInt is null", "ParityInt = 1 or ParityInt = 3",
+        "ParityInt IS NULL",
+        "ParityInt IS NOT NULL",
+        "CloseTime IS NULL",
+        "CloseTime IS NOT NULL",
+        "(ParityInt = 1 OR ParityInt = 2)",
+        "(ParityInt = 1 OR ParityInt = 2) AND ParityBool = true",
+        "NOT ParityInt = 1",
+        "NOT (ParityInt = 1 OR ParityInt = 2)",
+        "`ParityInt` = 1",
+        "(ParityInt = 1)",
+        "ParityInt is null",
+        "ParityInt = 1 or ParityInt = 3",
     ):
         await _ids(p, f"{mine} AND {condition}" if " or " not in condition else f"{mine} and ({condition})")
     await _clear(p)
@@ -100,12 +140,30 @@ async def null_and_logic(p: Puppet) -> None:
 async def system_attributes(p: Puppet) -> None:
     mine = await _three(p)
     for condition in (
-        "ExecutionStatus = 'Running'", "ExecutionStatus = 'Completed'", "ExecutionStatus != 'Running'", "ExecutionStatus IN ('Completed', 'Failed')",
-        "ExecutionStatus = 2", "WorkflowType = 'Type1'", "WorkflowType STARTS_WITH 'Type'", f"TaskQueue = '{p.id('q1')}'",
-        f"WorkflowId = '{p.id('w1')}'", f"WorkflowId IN ('{p.id('w1')}', '{p.id('w3')}')", "StartTime > '2020-01-01T00:00:00Z'",
-        "CloseTime > '2020-01-01T00:00:00Z'", "ExecutionTime > '2020-01-01T00:00:00Z'", "HistoryLength = 5", "HistoryLength > 2",
-        "ExecutionDuration > 0", "ExecutionDuration < '1h'", "ExecutionDuration < '00:10:00'", "StateTransitionCount > 0", "ParentWorkflowId IS NULL",
-        f"RootWorkflowId = '{p.id('w1')}'", "HistorySizeBytes > 0", "StartTime < '2020-01-01'", "StartTime > 1577836800000000000",
+        "ExecutionStatus = 'Running'",
+        "ExecutionStatus = 'Completed'",
+        "ExecutionStatus != 'Running'",
+        "ExecutionStatus IN ('Completed', 'Failed')",
+        "ExecutionStatus = 2",
+        "WorkflowType = 'Type1'",
+        "WorkflowType STARTS_WITH 'Type'",
+        f"TaskQueue = '{p.id('q1')}'",
+        f"WorkflowId = '{p.id('w1')}'",
+        f"WorkflowId IN ('{p.id('w1')}', '{p.id('w3')}')",
+        "StartTime > '2020-01-01T00:00:00Z'",
+        "CloseTime > '2020-01-01T00:00:00Z'",
+        "ExecutionTime > '2020-01-01T00:00:00Z'",
+        "HistoryLength = 5",
+        "HistoryLength > 2",
+        "ExecutionDuration > 0",
+        "ExecutionDuration < '1h'",
+        "ExecutionDuration < '00:10:00'",
+        "StateTransitionCount > 0",
+        "ParentWorkflowId IS NULL",
+        f"RootWorkflowId = '{p.id('w1')}'",
+        "HistorySizeBytes > 0",
+        "StartTime < '2020-01-01'",
+        "StartTime > 1577836800000000000",
     ):
         await _ids(p, f"{mine} AND {condition}")
     await _clear(p)
@@ -114,14 +172,50 @@ async def system_attributes(p: Puppet) -> None:
 @scenario
 async def refused_filters(p: Puppet) -> None:
     for query in (
-        "NoSuchAttribute = 1", "ParityInt = 'x'", "ParityInt", "ParityInt =", "= 1", "ParityInt = 1 AND", "ParityInt LIKE 'x'", "ParityBool = 'perhaps'",
-        "ParityTime = 'yesterday'", "ExecutionStatus = 'Sleeping'", "ExecutionStatus = 99", "ParityKeyword = 1", "ParityText > 'a'", "ParityText STARTS_WITH 'a'",
-        "ParityKeywords > 'a'", "ParityInt STARTS_WITH 'a'", "select * from x", "ParityInt = 1; drop table x", "WorkflowId = 1", "ParityInt = ParityDouble",
-        "1 = 1", "ParityInt + 1 = 2", "ParityInt IN 1", "ParityInt BETWEEN 1", "ParityInt IS TRUE", "ExecutionDuration = 'long'", "ParityKeyword = \"k\"",
-        "ParityInt = 1 ORDER BY", "ParityInt = 1 ORDER BY NoSuch", "ParityInt = 1 LIMIT 3", "ParityInt = 1 GROUP BY ParityInt", "ParityKeyword STARTS_WITH 1",
-        "lower(ParityKeyword) = 'x'", "ParityInt = null", "ParityKeyword = k1",
+        "NoSuchAttribute = 1",
+        "ParityInt = 'x'",
+        "ParityInt",
+        "ParityInt =",
+        "= 1",
+        "ParityInt = 1 AND",
+        "ParityInt LIKE 'x'",
+        "ParityBool = 'perhaps'",
+        "ParityTime = 'yesterday'",
+        "ExecutionStatus = 'Sleeping'",
+        "ExecutionStatus = 99",
+        "ParityKeyword = 1",
+        "ParityText > 'a'",
+        "ParityText STARTS_WITH 'a'",
+        "ParityKeywords > 'a'",
+        "ParityInt STARTS_WITH 'a'",
+        "select * from x",
+        "ParityInt = 1; drop table x",
+        "WorkflowId = 1",
+        "ParityInt = ParityDouble",
+        "1 = 1",
+        "ParityInt + 1 = 2",
+        "ParityInt IN 1",
+        "ParityInt BETWEEN 1",
+        "ParityInt IS TRUE",
+        "ExecutionDuration = 'long'",
+        'ParityKeyword = "k"',
+        "ParityInt = 1 ORDER BY",
+        "ParityInt = 1 ORDER BY NoSuch",
+        "ParityInt = 1 LIMIT 3",
+        "ParityInt = 1 GROUP BY ParityInt",
+        "ParityKeyword STARTS_WITH 1",
+        "lower(ParityKeyword) = 'x'",
+        "ParityInt = null",
+        "ParityKeyword = k1",
     ):
-        await p.attempt("ListWorkflowExecutions", query=query)
+        p.note("query", query)
+        try:
+            # What is found would be other scenarios' workflows too.
+            await p.call("ListWorkflowExecutions", record=False, query=query, page_size=1)
+        except Refused as refusal:
+            p.note("refused", [refusal.code, refusal.message])
+        else:
+            p.note("refused", "no")
 
 
 @scenario
@@ -129,11 +223,18 @@ async def counted(p: Puppet) -> None:
     mine = await _three(p)
     await p.call("CountWorkflowExecutions", query=mine)
     answer = await p.call("CountWorkflowExecutions", record=False, query=f"{mine} GROUP BY ExecutionStatus")
-    p.note("groups", sorted([str([value.data for value in group.group_values]), group.count] for group in answer.groups))
+    p.note(
+        "groups", sorted([str([value.data for value in group.group_values]), group.count] for group in answer.groups)
+    )
     p.note("count", answer.count)
     p.note("type", sorted(str(dict(value.metadata)) for group in answer.groups for value in group.group_values))
     for query in (
-        "GROUP BY ExecutionStatus", "GROUP BY WorkflowType", "GROUP BY ExecutionStatus, WorkflowType", "GROUP BY ParityInt", "GROUP BY NoSuch", "ORDER BY StartTime",
+        "GROUP BY ExecutionStatus",
+        "GROUP BY WorkflowType",
+        "GROUP BY ExecutionStatus, WorkflowType",
+        "GROUP BY ParityInt",
+        "GROUP BY NoSuch",
+        "ORDER BY StartTime",
     ):
         await p.attempt("CountWorkflowExecutions", query=f"{mine} AND ParityInt = 99 {query}")
     await _clear(p)
@@ -142,7 +243,17 @@ async def counted(p: Puppet) -> None:
 @scenario
 async def ordered(p: Puppet) -> None:
     mine = await _three(p)
-    for order in ("StartTime DESC", "StartTime ASC", "StartTime", "CloseTime DESC", "ParityInt", "ParityInt DESC", "ParityText", "ParityKeyword DESC, StartTime", "WorkflowId"):
+    for order in (
+        "StartTime DESC",
+        "StartTime ASC",
+        "StartTime",
+        "CloseTime DESC",
+        "ParityInt",
+        "ParityInt DESC",
+        "ParityText",
+        "ParityKeyword DESC, StartTime",
+        "WorkflowId",
+    ):
         answer = await p.attempt("ListWorkflowExecutions", record=False, query=f"{mine} ORDER BY {order}")
         if answer is None:
             await p.attempt("ListWorkflowExecutions", query=f"{mine} ORDER BY {order}")
@@ -184,9 +295,13 @@ async def open_and_closed(p: Puppet) -> None:
     await _three(p)
     times = {"earliest_time": {"seconds": 0}, "latest_time": {"seconds": 4000000000}}
     await p.attempt("ListOpenWorkflowExecutions", start_time_filter=times, execution_filter={"workflow_id": p.id("w3")})
-    await p.attempt("ListClosedWorkflowExecutions", start_time_filter=times, execution_filter={"workflow_id": p.id("w1")})
+    await p.attempt(
+        "ListClosedWorkflowExecutions", start_time_filter=times, execution_filter={"workflow_id": p.id("w1")}
+    )
     await p.attempt("ListOpenWorkflowExecutions", start_time_filter=times, execution_filter={"workflow_id": p.id("w1")})
-    await p.attempt("ListClosedWorkflowExecutions", start_time_filter=times, execution_filter={"workflow_id": p.id("w3")})
+    await p.attempt(
+        "ListClosedWorkflowExecutions", start_time_filter=times, execution_filter={"workflow_id": p.id("w3")}
+    )
     await p.attempt("ListOpenWorkflowExecutions", execution_filter={"workflow_id": p.id("w3")})
     await p.attempt("ListClosedWorkflowExecutions", status_filter={"status": "WORKFLOW_EXECUTION_STATUS_RUNNING"})
     await p.attempt("ListArchivedWorkflowExecutions", query="x = 1")
@@ -211,11 +326,22 @@ async def wrong_namespaces(p: Puppet) -> None:
 @scenario
 async def wrong_values_at_start(p: Puppet) -> None:
     for name, value, kind in (
-        ("ParityInt", '"x"', "Int"), ("ParityInt", "1.5", "Int"), ("ParityBool", '"x"', "Bool"), ("ParityTime", '"x"', "Datetime"), ("ParityDouble", '"x"', "Double"),
-        ("ParityKeyword", "1", "Keyword"), ("ParityKeyword", '["a", "b"]', "Keyword"), ("ParityKeyword", "not json", "Keyword"), ("ParityKeywords", '"a"', "KeywordList"),
-        ("ParityInt", "1", ""), ("ParityInt", "1", "Keyword"),
+        ("ParityInt", '"x"', "Int"),
+        ("ParityInt", "1.5", "Int"),
+        ("ParityBool", '"x"', "Bool"),
+        ("ParityTime", '"x"', "Datetime"),
+        ("ParityDouble", '"x"', "Double"),
+        ("ParityKeyword", "1", "Keyword"),
+        ("ParityKeyword", '["a", "b"]', "Keyword"),
+        ("ParityKeyword", "not json", "Keyword"),
+        ("ParityKeywords", '"a"', "KeywordList"),
+        ("ParityInt", "1", ""),
+        ("ParityInt", "1", "Keyword"),
     ):
-        answer = await p.attempt("StartWorkflowExecution", **p.start_fields("typed-" + p.prefix, search_attributes={"indexed_fields": {name: attribute(value, kind)}}))
+        answer = await p.attempt(
+            "StartWorkflowExecution",
+            **p.start_fields("typed-" + p.prefix, search_attributes={"indexed_fields": {name: attribute(value, kind)}}),
+        )
         if answer is not None:
             await p.describe("typed-" + p.prefix)
             await p.terminate("typed-" + p.prefix)

@@ -37,7 +37,10 @@ async def failed_twice_is_transient(p: Puppet) -> None:
 async def fail_with_every_field(p: Puppet) -> None:
     await p.start()
     await p.fail_task(
-        await p.workflow_task(), cause="NON_DETERMINISTIC_ERROR", binary_checksum="sum", worker_version={"build_id": "b", "use_versioning": False}
+        await p.workflow_task(),
+        cause="NON_DETERMINISTIC_ERROR",
+        binary_checksum="sum",
+        worker_version={"build_id": "b", "use_versioning": False},
     )
     await p.history()
     await p.terminate()
@@ -65,8 +68,15 @@ async def token_of_a_finished_task(p: Puppet) -> None:
 
 @scenario
 async def bad_tokens(p: Puppet) -> None:
-    for rpc in ("RespondWorkflowTaskCompleted", "RespondWorkflowTaskFailed", "RespondActivityTaskCompleted", "RespondActivityTaskFailed",
-                "RespondActivityTaskCanceled", "RecordActivityTaskHeartbeat", "RespondQueryTaskCompleted"):
+    for rpc in (
+        "RespondWorkflowTaskCompleted",
+        "RespondWorkflowTaskFailed",
+        "RespondActivityTaskCompleted",
+        "RespondActivityTaskFailed",
+        "RespondActivityTaskCanceled",
+        "RecordActivityTaskHeartbeat",
+        "RespondQueryTaskCompleted",
+    ):
         await p.refused(rpc)
         await p.refused(rpc, task_token=b"\xff\xff nonsense")
 
@@ -119,7 +129,9 @@ async def unhandled_event_refuses_continue_as_new(p: Puppet) -> None:
     await p.start()
     task = await p.workflow_task()
     await p.signal("s")
-    await p.refused("RespondWorkflowTaskCompleted", task_token=task.task_token, commands=[continue_as_new(p.task_queue)])
+    await p.refused(
+        "RespondWorkflowTaskCompleted", task_token=task.task_token, commands=[continue_as_new(p.task_queue)]
+    )
     await p.history()
     await p.terminate()
 
@@ -201,7 +213,7 @@ async def sticky_task_carries_the_rest_only(p: Puppet) -> None:
 async def sticky_task_falls_back(p: Puppet) -> None:
     sticky = p.id("sticky")
     await p.start()
-    poll = p.begin("PollWorkflowTaskQueue", **p.poll_fields(sticky, sticky=True), record=False, timeout=1)
+    poll = p.begin("PollWorkflowTaskQueue", **p.poll_fields(sticky, sticky=True), record=False, deadline=1)
     await p.step(timer(), sticky_attributes=_sticky(sticky, 1))
     await poll.abandon()
     await p.signal("s")
@@ -224,7 +236,10 @@ async def reset_sticky_task_queue(p: Puppet) -> None:
 
 
 def _sticky(queue: str, timeout: float) -> dict[str, object]:
-    return {"worker_task_queue": {"name": queue, "kind": "TASK_QUEUE_KIND_STICKY"}, "schedule_to_start_timeout": seconds(timeout)}
+    return {
+        "worker_task_queue": {"name": queue, "kind": "TASK_QUEUE_KIND_STICKY"},
+        "schedule_to_start_timeout": seconds(timeout),
+    }
 
 
 @scenario
@@ -276,7 +291,7 @@ async def close_must_come_last(p: Puppet) -> None:
 async def poll_ends_empty(p: Puppet) -> None:
     # The server leaves a poll a little before the caller's deadline; that is answered without a task.
     for rpc in ("PollWorkflowTaskQueue", "PollActivityTaskQueue"):
-        await p.attempt(rpc, timeout=1.5, **p.poll_fields())
+        await p.attempt(rpc, deadline=1.5, **p.poll_fields())
 
 
 @scenario
