@@ -310,7 +310,10 @@ def _timer_started(state: MutableState, event: history_pb.HistoryEvent, batch_id
 
 def _timer_over(field: str) -> Callable[[MutableState, history_pb.HistoryEvent, int], None]:
     def applier(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
-        state.timers.pop(getattr(event, field).timer_id, None)
+        a = getattr(event, field)
+        # While its fired event was buffered, another timer may have taken the id.
+        if a.timer_id in state.timers and state.timers[a.timer_id].started_event_id == a.started_event_id:
+            del state.timers[a.timer_id]
 
     return applier
 
