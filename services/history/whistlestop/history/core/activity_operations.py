@@ -123,9 +123,9 @@ def _note_pauses(run: Run) -> None:
         data=json.dumps(values, separators=(",", ":")).encode(),
     )
     attributes = run.state.search_attributes
-    if PAUSE_INFO in attributes or values:
+    if attributes[PAUSE_INFO] != payload if PAUSE_INFO in attributes else values:
         attributes[PAUSE_INFO].CopyFrom(payload)
-        run.visibility_changed = True
+        run.visibility_changed = run.changed = True
 
 
 # ---- reset -----------------------------------------------------------------------------------------------------------
