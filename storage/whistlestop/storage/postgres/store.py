@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.storage.admin import check
+from whistlestop.storage.admin import check, table_counts
 from whistlestop.storage.errors import CannotOpen
 from whistlestop.storage.postgres import schema
 from whistlestop.storage.postgres.backup import write_backup
@@ -86,10 +86,14 @@ class PostgresStore(
                 raise translate(error) from error
 
     async def check(self, limit: int) -> list[Finding]:
-        async def read(sql: str, parameters: Sequence[Any]) -> list[Any]:
-            return await self._all(numbered(sql, "?"), parameters)
+        return await check(self._with_marks, limit)
 
-        return await check(read, limit)
+    async def table_counts(self, limit: int) -> dict[str, int]:
+        """Rows by table, each counted up to `limit`."""
+        return await table_counts(self._with_marks, limit)
+
+    async def _with_marks(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        return await self._all(numbered(sql, "?"), parameters)
 
     async def ping(self) -> None:
         await self._one("SELECT 1")

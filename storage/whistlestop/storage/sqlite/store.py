@@ -7,7 +7,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.storage.admin import check
+from whistlestop.storage.admin import check, table_counts
 from whistlestop.storage.errors import CannotOpen, Unavailable
 from whistlestop.storage.sqlite import schema
 from whistlestop.storage.sqlite.base import INLINE_OPERATIONS
@@ -96,10 +96,14 @@ class SqliteStore(SqliteExecutions, SqliteTasks, SqliteTimers, SqliteQueries, Sq
         await self._in_thread(copy)
 
     async def check(self, limit: int) -> list[Finding]:
-        async def read(sql: str, parameters: Sequence[Any]) -> list[Any]:
-            return await self._in_thread(lambda db: db.execute(sql, parameters).fetchall())
+        return await check(self._slowly, limit)
 
-        return await check(read, limit)
+    async def table_counts(self, limit: int) -> dict[str, int]:
+        """Rows by table, each counted up to `limit`."""
+        return await table_counts(self._slowly, limit)
+
+    async def _slowly(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        return await self._in_thread(lambda db: db.execute(sql, parameters).fetchall())
 
     async def ping(self) -> None:
         self._one("SELECT 1", ())

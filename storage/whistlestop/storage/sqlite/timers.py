@@ -21,9 +21,10 @@ _NEXT_TIMERS = f"{_TIMERS} WHERE fire_at_ns > ? {_IN_RANGE}"
 _DELETE_TIMER = (
     "DELETE FROM timer_tasks WHERE namespace_id = ? AND run_id = ? AND workflow_id = ? AND kind = ? AND fire_at_ns = ?"
 )
+# `+` keeps the planner from the primary key: it would sort all that waits instead of reading the first few in order.
 _DUE_TRANSFERS = (
     "SELECT shard_id, task_id, namespace_id, workflow_id, run_id, kind, data, visible_at_ns, attempt"
-    " FROM transfer_tasks WHERE visible_at_ns <= ? AND shard_id >= ? AND shard_id < ?"
+    " FROM transfer_tasks WHERE visible_at_ns <= ? AND +shard_id >= ? AND +shard_id < ?"
     " ORDER BY visible_at_ns, task_id LIMIT ?"
 )
 _POSTPONE = "UPDATE transfer_tasks SET visible_at_ns = ?, attempt = ? WHERE shard_id = ? AND task_id = ?"
