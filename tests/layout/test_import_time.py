@@ -1,0 +1,70 @@
+"""A cold start is mostly imports: each handler's have a ceiling, and leave out what its bundle does not hold.
+
+Measured as in a bundle (see `tests.functions.instance`): of `temporalio` the `api` part alone, since its parent package
+loads the SDK's native library; no `grpc`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.functions.instance import FUNCTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOST_CPU_MS = 350
+MOST_MEMORY_MB = 64
+RUNS = 3
+STORES = ("sqlite", "postgres")
+# The fewest of CPU milliseconds of several runs: what others do on the machine only adds.
+_MEASURE = """
+import importlib, json, resource, sys, time
+from tests.functions.instance import as_in_a_bundle
+as_in_a_bundle()
+began = time.process_time()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+used = time.process_time() - began
+memory_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"cpu_ms": used * 1000, "memory_mb": memory_kb / 1024, "modules": sorted(sys.modules)}))
+"""
+
+
+def measure(*names: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-c", _MEASURE, *names], check=True, capture_output=True, text=True)
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_handler_is_imported_in_time(
+    function: str, store: str, record_property: Callable[[str, object], None]
+) -> None:
+    """With the adapter that its first call imports."""
+    names = (f"whistlestop.{function}.lambda_function", f"whistlestop.storage.{store}.store")
+    runs = [measure(*names) for _ in range(RUNS)]
+    cpu_ms = min(run["cpu_ms"] for run in runs)
+    memory_mb = min(run["memory_mb"] for run in runs)
+    record_property("CPU ms, MB", (round(cpu_ms), round(memory_mb)))
+    assert cpu_ms < MOST_CPU_MS
+    assert memory_mb < MOST_MEMORY_MB
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_handler_imports_no_other_function_and_nothing_heavy(function: str) -> None:
+    """No gRPC, no part of the SDK but the API, no other service, and neither store before it is chosen."""
+    modules = measure(f"whistlestop.{function}.lambda_function")["modules"]
+    others = {f"whistlestop.{other}" for other in (*FUNCTIONS, "server", "bridge") if other != function}
+    unwanted = {
+        "grpc", "pydantic", "boto3", "botocore", "aws_lambda_powertools", "sqlglot", "psycopg", "sqlite3",
+        "whistlestop.storage.sqlite", "whistlestop.storage.postgres", *others,
+    }  # fmt: skip
+    assert unwanted.intersection(modules) == set()
+    assert [name for name in modules if name.startswith("temporalio.") and name.split(".")[1] != "api"] == []
