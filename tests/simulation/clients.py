@@ -1,0 +1,186 @@
+"""Simulated clients: each operation is tried until its fate is known, and what was acknowledged is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import update_pb2 as update_enums
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from tests.simulation.backend import NAMESPACE
+from tests.simulation.programs import PROGRAMS, encode
+from tests.simulation.workers import TRY_AGAIN
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.history.core.times import set_duration
+
+if TYPE_CHECKING:
+    from temporalio.api.update.v1 import message_pb2 as update_pb
+
+    from tests.simulation.world import Simulation
+
+COMPLETED = update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
+ACCEPTED = update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
+
+
+@dataclass(slots=True)
+class Seen:
+    """What somebody outside was told."""
+
+    started: list[tuple[str, str]] = field(default_factory=list)
+    """(workflow id, run id)."""
+    signals: list[tuple[str, str]] = field(default_factory=list)
+    """(workflow id, signal name)."""
+    updates: list[tuple[str, str, str, update_pb.Outcome | None]] = field(default_factory=list)
+    """(workflow id, run id, update id, outcome or None for accepted)."""
+    activities: list[tuple[str, str, str, common_pb.Payloads]] = field(default_factory=list)
+    """(workflow id, run id, activity id, result)."""
+    terminated: set[str] = field(default_factory=set)
+    queries: int = 0
+
+
+class Client:
+    """All clients together."""
+
+    def __init__(self, world: Simulation) -> None:
+        self.world = world
+        self._count = 0
+
+    def name(self, prefix: str) -> str:
+        self._count += 1
+        return f"{prefix}{self._count}"
+
+    def a_workflow(self) -> str:
+        known = self.world.seen.started
+        return self.world.chance.choice(known)[0] if known else "nobody"
+
+    async def _insist(self, method: str, request: Any, kind: Any, timeout_s: float = 10) -> Any:
+        """The answer, once there is one. Raises ServiceError for a refusal, and when it takes too long."""
+        for _ in range(40):
+            try:
+                return await self.world.backend.call(method, request, kind, timeout_s=timeout_s)
+            except ServiceError as error:
+                self.world.allow(error, method)
+                if error.code not in TRY_AGAIN:
+                    raise
+                await self.world.backend.clock.sleep(self.world.chance.choice([0.05, 0.3, 2]))
+        raise ServiceError(Code.DEADLINE_EXCEEDED, "gave up")
+
+    # ---- operations ---------------------------------------------------------------------------------------------
+
+    def _start_request(self) -> rr.StartWorkflowExecutionRequest:
+        chance = self.world.chance
+        program = chance.choice(sorted(PROGRAMS))
+        request = rr.StartWorkflowExecutionRequest(
+            namespace=NAMESPACE, workflow_id=self.name(f"{program}-"), request_id=self.world.backend.ids.uuid(),
+            identity="client",
+        )
+        request.workflow_type.name = program
+        request.task_queue.name = "q"
+        request.input.CopyFrom(encode({"target": self.a_workflow()}))
+        if program == "failing":
+            request.retry_policy.maximum_attempts = 3
+            set_duration(request.retry_policy.initial_interval, SECOND_NS)
+        if chance.random() < 0.1:
+            set_duration(request.workflow_start_delay, 2 * SECOND_NS)
+        if chance.random() < 0.1:
+            set_duration(request.workflow_task_timeout, 2 * SECOND_NS)
+        return request
+
+    async def start(self) -> None:
+        request = self._start_request()
+        reply = await self._insist("StartWorkflowExecution", request, rr.StartWorkflowExecutionResponse)
+        self.world.seen.started.append((request.workflow_id, reply.run_id))
+
+    async def signal(self) -> None:
+        request = rr.SignalWorkflowExecutionRequest(
+            namespace=NAMESPACE, signal_name=self.name("signal "), request_id=self.world.backend.ids.uuid()
+        )
+        request.workflow_execution.workflow_id = self.a_workflow()
+        await self._insist("SignalWorkflowExecution", request, rr.SignalWorkflowExecutionResponse)
+        self.world.seen.signals.append((request.workflow_execution.workflow_id, request.signal_name))
+
+    async def signal_with_start(self) -> None:
+        started = self._start_request()
+        request = rr.SignalWithStartWorkflowExecutionRequest(
+            namespace=NAMESPACE, workflow_id=started.workflow_id, request_id=started.request_id,
+            signal_name=self.name("signal "), input=started.input, workflow_id_reuse_policy=0,
+        )
+        if self.world.chance.random() < 0.5 and self.world.seen.started:
+            request.workflow_id = self.a_workflow()
+            request.workflow_id_reuse_policy = wf_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
+        request.workflow_type.CopyFrom(started.workflow_type)
+        request.task_queue.CopyFrom(started.task_queue)
+        reply = await self._insist(
+            "SignalWithStartWorkflowExecution", request, rr.SignalWithStartWorkflowExecutionResponse
+        )
+        self.world.seen.signals.append((request.workflow_id, request.signal_name))
+        if reply.started:
+            self.world.seen.started.append((request.workflow_id, reply.run_id))
+
+    async def update(self) -> None:
+        chance = self.world.chance
+        names = [workflow_id for workflow_id, _ in self.world.seen.started if workflow_id.startswith("updated")]
+        workflow_id = chance.choice(names) if names and chance.random() < 0.7 else self.a_workflow()
+        request = rr.UpdateWorkflowExecutionRequest(namespace=NAMESPACE)
+        request.workflow_execution.workflow_id = workflow_id
+        request.request.meta.update_id = self.name("update ")
+        request.request.input.name = chance.choice(["now", "now", "late", "no"])
+        request.wait_policy.lifecycle_stage = chance.choice([ACCEPTED, COMPLETED])
+        for _ in range(8):
+            reply = await self._insist("UpdateWorkflowExecution", request, rr.UpdateWorkflowExecutionResponse, 20)
+            outcome = reply.outcome if reply.HasField("outcome") else None
+            if outcome is not None or reply.stage >= request.wait_policy.lifecycle_stage:
+                update_id = request.request.meta.update_id
+                self.world.seen.updates.append((workflow_id, reply.update_ref.workflow_execution.run_id, update_id, outcome))
+                return
+
+    async def query(self) -> None:
+        request = rr.QueryWorkflowRequest(namespace=NAMESPACE)
+        request.execution.workflow_id = self.a_workflow()
+        request.query.query_type = "signals"
+        reply = await self._insist("QueryWorkflow", request, rr.QueryWorkflowResponse)
+        assert reply.HasField("query_result"), reply
+        self.world.seen.queries += 1
+
+    async def cancel(self) -> None:
+        if self.world.chance.random() < 0.7:
+            return
+        request = rr.RequestCancelWorkflowExecutionRequest(namespace=NAMESPACE, request_id=self.world.backend.ids.uuid())
+        request.workflow_execution.workflow_id = self.a_workflow()
+        await self._insist("RequestCancelWorkflowExecution", request, rr.RequestCancelWorkflowExecutionResponse)
+
+    async def terminate(self) -> None:
+        if self.world.chance.random() < 0.8:
+            return
+        request = rr.TerminateWorkflowExecutionRequest(namespace=NAMESPACE)
+        request.workflow_execution.workflow_id = self.a_workflow()
+        self.world.seen.terminated.add(request.workflow_execution.workflow_id)
+        await self._insist("TerminateWorkflowExecution", request, rr.TerminateWorkflowExecutionResponse)
+
+    async def describe(self) -> None:
+        request = rr.DescribeWorkflowExecutionRequest(namespace=NAMESPACE)
+        request.execution.workflow_id = self.a_workflow()
+        await self._insist("DescribeWorkflowExecution", request, rr.DescribeWorkflowExecutionResponse)
+
+    async def wait_for_end(self) -> None:
+        request = rr.GetWorkflowExecutionHistoryRequest(namespace=NAMESPACE, wait_new_event=True)
+        request.history_event_filter_type = wf_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
+        request.execution.workflow_id = self.a_workflow()
+        for _ in range(30):
+            reply = await self._insist(
+                "GetWorkflowExecutionHistory", request, rr.GetWorkflowExecutionHistoryResponse, 20
+            )
+            if reply.history.events:
+                assert len(reply.history.events) == 1
+                return
+            request.next_page_token = reply.next_page_token
+
+
+OPERATIONS = (
+    "start", "start", "signal", "signal", "signal_with_start", "update", "update", "query", "cancel", "terminate",
+    "describe", "wait_for_end",
+)
