@@ -358,6 +358,9 @@ def carried(state: MutableState, stored: MutableState) -> MutableState:
         del copy.updates[update_id]
     for update in copy.updates.values():
         update.ClearField("instance")
+    for point in copy.reset_points.points:
+        # The namespace's retention is not in history.
+        point.ClearField("expire_time")
     return copy
 
 
