@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -24,7 +25,7 @@ from whistlestop.common.errors import invalid_argument
 from whistlestop.common.notify import execution_topic
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS
-from whistlestop.history.core import workflow_task
+from whistlestop.history.core import close, workflow_task
 from whistlestop.history.core.run import PAUSED, RUNNING
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import HistoryBatch
 
 _HISTORY_FIELD = service_pb.GetWorkflowExecutionHistoryResponse.DESCRIPTOR.fields_by_name["history"].number
+FOLLOWS_RUNS = "follows-next-run-id"
+_MAY_GO_ON = frozenset({
+    "workflow_execution_completed_event_attributes",
+    "workflow_execution_failed_event_attributes",
+    "workflow_execution_timed_out_event_attributes",
+})
 LONG_POLL_S = 20.0
 LONG_POLL_MARGIN_S = 1.0
 CLOSE_EVENT = wf_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
@@ -181,9 +188,33 @@ async def _close_event(
     data = b""
     if not _is_open(entry):
         data = await _last_event(service, entry)
+        if FOLLOWS_RUNS not in context.headers.get("supported-features", "").split(","):
+            data = _as_continued(data)
     elif request.wait_new_event:
         reply.next_page_token = PageToken(entry.key.run_id, entry.state.next_event_id).encode()
     return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data))
+
+
+def _as_continued(data: bytes) -> bytes:
+    """Clients that do not say that they follow a retry or a cron run to the next one follow continue-as-new alone."""
+    history = history_pb.History.FromString(data)
+    for event in history.events:
+        kind = event.WhichOneof("attributes") or ""
+        attributes = getattr(event, kind)
+        if kind not in _MAY_GO_ON or not attributes.new_execution_run_id:
+            continue
+        told = history_pb.WorkflowExecutionContinuedAsNewEventAttributes(
+            new_execution_run_id=attributes.new_execution_run_id
+        )
+        if kind == "workflow_execution_completed_event_attributes" and attributes.HasField("result"):
+            told.last_completion_result.CopyFrom(attributes.result)
+        elif kind == "workflow_execution_failed_event_attributes":
+            told.failure.CopyFrom(attributes.failure)
+        elif kind == "workflow_execution_timed_out_event_attributes":
+            told.failure.CopyFrom(close.RUN_TIMED_OUT)
+        event.event_type = et.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW
+        event.workflow_execution_continued_as_new_event_attributes.CopyFrom(told)
+    return history.SerializeToString()
 
 
 async def _last_event(service: History, entry: Entry) -> bytes:

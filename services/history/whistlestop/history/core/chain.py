@@ -143,10 +143,9 @@ def _hand_on_reset_points(run: Run, a: history_pb.WorkflowExecutionStartedEventA
         expire_ns = timestamp_ns(point.expire_time)
         if expire_ns and expire_ns < run.now_ns:
             continue
-        kept = a.prev_auto_reset_points.points.add()
-        kept.CopyFrom(point)
         if point.run_id == run.state.run_id and run.retention_ns:
-            set_timestamp(kept.expire_time, run.now_ns + run.retention_ns)
+            set_timestamp(point.expire_time, run.now_ns + run.retention_ns)
+        a.prev_auto_reset_points.points.add().CopyFrom(point)
 
 
 def throttled(run: Run, backoff_ns: int) -> int:

@@ -40,13 +40,31 @@ def initiate(completion: Completion, command: command_pb.Command) -> history_pb.
     event = run.event(et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED)
     a = event.start_child_workflow_execution_initiated_event_attributes
     a.namespace = attributes.namespace or run.state.namespace
-    a.namespace_id = run.namespace_ids.get(a.namespace, run.state.namespace_id)
-    for field in ("workflow_type", "task_queue", "input", "header", "memo", "search_attributes", "retry_policy", "priority"):
+    a.namespace_id = run.state.namespace_id
+    for field in (
+        "workflow_type",
+        "task_queue",
+        "input",
+        "header",
+        "memo",
+        "search_attributes",
+        "retry_policy",
+        "priority",
+    ):
         if attributes.HasField(field):  # type: ignore[arg-type]
             getattr(a, field).CopyFrom(getattr(attributes, field))
-    for field in ("workflow_execution_timeout", "workflow_run_timeout", "workflow_task_timeout"):
+    if attributes.HasField("workflow_execution_timeout"):
+        a.workflow_execution_timeout.CopyFrom(attributes.workflow_execution_timeout)
+    for field in ("workflow_run_timeout", "workflow_task_timeout"):
         getattr(a, field).CopyFrom(getattr(attributes, field))
-    for field in ("workflow_id", "parent_close_policy", "control", "workflow_id_reuse_policy", "cron_schedule", "inherit_build_id"):
+    for field in (
+        "workflow_id",
+        "parent_close_policy",
+        "control",
+        "workflow_id_reuse_policy",
+        "cron_schedule",
+        "inherit_build_id",
+    ):
         setattr(a, field, getattr(attributes, field))
     a.workflow_task_completed_event_id = completion.completed_event_id
     run.append(event)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 HISTORY_SERVICE = "history-service"
 """The identity of what the server does by itself."""
+RUN_TIMED_OUT = failure_pb.Failure(message="workflow timeout", source="Server")
+RUN_TIMED_OUT.timeout_failure_info.timeout_type = wf_enums.TIMEOUT_TYPE_START_TO_CLOSE
 
 
 def check_all_seen(completion: Completion) -> None:
@@ -108,8 +110,7 @@ def cancel(completion: Completion, command: command_pb.Command) -> history_pb.Hi
 def time_out(run: Run) -> None:
     """The run's time is over (or its whole chain's, and then nothing follows)."""
     state = run.state
-    failure = failure_pb.Failure(message="workflow timeout", source="Server")
-    failure.timeout_failure_info.timeout_type = wf_enums.TIMEOUT_TYPE_START_TO_CLOSE
+    failure = RUN_TIMED_OUT
     retry_state, following = wf_enums.RETRY_STATE_TIMEOUT, None
     if not state.execution_expiration_ns or state.execution_expiration_ns > run.now_ns:
         retry_state, following = chain.retry_or_cron(run, failure)

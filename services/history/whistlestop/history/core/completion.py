@@ -73,12 +73,14 @@ class Completion:
 
 Handler = "Callable[[Completion, command_pb.Command], history_pb.HistoryEvent | None]"
 HANDLERS: dict[int, Callable[[Completion, command_pb.Command], history_pb.HistoryEvent | None]] = {}
-CLOSING = frozenset({
-    ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
-    ct.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION,
-    ct.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION,
-    ct.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
-})
+CLOSING = frozenset(
+    {
+        ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
+        ct.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION,
+        ct.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION,
+        ct.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
+    }
+)
 
 
 @dataclass(slots=True)
@@ -109,9 +111,7 @@ def check_token(run: Run, token: TaskToken) -> None:
         raise not_found("Workflow task not found.")
 
 
-def respond_completed(
-    run: Run, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest
-) -> Outcome:
+def respond_completed(run: Run, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest) -> Outcome:
     """Carry out a worker's answer."""
     check_token(run, token)
     task = run.state.workflow_task
@@ -161,11 +161,10 @@ def _carry_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest
     for command in request.commands:
         handler = HANDLERS.get(command.command_type)
         if handler is None:
-            raise invalid_argument(f"Unknown command type: {command_name(command.command_type)}")
+            raise invalid_argument(f"unknown command type: {command_name(command.command_type)}")
         written = handler(completion, command)
-        if written is not None:
-            if command.HasField("user_metadata"):
-                written.user_metadata.CopyFrom(command.user_metadata)
+        if written is not None and command.HasField("user_metadata"):
+            written.user_metadata.CopyFrom(command.user_metadata)
     for message in list(completion.messages.values()):
         update.handle_message(completion, message)
     update.reject_unprocessed(completion)
@@ -222,9 +221,7 @@ def _heartbeat_timed_out(run: Run, request: service_pb.RespondWorkflowTaskComple
     workflow_task.time_out(run)
     run.state.sticky_task_queue = ""
     workflow_task.schedule(run)
-    return Outcome(
-        completed=True, error=ServiceError(Code.NOT_FOUND, "workflow task heartbeat timeout")
-    )
+    return Outcome(completed=True, error=ServiceError(Code.NOT_FOUND, "workflow task heartbeat timeout"))
 
 
 def _next_task(

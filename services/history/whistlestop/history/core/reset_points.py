@@ -26,6 +26,7 @@ def note_completion(state: MutableState, event: history_pb.HistoryEvent) -> None
     """A workflow task was completed by some build."""
     a = event.workflow_task_completed_event_attributes
     build_id = a.worker_version.build_id
+    _note_build(state, build_id, use_versioning=a.worker_version.use_versioning)
     points = state.reset_points.points
     if any(p.binary_checksum == a.binary_checksum and p.build_id == build_id for p in points):
         return
@@ -39,20 +40,20 @@ def note_completion(state: MutableState, event: history_pb.HistoryEvent) -> None
     set_timestamp(point.create_time, timestamp_ns(event.event_time))
     if len(points) > MOST_POINTS:
         del points[: len(points) - MOST_POINTS]
-    _note_build(state, build_id, use_versioning=a.worker_version.use_versioning)
     if a.binary_checksum:
         checksums = [p.binary_checksum for p in points if p.binary_checksum]
         _set(state, "BinaryChecksums", list(dict.fromkeys(checksums)))
 
 
 def _note_build(state: MutableState, build_id: str, *, use_versioning: bool) -> None:
+    entry = f"{'versioned' if use_versioning else UNVERSIONED}:{build_id}" if build_id else UNVERSIONED
+    if "BuildIds" in state.search_attributes and f'"{entry}"'.encode() in state.search_attributes["BuildIds"].data:
+        return
     known = _get(state, "BuildIds")
     values = [] if use_versioning else [UNVERSIONED]
     values += [value for value in known if value != UNVERSIONED and not value.startswith("assigned:")]
-    if build_id:
-        entry = f"{'versioned' if use_versioning else UNVERSIONED}:{build_id}"
-        if entry not in values:
-            values.append(entry)
+    if entry not in values:
+        values.append(entry)
     while len(values) > 1 and len(json.dumps(values)) > MOST_BYTES:
         del values[1]
     _set(state, "BuildIds", values)
