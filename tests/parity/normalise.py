@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 SPACES = re.compile(r"[ \u00a0]+")
+# How Go prints a message is not its promise.
+GO_PAYLOAD = re.compile(r"value from <.*>")
 TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
 
 PLACEHOLDERS = {
@@ -50,9 +52,24 @@ DROPPED = {
     "poller_scaling_decision",
     "poller_group_id",
     "poller_group_infos",
+    # as OTHER_PARTS, where it stands on its own
+    "supports_schedules",
     # replication's version: 0 on a cluster that is alone, absent or present as the writer likes
     "version",
     "failover_version",
+}
+# What a server says it can do in parts that are not compared here: schedules, Nexus, deployments, standalone activities.
+OTHER_PARTS = {
+    "supports_schedules",
+    "nexus",
+    "build_id_based_versioning",
+    "server_scaled_deployments",
+    "standalone_activities",
+    "standalone_activity_start_delay",
+    "standalone_activity_batch_operations",
+    "standalone_activity_operator_commands",
+    "standalone_nexus_operation",
+    "workflow_update_callbacks",
 }
 # Durations that the clock had a part in.
 CLOCKED = {"execution_duration"}
@@ -91,6 +108,7 @@ class Normaliser:
         """Text with the scenario's prefix and all UUIDs replaced."""
         # Go prints messages with one blank or two, or a no-break one, by a coin tossed when it was built.
         text = SPACES.sub(" ", text).replace(self._prefix, "<scenario>")
+        text = GO_PAYLOAD.sub("value from <payload>", text)
         return UUID.sub(lambda found: self._uuid(found.group()), text)
 
     def _uuid(self, uuid: str) -> str:
@@ -111,6 +129,10 @@ class Normaliser:
             return f"{math.ceil(float(value.removesuffix('s')))}s"
         if name == "data" and isinstance(value, str):
             return self._bytes(value)
+        if name == "metadata":
+            value = {key: self._bytes(item) if isinstance(item, str) else item for key, item in value.items()}
+        if name == "capabilities":
+            value = {key: item for key, item in value.items() if key not in OTHER_PARTS}
         if isinstance(value, dict):
             return self._fields(value)
         if isinstance(value, list):

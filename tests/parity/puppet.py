@@ -182,6 +182,10 @@ class Puppet:
         """Write down something of the scenario's own."""
         self.transcript.add(self._normaliser.text(label), self._normaliser.plain(value))
 
+    def normalised(self, message: Message) -> Any:
+        """A message as it would stand in the transcript."""
+        return self._normaliser.message(message)
+
     def id(self, name: str) -> str:
         """A name that is this scenario's alone."""
         return f"{self.prefix}-{name}"

@@ -48,8 +48,12 @@ def _beside_python(name: str) -> str:
 _SETTINGS = ("system.forceSearchAttributesCacheRefreshOnRead=true", "frontend.enableCancelWorkerPollsOnShutdown=true")
 
 
-def _settings() -> list[str]:
-    return [word for setting in _SETTINGS for word in ("--dynamic-config-value", setting)]
+# The real server lets a namespace ask visibility ten times a second.
+_REAL_SETTINGS = (*_SETTINGS, "frontend.namespaceRPS.visibility=10000", "frontend.namespaceBurstRatio.visibility=2")
+
+
+def _flags(settings: tuple[str, ...]) -> list[str]:
+    return [word for setting in settings for word in ("--dynamic-config-value", setting)]
 
 
 @asynccontextmanager
@@ -66,7 +70,7 @@ async def real_server() -> AsyncIterator[str]:
         "--port",
         str(port),
     ]
-    async with _running([*arguments, "--log-level", "error", *_settings()], port) as address:
+    async with _running([*arguments, "--log-level", "error", *_flags(_REAL_SETTINGS)], port) as address:
         yield address
 
 
@@ -74,7 +78,7 @@ async def real_server() -> AsyncIterator[str]:
 async def our_server(store: str) -> AsyncIterator[str]:
     """Our server over one of the stores; its address."""
     port = free_port()
-    flags = ["--headless", "--ip", "127.0.0.1", "--port", str(port), "--log-level", "error", *_settings()]
+    flags = ["--headless", "--ip", "127.0.0.1", "--port", str(port), "--log-level", "error", *_flags(_SETTINGS)]
     ours = _beside_python("whistlestop")
     if store == "memory":
         async with _running([ours, "server", "start-dev", *flags], port) as address:

@@ -34,6 +34,7 @@ ELSEWHERE = {
     "UpdateNamespace",
     "RegisterNamespace",
     "AddOrUpdateRemoteCluster",
+    "RemoveRemoteCluster",
 }
 # Not part of what is compared yet: schedules, batches, deployments, standalone activities, Nexus, worker rules.
 OTHER_PARTS = (
