@@ -57,7 +57,8 @@ def main() -> int:
                 return int(code)
             for path in (ROOT / root).rglob("*_pb2.py*"):
                 text = path.read_text().replace("from temporal.api.", "from temporalio.api.")
-                text = text.replace("import temporal.api.", "import temporalio.api.").replace(" temporal.api.", " temporalio.api.")
+                text = text.replace("import temporal.api.", "import temporalio.api.")
+                text = text.replace(" temporal.api.", " temporalio.api.")
                 path.write_text(text)
     return 0
 

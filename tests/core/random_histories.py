@@ -346,7 +346,7 @@ class Actor:
         run_id = self.a_run(n)
         ticket = self.world.transact(lambda run: update.admit(run, request), run_id)
         state = self.world.state(run_id)
-        update.progress(state, state.status in OPEN, ticket)
+        update.progress(state, ticket, is_open=state.status in OPEN)
 
     # ---- workflow tasks -----------------------------------------------------------------------------------------
 

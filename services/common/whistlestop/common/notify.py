@@ -8,7 +8,7 @@ Postgres, and re-checking with back-off inside a function.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from whistlestop.common.clock import SECOND_NS, wait_until
 
@@ -41,9 +41,11 @@ class Subscription(Protocol):
         """True when a hint came since the last wait, False at the deadline. May answer True for no reason."""
         ...
 
-    def __enter__(self) -> Subscription: ...
+    def __enter__(self) -> Self: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
 
 
 class Notifier(Protocol):
@@ -77,7 +79,7 @@ class _LocalSubscription:
         self._event.clear()
         return woken
 
-    def __enter__(self) -> _LocalSubscription:
+    def __enter__(self) -> Self:
         for topic in self._topics:
             self._owner.audience.setdefault(topic, set()).add(self)
         return self
@@ -121,7 +123,7 @@ class _RecheckSubscription:
         self._delay_s = min(self._delay_s * 2, self._most_s)
         return True
 
-    def __enter__(self) -> _RecheckSubscription:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

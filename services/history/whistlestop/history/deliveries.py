@@ -58,11 +58,7 @@ async def _sender(service: History, task: TransferTask) -> Run | None:
     return service.engine.run_of(entry)
 
 
-async def _namespace_exists(service: History, namespace_id: str) -> bool:
-    return await service.store.get_namespace(namespace_id=namespace_id) is not None
-
-
-# ---- children ---------------------------------------------------------------------------------------------------------
+# ---- children -------------------------------------------------------------------------------------------------------
 
 
 async def _start_child(service: History, task: TransferTask, data: TransferData) -> None:
@@ -78,14 +74,6 @@ async def _start_child(service: History, task: TransferTask, data: TransferData)
             await service.store.delete_transfer(task)
             return
         initiated = await _initiated(service, task, data)
-        if data.target_namespace_id != task.key.namespace_id and not await _namespace_exists(
-            service, data.target_namespace_id
-        ):
-            children.record_start_failed(
-                parent, initiated, fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
-            )
-            await engine.commit(parent, done=task)
-            return
         expected: str | None = None
         current = await service.store.get_current(data.target_namespace_id, data.target_workflow_id)
         if current is not None:
@@ -209,7 +197,7 @@ async def _parent_closed(service: History, task: TransferTask, data: TransferDat
         await service.store.delete_transfer(task)
 
 
-# ---- signals and cancel requests ---------------------------------------------------------------------------------------
+# ---- signals and cancel requests -------------------------------------------------------------------------------------
 
 
 async def _to_other(
@@ -217,19 +205,15 @@ async def _to_other(
     task: TransferTask,
     data: TransferData,
     apply: Callable[[Run, Run, history_pb.HistoryEvent], None],
-    fail: Callable[[Run, history_pb.HistoryEvent, Code, bool], None],
+    fail: Callable[[Run, history_pb.HistoryEvent, Code], None],
 ) -> None:
     """Change the target and answer the sender in one transaction; or only answer the sender that it failed."""
     engine = service.engine
     target_key: ExecutionKey | None = None
-    refusal: tuple[Code, bool] | None = None
-    if data.target_namespace_id != task.key.namespace_id and not await _namespace_exists(
-        service, data.target_namespace_id
-    ):
-        refusal = (Code.NOT_FOUND, True)
-    elif (data.target_namespace_id, data.target_workflow_id) == (task.key.namespace_id, task.key.workflow_id):
+    refusal: Code | None = None
+    if (data.target_namespace_id, data.target_workflow_id) == (task.key.namespace_id, task.key.workflow_id):
         # A workflow can't do this to itself, whichever run is meant.
-        refusal = (Code.NOT_FOUND, False)
+        refusal = Code.NOT_FOUND
     else:
         try:
             target_key = await engine.resolve(
@@ -238,7 +222,7 @@ async def _to_other(
         except ServiceError as error:
             if error.code is not Code.NOT_FOUND:
                 raise
-            refusal = (Code.NOT_FOUND, False)
+            refusal = Code.NOT_FOUND
     keys = sorted(
         {task.key, *([target_key] if target_key else [])}, key=lambda k: (k.namespace_id, k.workflow_id, k.run_id)
     )
@@ -250,9 +234,7 @@ async def _to_other(
         if sender is None or not sender.is_open:
             await service.store.delete_transfer(task)
             return
-        pending = (
-            sender.state.external_signals if task.kind == "signal_external" else sender.state.external_cancels
-        )
+        pending = sender.state.external_signals if task.kind == "signal_external" else sender.state.external_cancels
         if data.initiated_event_id not in pending:
             await service.store.delete_transfer(task)
             return
@@ -265,10 +247,10 @@ async def _to_other(
             except ServiceError as error:
                 if error.code not in (Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED):
                     raise
-                refusal = (error.code, False)
+                refusal = error.code
                 target = None
         if refusal is not None:
-            fail(sender, initiated, *refusal)
+            fail(sender, initiated, refusal)
         await engine.commit(sender, also=target if target is not None and target.is_dirty else None, done=task)
     finally:
         for lock in locks:
@@ -283,11 +265,9 @@ async def _signal_external(service: History, task: TransferTask, data: TransferD
         signal.from_workflow(target, a, initiated.event_id, sender)
         external.record_signaled(sender, initiated)
 
-    def fail(sender: Run, initiated: history_pb.HistoryEvent, code: Code, no_namespace: bool) -> None:
+    def fail(sender: Run, initiated: history_pb.HistoryEvent, code: Code) -> None:
         cause = fc.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
-        if no_namespace:
-            cause = fc.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
-        elif code is Code.INVALID_ARGUMENT:
+        if code is Code.INVALID_ARGUMENT:
             cause = fc.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_SIGNAL_COUNT_LIMIT_EXCEEDED
         external.record_signal_failed(sender, initiated, cause)
 
@@ -302,10 +282,8 @@ async def _cancel_external(service: History, task: TransferTask, data: TransferD
         cancel.from_workflow(target, a, initiated.event_id, sender)
         external.record_cancel_requested(sender, initiated)
 
-    def fail(sender: Run, initiated: history_pb.HistoryEvent, code: Code, no_namespace: bool) -> None:
+    def fail(sender: Run, initiated: history_pb.HistoryEvent, code: Code) -> None:
         cause = fc.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
-        if no_namespace:
-            cause = fc.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
         external.record_cancel_failed(sender, initiated, cause)
 
     await _to_other(service, task, data, apply, fail)

@@ -80,7 +80,7 @@ def _ignore_result(committing: asyncio.Future[None]) -> None:
 class Engine:
     """Loads runs, lets the core decide, and commits."""
 
-    def __init__(  # noqa: PLR0913 - what is injected
+    def __init__(
         self,
         store: Store,
         clock: Clock,
@@ -106,7 +106,7 @@ class Engine:
         self._locks: WeakValueDictionary[ExecutionKey | tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._current: OrderedDict[tuple[str, str], str] = OrderedDict()
 
-    # ---- loading ------------------------------------------------------------------------------------------------
+    # ---- loading ----------------------------------------------------------------------------------------------
 
     def lock(self, key: ExecutionKey | tuple[str, str]) -> asyncio.Lock:
         """The lock under which requests to one run (or starts of one workflow id) take turns."""
@@ -116,7 +116,9 @@ class Engine:
             self._locks[key] = lock
         return lock
 
-    async def resolve(self, namespace_id: str, workflow_id: str, run_id: str = "", *, fresh: bool = False) -> ExecutionKey:
+    async def resolve(
+        self, namespace_id: str, workflow_id: str, run_id: str = "", *, fresh: bool = False
+    ) -> ExecutionKey:
         """The key of that run, or of the current one when `run_id` is empty. Raises NOT_FOUND."""
         if run_id:
             return ExecutionKey(namespace_id, workflow_id, run_id)
@@ -175,7 +177,7 @@ class Engine:
             _, oldest = self._cache.popitem(last=False)
             self._cache_bytes -= oldest.size + oldest.recent_bytes
 
-    # ---- deciding and committing --------------------------------------------------------------------------------
+    # ---- deciding and committing ------------------------------------------------------------------------------
 
     def run_of(self, entry: Entry) -> Run:
         """A working copy of the entry."""

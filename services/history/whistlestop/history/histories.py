@@ -18,13 +18,17 @@ MAX_PAGE_BYTES = 2 * 1024 * 1024
 
 def branches_of(state: MutableState) -> list[BranchRange]:
     """Where the run's events stand; the last range is open."""
-    return [
-        BranchRange(b.branch_id, b.first_event_id, b.next_event_id or state.next_event_id) for b in state.branches
-    ]
+    return [BranchRange(b.branch_id, b.first_event_id, b.next_event_id or state.next_event_id) for b in state.branches]
 
 
 async def read_batches(
-    engine: Engine, entry: Entry, first_event_id: int, next_event_id: int, limit: int = MAX_BATCHES, *, reverse: bool = False
+    engine: Engine,
+    entry: Entry,
+    first_event_id: int,
+    next_event_id: int,
+    limit: int = MAX_BATCHES,
+    *,
+    reverse: bool = False,
 ) -> list[HistoryBatch]:
     """Batches that cover events `first_event_id <= id < next_event_id`, up to `limit` of them, edges whole."""
     if first_event_id >= next_event_id:

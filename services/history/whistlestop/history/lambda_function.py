@@ -87,7 +87,7 @@ class Instance:
 
 
 class _FunctionEffects(Effects):
-    """Fresh outbox rows are delivered by the call itself, timers noted for the alarm; polls find tasks by themselves."""
+    """Fresh outbox rows are delivered by the call itself, timers noted for the alarm; polls find tasks alone."""
 
     def __init__(self, history: History, dues: Dues) -> None:
         self._history = history

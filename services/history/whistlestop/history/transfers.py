@@ -133,11 +133,14 @@ class TransferProcessor:
             await deliveries.deliver(self._service, task)
         except (ServiceError, StorageError) as error:
             _log.warning(
-                "transfer task %s of %s/%s failed (%s); trying again", task.kind, task.key.workflow_id,
-                task.key.run_id, error,
+                "transfer task %s of %s/%s failed (%s); trying again",
+                task.kind,
+                task.key.workflow_id,
+                task.key.run_id,
+                error,
             )
             await self._postpone(task)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a bug in one delivery must not stop the others  # a bug in one delivery must not stop the others
             _log.exception("transfer task %s of %s/%s", task.kind, task.key.workflow_id, task.key.run_id)
             await self._postpone(task)
 

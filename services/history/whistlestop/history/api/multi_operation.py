@@ -1,7 +1,7 @@
 """ExecuteMultiOperation: update-with-start, the one combination that there is.
 
-Either the update is admitted to the run that is there, or a run is started whose first commit admits it; no other caller
-can come between.
+Either the update is admitted to the run that is there, or a run is started whose first commit admits it; no other
+caller can come between.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
     from whistlestop.history.engine import Entry
     from whistlestop.history.service import History
+    from whistlestop.storage.records import ExecutionKey
 
 MESSAGE = "Update-with-Start could not be executed."
 ATTEMPTS_AFTER_CLOSING = 2
@@ -117,7 +118,7 @@ class _UpdateWithStart:
         return reply
 
     def _joins(self, entry: Entry) -> bool:
-        """The update is for the run that is there: it was started by this very request, knows the update, or may be used."""
+        """The run that is there was started by this very request, or knows the update, or may be used."""
         state = entry.state
         return (
             self.start.request_id in state.request_ids
@@ -145,9 +146,7 @@ class _UpdateWithStart:
         reply.responses.add().update_workflow.CopyFrom(updated)
         return reply
 
-    async def _wait(
-        self, key: start_api.ExecutionKey, ticket: update.Ticket
-    ) -> service_pb.UpdateWorkflowExecutionResponse:
+    async def _wait(self, key: ExecutionKey, ticket: update.Ticket) -> service_pb.UpdateWorkflowExecutionResponse:
         deadline_ns = updates.deadline(self.service, self.context)
         return await updates.respond(self.service, key, ticket, self.request, self.context, deadline_ns)
 
@@ -167,8 +166,9 @@ class _UpdateWithStart:
         except ServiceError as error:
             raise failure(error, aborted()) from error
         if run is None or self.ticket is None:
-            error = ServiceError(Code.UNAVAILABLE, "Workflow was not started: another request came between")
-            raise failure(error, aborted())
+            raise failure(
+                ServiceError(Code.UNAVAILABLE, "Workflow was not started: another request came between"), aborted()
+            )
         try:
             updated = await self._wait(run.key, self.ticket)
         except ServiceError as error:

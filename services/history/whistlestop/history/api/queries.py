@@ -182,7 +182,7 @@ async def _has_poller(service: History, entry: Entry, task_queue: str) -> bool:
     return bool(answer.has_poller)  # type: ignore[attr-defined]
 
 
-async def _dispatch(  # noqa: PLR0913
+async def _dispatch(
     service: History,
     entry: Entry,
     query_id: str,
@@ -278,9 +278,7 @@ async def respond_query_task_completed(
 ) -> Reply:
     """A worker's answer to a direct query."""
     token = tokens.parse(request.task_token)
-    result = query_pb.WorkflowQueryResult(
-        result_type=request.completed_type, error_message=request.error_message
-    )
+    result = query_pb.WorkflowQueryResult(result_type=request.completed_type, error_message=request.error_message)
     if request.HasField("query_result"):
         result.answer.CopyFrom(request.query_result)
     if request.HasField("failure"):

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import update_pb2 as update_enums
-from temporalio.api.update.v1 import message_pb2 as update_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded
@@ -18,6 +17,7 @@ from whistlestop.history.core.run import PAUSED, RUNNING
 
 if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
+    from temporalio.api.update.v1 import message_pb2 as update_pb
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
@@ -53,7 +53,7 @@ async def update_workflow_execution(
             await service.clock.sleep(CLOSING_RETRY_S)
 
 
-async def respond(  # noqa: PLR0913
+async def respond(
     service: History,
     key: ExecutionKey,
     ticket: update.Ticket,
@@ -112,7 +112,7 @@ async def wait(
         while True:
             entry = await service.engine.read(key)
             is_open = entry.state.status in (RUNNING, PAUSED)
-            reached = update.progress(entry.state, is_open, ticket)
+            reached = update.progress(entry.state, ticket, is_open=is_open)
             if reached.completed_event is not None:
                 batch_id, event_id = reached.completed_event
                 event = await histories.read_event(service.engine, entry, batch_id, event_id)

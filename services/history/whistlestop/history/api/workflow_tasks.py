@@ -210,9 +210,7 @@ async def reset_sticky_task(
             raise not_found("Workflow task not found.")
         workflow_task.move_to_normal_queue(run)
 
-    await service.engine.transact(
-        context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
-    )
+    await service.engine.transact(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)
     return internal_pb2.Empty()
 
 
@@ -228,9 +226,7 @@ async def reset_sticky_task_queue(
             run.state.sticky_task_queue = ""
             run.changed = True
 
-    await service.engine.transact(
-        context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
-    )
+    await service.engine.transact(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)
     return service_pb.ResetStickyTaskQueueResponse()
 
 
@@ -239,4 +235,3 @@ METHODS["ResetStickyTaskQueue"] = reset_sticky_task_queue
 METHODS["RecordWorkflowTaskStarted"] = record_workflow_task_started
 METHODS["RespondWorkflowTaskCompleted"] = respond_workflow_task_completed
 METHODS["RespondWorkflowTaskFailed"] = respond_workflow_task_failed
-

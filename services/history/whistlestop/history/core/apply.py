@@ -1,8 +1,8 @@
 """The one place where an event changes state.
 
 Rules: an applier reads the event and the state, and writes the state. It decides nothing, checks nothing and causes
-nothing else, so a mutable state can be rebuilt by applying a run's history to an empty one: *rebuilt == stored*, less the
-fields that history does not carry. Each event type stands in `APPLIERS`; those that change nothing say so there.
+nothing else, so a mutable state can be rebuilt by applying a run's history to an empty one: *rebuilt == stored*, less
+the fields that history does not carry. Each event type stands in `APPLIERS`; those that change nothing say so there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def apply_event(state: MutableState, event: history_pb.HistoryEvent, batch_id: i
         applier(state, event, batch_id)
 
 
-# ---- the workflow itself ----------------------------------------------------------------------------------------------
+# ---- the workflow itself --------------------------------------------------------------------------------------------
 
 
 def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
@@ -51,7 +51,7 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
     state.attempt = a.attempt
     state.cron_schedule = a.cron_schedule
     state.original_start_ns = timestamp_ns(event.event_time)
-    # A run made by reset shares its first event with its base, but starts when it is reset: whoever rebuilds it says so.
+    # A run made by reset shares its first event with its base, but starts when it is reset; whoever rebuilds says so.
     state.start_ns = state.start_ns or state.original_start_ns
     backoff_ns = duration_ns(a.first_workflow_task_backoff)
     state.execution_start_ns = state.start_ns + backoff_ns
@@ -59,8 +59,7 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
         state.run_expiration_ns = state.execution_start_ns + state.run_timeout_ns
     if a.HasField("workflow_execution_expiration_time"):
         state.execution_expiration_ns = timestamp_ns(a.workflow_execution_expiration_time)
-        if state.run_expiration_ns > state.execution_expiration_ns:
-            state.run_expiration_ns = state.execution_expiration_ns
+        state.run_expiration_ns = min(state.run_expiration_ns, state.execution_expiration_ns)
     if a.HasField("retry_policy"):
         state.retry_policy.CopyFrom(a.retry_policy)
     if a.HasField("priority"):
@@ -165,7 +164,7 @@ def _options_updated(state: MutableState, event: history_pb.HistoryEvent, batch_
         state.priority.CopyFrom(a.priority)
 
 
-# ---- workflow tasks ---------------------------------------------------------------------------------------------------
+# ---- workflow tasks -------------------------------------------------------------------------------------------------
 
 
 def _workflow_task_scheduled(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
@@ -249,7 +248,7 @@ def _workflow_task_timed_out(state: MutableState, event: history_pb.HistoryEvent
     fail_workflow_task(state, increment_attempt=a.timeout_type != wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START)
 
 
-# ---- activities and timers --------------------------------------------------------------------------------------------
+# ---- activities and timers ------------------------------------------------------------------------------------------
 
 
 def _activity_scheduled(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
@@ -318,7 +317,7 @@ def _timer_over(field: str) -> Callable[[MutableState, history_pb.HistoryEvent, 
     return applier
 
 
-# ---- children and other executions ------------------------------------------------------------------------------------
+# ---- children and other executions ----------------------------------------------------------------------------------
 
 
 def _child_initiated(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
@@ -368,7 +367,7 @@ def _external_over(map_field: str, field: str) -> Callable[[MutableState, histor
     return applier
 
 
-# ---- updates ----------------------------------------------------------------------------------------------------------
+# ---- updates --------------------------------------------------------------------------------------------------------
 
 
 def _update_admitted(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
@@ -432,13 +431,21 @@ APPLIERS: Final[dict[int, Callable[[MutableState, history_pb.HistoryEvent, int],
     et.EVENT_TYPE_TIMER_FIRED: _timer_over("timer_fired_event_attributes"),
     et.EVENT_TYPE_TIMER_CANCELED: _timer_over("timer_canceled_event_attributes"),
     et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED: _child_initiated,
-    et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED: _child_over("start_child_workflow_execution_failed_event_attributes"),
+    et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED: _child_over(
+        "start_child_workflow_execution_failed_event_attributes"
+    ),
     et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED: _child_started,
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED: _child_over("child_workflow_execution_completed_event_attributes"),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED: _child_over(
+        "child_workflow_execution_completed_event_attributes"
+    ),
     et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED: _child_over("child_workflow_execution_failed_event_attributes"),
     et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED: _child_over("child_workflow_execution_canceled_event_attributes"),
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT: _child_over("child_workflow_execution_timed_out_event_attributes"),
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED: _child_over("child_workflow_execution_terminated_event_attributes"),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT: _child_over(
+        "child_workflow_execution_timed_out_event_attributes"
+    ),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED: _child_over(
+        "child_workflow_execution_terminated_event_attributes"
+    ),
     et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED: _external_initiated("external_signals"),
     et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED: _external_over(
         "external_signals", "signal_external_workflow_execution_failed_event_attributes"

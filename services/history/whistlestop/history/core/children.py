@@ -51,7 +51,7 @@ def initiate(completion: Completion, command: command_pb.Command) -> history_pb.
         "retry_policy",
         "priority",
     ):
-        if attributes.HasField(field):  # type: ignore[arg-type]
+        if attributes.HasField(field):
             getattr(a, field).CopyFrom(getattr(attributes, field))
     if attributes.HasField("workflow_execution_timeout"):
         a.workflow_execution_timeout.CopyFrom(attributes.workflow_execution_timeout)
@@ -88,7 +88,7 @@ def started_attributes(
     initiated = event.start_child_workflow_execution_initiated_event_attributes
     a = history_pb.WorkflowExecutionStartedEventAttributes(attempt=1)
     for field in ("workflow_type", "task_queue", "header", "input", "retry_policy"):
-        if initiated.HasField(field):  # type: ignore[arg-type]
+        if initiated.HasField(field):
             getattr(a, field).CopyFrom(getattr(initiated, field))
     if initiated.HasField("memo"):
         a.memo.SetInParent()

@@ -7,7 +7,7 @@ decision may be made again after a conflict. Events copy what stands here afterw
 
 from __future__ import annotations
 
-import uuid
+import re
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
@@ -79,13 +79,12 @@ def _too_long(text: str, run: Run) -> bool:
     return len(text.encode()) > run.limits.id_length
 
 
+_UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
+
+
 def is_uuid(text: str) -> bool:
     """Whether the text can be a run id."""
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
+    return _UUID.fullmatch(text) is not None
 
 
 def _check_namespace(run: Run, cause: Cause, namespace: str) -> None:

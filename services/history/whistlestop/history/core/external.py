@@ -28,11 +28,11 @@ def initiate_signal(completion: Completion, command: command_pb.Command) -> hist
     event = run.event(et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED)
     a = event.signal_external_workflow_execution_initiated_event_attributes
     a.namespace = attributes.namespace or run.state.namespace
-    a.namespace_id = run.namespace_ids.get(a.namespace, run.state.namespace_id)
+    a.namespace_id = run.state.namespace_id
     a.workflow_execution.CopyFrom(attributes.execution)
     a.signal_name = attributes.signal_name
     for field in ("input", "header"):
-        if attributes.HasField(field):  # type: ignore[arg-type]
+        if attributes.HasField(field):
             getattr(a, field).CopyFrom(getattr(attributes, field))
     a.control = attributes.control
     a.child_workflow_only = attributes.child_workflow_only
@@ -51,7 +51,7 @@ def initiate_cancel(completion: Completion, command: command_pb.Command) -> hist
     event = run.event(et.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED)
     a = event.request_cancel_external_workflow_execution_initiated_event_attributes
     a.namespace = attributes.namespace or run.state.namespace
-    a.namespace_id = run.namespace_ids.get(a.namespace, run.state.namespace_id)
+    a.namespace_id = run.state.namespace_id
     a.workflow_execution.workflow_id = attributes.workflow_id
     a.workflow_execution.run_id = attributes.run_id
     a.control = attributes.control

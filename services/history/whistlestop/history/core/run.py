@@ -2,12 +2,12 @@
 
 Rules of this file: `append` is the only way to an event, and it applies the event to the state at once. Events that
 the outside causes (signals, completions, fired timers) are buffered until no workflow task is in flight, as the SDKs
-rely on: what happened during a task is seen by the next one. Nothing here performs anything; `transition.write_of` hands the
-whole over as records for one commit.
+rely on: what happened during a task is seen by the next one. Nothing here performs anything: `transition.write_of`
+hands the whole over as records for one commit.
 
-Buffering follows Temporal's rule: an event of a buffering type takes its id when the buffer is flushed (before the next
-workflow task is scheduled, or at the end of the transition when no task has been started), finished activities and
-children behind everything else.
+Buffering follows Temporal's rule: an event of a buffering type takes its id when the buffer is flushed (before the
+next workflow task is scheduled, or at the end of the transition when no task has been started), finished activities
+and children behind everything else.
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ from whistlestop.storage.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from temporalio.api.common.v1 import message_pb2 as common_pb
-
     from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
 
     from whistlestop.common.ids import Ids
@@ -49,55 +48,62 @@ PAUSED = wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED
 FIRST_TASK_ID = 1 << 20
 """Events' `task_id`s begin here, as Temporal's do; SDKs only compare them."""
 
-NOT_BUFFERED = frozenset({
-    et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
-    et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
-    et.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
-    et.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
-    et.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
-    et.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
-    et.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED,
-    et.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
-    et.EVENT_TYPE_WORKFLOW_TASK_STARTED,
-    et.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
-    et.EVENT_TYPE_WORKFLOW_TASK_FAILED,
-    et.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
-    et.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED,
-    et.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED,
-    et.EVENT_TYPE_TIMER_STARTED,
-    et.EVENT_TYPE_TIMER_CANCELED,
-    et.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED,
-    et.EVENT_TYPE_MARKER_RECORDED,
-    et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED,
-    et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED,
-    et.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES,
-    et.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED,
-    et.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED,
-    et.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUESTED,
-    et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
-    et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED,
-})
+NOT_BUFFERED = frozenset(
+    {
+        et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
+        et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
+        et.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
+        et.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
+        et.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
+        et.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
+        et.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED,
+        et.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+        et.EVENT_TYPE_WORKFLOW_TASK_STARTED,
+        et.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
+        et.EVENT_TYPE_WORKFLOW_TASK_FAILED,
+        et.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
+        et.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED,
+        et.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED,
+        et.EVENT_TYPE_TIMER_STARTED,
+        et.EVENT_TYPE_TIMER_CANCELED,
+        et.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED,
+        et.EVENT_TYPE_MARKER_RECORDED,
+        et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED,
+        et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED,
+        et.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES,
+        et.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED,
+        et.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED,
+        et.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUESTED,
+        et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
+        et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED,
+    }
+)
 """Workflow state changes, workflow tasks, and what a worker's commands and messages cause directly."""
 
-FLUSHED_LAST = frozenset({
-    et.EVENT_TYPE_ACTIVITY_TASK_COMPLETED,
-    et.EVENT_TYPE_ACTIVITY_TASK_FAILED,
-    et.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT,
-    et.EVENT_TYPE_ACTIVITY_TASK_CANCELED,
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED,
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED,
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT,
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED,
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED,
-    et.EVENT_TYPE_NEXUS_OPERATION_COMPLETED,
-    et.EVENT_TYPE_NEXUS_OPERATION_FAILED,
-    et.EVENT_TYPE_NEXUS_OPERATION_CANCELED,
-    et.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT,
-})
+FLUSHED_LAST = frozenset(
+    {
+        et.EVENT_TYPE_ACTIVITY_TASK_COMPLETED,
+        et.EVENT_TYPE_ACTIVITY_TASK_FAILED,
+        et.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT,
+        et.EVENT_TYPE_ACTIVITY_TASK_CANCELED,
+        et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED,
+        et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED,
+        et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT,
+        et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED,
+        et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED,
+        et.EVENT_TYPE_NEXUS_OPERATION_COMPLETED,
+        et.EVENT_TYPE_NEXUS_OPERATION_FAILED,
+        et.EVENT_TYPE_NEXUS_OPERATION_CANCELED,
+        et.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT,
+    }
+)
 
 _STARTS = {
     et.EVENT_TYPE_ACTIVITY_TASK_STARTED: ("activity_task_started_event_attributes", "scheduled_event_id"),
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED: ("child_workflow_execution_started_event_attributes", "initiated_event_id"),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED: (
+        "child_workflow_execution_started_event_attributes",
+        "initiated_event_id",
+    ),
     et.EVENT_TYPE_NEXUS_OPERATION_STARTED: ("nexus_operation_started_event_attributes", "scheduled_event_id"),
 }
 _CLOSES = {
@@ -105,11 +111,26 @@ _CLOSES = {
     et.EVENT_TYPE_ACTIVITY_TASK_FAILED: ("activity_task_failed_event_attributes", "scheduled_event_id"),
     et.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT: ("activity_task_timed_out_event_attributes", "scheduled_event_id"),
     et.EVENT_TYPE_ACTIVITY_TASK_CANCELED: ("activity_task_canceled_event_attributes", "scheduled_event_id"),
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED: ("child_workflow_execution_completed_event_attributes", "initiated_event_id"),
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED: ("child_workflow_execution_failed_event_attributes", "initiated_event_id"),
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT: ("child_workflow_execution_timed_out_event_attributes", "initiated_event_id"),
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED: ("child_workflow_execution_canceled_event_attributes", "initiated_event_id"),
-    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED: ("child_workflow_execution_terminated_event_attributes", "initiated_event_id"),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED: (
+        "child_workflow_execution_completed_event_attributes",
+        "initiated_event_id",
+    ),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED: (
+        "child_workflow_execution_failed_event_attributes",
+        "initiated_event_id",
+    ),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT: (
+        "child_workflow_execution_timed_out_event_attributes",
+        "initiated_event_id",
+    ),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED: (
+        "child_workflow_execution_canceled_event_attributes",
+        "initiated_event_id",
+    ),
+    et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED: (
+        "child_workflow_execution_terminated_event_attributes",
+        "initiated_event_id",
+    ),
 }
 
 
@@ -120,9 +141,7 @@ class StartEventNeeded(Exception):
 class Run:
     """The working copy of one run, within one transition."""
 
-    def __init__(
-        self, state: state_pb2.MutableState, *, version: int, now_ns: int, ids: Ids, limits: Limits
-    ) -> None:
+    def __init__(self, state: state_pb2.MutableState, *, version: int, now_ns: int, ids: Ids, limits: Limits) -> None:
         self._origin = state
         self.version = version
         """The `db_record_version` that was read; 0 for a new run."""
@@ -139,8 +158,6 @@ class Run:
         """How long the namespace keeps its closed runs; 0: for ever, or not known."""
         self.superseded = False
         """Another run takes the workflow id over in the same commit."""
-        self.namespace_ids: Mapping[str, str] = {}
-        """Ids of the other namespaces that a worker's commands name, looked up by the shell."""
         self.restart()
 
     def restart(self) -> None:
@@ -170,7 +187,7 @@ class Run:
         """Ids of the pending activities, once a command has asked for them."""
         self._wired: dict[int, int] = {}
 
-    # ---- reading ------------------------------------------------------------------------------------------------
+    # ---- reading ----------------------------------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
@@ -198,7 +215,7 @@ class Run:
         return next((event for event in self.mem_buffer if wanted(event)), None)
 
     def first_event(self) -> history_pb.HistoryEvent:
-        """The started event, for the few decisions that need it. Raises StartEventNeeded until the shell has read it."""
+        """The started event, for the few decisions that need it. Raises StartEventNeeded until the shell read it."""
         if self.start_event is None:
             for events in (*self.batches, self.batch):
                 if events and events[0].event_id == 1:
@@ -211,7 +228,7 @@ class Run:
         """The id of the first event of the batch that the next unbuffered event will be in."""
         return self.batch[0].event_id if self.batch else self.state.next_event_id
 
-    # ---- events -------------------------------------------------------------------------------------------------
+    # ---- events -----------------------------------------------------------------------------------------------
 
     def event(self, event_type: int) -> history_pb.HistoryEvent:
         """A new event of that type, timed now, to be filled and appended."""
@@ -256,7 +273,9 @@ class Run:
         if not self.is_open:
             return
         if len(events) > 1:
-            events = [e for e in events if e.event_type not in FLUSHED_LAST] + [e for e in events if e.event_type in FLUSHED_LAST]
+            events = [e for e in events if e.event_type not in FLUSHED_LAST] + [
+                e for e in events if e.event_type in FLUSHED_LAST
+            ]
         for event in events:
             self._take_id(event)
         for event in events:
@@ -311,7 +330,7 @@ class Run:
             self.batches.append(self.batch)
             self.batch = []
 
-    # ---- effects ------------------------------------------------------------------------------------------------
+    # ---- effects ----------------------------------------------------------------------------------------------
 
     def arm(self, due_ns: int) -> None:
         """Make sure that the run is looked at when `due_ns` comes.
@@ -331,7 +350,15 @@ class Run:
         self.state.alarm_ns = due_ns
         self.timer = TimerTask("execution", self.slot, self.key, due_ns)
 
-    def add_task(self, row: state_pb2.TaskRow, task_queue: str, task_type: int, priority: int, scheduled_event_id: int, stamp: int) -> None:
+    def add_task(
+        self,
+        row: state_pb2.TaskRow,
+        task_queue: str,
+        task_type: int,
+        priority: int,
+        scheduled_event_id: int,
+        stamp: int,
+    ) -> None:
         """Write a matching task and remember its row in `row`."""
         task_id = self.ids.task_id(self.now_ns)
         key = TaskKey(self.state.namespace_id, task_queue, task_type, priority, task_id)
@@ -364,7 +391,7 @@ class Run:
             )
         )
 
-    # ---- the end of the transition ------------------------------------------------------------------------------
+    # ---- the end of the transition ----------------------------------------------------------------------------
 
     @property
     def is_dirty(self) -> bool:

@@ -27,7 +27,7 @@ from temporalio.api.update.v1 import message_pb2 as update_pb
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, not_found
 from whistlestop.history.core import workflow_task
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
-from whistlestop.history.core.state_pb2 import Update
+from whistlestop.history.core.state_pb2 import RefusedUpdate, Update
 from whistlestop.history.core.times import SECOND_NS
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def workflow_not_ready(message: str) -> ServiceError:
     return ServiceError(Code.FAILED_PRECONDITION, message, details_pb.WorkflowNotReadyFailure())
 
 
-# ---- admission --------------------------------------------------------------------------------------------------------
+# ---- admission ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,9 @@ def admit(run: Run, request: update_pb.Request, first_execution_run_id: str = ""
 def _check_limits(run: Run, request: update_pb.Request) -> None:
     state, limits = run.state, run.limits
     if limits.in_flight_updates and len(state.in_flight_updates) >= limits.in_flight_updates:
-        raise _too_much(f"limit on number of concurrent in-flight updates has been reached ({limits.in_flight_updates})")
+        raise _too_much(
+            f"limit on number of concurrent in-flight updates has been reached ({limits.in_flight_updates})"
+        )
     if limits.total_updates and len(state.updates) >= limits.total_updates:
         raise failed_precondition(
             f"The limit on the total number of distinct updates in this workflow has been reached "
@@ -153,7 +155,7 @@ def _too_much(message: str) -> ServiceError:
     )
 
 
-# ---- to the worker ----------------------------------------------------------------------------------------------------
+# ---- to the worker --------------------------------------------------------------------------------------------------
 
 
 def any_to_send(run: Run) -> bool:
@@ -185,7 +187,7 @@ def send(run: Run, *, resend: bool) -> list[protocol_pb.Message]:
     return messages
 
 
-# ---- from the worker --------------------------------------------------------------------------------------------------
+# ---- from the worker ------------------------------------------------------------------------------------------------
 
 
 def handle_message(completion: Completion, message: protocol_pb.Message) -> None:
@@ -198,7 +200,7 @@ def handle_message(completion: Completion, message: protocol_pb.Message) -> None
         raise BadCommand(BAD_MESSAGE, f"Update {update_id} received message with nil body")
     if not name.startswith("temporal.api.update.v1."):
         raise BadCommand(BAD_MESSAGE, f"unsupported protocol type {name.rpartition('.')[0] or 'unknown'}")
-    kinds = {
+    kinds: dict[str, type[update_pb.Acceptance | update_pb.Rejection | update_pb.Response]] = {
         "temporal.api.update.v1.Acceptance": update_pb.Acceptance,
         "temporal.api.update.v1.Rejection": update_pb.Rejection,
         "temporal.api.update.v1.Response": update_pb.Response,
@@ -309,12 +311,10 @@ def refuse(run: Run, update: Update, rejection: failure_pb.Failure | None) -> No
     state = run.state
     kept = [r for r in state.refused_updates if r.refused_ns > run.now_ns - KEEP_REFUSED_NS][-KEEP_REFUSED + 1 :]
     if len(kept) < len(state.refused_updates):
-        copies = [type(r).FromString(r.SerializeToString()) for r in kept]
+        copies = [RefusedUpdate.FromString(r.SerializeToString()) for r in kept]
         del state.refused_updates[:]
         state.refused_updates.extend(copies)
-    refused = state.refused_updates.add(
-        update_id=update.update_id, instance=update.instance, refused_ns=run.now_ns
-    )
+    refused = state.refused_updates.add(update_id=update.update_id, instance=update.instance, refused_ns=run.now_ns)
     if rejection is not None:
         refused.rejection.CopyFrom(rejection)
     update_id = update.update_id
@@ -346,14 +346,16 @@ def protocol_message(completion: Completion, command: command_pb.Command) -> Non
     """ProtocolMessage: where among the commands a message takes its place."""
     message_id = command.protocol_message_command_attributes.message_id
     if not message_id:
-        raise BadCommand(BAD_MESSAGE, "ProtocolMessageCommandAttributes.MessageId is not set on ProtocolMessageCommand.")
+        raise BadCommand(
+            BAD_MESSAGE, "ProtocolMessageCommandAttributes.MessageId is not set on ProtocolMessageCommand."
+        )
     message = completion.messages.pop(message_id, None)
     if message is None:
         raise BadCommand(BAD_MESSAGE, f"ProtocolMessageCommand referenced absent message ID {message_id}")
     handle_message(completion, message)
 
 
-# ---- to whoever waits -------------------------------------------------------------------------------------------------
+# ---- to whoever waits -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +376,7 @@ def find(state: MutableState, update_id: str) -> Ticket:
     return Ticket(update_id, update.instance)
 
 
-def progress(state: MutableState, is_open: bool, ticket: Ticket) -> Progress:
+def progress(state: MutableState, ticket: Ticket, *, is_open: bool) -> Progress:
     """How far the ticket's update is. Raises what its waiter is told when it came to nothing."""
     update = state.updates.get(ticket.update_id)
     if update is not None and update.instance == ticket.instance:

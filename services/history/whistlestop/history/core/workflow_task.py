@@ -56,7 +56,8 @@ def _start_to_close_ns(run: Run, attempt: int) -> int:
     beyond = attempt - limits.workflow_task_backoff_from_attempt
     if beyond <= 0:
         return run.state.task_timeout_ns
-    backoff_ns = min(limits.workflow_task_retry_initial_ns * 2 ** min(beyond - 1, 40), limits.workflow_task_retry_max_ns)
+    backoff_ns = limits.workflow_task_retry_initial_ns << min(beyond - 1, 40)
+    backoff_ns = min(backoff_ns, limits.workflow_task_retry_max_ns)
     return run.state.task_timeout_ns + backoff_ns
 
 
@@ -106,9 +107,7 @@ def dispatch_task(run: Run) -> None:
     task.stamp += 1
     queue = state.sticky_task_queue or state.task_queue
     task.sticky = bool(state.sticky_task_queue)
-    run.add_task(
-        task.row, queue, TASK_TYPE_WORKFLOW, priority_key(state.priority), task.scheduled_event_id, task.stamp
-    )
+    run.add_task(task.row, queue, TASK_TYPE_WORKFLOW, priority_key(state.priority), task.scheduled_event_id, task.stamp)
     if task.sticky:
         task.schedule_to_start_due_ns = run.now_ns + (
             state.sticky_schedule_to_start_timeout_ns or run.limits.sticky_timeout_default_ns
