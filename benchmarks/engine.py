@@ -215,8 +215,6 @@ async def main() -> None:
         "update": update,
     }
     run = workloads[options.workload]
-        options.workload
-    ]
     for _ in range(20 if options.workload == "echo" else 2):
         await run(worker)
     backend.spent.clear()
