@@ -163,7 +163,7 @@ def _is_open(entry: Entry) -> bool:
 def _unwritten(engine: Engine, entry: Entry) -> bytes:
     """The events of a pending workflow task that are not in history."""
     task = entry.state.workflow_task
-    if task.write_events or not task.scheduled_event_id or not _is_open(entry):
+    if task.write_events or task.scheduled_event_id != entry.state.next_event_id or not _is_open(entry):
         return b""
     events = workflow_task.unwritten_events(engine.run_of(entry))
     for event in events:
