@@ -145,6 +145,8 @@ class TimerProcessor:
 
     async def _fire_retention(self, timer: TimerTask) -> None:
         """The closed run has been kept for long enough."""
+        if self._engine.clock.now_ns() < timer.fire_at_ns:
+            return
         async with self._engine.lock(timer.key):
             await self._engine.store.delete_execution(timer.key)
             self._engine.forget(timer.key)
