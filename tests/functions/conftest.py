@@ -111,3 +111,10 @@ async def cloud(
 @pytest_asyncio.fixture
 async def cold_cloud(spawned: Path, store_env: dict[str, str]) -> Cloud:
     return await _cloud(spawned, store_env)
+
+
+@pytest_asyncio.fixture
+async def warm_cloud(store_env: dict[str, str]) -> AsyncIterator[Cloud]:
+    """Instances that live on and cache, several of each function: none knows what the others did."""
+    with platform("warm") as folder:
+        yield await _cloud(folder, store_env)

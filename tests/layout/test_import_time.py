@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MOST_CPU_MS = 350
-MOST_MEMORY_MB = 64
-RUNS = 3
+MOST_MEMORY_MB = 80
+MOST_RUNS = 5
+"""The first run in time will do: what others do on the machine only adds to CPU time, and takes nothing away."""
 STORES = ("sqlite", "postgres")
-# The fewest of CPU milliseconds of several runs: what others do on the machine only adds.
 _MEASURE = """
-import importlib, json, resource, sys, time
+import importlib, json, sys, time
 from tests.functions.instance import as_in_a_bundle
 as_in_a_bundle()
 began = time.process_time()
 for name in sys.argv[1:]:
     importlib.import_module(name)
 used = time.process_time() - began
-memory_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+memory_kb = int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
 print(json.dumps({"cpu_ms": used * 1000, "memory_mb": memory_kb / 1024, "modules": sorted(sys.modules)}))
 """
 
@@ -47,11 +47,14 @@ def measure(*names: str) -> dict[str, Any]:
 def test_a_handler_is_imported_in_time(
     function: str, store: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """With the adapter that its first call imports."""
-    names = (f"whistlestop.{function}.lambda_function", f"whistlestop.storage.{store}.store")
-    runs = [measure(*names) for _ in range(RUNS)]
-    cpu_ms = min(run["cpu_ms"] for run in runs)
-    memory_mb = min(run["memory_mb"] for run in runs)
+    """With what its first call imports: the adapter, and boto3 to invoke the other functions."""
+    names = (f"whistlestop.{function}.lambda_function", f"whistlestop.storage.{store}.store", "boto3")
+    cpu_ms = memory_mb = float("inf")
+    for _ in range(MOST_RUNS):
+        run = measure(*names)
+        cpu_ms, memory_mb = min(cpu_ms, run["cpu_ms"]), min(memory_mb, run["memory_mb"])
+        if cpu_ms < MOST_CPU_MS:
+            break
     record_property("CPU ms, MB", (round(cpu_ms), round(memory_mb)))
     assert cpu_ms < MOST_CPU_MS
     assert memory_mb < MOST_MEMORY_MB
