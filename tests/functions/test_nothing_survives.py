@@ -6,12 +6,16 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.functions.client import QUEUE, SCHEDULED, new_events
 from tests.functions.talk import ask
 from tests.parity import commands
 from tests.parity.puppet import payloads, seconds
+from whistlestop.common.clock import SystemClock
+from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.transports import unwrap_answer, wrap
 
 if TYPE_CHECKING:
     from tests.functions.client import Cloud
@@ -150,3 +154,25 @@ async def test_not_an_envelope(cloud: Cloud) -> None:
         assert answer["error"]["code"] == Code.INVALID_ARGUMENT
         answer = await cloud.invoke(function, {"method": "Derail", "request": ""})
         assert answer["error"]["code"] == Code.UNIMPLEMENTED
+
+
+async def test_heartbeats_of_workers(cloud: Cloud) -> None:
+    """Told to one instance, listed by another; gone when the worker says goodbye, or was not heard for long."""
+    for key in ("k1", "k2"):
+        beat = {"worker_instance_key": key, "worker_identity": f"worker-{key}", "task_queue": QUEUE["name"]}
+        await cloud.call("RecordWorkerHeartbeat", identity="worker", worker_heartbeat=[beat])
+    assert await _workers(cloud) == ["k1", "k2"]
+    last = {"worker_instance_key": "k1", "status": "WORKER_STATUS_SHUTDOWN"}
+    await cloud.call("ShutdownWorker", identity="worker-k1", worker_heartbeat=last, worker_instance_key="k1")
+    assert await _workers(cloud) == ["k2"]
+    cloud.later(600)
+    assert await _workers(cloud) == []
+
+
+async def _workers(cloud: Cloud) -> list[str]:
+    """As matching knows them, asked as the frontend asks."""
+    namespace = (await cloud.call("DescribeNamespace")).namespace_info
+    context = CallContext(namespace_id=namespace.id, namespace=namespace.name)
+    envelope = wrap("ListWorkers", rr.ListWorkersRequest(), context, SystemClock())
+    listed = rr.ListWorkersResponse.FromString(unwrap_answer(await cloud.invoke("matching", envelope)).data)
+    return [info.worker_instance_key for info in listed.workers]

@@ -25,6 +25,7 @@ from whistlestop.matching.pollers import PollerRows
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, Polls
 from whistlestop.matching.queues import Queues
 from whistlestop.matching.settings import Settings
+from whistlestop.matching.worker_rows import WorkerRows
 from whistlestop.matching.workers import Workers
 from whistlestop.storage.errors import StorageError
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from google.protobuf.message import Message
+    from temporalio.api.worker.v1 import message_pb2 as worker_pb
 
     from whistlestop.common.clients import Reply, ServiceClient
     from whistlestop.common.clock import Clock
@@ -78,6 +80,7 @@ class Matching:
         self._rows = PollerRows(store, config, self._background)
         self._settings = Settings(store, config)
         self._workers = Workers(config)
+        self._worker_rows = WorkerRows(store, config)
         self._descriptions = Descriptions(store, clock, config, self._queues, self._rows, self._settings)
         self._polls = Polls(
             store=store,
@@ -172,6 +175,10 @@ class Matching:
     def _poll_nexus(self, request: PollRequest, context: CallContext) -> Awaitable[Reply]:
         return self._polls.poll(NEXUS, request, context)
 
+    def _is_shared(self, context: CallContext) -> bool:
+        """Whether others know what this process does not: then who polls and works stands in rows."""
+        return self._config.share_pollers or not context.can_hold
+
     # Queues.
 
     async def _list_partitions(self, request: rr.ListTaskQueuePartitionsRequest, context: CallContext) -> Reply:
@@ -188,7 +195,7 @@ class Matching:
 
     async def _has_poller(self, request: internal.HasPollerRequest, context: CallContext) -> Reply:
         key = (context.namespace_id, request.task_queue, request.task_type or WORKFLOW)
-        found = await self._is_polled(key, shared=self._config.share_pollers or not context.can_hold)
+        found = await self._is_polled(key, shared=self._is_shared(context))
         return internal.HasPollerResponse(has_poller=found)
 
     async def _is_polled(self, key: QueueKey, *, shared: bool) -> bool:
@@ -228,7 +235,7 @@ class Matching:
         now_ns = self._clock.now_ns()
         namespace_id = context.namespace_id
         if request.HasField("worker_heartbeat"):
-            self._workers.record(namespace_id, [request.worker_heartbeat], now_ns)
+            await self._heard(context, [request.worker_heartbeat])
         if request.worker_instance_key:
             self._workers.leave(request.worker_instance_key, now_ns)
         types = [int(kind) for kind in request.task_queue_types] or [WORKFLOW, ACTIVITY]
@@ -236,7 +243,7 @@ class Matching:
         for queue in self._queues:
             if queue.key[0] == namespace_id and queue.waiters:
                 self._end_polls(queue, request, named=queue.key in named)
-        shared = self._config.share_pollers or not context.can_hold
+        shared = self._is_shared(context)
         for key in named:
             if request.identity:
                 await self._forget_pollers(key, request.identity, now_ns, shared=shared)
@@ -286,15 +293,30 @@ class Matching:
                 break
             after = (tasks[-1].key.priority, tasks[-1].key.task_id)
 
+    async def _heard(self, context: CallContext, heartbeats: Sequence[worker_pb.WorkerHeartbeat]) -> None:
+        now_ns = self._clock.now_ns()
+        self._workers.record(context.namespace_id, heartbeats, now_ns)
+        if self._is_shared(context):
+            await self._worker_rows.write(context.namespace_id, heartbeats, now_ns)
+
+    async def _known_workers(self, context: CallContext) -> Workers:
+        if self._is_shared(context):
+            heard = await self._worker_rows.read(context.namespace_id, self._clock.now_ns())
+            self._workers.replace(context.namespace_id, heard)
+        return self._workers
+
     async def _record_heartbeat(self, request: rr.RecordWorkerHeartbeatRequest, context: CallContext) -> Reply:
-        self._workers.record(context.namespace_id, request.worker_heartbeat, self._clock.now_ns())
+        await self._heard(context, request.worker_heartbeat)
         return rr.RecordWorkerHeartbeatResponse()
 
     async def _list_workers(self, request: rr.ListWorkersRequest, context: CallContext) -> Reply:
-        return self._workers.list(context.namespace_id, request, self._clock.now_ns())
+        workers = await self._known_workers(context)
+        return workers.list(context.namespace_id, request, self._clock.now_ns())
 
     async def _count_workers(self, request: rr.CountWorkersRequest, context: CallContext) -> Reply:
-        return self._workers.count(context.namespace_id, request, self._clock.now_ns())
+        workers = await self._known_workers(context)
+        return workers.count(context.namespace_id, request, self._clock.now_ns())
 
     async def _describe_worker(self, request: rr.DescribeWorkerRequest, context: CallContext) -> Reply:
-        return self._workers.describe(context.namespace_id, request, self._clock.now_ns())
+        workers = await self._known_workers(context)
+        return workers.describe(context.namespace_id, request, self._clock.now_ns())

@@ -73,6 +73,13 @@ class Workers:
                 break
             self._heartbeats.popitem(last=False)
 
+    def replace(self, namespace_id: str, heard: Iterable[tuple[int, worker_pb.WorkerHeartbeat]]) -> None:
+        """Know what the rows say (when each was heard, and what it said) in place of what this process heard."""
+        for key in [key for key in self._heartbeats if key[0] == namespace_id]:
+            del self._heartbeats[key]
+        for seen_ns, heartbeat in sorted(heard, key=lambda each: each[0]):
+            self._heartbeats[namespace_id, heartbeat.worker_instance_key] = (seen_ns, heartbeat)
+
     def _select(
         self, namespace_id: str, query: str, now_ns: int, *, with_system: bool
     ) -> list[worker_pb.WorkerHeartbeat]:

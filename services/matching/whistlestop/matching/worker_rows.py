@@ -1,0 +1,54 @@
+"""The workers' last heartbeats where several processes, or none, live on: in rows.
+
+They stand among the rows of pollers, under a queue that no poll can name, by the worker's instance key.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import common_pb2 as common_enums
+from temporalio.api.worker.v1 import message_pb2 as worker_pb
+
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.storage.errors import StorageError
+from whistlestop.storage.records import PollerRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from whistlestop.matching.config import MatchingConfig
+    from whistlestop.storage.interface import TaskStore
+
+log = logging.getLogger(__name__)
+
+_NO_QUEUE = ("", 0)
+
+
+class WorkerRows:
+    """Writes and reads them."""
+
+    def __init__(self, store: TaskStore, config: MatchingConfig) -> None:
+        self._store = store
+        self._ttl_ns = int(config.heartbeat_ttl_s * SECOND_NS)
+        self._most = config.shared_heartbeats
+
+    async def write(self, namespace_id: str, heartbeats: Iterable[worker_pb.WorkerHeartbeat], now_ns: int) -> None:
+        """Keep them for a while; a worker that shuts down is forgotten. A failure is logged: another beat comes."""
+        rows = [
+            PollerRecord(
+                namespace_id, *_NO_QUEUE, heartbeat.worker_instance_key, now_ns, heartbeat.SerializeToString(),
+                now_ns + (0 if heartbeat.status == common_enums.WORKER_STATUS_SHUTDOWN else self._ttl_ns),
+            )
+            for heartbeat in heartbeats
+        ]  # fmt: skip
+        try:
+            await self._store.put_pollers(rows)
+        except StorageError as error:
+            log.warning("heartbeats of workers could not be written now: %s", error)
+
+    async def read(self, namespace_id: str, now_ns: int) -> list[tuple[int, worker_pb.WorkerHeartbeat]]:
+        """When each live worker was heard, and what it said."""
+        rows = await self._store.list_pollers(namespace_id, *_NO_QUEUE, now_ns, self._most)
+        return [(row.last_access_ns, worker_pb.WorkerHeartbeat.FromString(row.data)) for row in rows]
