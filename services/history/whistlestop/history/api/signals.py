@@ -92,6 +92,8 @@ async def signal_with_start_workflow_execution(
     def _check(run: Run) -> None:
         signal.check(run, request.signal_input if request.HasField("signal_input") else None)
 
+    if not request.workflow_id_conflict_policy:
+        request.workflow_id_conflict_policy = wf_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
     starting = Start(service, start_request(request), context, prepare)
     replaces = request.workflow_id_conflict_policy == wf_enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING or (
         request.workflow_id_reuse_policy == wf_enums.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING
