@@ -1,0 +1,62 @@
+"""Write the tables of docs/compatibility.md from the registry and the command handlers: `python infra/tools/compatibility.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from temporalio.api.enums.v1 import command_type_pb2 as ct
+
+from whistlestop.frontend.registry import REGISTRY, Served
+from whistlestop.history.core import commands
+from whistlestop.history.core.completion import HANDLERS
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
+BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
+
+
+def tables() -> str:
+    """Every RPC and every command type, and what becomes of it."""
+    assert commands.__all__
+    served = [spec for spec in REGISTRY.values() if spec.served is not Served.UNIMPLEMENTED]
+    lines = [
+        f"Served: {len(served)} of {len(REGISTRY)} RPCs, and {len(HANDLERS)} of "
+        f"{sum(1 for number in ct.CommandType.values() if number)} command types.",
+        "",
+        "### RPCs",
+        "",
+        "| RPC | answered by |",
+        "|---|---|",
+    ]
+    for spec in sorted(REGISTRY.values(), key=lambda spec: (spec.service, spec.method)):
+        name = f"{spec.service.rpartition('.')[2]}.{spec.method}"
+        reason = spec.feature.value if spec.feature is not None else ""
+        lines.append(
+            f"| {name} | {f'UNIMPLEMENTED: {reason}' if spec.served is Served.UNIMPLEMENTED else spec.served.value} |"
+        )
+    lines += ["", "### Commands", "", "| command | |", "|---|---|"]
+    for name, number in sorted(ct.CommandType.items()):
+        if number:
+            lines.append(f"| {name} | {'yes' if number in HANDLERS else 'not yet: Nexus is not supported yet'} |")
+    return "\n".join(lines)
+
+
+def rendered(page: str) -> str:
+    """The page with fresh tables."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
+
+
+def main() -> int:
+    """Rewrite the page; with `--check`, only say whether it is up to date."""
+    page = PAGE.read_text()
+    fresh = rendered(page)
+    if "--check" in sys.argv:
+        return int(page != fresh)
+    PAGE.write_text(fresh)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
