@@ -81,14 +81,14 @@ class _LocalSubscription:
 
     def __enter__(self) -> Self:
         for topic in self._topics:
-            self._owner.audience.setdefault(topic, set()).add(self)
+            self._owner.audience.setdefault(topic, {})[self] = None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         for topic in self._topics:
             listeners = self._owner.audience.get(topic)
             if listeners is not None:
-                listeners.discard(self)
+                listeners.pop(self, None)
                 if not listeners:
                     del self._owner.audience[topic]
 
@@ -98,7 +98,8 @@ class LocalNotifier:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.audience: dict[str, set[_LocalSubscription]] = {}
+        self.audience: dict[str, dict[_LocalSubscription, None]] = {}
+        """In the order in which they began to listen, so that simulations replay."""
 
     def publish(self, topics: Iterable[str]) -> None:
         for topic in topics:
