@@ -15,6 +15,7 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.ids import CountedIds
 from whistlestop.common.notify import LocalNotifier
+from whistlestop.common.proto import internal_pb2
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.service import History
 from whistlestop.storage.records import SLOTS, ExecutionKey
@@ -156,6 +157,32 @@ async def test_a_history_comes_in_pages_both_ways(bench: Bench) -> None:
             if not token:
                 break
         assert seen == expected
+
+
+async def test_a_worker_gets_a_long_history_in_pages(bench: Bench) -> None:
+    await bench.start()
+    for n in range(600):
+        await bench.signal(f"r{n}")
+    (task,) = await bench.store.list_tasks(NAMESPACE_ID, "q", 1, None, 10)
+    request = internal_pb2.RecordWorkflowTaskStartedRequest(
+        scheduled_event_id=task.scheduled_event_id, stamp=task.stamp, request_id="poll", task_queue="q"
+    )
+    request.execution.workflow_id = "wf"
+    request.execution.run_id = task.run_id
+    answer = await bench.history.call("RecordWorkflowTaskStarted", request, bench.context)
+    reply = decoded(answer, rr.PollWorkflowTaskQueueResponse)
+    assert isinstance(reply, rr.PollWorkflowTaskQueueResponse)
+    await bench.signal("while the worker is at it")
+    seen = [event.event_id for event in reply.history.events]
+    token = reply.next_page_token
+    pages = 1
+    while token:
+        page = await bench.call("GetWorkflowExecutionHistory", execution={"workflow_id": "wf"}, next_page_token=token)
+        seen += [event.event_id for event in page.history.events]
+        token = page.next_page_token
+        pages += 1
+    assert seen == list(range(1, reply.started_event_id + 1))
+    assert pages == 3
 
 
 async def test_a_reset_is_the_same_for_the_same_request(bench: Bench) -> None:

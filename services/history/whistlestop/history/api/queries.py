@@ -22,6 +22,7 @@ from whistlestop.common.notify import execution_topic, query_topic
 from whistlestop.common.proto import internal_pb2
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
+from whistlestop.history.api.histories import first_page
 from whistlestop.history.core import update, workflow_task
 from whistlestop.history.core.run import PAUSED, RUNNING
 from whistlestop.history.core.times import SECOND_NS
@@ -268,8 +269,7 @@ async def record_query_task_started(
     if request.task_queue == state.sticky_task_queue:
         reply.history.SetInParent()
         return reply
-    batches = await histories.read_batches(service.engine, entry, 1, state.next_event_id)
-    data = b"".join(histories.trimmed(batch, 1, state.next_event_id) for batch in batches)
+    data, reply.next_page_token = await first_page(service.engine, entry, 1, state.next_event_id, b"")
     return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data))
 
 
