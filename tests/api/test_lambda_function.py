@@ -66,7 +66,7 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remembe
     monkeypatch.setattr(lambda_function, "_instances", [])
     monkeypatch.setattr(lambda_shell, "log_through_powertools", lambda *_: None)
     yield remembering
-    for frontend, _ in lambda_function._instances:
+    for frontend, *_ in lambda_function._instances:
         lambda_shell.run(frontend.store.close())
 
 

@@ -7,6 +7,7 @@ import base64
 import copy
 import gzip
 import json
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,15 @@ from tests.functions import instance
 from tests.parity.puppet import payloads
 from whistlestop.frontend.doors.connect import error_from_answer
 from whistlestop.frontend.registry import REGISTRY, WORKFLOW_SERVICE
+from whistlestop.storage.postgres import PostgresStore
+from whistlestop.storage.sqlite import SqliteStore
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.storage.interface import Store
 
 _EVENTS = Path(__file__).parents[1] / "events"
 _FUNCTION_URL: dict[str, Any] = json.loads((_EVENTS / "function_url_connect.json").read_text())
@@ -30,6 +37,18 @@ SECOND_NS = 1_000_000_000
 NAMESPACE = "default"
 QUEUE = {"name": "line"}
 POLLS = 40
+
+
+@asynccontextmanager
+async def opened(env: dict[str, str]) -> AsyncIterator[Store]:
+    """The store that functions find in `env`."""
+    url = env.get("WHISTLESTOP_DATABASE_URL")
+    store: Store = PostgresStore(url, pool_size=1) if url else SqliteStore(env["WHISTLESTOP_SQLITE_PATH"])
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 def function_url_event(path: str, body: bytes, timeout_ms: int) -> dict[str, Any]:

@@ -14,14 +14,10 @@ import pytest_asyncio
 
 from tests import postgres
 from tests.functions import instance
-from tests.functions.client import Cloud
-from whistlestop.storage.postgres import PostgresStore
-from whistlestop.storage.sqlite import SqliteStore
+from tests.functions.client import Cloud, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-
-    from whistlestop.storage.interface import Store
 
 STORES = ("sqlite", "postgres")
 
@@ -61,33 +57,17 @@ def spawned() -> Iterator[Path]:
 async def store_env(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[dict[str, str]]:
     """A fresh store with its schema, as functions are told of it."""
     async with AsyncExitStack() as stack:
-        store: Store
         if request.param == "postgres":
             assert postgres.available()
-            url = await stack.enter_async_context(postgres.fresh_database())
-            env, store = {"WHISTLESTOP_DATABASE_URL": url}, PostgresStore(url, pool_size=1)
+            env = {"WHISTLESTOP_DATABASE_URL": await stack.enter_async_context(postgres.fresh_database())}
         else:
-            path = str(tmp_path / "store.db")
-            env, store = {"WHISTLESTOP_SQLITE_PATH": path}, SqliteStore(path)
-        await store.open()
-        await store.migrate()
-        await store.close()
+            env = {"WHISTLESTOP_SQLITE_PATH": str(tmp_path / "store.db")}
+        async with opened(env) as store:
+            await store.migrate()
         yield env
-        await _check(request.param, env)
-
-
-async def _check(kind: str, env: dict[str, str]) -> None:
-    """The store's invariants hold when a test is over."""
-    store: Store = (
-        PostgresStore(env["WHISTLESTOP_DATABASE_URL"], pool_size=1)
-        if kind == "postgres"
-        else SqliteStore(env["WHISTLESTOP_SQLITE_PATH"])
-    )
-    await store.open()
-    try:
-        assert await store.check(10) == []
-    finally:
-        await store.close()
+        async with opened(env) as store:
+            # The store's invariants hold when a test is over.
+            assert await store.check(10) == []
 
 
 async def _cloud(folder: Path, env: dict[str, str]) -> Cloud:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.functions import test_workflows as workflows
-from tests.functions.client import QUEUE
+from tests.functions.client import QUEUE, opened
 from tests.parity import commands
+from whistlestop.common.clock import SECOND_NS, SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -73,3 +74,14 @@ async def _everything_finishes(cloud: Cloud) -> None:
     assert len(handed_out) == len(set(handed_out)) == 2 * WORKFLOWS
     counted = await cloud.call("CountWorkflowExecutions", query="ExecutionStatus = 'Completed'")
     assert counted.count == WORKFLOWS
+
+
+async def test_instances_are_members(warm_cloud: Cloud) -> None:
+    """Each of those that served a call, for as long as it is called now and then."""
+    await warm_cloud.start("any")
+    now_ns = SystemClock().now_ns()
+    async with opened(warm_cloud.store_env) as store:
+        members = await store.list_members(now_ns, 100)
+        assert {member.role for member in members} == {"frontend", "history"}
+        assert len({member.host_id for member in members}) == len(members)
+        assert await store.list_members(now_ns + 100 * SECOND_NS, 100) == []

@@ -20,13 +20,14 @@ from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.doors.answer import HttpRequest
 from whistlestop.frontend.doors.http import HttpApi
 from whistlestop.frontend.service import Frontend
+from whistlestop.storage.presence import Presence
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import ServiceClient
     from whistlestop.storage.interface import Store
 
 _clock = SystemClock()
-_instances: list[tuple[Frontend, HttpApi]] = []
+_instances: list[tuple[Frontend, HttpApi, Presence]] = []
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    frontend, api = await _instance()
+    frontend, api, presence = await _instance()
     if not lambda_shell.is_http(event):
         # Imported here: only the schedule's calls need it.
         from whistlestop.frontend.api.namespaces import finish_deletions
@@ -45,10 +46,11 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
     answer = await api.handle(
         HttpRequest(method, path, query, headers, body), lambda_shell.latest_ns(context, _clock)
     )
+    await presence.note()
     return lambda_shell.http_answer(answer.status, answer.headers, answer.body)
 
 
-async def _instance() -> tuple[Frontend, HttpApi]:
+async def _instance() -> tuple[Frontend, HttpApi, Presence]:
     """Made at the first call of this instance and kept."""
     if not _instances:
         lambda_shell.log_through_powertools("frontend", os.environ.get("WHISTLESTOP_LOG_LEVEL", "INFO"))
@@ -58,7 +60,8 @@ async def _instance() -> tuple[Frontend, HttpApi]:
         frontend = Frontend(
             store, _client("HISTORY"), _client("MATCHING"), _clock, RandomIds(), FrontendConfig(persistence_store=kind)
         )
-        _instances.append((frontend, HttpApi(frontend, _clock, can_hold=False)))
+        presence = Presence(store, _clock, lambda_shell.instance_name(), "frontend")
+        _instances.append((frontend, HttpApi(frontend, _clock, can_hold=False), presence))
     return _instances[0]
 
 
@@ -67,7 +70,7 @@ def _store() -> Store:
     if url:
         from whistlestop.storage.postgres.store import PostgresStore
 
-        return PostgresStore(url, pool_size=1)
+        return PostgresStore(url, pool_size=1, prepare=False)
     from whistlestop.storage.sqlite.store import SqliteStore
 
     return SqliteStore(os.environ["WHISTLESTOP_SQLITE_PATH"])

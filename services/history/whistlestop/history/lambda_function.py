@@ -25,6 +25,7 @@ from whistlestop.common.proto import internal_pb2
 from whistlestop.history.alarm import Dues, NoAlarm
 from whistlestop.history.engine import Effects
 from whistlestop.history.service import History
+from whistlestop.storage.presence import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,11 +80,13 @@ class Instance:
     history: History
     dues: Dues
     alarm: Alarm
+    presence: Presence
 
     async def settle(self, latest_ns: int | None) -> None:
         """Nothing of the call is left undone: deliver its outbox, then arm for what is due later."""
         await self.history.transfers.drain(latest_ns)
         await self.dues.arm(self.alarm)
+        await self.presence.note()
 
 
 class _FunctionEffects(Effects):
@@ -148,7 +151,8 @@ async def _instance() -> Instance:
         dues = Dues()
         history.engine.effects = _FunctionEffects(history, dues)
         history.transfers.postponed = dues.note
-        _instances.append(Instance(history, dues, NoAlarm()))
+        presence = Presence(store, _clock, lambda_shell.instance_name(), "history")
+        _instances.append(Instance(history, dues, NoAlarm(), presence))
     return _instances[0]
 
 

@@ -19,12 +19,13 @@ from whistlestop.common.notify import RecheckNotifier
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.due import DueRows
 from whistlestop.matching.service import Matching
+from whistlestop.storage.presence import Presence
 
 if TYPE_CHECKING:
     from whistlestop.storage.interface import Store
 
 _clock = SystemClock()
-_instances: list[Matching] = []
+_instances: list[tuple[Matching, Presence]] = []
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -33,25 +34,25 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    matching = await _instance()
+    matching, presence = await _instance()
     answer = await lambda_shell.serve_event(matching, event, _clock, lambda_shell.latest_ns(context, _clock))
     await matching.settle()
+    await presence.note()
     return answer
 
 
-async def _instance() -> Matching:
+async def _instance() -> tuple[Matching, Presence]:
     """Made at the first call of this instance and kept."""
     if not _instances:
         lambda_shell.log_through_powertools("matching", os.environ.get("WHISTLESTOP_LOG_LEVEL", "INFO"))
         store = _store()
         await store.open()
         history = lambda_shell.other_function("HISTORY", _clock)
-        _instances.append(
-            Matching(
-                store, history, _clock, RandomIds(), RecheckNotifier(_clock), MatchingConfig(hear_others=False),
-                due=DueRows(store, history, _clock),
-            )
+        matching = Matching(
+            store, history, _clock, RandomIds(), RecheckNotifier(_clock), MatchingConfig(hear_others=False),
+            due=DueRows(store, history, _clock),
         )  # fmt: skip
+        _instances.append((matching, Presence(store, _clock, lambda_shell.instance_name(), "matching")))
     return _instances[0]
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.common.transports import HttpClient, LambdaClient, invoke_envelope
@@ -91,6 +92,11 @@ def other_function(service: str, clock: Clock) -> ServiceClient:
     if name:
         return LambdaClient(name, clock)
     return HttpClient(os.environ[f"WHISTLESTOP_{service}_URL"], clock)
+
+
+def instance_name() -> str:
+    """What tells this instance from others: on Lambda each has a log stream of its own."""
+    return os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME") or uuid.uuid4().hex
 
 
 def latest_ns(context: Any, clock: Clock, margin_ms: int = 1_000) -> int | None:
