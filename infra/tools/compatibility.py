@@ -20,7 +20,7 @@ def tables() -> str:
     assert commands.__all__
     served = [spec for spec in REGISTRY.values() if spec.served is not Served.UNIMPLEMENTED]
     lines = [
-        f"Served: {len(served)} of {len(REGISTRY)} RPCs, {len(HANDLERS)} of {len(ct.CommandType.values()) - 1} commands.",
+        f"Served: {len(served)} of {len(REGISTRY)} RPCs, {len(HANDLERS)} of {len(ct.CommandType.keys()) - 1} commands.",
         "",
         "### RPCs",
         "",
