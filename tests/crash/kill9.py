@@ -1,0 +1,204 @@
+"""`kill -9` of the real server at random moments under load: nothing that was acknowledged is lost, everything ends.
+
+    python -m tests.crash.kill9 --kills 100 --store sqlite
+    python -m tests.crash.kill9 --kills 100 --store postgres [--servers 2]
+
+The load comes from the official SDK in this process; the server is the real command as a process of its own. Prints its
+seed, and at the end what was acknowledged and what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from temporalio.client import Client
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from tests.crash import load
+
+HOST = "127.0.0.1"
+FIRST_PORT = 18600
+COMMAND = (sys.executable, "-m", "whistlestop.server")
+READY_S = 60.0
+FINISH_S = 240.0
+
+
+@dataclass
+class Server:
+    """One server process, started again after each kill."""
+
+    arguments: list[str]
+    port: int
+    log: IO[bytes]
+    process: subprocess.Popen[bytes] | None = field(default=None)
+
+    def start(self) -> None:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("TEMPORAL_", "WHISTLESTOP_"))}
+        self.process = subprocess.Popen(
+            [*COMMAND, "server", *self.arguments, "--port", str(self.port), "--ip", HOST, "--log-level", "warn"],
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=environment,
+        )
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+    async def until_ready(self) -> None:
+        """Until the port takes connections."""
+        end = time.monotonic() + READY_S
+        while time.monotonic() < end:
+            assert self.process is not None
+            assert self.process.poll() is None, f"the server ended by itself with {self.process.returncode}"
+            try:
+                _, writer = await asyncio.open_connection(HOST, self.port)
+            except OSError:
+                await asyncio.sleep(0.05)
+                continue
+            writer.close()
+            return
+        raise AssertionError("the server does not get ready")
+
+
+@dataclass(frozen=True)
+class Options:
+    kills: int
+    store: str
+    seed: int
+    servers: int = 1
+    parallel: int = 12
+    port: int = FIRST_PORT
+
+
+async def run(options: Options, folder: Path) -> list[str]:
+    """Everything that is wrong, in words."""
+    print(f"seed {options.seed}: {options.kills} kills on {options.store}, {options.servers} server(s)", flush=True)
+    chance = random.Random(options.seed)
+    where = _where(options, folder)
+    subcommand = ["start", *where]
+    if options.store == "sqlite" and chance.random() < 0.5:
+        subcommand = ["start-dev", "--headless", *where]
+    with (folder / "server.log").open("ab") as log:
+        servers = [Server(subcommand, options.port + index, log) for index in range(options.servers)]
+        try:
+            for server in servers:
+                server.start()
+                await server.until_ready()
+            told, missing = await _under_load(options, servers, chance)
+        finally:
+            for server in servers:
+                if server.process is not None and server.process.poll() is None:
+                    code = server.kill(signal.SIGTERM)
+                    print(f"the server drained and ended with {code}")
+    print(told, flush=True)
+    checked = subprocess.run([*COMMAND, "db", "check", *where], capture_output=True, text=True, check=False, timeout=300)
+    print(checked.stdout.strip()[-2000:], checked.stderr.strip()[-2000:])
+    if checked.returncode:
+        missing.append(f"db check: {checked.stdout} {checked.stderr}")
+    text = (folder / "server.log").read_text(errors="replace")
+    if "Traceback" in text:
+        missing.append(f"a traceback in the log: {text[text.index('Traceback') :][:3000]}")
+    return missing
+
+
+def _where(options: Options, folder: Path) -> list[str]:
+    if options.store == "sqlite":
+        return ["--db-filename", str(folder / "crash.db")]
+    from tests.postgres import durable_server
+
+    return ["--database-url", durable_server(folder / "pg")]
+
+
+async def _connect(server: Server) -> Client:
+    for _ in range(100):
+        try:
+            return await Client.connect(f"{HOST}:{server.port}")
+        except (RuntimeError, RPCError):
+            await asyncio.sleep(0.1)
+    raise AssertionError("no connection")
+
+
+async def _under_load(
+    options: Options, servers: list[Server], chance: random.Random
+) -> tuple[load.Acknowledged, list[str]]:
+    clients = [await _connect(server) for server in servers]
+    traffic = load.Load(clients[0], f"order-{options.seed}-", options.parallel)
+    # The worker of a pair of servers talks to the other one.
+    worker = Worker(
+        clients[-1], task_queue=load.QUEUE, workflows=[load.Order, load.Child], activities=[load.quick, load.from_outside],
+        max_cached_workflows=20, graceful_shutdown_timeout=_NO_GRACE,
+    )
+    async with worker:
+        running = asyncio.create_task(traffic.run())
+        began = time.monotonic()
+        for index in range(options.kills):
+            server = chance.choice(servers)
+            # Mostly under load; now and then while it starts.
+            await asyncio.sleep(chance.uniform(0.0, 0.6) if chance.random() < 0.15 else chance.uniform(0.3, 2.0))
+            if running.done():
+                await running
+            server.kill()
+            await asyncio.sleep(chance.choice([0.0, 0.0, 0.5]))
+            server.start()
+            if chance.random() < 0.85:
+                await server.until_ready()
+            if (index + 1) % 10 == 0:
+                print(f"{index + 1} kills, {time.monotonic() - began:.0f} s: {traffic.told}", flush=True)
+        for server in servers:
+            await server.until_ready()
+        traffic.stopping = True
+        try:
+            await asyncio.wait_for(running, FINISH_S)
+        except TimeoutError:
+            unfinished = sorted(set(traffic.told.started) - set(traffic.told.results))
+            missing = [f"not finished: {unfinished}"]
+        else:
+            missing = []
+        missing += await load.check(clients[0], traffic.told) if not missing else []
+    return traffic.told, missing
+
+
+def _no_grace() -> object:
+    from datetime import timedelta
+
+    return timedelta(seconds=0)
+
+
+_NO_GRACE = _no_grace()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--store", choices=["sqlite", "postgres"], default="sqlite")
+    parser.add_argument("--servers", type=int, default=1)
+    parser.add_argument("--parallel", type=int, default=12)
+    parser.add_argument("--port", type=int, default=FIRST_PORT)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
+    given = parser.parse_args()
+    if given.servers > 1 and given.store == "sqlite":
+        parser.error("only Postgres serves several processes")
+    options = Options(given.kills, given.store, given.seed, given.servers, given.parallel, given.port)
+    with tempfile.TemporaryDirectory(prefix="whistlestop-crash-") as folder:
+        missing = asyncio.run(run(options, Path(folder)))
+    for each in missing:
+        print(f"WRONG: {each}")
+    print("nothing is lost" if not missing else f"{len(missing)} things are wrong")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
