@@ -70,7 +70,7 @@ class Hints:
         for process in self._backend.processes:
             own = process.hints is self
             if own or self._backend.chance.random() >= self._backend.weather.lost_hint:
-                process.hints.local.publish(names)
+                process.hints.local.publish(names, elsewhere=not own)
 
     def subscribe(self, *topics: str) -> Subscription:
         return self.local.subscribe(*topics)

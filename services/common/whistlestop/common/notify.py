@@ -37,6 +37,14 @@ def query_topic(query_id: str) -> str:
 class Subscription(Protocol):
     """A place in the audience of some topics; a hint that came before `wait` is not lost."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """What the last wait told of may have happened in another process: a cache of this one does not show it.
+
+        True before the first wait, since nobody knows what happened until then.
+        """
+        ...
+
     async def wait(self, deadline_ns: int) -> bool:
         """True when a hint came since the last wait, False at the deadline. May answer True for no reason."""
         ...
@@ -65,8 +73,11 @@ class _LocalSubscription:
         self._owner = owner
         self._topics = topics
         self._event = asyncio.Event()
+        self._heard_elsewhere = False
+        self.elsewhere = True
 
-    def wake(self) -> None:
+    def wake(self, *, elsewhere: bool) -> None:
+        self._heard_elsewhere |= elsewhere
         self._event.set()
 
     async def wait(self, deadline_ns: int) -> bool:
@@ -77,6 +88,7 @@ class _LocalSubscription:
             await wait_until(clock, deadline_ns, self._event.wait())
         woken = self._event.is_set()
         self._event.clear()
+        self.elsewhere, self._heard_elsewhere = self._heard_elsewhere, False
         return woken
 
     def __enter__(self) -> Self:
@@ -101,16 +113,18 @@ class LocalNotifier:
         self.audience: dict[str, dict[_LocalSubscription, None]] = {}
         """In the order in which they began to listen, so that simulations replay."""
 
-    def publish(self, topics: Iterable[str]) -> None:
+    def publish(self, topics: Iterable[str], *, elsewhere: bool = False) -> None:
         for topic in topics:
             for listener in self.audience.get(topic, ()):
-                listener.wake()
+                listener.wake(elsewhere=elsewhere)
 
     def subscribe(self, *topics: str) -> Subscription:
         return _LocalSubscription(self, topics)
 
 
 class _RecheckSubscription:
+    elsewhere = True
+
     def __init__(self, clock: Clock, first_s: float, most_s: float) -> None:
         self._clock = clock
         self._delay_s = first_s

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
-    from whistlestop.common.notify import Notifier
+    from whistlestop.common.notify import Notifier, Subscription
     from whistlestop.history.core.limits import Limits
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import ExecutionWrite, HistoryBatch, MatchingTask, TransferTask
@@ -156,9 +156,13 @@ class Engine:
         self._put(entry)
         return entry
 
-    async def read(self, key: ExecutionKey) -> Entry:
-        """The run's entry for a reader: as the store has it now."""
-        return await self.load(key, fresh=not self.exclusive)
+    async def read(self, key: ExecutionKey, woken: Subscription | None = None) -> Entry:
+        """The run's entry for a reader: as the store has it now.
+
+        A reader that `woken` (a subscription to the run's topic) told of nothing but this process's own commits gets
+        what those left in the cache: no other process has said that it wrote since.
+        """
+        return await self.load(key, fresh=not self.exclusive and (woken is None or woken.elsewhere))
 
     def forget(self, key: ExecutionKey) -> None:
         """Drop the run from the cache."""

@@ -113,6 +113,9 @@ class _Waits(RecheckNotifier):
 
 
 class _Wait:
+    elsewhere = True
+    """A function remembers nothing that could be believed."""
+
     def __init__(self, waiting: Subscription, history: History) -> None:
         self._waiting = waiting
         self._history = history

@@ -131,7 +131,8 @@ class Queues:
         idle_ns = int(self._config.idle_queue_s * SECOND_NS)
         try:
             while queue.polled_since(self._clock.now_ns() - idle_ns):
-                if await hints.wait(self._clock.now_ns() + int(_LISTEN_AT_ONCE_S * SECOND_NS)):
+                # What this process commits is offered to the queue directly.
+                if await hints.wait(self._clock.now_ns() + int(_LISTEN_AT_ONCE_S * SECOND_NS)) and hints.elsewhere:
                     await self._hint(queue)
         except asyncio.CancelledError:
             # Only forgetting a queue and closing cancel a listener; nobody awaits it then.
@@ -149,7 +150,7 @@ class Queues:
             await self._read_quietly(queue)
         else:
             queue.last_read_ns = 0
-        # Our own commits hint too: a pause bounds what their echo costs, and loses nothing.
+        # A pause bounds what a busy writer elsewhere costs, and loses nothing.
         await self._clock.sleep(pause_s)
 
     def close(self) -> None:

@@ -4,7 +4,9 @@ Rules of this file:
   - within the process a hint is delivered at once, whatever the database does;
   - for the others, topics gather while the last batch is on its way, and go together: a hint costs no transaction;
   - a topic travels as a short digest; two that share one only wake somebody for nothing;
-  - a hint may be lost (the connection broke). After a reconnect everybody is woken, and re-reads the store.
+  - a hint may be lost (the connection broke). After a reconnect everybody is woken, and re-reads the store;
+  - who knows that nobody else listens (`others` False) sends nothing. A process that begins to listen says so first,
+    and whoever hears of another sends again.
 
 It needs a session of its own, so the address must not be that of a pooler that pools transactions.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from base64 import urlsafe_b64encode
+from contextlib import suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +33,14 @@ if TYPE_CHECKING:
     from whistlestop.common.notify import Subscription
 
 CHANNEL = "whistlestop"
+HELLO_TOPIC = "hello"
+"""Another process began to listen."""
+
 PAYLOAD_BYTES = 7900
 """Postgres takes less than 8000."""
 
 _DIGEST_BYTES = 9
+_FLUSH_S = 1.0
 _RECONNECT_S = (0.1, 5.0)
 
 
@@ -46,16 +53,21 @@ class PostgresNotifier:
         self._channel = channel
         self._local = LocalNotifier(clock)
         self._me = secrets.token_urlsafe(6)
+        self.others = True
+        """Other processes may be listening. Whoever finds out that none does may set it False."""
         self._outbox: set[str] = set()
         self._wake = asyncio.Event()
+        self._sent = asyncio.Event()
+        self._sent.set()
         self._listening = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def publish(self, topics: Iterable[str]) -> None:
         digests = [digest(topic) for topic in topics]
         self._local.publish(digests)
-        if self._tasks:
+        if self._tasks and self.others:
             self._outbox.update(digests)
+            self._sent.clear()
             self._wake.set()
 
     def subscribe(self, *topics: str) -> Subscription:
@@ -73,7 +85,10 @@ class PostgresNotifier:
             return
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Send what is on its way, as far as that goes quickly, and let go of the connections."""
+        if self._tasks:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._sent.wait(), _FLUSH_S)
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -96,13 +111,15 @@ class PostgresNotifier:
 
     async def _listen(self, connection: AsyncConnection[Any]) -> None:
         await connection.execute(f'LISTEN "{self._channel}"'.encode())
+        await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, f"{self._me} {digest(HELLO_TOPIC)}"))
         # Nobody knows what was said while nobody listened.
-        self._local.publish(list(self._local.audience))
+        self._local.publish(list(self._local.audience), elsewhere=True)
         self._listening.set()
         async for notification in connection.notifies():
             sender, _, digests = notification.payload.partition(" ")
             if sender != self._me:
-                self._local.publish(digests.split(" "))
+                self.others = True
+                self._local.publish(digests.split(" "), elsewhere=True)
         raise psycopg.OperationalError("the server closed the connection")
 
     async def _send(self, connection: AsyncConnection[Any]) -> None:
@@ -112,6 +129,8 @@ class PostgresNotifier:
             batch, self._outbox = self._outbox, set()
             for payload in payloads(self._me, batch):
                 await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, payload))
+            if not self._outbox:
+                self._sent.set()
 
 
 def digest(topic: str) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.engine import Engine, Entry
     from whistlestop.history.service import History
-    from whistlestop.storage.records import HistoryBatch
+    from whistlestop.storage.records import ExecutionKey, HistoryBatch
 
 _HISTORY_FIELD = service_pb.GetWorkflowExecutionHistoryResponse.DESCRIPTOR.fields_by_name["history"].number
 FOLLOWS_RUNS = "follows-next-run-id"
@@ -100,13 +100,13 @@ async def get_workflow_execution_history(
     token = parse_token(request.next_page_token, request.execution.run_id) if request.next_page_token else None
     run_id = token.run_id if token is not None else request.execution.run_id
     key = await engine.resolve(context.namespace_id, request.execution.workflow_id, run_id, fresh=not engine.exclusive)
-    entry = await engine.read(key)
     if request.history_event_filter_type == CLOSE_EVENT:
-        return await _close_event(service, request, context, entry, first_call=token is None)
-    if token is None:
-        token = PageToken(key.run_id, 1)
-    elif request.wait_new_event and token.is_open and not token.end_event_id:
-        entry = await _wait(service, entry, context, token.next_event_id, only_close=False)
+        return await _close_event(service, request, context, key, first_call=token is None)
+    if token is not None and request.wait_new_event and token.is_open and not token.end_event_id:
+        entry = await _wait(service, key, context, token.next_event_id, only_close=False)
+    else:
+        entry = await engine.read(key)
+        token = token or PageToken(key.run_id, 1)
     reply = service_pb.GetWorkflowExecutionHistoryResponse()
     data, following = await _page(engine, entry, token, request.maximum_page_size)
     is_open = _is_open(entry)
@@ -177,13 +177,15 @@ async def _close_event(
     service: History,
     request: service_pb.GetWorkflowExecutionHistoryRequest,
     context: CallContext,
-    entry: Entry,
+    key: ExecutionKey,
     *,
     first_call: bool,
 ) -> Reply:
     """The last event of a run that is over; while it is not, nothing but a token to ask with again."""
     if first_call or request.wait_new_event:
-        entry = await _wait(service, entry, context, 1, only_close=True)
+        entry = await _wait(service, key, context, 1, only_close=True)
+    else:
+        entry = await service.engine.read(key)
     reply = service_pb.GetWorkflowExecutionHistoryResponse()
     data = b""
     if not _is_open(entry):
@@ -223,15 +225,16 @@ async def _last_event(service: History, entry: Entry) -> bytes:
     return b"".join(histories.trimmed(batch, last, last + 1) for batch in batches)
 
 
-async def _wait(service: History, entry: Entry, context: CallContext, first: int, *, only_close: bool) -> Entry:
+async def _wait(
+    service: History, key: ExecutionKey, context: CallContext, first: int, *, only_close: bool
+) -> Entry:
     """Until there is something from `first` on (or the run closed), or the poll's time is over."""
     clock = service.clock
     hold_s = min(context.remaining_s(clock, LONG_POLL_S) - LONG_POLL_MARGIN_S, LONG_POLL_S)
     deadline_ns = clock.now_ns() + int(hold_s * 1e9)
-    key = entry.key
     with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
         while True:
-            entry = await service.engine.read(key)
+            entry = await service.engine.read(key, audience)
             if not _is_open(entry) or service.closing or (not only_close and entry.state.next_event_id > first):
                 return entry
             if not await audience.wait(deadline_ns):

@@ -59,7 +59,7 @@ async def query_workflow(service: History, request: service_pb.QueryWorkflowRequ
         query_topic(query_id), execution_topic(key.namespace_id, key.workflow_id, key.run_id)
     ) as audience:
         while True:
-            entry = await engine.read(key)
+            entry = await engine.read(key, audience)
             rejected = _rejection(entry.state, request.query_reject_condition)
             if rejected is not None:
                 return _linked(rejected, context, key, "Query rejected")

@@ -110,7 +110,7 @@ async def wait(
     """Until the update has reached `stage` or the time is over: how far it is, and its outcome if it has one."""
     with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
         while True:
-            entry = await service.engine.read(key)
+            entry = await service.engine.read(key, audience)
             is_open = entry.state.status in (RUNNING, PAUSED)
             reached = update.progress(entry.state, ticket, is_open=is_open)
             if reached.completed_event is not None:
