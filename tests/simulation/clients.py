@@ -38,6 +38,8 @@ class Seen:
     """(workflow id, run id, update id, outcome or None for accepted)."""
     activities: list[tuple[str, str, str, common_pb.Payloads]] = field(default_factory=list)
     """(workflow id, run id, activity id, result)."""
+    with_start: set[str] = field(default_factory=set)
+    """Names of signals that were to start a workflow: tried again after its end, they start another."""
     terminated: set[str] = field(default_factory=set)
     queries: int = 0
 
@@ -112,6 +114,7 @@ class Client:
         if self.world.chance.random() < 0.5 and self.world.seen.started:
             request.workflow_id = self.a_workflow()
             request.workflow_id_reuse_policy = wf_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
+        self.world.seen.with_start.add(request.signal_name)
         request.workflow_type.CopyFrom(started.workflow_type)
         request.task_queue.CopyFrom(started.task_queue)
         reply = await self._insist(

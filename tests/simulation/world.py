@@ -198,14 +198,19 @@ class Simulation:
 
     def _check_signals(self, histories: dict[tuple[str, str], list[history_pb.HistoryEvent]]) -> None:
         found: Counter[tuple[str, str]] = Counter()
-        for (workflow_id, _), events in histories.items():
-            for event in events:
-                if event.HasField("workflow_execution_signaled_event_attributes"):
-                    found[workflow_id, event.workflow_execution_signaled_event_attributes.signal_name] += 1
+        for (workflow_id, run_id), events in histories.items():
+            names = [
+                event.workflow_execution_signaled_event_attributes.signal_name for event in events
+                if event.HasField("workflow_execution_signaled_event_attributes")
+            ]
+            assert len(set(names)) == len(names), f"seed {self.seed}: {workflow_id}/{run_id} received twice: {names}"
+            found.update((workflow_id, name) for name in names)
         for key in self.seen.signals:
             assert found[key], f"seed {self.seed}: the acknowledged signal {key} is lost"
-        chains = {workflow_id for workflow_id, _ in found if workflow_id.startswith(("looper", "failing"))}
-        doubled = [key for key, count in found.items() if count > 1 and key[0] not in chains]
+        doubled = [
+            (workflow_id, name) for (workflow_id, name), count in found.items()
+            if count > 1 and name not in self.seen.with_start and not workflow_id.startswith(("looper", "failing"))
+        ]
         assert not doubled, f"seed {self.seed}: received twice: {doubled}"
 
     def _check_updates(self, histories: dict[tuple[str, str], list[history_pb.HistoryEvent]]) -> None:

@@ -105,6 +105,8 @@ class Engine:
         self._cache_limit = cache_bytes
         self._locks: WeakValueDictionary[ExecutionKey | tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._current: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._changes = 0
+        """Grows with whatever makes a read that has begun out of date: such a read must not enter the cache."""
 
     # ---- loading ----------------------------------------------------------------------------------------------
 
@@ -124,11 +126,13 @@ class Engine:
             return ExecutionKey(namespace_id, workflow_id, run_id)
         known = None if fresh or not self.exclusive else self._current.get((namespace_id, workflow_id))
         if known is None:
+            changes = self._changes
             current = await self.store.get_current(namespace_id, workflow_id)
             if current is None:
                 raise not_found(WORKFLOW_NOT_FOUND.format(workflow_id))
             known = current.run_id
-            self._note_current(namespace_id, workflow_id, known)
+            if changes == self._changes:
+                self._note_current(namespace_id, workflow_id, known)
         return ExecutionKey(namespace_id, workflow_id, known)
 
     def _note_current(self, namespace_id: str, workflow_id: str, run_id: str) -> None:
@@ -143,6 +147,7 @@ class Engine:
         if entry is not None:
             self._cache.move_to_end(key)
             return entry
+        changes = self._changes
         stored = await self.store.get_execution(key)
         if stored is None:
             self.forget(key)
@@ -153,7 +158,8 @@ class Engine:
         state = MutableState()
         state.ParseFromString(stored.state)
         entry = Entry(key, state, stored.db_record_version, len(stored.state))
-        self._put(entry)
+        if changes == self._changes:
+            self._put(entry)
         return entry
 
     async def read(self, key: ExecutionKey, woken: Subscription | None = None) -> Entry:
@@ -166,6 +172,7 @@ class Engine:
 
     def forget(self, key: ExecutionKey) -> None:
         """Drop the run from the cache."""
+        self._changes += 1
         entry = self._cache.pop(key, None)
         if entry is not None:
             self._cache_bytes -= entry.size + entry.recent_bytes
@@ -307,6 +314,7 @@ class Engine:
 
     def _committed(self, run: Run, write: ExecutionWrite) -> None:
         """The commit stands: keep the new state, and tell whoever waits."""
+        self._changes += 1
         entry = self._cache.get(run.key)
         recent: list[HistoryBatch] = []
         if write.expected_version == 0:
