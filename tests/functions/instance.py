@@ -29,7 +29,7 @@ import time
 import traceback
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,15 +58,16 @@ def as_in_a_bundle() -> None:
 
 
 class _Lambda:
-    """The part of boto3's Lambda client that functions use."""
+    """The part of boto3's Lambda client that functions use. One per process, as `LambdaClient` keeps it."""
 
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
-        self._folder = folder
-        self._env = env
+    folder = Path()
+    env: ClassVar[dict[str, str]] = {}
+    used: ClassVar[list[tuple[str, float]]] = []
 
     def invoke(self, *, FunctionName: str, InvocationType: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803 - AWS's names
         assert InvocationType == "RequestResponse"
-        answer = call(self._folder, FunctionName, json.loads(Payload), self._env)
+        answer = call(self.folder, FunctionName, json.loads(Payload), self.env)
+        self.used.extend(answer.get("used", ()))
         failed = {"FunctionError": "Unhandled"} if "error" in answer else {}
         shown = answer.get("answer", {"errorMessage": answer.get("error", ""), "errorType": "Unhandled"})
         return {"StatusCode": 200, "Payload": io.BytesIO(json.dumps(shown).encode()), **failed}
@@ -87,7 +88,10 @@ class _Context:
 
 
 def call(folder: Path, function: str, event: Any, env: dict[str, str]) -> dict[str, Any]:
-    """Invoke a function: {"answer", "cpu_ms"}, or {"error"} when the instance died of the call."""
+    """Invoke a function: {"answer", "used"}, or {"error"} when the instance died of the call.
+
+    `used` are pairs (function, milliseconds of CPU): this call, and the calls that it made of other functions.
+    """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(folder / f"{function}.sock"))
         connection.sendall(json.dumps({"event": event, "env": env}).encode())
@@ -103,8 +107,9 @@ def _serve(folder: Path, function: str, request: dict[str, Any]) -> dict[str, An
     began_s = time.process_time()
     env: dict[str, str] = request["env"]
     os.environ.update(env)
+    _Lambda.folder, _Lambda.env, _Lambda.used = folder, env, []
     boto3 = types.ModuleType("boto3")
-    boto3.client = lambda _: _Lambda(folder, env)  # type: ignore[attr-defined]
+    boto3.client = lambda _: _Lambda()  # type: ignore[attr-defined]
     sys.modules["boto3"] = boto3
     try:
         module = importlib.import_module(f"whistlestop.{function}.lambda_function")
@@ -113,7 +118,7 @@ def _serve(folder: Path, function: str, request: dict[str, Any]) -> dict[str, An
         answer = module.handler(request["event"], _Context(function))
     except Exception:  # noqa: BLE001 - whatever it is, the caller is told of it
         return {"error": traceback.format_exc()}
-    return {"answer": answer, "cpu_ms": (time.process_time() - began_s) * 1000}
+    return {"answer": answer, "used": [(function, (time.process_time() - began_s) * 1000), *_Lambda.used]}
 
 
 def _set_clock(ahead_ns: int) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from tests.functions.client import QUEUE, SCHEDULED, new_events
+from tests.functions.client import QUEUE, SCHEDULED, function_url_event, new_events
 from tests.functions.talk import ask
 from tests.parity import commands
 from tests.parity.puppet import payloads, seconds
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.proto import internal_pb2
 from whistlestop.common.transports import unwrap_answer, wrap
 
 if TYPE_CHECKING:
@@ -38,6 +40,27 @@ async def test_an_instance_dies_between_its_commit_and_what_follows(cloud: Cloud
     task = await cloud.workflow_task()
     assert new_events(task) == ["StartChildWorkflowExecutionInitiated", "ChildWorkflowExecutionStarted"]
     assert await cloud.status("leg") == "RUNNING"
+
+
+async def test_an_instance_dies_with_a_task_in_its_hands(cloud: Cloud) -> None:
+    """The poller never gets it; the task's own timeout brings it back."""
+    await cloud.start("order", workflow_task_timeout=seconds(5))
+    cloud.dies = "history"
+    await cloud.no_workflow_task()
+    cloud.dies = ""
+    assert (await cloud.event_names("order"))[-1] == "WorkflowTaskStarted"
+    cloud.later(6)
+    task = await cloud.workflow_task()
+    assert (task.attempt, task.workflow_execution.workflow_id) == (2, "order")
+
+
+async def test_an_envelope_by_http(cloud: Cloud) -> None:
+    """Posted to the function's own URL, where functions are not invoked but called."""
+    envelope = wrap("HasPoller", internal_pb2.HasPollerRequest(task_queue="line"), CallContext(), SystemClock())
+    event = function_url_event("/", json.dumps(envelope).encode(), 5_000)
+    answer = await cloud.invoke("matching", event)
+    assert (answer["statusCode"], answer["isBase64Encoded"]) == (200, False)
+    assert unwrap_answer(json.loads(answer["body"])).data == b""
 
 
 async def test_a_schedule_fires_what_no_poll_does(cloud: Cloud) -> None:
