@@ -185,10 +185,10 @@ async def _parent_closed(service: History, task: TransferTask, data: TransferDat
             else:
                 cancel.request(
                     run,
-                    cause=children.CLOSE_POLICY_REASON,
+                    cause="",
                     identity=HISTORY_SERVICE,
                     request_id="",
-                    external=(data.initiated_event_id, task.key.workflow_id, task.key.run_id),
+                    external=(0, task.key.workflow_id, task.key.run_id),
                 )
             await engine.commit(run, done=task)
     except ServiceError as error:

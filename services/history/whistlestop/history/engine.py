@@ -26,7 +26,7 @@ from whistlestop.storage.errors import CurrentConflict, StorageError, TooLarge, 
 from whistlestop.storage.records import ExecutionKey, TimerTask, Transition
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.limits import Limits
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import ExecutionWrite, HistoryBatch, MatchingTask, TransferTask
+    from whistlestop.storage.visibility import AttributeType
 
 T = TypeVar("T")
 MAX_CONFLICTS = 20
@@ -72,6 +73,10 @@ async def _keep_for_ever(namespace_id: str) -> int:
     return 0
 
 
+async def _no_custom_attributes(namespace_id: str) -> Mapping[str, AttributeType]:
+    return {}
+
+
 def _ignore_result(committing: asyncio.Future[None]) -> None:
     if not committing.cancelled():
         committing.exception()
@@ -99,6 +104,7 @@ class Engine:
         self.exclusive = exclusive
         self.effects = Effects()
         self.retention_of: Callable[[str], Awaitable[int]] = _keep_for_ever
+        self.attribute_types_of: Callable[[str], Awaitable[Mapping[str, AttributeType]]] = _no_custom_attributes
         """Nanoseconds that a namespace (by its id) keeps its closed runs; 0: for ever."""
         self._cache: OrderedDict[ExecutionKey, Entry] = OrderedDict()
         self._cache_bytes = 0
@@ -169,6 +175,10 @@ class Engine:
         what those left in the cache: no other process has said that it wrote since.
         """
         return await self.load(key, fresh=not self.exclusive and (woken is None or woken.elsewhere))
+
+    def peek(self, key: ExecutionKey) -> Entry | None:
+        """The cached entry, as it is: at least as new as this process's own last commit, when there is one."""
+        return self._cache.get(key)
 
     def forget(self, key: ExecutionKey) -> None:
         """Drop the run from the cache."""
@@ -278,6 +288,8 @@ class Engine:
         runs = [each for each in (*others, run, run.next_run) if each is not None]
         for each in runs:
             await self._keep_until(each)
+            if each.visibility_changed and each.state.search_attributes:
+                each.search_attribute_types = await self.attribute_types_of(each.key.namespace_id)
         writes = tuple(write_of(each) for each in runs)
         transition = Transition(writes, transfers_done=() if done is None else (done,))
         # A caller that goes away must not come between the commit and what follows from it.

@@ -10,13 +10,13 @@ from whistlestop.history.api import METHODS
 from whistlestop.history.core import commands as _commands  # noqa: F401 - fills the table of command handlers
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.engine import Effects, Engine
-from whistlestop.history.timers import TimerProcessor
+from whistlestop.history.timers import EVERYTHING, TimerProcessor
 from whistlestop.history.transfers import TransferProcessor
 from whistlestop.storage.errors import StorageError, TooLarge
 from whistlestop.storage.namespaces import NamespaceCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from google.protobuf.message import Message
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from whistlestop.common.notify import Notifier
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
+    from whistlestop.storage.visibility import AttributeType
 
 for _module in (
     "activity_operations", "activity_tasks", "due", "executions", "histories", "multi_operation", "queries", "reset",
@@ -59,6 +60,7 @@ class History:
         self.engine = Engine(store, clock, ids, notifier, self.limits, exclusive=exclusive)
         self.namespaces = NamespaceCache(store, clock)
         self.engine.retention_of = self._retention_of
+        self.engine.attribute_types_of = self._attribute_types_of
         self.timers = TimerProcessor(self.engine)
         self.transfers = TransferProcessor(self)
         self.engine.effects = _ServerEffects(self, task_listener)
@@ -80,10 +82,19 @@ class History:
         namespace = await self.namespaces.by_id(namespace_id)
         return namespace.retention_ns if namespace is not None else 0
 
-    async def start(self) -> None:
-        """Begin to fire timers and deliver transfer tasks."""
-        self.timers.start()
-        self.transfers.start()
+    async def _attribute_types_of(self, namespace_id: str) -> Mapping[str, AttributeType]:
+        namespace = await self.namespaces.by_id(namespace_id)
+        return namespace.custom_search_attributes if namespace is not None else {}
+
+    async def start(self, spans: Sequence[tuple[int, int]] = EVERYTHING) -> None:
+        """Begin to fire timers and deliver transfer tasks: those of these spans of slots, and all committed here."""
+        self.timers.start(spans)
+        self.transfers.start(spans)
+
+    def scan(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Which spans of slots are this process's to scan has changed."""
+        self.timers.scan(spans)
+        self.transfers.scan(spans)
 
     async def close(self) -> None:
         """End the background processors; what they had not done stays in the store."""

@@ -1,7 +1,8 @@
 """Firing timer rows in a long-lived process: a heap over the nearest rows, re-armed by each commit.
 
-The heap is a cache of the store's nearest rows: those within the horizon, as read at the last refresh, plus what this
-process committed since. Every row is looked at again when it fires, so a row that moved or went is harmless.
+The heap is a cache of the store's nearest rows: those of the process's own slots within the horizon, as read at the
+last refresh, plus what this process committed since, whosever slot it is in. Every row is looked at again when it
+fires, so a row that moved or went, or that two processes have armed, is harmless.
 """
 
 from __future__ import annotations
@@ -11,21 +12,25 @@ import heapq
 import logging
 from typing import TYPE_CHECKING
 
-from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.core import timers as core_timers
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS, TimerTask
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from whistlestop.history.engine import Engine
 
 HORIZON_NS = 60 * SECOND_NS
+FOREIGN_NS = HORIZON_NS + 15 * SECOND_NS
+"""Whoever scans the slot reads a row that is due later than this from now at a refresh of its own."""
 PAGE = 1000
 CONCURRENT = 64
 RETRY_S = 1.0
+FIRE_AGAIN_NS = 5 * SECOND_NS
+EVERYTHING = ((0, SLOTS),)
 _log = logging.getLogger(__name__)
 
 
@@ -34,9 +39,13 @@ class TimerProcessor:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._heap: list[tuple[int, int, TimerTask]] = []
+        self._heap: list[tuple[int, int, TimerTask, bool]] = []
+        """Due time, number, row, and whether a commit of this process armed it (else it was read)."""
         self._count = 0
         self._wake = asyncio.Event()
+        self._sleeps_until_ns = 0
+        self._spans: Sequence[tuple[int, int]] = EVERYTHING
+        self._reread = False
         self._horizon_ns = 0
         self._task: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -48,12 +57,25 @@ class TimerProcessor:
 
     def hint(self, timer: TimerTask) -> None:
         """A row was written."""
-        if self._task is not None and timer.fire_at_ns <= self._horizon_ns:
-            self._push(timer)
-            self._wake.set()
+        if self._task is None:
+            return
+        limit_ns = self._horizon_ns if self._is_ours(timer) else self._engine.clock.now_ns() + FOREIGN_NS
+        if timer.fire_at_ns <= limit_ns:
+            self._push(timer, armed=True)
 
-    def start(self) -> None:
+    def start(self, spans: Sequence[tuple[int, int]] = EVERYTHING) -> None:
+        """Begin with the rows of these spans of slots."""
+        self._spans = tuple(spans)
         self._task = asyncio.create_task(self._loop(), name="timers")
+
+    def scan(self, spans: Sequence[tuple[int, int]]) -> None:
+        """From now on the rows of these spans of slots are fired here: look at them all."""
+        self._spans = tuple(spans)
+        self._reread = True
+        self._wake.set()
+
+    def _is_ours(self, timer: TimerTask) -> bool:
+        return any(first <= timer.slot < following for first, following in self._spans)
 
     async def close(self) -> None:
         task, self._task = self._task, None
@@ -61,52 +83,65 @@ class TimerProcessor:
             task.cancel()
             await asyncio.gather(task, *self._running, return_exceptions=True)
 
-    def _push(self, timer: TimerTask) -> None:
+    def _push(self, timer: TimerTask, *, armed: bool, at_ns: int = 0) -> None:
         self._count += 1
-        heapq.heappush(self._heap, (timer.fire_at_ns, self._count, timer))
+        due_ns = at_ns or timer.fire_at_ns
+        heapq.heappush(self._heap, (due_ns, self._count, timer, armed))
+        if due_ns < self._sleeps_until_ns:
+            self._wake.set()
 
     async def _loop(self) -> None:
         while True:
             try:
                 await self._refresh()
                 await self._run_until_horizon()
-            except StorageError:
-                _log.exception("reading timers failed; trying again")
+            except StorageError as error:
+                _log.warning("reading timers failed (%s); trying again", error)
                 await self._engine.clock.sleep(RETRY_S)
 
     async def _refresh(self) -> None:
         """Read the rows up to a new horizon (nearer when there are very many)."""
         now_ns = self._engine.clock.now_ns()
-        horizon_ns = now_ns + HORIZON_NS
-        rows = await self._engine.store.next_timers(0, SLOTS, 0, PAGE)
-        if len(rows) == PAGE:
-            horizon_ns = max(min(horizon_ns, rows[-1].fire_at_ns), now_ns + SECOND_NS // 10)
-        self._heap.clear()
+        # What is committed while the store is being read may not be in the answer: it is armed as it comes.
+        horizon_ns = self._horizon_ns = now_ns + HORIZON_NS
+        self._reread = False
+        self._heap = [entry for entry in self._heap if entry[3] and not self._is_ours(entry[2])]
+        heapq.heapify(self._heap)
+        found: list[TimerTask] = []
+        for first, following in self._spans:
+            rows = await self._engine.store.next_timers(first, following, 0, PAGE)
+            if len(rows) == PAGE:
+                horizon_ns = max(min(horizon_ns, rows[-1].fire_at_ns), now_ns + SECOND_NS // 10)
+            found += rows
         self._horizon_ns = horizon_ns
-        for row in rows:
+        for row in found:
             if row.fire_at_ns <= horizon_ns:
-                self._push(row)
+                self._push(row, armed=False)
 
     async def _run_until_horizon(self) -> None:
         clock = self._engine.clock
         while True:
             now_ns = clock.now_ns()
             while self._heap and self._heap[0][0] <= now_ns:
-                _, _, timer = heapq.heappop(self._heap)
-                await self._spawn(timer)
-            if now_ns >= self._horizon_ns:
+                _, _, timer, armed = heapq.heappop(self._heap)
+                if not (armed and self._is_superseded(timer)):
+                    await self._spawn(timer)
+            if self._reread or now_ns >= self._horizon_ns:
                 # The same rows must not be read again while they are being fired.
                 await asyncio.gather(*self._running, return_exceptions=True)
                 return
             next_ns = min(self._heap[0][0], self._horizon_ns) if self._heap else self._horizon_ns
             self._wake.clear()
-            waiter = asyncio.ensure_future(self._wake.wait())
-            sleeper = asyncio.ensure_future(clock.sleep((next_ns - clock.now_ns()) / SECOND_NS))
-            try:
-                await asyncio.wait({waiter, sleeper}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                waiter.cancel()
-                sleeper.cancel()
+            self._sleeps_until_ns = next_ns
+            await wait_until(clock, next_ns, self._wake.wait())
+            self._sleeps_until_ns = 0
+
+    def _is_superseded(self, timer: TimerTask) -> bool:
+        """A commit of this process armed it, and a later one has moved or removed the row: nothing to look at."""
+        if timer.kind != "execution":
+            return False
+        entry = self._engine.peek(timer.key)
+        return entry is not None and entry.state.alarm_ns != timer.fire_at_ns
 
     async def _spawn(self, timer: TimerTask) -> None:
         while len(self._running) >= CONCURRENT:
@@ -127,7 +162,9 @@ class TimerProcessor:
         try:
             await self.handlers[timer.kind](timer)
         except (ServiceError, StorageError) as error:
-            _log.warning("timer of %s failed (%s); the next refresh tries again", timer.key.workflow_id, error)
+            _log.warning("timer of %s failed (%s); trying again", timer.key.workflow_id, error)
+            if self._task is not None:
+                self._push(timer, armed=False, at_ns=self._engine.clock.now_ns() + FIRE_AGAIN_NS)
 
     async def _fire_execution(self, timer: TimerTask) -> None:
         key = timer.key

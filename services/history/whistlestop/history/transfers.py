@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError
 from whistlestop.history import deliveries
 from whistlestop.storage.errors import StorageError
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey, TransferTask
 
-SWEEP_S = 30.0
+SWEEP_S = 60.0
+SWEPT_AGE_NS = 2 * SECOND_NS
+"""What is younger is on its way already, in the process that committed it."""
+EVERYTHING = ((0, SLOTS),)
 PAGE = 500
 CONCURRENT = 32
 FIRST_RETRY_NS = SECOND_NS // 5
@@ -46,6 +50,8 @@ class TransferProcessor:
         self._retries: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._sweeper: asyncio.Task[None] | None = None
+        self._spans: Sequence[tuple[int, int]] = EVERYTHING
+        self._look = asyncio.Event()
         self._closing = False
         self._stop_ns: int | None = None
         self.postponed: Callable[[int], None] = _nobody
@@ -68,9 +74,15 @@ class TransferProcessor:
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 
-    def start(self) -> None:
-        """Begin to sweep for rows that nobody delivered."""
+    def start(self, spans: Sequence[tuple[int, int]] = EVERYTHING) -> None:
+        """Begin to sweep these spans of slots for rows that nobody delivered."""
+        self.scan(spans)
         self._sweeper = asyncio.create_task(self._sweep(), name="transfers")
+
+    def scan(self, spans: Sequence[tuple[int, int]]) -> None:
+        """From now on sweep these spans of slots, beginning with all that is there."""
+        self._spans = tuple(spans)
+        self._look.set()
 
     async def close(self) -> None:
         """Stop; what is not delivered stays in the store."""
@@ -94,18 +106,27 @@ class TransferProcessor:
 
     async def sweep_once(self, limit: int = PAGE, older_ns: int = 0) -> int:
         """Deliver a page of rows that have been due for `older_ns`; how many there were."""
-        rows = await self._service.store.due_transfers(0, SLOTS, self._service.clock.now_ns() - older_ns, limit)
-        self.hint(rows)
-        return len(rows)
+        found = 0
+        for first, following in self._spans:
+            now_ns = self._service.clock.now_ns()
+            rows = await self._service.store.due_transfers(first, following, now_ns - older_ns, limit - found)
+            self.hint(rows)
+            found += len(rows)
+            if found >= limit:
+                break
+        return found
 
     async def _sweep(self) -> None:
+        clock = self._service.clock
         while True:
+            older_ns = 0 if self._look.is_set() else SWEPT_AGE_NS
+            self._look.clear()
             try:
-                while await self.sweep_once() == PAGE:
+                while await self.sweep_once(older_ns=older_ns) == PAGE:
                     await self.drain()
             except StorageError as error:
                 _log.warning("reading transfer tasks failed (%s); trying again", error)
-            await self._service.clock.sleep(SWEEP_S)
+            await wait_until(clock, clock.now_ns() + int(SWEEP_S * SECOND_NS), self._look.wait())
 
     async def _work(self, key: ExecutionKey) -> None:
         queue = self._waiting[key]
@@ -155,10 +176,11 @@ class TransferProcessor:
         self.postponed(clock.now_ns() + delay_ns)
         if self._sweeper is None:
             return  # In a function no task outlives the call; whoever sweeps next finds the row.
-        retry = asyncio.create_task(self._retry_after(delay_ns / SECOND_NS))
+        again = replace(task, visible_at_ns=clock.now_ns() + delay_ns, attempt=task.attempt + 1)
+        retry = asyncio.create_task(self._retry_after(delay_ns / SECOND_NS, again))
         self._retries.add(retry)
         retry.add_done_callback(self._retries.discard)
 
-    async def _retry_after(self, delay_s: float) -> None:
+    async def _retry_after(self, delay_s: float, task: TransferTask) -> None:
         await self._service.clock.sleep(delay_s)
-        await self.sweep_once()
+        self.hint((task,))

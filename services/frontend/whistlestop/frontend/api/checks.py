@@ -249,10 +249,10 @@ def check_search_attributes(attributes: SearchAttributes, namespace: Namespace, 
 
 
 def stamp_types(attributes: SearchAttributes, namespace: Namespace) -> None:
-    """Write each attribute's type into its payload: a row of visibility and a reader of history go by it."""
+    """Write each attribute's type into its payload where the client left it out: readers of history go by it."""
     for name, payload in attributes.indexed_fields.items():
         kind = namespace.custom_search_attributes.get(name) or SYSTEM_AND_PREDEFINED.get(name)
-        if kind is not None and payload.metadata.get("type") != kind.name.encode():
+        if kind is not None and not payload.metadata.get("type"):
             payload.metadata["type"] = kind.name.encode()
 
 

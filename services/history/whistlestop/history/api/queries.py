@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.engine import Entry
     from whistlestop.history.service import History
-    from whistlestop.storage.records import ExecutionKey
 
 DEFAULT_TIMEOUT_S = 10.0
 KEEP_NS = 10 * SECOND_NS
@@ -62,7 +61,7 @@ async def query_workflow(service: History, request: service_pb.QueryWorkflowRequ
             entry = await engine.read(key, audience)
             rejected = _rejection(entry.state, request.query_reject_condition)
             if rejected is not None:
-                return _linked(rejected, context, key, "Query rejected")
+                return rejected
             _check_answerable(entry.state, deadline_ns)
             if _safe_to_ask_directly(entry.state):
                 if buffered:
@@ -88,19 +87,7 @@ async def query_workflow(service: History, request: service_pb.QueryWorkflowRequ
                 result = answer
                 break
     await service.store.delete_query(query_id)
-    return _linked(_reply(result), context, key, "Query processed")
-
-
-def _linked(
-    reply: service_pb.QueryWorkflowResponse, context: CallContext, key: ExecutionKey, reason: str
-) -> service_pb.QueryWorkflowResponse:
-    if "link" in reply.DESCRIPTOR.fields_by_name:
-        workflow = reply.link.workflow
-        workflow.namespace = context.namespace
-        workflow.workflow_id = key.workflow_id
-        workflow.run_id = key.run_id
-        workflow.reason = reason
-    return reply
+    return _reply(result)
 
 
 def _rejection(state: MutableState, condition: int) -> service_pb.QueryWorkflowResponse | None:
@@ -259,6 +246,7 @@ async def record_query_task_started(
             query_id=request.query_id,
         ).SerializeToString(),
         previous_started_event_id=state.last_completed_started_event_id,
+        attempt=1,
     )
     reply.workflow_execution.workflow_id = state.workflow_id
     reply.workflow_execution.run_id = state.run_id

@@ -8,7 +8,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.errors import Code, ServiceError, deadline_exceeded
+from whistlestop.common.errors import deadline_exceeded
 from whistlestop.common.notify import execution_topic
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS
@@ -25,32 +25,21 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import ExecutionKey
 
 LONG_POLL_S = 20.0
-CLOSING_RETRY_S = 0.05
 
 
 async def update_workflow_execution(
     service: History, request: service_pb.UpdateWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Admit the update, and wait until it has come as far as the caller wants to know.
-
-    An update that a run's end overtook moves on to the next run of the chain, unless the caller named the run.
-    """
+    """Admit the update, and wait until it has come as far as the caller wants to know."""
     execution = request.workflow_execution
     deadline_ns = deadline(service, context)
-    while True:
-        try:
-            run, ticket = await service.engine.transact(
-                context.namespace_id,
-                execution.workflow_id,
-                execution.run_id,
-                lambda run: update.admit(run, request.request, request.first_execution_run_id),
-            )
-            return await respond(service, run.key, ticket, request, context, deadline_ns)
-        except ServiceError as error:
-            moves_on = error.code is Code.RESOURCE_EXHAUSTED and "workflow is closing" in error.message
-            if not moves_on or service.clock.now_ns() + CLOSING_RETRY_S * 1e9 > deadline_ns:
-                raise
-            await service.clock.sleep(CLOSING_RETRY_S)
+    run, ticket = await service.engine.transact(
+        context.namespace_id,
+        execution.workflow_id,
+        execution.run_id,
+        lambda run: update.admit(run, request.request, request.first_execution_run_id),
+    )
+    return await respond(service, run.key, ticket, request, context, deadline_ns)
 
 
 async def respond(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1.message_pb2 import WorkerVersionStamp
+from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.enums.v1.deployment_pb2 import WORKER_VERSIONING_MODE_VERSIONED
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clients import Encoded
-from whistlestop.common.errors import not_found
+from whistlestop.common.errors import namespace_not_found, not_found
 from whistlestop.common.proto import internal_pb2
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS, activity_tasks, queries
@@ -111,6 +112,7 @@ async def respond_workflow_task_completed(
 ) -> Reply:
     """A worker's commands."""
     token = tokens.parse(request.task_token)
+    await _check_namespaces(service, request)
     checker = await _search_attribute_checker(service, token.namespace_id, request)
 
     def decide(run: Run) -> completion.Outcome:
@@ -138,6 +140,24 @@ async def respond_workflow_task_completed(
         task = await poll_reply(service, run, partial=True)
         return Encoded(reply.SerializeToString() + histories.spliced(_TASK_FIELD, task))
     return reply
+
+
+_NAMING_A_NAMESPACE = {
+    ct.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION: "start_child_workflow_execution_command_attributes",
+    ct.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION: "signal_external_workflow_execution_command_attributes",
+    ct.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION: (
+        "request_cancel_external_workflow_execution_command_attributes"
+    ),
+}
+
+
+async def _check_namespaces(service: History, request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
+    """A command that names a namespace which does not exist fails the call, not the workflow task."""
+    for command in request.commands:
+        field = _NAMING_A_NAMESPACE.get(command.command_type)
+        name: str = getattr(command, field).namespace if field is not None else ""
+        if name and name != request.namespace and await service.namespaces.by_name(name) is None:
+            raise namespace_not_found(name)
 
 
 async def _search_attribute_checker(

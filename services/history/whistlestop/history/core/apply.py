@@ -7,6 +7,7 @@ the fields that history does not carry. Each event type stands in `APPLIERS`; th
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Final
 
 from temporalio.api.enums.v1 import event_type_pb2 as et
@@ -131,6 +132,12 @@ def _upserted_search_attributes(state: MutableState, event: history_pb.HistoryEv
 
 def _modified_properties(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
     merge_payloads(state.memo, event.workflow_properties_modified_event_attributes.upserted_memo.fields)
+
+
+def derived_uuid(run_id: str, event_id: int) -> str:
+    """An id for what an event asks of another execution: always the same, so that a rebuild names the same request."""
+    digest = hashlib.blake2b(f"{run_id}:{event_id}".encode(), digest_size=16).hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:]}"
 
 
 def is_null_payload(payload: Message) -> bool:
@@ -331,7 +338,7 @@ def _child_initiated(state: MutableState, event: history_pb.HistoryEvent, batch_
     child.workflow_type = a.workflow_type.name
     child.parent_close_policy = a.parent_close_policy
     # Derived, so that a rebuild names the same request: one start per initiation.
-    child.request_id = f"{state.run_id}:{event.event_id}"
+    child.request_id = f"{state.run_id}:{event.event_id}:0"
     if a.HasField("priority"):
         child.priority.CopyFrom(a.priority)
 
@@ -355,7 +362,7 @@ def _external_initiated(map_field: str) -> Callable[[MutableState, history_pb.Hi
         external = getattr(state, map_field)[event.event_id]
         external.initiated_event_id = event.event_id
         external.initiated_event_batch_id = batch_id
-        external.request_id = f"{state.run_id}:{event.event_id}"
+        external.request_id = derived_uuid(state.run_id, event.event_id)
 
     return applier
 

@@ -35,7 +35,7 @@ def initiate(completion: Completion, command: command_pb.Command) -> history_pb.
     """StartChildWorkflowExecution."""
     run = completion.run
     attributes = command.start_child_workflow_execution_command_attributes
-    command_attributes.start_child_workflow(run, attributes)
+    command_attributes.start_child_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
     sizes.check_pending_children(run)
     event = run.event(et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED)
     a = event.start_child_workflow_execution_initiated_event_attributes
@@ -166,7 +166,6 @@ def record_start_failed(
     a.cause = cause
     a.control = attributes.control
     a.initiated_event_id = initiated.event_id
-    a.workflow_task_completed_event_id = attributes.workflow_task_completed_event_id
     run.append(event)
     workflow_task.schedule_if_none(run)
 

@@ -102,8 +102,11 @@ def _check_search_attributes(run: Run, attributes: common_pb.SearchAttributes, p
     if run.check_search_attributes is None:
         return
     fault = run.check_search_attributes(attributes)
-    if fault:
-        raise BadCommand(fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES, f"{prefix}{fault}{suffix}")
+    if not fault:
+        return
+    if "has no mapping defined" not in fault:
+        fault = f"{prefix}{fault}{suffix}"
+    raise BadCommand(fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES, fault)
 
 
 # ---- activities ------------------------------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ def _fill_config(config: workflow_pb.WorkflowExecutionConfig, state: MutableStat
     config.task_queue.kind = task_queue_pb2.TASK_QUEUE_KIND_NORMAL
     if state.execution_timeout_ns:
         set_duration(config.workflow_execution_timeout, state.execution_timeout_ns)
-    if state.run_timeout_ns:
+    if state.run_timeout_ns or state.parent.workflow_id:
+        # A child's is always told, as its parent's command fills it in.
         set_duration(config.workflow_run_timeout, state.run_timeout_ns)
     set_duration(config.default_workflow_task_timeout, state.task_timeout_ns)
     if state.HasField("user_metadata"):

@@ -23,11 +23,11 @@ def initiate_signal(completion: Completion, command: command_pb.Command) -> hist
     """SignalExternalWorkflowExecution."""
     run = completion.run
     attributes = command.signal_external_workflow_execution_command_attributes
-    command_attributes.signal_external_workflow(run, attributes)
+    command_attributes.signal_external_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
     sizes.check_pending_signals(run)
     event = run.event(et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED)
     a = event.signal_external_workflow_execution_initiated_event_attributes
-    a.namespace = attributes.namespace or run.state.namespace
+    a.namespace = attributes.namespace
     a.namespace_id = run.state.namespace_id
     a.workflow_execution.CopyFrom(attributes.execution)
     a.signal_name = attributes.signal_name
@@ -46,11 +46,13 @@ def initiate_cancel(completion: Completion, command: command_pb.Command) -> hist
     """RequestCancelExternalWorkflowExecution."""
     run = completion.run
     attributes = command.request_cancel_external_workflow_execution_command_attributes
-    command_attributes.request_cancel_external_workflow(run, attributes)
+    command_attributes.request_cancel_external_workflow(
+        run, attributes, is_set=command.WhichOneof("attributes") is not None
+    )
     sizes.check_pending_cancels(run)
     event = run.event(et.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED)
     a = event.request_cancel_external_workflow_execution_initiated_event_attributes
-    a.namespace = attributes.namespace or run.state.namespace
+    a.namespace = attributes.namespace
     a.namespace_id = run.state.namespace_id
     a.workflow_execution.workflow_id = attributes.workflow_id
     a.workflow_execution.run_id = attributes.run_id
@@ -82,7 +84,7 @@ def record_signaled(run: Run, initiated: history_pb.HistoryEvent) -> None:
     event = run.event(et.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED)
     a = event.external_workflow_execution_signaled_event_attributes
     a.initiated_event_id = initiated.event_id
-    a.namespace = attributes.namespace
+    a.namespace = attributes.namespace or run.state.namespace
     a.namespace_id = attributes.namespace_id
     a.workflow_execution.CopyFrom(attributes.workflow_execution)
     a.control = attributes.control
@@ -99,9 +101,8 @@ def record_signal_failed(
     attributes = initiated.signal_external_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED)
     a = event.signal_external_workflow_execution_failed_event_attributes
-    a.workflow_task_completed_event_id = attributes.workflow_task_completed_event_id
     a.initiated_event_id = initiated.event_id
-    a.namespace = attributes.namespace
+    a.namespace = attributes.namespace or run.state.namespace
     a.namespace_id = attributes.namespace_id
     a.workflow_execution.CopyFrom(attributes.workflow_execution)
     a.control = attributes.control
@@ -116,7 +117,7 @@ def record_cancel_requested(run: Run, initiated: history_pb.HistoryEvent) -> Non
     event = run.event(et.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
     a = event.external_workflow_execution_cancel_requested_event_attributes
     a.initiated_event_id = initiated.event_id
-    a.namespace = attributes.namespace
+    a.namespace = attributes.namespace or run.state.namespace
     a.namespace_id = attributes.namespace_id
     a.workflow_execution.CopyFrom(attributes.workflow_execution)
     run.append(event)
@@ -132,9 +133,8 @@ def record_cancel_failed(
     attributes = initiated.request_cancel_external_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED)
     a = event.request_cancel_external_workflow_execution_failed_event_attributes
-    a.workflow_task_completed_event_id = attributes.workflow_task_completed_event_id
     a.initiated_event_id = initiated.event_id
-    a.namespace = attributes.namespace
+    a.namespace = attributes.namespace or run.state.namespace
     a.namespace_id = attributes.namespace_id
     a.workflow_execution.CopyFrom(attributes.workflow_execution)
     a.control = attributes.control

@@ -34,7 +34,7 @@ from whistlestop.storage.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from whistlestop.common.ids import Ids
     from whistlestop.history.core import state_pb2
     from whistlestop.history.core.limits import Limits
+    from whistlestop.storage.visibility import AttributeType
 
 RUNNING = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 PAUSED = wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED
@@ -158,6 +159,8 @@ class Run:
         """How long the namespace keeps its closed runs; 0: for ever, or not known."""
         self.superseded = False
         """Another run takes the workflow id over in the same commit."""
+        self.search_attribute_types: Mapping[str, AttributeType] = {}
+        """Of the namespace's custom search attributes, as the shell looked them up for the visibility row."""
         self.restart()
 
     def restart(self) -> None:

@@ -50,7 +50,7 @@ def write_of(run: Run) -> ExecutionWrite:
         timer_removed=timer_removed,
         retention_timer=run.retention_timer,
         transfers_added=tuple(run.transfers),
-        visibility=visibility.row(state) if run.visibility_changed else None,
+        visibility=visibility.row(state, run.search_attribute_types) if run.visibility_changed else None,
         current=run.current or _current_write(run),
         forked_from=run.forked_from,
     )

@@ -24,7 +24,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
-from whistlestop.common.errors import Code, ServiceError, failed_precondition, not_found
+from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.history.core import workflow_task
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
 from whistlestop.history.core.state_pb2 import RefusedUpdate, Update
@@ -195,9 +195,9 @@ def handle_message(completion: Completion, message: protocol_pb.Message) -> None
     run = completion.run
     update_id = message.protocol_instance_id
     body = message.body
-    name = body.TypeName()
     if not message.HasField("body"):
-        raise BadCommand(BAD_MESSAGE, f"Update {update_id} received message with nil body")
+        raise invalid_argument("nil message body")
+    name = body.TypeName()
     if not name.startswith("temporal.api.update.v1."):
         raise BadCommand(BAD_MESSAGE, f"unsupported protocol type {name.rpartition('.')[0] or 'unknown'}")
     kinds: dict[str, type[update_pb.Acceptance | update_pb.Rejection | update_pb.Response]] = {
@@ -344,6 +344,8 @@ def abort_sent(run: Run) -> None:
 
 def protocol_message(completion: Completion, command: command_pb.Command) -> None:
     """ProtocolMessage: where among the commands a message takes its place."""
+    if command.WhichOneof("attributes") is None:
+        raise BadCommand(BAD_MESSAGE, "ProtocolMessageCommandAttributes is not set on ProtocolMessageCommand.")
     message_id = command.protocol_message_command_attributes.message_id
     if not message_id:
         raise BadCommand(

@@ -10,11 +10,14 @@ from whistlestop.storage.records import ExecutionKey, VisibilityRow
 from whistlestop.storage.visibility import row_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.storage.visibility import AttributeType
 
 
-def row(state: MutableState) -> VisibilityRow:
-    """The run's row as its state stands."""
+def row(state: MutableState, types: Mapping[str, AttributeType]) -> VisibilityRow:
+    """The run's row as its state stands; `types` are those of the namespace's custom search attributes."""
     closed = state.close_ns != 0
     has_parent = bool(state.parent.workflow_id)
     memo = common_pb.Memo()
@@ -36,6 +39,6 @@ def row(state: MutableState) -> VisibilityRow:
         parent_run_id=state.parent.run_id if has_parent else None,
         root_workflow_id=state.root_workflow_id or state.workflow_id,
         root_run_id=state.root_run_id or state.run_id,
-        search_attributes=row_json(state.search_attributes) if state.search_attributes else "{}",
+        search_attributes=row_json(state.search_attributes, types) if state.search_attributes else "{}",
         memo=memo.SerializeToString(),
     )

@@ -220,10 +220,13 @@ def _write_started(
     run.new_batch()
 
 
-def _write_both(run: Run, *, attempt: int) -> None:
-    """Write the scheduled and the started event of a started task that went without."""
+def _write_both(run: Run, *, attempt: int, identity: str) -> None:
+    """Write the scheduled and the started event of a started task that went without.
+
+    `identity` is who ends the task, as Temporal has it: it does not keep who started one that wrote nothing.
+    """
     task = run.state.workflow_task
-    request_id, identity, started_ns = task.request_id, task.identity, task.started_ns
+    request_id, started_ns = task.request_id, task.started_ns
     reasons, size = list(task.suggest_continue_as_new_reasons), task.history_size_bytes
     _write_scheduled(run, attempt=attempt, scheduled_ns=task.scheduled_ns)
     _write_started(run, request_id, identity, started_ns, reasons, size, None)
@@ -235,7 +238,7 @@ def make_normal(run: Run) -> None:
     if not (task.speculative and run.has_pending_workflow_task):
         return
     if task.started_event_id:
-        _write_both(run, attempt=task.attempt)
+        _write_both(run, attempt=task.attempt, identity="")
     else:
         _write_scheduled(run, attempt=task.attempt, scheduled_ns=task.scheduled_ns)
 
@@ -260,7 +263,7 @@ def complete(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) 
         run.changed = True
         return None
     if not task.write_events:
-        _write_both(run, attempt=task.attempt)
+        _write_both(run, attempt=task.attempt, identity=request.identity)
     event = run.event(et.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
     a = event.workflow_task_completed_event_attributes
     a.scheduled_event_id = task.scheduled_event_id
@@ -291,7 +294,7 @@ def fail(
     task = state.workflow_task
     close_attempted = cause == failed_cause_pb2.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
     if task.speculative:
-        _write_both(run, attempt=task.attempt)
+        _write_both(run, attempt=task.attempt, identity=identity)
     if task.attempt > 1:
         fail_workflow_task(state, increment_attempt=True)
         state.last_workflow_task_failure_cause = cause
@@ -321,7 +324,7 @@ def time_out(run: Run) -> None:
     """The worker did not answer in time."""
     task = run.state.workflow_task
     if task.speculative:
-        _write_both(run, attempt=task.attempt)
+        _write_both(run, attempt=task.attempt, identity="")
     if task.attempt > 1:
         fail_workflow_task(run.state, increment_attempt=True)
         run.changed = True
