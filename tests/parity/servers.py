@@ -78,15 +78,15 @@ async def real_server() -> AsyncIterator[str]:
 async def our_server(store: str) -> AsyncIterator[str]:
     """Our server over one of the stores; its address."""
     port = free_port()
-    flags = ["--headless", "--ip", "127.0.0.1", "--port", str(port), "--log-level", "error", *_flags(_SETTINGS)]
+    flags = ["--ip", "127.0.0.1", "--port", str(port), "--log-level", "error", *_flags(_SETTINGS)]
     ours = _beside_python("whistlestop")
     if store == "memory":
-        async with _running([ours, "server", "start-dev", *flags], port) as address:
+        async with _running([ours, "server", "start-dev", "--headless", *flags], port) as address:
             yield address
     elif store == "sqlite":
         with tempfile.TemporaryDirectory(prefix="whistlestop-parity-") as folder:
             async with _running(
-                [ours, "server", "start-dev", *flags, "--db-filename", f"{folder}/w.db"], port
+                [ours, "server", "start-dev", "--headless", *flags, "--db-filename", f"{folder}/w.db"], port
             ) as address:
                 yield address
     else:

@@ -41,11 +41,18 @@ class Stage:
         self._stack = AsyncExitStack()
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._recorded: dict[str, list[Any]] = {}
+        self._broken: dict[str, Exception] = {}
 
     async def _channel(self, server: str) -> grpc.aio.Channel:
+        if server in self._broken:
+            raise self._broken[server]  # it takes seconds to see that a server does not come up: once is enough
         if server not in self._channels:
             starting = servers.real_server() if server.startswith("real") else servers.our_server(server)
-            address = await self._stack.enter_async_context(starting)
+            try:
+                address = await self._stack.enter_async_context(starting)
+            except RuntimeError as broken:
+                self._broken[server] = broken
+                raise
             channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
             await self._prepare(channel)
             self._channels[server] = channel
