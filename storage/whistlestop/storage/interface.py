@@ -193,7 +193,12 @@ class NamespaceStore(Protocol):
 class ClusterStore(Protocol):
     """Membership, range leases and the administrative queue."""
 
-    async def heartbeat(self, member: Member) -> None: ...
+    async def heartbeat(self, *members: Member, limit: int = 0) -> list[Member]:
+        """Write these rows, drop those that expired long ago; up to `limit` of the other live ones, by host id.
+
+        Live at the newest heartbeat of those given.
+        """
+        ...
 
     async def remove_member(self, host_id: str) -> None: ...
 

@@ -85,6 +85,16 @@ async def test_a_heartbeat_keeps_a_member_alive(store: Store) -> None:
     assert await store.list_members(START_NS + 35_000_000_000, 10) == [again]
 
 
+async def test_a_heartbeat_of_several_tells_of_the_other_live_ones(store: Store) -> None:
+    for host in ("host-3", "host-4"):
+        await store.heartbeat(member(host))
+    await store.heartbeat(member("host-5", expires_ns=START_NS))
+    assert await store.heartbeat(member("host-1"), member("host-2")) == []
+    assert await store.heartbeat(member("host-1"), member("host-2"), limit=10) == [member("host-3"), member("host-4")]
+    assert await store.heartbeat(member("host-1"), member("host-2"), limit=1) == [member("host-3")]
+    assert len(await store.list_members(START_NS, 10)) == 4
+
+
 async def test_a_member_that_leaves_is_not_listed(store: Store) -> None:
     await store.heartbeat(member())
     await store.remove_member("host-1")

@@ -1,6 +1,13 @@
-"""A server's row in `cluster_membership`: written at start, renewed while it lives, removed when it leaves.
+"""A server's rows in `cluster_membership`, one for each role, and what it makes of the others' rows.
 
-Membership is for placement and for people, never for safety: a row that is late or lost changes nothing that is true.
+A row is written at start, renewed while the server lives, and removed when it leaves.
+
+Rules of this file:
+  - membership is for placement and for people, never for safety: a row that is late or lost changes nothing true;
+  - whether another lives is told by its heartbeats moving on, as seen by our own clock: clocks need not agree;
+  - who joins calls (a hint); the living answer by a heartbeat, and who does not answer in CALL_S is held for gone until
+    it beats again. So nobody waits for a row of a killed process to expire;
+  - while a process is alone it beats slowly. A call, or a row of another, makes it beat fast.
 """
 
 from __future__ import annotations
@@ -8,36 +15,94 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import Member
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from whistlestop.common.clock import Clock
+    from whistlestop.common.notify import Notifier, Subscription
+    from whistlestop.server.ranges import Leases
     from whistlestop.storage.interface import ClusterStore
 
-HEARTBEAT_S = 10.0
-EXPIRY_S = 30.0
-"""Three beats may be lost before others take the member for gone."""
+ALONE_S = 20.0
+BESIDE_OTHERS_S = 3.0
+"""Between heartbeats."""
+
+SILENCE_S = 8.0
+"""Without a heartbeat for this long, one that beats fast is gone."""
+EXPIRY_S = 10.0
+ALONE_EXPIRY_S = 60.0
+"""What the rows say, for people, and for who comes anew."""
+CALL_S = 1.0
+REREAD_LEASES_NS = 60 * SECOND_NS
+MOST_MEMBERS = 1000
+TOPIC = "cluster"
 
 log = logging.getLogger(__name__)
 
 
+class Scanner(Protocol):
+    """What works on ranges of slots."""
+
+    def scan(self, spans: Sequence[tuple[int, int]]) -> None:
+        """From now on these, beginning with a look at all that is there."""
+        ...
+
+
+class Others:
+    """What is known of the other members: whose heartbeats move on."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, int]] = {}
+        """The last heartbeat of each, and when we first saw that one (0: it is held for gone)."""
+
+    def observe(self, members: Sequence[Member], now_ns: int) -> list[Member]:
+        """Those of the rows read now whose owners live."""
+        seen: dict[str, tuple[int, int]] = {}
+        alive = []
+        for member in members:
+            beat = self._seen.get(member.host_id)
+            if beat is None or beat[0] != member.last_heartbeat_ns:
+                beat = (member.last_heartbeat_ns, now_ns)
+            slow = member.expires_ns - member.last_heartbeat_ns > EXPIRY_S * SECOND_NS
+            if now_ns - beat[1] < (ALONE_EXPIRY_S if slow and beat[1] else SILENCE_S) * SECOND_NS:
+                alive.append(member)
+            seen[member.host_id] = beat
+        self._seen = seen
+        return alive
+
+    def doubt(self, since_ns: int) -> None:
+        """Those that did not beat since `since_ns` are gone until they do."""
+        self._seen = {host: (beat, at if at >= since_ns else 0) for host, (beat, at) in self._seen.items()}
+
+
 class Membership:
-    """Keeps one member's rows alive, one for each role."""
+    """Keeps one member's rows alive, watches the others, and sees that the right ranges are scanned here."""
 
     def __init__(
-        self, store: ClusterStore, clock: Clock, host_id: str, roles: tuple[str, ...], heartbeat_s: float = HEARTBEAT_S
-    ) -> None:
+        self, store: ClusterStore, clock: Clock, notifier: Notifier, host_id: str, roles: Sequence[str],
+        *, leases: Leases | None = None, scanner: Scanner | None = None,
+    ) -> None:  # fmt: skip
         self._store = store
         self._clock = clock
+        self._notifier = notifier
         self._host_id = host_id
-        self._roles = roles
-        self._heartbeat_s = heartbeat_s
+        self._roles = tuple(roles)
+        self._leases = leases
+        self._scanner = scanner
         self._members: list[Member] = []
+        self._others = Others()
+        self._alone = True
+        self._known: tuple[frozenset[str], tuple[tuple[int, int], ...]] = (frozenset(), ())
+        self._leases_read_ns = 0
         self._task: asyncio.Task[None] | None = None
+        self.on_alone: Callable[[], None] | None = None
+        """Told at each look that finds no others: nobody else listens for hints."""
 
     async def join(self, rpc_address: str, rpc_port: int) -> None:
         """Write the first heartbeat and go on."""
@@ -46,36 +111,98 @@ class Membership:
             Member(f"{self._host_id}/{role}", role, rpc_address, rpc_port, now_ns, now_ns, now_ns)
             for role in self._roles
         ]
-        await self._beat()
-        self._task = asyncio.create_task(self._keep(), name="membership")
+        hints = self._notifier.subscribe(TOPIC)
+        hints.__enter__()
+        try:
+            await self._look(reread=False)
+        except BaseException:
+            hints.__exit__(None, None, None)
+            raise
+        self._task = asyncio.create_task(self._keep(hints), name="membership")
 
     async def leave(self) -> None:
-        """Stop, and take the rows out."""
+        """Stop, let go of the ranges, and take the rows out."""
         task, self._task = self._task, None
         if task is None:
             return
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        for member in self._members:
-            try:
+        try:
+            for member in self._members:
                 await self._store.remove_member(member.host_id)
-            except StorageError as error:
-                log.warning(
-                    "could not leave the cluster (%s); the row expires by itself",
-                    error,
-                    extra={"host_id": member.host_id},
-                )
+            if self._leases is not None:
+                await self._leases.release(self._clock.now_ns())
+        except StorageError as error:
+            log.warning(
+                "could not leave the cluster (%s); the rows expire by themselves", error,
+                extra={"host_id": self._host_id},
+            )  # fmt: skip
+        self._notifier.publish((TOPIC,))
 
-    async def _beat(self) -> None:
+    async def _keep(self, hints: Subscription) -> None:
+        try:
+            if not self._alone:
+                await self._call()
+            while True:
+                pace_s = ALONE_S if self._alone else BESIDE_OTHERS_S
+                if self._leases is not None and self._leases.is_waiting:
+                    pace_s = CALL_S
+                deadline_ns = self._clock.now_ns() + round(pace_s * SECOND_NS)
+                called = False
+                while not called and await hints.wait(deadline_ns):
+                    called = hints.elsewhere
+                await self._look_quietly(reread=called)
+        finally:
+            hints.__exit__(None, None, None)
+
+    async def _call(self) -> None:
+        """There are rows of others: see who answers."""
+        began_ns = self._clock.now_ns()
+        self._notifier.publish((TOPIC,))
+        await self._clock.sleep(CALL_S)
+        await self._look_quietly(reread=True, doubt_ns=began_ns)
+
+    async def _look_quietly(self, *, reread: bool, doubt_ns: int = 0) -> None:
+        try:
+            await self._look(reread=reread, doubt_ns=doubt_ns)
+        except StorageError as error:
+            log.warning("the heartbeat was not written: %s", error, extra={"host_id": self._host_id})
+
+    async def _look(self, *, reread: bool, doubt_ns: int = 0) -> None:
+        """Beat, read who else there is, and settle who scans what."""
         now_ns = self._clock.now_ns()
-        expires_ns = now_ns + round(EXPIRY_S * SECOND_NS)
-        for member in self._members:
-            await self._store.heartbeat(replace(member, last_heartbeat_ns=now_ns, expires_ns=expires_ns))
+        self._alone = self._alone and not reread
+        expires_ns = now_ns + round((ALONE_EXPIRY_S if self._alone else EXPIRY_S) * SECOND_NS)
+        mine = [replace(member, last_heartbeat_ns=now_ns, expires_ns=expires_ns) for member in self._members]
+        found = await self._store.heartbeat(*mine, limit=MOST_MEMBERS)
+        # Instances of functions have no address: they scan when they are called, and hear no hints.
+        servers = [member for member in found if member.rpc_address]
+        alive = self._others.observe(servers, now_ns)
+        if doubt_ns:
+            self._others.doubt(doubt_ns)
+            alive = self._others.observe(servers, now_ns)
+        self._alone = not alive
+        if self._alone and self.on_alone is not None:
+            self.on_alone()
+        if self._leases is not None:
+            await self._settle([*mine, *alive], now_ns, expires_ns, reread=reread)
 
-    async def _keep(self) -> None:
-        while True:
-            await self._clock.sleep(self._heartbeat_s)
-            try:
-                await self._beat()
-            except StorageError as error:
-                log.warning("the heartbeat was not written: %s", error, extra={"host_id": self._host_id})
+    async def _settle(self, members: Sequence[Member], now_ns: int, expires_ns: int, *, reread: bool) -> None:
+        assert self._leases is not None
+        scanners = frozenset(member.host_id for member in members if member.role == "history")
+        before, spans_before = self._known
+        if self._task is None and len(members) > len(self._members):
+            # Just joined: who of these lives shows when they were called.
+            return
+        old = now_ns - self._leases_read_ns >= REREAD_LEASES_NS
+        if reread or old or scanners != before or self._leases.is_waiting:
+            self._leases_read_ns = now_ns
+            if await self._leases.settle(scanners, now_ns, expires_ns):
+                self._notifier.publish((TOPIC,))
+        spans = self._leases.spans
+        self._known = (scanners, spans)
+        # What a member that is gone had armed for itself has to be found, in whosever range it stands.
+        if self._scanner is not None and (spans != spans_before or before - scanners):
+            log.info("scanning %s", spans, extra={"host_id": self._host_id})
+            self._scanner.scan(spans)
+

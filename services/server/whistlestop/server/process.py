@@ -15,14 +15,17 @@ import os
 import socket
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.history.timers import EVERYTHING
 from whistlestop.server.assembly import Services, assemble
 from whistlestop.server.config import BadConfig, Role, ServerConfig, bind_address, host_port
 from whistlestop.server.membership import Membership
-from whistlestop.server.stores import close_notifier, make_notifier, make_store
+from whistlestop.server.ranges import Leases
+from whistlestop.server.stores import close_notifier, make_notifier, make_store, nobody_else_hears
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -70,10 +73,10 @@ class Server:
         ip = bind_address(config.ip)
         self._hold_file()
         metrics = _make_metrics() if config.metrics_port is not None else None
-        services = await self._open_services(metrics)
-        if Role.HISTORY in config.roles:
-            # The processors start before the doors open, so that nothing due waits for a client.
-            await services.history.start()
+        services, membership = await self._open_services(metrics)
+        # The processors start before the doors open, so that nothing due waits for a client. Beside others, which
+        # slots to scan comes with the membership; what is committed here is armed here in any case.
+        await services.history.start(() if config.store.database_url else EVERYTHING)
         await self._register(services)
         if metrics is not None:
             await self._open_metrics(ip, metrics, services)
@@ -81,8 +84,6 @@ class Server:
             frontend = _Measured(services.frontend, metrics) if metrics is not None else services.frontend
             await self._open_http(ip, frontend, services)
             await self._open_grpc(ip, frontend, services)
-        membership = Membership(services.store, services.clock, self.host_id, tuple(sorted(config.roles)))
-        self._closers.push_async_callback(membership.leave)
         address, _, port = (config.broadcast_address or host_port(ip, self.port)).rpartition(":")
         await membership.join(address.strip("[]"), int(port or 0))
         log.info("serving on %s", host_port(ip, self.port), extra={"host_id": self.host_id})
@@ -105,7 +106,7 @@ class Server:
                 f"another server is using {store.sqlite_path}; one SQLite file is for one server"
             ) from error
 
-    async def _open_services(self, metrics: PrometheusMetrics | None) -> Services:
+    async def _open_services(self, metrics: PrometheusMetrics | None) -> tuple[Services, Membership]:
         config = self.config
         store = make_store(config.store) if metrics is None else make_store(config.store, metrics)
         await store.open()
@@ -116,9 +117,24 @@ class Server:
         notifier = await make_notifier(config.store, SystemClock())
         self._closers.push_async_callback(close_notifier, notifier)
         services = assemble(config, store, notifier) if metrics is None else assemble(config, store, notifier, metrics)
+        membership = self._membership(services)
+        # Others take over when nothing is committed here any more: what was armed here last is theirs to find.
+        self._closers.push_async_callback(membership.leave)
         self._closers.push_async_callback(services.history.close)
         self._closers.push_async_callback(services.matching.close)
-        return services
+        return services, membership
+
+    def _membership(self, services: Services) -> Membership:
+        roles = tuple(sorted(self.config.roles))
+        store, clock, notifier = services.store, services.clock, services.notifier
+        if not self.config.store.database_url:
+            return Membership(store, clock, notifier, self.host_id, roles)
+        leases = Leases(store, f"{self.host_id}/{Role.HISTORY}")
+        membership = Membership(
+            store, clock, notifier, self.host_id, roles, leases=leases, scanner=services.history
+        )
+        membership.on_alone = partial(nobody_else_hears, notifier)
+        return membership
 
     async def _register(self, services: Services) -> None:
         from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb

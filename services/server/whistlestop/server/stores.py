@@ -72,3 +72,10 @@ async def close_notifier(notifier: Notifier) -> None:
     close = getattr(notifier, "close", None)
     if close is not None:
         await close()
+
+
+def nobody_else_hears(notifier: Notifier) -> None:
+    """No other server lives: hints need not be sent until one is heard of."""
+    nobody_else = getattr(notifier, "nobody_else", None)
+    if nobody_else is not None:
+        nobody_else()

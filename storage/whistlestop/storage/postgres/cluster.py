@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from psycopg import errors
@@ -9,12 +10,26 @@ from psycopg import errors
 from whistlestop.storage.errors import LeaseLost, NamespaceConflict, NamespaceExists, StorageError
 from whistlestop.storage.limits import check_value
 from whistlestop.storage.postgres.base import PostgresBase
+from whistlestop.storage.postgres.statement import Statement
 from whistlestop.storage.records import Member, NamespaceRecord, QueueMessage, ShardLease
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NAMESPACE = "SELECT id, name, data, version, is_global FROM namespaces"
+_MEMBER = (
+    "cluster_membership (host_id, role, rpc_address, rpc_port, session_start_ns, last_heartbeat_ns, expires_ns)"
+)
+_MEMBER_TYPES = ("text", "text", "text", "bigint", "bigint", "bigint", "bigint")
+_SET_MEMBER = (
+    "ON CONFLICT (host_id) DO UPDATE SET role = excluded.role, rpc_address = excluded.rpc_address,"
+    " rpc_port = excluded.rpc_port, session_start_ns = excluded.session_start_ns,"
+    " last_heartbeat_ns = excluded.last_heartbeat_ns, expires_ns = excluded.expires_ns"
+)
+_MEMBERS = (
+    "SELECT host_id, role, rpc_address, rpc_port, session_start_ns, last_heartbeat_ns, expires_ns"
+    " FROM cluster_membership"
+)
 HOUR_NS = 3600 * 1_000_000_000
 
 
@@ -60,33 +75,29 @@ class PostgresCluster(PostgresBase):
     async def delete_namespace(self, namespace_id: str) -> None:
         await self._run("DELETE FROM namespaces WHERE id = $1", (namespace_id,))
 
-    async def heartbeat(self, member: Member) -> None:
-        await self._run(
-            "INSERT INTO cluster_membership (host_id, role, rpc_address, rpc_port, session_start_ns,"
-            " last_heartbeat_ns, expires_ns) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (host_id) DO UPDATE SET"
-            " role = excluded.role, rpc_address = excluded.rpc_address, rpc_port = excluded.rpc_port,"
-            " session_start_ns = excluded.session_start_ns, last_heartbeat_ns = excluded.last_heartbeat_ns,"
-            " expires_ns = excluded.expires_ns",
-            (
-                member.host_id, member.role, member.rpc_address, member.rpc_port, member.session_start_ns,
-                member.last_heartbeat_ns, member.expires_ns,
-            ),
-        )  # fmt: skip
+    async def heartbeat(self, *members: Member, limit: int = 0) -> list[Member]:
+        now_ns = max(member.last_heartbeat_ns for member in members)
+        statement = Statement()
+        hosts = statement.add([member.host_id for member in members])
+        now, long_ago, most = statement.add(now_ns, now_ns - HOUR_NS, limit).split(", ")
+        relation = statement.rows(_MEMBER_TYPES, [astuple(member) for member in members])
+        statement.expression("mine", f"INSERT INTO {_MEMBER} SELECT * FROM {relation} {_SET_MEMBER}")
         # Function instances never say goodbye: the living bury the long dead.
-        await self._run(
-            "DELETE FROM cluster_membership WHERE host_id IN"
-            " (SELECT host_id FROM cluster_membership WHERE expires_ns < $1 LIMIT 100)",
-            (member.last_heartbeat_ns - HOUR_NS,),
+        statement.expression(
+            "gone",
+            "DELETE FROM cluster_membership WHERE host_id IN (SELECT host_id FROM cluster_membership"
+            f" WHERE expires_ns < {long_ago} AND NOT host_id = ANY({hosts}) LIMIT 100)",
         )
+        select = f"{_MEMBERS} WHERE expires_ns > {now} AND NOT host_id = ANY({hosts}) ORDER BY host_id LIMIT {most}"
+        rows = await self._all(statement.text(select).decode(), statement.parameters, read=False)
+        return [Member(*row) for row in rows]
 
     async def remove_member(self, host_id: str) -> None:
         await self._run("DELETE FROM cluster_membership WHERE host_id = $1", (host_id,))
 
     async def list_members(self, now_ns: int, limit: int) -> list[Member]:
         rows = await self._all(
-            "SELECT host_id, role, rpc_address, rpc_port, session_start_ns, last_heartbeat_ns, expires_ns"
-            " FROM cluster_membership WHERE expires_ns > $1 ORDER BY host_id LIMIT $2",
-            (now_ns, limit),
+            f"{_MEMBERS} WHERE expires_ns > $1 ORDER BY host_id LIMIT $2", (now_ns, limit)
         )
         return [Member(*row) for row in rows]
 

@@ -41,6 +41,8 @@ PAYLOAD_BYTES = 7900
 
 _DIGEST_BYTES = 9
 _FLUSH_S = 1.0
+_QUIET_NS = 30_000_000_000
+"""One that was heard this recently may be about to join."""
 _RECONNECT_S = (0.1, 5.0)
 
 
@@ -54,7 +56,8 @@ class PostgresNotifier:
         self._local = LocalNotifier(clock)
         self._me = secrets.token_urlsafe(6)
         self.others = True
-        """Other processes may be listening. Whoever finds out that none does may set it False."""
+        """Other processes may be listening."""
+        self._heard_ns = 0
         self._outbox: set[str] = set()
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
@@ -72,6 +75,11 @@ class PostgresNotifier:
 
     def subscribe(self, *topics: str) -> Subscription:
         return self._local.subscribe(*[digest(topic) for topic in topics])
+
+    def nobody_else(self) -> None:
+        """The members of the cluster say so: send nothing until another process is heard of."""
+        if self._clock.now_ns() - self._heard_ns > _QUIET_NS:
+            self.others = False
 
     async def start(self) -> None:
         """Connect in the background; returns when it listens, or after a few seconds without."""
@@ -119,6 +127,7 @@ class PostgresNotifier:
             sender, _, digests = notification.payload.partition(" ")
             if sender != self._me:
                 self.others = True
+                self._heard_ns = self._clock.now_ns()
                 self._local.publish(digests.split(" "), elsewhere=True)
         raise psycopg.OperationalError("the server closed the connection")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -52,24 +53,28 @@ class SqliteCluster(SqliteBase):
     async def delete_namespace(self, namespace_id: str) -> None:
         await self._write(partial(_delete, "DELETE FROM namespaces WHERE id = ?", (namespace_id,)))
 
-    async def heartbeat(self, member: Member) -> None:
+    async def heartbeat(self, *members: Member, limit: int = 0) -> list[Member]:
+        now_ns = max(member.last_heartbeat_ns for member in members)
+        hosts = {member.host_id for member in members}
+
         def run(cursor: sqlite3.Cursor) -> None:
-            cursor.execute(
+            cursor.executemany(
                 "INSERT OR REPLACE INTO cluster_membership (host_id, role, rpc_address, rpc_port, session_start_ns,"
                 " last_heartbeat_ns, expires_ns) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    member.host_id, member.role, member.rpc_address, member.rpc_port, member.session_start_ns,
-                    member.last_heartbeat_ns, member.expires_ns,
-                ),
-            )  # fmt: skip
+                [astuple(member) for member in members],
+            )
             # Function instances never say goodbye: the living bury the long dead.
             cursor.execute(
                 "DELETE FROM cluster_membership WHERE host_id IN"
                 " (SELECT host_id FROM cluster_membership WHERE expires_ns < ? LIMIT 100)",
-                (member.last_heartbeat_ns - HOUR_NS,),
+                (now_ns - HOUR_NS,),
             )
 
         await self._write(run)
+        if not limit:
+            return []
+        found = await self.list_members(now_ns, limit + len(hosts))
+        return [member for member in found if member.host_id not in hosts][:limit]
 
     async def remove_member(self, host_id: str) -> None:
         await self._write(partial(_delete, "DELETE FROM cluster_membership WHERE host_id = ?", (host_id,)))

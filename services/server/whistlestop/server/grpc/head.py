@@ -1,0 +1,138 @@
+"""The head of a call: its header fields, read and checked.
+
+Rules of this file: pure and immutable. A head depends on nothing but its fields, so that one head serves all calls
+whose header block is the same; clients repeat themselves, which is why reading one may take its time.
+"""
+
+from __future__ import annotations
+
+import re
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.server.grpc import status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
+
+    from whistlestop.server.grpc.hpack import Field
+    from whistlestop.server.grpc.streaming import StreamingCall
+
+    Unary = Callable[[bytes, "Head"], Coroutine[Any, Any, bytes]]
+    Streaming = Callable[[StreamingCall], Coroutine[Any, Any, None]]
+
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_BAD_VALUE = re.compile(rb"[\x00\r\n]")
+_PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
+# They speak of a connection, which HTTP/2 does in frames (RFC 9113, 8.2.2).
+_OF_CONNECTIONS = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
+_OF_TRANSPORT = frozenset(("te", "content-type", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding"))
+_CONTENT_TYPE = re.compile(r"application/grpc(\+proto)?\s*(;.*)?", re.IGNORECASE)
+
+
+class Method:
+    """What answers calls of one path: a unary handler or a streaming one."""
+
+    __slots__ = ("name", "streaming", "unary")
+
+    def __init__(self, name: str, unary: Unary | None = None, streaming: Streaming | None = None) -> None:
+        self.name = name
+        self.unary = unary
+        self.streaming = streaming
+
+
+class Head:
+    """A call as its headers describe it. With `refusal` (a header block), it is over before it begins."""
+
+    __slots__ = ("accepts_gzip", "binary", "gzipped", "headers", "method", "path", "refusal", "timeout_s")
+
+    def __init__(self, path: str, method: Method | None) -> None:
+        self.path = path
+        self.method = method
+        self.timeout_s: float | None = None
+        self.gzipped = False
+        self.accepts_gzip = False
+        self.headers: Mapping[str, str] = _NOTHING
+        """Metadata, names in lower case; binary values stand in `binary`."""
+        self.binary: Mapping[str, bytes] = _NO_BYTES
+        self.refusal: bytes | None = None
+
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_BYTES: Final[Mapping[str, bytes]] = MappingProxyType({})
+
+MALFORMED: Final = Head("", None)
+"""Stands for fields that are no HTTP/2 request: such a stream is reset."""
+
+
+def read_head(fields: Iterable[Field], method_of: Callable[[str], Method]) -> Head:
+    """The head of these fields; `method_of` finds what answers a path."""
+    pseudo: dict[bytes, bytes] = {}
+    plain: dict[str, str] = {}
+    for name, value in fields:
+        if name[:1] == b":":
+            if plain or name not in _PSEUDO or name in pseudo:
+                return MALFORMED
+            pseudo[name] = value
+        elif _is_wellformed(name, value):
+            plain[name.decode("ascii")] = value.decode("latin-1").strip(" \t")
+        else:
+            return MALFORMED
+    if b":scheme" not in pseudo or b":method" not in pseudo or not pseudo.get(b":path"):
+        return MALFORMED
+    path = pseudo[b":path"].decode("latin-1")
+    refusal = _refusal(pseudo[b":method"], plain)
+    if refusal is not None:
+        head = Head(path, None)
+        head.refusal = refusal
+        return head
+    head = Head(path, method_of(path))
+    _take_plain(head, plain)
+    return head
+
+
+def _is_wellformed(name: bytes, value: bytes) -> bool:
+    return (
+        _NAME.fullmatch(name) is not None
+        and _BAD_VALUE.search(value) is None
+        and name not in _OF_CONNECTIONS
+        and (name != b"te" or value == b"trailers")
+    )
+
+
+def _refusal(verb: bytes, plain: Mapping[str, str]) -> bytes | None:
+    if verb != b"POST":
+        error = ServiceError(Code.INTERNAL, f"gRPC calls are POST requests, not {verb.decode('latin-1')}")
+        return status.trailers_only(error, 405)
+    kind = plain.get("content-type", "")
+    if _CONTENT_TYPE.fullmatch(kind) is None:
+        error = ServiceError(Code.INTERNAL, f'invalid gRPC request content-type "{kind}"')
+        return status.trailers_only(error, 415)
+    timeout = plain.get("grpc-timeout")
+    if timeout is not None and status.timeout_s(timeout) is None:
+        return status.trailers_only(ServiceError(Code.INTERNAL, f"malformed grpc-timeout: {timeout!r}"), 400)
+    encoding = plain.get("grpc-encoding", "identity")
+    if encoding not in ("identity", "gzip"):
+        error = ServiceError(Code.UNIMPLEMENTED, f'grpc-encoding "{encoding}" is not supported: identity and gzip are')
+        return status.unknown_encoding(error)
+    return None
+
+
+def _take_plain(head: Head, plain: Mapping[str, str]) -> None:
+    timeout = plain.get("grpc-timeout")
+    if timeout is not None:
+        head.timeout_s = status.timeout_s(timeout)
+    head.gzipped = plain.get("grpc-encoding") == "gzip"
+    head.accepts_gzip = "gzip" in (each.strip() for each in plain.get("grpc-accept-encoding", "").split(","))
+    texts: dict[str, str] = {}
+    binaries: dict[str, bytes] = {}
+    for name, value in plain.items():
+        if name.endswith("-bin"):
+            data = status.binary(value)
+            if data is not None:
+                binaries[name] = data
+        elif name not in _OF_TRANSPORT:
+            texts[name] = value
+    head.headers = MappingProxyType(texts)
+    head.binary = MappingProxyType(binaries)

@@ -1,0 +1,112 @@
+"""Huffman-coded strings of HPACK (RFC 7541, section 5.2 and appendix B).
+
+Rules of this file: decoding only; the encoder of this server writes plain strings, which every peer reads faster.
+
+Theory: the code of appendix B is canonical: codes of one length follow one another in the order of their symbols,
+and longer codes continue where shorter ones end. So the lengths alone say it all. They make a binary tree; a step
+through the tree by a whole byte is computed when first needed and then remembered.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# The length in bits of each symbol's code, 0 to 255 and then the end-of-string mark: runs of (length, how many).
+_RUNS: Final = (
+    "13 23 28x7 24 30 28x2 30 28x8 30 28x9 6 10x2 12 13 6 8 11 10x2 8 11 8 6x3 5x3 6x7 7 8 15 6 12 10 13 "
+    "6 7x22 8 7 8 13 19 13 14 6 15 5 6 5 6 5 6x3 5 7x2 6x3 5 6 7 6 5x2 6 7x5 15 11 14 13 28 20 22 20x2 "
+    "22x3 23 22 23x5 24 23 24x2 22 23 24 23x4 21 22 23 22 23x2 24 22 21 20 22x2 23x2 21 23 22x2 24 21 22 "
+    "23x2 21x2 22 21 23 22 23x2 20 22x3 23 22x2 23 26x2 20 19 22 23 22 25 26x3 27x2 26 24 25 19 21 26 "
+    "27x2 26 27 24 21x2 26x2 28 27x3 20 24 20 21 22 21x2 23 22x2 25x2 24x2 26 23 26 27 26x2 27x5 28 27x5 "
+    "26 30"
+)
+
+_EOS = 256
+_MOST_STEPS = 8_192
+_MOST_STRINGS = 1_024
+_LONGEST_KEPT = 256
+
+
+class HuffmanError(ValueError):
+    """The bytes are no Huffman code."""
+
+
+def _lengths() -> list[int]:
+    lengths: list[int] = []
+    for run in _RUNS.split():
+        bits, _, count = run.partition("x")
+        lengths += [int(bits)] * int(count or 1)
+    return lengths
+
+
+def _tree() -> list[list[int]]:
+    """Nodes as [child by 0, child by 1]; a child is a node's number, or a symbol as -1 - symbol."""
+    nodes = [[0, 0]]
+    code = previous = 0
+    for bits, symbol in sorted((bits, symbol) for symbol, bits in enumerate(_lengths())):
+        code <<= bits - previous
+        node = 0
+        for shift in range(bits - 1, 0, -1):
+            bit = code >> shift & 1
+            if not nodes[node][bit]:
+                nodes.append([0, 0])
+                nodes[node][bit] = len(nodes) - 1
+            node = nodes[node][bit]
+        nodes[node][code & 1] = -1 - symbol
+        previous = bits
+        code += 1
+    return nodes
+
+
+def _padding(nodes: list[list[int]]) -> frozenset[int]:
+    """Nodes where a string may end: at a symbol's end, or after at most seven ones."""
+    ends = [0]
+    for _ in range(7):
+        ends.append(nodes[ends[-1]][1])
+    return frozenset(ends)
+
+
+_NODES = _tree()
+_ENDS = _padding(_NODES)
+_steps: dict[int, tuple[int, bytes]] = {}
+_strings: dict[bytes, bytes] = {}
+
+
+def _step(node: int, byte: int) -> tuple[int, bytes]:
+    out = bytearray()
+    for shift in range(7, -1, -1):
+        node = _NODES[node][byte >> shift & 1]
+        if node < 0:
+            symbol = -1 - node
+            if symbol == _EOS:
+                raise HuffmanError("an end-of-string mark inside a string")
+            out.append(symbol)
+            node = 0
+    return node, bytes(out)
+
+
+def decode(data: bytes) -> bytes:
+    """The plain string. Raises HuffmanError."""
+    known = _strings.get(data)
+    if known is not None:
+        return known
+    node = 0
+    pieces: list[bytes] = []
+    for byte in data:
+        key = node << 8 | byte
+        step = _steps.get(key)
+        if step is None:
+            if len(_steps) >= _MOST_STEPS:
+                _steps.clear()
+            step = _steps[key] = _step(node, byte)
+        node, piece = step
+        pieces.append(piece)
+    if node not in _ENDS:
+        raise HuffmanError("a string that ends within a symbol")
+    plain = b"".join(pieces)
+    if len(data) <= _LONGEST_KEPT:
+        # Clients send the same few strings again and again: paths, above all.
+        if len(_strings) >= _MOST_STRINGS:
+            _strings.clear()
+        _strings[data] = plain
+    return plain

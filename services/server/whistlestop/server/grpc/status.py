@@ -1,0 +1,70 @@
+"""What gRPC writes into HTTP/2 headers: statuses, timeouts and the constant parts of an answer.
+
+Rules of this file: pure bytes in and out, after the document "gRPC over HTTP2". A status is a `ServiceError`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import TYPE_CHECKING, Final
+
+from whistlestop.common.doors.status import status_bytes
+from whistlestop.server.grpc.hpack import literal, status_line
+
+if TYPE_CHECKING:
+    from whistlestop.common.errors import ServiceError
+
+_CONTENT_TYPE = literal(b"content-type", b"application/grpc")
+_ACCEPTS = literal(b"grpc-accept-encoding", b"identity,gzip")
+
+ANSWER: Final = status_line(200) + _CONTENT_TYPE
+"""The headers before a message."""
+GZIP_ANSWER: Final = ANSWER + literal(b"grpc-encoding", b"gzip")
+OK: Final = literal(b"grpc-status", b"0")
+"""The trailers of a call that went well."""
+
+_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+_UNPRINTABLE = re.compile(rb"[^ -$&-~]")
+
+
+def percent_encoded(message: str) -> bytes:
+    """`grpc-message`: printable ASCII as it is, all else (and the percent sign) as %XX of UTF-8."""
+    plain = message.encode("utf-8", "replace")
+    return _UNPRINTABLE.sub(lambda found: b"%%%02X" % found.group()[0], plain)
+
+
+def trailers(error: ServiceError) -> bytes:
+    """The trailers of a call that ends with an error."""
+    block = literal(b"grpc-status", b"%d" % error.code)
+    if error.message:
+        block += literal(b"grpc-message", percent_encoded(error.message))
+    if error.details:
+        block += literal(b"grpc-status-details-bin", base64.b64encode(status_bytes(error)).rstrip(b"="))
+    return block
+
+
+def trailers_only(error: ServiceError, http_status: int = 200) -> bytes:
+    """Headers and trailers in one, for a call that ends before any message."""
+    return status_line(http_status) + _CONTENT_TYPE + trailers(error)
+
+
+def unknown_encoding(error: ServiceError) -> bytes:
+    """`trailers_only` for a request in a compression that is not read here, with those that are."""
+    return trailers_only(error) + _ACCEPTS
+
+
+def timeout_s(value: str) -> float | None:
+    """Seconds of a `grpc-timeout`, or None when it is malformed."""
+    found = _TIMEOUT.fullmatch(value)
+    return None if found is None else int(found[1]) * _UNITS[found[2]]
+
+
+def binary(value: str) -> bytes | None:
+    """The bytes of a `-bin` header (base64, padded or not), or None when it is malformed."""
+    try:
+        return base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
