@@ -180,10 +180,6 @@ class Engine:
         """The cached entry, as it is: at least as new as this process's own last commit, when there is one."""
         return self._cache.get(key)
 
-    def peek(self, key: ExecutionKey) -> Entry | None:
-        """The cached entry, as it is: at least as new as this process's own last commit, when there is one."""
-        return self._cache.get(key)
-
     def forget(self, key: ExecutionKey) -> None:
         """Drop the run from the cache."""
         self._changes += 1

@@ -349,7 +349,7 @@ def protocol_message(completion: Completion, command: command_pb.Command) -> Non
     message_id = command.protocol_message_command_attributes.message_id
     if not message_id:
         raise BadCommand(
-            BAD_MESSAGE, "ProtocolMessageCommandAttributes.MessageId is not set on ProtocolMessageCommand."
+            BAD_MESSAGE, "MessageID is not set on ProtocolMessageCommand."
         )
     message = completion.messages.pop(message_id, None)
     if message is None:
