@@ -56,7 +56,7 @@ class Feature(StrEnum):
     NEXUS = "Nexus is not supported yet"
     STANDALONE_NEXUS = "standalone Nexus operations are not supported yet"
     RULES = "workflow rules are not supported yet"
-    WORKER_CONFIG = "listing and configuring workers is not supported yet"
+    WORKER_CONFIG = "configuring workers is not supported yet"
     TIME_SKIPPING = "time skipping is not supported yet"
     CLUSTERS = "this server is a single cluster; remote clusters are not supported"
 
@@ -141,9 +141,9 @@ _WORKFLOW_RPCS: tuple[_Line, ...] = (
     ("UpdateTaskQueueConfig", _M, _WRITE),
     ("ShutdownWorker", _M, _WORKER),
     ("RecordWorkerHeartbeat", _M, _WORKER),
-    ("ListWorkers", Feature.WORKER_CONFIG, _READ),
-    ("CountWorkers", Feature.WORKER_CONFIG, _READ),
-    ("DescribeWorker", Feature.WORKER_CONFIG, _READ),
+    ("ListWorkers", _M, _READ),
+    ("CountWorkers", _M, _READ),
+    ("DescribeWorker", _M, _READ),
     ("FetchWorkerConfig", Feature.WORKER_CONFIG, _READ),
     ("UpdateWorkerConfig", Feature.WORKER_CONFIG, _WRITE),
     # Visibility
