@@ -15,6 +15,7 @@ from whistlestop.common.errors import Code, ServiceError, unavailable, unimpleme
 from whistlestop.frontend.api import AROUND, HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.namespace_resolution import NamespaceResolver
+from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY, RpcSpec, Served
 from whistlestop.storage import errors as storage_errors
 from whistlestop.storage.namespaces import NamespaceCache
@@ -58,7 +59,7 @@ class Frontend:
         self.namespaces = namespaces or NamespaceCache(store, clock)
         self._rules = Rules(self.config, ids)
         self._resolver = NamespaceResolver(self.namespaces, self.config.max_id_length)
-        self._routes = {name: self._route(spec) for name, spec in REGISTRY.items()}
+        self._routes = {name: self._route(spec) for name, spec in (REGISTRY | OWN_REGISTRY).items()}
         self._held: set[asyncio.Task[object]] = set()
         self._background: set[asyncio.Future[object]] = set()
         self._closing = False

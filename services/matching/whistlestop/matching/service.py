@@ -21,6 +21,7 @@ from whistlestop.matching.background import Background, RowDeletes
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.describe import Descriptions
 from whistlestop.matching.due import NothingDue
+from whistlestop.matching.looks import Looks
 from whistlestop.matching.pollers import PollerRows
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, Polls
 from whistlestop.matching.queues import Queues
@@ -97,6 +98,10 @@ class Matching:
             workers=self._workers,
             due=due or NothingDue(),
         )
+        self._looks = Looks(
+            store=store, clock=clock, notifier=notifier, config=config, queues=self._queues, rows=self._rows,
+            due=due or NothingDue(),
+        )  # fmt: skip
         self._methods: dict[str, Callable[[Any, CallContext], Awaitable[Reply]]] = {
             "PollWorkflowTaskQueue": self._poll_workflow,
             "PollActivityTaskQueue": self._poll_activity,
@@ -110,6 +115,7 @@ class Matching:
             "CountWorkers": self._count_workers,
             "DescribeWorker": self._describe_worker,
             "HasPoller": self._has_poller,
+            "LookForTasks": self._looks.look,
         }
 
     @property
@@ -152,6 +158,7 @@ class Matching:
             if queue.sticky and not task.query_id and not queue.polled_since(now_ns - self._window_ns):
                 self._background.spawn(self._reset_if_unpolled(task, queue_key))
             queue.offer(task, now_ns)
+            self._looks.offered(queue_key)
 
     async def settle(self) -> None:
         """In a function: finish what a call began before its answer goes out."""
@@ -160,6 +167,7 @@ class Matching:
     async def close(self) -> None:
         """Answer all open polls empty, refuse new ones, and finish what was begun."""
         self._polls.closing = True
+        self._looks.close()
         self._queues.close()
         self._alarms.close()
         await self._background.join()

@@ -16,6 +16,7 @@ from whistlestop.common.doors.decode import check_size, parse_request
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, unimplemented
 from whistlestop.frontend.doors import deadlines
 from whistlestop.frontend.doors.answer import HTTP_STATUS, HttpAnswer
+from whistlestop.frontend.own_rpcs import OWN_REGISTRY, WORKER_SERVICE
 from whistlestop.frontend.registry import REGISTRY, SERVICES
 
 if TYPE_CHECKING:
@@ -33,13 +34,17 @@ _MOST_BODY = 128 * 1024 * 1024
 def is_connect(path: str) -> bool:
     """Whether the path names a method of one of our services, known or not."""
     service, separator, _ = path.removeprefix("/").partition("/")
-    return bool(separator) and service in SERVICES
+    return bool(separator) and (service in SERVICES or service == WORKER_SERVICE)
 
 
 def may_hold(path: str) -> bool:
     """Whether the RPC of the path is a long poll."""
-    spec = REGISTRY.get(path.removeprefix("/"))
+    spec = _spec(path.removeprefix("/"))
     return spec is not None and spec.holds
+
+
+def _spec(name: str) -> RpcSpec | None:
+    return REGISTRY.get(name) or OWN_REGISTRY.get(name)
 
 
 async def serve(
@@ -54,7 +59,7 @@ async def serve(
     try:
         _check_version(request)
         name = request.path.removeprefix("/")
-        spec = REGISTRY.get(name)
+        spec = _spec(name)
         if spec is None:
             service, _, method = name.partition("/")
             raise unimplemented(f"unknown method {method} for service {service}")

@@ -1,0 +1,189 @@
+"""Looks: one call that tells for many queues whether something waits, and takes nothing.
+
+What stands between a worker and a function: instead of a held poll per poller, a worker process asks once for all of
+its queues, and polls where the answer says so. Whoever asks counts as a poller of these queues.
+
+A count is a hint: a task may be gone when the poll comes, and the poll is then answered empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+
+from whistlestop.common.clock import SECOND_NS, wait_until
+from whistlestop.common.errors import ServiceError, unavailable
+from whistlestop.common.notify import task_queue_topic
+from whistlestop.common.proto import worker_pb2 as worker_pb
+from whistlestop.matching.pollers import note_in_memory
+from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, check_poll
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.context import CallContext
+    from whistlestop.common.notify import Notifier
+    from whistlestop.matching.config import MatchingConfig
+    from whistlestop.matching.due import Due
+    from whistlestop.matching.pollers import PollerRows
+    from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
+    from whistlestop.matching.queues import Queues
+    from whistlestop.storage.interface import TaskStore
+
+    Asked = list[tuple[QueueKey, PollRequest]]
+
+MOST_QUEUES = 200
+"""Of one look; what is beyond counts as having a task, so that it is polled."""
+_MOST_COUNTED = 100
+
+
+class Looks:
+    """Serves LookForTasks."""
+
+    def __init__(
+        self,
+        *,
+        store: TaskStore,
+        clock: Clock,
+        notifier: Notifier,
+        config: MatchingConfig,
+        queues: Queues,
+        rows: PollerRows,
+        due: Due,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._notifier = notifier
+        self._config = config
+        self._queues = queues
+        self._rows = rows
+        self._due = due
+        self._watchers: dict[QueueKey, set[asyncio.Event]] = {}
+        self._closing = False
+
+    def offered(self, key: QueueKey) -> None:
+        """A row of the queue was committed here just now."""
+        for event in self._watchers.get(key, ()):
+            event.set()
+
+    def close(self) -> None:
+        """Answer all that wait."""
+        self._closing = True
+        for events in self._watchers.values():
+            for event in events:
+                event.set()
+
+    async def look(self, request: worker_pb.LookForTasksRequest, context: CallContext) -> Reply:
+        """Count what waits. Where waiting is free, wait until there is something."""
+        if self._closing:
+            raise unavailable("the server is shutting down")
+        asked = list(_asked(request, context.namespace_id))
+        limit = min(max(request.limit, 1), _MOST_COUNTED)
+        counts = await (self._held(asked, limit, context) if context.can_hold else self._once(asked, limit, context))
+        workflow, activity = len(request.workflow_polls), len(request.activity_polls)
+        return worker_pb.LookForTasksResponse(
+            workflow_tasks=counts[:workflow],
+            activity_tasks=counts[workflow : workflow + activity],
+            nexus_tasks=counts[workflow + activity :],
+            holds=context.can_hold,
+        )
+
+    # In a function.
+
+    async def _once(self, asked: Asked, limit: int, context: CallContext) -> list[int]:
+        now_ns = self._clock.now_ns()
+        records = [
+            self._rows.record(key, poll.identity, poll, now_ns)
+            for key, poll in asked
+            if poll.identity and self._is_good(poll) and self._rows.is_old(key, poll.identity, now_ns)
+        ]
+        if records:
+            await self._rows.write(records)
+        await self._due.fire(context, first=True)
+        return await self._count(asked, limit)
+
+    # In a long-lived process.
+
+    async def _held(self, asked: Asked, limit: int, context: CallContext) -> list[int]:
+        now_ns = self._clock.now_ns()
+        end_ns = now_ns + int(self._config.long_poll_s * SECOND_NS)
+        if context.deadline_ns is not None:
+            end_ns = min(end_ns, context.deadline_ns - int(self._config.poll_margin_s * SECOND_NS))
+        keys = {key for key, poll in asked if self._is_good(poll)}
+        watched = [self._enter(key, poll, now_ns) for key, poll in asked if key in keys]
+        event = asyncio.Event()
+        for key in keys:
+            self._watchers.setdefault(key, set()).add(event)
+        hearing = asyncio.ensure_future(self._hear(keys, event)) if self._config.hear_others else None
+        try:
+            while True:
+                event.clear()
+                counts = await self._count(asked, limit)
+                now_ns = self._clock.now_ns()
+                if any(counts) or self._closing or now_ns >= end_ns:
+                    return counts
+                # A hint may be lost: look again now and then, whatever was heard.
+                again_ns = min(end_ns, now_ns + int(self._config.reread_s * SECOND_NS))
+                await wait_until(self._clock, again_ns, event.wait())
+        finally:
+            if hearing is not None:
+                hearing.cancel()
+            for key in keys:
+                self._watchers[key].discard(event)
+                if not self._watchers[key]:
+                    del self._watchers[key]
+            for queue in watched:
+                queue.polls -= 1
+                queue.last_poll_ns = self._clock.now_ns()
+
+    def _enter(self, key: QueueKey, poll: PollRequest, now_ns: int) -> TaskQueue:
+        """Somebody polls the queue, as far as others are concerned."""
+        queue = self._queues.get(key, now_ns)
+        queue.polls += 1
+        queue.last_poll_ns = now_ns
+        queue.gone = False
+        queue.sticky = poll.task_queue.kind == queue_enums.TASK_QUEUE_KIND_STICKY
+        if poll.identity:
+            note_in_memory(queue, poll.identity, poll, now_ns, self._config)
+            if self._config.share_pollers and self._rows.is_old(key, poll.identity, now_ns):
+                self._rows.note(key, poll.identity, poll, now_ns)
+        return queue
+
+    async def _hear(self, keys: Iterable[QueueKey], event: asyncio.Event) -> None:
+        """Turn hints of other processes into looks."""
+        with self._notifier.subscribe(*(task_queue_topic(*key) for key in keys)) as hints:
+            while True:
+                if await hints.wait(self._clock.now_ns() + int(self._config.long_poll_s * SECOND_NS)):
+                    event.set()
+                    await self._clock.sleep(self._config.hint_pause_s)
+
+    # In both.
+
+    async def _count(self, asked: Sequence[tuple[QueueKey, PollRequest]], limit: int) -> list[int]:
+        counts = []
+        for index, (key, poll) in enumerate(asked):
+            if index >= MOST_QUEUES or not self._is_good(poll):
+                counts.append(1)
+            else:
+                counts.append(len(await self._store.list_tasks(*key, None, limit)))
+        return counts
+
+    def _is_good(self, poll: PollRequest) -> bool:
+        try:
+            check_poll(poll, self._config.max_id_length)
+        except ServiceError:
+            return False
+        return True
+
+
+def _asked(request: worker_pb.LookForTasksRequest, namespace_id: str) -> Iterator[tuple[QueueKey, PollRequest]]:
+    for workflow in request.workflow_polls:
+        yield (namespace_id, workflow.task_queue.name, WORKFLOW), workflow
+    for activity in request.activity_polls:
+        yield (namespace_id, activity.task_queue.name, ACTIVITY), activity
+    for nexus in request.nexus_polls:
+        yield (namespace_id, nexus.task_queue.name, NEXUS), nexus
