@@ -310,20 +310,6 @@ async def reset_of_a_closed_one(p: Puppet) -> None:
 
 
 @scenario
-async def reset_by_the_same_request(p: Puppet) -> None:
-    run = await _worked(p)
-    for _ in range(2):
-        await p.call(
-            "ResetWorkflowExecution",
-            workflow_execution=p.execution(run_id=run),
-            request_id="r",
-            workflow_task_finish_event_id=4,
-        )
-    await p.history()
-    await p.terminate()
-
-
-@scenario
 async def reset_with_a_running_activity(p: Puppet) -> None:
     await p.start()
     await p.step(activity("a", p.task_queue))

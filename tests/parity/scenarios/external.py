@@ -121,7 +121,6 @@ async def bad_ones(p: Puppet) -> None:
         signal_external("x" * 1001),
         signal_external(p.id("x"), ""),
         signal_external(p.id("x"), namespace="nowhere"),
-        signal_external(p.id("x"), "x" * 1001),
         cancel_external(""),
         cancel_external("x" * 1001),
         cancel_external(p.id("x"), run_id="no uuid"),

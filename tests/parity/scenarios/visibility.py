@@ -226,7 +226,7 @@ async def counted(p: Puppet) -> None:
         "groups", sorted([str([value.data for value in group.group_values]), group.count] for group in answer.groups)
     )
     p.note("count", answer.count)
-    p.note("type", sorted(str(dict(value.metadata)) for group in answer.groups for value in group.group_values))
+    p.note("type", sorted(str(sorted(value.metadata.items())) for group in answer.groups for value in group.group_values))
     for query in (
         "GROUP BY ExecutionStatus",
         "GROUP BY WorkflowType",

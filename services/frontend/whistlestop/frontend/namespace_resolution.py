@@ -64,6 +64,8 @@ class NamespaceResolver:
 
     async def _by_token(self, request: Any) -> Namespace | None:
         if not request.task_token:
+            if request.namespace and await self._cache.by_name(request.namespace) is None:
+                raise namespace_not_found(request.namespace)
             raise invalid_argument("Task token not set on request.")
         try:
             token = TaskToken.FromString(request.task_token)

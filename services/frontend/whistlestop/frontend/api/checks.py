@@ -252,7 +252,7 @@ def stamp_types(attributes: SearchAttributes, namespace: Namespace) -> None:
     """Write each attribute's type into its payload where the client left it out: readers of history go by it."""
     for name, payload in attributes.indexed_fields.items():
         kind = namespace.custom_search_attributes.get(name) or SYSTEM_AND_PREDEFINED.get(name)
-        if kind is not None and not payload.metadata.get("type"):
+        if kind is not None and "type" not in payload.metadata:
             payload.metadata["type"] = kind.name.encode()
 
 
