@@ -342,3 +342,15 @@ async def test_runs_are_listed_of_one_namespace(store: Store) -> None:
     first = await store.list_executions(None, 1, NAMESPACE)
     rest = await store.list_executions(first[0].key, 10, NAMESPACE)
     assert [run.key for run in first + rest] == keys[:2]
+
+
+async def test_a_task_id_that_is_taken_changes_nothing(store: Store) -> None:
+    """Two processes may draw the same id in the same microsecond: neither may lose its task to the other."""
+    first, other = run_key(), run_key("run-9", "order-9")
+    await commit(store, start(first, tasks_added=(task(1, first),), transfers_added=(transfer(9, first),)))
+    before = await everything(store)
+    with pytest.raises(StorageError):
+        await commit(store, start(other, tasks_added=(task(1, other),)))
+    with pytest.raises(StorageError):
+        await commit(store, start(other, transfers_added=(transfer(9, other),)))
+    assert await everything(store) == before

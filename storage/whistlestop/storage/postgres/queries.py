@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.storage.limits import check_chunked
 from whistlestop.storage.postgres.base import PostgresBase, split
 from whistlestop.storage.postgres.statement import Statement
-from whistlestop.storage.postgres.transition import CHUNK, CHUNK_TYPES, SET_CHUNK, SET_TASK, TASK, TASK_TYPES, task_row
+from whistlestop.storage.postgres.transition import CHUNK, CHUNK_TYPES, SET_CHUNK, TASK, TASK_TYPES, task_row
 from whistlestop.storage.records import ExecutionKey, QueryRecord
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class PostgresQueries(PostgresBase):
         )  # fmt: skip
         statement.expression("ok", _PUT.format(values=values))
         if task is not None:
-            statement.insert("t", TASK, TASK_TYPES, [task_row(task)], SET_TASK)
+            statement.insert("t", TASK, TASK_TYPES, [task_row(task)])
         if more:
             rows = [("query", query.query_id, part, piece) for part, piece in enumerate(more, 1)]
             statement.insert("k", CHUNK, CHUNK_TYPES, rows, SET_CHUNK)

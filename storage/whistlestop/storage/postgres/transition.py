@@ -72,10 +72,6 @@ _TRANSFER = (
     "transfer_tasks (shard_id, task_id, namespace_id, workflow_id, run_id, kind, visible_at_ns, attempt, parts, data)"
 )
 _TRANSFER_TYPES = ("bigint", "bigint", "text", "text", "text", "text", "bigint", "bigint", "bigint", "bytea")
-_SET_TRANSFER = (
-    "ON CONFLICT (shard_id, task_id) DO UPDATE SET kind = excluded.kind, visible_at_ns = excluded.visible_at_ns,"
-    " attempt = excluded.attempt, parts = excluded.parts, data = excluded.data"
-)
 CHUNK = "chunks (kind, owner, part, data)"
 CHUNK_TYPES = ("text", "text", "bigint", "bytea")
 SET_CHUNK = "ON CONFLICT (kind, owner, part) DO UPDATE SET data = excluded.data"
@@ -300,7 +296,8 @@ def _belongings(
             f" AND priority = {where[3]} AND task_id = {where[4]} AND {_OK}",
         )
     if write.tasks_added:
-        statement.insert(f"t{n}", TASK, TASK_TYPES, [task_row(task) for task in write.tasks_added], SET_TASK)
+        # Another process may have drawn the same id: its row must stay, and this commit fail (and be decided again).
+        statement.insert(f"t{n}", TASK, TASK_TYPES, [task_row(task) for task in write.tasks_added])
     timers = [timer_row(timer) for timer in (write.timer, write.retention_timer) if timer is not None]
     if timers:
         statement.insert(f"a{n}", TIMER, TIMER_TYPES, timers, SET_TIMER)
@@ -335,7 +332,7 @@ def _transfers_added(
                 transfer.visible_at_ns, transfer.attempt, len(more), data,
             )
         )  # fmt: skip
-    statement.insert(f"o{n}", _TRANSFER, _TRANSFER_TYPES, rows, _SET_TRANSFER)
+    statement.insert(f"o{n}", _TRANSFER, _TRANSFER_TYPES, rows)
 
 
 def _transfers_done(statement: Statement, transfers: Sequence[TransferTask]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.storage.limits import check_chunked
 from whistlestop.storage.records import ExecutionKey, QueryRecord
 from whistlestop.storage.sqlite.base import SqliteBase
-from whistlestop.storage.sqlite.transition import PUT_TASK, task_row
+from whistlestop.storage.sqlite.transition import INSERT_TASK, task_row
 
 if TYPE_CHECKING:
     import sqlite3
@@ -43,7 +43,7 @@ class SqliteQueries(SqliteBase):
         def run(cursor: sqlite3.Cursor) -> None:
             cursor.execute(_PUT, row)
             if task is not None:
-                cursor.execute(PUT_TASK, task_row(task))
+                cursor.execute(INSERT_TASK, task_row(task))
 
         await self._write(run)
 

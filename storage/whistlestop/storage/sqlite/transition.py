@@ -45,10 +45,12 @@ _INSERT_NODE = "INSERT INTO history_node (namespace_id, branch_id, node_id, next
 _INSERT_FORK = (
     "INSERT INTO forks (namespace_id, branch_id, run_id, first_event_id, next_event_id) VALUES (?, ?, ?, ?, ?)"
 )
-PUT_TASK = (
-    "INSERT OR REPLACE INTO tasks (namespace_id, task_queue, task_type, priority, task_id, workflow_id, run_id,"
+# Another writer may have drawn the same id: its row must stay, and this commit fail (and be decided again).
+INSERT_TASK = (
+    "INSERT INTO tasks (namespace_id, task_queue, task_type, priority, task_id, workflow_id, run_id,"
     " scheduled_event_id, stamp, created_ns, query_id, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+PUT_TASK = INSERT_TASK.replace("INSERT", "INSERT OR REPLACE", 1)
 DELETE_TASK = (
     "DELETE FROM tasks WHERE namespace_id = ? AND task_queue = ? AND task_type = ? AND priority = ? AND task_id = ?"
 )
@@ -61,7 +63,7 @@ _DELETE_TIMER = (
     "DELETE FROM timer_tasks WHERE namespace_id = ? AND run_id = ? AND workflow_id = ? AND kind = 'execution'"
 )
 _INSERT_TRANSFER = (
-    "INSERT OR REPLACE INTO transfer_tasks (shard_id, task_id, namespace_id, workflow_id, run_id, kind, visible_at_ns,"
+    "INSERT INTO transfer_tasks (shard_id, task_id, namespace_id, workflow_id, run_id, kind, visible_at_ns,"
     " attempt, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 DELETE_TRANSFER = "DELETE FROM transfer_tasks WHERE shard_id = ? AND task_id = ?"
@@ -147,7 +149,7 @@ def _put(cursor: sqlite3.Cursor, write: ExecutionWrite) -> None:
             (task_key.namespace_id, task_key.task_queue, task_key.task_type, task_key.priority, task_key.task_id),
         )
     if write.tasks_added:
-        cursor.executemany(PUT_TASK, map(task_row, write.tasks_added))
+        cursor.executemany(INSERT_TASK, map(task_row, write.tasks_added))
     if write.timer is not None:
         cursor.execute(PUT_TIMER, timer_row(write.timer))
     elif write.timer_removed:
@@ -190,7 +192,7 @@ def _put_rare(cursor: sqlite3.Cursor, write: ExecutionWrite) -> None:
 
 
 def task_row(task: MatchingTask) -> tuple[object, ...]:
-    """Values for PUT_TASK."""
+    """Values for INSERT_TASK."""
     key = task.key
     return (
         key.namespace_id, key.task_queue, key.task_type, key.priority, key.task_id, task.workflow_id, task.run_id,
