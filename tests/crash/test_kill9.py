@@ -1,0 +1,45 @@
+"""A short run of `kill9` on each store; `WHISTLESTOP_KILLS=100` makes it the acceptance run."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import postgres
+from tests.crash.kill9 import Options, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KILLS = int(os.environ.get("WHISTLESTOP_KILLS", "5"))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.sdk
+@pytest.mark.timeout(120 + 20 * KILLS)
+@pytest.mark.parametrize(
+    "store",
+    [
+        "sqlite",
+        pytest.param(
+            "postgres",
+            marks=[
+                pytest.mark.postgres,
+                pytest.mark.skipif(not postgres.available(), reason="no Postgres here"),
+            ],
+        ),
+    ],
+)
+async def test_nothing_acknowledged_is_lost(store: str, tmp_path: Path) -> None:
+    options = Options(KILLS, store, secrets.randbelow(1_000_000), parallel=6, port=free_port())
+    assert await run(options, tmp_path) == []
