@@ -55,9 +55,11 @@ _VISIBILITY = (
     f" LEFT JOIN executions e ON {_RUN.format(t='t')} WHERE (t.namespace_id, t.run_id) > (?, ?)"
     " ORDER BY t.namespace_id, t.run_id LIMIT ?"
 )
+# A Nexus task (type 3) may stand in a queue of another namespace than its run's.
 _TASKS = (
     "SELECT t.namespace_id, t.task_queue, t.task_type, t.priority, t.task_id, t.workflow_id, t.run_id, e.run_id"
-    f" FROM tasks t LEFT JOIN executions e ON {_RUN.format(t='t')}"
+    " FROM tasks t LEFT JOIN executions e"
+    " ON (e.namespace_id = t.namespace_id OR t.task_type = 3) AND e.workflow_id = t.workflow_id AND e.run_id = t.run_id"
     " WHERE (t.namespace_id, t.task_queue, t.task_type, t.priority, t.task_id) > (?, ?, ?, ?, ?)"
     " ORDER BY t.namespace_id, t.task_queue, t.task_type, t.priority, t.task_id LIMIT ?"
 )
@@ -88,7 +90,7 @@ _OWNER = "SELECT 1 FROM executions WHERE namespace_id = ? AND (run_id = ? OR bra
 TABLES = (
     "namespaces", "shards", "executions", "current_executions", "history_node", "forks", "task_queues",
     "task_queue_pollers", "tasks", "timer_tasks", "transfer_tasks", "queries", "executions_visibility",
-    "cluster_membership", "queue",
+    "cluster_membership", "queue", "nexus_endpoints",
 )  # fmt: skip
 
 

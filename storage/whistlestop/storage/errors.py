@@ -40,6 +40,14 @@ class NamespaceConflict(StorageError):
     """The namespace was changed by another writer, or is gone; nothing was written."""
 
 
+class EndpointExists(StorageError):
+    """A Nexus endpoint of that name (or id) is there already; nothing was written."""
+
+
+class EndpointConflict(StorageError):
+    """The Nexus endpoint was changed by another writer, or is gone; nothing was written."""
+
+
 class LeaseLost(StorageError):
     """The range lease is held by somebody else (a newer `range_id`); nothing was written."""
 

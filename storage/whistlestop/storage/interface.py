@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         MatchingTask,
         Member,
         NamespaceRecord,
+        NexusEndpointRecord,
         PollerRecord,
         QueryRecord,
         QueueMessage,
@@ -190,6 +191,28 @@ class NamespaceStore(Protocol):
     async def delete_namespace(self, namespace_id: str) -> None: ...
 
 
+class NexusEndpointStore(Protocol):
+    """Nexus endpoints, which belong to the cluster."""
+
+    async def create_nexus_endpoint(self, record: NexusEndpointRecord) -> None:
+        """Stored with version 1. Raises EndpointExists."""
+        ...
+
+    async def get_nexus_endpoint(self, *, endpoint_id: str = "", name: str = "") -> NexusEndpointRecord | None: ...
+
+    async def update_nexus_endpoint(self, record: NexusEndpointRecord) -> None:
+        """Compare-and-set on `record.version` (stored as version + 1); may rename. Raises Endpoint{Conflict,Exists}."""
+        ...
+
+    async def list_nexus_endpoints(self, first_id: str, limit: int) -> list[NexusEndpointRecord]:
+        """In the order of ids, from `first_id` on."""
+        ...
+
+    async def delete_nexus_endpoint(self, endpoint_id: str) -> bool:
+        """False when there is none."""
+        ...
+
+
 class ClusterStore(Protocol):
     """Membership, range leases and the administrative queue."""
 
@@ -222,7 +245,8 @@ class ClusterStore(Protocol):
 
 
 class Store(
-    ExecutionStore, TaskStore, TimerStore, QueryStore, VisibilityStore, NamespaceStore, ClusterStore, Protocol
+    ExecutionStore, TaskStore, TimerStore, QueryStore, VisibilityStore, NamespaceStore, NexusEndpointStore,
+    ClusterStore, Protocol
 ):
     """Everything, as the shells hand it out."""
 

@@ -228,6 +228,17 @@ class NamespaceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
+class NexusEndpointRecord:
+    """Where Nexus operations of an endpoint go. `data` is a serialised `whistlestop.nexus.v1.NexusEndpointData`."""
+
+    endpoint_id: str
+    name: str
+    data: bytes
+    version: int
+    """Compare-and-set guard; 0 for one that is not stored yet."""
+
+
 class Member:
     """A live server process or function instance."""
 

@@ -37,6 +37,10 @@ class FrontendConfig:
     callback_header_max_size: int = 8 * KIB
     callback_allowed_addresses: tuple[tuple[str, bool], ...] = ()
     """Patterns of `host:port` that callbacks may go to, and whether without TLS."""
+    endpoint_name_max_length: int = 200
+    endpoint_url_max_length: int = 4 * KIB
+    endpoint_description_max_size: int = 20_000
+    nexus_operation_token_max_length: int = 4096
     worker_build_id_size_limit: int = 255
     min_retention_s: int = 3600
     max_bad_binaries: int = 10

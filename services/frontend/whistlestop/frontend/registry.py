@@ -235,11 +235,11 @@ _OPERATOR_RPCS: tuple[_Line, ...] = (
     ("ListClusters", _F, _ADMIN),
     ("AddOrUpdateRemoteCluster", Feature.CLUSTERS, _ADMIN),
     ("RemoveRemoteCluster", Feature.CLUSTERS, _ADMIN),
-    ("GetNexusEndpoint", Feature.NEXUS, _ADMIN),
-    ("CreateNexusEndpoint", Feature.NEXUS, _ADMIN),
-    ("UpdateNexusEndpoint", Feature.NEXUS, _ADMIN),
-    ("DeleteNexusEndpoint", Feature.NEXUS, _ADMIN),
-    ("ListNexusEndpoints", Feature.NEXUS, _ADMIN),
+    ("GetNexusEndpoint", _F, _ADMIN),
+    ("CreateNexusEndpoint", _F, _ADMIN),
+    ("UpdateNexusEndpoint", _F, _ADMIN),
+    ("DeleteNexusEndpoint", _F, _ADMIN),
+    ("ListNexusEndpoints", _F, _ADMIN),
 )
 
 _HOLDS = frozenset({

@@ -11,6 +11,7 @@ from whistlestop.storage.postgres.backup import write_backup
 from whistlestop.storage.postgres.cluster import PostgresCluster
 from whistlestop.storage.postgres.connection import EXPECTED, create_pool, one_line, retried, translate, try_connection
 from whistlestop.storage.postgres.executions import PostgresExecutions
+from whistlestop.storage.postgres.nexus import PostgresNexus
 from whistlestop.storage.postgres.queries import PostgresQueries
 from whistlestop.storage.postgres.statement import numbered
 from whistlestop.storage.postgres.tasks import PostgresTasks
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
 
 
 class PostgresStore(
-    PostgresExecutions, PostgresTasks, PostgresTimers, PostgresQueries, PostgresVisibility, PostgresCluster
+    PostgresExecutions,
+    PostgresTasks,
+    PostgresTimers,
+    PostgresQueries,
+    PostgresVisibility,
+    PostgresNexus,
+    PostgresCluster,
 ):
     """See whistlestop.storage.interface.Store.
 

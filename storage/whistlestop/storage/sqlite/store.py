@@ -14,6 +14,7 @@ from whistlestop.storage.sqlite.base import INLINE_OPERATIONS
 from whistlestop.storage.sqlite.cluster import SqliteCluster
 from whistlestop.storage.sqlite.connection import MEMORY, connect, translate
 from whistlestop.storage.sqlite.executions import SqliteExecutions
+from whistlestop.storage.sqlite.nexus import SqliteNexus
 from whistlestop.storage.sqlite.queries import SqliteQueries
 from whistlestop.storage.sqlite.tasks import SqliteTasks
 from whistlestop.storage.sqlite.timers import SqliteTimers
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import Finding
 
 
-class SqliteStore(SqliteExecutions, SqliteTasks, SqliteTimers, SqliteQueries, SqliteVisibility, SqliteCluster):
+class SqliteStore(
+    SqliteExecutions, SqliteTasks, SqliteTimers, SqliteQueries, SqliteVisibility, SqliteNexus, SqliteCluster
+):
     """See whistlestop.storage.interface.Store. `path` is a file or ":memory:"; `pragmas` come after our own.
 
     `open` takes a fresh or older database too, so that `migrate` can follow; it refuses a newer one.

@@ -36,6 +36,8 @@ class TaskToken(_message.Message):
     ACTIVITY_TYPE_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
     QUERY_ID_FIELD_NUMBER: _builtins.int
+    CALLER_NAMESPACE_ID_FIELD_NUMBER: _builtins.int
+    NEXUS_CANCEL_FIELD_NUMBER: _builtins.int
     namespace_id: _builtins.str
     workflow_id: _builtins.str
     run_id: _builtins.str
@@ -50,6 +52,11 @@ class TaskToken(_message.Message):
     stamp: _builtins.int
     query_id: _builtins.str
     """Set on the token of a direct query alone."""
+    caller_namespace_id: _builtins.str
+    """Set on the token of a Nexus task alone, whose namespace is that of its queue: the run's namespace, and whether it
+    asks to cancel.
+    """
+    nexus_cancel: _builtins.bool
     def __init__(
         self,
         *,
@@ -65,10 +72,12 @@ class TaskToken(_message.Message):
         activity_type: _builtins.str = ...,
         stamp: _builtins.int = ...,
         query_id: _builtins.str = ...,
+        caller_namespace_id: _builtins.str = ...,
+        nexus_cancel: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_type", b"activity_type", "attempt", b"attempt", "namespace_id", b"namespace_id", "query_id", b"query_id", "run_id", b"run_id", "scheduled_event_id", b"scheduled_event_id", "stamp", b"stamp", "started_event_id", b"started_event_id", "started_time_ns", b"started_time_ns", "workflow_id", b"workflow_id", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_type", b"activity_type", "attempt", b"attempt", "caller_namespace_id", b"caller_namespace_id", "namespace_id", b"namespace_id", "nexus_cancel", b"nexus_cancel", "query_id", b"query_id", "run_id", b"run_id", "scheduled_event_id", b"scheduled_event_id", "stamp", b"stamp", "started_event_id", b"started_event_id", "started_time_ns", b"started_time_ns", "workflow_id", b"workflow_id", "workflow_type", b"workflow_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from whistlestop.frontend.api import (
     cluster,
     namespaces,
+    nexus_endpoints,
     search_attributes,
     start_workflow,
     task_queue,
@@ -18,6 +19,7 @@ from whistlestop.frontend.api.rules import Handler, Rules, UnknownSearchAttribut
 HANDLERS: dict[str, Handler] = {
     **cluster.HANDLERS,
     **namespaces.HANDLERS,
+    **nexus_endpoints.HANDLERS,
     **search_attributes.HANDLERS,
     **visibility.HANDLERS,
 }

@@ -1,0 +1,243 @@
+"""CreateNexusEndpoint, UpdateNexusEndpoint, DeleteNexusEndpoint, GetNexusEndpoint, ListNexusEndpoints.
+
+Endpoints belong to the cluster. They are read from the store each time, so that an endpoint is there for everybody as
+soon as its creation was answered.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
+
+from whistlestop.common.errors import (
+    Code,
+    ServiceError,
+    failed_precondition,
+    invalid_argument,
+    not_found,
+    unavailable,
+)
+from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
+from whistlestop.storage.errors import EndpointConflict, EndpointExists
+from whistlestop.storage.records import NexusEndpointRecord
+
+if TYPE_CHECKING:
+    from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
+
+    from whistlestop.common.context import CallContext
+    from whistlestop.frontend.api.rules import Handler
+    from whistlestop.frontend.service import Frontend
+
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9\-]*[a-zA-Z0-9]")
+_NAME_SHOWN = r"^[a-zA-Z][a-zA-Z0-9\\-]*[a-zA-Z0-9]$"
+_URL_PREFIX = "/nexus/endpoints/{}/services"
+_RESERVED_QUEUE_PREFIX = "/_sys/"
+_DEFAULT_PAGE = 100
+_MOST_PER_PAGE = 1000
+
+
+async def create_nexus_endpoint(
+    frontend: Frontend, request: operator_pb.CreateNexusEndpointRequest, context: CallContext
+) -> operator_pb.CreateNexusEndpointResponse:
+    """Names are unique. ALREADY_EXISTS when one is taken."""
+    data = await _checked(frontend, request.spec)
+    data.endpoint.created_time.FromNanoseconds(frontend.clock.now_ns())
+    endpoint_id = str(uuid.UUID(frontend.ids.uuid()))
+    record = NexusEndpointRecord(endpoint_id, request.spec.name, data.SerializeToString(), 0)
+    try:
+        await frontend.store.create_nexus_endpoint(record)
+    except EndpointExists:
+        raise _exists("creating", request.spec.name) from None
+    return operator_pb.CreateNexusEndpointResponse(endpoint=await _shown(frontend, record, version=1))
+
+
+async def update_nexus_endpoint(
+    frontend: Frontend, request: operator_pb.UpdateNexusEndpointRequest, context: CallContext
+) -> operator_pb.UpdateNexusEndpointResponse:
+    """Replace the whole spec of the version that the caller has seen."""
+    data = await _checked(frontend, request.spec)
+    previous = await frontend.store.get_nexus_endpoint(endpoint_id=request.id) if request.id else None
+    if previous is None:
+        raise not_found(f"error updating Nexus endpoint. endpoint ID {request.id} not found")
+    if request.version != previous.version:
+        raise failed_precondition(
+            f"nexus endpoint version mismatch. received: {request.version} expected {previous.version}"
+        )
+    data.endpoint.created_time.CopyFrom(NexusEndpointData.FromString(previous.data).endpoint.created_time)
+    data.endpoint.last_modified_time.FromNanoseconds(frontend.clock.now_ns())
+    record = NexusEndpointRecord(request.id, request.spec.name, data.SerializeToString(), previous.version)
+    try:
+        await frontend.store.update_nexus_endpoint(record)
+    except EndpointExists:
+        raise _exists("updating", request.spec.name) from None
+    except EndpointConflict:
+        raise unavailable(f"Nexus endpoint {request.id} is being changed by others. Try again.") from None
+    shown = await _shown(frontend, record, version=previous.version + 1)
+    return operator_pb.UpdateNexusEndpointResponse(endpoint=shown)
+
+
+async def delete_nexus_endpoint(
+    frontend: Frontend, request: operator_pb.DeleteNexusEndpointRequest, context: CallContext
+) -> operator_pb.DeleteNexusEndpointResponse:
+    """Operations that are under way fail at their next attempt."""
+    issues = _id_issues(request.id)
+    if request.version <= 0:
+        issues.append("endpoint version is non-positive")
+    _raise(issues)
+    if not await frontend.store.delete_nexus_endpoint(request.id):
+        raise not_found(f"error deleting nexus endpoint with ID: {request.id}")
+    return operator_pb.DeleteNexusEndpointResponse()
+
+
+async def get_nexus_endpoint(
+    frontend: Frontend, request: operator_pb.GetNexusEndpointRequest, context: CallContext
+) -> operator_pb.GetNexusEndpointResponse:
+    """By id."""
+    _raise(_id_issues(request.id))
+    record = await frontend.store.get_nexus_endpoint(endpoint_id=request.id)
+    if record is None:
+        raise not_found(f"Nexus endpoint with ID `{request.id}` not found")
+    return operator_pb.GetNexusEndpointResponse(endpoint=await _shown(frontend, record))
+
+
+async def list_nexus_endpoints(
+    frontend: Frontend, request: operator_pb.ListNexusEndpointsRequest, context: CallContext
+) -> operator_pb.ListNexusEndpointsResponse:
+    """In the order of ids; the page token is the id that the next page begins with. By name: that one or none."""
+    response = operator_pb.ListNexusEndpointsResponse()
+    if request.name:
+        record = await frontend.store.get_nexus_endpoint(name=request.name)
+        if record is not None:
+            response.endpoints.append(await _shown(frontend, record))
+        return response
+    if request.page_size < 0:
+        raise invalid_argument("page_size is negative")
+    if request.page_size > _MOST_PER_PAGE:
+        raise invalid_argument(f"page_size exceeds limit of {_MOST_PER_PAGE}")
+    size = request.page_size or _DEFAULT_PAGE
+    try:
+        first_id = request.next_page_token.decode()
+    except UnicodeDecodeError:
+        raise invalid_argument("Invalid NextPageToken.") from None
+    records = await frontend.store.list_nexus_endpoints(first_id, size + 1)
+    for record in records[:size]:
+        response.endpoints.append(await _shown(frontend, record))
+    if len(records) > size:
+        response.next_page_token = records[size].endpoint_id.encode()
+    return response
+
+
+async def _checked(frontend: Frontend, spec: nexus_pb.EndpointSpec) -> NexusEndpointData:
+    """What is to be stored of a spec. Raises INVALID_ARGUMENT with all that is wrong with it."""
+    config = frontend.config
+    issues = _name_issues(spec.name, config.endpoint_name_max_length)
+    data = NexusEndpointData()
+    data.endpoint.spec.CopyFrom(spec)
+    variant = spec.target.WhichOneof("variant")
+    if variant is None:
+        issues.append("empty target variant")
+        _raise(issues)
+    if variant == "worker":
+        worker = spec.target.worker
+        if not worker.namespace:
+            issues.append("target namespace not set")
+        else:
+            namespace = await frontend.namespaces.by_name(worker.namespace)
+            if namespace is None:
+                raise failed_precondition(
+                    "could not verify namespace referenced by target exists: "
+                    f"Namespace {worker.namespace} is not found."
+                )
+            data.target_namespace_id = namespace.namespace_id
+        queue_issue = _queue_issue(worker.task_queue, config.max_id_length)
+        if queue_issue:
+            issues.append(f'invalid target task queue: "{queue_issue}"')
+    else:
+        issues += _url_issues(spec.target.external.url, config.endpoint_url_max_length)
+    if spec.description.ByteSize() > config.endpoint_description_max_size:
+        issues.append(f"description size exceeds limit of {config.endpoint_description_max_size}")
+    _raise(issues)
+    return data
+
+
+def _name_issues(name: str, most: int) -> list[str]:
+    if not name:
+        return ["endpoint name not set"]
+    issues = []
+    if len(name.encode()) > most:
+        issues.append(f"endpoint name exceeds length limit of {most}")
+    if not _NAME.fullmatch(name):
+        issues.append(f'endpoint name must match the regex: "{_NAME_SHOWN}"')
+    return issues
+
+
+def _queue_issue(name: str, most: int) -> str:
+    if not name:
+        return "missing task queue name"
+    if len(name.encode()) > most:
+        return "taskQueue length exceeds limit"
+    if name.startswith(_RESERVED_QUEUE_PREFIX):
+        return f"task queue name cannot start with reserved prefix {_RESERVED_QUEUE_PREFIX}"
+    return ""
+
+
+def _url_issues(url: str, most: int) -> list[str]:
+    if not url:
+        return ["empty target URL"]
+    if len(url.encode()) > most:
+        return [f"target URL length exceeds limit of {most}"]
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        return [f"invalid target URL: {error}"]
+    if scheme not in ("http", "https"):
+        return [f'invalid target URL scheme: "{scheme}", expected http or https']
+    return []
+
+
+def _id_issues(endpoint_id: str) -> list[str]:
+    if not endpoint_id:
+        return ["endpoint ID not set"]
+    try:
+        uuid.UUID(endpoint_id)
+    except ValueError:
+        return [f'malformed endpoint ID: "invalid UUID length: {len(endpoint_id)}"']
+    return []
+
+
+def _raise(issues: list[str]) -> None:
+    if issues:
+        raise invalid_argument(", ".join(issues))
+
+
+def _exists(doing: str, name: str) -> ServiceError:
+    return ServiceError(
+        Code.ALREADY_EXISTS, f"error {doing} Nexus endpoint. Endpoint with name {name} already registered"
+    )
+
+
+async def _shown(frontend: Frontend, record: NexusEndpointRecord, version: int = 0) -> nexus_pb.Endpoint:
+    """The endpoint as callers see it; a worker target by its namespace's present name."""
+    data = NexusEndpointData.FromString(record.data)
+    endpoint = data.endpoint
+    endpoint.id = record.endpoint_id
+    endpoint.version = version or record.version
+    endpoint.url_prefix = _URL_PREFIX.format(record.endpoint_id)
+    if data.target_namespace_id:
+        namespace = await frontend.namespaces.by_id(data.target_namespace_id)
+        if namespace is not None:
+            endpoint.spec.target.worker.namespace = namespace.name
+    return endpoint
+
+
+HANDLERS: dict[str, Handler] = {
+    "CreateNexusEndpoint": create_nexus_endpoint,
+    "UpdateNexusEndpoint": update_nexus_endpoint,
+    "DeleteNexusEndpoint": delete_nexus_endpoint,
+    "GetNexusEndpoint": get_nexus_endpoint,
+    "ListNexusEndpoints": list_nexus_endpoints,
+}
