@@ -1,0 +1,51 @@
+"""For which interpreter and machine a bundle is made, and what of it pip has to know."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import dataclass
+
+FUNCTIONS = ("frontend", "history", "matching")
+_MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
+_AMAZON_LINUX_2023 = (3, 12)
+"""Lambda's Python runtimes from this version on run on Amazon Linux 2023, the older ones on Amazon Linux 2."""
+_GLIBC_OF_AL2, _GLIBC_OF_AL2023 = 26, 34
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A Lambda runtime, as `python3.13`, and an architecture in Lambda's words: `arm64` or `x86_64`."""
+
+    runtime: str
+    architecture: str
+
+    def __post_init__(self) -> None:
+        if self.architecture not in _MACHINES:
+            raise ValueError(f"architecture {self.architecture!r} is none of {', '.join(sorted(_MACHINES))}")
+        name, _, number = self.runtime.partition("3.")
+        if name != "python" or not number.isdigit() or int(number) < 11:
+            raise ValueError(f"runtime {self.runtime!r} is not of the form python3.N with N from 11 on")
+
+    @property
+    def version(self) -> tuple[int, int]:
+        return 3, int(self.runtime.removeprefix("python3."))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this interpreter can run the bundle."""
+        return self == here()
+
+    def pip_options(self) -> list[str]:
+        """Every platform tag that the runtime's C library can load, the newest first: pip guesses none of them."""
+        machine = _MACHINES[self.architecture]
+        newest = _GLIBC_OF_AL2023 if self.version >= _AMAZON_LINUX_2023 else _GLIBC_OF_AL2
+        tags = [f"manylinux_2_{minor}_{machine}" for minor in range(newest, 16, -1)] + [f"manylinux2014_{machine}"]
+        platforms = [option for tag in tags for option in ("--platform", tag)]
+        return [*platforms, "--python-version", f"3.{self.version[1]}", "--implementation", "cp", "--only-binary=:all:"]
+
+
+def here() -> Target:
+    """This interpreter on this machine."""
+    machine = {"aarch64": "arm64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
+    return Target(f"python3.{sys.version_info.minor}", machine)
