@@ -18,6 +18,8 @@ CHUNKED_LIMIT = 64 << 20
 
 def check_transition(transition: Transition) -> None:
     """Raise TooLarge for what no chunking helps."""
+    for _, answer in transition.answers:
+        check_chunked("query answer", len(answer))
     for write in transition.writes:
         check_chunked("mutable state", len(write.state))
         for batch in write.history:

@@ -7,7 +7,7 @@ adapters chunk larger states and history batches themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 SLOTS = 16384
 """Hash slots of executions. Fixed for ever: ranges of slots are what is leased and scanned, not shards."""
@@ -196,8 +196,9 @@ class Transition:
     writes: tuple[ExecutionWrite, ...]
     transfers_done: tuple[TransferTask, ...] = ()
     """Outbox rows that this very commit makes done."""
-    topics: tuple[str, ...] = field(default=())
-    """Hints to publish after the commit; not stored."""
+    answers: tuple[tuple[str, bytes], ...] = ()
+    """Query ids and what a completed workflow task answered (serialised `WorkflowQueryResult`s); an id that is gone or
+    answered already is passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,6 @@ class NamespaceRecord:
 
 
 @dataclass(frozen=True, slots=True)
-@dataclass(frozen=True, slots=True)
 class NexusEndpointRecord:
     """Where Nexus operations of an endpoint go. `data` is a serialised `whistlestop.nexus.v1.NexusEndpointData`."""
 
@@ -239,6 +239,7 @@ class NexusEndpointRecord:
     """Compare-and-set guard; 0 for one that is not stored yet."""
 
 
+@dataclass(frozen=True, slots=True)
 class Member:
     """A live server process or function instance."""
 

@@ -6,7 +6,22 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tests.storage.factories import NAMESPACE, QUEUE, START_NS, WORKFLOW_QUEUE, query, run_key, task
+import pytest
+
+from tests.storage.factories import (
+    NAMESPACE,
+    QUEUE,
+    START_NS,
+    WORKFLOW_QUEUE,
+    commit,
+    query,
+    run_key,
+    start,
+    step,
+    task,
+)
+from whistlestop.storage.errors import VersionConflict
+from whistlestop.storage.records import Transition
 
 if TYPE_CHECKING:
     from whistlestop.storage.interface import Store
@@ -79,3 +94,21 @@ async def test_purging_drops_expired_queries_up_to_the_limit(store: Store) -> No
     assert await store.purge_queries(START_NS + 2, 2) == 0
     assert await store.get_query("query-2") is None
     assert await store.get_query("query-3") is not None
+
+
+async def test_a_transition_brings_answers(store: Store) -> None:
+    await store.put_query(query(), None)
+    await store.put_query(query("query-2"), None)
+    await store.answer_query("query-2", b"earlier")
+    answers = (("query-1", b"one"), ("query-2", b"too late"), ("gone", b"nobody asks"))
+    await store.commit(Transition((start(),), answers=answers))
+    assert await store.get_query("query-1") == replace(query(), answer=b"one")
+    assert await store.get_query("query-2") == replace(query("query-2"), answer=b"earlier")
+
+
+async def test_a_refused_transition_answers_nothing(store: Store) -> None:
+    await store.put_query(query(), None)
+    await commit(store, start())
+    with pytest.raises(VersionConflict):
+        await store.commit(Transition((step(version=7),), answers=(("query-1", b"one"),)))
+    assert await store.get_query("query-1") == query()

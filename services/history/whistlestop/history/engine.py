@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 from whistlestop.common.errors import Code, ServiceError, not_found, unavailable
-from whistlestop.common.notify import execution_topic, task_queue_topic
+from whistlestop.common.notify import execution_topic, query_topic, task_queue_topic
 from whistlestop.history.core import history_limits
 from whistlestop.history.core.run import Run, StartEventNeeded
 from whistlestop.history.core.state_pb2 import MutableState
@@ -291,7 +291,8 @@ class Engine:
             if each.visibility_changed and each.state.search_attributes:
                 each.search_attribute_types = await self.attribute_types_of(each.key.namespace_id)
         writes = tuple(write_of(each) for each in runs)
-        transition = Transition(writes, transfers_done=() if done is None else (done,))
+        answers = tuple(answer for each in runs for answer in each.answers)
+        transition = Transition(writes, transfers_done=() if done is None else (done,), answers=answers)
         # A caller that goes away must not come between the commit and what follows from it.
         committing = asyncio.ensure_future(self._write(runs, transition))
         try:
@@ -343,6 +344,7 @@ class Engine:
         if run.is_open:
             self._note_current(run.key.namespace_id, run.key.workflow_id, run.key.run_id)
         topics = [execution_topic(run.key.namespace_id, run.key.workflow_id, run.key.run_id)]
+        topics.extend(query_topic(query_id) for query_id, _ in run.answers)
         if write.tasks_added:
             self.tasks_written(write.tasks_added)
         self.notifier.publish(topics)

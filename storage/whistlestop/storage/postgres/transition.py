@@ -139,6 +139,7 @@ def prepare(transition: Transition) -> Prepared:
     for n, write in enumerate(writes):
         _belongings(statement, n, write, chunks)
     _transfers_done(statement, transition.transfers_done)
+    _answers(statement, transition.answers, chunks)
     if chunks:
         statement.insert("chunk", CHUNK, CHUNK_TYPES, chunks, SET_CHUNK)
     return Prepared(statement.text(select), statement.parameters, transition, locked)
@@ -344,6 +345,20 @@ def _transfers_done(statement: Statement, transfers: Sequence[TransferTask]) -> 
         if len(transfer.data) > CHUNK_BYTES:
             owner = statement.add(transfer_owner(transfer))
             statement.expression(f"k{n}", f"DELETE FROM chunks WHERE kind = 'transfer' AND owner = {owner} AND {_OK}")
+
+
+def _answers(
+    statement: Statement, answers: Sequence[tuple[str, bytes]], chunks: list[tuple[str, str, int, bytes]]
+) -> None:
+    for n, (query_id, answer) in enumerate(answers):
+        data, more = split(answer)
+        place, parts, name = statement.add(data, len(more), query_id).split(", ")
+        statement.expression(
+            f"q{n}",
+            f"UPDATE queries SET answer = {place}, answer_parts = {parts}"
+            f" WHERE query_id = {name} AND answer IS NULL AND {_OK}",
+        )
+        chunks.extend(("answer", query_id, part, piece) for part, piece in enumerate(more, 1))
 
 
 def execution_owner(key: ExecutionKey) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.storage.limits import check_chunked
 from whistlestop.storage.records import ExecutionKey, QueryRecord
 from whistlestop.storage.sqlite.base import SqliteBase
-from whistlestop.storage.sqlite.transition import INSERT_TASK, task_row
+from whistlestop.storage.sqlite.transition import ANSWER_QUERY, INSERT_TASK, task_row
 
 if TYPE_CHECKING:
     import sqlite3
@@ -59,8 +59,7 @@ class SqliteQueries(SqliteBase):
         check_chunked("query answer", len(answer))
 
         def run(cursor: sqlite3.Cursor) -> bool:
-            sql = "UPDATE queries SET answer = ? WHERE query_id = ? AND answer IS NULL"
-            return cursor.execute(sql, (answer, query_id)).rowcount == 1
+            return cursor.execute(ANSWER_QUERY, (answer, query_id)).rowcount == 1
 
         return await self._write(run)
 

@@ -66,6 +66,7 @@ _INSERT_TRANSFER = (
     "INSERT INTO transfer_tasks (shard_id, task_id, namespace_id, workflow_id, run_id, kind, visible_at_ns,"
     " attempt, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+ANSWER_QUERY = "UPDATE queries SET answer = ? WHERE query_id = ? AND answer IS NULL"
 DELETE_TRANSFER = "DELETE FROM transfer_tasks WHERE shard_id = ? AND task_id = ?"
 
 VISIBILITY_COLUMNS = (
@@ -99,6 +100,8 @@ def apply_transition(cursor: sqlite3.Cursor, transition: Transition) -> None:
         _put(cursor, write)
     for transfer in transition.transfers_done:
         cursor.execute(DELETE_TRANSFER, (transfer.slot, transfer.task_id))
+    for query_id, answer in transition.answers:
+        cursor.execute(ANSWER_QUERY, (answer, query_id))
 
 
 def _check_version(cursor: sqlite3.Cursor, key: ExecutionKey, expected: int) -> None:

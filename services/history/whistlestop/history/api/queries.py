@@ -59,6 +59,11 @@ async def query_workflow(service: History, request: service_pb.QueryWorkflowRequ
     ) as audience:
         while True:
             entry = await engine.read(key, audience)
+            # An answer and the state that shows the task's end are one commit, so the answer is looked for second.
+            answer = await _answer(service, query_id) if buffered else None
+            if answer is not None:
+                result = answer
+                break
             rejected = _rejection(entry.state, request.query_reject_condition)
             if rejected is not None:
                 return rejected
@@ -75,17 +80,9 @@ async def query_workflow(service: History, request: service_pb.QueryWorkflowRequ
                 buffered = True
             if not entry.state.buffered_queries:
                 await engine.transact(key.namespace_id, key.workflow_id, key.run_id, _note_waiting)
-            answer = await _answer(service, query_id)
-            if answer is not None:
-                result = answer
-                break
             if not await audience.wait(deadline_ns):
                 await service.store.delete_query(query_id)
                 raise deadline_exceeded()
-            answer = await _answer(service, query_id)
-            if answer is not None:
-                result = answer
-                break
     await service.store.delete_query(query_id)
     return _reply(result)
 
@@ -220,13 +217,6 @@ async def attach(service: History, run: Run, reply: PollResponse) -> None:
         return
     for record in await service.store.list_buffered_queries(run.key, service.clock.now_ns(), MAX_ATTACHED):
         reply.queries[record.query_id].ParseFromString(record.request)
-
-
-async def record_results(service: History, request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
-    """The answers that a completed workflow task brought."""
-    for query_id, result in request.query_results.items():
-        await service.store.answer_query(query_id, result.SerializeToString())
-        service.notifier.publish((query_topic(query_id),))
 
 
 async def record_query_task_started(

@@ -118,6 +118,7 @@ async def respond_workflow_task_completed(
     def decide(run: Run) -> completion.Outcome:
         run.check_search_attributes = checker
         outcome = completion.respond_completed(run, token, request)
+        run.answers = [(query_id, result.SerializeToString()) for query_id, result in request.query_results.items()]
         outcome.eager_activities = [
             scheduled_event_id
             for scheduled_event_id in outcome.eager_activities
@@ -126,8 +127,6 @@ async def respond_workflow_task_completed(
         return outcome
 
     run, outcome = await service.engine.transact(token.namespace_id, token.workflow_id, token.run_id, decide)
-    if request.query_results:
-        await queries.record_results(service, request)
     if outcome.error is not None:
         raise outcome.error
     reply = service_pb.RespondWorkflowTaskCompletedResponse()

@@ -184,6 +184,8 @@ class Run:
         """Something is to be committed even though no event was written."""
         self.outgoing_messages: list[protocol_pb.Message] = []
         """What goes to the worker beside the workflow task that was started."""
+        self.answers: list[tuple[str, bytes]] = []
+        """Queries that the worker answered, and what it said (serialised)."""
         self.next_run: Run | None = None
         """The run that this one's end starts in the same commit."""
         self.activity_ids: set[str] | None = None
