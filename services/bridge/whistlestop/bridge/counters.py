@@ -1,0 +1,41 @@
+"""How many calls the bridge makes: each of them is a billed invocation where the target is a function."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+LOOK, POLL, WAIT, HEARTBEAT, OTHER = "look", "poll", "wait", "heartbeat", "call"
+KINDS = (LOOK, POLL, WAIT, HEARTBEAT, OTHER)
+
+
+class Counters:
+    """Counts only grow. `calls` by kind: looks and polls for workers, waits for clients, heartbeats, the rest."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.tasks = 0
+        """Tasks handed to workers."""
+        self.bytes_out = 0
+        self.bytes_in = 0
+
+    @property
+    def total(self) -> int:
+        """Calls of all kinds."""
+        return self.calls.total()
+
+    def line(self, before: Counters | None = None) -> str:
+        """One line for a log, of what came since `before`."""
+        shown = {f"{kind}s": self.calls[kind] - (before.calls[kind] if before else 0) for kind in KINDS}
+        shown["failed"] = self.failures.total() - (before.failures.total() if before else 0)
+        shown["tasks"] = self.tasks - (before.tasks if before else 0)
+        shown["calls_total"] = self.total
+        return " ".join(f"{name}={value}" for name, value in shown.items())
+
+    def copy(self) -> Counters:
+        """As it stands now."""
+        made = Counters()
+        made.calls.update(self.calls)
+        made.failures.update(self.failures)
+        made.tasks, made.bytes_out, made.bytes_in = self.tasks, self.bytes_out, self.bytes_in
+        return made

@@ -1,0 +1,191 @@
+"""HTTP/1.1 towards one origin: POST, keep-alive, nothing else.
+
+Rules of this file: one request per connection at a time; a cancelled or failed exchange closes its connection, which is
+how the other side learns that nobody waits any more. Written on asyncio's streams since a general client costs several
+times the CPU of the exchange itself (docs/bridge.md has the figures).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+MOST_BODY = 128 * 1024 * 1024
+_MOST_HEAD = 64 * 1024
+_MOST_IDLE = 32
+_CONNECT_S = 10.0
+
+
+class Unreachable(Exception):
+    """The origin could not be talked to: refused, reset, or not HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _Connection:
+    __slots__ = ("reader", "used", "writer")
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.used = False
+
+    @property
+    def is_alive(self) -> bool:
+        return not (self.writer.is_closing() or self.reader.at_eof())
+
+    def close(self) -> None:
+        # Aborted, since nobody reads what may still come.
+        self.writer.transport.abort()
+
+
+class Http1Client:
+    """Keeps connections to the origin of `url` and posts through them."""
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"not an http(s) URL: {url}")
+        self._tls = (tls or True) if parts.scheme == "https" else None
+        self.hostname = parts.hostname
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.host = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
+        if parts.port:
+            self.host += f":{parts.port}"
+        self._idle: list[_Connection] = []
+        self.connects = 0
+
+    async def post(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """One exchange. Raises Unreachable."""
+        head = [f"POST {path} HTTP/1.1\r\nhost: {self.host}\r\n"]
+        head += [f"{name}: {value}\r\n" for name, value in headers.items()]
+        head.append(f"content-length: {len(body)}\r\n\r\n")
+        request = "".join(head).encode("latin-1", "replace") + body
+        while True:
+            connection = self._kept() or await self._connect()
+            was_used = connection.used
+            try:
+                answer, keep = await _exchange(connection, request)
+            except _Stale:
+                connection.close()
+                if was_used:
+                    continue  # closed by the other side while it was idle, before it saw this request
+                raise Unreachable(f"{self.host} closed the connection") from None
+            except (OSError, EOFError, ValueError) as error:
+                connection.close()
+                raise Unreachable(f"{self.host} did not answer as expected: {error}") from error
+            except BaseException:
+                connection.close()
+                raise
+            if keep and len(self._idle) < _MOST_IDLE:
+                connection.used = True
+                self._idle.append(connection)
+            else:
+                connection.close()
+            return answer
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _kept(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_alive:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self) -> _Connection:
+        self.connects += 1
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                reader, writer = await asyncio.open_connection(
+                    self.hostname, self._port, ssl=self._tls, limit=_MOST_HEAD
+                )
+        except TimeoutError as error:
+            raise Unreachable(f"{self.host}: no connection within {_CONNECT_S:.0f} s") from error
+        except OSError as error:
+            raise Unreachable(f"{self.host}: {error}") from error
+        return _Connection(reader, writer)
+
+
+class _Stale(Exception):
+    """The connection ended before a byte of the answer."""
+
+
+async def _exchange(connection: _Connection, request: bytes) -> tuple[Answer, bool]:
+    reader, writer = connection.reader, connection.writer
+    try:
+        writer.write(request)
+        await writer.drain()
+        head = await reader.readuntil(b"\r\n\r\n")
+        while head.startswith(b"HTTP/1.1 1"):
+            head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError as error:
+        if not error.partial:
+            raise _Stale from None
+        raise
+    except ConnectionError:
+        raise _Stale from None
+    except asyncio.LimitOverrunError:
+        raise ValueError("the head of the answer is too long") from None
+    status, headers = _parsed(head)
+    body, is_whole = await _body(reader, status, headers)
+    keeps = head.startswith(b"HTTP/1.1") and headers.get("connection", "").lower() != "close"
+    return Answer(status, headers, body), is_whole and keeps
+
+
+def _parsed(head: bytes) -> tuple[int, dict[str, str]]:
+    first, *lines = head[:-4].decode("latin-1").split("\r\n")
+    if not first.startswith("HTTP/1."):
+        raise ValueError("not HTTP/1.1")
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    return int(first[9:12]), headers
+
+
+async def _body(reader: asyncio.StreamReader, status: int, headers: Mapping[str, str]) -> tuple[bytes, bool]:
+    """The body, and whether the connection can go on behind it."""
+    if status in {204, 304}:
+        return b"", True
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return await _chunks(reader), True
+    if "content-length" in headers:
+        size = int(headers["content-length"])
+        if not 0 <= size <= MOST_BODY:
+            raise ValueError(f"a body of {size} bytes is too long")
+        return await reader.readexactly(size), True
+    return await reader.read(MOST_BODY), False
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    parts: list[bytes] = []
+    left = MOST_BODY
+    while True:
+        size = int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16)
+        left -= size
+        if left < 0:
+            raise ValueError("the body is too long")
+        if size == 0:
+            break
+        parts.append((await reader.readexactly(size + 2))[:-2])
+    while await reader.readuntil(b"\r\n") != b"\r\n":
+        pass  # trailers, which nobody wants
+    return b"".join(parts)

@@ -1,0 +1,344 @@
+"""The polls of workers: they wait here, and one look for all of them goes to the target.
+
+Rules of this file: a poll of a worker is sent on only where a look said that a task waits for it. Waiting polls cost
+the target nothing. A task that was taken for a poll goes to that poll, or to another one of the same queue and worker
+when it has gone away meanwhile.
+
+There is one look under way per namespace at any time. A server holds it until there is something (it is given up for
+another one when one more queue is polled); a function answers at once, and `WakeChannel` says when to look next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from whistlestop.bridge.counters import LOOK, POLL
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.proto import worker_pb2 as worker_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from whistlestop.bridge.counters import Counters
+    from whistlestop.bridge.target import Target
+    from whistlestop.bridge.wake import WakeChannel
+    from whistlestop.common.clock import Clock
+
+    PollRequest: TypeAlias = (
+        rr.PollWorkflowTaskQueueRequest | rr.PollActivityTaskQueueRequest | rr.PollNexusTaskQueueRequest
+    )
+
+log = logging.getLogger(__name__)
+
+_SERVICE: Final = "/temporal.api.workflowservice.v1.WorkflowService/"
+WORKFLOW: Final = _SERVICE + "PollWorkflowTaskQueue"
+ACTIVITY: Final = _SERVICE + "PollActivityTaskQueue"
+NEXUS: Final = _SERVICE + "PollNexusTaskQueue"
+POLLS: Final[Mapping[str, type[PollRequest]]] = {
+    WORKFLOW: rr.PollWorkflowTaskQueueRequest,
+    ACTIVITY: rr.PollActivityTaskQueueRequest,
+    NEXUS: rr.PollNexusTaskQueueRequest,
+}
+LOOK_PATH: Final = "/whistlestop.worker.v1.WorkerService/LookForTasks"
+
+LONG_POLL_S = 60.0
+MARGIN_S = 3.0
+"""An empty answer leaves this long before the caller's deadline: a task taken in the last moment still arrives."""
+POLL_S = 2.2
+"""The deadline of a poll that is sent on. Servers refuse polls of less than two seconds."""
+QUICK_LOOK_S = 1.0
+"""A look with this deadline is answered at once by every target."""
+_MOST_AT_ONCE = 20
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 10.0
+_TRANSIENT = frozenset({
+    Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.INTERNAL, Code.UNKNOWN, Code.ABORTED,
+    Code.CANCELLED,
+})  # fmt: skip
+
+Key: TypeAlias = tuple[str, str]
+"""Path of the poll and name of its queue."""
+
+
+@dataclass(eq=False, slots=True)
+class Poller:
+    """A poll that waits. Its future gets the answer's bytes, or a ServiceError."""
+
+    key: Key
+    request: PollRequest
+    data: bytes
+    headers: Mapping[str, str]
+    future: asyncio.Future[bytes]
+    end_ns: int
+    sent: bool = False
+    """It is on its way to the target."""
+
+    def answer(self, data: bytes) -> None:
+        if not self.future.done():
+            self.future.set_result(data)
+
+    def fail(self, error: ServiceError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclass(slots=True)
+class _Look:
+    """One look under way."""
+
+    keys: frozenset[Key]
+    task: asyncio.Task[bytes]
+    is_held: bool
+    superseded: bool = field(default=False)
+
+
+class NamespacePolls:
+    """All polls of one namespace."""
+
+    def __init__(self, namespace: str, target: Target, clock: Clock, wake: WakeChannel, counters: Counters) -> None:
+        self._namespace = namespace
+        self._target = target
+        self._clock = clock
+        self.wake = wake
+        self._counters = counters
+        self._waiting: dict[Key, dict[Poller, None]] = {}
+        self._busy: set[Key] = set()
+        """Queues with polls on their way: what a look said of them would be old."""
+        self._looked: frozenset[Key] = frozenset()
+        self._look: _Look | None = None
+        self._arrived = asyncio.Event()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.Task[None] | None = None
+        self.holds = False
+
+    async def poll(
+        self, path: str, request: PollRequest, data: bytes, headers: Mapping[str, str], deadline_ns: int | None
+    ) -> bytes:
+        """Wait for a task; empty bytes when none came in time. Raises ServiceError."""
+        end_ns = self._clock.now_ns() + int(LONG_POLL_S * SECOND_NS)
+        if deadline_ns is not None:
+            end_ns = min(end_ns, deadline_ns - int(MARGIN_S * SECOND_NS))
+        key = (path, request.task_queue.name)
+        poller = Poller(key, request, data, headers, asyncio.get_running_loop().create_future(), end_ns)
+        self._add(poller)
+        ender = asyncio.ensure_future(self._clock.sleep((end_ns - self._clock.now_ns()) / SECOND_NS))
+        try:
+            both: set[asyncio.Future[Any]] = {poller.future, ender}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if poller.future.done() or poller.sent:
+                return await poller.future
+            return b""
+        finally:
+            ender.cancel()
+            poller.future.cancel()
+            self._remove(poller)
+
+    def end_where(self, leaves: Callable[[PollRequest], bool]) -> None:
+        """Answer the polls of a worker that shuts down."""
+        for pollers in list(self._waiting.values()):
+            for poller in list(pollers):
+                if leaves(poller.request):
+                    self._remove(poller)
+                    poller.answer(b"")
+
+    @property
+    def waiting(self) -> int:
+        """Polls that wait now."""
+        return sum(map(len, self._waiting.values()))
+
+    async def close(self) -> None:
+        """Answer all polls empty."""
+        self.end_where(lambda _: True)
+        tasks = [task for task in (self._loop, *self._sending) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Who waits.
+
+    def _add(self, poller: Poller, *, first: bool = False) -> None:
+        pollers = self._waiting.setdefault(poller.key, {})
+        if first:
+            self._waiting[poller.key] = {poller: None, **pollers}
+        else:
+            pollers[poller] = None
+        self._wanted(poller.key)
+        if self._loop is None or self._loop.done():
+            self._loop = asyncio.create_task(self._run(), name=f"looks of {self._namespace}")
+
+    def _remove(self, poller: Poller) -> None:
+        pollers = self._waiting.get(poller.key)
+        if pollers is not None:
+            pollers.pop(poller, None)
+            if not pollers:
+                del self._waiting[poller.key]
+
+    def _wanted(self, key: Key) -> None:
+        """The queue is to be in the next look; a look that was made without it is not worth waiting for."""
+        if key in self._busy:
+            return
+        self._arrived.set()
+        look = self._look
+        if look is not None:
+            if look.is_held and key not in look.keys:
+                look.superseded = True
+                look.task.cancel()
+        elif key not in self._looked:
+            self.wake.happened()
+
+    # Looking.
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            keys = self._waiting.keys() - self._busy
+            if not keys:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            if not self.holds:
+                await self.wake.wait()
+                keys = self._waiting.keys() - self._busy
+                if not keys:
+                    continue
+            began_ns = self._clock.now_ns()
+            try:
+                found = await self._look_once(keys)
+            except ServiceError as error:
+                failures = await self._failed(error, failures)
+                continue
+            failures = 0
+            if found is None:
+                continue
+            if self.holds and not found and self._clock.now_ns() - began_ns < SECOND_NS:
+                await self._clock.sleep(_RETRY_FIRST_S)  # it says that it holds looks, and does not just now
+            for key, count in found.items():
+                self._send(key, count)
+
+    async def _look_once(self, keys: Iterable[Key]) -> dict[Key, int] | None:
+        """How many tasks wait where; None when the look was given up for another one."""
+        by_key = {key: next(iter(self._waiting[key])) for key in keys}
+        request = worker_pb.LookForTasksRequest(namespace=self._namespace)
+        ordered: dict[str, list[Key]] = {WORKFLOW: [], ACTIVITY: [], NEXUS: []}
+        lists = {
+            WORKFLOW: request.workflow_polls, ACTIVITY: request.activity_polls, NEXUS: request.nexus_polls
+        }  # fmt: skip
+        for key, poller in by_key.items():
+            ordered[key[0]].append(key)
+            lists[key[0]].append(poller.request)  # type: ignore[attr-defined]  # each list takes its own kind
+        request.limit = min(max(len(self._waiting[key]) for key in by_key), _MOST_AT_ONCE)
+        headers = next(iter(by_key.values())).headers
+        is_held = self.holds
+        timeout_s = LONG_POLL_S if is_held else QUICK_LOOK_S
+        work = self._target.call(LOOK_PATH, request.SerializeToString(), headers, timeout_s, LOOK)
+        self._looked = frozenset(by_key)
+        self._look = look = _Look(self._looked, asyncio.ensure_future(work), is_held)
+        try:
+            answer = worker_pb.LookForTasksResponse.FromString(await look.task)
+        except asyncio.CancelledError:
+            look.task.cancel()
+            task = asyncio.current_task()
+            if look.superseded and not (task is not None and task.cancelling()):
+                return None
+            raise
+        finally:
+            self._look = None
+        self.holds = answer.holds
+        found: dict[Key, int] = {}
+        answers = ((WORKFLOW, answer.workflow_tasks), (ACTIVITY, answer.activity_tasks), (NEXUS, answer.nexus_tasks))
+        for path, counts in answers:
+            found |= {key: count for key, count in zip(ordered[path], counts, strict=False) if count}
+        return found
+
+    async def _failed(self, error: ServiceError, failures: int) -> int:
+        """Wait before the next look; an error that will not pass is told to whoever polls."""
+        if error.code not in _TRANSIENT:
+            for pollers in list(self._waiting.values()):
+                for poller in list(pollers):
+                    self._remove(poller)
+                    poller.fail(error)
+            return 0
+        pause_s = min(_RETRY_FIRST_S * 2**failures, _RETRY_MOST_S)
+        if failures == 0:
+            log.warning("no look for tasks of %s: %s; trying again", self._namespace, error.message)
+        # What held looks before may not be what answers next.
+        self.holds = False
+        await self._clock.sleep(pause_s)
+        self.wake.happened()
+        return min(failures + 1, 10)
+
+    # Polling where something waits.
+
+    def _send(self, key: Key, count: int) -> None:
+        pollers = list(self._waiting.get(key, ()))[:count]
+        if not pollers:
+            return
+        self._busy.add(key)
+        for poller in pollers:
+            poller.sent = True
+            self._remove(poller)
+        task = asyncio.create_task(self._send_all(key, pollers))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _send_all(self, key: Key, pollers: list[Poller]) -> None:
+        try:
+            served = await asyncio.gather(*(self._send_one(poller) for poller in pollers))
+        finally:
+            self._busy.discard(key)
+        if any(served):
+            self.wake.happened()
+        if key in self._waiting:
+            self._wanted(key)
+
+    async def _send_one(self, poller: Poller) -> bool:
+        """Whether there was a task."""
+        try:
+            data = await self._target.call(poller.key[0], poller.data, poller.headers, POLL_S, POLL)
+        except ServiceError as error:
+            if error.code not in _TRANSIENT:
+                poller.fail(error)
+            else:
+                await self._clock.sleep(_RETRY_FIRST_S)
+                self._go_on(poller)
+            return False
+        if not data:
+            self._go_on(poller)
+            return False
+        self._counters.tasks += 1
+        if poller.future.done():
+            heir = self._heir(poller)
+            if heir is None:
+                log.warning("a task of %s was taken for a poll that has gone away", poller.key[1])
+                return True
+            self._remove(heir)
+            heir.answer(data)
+            return True
+        poller.answer(data)
+        return True
+
+    def _go_on(self, poller: Poller) -> None:
+        """Nothing was there: the poll waits on."""
+        poller.sent = False
+        if self._clock.now_ns() >= poller.end_ns:
+            poller.answer(b"")
+        elif not poller.future.done():
+            self._add(poller, first=True)
+
+    def _heir(self, gone: Poller) -> Poller | None:
+        for poller in self._waiting.get(gone.key, ()):
+            if poller.request.identity == gone.request.identity:
+                return poller
+        return None
+
+
+async def holds(target: Target, namespace: str, headers: Mapping[str, str]) -> bool:
+    """Ask the target whether it holds calls at no cost. Raises ServiceError."""
+    request = worker_pb.LookForTasksRequest(namespace=namespace)
+    answer = await target.call(LOOK_PATH, request.SerializeToString(), headers, QUICK_LOOK_S, LOOK)
+    return worker_pb.LookForTasksResponse.FromString(answer).holds

@@ -1,0 +1,123 @@
+"""A bridge that runs: its settings, its target, its gRPC door, and the line that tells how many calls it makes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+from whistlestop.bridge.auth import ApiKey, NoAuth, SigV4
+from whistlestop.bridge.counters import Counters
+from whistlestop.bridge.door import Door
+from whistlestop.bridge.service import Bridge
+from whistlestop.bridge.target import ConnectTarget
+from whistlestop.bridge.wake import AdaptiveWake
+from whistlestop.common.clock import SystemClock
+
+if TYPE_CHECKING:
+    import ssl
+    from types import TracebackType
+
+    from whistlestop.bridge.auth import Auth
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeConfig:
+    """Settings of a bridge. Spans are seconds (`*_s`)."""
+
+    target: str
+    """http(s) address of a frontend: a Function URL, an API Gateway, a server's HTTP door."""
+    listen: str = "127.0.0.1:0"
+    """Where SDKs find the bridge. It does not ask who calls: keep it on loopback."""
+    api_key: str = ""
+    sigv4: bool = False
+    region: str = ""
+    """Of SigV4, where the address does not tell it."""
+    signed_service: str = ""
+    """Of SigV4: lambda, execute-api; where the address does not tell it."""
+    tls_ca: str = ""
+    """PEM file of the authorities that the target's certificate is checked with, instead of the system's."""
+    tls_cert: str = ""
+    """PEM files of the bridge's own certificate and key, for a target that asks for one (mTLS)."""
+    tls_key: str = ""
+    most_idle_s: float = 30.0
+    """The longest pause between two looks while nothing happens, where the target can't hold a look."""
+    log_every_s: float = 60.0
+    """How often the counters are logged; 0: never."""
+
+
+class RunningBridge:
+    """An async context manager: entered, it listens. Raises OSError when it can't, ValueError for bad settings."""
+
+    def __init__(self, config: BridgeConfig) -> None:
+        self.config = config
+        self.counters = Counters()
+        self._clock = SystemClock()
+        self._target = ConnectTarget(config.target, _auth(config), self.counters, _tls(config))
+        self.bridge = Bridge(
+            self._target, self._clock, self.counters, lambda: AdaptiveWake(self._clock, most_s=config.most_idle_s)
+        )
+        self._door = Door(self.bridge, self._clock)
+        self._reporter: asyncio.Task[None] | None = None
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        """`host:port` for SDKs."""
+        return f"{self.config.listen.rpartition(':')[0]}:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        self.port = await self._door.start(self.config.listen)
+        if self.config.log_every_s:
+            self._reporter = asyncio.create_task(self._report(), name="bridge counters")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._reporter is not None:
+            self._reporter.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reporter
+        await self.bridge.close()
+        await self._door.stop()
+        self._target.close()
+        logger.info("bridge calls in all: %s", self.counters.line())
+
+    async def _report(self) -> None:
+        before = self.counters.copy()
+        while True:
+            await self._clock.sleep(self.config.log_every_s)
+            if self.counters.total != before.total:
+                logger.info(
+                    "bridge calls in %g s: %s waiting_polls=%d",
+                    self.config.log_every_s, self.counters.line(before), self.bridge.waiting,
+                )  # fmt: skip
+            before = self.counters.copy()
+
+
+def _auth(config: BridgeConfig) -> Auth:
+    if config.sigv4:
+        return SigV4(config.target, config.region, config.signed_service)
+    return ApiKey(config.api_key) if config.api_key else NoAuth()
+
+
+def _tls(config: BridgeConfig) -> ssl.SSLContext | None:
+    if bool(config.tls_cert) != bool(config.tls_key):
+        raise ValueError("mTLS needs a certificate and its key")
+    if urlsplit(config.target).scheme != "https":
+        if config.tls_ca or config.tls_cert:
+            raise ValueError("TLS settings need an https target")
+        return None
+    import ssl
+
+    context = ssl.create_default_context(cafile=config.tls_ca or None)
+    context.set_alpn_protocols(["http/1.1"])
+    if config.tls_cert:
+        context.load_cert_chain(config.tls_cert, config.tls_key)
+    return context

@@ -1,0 +1,176 @@
+"""What the bridge does with a call: pass it on, or let it wait here.
+
+Rules of this file: a call is a path, bytes, metadata and a deadline, whatever carries it; answers are bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from whistlestop.bridge import pollers, waits
+from whistlestop.bridge.counters import HEARTBEAT, OTHER, WAIT, Counters
+from whistlestop.bridge.wake import AdaptiveWake
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from whistlestop.bridge.pollers import PollRequest
+    from whistlestop.bridge.target import Target
+    from whistlestop.bridge.wake import WakeChannel
+    from whistlestop.common.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+_SERVICE: Final = "/temporal.api.workflowservice.v1.WorkflowService/"
+_SHUTDOWN: Final = _SERVICE + "ShutdownWorker"
+_HEARTBEATS: Final = frozenset({
+    _SERVICE + name
+    for name in ("RecordWorkerHeartbeat", "RecordActivityTaskHeartbeat", "RecordActivityTaskHeartbeatById")
+})  # fmt: skip
+_WORK_WHILE_CALLED: Final = frozenset({
+    _SERVICE + name for name in ("QueryWorkflow", "UpdateWorkflowExecution", "ExecuteMultiOperation")
+})  # fmt: skip
+"""A worker has to answer before these end."""
+_WORK_AFTERWARDS: Final = frozenset({
+    _SERVICE + name
+    for name in (
+        "StartWorkflowExecution", "SignalWorkflowExecution", "SignalWithStartWorkflowExecution",
+        "RequestCancelWorkflowExecution", "TerminateWorkflowExecution", "ResetWorkflowExecution",
+        "UpdateWorkflowExecutionOptions", "RespondWorkflowTaskCompleted", "RespondWorkflowTaskFailed",
+        "RespondActivityTaskCompleted", "RespondActivityTaskCompletedById", "RespondActivityTaskFailed",
+        "RespondActivityTaskFailedById", "RespondActivityTaskCanceled", "RespondActivityTaskCanceledById",
+        "RespondQueryTaskCompleted", "RespondNexusTaskCompleted", "RespondNexusTaskFailed", "ResetStickyTaskQueue",
+        "UnpauseActivity", "ResetActivity", "UnpauseWorkflowExecution", "PatchSchedule", "CreateSchedule",
+    )
+})  # fmt: skip
+"""There may be a task when these have ended."""
+_CALLER_ENDS_S = 0.02
+
+
+class Bridge:
+    """Serves the calls of a worker process and its clients."""
+
+    def __init__(
+        self,
+        target: Target,
+        clock: Clock,
+        counters: Counters | None = None,
+        make_wake: Callable[[], WakeChannel] | None = None,
+    ) -> None:
+        self._target = target
+        self._clock = clock
+        self.counters = counters or Counters()
+        self._make_wake = make_wake or (lambda: AdaptiveWake(clock))
+        self._namespaces: dict[str, pollers.NamespacePolls] = {}
+        self._progress = waits.Progress()
+        self._holds: bool | None = None
+        self._closing = False
+
+    async def call(self, path: str, data: bytes, headers: Mapping[str, str], deadline_ns: int | None) -> bytes:
+        """Answer one call. Raises ServiceError."""
+        kind = pollers.POLLS.get(path)
+        if kind is not None:
+            return await self._poll(path, kind, data, headers, deadline_ns)
+        namespace = waits.waits_in(path, data)
+        if namespace is not None:
+            return await self._wait(namespace, path, data, headers, deadline_ns)
+        if path in _WORK_WHILE_CALLED:
+            self._work_may_come(after_s=_CALLER_ENDS_S)
+        elif path == _SHUTDOWN:
+            self._end_polls(data)
+        answer = await self._target.call(
+            path, data, headers, self._left_s(deadline_ns), HEARTBEAT if path in _HEARTBEATS else OTHER
+        )
+        if path in _WORK_AFTERWARDS:
+            self._work_may_come()
+            self._progress.happened()
+        return answer
+
+    @property
+    def waiting(self) -> int:
+        """Polls of workers that wait here now."""
+        return sum(each.waiting for each in self._namespaces.values())
+
+    async def close(self) -> None:
+        """Answer what waits."""
+        self._closing = True
+        self._progress.happened()
+        for each in self._namespaces.values():
+            await each.close()
+
+    def _left_s(self, deadline_ns: int | None) -> float | None:
+        if deadline_ns is None:
+            return None
+        left_s = (deadline_ns - self._clock.now_ns()) / SECOND_NS
+        if left_s <= 0:
+            raise deadline_exceeded()
+        return left_s
+
+    # Polls.
+
+    async def _poll(
+        self, path: str, kind: type[PollRequest], data: bytes, headers: Mapping[str, str], deadline_ns: int | None
+    ) -> bytes:
+        if self._closing:
+            raise unavailable("the bridge is shutting down")
+        try:
+            request = kind.FromString(data)
+        except DecodeError as error:
+            raise ServiceError(Code.INTERNAL, "grpc: error unmarshalling request") from error
+        polls = self._namespaces.get(request.namespace)
+        if polls is None:
+            polls = self._namespaces[request.namespace] = pollers.NamespacePolls(
+                request.namespace, self._target, self._clock, self._make_wake(), self.counters
+            )
+        return await polls.poll(path, request, data, headers, deadline_ns)
+
+    def _end_polls(self, data: bytes) -> None:
+        """A worker that shuts down expects its polls to end, as a server ends them."""
+        try:
+            request = rr.ShutdownWorkerRequest.FromString(data)
+        except DecodeError:
+            return
+        polls = self._namespaces.get(request.namespace)
+        if polls is not None:
+            polls.end_where(lambda poll: _is_left(poll, request))
+
+    def _work_may_come(self, after_s: float = 0.0) -> None:
+        for each in self._namespaces.values():
+            each.wake.happened(after_s)
+
+    # Waits of clients.
+
+    async def _wait(
+        self, namespace: str, path: str, data: bytes, headers: Mapping[str, str], deadline_ns: int | None
+    ) -> bytes:
+        if await self._target_holds(namespace, headers):
+            return await self._target.call(path, data, headers, self._left_s(deadline_ns), WAIT)
+        return await waits.wait(self._target, self._clock, self._progress, path, data, headers, deadline_ns)
+
+    async def _target_holds(self, namespace: str, headers: Mapping[str, str]) -> bool:
+        """Whether waiting is free at the target: looks tell, and a client that is alone here asks once."""
+        if any(each.holds for each in self._namespaces.values()):
+            return True
+        if self._holds is None:
+            try:
+                self._holds = await pollers.holds(self._target, namespace, headers)
+            except ServiceError as error:
+                logger.debug("whether the target holds calls is not known: %s", error.message)
+                return False
+        return self._holds
+
+
+def _is_left(poll: PollRequest, request: rr.ShutdownWorkerRequest) -> bool:
+    """By the worker's instance key; of a worker without one, by its sticky queue or by identity on the named queue."""
+    if request.worker_instance_key:
+        return poll.worker_instance_key == request.worker_instance_key
+    name = poll.task_queue.name
+    if request.sticky_task_queue and name == request.sticky_task_queue:
+        return True
+    return bool(request.identity) and name == request.task_queue and poll.identity == request.identity

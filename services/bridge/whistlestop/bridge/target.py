@@ -1,0 +1,161 @@
+"""Calls to the target: the unary Connect protocol with protobuf bodies, over HTTP/1.1.
+
+Rules of this file: requests and answers are bytes and pass through unread. Whatever goes wrong is a ServiceError, with
+the details that the target gave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import json
+import zlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
+
+# The types of details have to be known before they can be read.
+from temporalio.api.errordetails.v1 import message_pb2 as _details_pb  # noqa: F401
+
+from whistlestop.bridge.auth import Auth, NoAuth
+from whistlestop.bridge.counters import OTHER, Counters
+from whistlestop.bridge.http1 import MOST_BODY, Http1Client, Unreachable
+from whistlestop.common.doors.status import unpacked
+from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, unavailable
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+_GZIP_FROM = 2048
+_GUARD_S = 5.0
+"""An answer to a call with a deadline may take this much longer on its way."""
+_NO_DEADLINE_S = 120.0
+_MOST_MS = 9_999_999_999
+_BY_STATUS = {
+    400: Code.INTERNAL,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.UNIMPLEMENTED,
+    408: Code.DEADLINE_EXCEEDED,
+    413: Code.RESOURCE_EXHAUSTED,
+    429: Code.UNAVAILABLE,
+    502: Code.UNAVAILABLE,
+    503: Code.UNAVAILABLE,
+    504: Code.UNAVAILABLE,
+}
+"""Answers that are not Connect's: of a gateway, a throttled function, another server."""
+
+
+class Target(Protocol):
+    """What the bridge calls."""
+
+    async def call(
+        self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float | None, kind: str = OTHER
+    ) -> bytes:
+        """One RPC: `/package.Service/Method`. Raises ServiceError."""
+        ...
+
+
+class ConnectTarget:
+    """A server or function that speaks Connect at `url`."""
+
+    def __init__(
+        self, url: str, auth: Auth | None = None, counters: Counters | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._http = Http1Client(url, tls)
+        parts = urlsplit(url)
+        self._prefix = parts.path.rstrip("/")
+        self._origin = f"{parts.scheme}://{self._http.host}"
+        self._auth = auth or NoAuth()
+        self.counters = counters or Counters()
+        self._fixed = {
+            "content-type": "application/proto",
+            "connect-protocol-version": "1",
+            "accept-encoding": "gzip",
+            "user-agent": f"whistlestop-bridge/{version('whistlestop')}",
+        }
+
+    async def call(
+        self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float | None, kind: str = OTHER
+    ) -> bytes:
+        sent = {**headers, **self._fixed}
+        if timeout_s is not None:
+            if timeout_s <= 0:
+                raise deadline_exceeded()
+            sent["connect-timeout-ms"] = str(min(max(int(timeout_s * 1000), 1), _MOST_MS))
+        if len(body) >= _GZIP_FROM:
+            body = gzip.compress(body, compresslevel=1, mtime=0)
+            sent["content-encoding"] = "gzip"
+        counters = self.counters
+        counters.calls[kind] += 1
+        counters.bytes_out += len(body)
+        path = self._prefix + path
+        try:
+            await self._auth.sign(self._origin + path, sent, body)
+            async with asyncio.timeout(_NO_DEADLINE_S if timeout_s is None else timeout_s + _GUARD_S):
+                answer = await self._http.post(path, sent, body)
+            counters.bytes_in += len(answer.body)
+            found = _plain(answer.body) if answer.headers.get("content-encoding") == "gzip" else answer.body
+            kind_of = answer.headers.get("content-type", "")
+            if answer.status == 200 and kind_of.startswith("application/proto"):
+                return found
+            raise error_of(answer.status, kind_of, found)
+        except TimeoutError:
+            counters.failures[kind] += 1
+            raise deadline_exceeded() from None
+        except Unreachable as error:
+            counters.failures[kind] += 1
+            raise unavailable(f"the bridge can't reach its target: {error}") from None
+        except ValueError as error:
+            counters.failures[kind] += 1
+            raise ServiceError(Code.UNAUTHENTICATED, f"the bridge can't sign its calls: {error}") from None
+        except ServiceError:
+            counters.failures[kind] += 1
+            raise
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+def error_of(status: int, content_type: str, body: bytes) -> ServiceError:
+    """What an answer that is no success says."""
+    if status == 200:
+        return ServiceError(Code.UNKNOWN, f"the target answered with content type {content_type}")
+    try:
+        shown = json.loads(body)
+        name = str(shown["code"]).upper()
+        code = Code.CANCELLED if name == "CANCELED" else Code[name]
+        message = str(shown.get("message", ""))
+        packed = [
+            AnyMessage(type_url=f"type.googleapis.com/{each['type']}", value=_unpadded(each["value"]))
+            for each in shown.get("details", ())
+        ]
+        details = [detail for detail in map(unpacked, packed) if detail is not None]
+    except (ValueError, KeyError, TypeError, AttributeError, DecodeError):
+        code = _BY_STATUS.get(status, Code.UNKNOWN)
+        if status == 413:
+            # The words that SDKs know a request by that will never fit.
+            return ServiceError(code, "grpc: received message larger than max (the target's HTTP limit)")
+        return ServiceError(code, f"the target answered with HTTP status {status}")
+    return ServiceError(code, message, *details)
+
+
+def _unpadded(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4))
+
+
+def _plain(body: bytes) -> bytes:
+    unzip = zlib.decompressobj(wbits=31)
+    try:
+        plain = unzip.decompress(body, MOST_BODY)
+    except zlib.error as error:
+        raise ServiceError(Code.INTERNAL, f"the target's answer can't be unzipped: {error}") from None
+    if unzip.unconsumed_tail:
+        raise ServiceError(Code.RESOURCE_EXHAUSTED, f"the target's answer is larger than {MOST_BODY} bytes")
+    return plain

@@ -1,0 +1,116 @@
+"""Long polls of clients: for new events of a history, for the end of a run, for the outcome of an update.
+
+Where the target waits at no cost, such a call goes through as it is. A function would be billed for the wait: there the
+bridge asks, and asks again at growing intervals, or at once when something was completed through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from whistlestop.bridge.counters import WAIT
+from whistlestop.common.clock import SECOND_NS, wait_until
+from whistlestop.common.errors import Code, ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from whistlestop.bridge.target import Target
+    from whistlestop.common.clock import Clock
+
+_SERVICE: Final = "/temporal.api.workflowservice.v1.WorkflowService/"
+HISTORY: Final = _SERVICE + "GetWorkflowExecutionHistory"
+UPDATE: Final = _SERVICE + "PollWorkflowExecutionUpdate"
+
+ASK_S = 1.2
+"""The deadline of one question: what there is, with hardly a wait."""
+MARGIN_S = 2.0
+LONG_POLL_S = 20.0
+_FIRST_S, _MOST_S, _SHARE = 0.05, 5.0, 0.5
+
+
+def waits_in(path: str, data: bytes) -> str | None:
+    """The namespace of a long poll of a client; None when the call is none."""
+    try:
+        if path == HISTORY:
+            request = rr.GetWorkflowExecutionHistoryRequest.FromString(data)
+            return request.namespace if request.wait_new_event else None
+        if path == UPDATE:
+            return rr.PollWorkflowExecutionUpdateRequest.FromString(data).namespace
+    except DecodeError:
+        pass  # the target says what is wrong with it
+    return None
+
+
+class Progress:
+    """Wakes those who wait, when something was completed through the bridge."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Event] = set()
+
+    def happened(self) -> None:
+        for event in self._waiting:
+            event.set()
+
+    async def wait(self, clock: Clock, until_ns: int) -> bool:
+        """Whether something happened before `until_ns`."""
+        event = asyncio.Event()
+        self._waiting.add(event)
+        try:
+            await wait_until(clock, until_ns, event.wait())
+        finally:
+            self._waiting.discard(event)
+        return event.is_set()
+
+
+async def wait(
+    target: Target,
+    clock: Clock,
+    progress: Progress,
+    path: str,
+    data: bytes,
+    headers: Mapping[str, str],
+    deadline_ns: int | None,
+) -> bytes:
+    """Ask until there is news or the caller's time is over; then the last answer stands. Raises ServiceError."""
+    has_news = _has_history if path == HISTORY else _update_watcher(data)
+    began_ns = clock.now_ns()
+    end_ns = began_ns + int(LONG_POLL_S * SECOND_NS)
+    if deadline_ns is not None:
+        end_ns = min(end_ns, deadline_ns - int(MARGIN_S * SECOND_NS))
+    while True:
+        try:
+            answer = await target.call(path, data, headers, ASK_S, WAIT)
+        except ServiceError as error:
+            if error.code is not Code.DEADLINE_EXCEEDED:
+                raise
+            answer = None  # a cold start, say
+        if answer is not None and has_news(answer):
+            return answer
+        now_ns = clock.now_ns()
+        if now_ns >= end_ns:
+            if answer is None:
+                raise ServiceError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
+            return answer
+        pause_s = min(max((now_ns - began_ns) / SECOND_NS * _SHARE, _FIRST_S), _MOST_S)
+        if await progress.wait(clock, min(end_ns, now_ns + int(pause_s * SECOND_NS))):
+            began_ns = clock.now_ns()
+
+
+def _has_history(answer: bytes) -> bool:
+    reply = rr.GetWorkflowExecutionHistoryResponse.FromString(answer)
+    return bool(reply.history.events or reply.raw_history or not reply.next_page_token)
+
+
+def _update_watcher(data: bytes) -> Callable[[bytes], bool]:
+    wanted = rr.PollWorkflowExecutionUpdateRequest.FromString(data).wait_policy.lifecycle_stage
+
+    def has_news(answer: bytes) -> bool:
+        reply = rr.PollWorkflowExecutionUpdateResponse.FromString(answer)
+        return reply.HasField("outcome") or reply.stage >= wanted
+
+    return has_news

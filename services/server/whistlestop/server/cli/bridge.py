@@ -1,0 +1,89 @@
+"""`whistlestop bridge`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from whistlestop.server.cli.errors import CommandError
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def bridge(
+    *,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            metavar="URL",
+            envvar="WHISTLESTOP_TARGET",
+            help="Where the frontend is: a Function URL, an API Gateway, a server's HTTP door.",
+        ),
+    ],
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen", metavar="HOST:PORT", help="Where SDKs and the CLI find the bridge; port 0: a free one."
+        ),
+    ] = "127.0.0.1:7233",
+    api_key: Annotated[
+        str,
+        typer.Option(
+            "--api-key", envvar="WHISTLESTOP_API_KEY", help="Sent as a bearer token for callers that bring none."
+        ),
+    ] = "",
+    sigv4: Annotated[
+        bool, typer.Option("--sigv4", help="Sign with AWS credentials (environment, profile, instance, …).")
+    ] = False,
+    region: Annotated[
+        str, typer.Option("--region", help="Of --sigv4, where the address does not tell it.", envvar="AWS_REGION")
+    ] = "",
+    signed_service: Annotated[
+        str, typer.Option("--signed-service", help="Of --sigv4: lambda or execute-api.", show_default="by the address")
+    ] = "",
+    tls_ca: Annotated[str, typer.Option("--tls-ca", help="PEM file of authorities to check the target with.")] = "",
+    tls_cert: Annotated[str, typer.Option("--tls-cert", help="PEM file of the bridge's own certificate (mTLS).")] = "",
+    tls_key: Annotated[str, typer.Option("--tls-key", help="PEM file of its key.")] = "",
+    most_idle_s: Annotated[
+        float, typer.Option("--most-idle", min=0.05, help="Seconds between two looks for tasks while nothing happens.")
+    ] = 30.0,
+    log_every_s: Annotated[
+        float, typer.Option("--log-every", min=0, help="Seconds between two lines that count calls; 0: never.")
+    ] = 60.0,
+) -> None:
+    """Serve gRPC beside a worker, and pass its calls on over HTTP: long polls wait here, not at the target."""
+    from whistlestop.bridge import BridgeConfig
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    config = BridgeConfig(
+        target, listen, api_key=api_key, sigv4=sigv4, region=region, signed_service=signed_service, tls_ca=tls_ca,
+        tls_cert=tls_cert, tls_key=tls_key, most_idle_s=most_idle_s, log_every_s=log_every_s,
+    )  # fmt: skip
+    try:
+        asyncio.run(_serve(config))
+    except ValueError as error:
+        raise CommandError(str(error), 2) from error
+    except OSError as error:
+        raise CommandError(str(error)) from error
+
+
+async def _serve(config: object) -> None:
+    from whistlestop.bridge import BridgeConfig, RunningBridge
+
+    assert isinstance(config, BridgeConfig)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with RunningBridge(config) as running:
+        print(f"Whistlestop bridge {version('whistlestop')}\n\ngRPC:    {running.address}", flush=True)
+        print(f"Target:  {config.target}", flush=True)
+        await stop.wait()
