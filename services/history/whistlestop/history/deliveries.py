@@ -223,13 +223,7 @@ async def _to_other(
             if error.code is not Code.NOT_FOUND:
                 raise
             refusal = Code.NOT_FOUND
-    keys = sorted(
-        {task.key, *([target_key] if target_key else [])}, key=lambda k: (k.namespace_id, k.workflow_id, k.run_id)
-    )
-    locks = [engine.lock(key) for key in keys]
-    for lock in locks:
-        await lock.acquire()
-    try:
+    async with engine.locked(task.key, *([target_key] if target_key is not None else [])):
         sender = await _sender(service, task)
         if sender is None or not sender.is_open:
             await service.store.delete_transfer(task)
@@ -245,16 +239,29 @@ async def _to_other(
                 target = engine.run_of(await engine.load(target_key, fresh=not engine.exclusive))
                 apply(sender, target, initiated)
             except ServiceError as error:
-                if error.code not in (Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED):
+                # Anything else (a target that is about to close, say) passes: it is tried again.
+                if error.code not in (Code.NOT_FOUND, Code.INVALID_ARGUMENT):
                     raise
+                await _check_still_current(service, data, target_key)
                 refusal = error.code
                 target = None
         if refusal is not None:
             fail(sender, initiated, refusal)
         await engine.commit(sender, also=target if target is not None and target.is_dirty else None, done=task)
-    finally:
-        for lock in locks:
-            lock.release()
+
+
+async def _check_still_current(service: History, data: TransferData, target_key: ExecutionKey) -> None:
+    """Raise VersionConflict when the target went on in another run before its lock was taken."""
+    if data.target_run_id:
+        return
+    try:
+        current = await service.engine.resolve(data.target_namespace_id, data.target_workflow_id, fresh=True)
+    except ServiceError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        return
+    if current != target_key:
+        raise VersionConflict(target_key)
 
 
 async def _signal_external(service: History, task: TransferTask, data: TransferData) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
@@ -26,7 +27,7 @@ from whistlestop.storage.errors import CurrentConflict, StorageError, TooLarge, 
 from whistlestop.storage.records import ExecutionKey, TimerTask, Transition
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
@@ -123,6 +124,14 @@ class Engine:
             lock = asyncio.Lock()
             self._locks[key] = lock
         return lock
+
+    @asynccontextmanager
+    async def locked(self, *keys: ExecutionKey) -> AsyncIterator[None]:
+        """Hold the locks of several runs, taken in one order everywhere, whatever comes in between."""
+        async with AsyncExitStack() as stack:
+            for key in sorted(set(keys), key=lambda key: (key.namespace_id, key.workflow_id, key.run_id)):
+                await stack.enter_async_context(self.lock(key))
+            yield
 
     async def resolve(
         self, namespace_id: str, workflow_id: str, run_id: str = "", *, fresh: bool = False

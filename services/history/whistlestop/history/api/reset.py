@@ -53,19 +53,14 @@ async def _reset(service: History, request: service_pb.ResetWorkflowExecutionReq
         ExecutionKey(context.namespace_id, execution.workflow_id, execution.run_id) if execution.run_id else current_key
     )
     assert base_key is not None
-    keys = sorted({key for key in (base_key, current_key) if key is not None}, key=lambda key: key.run_id)
-    locks = [engine.lock(key) for key in keys]
-    for lock in locks:
-        await lock.acquire()
-    try:
-        return await _reset_locked(service, request, base_key, current_key)
-    except (VersionConflict, CurrentConflict):
-        for key in keys:
-            engine.forget(key)
-        raise
-    finally:
-        for lock in locks:
-            lock.release()
+    keys = [key for key in (base_key, current_key) if key is not None]
+    async with engine.locked(*keys):
+        try:
+            return await _reset_locked(service, request, base_key, current_key)
+        except (VersionConflict, CurrentConflict):
+            for key in keys:
+                engine.forget(key)
+            raise
 
 
 async def _current(engine: Engine, namespace_id: str, workflow_id: str, *, required: bool) -> ExecutionKey | None:
