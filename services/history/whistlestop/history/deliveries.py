@@ -180,7 +180,6 @@ async def _parent_closed(service: History, task: TransferTask, data: TransferDat
                 await service.store.delete_transfer(task)
                 return
             if data.parent_close_policy == wf_enums.PARENT_CLOSE_POLICY_TERMINATE:
-                run.flush_buffer()
                 close.terminate(run, reason=children.CLOSE_POLICY_REASON, identity=HISTORY_SERVICE)
             else:
                 cancel.request(
