@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import logging
@@ -12,6 +11,7 @@ import pytest
 from temporalio.api.common.v1 import Payload
 
 from whistlestop.common.clock import SECOND_NS, FakeClock
+from whistlestop.common.notify import LocalNotifier
 from whistlestop.history.core.limits import Limits
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.server.config import (
@@ -25,7 +25,7 @@ from whistlestop.server.config import (
 )
 from whistlestop.server.dynamic_config import LIMIT_KEYS, MATCHING_KEYS, DynamicConfig, InvalidDynamicConfig, duration_s
 from whistlestop.server.logs import LogFormat, configure
-from whistlestop.server.membership import EXPIRY_S, HEARTBEAT_S, Membership
+from whistlestop.server.membership import ALONE_EXPIRY_S, ALONE_S, Membership
 from whistlestop.server.stores import make_store
 
 if TYPE_CHECKING:
@@ -132,27 +132,14 @@ async def test_a_member_renews_its_rows_and_takes_them_out() -> None:
     store, clock = make_store(StoreConfig()), FakeClock()
     await store.open()
     await store.migrate()
-    member = Membership(store, clock, "host-1", ("frontend", "history"))
+    member = Membership(store, clock, LocalNotifier(clock), "host-1", ("frontend", "history"))
     await member.join("127.0.0.1", 7233)
     for _ in range(5):
-        await clock.advance(HEARTBEAT_S)
+        await clock.advance(ALONE_S)
     alive = await store.list_members(clock.now_ns(), 10)
     assert [(each.host_id, each.rpc_port) for each in alive] == [("host-1/frontend", 7233), ("host-1/history", 7233)]
-    assert alive[0].expires_ns == clock.now_ns() + int(EXPIRY_S * SECOND_NS)
+    assert alive[0].last_heartbeat_ns == clock.now_ns()
+    assert alive[0].expires_ns == clock.now_ns() + int(ALONE_EXPIRY_S * SECOND_NS)
     await member.leave()
     assert await store.list_members(clock.now_ns(), 10) == []
-    await store.close()
-
-
-async def test_a_dead_member_expires() -> None:
-    """Without heartbeats its rows no longer count."""
-    store, clock = make_store(StoreConfig()), FakeClock()
-    await store.open()
-    await store.migrate()
-    member = Membership(store, clock, "host-1", ("history",), heartbeat_s=10 * EXPIRY_S)
-    await member.join("127.0.0.1", 7233)
-    await clock.advance(EXPIRY_S + 1)
-    assert await store.list_members(clock.now_ns(), 10) == []
-    await member.leave()
-    await asyncio.sleep(0)
     await store.close()
