@@ -1,8 +1,8 @@
 """One folder per function, and with --zip a zip of it: its own root, common, storage, and the pinned libraries.
 
-Rules of this file: the same sources and the same pins give the same bytes. So nothing of the build gets in: no times, no
-paths, no record of who installed what. Bytecode is put beside the sources (a function's folder is read-only, so it could
-not be kept at the first start), which takes an interpreter of the target's version; without one, it is left out.
+Rules of this file: the same sources and the same pins give the same bytes. So nothing of the build gets in: no times,
+no paths, no record of who installed what. Bytecode is put beside the sources (a function's folder is read-only, so it
+could not be kept at the first start), which takes an interpreter of the target's version; without one, it is left out.
 """
 
 from __future__ import annotations
@@ -51,9 +51,8 @@ def bundle(function: str, target: Target, folder: Path) -> None:
     if interpreter is None:
         print(f"no {target.runtime} here: the bundle goes without bytecode, and starts more slowly", file=sys.stderr)
         return
-    subprocess.run(
-        [interpreter, "-I", "-c", _COMPILE, str(folder), TASK_ROOT], check=True, env={**os.environ, "PYTHONHASHSEED": "0"}
-    )
+    ordered = {**os.environ, "PYTHONHASHSEED": "0"}
+    subprocess.run([interpreter, "-I", "-c", _COMPILE, str(folder), TASK_ROOT], check=True, env=ordered)
 
 
 def pack(folder: Path, archive: Path) -> None:
@@ -120,14 +119,15 @@ def _interpreter(target: Target) -> str | None:
     found = os.environ.get("WHISTLESTOP_BUNDLE_PYTHON") or shutil.which(target.runtime)
     if found is None:
         return None
-    probe = subprocess.run([found, "-I", "-c", "import sys; print(sys.version_info[:2])"], capture_output=True, text=True)
+    ask = "import sys; print(sys.version_info[:2])"
+    probe = subprocess.run([found, "-I", "-c", ask], check=False, capture_output=True, text=True)
     return found if probe.returncode == 0 and probe.stdout.strip() == str(target.version) else None
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m infra.bundle", description=__doc__)
-    parser.add_argument("functions", nargs="*", metavar="function", help=f"of {', '.join(FUNCTIONS)}; all if none is named")
+    parser.add_argument("functions", nargs="*", metavar="function", help=f"of {', '.join(FUNCTIONS)}; none named: all")
     parser.add_argument("--runtime", default=DEFAULT.runtime, help="Lambda runtime (%(default)s)")
     parser.add_argument("--architecture", default=DEFAULT.architecture, help="arm64 or x86_64 (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "dist" / "functions", help="folder of the bundles")

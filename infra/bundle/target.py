@@ -46,6 +46,6 @@ class Target:
 
 
 def here() -> Target:
-    """This interpreter on this machine."""
+    """The target that is this interpreter on this machine."""
     machine = {"aarch64": "arm64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
     return Target(f"python3.{sys.version_info.minor}", machine)

@@ -5,7 +5,8 @@ cause is done before the answer; what is due only later stands in the store, and
 instance keeps from call to call is a cache.
 
 Environment: WHISTLESTOP_DATABASE_URL or WHISTLESTOP_SQLITE_PATH, WHISTLESTOP_MATCHING_FUNCTION or
-WHISTLESTOP_MATCHING_URL, WHISTLESTOP_LOG_LEVEL; as of the frontend's function.
+WHISTLESTOP_MATCHING_URL, WHISTLESTOP_LOG_LEVEL; as of the frontend's function. WHISTLESTOP_WAKE_QUEUE_URL, _QUEUE_ARN,
+_SCHEDULE_GROUP and _ROLE_ARN for the alarm on AWS; without them polls and the recurring schedule are all that wakes.
 """
 
 from __future__ import annotations
@@ -54,21 +55,27 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
     if lambda_shell.is_call(event):
         answer = await lambda_shell.serve_event(instance.history, event, _clock, latest_ns)
     else:
-        answer = await _wake(instance.history, latest_ns)
+        answer = await _wake(instance, latest_ns)
     await instance.settle(latest_ns)
     return answer
 
 
-async def _wake(history: History, latest_ns: int | None) -> dict[str, Any]:
-    """Fire what is due, page by page, while there is time, and sweep away what nobody asks for any more."""
+async def _wake(instance: Instance, latest_ns: int | None) -> dict[str, Any]:
+    """Fire what is due, page by page, while there is time, and sweep away what nobody asks for any more.
+
+    What is due next is noted for the alarm, for one wake stands for all that is due after it.
+    """
+    history = instance.history
     timers = transfers = 0
-    more = True
+    more, next_due_ns = True, 0
     while more and (latest_ns is None or _clock.now_ns() < latest_ns):
         reply = await history.call(
             "FireDue", internal_pb2.FireDueRequest(limit=_WAKE_PAGE), CallContext(deadline_ns=latest_ns, can_hold=False)
         )
         assert isinstance(reply, internal_pb2.FireDueResponse)
         timers, transfers, more = timers + reply.timers, transfers + reply.transfers, reply.more
+        next_due_ns = reply.next_due_ns
+    instance.dues.note(_clock.now_ns() if more else next_due_ns)
     purged = await history.store.purge_queries(_clock.now_ns(), _PURGE_PAGE)
     return {"timers": timers, "transfers": transfers, "queries": purged}
 
@@ -155,8 +162,18 @@ async def _instance() -> Instance:
         history.engine.effects = _FunctionEffects(history, dues)
         history.transfers.postponed = dues.note
         presence = Presence(store, _clock, lambda_shell.instance_name(), "history")
-        _instances.append(Instance(history, dues, NoAlarm(), presence))
+        _instances.append(Instance(history, dues, _alarm(), presence))
     return _instances[0]
+
+
+def _alarm() -> Alarm:
+    if not os.environ.get("WHISTLESTOP_WAKE_QUEUE_URL"):
+        return NoAlarm()
+    from whistlestop.history.aws_alarm import AwsAlarm, WakeTarget
+
+    target = WakeTarget.from_environment()
+    assert target is not None
+    return AwsAlarm(target, _clock)
 
 
 def _store() -> Store:
