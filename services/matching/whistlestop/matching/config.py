@@ -32,7 +32,7 @@ class MatchingConfig:
     """Candidates kept per queue; what is beyond stays in the store."""
     reread_s: float = 30.0
     """A poll looks at the store when the last look is older than this, whatever the hints said."""
-    hint_pause_s: float = 0.05
+    hint_pause_s: float = 0.025
     """Hints of other processes cause at most one look per queue in this time."""
     retry_first_s: float = 0.05
     retry_most_s: float = 10.0

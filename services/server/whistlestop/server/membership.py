@@ -33,7 +33,7 @@ ALONE_S = 20.0
 BESIDE_OTHERS_S = 3.0
 """Between heartbeats."""
 
-SILENCE_S = 8.0
+SILENCE_S = 7.0
 """Without a heartbeat for this long, one that beats fast is gone."""
 EXPIRY_S = 10.0
 ALONE_EXPIRY_S = 60.0
@@ -60,25 +60,31 @@ class Others:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, int]] = {}
         """The last heartbeat of each, and when we first saw that one (0: it is held for gone)."""
+        self.look_again_ns = 0
+        """When the first of them will have been silent for too long; 0: never."""
 
     def observe(self, members: Sequence[Member], now_ns: int) -> list[Member]:
         """Those of the rows read now whose owners live."""
         seen: dict[str, tuple[int, int]] = {}
         alive = []
+        ends = []
         for member in members:
             beat = self._seen.get(member.host_id)
             if beat is None or beat[0] != member.last_heartbeat_ns:
                 beat = (member.last_heartbeat_ns, now_ns)
             slow = member.expires_ns - member.last_heartbeat_ns > EXPIRY_S * SECOND_NS
-            if now_ns - beat[1] < (ALONE_EXPIRY_S if slow and beat[1] else SILENCE_S) * SECOND_NS:
+            end_ns = beat[1] + round((ALONE_EXPIRY_S if slow and beat[1] else SILENCE_S) * SECOND_NS)
+            if now_ns < end_ns:
                 alive.append(member)
+                ends.append(end_ns)
             seen[member.host_id] = beat
         self._seen = seen
+        self.look_again_ns = min(ends, default=0)
         return alive
 
     def doubt(self, since_ns: int) -> None:
         """Those that did not beat since `since_ns` are gone until they do."""
-        self._seen = {host: (beat, at if at >= since_ns else 0) for host, (beat, at) in self._seen.items()}
+        self._seen = {host: (beat, at if at > since_ns else 0) for host, (beat, at) in self._seen.items()}
 
 
 class Membership:
@@ -148,6 +154,8 @@ class Membership:
                 if self._leases is not None and self._leases.is_waiting:
                     pace_s = CALL_S
                 deadline_ns = self._clock.now_ns() + round(pace_s * SECOND_NS)
+                if self._others.look_again_ns:
+                    deadline_ns = min(deadline_ns, self._others.look_again_ns)
                 called = False
                 while not called and await hints.wait(deadline_ns):
                     called = hints.elsewhere

@@ -1,0 +1,104 @@
+"""Server processes that share one Postgres database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from temporalio.client import Client
+
+from tests.postgres import available, fresh_database
+from tests.server.conftest import COMMAND, EXIT_S, Running, _environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+if not available():
+    pytest.skip("no Postgres here", allow_module_level=True)
+
+
+@dataclass
+class Cluster:
+    """Processes by name. `kill` is `kill -9`, `stop` is SIGTERM."""
+
+    url: str
+    folder: Path
+    servers: dict[str, Running] = field(default_factory=dict)
+
+    def start(self, *names: str) -> None:
+        for name in names:
+            process = subprocess.Popen(
+                [*COMMAND, "server", "start", "--database-url", self.url, "--port", "0", "--log-level", "warn"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder,
+                env=_environment(),
+            )  # fmt: skip
+            self.servers[name] = Running(process)
+            self.servers[name].watch()
+        for name in names:
+            self.servers[name].until_ready()
+
+    async def client(self, name: str, namespace: str = "default") -> Client:
+        return await Client.connect(self.servers[name].address, namespace=namespace)
+
+    def kill(self, name: str) -> None:
+        self.servers[name].end(signal.SIGKILL)
+
+    async def stop(self, name: str) -> int:
+        return await self.servers[name].end_async()
+
+    async def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`whistlestop ARGUMENTS… --database-url URL`."""
+        return await asyncio.to_thread(
+            subprocess.run, [*COMMAND, *arguments, "--database-url", self.url], stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, cwd=self.folder, env=_environment(), timeout=EXIT_S, check=False,
+        )  # fmt: skip
+
+    async def members(self) -> list[dict[str, Any]]:
+        """As `cluster members` shows them."""
+        done = await self.command("cluster", "members", "--output", "json")
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
+
+    def close(self) -> None:
+        for one in self.servers.values():
+            if one.process.poll() is None:
+                one.process.kill()
+            one.end()
+            for stream in (one.process.stdout, one.process.stderr):
+                if stream is not None:
+                    stream.close()
+
+
+@contextmanager
+def a_cluster(folder: Path) -> Iterator[Cluster]:
+    with ExitStack() as closing:
+        runner = closing.enter_context(asyncio.Runner())
+        database = fresh_database()
+        cluster = Cluster(runner.run(database.__aenter__()), folder)
+        closing.callback(lambda: runner.run(database.__aexit__(None, None, None)))
+        closing.callback(cluster.close)
+        yield cluster
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """No process yet, over an empty database."""
+    with a_cluster(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two processes, a and b, for the tests of a module that kill none."""
+    with a_cluster(tmp_path_factory.mktemp("pair")) as made:
+        made.start("a")
+        made.start("b")
+        yield made

@@ -1,0 +1,156 @@
+"""A process of several is killed, or leaves: the others take over what it had armed, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from psycopg import AsyncConnection
+from temporalio.client import WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from tests.cluster.worker import worker_process
+from tests.cluster.workflows import WORKFLOWS, Counter, Parent, Sleeper, fails_twice
+from whistlestop.server.membership import BESIDE_OTHERS_S, SILENCE_S
+from whistlestop.server.ranges import RANGES
+
+if TYPE_CHECKING:
+    from temporalio.client import Client, WorkflowHandle
+
+    from tests.cluster.conftest import Cluster
+
+TAKE_OVER_S = SILENCE_S + BESIDE_OTHERS_S + 3
+"""The last heartbeat may be seen a beat late; and some time for a loaded machine."""
+
+
+async def owners(cluster: Cluster) -> dict[str, int]:
+    """How many ranges each member scans, by host id ('': nobody)."""
+    async with await AsyncConnection.connect(cluster.url) as connection:
+        rows = await (await connection.execute("SELECT owner, count(*) FROM shards GROUP BY owner")).fetchall()
+    return dict(rows)
+
+
+async def shared_by(cluster: Cluster, count: int, within_s: float) -> dict[str, int]:
+    """Wait until `count` members scan all ranges between them; who scans how many."""
+    end = time.monotonic() + within_s
+    while True:
+        found = await owners(cluster)
+        if len(found) == count and "" not in found and sum(found.values()) == RANGES:
+            return found
+        assert time.monotonic() < end, f"ranges are scanned by {found}"
+        await asyncio.sleep(0.1)
+
+
+async def test_ranges_are_shared_and_handed_over_by_one_that_leaves(cluster: Cluster) -> None:
+    cluster.start("a", "b", "c")
+    await shared_by(cluster, 3, 10)
+    a, b = await cluster.client("a"), await cluster.client("b")
+    async with Worker(a, task_queue="sleepers", workflows=WORKFLOWS):
+        handles = await sleepers(a, "sleepers", 10, 3.0)
+        await asleep(a, 10)
+    began = time.monotonic()
+    assert await cluster.stop("a") == 0
+    # No silence has to be waited for: it said goodbye.
+    await shared_by(cluster, 2, 2)
+    assert {member["address"] for member in await cluster.members()} == {
+        cluster.servers["b"].address, cluster.servers["c"].address,
+    }  # fmt: skip
+    async with Worker(b, task_queue="sleepers", workflows=WORKFLOWS):
+        for handle in handles:
+            assert await b.get_workflow_handle(handle.id).result() == "awake"
+    assert time.monotonic() - began < 8, "timers of 3 s waited for a refresh"
+
+
+async def sleepers(client: Client, queue: str, count: int, seconds: float) -> list[WorkflowHandle[Sleeper, str]]:
+    return [
+        await client.start_workflow(Sleeper.run, seconds, id=f"sleeper-{n}", task_queue=queue) for n in range(count)
+    ]
+
+
+async def asleep(client: Client, count: int) -> None:
+    """Until that many have their timer."""
+    while (await client.count_workflows("HistoryLength >= 5")).count < count:  # noqa: ASYNC110 - of another process
+        await asyncio.sleep(0.05)
+
+
+async def load(client: Client, other: Client, name: str, acknowledged: dict[str, int]) -> None:
+    """Start workflows, signal and update them, until the server is gone; note what was acknowledged.
+
+    The value is what a counter has to come to at least; -1 for a parent.
+    """
+    for n in range(1000):
+        workflow_id = f"{name}-{n}"
+        with suppress(RPCError, TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            async with asyncio.timeout(3):
+                handle = await client.start_workflow(Counter.run, id=workflow_id, task_queue="load")
+                acknowledged[workflow_id] = 0
+                parent_id = f"{workflow_id}-p"
+                await client.start_workflow(Parent.run, parent_id, id=parent_id, task_queue="load")
+                acknowledged[parent_id] = -1
+                await other.get_workflow_handle(workflow_id).signal(Counter.add, 1)
+                acknowledged[workflow_id] = 1
+                await handle.execute_update(Counter.add_and_tell, 2)
+                acknowledged[workflow_id] = 3
+                continue
+        return
+
+
+async def finish(client: Client, workflow_id: str, least: int) -> None:
+    handle = client.get_workflow_handle(workflow_id, result_type=int)
+    if least < 0:
+        # Its child ends when the parent says so.
+        assert await handle.result() == 3
+        return
+    await handle.signal(Counter.end)
+    assert await handle.result() >= least
+
+
+async def test_kill_of_one_under_load_loses_nothing(cluster: Cluster) -> None:
+    cluster.start("a", "b")
+    await shared_by(cluster, 2, 10)
+    a, b = await cluster.client("a"), await cluster.client("b")
+    acknowledged: dict[str, int] = {}
+    async with Worker(b, task_queue="load", workflows=WORKFLOWS, activities=[fails_twice], max_cached_workflows=50):
+        with worker_process(cluster.servers["a"].address, "load"):
+            loads = [asyncio.create_task(load(a, b, f"load-{n}", acknowledged)) for n in range(4)]
+            handles = await sleepers(a, "load", 10, 4.0)
+            await asyncio.sleep(3)
+            killed = time.monotonic()
+            cluster.kill("a")
+        await asyncio.gather(*loads)
+        await shared_by(cluster, 1, TAKE_OVER_S)
+        print(f"taken over after {time.monotonic() - killed:.1f} s; {len(acknowledged)} workflows acknowledged")
+        for handle in handles:
+            assert await b.get_workflow_handle(handle.id).result() == "awake"
+        assert len(acknowledged) > 10
+        # Started, too, may be what was not acknowledged any more.
+        started = [one.id async for one in b.list_workflows("WorkflowType IN ('Counter', 'Parent')")]
+        assert set(started) >= set(acknowledged)
+        for workflow_id in started:
+            if not workflow_id.endswith(("-p", "-p-child")):
+                acknowledged.setdefault(workflow_id, 0)
+        async with asyncio.timeout(45):
+            await asyncio.gather(*(finish(b, workflow_id, least) for workflow_id, least in acknowledged.items()))
+            while (await b.count_workflows("ExecutionStatus = 'Running'")).count:  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.2)
+        print(f"all finished after {time.monotonic() - killed:.1f} s")
+    checked = await cluster.command("db", "check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+async def test_who_starts_after_a_kill_does_not_wait_for_its_rows_to_expire(cluster: Cluster) -> None:
+    cluster.start("a")
+    a = await cluster.client("a")
+    with worker_process(cluster.servers["a"].address, "sleepers"):
+        await sleepers(a, "sleepers", 1, 1.0)
+        await asleep(a, 1)
+        cluster.kill("a")
+    cluster.start("b")
+    b = await cluster.client("b")
+    began = time.monotonic()
+    async with Worker(b, task_queue="sleepers", workflows=WORKFLOWS):
+        assert await b.get_workflow_handle("sleeper-0").result() == "awake"
+    assert time.monotonic() - began < 6
