@@ -318,6 +318,8 @@ def check_rebuilt(stored: Stored) -> None:
     rebuilt = MutableState(
         namespace_id=state.namespace_id, namespace=state.namespace, workflow_id=state.workflow_id, run_id=state.run_id
     )
+    if is_reset(state):
+        rebuilt.start_ns = state.start_ns
     expected_id = 1
     for batch in stored.batches:
         for event in batch.events:
@@ -331,11 +333,16 @@ def check_rebuilt(stored: Stored) -> None:
     assert actual == expected, f"rebuilt:\n{text_format.MessageToString(actual)}\nstored:\n{text_format.MessageToString(expected)}"
 
 
+def is_reset(state: MutableState) -> bool:
+    """A reset made this run: it began later than its first event says, and so did what it waits for."""
+    return state.original_run_id != state.run_id
+
+
 def carried(state: MutableState, stored: MutableState) -> MutableState:
     """A copy with nothing but what history carries."""
     copy = MutableState()
     copy.CopyFrom(state)
-    for name in _VOLATILE:
+    for name in (*_VOLATILE, *(("run_expiration_ns", "execution_expiration_ns") if is_reset(stored) else ())):
         copy.ClearField(name)  # type: ignore[arg-type]
     task = copy.workflow_task
     pending = stored.workflow_task.write_events and stored.workflow_task.scheduled_event_id
@@ -347,6 +354,8 @@ def carried(state: MutableState, stored: MutableState) -> MutableState:
         copy.ClearField("activities")
     for activity in copy.activities.values():
         _clear_above(activity, _LAST_CARRIED_ACTIVITY_FIELD)
+        if is_reset(stored):
+            activity.ClearField("first_scheduled_ns")
         known = stored.activities.get(activity.scheduled_event_id)
         if known is not None and known.stamp > 1:
             for name in _CHANGEABLE_ACTIVITY_FIELDS:

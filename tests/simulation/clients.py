@@ -40,6 +40,8 @@ class Seen:
     """(workflow id, run id, activity id, result)."""
     with_start: set[str] = field(default_factory=set)
     """Names of signals that were to start a workflow: tried again after its end, they start another."""
+    reset: set[str] = field(default_factory=set)
+    """Workflow ids of which some run was to be reset: signals are applied again there."""
     terminated: set[str] = field(default_factory=set)
     queries: int = 0
 
@@ -164,6 +166,30 @@ class Client:
         self.world.seen.terminated.add(request.workflow_execution.workflow_id)
         await self._insist("TerminateWorkflowExecution", request, rr.TerminateWorkflowExecutionResponse)
 
+    async def reset(self) -> None:
+        """Back to where some workflow task was completed."""
+        asked = rr.GetWorkflowExecutionHistoryRequest(namespace=NAMESPACE)
+        asked.execution.workflow_id, asked.execution.run_id = self.a_run()
+        history = await self._insist("GetWorkflowExecutionHistory", asked, rr.GetWorkflowExecutionHistoryResponse)
+        points = [
+            event.event_id for event in history.history.events
+            if event.HasField("workflow_task_completed_event_attributes")
+        ]
+        if not points:
+            return
+        request = rr.ResetWorkflowExecutionRequest(
+            namespace=NAMESPACE, reason="try again", request_id=self.world.backend.ids.uuid(),
+            workflow_task_finish_event_id=self.world.chance.choice(points),
+        )
+        request.workflow_execution.CopyFrom(asked.execution)
+        self.world.seen.reset.add(asked.execution.workflow_id)
+        reply = await self._insist("ResetWorkflowExecution", request, rr.ResetWorkflowExecutionResponse)
+        self.world.seen.started.append((asked.execution.workflow_id, reply.run_id))
+
+    def a_run(self) -> tuple[str, str]:
+        known = self.world.seen.started
+        return self.world.chance.choice(known) if known else ("nobody", "")
+
     async def describe(self) -> None:
         request = rr.DescribeWorkflowExecutionRequest(namespace=NAMESPACE)
         request.execution.workflow_id = self.a_workflow()
@@ -185,5 +211,5 @@ class Client:
 
 OPERATIONS = (
     "start", "start", "signal", "signal", "signal_with_start", "update", "update", "query", "cancel", "terminate",
-    "describe", "wait_for_end",
+    "describe", "wait_for_end", "reset",
 )

@@ -163,6 +163,8 @@ def _fail_workflow_task(run: Run, base_run_id: str, finish_event_id: int, reason
             "Can only reset workflow to event ID in range [WorkflowTaskScheduled +1, WorkflowTaskStarted + 1]: "
             f"{finish_event_id}"
         )
+    # Its events stand in history, so its failure has to, whichever attempt it was.
+    run.state.workflow_task.attempt = 1
     if not run.has_started_workflow_task:
         workflow_task.start(run, request_id="emptyUuid", identity=HISTORY_SERVICE)
     workflow_task.fail(
