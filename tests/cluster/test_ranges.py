@@ -72,6 +72,7 @@ class World:
         self.members: dict[str, Membership] = {}
 
     async def join(self, name: str) -> None:
+        await self.clock.advance(0.5)
         scans = self.scans[name] = Scans()
         self.members[name] = Membership(
             self.store, self.clock, self.hall.notifier(), name, ("history",),

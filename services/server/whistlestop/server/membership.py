@@ -104,6 +104,8 @@ class Membership:
         self._members: list[Member] = []
         self._others = Others()
         self._alone = True
+        self._wrote_slow = True
+        """Our rows say that the next heartbeat takes long."""
         self._known: tuple[frozenset[str], tuple[tuple[int, int], ...]] = (frozenset(), ())
         self._leases_read_ns = 0
         self._task: asyncio.Task[None] | None = None
@@ -150,7 +152,7 @@ class Membership:
             if not self._alone:
                 await self._call()
             while True:
-                pace_s = ALONE_S if self._alone else BESIDE_OTHERS_S
+                pace_s = ALONE_S if self._alone and self._wrote_slow else BESIDE_OTHERS_S
                 if self._leases is not None and self._leases.is_waiting:
                     pace_s = CALL_S
                 deadline_ns = self._clock.now_ns() + round(pace_s * SECOND_NS)
@@ -179,8 +181,8 @@ class Membership:
     async def _look(self, *, reread: bool, doubt_ns: int = 0) -> None:
         """Beat, read who else there is, and settle who scans what."""
         now_ns = self._clock.now_ns()
-        self._alone = self._alone and not reread
-        expires_ns = now_ns + round((ALONE_EXPIRY_S if self._alone else EXPIRY_S) * SECOND_NS)
+        self._wrote_slow = self._alone and not reread
+        expires_ns = now_ns + round((ALONE_EXPIRY_S if self._wrote_slow else EXPIRY_S) * SECOND_NS)
         mine = [replace(member, last_heartbeat_ns=now_ns, expires_ns=expires_ns) for member in self._members]
         found = await self._store.heartbeat(*mine, limit=MOST_MEMBERS)
         # Instances of functions have no address: they scan when they are called, and hear no hints.
