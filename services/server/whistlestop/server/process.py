@@ -29,10 +29,13 @@ from whistlestop.server.stores import close_notifier, make_notifier, make_store,
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
+    import ssl
+
     from google.protobuf.message import Message
 
     from whistlestop.common.clients import Reply
     from whistlestop.frontend.service import Frontend
+    from whistlestop.server.config import TlsConfig
     from whistlestop.server.grpc_door import GrpcDoor
     from whistlestop.server.prometheus import MetricsDoor, PrometheusMetrics
 
@@ -180,12 +183,10 @@ class Server:
         from whistlestop.server.grpc_door import GrpcDoor
 
         door: GrpcDoor = GrpcDoor(frontend, services.clock)  # type: ignore[arg-type]  # measured, it has the same `call`
-        credentials = None if self.config.tls is None else _credentials(self.config)
+        tls = None if self.config.tls is None else _tls_context(self.config.tls)
         address = host_port(ip, self.config.port)
         try:
-            # grpc tells why it failed on its own log only; a bind of our own tells it in words.
-            _probe(ip, self.config.port)
-            self.port = await door.start(address, credentials)
+            self.port = await door.start(address, tls)
         except OSError as error:
             raise _cannot_listen("--port", ip, self.config.port, error) from error
 
@@ -272,32 +273,27 @@ def _make_metrics() -> PrometheusMetrics:
     return PrometheusMetrics()
 
 
-def _probe(ip: str, port: int) -> None:
-    if port == 0:
-        return
-    with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((ip, port))
-
-
 def _cannot_listen(flag: str, ip: str, port: int, error: OSError) -> BadConfig:
     reason = error.strerror or str(error)
     return BadConfig(f"can't listen on {host_port(ip, port)} ({flag}): {reason}")
 
 
-def _credentials(config: ServerConfig) -> Any:
-    import grpc
+def _tls_context(tls: TlsConfig) -> ssl.SSLContext:
+    from whistlestop.server.grpc.server import tls_context
 
-    tls = config.tls
-    assert tls is not None
-    pair = (_read(tls.key, "--tls-key"), _read(tls.certificate, "--tls-cert"))
-    authority = _read(tls.client_ca, "--tls-client-ca") if tls.client_ca else None
-    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
-
-
-def _read(path: str, flag: str) -> bytes:
+    for flag, path in (("--tls-cert", tls.certificate), ("--tls-key", tls.key), ("--tls-client-ca", tls.client_ca)):
+        if path:
+            _check_readable(path, flag)
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - three small files at start
-            return file.read()
+        return tls_context(tls.certificate, tls.key, tls.client_ca)
+    except OSError as error:  # ssl.SSLError is one
+        reason = getattr(error, "reason", None) or error
+        raise BadConfig(f"--tls-cert {tls.certificate}, --tls-key {tls.key}: not usable ({reason})") from error
+
+
+def _check_readable(path: str, flag: str) -> None:
+    try:
+        with open(path, "rb"):  # noqa: PTH123 - three small files at start
+            return
     except OSError as error:
         raise BadConfig(f"{flag} {path}: {error.strerror}") from error

@@ -31,8 +31,8 @@ class Limits:
     """Frames that cost us and bring nothing (pings, resets, settings, empty DATA); a call that is answered makes up
     for some, and so does time."""
     strikes_forgiven_per_s: float = 1_000.0
-    linger_s: float = 5.0
-    """How long a closing connection may take to fetch what was written to it."""
+    linger_s: float = 2.0
+    """How long a peer may take to fetch what was written to a connection that ends, and to close its side."""
 
 
 class Service(Protocol):

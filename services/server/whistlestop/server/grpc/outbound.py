@@ -117,9 +117,6 @@ class Outbound(asyncio.Protocol):
     def refuse(self, stream: Stream, trailers_only: bytes, trailers: bytes) -> None:
         """End a call with an error: in one block when nothing of an answer was sent yet."""
         if stream.headers_sent:
-            # What still waits for a window would stand before the trailers; the error matters more.
-            stream.outgoing = None
-            self._queue.pop(stream.number, None)
             self.finish(stream, trailers)
             return
         self.write(frames.header_frames(stream.number, self._block(trailers_only), self._max_frame, end_stream=True))
@@ -155,15 +152,19 @@ class Outbound(asyncio.Protocol):
     def reset(self, stream: Stream, code: int) -> None:
         """End a stream without an answer."""
         self.write(frames.rst_stream(stream.number, code))
-        stream.ended = True
-        self._close(stream)
+        self.forget(stream)
 
     def _close(self, stream: Stream) -> None:
-        """Forget a stream that is over for us. A peer who has not finished is told to spare itself the rest."""
-        stream.closed = True
+        """A stream is over for us. A peer who has not finished is told to spare itself the rest."""
         if not stream.ended:
-            stream.ended = True
             self.write(frames.rst_stream(stream.number, frames.ErrorCode.NO_ERROR))
+        if self.strikes > 0:
+            self.strikes -= 4
+        self.forget(stream)
+
+    def forget(self, stream: Stream) -> None:
+        """Let go of a stream, whoever ended it."""
+        stream.closed = stream.ended = True
         self.streams.pop(stream.number, None)
         if self._queue:
             self._queue.pop(stream.number, None)
@@ -171,8 +172,6 @@ class Outbound(asyncio.Protocol):
         stream.outgoing = None
         if stream.drained is not None and not stream.drained.done():
             stream.drained.set_result(None)
-        if self.strikes > 0:
-            self.strikes -= 4
         if not self.streams:
             self.idle()
 

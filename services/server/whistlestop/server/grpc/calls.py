@@ -1,0 +1,221 @@
+"""The middle storey of a connection: calls, from their head to their handler's end.
+
+Rules of this file: it knows handlers and deadlines, no frames. Each call has one task, which ends in exactly one of:
+a reply, a refusal, or silence when the stream was closed meanwhile (reset by the peer, expired, or lost). Whoever
+closes a stream cancels its task; the handler sees CancelledError where it waits.
+
+Deadlines share one timer per connection. It is set for the earliest deadline it knew when it was set; calls that
+end before leave it alone, and when it fires it looks at the calls that are there. So a call costs no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, unavailable
+from whistlestop.server.grpc import status
+from whistlestop.server.grpc.frames import ErrorCode
+from whistlestop.server.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, unary_message
+from whistlestop.server.grpc.outbound import Outbound
+from whistlestop.server.grpc.streaming import StreamingCall
+
+if TYPE_CHECKING:
+    from whistlestop.server.grpc.limits import Limits, Service
+    from whistlestop.server.grpc.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+# Deadlines this near to the timer's go with it.
+_SLACK_S = 0.001
+
+
+class Calls(Outbound):
+    """Handlers and their tasks."""
+
+    def __init__(self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limits)
+        self._service = service
+        self._loop = loop
+        self._running = 0
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Cancelled, not yet ended; the loop itself holds tasks weakly."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self.buffered = 0
+
+    # -- a call begins --
+
+    def begin(self, stream: Stream) -> None:
+        """A stream's head is there."""
+        head = stream.head
+        if head.timeout_s is not None:
+            stream.deadline = at = self._loop.time() + head.timeout_s
+            if self._timer is None or at < self._timer_at - _SLACK_S:
+                self._set_timer(at)
+        if head.method is not None and head.method.streaming is not None:
+            stream.call = StreamingCall(self, stream)
+            self._running += 1
+            stream.task = self._loop.create_task(self._serve_streaming(stream, stream.call))
+
+    def take(self, stream: Stream, data: bytes) -> None:
+        """More of a request."""
+        if stream.call is not None:
+            self._feed(stream, data, ended=False)
+            return
+        self.buffered += len(data)
+        if not stream.body:
+            stream.body = data
+        else:
+            if isinstance(stream.body, bytes):
+                stream.body = bytearray(stream.body)
+            stream.body += data
+        if len(stream.body) >= PREFIX_SIZE:
+            length = PREFIX.unpack_from(stream.body)[1]
+            if length > self.limits.max_message:
+                self._refuse(stream, self._service.too_large(length))
+            elif len(stream.body) > length + PREFIX_SIZE:
+                self._refuse(stream, ServiceError(Code.INTERNAL, "grpc: a unary request with two messages"))
+            elif self.buffered > self.limits.max_buffered:
+                self._refuse(stream, ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too many unfinished requests"))
+
+    def end(self, stream: Stream, data: bytes) -> None:
+        """The request is whole with `data`."""
+        stream.ended = True
+        if stream.call is not None:
+            self._feed(stream, data, ended=True)
+            return
+        if stream.body:
+            body = bytes(stream.body) + data if data else bytes(stream.body)
+            self.buffered -= len(stream.body)
+            stream.body = b""
+        else:
+            body = data
+        try:
+            message = unary_message(body, gzipped=stream.head.gzipped, most=self.limits.max_message)
+        except ServiceError as error:
+            self._refuse(stream, error)
+        except TooLarge as error:
+            self._refuse(stream, self._service.too_large(error.size))
+        else:
+            self._running += 1
+            stream.task = self._loop.create_task(self._serve(stream, message))
+
+    def _feed(self, stream: Stream, data: bytes, *, ended: bool) -> None:
+        assert stream.call is not None
+        try:
+            stream.call.feed(data, self.limits.max_message, ended=ended)
+        except ServiceError as error:
+            self._cut(stream, error)
+        except TooLarge as error:
+            self._cut(stream, self._service.too_large(error.size))
+
+    # -- handlers --
+
+    async def _serve(self, stream: Stream, message: bytes) -> None:
+        head = stream.head
+        try:
+            reply = await head.method.unary(message, head)  # type: ignore[union-attr,misc]  # no others come here
+            if not stream.closed:
+                self.reply(stream, reply)
+        except ServiceError as error:
+            self._refuse(stream, error)
+        except asyncio.CancelledError:
+            self._cancelled(stream)
+        except Exception:
+            # A bug: told to the log, without the payload, and to nobody else.
+            logger.exception("%s failed", head.path)
+            self._refuse(stream, ServiceError(Code.INTERNAL, "internal error"))
+        finally:
+            self._running -= 1
+
+    async def _serve_streaming(self, stream: Stream, call: StreamingCall) -> None:
+        head = stream.head
+        try:
+            await head.method.streaming(call)  # type: ignore[union-attr,misc]  # as above
+            if not stream.closed:
+                self.finish(stream, status.OK)
+        except ServiceError as error:
+            self._refuse(stream, error)
+        except asyncio.CancelledError:
+            self._cancelled(stream)
+        except Exception:
+            # A bug: told to the log, without the payload, and to nobody else.
+            logger.exception("%s failed", head.path)
+            self._refuse(stream, ServiceError(Code.INTERNAL, "internal error"))
+        finally:
+            self._running -= 1
+
+    def _cancelled(self, stream: Stream) -> None:
+        if not stream.closed:
+            # Not by this file: the program ends its tasks.
+            self._refuse(stream, ServiceError(Code.CANCELLED, "the call was cancelled"))
+
+    def _refuse(self, stream: Stream, error: ServiceError) -> None:
+        if not stream.closed:
+            self.refuse(stream, status.trailers_only(error), status.trailers(error))
+
+    # -- a call is cut short --
+
+    def forget(self, stream: Stream) -> None:
+        if stream.body:
+            self.buffered -= len(stream.body)
+        super().forget(stream)
+
+    def abandon(self, stream: Stream) -> None:
+        """The peer wants no answer any more, or is gone."""
+        self.forget(stream)
+        self._cancel(stream)
+
+    def _cut(self, stream: Stream, error: ServiceError) -> None:
+        """End a call from our side, with an error where that can still be said."""
+        if stream.outgoing is not None:
+            self.reset(stream, ErrorCode.CANCEL)
+        else:
+            self._refuse(stream, error)
+        self._cancel(stream)
+
+    def _cancel(self, stream: Stream) -> None:
+        task = stream.task
+        if task is not None and not task.done():
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+            task.cancel()
+
+    def abandon_all(self) -> None:
+        """The connection is lost."""
+        self.lost = True
+        for stream in list(self.streams.values()):
+            self.abandon(stream)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def refuse_all(self) -> None:
+        """The time to finish is over."""
+        for stream in list(self.streams.values()):
+            self._cut(stream, unavailable("the server is shutting down"))
+
+    # -- deadlines --
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        due = self._loop.time() + _SLACK_S
+        earliest: float | None = None
+        for stream in list(self.streams.values()):
+            at = stream.deadline
+            if at is None:
+                continue
+            if at <= due:
+                self._cut(stream, deadline_exceeded())
+            elif earliest is None or at < earliest:
+                earliest = at
+        if earliest is not None:
+            self._set_timer(earliest)

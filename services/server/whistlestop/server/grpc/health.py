@@ -1,0 +1,58 @@
+"""grpc.health.v1: whether the server, or one service of it, serves.
+
+Rules of this file: the two messages have one field each, so they are read and written as bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.server.grpc.head import Head, Method
+
+if TYPE_CHECKING:
+    from whistlestop.server.grpc.streaming import StreamingCall
+
+HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+_SERVING = b"\x08\x01"
+_NOT_SERVING = b"\x08\x02"
+_SERVICE_UNKNOWN = b"\x08\x03"
+
+
+class Health:
+    """Answers for the named services, and for the server as a whole under the empty name."""
+
+    def __init__(self, services: frozenset[str]) -> None:
+        self._names = services | {HEALTH_SERVICE, ""}
+        self._drained = asyncio.Event()
+
+    def methods(self) -> dict[str, Method]:
+        """By their paths."""
+        check, watch = f"/{HEALTH_SERVICE}/Check", f"/{HEALTH_SERVICE}/Watch"
+        return {check: Method(check, self._check), watch: Method(watch, streaming=self._watch)}
+
+    def drain(self) -> None:
+        """Tell whoever asks that this server is going away."""
+        self._drained.set()
+
+    async def _check(self, data: bytes, head: Head) -> bytes:
+        if _service(data) not in self._names:
+            raise ServiceError(Code.NOT_FOUND, "unknown service")
+        return _NOT_SERVING if self._drained.is_set() else _SERVING
+
+    async def _watch(self, call: StreamingCall) -> None:
+        """The state now, and again when it changes, which it does once."""
+        data = await anext(call, b"")
+        if _service(data) not in self._names:
+            await call.send(_SERVICE_UNKNOWN)
+            await asyncio.Event().wait()  # until the client leaves: such a service never comes
+        if not self._drained.is_set():
+            await call.send(_SERVING)
+            await self._drained.wait()
+        await call.send(_NOT_SERVING)
+
+
+def _service(data: bytes) -> str:
+    """The service's name, the one field of HealthCheckRequest."""
+    return data[2:].decode("utf-8", "replace") if data[:1] == b"\n" else ""

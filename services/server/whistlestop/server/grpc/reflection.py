@@ -1,0 +1,98 @@
+"""Server reflection, v1 and v1alpha: what grpcurl and its like ask before they call.
+
+Rules of this file: its messages are imported with the first question, since most servers are never asked. Both
+versions have the same messages under two names, so those of v1alpha serve for both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf import descriptor_pool
+
+from whistlestop.common.errors import Code
+from whistlestop.server.grpc.head import Method
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import FileDescriptor
+
+    from whistlestop.server.grpc.streaming import StreamingCall
+
+REFLECTION_SERVICES: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+
+
+class Reflection:
+    """Answers from the process's descriptor pool, and names `services`."""
+
+    def __init__(self, services: frozenset[str]) -> None:
+        self._services = sorted({*services, *REFLECTION_SERVICES})
+
+    def methods(self) -> dict[str, Method]:
+        """By their paths."""
+        paths = (f"/{service}/ServerReflectionInfo" for service in REFLECTION_SERVICES)
+        return {path: Method(path, streaming=self._answer) for path in paths}
+
+    async def _answer(self, call: StreamingCall) -> None:
+        from grpc_reflection.v1alpha import reflection_pb2 as reflection_pb
+
+        async for data in call:
+            request = reflection_pb.ServerReflectionRequest.FromString(data)
+            response = reflection_pb.ServerReflectionResponse(
+                valid_host=request.host, original_request=request
+            )
+            self._fill(request, response)
+            await call.send(response.SerializeToString())
+
+    def _fill(self, request: Any, response: Any) -> None:
+        kind = request.WhichOneof("message_request")
+        pool = descriptor_pool.Default()
+        try:
+            if kind == "list_services":
+                for name in self._services:
+                    response.list_services_response.service.add(name=name)
+            elif kind == "file_by_filename":
+                _add_file(response, pool.FindFileByName(request.file_by_filename))
+            elif kind == "file_containing_symbol":
+                _import_owner(request.file_containing_symbol)
+                _add_file(response, pool.FindFileContainingSymbol(request.file_containing_symbol))
+            elif kind == "file_containing_extension":
+                asked = request.file_containing_extension
+                owner = pool.FindMessageTypeByName(asked.containing_type)
+                extension: Any = pool.FindExtensionByNumber(owner, asked.extension_number)
+                _add_file(response, extension.file)
+            elif kind == "all_extension_numbers_of_type":
+                owner = pool.FindMessageTypeByName(request.all_extension_numbers_of_type)
+                answer = response.all_extension_numbers_response
+                answer.base_type_name = owner.full_name
+                answer.extension_number.extend(each.number for each in pool.FindAllExtensions(owner))
+            else:
+                _refuse(response, Code.INVALID_ARGUMENT, "a reflection request that asks nothing")
+        except KeyError:
+            _refuse(response, Code.NOT_FOUND, f"not found: {getattr(request, kind)}")
+
+
+def _import_owner(symbol: str) -> None:
+    """Fill the pool with the services that this server answers without their generated modules."""
+    if symbol.startswith("grpc.health."):
+        from grpc_health.v1 import health_pb2
+
+        assert health_pb2
+    elif symbol == REFLECTION_SERVICES[0] or symbol.startswith("grpc.reflection.v1."):
+        raise KeyError(symbol)  # of v1, the descriptors are not in the package
+
+
+def _add_file(response: Any, file: FileDescriptor) -> None:
+    """The file and all that it needs, it first."""
+    seen: dict[str, FileDescriptor] = {}
+    waiting = [file]
+    while waiting:
+        each = waiting.pop()
+        if each.name not in seen:
+            seen[each.name] = each
+            waiting += each.dependencies
+    response.file_descriptor_response.file_descriptor_proto.extend(each.serialized_pb for each in seen.values())
+
+
+def _refuse(response: Any, code: Code, message: str) -> None:
+    response.error_response.error_code = int(code)
+    response.error_response.error_message = message
