@@ -1,7 +1,7 @@
 """Any history keeps the core's invariants, whatever happens in whatever order.
 
-    pytest tests/core/test_properties.py                                 150 histories
-    pytest tests/core/test_properties.py --hypothesis-profile nightly    2,500 histories
+    pytest tests/core/test_properties.py                                                 150 histories
+    WHISTLESTOP_HYPOTHESIS_PROFILE=nightly pytest tests/core/test_properties.py          2,500 longer ones
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from tests.core.random_histories import STEPS, Actor, CheckedWorld
 from whistlestop.history.core import update
 from whistlestop.history.core.limits import Limits
 
-_QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
+_QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 settings.register_profile("whistlestop", max_examples=150, deadline=None, suppress_health_check=_QUIET)
 settings.register_profile("nightly", max_examples=2500, deadline=None, suppress_health_check=_QUIET)
 if settings.get_current_profile_name() == "default":
     settings.load_profile(os.environ.get("WHISTLESTOP_HYPOTHESIS_PROFILE", "whistlestop"))
 
 OFTEN = ("turn", "turn", "complete", "poll_activity", "activity", "deliver", "advance")
-NUMBERS = st.lists(st.integers(0, 71), max_size=40)
-PROGRAMS = st.lists(st.tuples(st.sampled_from((*STEPS, *OFTEN)), NUMBERS), min_size=3, max_size=40)
+NUMBERS = st.lists(st.integers(0, 71), min_size=6, max_size=40)
+PROGRAMS = st.lists(
+    st.tuples(st.sampled_from((*STEPS, *OFTEN)), NUMBERS),
+    min_size=2,
+    max_size=80 if settings.get_current_profile_name() == "nightly" else 40,
+)
 
 
 @given(first=NUMBERS, program=PROGRAMS)

@@ -172,14 +172,24 @@ async def _under_load(
     return traffic.told, missing
 
 
+def _span(chance: random.Random) -> float:
+    """Seconds until the next kill: mostly under load, now and then while the server starts.
+
+    The longer ones are for the SDK, which comes back to a server that was away after seconds only.
+    """
+    kind = chance.random()
+    if kind < 0.15:
+        return chance.uniform(0.0, 0.6)
+    return chance.uniform(0.3, 2.0) if kind < 0.75 else chance.uniform(3.0, 7.0)
+
+
 async def _kill_again_and_again(
     options: Options, servers: list[Server], chance: random.Random, traffic: load.Load, running: asyncio.Task[None]
 ) -> None:
     began = time.monotonic()
     for index in range(options.kills):
         server = chance.choice(servers)
-        # Mostly under load; now and then while it starts.
-        await asyncio.sleep(chance.uniform(0.0, 0.6) if chance.random() < 0.15 else chance.uniform(0.3, 2.0))
+        await asyncio.sleep(_span(chance))
         if running.done():
             await running
         server.kill()

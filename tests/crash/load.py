@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -162,29 +163,26 @@ class Load:
 
     async def _completion(self, name: str) -> None:
         outside = self.client.get_async_activity_handle(workflow_id=name, run_id=None, activity_id="outside")
-        tried = False
-        while True:
+        for attempt in itertools.count():
             try:
                 await outside.complete(f"outside of {name}")
             except RPCError as error:
-                if error.status is RPCStatusCode.NOT_FOUND:
-                    if tried:
-                        # Possibly done already, and the answer lost: the workflow's result will tell.
-                        state = await self._insist(lambda: self.client.get_workflow_handle(name).describe())
-                        if not any(p.activity_id == "outside" for p in state.raw_description.pending_activities):
-                            events = await self._insist(lambda: self.client.get_workflow_handle(name).fetch_history())
-                            if any(e.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED and "outside" in str(e) for e in events.events):
-                                return
-                    await asyncio.sleep(0.1)
-                elif error.status in TRY_AGAIN:
-                    tried = True
-                    self.told.lost_answers += 1
-                    await asyncio.sleep(0.1)
-                else:
+                if error.status is not RPCStatusCode.NOT_FOUND and error.status not in TRY_AGAIN:
                     raise
+                # Not there yet, or done by a try whose answer was lost (the SDK tries again by itself, too).
+                if attempt % 10 == 9 and await self._is_completed(name, f"outside of {name}"):
+                    return
+                await asyncio.sleep(0.1)
             else:
                 self.told.completions.append(name)
                 return
+
+    async def _is_completed(self, name: str, result: str) -> bool:
+        history = await self._insist(self.client.get_workflow_handle(name).fetch_history)
+        return any(
+            event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED and result in str(event)
+            for event in history.events
+        )
 
 
 async def check(client: Client, told: Acknowledged) -> list[str]:

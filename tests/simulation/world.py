@@ -157,7 +157,13 @@ class Simulation:
         return found
 
     async def _open_runs(self) -> list[StoredExecution]:
-        return [execution for execution in await self._all_runs() if execution.status in (RUNNING, PAUSED)]
+        still = [execution for execution in await self._all_runs() if execution.status in (RUNNING, PAUSED)]
+        return [execution for execution in still if not self._waits_in_vain(execution.key.workflow_id)]
+
+    def _waits_in_vain(self, workflow_id: str) -> bool:
+        """Reset after its children were terminated with it, a parent never hears of them (nor does it in Temporal)."""
+        terminated = workflow_id in self.seen.terminated and workflow_id in self.seen.reset
+        return self.calm and terminated and workflow_id.startswith("parent") and "/" not in workflow_id
 
     # ---- checking -----------------------------------------------------------------------------------------------
 
