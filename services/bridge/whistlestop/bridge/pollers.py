@@ -206,7 +206,7 @@ class NamespacePolls:
                 keys = self._waiting.keys() - self._busy
                 if not keys:
                     continue
-            began_ns = self._clock.now_ns()
+            began_ns, was_held = self._clock.now_ns(), self.holds
             try:
                 found = await self._look_once(keys)
             except ServiceError as error:
@@ -215,7 +215,7 @@ class NamespacePolls:
             failures = 0
             if found is None:
                 continue
-            if self.holds and not found and self._clock.now_ns() - began_ns < SECOND_NS:
+            if was_held and not found and self._clock.now_ns() - began_ns < SECOND_NS:
                 await self._clock.sleep(_RETRY_FIRST_S)  # it says that it holds looks, and does not just now
             for key, count in found.items():
                 self._send(key, count)

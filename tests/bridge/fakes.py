@@ -1,0 +1,114 @@
+"""A target in memory, on a fake clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from whistlestop.bridge.counters import OTHER
+from whistlestop.bridge.pollers import ACTIVITY, LOOK_PATH, WORKFLOW
+from whistlestop.bridge.service import Bridge
+from whistlestop.common.clock import SECOND_NS, FakeClock
+from whistlestop.common.errors import ServiceError
+from whistlestop.common.proto import worker_pb2 as worker_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SERVICE = "/temporal.api.workflowservice.v1.WorkflowService/"
+
+
+class FakeTarget:
+    """Queues with numbers of tasks. As a function, or (`holds`) as a server."""
+
+    def __init__(self, clock: FakeClock, *, holds: bool = False) -> None:
+        self.clock = clock
+        self.holds = holds
+        self.tasks: Counter[tuple[str, str]] = Counter()
+        self.calls: list[tuple[float, str]] = []
+        self.error: ServiceError | None = None
+        self.changed = asyncio.Event()
+        self.lag_s = 0.01
+        self.answers: dict[str, bytes] = {}
+
+    def add(self, queue: str, path: str = WORKFLOW) -> None:
+        self.tasks[path, queue] += 1
+        self.changed.set()
+
+    def named(self, name: str) -> list[float]:
+        return [at for at, called in self.calls if called == name]
+
+    async def call(
+        self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float | None, kind: str = OTHER
+    ) -> bytes:
+        self.calls.append((self.clock.now_ns() / SECOND_NS, path.rpartition("/")[2]))
+        await self.clock.sleep(self.lag_s)
+        if self.error is not None:
+            raise self.error
+        if path == LOOK_PATH:
+            return await self._look(body, timeout_s or 0)
+        if path in (WORKFLOW, ACTIVITY):
+            kind_of: Any = rr.PollWorkflowTaskQueueRequest if path == WORKFLOW else rr.PollActivityTaskQueueRequest
+            key = (path, kind_of.FromString(body).task_queue.name)
+            if self.tasks[key]:
+                self.tasks[key] -= 1
+                return rr.PollWorkflowTaskQueueResponse(task_token=b"t").SerializeToString()
+            await self.clock.sleep(0.5)
+            return b""
+        return self.answers.get(path, b"")
+
+    async def _look(self, body: bytes, timeout_s: float) -> bytes:
+        request = worker_pb.LookForTasksRequest.FromString(body)
+        end_ns = self.clock.now_ns() + int((timeout_s - 1) * SECOND_NS)
+        while True:
+            workflow = [self.tasks[WORKFLOW, poll.task_queue.name] for poll in request.workflow_polls]
+            activity = [self.tasks[ACTIVITY, poll.task_queue.name] for poll in request.activity_polls]
+            if any(workflow + activity) or not self.holds or self.clock.now_ns() >= end_ns:
+                return worker_pb.LookForTasksResponse(
+                    workflow_tasks=workflow, activity_tasks=activity, holds=self.holds
+                ).SerializeToString()
+            self.changed.clear()
+            waits = [asyncio.ensure_future(self.changed.wait()), asyncio.ensure_future(self.clock.sleep(1))]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in waits:
+                    each.cancel()
+
+
+class Bench:
+    """A bridge over a fake target."""
+
+    def __init__(self, *, holds: bool = False) -> None:
+        self.clock = FakeClock()
+        self.target = FakeTarget(self.clock, holds=holds)
+        self.bridge = Bridge(self.target, self.clock)
+
+    async def advance(self, seconds: float) -> None:
+        """Let everything begin that can, and then time pass."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await self.clock.advance(seconds)
+
+    def poll(self, queue: str = "q", path: str = WORKFLOW, seconds: float = 70, **fields: Any) -> asyncio.Task[bytes]:
+        kind: Any = rr.PollWorkflowTaskQueueRequest if path == WORKFLOW else rr.PollActivityTaskQueueRequest
+        request = kind(namespace="default", task_queue=queue_pb.TaskQueue(name=queue), identity="me", **fields)
+        deadline_ns = self.clock.now_ns() + int(seconds * SECOND_NS)
+        return asyncio.ensure_future(self.bridge.call(path, request.SerializeToString(), {}, deadline_ns))
+
+    async def polling(self, queue: str, path: str = WORKFLOW) -> None:
+        """Poll again and again, as an SDK does."""
+        while True:
+            await self.poll(queue, path)
+
+    def worker(self) -> list[asyncio.Task[None]]:
+        """The pollers of an ordinary worker: workflow tasks, sticky ones, activities; five of each."""
+        queues = [("q", WORKFLOW), ("host:sticky", WORKFLOW), ("q", ACTIVITY)]
+        return [asyncio.ensure_future(self.polling(*queue)) for queue in queues for _ in range(5)]
+
+    async def call(self, method: str, data: bytes = b"") -> bytes:
+        return await self.bridge.call(SERVICE + method, data, {}, None)

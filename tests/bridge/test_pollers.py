@@ -1,0 +1,211 @@
+"""How often the bridge calls, and when. Time is fake: a minute takes no minute."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from tests.bridge.fakes import SERVICE, Bench
+from whistlestop.bridge.pollers import ACTIVITY, WORKFLOW
+from whistlestop.common.errors import Code, ServiceError, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+async def ended(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    yield made
+    await made.bridge.close()
+
+
+@pytest.fixture
+async def holding() -> AsyncIterator[Bench]:
+    made = Bench(holds=True)
+    yield made
+    await made.bridge.close()
+
+
+async def test_an_idle_worker_makes_fewer_than_four_calls_a_minute(bench: Bench) -> None:
+    """Ten minutes of an ordinary worker with nothing to do, its heartbeat of every minute included."""
+    worker = bench.worker()
+    await bench.advance(120)
+    before = len(bench.target.calls)
+    for _ in range(10):
+        beat = asyncio.ensure_future(bench.call("RecordWorkerHeartbeat"))
+        await bench.advance(60)
+        await beat
+    assert len(bench.target.calls) - before < 4 * 10
+    assert {name for _, name in bench.target.calls[before:]} == {"LookForTasks", "RecordWorkerHeartbeat"}
+    await ended(*worker)
+
+
+async def test_an_idle_worker_of_a_server_makes_two_calls_a_minute(holding: Bench) -> None:
+    """A held look and a heartbeat."""
+    worker = holding.worker()
+    await holding.advance(120)
+    before = len(holding.target.calls)
+    for _ in range(10):
+        beat = asyncio.ensure_future(holding.call("RecordWorkerHeartbeat"))
+        await holding.advance(60)
+        await beat
+    assert len(holding.target.calls) - before <= 2 * 10 + 1
+    await ended(*worker)
+
+
+async def test_looks_grow_rarer_and_not_rarer_than_every_thirty_seconds(bench: Bench) -> None:
+    worker = bench.worker()
+    await bench.advance(600)
+    at = bench.target.named("LookForTasks")
+    pauses = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    assert pauses[0] < 0.1
+    assert max(pauses) == pytest.approx(30, abs=0.1)
+    assert pauses == sorted(pauses)
+    await ended(*worker)
+
+
+@pytest.mark.parametrize("method", ["StartWorkflowExecution", "RespondActivityTaskCompleted", "QueryWorkflow"])
+async def test_what_goes_through_the_bridge_makes_it_eager_again(bench: Bench, method: str) -> None:
+    """The next look comes at once, though the worker was idle for long."""
+    worker = bench.worker()
+    await bench.advance(600)
+    before = len(bench.target.named("LookForTasks"))
+    call = asyncio.ensure_future(bench.call(method))
+    await bench.advance(0.1)
+    await call
+    assert len(bench.target.named("LookForTasks")) > before
+    await ended(*worker)
+
+
+async def test_a_task_is_polled_for_where_a_look_finds_it(bench: Bench) -> None:
+    """One poll for one task, however many pollers wait."""
+    worker = bench.worker()
+    await bench.advance(0.04)
+    bench.target.add("q", ACTIVITY)
+    await bench.advance(0.3)
+    assert bench.target.tasks.total() == 0
+    assert len(bench.target.named("PollActivityTaskQueue")) == 1
+    assert bench.target.named("PollWorkflowTaskQueue") == []
+    await ended(*worker)
+
+
+async def test_as_many_polls_go_out_as_tasks_wait(bench: Bench) -> None:
+    for _ in range(3):
+        bench.target.add("q")
+    polls = [bench.poll() for _ in range(5)]
+    await bench.advance(0.2)
+    assert sorted(poll.done() for poll in polls) == [False, False, True, True, True]
+    assert bench.bridge.counters.tasks == 3
+    for poll in polls:
+        poll.cancel()
+
+
+async def test_a_held_look_answers_as_soon_as_there_is_a_task(holding: Bench) -> None:
+    poll = holding.poll()
+    await holding.advance(30)
+    holding.target.add("q")
+    await holding.advance(0.1)
+    assert poll.done()
+
+
+async def test_a_new_queue_is_looked_at_at_once(holding: Bench) -> None:
+    """A look that is held knows nothing of it, and is given up."""
+    first = holding.poll("one")
+    await holding.advance(10)
+    holding.target.add("two")
+    second = holding.poll("two")
+    await holding.advance(0.2)
+    assert second.done()
+    assert not first.done()
+    first.cancel()
+
+
+async def test_a_poll_ends_empty_before_its_deadline(bench: Bench) -> None:
+    poll = bench.poll(seconds=20)
+    await bench.advance(16)
+    assert not poll.done()
+    await bench.advance(2)
+    assert await poll == b""
+
+
+async def test_polls_outlast_a_target_that_is_down(bench: Bench) -> None:
+    """They wait on, looks are tried at growing intervals, and go on when it is back."""
+    poll = bench.poll()
+    bench.target.error = unavailable("down")
+    await bench.advance(40)
+    assert not poll.done()
+    assert 3 < len(bench.target.calls) < 15
+    bench.target.error = None
+    bench.target.add("q")
+    await bench.advance(11)
+    assert rr.PollWorkflowTaskQueueResponse.FromString(await poll).task_token == b"t"
+
+
+async def test_a_refusal_that_will_not_pass_is_told_to_who_polls(bench: Bench) -> None:
+    poll = bench.poll()
+    bench.target.error = ServiceError(Code.PERMISSION_DENIED, "no")
+    await bench.advance(1)
+    with pytest.raises(ServiceError, match="no"):
+        await poll
+
+
+async def test_a_worker_that_shuts_down_gets_its_polls_back(bench: Bench) -> None:
+    """Its own, and nobody else's."""
+    leaving = bench.poll(worker_instance_key="a")
+    staying = bench.poll(worker_instance_key="b")
+    await bench.advance(1)
+    request = rr.ShutdownWorkerRequest(namespace="default", worker_instance_key="a")
+    call = asyncio.ensure_future(bench.call("ShutdownWorker", request.SerializeToString()))
+    await bench.advance(1)
+    await call
+    assert await leaving == b""
+    assert not staying.done()
+    staying.cancel()
+
+
+async def test_a_task_taken_for_a_poll_that_went_away_goes_to_another(bench: Bench) -> None:
+    bench.target.add("q")
+    bench.target.lag_s = 1.0
+    gone, stays = bench.poll(), bench.poll()
+    await bench.advance(1.5)  # the look is answered, the poll on its way
+    gone.cancel()
+    await bench.advance(2)
+    assert rr.PollWorkflowTaskQueueResponse.FromString(await stays).task_token == b"t"
+    with contextlib.suppress(asyncio.CancelledError):
+        await gone
+
+
+async def test_a_clients_wait_asks_again_when_something_was_completed(bench: Bench) -> None:
+    """And seldom while nothing is."""
+    path = SERVICE + "GetWorkflowExecutionHistory"
+    bench.target.answers[path] = rr.GetWorkflowExecutionHistoryResponse(next_page_token=b"t").SerializeToString()
+    request = rr.GetWorkflowExecutionHistoryRequest(namespace="default", wait_new_event=True)
+    wait = asyncio.ensure_future(bench.call("GetWorkflowExecutionHistory", request.SerializeToString()))
+    await bench.advance(15)
+    assert len(bench.target.named("GetWorkflowExecutionHistory")) < 20
+    news = rr.GetWorkflowExecutionHistoryResponse()
+    news.history.events.add(event_id=1)
+    bench.target.answers[path] = news.SerializeToString()
+    done = asyncio.ensure_future(bench.call("RespondWorkflowTaskCompleted"))
+    await bench.advance(0.1)
+    await done
+    assert await wait == news.SerializeToString()
+
+
+async def test_counters_tell_kinds_apart(bench: Bench) -> None:
+    poll = bench.poll(path=WORKFLOW)
+    bench.target.add("q")
+    await bench.advance(1)
+    await poll
+    assert bench.bridge.counters.line().endswith("tasks=1 calls_total=0")  # a fake target counts nothing

@@ -1,0 +1,135 @@
+"""The official SDK and CLI through the bridge, which has nothing but the target's HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+from temporalio.client import Client, WorkflowFailureError, WorkflowQueryFailedError
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
+
+from tests.bridge.programs import QUEUE, Cancelled, Order, Outcome, Parcel, charge, endless
+from whistlestop.bridge import BridgeConfig, RunningBridge, connect
+
+pytestmark = pytest.mark.sdk
+
+PATIENCE_S = 60
+TEMPORAL = Path(sys.executable).with_name("temporal")
+
+
+def worker(client: Client) -> Worker:
+    return Worker(client, task_queue=QUEUE, workflows=[Order, Parcel, Cancelled], activities=[charge, endless])
+
+
+async def test_an_order_goes_through(target: str) -> None:
+    """Activity with a retry, timer, signal, query, update and child, on one worker."""
+    async with asyncio.timeout(PATIENCE_S), connect(target) as client, worker(client):
+        handle = await client.start_workflow(Order.run, "tea", id=f"order-{uuid.uuid4()}", task_queue=QUEUE)
+        await handle.signal(Order.note, "by train")
+        assert await handle.execute_update(Order.address, "Paddington") == "sent to Paddington"
+        expected = Outcome("charged tea", ["by train"], "Paddington", "parcel of tea")
+        assert await handle.result() == expected
+        assert await handle.query(Order.state) == "charged tea"
+
+
+async def test_an_activity_hears_of_its_cancellation_by_its_heartbeat(target: str) -> None:
+    async with asyncio.timeout(PATIENCE_S), connect(target) as client, worker(client):
+        handle = await client.start_workflow(Cancelled.run, id=f"cancelled-{uuid.uuid4()}", task_queue=QUEUE)
+        while not (await handle.describe()).raw_description.pending_activities:
+            await asyncio.sleep(0.05)
+        await handle.cancel()
+        assert await handle.result() in {"cancelled after heartbeats", "cancelled"}
+
+
+async def test_errors_keep_their_details(target: str) -> None:
+    """The SDK decides by them: already started, query failed, not found."""
+    async with asyncio.timeout(PATIENCE_S), connect(target) as client, worker(client):
+        workflow_id = f"twice-{uuid.uuid4()}"
+        handle = await client.start_workflow(Order.run, "tea", id=workflow_id, task_queue=QUEUE)
+        with pytest.raises(WorkflowAlreadyStartedError) as again:
+            await client.start_workflow(Order.run, "tea", id=workflow_id, task_queue=QUEUE)
+        assert again.value.run_id == handle.first_execution_run_id
+        with pytest.raises(WorkflowQueryFailedError, match="no such thing"):
+            await handle.query(Order.broken)
+        with pytest.raises(RPCError) as missing:
+            await client.get_workflow_handle("nobody").describe()
+        assert missing.value.status is RPCStatusCode.NOT_FOUND
+        assert missing.value.grpc_status.details[0].type_url.endswith("errordetails.v1.NotFoundFailure")
+        await handle.terminate("enough")
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+
+
+async def test_a_worker_shuts_down_at_once(target: str) -> None:
+    """Its polls wait in the bridge, which ends them."""
+    async with asyncio.timeout(PATIENCE_S), connect(target) as client:
+        async with worker(client):
+            assert await client.execute_workflow(Parcel.run, "tea", id="parcel", task_queue=QUEUE) == "parcel of tea"
+            began_s = time.monotonic()
+        assert time.monotonic() - began_s < 5
+
+
+async def test_a_deadline_ends_a_call(target: str) -> None:
+    """A query that no worker answers, and a long poll that is empty in time."""
+    async with asyncio.timeout(PATIENCE_S), connect(target) as client:
+        handle = await client.start_workflow(Parcel.run, "tea", id="unserved", task_queue="nobody-polls")
+        with pytest.raises(RPCError) as late:
+            await handle.query("state", rpc_timeout=timedelta(seconds=1))
+        assert late.value.status in {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}
+        poll = rr.PollWorkflowTaskQueueRequest(namespace="default", identity="me")
+        poll.task_queue.name = "empty"
+        answer = await client.workflow_service.poll_workflow_task_queue(poll, timeout=timedelta(seconds=4))
+        assert answer == rr.PollWorkflowTaskQueueResponse()
+
+
+async def test_a_cancelled_poll_leaves_the_bridge(target: str) -> None:
+    async with asyncio.timeout(PATIENCE_S), RunningBridge(BridgeConfig(target)) as running:
+        client = await Client.connect(running.address)
+        poll = rr.PollWorkflowTaskQueueRequest(namespace="default", identity="me")
+        poll.task_queue.name = "empty"
+        call = asyncio.create_task(client.workflow_service.poll_workflow_task_queue(poll))
+        while running.bridge.waiting != 1:
+            await asyncio.sleep(0.01)
+        call.cancel()
+        while running.bridge.waiting:
+            await asyncio.sleep(0.01)
+
+
+async def test_large_payloads_go_zipped(target: str) -> None:
+    """Both ways: a request of a megabyte, and an answer of one."""
+    async with asyncio.timeout(PATIENCE_S), RunningBridge(BridgeConfig(target)) as running:
+        client = await Client.connect(running.address)
+        async with worker(client):
+            result = await client.execute_workflow(Parcel.run, "x" * 1_000_000, id="large", task_queue=QUEUE)
+        assert result == "parcel of " + "x" * 1_000_000
+        assert running.counters.bytes_out < 200_000
+        assert running.counters.bytes_in < 200_000
+
+
+async def test_the_cli_lists_and_shows(target: str) -> None:
+    async with asyncio.timeout(PATIENCE_S), RunningBridge(BridgeConfig(target)) as running:
+        client = await Client.connect(running.address)
+        async with worker(client):
+            await client.execute_workflow(Parcel.run, "tea", id="shown", task_queue=QUEUE)
+        listed = json.loads(await _cli(running.address, "workflow", "list", "--output", "json"))
+        assert [each["execution"]["workflowId"] for each in listed] == ["shown"]
+        shown = json.loads(await _cli(running.address, "workflow", "show", "-w", "shown", "--output", "json"))
+        assert shown["events"][-1]["eventType"] == "EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED"
+
+
+async def _cli(address: str, *arguments: str) -> bytes:
+    process = await asyncio.create_subprocess_exec(
+        TEMPORAL, *arguments, "--address", address, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, complaints = await process.communicate()
+    assert process.returncode == 0, complaints
+    return output
