@@ -62,7 +62,6 @@ DROPPED = {
 OTHER_PARTS = {
     "supports_schedules",
     "nexus",
-    "build_id_based_versioning",
     "server_scaled_deployments",
     "standalone_activities",
     "standalone_activity_start_delay",

@@ -142,10 +142,11 @@ class Server:
     async def _register(self, services: Services) -> None:
         from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 
-        from whistlestop.frontend.api.namespaces import ensure_namespace
+        from whistlestop.frontend.api.namespaces import ensure_namespace, resume_deletions
 
         for namespace in dict.fromkeys(("temporal-system", *self.config.namespaces)):
             await ensure_namespace(services.frontend, namespace, self.config.retention_s)
+        resume_deletions(services.frontend)
         if not self.config.search_attributes:
             return
         for namespace in self.config.namespaces:

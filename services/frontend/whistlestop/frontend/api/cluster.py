@@ -39,7 +39,7 @@ async def get_system_info(
             activity_failure_include_heartbeat=True,
             supports_schedules=supports(Feature.SCHEDULES),
             encoded_failure_attributes=True,
-            build_id_based_versioning=supports(Feature.DEPLOYMENTS),
+            build_id_based_versioning=True,
             upsert_memo=True,
             eager_workflow_start=True,
             sdk_metadata=True,
