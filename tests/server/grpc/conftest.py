@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import pytest_asyncio
 
 from tests.server.grpc.peer import Peer
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.server.grpc.head import Head, Method
-from whistlestop.server.grpc.limits import Limits
 from whistlestop.server.grpc.server import GrpcServer
-from whistlestop.server.grpc.streaming import StreamingCall
+
+if TYPE_CHECKING:
+    from whistlestop.server.grpc.limits import Limits
+    from whistlestop.server.grpc.streaming import StreamingCall
 
 Start = Callable[..., Awaitable[int]]
 

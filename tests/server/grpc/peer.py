@@ -97,12 +97,12 @@ class Peer:
     def frame(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
         self.send(frames.frame(kind, flags, stream, payload))
 
-    def headers(self, path: str, *, end: bool = False, **more: str) -> int:
+    def headers(self, path: str, **more: str) -> int:
         """Open a stream."""
         stream = self.next_stream
         self.next_stream += 2
         block = self.encoder.encode(request_fields(path, **more))
-        self.frame(frames.HEADERS, frames.END_HEADERS | (frames.END_STREAM if end else 0), stream, block)
+        self.frame(frames.HEADERS, frames.END_HEADERS, stream, block)
         return stream
 
     def call(self, path: str, data: bytes = b"", **more: str) -> int:

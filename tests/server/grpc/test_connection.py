@@ -88,12 +88,11 @@ async def test_replies_keep_within_the_windows(port: int, window: int) -> None:
         if frame.kind == frames.DATA:
             received += len(frame.payload)
             digest.update(frame.payload)
-            for number in left:
+            for number, grant in ((0, 65_535), (stream, window)):
                 left[number] -= len(frame.payload)
                 assert left[number] >= 0
                 if left[number] == 0:
-                    grant = 65_535 if number == 0 else window
-                    left[number] += grant
+                    left[number] = grant
                     peer.send(frames.window_update(number, grant))
         elif frame.kind == frames.HEADERS and frame.flags & frames.END_STREAM:
             break
@@ -230,10 +229,14 @@ async def test_a_peer_that_does_not_read_is_not_read(start: Start) -> None:
     peer.writer.transport.set_write_buffer_limits(1 << 16)
     peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
     pings = frames.frame(frames.PING, 0, 0, bytes(8)) * 10_000
-    with pytest.raises(asyncio.TimeoutError):
+
+    async def flood() -> None:
         for _ in range(1_000):
             peer.send(pings)
             await asyncio.wait_for(peer.writer.drain(), 0.3)
+
+    with pytest.raises(asyncio.TimeoutError):
+        await flood()
     peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
     reading = asyncio.ensure_future(peer.reader.read())
     await asyncio.wait_for(peer.writer.drain(), 5)

@@ -169,9 +169,9 @@ class _Transport(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         return
 
-    def write(self, data: object) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.closed
-        self.written += data  # type: ignore[operator]
+        self.written += data
 
     def close(self) -> None:
         self.closed = True
@@ -199,8 +199,10 @@ def test_any_input_is_served_or_refused(caplog: pytest.LogCaptureFixture, pieces
 
 
 async def _feed(pieces: list[bytes], cut: int, greeted: bool) -> None:
-    toy, gone = Toy(), []
-    connection = Connection(toy, Limits(), asyncio.get_running_loop(), gone.append)
+    toy = Toy()
+    came: list[Connection] = []
+    gone: list[Connection] = []
+    connection = Connection(toy, Limits(), asyncio.get_running_loop(), came.append, gone.append)
     transport = _Transport()
     connection.connection_made(transport)
     data = (frames.PREFACE + frames.settings(()) if greeted else b"") + b"".join(pieces)

@@ -66,10 +66,13 @@ class Connection(Calls):
 
     def __init__(
         self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop,
-        gone: Callable[[Connection], None],
+        came: Callable[[Connection], None], gone: Callable[[Connection], None],
     ) -> None:
         super().__init__(service, limits, loop)
+        self._came = came
         self._gone = gone
+        self._watch: asyncio.TimerHandle | None = None
+        """Ends a connection that takes too long to greet, or to close."""
         self._rest = b""
         self._greeted = False
         self._settled = False
@@ -88,7 +91,6 @@ class Connection(Calls):
         self._draining = False
         self._cut_off: int | None = None
         """Streams above it are not served any more."""
-        self._watch = loop.call_later(limits.handshake_s, self._handshake_expired)
         self._by_kind: tuple[Callable[[bytes, int, int], None], ...] = (
             self._on_priority, self._on_rst_stream, self._on_settings, self._on_push_promise, self._on_ping,
             self._on_goaway, self._on_window_update,
@@ -98,13 +100,15 @@ class Connection(Calls):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._watch = self._loop.call_later(self.limits.handshake_s, self._handshake_expired)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple) and ipaddress.ip_address(str(peer[0]).partition("%")[0]).is_loopback:
             self._compress_from = None
         _keep_alive(transport.get_extra_info("socket"))
+        self._came(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._watch.cancel()
+        self._stop_watch()
         self.abandon_all()
         self._rest = b""
         self._known.clear()
@@ -202,6 +206,11 @@ class Connection(Calls):
         if self._draining:
             self._say_goodbye()
         return True
+
+    def _stop_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     def _handshake_expired(self) -> None:
         if not self._settled and not self.lost:
@@ -358,7 +367,7 @@ class Connection(Calls):
             return
         if not self._settled:
             self._settled = True
-            self._watch.cancel()
+            self._stop_watch()
         self._strike()
         self.take_settings(payload)
 
@@ -425,13 +434,13 @@ class Connection(Calls):
         self._hang_up()
 
     def _hang_up(self) -> None:
-        """Say no more, and close when the peer does. A close while it still sends would cost it what it has not read."""
+        """Say no more, and close when the peer does: a close while it sends would cost it what it has not read yet."""
         if self.lost:
             return
         self._rest = b""
         self._open_block = None
         self.abandon_all()
-        self._watch.cancel()
+        self._stop_watch()
         self._watch = self._loop.call_later(self.limits.linger_s, self.transport.abort)
         if self._reading_paused:
             self.transport.resume_reading()

@@ -39,12 +39,7 @@ class GrpcServer:
         loop = asyncio.get_running_loop()
 
         def connect() -> Connection:
-            connection = Connection(self._service, self._limits, loop, self._gone)
-            self._connections.add(connection)
-            self._empty.clear()
-            if self._stopping:
-                loop.call_soon(connection.drain)
-            return connection
+            return Connection(self._service, self._limits, loop, self._came, self._gone)
 
         listener = await _listen(loop, host, port)
         try:
@@ -81,6 +76,12 @@ class GrpcServer:
             await asyncio.wait_for(self._empty.wait(), most_s)
         except TimeoutError:
             return
+
+    def _came(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        self._empty.clear()
+        if self._stopping:
+            connection.drain()
 
     def _gone(self, connection: Connection) -> None:
         self._connections.discard(connection)
