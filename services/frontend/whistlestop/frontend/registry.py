@@ -191,8 +191,8 @@ _WORKFLOW_RPCS: tuple[_Line, ...] = (
     ("UnpauseActivityExecution", Feature.STANDALONE_ACTIVITIES, _WRITE),
     ("UpdateActivityExecutionOptions", Feature.STANDALONE_ACTIVITIES, _WRITE),
     # Nexus
-    ("RespondNexusTaskCompleted", Feature.NEXUS, _WORKER),
-    ("RespondNexusTaskFailed", Feature.NEXUS, _WORKER),
+    ("RespondNexusTaskCompleted", _H, _WORKER),
+    ("RespondNexusTaskFailed", _H, _WORKER),
     ("StartNexusOperationExecution", Feature.STANDALONE_NEXUS, _WRITE),
     ("DescribeNexusOperationExecution", Feature.STANDALONE_NEXUS, _READ),
     ("PollNexusOperationExecution", Feature.STANDALONE_NEXUS, _READ),

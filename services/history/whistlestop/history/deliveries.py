@@ -8,7 +8,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history import histories
+from whistlestop.history import histories, nexus_deliveries
 from whistlestop.history.core import children, close, external
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.state_pb2 import TransferData
@@ -301,4 +301,7 @@ _KINDS: dict[str, Callable[[History, TransferTask, TransferData], Awaitable[None
     "parent_closed": _parent_closed,
     "signal_external": _signal_external,
     "cancel_external": _cancel_external,
+    "nexus_start": nexus_deliveries.start_operation,
+    "nexus_cancel": nexus_deliveries.cancel_operation,
+    "nexus_callback": nexus_deliveries.call_back,
 }

@@ -21,6 +21,7 @@ from whistlestop.common.clients import Encoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, unavailable
 from whistlestop.common.proto import internal_pb2 as internal
+from whistlestop.common.proto.nexus_pb2 import NexusTaskData, RecordNexusTaskStartedRequest
 from whistlestop.matching.pollers import note_in_memory, worker_rps
 from whistlestop.matching.queue import Waiter
 from whistlestop.matching.scaling import advise, own_fields
@@ -331,8 +332,16 @@ def start_request(task: MatchingTask, poll: PollRequest, ids: Ids) -> tuple[str,
             request_id=ids.uuid(),
             poll=poll,
         )
-    if not isinstance(poll, rr.PollWorkflowTaskQueueRequest):
-        raise ServiceError(Code.UNIMPLEMENTED, "Nexus tasks are not dispatched by this server yet")
+    if isinstance(poll, rr.PollNexusTaskQueueRequest):
+        return "RecordNexusTaskStarted", RecordNexusTaskStartedRequest(
+            task=NexusTaskData.FromString(task.data),
+            workflow_id=task.workflow_id,
+            run_id=task.run_id,
+            scheduled_event_id=task.scheduled_event_id,
+            stamp=task.stamp,
+            poll=poll,
+            handler_namespace_id=task.key.namespace_id,
+        )
     if task.query_id:
         return "RecordQueryTaskStarted", internal.RecordQueryTaskStartedRequest(
             execution=execution, query_id=task.query_id, poll=poll, task_queue=task.key.task_queue

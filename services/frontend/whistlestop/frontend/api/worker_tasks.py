@@ -89,6 +89,31 @@ def check_query_completed(
         request.error_message = checks.BLOB_TOO_LARGE
 
 
+def check_nexus_completed(
+    request: service_pb.RespondNexusTaskCompletedRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An operation that goes on elsewhere has a token."""
+    started = request.response.start_operation
+    if started.WhichOneof("variant") != "async_success":
+        return
+    token = started.async_success.operation_token or started.async_success.operation_id
+    most = rules.config.nexus_operation_token_max_length
+    if not token:
+        raise invalid_argument("missing opration token in response")
+    if len(token.encode()) > most:
+        raise invalid_argument(f"operation token length exceeds allowed limit ({len(token.encode())}/{most})")
+
+
+def check_nexus_failed(
+    request: service_pb.RespondNexusTaskFailedRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """A handler refuses in the newer form or in the older one."""
+    if not request.HasField("error") and not request.HasField("failure"):
+        raise invalid_argument("request must contain error or failure")
+    if request.HasField("failure") and not request.failure.HasField("nexus_handler_failure_info"):
+        raise invalid_argument("request Failure must contain error or failure with NexusHandlerFailureInfo")
+
+
 def _check_retry_delays(failure: Failure) -> None:
     current: Failure | None = failure
     while current is not None:
@@ -187,6 +212,8 @@ VALIDATORS: dict[str, Validator] = {
     "RespondActivityTaskCanceledById": check_by_id,
     "RespondActivityTaskFailedById": check_by_id,
     "RespondQueryTaskCompleted": check_query_completed,
+    "RespondNexusTaskCompleted": check_nexus_completed,
+    "RespondNexusTaskFailed": check_nexus_failed,
 }
 
 AROUND: dict[str, Handler] = {

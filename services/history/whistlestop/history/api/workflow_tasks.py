@@ -114,9 +114,11 @@ async def respond_workflow_task_completed(
     token = tokens.parse(request.task_token)
     await _check_namespaces(service, request)
     checker = await _search_attribute_checker(service, token.namespace_id, request)
+    endpoints = await _nexus_endpoints(service, request)
 
     def decide(run: Run) -> completion.Outcome:
         run.check_search_attributes = checker
+        run.nexus_endpoints = endpoints
         outcome = completion.respond_completed(run, token, request)
         run.answers = [(query_id, result.SerializeToString()) for query_id, result in request.query_results.items()]
         outcome.eager_activities = [
@@ -157,6 +159,23 @@ async def _check_namespaces(service: History, request: service_pb.RespondWorkflo
         name: str = getattr(command, field).namespace if field is not None else ""
         if name and name != request.namespace and await service.namespaces.by_name(name) is None:
             raise namespace_not_found(name)
+
+
+async def _nexus_endpoints(
+    service: History, request: service_pb.RespondWorkflowTaskCompletedRequest
+) -> dict[str, str]:
+    """Ids by name of those endpoints that commands name and that exist."""
+    names = {
+        command.schedule_nexus_operation_command_attributes.endpoint
+        for command in request.commands
+        if command.command_type == ct.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION
+    }
+    found = {}
+    for name in sorted(names):
+        record = await service.store.get_nexus_endpoint(name=name)
+        if record is not None:
+            found[name] = record.endpoint_id
+    return found
 
 
 async def _search_attribute_checker(

@@ -14,13 +14,14 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.history.core import reset_points
+from whistlestop.history.core import nexus_apply, reset_points
 from whistlestop.history.core.times import duration_ns, timestamp_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from google.protobuf.message import Message
+    from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.state_pb2 import MutableState, Update
@@ -83,7 +84,7 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
     if a.HasField("prev_auto_reset_points"):
         state.reset_points.CopyFrom(a.prev_auto_reset_points)
     if a.completion_callbacks:
-        state.completion_callbacks.extend(a.completion_callbacks)
+        _add_callbacks(state, a.completion_callbacks, state.start_ns)
     state.inherited_build_id = a.inherited_build_id
     if a.HasField("versioning_override"):
         state.versioning_info.versioning_override.CopyFrom(a.versioning_override)
@@ -134,6 +135,14 @@ def _modified_properties(state: MutableState, event: history_pb.HistoryEvent, ba
     merge_payloads(state.memo, event.workflow_properties_modified_event_attributes.upserted_memo.fields)
 
 
+def _add_callbacks(
+    state: MutableState, callbacks: Iterable[common_pb.Callback], registered_ns: int, request_id: str = ""
+) -> None:
+    for callback in callbacks:
+        state.completion_callbacks.add().CopyFrom(callback)
+        state.callback_infos.add(registered_ns=registered_ns, request_id=request_id)
+
+
 def derived_uuid(run_id: str, event_id: int) -> str:
     """An id for what an event asks of another execution: always the same, so that a rebuild names the same request."""
     digest = hashlib.blake2b(f"{run_id}:{event_id}".encode(), digest_size=16).hexdigest()
@@ -161,7 +170,8 @@ def _options_updated(state: MutableState, event: history_pb.HistoryEvent, batch_
     if a.attached_request_id:
         _note_request(state, a.attached_request_id, event)
     if a.attached_completion_callbacks:
-        state.completion_callbacks.extend(a.attached_completion_callbacks)
+        registered_ns = timestamp_ns(event.event_time)
+        _add_callbacks(state, a.attached_completion_callbacks, registered_ns, a.attached_request_id)
     if a.unset_versioning_override:
         if state.HasField("versioning_info"):
             state.versioning_info.ClearField("versioning_override")
@@ -470,5 +480,6 @@ APPLIERS: Final[dict[int, Callable[[MutableState, history_pb.HistoryEvent, int],
     et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED: _update_admitted,
     et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED: _update_accepted,
     et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED: _update_completed,
+    **nexus_apply.APPLIERS,
     # EVENT_TYPE_MARKER_RECORDED changes nothing.
 }

@@ -18,7 +18,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-from whistlestop.history.core import chain, children, command_attributes, workflow_task
+from whistlestop.history.core import callbacks, chain, children, command_attributes, workflow_task
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ def finish(run: Run, event: history_pb.HistoryEvent, *, by_reset: bool = False) 
     goes_on = bool(run.state.new_run_id) or by_reset
     if not by_reset:
         children.on_close(run, event, tell_parent=not goes_on)
+        callbacks.on_close(run, event)
     return event
 
 

@@ -12,10 +12,11 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.history.core.apply import BUFFERED_EVENT_ID
+from whistlestop.history.core.state_pb2 import CallbackInfo
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration, set_timestamp
 
 if TYPE_CHECKING:
-    from whistlestop.history.core.state_pb2 import Activity, MutableState
+    from whistlestop.history.core.state_pb2 import Activity, MutableState, NexusAttempt, NexusOperation
 
 NEVER_NS = -62135596800 * SECOND_NS
 """The first instant of year 1: how Temporal says that a run has no deadline."""
@@ -40,8 +41,10 @@ def workflow(state: MutableState, *, now_ns: int) -> service_pb.DescribeWorkflow
         pending.parent_close_policy = child.parent_close_policy  # type: ignore[assignment]
     if state.workflow_task.scheduled_event_id:
         _fill_workflow_task(reply.pending_workflow_task, state)
-    for callback in state.completion_callbacks:
-        _add_callback(reply, state, callback)
+    for index in range(len(state.completion_callbacks)):
+        _add_callback(reply, state, index)
+    for event_id in sorted(state.nexus_operations):
+        reply.pending_nexus_operations.append(_pending_nexus_operation(state.nexus_operations[event_id]))
     return reply
 
 
@@ -129,13 +132,90 @@ def _fill_workflow_task(pending: workflow_pb.PendingWorkflowTaskInfo, state: Mut
         set_timestamp(pending.started_time, task.started_ns)
 
 
-def _add_callback(reply: service_pb.DescribeWorkflowExecutionResponse, state: MutableState, callback: object) -> None:
+_CALLBACK_STATES = {
+    CallbackInfo.STANDBY: common_enums.CALLBACK_STATE_STANDBY,
+    CallbackInfo.SCHEDULED: common_enums.CALLBACK_STATE_SCHEDULED,
+    CallbackInfo.BACKING_OFF: common_enums.CALLBACK_STATE_BACKING_OFF,
+    CallbackInfo.FAILED: common_enums.CALLBACK_STATE_FAILED,
+    CallbackInfo.SUCCEEDED: common_enums.CALLBACK_STATE_SUCCEEDED,
+}
+
+
+def _add_callback(reply: service_pb.DescribeWorkflowExecutionResponse, state: MutableState, index: int) -> None:
     """Callbacks wait for the end of the run."""
     about = reply.callbacks.add()
-    about.callback.CopyFrom(callback)  # type: ignore[arg-type]
+    about.callback.CopyFrom(state.completion_callbacks[index])
     about.trigger.workflow_closed.SetInParent()
-    set_timestamp(about.registration_time, state.start_ns)
-    about.state = common_enums.CALLBACK_STATE_SCHEDULED if state.close_ns else common_enums.CALLBACK_STATE_STANDBY
+    if index >= len(state.callback_infos):
+        # Attached before more was kept of it.
+        set_timestamp(about.registration_time, state.start_ns)
+        about.state = common_enums.CALLBACK_STATE_STANDBY
+        return
+    info = state.callback_infos[index]
+    set_timestamp(about.registration_time, info.registered_ns)
+    about.state = _CALLBACK_STATES[info.state]
+    about.attempt = info.attempt
+    if info.last_complete_ns:
+        set_timestamp(about.last_attempt_complete_time, info.last_complete_ns)
+    if info.HasField("last_failure"):
+        about.last_attempt_failure.CopyFrom(info.last_failure)
+    if info.next_attempt_ns:
+        set_timestamp(about.next_attempt_schedule_time, info.next_attempt_ns)
+
+
+def _pending_nexus_operation(operation: NexusOperation) -> workflow_pb.PendingNexusOperationInfo:
+    """One operation that is scheduled, backing off, or going on somewhere."""
+    info = workflow_pb.PendingNexusOperationInfo(
+        endpoint=operation.endpoint,
+        service=operation.service,
+        operation=operation.operation,
+        operation_id=operation.operation_token,
+        operation_token=operation.operation_token,
+        scheduled_event_id=operation.scheduled_event_id,
+        attempt=operation.start.attempt,
+        state=common_enums.PENDING_NEXUS_OPERATION_STATE_SCHEDULED,
+    )
+    set_timestamp(info.scheduled_time, operation.scheduled_ns)
+    for name in ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout"):
+        timeout_ns = getattr(operation, f"{name}_ns")
+        if timeout_ns:
+            set_duration(getattr(info, name), timeout_ns)
+    if operation.started_ns:
+        info.state = common_enums.PENDING_NEXUS_OPERATION_STATE_STARTED
+    elif operation.start.retry_due_ns:
+        info.state = common_enums.PENDING_NEXUS_OPERATION_STATE_BACKING_OFF
+    _fill_attempt(info, operation.start)
+    if operation.cancel_requested_event_id:
+        _fill_cancellation(info.cancellation_info, operation)
+    return info
+
+
+def _fill_attempt(
+    info: workflow_pb.PendingNexusOperationInfo | workflow_pb.NexusOperationCancellationInfo, attempt: NexusAttempt
+) -> None:
+    info.attempt = attempt.attempt
+    if attempt.last_complete_ns:
+        set_timestamp(info.last_attempt_complete_time, attempt.last_complete_ns)
+    if attempt.HasField("last_failure"):
+        info.last_attempt_failure.CopyFrom(attempt.last_failure)
+    if attempt.retry_due_ns:
+        set_timestamp(info.next_attempt_schedule_time, attempt.retry_due_ns)
+
+
+def _fill_cancellation(info: workflow_pb.NexusOperationCancellationInfo, operation: NexusOperation) -> None:
+    info.SetInParent()
+    if not operation.cancel_requested_ns:
+        return
+    set_timestamp(info.requested_time, operation.cancel_requested_ns)
+    attempt = operation.cancel
+    info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SCHEDULED
+    if attempt.failed:
+        info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_FAILED
+    elif attempt.over:
+        info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SUCCEEDED
+    elif attempt.retry_due_ns:
+        info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_BACKING_OFF
+    _fill_attempt(info, attempt)
 
 
 def _activity_state(activity: Activity) -> wf_enums.PendingActivityState.ValueType:

@@ -58,4 +58,14 @@ class Limits:
     reapply_events: int = 10000
     eager_activities: bool = True
     eager_workflow_start: bool = True
+    nexus_pending_operations: int = 30
+    nexus_service_length: int = 1000
+    nexus_operation_length: int = 1000
+    nexus_header_size: int = 8 * KIB
+    nexus_request_timeout_ns: int = 10 * SECOND_NS
+    nexus_min_request_timeout_ns: int = 1500 * MILLISECOND_NS
+    nexus_retry_initial_ns: int = SECOND_NS
+    nexus_retry_max_ns: int = 3600 * SECOND_NS
+    callback_retry_initial_ns: int = SECOND_NS
+    callback_retry_max_ns: int = 3600 * SECOND_NS
     external_retry_initial_ns: int = 100 * MILLISECOND_NS

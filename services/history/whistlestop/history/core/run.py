@@ -159,6 +159,8 @@ class Run:
         """How long the namespace keeps its closed runs; 0: for ever, or not known."""
         self.superseded = False
         """Another run takes the workflow id over in the same commit."""
+        self.nexus_endpoints: Mapping[str, str] = {}
+        """Ids by name of the endpoints that commands name and that exist, as the shell looked them up."""
         self.search_attribute_types: Mapping[str, AttributeType] = {}
         """Of the namespace's custom search attributes, as the shell looked them up for the visibility row."""
         self.restart()
@@ -363,13 +365,19 @@ class Run:
         priority: int,
         scheduled_event_id: int,
         stamp: int,
+        *,
+        namespace_id: str = "",
+        data: bytes = b"",
     ) -> None:
-        """Write a matching task and remember its row in `row`."""
+        """Write a matching task and remember its row in `row`. `namespace_id`: of the queue, where not the run's."""
         task_id = self.ids.task_id(self.now_ns)
-        key = TaskKey(self.state.namespace_id, task_queue, task_type, priority, task_id)
+        key = TaskKey(namespace_id or self.state.namespace_id, task_queue, task_type, priority, task_id)
         self.tasks_added.append(
-            MatchingTask(key, self.state.workflow_id, self.state.run_id, scheduled_event_id, stamp, self.now_ns)
+            MatchingTask(
+                key, self.state.workflow_id, self.state.run_id, scheduled_event_id, stamp, self.now_ns, data=data
+            )
         )
+        row.namespace_id = namespace_id
         row.task_queue = task_queue
         row.task_type = task_type
         row.priority = priority
@@ -379,7 +387,8 @@ class Run:
         """Take back the matching task in `row`, if one stands."""
         if row.task_id == 0:
             return
-        key = TaskKey(self.state.namespace_id, row.task_queue, row.task_type, row.priority, row.task_id)
+        namespace_id = row.namespace_id or self.state.namespace_id
+        key = TaskKey(namespace_id, row.task_queue, row.task_type, row.priority, row.task_id)
         for index, task in enumerate(self.tasks_added):
             if task.key == key:
                 del self.tasks_added[index]

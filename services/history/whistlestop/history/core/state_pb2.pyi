@@ -40,10 +40,13 @@ class TaskRow(_message.Message):
     TASK_TYPE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     TASK_ID_FIELD_NUMBER: _builtins.int
+    NAMESPACE_ID_FIELD_NUMBER: _builtins.int
     task_queue: _builtins.str
     task_type: _builtins.int
     priority: _builtins.int
     task_id: _builtins.int
+    namespace_id: _builtins.str
+    """of the queue, where it is not the run's (Nexus)"""
     def __init__(
         self,
         *,
@@ -51,10 +54,11 @@ class TaskRow(_message.Message):
         task_type: _builtins.int = ...,
         priority: _builtins.int = ...,
         task_id: _builtins.int = ...,
+        namespace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "task_id", b"task_id", "task_queue", b"task_queue", "task_type", b"task_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace_id", b"namespace_id", "priority", b"priority", "task_id", b"task_id", "task_queue", b"task_queue", "task_type", b"task_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,6 +390,196 @@ class Child(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Child: _TypeAlias = Child  # noqa: Y015
+
+@_typing.final
+class NexusAttempt(_message.Message):
+    """An attempt to hand a request to the worker of a Nexus endpoint; all of it volatile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STAMP_FIELD_NUMBER: _builtins.int
+    DEADLINE_NS_FIELD_NUMBER: _builtins.int
+    RETRY_DUE_NS_FIELD_NUMBER: _builtins.int
+    LAST_COMPLETE_NS_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    OVER_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """how many were made"""
+    stamp: _builtins.int
+    """grows with each dispatch"""
+    deadline_ns: _builtins.int
+    """the request that is under way is given up then; 0: none is"""
+    retry_due_ns: _builtins.int
+    """waiting for the next one until then"""
+    last_complete_ns: _builtins.int
+    over: _builtins.bool
+    """(of a cancel request) it was answered; nothing more is sent"""
+    failed: _builtins.bool
+    """(of a cancel request) … with a refusal"""
+    @_builtins.property
+    def last_failure(self) -> _message_pb2_1.Failure: ...
+    @_builtins.property
+    def row(self) -> Global___TaskRow:
+        """while no worker has taken the request"""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        stamp: _builtins.int = ...,
+        deadline_ns: _builtins.int = ...,
+        retry_due_ns: _builtins.int = ...,
+        last_complete_ns: _builtins.int = ...,
+        last_failure: _message_pb2_1.Failure | None = ...,
+        row: Global___TaskRow | None = ...,
+        over: _builtins.bool = ...,
+        failed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure", "row", b"row"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ns", b"deadline_ns", "failed", b"failed", "last_complete_ns", b"last_complete_ns", "last_failure", b"last_failure", "over", b"over", "retry_due_ns", b"retry_due_ns", "row", b"row", "stamp", b"stamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NexusAttempt: _TypeAlias = NexusAttempt  # noqa: Y015
+
+@_typing.final
+class NexusOperation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULED_EVENT_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULED_EVENT_BATCH_ID_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULE_TO_CLOSE_TIMEOUT_NS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_TO_START_TIMEOUT_NS_FIELD_NUMBER: _builtins.int
+    START_TO_CLOSE_TIMEOUT_NS_FIELD_NUMBER: _builtins.int
+    SCHEDULED_NS_FIELD_NUMBER: _builtins.int
+    STARTED_NS_FIELD_NUMBER: _builtins.int
+    OPERATION_TOKEN_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_EVENT_ID_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_NS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    scheduled_event_id: _builtins.int
+    scheduled_event_batch_id: _builtins.int
+    endpoint: _builtins.str
+    endpoint_id: _builtins.str
+    service: _builtins.str
+    operation: _builtins.str
+    request_id: _builtins.str
+    schedule_to_close_timeout_ns: _builtins.int
+    schedule_to_start_timeout_ns: _builtins.int
+    start_to_close_timeout_ns: _builtins.int
+    scheduled_ns: _builtins.int
+    started_ns: _builtins.int
+    """0: not started"""
+    operation_token: _builtins.str
+    cancel_requested_event_id: _builtins.int
+    cancel_requested_ns: _builtins.int
+    """when it was asked for, or when the operation started, if that was later"""
+    @_builtins.property
+    def start(self) -> Global___NexusAttempt:
+        """(volatile) from here on"""
+
+    @_builtins.property
+    def cancel(self) -> Global___NexusAttempt: ...
+    def __init__(
+        self,
+        *,
+        scheduled_event_id: _builtins.int = ...,
+        scheduled_event_batch_id: _builtins.int = ...,
+        endpoint: _builtins.str = ...,
+        endpoint_id: _builtins.str = ...,
+        service: _builtins.str = ...,
+        operation: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        schedule_to_close_timeout_ns: _builtins.int = ...,
+        schedule_to_start_timeout_ns: _builtins.int = ...,
+        start_to_close_timeout_ns: _builtins.int = ...,
+        scheduled_ns: _builtins.int = ...,
+        started_ns: _builtins.int = ...,
+        operation_token: _builtins.str = ...,
+        cancel_requested_event_id: _builtins.int = ...,
+        cancel_requested_ns: _builtins.int = ...,
+        start: Global___NexusAttempt | None = ...,
+        cancel: Global___NexusAttempt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "cancel_requested_event_id", b"cancel_requested_event_id", "cancel_requested_ns", b"cancel_requested_ns", "endpoint", b"endpoint", "endpoint_id", b"endpoint_id", "operation", b"operation", "operation_token", b"operation_token", "request_id", b"request_id", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "service", b"service", "start", b"start", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_ns", b"started_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NexusOperation: _TypeAlias = NexusOperation  # noqa: Y015
+
+@_typing.final
+class CallbackInfo(_message.Message):
+    """A completion callback and what became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CallbackInfo._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STANDBY: CallbackInfo._State.ValueType  # 0
+        SCHEDULED: CallbackInfo._State.ValueType  # 1
+        BACKING_OFF: CallbackInfo._State.ValueType  # 2
+        FAILED: CallbackInfo._State.ValueType  # 3
+        SUCCEEDED: CallbackInfo._State.ValueType  # 4
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """(volatile) from here on"""
+
+    STANDBY: CallbackInfo.State.ValueType  # 0
+    SCHEDULED: CallbackInfo.State.ValueType  # 1
+    BACKING_OFF: CallbackInfo.State.ValueType  # 2
+    FAILED: CallbackInfo.State.ValueType  # 3
+    SUCCEEDED: CallbackInfo.State.ValueType  # 4
+
+    REGISTERED_NS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    LAST_COMPLETE_NS_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_NS_FIELD_NUMBER: _builtins.int
+    registered_ns: _builtins.int
+    request_id: _builtins.str
+    """of the request that attached it to a run that was there already"""
+    state: Global___CallbackInfo.State.ValueType
+    attempt: _builtins.int
+    last_complete_ns: _builtins.int
+    next_attempt_ns: _builtins.int
+    @_builtins.property
+    def last_failure(self) -> _message_pb2_1.Failure: ...
+    def __init__(
+        self,
+        *,
+        registered_ns: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        state: Global___CallbackInfo.State.ValueType = ...,
+        attempt: _builtins.int = ...,
+        last_complete_ns: _builtins.int = ...,
+        last_failure: _message_pb2_1.Failure | None = ...,
+        next_attempt_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "last_complete_ns", b"last_complete_ns", "last_failure", b"last_failure", "next_attempt_ns", b"next_attempt_ns", "registered_ns", b"registered_ns", "request_id", b"request_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallbackInfo: _TypeAlias = CallbackInfo  # noqa: Y015
 
 @_typing.final
 class External(_message.Message):
@@ -795,6 +989,27 @@ class MutableState(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class NexusOperationsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        @_builtins.property
+        def value(self) -> Global___NexusOperation: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: Global___NexusOperation | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAMESPACE_ID_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
@@ -873,6 +1088,8 @@ class MutableState(_message.Message):
     IN_FLIGHT_UPDATES_FIELD_NUMBER: _builtins.int
     UPDATE_ADMISSIONS_FIELD_NUMBER: _builtins.int
     REFUSED_UPDATES_FIELD_NUMBER: _builtins.int
+    NEXUS_OPERATIONS_FIELD_NUMBER: _builtins.int
+    CALLBACK_INFOS_FIELD_NUMBER: _builtins.int
     namespace_id: _builtins.str
     namespace: _builtins.str
     workflow_id: _builtins.str
@@ -1010,6 +1227,14 @@ class MutableState(_message.Message):
     def refused_updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedUpdate]:
         """(volatile)"""
 
+    @_builtins.property
+    def nexus_operations(self) -> _containers.MessageMap[_builtins.int, Global___NexusOperation]:
+        """by scheduled event id"""
+
+    @_builtins.property
+    def callback_infos(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallbackInfo]:
+        """in the order of completion_callbacks"""
+
     def __init__(
         self,
         *,
@@ -1091,10 +1316,12 @@ class MutableState(_message.Message):
         in_flight_updates: _abc.Iterable[_builtins.str] | None = ...,
         update_admissions: _builtins.int = ...,
         refused_updates: _abc.Iterable[Global___RefusedUpdate] | None = ...,
+        nexus_operations: _abc.Mapping[_builtins.int, Global___NexusOperation] | None = ...,
+        callback_infos: _abc.Iterable[Global___CallbackInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_completion_result", b"last_completion_result", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "parent", b"parent", "priority", b"priority", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "workflow_task", b"workflow_task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activities", b"activities", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "timers", b"timers", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activities", b"activities", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_operations", b"nexus_operations", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "timers", b"timers", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1116,6 +1343,7 @@ class TransferData(_message.Message):
     PARENT_CLOSE_POLICY_FIELD_NUMBER: _builtins.int
     CLOSE_EVENT_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
+    CALLBACK_INDEX_FIELD_NUMBER: _builtins.int
     initiated_event_id: _builtins.int
     target_namespace_id: _builtins.str
     target_workflow_id: _builtins.str
@@ -1125,6 +1353,8 @@ class TransferData(_message.Message):
     request_id: _builtins.str
     parent_close_policy: _builtins.int
     namespace: _builtins.str
+    callback_index: _builtins.int
+    """For `nexus_callback`: which of the run's callbacks."""
     @_builtins.property
     def close_event(self) -> _message_pb2_5.HistoryEvent:
         """For `child_closed`: the event that closed the child, to be told to the parent."""
@@ -1142,10 +1372,11 @@ class TransferData(_message.Message):
         parent_close_policy: _builtins.int = ...,
         close_event: _message_pb2_5.HistoryEvent | None = ...,
         namespace: _builtins.str = ...,
+        callback_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["close_event", b"close_event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_workflow_only", b"child_workflow_only", "close_event", b"close_event", "initiated_event_batch_id", b"initiated_event_batch_id", "initiated_event_id", b"initiated_event_id", "namespace", b"namespace", "parent_close_policy", b"parent_close_policy", "request_id", b"request_id", "target_namespace_id", b"target_namespace_id", "target_run_id", b"target_run_id", "target_workflow_id", b"target_workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callback_index", b"callback_index", "child_workflow_only", b"child_workflow_only", "close_event", b"close_event", "initiated_event_batch_id", b"initiated_event_batch_id", "initiated_event_id", b"initiated_event_id", "namespace", b"namespace", "parent_close_policy", b"parent_close_policy", "request_id", b"request_id", "target_namespace_id", b"target_namespace_id", "target_run_id", b"target_run_id", "target_workflow_id", b"target_workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,11 +14,18 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.history.core import activity as core_activity
-from whistlestop.history.core import activity_deadlines, close, retry, workflow_task
+from whistlestop.history.core import (
+    activity_deadlines,
+    close,
+    nexus_deadlines,
+    nexus_operations,
+    retry,
+    workflow_task,
+)
 
 if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
-    from whistlestop.history.core.state_pb2 import Activity, MutableState
+    from whistlestop.history.core.state_pb2 import Activity, MutableState, NexusOperation
 
 NO_TIME_LEFT = "Not enough time to schedule next retry before activity ScheduleToClose timeout, giving up retrying"
 
@@ -42,6 +49,10 @@ def earliest_due(state: MutableState) -> int:
         due_ns = activity_deadlines.next_deadline(activity)
         if due_ns:
             dues.append(due_ns)
+    for operation in state.nexus_operations.values():
+        due_ns = nexus_deadlines.next_deadline(operation)
+        if due_ns:
+            dues.append(due_ns)
     return min(dues, default=0)
 
 
@@ -62,6 +73,7 @@ def fire_due(run: Run) -> None:
         _fire_workflow_task(run)
         _fire_user_timers(run)
         _fire_activities(run)
+        _fire_nexus_operations(run)
     if run.is_open:
         following_ns = earliest_due(state)
         if following_ns:
@@ -150,6 +162,29 @@ def _time_out(run: Run, activity: Activity, timeout_type: int) -> bool:
     a.failure.CopyFrom(failure)
     core_activity.close(run, activity, event)
     return True
+
+
+def _fire_nexus_operations(run: Run) -> None:
+    """Time out what took too long, give up requests that nobody answered, and have those made that are due."""
+    operations = run.state.nexus_operations
+    for scheduled_event_id in sorted(operations):
+        operation = operations[scheduled_event_id]
+        due = sorted(each for each in nexus_deadlines.timeouts(operation) if each[0] <= run.now_ns)
+        if due:
+            nexus_operations.time_out(run, operation, due[0][1])
+        else:
+            _fire_nexus_attempts(run, operation)
+
+
+def _fire_nexus_attempts(run: Run, operation: NexusOperation) -> None:
+    for cancel in (False, True):
+        attempt = nexus_operations.attempt_of(operation, cancel=cancel)
+        if 0 < attempt.deadline_ns <= run.now_ns:
+            nexus_operations.attempt_timed_out(run, operation, cancel=cancel)
+        elif 0 < attempt.retry_due_ns <= run.now_ns:
+            attempt.retry_due_ns = 0
+            want = nexus_operations.want_cancel if cancel else nexus_operations.want_start
+            want(run, operation)
 
 
 def _timeout_failure(message: str, timeout_type: int) -> failure_pb.Failure:

@@ -84,6 +84,9 @@ def _drop_everything_pending(run: Run) -> None:
     run.drop_task(state.workflow_task.row)
     for activity in state.activities.values():
         run.drop_task(activity.row)
+    for operation in state.nexus_operations.values():
+        run.drop_task(operation.start.row)
+        run.drop_task(operation.cancel.row)
 
 
 def _current_write(run: Run) -> CurrentWrite | None:

@@ -1,0 +1,234 @@
+"""Nexus tasks: a worker of an endpoint takes a request that a workflow made, and answers it.
+
+A task is a row that names the operation; everything else is read when a poll takes it. Its token carries all that the
+answer needs, so that any instance may take the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import invalid_argument, not_found
+from whistlestop.common.proto import internal_pb2
+from whistlestop.common.proto.nexus_pb2 import OperationToken, RecordNexusTaskStartedRequest
+from whistlestop.history import histories, tokens
+from whistlestop.history.api import METHODS
+from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
+from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, set_timestamp
+from whistlestop.history.nexus_deliveries import CALLBACK_HEADER, SYSTEM_URL, callback_token
+
+if TYPE_CHECKING:
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+    from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import MutableState, NexusOperation
+    from whistlestop.history.service import History
+
+_ANSWER_MARGIN_NS = SECOND_NS
+"""Left out of the time that a handler is told, for its answer's way back."""
+
+
+# ---- taking ----------------------------------------------------------------------------------------------------------
+
+
+async def record_nexus_task_started(
+    service: History, request: RecordNexusTaskStartedRequest, context: CallContext
+) -> Reply:
+    """A poller gets the request: build it from the operation and the event that scheduled it."""
+    cancel = request.task.cancel
+
+    def decide(run: Run) -> NexusOperation:
+        return nexus_operations.take(run, request.scheduled_event_id, request.stamp, cancel=cancel)
+
+    run, operation = await service.engine.transact(
+        request.task.namespace_id, request.workflow_id, request.run_id, decide
+    )
+    entry = await service.engine.load(run.key)
+    scheduled = await histories.read_event(
+        service.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
+    )
+    reply = service_pb.PollNexusTaskQueueResponse(
+        task_token=internal_pb2.TaskToken(
+            namespace_id=request.handler_namespace_id,
+            caller_namespace_id=run.key.namespace_id,
+            workflow_id=run.key.workflow_id,
+            run_id=run.key.run_id,
+            scheduled_event_id=operation.scheduled_event_id,
+            stamp=request.stamp,
+            nexus_cancel=cancel,
+        ).SerializeToString()
+    )
+    _fill_common(reply.request, operation, scheduled, run.now_ns, cancel=cancel)
+    if cancel:
+        _fill_cancel(reply.request.cancel_operation, operation)
+    else:
+        _fill_start(reply.request, run.state, operation, scheduled)
+    return reply
+
+
+def _fill_common(
+    request: nexus_pb.Request,
+    operation: NexusOperation,
+    scheduled: history_pb.HistoryEvent,
+    now_ns: int,
+    *,
+    cancel: bool,
+) -> None:
+    attempt = nexus_operations.attempt_of(operation, cancel=cancel)
+    left_ns = max(attempt.deadline_ns - now_ns - _ANSWER_MARGIN_NS, MILLISECOND_NS)
+    header = request.header
+    header.update(scheduled.nexus_operation_scheduled_event_attributes.nexus_header)
+    header["user-agent"] = "temporalio/server"
+    header["request-timeout"] = header["Request-Timeout"] = f"{left_ns / SECOND_NS:.9f}s"
+    set_timestamp(request.scheduled_time, now_ns)
+    request.endpoint = operation.endpoint
+    request.capabilities.temporal_failure_responses = not cancel
+    if cancel:
+        header["content-length"] = "0"
+    elif "operation-timeout" not in header:
+        timeout_ns = _operation_timeout(operation, now_ns)
+        if timeout_ns:
+            header["operation-timeout"] = f"{timeout_ns // MILLISECOND_NS}ms"
+
+
+def _operation_timeout(operation: NexusOperation, now_ns: int) -> int:
+    """How long the operation itself may take from now on; 0: as long as it likes."""
+    spans = []
+    if operation.start_to_close_timeout_ns:
+        spans.append(operation.start_to_close_timeout_ns)
+    if operation.schedule_to_close_timeout_ns:
+        spans.append(operation.scheduled_ns + operation.schedule_to_close_timeout_ns - now_ns)
+    return max(min(spans), MILLISECOND_NS) if spans else 0
+
+
+def _fill_start(
+    request: nexus_pb.Request, state: MutableState, operation: NexusOperation, scheduled: history_pb.HistoryEvent
+) -> None:
+    start = request.start_operation
+    start.service, start.operation = operation.service, operation.operation
+    start.request_id = operation.request_id
+    start.callback = SYSTEM_URL
+    token = OperationToken(
+        namespace_id=state.namespace_id,
+        workflow_id=state.workflow_id,
+        run_id=state.run_id,
+        scheduled_event_id=operation.scheduled_event_id,
+        request_id=operation.request_id,
+    )
+    start.callback_header[CALLBACK_HEADER] = callback_token(token)
+    attributes = scheduled.nexus_operation_scheduled_event_attributes
+    start.payload.CopyFrom(attributes.input)
+    event = common_pb.Link.WorkflowEvent(
+        namespace=state.namespace, workflow_id=state.workflow_id, run_id=state.run_id
+    )
+    event.event_ref.event_id = scheduled.event_id
+    event.event_ref.event_type = scheduled.event_type
+    link = nexus_links.to_nexus(event)
+    start.links.append(link)
+    request.header["nexus-request-id"] = operation.request_id
+    request.header["nexus-link"] = nexus_links.header_value(link)
+
+
+def _fill_cancel(request: nexus_pb.CancelOperationRequest, operation: NexusOperation) -> None:
+    request.service, request.operation = operation.service, operation.operation
+    request.operation_token = request.operation_id = operation.operation_token
+
+
+# ---- answering -------------------------------------------------------------------------------------------------------
+
+
+async def respond_nexus_task_completed(
+    service: History, request: service_pb.RespondNexusTaskCompletedRequest, context: CallContext
+) -> Reply:
+    """The handler did what it was asked for, or says that the operation itself failed."""
+    token = _token(request.task_token)
+    response = request.response
+    _check_details(response.start_operation.operation_error.failure)
+
+    def decide(run: Run) -> None:
+        operation = nexus_operations.answered(run, token.scheduled_event_id, token.stamp, cancel=token.nexus_cancel)
+        if token.nexus_cancel:
+            nexus_operations.cancel_delivered(run, operation)
+        else:
+            _started(run, operation, response.start_operation)
+
+    await service.engine.transact(token.caller_namespace_id, token.workflow_id, token.run_id, decide)
+    return service_pb.RespondNexusTaskCompletedResponse()
+
+
+def _started(run: Run, operation: NexusOperation, response: nexus_pb.StartOperationResponse) -> None:
+    variant = response.WhichOneof("variant")
+    if variant == "sync_success":
+        success = response.sync_success
+        result = success.payload if success.HasField("payload") else None
+        if result is not None and result.ByteSize() > run.limits.blob_size_error:
+            nexus_operations.fail(run, operation, _call_error("http: response body too large"))
+            return
+        nexus_operations.complete(run, operation, result, nexus_links.from_nexus(success.links))
+    elif variant == "async_success":
+        pending = response.async_success
+        token = pending.operation_token or pending.operation_id
+        if not operation.started_ns:
+            nexus_operations.start(run, operation, token, nexus_links.from_nexus(pending.links))
+    elif variant == "operation_error":
+        nexus_operations.fail(run, operation, nexus_failures.of_operation_error(response.operation_error))
+    elif variant == "failure":
+        nexus_operations.fail(run, operation, response.failure)
+    else:
+        nexus_operations.refused(
+            run, operation, nexus_failures.handler_failure("INTERNAL", "empty outcome"), cancel=False
+        )
+
+
+def _call_error(message: str) -> failure_pb.Failure:
+    failure = failure_pb.Failure(message=message)
+    failure.application_failure_info.type = "CallError"
+    failure.application_failure_info.non_retryable = True
+    return failure
+
+
+async def respond_nexus_task_failed(
+    service: History, request: service_pb.RespondNexusTaskFailedRequest, context: CallContext
+) -> Reply:
+    """The handler refuses the request, or could not work on it."""
+    token = _token(request.task_token)
+    if request.HasField("failure"):
+        failure = request.failure
+    else:
+        _check_details(request.error.failure)
+        failure = nexus_failures.of_handler_error(request.error)
+
+    def decide(run: Run) -> None:
+        operation = nexus_operations.answered(run, token.scheduled_event_id, token.stamp, cancel=token.nexus_cancel)
+        nexus_operations.refused(run, operation, failure, cancel=token.nexus_cancel)
+
+    await service.engine.transact(token.caller_namespace_id, token.workflow_id, token.run_id, decide)
+    return service_pb.RespondNexusTaskFailedResponse()
+
+
+def _token(data: bytes) -> internal_pb2.TaskToken:
+    token = tokens.parse(data)
+    if not token.caller_namespace_id:
+        raise not_found(nexus_operations.TASK_GONE)
+    return token
+
+
+def _check_details(failure: nexus_pb.Failure) -> None:
+    if failure.details:
+        try:
+            json.loads(failure.details)
+        except ValueError:
+            raise invalid_argument("failure details must be JSON serializable") from None
+
+
+METHODS["RecordNexusTaskStarted"] = record_nexus_task_started
+METHODS["RespondNexusTaskCompleted"] = respond_nexus_task_completed
+METHODS["RespondNexusTaskFailed"] = respond_nexus_task_failed

@@ -1,0 +1,98 @@
+"""Failures between Nexus and Temporal.
+
+A worker that speaks the newer form sends Temporal failures, and they go into history as they are. The older form is a
+Nexus failure: text, metadata and JSON details. One that was made from a Temporal failure says so in its metadata and is
+made into that again; any other becomes an application failure which keeps what it carried.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from google.protobuf import json_format
+from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
+
+if TYPE_CHECKING:
+    from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
+
+_FAILURE_TYPE = failure_pb.Failure.DESCRIPTOR.full_name
+_RETRYABLE = nexus_enums.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_RETRYABLE
+_NON_RETRYABLE = nexus_enums.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE
+_FINAL_TYPES = frozenset({
+    "BAD_REQUEST", "UNAUTHENTICATED", "UNAUTHORIZED", "NOT_FOUND", "CONFLICT", "NOT_IMPLEMENTED",
+})  # fmt: skip
+CANCELED = "canceled"
+
+
+def handler_failure(kind: str, message: str) -> failure_pb.Failure:
+    """What the server itself has to say of a request."""
+    failure = failure_pb.Failure(message=message)
+    failure.nexus_handler_failure_info.type = kind
+    return failure
+
+
+def is_retryable(failure: failure_pb.Failure) -> bool:
+    """Whether a handler's refusal leaves hope for another attempt."""
+    info = failure.nexus_handler_failure_info
+    if info.retry_behavior == _RETRYABLE:
+        return True
+    return info.retry_behavior != _NON_RETRYABLE and info.type not in _FINAL_TYPES
+
+
+def of_handler_error(error: nexus_pb.HandlerError) -> failure_pb.Failure:
+    """The older form of a handler's refusal."""
+    failure = handler_failure(error.error_type, "handler error")
+    failure.nexus_handler_failure_info.retry_behavior = error.retry_behavior
+    if error.HasField("failure"):
+        failure.message = error.failure.message or failure.message
+        failure.cause.CopyFrom(to_temporal(error.failure))
+    return failure
+
+
+def of_operation_error(error: nexus_pb.UnsuccessfulOperationError) -> failure_pb.Failure:
+    """The older form of an operation that failed or was canceled."""
+    failure = to_temporal(error.failure)
+    if error.operation_state == CANCELED and not failure.HasField("canceled_failure_info"):
+        canceled = failure_pb.Failure(message=failure.message, stack_trace=failure.stack_trace)
+        canceled.canceled_failure_info.SetInParent()
+        if failure.HasField("cause"):
+            canceled.cause.CopyFrom(failure.cause)
+        return canceled
+    if failure.WhichOneof("failure_info") is None:
+        failure.application_failure_info.non_retryable = True
+        failure.application_failure_info.type = "OperationError"
+    return failure
+
+
+def to_temporal(source: nexus_pb.Failure) -> failure_pb.Failure:
+    """A Nexus failure as a Temporal one."""
+    failure = failure_pb.Failure()
+    if source.metadata.get("type") == _FAILURE_TYPE:
+        try:
+            json_format.Parse(source.details.decode(), failure, ignore_unknown_fields=True)
+        except (json_format.ParseError, UnicodeDecodeError):
+            failure.Clear()
+    elif source.metadata or source.details:
+        failure.application_failure_info.type = "NexusFailure"
+        payload = failure.application_failure_info.details.payloads.add()
+        payload.metadata["encoding"] = b"json/plain"
+        payload.data = _as_json(source)
+    failure.message = source.message
+    failure.stack_trace = source.stack_trace
+    if source.HasField("cause"):
+        failure.cause.CopyFrom(to_temporal(source.cause))
+    return failure
+
+
+def _as_json(source: nexus_pb.Failure) -> bytes:
+    kept: dict[str, object] = {"message": ""}
+    if source.metadata:
+        kept["metadata"] = dict(source.metadata)
+    if source.details:
+        try:
+            kept["details"] = json.loads(source.details)
+        except ValueError:
+            kept["details"] = source.details.decode(errors="replace")
+    return json.dumps(kept, separators=(",", ":")).encode()

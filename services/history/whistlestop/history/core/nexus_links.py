@@ -1,0 +1,93 @@
+"""Links as Nexus carries them: a URL and a type. What does not parse is passed over, since a link is only a hint."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+WORKFLOW_EVENT = common_pb.Link.WorkflowEvent.DESCRIPTOR.full_name
+_PATH = re.compile(r"/namespaces/([^/]+)/workflows/([^/]+)/([^/]+)/history")
+_EVENT_REFERENCE = "EventReference"
+_REQUEST_ID_REFERENCE = "RequestIdReference"
+
+
+def to_nexus(event: common_pb.Link.WorkflowEvent) -> nexus_pb.Link:
+    """A link to an event of a workflow."""
+    namespace, workflow_id, run_id = (
+        quote(part, safe="$&+=:@") for part in (event.namespace, event.workflow_id, event.run_id)
+    )
+    query: dict[str, str | int] = {}
+    if event.HasField("event_ref"):
+        if event.event_ref.event_id:
+            query["eventID"] = event.event_ref.event_id
+        query["eventType"] = _short(event.event_ref.event_type)
+        query["referenceType"] = _EVENT_REFERENCE
+    elif event.HasField("request_id_ref"):
+        query["eventType"] = _short(event.request_id_ref.event_type)
+        query["referenceType"] = _REQUEST_ID_REFERENCE
+        query["requestID"] = event.request_id_ref.request_id
+    url = f"temporal:///namespaces/{namespace}/workflows/{workflow_id}/{run_id}/history"
+    return nexus_pb.Link(url=f"{url}?{urlencode(query)}" if query else url, type=WORKFLOW_EVENT)
+
+
+def header_value(link: nexus_pb.Link) -> str:
+    """As the header `nexus-link` shows it."""
+    return f'<{link.url}>; type="{link.type}"'
+
+
+def from_nexus(links: Iterable[nexus_pb.Link]) -> list[common_pb.Link]:
+    """Those that lead to an event of a workflow."""
+    found = []
+    for link in links:
+        parsed = _parsed(link)
+        if parsed is not None:
+            found.append(parsed)
+    return found
+
+
+def _parsed(link: nexus_pb.Link) -> common_pb.Link | None:
+    if link.type != WORKFLOW_EVENT:
+        return None
+    try:
+        parts = urlsplit(link.url)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        match = _PATH.fullmatch(parts.path)
+        if parts.scheme != "temporal" or match is None:
+            return None
+        result = common_pb.Link()
+        event = result.workflow_event
+        event.namespace, event.workflow_id, event.run_id = (unquote(part) for part in match.groups())
+        if query.get("referenceType") == _EVENT_REFERENCE:
+            event.event_ref.event_id = int(query.get("eventID", "0"))
+            event.event_ref.event_type = _long(query["eventType"])
+        elif query.get("referenceType") == _REQUEST_ID_REFERENCE:
+            event.request_id_ref.request_id = query.get("requestID", "")
+            event.request_id_ref.event_type = _long(query["eventType"])
+        else:
+            return None
+    except (ValueError, KeyError):
+        return None
+    return result
+
+
+def _short(event_type: et.EventType.ValueType) -> str:
+    """`EVENT_TYPE_TIMER_FIRED` is `TimerFired`."""
+    name = et.EventType.Name(event_type).removeprefix("EVENT_TYPE_")
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+_BY_SHORT_NAME = {_short(number): number for number in et.EventType.values()}
+
+
+def _long(name: str) -> et.EventType.ValueType:
+    """Either way of naming an event type."""
+    found = _BY_SHORT_NAME.get(name)
+    return found if found is not None else et.EventType.Value(name)

@@ -1,0 +1,333 @@
+"""Nexus operations as the workflow that calls them sees them: scheduled, started, over; and requests to cancel them.
+
+Rules of this file, which are Temporal's:
+- An attempt hands one request to a worker of the endpoint's queue and waits for its answer, ten seconds at most. One
+  that fails for no final reason is followed by another after a back-off, until a timeout of the operation.
+- A start that is answered at once is completed without having been started. Else the operation goes on somewhere, and
+  its end arrives through the completion callback that went with the request; possibly before the start's own answer.
+- A request to cancel is sent once the operation has started. It changes nothing by itself: how the operation ends is
+  told as always.
+
+Which queue an endpoint leads to is not the core's to know: `wanted` attempts go into the outbox, and who delivers them
+calls `dispatch` with the target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
+
+from whistlestop.common.errors import not_found
+from whistlestop.common.proto.nexus_pb2 import NexusTaskData
+from whistlestop.history.core import nexus_failures, workflow_task
+from whistlestop.history.core.nexus_deadlines import next_deadline
+from whistlestop.history.core.state_pb2 import TransferData
+from whistlestop.history.core.times import set_timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from temporalio.api.common.v1 import message_pb2 as common_pb
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import NexusAttempt, NexusOperation
+
+TASK_TYPE_NEXUS = 3
+TASK_GONE = "Nexus task not found or already expired"
+NOT_FOUND = "operation not found"
+UNSUCCESSFUL = "nexus operation completed unsuccessfully"
+_MOST_DOUBLINGS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The queue that an endpoint leads to."""
+
+    namespace_id: str
+    task_queue: str
+
+
+# ---- attempts --------------------------------------------------------------------------------------------------------
+
+
+def want_start(run: Run, operation: NexusOperation) -> None:
+    """Have an attempt to start it made."""
+    _into_outbox(run, "nexus_start", operation)
+
+
+def want_cancel(run: Run, operation: NexusOperation) -> None:
+    """Have an attempt to cancel it made."""
+    _into_outbox(run, "nexus_cancel", operation)
+
+
+def _into_outbox(run: Run, kind: str, operation: NexusOperation) -> None:
+    data = TransferData(
+        initiated_event_id=operation.scheduled_event_id,
+        initiated_event_batch_id=operation.scheduled_event_batch_id,
+    )
+    run.add_transfer(kind, data)
+
+
+def attempt_of(operation: NexusOperation, *, cancel: bool) -> NexusAttempt:
+    """The attempts of one of the two requests."""
+    return operation.cancel if cancel else operation.start
+
+
+def is_wanted(operation: NexusOperation, *, cancel: bool) -> bool:
+    """An attempt is still to be made: none is under way or put off."""
+    attempt = attempt_of(operation, cancel=cancel)
+    if attempt.deadline_ns or attempt.retry_due_ns:
+        return False
+    if cancel:
+        return bool(operation.cancel_requested_ns) and not attempt.over
+    return not operation.started_ns
+
+
+def dispatch(run: Run, operation: NexusOperation, target: Target, *, cancel: bool) -> None:
+    """Offer the request to the workers of `target`, unless too little time is left for it."""
+    left_ns, timeout_type = _time_for(run, operation, cancel=cancel)
+    if left_ns < run.limits.nexus_min_request_timeout_ns:
+        if cancel:
+            failure = failure_pb.Failure(message="not enough time to execute another request before operation timeout")
+            failure.application_failure_info.type = "CallError"
+            failure.application_failure_info.non_retryable = True
+            fail_cancel(run, operation, failure)
+        else:
+            time_out(run, operation, timeout_type)
+        return
+    attempt = attempt_of(operation, cancel=cancel)
+    attempt.stamp += 1
+    attempt.deadline_ns = run.now_ns + left_ns
+    data = NexusTaskData(namespace_id=run.state.namespace_id, cancel=cancel)
+    run.add_task(
+        attempt.row,
+        target.task_queue,
+        TASK_TYPE_NEXUS,
+        workflow_task.priority_key(run.state.priority),
+        operation.scheduled_event_id,
+        attempt.stamp,
+        namespace_id=target.namespace_id,
+        data=data.SerializeToString(),
+    )
+    run.changed = True
+    run.arm(next_deadline(operation))
+
+
+def _time_for(run: Run, operation: NexusOperation, *, cancel: bool) -> tuple[int, wf_enums.TimeoutType.ValueType]:
+    """How long a request may take, and the operation's timeout that says so, if one does."""
+    left_ns = run.limits.nexus_request_timeout_ns
+    kind = wf_enums.TIMEOUT_TYPE_UNSPECIFIED
+    to_close_ns = operation.schedule_to_close_timeout_ns
+    if cancel and operation.start_to_close_timeout_ns:
+        kind = wf_enums.TIMEOUT_TYPE_START_TO_CLOSE
+        left_ns = min(left_ns, operation.started_ns + operation.start_to_close_timeout_ns - run.now_ns)
+    if not cancel and operation.schedule_to_start_timeout_ns:
+        kind = wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START
+        left_ns = min(left_ns, operation.scheduled_ns + operation.schedule_to_start_timeout_ns - run.now_ns)
+    elif to_close_ns:
+        kind = wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE
+        left_ns = min(left_ns, operation.scheduled_ns + to_close_ns - run.now_ns)
+    return left_ns, kind
+
+
+def take(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> NexusOperation:
+    """A worker takes the request. Raises NOT_FOUND when it is not (any more) to be had."""
+    operation = _under_way(run, scheduled_event_id, stamp, cancel=cancel)
+    attempt = attempt_of(operation, cancel=cancel)
+    if attempt.row.task_id == 0:
+        raise not_found(TASK_GONE)
+    run.drop_task(attempt.row)
+    run.changed = True
+    return operation
+
+
+def answered(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> NexusOperation:
+    """The operation whose request was answered in time. Raises NOT_FOUND."""
+    operation = _under_way(run, scheduled_event_id, stamp, cancel=cancel)
+    _end_attempt(run, attempt_of(operation, cancel=cancel))
+    return operation
+
+
+def _under_way(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> NexusOperation:
+    operation = run.state.nexus_operations.get(scheduled_event_id) if run.is_open else None
+    if operation is None:
+        raise not_found(TASK_GONE)
+    attempt = attempt_of(operation, cancel=cancel)
+    if attempt.deadline_ns <= run.now_ns or attempt.stamp != stamp:
+        raise not_found(TASK_GONE)
+    return operation
+
+
+def _end_attempt(run: Run, attempt: NexusAttempt) -> None:
+    run.drop_task(attempt.row)
+    attempt.deadline_ns = attempt.retry_due_ns = 0
+    attempt.attempt += 1
+    attempt.last_complete_ns = run.now_ns
+    attempt.ClearField("last_failure")
+    run.changed = True
+
+
+def attempt_timed_out(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
+    """Nobody answered the request in its time."""
+    _end_attempt(run, attempt_of(operation, cancel=cancel))
+    try_again(run, operation, nexus_failures.handler_failure("UPSTREAM_TIMEOUT", "upstream timeout"), cancel=cancel)
+
+
+def try_again(run: Run, operation: NexusOperation, failure: failure_pb.Failure, *, cancel: bool) -> None:
+    """The attempt failed, and another one may do better."""
+    attempt = attempt_of(operation, cancel=cancel)
+    attempt.last_failure.CopyFrom(failure)
+    limits = run.limits
+    doublings = min(attempt.attempt - 1, _MOST_DOUBLINGS)
+    attempt.retry_due_ns = run.now_ns + min(limits.nexus_retry_initial_ns << doublings, limits.nexus_retry_max_ns)
+    run.changed = True
+    run.arm(next_deadline(operation))
+
+
+def refused(run: Run, operation: NexusOperation, failure: failure_pb.Failure, *, cancel: bool) -> None:
+    """The handler (or the server on its way there) refused the request."""
+    if nexus_failures.is_retryable(failure):
+        try_again(run, operation, failure, cancel=cancel)
+    elif cancel:
+        fail_cancel(run, operation, failure)
+    else:
+        fail(run, operation, failure)
+
+
+# ---- events ----------------------------------------------------------------------------------------------------------
+
+
+def start(
+    run: Run,
+    operation: NexusOperation,
+    token: str,
+    links: Iterable[common_pb.Link] = (),
+    started_ns: int = 0,
+) -> None:
+    """It runs; its end will be told by callback."""
+    event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_STARTED)
+    if started_ns:
+        set_timestamp(event.event_time, started_ns)
+    a = event.nexus_operation_started_event_attributes
+    a.scheduled_event_id = operation.scheduled_event_id
+    a.operation_token = a.operation_id = token
+    a.request_id = operation.request_id
+    event.links.extend(links)
+    run.append(event)
+    if operation.cancel_requested_ns:
+        want_cancel(run, operation)
+    run.arm(next_deadline(operation))
+    workflow_task.schedule_if_none(run)
+
+
+def complete(
+    run: Run, operation: NexusOperation, result: common_pb.Payload | None, links: Iterable[common_pb.Link] = ()
+) -> None:
+    """It has a result."""
+    event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_COMPLETED)
+    a = event.nexus_operation_completed_event_attributes
+    a.scheduled_event_id = operation.scheduled_event_id
+    if result is not None:
+        a.result.CopyFrom(result)
+    a.request_id = operation.request_id
+    event.links.extend(links)
+    _end(run, operation, event)
+
+
+def fail(run: Run, operation: NexusOperation, cause: failure_pb.Failure) -> None:
+    """It ended with a failure, which may say that it was canceled."""
+    if cause.HasField("canceled_failure_info"):
+        event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_CANCELED)
+        canceled = event.nexus_operation_canceled_event_attributes
+        canceled.scheduled_event_id = operation.scheduled_event_id
+        canceled.failure.CopyFrom(_failure(operation, cause))
+        canceled.request_id = operation.request_id
+    else:
+        event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_FAILED)
+        failed = event.nexus_operation_failed_event_attributes
+        failed.scheduled_event_id = operation.scheduled_event_id
+        failed.failure.CopyFrom(_failure(operation, cause))
+        failed.request_id = operation.request_id
+    _end(run, operation, event)
+
+
+def time_out(run: Run, operation: NexusOperation, timeout_type: wf_enums.TimeoutType.ValueType) -> None:
+    """Its time is over."""
+    cause = failure_pb.Failure(message="operation timed out")
+    cause.timeout_failure_info.timeout_type = timeout_type
+    event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT)
+    a = event.nexus_operation_timed_out_event_attributes
+    a.scheduled_event_id = operation.scheduled_event_id
+    a.failure.CopyFrom(_failure(operation, cause))
+    a.request_id = operation.request_id
+    _end(run, operation, event)
+
+
+def _failure(operation: NexusOperation, cause: failure_pb.Failure) -> failure_pb.Failure:
+    failure = failure_pb.Failure(message=UNSUCCESSFUL)
+    info = failure.nexus_operation_execution_failure_info
+    info.scheduled_event_id = operation.scheduled_event_id
+    info.endpoint = operation.endpoint
+    info.service = operation.service
+    info.operation = operation.operation
+    info.operation_token = info.operation_id = operation.operation_token
+    failure.cause.CopyFrom(cause)
+    return failure
+
+
+def _end(run: Run, operation: NexusOperation, event: history_pb.HistoryEvent) -> None:
+    run.drop_task(operation.start.row)
+    run.drop_task(operation.cancel.row)
+    run.append(event)
+    workflow_task.schedule_if_none(run)
+
+
+def cancel_delivered(run: Run, operation: NexusOperation) -> None:
+    """The handler knows of the request to cancel."""
+    operation.cancel.over = True
+    event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED)
+    event.worker_may_ignore = True
+    a = event.nexus_operation_cancel_request_completed_event_attributes
+    a.scheduled_event_id = operation.scheduled_event_id
+    a.requested_event_id = operation.cancel_requested_event_id
+    run.append(event)
+    workflow_task.schedule_if_none(run)
+
+
+def fail_cancel(run: Run, operation: NexusOperation, failure: failure_pb.Failure) -> None:
+    """The request to cancel is refused for good."""
+    operation.cancel.over = operation.cancel.failed = True
+    operation.cancel.last_failure.CopyFrom(failure)
+    event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_FAILED)
+    event.worker_may_ignore = True
+    a = event.nexus_operation_cancel_request_failed_event_attributes
+    a.scheduled_event_id = operation.scheduled_event_id
+    a.requested_event_id = operation.cancel_requested_event_id
+    a.failure.CopyFrom(failure)
+    run.append(event)
+    workflow_task.schedule_if_none(run)
+
+
+# ---- told by callback ------------------------------------------------------------------------------------------------
+
+
+def of_callback(run: Run, scheduled_event_id: int, request_id: str) -> NexusOperation:
+    """The operation that waits for that callback. Raises NOT_FOUND."""
+    operation = run.state.nexus_operations.get(scheduled_event_id) if run.is_open else None
+    if operation is None or (request_id and operation.request_id != request_id):
+        raise not_found(NOT_FOUND)
+    return operation
+
+
+def note_started(
+    run: Run, operation: NexusOperation, token: str, started_ns: int, links: Iterable[common_pb.Link]
+) -> None:
+    """The end arrives before the answer to the start: history tells the start first."""
+    if not operation.started_ns:
+        _end_attempt(run, operation.start)
+        start(run, operation, token, links, started_ns)

@@ -1,0 +1,191 @@
+"""Transfer tasks of Nexus: requests to workers of an endpoint, and completion callbacks."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
+from whistlestop.history.core import callbacks, nexus_failures, nexus_operations
+from whistlestop.history.core.times import MILLISECOND_NS
+from whistlestop.storage.records import ExecutionKey
+
+if TYPE_CHECKING:
+    from temporalio.api.common.v1 import message_pb2 as common_pb
+    from temporalio.api.failure.v1 import message_pb2 as failure_pb
+
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import TransferData
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import TransferTask
+
+SYSTEM_URL = "temporal://system"
+CALLBACK_HEADER = "temporal-callback-token"
+OPERATION_HEADER = "nexus-operation-token"
+_TOKEN_VERSION = 1
+_TARGET_GONE = "endpoint not registered"
+
+
+# ---- requests --------------------------------------------------------------------------------------------------------
+
+
+async def start_operation(service: History, task: TransferTask, data: TransferData) -> None:
+    """Offer the operation to the workers of its endpoint."""
+    await _request(service, task, data, cancel=False)
+
+
+async def cancel_operation(service: History, task: TransferTask, data: TransferData) -> None:
+    """Offer the request to cancel the operation to the workers of its endpoint."""
+    await _request(service, task, data, cancel=True)
+
+
+async def _request(service: History, task: TransferTask, data: TransferData, *, cancel: bool) -> None:
+    engine = service.engine
+    async with engine.lock(task.key):
+        run = await _run_of(service, task.key)
+        operation = run.state.nexus_operations.get(data.initiated_event_id) if run is not None and run.is_open else None
+        if run is None or operation is None or not nexus_operations.is_wanted(operation, cancel=cancel):
+            await service.store.delete_transfer(task)
+            return
+        target, failure = await _target(service, operation.endpoint_id, operation.endpoint)
+        if target is not None:
+            nexus_operations.dispatch(run, operation, target, cancel=cancel)
+        else:
+            nexus_operations.refused(run, operation, failure, cancel=cancel)
+        await engine.commit(run, done=task)
+
+
+async def _run_of(service: History, key: ExecutionKey) -> Run | None:
+    """A working copy of the run; None when it is gone."""
+    engine = service.engine
+    try:
+        entry = await engine.load(key, fresh=not engine.exclusive)
+    except ServiceError as error:
+        if error.code is Code.NOT_FOUND:
+            return None
+        raise
+    return engine.run_of(entry)
+
+
+async def _target(
+    service: History, endpoint_id: str, name: str
+) -> tuple[nexus_operations.Target | None, failure_pb.Failure]:
+    """The queue that the endpoint leads to by now, or why it leads nowhere."""
+    record = await service.store.get_nexus_endpoint(endpoint_id=endpoint_id)
+    if record is None:
+        record = await service.store.get_nexus_endpoint(name=name)
+    if record is None:
+        return None, nexus_failures.handler_failure("NOT_FOUND", _TARGET_GONE)
+    data = NexusEndpointData.FromString(record.data)
+    if not data.target_namespace_id:
+        return None, nexus_failures.handler_failure(
+            "NOT_IMPLEMENTED", "endpoints outside this server are not supported yet"
+        )
+    if await service.namespaces.by_id(data.target_namespace_id) is None:
+        namespace = data.endpoint.spec.target.worker.namespace
+        return None, nexus_failures.handler_failure("NOT_FOUND", f'namespace not found: "{namespace}"')
+    task_queue = data.endpoint.spec.target.worker.task_queue
+    return nexus_operations.Target(data.target_namespace_id, task_queue), nexus_failures.handler_failure("", "")
+
+
+# ---- callbacks -------------------------------------------------------------------------------------------------------
+
+
+def callback_token(token: OperationToken) -> str:
+    """As it travels in the header of a callback."""
+    return json.dumps({"v": _TOKEN_VERSION, "d": base64.urlsafe_b64encode(token.SerializeToString()).decode()})
+
+
+def parse_callback_token(text: str) -> OperationToken | None:
+    """The operation that waits; None when the text is no token of ours."""
+    try:
+        found = json.loads(text)
+        if found.get("v") != _TOKEN_VERSION:
+            return None
+        token = OperationToken.FromString(base64.urlsafe_b64decode(found["d"]))
+    except (ValueError, KeyError, AttributeError, TypeError, binascii.Error, DecodeError):
+        return None
+    return token if token.workflow_id else None
+
+
+async def call_back(service: History, task: TransferTask, data: TransferData) -> None:
+    """Tell whoever waits how the run ended. Within this server that is one commit of both runs."""
+    engine = service.engine
+    run = await _run_of(service, task.key)
+    if run is None or not callbacks.is_owed(run.state, data.callback_index):
+        await service.store.delete_transfer(task)
+        return
+    callback = run.state.completion_callbacks[data.callback_index].nexus
+    if callback.url != SYSTEM_URL:
+        await _settle(service, task, data, failure=f"callbacks to {callback.url} are not supported yet")
+        return
+    token = parse_callback_token(_header(callback, CALLBACK_HEADER))
+    if token is None:
+        await _settle(service, task, data, failure="invalid callback token")
+        return
+    target = await _waiting_run(service, token)
+    async with engine.locked(task.key, *([target] if target is not None else [])):
+        run = await _run_of(service, task.key)
+        if run is None or not callbacks.is_owed(run.state, data.callback_index):
+            await service.store.delete_transfer(task)
+            return
+        caller = await _run_of(service, target) if target is not None else None
+        refusal = _tell(run, caller, token, data, _header(callback, OPERATION_HEADER))
+        if refusal:
+            callbacks.failed(run, data.callback_index, refusal)
+        else:
+            callbacks.succeeded(run, data.callback_index)
+        await engine.commit(run, also=caller if not refusal else None, done=task)
+
+
+def _header(callback: common_pb.Callback.Nexus, name: str) -> str:
+    return next((value for key, value in callback.header.items() if key.lower() == name), "")
+
+
+async def _settle(service: History, task: TransferTask, data: TransferData, *, failure: str) -> None:
+    async with service.engine.lock(task.key):
+        run = await _run_of(service, task.key)
+        if run is None or not callbacks.is_owed(run.state, data.callback_index):
+            await service.store.delete_transfer(task)
+            return
+        callbacks.failed(run, data.callback_index, failure)
+        await service.engine.commit(run, done=task)
+
+
+async def _waiting_run(service: History, token: OperationToken) -> ExecutionKey | None:
+    """The run that waits: the one that scheduled the operation, or the one that it was reset to."""
+    key = ExecutionKey(token.namespace_id, token.workflow_id, token.run_id)
+    run = await _run_of(service, key)
+    if run is not None and run.is_open and token.scheduled_event_id in run.state.nexus_operations:
+        return key
+    try:
+        return await service.engine.resolve(token.namespace_id, token.workflow_id, fresh=True)
+    except ServiceError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        return None
+
+
+def _tell(run: Run, caller: Run | None, token: OperationToken, data: TransferData, operation_token: str) -> str:
+    """Let the caller see the end. Returns what is wrong, if the operation is not there (any more)."""
+    if caller is None:
+        return f"handler error (NOT_FOUND): {nexus_operations.NOT_FOUND}"
+    try:
+        operation = nexus_operations.of_callback(caller, token.scheduled_event_id, token.request_id)
+    except ServiceError as error:
+        return f"handler error (NOT_FOUND): {error.message}"
+    link = callbacks.link_of(run.state, data.callback_index)
+    # Nexus carries times in milliseconds.
+    started_ns = run.state.start_ns // MILLISECOND_NS * MILLISECOND_NS
+    nexus_operations.note_started(caller, operation, operation_token, started_ns, [link])
+    failure = callbacks.failure_of(data.close_event)
+    if failure is None:
+        nexus_operations.complete(caller, operation, callbacks.result_of(data.close_event))
+    else:
+        nexus_operations.fail(caller, operation, failure)
+    return ""
