@@ -21,12 +21,20 @@ def _group() -> None:
 
 @app.command()
 def members(db_filename: DbFilename = "", database_url: DatabaseUrl = "", output: Output = "table") -> None:
-    """List the live servers and function instances, as the database knows them."""
+    """List the live servers and function instances, as the database knows them.
+
+    Slots: how many of the 16384 that executions fall into a member scans for timers and transfer tasks, where several
+    servers share a database.
+    """
     as_json = wants_json(output)
 
     async def work() -> None:
         async with open_store(db_filename, database_url) as (store, _):
             found = await store.list_members(time.time_ns(), MOST_MEMBERS)
+            leases = await store.list_leases()
+        slots: dict[str, int] = {}
+        for lease in leases:
+            slots[lease.owner] = slots.get(lease.owner, 0) + lease.next_slot - lease.first_slot
         rows = [
             (
                 member.role,
@@ -34,11 +42,12 @@ def members(db_filename: DbFilename = "", database_url: DatabaseUrl = "", output
                 instant(member.session_start_ns),
                 instant(member.last_heartbeat_ns),
                 instant(member.expires_ns),
+                slots.get(member.host_id, 0),
                 member.host_id,
             )
             for member in found
         ]
-        columns = ("role", "address", "since", "last heartbeat", "expires", "host id")
+        columns = ("role", "address", "since", "last heartbeat", "expires", "slots", "host id")
         if as_json:
             keys = [column.replace(" ", "_") for column in columns]
             print_json([dict(zip(keys, row, strict=True)) for row in rows])
