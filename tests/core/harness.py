@@ -343,7 +343,7 @@ def carried(state: MutableState, stored: MutableState) -> MutableState:
     copy = MutableState()
     copy.CopyFrom(state)
     for name in (*_VOLATILE, *(("run_expiration_ns", "execution_expiration_ns") if is_reset(stored) else ())):
-        copy.ClearField(name)  # type: ignore[arg-type]
+        copy.ClearField(name)
     task = copy.workflow_task
     pending = stored.workflow_task.write_events and stored.workflow_task.scheduled_event_id
     kept = (task.scheduled_event_id, task.started_event_id) if pending else (0, 0)

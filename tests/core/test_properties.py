@@ -10,10 +10,10 @@ import os
 
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
-from tests.core.random_histories import STEPS, Actor, CheckedWorld
+from tests.core.checks import CheckedWorld
+from tests.core.random_histories import STEPS, Actor
 from whistlestop.history.core import update
 from whistlestop.history.core.limits import Limits
 

@@ -111,7 +111,9 @@ async def run(options: Options, folder: Path) -> list[str]:
                     code = server.kill(signal.SIGTERM)
                     print(f"the server drained and ended with {code}")
     print(told, flush=True)
-    checked = subprocess.run([*COMMAND, "db", "check", *where], capture_output=True, text=True, check=False, timeout=300)
+    checked = await asyncio.to_thread(
+        subprocess.run, [*COMMAND, "db", "check", *where], capture_output=True, text=True, check=False, timeout=300
+    )
     print(checked.stdout.strip()[-2000:], checked.stderr.strip()[-2000:])
     if checked.returncode:
         missing.append(f"db check: {checked.stdout} {checked.stderr}")

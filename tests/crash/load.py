@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from temporalio import activity, workflow
@@ -20,12 +21,19 @@ if TYPE_CHECKING:
 
 QUEUE = "crash"
 SIGNALS = 2
-QUICK = {"start_to_close_timeout": timedelta(seconds=20), "retry_policy": RetryPolicy(maximum_interval=timedelta(seconds=1))}
 
 
 @activity.defn
 async def quick(text: str) -> str:
     return text.upper()
+
+
+async def run_quick(text: str) -> str:
+    """From a workflow."""
+    return await workflow.execute_activity(
+        quick, text, start_to_close_timeout=timedelta(seconds=20),
+        retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=1)),
+    )
 
 
 @activity.defn
@@ -38,7 +46,7 @@ async def from_outside(text: str) -> str:
 class Child:
     @workflow.run
     async def run(self, text: str) -> str:
-        return await workflow.execute_activity(quick, text, **QUICK)  # type: ignore[misc]
+        return await run_quick(text)
 
 
 @workflow.defn(sandboxed=False)
@@ -51,7 +59,7 @@ class Order:
 
     @workflow.run
     async def run(self, name: str) -> dict[str, Any]:
-        first = await workflow.execute_activity(quick, name, **QUICK)  # type: ignore[misc]
+        first = await run_quick(name)
         outside = asyncio.ensure_future(
             workflow.execute_activity(
                 from_outside, name, activity_id="outside", start_to_close_timeout=timedelta(seconds=600)
@@ -152,7 +160,7 @@ class Load:
     async def _signals(self, name: str, handle: Any) -> None:
         for index in range(SIGNALS):
             text = f"signal {index} of {name}"
-            await self._insist(lambda text=text: handle.signal(Order.note, text))
+            await self._insist(partial(handle.signal, Order.note, text))
             self.told.signals.append((name, text))
 
     async def _update(self, name: str, handle: Any) -> None:

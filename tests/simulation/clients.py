@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
@@ -18,6 +17,7 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.core.times import set_duration
 
 if TYPE_CHECKING:
+    from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.update.v1 import message_pb2 as update_pb
 
     from tests.simulation.world import Simulation
@@ -111,7 +111,7 @@ class Client:
         started = self._start_request()
         request = rr.SignalWithStartWorkflowExecutionRequest(
             namespace=NAMESPACE, workflow_id=started.workflow_id, request_id=started.request_id,
-            signal_name=self.name("signal "), input=started.input, workflow_id_reuse_policy=0,
+            signal_name=self.name("signal "), input=started.input,
         )
         if self.world.chance.random() < 0.5 and self.world.seen.started:
             request.workflow_id = self.a_workflow()

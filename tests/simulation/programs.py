@@ -74,23 +74,28 @@ class Progress:
             keys[event.event_id] = f"timer {a.timer_id}"
         elif name in ("TimerFired", "TimerCanceled"):
             self.over[keys[a.started_event_id]] = name
-        elif name == "StartChildWorkflowExecutionInitiated":
-            keys[event.event_id] = f"child {a.workflow_id}"
+        else:
+            self._note_others(event.event_id, name, a, keys)
+        self.asked = set(keys.values())
+
+    def _note_others(self, event_id: int, name: str, a: Any, keys: dict[int, str]) -> None:
+        """Of children, other executions and updates."""
+        if name == "StartChildWorkflowExecutionInitiated":
+            keys[event_id] = f"child {a.workflow_id}"
         elif name == "ChildWorkflowExecutionStarted":
             self.child_started.add(keys[a.initiated_event_id])
         elif name.startswith(("ChildWorkflowExecution", "StartChildWorkflowExecutionFailed")):
             self.over[keys[a.initiated_event_id]] = name
         elif name == "SignalExternalWorkflowExecutionInitiated":
-            keys[event.event_id] = f"signal {a.control}"
+            keys[event_id] = f"signal {a.control}"
         elif name == "RequestCancelExternalWorkflowExecutionInitiated":
-            keys[event.event_id] = f"cancel {a.control}"
+            keys[event_id] = f"cancel {a.control}"
         elif name.startswith(("ExternalWorkflowExecution", "SignalExternal", "RequestCancelExternal")):
             self.over[keys[a.initiated_event_id]] = name
         elif name == "WorkflowExecutionUpdateAccepted":
-            self.accepted[a.protocol_instance_id] = event.event_id
+            self.accepted[a.protocol_instance_id] = event_id
         elif name == "WorkflowExecutionUpdateCompleted":
             self.completed_updates.add(a.meta.update_id)
-        self.asked = set(keys.values())
 
     def _ask(self, key: str, command: command_pb.Command) -> bool:
         if key not in self.asked:
@@ -205,7 +210,8 @@ def waiter(p: Progress) -> bool:
 
 def pinger(p: Progress) -> bool:
     target = p.argument.get("target", "nobody")
-    return all([p.signal_other(f"s{i}", target, f"ping {p.workflow_id} {i}") for i in range(3)]) and p.timer("t", 1)
+    sent = [p.signal_other(f"s{i}", target, f"ping {p.workflow_id} {i}") for i in range(3)]
+    return all(sent) and p.timer("t", 1)
 
 
 def canceller(p: Progress) -> bool:

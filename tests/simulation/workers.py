@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import query_pb2 as query_enums
 from temporalio.api.enums.v1 import task_queue_pb2
-from temporalio.api.query.v1 import message_pb2 as query_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.simulation.backend import NAMESPACE
@@ -80,7 +80,8 @@ class Worker:
             if chance.random() < 0.3:
                 await self.world.backend.clock.sleep(chance.choice([0.01, 0.5, 3]))
             if chance.random() < 0.04:
-                return await self._fail(task)
+                await self._fail(task)
+                return None
         commands, messages = work(task.workflow_type.name, progress, task.messages)
         request = rr.RespondWorkflowTaskCompletedRequest(
             namespace=NAMESPACE, identity=self.name, task_token=task.task_token, commands=commands, messages=messages
@@ -151,7 +152,7 @@ class Worker:
                 return None
             fresh += page.history.events
             token = page.next_page_token
-        for before, after in zip(fresh, fresh[1:], strict=False):
+        for before, after in pairwise(fresh):
             assert after.event_id == before.event_id + 1, f"a gap behind event {before.event_id}"
         kept = self.cache.get(run_id, [])
         first = fresh[0].event_id if fresh else 0
@@ -169,8 +170,6 @@ class Worker:
                 fresh = kept + fresh
         if [event.event_id for event in fresh] != list(range(1, len(fresh) + 1)):
             raise AssertionError(f"history of {run_id}: {[event.event_id for event in fresh]}")
-        # Only what a completed task has seen may be kept: a later one may have the same ids.
-        self.cache[run_id] = [event for event in fresh if event.event_id <= task.previous_started_event_id or not self.sticky]
         if self.sticky:
             self.cache[run_id] = list(fresh)
         return fresh
@@ -258,6 +257,3 @@ async def stop(tasks: list[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-_ = query_pb

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
+from tests.core.checks import check_order
 from tests.core.harness import Stored, check_rebuilt, short_name
-from tests.core.random_histories import check_order
 from tests.simulation.backend import Backend
 from tests.simulation.clients import OPERATIONS, Client, Seen
 from tests.simulation.faults import Weather
