@@ -13,11 +13,12 @@ from whistlestop.bridge.counters import OTHER
 from whistlestop.bridge.pollers import ACTIVITY, LOOK_PATH, WORKFLOW
 from whistlestop.bridge.service import Bridge
 from whistlestop.common.clock import SECOND_NS, FakeClock
-from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto import worker_pb2 as worker_pb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from whistlestop.common.errors import ServiceError
 
 SERVICE = "/temporal.api.workflowservice.v1.WorkflowService/"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 import uuid
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
@@ -20,6 +22,11 @@ from temporalio.worker import Worker
 from tests.bridge.programs import QUEUE, Cancelled, Order, Outcome, Parcel, charge, endless
 from whistlestop.bridge import BridgeConfig, RunningBridge, connect
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.bridge.targets import Front
+
 pytestmark = pytest.mark.sdk
 
 PATIENCE_S = 60
@@ -28,6 +35,11 @@ TEMPORAL = Path(sys.executable).with_name("temporal")
 
 def worker(client: Client) -> Worker:
     return Worker(client, task_queue=QUEUE, workflows=[Order, Parcel, Cancelled], activities=[charge, endless])
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 - what is watched has no event
+        await asyncio.sleep(0.01)
 
 
 async def test_an_order_goes_through(target: str) -> None:
@@ -44,8 +56,9 @@ async def test_an_order_goes_through(target: str) -> None:
 async def test_an_activity_hears_of_its_cancellation_by_its_heartbeat(target: str) -> None:
     async with asyncio.timeout(PATIENCE_S), connect(target) as client, worker(client):
         handle = await client.start_workflow(Cancelled.run, id=f"cancelled-{uuid.uuid4()}", task_queue=QUEUE)
-        while not (await handle.describe()).raw_description.pending_activities:
-            await asyncio.sleep(0.05)
+        async for event in handle.fetch_history_events(wait_new_event=True):
+            if event.HasField("activity_task_scheduled_event_attributes"):
+                break
         await handle.cancel()
         assert await handle.result() in {"cancelled after heartbeats", "cancelled"}
 
@@ -97,11 +110,9 @@ async def test_a_cancelled_poll_leaves_the_bridge(target: str) -> None:
         poll = rr.PollWorkflowTaskQueueRequest(namespace="default", identity="me")
         poll.task_queue.name = "empty"
         call = asyncio.create_task(client.workflow_service.poll_workflow_task_queue(poll))
-        while running.bridge.waiting != 1:
-            await asyncio.sleep(0.01)
+        await until(lambda: running.bridge.waiting == 1)
         call.cancel()
-        while running.bridge.waiting:
-            await asyncio.sleep(0.01)
+        await until(lambda: running.bridge.waiting == 0)
 
 
 async def test_large_payloads_go_zipped(target: str) -> None:
@@ -133,3 +144,49 @@ async def _cli(address: str, *arguments: str) -> bytes:
     output, complaints = await process.communicate()
     assert process.returncode == 0, complaints
     return output
+
+
+async def test_workers_go_on_when_the_target_was_down(start_dev: Callable[..., Any], tmp_path: Path) -> None:
+    """The worker, its client and the bridge stay; the server is killed and comes back on its port and file."""
+    path = str(tmp_path / "state.db")
+    server = start_dev("-f", path)
+    port = server.port("HTTP")
+    async with asyncio.timeout(PATIENCE_S), connect(f"http://127.0.0.1:{port}") as client, worker(client):
+        handle = await client.start_workflow(Order.run, "tea", id="survivor", task_queue=QUEUE)
+        await handle.signal(Order.note, "by train")
+        await asyncio.to_thread(server.end, signal.SIGKILL)
+        with pytest.raises(RPCError) as down:
+            await client.workflow_service.get_system_info(rr.GetSystemInfoRequest(), retry=False)
+        assert down.value.status is RPCStatusCode.UNAVAILABLE
+        await asyncio.to_thread(start_dev, "-f", path, "--http-port", str(port))
+        assert await handle.execute_update(Order.address, "Paddington") == "sent to Paddington"
+        assert (await handle.result()).child == "parcel of tea"
+
+
+async def test_calls_are_counted_by_kind(functions: tuple[str, Front]) -> None:
+    """And the front saw as many."""
+    url, front = functions
+    front.paths.clear()
+    async with asyncio.timeout(PATIENCE_S), RunningBridge(BridgeConfig(url)) as running:
+        client = await Client.connect(running.address)
+        async with worker(client):
+            await client.execute_workflow(Parcel.run, "tea", id="counted", task_queue=QUEUE)
+    counters = running.counters
+    assert counters.total == len(front.paths)
+    assert counters.calls["look"] == front.paths.count("LookForTasks")
+    assert counters.calls["poll"] == sum(path.startswith("Poll") for path in front.paths)
+    assert counters.tasks == 1
+
+
+async def test_metadata_reaches_the_target(functions: tuple[str, Front]) -> None:
+    """What the SDK says of itself and what its user adds; an API key of the bridge only where the caller has none."""
+    url, front = functions
+    async with connect(url, api_key="of-the-bridge", rpc_metadata={"x-team": "trains"}) as client:
+        await client.service_client.check_health()
+        await client.count_workflows()
+        assert front.headers[-1]["x-team"] == "trains"
+        assert front.headers[-1]["client-name"] == "temporal-python"
+        assert front.headers[-1]["authorization"] == "Bearer of-the-bridge"
+    async with connect(url, api_key="of-the-bridge", rpc_metadata={"authorization": "Bearer mine"}) as client:
+        await client.count_workflows()
+        assert front.headers[-1]["authorization"] == "Bearer mine"
