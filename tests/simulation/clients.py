@@ -143,6 +143,45 @@ class Client:
                 self.world.seen.updates.append((workflow_id, reply.update_ref.workflow_execution.run_id, update_id, outcome))
                 return
 
+    async def update_with_start(self) -> None:
+        """Of a new workflow, or one that may run already."""
+        started = self._start_request()
+        if self.world.seen.started and self.world.chance.random() < 0.5:
+            started.workflow_id = self.a_workflow()
+        started.workflow_type.name = started.workflow_id.partition("-")[0].partition("/")[0]
+        started.ClearField("workflow_start_delay")
+        started.workflow_id_conflict_policy = wf_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
+        started.workflow_id_reuse_policy = wf_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
+        request = rr.ExecuteMultiOperationRequest(namespace=NAMESPACE)
+        request.operations.add().start_workflow.CopyFrom(started)
+        update = request.operations.add().update_workflow
+        update.namespace = NAMESPACE
+        update.workflow_execution.workflow_id = started.workflow_id
+        update.request.meta.update_id = self.name("update ")
+        update.request.input.name = self.world.chance.choice(["now", "late"])
+        update.wait_policy.lifecycle_stage = ACCEPTED
+        reply = await self._insist("ExecuteMultiOperation", request, rr.ExecuteMultiOperationResponse, 20)
+        start, updated = reply.responses[0].start_workflow, reply.responses[1].update_workflow
+        self.world.seen.started.append((started.workflow_id, start.run_id))
+        if updated.stage >= ACCEPTED:
+            outcome = updated.outcome if updated.HasField("outcome") else None
+            run_id = updated.update_ref.workflow_execution.run_id
+            self.world.seen.updates.append((started.workflow_id, run_id, update.request.meta.update_id, outcome))
+
+    async def replace(self) -> None:
+        """Start in place of whatever runs."""
+        if self.world.chance.random() < 0.6:
+            return
+        request = self._start_request()
+        request.workflow_id = self.a_workflow()
+        request.workflow_type.name = request.workflow_id.partition("-")[0].partition("/")[0]
+        if request.workflow_type.name not in PROGRAMS:
+            return
+        request.workflow_id_conflict_policy = wf_enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
+        self.world.seen.terminated.add(request.workflow_id)
+        reply = await self._insist("StartWorkflowExecution", request, rr.StartWorkflowExecutionResponse)
+        self.world.seen.started.append((request.workflow_id, reply.run_id))
+
     async def query(self) -> None:
         request = rr.QueryWorkflowRequest(namespace=NAMESPACE)
         request.execution.workflow_id = self.a_workflow()
@@ -211,5 +250,5 @@ class Client:
 
 OPERATIONS = (
     "start", "start", "signal", "signal", "signal_with_start", "update", "update", "query", "cancel", "terminate",
-    "describe", "wait_for_end", "reset",
+    "describe", "wait_for_end", "reset", "update_with_start", "replace",
 )
