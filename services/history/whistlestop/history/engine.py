@@ -134,12 +134,17 @@ class Engine:
             yield
 
     async def resolve(
-        self, namespace_id: str, workflow_id: str, run_id: str = "", *, fresh: bool = False
+        self, namespace_id: str, workflow_id: str, run_id: str = "", *, fresh: bool = False, guarded: bool = False
     ) -> ExecutionKey:
-        """The key of that run, or of the current one when `run_id` is empty. Raises NOT_FOUND."""
+        """The key of that run, or of the current one when `run_id` is empty. Raises NOT_FOUND.
+
+        What this process remembers is believed when no other writes, and by who is `guarded`: it commits to that very
+        run as an open one (an open run is the current one), or else asks again, `fresh`.
+        """
         if run_id:
             return ExecutionKey(namespace_id, workflow_id, run_id)
-        known = None if fresh or not self.exclusive else self._current.get((namespace_id, workflow_id))
+        believed = (self.exclusive or guarded) and not fresh
+        known = self._current.get((namespace_id, workflow_id)) if believed else None
         if known is None:
             changes = self._changes
             current = await self.store.get_current(namespace_id, workflow_id)
@@ -228,9 +233,15 @@ class Engine:
         """
         fresh = False
         for _ in range(MAX_CONFLICTS):
-            key = await self.resolve(namespace_id, workflow_id, run_id, fresh=fresh)
+            key = await self.resolve(namespace_id, workflow_id, run_id, fresh=fresh, guarded=True)
             async with self.lock(key):
-                entry = await self.load(key, fresh=fresh)
+                try:
+                    entry = await self.load(key, fresh=fresh)
+                except ServiceError:
+                    if run_id or fresh:
+                        raise
+                    fresh = True
+                    continue
                 run = self.run_of(entry)
                 run.retention_ns = await self.retention_of(key.namespace_id)
                 if not run_id and not run.is_open and not fresh:
