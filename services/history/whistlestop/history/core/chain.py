@@ -176,5 +176,6 @@ def attach(
         links=links,
         expected_current_run_id=state.run_id,
     )
+    following.state.scheduled_by = state.scheduled_by
     core_start.first_workflow_task(following)
     run.next_run = following

@@ -20,6 +20,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.history.core import callbacks, chain, children, command_attributes, workflow_task
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
+from whistlestop.history.core.state_pb2 import TransferData
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -162,7 +163,19 @@ def finish(run: Run, event: history_pb.HistoryEvent, *, by_reset: bool = False) 
     if not by_reset:
         children.on_close(run, event, tell_parent=not goes_on)
         callbacks.on_close(run, event)
+    if run.state.scheduled_by and not goes_on:
+        _tell_schedule(run, event)
     return event
+
+
+def _tell_schedule(run: Run, event: history_pb.HistoryEvent) -> None:
+    """What the schedule hands on to its next run, and which policy applies to that, depend on how this one ended."""
+    state = run.state
+    data = TransferData(
+        target_namespace_id=state.namespace_id, target_workflow_id=state.scheduled_by, target_run_id=state.first_run_id
+    )
+    data.close_event.CopyFrom(event)
+    run.add_transfer("schedule_action_closed", data)
 
 
 HANDLERS[ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION] = complete

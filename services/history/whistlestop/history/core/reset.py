@@ -102,6 +102,7 @@ def begin(
         create_request_id=request_id,
         start_ns=now_ns,
         state_transition_count=1,
+        scheduled_by=base.scheduled_by,
     )
     if batches[-1][1][-1].event_id != finish_event_id - 1:
         raise invalid_argument(
