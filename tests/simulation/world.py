@@ -161,9 +161,12 @@ class Simulation:
         return [execution for execution in still if not self._waits_in_vain(execution.key.workflow_id)]
 
     def _waits_in_vain(self, workflow_id: str) -> bool:
-        """Reset after its children were terminated with it, a parent never hears of them (nor does it in Temporal)."""
-        terminated = workflow_id in self.seen.terminated and workflow_id in self.seen.reset
-        return self.calm and terminated and workflow_id.startswith("parent") and "/" not in workflow_id
+        """A parent that is reset may miss its children: each told its end once, to the run that was there to hear it.
+
+        Children that ended with their terminated parent, or that told an earlier run that a reset made, are not heard
+        of in a later one; Temporal does the same.
+        """
+        return self.calm and workflow_id in self.seen.reset and workflow_id.startswith("parent") and "/" not in workflow_id
 
     # ---- checking -----------------------------------------------------------------------------------------------
 
