@@ -165,9 +165,19 @@ class Load:
 
     async def _update(self, name: str, handle: Any) -> None:
         text = f"update of {name}"
-        outcome = await self._insist(lambda: handle.execute_update(Order.add, text, id=f"{name}-update"))
+        outcome = await self._insist(lambda: self._execute_update(handle, text, f"{name}-update"))
         assert outcome == f"added {text}"
         self.told.updates.append((name, text))
+
+    @staticmethod
+    async def _execute_update(handle: Any, text: str, update_id: str) -> Any:
+        try:
+            return await handle.execute_update(Order.add, text, id=update_id)
+        except RPCError as error:
+            if error.status is RPCStatusCode.FAILED_PRECONDITION:
+                # Some kills in a row, and the workflow's task has timed out as often: updates are refused meanwhile.
+                raise RPCError(error.message, RPCStatusCode.UNAVAILABLE, b"") from error
+            raise
 
     async def _completion(self, name: str) -> None:
         outside = self.client.get_async_activity_handle(workflow_id=name, run_id=None, activity_id="outside")
