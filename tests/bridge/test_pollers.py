@@ -210,3 +210,18 @@ async def test_counters_tell_kinds_apart(bench: Bench) -> None:
     await bench.advance(1)
     await poll
     assert bench.bridge.counters.line().endswith("tasks=1 calls_total=0")  # a fake target counts nothing
+
+
+async def test_a_poll_that_is_on_its_way_ends_with_its_worker_too(bench: Bench) -> None:
+    """Once it comes back empty; and so does what the worker still sends."""
+    poll = bench.poll(worker_instance_key="a")
+    bench.target.add("q")
+    await bench.advance(0.015)  # the look is answered, the poll on its way
+    bench.target.tasks.clear()
+    request = rr.ShutdownWorkerRequest(namespace="default", worker_instance_key="a")
+    call = asyncio.ensure_future(bench.call("ShutdownWorker", request.SerializeToString()))
+    await bench.advance(1)
+    await call
+    assert bench.target.named("PollWorkflowTaskQueue")
+    assert await poll == b""
+    assert await bench.poll(worker_instance_key="a") == b""

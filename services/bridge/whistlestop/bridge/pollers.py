@@ -55,6 +55,8 @@ POLL_S = 2.2
 QUICK_LOOK_S = 1.0
 """A look with this deadline is answered at once by every target."""
 _MOST_AT_ONCE = 20
+_LEFT_S = 30.0
+"""How long polls of a worker that has shut down are answered at once."""
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 10.0
 _TRANSIENT = frozenset({
     Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.INTERNAL, Code.UNKNOWN, Code.ABORTED,
@@ -77,6 +79,8 @@ class Poller:
     end_ns: int
     sent: bool = False
     """It is on its way to the target."""
+    leaves: bool = False
+    """Its worker shuts down: answered empty as soon as it is not on its way."""
 
     def answer(self, data: bytes) -> None:
         if not self.future.done():
@@ -107,6 +111,9 @@ class NamespacePolls:
         self.wake = wake
         self._counters = counters
         self._waiting: dict[Key, dict[Poller, None]] = {}
+        self._sent: set[Poller] = set()
+        self._left_ns: dict[str, int] = {}
+        """Instance keys of workers that shut down, and when that is forgotten."""
         self._busy: set[Key] = set()
         """Queues with polls on their way: what a look said of them would be old."""
         self._looked: frozenset[Key] = frozenset()
@@ -123,6 +130,8 @@ class NamespacePolls:
         end_ns = self._clock.now_ns() + int(LONG_POLL_S * SECOND_NS)
         if deadline_ns is not None:
             end_ns = min(end_ns, deadline_ns - int(MARGIN_S * SECOND_NS))
+        if self._left_ns.get(request.worker_instance_key, 0) > self._clock.now_ns():
+            return b""
         key = (path, request.task_queue.name)
         poller = Poller(key, request, data, headers, asyncio.get_running_loop().create_future(), end_ns)
         self._add(poller)
@@ -138,8 +147,14 @@ class NamespacePolls:
             poller.future.cancel()
             self._remove(poller)
 
-    def end_where(self, leaves: Callable[[PollRequest], bool]) -> None:
-        """Answer the polls of a worker that shuts down."""
+    def end_where(self, leaves: Callable[[PollRequest], bool], worker_instance_key: str = "") -> None:
+        """Answer the polls of a worker that shuts down, and those that it still sends."""
+        now_ns = self._clock.now_ns()
+        if worker_instance_key:
+            self._left_ns = {key: until_ns for key, until_ns in self._left_ns.items() if until_ns > now_ns}
+            self._left_ns[worker_instance_key] = now_ns + int(_LEFT_S * SECOND_NS)
+        for poller in self._sent:
+            poller.leaves = poller.leaves or leaves(poller.request)
         for pollers in list(self._waiting.values()):
             for poller in list(pollers):
                 if leaves(poller.request):
@@ -281,6 +296,7 @@ class NamespacePolls:
         self._busy.add(key)
         for poller in pollers:
             poller.sent = True
+            self._sent.add(poller)
             self._remove(poller)
         task = asyncio.create_task(self._send_all(key, pollers))
         self._sending.add(task)
@@ -291,6 +307,7 @@ class NamespacePolls:
             served = await asyncio.gather(*(self._send_one(poller) for poller in pollers))
         finally:
             self._busy.discard(key)
+            self._sent.difference_update(pollers)
         if any(served):
             self.wake.happened()
         if key in self._waiting:
@@ -325,7 +342,8 @@ class NamespacePolls:
     def _go_on(self, poller: Poller) -> None:
         """Nothing was there: the poll waits on."""
         poller.sent = False
-        if self._clock.now_ns() >= poller.end_ns:
+        self._sent.discard(poller)
+        if poller.leaves or self._clock.now_ns() >= poller.end_ns:
             poller.answer(b"")
         elif not poller.future.done():
             self._add(poller, first=True)

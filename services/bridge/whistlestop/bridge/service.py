@@ -138,7 +138,7 @@ class Bridge:
             return
         polls = self._namespaces.get(request.namespace)
         if polls is not None:
-            polls.end_where(lambda poll: _is_left(poll, request))
+            polls.end_where(lambda poll: _is_left(poll, request), request.worker_instance_key)
 
     def _work_may_come(self, after_s: float = 0.0) -> None:
         for each in self._namespaces.values():
