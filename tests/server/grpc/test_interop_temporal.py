@@ -94,3 +94,10 @@ async def test_the_cli(start_dev: Callable[..., Running]) -> None:
         assert "SERVING" in run("operator", "cluster", "health").stdout
 
     await asyncio.to_thread(check)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_the_server_does_without_grpcio(start_dev: Callable[..., Running]) -> None:
+    """Nine megabytes that nothing uses."""
+    server = start_dev()
+    assert "cygrpc" not in Path(f"/proc/{server.process.pid}/maps").read_text()
