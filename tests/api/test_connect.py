@@ -96,7 +96,7 @@ async def test_an_error_carries_code_message_and_details(world: World) -> None:
     ("rpc", "body", "kind", "status", "code"),
     [
         ("Nonsense", b"{}", _JSON, 501, "unimplemented"),
-        ("CreateSchedule", b'{"namespace":"default"}', _JSON, 501, "unimplemented"),
+        ("ListDeployments", b'{"namespace":"default"}', _JSON, 501, "unimplemented"),
         ("DescribeNamespace", b"{", _JSON, 400, "invalid_argument"),
         ("DescribeNamespace", b"[]", _JSON, 400, "invalid_argument"),
         ("DescribeNamespace", b"\xff\xff", _JSON, 400, "invalid_argument"),

@@ -92,7 +92,7 @@ async def test_an_error_is_a_status_with_details(world: World) -> None:
         ("GET", "/api/v1/nope", b"", (404, 5, "Not Found")),
         ("GET", "/", b"", (404, 5, "Not Found")),
         ("PUT", f"{_NAMESPACE}/workflows/w", b"", (501, 12, "Method Not Allowed")),
-        ("GET", f"{_NAMESPACE}/schedules", b"", (501, 12, None)),
+        ("GET", f"{_NAMESPACE}/deployments", b"", (501, 12, None)),
         ("POST", f"{_NAMESPACE}/workflows/w", b"{", (400, 3, None)),
         ("POST", f"{_NAMESPACE}/workflows/w", b"[]", (400, 3, None)),
         ("POST", f"{_NAMESPACE}/workflows/w", b"5", (400, 3, None)),

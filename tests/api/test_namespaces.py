@@ -212,8 +212,8 @@ async def test_capabilities_follow_the_registry(world: World) -> None:
 
     found = await _describe(world, "default")
     info: Any = await world.call("GetSystemInfo", service_pb.GetSystemInfoRequest())
-    assert found.namespace_info.supports_schedules == supports(Feature.SCHEDULES)
-    assert info.capabilities.supports_schedules == supports(Feature.SCHEDULES)
+    assert found.namespace_info.supports_schedules is True
+    assert info.capabilities.supports_schedules is True
     assert info.capabilities.nexus == supports(Feature.NEXUS)
     assert found.namespace_info.capabilities.standalone_activities == supports(Feature.STANDALONE_ACTIVITIES)
     assert (info.server_version, found.namespace_info.capabilities.worker_poll_complete_on_shutdown) == ("1.32.0", True)
@@ -221,7 +221,8 @@ async def test_capabilities_follow_the_registry(world: World) -> None:
 
 async def test_an_rpc_that_is_not_supported_says_why(world: World) -> None:
     """After the namespace was checked, as for any other."""
-    request = service_pb.CreateScheduleRequest(namespace="default")
-    code, message = await _refused(world, "CreateSchedule", request)
+    request = service_pb.ListDeploymentsRequest(namespace="default")
+    code, message = await _refused(world, "ListDeployments", request)
     assert code == Code.UNIMPLEMENTED.name
-    assert message == "CreateSchedule is not supported by this server: schedules are not supported yet"
+    reason = "the pre-release deployment API is not supported; use worker deployments"
+    assert message == f"ListDeployments is not supported by this server: {reason}"

@@ -46,7 +46,6 @@ class Access(StrEnum):
 class Feature(StrEnum):
     """Groups of RPCs that come (or stay away) together. The value is the reason that UNIMPLEMENTED gives."""
 
-    SCHEDULES = "schedules are not supported yet"
     BATCH = "batch operations are not supported yet"
     DEPLOYMENTS = "worker deployments are not supported yet"
     OLD_DEPLOYMENTS = "the pre-release deployment API is not supported; use worker deployments"
@@ -154,14 +153,14 @@ _WORKFLOW_RPCS: tuple[_Line, ...] = (
     ("ListClosedWorkflowExecutions", _F, _READ),
     ("ListArchivedWorkflowExecutions", _F, _READ),
     # Schedules
-    ("CreateSchedule", Feature.SCHEDULES, _WRITE),
-    ("DescribeSchedule", Feature.SCHEDULES, _READ),
-    ("UpdateSchedule", Feature.SCHEDULES, _WRITE),
-    ("PatchSchedule", Feature.SCHEDULES, _WRITE),
-    ("ListScheduleMatchingTimes", Feature.SCHEDULES, _READ),
-    ("DeleteSchedule", Feature.SCHEDULES, _WRITE),
-    ("ListSchedules", Feature.SCHEDULES, _READ),
-    ("CountSchedules", Feature.SCHEDULES, _READ),
+    ("CreateSchedule", _H, _WRITE),
+    ("DescribeSchedule", _H, _READ),
+    ("UpdateSchedule", _H, _WRITE),
+    ("PatchSchedule", _H, _WRITE),
+    ("ListScheduleMatchingTimes", _H, _READ),
+    ("DeleteSchedule", _H, _WRITE),
+    ("ListSchedules", _F, _READ),
+    ("CountSchedules", _F, _READ),
     # Batches and rules
     ("StartBatchOperation", Feature.BATCH, _WRITE),
     ("StopBatchOperation", Feature.BATCH, _WRITE),

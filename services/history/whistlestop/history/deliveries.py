@@ -295,12 +295,30 @@ async def _cancel_external(service: History, task: TransferTask, data: TransferD
     await _to_other(service, task, data, apply, fail)
 
 
+# ---- schedules ------------------------------------------------------------------------------------------------------
+
+
+async def _schedule_action_closed(service: History, task: TransferTask, data: TransferData) -> None:
+    from whistlestop.history.schedule import driver
+
+    await driver.action_closed(service, task, data)
+
+
+async def _stop_schedule_action(service: History, task: TransferTask, data: TransferData) -> None:
+    from whistlestop.history.schedule import driver
+
+    await driver.stop_action(service, task, data)
+
+
 _KINDS: dict[str, Callable[[History, TransferTask, TransferData], Awaitable[None]]] = {
     "start_child": _start_child,
     "child_closed": _child_closed,
     "parent_closed": _parent_closed,
     "signal_external": _signal_external,
     "cancel_external": _cancel_external,
+    "schedule_action_closed": _schedule_action_closed,
+    "schedule_cancel": _stop_schedule_action,
+    "schedule_terminate": _stop_schedule_action,
     "nexus_start": nexus_deliveries.start_operation,
     "nexus_cancel": nexus_deliveries.cancel_operation,
     "nexus_callback": nexus_deliveries.call_back,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 for _module in (
     "activity_operations", "activity_tasks", "due", "executions", "histories", "multi_operation", "nexus_tasks",
-    "queries", "reset", "signals", "start", "updates", "workflow_tasks",
+    "queries", "reset", "schedules", "signals", "start", "updates", "workflow_tasks",
 ):
     importlib.import_module(f"whistlestop.history.api.{_module}")
 
@@ -62,6 +62,7 @@ class History:
         self.engine.retention_of = self._retention_of
         self.engine.attribute_types_of = self._attribute_types_of
         self.timers = TimerProcessor(self.engine)
+        self.timers.handlers["schedule"] = self._fire_schedule
         self.transfers = TransferProcessor(self)
         self.engine.effects = _ServerEffects(self, task_listener)
         self.closing = False
@@ -77,6 +78,11 @@ class History:
             raise invalid_argument(f"The request is too large for the store: {error}") from error
         except StorageError as error:
             raise unavailable(f"the store did not answer: {error}") from error
+
+    async def _fire_schedule(self, timer: TimerTask) -> None:
+        from whistlestop.history.schedule import driver
+
+        await driver.fire(self, timer)
 
     async def _retention_of(self, namespace_id: str) -> int:
         namespace = await self.namespaces.by_id(namespace_id)

@@ -6,6 +6,7 @@ from whistlestop.frontend.api import (
     cluster,
     namespaces,
     nexus_endpoints,
+    schedules,
     search_attributes,
     start_workflow,
     task_queue,
@@ -20,6 +21,7 @@ HANDLERS: dict[str, Handler] = {
     **cluster.HANDLERS,
     **namespaces.HANDLERS,
     **nexus_endpoints.HANDLERS,
+    **schedules.HANDLERS,
     **search_attributes.HANDLERS,
     **visibility.HANDLERS,
 }
@@ -29,6 +31,7 @@ AROUND: dict[str, Handler] = {**worker_tasks.AROUND}
 """RPCs of another function for which there is something to do before or after the call."""
 
 VALIDATORS: dict[str, Validator] = {
+    **schedules.VALIDATORS,
     **start_workflow.VALIDATORS,
     **task_queue.VALIDATORS,
     **update_workflow.VALIDATORS,

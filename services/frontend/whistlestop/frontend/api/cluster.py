@@ -37,7 +37,7 @@ async def get_system_info(
             signal_and_query_header=True,
             internal_error_differentiation=True,
             activity_failure_include_heartbeat=True,
-            supports_schedules=supports(Feature.SCHEDULES),
+            supports_schedules=True,
             encoded_failure_attributes=True,
             build_id_based_versioning=True,
             upsert_memo=True,

@@ -341,7 +341,7 @@ def _described(
             workflow_task_completion_size_limit_error=config.workflow_task_completion_size_limit_error,
         )
     )
-    info.supports_schedules = supports(Feature.SCHEDULES)
+    info.supports_schedules = True
     return response
 
 

@@ -51,7 +51,7 @@ def check_start(
     if checks.length(request.workflow_type.name) > rules.config.max_id_length:
         raise invalid_argument("WorkflowType length exceeds limit.")
     checks.check_task_queue(request, rules, user_defined=True)
-    _check_timeouts(request)
+    check_timeouts(request)
     checks.fill_request_id(request, rules)
     _check_id_policies(request)
     options = request.on_conflict_options
@@ -88,7 +88,7 @@ def check_signal_with_start(
     if not request.request_id:
         request.request_id = rules.ids.uuid()
     _check_length("Request ID", request.request_id, most)
-    _check_timeouts(request)
+    check_timeouts(request)
     if request.HasField("retry_policy"):
         checks.check_retry_policy(request.retry_policy)
     _check_start_delay(request)
@@ -225,7 +225,8 @@ def _check_start_delay(request: Any) -> None:
         raise _wrapped("An invalid WorkflowStartDelaySeconds is set on request.", problem)
 
 
-def _check_timeouts(request: Any) -> None:
+def check_timeouts(request: Any) -> None:
+    """Of whatever says how a workflow is to be started."""
     for field, name in (
         ("workflow_execution_timeout", "WorkflowExecutionTimeoutSeconds"),
         ("workflow_run_timeout", "WorkflowRunTimeoutSeconds"),

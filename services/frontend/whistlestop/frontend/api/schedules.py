@@ -1,0 +1,263 @@
+"""Schedules: checks of what the history service serves; ListSchedules and CountSchedules over visibility.
+
+A schedule stands in visibility as a run in the namespace division of schedulers. A list filter may name whatever the
+user can set; of the server's own attributes only TemporalSchedulePaused, and `ScheduleId`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1.workflow_pb2 import WorkflowIdReusePolicy
+from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import invalid_argument
+from whistlestop.frontend.api import checks
+from whistlestop.frontend.api.start_workflow import check_timeouts
+from whistlestop.frontend.api.versioning import check_override
+from whistlestop.storage.visibility import InvalidQuery, group_payloads, parse, row_payloads
+from whistlestop.storage.visibility.query import (
+    And,
+    Compare,
+    Expression,
+    HasAny,
+    HasWords,
+    In,
+    Not,
+    Or,
+    StartsWith,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
+
+    from whistlestop.common.context import CallContext
+    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.service import Frontend
+    from whistlestop.storage.namespaces import Namespace
+    from whistlestop.storage.records import VisibilityRow
+    from whistlestop.storage.visibility import AttributeType, Query
+
+ID_PREFIX = "temporal-sys-scheduler:"
+_BASE = "TemporalNamespaceDivision = 'TemporalScheduler' AND ExecutionStatus = 'Running'"
+_APPENDED = "-2009-11-10T23:00:00Z"
+_MEMO_INFO = "ScheduleInfo"
+_PAUSED = "TemporalSchedulePaused"
+_OWN_ATTRIBUTES = frozenset({_PAUSED, "TemporalNamespaceDivision", "BinaryChecksums", "BuildIds"})
+_NOTES_LIMIT = 1000
+_MOST_GROUPS = 1000
+_REUSE = (
+    WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_UNSPECIFIED,
+    WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
+)
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------------
+
+
+def check_create(request: service_pb.CreateScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
+    """An id, a request id, an action that could be started, search attributes that there are."""
+    assert namespace is not None
+    checks.check_workflow_id(ID_PREFIX + request.schedule_id, rules)
+    if not request.request_id:
+        raise invalid_argument("RequestId is not set on request.")
+    checks.fill_request_id(request, rules)
+    _check_schedule(request.schedule, namespace, rules)
+    checks.check_search_attributes(request.search_attributes, namespace, rules)
+    _check_size(request.schedule, request.memo.ByteSize(), rules)
+
+
+def check_update(request: service_pb.UpdateScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
+    """As for a new one."""
+    assert namespace is not None
+    if checks.length(request.request_id) > rules.config.max_id_length:
+        raise invalid_argument("RequestId length exceeds limit.")
+    _check_schedule(request.schedule, namespace, rules)
+    checks.check_search_attributes(request.search_attributes, namespace, rules)
+    _check_size(request.schedule, request.memo.ByteSize(), rules)
+
+
+def check_patch(request: service_pb.PatchScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
+    """A patch with notes of a sensible length."""
+    if not request.HasField("patch"):
+        raise invalid_argument("Patch is not set on request.")
+    if checks.length(request.request_id) > rules.config.max_id_length:
+        raise invalid_argument("RequestId length exceeds limit.")
+    if max(checks.length(request.patch.pause), checks.length(request.patch.unpause)) > _NOTES_LIMIT:
+        raise invalid_argument("Schedule notes exceeds limit.")
+    checks.check_blob(request.patch, rules)
+
+
+def _check_schedule(schedule: schedule_pb.Schedule, namespace: Namespace, rules: Rules) -> None:
+    for interval in schedule.spec.interval:
+        for name, span in (("interval", interval.interval), ("phase", interval.phase)):
+            signs_differ = (span.seconds > 0 > span.nanos) or (span.seconds < 0 < span.nanos)
+            if signs_differ or abs(span.seconds) > 315_576_000_000 or abs(span.nanos) >= 1_000_000_000:
+                raise invalid_argument(f"Invalid schedule spec: {name} is not a valid duration: {span}".strip())
+    if schedule.action.HasField("start_workflow"):
+        _check_action(schedule.action.start_workflow, namespace, rules)
+
+
+def _check_action(action: workflow_pb.NewWorkflowExecutionInfo, namespace: Namespace, rules: Rules) -> None:
+    checks.check_workflow_id(action.workflow_id + _APPENDED, rules)
+    if not action.workflow_type.name:
+        raise invalid_argument("WorkflowType is not set on request.")
+    if checks.length(action.workflow_type.name) > rules.config.max_id_length:
+        raise invalid_argument("WorkflowType length exceeds limit.")
+    checks.check_task_queue(action, rules, user_defined=True)
+    check_timeouts(action)
+    if action.cron_schedule:
+        raise invalid_argument("Scheduled workflow must not contain CronSchedule")
+    if action.workflow_id_reuse_policy not in _REUSE:
+        raise invalid_argument("Scheduled workflow must not contain WorkflowIDReusePolicy")
+    if action.HasField("versioning_override"):
+        check_override(action.versioning_override, action.task_queue.name)
+    if action.HasField("retry_policy"):
+        checks.check_retry_policy(action.retry_policy)
+    checks.check_search_attributes(action.search_attributes, namespace, rules)
+
+
+def _check_size(schedule: schedule_pb.Schedule, memo_bytes: int, rules: Rules) -> None:
+    if schedule.ByteSize() + memo_bytes > rules.config.blob_size_limit_error:
+        raise invalid_argument(checks.BLOB_TOO_LARGE)
+
+
+# ---- lists ----------------------------------------------------------------------------------------------------------
+
+
+async def list_schedules(
+    frontend: Frontend, request: service_pb.ListSchedulesRequest, context: CallContext
+) -> service_pb.ListSchedulesResponse:
+    """A page of schedules, newest first."""
+    query, custom = await _parsed(frontend, context, request.query)
+    most = frontend.config.visibility_max_page_size
+    limit = request.maximum_page_size if 0 < request.maximum_page_size <= most else most
+    try:
+        rows, token = await frontend.store.list_visibility(
+            context.namespace_id, query, limit, request.next_page_token
+        )
+    except InvalidQuery as error:
+        raise invalid_argument(error.message) from None
+    return service_pb.ListSchedulesResponse(schedules=[_entry(row, custom) for row in rows], next_page_token=token)
+
+
+async def count_schedules(
+    frontend: Frontend, request: service_pb.CountSchedulesRequest, context: CallContext
+) -> service_pb.CountSchedulesResponse:
+    """One number, and one per group when the filter groups."""
+    query, _ = await _parsed(frontend, context, request.query)
+    if not query.group_by:
+        count = await frontend.store.count_visibility(context.namespace_id, query)
+        return service_pb.CountSchedulesResponse(count=count)
+    response = service_pb.CountSchedulesResponse()
+    for values, count in await frontend.store.count_visibility_groups(context.namespace_id, query, _MOST_GROUPS):
+        response.count += count
+        response.groups.add(count=count, group_values=group_payloads(query, values))
+    return response
+
+
+async def _parsed(
+    frontend: Frontend, context: CallContext, text: str
+) -> tuple[Query, Mapping[str, AttributeType]]:
+    """The filter within the division of schedulers."""
+    problem: InvalidQuery | None = None
+    for look in (frontend.namespaces.by_id, frontend.namespaces.refresh):
+        namespace = await look(context.namespace_id)
+        custom: Mapping[str, AttributeType] = {} if namespace is None else namespace.custom_search_attributes
+        base = parse(_BASE, custom)
+        if not text.strip():
+            return base, custom
+        try:
+            wanted = parse(text, custom)
+        except InvalidQuery as error:
+            problem = error
+            continue
+        where = _without_implied(wanted.where)
+        if where is None:
+            return replace(wanted, where=base.where), custom
+        for name in _names(where):
+            if name.startswith("Temporal") and name != _PAUSED:
+                raise invalid_argument(f'invalid query filter for schedules: cannot filter on "{name}"')
+        assert base.where is not None
+        return replace(wanted, where=And((base.where, _by_schedule_id(where)))), custom
+    assert problem is not None
+    raise invalid_argument(problem.message)
+
+
+def _without_implied(where: Expression | None) -> Expression | None:
+    """Without the condition that `parse` adds to a filter that names no division."""
+    if isinstance(where, And) and _is_implied(where.items[0]):
+        return where.items[1]
+    return None if where is None or _is_implied(where) else where
+
+
+def _is_implied(expression: Expression) -> bool:
+    attribute = getattr(expression, "attribute", None)
+    return attribute is not None and attribute.name == attribute.alias == "TemporalNamespaceDivision"
+
+
+def _names(expression: Expression) -> Iterator[str]:
+    match expression:
+        case And(items=items) | Or(items=items):
+            for item in items:
+                yield from _names(item)
+        case Not(item=item):
+            yield from _names(item)
+        case _:
+            yield expression.attribute.name
+
+
+def _by_schedule_id(expression: Expression) -> Expression:
+    """`ScheduleId` means the workflow id without its prefix."""
+    match expression:
+        case And(items=items):
+            return And(tuple(_by_schedule_id(item) for item in items))
+        case Or(items=items):
+            return Or(tuple(_by_schedule_id(item) for item in items))
+        case Not(item=item):
+            return Not(_by_schedule_id(item))
+    if expression.attribute.alias.removeprefix("Temporal") != "ScheduleId" or expression.attribute.name != "WorkflowId":
+        return expression
+    match expression:
+        case Compare(value=value):
+            return replace(expression, value=f"{ID_PREFIX}{value}")
+        case In(values=values):
+            return replace(expression, values=tuple(f"{ID_PREFIX}{value}" for value in values))
+        case StartsWith(prefix=prefix):
+            return replace(expression, prefix=ID_PREFIX + prefix)
+        case HasAny() | HasWords():
+            return expression
+    return expression
+
+
+def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> schedule_pb.ScheduleListEntry:
+    from temporalio.api.common.v1 import message_pb2 as common_pb
+
+    entry = schedule_pb.ScheduleListEntry(schedule_id=row.key.workflow_id.removeprefix(ID_PREFIX))
+    memo = common_pb.Memo.FromString(row.memo)
+    info = memo.fields[_MEMO_INFO].data
+    del memo.fields[_MEMO_INFO]
+    if memo.fields:
+        entry.memo.CopyFrom(memo)
+    for name, payload in row_payloads(row.search_attributes, custom).items():
+        if name not in _OWN_ATTRIBUTES:
+            entry.search_attributes.indexed_fields[name].CopyFrom(payload)
+    if info:
+        entry.info.MergeFromString(info)
+    return entry
+
+
+HANDLERS: dict[str, Handler] = {
+    "ListSchedules": list_schedules,
+    "CountSchedules": count_schedules,
+}
+
+VALIDATORS: dict[str, Validator] = {
+    "CreateSchedule": check_create,
+    "UpdateSchedule": check_update,
+    "PatchSchedule": check_patch,
+}

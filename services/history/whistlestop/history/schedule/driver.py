@@ -1,0 +1,379 @@
+"""The shell around a schedule: load, let the policy decide, start runs, commit.
+
+A schedule is a run in `executions` that no worker ever sees: its workflow id is `temporal-sys-scheduler:<schedule id>`,
+its first event says how it began, its last that it was deleted, and between them everything stands in `MutableState.
+schedule`. So it is guarded, cached, listed, kept and deleted as runs are. What matters most: the runs that it starts
+are part of the commit in which it notes that it started them, so each action is taken once, whatever crashes when.
+
+How a started run ends comes through the outbox (`schedule_action_closed`); cancelling and terminating others go the
+same way. Its timer row is of the kind `schedule`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.context import CallContext
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.history import histories
+from whistlestop.history.core import cancel, close
+from whistlestop.history.core import start as core_start
+from whistlestop.history.core.run import PAUSED, RUNNING
+from whistlestop.history.core.state_pb2 import TransferData
+from whistlestop.history.core.times import SECOND_NS
+from whistlestop.history.schedule import policy
+from whistlestop.history.schedule.schedule_pb2 import BufferedStart, ScheduleData
+from whistlestop.storage.errors import CurrentConflict, VersionConflict
+from whistlestop.storage.records import ExecutionKey, TimerTask
+from whistlestop.storage.visibility import AttributeType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.engine import Entry
+    from whistlestop.history.schedule.spec import CompiledSpec
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import TransferTask
+
+    Decide = Callable[[Run, ScheduleData], None]
+
+ID_PREFIX = "temporal-sys-scheduler:"
+WORKFLOW_TYPE = "temporal-sys-scheduler-workflow"
+TASK_QUEUE = "temporal-sys-per-ns-tq"
+DIVISION = "TemporalScheduler"
+MEMO_INFO = "ScheduleInfo"
+PAUSED_ATTRIBUTE = "TemporalSchedulePaused"
+DIVISION_ATTRIBUTE = "TemporalNamespaceDivision"
+OWN_ATTRIBUTES = (PAUSED_ATTRIBUTE, DIVISION_ATTRIBUTE, "BinaryChecksums", "BuildIds")
+MAX_CONFLICTS = 20
+MAX_ROUNDS = 100
+MAX_CHAIN = 100
+_CLOSED = "workflow execution already completed"
+_STATUS_OF = {
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED: wf_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED: wf_enums.WORKFLOW_EXECUTION_STATUS_FAILED,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED: wf_enums.WORKFLOW_EXECUTION_STATUS_CANCELED,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED: wf_enums.WORKFLOW_EXECUTION_STATUS_TERMINATED,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT: wf_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT,
+}
+
+
+def workflow_id_of(schedule_id: str) -> str:
+    """Under which the schedule's run stands in `executions`."""
+    return ID_PREFIX + schedule_id
+
+
+def identity_of(run: Run, data: ScheduleData) -> str:
+    """In whose name a schedule acts."""
+    return f"temporal-scheduler-{run.state.namespace}-{data.schedule_id}"
+
+
+def no_change(run: Run, data: ScheduleData) -> None:
+    """Only do what is due."""
+
+
+async def work(
+    service: History, key: ExecutionKey, decide: Decide = no_change, *, done: TransferTask | None = None
+) -> ScheduleData:
+    """Do what is due, then what `decide` wants, and commit; again on a conflict. The schedule's data afterwards.
+
+    `done` is an outbox row that this very commit settles. Raises NOT_FOUND when the schedule is gone.
+    """
+    engine = service.engine
+    fresh = not engine.exclusive
+    for _ in range(MAX_CONFLICTS):
+        async with engine.lock(key):
+            entry = await engine.load(key, fresh=fresh)
+            run = engine.run_of(entry)
+            if not run.is_open or not run.state.schedule:
+                raise ServiceError(Code.NOT_FOUND, _CLOSED)
+            turn = _Turn(service, run, ScheduleData.FromString(run.state.schedule))
+            try:
+                await turn.run_to_end(decide)
+                write(run, turn.data, turn.spec)
+                await engine.commit(run, also=turn.started, done=done)
+            except (VersionConflict, CurrentConflict):
+                engine.forget(key)
+                fresh = True
+                continue
+            return turn.data
+    raise ServiceError(Code.UNAVAILABLE, f"schedule {key.workflow_id} is too busy; try again")
+
+
+def write(run: Run, data: ScheduleData, spec: CompiledSpec | None) -> None:
+    """Put the data into the run, with the timer and what lists show."""
+    if not run.is_open:
+        return
+    due_ns = policy.next_look(data, spec, run.now_ns)
+    if due_ns != data.alarm_ns:
+        data.alarm_ns = due_ns
+        if due_ns:
+            run.timer = TimerTask("schedule", run.slot, run.key, due_ns)
+    run.state.schedule = data.SerializeToString()
+    run.changed = True
+    payload = common_pb.Payload(metadata={"encoding": b"binary/plain"})
+    payload.data = policy.listed(data, spec).SerializeToString(deterministic=True)
+    if MEMO_INFO not in run.state.memo or run.state.memo[MEMO_INFO] != payload:
+        run.state.memo[MEMO_INFO].CopyFrom(payload)
+        run.visibility_changed = True
+    attributes = run.state.search_attributes
+    paused = b"true" if data.schedule.state.paused else b"false"
+    if PAUSED_ATTRIBUTE not in attributes or attributes[PAUSED_ATTRIBUTE].data != paused:
+        attributes[PAUSED_ATTRIBUTE].CopyFrom(attribute(paused, AttributeType.Bool))
+        run.visibility_changed = True
+
+
+def attribute(data: bytes, kind: AttributeType) -> common_pb.Payload:
+    """A search attribute as the server itself sets it."""
+    return common_pb.Payload(metadata={"encoding": b"json/plain", "type": kind.name.encode()}, data=data)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One look at one schedule, on working copies."""
+
+    service: History
+    run: Run
+    data: ScheduleData
+    started: list[Run] = field(default_factory=list)
+    spec: CompiledSpec | None = None
+
+    async def run_to_end(self, decide: Decide) -> None:
+        run, data = self.run, self.data
+        self.spec = policy.compiled(data, run.state.namespace_id)
+        policy.advance(data, self.spec, run.now_ns)
+        if data.HasField("initial_patch"):
+            policy.patch(data, data.initial_patch, run.now_ns)
+            data.ClearField("initial_patch")
+        decide(run, data)
+        if not run.is_open:
+            return
+        self.spec = policy.compiled(data, run.state.namespace_id)
+        policy.advance(data, self.spec, run.now_ns)
+        policy.backfill(data, self.spec)
+        if not data.schedule.action.HasField("start_workflow"):
+            del data.buffered[:]
+        if data.buffered:
+            await self._refresh()
+        for _ in range(MAX_ROUNDS):
+            if not await self._take():
+                break
+        if policy.is_over(data, self.spec, run.now_ns):
+            close.finish(run, run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED))
+
+    async def _take(self) -> bool:
+        """Start what may start now. True when a start came to nothing, so that another may take its place."""
+        data = self.data
+        room = policy.STARTS_AT_ONCE - len(self.started)
+        if not data.buffered or room <= 0:
+            return False
+        taken = policy.take(data, room)
+        again = False
+        for start, tracked in taken.starts:
+            if not policy.spend(data, start):
+                again = True
+                continue
+            run = await self._new_run(start, tracked=tracked)
+            if run is None:
+                again = True
+                continue
+            self.started.append(run)
+            policy.record_start(data, start, run.key.workflow_id, run.key.run_id, self.run.now_ns, tracked=tracked)
+        if taken.cancel or taken.terminate:
+            self._stop_running("schedule_terminate" if taken.terminate else "schedule_cancel")
+        return again
+
+    def _stop_running(self, kind: str) -> None:
+        for each in policy.executions(self.data):
+            self.run.add_transfer(
+                kind,
+                TransferData(
+                    target_namespace_id=self.run.state.namespace_id,
+                    target_workflow_id=each.workflow_id,
+                    target_run_id=each.run_id,
+                    request_id=self.service.ids.uuid(),
+                    namespace=identity_of(self.run, self.data),
+                ),
+            )
+
+    async def _new_run(self, start: BufferedStart, *, tracked: bool) -> Run | None:
+        """The run that a start begins; None when its workflow id is taken."""
+        state = self.run.state
+        request = start_request(self.run, self.data, start, tracked=tracked)
+        if any(run.key.workflow_id == request.workflow_id for run in self.started):
+            return None
+        current = await self.service.store.get_current(state.namespace_id, request.workflow_id)
+        if current is not None:
+            keeps_id = self.data.schedule.policies.keep_original_workflow_id
+            if current.status in (RUNNING, PAUSED) or not (start.manual or keeps_id):
+                return None
+        context = CallContext(namespace_id=state.namespace_id, namespace=state.namespace)
+        now_ns = self.run.now_ns
+        run = core_start.new_run(
+            core_start.started_attributes(request, now_ns=now_ns, limits=self.service.limits),
+            namespace_id=context.namespace_id,
+            namespace=context.namespace,
+            workflow_id=request.workflow_id,
+            run_id=self.service.ids.uuid(),
+            request_id=request.request_id,
+            now_ns=now_ns,
+            ids=self.service.ids,
+            limits=self.service.limits,
+            user_metadata=request.user_metadata if request.HasField("user_metadata") else None,
+            expected_current_run_id=current.run_id if current is not None else None,
+        )
+        run.state.scheduled_by = state.workflow_id
+        core_start.first_workflow_task(run)
+        return run
+
+    async def _refresh(self) -> None:
+        """Runs may have ended without having told yet, or may be gone: see before they stand in the way of others."""
+        for each in policy.executions(self.data):
+            closed = await _closed(self.service, self.run.state.namespace_id, each)
+            if closed is not None:
+                status, event = closed
+                policy.record_closed(self.data, each.workflow_id, each.run_id, status, event)
+
+
+def start_request(
+    run: Run, data: ScheduleData, start: BufferedStart, *, tracked: bool
+) -> service_pb.StartWorkflowExecutionRequest:
+    """The schedule's action as a start request."""
+    action = data.schedule.action.start_workflow
+    nominal = datetime.fromtimestamp(start.nominal_ns // SECOND_NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    keeps_id = data.schedule.policies.keep_original_workflow_id
+    request = service_pb.StartWorkflowExecutionRequest(
+        workflow_id=action.workflow_id if keeps_id else f"{action.workflow_id}-{nominal}",
+        request_id=f"{run.key.run_id}-{nominal}-{data.info.action_count}",
+        identity=identity_of(run, data),
+    )
+    for name in (
+        "workflow_type", "task_queue", "input", "workflow_execution_timeout", "workflow_run_timeout",
+        "workflow_task_timeout", "retry_policy", "memo", "search_attributes", "header", "user_metadata", "priority",
+        "versioning_override",
+    ):  # fmt: skip
+        if action.HasField(name):
+            getattr(request, name).CopyFrom(getattr(action, name))
+    attributes = request.search_attributes.indexed_fields
+    attributes["TemporalScheduledStartTime"].CopyFrom(attribute(f'"{nominal}"'.encode(), AttributeType.Datetime))
+    attributes["TemporalScheduledById"].CopyFrom(attribute(_quoted(data.schedule_id), AttributeType.Keyword))
+    if tracked and data.HasField("last_completion_result"):
+        request.last_completion_result.CopyFrom(data.last_completion_result)
+    if tracked and data.HasField("continued_failure"):
+        request.continued_failure.CopyFrom(data.continued_failure)
+    return request
+
+
+def _quoted(text: str) -> bytes:
+    import json
+
+    return json.dumps(text, ensure_ascii=False).encode()
+
+
+# ---- what became of the runs ----------------------------------------------------------------------------------------
+
+
+async def _closed(
+    service: History, namespace_id: str, execution: common_pb.WorkflowExecution
+) -> tuple[wf_enums.WorkflowExecutionStatus.ValueType, history_pb.HistoryEvent | None] | None:
+    """How a chain ended, by the run it began with; None while it goes on. A chain that is gone ended somehow."""
+    engine = service.engine
+    run_id = execution.run_id
+    current = await service.store.get_current(namespace_id, execution.workflow_id)
+    if current is not None:
+        entry = await _entry(service, ExecutionKey(namespace_id, execution.workflow_id, current.run_id))
+        if entry is not None and entry.state.first_run_id == execution.run_id:
+            run_id = current.run_id
+    for _ in range(MAX_CHAIN):
+        entry = await _entry(service, ExecutionKey(namespace_id, execution.workflow_id, run_id))
+        if entry is None:
+            return wf_enums.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED, None
+        state = entry.state
+        if state.status in (RUNNING, PAUSED):
+            return None
+        if not (state.new_run_id or state.reset_run_id):
+            event = await histories.read_event(engine, entry, state.close_event_batch_id, state.next_event_id - 1)
+            return _STATUS_OF.get(event.event_type, wf_enums.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED), event
+        run_id = state.new_run_id or state.reset_run_id
+    return None
+
+
+async def _entry(service: History, key: ExecutionKey) -> Entry | None:
+    try:
+        return await service.engine.read(key)
+    except ServiceError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        return None
+
+
+async def is_running(service: History, namespace_id: str, execution: common_pb.WorkflowExecution) -> bool:
+    """The chain goes on."""
+    return await _closed(service, namespace_id, execution) is None
+
+
+async def fire(service: History, timer: TimerTask) -> None:
+    """The schedule's timer row is due (or was, and was moved)."""
+    if service.clock.now_ns() < timer.fire_at_ns:
+        return
+    try:
+        data = await work(service, timer.key)
+    except ServiceError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+    else:
+        if data.alarm_ns == timer.fire_at_ns:
+            return
+    await service.store.delete_timer(timer)
+
+
+async def action_closed(service: History, task: TransferTask, data: TransferData) -> None:
+    """Tell the schedule how a run that it started ended."""
+    event = data.close_event
+    status = _STATUS_OF.get(event.event_type, wf_enums.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED)
+
+    def decide(run: Run, schedule: ScheduleData) -> None:
+        policy.record_closed(schedule, task.key.workflow_id, data.target_run_id, status, event)
+
+    try:
+        key = await service.engine.resolve(data.target_namespace_id, data.target_workflow_id, fresh=True)
+        await work(service, key, decide, done=task)
+    except ServiceError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        await service.store.delete_transfer(task)
+
+
+async def stop_action(service: History, task: TransferTask, data: TransferData) -> None:
+    """Cancel or terminate a run that stands in the way of the next."""
+    engine = service.engine
+    try:
+        key = await engine.resolve(data.target_namespace_id, data.target_workflow_id, fresh=True)
+        async with engine.lock(key):
+            run = engine.run_of(await engine.load(key, fresh=not engine.exclusive))
+            if run.is_open and run.state.first_run_id == data.target_run_id:
+                # The row's `namespace` field carries the schedule's identity: nothing else of it is needed here.
+                if task.kind == "schedule_terminate":
+                    close.terminate(run, reason="terminated by schedule overlap policy", identity=data.namespace)
+                else:
+                    cancel.request(
+                        run, cause="cancelled by schedule overlap policy", identity=data.namespace,
+                        request_id=data.request_id,
+                    )  # fmt: skip
+                if run.is_dirty:
+                    await engine.commit(run, done=task)
+                    return
+    except ServiceError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+    await service.store.delete_transfer(task)

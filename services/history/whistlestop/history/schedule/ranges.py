@@ -1,0 +1,207 @@
+"""Calendars as text: fields such as `1-5/2,8` and cron strings, to the structured form that everything else reads.
+
+Fields take lists of values, ranges, and steps; months and days of the week also by the first letters of their names.
+Values that are the default of the structured form (end equal to start, step 1) are left out, as Temporal leaves them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
+
+from whistlestop.common.cron import duration_seconds
+
+MIN_YEAR = 2000
+MAX_YEAR = 2100
+_MONTHS = (
+    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "december",
+)  # fmt: skip
+_DAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
+_SHORTHANDS = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+_FIELDS_OF = {
+    5: ("minute", "hour", "day_of_month", "month", "day_of_week"),
+    6: ("minute", "hour", "day_of_month", "month", "day_of_week", "year"),
+    7: ("second", "minute", "hour", "day_of_month", "month", "day_of_week", "year"),
+}
+_WHOLE_DAYS = re.compile(r"(\d+(?:\.\d*)?)d")
+
+
+class SpecError(ValueError):
+    """The spec is wrong; the message says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a calendar."""
+
+    name: str
+    shown: str
+    default: str
+    least: int
+    most: int
+    names: tuple[str, ...] = ()
+    shortest_name: int = 0
+    first_name: int = 0
+
+
+FIELDS = (
+    Field("second", "Second", "0", 0, 59),
+    Field("minute", "Minute", "0", 0, 59),
+    Field("hour", "Hour", "0", 0, 23),
+    Field("day_of_week", "DayOfWeek", "*", 0, 7, _DAYS, 2, 0),
+    Field("day_of_month", "DayOfMonth", "*", 1, 31),
+    Field("month", "Month", "*", 1, 12, _MONTHS, 3, 1),
+    Field("year", "Year", "*", MIN_YEAR, MAX_YEAR),
+)
+
+
+def structured(calendar: schedule_pb.CalendarSpec) -> schedule_pb.StructuredCalendarSpec:
+    """The same calendar with parsed fields. Raises SpecError with everything that is wrong."""
+    result = schedule_pb.StructuredCalendarSpec(comment=calendar.comment)
+    problems = []
+    for field in FIELDS:
+        try:
+            getattr(result, field.name).extend(parse_field(getattr(calendar, field.name), field))
+        except SpecError as error:
+            problems.append(str(error))
+    if problems:
+        raise SpecError(", ".join(problems))
+    return result
+
+
+def parse_field(text: str, field: Field) -> list[schedule_pb.Range]:
+    """The ranges that a field's text names."""
+    text = text.strip() or field.default
+    if text == "*" and field.name == "year":
+        return []  # every year: the structured form says so with an empty list
+    ranges: list[schedule_pb.Range] = []
+    for part in text.split(","):
+        start, end, step = _bounds(part, field)
+        if field.name == "day_of_week" and end == 7:
+            # Sunday is 0; where 7 belongs to a range it may take a range of its own.
+            if (7 - start) % step == 0 and (step > 1 or start > 1):
+                ranges.append(schedule_pb.Range())
+                if start == 7:
+                    continue
+            end = 6
+        ranges.append(
+            schedule_pb.Range(start=start, end=0 if end == start else end, step=0 if step == 1 else step)
+        )
+    return ranges
+
+
+def _bounds(part: str, field: Field) -> tuple[int, int, int]:
+    """First, last and step of one part of a list."""
+    if part.count("/") > 1:
+        raise SpecError(f"{field.shown} has too many slashes")
+    part, slash, step_text = part.partition("/")
+    step = _step(step_text, field) if slash else 1
+    if part == "*":
+        return field.least, field.most, step
+    if part.count("-") > 1:
+        raise SpecError(f"{field.shown} has too many dashes")
+    first, dash, last = part.partition("-")
+    if not dash:
+        start = _value(first, field, field.least)
+        if start is None:
+            raise SpecError(f"{field.shown} is not in range [{field.least}-{field.most}]")
+        # With a step, a single value begins a range to the end.
+        return start, field.most if slash else start, step
+    start = _value(first, field, field.least)
+    if start is None:
+        raise SpecError(f"{field.shown} Start is not in range [{field.least}-{field.most}]")
+    end = _value(last, field, start)
+    if end is None:
+        raise SpecError(f"{field.shown} End is before Start or not in range [{field.least}-{field.most}]")
+    return start, end, step
+
+
+def _step(text: str, field: Field) -> int:
+    if not text:
+        raise SpecError(f"{field.shown} missing step value")
+    step = _integer(text)
+    if step is None:
+        raise SpecError(f'strconv.Atoi: parsing "{text}": invalid syntax')
+    if step < 1:
+        raise SpecError(f"{field.shown} has invalid Step")
+    return step
+
+
+def _value(text: str, field: Field, least: int) -> int | None:
+    """A number or a name within the field's range; None where it is neither."""
+    value: int | None = None
+    if field.names and len(text) >= field.shortest_name:
+        lowered = text.lower()
+        value = next((n for n, name in enumerate(field.names, field.first_name) if name.startswith(lowered)), None)
+    if value is None:
+        value = _integer(text)
+    return value if value is not None and least <= value <= field.most else None
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """A cron string: a calendar or an interval, and the time zone that it names (if it does)."""
+
+    calendar: schedule_pb.StructuredCalendarSpec | None
+    interval: schedule_pb.IntervalSpec | None
+    zone: str
+
+
+def parse_cron(text: str) -> Cron:
+    """`[TZ=zone ]5 to 7 fields[ # comment]`, a shorthand, or `@every interval[/phase]`. Raises SpecError."""
+    text = text.strip()
+    zone = ""
+    if text.startswith(("TZ=", "CRON_TZ=")):
+        prefix, blank, text = text.partition(" ")
+        if not blank:
+            raise SpecError("CronString has time zone but missing fields")
+        zone = prefix.partition("=")[2]
+    text, _, comment = text.partition("#")
+    text = text.strip()
+    if text.startswith("@every"):
+        return Cron(None, _every(text), "")
+    fields = _SHORTHANDS.get(text, text).split()
+    names = _FIELDS_OF.get(len(fields))
+    if names is None:
+        raise SpecError("CronString does not have 5-7 fields")
+    calendar = schedule_pb.CalendarSpec(comment=comment.strip())
+    for name, field in zip(names, fields, strict=True):
+        setattr(calendar, name, field)
+    return Cron(structured(calendar), None, zone)
+
+
+def _every(text: str) -> schedule_pb.IntervalSpec:
+    _, blank, rest = text.partition(" ")
+    if not blank:
+        raise SpecError("CronString does not have interval after @every")
+    interval, _, phase = rest.partition("/")
+    result = schedule_pb.IntervalSpec()
+    result.interval.FromNanoseconds(_duration_ns(interval))
+    if phase:
+        result.phase.FromNanoseconds(_duration_ns(phase))
+    return result
+
+
+def _duration_ns(text: str) -> int:
+    days = sum(float(match[1]) for match in _WHOLE_DAYS.finditer(text))
+    rest = _WHOLE_DAYS.sub("", text)
+    try:
+        seconds = duration_seconds(rest) if rest or not days else 0.0
+    except ValueError:
+        raise SpecError(f'time: invalid duration "{text}"') from None
+    return round((days * 86400 + seconds) * 1_000_000_000)

@@ -1,0 +1,231 @@
+"""CreateSchedule, DescribeSchedule, UpdateSchedule, PatchSchedule, DeleteSchedule, ListScheduleMatchingTimes.
+
+Lists and counts are the frontend's, over visibility.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import (
+    Code,
+    ServiceError,
+    already_started,
+    failed_precondition,
+    invalid_argument,
+    not_found,
+)
+from whistlestop.history.api.start import Start, start
+from whistlestop.history.core import close
+from whistlestop.history.core.times import timestamp_ns
+from whistlestop.history.schedule import driver, policy
+from whistlestop.history.schedule import spec as times
+from whistlestop.history.schedule.ranges import SpecError
+from whistlestop.history.schedule.schedule_pb2 import ScheduleData
+from whistlestop.storage.visibility import AttributeType
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from temporalio.api.common.v1 import message_pb2 as common_pb
+    from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import ExecutionKey
+
+TOO_MANY_EXCLUSIONS = (
+    "the schedule calendar specification has too many exclusions. Please modify the specification."
+)
+
+
+async def create_schedule(
+    service: History, request: service_pb.CreateScheduleRequest, context: CallContext
+) -> Reply:
+    """A schedule, unless one of that id is there."""
+    _make_canonical(request.schedule)
+    patch = request.initial_patch if request.HasField("initial_patch") else None
+    data = policy.create(request.schedule_id, request.schedule, patch, service.clock.now_ns())
+
+    def prepare(run: Run) -> None:
+        fresh = ScheduleData()
+        fresh.CopyFrom(data)
+        driver.write(run, fresh, policy.compiled(fresh, context.namespace_id))
+
+    try:
+        _, run = await start(Start(service, _start_request(request), context, prepare))
+    except ServiceError as error:
+        if error.code is not Code.ALREADY_EXISTS:
+            raise
+        raise already_started(f'schedule "{request.schedule_id}" is already registered', "", "") from None
+    if run is not None and patch is not None:
+        # Committed with the schedule already; this only makes it take effect at once.
+        await driver.work(service, run.key)
+    return service_pb.CreateScheduleResponse(conflict_token=_token(1))
+
+
+def _start_request(request: service_pb.CreateScheduleRequest) -> service_pb.StartWorkflowExecutionRequest:
+    """The schedule's own run."""
+    begin = service_pb.StartWorkflowExecutionRequest(
+        workflow_id=driver.workflow_id_of(request.schedule_id),
+        identity=request.identity,
+        request_id=request.request_id,
+        workflow_id_reuse_policy=wf_enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
+        workflow_id_conflict_policy=wf_enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
+    )
+    begin.workflow_type.name = driver.WORKFLOW_TYPE
+    begin.task_queue.name = driver.TASK_QUEUE
+    begin.memo.CopyFrom(request.memo)
+    begin.search_attributes.CopyFrom(request.search_attributes)
+    begin.search_attributes.indexed_fields[driver.DIVISION_ATTRIBUTE].CopyFrom(
+        driver.attribute(f'"{driver.DIVISION}"'.encode(), AttributeType.Keyword)
+    )
+    return begin
+
+
+async def describe_schedule(
+    service: History, request: service_pb.DescribeScheduleRequest, context: CallContext
+) -> Reply:
+    """Everything about a schedule, and its conflict token."""
+    key = await _key(service, request.schedule_id, context)
+    entry = await service.engine.read(key)
+    if not entry.state.schedule or entry.state.close_ns:
+        raise not_found("schedule not found")
+    data = ScheduleData.FromString(entry.state.schedule)
+    schedule, info = policy.shown(data, policy.compiled(data, context.namespace_id))
+    running = [each for each in info.running_workflows if await driver.is_running(service, context.namespace_id, each)]
+    del info.running_workflows[len(running) :]
+    for target, source in zip(info.running_workflows, running, strict=True):
+        target.CopyFrom(source)
+    response = service_pb.DescribeScheduleResponse(
+        schedule=schedule, info=info, conflict_token=_token(data.conflict_token)
+    )
+    for name, payload in entry.state.memo.items():
+        if name != driver.MEMO_INFO:
+            response.memo.fields[name].CopyFrom(payload)
+    for name, payload in entry.state.search_attributes.items():
+        if name not in driver.OWN_ATTRIBUTES:
+            response.search_attributes.indexed_fields[name].CopyFrom(payload)
+    return response
+
+
+async def update_schedule(
+    service: History, request: service_pb.UpdateScheduleRequest, context: CallContext
+) -> Reply:
+    """Replace the schedule, and its search attributes and memo where they are given."""
+    _make_canonical(request.schedule)
+
+    def decide(run: Run, data: ScheduleData) -> None:
+        if policy.is_repeated(data, request.request_id):
+            return
+        token = int.from_bytes(request.conflict_token[:8], "big") if len(request.conflict_token) >= 8 else 0
+        if token and token != data.conflict_token:
+            raise failed_precondition("mismatched conflict token")
+        policy.update(data, request.schedule, run.now_ns)
+        if request.HasField("search_attributes"):
+            _replace_attributes(run, request.search_attributes)
+        if request.HasField("memo"):
+            _replace_memo(run, request.memo)
+
+    await driver.work(service, await _key(service, request.schedule_id, context), decide)
+    return service_pb.UpdateScheduleResponse()
+
+
+def _replace_attributes(run: Run, attributes: common_pb.SearchAttributes) -> None:
+    kept = run.state.search_attributes
+    for name in [name for name in kept if name not in driver.OWN_ATTRIBUTES]:
+        del kept[name]
+    for name, payload in attributes.indexed_fields.items():
+        if name not in driver.OWN_ATTRIBUTES and payload.data not in (b"null", b"[]", b""):
+            kept[name].CopyFrom(payload)
+    run.visibility_changed = True
+
+
+def _replace_memo(run: Run, memo: common_pb.Memo) -> None:
+    kept = run.state.memo
+    for name in [name for name in kept if name != driver.MEMO_INFO]:
+        del kept[name]
+    for name, payload in memo.fields.items():
+        kept[name].CopyFrom(payload)
+    run.visibility_changed = True
+
+
+async def patch_schedule(service: History, request: service_pb.PatchScheduleRequest, context: CallContext) -> Reply:
+    """Trigger, backfill, pause or unpause."""
+
+    def decide(run: Run, data: ScheduleData) -> None:
+        if not policy.is_repeated(data, request.request_id):
+            policy.patch(data, request.patch, run.now_ns)
+
+    await driver.work(service, await _key(service, request.schedule_id, context), decide)
+    return service_pb.PatchScheduleResponse()
+
+
+async def delete_schedule(
+    service: History, request: service_pb.DeleteScheduleRequest, context: CallContext
+) -> Reply:
+    """The schedule ends; what it started goes on."""
+
+    def decide(run: Run) -> None:
+        if not run.is_open or not run.state.schedule:
+            raise not_found("workflow execution already completed")
+        close.terminate(run, reason="terminated by DeleteSchedule", identity=request.identity)
+
+    await service.engine.transact(context.namespace_id, driver.workflow_id_of(request.schedule_id), "", decide)
+    return service_pb.DeleteScheduleResponse()
+
+
+async def list_schedule_matching_times(
+    service: History, request: service_pb.ListScheduleMatchingTimesRequest, context: CallContext
+) -> Reply:
+    """The times within a range, as the schedule would take them."""
+    key = await _key(service, request.schedule_id, context)
+    entry = await service.engine.read(key)
+    if not entry.state.schedule or entry.state.close_ns:
+        raise not_found("schedule not found")
+    if not (request.HasField("start_time") and request.HasField("end_time")):
+        raise invalid_argument("missing or invalid query")
+    data = ScheduleData.FromString(entry.state.schedule)
+    spec = policy.compiled(data, context.namespace_id)
+    if spec is None:
+        raise invalid_argument("invalid schedule")
+    response = service_pb.ListScheduleMatchingTimesResponse()
+    try:
+        found = policy.matching_times(spec, timestamp_ns(request.start_time), timestamp_ns(request.end_time))
+    except times.TooManyExclusions:
+        raise invalid_argument(TOO_MANY_EXCLUSIONS) from None
+    for instant_ns in found:
+        response.start_time.add().FromNanoseconds(instant_ns)
+    return response
+
+
+def _make_canonical(schedule: schedule_pb.Schedule) -> None:
+    try:
+        schedule.spec.CopyFrom(times.canonical(schedule.spec))
+    except SpecError as error:
+        raise invalid_argument(f"Invalid schedule spec: {error}") from None
+
+
+async def _key(service: History, schedule_id: str, context: CallContext) -> ExecutionKey:
+    return await service.engine.resolve(
+        context.namespace_id, driver.workflow_id_of(schedule_id), fresh=not service.engine.exclusive
+    )
+
+
+def _token(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+SERVED: dict[str, Callable[[History, Any, CallContext], Awaitable[Reply]]] = {
+    "CreateSchedule": create_schedule,
+    "DescribeSchedule": describe_schedule,
+    "UpdateSchedule": update_schedule,
+    "PatchSchedule": patch_schedule,
+    "DeleteSchedule": delete_schedule,
+    "ListScheduleMatchingTimes": list_schedule_matching_times,
+}

@@ -1,0 +1,204 @@
+"""The times of a schedule, as pure arithmetic.
+
+A schedule's times are those of any of its calendars and intervals, without those that an exclusion matches, within its
+start and end. Each is moved by jitter: never past the next one, and always the same, since it is a hash of the time
+and the schedule's identity.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
+
+from whistlestop.history.core.times import SECOND_NS
+from whistlestop.history.schedule.calendars import Calendar, compiled
+from whistlestop.history.schedule.farmhash import fingerprint32
+from whistlestop.history.schedule.ranges import FIELDS, MAX_YEAR, SpecError, parse_cron, structured
+
+MAX_LOOKS = 20_000
+"""Times in a row that may be excluded. Exclusions of whole hours and days are passed over in one step."""
+MAX_COMMENT = 200
+_MILLISECOND_NS = 1_000_000
+_YEAR_ONE_TO_EPOCH_S = 62_135_596_800
+_END_S = int(datetime(MAX_YEAR + 1, 1, 1, tzinfo=UTC).timestamp())
+_ZONES_DISAGREE = "conflicting timezone names"
+
+
+class TooManyExclusions(ValueError):
+    """The search for the next time was given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """A time of a schedule, nanoseconds since the epoch."""
+
+    nominal_ns: int
+    actual_ns: int
+    """With jitter."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledSpec:
+    """Ready to be asked for times. `seed` is what jitter is derived from."""
+
+    calendars: tuple[Calendar, ...]
+    intervals: tuple[tuple[int, int], ...]
+    """(length, phase), seconds."""
+    exclusions: tuple[Calendar, ...]
+    start_ns: int
+    end_ns: int | None
+    jitter_ns: int
+    seed: bytes
+
+    def next_after(self, after_ns: int) -> Next | None:
+        """The first time (before jitter) later than `after_ns`; None when no more come. Raises TooManyExclusions."""
+        after = max(after_ns, self.start_ns - SECOND_NS) // SECOND_NS
+        for _ in range(MAX_LOOKS):
+            nominal = self._nominal_after(after)
+            if nominal is None or nominal >= _END_S or self._is_past_end(nominal):
+                return None
+            free = self._free_from(nominal)
+            if free == nominal:
+                return self._jittered(nominal)
+            after = free - 1
+        raise TooManyExclusions
+
+    def _is_past_end(self, second: int) -> bool:
+        return self.end_ns is not None and second * SECOND_NS > self.end_ns
+
+    def _nominal_after(self, after: int) -> int | None:
+        found = [match for calendar in self.calendars if (match := calendar.next_after(after)) is not None]
+        found += [((after - phase) // length + 1) * length + phase for length, phase in self.intervals]
+        return min(found, default=None)
+
+    def _free_from(self, second: int) -> int:
+        return max((each.free_from(second) for each in self.exclusions if each.matches(second)), default=second)
+
+    def _jittered(self, nominal: int) -> Next:
+        nominal_ns = nominal * SECOND_NS
+        most_ns = max(self.jitter_ns, 0)
+        following = self._nominal_after(nominal)
+        if following is not None:
+            most_ns = min(most_ns, (following - nominal) * SECOND_NS)
+        most_ms = min(most_ns // _MILLISECOND_NS, 2**32 - 1)
+        if most_ms == 0:
+            return Next(nominal_ns, nominal_ns)
+        # The way in which Go writes an instant in UTC: version, seconds since the year 1, nanoseconds, no offset.
+        written = b"\x01" + (nominal + _YEAR_ONE_TO_EPOCH_S).to_bytes(8, "big") + bytes(4) + b"\xff\xff"
+        jitter_ms = fingerprint32(written + self.seed) * most_ms >> 32
+        return Next(nominal_ns, nominal_ns + jitter_ms * _MILLISECOND_NS)
+
+
+def canonical(spec: schedule_pb.ScheduleSpec) -> schedule_pb.ScheduleSpec:
+    """A copy in which calendars and cron strings have become structured calendars and intervals. Raises SpecError."""
+    result = schedule_pb.ScheduleSpec()
+    result.CopyFrom(spec)
+    result.structured_calendar.extend(structured(calendar) for calendar in spec.calendar)
+    result.exclude_structured_calendar.extend(structured(calendar) for calendar in spec.exclude_calendar)
+    del result.calendar[:], result.exclude_calendar[:], result.cron_string[:]
+    crons = [parse_cron(text) for text in spec.cron_string]
+    for cron in crons:
+        if cron.calendar is not None:
+            result.structured_calendar.append(cron.calendar)
+        if cron.interval is not None:
+            result.interval.append(cron.interval)
+    _take_zone({cron.zone for cron in crons}, result)
+    for each in result.structured_calendar:
+        _check_calendar(each)
+    for interval in result.interval:
+        _check_interval(interval)
+    zone_of(result.timezone_name, result.timezone_data)
+    return result
+
+
+def compiled_spec(spec: schedule_pb.ScheduleSpec, seed: str) -> CompiledSpec:
+    """Of a canonical spec; the same one again is not compiled again. Raises SpecError."""
+    return _compiled(spec.SerializeToString(deterministic=True), seed)
+
+
+@lru_cache(maxsize=512)
+def _compiled(data: bytes, seed: str) -> CompiledSpec:
+    spec = schedule_pb.ScheduleSpec.FromString(data)
+    zone = zone_of(spec.timezone_name, spec.timezone_data)
+    return CompiledSpec(
+        calendars=tuple(compiled(each, zone) for each in spec.structured_calendar),
+        intervals=tuple(
+            (max(each.interval.seconds, 1), max(each.phase.seconds, 0)) for each in spec.interval
+        ),
+        exclusions=tuple(compiled(each, zone) for each in spec.exclude_structured_calendar),
+        start_ns=spec.start_time.ToNanoseconds() if spec.HasField("start_time") else 0,
+        end_ns=spec.end_time.ToNanoseconds() if spec.HasField("end_time") else None,
+        jitter_ns=spec.jitter.ToNanoseconds(),
+        seed=seed.encode(),
+    )
+
+
+def filled(spec: schedule_pb.ScheduleSpec) -> None:
+    """Write out, in place, what ranges leave to defaults: this is how a spec is shown."""
+    for calendars in (spec.structured_calendar, spec.exclude_structured_calendar):
+        for calendar in calendars:
+            for field in FIELDS:
+                for each in getattr(calendar, field.name):
+                    each.end = max(each.end, each.start)
+                    each.step = each.step or 1
+
+
+@lru_cache(maxsize=256)
+def zone_of(name: str, data: bytes = b"") -> tzinfo:
+    """The time zone of a spec: as given in full, by its name, else UTC. Raises SpecError."""
+    if data:
+        try:
+            return ZoneInfo.from_file(io.BytesIO(data), key=name or None)
+        except (ValueError, EOFError, OSError, IndexError):
+            raise SpecError("malformed time zone information") from None
+    if name in ("", "UTC", "Local"):
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise SpecError(f"unknown time zone {name}") from None
+
+
+def _take_zone(zones: set[str], spec: schedule_pb.ScheduleSpec) -> None:
+    """Cron strings agree on their zone, and with the spec's."""
+    if len(zones) > 1:
+        raise SpecError(_ZONES_DISAGREE)
+    zone = "".join(zones)
+    if not zone:
+        return
+    if (spec.timezone_name and spec.timezone_name != zone) or spec.timezone_data:
+        raise SpecError(_ZONES_DISAGREE)
+    spec.timezone_name = zone
+
+
+def _check_calendar(calendar: schedule_pb.StructuredCalendarSpec) -> None:
+    problems = []
+    for name in ("second", "minute", "hour", "day_of_month", "month", "year", "day_of_week"):
+        field = next(field for field in FIELDS if field.name == name)
+        most = 6 if name == "day_of_week" else field.most
+        for each in getattr(calendar, name):
+            if not field.least <= each.start <= most:
+                problems.append(f"{field.shown} Start is not in range [{field.least}-{most}]")
+            if each.end and not each.start <= each.end <= most:
+                problems.append(f"{field.shown} End is before Start or not in range [{field.least}-{most}]")
+            if each.step < 0:
+                problems.append(f"{field.shown} has invalid Step")
+    if len(calendar.comment.encode()) > MAX_COMMENT:
+        problems.append("comment is too long")
+    if problems:
+        raise SpecError("invalid calendar spec: " + ", ".join(problems))
+
+
+def _check_interval(interval: schedule_pb.IntervalSpec) -> None:
+    length_ns, phase_ns = interval.interval.ToNanoseconds(), interval.phase.ToNanoseconds()
+    if length_ns < SECOND_NS:
+        raise SpecError("interval is too small")
+    if phase_ns < 0:
+        raise SpecError("phase is negative")
+    if phase_ns >= length_ns:
+        raise SpecError("phase cannot be greater than Interval")
