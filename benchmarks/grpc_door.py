@@ -34,8 +34,8 @@ def _answer() -> bytes:
 
 async def _serve_ours(pipe: Connection) -> None:
     from whistlestop.common.errors import Code, ServiceError
-    from whistlestop.server.grpc.head import Head, Method
-    from whistlestop.server.grpc.server import GrpcServer
+    from whistlestop.common.grpc.head import Head, Method
+    from whistlestop.common.grpc.server import GrpcServer
 
     answer = _answer()
 

@@ -10,12 +10,12 @@ import pytest_asyncio
 
 from tests.server.grpc.peer import Peer
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.server.grpc.head import Head, Method
-from whistlestop.server.grpc.server import GrpcServer
+from whistlestop.common.grpc.head import Head, Method
+from whistlestop.common.grpc.server import GrpcServer
 
 if TYPE_CHECKING:
-    from whistlestop.server.grpc.limits import Limits
-    from whistlestop.server.grpc.streaming import StreamingCall
+    from whistlestop.common.grpc.limits import Limits
+    from whistlestop.common.grpc.streaming import StreamingCall
 
 Start = Callable[..., Awaitable[int]]
 

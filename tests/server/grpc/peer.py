@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import hpack
 
-from whistlestop.server.grpc import frames
+from whistlestop.common.grpc import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable

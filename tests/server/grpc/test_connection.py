@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.server.grpc.peer import Frame, Peer, message
-from whistlestop.server.grpc import frames
-from whistlestop.server.grpc.frames import ErrorCode
-from whistlestop.server.grpc.limits import Limits
-from whistlestop.server.grpc.server import GrpcServer
+from whistlestop.common.grpc import frames
+from whistlestop.common.grpc.frames import ErrorCode
+from whistlestop.common.grpc.limits import Limits
+from whistlestop.common.grpc.server import GrpcServer
 
 if TYPE_CHECKING:
     from tests.server.grpc.conftest import Start, Toy

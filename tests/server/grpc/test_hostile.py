@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tests.server.grpc.conftest import Toy
 from tests.server.grpc.peer import Peer, message, request_fields
-from whistlestop.server.grpc import frames
-from whistlestop.server.grpc.connection import Connection
-from whistlestop.server.grpc.frames import ErrorCode, frame
-from whistlestop.server.grpc.hpack import literal
-from whistlestop.server.grpc.limits import Limits
+from whistlestop.common.grpc import frames
+from whistlestop.common.grpc.connection import Connection
+from whistlestop.common.grpc.frames import ErrorCode, frame
+from whistlestop.common.grpc.hpack import literal
+from whistlestop.common.grpc.limits import Limits
 
 if TYPE_CHECKING:
     from tests.server.grpc.conftest import Start

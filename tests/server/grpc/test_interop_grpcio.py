@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.server.test_start import Authority
-from whistlestop.server.grpc.server import GrpcServer, tls_context
+from whistlestop.common.grpc.server import GrpcServer, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

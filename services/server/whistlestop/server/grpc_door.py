@@ -15,20 +15,20 @@ from whistlestop.common.clients import encoded
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors.decode import check_size, parse_request
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.grpc.head import Method
+from whistlestop.common.grpc.health import HEALTH_SERVICE, Health
+from whistlestop.common.grpc.limits import Limits
+from whistlestop.common.grpc.reflection import REFLECTION_SERVICES, Reflection
+from whistlestop.common.grpc.server import GrpcServer
 from whistlestop.frontend.registry import REGISTRY, SERVICES
-from whistlestop.server.grpc.head import Method
-from whistlestop.server.grpc.health import HEALTH_SERVICE, Health
-from whistlestop.server.grpc.limits import Limits
-from whistlestop.server.grpc.reflection import REFLECTION_SERVICES, Reflection
-from whistlestop.server.grpc.server import GrpcServer
 
 if TYPE_CHECKING:
     import ssl
 
     from whistlestop.common.clock import Clock
+    from whistlestop.common.grpc.head import Head
     from whistlestop.frontend.registry import RpcSpec
     from whistlestop.frontend.service import Frontend
-    from whistlestop.server.grpc.head import Head
 
 _SERVED = SERVICES | {HEALTH_SERVICE, *REFLECTION_SERVICES}
 

@@ -280,7 +280,7 @@ def _cannot_listen(flag: str, ip: str, port: int, error: OSError) -> BadConfig:
 
 
 def _tls_context(tls: TlsConfig) -> ssl.SSLContext:
-    from whistlestop.server.grpc.server import tls_context
+    from whistlestop.common.grpc.server import tls_context
 
     for flag, path in (("--tls-cert", tls.certificate), ("--tls-key", tls.key), ("--tls-client-ca", tls.client_ca)):
         if path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from whistlestop.common.errors import ServiceError
-    from whistlestop.server.grpc.head import Method
+    from whistlestop.common.grpc.head import Method
 
 
 @dataclass(frozen=True, slots=True)

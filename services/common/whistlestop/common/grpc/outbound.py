@@ -14,15 +14,15 @@ import asyncio
 from struct import Struct
 from typing import TYPE_CHECKING, Final, cast
 
-from whistlestop.server.grpc import frames
-from whistlestop.server.grpc.frames import DATA, END_HEADERS, END_STREAM, FRAME_HEADER, HEADERS
-from whistlestop.server.grpc.hpack import NO_DYNAMIC_TABLE
-from whistlestop.server.grpc.messages import PREFIX, PREFIX_SIZE, compressed
-from whistlestop.server.grpc.status import ANSWER, GZIP_ANSWER, OK
+from whistlestop.common.grpc import frames
+from whistlestop.common.grpc.frames import DATA, END_HEADERS, END_STREAM, FRAME_HEADER, HEADERS
+from whistlestop.common.grpc.hpack import NO_DYNAMIC_TABLE
+from whistlestop.common.grpc.messages import PREFIX, PREFIX_SIZE, compressed
+from whistlestop.common.grpc.status import ANSWER, GZIP_ANSWER, OK
 
 if TYPE_CHECKING:
-    from whistlestop.server.grpc.limits import Limits
-    from whistlestop.server.grpc.stream import Stream
+    from whistlestop.common.grpc.limits import Limits
+    from whistlestop.common.grpc.stream import Stream
 
 _QUANTUM = 64 * 1024
 _HIGH_WATER = 256 * 1024

@@ -10,12 +10,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.server.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, plain_message
+from whistlestop.common.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, plain_message
 
 if TYPE_CHECKING:
-    from whistlestop.server.grpc.head import Head
-    from whistlestop.server.grpc.outbound import Outbound
-    from whistlestop.server.grpc.stream import Stream
+    from whistlestop.common.grpc.head import Head
+    from whistlestop.common.grpc.outbound import Outbound
+    from whistlestop.common.grpc.stream import Stream
 
 _MOST_WAITING = 1_000
 

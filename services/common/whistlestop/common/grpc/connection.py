@@ -18,9 +18,9 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.server.grpc import frames, status
-from whistlestop.server.grpc.calls import Calls
-from whistlestop.server.grpc.frames import (
+from whistlestop.common.grpc import frames, status
+from whistlestop.common.grpc.calls import Calls
+from whistlestop.common.grpc.frames import (
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -36,15 +36,15 @@ from whistlestop.server.grpc.frames import (
     ErrorCode,
     StreamFault,
 )
-from whistlestop.server.grpc.head import MALFORMED, Head, read_head
-from whistlestop.server.grpc.hpack import Decoder, HpackError
-from whistlestop.server.grpc.stream import Stream
+from whistlestop.common.grpc.head import MALFORMED, Head, read_head
+from whistlestop.common.grpc.hpack import Decoder, HpackError
+from whistlestop.common.grpc.stream import Stream
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from whistlestop.server.grpc.limits import Limits, Service
+    from whistlestop.common.grpc.limits import Limits, Service
 
 logger = logging.getLogger(__name__)
 

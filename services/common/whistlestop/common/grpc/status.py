@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from whistlestop.common.doors.status import status_bytes
-from whistlestop.server.grpc.hpack import literal, status_line
+from whistlestop.common.grpc.hpack import literal, status_line
 
 if TYPE_CHECKING:
     from whistlestop.common.errors import ServiceError

@@ -15,15 +15,15 @@ import logging
 from typing import TYPE_CHECKING
 
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, unavailable
-from whistlestop.server.grpc import status
-from whistlestop.server.grpc.frames import ErrorCode
-from whistlestop.server.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, unary_message
-from whistlestop.server.grpc.outbound import Outbound
-from whistlestop.server.grpc.streaming import StreamingCall
+from whistlestop.common.grpc import status
+from whistlestop.common.grpc.frames import ErrorCode
+from whistlestop.common.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, unary_message
+from whistlestop.common.grpc.outbound import Outbound
+from whistlestop.common.grpc.streaming import StreamingCall
 
 if TYPE_CHECKING:
-    from whistlestop.server.grpc.limits import Limits, Service
-    from whistlestop.server.grpc.stream import Stream
+    from whistlestop.common.grpc.limits import Limits, Service
+    from whistlestop.common.grpc.stream import Stream
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf import descriptor_pool
 
 from whistlestop.common.errors import Code
-from whistlestop.server.grpc.head import Method
+from whistlestop.common.grpc.head import Method
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import FileDescriptor
 
-    from whistlestop.server.grpc.streaming import StreamingCall
+    from whistlestop.common.grpc.streaming import StreamingCall
 
 REFLECTION_SERVICES: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import asyncio
 
-    from whistlestop.server.grpc.head import Head
-    from whistlestop.server.grpc.streaming import StreamingCall
+    from whistlestop.common.grpc.head import Head
+    from whistlestop.common.grpc.streaming import StreamingCall
 
 
 class Stream:

@@ -11,11 +11,11 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from whistlestop.server.grpc.connection import Connection
-from whistlestop.server.grpc.limits import Limits
+from whistlestop.common.grpc.connection import Connection
+from whistlestop.common.grpc.limits import Limits
 
 if TYPE_CHECKING:
-    from whistlestop.server.grpc.limits import Service
+    from whistlestop.common.grpc.limits import Service
 
 _BACKLOG = 1_024
 _TLS_HANDSHAKE_S = 20.0

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from whistlestop.server.grpc.huffman import HuffmanError
-from whistlestop.server.grpc.huffman import decode as decode_huffman
+from whistlestop.common.grpc.huffman import HuffmanError
+from whistlestop.common.grpc.huffman import decode as decode_huffman
 
 Field = tuple[bytes, bytes]
 
