@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tests.core.harness import World, short_name
+from tests.core.harness import HANDLERS_NAMESPACE_ID, World, short_name
 from whistlestop.common.errors import ServiceError
+from whistlestop.history.core import nexus_operations
 from whistlestop.history.core.apply import BUFFERED_EVENT_ID
 from whistlestop.history.core.run import NOT_BUFFERED, PAUSED, RUNNING
-from whistlestop.history.core.state_pb2 import MutableState
+from whistlestop.history.core.state_pb2 import MutableState, TransferData
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,9 @@ UNSEEN = frozenset({
     "ChildWorkflowExecutionCanceled", "ChildWorkflowExecutionTimedOut", "ChildWorkflowExecutionTerminated",
     "SignalExternalWorkflowExecutionFailed", "ExternalWorkflowExecutionSignaled",
     "RequestCancelExternalWorkflowExecutionFailed", "ExternalWorkflowExecutionCancelRequested",
-    "WorkflowTaskFailed", "WorkflowTaskTimedOut", "WorkflowExecutionUpdateAdmitted",
+    "WorkflowTaskFailed", "WorkflowTaskTimedOut", "WorkflowExecutionUpdateAdmitted", "NexusOperationStarted",
+    "NexusOperationCompleted", "NexusOperationFailed", "NexusOperationCanceled", "NexusOperationTimedOut",
+    "NexusOperationCancelRequestCompleted", "NexusOperationCancelRequestFailed",
 })
 """A workflow has to be given a task after one of these."""
 
@@ -106,11 +109,12 @@ def check_order(stored: Stored) -> None:
 
 
 _REFERENCES = {
-    "scheduled_event_id": ("ActivityTaskScheduled", "WorkflowTaskScheduled"),
+    "scheduled_event_id": ("ActivityTaskScheduled", "WorkflowTaskScheduled", "NexusOperationScheduled"),
     "initiated_event_id": (
         "StartChildWorkflowExecutionInitiated", "SignalExternalWorkflowExecutionInitiated",
         "RequestCancelExternalWorkflowExecutionInitiated",
     ),
+    "requested_event_id": ("NexusOperationCancelRequested",),
     "workflow_task_completed_event_id": ("WorkflowTaskCompleted",),
     "latest_cancel_requested_event_id": ("ActivityTaskCancelRequested",),
     "accepted_event_id": ("WorkflowExecutionUpdateAccepted",),
@@ -140,6 +144,10 @@ def check_pairs(events: list[history_pb.HistoryEvent], names: list[str]) -> None
             "Completed", "Failed", "TimedOut", "Canceled",
         ):
             key = ("activity", attributes.scheduled_event_id)
+        elif name.startswith("NexusOperation") and name.removeprefix("NexusOperation") in (
+            "Completed", "Failed", "TimedOut", "Canceled",
+        ):
+            key = ("operation", attributes.scheduled_event_id)
         elif name in ("TimerFired", "TimerCanceled"):
             key = ("timer", attributes.started_event_id)
         elif name.startswith("ChildWorkflowExecution") and not name.endswith("Started"):
@@ -183,6 +191,25 @@ def check_tasks(world: World, run_id: str) -> None:
                 expected.add((2, activity.scheduled_event_id, activity.stamp))
             else:
                 assert not activity.row.task_id
+        for operation in state.nexus_operations.values():
+            for attempt in (operation.start, operation.cancel):
+                assert not (attempt.deadline_ns and attempt.retry_due_ns), f"under way and put off: {attempt}"
+                assert not attempt.row.task_id or attempt.deadline_ns, f"offered, and never given up: {attempt}"
+                if attempt.row.task_id:
+                    assert attempt.row.namespace_id == HANDLERS_NAMESPACE_ID
+                    expected.add((3, operation.scheduled_event_id, attempt.stamp))
+            owed = {
+                kind
+                for kind, cancel in (("nexus_start", False), ("nexus_cancel", True))
+                if nexus_operations.is_wanted(operation, cancel=cancel)
+            }
+            asked = {
+                transfer.kind
+                for transfer in world.transfers
+                if transfer.key.run_id == run_id
+                and TransferData.FromString(transfer.data).initiated_event_id == operation.scheduled_event_id
+            }
+            assert owed <= asked, f"nobody is to make the attempt: {operation}"
     offered = [(t.key.task_type, t.scheduled_event_id, t.stamp) for t in world.tasks.values() if t.run_id == run_id]
     assert sorted(offered) == sorted(expected)
 

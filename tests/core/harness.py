@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 assert commands.__all__, "imported for the handlers of commands"
 T = TypeVar("T")
 NAMESPACE_ID = "11111111-1111-7111-8111-111111111111"
+HANDLERS_NAMESPACE_ID = "22222222-2222-7222-8222-222222222222"
+"""Where the workers of Nexus endpoints are."""
 NAMESPACE = "default"
 QUEUE = "orders"
 WORKFLOW_ID = "wf"
@@ -139,6 +141,7 @@ class World:
         state.ParseFromString(stored.state)
         run = Run(state, version=stored.version, now_ns=self.now_ns, ids=self.ids, limits=self.limits)
         run.start_event = stored.batches[0].events[0]
+        run.nexus_endpoints = {"payments": "endpoint-1"}
         return run
 
     def transact(self, decide: Callable[[Run], T], run_id: str = "") -> T:
@@ -287,6 +290,7 @@ class World:
             assert write.key not in self.timers
             assert not self.offered(1, write.key.run_id)
             assert not self.offered(2, write.key.run_id)
+            assert not self.offered(3, write.key.run_id)
 
 
 def short_name(event: history_pb.HistoryEvent) -> str:
@@ -305,6 +309,8 @@ _VOLATILE = (
     "in_flight_updates", "update_admissions", "refused_updates", "reset_run_id",
 )
 _LAST_CARRIED_ACTIVITY_FIELD = 19
+_LAST_CARRIED_NEXUS_FIELD = 19
+_LAST_CARRIED_CALLBACK_FIELD = 9
 _CHANGEABLE_ACTIVITY_FIELDS = (
     "task_queue", "schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", "start_to_close_timeout_ns",
     "heartbeat_timeout_ns", "retry_policy", "priority",
@@ -361,6 +367,10 @@ def carried(state: MutableState, stored: MutableState) -> MutableState:
             for name in _CHANGEABLE_ACTIVITY_FIELDS:
                 activity.ClearField(name)  # type: ignore[arg-type]
     copy.search_attributes.pop("TemporalPauseInfo", None)
+    for operation in copy.nexus_operations.values():
+        _clear_above(operation, _LAST_CARRIED_NEXUS_FIELD)
+    for callback in copy.callback_infos:
+        _clear_above(callback, _LAST_CARRIED_CALLBACK_FIELD)
     for child in copy.children.values():
         child.ClearField("started_event_id")
     for update_id in [u.update_id for u in copy.updates.values() if u.stage < u.ACCEPTED]:

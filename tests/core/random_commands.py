@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
 
 NOWHERE = 999
+ENDPOINT = "payments"
 
 
 def retry_policy(n: Numbers) -> common_pb.RetryPolicy:
@@ -161,7 +162,30 @@ def _search_attributes(n: Numbers, state: MutableState, targets: Sequence[str]) 
     return made
 
 
+def _nexus_operation(n: Numbers, state: MutableState, targets: Sequence[str]) -> command_pb.Command:
+    made = command_pb.Command(command_type=ct.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION)
+    a = made.schedule_nexus_operation_command_attributes
+    a.endpoint = n.of(ENDPOINT, ENDPOINT, ENDPOINT, "nowhere")
+    a.service, a.operation = "Payments", "pay"
+    a.nexus_header["Trace"] = "1"
+    if n.below(3) == 2:
+        fill(a, {"schedule_to_close_timeout_s": n.of(20, 1, 5)})
+    if n.below(3) == 2:
+        fill(a, {"schedule_to_start_timeout_s": n.of(10, 3)})
+    if n.below(3) == 2:
+        fill(a, {"start_to_close_timeout_s": n.of(10, 2)})
+    return made
+
+
+def _cancel_nexus_operation(n: Numbers, state: MutableState, targets: Sequence[str]) -> command_pb.Command:
+    known = sorted(state.nexus_operations)
+    made = command_pb.Command(command_type=ct.COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION)
+    scheduled_event_id = known[n.below(len(known))] if known and n.below(6) < 5 else NOWHERE
+    made.request_cancel_nexus_operation_command_attributes.scheduled_event_id = scheduled_event_id
+    return made
+
+
 _MAKERS = (
     _activity, _timer, _activity, _child, _signal, _cancel_activity, _cancel_timer, _cancel_external, _marker, _memo,
-    _search_attributes,
+    _search_attributes, _nexus_operation, _cancel_nexus_operation,
 )

@@ -23,8 +23,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from tests.core import random_commands
 from tests.core.checks import OPEN, CheckedWorld
 from tests.core.commands import complete_workflow, payload, payloads
-from tests.core.harness import NAMESPACE, NAMESPACE_ID
+from tests.core.harness import HANDLERS_NAMESPACE_ID, NAMESPACE, NAMESPACE_ID
 from whistlestop.common.errors import ServiceError, not_found
+from whistlestop.common.proto.nexus_pb2 import NexusTaskData
 from whistlestop.history import tokens
 from whistlestop.history.core import activity as core_activity
 from whistlestop.history.core import (
@@ -34,6 +35,8 @@ from whistlestop.history.core import (
     close,
     completion,
     external,
+    nexus_failures,
+    nexus_operations,
     options,
     signal,
     update,
@@ -359,6 +362,77 @@ class Actor:
                 activity_operations.reset(
                     run, chosen, reset_heartbeat=bool(n.below(2)), keep_paused=bool(n.below(2)), jitter_ns=jitter_ns
                 )
+
+        self.world.transact(decide, run_id)
+
+    # ---- Nexus operations ---------------------------------------------------------------------------------------
+
+    def _nexus_start(self, n: Numbers, run_id: str, data: TransferData) -> None:
+        self._offer_nexus(n, run_id, data, cancel=False)
+
+    def _nexus_cancel(self, n: Numbers, run_id: str, data: TransferData) -> None:
+        self._offer_nexus(n, run_id, data, cancel=True)
+
+    def _offer_nexus(self, n: Numbers, run_id: str, data: TransferData, *, cancel: bool) -> None:
+        run = self.world.load(run_id)
+        operation = run.state.nexus_operations.get(data.initiated_event_id) if run.is_open else None
+        if operation is None or not nexus_operations.is_wanted(operation, cancel=cancel):
+            return
+        if n.below(9) == 8:
+            gone = nexus_failures.handler_failure("NOT_FOUND", "endpoint not registered")
+            nexus_operations.refused(run, operation, gone, cancel=cancel)
+        else:
+            target = nexus_operations.Target(HANDLERS_NAMESPACE_ID, "payments")
+            nexus_operations.dispatch(run, operation, target, cancel=cancel)
+        self.world.commit(run)
+
+    def do_nexus(self, n: Numbers) -> None:
+        """A worker takes a request and answers it, or does not."""
+        offered = [task for task in self.world.tasks.values() if task.key.task_type == 3]
+        if not offered:
+            return
+        task = offered[n.below(len(offered))]
+        cancel = NexusTaskData.FromString(task.data).cancel
+        self.world.transact(
+            lambda run: nexus_operations.take(run, task.scheduled_event_id, task.stamp, cancel=cancel), task.run_id
+        )
+        kind = n.below(5)
+
+        def decide(run: Run) -> None:
+            operation = nexus_operations.answered(run, task.scheduled_event_id, task.stamp, cancel=cancel)
+            if kind == 1:
+                failure = nexus_failures.handler_failure(n.of("INTERNAL", "BAD_REQUEST"), "no")
+                nexus_operations.refused(run, operation, failure, cancel=cancel)
+            elif cancel:
+                nexus_operations.cancel_delivered(run, operation)
+            elif kind == 2:
+                nexus_operations.complete(run, operation, payload("r"))
+            elif kind == 3:
+                failure = failure_pb.Failure(message="f")
+                failure.canceled_failure_info.SetInParent()
+                nexus_operations.fail(run, operation, failure)
+            else:
+                nexus_operations.start(run, operation, "token")
+
+        if kind < 4:
+            self.world.transact(decide, task.run_id)
+
+    def do_nexus_end(self, n: Numbers) -> None:
+        """What went on elsewhere ends, perhaps before its start was answered."""
+        busy = [run_id for run_id in self.world.stored if self.world.state(run_id).nexus_operations]
+        if not busy:
+            return
+        run_id = busy[n.below(len(busy))]
+        known = sorted(self.world.state(run_id).nexus_operations)
+        event_id = known[n.below(len(known))]
+
+        def decide(run: Run) -> None:
+            operation = nexus_operations.of_callback(run, event_id, "")
+            nexus_operations.note_started(run, operation, "token", run.now_ns, [])
+            if n.below(2):
+                nexus_operations.fail(run, operation, failure_pb.Failure(message="f"))
+            else:
+                nexus_operations.complete(run, operation, None)
 
         self.world.transact(decide, run_id)
 

@@ -23,7 +23,7 @@ settings.register_profile("nightly", max_examples=2500, deadline=None, suppress_
 if settings.get_current_profile_name() == "default":
     settings.load_profile(os.environ.get("WHISTLESTOP_HYPOTHESIS_PROFILE", "whistlestop"))
 
-OFTEN = ("turn", "turn", "complete", "poll_activity", "activity", "deliver", "advance")
+OFTEN = ("turn", "turn", "complete", "poll_activity", "activity", "nexus", "deliver", "advance")
 NUMBERS = st.lists(st.integers(0, 71), min_size=6, max_size=40)
 PROGRAMS = st.lists(
     st.tuples(st.sampled_from((*STEPS, *OFTEN)), NUMBERS),

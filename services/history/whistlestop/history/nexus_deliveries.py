@@ -183,9 +183,9 @@ def _tell(run: Run, caller: Run | None, token: OperationToken, data: TransferDat
     # Nexus carries times in milliseconds.
     started_ns = run.state.start_ns // MILLISECOND_NS * MILLISECOND_NS
     nexus_operations.note_started(caller, operation, operation_token, started_ns, [link])
-    failure = callbacks.failure_of(data.close_event)
+    failure = callbacks.failure_of(data)
     if failure is None:
-        nexus_operations.complete(caller, operation, callbacks.result_of(data.close_event))
+        nexus_operations.complete(caller, operation, callbacks.result_of(data))
     else:
         nexus_operations.fail(caller, operation, failure)
     return ""

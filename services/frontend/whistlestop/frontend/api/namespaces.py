@@ -362,7 +362,7 @@ def capabilities() -> message_pb.NamespaceInfo.Capabilities:
         standalone_activity_batch_operations=standalone and supports(Feature.BATCH),
         standalone_nexus_operation=supports(Feature.STANDALONE_NEXUS),
         workflow_pause=supports(Feature.WORKFLOW_PAUSE),
-        workflow_update_callbacks=False,
+        workflow_update_callbacks=True,
     )
 
 

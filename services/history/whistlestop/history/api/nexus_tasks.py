@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState, NexusOperation
     from whistlestop.history.service import History
 
-_ANSWER_MARGIN_NS = SECOND_NS
-"""Left out of the time that a handler is told, for its answer's way back."""
-
 
 # ---- taking ----------------------------------------------------------------------------------------------------------
 
@@ -83,7 +80,7 @@ def _fill_common(
     cancel: bool,
 ) -> None:
     attempt = nexus_operations.attempt_of(operation, cancel=cancel)
-    left_ns = max(attempt.deadline_ns - now_ns - _ANSWER_MARGIN_NS, MILLISECOND_NS)
+    left_ns = max(attempt.deadline_ns - now_ns, MILLISECOND_NS)
     header = request.header
     header.update(scheduled.nexus_operation_scheduled_event_attributes.nexus_header)
     header["user-agent"] = "temporalio/server"

@@ -18,10 +18,9 @@ from whistlestop.history.core import nexus_apply, reset_points
 from whistlestop.history.core.times import duration_ns, timestamp_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from google.protobuf.message import Message
-    from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.state_pb2 import MutableState, Update
@@ -84,7 +83,7 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
     if a.HasField("prev_auto_reset_points"):
         state.reset_points.CopyFrom(a.prev_auto_reset_points)
     if a.completion_callbacks:
-        _add_callbacks(state, a.completion_callbacks, state.start_ns)
+        nexus_apply.add_callbacks(state, a.completion_callbacks, state.start_ns)
     state.inherited_build_id = a.inherited_build_id
     if a.HasField("versioning_override"):
         state.versioning_info.versioning_override.CopyFrom(a.versioning_override)
@@ -135,14 +134,6 @@ def _modified_properties(state: MutableState, event: history_pb.HistoryEvent, ba
     merge_payloads(state.memo, event.workflow_properties_modified_event_attributes.upserted_memo.fields)
 
 
-def _add_callbacks(
-    state: MutableState, callbacks: Iterable[common_pb.Callback], registered_ns: int, request_id: str = ""
-) -> None:
-    for callback in callbacks:
-        state.completion_callbacks.add().CopyFrom(callback)
-        state.callback_infos.add(registered_ns=registered_ns, request_id=request_id)
-
-
 def derived_uuid(run_id: str, event_id: int) -> str:
     """An id for what an event asks of another execution: always the same, so that a rebuild names the same request."""
     digest = hashlib.blake2b(f"{run_id}:{event_id}".encode(), digest_size=16).hexdigest()
@@ -171,7 +162,11 @@ def _options_updated(state: MutableState, event: history_pb.HistoryEvent, batch_
         _note_request(state, a.attached_request_id, event)
     if a.attached_completion_callbacks:
         registered_ns = timestamp_ns(event.event_time)
-        _add_callbacks(state, a.attached_completion_callbacks, registered_ns, a.attached_request_id)
+        nexus_apply.add_callbacks(state, a.attached_completion_callbacks, registered_ns, a.attached_request_id)
+    for attached in a.workflow_update_options:
+        nexus_apply.add_update_callbacks(
+            state, event, attached.update_id, attached.attached_request_id, attached.attached_completion_callbacks
+        )
     if a.unset_versioning_override:
         if state.HasField("versioning_info"):
             state.versioning_info.ClearField("versioning_override")
@@ -394,6 +389,8 @@ def _update_admitted(state: MutableState, event: history_pb.HistoryEvent, batch_
     update.stage = update.ADMITTED
     update.request.CopyFrom(a.request)
     update.admitted_event_id = event.event_id
+    request = a.request
+    nexus_apply.add_update_callbacks(state, event, update.update_id, request.request_id, request.completion_callbacks)
 
 
 def _update_accepted(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
@@ -407,6 +404,8 @@ def _update_accepted(state: MutableState, event: history_pb.HistoryEvent, batch_
     update.sequencing_event_id = a.accepted_request_sequencing_event_id
     update.ClearField("request")
     state.update_count += 1
+    request = a.accepted_request
+    nexus_apply.add_update_callbacks(state, event, update_id, request.request_id, request.completion_callbacks)
 
 
 def _update_completed(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:

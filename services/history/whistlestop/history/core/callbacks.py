@@ -1,4 +1,4 @@
-"""Completion callbacks of a run: they stand by until the run ends for good, and are then called until they are heard.
+"""Completion callbacks: they stand by until their run ends for good (or their update), and are then called until heard.
 
 A run that ended goes on changing here: each attempt is written down, for DescribeWorkflowExecution to show.
 """
@@ -11,6 +11,7 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
+from temporalio.api.update.v1 import message_pb2 as update_pb
 
 from whistlestop.history.core.state_pb2 import CallbackInfo, TransferData
 
@@ -21,22 +22,58 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
 
 _MOST_DOUBLINGS = 40
+CLOSED_BEFORE_COMPLETED = failure_pb.Failure(
+    message="Workflow Update failed because the Workflow completed before the Update completed.", source="Server"
+)
+CLOSED_BEFORE_COMPLETED.application_failure_info.type = "AcceptedUpdateCompletedWorkflow"
+CLOSED_BEFORE_COMPLETED.application_failure_info.non_retryable = True
 
 
 def on_close(run: Run, closing: history_pb.HistoryEvent) -> None:
-    """Have them called, unless the run is retried or goes on as new."""
-    if closing.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
-        return
+    """Have them called: an update's in any case, the run's own unless it is retried or goes on as new."""
+    goes_on = closing.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW
     attributes = getattr(closing, closing.WhichOneof("attributes") or "")
-    if getattr(attributes, "retry_state", 0) == wf_enums.RETRY_STATE_IN_PROGRESS:
-        return
-    for index, callback in enumerate(run.state.completion_callbacks):
-        if callback.WhichOneof("variant") != "nexus":
+    goes_on = goes_on or getattr(attributes, "retry_state", 0) == wf_enums.RETRY_STATE_IN_PROGRESS
+    for index in range(len(run.state.completion_callbacks)):
+        info = info_of(run.state, index)
+        if info.state != CallbackInfo.STANDBY:
             continue
-        info_of(run.state, index).state = CallbackInfo.SCHEDULED
-        data = TransferData(callback_index=index)
-        data.close_event.CopyFrom(closing)
-        run.add_transfer("nexus_callback", data)
+        if info.update_id:
+            _call(run, index, TransferData(outcome=update_pb.Outcome(failure=CLOSED_BEFORE_COMPLETED)))
+        elif not goes_on:
+            data = TransferData()
+            data.close_event.CopyFrom(closing)
+            _call(run, index, data)
+
+
+def on_update_completed(run: Run, update_id: str, outcome: update_pb.Outcome) -> None:
+    """Have those called that wait for the update."""
+    for index in range(len(run.state.completion_callbacks)):
+        info = info_of(run.state, index)
+        if info.update_id == update_id and info.state == CallbackInfo.STANDBY:
+            _call(run, index, TransferData(outcome=outcome))
+
+
+def _call(run: Run, index: int, data: TransferData) -> None:
+    if run.state.completion_callbacks[index].WhichOneof("variant") != "nexus":
+        return
+    info_of(run.state, index).state = CallbackInfo.SCHEDULED
+    data.callback_index = index
+    run.add_transfer("nexus_callback", data)
+
+
+def handed_on(state: MutableState) -> list[common_pb.Callback]:
+    """What the next run of the chain calls when it ends: an update's callbacks stay with their run."""
+    return [
+        callback
+        for index, callback in enumerate(state.completion_callbacks)
+        if index >= len(state.callback_infos) or not state.callback_infos[index].update_id
+    ]
+
+
+def is_attached(state: MutableState, update_id: str, request_id: str) -> bool:
+    """That request has attached its callbacks to the update already."""
+    return any(info.update_id == update_id and info.request_id == request_id for info in state.callback_infos)
 
 
 def info_of(state: MutableState, index: int) -> CallbackInfo:
@@ -92,14 +129,20 @@ def put_off(run: Run, index: int, message: str) -> int:
 # ---- what is told ----------------------------------------------------------------------------------------------------
 
 
-def result_of(closing: history_pb.HistoryEvent) -> common_pb.Payload | None:
-    """The first result of a run that completed; Nexus knows no more than one."""
-    result = closing.workflow_execution_completed_event_attributes.result
+def result_of(data: TransferData) -> common_pb.Payload | None:
+    """The first result of what completed; Nexus knows no more than one."""
+    if data.HasField("outcome"):
+        result = data.outcome.success
+    else:
+        result = data.close_event.workflow_execution_completed_event_attributes.result
     return result.payloads[0] if result.payloads else None
 
 
-def failure_of(closing: history_pb.HistoryEvent) -> failure_pb.Failure | None:
-    """How a run ended that did not complete, as an operation's failure; None for one that did."""
+def failure_of(data: TransferData) -> failure_pb.Failure | None:
+    """How an update or a run ended that did not complete, as an operation's failure; None for one that did."""
+    if data.HasField("outcome"):
+        return data.outcome.failure if data.outcome.HasField("failure") else None
+    closing = data.close_event
     failure = failure_pb.Failure()
     kind = closing.event_type
     if kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
@@ -126,10 +169,12 @@ def link_of(state: MutableState, index: int) -> common_pb.Link:
     link = common_pb.Link()
     event = link.workflow_event
     event.namespace, event.workflow_id, event.run_id = state.namespace, state.workflow_id, state.run_id
-    request_id = info_of(state, index).request_id
-    if request_id:
-        event.request_id_ref.request_id = request_id
-        event.request_id_ref.event_type = et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED
+    info = info_of(state, index)
+    if info.request_id:
+        event.request_id_ref.request_id = info.request_id
+        event.request_id_ref.event_type = (
+            info.event_type or et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED  # type: ignore[assignment]
+        )
     else:
         event.event_ref.event_id = 1
         event.event_ref.event_type = et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED

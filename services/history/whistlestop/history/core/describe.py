@@ -145,7 +145,10 @@ def _add_callback(reply: service_pb.DescribeWorkflowExecutionResponse, state: Mu
     """Callbacks wait for the end of the run."""
     about = reply.callbacks.add()
     about.callback.CopyFrom(state.completion_callbacks[index])
-    about.trigger.workflow_closed.SetInParent()
+    if index < len(state.callback_infos) and state.callback_infos[index].update_id:
+        about.trigger.update_workflow_execution_completed.update_id = state.callback_infos[index].update_id
+    else:
+        about.trigger.workflow_closed.SetInParent()
     if index >= len(state.callback_infos):
         # Attached before more was kept of it.
         set_timestamp(about.registration_time, state.start_ns)

@@ -1,4 +1,4 @@
-"""How Nexus events change state; see apply.py for the rules."""
+"""How Nexus events and completion callbacks change state; see apply.py for the rules."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from whistlestop.history.core.times import duration_ns, timestamp_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.state_pb2 import MutableState
@@ -62,6 +63,33 @@ def _over(field: str) -> Applier:
         state.nexus_operations.pop(getattr(event, field).scheduled_event_id, None)
 
     return applier
+
+
+def add_callbacks(
+    state: MutableState, callbacks: Iterable[common_pb.Callback], registered_ns: int, request_id: str = ""
+) -> None:
+    """Completion callbacks of the run."""
+    for callback in callbacks:
+        state.completion_callbacks.add().CopyFrom(callback)
+        state.callback_infos.add(registered_ns=registered_ns, request_id=request_id)
+
+
+def add_update_callbacks(
+    state: MutableState,
+    event: history_pb.HistoryEvent,
+    update_id: str,
+    request_id: str,
+    callbacks: Iterable[common_pb.Callback],
+) -> None:
+    """Completion callbacks of an update."""
+    for callback in callbacks:
+        state.completion_callbacks.add().CopyFrom(callback)
+        state.callback_infos.add(
+            registered_ns=timestamp_ns(event.event_time),
+            request_id=request_id,
+            update_id=update_id,
+            event_type=event.event_type,
+        )
 
 
 APPLIERS: Final[dict[int, Applier]] = {

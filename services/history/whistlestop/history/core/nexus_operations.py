@@ -26,7 +26,7 @@ from whistlestop.common.proto.nexus_pb2 import NexusTaskData
 from whistlestop.history.core import nexus_failures, workflow_task
 from whistlestop.history.core.nexus_deadlines import next_deadline
 from whistlestop.history.core.state_pb2 import TransferData
-from whistlestop.history.core.times import set_timestamp
+from whistlestop.history.core.times import SECOND_NS, set_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 TASK_TYPE_NEXUS = 3
 TASK_GONE = "Nexus task not found or already expired"
+ANSWER_MARGIN_NS = SECOND_NS
+"""Of the time for a request, what its answer's way back is given: a handler that is out of time answers too late."""
 NOT_FOUND = "operation not found"
 UNSUCCESSFUL = "nexus operation completed unsuccessfully"
 _MOST_DOUBLINGS = 40
@@ -102,7 +104,7 @@ def dispatch(run: Run, operation: NexusOperation, target: Target, *, cancel: boo
         return
     attempt = attempt_of(operation, cancel=cancel)
     attempt.stamp += 1
-    attempt.deadline_ns = run.now_ns + left_ns
+    attempt.deadline_ns = run.now_ns + left_ns - ANSWER_MARGIN_NS
     data = NexusTaskData(namespace_id=run.state.namespace_id, cancel=cancel)
     run.add_task(
         attempt.row,

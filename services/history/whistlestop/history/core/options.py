@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from temporalio.api.common.v1 import message_pb2 as common_pb
+    from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.common.errors import ServiceError
     from whistlestop.history.core.run import Run
+
+    UpdateOptions = history_pb.WorkflowExecutionOptionsUpdatedEventAttributes.WorkflowUpdateOptionsUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Change:
     priority: common_pb.Priority | None = None
     attached_request_id: str = ""
     attached_callbacks: Sequence[common_pb.Callback] = field(default=())
+    update_options: Sequence[UpdateOptions] = field(default=())
     links: Sequence[common_pb.Link] = field(default=())
     identity: str = ""
 
@@ -48,6 +52,7 @@ def update(run: Run, change: Change) -> None:
         a.priority.CopyFrom(change.priority)
     a.attached_request_id = change.attached_request_id
     a.attached_completion_callbacks.extend(change.attached_callbacks)
+    a.workflow_update_options.extend(change.update_options)
     a.identity = change.identity
     run.append(event)
 

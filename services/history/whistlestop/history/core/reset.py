@@ -18,7 +18,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.common.errors import invalid_argument
-from whistlestop.history.core import activity, options, signal, timers, workflow_task
+from whistlestop.history.core import activity, nexus_operations, options, signal, timers, workflow_task
 from whistlestop.history.core.apply import apply_event
 from whistlestop.history.core.close import HISTORY_SERVICE
 from whistlestop.history.core.run import Run
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 RESETTER = "history-resetter"
 EXCLUDE_SIGNAL = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL
+EXCLUDE_NEXUS = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_NEXUS
 EXCLUDE_UPDATE = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE
 
 
@@ -222,6 +223,12 @@ def _resume(run: Run, events: Sequence[history_pb.HistoryEvent]) -> None:
                     run, "cancel_external", event_id, state.external_cancels[event_id].initiated_event_batch_id,
                     other.namespace_id, other.workflow_execution.workflow_id, other.workflow_execution.run_id,
                 )
+    for event_id in sorted(state.nexus_operations):
+        operation = state.nexus_operations[event_id]
+        if not operation.started_ns:
+            nexus_operations.want_start(run, operation)
+        elif operation.cancel_requested_ns:
+            nexus_operations.want_cancel(run, operation)
 
 
 def _send(
@@ -252,6 +259,15 @@ _CHILD_EVENTS = {
 }
 
 
+_NEXUS_EVENTS = {
+    et.EVENT_TYPE_NEXUS_OPERATION_STARTED: "nexus_operation_started_event_attributes",
+    et.EVENT_TYPE_NEXUS_OPERATION_COMPLETED: "nexus_operation_completed_event_attributes",
+    et.EVENT_TYPE_NEXUS_OPERATION_FAILED: "nexus_operation_failed_event_attributes",
+    et.EVENT_TYPE_NEXUS_OPERATION_CANCELED: "nexus_operation_canceled_event_attributes",
+    et.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT: "nexus_operation_timed_out_event_attributes",
+}
+
+
 def reapply(run: Run, events: Iterable[history_pb.HistoryEvent], kinds: frozenset[int]) -> str:
     """Apply again what the outside did, but for the excluded `kinds`; returns the run that continued this as new."""
     continued = ""
@@ -271,6 +287,8 @@ def reapply(run: Run, events: Iterable[history_pb.HistoryEvent], kinds: frozense
             _change_options_again(run, event)
         elif kind in _CHILD_EVENTS:
             _tell_of_child_again(run, event)
+        elif kind in _NEXUS_EVENTS and EXCLUDE_NEXUS not in kinds:
+            _tell_of_operation_again(run, event)
         continued = ""
         if kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
             continued = event.workflow_execution_continued_as_new_event_attributes.new_execution_run_id
@@ -317,6 +335,7 @@ def _change_options_again(run: Run, event: history_pb.HistoryEvent) -> None:
             priority=a.priority if a.HasField("priority") else None,
             attached_request_id=a.attached_request_id,
             attached_callbacks=a.attached_completion_callbacks,
+            update_options=a.workflow_update_options,
             links=event.links,
             identity=a.identity,
         ),
@@ -335,6 +354,20 @@ def _tell_of_child_again(run: Run, event: history_pb.HistoryEvent) -> None:
     getattr(again, _CHILD_EVENTS[event.event_type]).CopyFrom(attributes)
     if hasattr(attributes, "started_event_id"):
         getattr(again, _CHILD_EVENTS[event.event_type]).started_event_id = child.started_event_id
+    run.append(again)
+
+
+def _tell_of_operation_again(run: Run, event: history_pb.HistoryEvent) -> None:
+    """What became since of an operation that the shared history scheduled: it is this run's, too."""
+    attributes = getattr(event, _NEXUS_EVENTS[event.event_type])
+    operation = run.state.nexus_operations.get(attributes.scheduled_event_id)
+    if operation is None or (attributes.request_id and attributes.request_id != operation.request_id):
+        return
+    if event.event_type == et.EVENT_TYPE_NEXUS_OPERATION_STARTED and operation.started_ns:
+        return
+    again = run.event(event.event_type)
+    again.links.extend(event.links)
+    getattr(again, _NEXUS_EVENTS[event.event_type]).CopyFrom(attributes)
     run.append(again)
 
 

@@ -548,6 +548,8 @@ class CallbackInfo(_message.Message):
 
     REGISTERED_NS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_ID_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     LAST_COMPLETE_NS_FIELD_NUMBER: _builtins.int
@@ -555,7 +557,11 @@ class CallbackInfo(_message.Message):
     NEXT_ATTEMPT_NS_FIELD_NUMBER: _builtins.int
     registered_ns: _builtins.int
     request_id: _builtins.str
-    """of the request that attached it to a run that was there already"""
+    """of the request that attached it to a run (or an update) that was there already"""
+    update_id: _builtins.str
+    """waits for the end of that update, not of the run"""
+    event_type: _builtins.int
+    """of the event that attached it, for an update's"""
     state: Global___CallbackInfo.State.ValueType
     attempt: _builtins.int
     last_complete_ns: _builtins.int
@@ -567,6 +573,8 @@ class CallbackInfo(_message.Message):
         *,
         registered_ns: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        update_id: _builtins.str = ...,
+        event_type: _builtins.int = ...,
         state: Global___CallbackInfo.State.ValueType = ...,
         attempt: _builtins.int = ...,
         last_complete_ns: _builtins.int = ...,
@@ -575,7 +583,7 @@ class CallbackInfo(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "last_complete_ns", b"last_complete_ns", "last_failure", b"last_failure", "next_attempt_ns", b"next_attempt_ns", "registered_ns", b"registered_ns", "request_id", b"request_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "event_type", b"event_type", "last_complete_ns", b"last_complete_ns", "last_failure", b"last_failure", "next_attempt_ns", b"next_attempt_ns", "registered_ns", b"registered_ns", "request_id", b"request_id", "state", b"state", "update_id", b"update_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -647,6 +655,7 @@ class Update(_message.Message):
     ADMITTED_EVENT_ID_FIELD_NUMBER: _builtins.int
     SEQUENCING_EVENT_ID_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
+    ATTACHMENTS_FIELD_NUMBER: _builtins.int
     update_id: _builtins.str
     stage: Global___Update.Stage.ValueType
     request_message_id: _builtins.str
@@ -662,6 +671,10 @@ class Update(_message.Message):
     def request(self) -> _message_pb2_3.Request:
         """while not accepted"""
 
+    @_builtins.property
+    def attachments(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2_3.Request]:
+        """(volatile) of those who asked for the same before it was accepted, what they attach"""
+
     def __init__(
         self,
         *,
@@ -675,10 +688,11 @@ class Update(_message.Message):
         admitted_event_id: _builtins.int = ...,
         sequencing_event_id: _builtins.int = ...,
         instance: _builtins.int = ...,
+        attachments: _abc.Iterable[_message_pb2_3.Request] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_event_id", b"accepted_event_id", "admitted_event_id", b"admitted_event_id", "completed_event_batch_id", b"completed_event_batch_id", "completed_event_id", b"completed_event_id", "instance", b"instance", "request", b"request", "request_message_id", b"request_message_id", "sequencing_event_id", b"sequencing_event_id", "stage", b"stage", "update_id", b"update_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_event_id", b"accepted_event_id", "admitted_event_id", b"admitted_event_id", "attachments", b"attachments", "completed_event_batch_id", b"completed_event_batch_id", "completed_event_id", b"completed_event_id", "instance", b"instance", "request", b"request", "request_message_id", b"request_message_id", "sequencing_event_id", b"sequencing_event_id", "stage", b"stage", "update_id", b"update_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1352,6 +1366,7 @@ class TransferData(_message.Message):
     CLOSE_EVENT_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     CALLBACK_INDEX_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     initiated_event_id: _builtins.int
     target_namespace_id: _builtins.str
     target_workflow_id: _builtins.str
@@ -1367,6 +1382,10 @@ class TransferData(_message.Message):
     def close_event(self) -> _message_pb2_5.HistoryEvent:
         """For `child_closed`: the event that closed the child, to be told to the parent."""
 
+    @_builtins.property
+    def outcome(self) -> _message_pb2_3.Outcome:
+        """… and what it waited for, when that is an update."""
+
     def __init__(
         self,
         *,
@@ -1381,10 +1400,11 @@ class TransferData(_message.Message):
         close_event: _message_pb2_5.HistoryEvent | None = ...,
         namespace: _builtins.str = ...,
         callback_index: _builtins.int = ...,
+        outcome: _message_pb2_3.Outcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close_event", b"close_event"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close_event", b"close_event", "outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["callback_index", b"callback_index", "child_workflow_only", b"child_workflow_only", "close_event", b"close_event", "initiated_event_batch_id", b"initiated_event_batch_id", "initiated_event_id", b"initiated_event_id", "namespace", b"namespace", "parent_close_policy", b"parent_close_policy", "request_id", b"request_id", "target_namespace_id", b"target_namespace_id", "target_run_id", b"target_run_id", "target_workflow_id", b"target_workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callback_index", b"callback_index", "child_workflow_only", b"child_workflow_only", "close_event", b"close_event", "initiated_event_batch_id", b"initiated_event_batch_id", "initiated_event_id", b"initiated_event_id", "namespace", b"namespace", "outcome", b"outcome", "parent_close_policy", b"parent_close_policy", "request_id", b"request_id", "target_namespace_id", b"target_namespace_id", "target_run_id", b"target_run_id", "target_workflow_id", b"target_workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,11 +21,13 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
+from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
-from whistlestop.history.core import workflow_task
+from whistlestop.history.core import callbacks, options, workflow_task
+from whistlestop.history.core.callbacks import CLOSED_BEFORE_COMPLETED
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
 from whistlestop.history.core.state_pb2 import RefusedUpdate, Update
 from whistlestop.history.core.times import SECOND_NS
@@ -57,10 +59,6 @@ UNPROCESSED = _server_failure(
     "Workflow Update is rejected because it wasn't processed by worker. Probably, Workflow Update is not supported by"
     " the worker.",
     "UnprocessedUpdate",
-)
-CLOSED_BEFORE_COMPLETED = _server_failure(
-    "Workflow Update failed because the Workflow completed before the Update completed.",
-    "AcceptedUpdateCompletedWorkflow",
 )
 
 
@@ -108,6 +106,7 @@ def admit(run: Run, request: update_pb.Request, first_execution_run_id: str = ""
     if state.workflow_close_attempted and run.has_started_workflow_task:
         raise workflow_closing()
     if existing is not None:
+        _attach(run, existing, request)
         return Ticket(update_id, existing.instance)
     _check_limits(run, request)
     state.update_admissions += 1
@@ -121,6 +120,32 @@ def admit(run: Run, request: update_pb.Request, first_execution_run_id: str = ""
     if schedule and not run.has_pending_workflow_task:
         workflow_task.schedule(run, speculative=True)
     return Ticket(update_id, update.instance)
+
+
+def _attach(run: Run, update: Update, request: update_pb.Request) -> None:
+    """Somebody asks for the same again: its callbacks are called, too. A completed update answers at once instead."""
+    if not request.completion_callbacks:
+        return
+    if not request.request_id:
+        raise invalid_argument("invalid *update.Request: request_id is required when completion_callbacks are set")
+    if update.stage == Update.ACCEPTED:
+        _write_attachment(run, update.update_id, request)
+    elif update.stage != Update.COMPLETED:
+        known = {update.request.request_id, *(each.request_id for each in update.attachments)}
+        if request.request_id not in known:
+            update.attachments.add().CopyFrom(request)
+            run.changed = True
+
+
+def _write_attachment(run: Run, update_id: str, request: update_pb.Request) -> None:
+    if callbacks.is_attached(run.state, update_id, request.request_id):
+        return
+    attached = history_pb.WorkflowExecutionOptionsUpdatedEventAttributes.WorkflowUpdateOptionsUpdate(
+        update_id=update_id,
+        attached_request_id=request.request_id,
+        attached_completion_callbacks=request.completion_callbacks,
+    )
+    options.update(run, options.Change(update_options=(attached,)))
 
 
 def _check_limits(run: Run, request: update_pb.Request) -> None:
@@ -282,7 +307,14 @@ def _accept(run: Run, update: Update, message: update_pb.Acceptance) -> None:
     a.accepted_request_sequencing_event_id = message.accepted_request_sequencing_event_id
     if update.HasField("request") and not update.admitted_event_id:
         a.accepted_request.CopyFrom(update.request)
+        event.links.extend(
+            link for callback in update.request.completion_callbacks for link in callback.links
+        )
     run.append(event)
+    attachments = [update_pb.Request.FromString(each.SerializeToString()) for each in update.attachments]
+    del update.attachments[:]
+    for request in attachments:
+        _write_attachment(run, update.update_id, request)
 
 
 def _complete(run: Run, update: Update, message: update_pb.Response) -> None:
@@ -299,6 +331,7 @@ def _complete(run: Run, update: Update, message: update_pb.Response) -> None:
     a.outcome.CopyFrom(message.outcome)
     _over(run.state, update.update_id)
     run.append(event)
+    callbacks.on_update_completed(run, message.meta.update_id, message.outcome)
 
 
 def _over(state: MutableState, update_id: str) -> None:
