@@ -7,11 +7,16 @@ import logging
 import signal
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whistlestop.server.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whistlestop.bridge import BridgeConfig
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -60,6 +65,8 @@ def bridge(
     ] = 60.0,
 ) -> None:
     """Serve gRPC beside a worker, and pass its calls on over HTTP: long polls wait here, not at the target."""
+    # Temporal's API modules import grpcio where they find it, for stubs that a bridge does not use: 9 MB less.
+    sys.modules.setdefault("grpc", None)  # type: ignore[arg-type]  # Python's way to say that a module is not there
     from whistlestop.bridge import BridgeConfig
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -68,17 +75,25 @@ def bridge(
         tls_cert=tls_cert, tls_key=tls_key, most_idle_s=most_idle_s, log_every_s=log_every_s,
     )  # fmt: skip
     try:
-        asyncio.run(_serve(config))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(config))
     except ValueError as error:
         raise CommandError(str(error), 2) from error
     except OSError as error:
         raise CommandError(str(error)) from error
 
 
-async def _serve(config: object) -> None:
-    from whistlestop.bridge import BridgeConfig, RunningBridge
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not made for every platform
+        return None
+    return uvloop.new_event_loop
 
-    assert isinstance(config, BridgeConfig)
+
+async def _serve(config: BridgeConfig) -> None:
+    from whistlestop.bridge import RunningBridge
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

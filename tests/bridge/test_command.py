@@ -1,0 +1,71 @@
+"""`whistlestop bridge`, as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from temporalio.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+COMMAND = [sys.executable, "-m", "whistlestop.server", "bridge"]
+
+
+@pytest.mark.sdk
+async def test_it_says_where_it_listens_serves_and_ends_with_its_counters(start_dev: Callable[..., Any]) -> None:
+    target = f"http://127.0.0.1:{start_dev().port('HTTP')}"
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "--target", target, "--listen", "127.0.0.1:0",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        said = ""
+        while "Target:" not in said:
+            said += (await process.stdout.readline()).decode()
+        address = said.partition("gRPC:")[2].split()[0]
+        client = await Client.connect(address)
+        assert (await client.count_workflows()).count == 0
+        process.send_signal(signal.SIGTERM)
+        _, log = await process.communicate()
+    assert process.returncode == 0
+    assert b"bridge calls in all: looks=0 polls=0 waits=0 heartbeats=0 calls=2 failed=0" in log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--target", "ftp://x"], "not an http(s) URL"),
+        (["--target", "http://x", "--listen", "nowhere"], "not host:port"),
+        (["--target", "https://x", "--tls-cert", "x.pem"], "mTLS needs a certificate and its key"),
+    ],
+)
+def test_what_a_person_can_mend_is_one_line(arguments: list[str], complaint: str) -> None:
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode in {1, 2}
+    assert done.stderr.startswith("Error: ")
+    assert complaint in done.stderr
+
+
+def test_a_bridge_needs_no_grpcio_and_imports_nothing_heavy() -> None:
+    """A worker function carries it in its bundle and starts with it. (Temporal's API imports grpcio where it is.)"""
+    code = "import sys, json; sys.modules['grpc'] = None; import whistlestop.bridge; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    unwanted = {
+        "grpc",
+        "botocore",
+        "boto3",
+        "httpx",
+        "uvicorn",
+        "pydantic",
+        "whistlestop.frontend",
+        "temporalio.client",
+    }
+    assert unwanted.intersection(json.loads(done.stdout)) == set()
