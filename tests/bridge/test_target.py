@@ -21,9 +21,11 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.bridge import BridgeConfig, RunningBridge
 from whistlestop.bridge.auth import CALLER_AUTHORIZATION, SigV4
+from whistlestop.bridge.door import headers_of
 from whistlestop.bridge.running import _tls
 from whistlestop.bridge.target import ConnectTarget
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.grpc.head import Head
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -245,3 +247,11 @@ async def test_a_taken_port_is_an_error(origin: Origin) -> None:
         with pytest.raises(OSError, match="taken"):
             async with RunningBridge(BridgeConfig(origin.url, listen=running.address)):
                 pass
+
+
+def test_metadata_becomes_headers() -> None:
+    """Without what is about the gRPC connection; binary values in base64 without padding."""
+    head = Head("/a.B/C", None)
+    head.headers = {"te": "trailers", "user-agent": "sdk", "client-name": "temporal-go", "x-team": "trains"}
+    head.binary = {"trace-bin": b"\x00\x01"}
+    assert headers_of(head) == {"client-name": "temporal-go", "x-team": "trains", "trace-bin": "AAE"}
