@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1.workflow_pb2 import WorkflowIdReusePolicy
 from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -62,6 +63,8 @@ _REUSE = (
 def check_create(request: service_pb.CreateScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
     """An id, a request id, an action that could be started, search attributes that there are."""
     assert namespace is not None
+    if not request.schedule_id:
+        raise invalid_argument("Can't load workflow execution. WorkflowId not set.")
     checks.check_workflow_id(ID_PREFIX + request.schedule_id, rules)
     if not request.request_id:
         raise invalid_argument("RequestId is not set on request.")
@@ -78,6 +81,8 @@ def check_update(request: service_pb.UpdateScheduleRequest, namespace: Namespace
         raise invalid_argument("RequestId length exceeds limit.")
     _check_schedule(request.schedule, namespace, rules)
     checks.check_search_attributes(request.search_attributes, namespace, rules)
+    if not request.schedule.action.HasField("start_workflow"):
+        raise invalid_argument("Only StartWorkflow action is supported for schedules")
     _check_size(request.schedule, request.memo.ByteSize(), rules)
 
 
@@ -117,7 +122,10 @@ def _check_action(action: workflow_pb.NewWorkflowExecutionInfo, namespace: Names
     if action.HasField("versioning_override"):
         check_override(action.versioning_override, action.task_queue.name)
     if action.HasField("retry_policy"):
-        checks.check_retry_policy(action.retry_policy)
+        # Shown as it was sent; the defaults are filled in when it is used.
+        policy = common_pb.RetryPolicy()
+        policy.CopyFrom(action.retry_policy)
+        checks.check_retry_policy(policy)
     checks.check_search_attributes(action.search_attributes, namespace, rules)
 
 
@@ -235,14 +243,11 @@ def _by_schedule_id(expression: Expression) -> Expression:
 
 
 def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> schedule_pb.ScheduleListEntry:
-    from temporalio.api.common.v1 import message_pb2 as common_pb
-
     entry = schedule_pb.ScheduleListEntry(schedule_id=row.key.workflow_id.removeprefix(ID_PREFIX))
     memo = common_pb.Memo.FromString(row.memo)
     info = memo.fields[_MEMO_INFO].data
     del memo.fields[_MEMO_INFO]
-    if memo.fields:
-        entry.memo.CopyFrom(memo)
+    entry.memo.CopyFrom(memo)
     for name, payload in row_payloads(row.search_attributes, custom).items():
         if name not in _OWN_ATTRIBUTES:
             entry.search_attributes.indexed_fields[name].CopyFrom(payload)

@@ -11,6 +11,7 @@ same way. Its timer row is of the kind `schedule`.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -21,9 +22,9 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.context import CallContext
-from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.history import histories
-from whistlestop.history.core import cancel, close
+from whistlestop.history.core import cancel, close, retry
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.run import PAUSED, RUNNING
 from whistlestop.history.core.state_pb2 import TransferData
@@ -55,6 +56,7 @@ MEMO_INFO = "ScheduleInfo"
 PAUSED_ATTRIBUTE = "TemporalSchedulePaused"
 DIVISION_ATTRIBUTE = "TemporalNamespaceDivision"
 OWN_ATTRIBUTES = (PAUSED_ATTRIBUTE, DIVISION_ATTRIBUTE, "BinaryChecksums", "BuildIds")
+_REQUEST_IDS = uuid.UUID("5b0e6a5e-7d0f-5c1b-9f53-0c1d6a3f3a10")
 MAX_CONFLICTS = 20
 MAX_ROUNDS = 100
 MAX_CHAIN = 100
@@ -96,7 +98,7 @@ async def work(
             entry = await engine.load(key, fresh=fresh)
             run = engine.run_of(entry)
             if not run.is_open or not run.state.schedule:
-                raise ServiceError(Code.NOT_FOUND, _CLOSED)
+                raise not_found(_CLOSED)
             turn = _Turn(service, run, ScheduleData.FromString(run.state.schedule))
             try:
                 await turn.run_to_end(decide)
@@ -210,6 +212,8 @@ class _Turn:
         """The run that a start begins; None when its workflow id is taken."""
         state = self.run.state
         request = start_request(self.run, self.data, start, tracked=tracked)
+        if request.HasField("retry_policy"):
+            retry.set_defaults(request.retry_policy, self.service.limits)
         if any(run.key.workflow_id == request.workflow_id for run in self.started):
             return None
         current = await self.service.store.get_current(state.namespace_id, request.workflow_id)
@@ -254,7 +258,7 @@ def start_request(
     keeps_id = data.schedule.policies.keep_original_workflow_id
     request = service_pb.StartWorkflowExecutionRequest(
         workflow_id=action.workflow_id if keeps_id else f"{action.workflow_id}-{nominal}",
-        request_id=f"{run.key.run_id}-{nominal}-{data.info.action_count}",
+        request_id=str(uuid.uuid5(_REQUEST_IDS, f"{run.key.run_id} {data.info.action_count} {start.nominal_ns}")),
         identity=identity_of(run, data),
     )
     for name in (
