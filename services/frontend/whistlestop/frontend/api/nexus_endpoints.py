@@ -177,7 +177,7 @@ def _name_issues(name: str, most: int) -> list[str]:
 
 def _queue_issue(name: str, most: int) -> str:
     if not name:
-        return "missing task queue name"
+        return "taskQueue is not set"
     if len(name.encode()) > most:
         return "taskQueue length exceeds limit"
     if name.startswith(_RESERVED_QUEUE_PREFIX):

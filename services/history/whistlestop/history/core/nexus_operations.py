@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
@@ -31,7 +32,6 @@ from whistlestop.history.core.times import SECOND_NS, set_timestamp
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.run import Run
@@ -41,6 +41,8 @@ TASK_TYPE_NEXUS = 3
 TASK_GONE = "Nexus task not found or already expired"
 ANSWER_MARGIN_NS = SECOND_NS
 """Of the time for a request, what its answer's way back is given: a handler that is out of time answers too late."""
+NOTHING = common_pb.Payload(metadata={"encoding": b"binary/null"})
+"""The result of what has none, as Nexus carries it."""
 NOT_FOUND = "operation not found"
 UNSUCCESSFUL = "nexus operation completed unsuccessfully"
 _MOST_DOUBLINGS = 40
@@ -209,9 +211,15 @@ def start(
     operation: NexusOperation,
     token: str,
     links: Iterable[common_pb.Link] = (),
-    started_ns: int = 0,
 ) -> None:
     """It runs; its end will be told by callback."""
+    _write_started(run, operation, token, links, 0)
+    workflow_task.schedule_if_none(run)
+
+
+def _write_started(
+    run: Run, operation: NexusOperation, token: str, links: Iterable[common_pb.Link], started_ns: int
+) -> None:
     event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_STARTED)
     if started_ns:
         set_timestamp(event.event_time, started_ns)
@@ -224,7 +232,6 @@ def start(
     if operation.cancel_requested_ns:
         want_cancel(run, operation)
     run.arm(next_deadline(operation))
-    workflow_task.schedule_if_none(run)
 
 
 def complete(
@@ -234,8 +241,7 @@ def complete(
     event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_COMPLETED)
     a = event.nexus_operation_completed_event_attributes
     a.scheduled_event_id = operation.scheduled_event_id
-    if result is not None:
-        a.result.CopyFrom(result)
+    a.result.CopyFrom(NOTHING if result is None else result)
     a.request_id = operation.request_id
     event.links.extend(links)
     _end(run, operation, event)
@@ -329,7 +335,7 @@ def of_callback(run: Run, scheduled_event_id: int, request_id: str) -> NexusOper
 def note_started(
     run: Run, operation: NexusOperation, token: str, started_ns: int, links: Iterable[common_pb.Link]
 ) -> None:
-    """The end arrives before the answer to the start: history tells the start first."""
+    """The end, which is recorded next, may arrive before the answer to the start: history tells the start first."""
     if not operation.started_ns:
         _end_attempt(run, operation.start)
-        start(run, operation, token, links, started_ns)
+        _write_started(run, operation, token, links, started_ns)
