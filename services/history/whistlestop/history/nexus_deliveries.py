@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
-from whistlestop.history.core import callbacks, nexus_failures, nexus_operations
+from whistlestop.history import system_operations
+from whistlestop.history.core import callbacks, nexus_failures, nexus_operations, system_nexus
 from whistlestop.history.core.times import MILLISECOND_NS
 from whistlestop.storage.records import ExecutionKey
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
     from whistlestop.history.core.run import Run
-    from whistlestop.history.core.state_pb2 import TransferData
+    from whistlestop.history.core.state_pb2 import NexusOperation, TransferData
     from whistlestop.history.service import History
     from whistlestop.storage.records import TransferTask
 
@@ -46,11 +47,18 @@ async def cancel_operation(service: History, task: TransferTask, data: TransferD
 
 async def _request(service: History, task: TransferTask, data: TransferData, *, cancel: bool) -> None:
     engine = service.engine
+    answer = None
+    run, operation = await _wanted(service, task, data, cancel=cancel)
+    if run is not None and operation is not None and operation.endpoint == system_nexus.ENDPOINT:
+        answer = await system_operations.call(service, run, operation)
     async with engine.lock(task.key):
-        run = await _run_of(service, task.key)
-        operation = run.state.nexus_operations.get(data.initiated_event_id) if run is not None and run.is_open else None
-        if run is None or operation is None or not nexus_operations.is_wanted(operation, cancel=cancel):
+        run, operation = await _wanted(service, task, data, cancel=cancel)
+        if run is None or operation is None:
             await service.store.delete_transfer(task)
+            return
+        if answer is not None:
+            system_operations.record(run, operation, answer)
+            await engine.commit(run, done=task)
             return
         target, failure = await _target(service, operation.endpoint_id, operation.endpoint)
         if target is not None:
@@ -58,6 +66,17 @@ async def _request(service: History, task: TransferTask, data: TransferData, *, 
         else:
             nexus_operations.refused(run, operation, failure, cancel=cancel)
         await engine.commit(run, done=task)
+
+
+async def _wanted(
+    service: History, task: TransferTask, data: TransferData, *, cancel: bool
+) -> tuple[Run | None, NexusOperation | None]:
+    """The run and its operation, if the request is still to be made."""
+    run = await _run_of(service, task.key)
+    operation = run.state.nexus_operations.get(data.initiated_event_id) if run is not None and run.is_open else None
+    if operation is None or not nexus_operations.is_wanted(operation, cancel=cancel):
+        return None, None
+    return run, operation
 
 
 async def _run_of(service: History, key: ExecutionKey) -> Run | None:

@@ -8,7 +8,8 @@ from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 
-from whistlestop.history.core import nexus_operations
+from whistlestop.common.errors import ServiceError
+from whistlestop.history.core import nexus_operations, system_nexus
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
 from whistlestop.history.core.nexus_deadlines import next_deadline
 from whistlestop.history.core.times import duration_ns
@@ -43,9 +44,7 @@ def schedule(completion: Completion, command: command_pb.Command) -> history_pb.
     attributes = command.schedule_nexus_operation_command_attributes
     if not command.HasField("schedule_nexus_operation_command_attributes"):
         raise BadCommand(_BAD_SCHEDULE, f"empty {_NAME}")
-    endpoint_id = run.nexus_endpoints.get(attributes.endpoint)
-    if endpoint_id is None:
-        raise BadCommand(_BAD_SCHEDULE, f'endpoint "{attributes.endpoint}" not found')
+    endpoint_id = _endpoint_id(run, attributes)
     _check_sizes(run, attributes)
     headers = _headers(run, attributes)
     pending = len(run.state.nexus_operations)
@@ -72,6 +71,24 @@ def schedule(completion: Completion, command: command_pb.Command) -> history_pb.
     nexus_operations.want_start(run, operation)
     run.arm(next_deadline(operation))
     return event
+
+
+def _endpoint_id(run: Run, attributes: command_pb.ScheduleNexusOperationCommandAttributes) -> str:
+    """Of the endpoint that the command names; empty for this server's own, whose request is looked at here."""
+    if attributes.endpoint == system_nexus.ENDPOINT:
+        if attributes.nexus_header:
+            raise BadCommand(
+                _BAD_SCHEDULE, f"{_NAME}.NexusHeader must be empty when using {system_nexus.ENDPOINT} endpoint"
+            )
+        try:
+            system_nexus.parse(attributes, run.state.namespace)
+        except ServiceError as error:
+            raise BadCommand(_BAD_SCHEDULE, error.message) from error
+        return ""
+    endpoint_id = run.nexus_endpoints.get(attributes.endpoint)
+    if endpoint_id is None:
+        raise BadCommand(_BAD_SCHEDULE, f'endpoint "{attributes.endpoint}" not found')
+    return endpoint_id
 
 
 def _check_sizes(run: Run, attributes: command_pb.ScheduleNexusOperationCommandAttributes) -> None:

@@ -1,0 +1,85 @@
+"""What a workflow may ask of the endpoint `__temporal_system`: so far, to signal with start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import task_queue_pb2
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import invalid_argument, not_found
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+ENDPOINT = "__temporal_system"
+SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
+OPERATION = "SignalWithStartWorkflowExecution"
+
+
+class Call(Protocol):
+    """A command, or the event of it."""
+
+    @property
+    def service(self) -> str: ...
+    @property
+    def operation(self) -> str: ...
+    @property
+    def input(self) -> common_pb.Payload: ...
+
+
+def parse(call: Call, namespace: str) -> service_pb.SignalWithStartWorkflowExecutionRequest:
+    """The request. Raises NOT_FOUND for an unknown operation, INVALID_ARGUMENT for a request that is no good."""
+    if call.service != SERVICE:
+        raise not_found(f'service "{call.service}" not found')
+    if call.operation != OPERATION:
+        raise not_found(f'operation "{call.operation}" not found')
+    request = service_pb.SignalWithStartWorkflowExecutionRequest()
+    _read(call.input, request)
+    request.namespace = request.namespace or namespace
+    if request.namespace != namespace:
+        raise invalid_argument(
+            f'Namespace in request "{request.namespace}" does not match namespace in context "{namespace}"'
+        )
+    if request.request_id:
+        raise invalid_argument("RequestID should not be set on the request")
+    if request.links:
+        raise invalid_argument("Links should not be set on the request")
+    missing = (
+        ("WorkflowId", request.workflow_id),
+        ("SignalName", request.signal_name),
+        ("WorkflowType", request.workflow_type.name),
+        ("TaskQueue", request.task_queue.name),
+    )
+    for name, value in missing:
+        if not value:
+            raise invalid_argument(f"{name} is not set on request.")
+    request.task_queue.kind = request.task_queue.kind or task_queue_pb2.TASK_QUEUE_KIND_NORMAL
+    return request
+
+
+def _read(payload: common_pb.Payload, message: Message) -> None:
+    encoding = payload.metadata.get("encoding", b"")
+    try:
+        if encoding == b"binary/protobuf":
+            message.ParseFromString(payload.data)
+        elif encoding == b"json/protobuf":
+            json_format.Parse(payload.data.decode(), message, ignore_unknown_fields=True)
+        else:
+            raise invalid_argument(f"input of encoding {encoding.decode(errors='replace')!r} is no request")
+    except (DecodeError, json_format.ParseError, UnicodeDecodeError) as error:
+        raise invalid_argument(f"input is no {message.DESCRIPTOR.name}: {error}") from error
+
+
+def result(answer: Message) -> common_pb.Payload:
+    """The answer as the operation's result."""
+    return common_pb.Payload(
+        metadata={
+            "encoding": b"binary/protobuf",
+            "messageType": answer.DESCRIPTOR.full_name.encode(),
+        },
+        data=answer.SerializeToString(),
+    )

@@ -1,0 +1,83 @@
+"""Operations of the endpoint `__temporal_system`: calls of this server's own API by a workflow.
+
+Nothing of them goes to a worker. The call is idempotent by the operation's request id, so it may be repeated until its
+answer stands in the caller's history.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.clients import decoded
+from whistlestop.common.context import CallContext
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.history import histories
+from whistlestop.history.api import METHODS
+from whistlestop.history.core import nexus_operations, system_nexus
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import NexusOperation
+    from whistlestop.history.service import History
+
+_RETRYABLE = frozenset(
+    {Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNKNOWN}
+)
+
+
+async def call(
+    service: History, run: Run, operation: NexusOperation
+) -> service_pb.SignalWithStartWorkflowExecutionResponse | ServiceError:
+    """Make the call. No lock may be held meanwhile: a workflow may well call itself."""
+    entry = await service.engine.load(run.key)
+    scheduled = await histories.read_event(
+        service.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
+    )
+    attributes = scheduled.nexus_operation_scheduled_event_attributes
+    state = run.state
+    link = common_pb.Link()
+    event = link.workflow_event
+    event.namespace, event.workflow_id, event.run_id = state.namespace, state.workflow_id, state.run_id
+    event.event_ref.event_id = scheduled.event_id
+    event.event_ref.event_type = scheduled.event_type
+    try:
+        request = system_nexus.parse(attributes, state.namespace)
+        request.request_id = operation.request_id
+        request.links.append(link)
+        context = CallContext(namespace_id=state.namespace_id, namespace=state.namespace)
+        reply = await METHODS["SignalWithStartWorkflowExecution"](service, request, context)
+    except ServiceError as error:
+        return error
+    answer = decoded(reply, service_pb.SignalWithStartWorkflowExecutionResponse)
+    assert isinstance(answer, service_pb.SignalWithStartWorkflowExecutionResponse)
+    answer.ClearField("first_execution_run_id")
+    return answer
+
+
+def record(
+    run: Run,
+    operation: NexusOperation,
+    answer: service_pb.SignalWithStartWorkflowExecutionResponse | ServiceError,
+) -> None:
+    """Let the caller see what came of it."""
+    if isinstance(answer, ServiceError):
+        _record_error(run, operation, answer)
+    else:
+        nexus_operations.complete(run, operation, system_nexus.result(answer), [answer.signal_link])
+
+
+def _record_error(run: Run, operation: NexusOperation, error: ServiceError) -> None:
+    retryable = error.code in _RETRYABLE
+    name = "".join(part.capitalize() for part in error.code.name.split("_"))
+    failure = failure_pb.Failure(message=f"{name}: {error.message}")
+    failure.server_failure_info.non_retryable = not retryable
+    if retryable:
+        operation.start.attempt += 1
+        operation.start.last_complete_ns = run.now_ns
+        nexus_operations.try_again(run, operation, failure, cancel=False)
+    else:
+        nexus_operations.fail(run, operation, failure)
