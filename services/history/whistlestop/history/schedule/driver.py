@@ -171,7 +171,9 @@ class _Turn:
             if not await self._take():
                 break
         if policy.is_over(data, self.spec, run.now_ns):
-            close.finish(run, run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED))
+            event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED)
+            event.workflow_execution_completed_event_attributes.SetInParent()
+            close.finish(run, event)
 
     async def _take(self) -> bool:
         """Start what may start now. True when a start came to nothing, so that another may take its place."""

@@ -347,6 +347,8 @@ def record_closed(
 def next_look(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> int:
     """When something is due, nanoseconds since the epoch; 0: not before somebody changes something."""
     looks = []
+    if data.HasField("initial_patch"):
+        looks.append(now_ns)
     if any(overlap_policy(data, start.overlap_policy) == ALLOW_ALL for start in data.buffered):
         looks.append(now_ns + 1)
     if data.backfills and len(data.buffered) < MAX_BUFFER // 2:
