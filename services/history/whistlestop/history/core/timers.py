@@ -124,14 +124,16 @@ def _fire_user_timers(run: Run) -> None:
 def _fire_activities(run: Run) -> None:
     """Time out what took too long, and offer the attempts that are due."""
     activities = run.state.activities
+    # An eager activity starts in the instant it is scheduled: if both its spans end together, all its time is over.
+    last = activity_deadlines.SCHEDULE_TO_CLOSE
     due = sorted(
-        (due_ns, scheduled_event_id, timeout_type, activity.attempt)
+        (due_ns, scheduled_event_id, timeout_type != last, timeout_type, activity.attempt)
         for scheduled_event_id, activity in activities.items()
         for due_ns, timeout_type in activity_deadlines.deadlines(activity)
         if due_ns <= run.now_ns
     )
     is_over = False
-    for _, scheduled_event_id, timeout_type, attempt in due:
+    for _, scheduled_event_id, _, timeout_type, attempt in due:
         # An earlier one of its timeouts may have ended the activity, or the attempt.
         activity = activities.get(scheduled_event_id)
         if activity is not None and activity.attempt == attempt:
