@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
-from whistlestop.history import system_operations
+from whistlestop.history import nexus_http, system_operations
 from whistlestop.history.core import callbacks, nexus_failures, nexus_operations, system_nexus
-from whistlestop.history.core.times import MILLISECOND_NS
+from whistlestop.history.core.times import MILLISECOND_NS, timestamp_ns
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
@@ -30,6 +30,14 @@ CALLBACK_HEADER = "temporal-callback-token"
 OPERATION_HEADER = "nexus-operation-token"
 _TOKEN_VERSION = 1
 _TARGET_GONE = "endpoint not registered"
+
+
+class PutOff(Exception):
+    """The row is to be delivered again at that time."""
+
+    def __init__(self, until_ns: int) -> None:
+        super().__init__(f"until {until_ns}")
+        self.until_ns = until_ns
 
 
 # ---- requests --------------------------------------------------------------------------------------------------------
@@ -141,11 +149,11 @@ async def call_back(service: History, task: TransferTask, data: TransferData) ->
         return
     callback = run.state.completion_callbacks[data.callback_index].nexus
     if callback.url != SYSTEM_URL:
-        await _settle(service, task, data, failure=f"callbacks to {callback.url} are not supported yet")
+        await _call_outside(service, task, data, run)
         return
     token = parse_callback_token(_header(callback, CALLBACK_HEADER))
     if token is None:
-        await _settle(service, task, data, failure="invalid callback token")
+        await _settle(service, task, data, nexus_http.Refused("invalid callback token", retryable=False))
         return
     target = await _waiting_run(service, token)
     async with engine.locked(task.key, *([target] if target is not None else [])):
@@ -166,13 +174,35 @@ def _header(callback: common_pb.Callback.Nexus, name: str) -> str:
     return next((value for key, value in callback.header.items() if key.lower() == name), "")
 
 
-async def _settle(service: History, task: TransferTask, data: TransferData, *, failure: str) -> None:
+async def _call_outside(service: History, task: TransferTask, data: TransferData, run: Run) -> None:
+    """Tell somebody who is not of this server, over HTTP."""
+    callback = run.state.completion_callbacks[data.callback_index].nexus
+    completion = nexus_http.Completion(
+        result=callbacks.result_of(data),
+        failure=callbacks.failure_of(data),
+        started_ns=run.state.start_ns,
+        closed_ns=timestamp_ns(data.close_event.event_time) or run.now_ns,
+        link=callbacks.link_of(run.state, data.callback_index),
+    )
+    refusal = await nexus_http.complete(callback.url, dict(callback.header), completion)
+    await _settle(service, task, data, refusal)
+
+
+async def _settle(service: History, task: TransferTask, data: TransferData, refusal: nexus_http.Refused | None) -> None:
+    """Write down how an attempt went. Raises PutOff when there is to be another one."""
     async with service.engine.lock(task.key):
         run = await _run_of(service, task.key)
         if run is None or not callbacks.is_owed(run.state, data.callback_index):
             await service.store.delete_transfer(task)
             return
-        callbacks.failed(run, data.callback_index, failure)
+        if refusal is None:
+            callbacks.succeeded(run, data.callback_index)
+        elif not refusal.retryable:
+            callbacks.failed(run, data.callback_index, refusal.message)
+        else:
+            due_ns = callbacks.put_off(run, data.callback_index, refusal.message)
+            await service.engine.commit(run)
+            raise PutOff(due_ns)
         await service.engine.commit(run, done=task)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError
 from whistlestop.history import deliveries
+from whistlestop.history.nexus_deliveries import PutOff
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS
 
@@ -152,6 +153,8 @@ class TransferProcessor:
     async def _deliver(self, task: TransferTask) -> None:
         try:
             await deliveries.deliver(self._service, task)
+        except PutOff as put_off:
+            await self._postpone(task, put_off.until_ns)
         except (ServiceError, StorageError) as error:
             _log.warning(
                 "transfer task %s of %s/%s failed (%s); trying again",
@@ -165,9 +168,11 @@ class TransferProcessor:
             _log.exception("transfer task %s of %s/%s", task.kind, task.key.workflow_id, task.key.run_id)
             await self._postpone(task)
 
-    async def _postpone(self, task: TransferTask) -> None:
-        delay_ns = min(FIRST_RETRY_NS * 2 ** min(task.attempt, 20), MOST_RETRY_NS)
+    async def _postpone(self, task: TransferTask, until_ns: int = 0) -> None:
         clock = self._service.clock
+        delay_ns = min(FIRST_RETRY_NS * 2 ** min(task.attempt, 20), MOST_RETRY_NS)
+        if until_ns:
+            delay_ns = max(until_ns - clock.now_ns(), 0)
         try:
             await self._service.store.postpone_transfer(task, clock.now_ns() + delay_ns, task.attempt + 1)
         except StorageError as error:

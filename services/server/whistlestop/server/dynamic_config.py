@@ -50,6 +50,16 @@ LIMIT_KEYS: Mapping[str, str] = {
     "history.workflowtaskretrymaxinterval": "workflow_task_retry_max_ns",
     "history.workflowidreuseminimalinterval": "workflow_id_reuse_minimal_interval_ns",
     "history.defaultworkflowtasktimeout": "workflow_task_timeout_ns",
+    "component.nexusoperations.limit.operation.concurrency": "nexus_pending_operations",
+    "component.nexusoperations.limit.service.name.length": "nexus_service_length",
+    "component.nexusoperations.limit.operation.name.length": "nexus_operation_length",
+    "component.nexusoperations.limit.header.size": "nexus_header_size",
+    "component.nexusoperations.limit.request.timeout.min": "nexus_min_request_timeout_ns",
+    "component.nexusoperations.request.timeout": "nexus_request_timeout_ns",
+    "component.nexusoperations.retrypolicy.initialinterval": "nexus_retry_initial_ns",
+    "component.nexusoperations.retrypolicy.maxinterval": "nexus_retry_max_ns",
+    "callback.retrypolicy.initialinterval": "callback_retry_initial_ns",
+    "callback.retrypolicy.maxinterval": "callback_retry_max_ns",
     "system.enableactivityeagerexecution": "eager_activities",
     "system.enableeagerworkflowstart": "eager_workflow_start",
 }
@@ -66,6 +76,13 @@ FRONTEND_KEYS: Mapping[str, str] = {
     "frontend.historymaxpagesize": "history_max_page_size",
     "frontend.maxlinksperrequest": "max_links_per_request",
     "frontend.linkmaxsize": "link_max_size",
+    "callback.allowedaddresses": "callback_allowed_addresses",
+    "component.callbacks.allowedaddresses": "callback_allowed_addresses",
+    "callback.maxperexecution": "max_callbacks_per_execution",
+    "component.nexusoperations.limit.operation.token.length": "nexus_operation_token_max_length",
+    "limit.endpointnamemaxlength": "endpoint_name_max_length",
+    "limit.endpointexternalurlmaxlength": "endpoint_url_max_length",
+    "limit.endpointdescriptionmaxsize": "endpoint_description_max_size",
 }
 """Key (in lower case) -> field of whistlestop.frontend.config.FrontendConfig."""
 
@@ -138,6 +155,8 @@ def _converted(key: str, name: str, value: object, present: object) -> object:
     if name.endswith(("_ns", "_s")) and isinstance(value, str):
         seconds = duration_s(key, value)
         return round(seconds * 1_000_000_000) if name.endswith("_ns") else seconds
+    if name == "callback_allowed_addresses":
+        return _addresses(key, value)
     if isinstance(present, bool):
         if isinstance(value, bool):
             return value
@@ -148,6 +167,18 @@ def _converted(key: str, name: str, value: object, present: object) -> object:
             return round(value * 100)
         return float(value) if isinstance(present, float) else int(value)
     raise InvalidDynamicConfig(f'dynamic config key "{key}" can\'t be {json.dumps(value)}')
+
+
+def _addresses(key: str, value: object) -> tuple[tuple[str, bool], ...]:
+    """Patterns of hosts, and whether without TLS: `[{"Pattern": "*", "AllowInsecure": true}]`."""
+    found = []
+    entries: list[Any] = value if isinstance(value, list) else [value]
+    for entry in entries:
+        pattern = entry.get("Pattern") if isinstance(entry, dict) else None
+        if not isinstance(pattern, str) or not pattern:
+            raise InvalidDynamicConfig(f'dynamic config key "{key}" needs entries with a "Pattern"')
+        found.append((pattern, entry.get("AllowInsecure") is True))
+    return tuple(found)
 
 
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
