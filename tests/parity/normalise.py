@@ -52,15 +52,12 @@ DROPPED = {
     "poller_scaling_decision",
     "poller_group_id",
     "poller_group_infos",
-    # as OTHER_PARTS, where it stands on its own
-    "supports_schedules",
     # replication's version: 0 on a cluster that is alone, absent or present as the writer likes
     "version",
     "failover_version",
 }
-# What a server says it can do in parts that are not compared here: schedules, Nexus, deployments, standalone activities.
+# What a server says it can do in parts that are not compared here: Nexus, deployments, standalone activities.
 OTHER_PARTS = {
-    "supports_schedules",
     "nexus",
     "server_scaled_deployments",
     "standalone_activities",
