@@ -1,0 +1,133 @@
+"""LocalStack's Lambda runs functions as processes: chosen by LAMBDA_RUNTIME_EXECUTOR=process.
+
+LAMBDA_PROCESS_PYTHON names the interpreter: that of an environment which holds awslambdaric and boto3 and nothing else,
+as Lambda's own runtimes do. LAMBDA_CLOCK_AHEAD_FILE, if set, names a file with the seconds that functions' clocks are
+ahead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from functools import cache
+from typing import Any
+
+from plux import Plugin
+
+from .process import Code, Environment, StartFailed, lambda_error
+from .runtime_api import Answer
+
+_LOG_DRAINS_S = 0.002
+
+
+class ProcessExecutorPlugin(Plugin):  # type: ignore[misc]  # LocalStack is not where types are checked
+    """How LocalStack finds the executor."""
+
+    namespace = "localstack.lambda.runtime_executor"
+    name = "process"
+
+    def load(self, *args: object, **kwargs: object) -> type[Any]:
+        return executor_class()
+
+
+def code_of(version: Any, start_s: float) -> Code:
+    """What a version of a function runs."""
+    config = version.config
+    return Code(
+        interpreter=os.environ.get("LAMBDA_PROCESS_PYTHON", sys.executable),
+        task_root=str(config.code.get_unzipped_code_location()),
+        handler=config.handler,
+        layers=[str(layer.code.get_unzipped_code_location()) for layer in reversed(config.layers or [])],
+        timeout_s=config.timeout,
+        start_s=start_s,
+        clock_ahead_file=os.environ.get("LAMBDA_CLOCK_AHEAD_FILE", ""),
+    )
+
+
+@cache
+def executor_class() -> type[Any]:  # noqa: C901 - a class of small methods
+    """Made once, when LocalStack's own modules may be imported."""
+    from localstack import config as localstack_config
+    from localstack.services.lambda_.invocation.executor_endpoint import StatusErrorException
+    from localstack.services.lambda_.invocation.lambda_models import InvocationResult
+    from localstack.services.lambda_.invocation.runtime_executor import RuntimeExecutor
+
+    class ProcessExecutor(RuntimeExecutor):  # type: ignore[misc]  # as above
+        """One execution environment of a function."""
+
+        def start(self, env_vars: dict[str, Any]) -> None:
+            variables = {name: str(value) for name, value in env_vars.items()}
+            variables["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{self.function_version.config.runtime}"
+            code = code_of(self.function_version, localstack_config.LAMBDA_RUNTIME_ENVIRONMENT_TIMEOUT)
+            self.environment = Environment(code, variables)
+            try:
+                self.environment.start()
+            except StartFailed as failure:
+                raise StatusErrorException("the runtime did not start", payload=failure.payload) from None
+
+        def stop(self) -> None:
+            self.environment.stop()
+
+        def invoke(self, payload: dict[str, str]) -> Any:
+            self.environment.log.clear()
+            began_s = time.perf_counter()
+            try:
+                answer = self.environment.invoke(payload)
+            except StartFailed as failure:
+                answer = Answer(payload["invoke-id"], failure.payload, is_error=True)
+            took_ms = (time.perf_counter() - began_s) * 1000
+            answer = _within(localstack_config.LAMBDA_LIMITS_MAX_FUNCTION_PAYLOAD_SIZE_BYTES, answer)
+            return InvocationResult(
+                payload["invoke-id"], answer.payload, is_error=answer.is_error, logs=self._report(payload, took_ms)
+            )
+
+        def _report(self, payload: dict[str, str], took_ms: float) -> str:
+            time.sleep(_LOG_DRAINS_S)
+            said = f"RequestId: {payload['invoke-id']}"
+            version = self.function_version
+            used = f"Duration: {took_ms:.2f} ms\tBilled Duration: {took_ms:.0f} ms"
+            return "\n".join(
+                (
+                    f"START {said} Version: {version.id.qualifier}",
+                    *tuple(self.environment.log),
+                    f"END {said}",
+                    f"REPORT {said}\t{used}\tMemory Size: {version.config.memory_size} MB",
+                    "",
+                )
+            )
+
+        def get_logs(self) -> str:
+            return "\n".join(tuple(self.environment.log))
+
+        def get_address(self) -> str:
+            return "127.0.0.1"
+
+        def get_endpoint_from_executor(self) -> str:
+            return "127.0.0.1"
+
+        def get_runtime_endpoint(self) -> str:
+            return f"http://127.0.0.1:{localstack_config.GATEWAY_LISTEN[0].port}/_localstack_lambda/{self.id}"
+
+        @classmethod
+        def prepare_version(cls, function_version: Any) -> None:
+            config = function_version.config
+            if not str(config.runtime or "").startswith("python"):
+                raise NotImplementedError(f"functions run as processes of Python only, not of {config.runtime}")
+            for code in (config.code, *(layer.code for layer in config.layers or ())):
+                code.prepare_for_execution()
+
+        @classmethod
+        def cleanup_version(cls, function_version: Any) -> None:  # noqa: ARG003 - LocalStack passes it
+            return None
+
+    return ProcessExecutor
+
+
+def _within(limit_bytes: int, answer: Answer) -> Answer:
+    """The answer, or the error that Lambda gives for one that is too large."""
+    size = len(answer.payload)
+    if size <= limit_bytes:
+        return answer
+    text = f"Response payload size ({size} bytes) exceeded maximum allowed payload size ({limit_bytes} bytes)."
+    return Answer(answer.request_id, lambda_error("Function.ResponseSizeTooLarge", text), is_error=True)

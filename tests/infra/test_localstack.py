@@ -1,0 +1,189 @@
+"""The stack on LocalStack: deployed by SAM, driven through its Function URL only, woken by SQS and Scheduler, deleted.
+
+Proved by this: the template, the bundles, what the functions say to AWS and to each other. Not proved, for LocalStack
+enforces or has none of it: IAM, VPCs, memory limits, Amazon Linux wheels, frozen processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from infra.localstack.server import running
+
+from tests import postgres
+from tests.functions.client import QUEUE, SECOND_NS, new_events, said, short_name
+from tests.functions.talk import ask
+from tests.infra.stack import Deployed, Stack, deploy
+from tests.parity import commands
+from tests.parity.puppet import payloads
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.history.aws_alarm import scheduled_ns
+from whistlestop.storage.postgres import PostgresStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("localstack")]
+
+PORT = 19610
+NAME = "whistlestop-test"
+HOUR_S = 3600
+SOON_S = 25
+"""A wake that is due comes within this; the machine may be busy."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """With a day between sweeps, so that no test's timer is found by one by accident."""
+    folder = tmp_path_factory.mktemp("localstack")
+    async with contextlib.AsyncExitStack() as exits:
+        url = await exits.enter_async_context(postgres.migrated_database())
+        server = exits.enter_context(running(PORT, folder))
+        yield deploy(NAME, server, folder / "build", DatabaseUrl=url, SweepRate="rate(1 day)")
+        store = PostgresStore(url, pool_size=1)
+        await store.open()
+        findings = await store.check(10)
+        await store.close()
+        assert findings == []
+
+
+@pytest_asyncio.fixture
+async def cloud(stack: Stack) -> Deployed:
+    made = Deployed(stack.server.log.parent, {}, endpoint=stack.outputs["Endpoint"], port=PORT)
+    with contextlib.suppress(ServiceError):
+        await made.call(
+            "RegisterNamespace", namespace="default", workflow_execution_retention_period={"seconds": 72 * HOUR_S}
+        )
+    return made
+
+
+async def _event_comes(cloud: Deployed, workflow_id: str, name: str) -> float:
+    """Watch from outside, without a poll that would fire timers; how many seconds it took."""
+    began_s = time.monotonic()
+    while time.monotonic() < began_s + SOON_S:
+        if name in await cloud.event_names(workflow_id):
+            return time.monotonic() - began_s
+        await asyncio.sleep(0.3)
+    raise AssertionError(f"no {name} within {SOON_S} s: {await cloud.event_names(workflow_id)}")
+
+
+async def _schedule_comes(stack: Stack, cloud: Deployed, workflow_id: str) -> str:
+    """The one-time schedule of the run's timer.
+
+    It comes when the wake of a workflow task's timeout has come, which stands for all that is due later.
+    """
+    started = next(event for event in await cloud.history(workflow_id) if short_name(event) == "TimerStarted")
+    lasts = started.timer_started_event_attributes.start_to_fire_timeout
+    at_ns = started.event_time.ToNanoseconds() + lasts.ToNanoseconds()
+    name = f"wake-{datetime.fromtimestamp(scheduled_ns(at_ns) / SECOND_NS, UTC):%Y%m%dT%H%M}"
+    began_s = time.monotonic()
+    while time.monotonic() < began_s + SOON_S:
+        if name in stack.one_time_schedules():
+            return name
+        await asyncio.sleep(0.3)
+    raise AssertionError(f"no {name} within {SOON_S} s: {stack.one_time_schedules()}")
+
+
+def test_every_resource_is_there(stack: Stack) -> None:
+    """What LocalStack does not support it passes over in silence, with the physical id `unknown`."""
+    resources = stack.resources()
+    assert [name for name, (_, physical_id) in resources.items() if physical_id in {"", "unknown"}] == []
+    kinds = [kind for kind, _ in resources.values()]
+    assert kinds.count("AWS::Lambda::Function") == 3
+    assert {"AWS::Lambda::Url", "AWS::SQS::Queue", "AWS::Scheduler::Schedule", "AWS::IAM::Role"} <= set(kinds)
+
+
+async def test_a_workflow(cloud: Deployed) -> None:
+    """An activity that fails once, a timer, a signal, a query, and the end."""
+    await cloud.start("order")
+    await cloud.step(commands.activity("charge", QUEUE["name"]))
+    first = await cloud.activity_task()
+    await cloud.call(
+        "RespondActivityTaskFailed",
+        task_token=first.task_token,
+        failure={"message": "no signal", "application_failure_info": {"type": "Signal"}},
+    )
+    second = await cloud.activity_task()
+    assert second.attempt == 2
+    await cloud.call("RespondActivityTaskCompleted", task_token=second.task_token, result=payloads("paid"))
+    task = await cloud.step(commands.timer("rest", 1))
+    assert new_events(task) == ["ActivityTaskScheduled", "ActivityTaskStarted", "ActivityTaskCompleted"]
+    assert new_events(await cloud.step()) == ["TimerStarted", "TimerFired"]
+
+    asking = asyncio.ensure_future(ask(cloud, "order"))
+    task = await cloud.workflow_task()
+    assert task.query.query_type == "state"
+    await cloud.call(
+        "RespondQueryTaskCompleted",
+        task_token=task.task_token,
+        completed_type="QUERY_RESULT_TYPE_ANSWERED",
+        query_result=payloads("waiting"),
+    )
+    assert await asking == said("waiting")
+
+    await cloud.call("SignalWorkflowExecution", workflow_execution={"workflow_id": "order"}, signal_name="approve")
+    task = await cloud.step(commands.complete_workflow("done"))
+    assert new_events(task) == ["WorkflowExecutionSignaled"]
+    closed = await cloud.close_event("order")
+    assert closed is not None
+    assert closed.workflow_execution_completed_event_attributes.result == said("done")
+    assert await cloud.status("order") == "COMPLETED"
+
+
+async def test_a_refusal(cloud: Deployed) -> None:
+    """Errors keep their status and details on the way through two functions and the URL."""
+    with pytest.raises(ServiceError) as raised:
+        await cloud.call("DescribeWorkflowExecution", execution={"workflow_id": "nowhere"})
+    assert raised.value.code is Code.NOT_FOUND
+    assert [type(detail).__name__ for detail in raised.value.details] == ["NotFoundFailure"]
+
+
+async def test_a_timer_fires_by_a_message(stack: Stack, cloud: Deployed) -> None:
+    """Nobody polls: the delayed message wakes history."""
+    await cloud.start("nap")
+    await cloud.step(commands.timer("t", 3))
+    assert await _event_comes(cloud, "nap", "TimerFired") > 1
+    await cloud.step(commands.complete_workflow())
+
+
+async def test_a_timer_of_an_hour_fires_by_a_schedule(stack: Stack, cloud: Deployed) -> None:
+    """The schedule comes early and goes; what it wakes arms a message that comes in time."""
+    await cloud.start("long")
+    await cloud.step(commands.timer("t", HOUR_S))
+    name = await _schedule_comes(stack, cloud, "long")
+    stack.server.ahead(HOUR_S - 6)
+    assert await _event_comes(cloud, "long", "TimerFired") > 1
+    assert name not in stack.one_time_schedules()
+    await cloud.step(commands.complete_workflow())
+
+
+async def test_a_lost_wake_is_found_by_the_sweep(stack: Stack, cloud: Deployed) -> None:
+    """The one-time schedule is gone; the recurring one comes."""
+    await cloud.start("lost")
+    await cloud.step(commands.timer("t", 2 * HOUR_S))
+    name = await _schedule_comes(stack, cloud, "lost")
+    stack.client("scheduler").delete_schedule(Name=name, GroupName=stack.outputs["WakeScheduleGroup"])
+    stack.server.ahead(25 * HOUR_S)
+    await _event_comes(cloud, "lost", "TimerFired")
+    await cloud.step(commands.complete_workflow())
+
+
+def test_no_wake_failed(stack: Stack) -> None:
+    sqs = stack.client("sqs")
+    url = sqs.get_queue_url(QueueName=f"{NAME}-failed-wakes")["QueueUrl"]
+    assert sqs.receive_message(QueueUrl=url, WaitTimeSeconds=0).get("Messages", []) == []
+
+
+def test_the_stack_goes(stack: Stack) -> None:
+    """And leaves nothing."""
+    stack.delete()
+    assert stack.client("lambda").list_functions()["Functions"] == []
+    assert stack.client("sqs").list_queues().get("QueueUrls", []) == []
+    groups = [group["Name"] for group in stack.client("scheduler").list_schedule_groups()["ScheduleGroups"]]
+    assert groups == ["default"]

@@ -1,0 +1,105 @@
+"""The template is what CloudFormation takes, and says what the project promises of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # its stubs are another package
+from infra.bundle.build import DEFAULT
+from infra.bundle.target import FUNCTIONS
+from infra.localstack.environment import ensure
+
+from tests.infra.stack import INFRA, sam
+
+pytestmark = [pytest.mark.timeout(600)]
+
+TEMPLATE = INFRA / "template.yaml"
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # as above
+    """Short forms such as `!Ref` become {"!Ref": …}."""
+
+
+def _short_form(loader: yaml.Loader, tag: str, node: yaml.Node) -> dict[str, Any]:
+    if isinstance(node, yaml.ScalarNode):
+        return {f"!{tag}": loader.construct_scalar(node)}
+    if isinstance(node, yaml.SequenceNode):
+        return {f"!{tag}": loader.construct_sequence(node, deep=True)}
+    assert isinstance(node, yaml.MappingNode)
+    return {f"!{tag}": loader.construct_mapping(node, deep=True)}
+
+
+_Loader.add_multi_constructor("!", _short_form)
+
+
+@pytest.fixture(scope="module")
+def template() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.load(TEMPLATE.read_text("utf-8"), _Loader)  # a subclass of the safe loader
+    return loaded
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    done = subprocess.run(
+        [str(ensure("sam") / "cfn-lint"), str(TEMPLATE)], capture_output=True, text=True, check=False,
+        env={**os.environ, "AWS_DEFAULT_REGION": "eu-central-1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_sam_finds_nothing() -> None:
+    said = sam("validate", "--lint", "--template", str(TEMPLATE), environ={"AWS_DEFAULT_REGION": "eu-central-1"})
+    assert "is a valid SAM Template" in said
+
+
+def test_defaults_are_those_of_the_bundler(template: dict[str, Any]) -> None:
+    parameters = template["Parameters"]
+    assert (parameters["PythonRuntime"]["Default"], parameters["Architecture"]["Default"]) == (
+        DEFAULT.runtime, DEFAULT.architecture,
+    )  # fmt: skip
+
+
+def test_one_function_each_with_a_role_of_its_own(template: dict[str, Any]) -> None:
+    functions = {
+        name: each["Properties"] for name, each in template["Resources"].items() if each["Type"].endswith("::Function")
+    }
+    assert sorted(each["Handler"] for each in functions.values()) == [
+        f"whistlestop.{function}.lambda_function.handler" for function in sorted(FUNCTIONS)
+    ]
+    assert len({str(each["Role"]) for each in functions.values()}) == len(functions)
+
+
+def test_secure_by_default(template: dict[str, Any]) -> None:
+    parameters = template["Parameters"]
+    assert parameters["AuthMode"]["Default"] == "AWS_IAM"
+    assert parameters["DatabaseUrl"]["NoEcho"] is True
+
+
+def test_no_role_may_do_anything_to_everything(template: dict[str, Any]) -> None:
+    """Every statement names its actions and its resources."""
+    seen = 0
+    for name, resource in template["Resources"].items():
+        if resource["Type"] != "AWS::IAM::Role":
+            continue
+        for policy in resource["Properties"]["Policies"]:
+            inner = policy["!If"][1] if "!If" in policy else policy
+            for statement in inner["PolicyDocument"]["Statement"]:
+                actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+                assert not [action for action in actions if "*" in action], name
+                assert statement["Resource"] != "*", name
+                seen += 1
+    assert seen > 10
+
+
+def test_names_tell_stacks_apart(template: dict[str, Any]) -> None:
+    """A second stack in the account must not collide, schedules included."""
+    named = [
+        str(properties[key])
+        for properties in (each["Properties"] for each in template["Resources"].values())
+        for key in ("Name", "FunctionName", "QueueName", "LogGroupName")
+        if key in properties and "!Ref" not in str(properties[key])
+    ]
+    assert len(named) >= 9
+    assert [name for name in named if "${AWS::StackName}" not in name] == []
