@@ -6,12 +6,13 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 WORKERS ?= 2
 
-.PHONY: help demo test test-fast lint proto bench check clean
+.PHONY: help demo test test-fast test-infra lint proto bench check clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   an order saga on the embedded server, killed halfway and finished after a restart"
 	@echo "make test   all tests"
+	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 600 MB)"
 	@echo "make lint   ruff, mypy strict, import contracts"
 	@echo "make check  lint and test: exactly what CI runs"
 	@echo "make proto  generate *_pb2.py from our .proto files"
@@ -33,6 +34,10 @@ test: $(STAMP)
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not parity" $(PYTEST_ARGS)
+
+test-infra: $(STAMP)
+	$(BIN)/python -m infra.localstack setup
+	WHISTLESTOP_TEST_INFRA=1 $(BIN)/python -m pytest tests/infra $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -18,7 +18,6 @@ from infra.localstack.environment import ensure
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-    from pathlib import Path
 
 START_S = 120.0
 STOP_S = 15.0
