@@ -28,7 +28,7 @@ from whistlestop.common.errors import (
     unavailable,
     unimplemented,
 )
-from whistlestop.common.proto import internal_pb2, worker_pb2
+from whistlestop.common.proto import internal_pb2, nexus_pb2, worker_pb2
 
 if TYPE_CHECKING:
     import http.client
@@ -181,7 +181,8 @@ async def invoke_envelope(
 def request_type(method: str) -> type[Message]:
     """The request message of a method, public or internal. Raises ServiceError(UNIMPLEMENTED)."""
     name = f"{method}Request"
-    found = getattr(internal_pb2, name, None) or getattr(worker_pb2, name, None) or getattr(service_pb, name, None)
+    modules = (internal_pb2, worker_pb2, nexus_pb2, service_pb)
+    found = next((getattr(module, name) for module in modules if hasattr(module, name)), None)
     if found is None:
         raise unimplemented(f"unknown method {method}")
     kind: type[Message] = found
