@@ -36,7 +36,7 @@ def tables() -> str:
     lines += ["", "### Commands", "", "| command | |", "|---|---|"]
     for name, number in sorted(ct.CommandType.items()):
         if number:
-            lines.append(f"| {name} | {'yes' if number in HANDLERS else 'not yet: Nexus is not supported yet'} |")
+            lines.append(f"| {name} | {'yes' if number in HANDLERS else 'not yet'} |")
     return "\n".join(lines)
 
 
