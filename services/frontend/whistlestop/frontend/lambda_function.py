@@ -1,7 +1,7 @@
 """The frontend as a Lambda function: Function URL and API Gateway v2 events in, HTTP answers out.
 
 Environment:
-    WHISTLESTOP_DATABASE_URL         postgresql://…; or
+    WHISTLESTOP_DATABASE_URL         postgresql://…; or one of the other ways of `common.doors.database`; or
     WHISTLESTOP_SQLITE_PATH          a file (for tests and the curious)
     WHISTLESTOP_HISTORY_FUNCTION     name or ARN to invoke; or WHISTLESTOP_HISTORY_URL
     WHISTLESTOP_MATCHING_FUNCTION    likewise; or WHISTLESTOP_MATCHING_URL
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.doors import lambda_shell
+from whistlestop.common.doors.database import database_url
 from whistlestop.common.ids import RandomIds
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.doors.answer import HttpRequest
@@ -56,7 +57,7 @@ async def _instance() -> tuple[Frontend, HttpApi, Presence]:
         lambda_shell.log_through_powertools("frontend", os.environ.get("WHISTLESTOP_LOG_LEVEL", "INFO"))
         store = _store()
         await store.open()
-        kind = "postgres" if os.environ.get("WHISTLESTOP_DATABASE_URL") else "sqlite"
+        kind = "sqlite" if os.environ.get("WHISTLESTOP_SQLITE_PATH") else "postgres"
         frontend = Frontend(
             store, _client("HISTORY"), _client("MATCHING"), _clock, RandomIds(), FrontendConfig(persistence_store=kind)
         )
@@ -66,7 +67,7 @@ async def _instance() -> tuple[Frontend, HttpApi, Presence]:
 
 
 def _store() -> Store:
-    url = os.environ.get("WHISTLESTOP_DATABASE_URL")
+    url = database_url()
     if url:
         from whistlestop.storage.postgres.store import PostgresStore
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors import lambda_shell
+from whistlestop.common.doors.database import database_url
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.notify import RecheckNotifier
@@ -177,7 +178,7 @@ def _alarm() -> Alarm:
 
 
 def _store() -> Store:
-    url = os.environ.get("WHISTLESTOP_DATABASE_URL")
+    url = database_url()
     if url:
         from whistlestop.storage.postgres.store import PostgresStore
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.doors import lambda_shell
+from whistlestop.common.doors.database import database_url
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.notify import RecheckNotifier
 from whistlestop.matching.config import MatchingConfig
@@ -57,7 +58,7 @@ async def _instance() -> tuple[Matching, Presence]:
 
 
 def _store() -> Store:
-    url = os.environ.get("WHISTLESTOP_DATABASE_URL")
+    url = database_url()
     if url:
         from whistlestop.storage.postgres.store import PostgresStore
 
