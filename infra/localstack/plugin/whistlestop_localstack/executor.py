@@ -11,12 +11,15 @@ import os
 import sys
 import time
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plux import Plugin
 
 from .process import Code, Environment, StartFailed, lambda_error
 from .runtime_api import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _LOG_DRAINS_S = 0.002
 
@@ -45,8 +48,16 @@ def code_of(version: Any, start_s: float) -> Code:
     )
 
 
+def report(request_id: str, version: Any, lines: Sequence[str], took_ms: float) -> str:
+    """What Lambda logs of an invocation: the function's own lines between its own."""
+    said = f"RequestId: {request_id}"
+    used = f"Duration: {took_ms:.2f} ms\tBilled Duration: {took_ms:.0f} ms"
+    last = f"REPORT {said}\t{used}\tMemory Size: {version.config.memory_size} MB"
+    return "\n".join((f"START {said} Version: {version.id.qualifier}", *lines, f"END {said}", last, ""))
+
+
 @cache
-def executor_class() -> type[Any]:  # noqa: C901 - a class of small methods
+def executor_class() -> type[Any]:
     """Made once, when LocalStack's own modules may be imported."""
     from localstack import config as localstack_config
     from localstack.services.lambda_.invocation.executor_endpoint import StatusErrorException
@@ -78,24 +89,9 @@ def executor_class() -> type[Any]:  # noqa: C901 - a class of small methods
                 answer = Answer(payload["invoke-id"], failure.payload, is_error=True)
             took_ms = (time.perf_counter() - began_s) * 1000
             answer = _within(localstack_config.LAMBDA_LIMITS_MAX_FUNCTION_PAYLOAD_SIZE_BYTES, answer)
-            return InvocationResult(
-                payload["invoke-id"], answer.payload, is_error=answer.is_error, logs=self._report(payload, took_ms)
-            )
-
-        def _report(self, payload: dict[str, str], took_ms: float) -> str:
             time.sleep(_LOG_DRAINS_S)
-            said = f"RequestId: {payload['invoke-id']}"
-            version = self.function_version
-            used = f"Duration: {took_ms:.2f} ms\tBilled Duration: {took_ms:.0f} ms"
-            return "\n".join(
-                (
-                    f"START {said} Version: {version.id.qualifier}",
-                    *tuple(self.environment.log),
-                    f"END {said}",
-                    f"REPORT {said}\t{used}\tMemory Size: {version.config.memory_size} MB",
-                    "",
-                )
-            )
+            logs = report(answer.request_id, self.function_version, tuple(self.environment.log), took_ms)
+            return InvocationResult(payload["invoke-id"], answer.payload, is_error=answer.is_error, logs=logs)
 
         def get_logs(self) -> str:
             return "\n".join(tuple(self.environment.log))
