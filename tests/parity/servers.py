@@ -43,6 +43,11 @@ def _beside_python(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
+def cli() -> str:
+    """The official command line."""
+    return _beside_python("temporal")
+
+
 # Search attributes are there as soon as they were added, and a worker that leaves ends its polls: switched on, as the
 # SDKs' own test suites do, since ours has no switch for either.
 _SETTINGS = ("system.forceSearchAttributesCacheRefreshOnRead=true", "frontend.enableCancelWorkerPollsOnShutdown=true")
