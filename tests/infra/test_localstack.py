@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
-from infra.localstack.server import running
+from infra.localstack.server import REGION, running
+from temporalio.worker import Worker
 
 from tests import postgres
+from tests.bridge import programs
 from tests.functions.client import QUEUE, SECOND_NS, new_events, said, short_name
 from tests.functions.talk import ask
+from tests.infra.dns import door_to
 from tests.infra.stack import Deployed, Stack, deploy
 from tests.parity import commands
 from tests.parity.puppet import payloads
+from whistlestop.bridge import connect
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.aws_alarm import scheduled_ns
 from whistlestop.storage.postgres import PostgresStore
@@ -29,11 +33,12 @@ from whistlestop.storage.postgres import PostgresStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("localstack")]
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.sdk]
 
 PORT = 19610
 NAME = "whistlestop-test"
 HOUR_S = 3600
+SDK_S = 120
 SOON_S = 25
 """A wake that is due comes within this; the machine may be busy."""
 
@@ -134,6 +139,25 @@ async def test_a_workflow(cloud: Deployed) -> None:
     assert closed is not None
     assert closed.workflow_execution_completed_event_attributes.result == said("done")
     assert await cloud.status("order") == "COMPLETED"
+
+
+async def test_an_unchanged_worker_of_the_official_sdk(
+    stack: Stack, cloud: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the bridge: an activity with a retry, a timer, a signal, a query, an update and a child."""
+    for name, value in stack.server.client_environ.items():
+        monkeypatch.setenv(name, value)
+    with door_to(stack.outputs["Endpoint"], PORT) as target:
+        async with (
+            asyncio.timeout(SDK_S),
+            connect(target, sigv4=True, region=REGION) as client,
+            Worker(client, task_queue=programs.QUEUE, workflows=[programs.Order, programs.Parcel], activities=[programs.charge]),
+        ):
+            handle = await client.start_workflow(programs.Order.run, "tea", id="saga", task_queue=programs.QUEUE)
+            await handle.signal(programs.Order.note, "by train")
+            assert await handle.execute_update(programs.Order.address, "Paddington") == "sent to Paddington"
+            assert await handle.result() == programs.Outcome("charged tea", ["by train"], "Paddington", "parcel of tea")
+            assert await handle.query(programs.Order.state) == "charged tea"
 
 
 async def test_a_refusal(cloud: Deployed) -> None:
