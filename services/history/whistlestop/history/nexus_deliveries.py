@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import DecodeError
-
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
-from whistlestop.history import nexus_http, system_operations
+from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
+from whistlestop.history import nexus_callbacks, nexus_http, outside, system_operations
 from whistlestop.history.core import callbacks, nexus_failures, nexus_operations, system_nexus
 from whistlestop.history.core.times import MILLISECOND_NS, timestamp_ns
 from whistlestop.storage.records import ExecutionKey
@@ -20,15 +15,14 @@ if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
+    from whistlestop.common.proto.nexus_pb2 import OperationToken
     from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import NexusOperation, TransferData
     from whistlestop.history.service import History
     from whistlestop.storage.records import TransferTask
 
 SYSTEM_URL = "temporal://system"
-CALLBACK_HEADER = "temporal-callback-token"
 OPERATION_HEADER = "nexus-operation-token"
-_TOKEN_VERSION = 1
 _TARGET_GONE = "endpoint not registered"
 
 
@@ -55,17 +49,21 @@ async def cancel_operation(service: History, task: TransferTask, data: TransferD
 
 async def _request(service: History, task: TransferTask, data: TransferData, *, cancel: bool) -> None:
     engine = service.engine
-    answer = None
+    record: outside.Record | None = None
     run, operation = await _wanted(service, task, data, cancel=cancel)
-    if run is not None and operation is not None and operation.endpoint == system_nexus.ENDPOINT:
-        answer = await system_operations.call(service, run, operation)
+    if run is not None and operation is not None:
+        # What is asked of nobody's queue is asked here, without a lock: it may take its time, or come back to this run.
+        if operation.endpoint == system_nexus.ENDPOINT:
+            record = await system_operations.call(service, run, operation)
+        else:
+            record = await outside.request(service, run, operation, cancel=cancel)
     async with engine.lock(task.key):
         run, operation = await _wanted(service, task, data, cancel=cancel)
         if run is None or operation is None:
             await service.store.delete_transfer(task)
             return
-        if answer is not None:
-            system_operations.record(run, operation, answer)
+        if record is not None:
+            record(run, operation)
             await engine.commit(run, done=task)
             return
         target, failure = await _target(service, operation.endpoint_id, operation.endpoint)
@@ -109,10 +107,6 @@ async def _target(
     if record is None:
         return None, nexus_failures.handler_failure("NOT_FOUND", _TARGET_GONE)
     data = NexusEndpointData.FromString(record.data)
-    if not data.target_namespace_id:
-        return None, nexus_failures.handler_failure(
-            "NOT_IMPLEMENTED", "endpoints outside this server are not supported yet"
-        )
     if await service.namespaces.by_id(data.target_namespace_id) is None:
         namespace = data.endpoint.spec.target.worker.namespace
         return None, nexus_failures.handler_failure("NOT_FOUND", f'namespace not found: "{namespace}"')
@@ -121,23 +115,6 @@ async def _target(
 
 
 # ---- callbacks -------------------------------------------------------------------------------------------------------
-
-
-def callback_token(token: OperationToken) -> str:
-    """As it travels in the header of a callback."""
-    return json.dumps({"v": _TOKEN_VERSION, "d": base64.urlsafe_b64encode(token.SerializeToString()).decode()})
-
-
-def parse_callback_token(text: str) -> OperationToken | None:
-    """The operation that waits; None when the text is no token of ours."""
-    try:
-        found = json.loads(text)
-        if found.get("v") != _TOKEN_VERSION:
-            return None
-        token = OperationToken.FromString(base64.urlsafe_b64decode(found["d"]))
-    except (ValueError, KeyError, AttributeError, TypeError, binascii.Error, DecodeError):
-        return None
-    return token if token.workflow_id else None
 
 
 async def call_back(service: History, task: TransferTask, data: TransferData) -> None:
@@ -151,7 +128,7 @@ async def call_back(service: History, task: TransferTask, data: TransferData) ->
     if callback.url != SYSTEM_URL:
         await _call_outside(service, task, data, run)
         return
-    token = parse_callback_token(_header(callback, CALLBACK_HEADER))
+    token = nexus_callbacks.parse_token(_header(callback, nexus_callbacks.CALLBACK_HEADER))
     if token is None:
         await _settle(service, task, data, nexus_http.Refused("invalid callback token", retryable=False))
         return

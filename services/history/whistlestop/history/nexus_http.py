@@ -7,32 +7,39 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
+from email.message import Message
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from google.protobuf import json_format
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
+from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
-from whistlestop.history.core import nexus_links
+from whistlestop.history.core import nexus_failures, nexus_links
 from whistlestop.history.core.times import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from temporalio.api.common.v1 import message_pb2 as common_pb
-
 TIMEOUT_S = 10.0
 _FAILURE_TYPE = failure_pb.Failure.DESCRIPTOR.full_name
-_FINAL_STATUSES = {
+_KINDS = {
     400: "BAD_REQUEST", 401: "UNAUTHENTICATED", 403: "UNAUTHORIZED", 404: "NOT_FOUND", 409: "CONFLICT",
-    501: "NOT_IMPLEMENTED",
+    501: "NOT_IMPLEMENTED", 408: "REQUEST_TIMEOUT", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE",
+    520: "UPSTREAM_TIMEOUT",
 }  # fmt: skip
-_OTHER_STATUSES = {
-    408: "REQUEST_TIMEOUT", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE", 520: "UPSTREAM_TIMEOUT",
-}  # fmt: skip
-_MOST_READ = 64 * 1024
+_FINAL_STATUSES = frozenset({400, 401, 403, 404, 409, 501})
+MOST_READ = 4 * 1024 * 1024
+_RETRY = {
+    True: nexus_enums.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_RETRYABLE,
+    False: nexus_enums.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE,
+}
+_LINK = re.compile(r'<([^>]*)>\s*;\s*type="([^"]*)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,16 @@ async def complete(url: str, headers: Mapping[str, str], completion: Completion)
         "User-Agent": "temporalio/server",
         **headers,
     }
-    return await asyncio.to_thread(_post, url, sent, body)
+    try:
+        answer = await asyncio.to_thread(post, url, sent, body, TIMEOUT_S)
+    except OSError as error:
+        return Refused(f"{type(error).__name__}: {error}", retryable=True)
+    if 200 <= answer.status < 300:
+        return None
+    kind = _KINDS.get(answer.status)
+    if kind is None:
+        return Refused(f"unexpected response status: {answer.status}", retryable=True)
+    return Refused(f"handler error ({kind})", retryable=answer.status not in _FINAL_STATUSES)
 
 
 def _timestamp(instant_ns: int) -> str:
@@ -84,30 +100,36 @@ def _timestamp(instant_ns: int) -> str:
     return stamp.ToJsonString()
 
 
-def _post(url: str, headers: Mapping[str, str], body: bytes) -> Refused | None:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Names of headers in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
+    """One request, on the calling thread. Raises OSError when there is no answer. Redirects are not followed."""
     import http.client
 
-    # Which addresses may be called was checked when the callback was attached; so redirects are not followed.
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
+    connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
     target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
     try:
         connection.request("POST", target, body=body, headers=dict(headers))
         response = connection.getresponse()
-        response.read(_MOST_READ)
-    except (OSError, http.client.HTTPException) as error:
-        return Refused(f"{type(error).__name__}: {error}", retryable=True)
+        data = response.read(MOST_READ)
+    except http.client.HTTPException as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
     finally:
         connection.close()
-    return None if 200 <= response.status < 300 else _refusal(response.status)
-
-
-def _refusal(status: int) -> Refused:
-    kind = _FINAL_STATUSES.get(status) or _OTHER_STATUSES.get(status)
-    if kind is None:
-        return Refused(f"unexpected response status: {status}", retryable=True)
-    return Refused(f"handler error ({kind})", retryable=status not in _FINAL_STATUSES)
+    found: dict[str, str] = {}
+    for name, value in response.getheaders():
+        lower = name.lower()
+        found[lower] = f"{found[lower]}, {value}" if lower in found else value
+    return Answer(response.status, found, data)
 
 
 # ---- payloads and failures -------------------------------------------------------------------------------------------
@@ -144,3 +166,104 @@ def failure_json(failure: failure_pb.Failure) -> dict[str, object]:
     if failure.HasField("cause"):
         shown["cause"] = failure_json(failure.cause)
     return shown
+
+
+def payload_of(headers: Mapping[str, str], body: bytes) -> common_pb.Payload:
+    """The payload that a body and its headers are."""
+    payload = common_pb.Payload()
+    content = {
+        name.removeprefix("content-"): value
+        for name, value in headers.items()
+        if name.startswith("content-") and name not in ("content-encoding", "content-length")
+    }
+    if not content and not body:
+        payload.metadata["encoding"] = b"binary/null"
+        return payload
+    kind, parameters = _media_type(content.get("type", ""))
+    message_type = parameters.get("message-type", "")
+    if kind == "application/x-temporal-payload":
+        return common_pb.Payload.FromString(body)
+    payload.data = body
+    known = {
+        ("application/json", ()): "json/plain",
+        ("application/octet-stream", ()): "binary/plain",
+        ("application/json", ("format", "message-type")): "json/protobuf",
+        ("application/x-protobuf", ("message-type",)): "binary/protobuf",
+    }
+    encoding = known.get((kind, tuple(sorted(parameters)))) if set(content) == {"type"} else None
+    if encoding is None:
+        for name, value in content.items():
+            payload.metadata[name] = value.encode()
+        encoding = "unknown/nexus-content"
+    elif message_type:
+        payload.metadata["messageType"] = message_type.encode()
+    payload.metadata["encoding"] = encoding.encode()
+    return payload
+
+
+def _media_type(text: str) -> tuple[str, dict[str, str]]:
+    message = Message()
+    message["content-type"] = text or "none/none"
+    parameters = message.get_params() or []
+    return message.get_content_type(), {name.lower(): value for name, value in parameters[1:]}
+
+
+def links_of(headers: Mapping[str, str]) -> list[common_pb.Link]:
+    """Those of the header `nexus-link` that lead to events."""
+    found = _LINK.findall(headers.get("nexus-link", ""))
+    return nexus_links.from_nexus(nexus_pb.Link(url=url, type=kind) for url, kind in found)
+
+
+def operation_failure(body: bytes, *, canceled: bool) -> failure_pb.Failure:
+    """The failure of an operation that ended without success. Raises nothing: what can't be read is its message."""
+    source = _failure_of(body)
+    if source.metadata.get("type") == "nexus.OperationError" and source.HasField("cause"):
+        source = source.cause
+    error = nexus_pb.UnsuccessfulOperationError(operation_state=nexus_failures.CANCELED if canceled else "failed")
+    error.failure.CopyFrom(source)
+    return nexus_failures.of_operation_error(error)
+
+
+def refusal_of(answer: Answer) -> failure_pb.Failure:
+    """The refusal that an answer is, by what it says or by its status."""
+    source = _failure_of(answer.body)
+    if source.metadata.get("type") == "nexus.HandlerError":
+        try:
+            details = json.loads(source.details)
+            failure = nexus_failures.handler_failure(str(details.get("type", "INTERNAL")), source.message)
+            override = details.get("retryableOverride")
+        except (ValueError, AttributeError):
+            return nexus_failures.handler_failure("INTERNAL", source.message)
+        if isinstance(override, bool):
+            failure.nexus_handler_failure_info.retry_behavior = _RETRY[override]
+        if source.HasField("cause"):
+            failure.cause.CopyFrom(nexus_failures.to_temporal(source.cause))
+        return failure
+    kind = _KINDS.get(answer.status)
+    if kind is None:
+        return nexus_failures.handler_failure("INTERNAL", f"unexpected response status: {answer.status}")
+    failure = nexus_failures.handler_failure(kind, "")
+    if source.ByteSize():
+        failure.cause.CopyFrom(nexus_failures.to_temporal(source))
+    retryable = answer.headers.get("nexus-request-retryable", "").lower()
+    if retryable in ("true", "false"):
+        failure.nexus_handler_failure_info.retry_behavior = _RETRY[retryable == "true"]
+    return failure
+
+
+def _failure_of(body: bytes) -> nexus_pb.Failure:
+    try:
+        return _nexus_failure(json.loads(body))
+    except (ValueError, TypeError, AttributeError):
+        return nexus_pb.Failure(message=body[:1000].decode(errors="replace"))
+
+
+def _nexus_failure(shown: dict[str, Any]) -> nexus_pb.Failure:
+    failure = nexus_pb.Failure(message=str(shown.get("message", "")), stack_trace=str(shown.get("stackTrace", "")))
+    for name, value in (shown.get("metadata") or {}).items():
+        failure.metadata[name] = str(value)
+    if shown.get("details") is not None:
+        failure.details = json.dumps(shown["details"]).encode()
+    if shown.get("cause"):
+        failure.cause.CopyFrom(_nexus_failure(shown["cause"]))
+    return failure

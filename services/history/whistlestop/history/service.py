@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from whistlestop.storage.visibility import AttributeType
 
 for _module in (
-    "activity_operations", "activity_tasks", "due", "executions", "histories", "multi_operation", "nexus_tasks",
-    "queries", "reset", "schedules", "signals", "start", "updates", "workflow_tasks",
+    "activity_operations", "activity_tasks", "due", "executions", "histories", "multi_operation",
+    "nexus_completions", "nexus_tasks", "queries", "reset", "schedules", "signals", "start", "updates",
+    "workflow_tasks",
 ):
     importlib.import_module(f"whistlestop.history.api.{_module}")
 

@@ -22,6 +22,7 @@ from whistlestop.history.core import nexus_operations, system_nexus
 if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import NexusOperation
+    from whistlestop.history.outside import Record
     from whistlestop.history.service import History
 
 _RETRYABLE = frozenset(
@@ -29,10 +30,15 @@ _RETRYABLE = frozenset(
 )
 
 
-async def call(
+async def call(service: History, run: Run, operation: NexusOperation) -> Record:
+    """Make the call. No lock may be held meanwhile: a workflow may well call itself."""
+    answer = await _call(service, run, operation)
+    return lambda run, operation: _record(run, operation, answer)
+
+
+async def _call(
     service: History, run: Run, operation: NexusOperation
 ) -> service_pb.SignalWithStartWorkflowExecutionResponse | ServiceError:
-    """Make the call. No lock may be held meanwhile: a workflow may well call itself."""
     entry = await service.engine.load(run.key)
     scheduled = await histories.read_event(
         service.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
@@ -58,7 +64,7 @@ async def call(
     return answer
 
 
-def record(
+def _record(
     run: Run,
     operation: NexusOperation,
     answer: service_pb.SignalWithStartWorkflowExecutionResponse | ServiceError,

@@ -58,6 +58,7 @@ LIMIT_KEYS: Mapping[str, str] = {
     "component.nexusoperations.request.timeout": "nexus_request_timeout_ns",
     "component.nexusoperations.retrypolicy.initialinterval": "nexus_retry_initial_ns",
     "component.nexusoperations.retrypolicy.maxinterval": "nexus_retry_max_ns",
+    "component.nexusoperations.callback.endpoint.template": "nexus_callback_url",
     "callback.retrypolicy.initialinterval": "callback_retry_initial_ns",
     "callback.retrypolicy.maxinterval": "callback_retry_max_ns",
     "system.enableactivityeagerexecution": "eager_activities",
@@ -157,6 +158,8 @@ def _converted(key: str, name: str, value: object, present: object) -> object:
         return round(seconds * 1_000_000_000) if name.endswith("_ns") else seconds
     if name == "callback_allowed_addresses":
         return _addresses(key, value)
+    if isinstance(present, str) and isinstance(value, str):
+        return value
     if isinstance(present, bool):
         if isinstance(value, bool):
             return value

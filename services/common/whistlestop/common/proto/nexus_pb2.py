@@ -26,13 +26,15 @@ from temporalio.api.nexus.v1 import message_pb2 as temporal_dot_api_dot_nexus_do
 from temporalio.api.workflowservice.v1 import request_response_pb2 as temporal_dot_api_dot_workflowservice_dot_v1_dot_request__response__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$whistlestop/common/proto/nexus.proto\x12\x14whistlestop.nexus.v1\x1a#temporal/api/nexus/v1/message.proto\x1a\x36temporal/api/workflowservice/v1/request_response.proto\"c\n\x11NexusEndpointData\x12\x31\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1f.temporal.api.nexus.v1.Endpoint\x12\x1b\n\x13target_namespace_id\x18\x02 \x01(\t\"5\n\rNexusTaskData\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x01(\x08\"\x8a\x02\n\x1dRecordNexusTaskStartedRequest\x12\x31\n\x04task\x18\x01 \x01(\x0b\x32#.whistlestop.nexus.v1.NexusTaskData\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\r\n\x05stamp\x18\x05 \x01(\x05\x12H\n\x04poll\x18\x06 \x01(\x0b\x32:.temporal.api.workflowservice.v1.PollNexusTaskQueueRequest\x12\x1c\n\x14handler_namespace_id\x18\x07 \x01(\t\"{\n\x0eOperationToken\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\x12\n\nrequest_id\x18\x05 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$whistlestop/common/proto/nexus.proto\x12\x14whistlestop.nexus.v1\x1a#temporal/api/nexus/v1/message.proto\x1a\x36temporal/api/workflowservice/v1/request_response.proto\"c\n\x11NexusEndpointData\x12\x31\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1f.temporal.api.nexus.v1.Endpoint\x12\x1b\n\x13target_namespace_id\x18\x02 \x01(\t\"5\n\rNexusTaskData\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x01(\x08\"\x8a\x02\n\x1dRecordNexusTaskStartedRequest\x12\x31\n\x04task\x18\x01 \x01(\x0b\x32#.whistlestop.nexus.v1.NexusTaskData\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\r\n\x05stamp\x18\x05 \x01(\x05\x12H\n\x04poll\x18\x06 \x01(\x0b\x32:.temporal.api.workflowservice.v1.PollNexusTaskQueueRequest\x12\x1c\n\x14handler_namespace_id\x18\x07 \x01(\t\"{\n\x0eOperationToken\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\xb0\x01\n\x1d\x43ompleteNexusOperationRequest\x12Q\n\x07headers\x18\x01 \x03(\x0b\x32@.whistlestop.nexus.v1.CompleteNexusOperationRequest.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\" \n\x1e\x43ompleteNexusOperationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'whistlestop.common.proto.nexus_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._loaded_options = None
+  _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_NEXUSENDPOINTDATA']._serialized_start=155
   _globals['_NEXUSENDPOINTDATA']._serialized_end=254
   _globals['_NEXUSTASKDATA']._serialized_start=256
@@ -41,4 +43,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDNEXUSTASKSTARTEDREQUEST']._serialized_end=578
   _globals['_OPERATIONTOKEN']._serialized_start=580
   _globals['_OPERATIONTOKEN']._serialized_end=703
+  _globals['_COMPLETENEXUSOPERATIONREQUEST']._serialized_start=706
+  _globals['_COMPLETENEXUSOPERATIONREQUEST']._serialized_end=882
+  _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._serialized_start=836
+  _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._serialized_end=882
+  _globals['_COMPLETENEXUSOPERATIONRESPONSE']._serialized_start=884
+  _globals['_COMPLETENEXUSOPERATIONRESPONSE']._serialized_end=916
 # @@protoc_insertion_point(module_scope)

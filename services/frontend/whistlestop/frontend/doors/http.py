@@ -49,6 +49,11 @@ class HttpApi:
             )
         if request.path == "/healthz":
             return HttpAnswer(200, b'{"status":"SERVING"}', {"content-type": "application/json"})
+        if request.path.endswith("/nexus/callback"):
+            from whistlestop.frontend.doors import nexus
+
+            if nexus.is_callback(request.path):
+                return await nexus.serve(self._frontend, request, can_hold=self._can_hold)
         # Imported when first needed: paths and JSON cost more to import than a function's start may.
         from whistlestop.frontend.doors import json_api
 

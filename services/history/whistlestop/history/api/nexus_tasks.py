@@ -10,7 +10,6 @@ import json
 from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
-from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument, not_found
@@ -20,7 +19,8 @@ from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, set_timestamp
-from whistlestop.history.nexus_deliveries import CALLBACK_HEADER, SYSTEM_URL, callback_token
+from whistlestop.history.nexus_callbacks import CALLBACK_HEADER, token_of
+from whistlestop.history.nexus_deliveries import SYSTEM_URL
 
 if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
@@ -91,19 +91,9 @@ def _fill_common(
     if cancel:
         header["content-length"] = "0"
     elif "operation-timeout" not in header:
-        timeout_ns = _operation_timeout(operation, now_ns)
+        timeout_ns = nexus_operations.operation_timeout(operation, now_ns)
         if timeout_ns:
             header["operation-timeout"] = f"{timeout_ns // MILLISECOND_NS}ms"
-
-
-def _operation_timeout(operation: NexusOperation, now_ns: int) -> int:
-    """How long the operation itself may take from now on; 0: as long as it likes."""
-    spans = []
-    if operation.start_to_close_timeout_ns:
-        spans.append(operation.start_to_close_timeout_ns)
-    if operation.schedule_to_close_timeout_ns:
-        spans.append(operation.scheduled_ns + operation.schedule_to_close_timeout_ns - now_ns)
-    return max(min(spans), MILLISECOND_NS) if spans else 0
 
 
 def _fill_start(
@@ -120,7 +110,7 @@ def _fill_start(
         scheduled_event_id=operation.scheduled_event_id,
         request_id=operation.request_id,
     )
-    start.callback_header[CALLBACK_HEADER] = callback_token(token)
+    start.callback_header[CALLBACK_HEADER] = token_of(token)
     attributes = scheduled.nexus_operation_scheduled_event_attributes
     start.payload.CopyFrom(attributes.input)
     event = common_pb.Link.WorkflowEvent(
@@ -167,7 +157,8 @@ def _started(run: Run, operation: NexusOperation, response: nexus_pb.StartOperat
         success = response.sync_success
         result = success.payload if success.HasField("payload") else None
         if result is not None and result.ByteSize() > run.limits.blob_size_error:
-            nexus_operations.fail(run, operation, _call_error("http: response body too large"))
+            too_large = nexus_operations.call_error("http: response body too large", retryable=False)
+            nexus_operations.fail(run, operation, too_large)
             return
         nexus_operations.complete(run, operation, result, nexus_links.from_nexus(success.links))
     elif variant == "async_success":
@@ -183,13 +174,6 @@ def _started(run: Run, operation: NexusOperation, response: nexus_pb.StartOperat
         nexus_operations.refused(
             run, operation, nexus_failures.handler_failure("INTERNAL", "empty outcome"), cancel=False
         )
-
-
-def _call_error(message: str) -> failure_pb.Failure:
-    failure = failure_pb.Failure(message=message)
-    failure.application_failure_info.type = "CallError"
-    failure.application_failure_info.non_retryable = True
-    return failure
 
 
 async def respond_nexus_task_failed(

@@ -66,6 +66,8 @@ class Limits:
     nexus_min_request_timeout_ns: int = 1500 * MILLISECOND_NS
     nexus_retry_initial_ns: int = SECOND_NS
     nexus_retry_max_ns: int = 3600 * SECOND_NS
+    nexus_callback_url: str = ""
+    """Where those outside send completions of operations; `{{.NamespaceName}}` and `{{.NamespaceID}}` are filled in."""
     callback_retry_initial_ns: int = SECOND_NS
     callback_retry_max_ns: int = 3600 * SECOND_NS
     external_retry_initial_ns: int = 100 * MILLISECOND_NS

@@ -87,7 +87,7 @@ def to_temporal(source: nexus_pb.Failure) -> failure_pb.Failure:
 
 
 def _as_json(source: nexus_pb.Failure) -> bytes:
-    kept: dict[str, object] = {"message": ""}
+    kept: dict[str, object] = {}
     if source.metadata:
         kept["metadata"] = dict(source.metadata)
     if source.details:

@@ -27,7 +27,7 @@ from whistlestop.common.proto.nexus_pb2 import NexusTaskData
 from whistlestop.history.core import nexus_failures, workflow_task
 from whistlestop.history.core.nexus_deadlines import next_deadline
 from whistlestop.history.core.state_pb2 import TransferData
-from whistlestop.history.core.times import SECOND_NS, set_timestamp
+from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, set_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,16 +94,9 @@ def is_wanted(operation: NexusOperation, *, cancel: bool) -> bool:
 
 def dispatch(run: Run, operation: NexusOperation, target: Target, *, cancel: bool) -> None:
     """Offer the request to the workers of `target`, unless too little time is left for it."""
-    left_ns, timeout_type = _time_for(run, operation, cancel=cancel)
-    if left_ns < run.limits.nexus_min_request_timeout_ns:
-        if cancel:
-            failure = failure_pb.Failure(message="not enough time to execute another request before operation timeout")
-            failure.application_failure_info.type = "CallError"
-            failure.application_failure_info.non_retryable = True
-            fail_cancel(run, operation, failure)
-        else:
-            time_out(run, operation, timeout_type)
+    if end_if_out_of_time(run, operation, cancel=cancel):
         return
+    left_ns, _ = time_for(run, operation, cancel=cancel)
     attempt = attempt_of(operation, cancel=cancel)
     attempt.stamp += 1
     attempt.deadline_ns = run.now_ns + left_ns - ANSWER_MARGIN_NS
@@ -122,7 +115,28 @@ def dispatch(run: Run, operation: NexusOperation, target: Target, *, cancel: boo
     run.arm(next_deadline(operation))
 
 
-def _time_for(run: Run, operation: NexusOperation, *, cancel: bool) -> tuple[int, wf_enums.TimeoutType.ValueType]:
+def end_if_out_of_time(run: Run, operation: NexusOperation, *, cancel: bool) -> bool:
+    """Too little time is left for a request: the operation (or the request to cancel) is over without it."""
+    left_ns, timeout_type = time_for(run, operation, cancel=cancel)
+    if left_ns >= run.limits.nexus_min_request_timeout_ns:
+        return False
+    if cancel:
+        message = "not enough time to execute another request before operation timeout"
+        fail_cancel(run, operation, call_error(message, retryable=False))
+    else:
+        time_out(run, operation, timeout_type)
+    return True
+
+
+def call_error(message: str, *, retryable: bool) -> failure_pb.Failure:
+    """A request that did not come through."""
+    failure = failure_pb.Failure(message=message)
+    failure.application_failure_info.type = "CallError"
+    failure.application_failure_info.non_retryable = not retryable
+    return failure
+
+
+def time_for(run: Run, operation: NexusOperation, *, cancel: bool) -> tuple[int, wf_enums.TimeoutType.ValueType]:
     """How long a request may take, and the operation's timeout that says so, if one does."""
     left_ns = run.limits.nexus_request_timeout_ns
     kind = wf_enums.TIMEOUT_TYPE_UNSPECIFIED
@@ -137,6 +151,21 @@ def _time_for(run: Run, operation: NexusOperation, *, cancel: bool) -> tuple[int
         kind = wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE
         left_ns = min(left_ns, operation.scheduled_ns + to_close_ns - run.now_ns)
     return left_ns, kind
+
+
+def operation_timeout(operation: NexusOperation, now_ns: int) -> int:
+    """How long the operation itself may take from now on; 0: as long as it likes."""
+    spans = []
+    if operation.start_to_close_timeout_ns:
+        spans.append(operation.start_to_close_timeout_ns)
+    if operation.schedule_to_close_timeout_ns:
+        spans.append(operation.scheduled_ns + operation.schedule_to_close_timeout_ns - now_ns)
+    return max(min(spans), MILLISECOND_NS) if spans else 0
+
+
+def requested(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
+    """A request was made and answered outside the queues."""
+    _end_attempt(run, attempt_of(operation, cancel=cancel))
 
 
 def take(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> NexusOperation:

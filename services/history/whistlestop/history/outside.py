@@ -1,0 +1,135 @@
+"""Endpoints outside this server: requests of operations over HTTP, made by whoever delivers the outbox row."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+
+from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
+from whistlestop.history import histories, nexus_http
+from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
+from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS
+from whistlestop.history.nexus_callbacks import CALLBACK_HEADER, token_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from temporalio.api.failure.v1 import message_pb2 as failure_pb
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import NexusOperation
+    from whistlestop.history.nexus_http import Answer
+    from whistlestop.history.service import History
+
+    Record: TypeAlias = Callable[[Run, NexusOperation], None]
+    """Writes down what came of a request, on a fresh copy of the run."""
+
+_UNSUCCESSFUL = 424
+
+
+async def request(service: History, run: Run, operation: NexusOperation, *, cancel: bool) -> Record | None:
+    """Make the request, if the endpoint is one outside; None when it is not."""
+    record = await service.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
+    if record is None:
+        return None
+    url = NexusEndpointData.FromString(record.data).endpoint.spec.target.external.url
+    if not url:
+        return None
+    left_ns, _ = nexus_operations.time_for(run, operation, cancel=cancel)
+    if left_ns < run.limits.nexus_min_request_timeout_ns:
+        return lambda run, operation: _out_of_time(run, operation, cancel=cancel)
+    entry = await service.engine.load(run.key)
+    scheduled = await histories.read_event(
+        service.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
+    )
+    path = f"{url.rstrip('/')}/{quote(operation.service, safe='')}/{quote(operation.operation, safe='')}"
+    headers = dict(scheduled.nexus_operation_scheduled_event_attributes.nexus_header)
+    headers |= {"Request-Timeout": f"{left_ns // MILLISECOND_NS}ms", "User-Agent": "temporalio/server"}
+    body = b""
+    if cancel:
+        path += "/cancel"
+        headers["Nexus-Operation-Token"] = operation.operation_token
+    else:
+        path, body = _fill_start(run, operation, scheduled, path, headers)
+    try:
+        answer = await asyncio.to_thread(nexus_http.post, path, headers, body, left_ns / SECOND_NS)
+    except OSError as error:
+        failure = nexus_operations.call_error(f"{type(error).__name__}: {error}", retryable=True)
+        return lambda run, operation: _try_again(run, operation, failure, cancel=cancel)
+    return lambda run, operation: _record(run, operation, answer, cancel=cancel)
+
+
+def _fill_start(
+    run: Run, operation: NexusOperation, scheduled: history_pb.HistoryEvent, path: str, headers: dict[str, str]
+) -> tuple[str, bytes]:
+    """The rest of a start's headers; its path and body."""
+    state = run.state
+    attributes = scheduled.nexus_operation_scheduled_event_attributes
+    content, body = nexus_http.content_of(attributes.input if attributes.HasField("input") else None)
+    event = common_pb.Link.WorkflowEvent(namespace=state.namespace, workflow_id=state.workflow_id, run_id=state.run_id)
+    event.event_ref.event_id, event.event_ref.event_type = scheduled.event_id, scheduled.event_type
+    headers |= content | {
+        "Nexus-Request-Id": operation.request_id,
+        "Nexus-Link": nexus_links.header_value(nexus_links.to_nexus(event)),
+        "Temporal-Nexus-Failure-Support": "true",
+    }
+    timeout_ns = nexus_operations.operation_timeout(operation, run.now_ns)
+    if timeout_ns and "operation-timeout" not in headers:
+        headers["Operation-Timeout"] = f"{timeout_ns // MILLISECOND_NS}ms"
+    template = run.limits.nexus_callback_url
+    if not template:
+        # Nobody could tell how it ended: only what is answered at once has an end.
+        return path, body
+    callback = template.replace("{{.NamespaceName}}", quote(state.namespace, safe=""))
+    callback = callback.replace("{{.NamespaceID}}", state.namespace_id)
+    token = OperationToken(
+        namespace_id=state.namespace_id,
+        workflow_id=state.workflow_id,
+        run_id=state.run_id,
+        scheduled_event_id=operation.scheduled_event_id,
+        request_id=operation.request_id,
+    )
+    headers[f"Nexus-Callback-{CALLBACK_HEADER}"] = token_of(token)
+    return f"{path}?{urlencode({'callback': callback})}", body
+
+
+# ---- what came of it -------------------------------------------------------------------------------------------------
+
+
+def _out_of_time(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
+    nexus_operations.end_if_out_of_time(run, operation, cancel=cancel)
+
+
+def _try_again(run: Run, operation: NexusOperation, failure: failure_pb.Failure, *, cancel: bool) -> None:
+    nexus_operations.requested(run, operation, cancel=cancel)
+    nexus_operations.try_again(run, operation, failure, cancel=cancel)
+
+
+def _record(run: Run, operation: NexusOperation, answer: Answer, *, cancel: bool) -> None:
+    nexus_operations.requested(run, operation, cancel=cancel)
+    if cancel and answer.status == 202:
+        nexus_operations.cancel_delivered(run, operation)
+    elif not cancel and answer.status == 200:
+        result = nexus_http.payload_of(answer.headers, answer.body)
+        nexus_operations.complete(run, operation, result, nexus_http.links_of(answer.headers))
+    elif not cancel and answer.status == 201 and (token := _token(answer)):
+        nexus_operations.start(run, operation, token, nexus_http.links_of(answer.headers))
+    elif not cancel and answer.status == _UNSUCCESSFUL:
+        canceled = answer.headers.get("nexus-operation-state") == nexus_failures.CANCELED
+        nexus_operations.fail(run, operation, nexus_http.operation_failure(answer.body, canceled=canceled))
+    else:
+        nexus_operations.refused(run, operation, nexus_http.refusal_of(answer), cancel=cancel)
+
+
+def _token(answer: Answer) -> str:
+    try:
+        info = json.loads(answer.body)
+        return str(info.get("token") or info.get("id") or "")
+    except (ValueError, AttributeError):
+        return ""
