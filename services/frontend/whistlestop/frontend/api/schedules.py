@@ -44,7 +44,11 @@ if TYPE_CHECKING:
     from whistlestop.storage.visibility import AttributeType, Query
 
 ID_PREFIX = "temporal-sys-scheduler:"
-_BASE = "TemporalNamespaceDivision = 'TemporalScheduler' AND ExecutionStatus = 'Running'"
+_BASE = (
+    "TemporalNamespaceDivision = 'TemporalScheduler' AND ExecutionStatus = 'Running'"
+    f" AND WorkflowId BETWEEN '{ID_PREFIX}' AND '{ID_PREFIX[:-1]};'"
+)
+"""With the range of workflow ids, which an index has: other runs need not be looked at."""
 _APPENDED = "-2009-11-10T23:00:00Z"
 _MEMO_INFO = "ScheduleInfo"
 _PAUSED = "TemporalSchedulePaused"
