@@ -55,7 +55,7 @@ async def endpoints_that_are_refused(p: Puppet) -> None:
     await endpoint(p)
     await p.refused("CreateNexusEndpoint", spec=spec(p))
     worker = {"namespace": "default", "task_queue": "q"}
-    targets = (
+    targets: tuple[dict[str, Any], ...] = (
         {},
         {"worker": {**worker, "namespace": ""}},
         {"worker": {**worker, "namespace": "nowhere"}},

@@ -1,0 +1,159 @@
+"""Nexus over HTTP with somebody outside: an endpoint elsewhere, its completion, and a completion callback of ours."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from temporalio.api.enums.v1 import CommandType
+from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
+from temporalio.api.workflowservice.v1 import (
+    DescribeWorkflowExecutionRequest,
+    GetWorkflowExecutionHistoryRequest,
+    PollWorkflowTaskQueueRequest,
+    RespondWorkflowTaskCompletedRequest,
+    StartWorkflowExecutionRequest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from temporalio.client import Client
+
+JSON = {"content-type": "application/json"}
+PAYLOAD = {"metadata": {"encoding": b"json/plain"}, "data": b"1"}
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class Elsewhere:
+    """An HTTP server that answers as it is told, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.asked: list[tuple[str, dict[str, str], bytes]] = []
+        elsewhere = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"] or 0))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                elsewhere.asked.append((self.path, headers, body))
+                status, sent, data = elsewhere.answers.pop(0) if elsewhere.answers else (200, {}, b"")
+                self.send_response(status)
+                for name, value in {**sent, "content-length": str(len(data))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+                """Keep quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Elsewhere]:
+    made = Elsewhere()
+    thread = threading.Thread(target=made.server.serve_forever)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+async def start(client: Client, workflow_id: str, **fields: Any) -> None:
+    await client.workflow_service.start_workflow_execution(
+        StartWorkflowExecutionRequest(
+            namespace="default", workflow_id=workflow_id, workflow_type={"name": "Order"},  # type: ignore[arg-type]
+            task_queue={"name": "orders"}, request_id=workflow_id, **fields,  # type: ignore[arg-type]
+        )
+    )  # fmt: skip
+
+
+async def step(client: Client, name: str, **attributes: Any) -> None:
+    """Poll a workflow task and answer it with one command."""
+    task = await client.workflow_service.poll_workflow_task_queue(
+        PollWorkflowTaskQueueRequest(namespace="default", task_queue={"name": "orders"}, identity="worker")  # type: ignore[arg-type]
+    )
+    command = {
+        "command_type": CommandType.Value(f"COMMAND_TYPE_{name.upper()}"), f"{name}_command_attributes": attributes,
+    }  # fmt: skip
+    await client.workflow_service.respond_workflow_task_completed(
+        RespondWorkflowTaskCompletedRequest(namespace="default", task_token=task.task_token, commands=[command])  # type: ignore[list-item]
+    )
+
+
+async def events(client: Client, workflow_id: str) -> list[Any]:
+    """Those of Nexus, in order."""
+    reply = await client.workflow_service.get_workflow_execution_history(
+        GetWorkflowExecutionHistoryRequest(namespace="default", execution={"workflow_id": workflow_id})  # type: ignore[arg-type]
+    )
+    found = [getattr(event, event.WhichOneof("attributes") or "") for event in reply.history.events]
+    return [each for each in found if each.DESCRIPTOR.name.startswith("NexusOperation")]
+
+
+async def test_an_operation_elsewhere_ends_by_its_completion(
+    start_dev: Callable[..., Any], elsewhere: Elsewhere
+) -> None:
+    port = free_port()
+    template = f'"http://127.0.0.1:{port}/namespaces/{{{{.NamespaceName}}}}/nexus/callback"'
+    key = "component.nexusoperations.callback.endpoint.template"
+    server = start_dev("--http-port", str(port), "--dynamic-config-value", f"{key}={template}")
+    client = await server.client()
+    await client.operator_service.create_nexus_endpoint(
+        CreateNexusEndpointRequest(spec={"name": "there", "target": {"external": {"url": elsewhere.url}}})  # type: ignore[arg-type]
+    )
+    elsewhere.answers.append((201, JSON, b'{"token": "token", "state": "running"}'))
+    await start(client, "caller")
+    await step(client, "schedule_nexus_operation", endpoint="there", service="s", operation="o", input=PAYLOAD)
+    await step(client, "start_timer", timer_id="t", start_to_fire_timeout={"seconds": 60})
+
+    path, asked, body = elsewhere.asked[0]
+    assert (urlsplit(path).path, body, asked["content-type"]) == ("/s/o", b"1", "application/json")
+    callback = urlsplit(parse_qs(urlsplit(path).query)["callback"][0])
+    token = {
+        name.removeprefix("nexus-callback-"): value
+        for name, value in asked.items()
+        if name.startswith("nexus-callback-")
+    }
+    for status in (200, 404):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("POST", callback.path, b'"out"', {**token, **JSON, "nexus-operation-state": "succeeded"})
+        assert connection.getresponse().status == status
+        connection.close()
+    _, started, completed = await events(client, "caller")
+    assert (started.operation_token, completed.result.data) == ("token", b'"out"')
+    assert server.end() == 0
+
+
+async def test_a_completion_callback_is_tried_until_it_is_heard(
+    start_dev: Callable[..., Any], elsewhere: Elsewhere
+) -> None:
+    allowed = 'callback.allowedAddresses=[{"Pattern":"*","AllowInsecure":true}]'
+    soon = 'callback.retryPolicy.initialInterval="50ms"'
+    server = start_dev("--dynamic-config-value", allowed, "--dynamic-config-value", soon)
+    client = await server.client()
+    elsewhere.answers += [(503, {}, b""), (200, {}, b"")]
+    await start(client, "told", completion_callbacks=[{"nexus": {"url": f"{elsewhere.url}/x", "header": {"k": "v"}}}])
+    await step(client, "complete_workflow_execution", result={"payloads": [PAYLOAD]})
+    request = DescribeWorkflowExecutionRequest(namespace="default", execution={"workflow_id": "told"})  # type: ignore[arg-type]
+    for _ in range(200):
+        callback = (await client.workflow_service.describe_workflow_execution(request)).callbacks[0]
+        if callback.attempt == 2:
+            break
+    assert not callback.HasField("last_attempt_failure")
+    _, asked, body = elsewhere.asked[1]
+    assert (asked["k"], asked["nexus-operation-state"], body) == ("v", "succeeded", b"1")
+    assert server.end() == 0
