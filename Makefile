@@ -12,7 +12,7 @@ WORKERS ?= 2
 help:
 	@echo "make demo   an order saga on the embedded server, killed halfway and finished after a restart"
 	@echo "make test   all tests"
-	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 600 MB)"
+	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 1 GB)"
 	@echo "make lint   ruff, mypy strict, import contracts"
 	@echo "make check  lint and test: exactly what CI runs"
 	@echo "make proto  generate *_pb2.py from our .proto files"
