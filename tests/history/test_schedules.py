@@ -282,6 +282,18 @@ async def test_a_schedule_that_has_nothing_more_to_do_goes(line: Line) -> None:
     assert refusal.value.code is Code.NOT_FOUND
 
 
+async def test_a_schedule_stays_while_its_last_run_does(line: Line) -> None:
+    """And is not looked at all the time meanwhile."""
+    await line.create(schedule={"state": {"limited_actions": True, "remaining_actions": 1}})
+    await line.pass_time(HOUR_NS)
+    await line.pass_time(2 * policy.RETENTION_NS)
+    assert await line.store.due_timers(0, SLOTS, line.clock.now_ns(), 10) == []
+    assert (await line.describe()).info.action_count == 1
+    await line.close(line.hour(1), result="x")
+    with pytest.raises(ServiceError):
+        await line.describe()
+
+
 async def test_what_is_deleted_starts_nothing_and_its_id_is_free(line: Line) -> None:
     await line.create()
     await line.call("DeleteSchedule", schedule_id="s")

@@ -356,7 +356,8 @@ def next_look(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> int
     following = next(_times(spec, data.processed_ns), None) if spec is not None and can_act(data) else None
     if following is not None:
         looks.append(max(following.actual_ns, now_ns + 1))
-    elif not data.schedule.state.paused and not looks:
+    elif not (looks or data.schedule.state.paused or data.buffered or data.info.running_workflows):
+        # While something runs, its end is what is waited for.
         looks.append(retention_ends(data))
     return min(looks, default=0)
 
