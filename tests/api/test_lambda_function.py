@@ -117,8 +117,8 @@ def test_an_error_of_history_keeps_its_details(history: Remembering) -> None:
 
 
 def test_a_scheduled_event_sweeps(history: Remembering) -> None:
-    """Deleted namespaces, of which there are none."""
-    assert lambda_function.handler(_event("scheduled"), _Context()) == {"deleted": 0}
+    """Deleted namespaces and open batch jobs, of which there are none."""
+    assert lambda_function.handler(_event("scheduled"), _Context()) == {"deleted": 0, "batches": 0}
 
 
 def test_the_instance_is_made_once(history: Remembering) -> None:

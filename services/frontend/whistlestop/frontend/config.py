@@ -44,5 +44,10 @@ class FrontendConfig:
     worker_build_id_size_limit: int = 255
     min_retention_s: int = 3600
     max_bad_binaries: int = 10
+    max_concurrent_batch_operations: int = 1
+    """Running at the same time in one namespace."""
+    batch_operations_per_s: int = 50
+    """How fast one batch job goes."""
+    batch_concurrency: int = 5
     dynamic: dict[str, object] = field(default_factory=dict)
     """Values of `--dynamic-config-value`, by Temporal's keys."""

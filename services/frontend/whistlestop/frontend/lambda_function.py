@@ -41,8 +41,9 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
     if not lambda_shell.is_http(event):
         # Imported here: only the schedule's calls need it.
         from whistlestop.frontend.api.namespaces import finish_deletions
+        from whistlestop.frontend.batch.worker import work_on_batches
 
-        return {"deleted": await finish_deletions(frontend)}
+        return {"deleted": await finish_deletions(frontend), "batches": await work_on_batches(frontend)}
     method, path, query, headers, body = lambda_shell.http_parts(event)
     answer = await api.handle(
         HttpRequest(method, path, query, headers, body), lambda_shell.latest_ns(context, _clock)

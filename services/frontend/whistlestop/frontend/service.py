@@ -81,7 +81,10 @@ class Frontend:
 
     def begin(self, work: Coroutine[Any, Any, object]) -> None:
         """Let `work` go on behind the caller's back, until it is done or the frontend closes."""
-        task = asyncio.ensure_future(work)
+        self.adopt(asyncio.ensure_future(work))
+
+    def adopt(self, task: asyncio.Future[Any]) -> None:
+        """Keep a task of the background until it is done; it is cancelled when the frontend closes."""
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

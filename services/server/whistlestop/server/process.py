@@ -143,10 +143,12 @@ class Server:
         from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 
         from whistlestop.frontend.api.namespaces import ensure_namespace, resume_deletions
+        from whistlestop.frontend.batch.worker import resume_batches
 
         for namespace in dict.fromkeys(("temporal-system", *self.config.namespaces)):
             await ensure_namespace(services.frontend, namespace, self.config.retention_s)
         resume_deletions(services.frontend)
+        resume_batches(services.frontend)
         if not self.config.search_attributes:
             return
         for namespace in self.config.namespaces:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from whistlestop.frontend.api import (
+    batch,
     cluster,
     namespaces,
     nexus_endpoints,
@@ -18,6 +19,7 @@ from whistlestop.frontend.api import (
 from whistlestop.frontend.api.rules import Handler, Rules, UnknownSearchAttribute, Validator
 
 HANDLERS: dict[str, Handler] = {
+    **batch.HANDLERS,
     **cluster.HANDLERS,
     **namespaces.HANDLERS,
     **nexus_endpoints.HANDLERS,
@@ -31,6 +33,7 @@ AROUND: dict[str, Handler] = {**worker_tasks.AROUND}
 """RPCs of another function for which there is something to do before or after the call."""
 
 VALIDATORS: dict[str, Validator] = {
+    **batch.VALIDATORS,
     **schedules.VALIDATORS,
     **start_workflow.VALIDATORS,
     **task_queue.VALIDATORS,

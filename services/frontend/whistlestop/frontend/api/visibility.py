@@ -56,7 +56,7 @@ async def count_workflow_executions(
     frontend: Frontend, request: service_pb.CountWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.CountWorkflowExecutionsResponse:
     """One number, and one per group when the filter groups."""
-    query, _ = await _parsed(frontend, context, request.query)
+    query, _ = await parsed_filter(frontend, context, request.query)
     if not query.group_by:
         count = await frontend.store.count_visibility(context.namespace_id, query)
         return service_pb.CountWorkflowExecutionsResponse(count=count)
@@ -106,7 +106,7 @@ async def list_archived_workflow_executions(
 async def _page(
     frontend: Frontend, context: CallContext, text: str, size: int, after: bytes
 ) -> tuple[list[workflow_pb.WorkflowExecutionInfo], bytes]:
-    query, custom = await _parsed(frontend, context, text)
+    query, custom = await parsed_filter(frontend, context, text)
     most = frontend.config.visibility_max_page_size
     limit = size if 0 < size <= most else most
     try:
@@ -116,7 +116,7 @@ async def _page(
     return [execution_info(row, custom) for row in rows], token
 
 
-async def _parsed(
+async def parsed_filter(
     frontend: Frontend, context: CallContext, text: str
 ) -> tuple[Query, Mapping[str, AttributeType]]:
     """The filter and the namespace's custom attributes. One it does not know may be new: look again, once."""

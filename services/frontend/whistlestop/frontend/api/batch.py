@@ -1,0 +1,392 @@
+"""StartBatchOperation, StopBatchOperation, DescribeBatchOperation, ListBatchOperations.
+
+A batch job is a run of a workflow of the server's own, whose workflow id is the job's id, in the namespace division of
+batchers: so its dedup, its state, its stop and its listing are those of runs. `frontend/batch/worker.py` works on it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import batch_operation_pb2 as batch_enums
+from temporalio.api.enums.v1 import common_pb2 as common_enums
+from temporalio.api.enums.v1 import failed_cause_pb2 as causes
+from temporalio.api.enums.v1 import reset_pb2 as reset_enums
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.errordetails.v1 import message_pb2 as details_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.clients import decoded
+from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
+from whistlestop.frontend.api import checks
+from whistlestop.frontend.api.visibility import (
+    count_workflow_executions,
+    list_workflow_executions,
+    parsed_filter,
+)
+from whistlestop.frontend.registry import Feature, supports
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from whistlestop.common.context import CallContext
+    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.service import Frontend
+    from whistlestop.storage.namespaces import Namespace
+
+DIVISION = "TemporalBatcher"
+WORKFLOW_TYPE = "temporal-sys-batch-workflow-protobuf"
+TASK_QUEUE = "temporal-sys-per-ns-tq"
+STATS_MEMO = "batch_operation_stats"
+_TYPE_MEMO = "batch_operation_type"
+_REASON_MEMO = "batch_operation_reason"
+_QUERY_MEMO = "batch_operation_visibility_query"
+_EXECUTIONS_MEMO = "batch_operation_executions"
+_IN_DIVISION = f"TemporalNamespaceDivision = '{DIVISION}'"
+_COMPLETED = wf_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
+_STATES: Mapping[int, batch_enums.BatchOperationState.ValueType] = {
+    wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING: batch_enums.BATCH_OPERATION_STATE_RUNNING,
+    _COMPLETED: batch_enums.BATCH_OPERATION_STATE_COMPLETED,
+}
+# By the field that says what to do: the word that the memo keeps, and the type that clients are told.
+_KINDS: Mapping[str, tuple[str, batch_enums.BatchOperationType.ValueType]] = {
+    "termination_operation": ("terminate", batch_enums.BATCH_OPERATION_TYPE_TERMINATE_WORKFLOW),
+    "cancellation_operation": ("cancel", batch_enums.BATCH_OPERATION_TYPE_CANCEL_WORKFLOW),
+    "signal_operation": ("signal", batch_enums.BATCH_OPERATION_TYPE_SIGNAL_WORKFLOW),
+    "deletion_operation": ("delete", batch_enums.BATCH_OPERATION_TYPE_DELETE_WORKFLOW),
+    "reset_operation": ("reset", batch_enums.BATCH_OPERATION_TYPE_RESET_WORKFLOW),
+    "update_workflow_options_operation": (
+        "update_options", batch_enums.BATCH_OPERATION_TYPE_UPDATE_WORKFLOW_EXECUTION_OPTIONS
+    ),
+    "unpause_activities_operation": ("unpause_activities", batch_enums.BATCH_OPERATION_TYPE_UNPAUSE_ACTIVITY),
+    "reset_activities_operation": ("reset_activities", batch_enums.BATCH_OPERATION_TYPE_RESET_ACTIVITY),
+    "update_activity_options_operation": (
+        "update_activity_options", batch_enums.BATCH_OPERATION_TYPE_UPDATE_ACTIVITY_OPTIONS
+    ),
+    "terminate_activities_operation": ("terminate_activities", batch_enums.BATCH_OPERATION_TYPE_TERMINATE_ACTIVITY),
+    "cancel_activities_operation": ("cancel_activities", batch_enums.BATCH_OPERATION_TYPE_CANCEL_ACTIVITY),
+    "delete_activities_operation": ("delete_activities", batch_enums.BATCH_OPERATION_TYPE_DELETE_ACTIVITY),
+}  # fmt: skip
+_TYPES = dict(_KINDS.values())
+_ON_ACTIVITIES = frozenset({
+    "terminate_activities_operation", "cancel_activities_operation", "delete_activities_operation",
+})
+_TYPE_OR_ALL = "Either activity type must be set, or match all should be set to true"
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------------
+
+
+def check_start(
+    request: service_pb.StartBatchOperationRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An operation, a reason, a job id, and exactly one way to say which executions are meant."""
+    operation = request.WhichOneof("operation")
+    if operation in _ON_ACTIVITIES and not supports(Feature.STANDALONE_ACTIVITIES):
+        raise invalid_argument(f"The operation type {operation} is not supported for this namespace")
+    selectors = sum(map(bool, (request.visibility_query, request.executions, request.target_executions)))
+    if operation is None or not request.reason or not selectors:
+        raise invalid_argument(
+            "must provide required parameters: BatchType,Reason,Namespace, AND one of (Query OR Executions OR "
+            "TargetExecutions)"
+        )
+    _check_job_id(request, rules)
+    if selectors > 1:
+        raise invalid_argument("visibility query, executions, and target executions are mutually exclusive")
+    _check_targets(request, operation)
+    check = _OPERATION_CHECKS.get(operation)
+    if check is not None:
+        check(getattr(request, operation))
+    checks.check_blob(request, rules)
+
+
+def check_stop(request: service_pb.StopBatchOperationRequest, namespace: Namespace | None, rules: Rules) -> None:
+    """A job id and a reason."""
+    _check_job_id(request, rules)
+    if not request.reason:
+        raise invalid_argument("Reason is not set on request.")
+
+
+def _check_job_id(request: Any, rules: Rules) -> None:
+    if not request.job_id:
+        raise invalid_argument("JobId is not set on request.")
+    checks.check_workflow_id(request.job_id, rules)
+
+
+def _check_describe(
+    request: service_pb.DescribeBatchOperationRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    _check_job_id(request, rules)
+
+
+def _check_targets(request: service_pb.StartBatchOperationRequest, operation: str) -> None:
+    wanted = (
+        common_enums.EXECUTION_TYPE_ACTIVITY if operation in _ON_ACTIVITIES else common_enums.EXECUTION_TYPE_WORKFLOW
+    )
+    for index, target in enumerate(request.target_executions):
+        if target.type != wanted:
+            raise invalid_argument(
+                f"target_executions[{index}] has type {_execution_type(target.type)}, but operation {operation} "
+                f"requires {_execution_type(wanted)}"
+            )
+
+
+def _execution_type(number: int) -> str:
+    name = common_enums.ExecutionType.Name(number)  # type: ignore[arg-type]  # a number of the enum
+    return name.removeprefix("EXECUTION_TYPE_").title()
+
+
+def _check_signal(operation: Any) -> None:
+    if not operation.signal:
+        raise invalid_argument("must provide signal name")
+
+
+def _check_options(operation: Any) -> None:
+    if not operation.HasField("workflow_execution_options"):
+        raise invalid_argument("must provide UpdateOptions")
+    if not operation.HasField("update_mask"):
+        raise invalid_argument("must provide UpdateMask")
+
+
+def _check_reset(operation: Any) -> None:
+    if operation.HasField("options"):
+        if operation.options.WhichOneof("target") is None:
+            raise invalid_argument("batch reset missing target")
+    elif operation.reset_type not in reset_enums.ResetType.values() or not operation.reset_type:
+        name = "Unspecified" if not operation.reset_type else str(operation.reset_type)
+        raise invalid_argument(f"unknown batch reset type {name}")
+
+
+def _check_unpause(operation: Any) -> None:
+    if operation.WhichOneof("activity") is None:
+        raise invalid_argument("activity filter must be set")
+    _check_type_or_all(operation)
+
+
+def _check_reset_activities(operation: Any) -> None:
+    if operation.WhichOneof("activity") is None:
+        raise invalid_argument("must provide ActivityType or MatchAll")
+    _check_type_or_all(operation)
+
+
+def _check_activity_options(operation: Any) -> None:
+    given = operation.HasField("activity_options")
+    if given and operation.restore_original:
+        raise invalid_argument("cannot set both activity options and restore original")
+    if not given and not operation.restore_original:
+        raise invalid_argument("Either activity type must be set, or restore original should be set to true")
+    _check_type_or_all(operation)
+
+
+def _check_type_or_all(operation: Any) -> None:
+    field = operation.WhichOneof("activity")
+    if field is not None and not getattr(operation, field):
+        raise invalid_argument(_TYPE_OR_ALL)
+
+
+_OPERATION_CHECKS = {
+    "signal_operation": _check_signal,
+    "update_workflow_options_operation": _check_options,
+    "reset_operation": _check_reset,
+    "unpause_activities_operation": _check_unpause,
+    "reset_activities_operation": _check_reset_activities,
+    "update_activity_options_operation": _check_activity_options,
+}
+
+
+# ---- calls ----------------------------------------------------------------------------------------------------------
+
+
+async def start_batch_operation(
+    frontend: Frontend, request: service_pb.StartBatchOperationRequest, context: CallContext
+) -> service_pb.StartBatchOperationResponse:
+    """Start the job. ALREADY_EXISTS when there is one of that id, RESOURCE_EXHAUSTED when too many are running."""
+    # Imported here: of all calls, few start a batch.
+    from whistlestop.frontend.batch.worker import begin, note_job
+
+    if request.visibility_query:
+        try:
+            await parsed_filter(frontend, context, request.visibility_query)
+        except ServiceError as error:
+            raise invalid_argument(f"invalid visibility query: {error.message}") from None
+    running = await count_workflow_executions(
+        frontend,
+        service_pb.CountWorkflowExecutionsRequest(query=f"{_IN_DIVISION} AND ExecutionStatus = 'Running'"),
+        context,
+    )
+    if running.count >= frontend.config.max_concurrent_batch_operations:
+        raise ServiceError(
+            Code.RESOURCE_EXHAUSTED,
+            "Max concurrent batch operations is reached",
+            details_pb.ResourceExhaustedFailure(
+                cause=causes.RESOURCE_EXHAUSTED_CAUSE_CONCURRENT_LIMIT, scope=causes.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE
+            ),
+        )
+    start = _start_request(request, frontend.ids.uuid())
+    job = await note_job(frontend, context, request.job_id)
+    try:
+        await frontend.history.call("StartWorkflowExecution", start, context)
+    except ServiceError as error:
+        if error.code is Code.ALREADY_EXISTS:
+            await frontend.store.delete_message(job.message)
+        raise
+    await begin(frontend, job, can_hold=context.can_hold)
+    return service_pb.StartBatchOperationResponse()
+
+
+def _start_request(
+    request: service_pb.StartBatchOperationRequest, request_id: str
+) -> service_pb.StartWorkflowExecutionRequest:
+    kind = request.WhichOneof("operation")
+    assert kind is not None
+    identity: str = getattr(getattr(request, kind), "identity", "")
+    start = service_pb.StartWorkflowExecutionRequest(
+        namespace=request.namespace,
+        workflow_id=request.job_id,
+        request_id=request_id,
+        identity=identity,
+        workflow_id_conflict_policy=wf_enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
+        workflow_id_reuse_policy=wf_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
+    )
+    start.workflow_type.name = WORKFLOW_TYPE
+    start.task_queue.name = TASK_QUEUE
+    start.input.payloads.add(
+        metadata={"encoding": b"binary/protobuf", "messageType": request.DESCRIPTOR.full_name.encode()},
+        data=request.SerializeToString(),
+    )
+    memo: dict[str, Any] = {_TYPE_MEMO: _KINDS[kind][0], _REASON_MEMO: request.reason}
+    if request.visibility_query:
+        memo[_QUERY_MEMO] = request.visibility_query
+    executions = _targets(request, kind)
+    if executions:
+        memo[_EXECUTIONS_MEMO] = [[each.type, each.business_id, each.run_id] for each in executions]
+    for name, value in memo.items():
+        start.memo.fields[name].CopyFrom(json_payload(value))
+    for name, value in (("BatcherUser", identity), ("TemporalNamespaceDivision", DIVISION)):
+        attribute = start.search_attributes.indexed_fields[name]
+        attribute.CopyFrom(json_payload(value))
+        attribute.metadata["type"] = b"Keyword"
+    return start
+
+
+def _targets(request: service_pb.StartBatchOperationRequest, kind: str) -> list[common_pb.Execution]:
+    if request.target_executions:
+        return list(request.target_executions)
+    of = common_enums.EXECUTION_TYPE_ACTIVITY if kind in _ON_ACTIVITIES else common_enums.EXECUTION_TYPE_WORKFLOW
+    return [
+        common_pb.Execution(type=of, business_id=each.workflow_id, run_id=each.run_id) for each in request.executions
+    ]
+
+
+async def stop_batch_operation(
+    frontend: Frontend, request: service_pb.StopBatchOperationRequest, context: CallContext
+) -> service_pb.StopBatchOperationResponse:
+    """Do no more; what is done stays done."""
+    described = await _described_run(frontend, request.job_id, context)
+    execution = described.workflow_execution_info.execution
+    terminate = service_pb.TerminateWorkflowExecutionRequest(
+        namespace=request.namespace, workflow_execution=execution, reason=request.reason, identity=request.identity
+    )
+    await frontend.history.call("TerminateWorkflowExecution", terminate, context)
+    return service_pb.StopBatchOperationResponse()
+
+
+async def describe_batch_operation(
+    frontend: Frontend, request: service_pb.DescribeBatchOperationRequest, context: CallContext
+) -> service_pb.DescribeBatchOperationResponse:
+    """Where the job stands: counted page by page while it runs, exact when it is done."""
+    described = await _described_run(frontend, request.job_id, context)
+    info = described.workflow_execution_info
+    memo = {name: _value(payload) for name, payload in info.memo.fields.items()}
+    response = service_pb.DescribeBatchOperationResponse(
+        operation_type=_TYPES.get(memo.get(_TYPE_MEMO, ""), batch_enums.BATCH_OPERATION_TYPE_UNSPECIFIED),
+        job_id=info.execution.workflow_id,
+        state=_STATES.get(info.status, batch_enums.BATCH_OPERATION_STATE_FAILED),
+        start_time=info.start_time,
+        close_time=info.close_time if info.HasField("close_time") else None,
+        identity=_value(info.search_attributes.indexed_fields["BatcherUser"]) or "",
+        reason=memo.get(_REASON_MEMO, ""),
+        query=memo.get(_QUERY_MEMO, ""),
+        executions=[
+            common_pb.Execution(type=of, business_id=business_id, run_id=run_id)
+            for of, business_id, run_id in memo.get(_EXECUTIONS_MEMO, ())
+        ],
+    )
+    if info.status == _COMPLETED:
+        stats = memo.get(STATS_MEMO, {})
+        response.complete_operation_count = stats.get("NumSuccess", 0)
+        response.failure_operation_count = stats.get("NumFailure", 0)
+        response.total_operation_count = response.complete_operation_count + response.failure_operation_count
+    else:
+        for pending in described.pending_activities[:1]:
+            for payload in pending.heartbeat_details.payloads[:1]:
+                progress = _value(payload)
+                response.total_operation_count = progress["TotalEstimate"]
+                response.complete_operation_count = progress["SuccessCount"]
+                response.failure_operation_count = progress["ErrorCount"]
+    return response
+
+
+async def list_batch_operations(
+    frontend: Frontend, request: service_pb.ListBatchOperationsRequest, context: CallContext
+) -> service_pb.ListBatchOperationsResponse:
+    """A page, newest first."""
+    page = await list_workflow_executions(
+        frontend,
+        service_pb.ListWorkflowExecutionsRequest(
+            query=_IN_DIVISION, page_size=request.page_size, next_page_token=request.next_page_token
+        ),
+        context,
+    )
+    response = service_pb.ListBatchOperationsResponse(next_page_token=page.next_page_token)
+    for info in page.executions:
+        kind = _value(info.memo.fields[_TYPE_MEMO]) or ""
+        response.operation_info.add(
+            job_id=info.execution.workflow_id,
+            state=_STATES.get(info.status, batch_enums.BATCH_OPERATION_STATE_FAILED),
+            start_time=info.start_time,
+            close_time=info.close_time if info.HasField("close_time") else None,
+            operation_type=_TYPES.get(kind, batch_enums.BATCH_OPERATION_TYPE_UNSPECIFIED),
+        )
+    return response
+
+
+async def _described_run(
+    frontend: Frontend, job_id: str, context: CallContext
+) -> service_pb.DescribeWorkflowExecutionResponse:
+    request = service_pb.DescribeWorkflowExecutionRequest(namespace=context.namespace)
+    request.execution.workflow_id = job_id
+    reply = await frontend.history.call("DescribeWorkflowExecution", request, context)
+    described = decoded(reply, service_pb.DescribeWorkflowExecutionResponse)
+    assert isinstance(described, service_pb.DescribeWorkflowExecutionResponse)
+    if described.workflow_execution_info.type.name != WORKFLOW_TYPE:
+        # A user's workflow of that id is no batch job, and must not be stopped as one.
+        raise not_found(f"no batch operation with job id {job_id}")
+    return described
+
+
+def json_payload(value: Any) -> common_pb.Payload:
+    """A value as the SDKs' JSON converter encodes it."""
+    return common_pb.Payload(
+        metadata={"encoding": b"json/plain"}, data=json.dumps(value, separators=(",", ":")).encode()
+    )
+
+
+def _value(payload: common_pb.Payload) -> Any:
+    return json.loads(payload.data) if payload.data else None
+
+
+HANDLERS: dict[str, Handler] = {
+    "StartBatchOperation": start_batch_operation,
+    "StopBatchOperation": stop_batch_operation,
+    "DescribeBatchOperation": describe_batch_operation,
+    "ListBatchOperations": list_batch_operations,
+}
+
+VALIDATORS: dict[str, Validator] = {
+    "StartBatchOperation": check_start,
+    "StopBatchOperation": check_stop,
+    "DescribeBatchOperation": _check_describe,
+}

@@ -1,0 +1,221 @@
+"""What a batch does to one execution: a request to this server's own API.
+
+Where the API knows request ids, they follow from the job and the run, so that a repetition after a crash is no second
+deed.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import reset_pb2 as reset_enums
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.clients import decoded
+from whistlestop.common.errors import Code, ServiceError, failed_precondition
+from whistlestop.frontend.registry import WORKFLOW_SERVICE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from google.protobuf.message import Message
+
+    from whistlestop.common.context import CallContext
+    from whistlestop.frontend.service import Frontend
+
+_ROOT = uuid.UUID(int=0)
+_HISTORY_PAGE = 256
+_MOST_HISTORY_PAGES = 1000
+_AGAIN = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED, Code.ABORTED})
+_ATTEMPTS = 4
+_FIRST_WAIT_S = 0.2
+
+
+class Operations:
+    """The operation of one job."""
+
+    def __init__(
+        self, frontend: Frontend, job: service_pb.StartBatchOperationRequest, context: CallContext
+    ) -> None:
+        self._frontend = frontend
+        self._job = job
+        self._context = context
+        kind = job.WhichOneof("operation")
+        self._operation: Any = getattr(job, kind or "")
+        self._apply: Callable[[common_pb.WorkflowExecution], Awaitable[None]] = _BY_KIND[kind or ""].__get__(self)
+
+    async def perform(self, execution: common_pb.WorkflowExecution) -> bool:
+        """Do it. True when it is done or there is nothing (any more) to do it to."""
+        wait_s = _FIRST_WAIT_S
+        for attempt in range(_ATTEMPTS):
+            try:
+                await self._apply(execution)
+            except ServiceError as error:
+                if error.code is Code.NOT_FOUND:
+                    return True
+                if error.code not in _AGAIN or attempt == _ATTEMPTS - 1:
+                    return False
+            else:
+                return True
+            await self._frontend.clock.sleep(wait_s)
+            wait_s *= 2
+        return False
+
+    async def _call(self, method: str, **fields: Any) -> Message:
+        kind: type[Message] = getattr(service_pb, f"{method}Request")
+        request = kind(namespace=self._context.namespace, **fields)
+        reply = await self._frontend.call(f"{WORKFLOW_SERVICE}/{method}", request, self._context)
+        return decoded(reply, getattr(service_pb, f"{method}Response"))
+
+    def _request_id(self, *parts: str) -> str:
+        return str(uuid.uuid5(_ROOT, ":".join((self._job.job_id, *parts))))
+
+    async def terminate(self, execution: common_pb.WorkflowExecution) -> None:
+        await self._call(
+            "TerminateWorkflowExecution", workflow_execution=execution, reason=self._job.reason,
+            identity=self._operation.identity,
+            details=self._operation.details if self._operation.HasField("details") else None,
+        )  # fmt: skip
+
+    async def cancel(self, execution: common_pb.WorkflowExecution) -> None:
+        await self._call(
+            "RequestCancelWorkflowExecution", workflow_execution=execution, reason=self._job.reason,
+            identity=self._operation.identity,
+            request_id=self._request_id("cancel", execution.workflow_id, execution.run_id),
+        )  # fmt: skip
+
+    async def signal(self, execution: common_pb.WorkflowExecution) -> None:
+        name = self._operation.signal
+        await self._call(
+            "SignalWorkflowExecution", workflow_execution=execution, signal_name=name, input=self._operation.input,
+            header=self._operation.header if self._operation.HasField("header") else None,
+            identity=self._operation.identity,
+            request_id=self._request_id("signal", execution.workflow_id, execution.run_id, name),
+        )  # fmt: skip
+
+    async def delete(self, execution: common_pb.WorkflowExecution) -> None:
+        await self._call("DeleteWorkflowExecution", workflow_execution=execution)
+
+    async def update_options(self, execution: common_pb.WorkflowExecution) -> None:
+        await self._call(
+            "UpdateWorkflowExecutionOptions", workflow_execution=execution,
+            workflow_execution_options=self._operation.workflow_execution_options,
+            update_mask=self._operation.update_mask, identity=self._operation.identity,
+        )  # fmt: skip
+
+    async def unpause_activities(self, execution: common_pb.WorkflowExecution) -> None:
+        operation = self._operation
+        which = {"type": operation.type} if operation.WhichOneof("activity") == "type" else {"unpause_all": True}
+        await self._call(
+            "UnpauseActivity", execution=execution, identity=operation.identity,
+            reset_attempts=operation.reset_attempts, reset_heartbeat=operation.reset_heartbeat,
+            jitter=operation.jitter if operation.HasField("jitter") else None, **which,
+        )  # fmt: skip
+
+    async def reset_activities(self, execution: common_pb.WorkflowExecution) -> None:
+        operation = self._operation
+        await self._call(
+            "ResetActivity", execution=execution, identity=operation.identity,
+            reset_heartbeat=operation.reset_heartbeat, keep_paused=operation.keep_paused,
+            jitter=operation.jitter if operation.HasField("jitter") else None,
+            restore_original_options=operation.restore_original_options, **_which(operation),
+        )  # fmt: skip
+
+    async def update_activity_options(self, execution: common_pb.WorkflowExecution) -> None:
+        operation = self._operation
+        await self._call(
+            "UpdateActivityOptions", execution=execution, identity=operation.identity,
+            activity_options=operation.activity_options if operation.HasField("activity_options") else None,
+            update_mask=operation.update_mask, restore_original=operation.restore_original, **_which(operation),
+        )  # fmt: skip
+
+    # ---- reset
+
+    async def reset(self, execution: common_pb.WorkflowExecution) -> None:
+        operation = self._operation
+        base = common_pb.WorkflowExecution()
+        base.CopyFrom(execution)
+        if operation.HasField("options"):
+            event_id = await self._point(base, operation.options)
+            reapply = operation.options.reset_reapply_type
+            excluded = operation.options.reset_reapply_exclude_types
+        else:
+            first = operation.reset_type == reset_enums.RESET_TYPE_FIRST_WORKFLOW_TASK
+            event_id = await (self._first_task(base) if first else self._last_task(base))
+            reapply, excluded = operation.reset_reapply_type, ()
+        await self._call(
+            "ResetWorkflowExecution", workflow_execution=base, reason=self._job.reason,
+            request_id=self._request_id("reset", execution.workflow_id, execution.run_id),
+            workflow_task_finish_event_id=event_id, reset_reapply_type=reapply, reset_reapply_exclude_types=excluded,
+            post_reset_operations=operation.post_reset_operations, identity=operation.identity,
+        )  # fmt: skip
+
+    async def _point(self, base: common_pb.WorkflowExecution, options: common_pb.ResetOptions) -> int:
+        """The event to reset to. May turn `base` to an earlier run."""
+        target = options.WhichOneof("target")
+        if target == "first_workflow_task":
+            return await self._first_task(base)
+        if target == "last_workflow_task":
+            return await self._last_task(base)
+        if target == "workflow_task_id":
+            return int(options.workflow_task_id)
+        described: Any = await self._call("DescribeWorkflowExecution", execution=base)
+        for point in described.workflow_execution_info.auto_reset_points.points:
+            if point.build_id != options.build_id:
+                continue
+            expired = point.HasField("expire_time") and (
+                point.expire_time.ToNanoseconds() < self._frontend.clock.now_ns()
+            )
+            elsewhere = point.run_id != base.run_id and options.current_run_only
+            if not point.resettable or expired or elsewhere:
+                break
+            base.run_id = point.run_id
+            return int(point.first_workflow_task_completed_id)
+        raise failed_precondition(f"Can't find reset point for {options.build_id}")
+
+    async def _first_task(self, base: common_pb.WorkflowExecution) -> int:
+        """The first completed workflow task, or where the first scheduled one would end."""
+        return await self._find_task("GetWorkflowExecutionHistory", base, latest=False)
+
+    async def _last_task(self, base: common_pb.WorkflowExecution) -> int:
+        """The last completed workflow task, or where the first scheduled one would end."""
+        return await self._find_task("GetWorkflowExecutionHistoryReverse", base, latest=True)
+
+    async def _find_task(self, method: str, base: common_pb.WorkflowExecution, *, latest: bool) -> int:
+        token = b""
+        scheduled: int = 0
+        for _ in range(_MOST_HISTORY_PAGES):
+            page: Any = await self._call(
+                method, execution=base, maximum_page_size=_HISTORY_PAGE, next_page_token=token
+            )
+            for event in page.history.events:
+                if event.event_type == et.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
+                    return int(event.event_id)
+                if event.event_type == et.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED and (latest or not scheduled):
+                    scheduled = int(event.event_id) + 1
+            token = page.next_page_token
+            if not token:
+                break
+        if not scheduled:
+            raise failed_precondition("unable to find any scheduled or completed task")
+        return scheduled
+
+
+def _which(operation: Any) -> dict[str, Any]:
+    return {"type": operation.type} if operation.WhichOneof("activity") == "type" else {"match_all": True}
+
+
+_BY_KIND: dict[str, Any] = {
+    "termination_operation": Operations.terminate,
+    "cancellation_operation": Operations.cancel,
+    "signal_operation": Operations.signal,
+    "deletion_operation": Operations.delete,
+    "reset_operation": Operations.reset,
+    "update_workflow_options_operation": Operations.update_options,
+    "unpause_activities_operation": Operations.unpause_activities,
+    "reset_activities_operation": Operations.reset_activities,
+    "update_activity_options_operation": Operations.update_activity_options,
+}

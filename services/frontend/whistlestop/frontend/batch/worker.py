@@ -1,0 +1,442 @@
+"""The worker of batch jobs: it polls their task queue and works through the executions that they mean.
+
+A job is a workflow with one activity, as in Temporal. Its progress (page token and counts) is the activity's heartbeat,
+sent after each page; so what a crash interrupts is tried again by the activity's retry, from the last page on, by
+whoever polls. A row of the administrative queue says that a job may be open: long-lived servers find the jobs of others
+by it, functions do a turn of it whenever they are woken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.command.v1 import message_pb2 as command_pb
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import command_type_pb2 as ct
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.clients import decoded
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.context import CallContext
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.frontend.api.batch import STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload
+from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
+from whistlestop.frontend.batch.operations import Operations
+from whistlestop.storage.errors import StorageError
+from whistlestop.storage.records import QueueMessage
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.frontend.service import Frontend
+
+log = logging.getLogger(__name__)
+
+OPEN_JOBS = "batch-jobs"
+PAGE = 50
+"""Executions between two heartbeats: at the default rate a second's work, far from the heartbeat timeout."""
+_IDENTITY = "temporal-batcher"
+_ACTIVITY = "BatchActivityWithProtobuf"
+_HEARTBEAT_TIMEOUT_S = 10
+_KEEP_ALIVE_S = 2.5
+_FOREVER_S = 20 * 365 * 24 * 3600
+_POLL_S = 5.0
+_CALL_S = 30.0
+_SWEEP_S = 30.0
+_MOST_JOBS = 100
+_TURNS = 20
+_NEVER_STARTED_NS = 60 * SECOND_NS
+_TURN_S = 5.0
+# Operations on what is closed already would do nothing, except these two.
+_ON_CLOSED_TOO = frozenset({"deletion_operation", "reset_operation"})
+
+
+# ---- which jobs there are ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that may be open, and the row that says so."""
+
+    namespace_id: str
+    job_id: str
+    noted_ns: int
+    message: QueueMessage
+
+
+async def note_job(frontend: Frontend, context: CallContext, job_id: str) -> Job:
+    """Write down that a job is about to be started; before it is, so that none is forgotten."""
+    now_ns = frontend.clock.now_ns()
+    data = json.dumps([context.namespace_id, job_id, now_ns]).encode()
+    message = QueueMessage(OPEN_JOBS, frontend.ids.task_id(now_ns), data)
+    await frontend.store.enqueue(message)
+    return Job(context.namespace_id, job_id, now_ns, message)
+
+
+async def _noted(frontend: Frontend) -> list[Job]:
+    messages = await frontend.store.read_queue(OPEN_JOBS, 0, _MOST_JOBS)
+    return [_job(message) for message in messages]
+
+
+def _job(message: QueueMessage) -> Job:
+    namespace_id, job_id, noted_ns = json.loads(message.data)
+    return Job(namespace_id, job_id, noted_ns, message)
+
+
+async def begin(frontend: Frontend, job: Job, *, can_hold: bool) -> None:
+    """Work on a job that was just started: behind the caller's back where that is possible, else a turn at once."""
+    if can_hold:
+        frontend.begin(_drive(frontend, job))
+    else:
+        await _turn(frontend, job)
+
+
+def resume_batches(frontend: Frontend) -> None:
+    """What a server does at its start: work on open jobs, and on those that other servers leave behind."""
+    frontend.begin(_sweep(frontend))
+
+
+async def work_on_batches(frontend: Frontend) -> int:
+    """In a function that was woken: a turn of each open job. Returns how many there are."""
+    jobs = await _noted(frontend)
+    for job in jobs:
+        await _turn(frontend, job)
+    return len(jobs)
+
+
+async def _sweep(frontend: Frontend) -> None:
+    driven: dict[tuple[str, str], asyncio.Task[None]] = {}
+    while True:
+        try:
+            for job in await _noted(frontend):
+                key = (job.namespace_id, job.job_id)
+                if key not in driven or driven[key].done():
+                    driven[key] = asyncio.ensure_future(_drive(frontend, job))
+                    frontend.adopt(driven[key])
+        except StorageError as error:
+            log.warning("open batch jobs are unknown now: %s", error)
+        driven = {key: task for key, task in driven.items() if not task.done()}
+        await frontend.clock.sleep(_SWEEP_S)
+
+
+async def _drive(frontend: Frontend, job: Job) -> None:
+    """Poll for the job's tasks until it is closed."""
+    worker = await _worker(frontend, job, can_hold=True)
+    while worker is not None:
+        try:
+            if not await worker.is_open(job):
+                break
+            if not await worker.work_on_workflow_task():
+                await worker.work_on_activity_task()
+        except (ServiceError, StorageError) as error:
+            log.warning("batch job %s goes on in a second: %r", job.job_id, error)
+            await frontend.clock.sleep(1)
+    await frontend.store.delete_message(job.message)
+
+
+async def _turn(frontend: Frontend, job: Job) -> None:
+    """As much of the job as fits into a turn."""
+    worker = await _worker(frontend, job, can_hold=False)
+    ends_ns = frontend.clock.now_ns() + round(_TURN_S * SECOND_NS)
+    for _ in range(_TURNS):
+        if worker is None or not await worker.is_open(job):
+            await frontend.store.delete_message(job.message)
+            return
+        did = await worker.work_on_workflow_task() or await worker.work_on_activity_task(ends_ns)
+        if not did or frontend.clock.now_ns() >= ends_ns:
+            return
+
+
+async def _worker(frontend: Frontend, job: Job, *, can_hold: bool) -> BatchWorker | None:
+    namespace = await frontend.namespaces.by_id(job.namespace_id)
+    if namespace is None:
+        return None
+    return BatchWorker(frontend, CallContext(None, {}, job.namespace_id, namespace.name, can_hold))
+
+
+# ---- progress ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the next page begins, and what came of those before."""
+
+    page_token: bytes
+    total: int
+    page_number: int = 0
+    succeeded: int = 0
+    failed: int = 0
+
+    @classmethod
+    def of(cls, details: common_pb.Payloads) -> Progress:
+        """As it was in a heartbeat."""
+        told = json.loads(details.payloads[0].data)
+        return cls(
+            base64.b64decode(told["PageToken"]), told["TotalEstimate"], told["CurrentPage"],
+            told["SuccessCount"], told["ErrorCount"],
+        )  # fmt: skip
+
+    def payloads(self) -> common_pb.Payloads:
+        """As it is told."""
+        told = {
+            "PageToken": base64.b64encode(self.page_token).decode(), "CurrentPage": self.page_number,
+            "TotalEstimate": self.total, "SuccessCount": self.succeeded, "ErrorCount": self.failed,
+        }  # fmt: skip
+        return common_pb.Payloads(payloads=[json_payload(told)])
+
+
+class _Gone(Exception):
+    """The activity is no longer wanted: the job was stopped, or its attempt timed out."""
+
+
+# ---- the worker ----------------------------------------------------------------------------------------------------
+
+
+class BatchWorker:
+    """Polls the batch queue of one namespace."""
+
+    def __init__(self, frontend: Frontend, context: CallContext) -> None:
+        self._frontend = frontend
+        self._context = context
+
+    def _until(self, seconds: float) -> CallContext:
+        return replace(self._context, deadline_ns=self._frontend.clock.now_ns() + round(seconds * SECOND_NS))
+
+    async def _history(self, method: str, request: Message) -> Message:
+        reply = await self._frontend.history.call(method, request, self._until(_CALL_S))
+        return decoded(reply, getattr(service_pb, f"{method}Response"))
+
+    async def is_open(self, job: Job) -> bool:
+        """Whether there is work left; one that is not there (yet) counts as open for a minute after it was noted."""
+        request = service_pb.DescribeWorkflowExecutionRequest(namespace=self._context.namespace)
+        request.execution.workflow_id = job.job_id
+        try:
+            described: Any = await self._history("DescribeWorkflowExecution", request)
+        except ServiceError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            if self._frontend.clock.now_ns() - job.noted_ns > _NEVER_STARTED_NS:
+                return False
+            await self._frontend.clock.sleep(1)
+            return True
+        info = described.workflow_execution_info
+        return bool(info.type.name == WORKFLOW_TYPE and info.status == wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING)
+
+    async def work_on_workflow_task(self) -> bool:
+        """Wait a while for a workflow task. True when there was one that went on or ended the workflow."""
+        poll = service_pb.PollWorkflowTaskQueueRequest(namespace=self._context.namespace, identity=_IDENTITY)
+        poll.task_queue.name = TASK_QUEUE
+        reply = await self._frontend.matching.call("PollWorkflowTaskQueue", poll, self._until(_POLL_S))
+        task = decoded(reply, service_pb.PollWorkflowTaskQueueResponse)
+        assert isinstance(task, service_pb.PollWorkflowTaskQueueResponse)
+        if not task.task_token:
+            return False
+        commands = _decide(task.history.events)
+        await self._history(
+            "RespondWorkflowTaskCompleted",
+            service_pb.RespondWorkflowTaskCompletedRequest(
+                namespace=self._context.namespace, task_token=task.task_token, identity=_IDENTITY, commands=commands
+            ),
+        )
+        return len(commands) != 1
+
+    async def work_on_activity_task(self, ends_ns: int | None = None) -> bool:
+        """Wait a while for the activity of a job and do it, until `ends_ns` at most. True when there was one."""
+        poll = service_pb.PollActivityTaskQueueRequest(namespace=self._context.namespace, identity=_IDENTITY)
+        poll.task_queue.name = TASK_QUEUE
+        reply = await self._frontend.matching.call("PollActivityTaskQueue", poll, self._until(_POLL_S))
+        task = decoded(reply, service_pb.PollActivityTaskQueueResponse)
+        assert isinstance(task, service_pb.PollActivityTaskQueueResponse)
+        if not task.task_token:
+            return False
+        try:
+            await Attempt(self._frontend, self._until(_FOREVER_S), task, ends_ns).run()
+        except _Gone:
+            log.info("a batch activity of %s is no longer wanted", task.workflow_execution.workflow_id)
+        return True
+
+
+def _decide(events: Any) -> list[command_pb.Command]:
+    """What the batch workflow does next, given its history."""
+    started: history_pb.HistoryEvent = events[0]
+    kinds = {event.event_type: event for event in events}
+    completed = kinds.get(et.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)
+    if completed is not None:
+        result = completed.activity_task_completed_event_attributes.result
+        end = Progress.of(result)
+        upsert = command_pb.Command(command_type=ct.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES)
+        memo = upsert.modify_workflow_properties_command_attributes.upserted_memo
+        memo.fields[STATS_MEMO].CopyFrom(json_payload({"NumSuccess": end.succeeded, "NumFailure": end.failed}))
+        complete = command_pb.Command(command_type=ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION)
+        complete.complete_workflow_execution_command_attributes.result.CopyFrom(result)
+        return [upsert, complete]
+    failed = kinds.get(et.EVENT_TYPE_ACTIVITY_TASK_FAILED)
+    if failed is not None:
+        fail = command_pb.Command(command_type=ct.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION)
+        fail.fail_workflow_execution_command_attributes.failure.CopyFrom(
+            failed.activity_task_failed_event_attributes.failure
+        )
+        return [fail]
+    if et.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED in kinds:
+        return []
+    schedule = command_pb.Command(command_type=ct.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK)
+    attributes = schedule.schedule_activity_task_command_attributes
+    attributes.activity_id = "5"
+    attributes.activity_type.name = _ACTIVITY
+    attributes.task_queue.name = TASK_QUEUE
+    attributes.input.CopyFrom(started.workflow_execution_started_event_attributes.input)
+    attributes.start_to_close_timeout.seconds = _FOREVER_S
+    attributes.heartbeat_timeout.seconds = _HEARTBEAT_TIMEOUT_S
+    attributes.retry_policy.initial_interval.seconds = 1
+    attributes.retry_policy.backoff_coefficient = 1.7
+    attributes.retry_policy.maximum_interval.seconds = 60
+    return [schedule]
+
+
+class Attempt:
+    """One attempt of a job's activity."""
+
+    def __init__(
+        self, frontend: Frontend, context: CallContext, task: service_pb.PollActivityTaskQueueResponse,
+        ends_ns: int | None,
+    ) -> None:
+        self._frontend = frontend
+        self._clock = frontend.clock
+        self._context = context
+        self._token = task.task_token
+        self._ends_ns = ends_ns
+        self._details = task.heartbeat_details
+        self._job = service_pb.StartBatchOperationRequest.FromString(task.input.payloads[0].data)
+        self._operations = Operations(frontend, self._job, context)
+        self._query = _query(self._job)
+        self._page_s = PAGE / min(self._job.max_operations_per_second or 1e9, frontend.config.batch_operations_per_s)
+
+    async def run(self) -> None:
+        """Page after page, to the end or to the end of the turn."""
+        try:
+            progress = Progress.of(self._details) if self._details.payloads else Progress(b"", await self._estimate())
+            while True:
+                began_ns = self._clock.now_ns()
+                executions, after = await self._page(progress.page_token)
+                outcomes = await self._perform_all(executions, progress)
+                progress = Progress(
+                    after, progress.total, progress.page_number + 1,
+                    progress.succeeded + sum(outcomes), progress.failed + len(outcomes) - sum(outcomes),
+                )  # fmt: skip
+                if not after:
+                    break
+                await self._heartbeat(progress)
+                if self._ends_ns is not None and self._clock.now_ns() >= self._ends_ns:
+                    await self._fail("the turn is over", retry=True)
+                    return
+                spent_s = (self._clock.now_ns() - began_ns) / SECOND_NS
+                await self._clock.sleep(self._page_s - spent_s)
+        except ServiceError as error:
+            await self._fail(error.message, retry=error.code is not Code.INVALID_ARGUMENT)
+            return
+        await self._call(
+            "RespondActivityTaskCompleted",
+            service_pb.RespondActivityTaskCompletedRequest(
+                task_token=self._token, identity=_IDENTITY, result=progress.payloads()
+            ),
+        )
+
+    # ---- which executions
+
+    async def _estimate(self) -> int:
+        if not self._query:
+            return len(self._job.executions) + len(self._job.target_executions)
+        request = service_pb.CountWorkflowExecutionsRequest(query=self._query)
+        return (await count_workflow_executions(self._frontend, request, self._context)).count
+
+    async def _page(self, after: bytes) -> tuple[list[common_pb.WorkflowExecution], bytes]:
+        if self._query:
+            page = await list_workflow_executions(
+                self._frontend,
+                service_pb.ListWorkflowExecutionsRequest(query=self._query, page_size=PAGE, next_page_token=after),
+                self._context,
+            )
+            return [each.execution for each in page.executions], page.next_page_token
+        listed = list(self._job.executions) + [
+            common_pb.WorkflowExecution(workflow_id=each.business_id, run_id=each.run_id)
+            for each in self._job.target_executions
+        ]
+        first = int(after or b"0")
+        end = first + PAGE
+        return listed[first:end], str(end).encode() if end < len(listed) else b""
+
+    # ---- work and word of it
+
+    async def _perform_all(self, executions: list[common_pb.WorkflowExecution], progress: Progress) -> list[bool]:
+        """Operate on each, a few at a time, and keep the attempt alive however long that takes."""
+        gate = asyncio.Semaphore(self._frontend.config.batch_concurrency)
+
+        async def one(execution: common_pb.WorkflowExecution) -> bool:
+            async with gate:
+                return await self._operations.perform(execution)
+
+        work = asyncio.ensure_future(_all([one(each) for each in executions]))
+        alive = asyncio.ensure_future(self._keep_alive(progress))
+        try:
+            await asyncio.wait({work, alive}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                alive.result()  # It ends only by raising.
+            return await work
+        finally:
+            work.cancel()
+            alive.cancel()
+
+    async def _keep_alive(self, progress: Progress) -> None:
+        while True:
+            await self._clock.sleep(_KEEP_ALIVE_S)
+            await self._heartbeat(progress)
+
+    async def _heartbeat(self, progress: Progress) -> None:
+        await self._call(
+            "RecordActivityTaskHeartbeat",
+            service_pb.RecordActivityTaskHeartbeatRequest(
+                task_token=self._token, identity=_IDENTITY, details=progress.payloads()
+            ),
+        )
+
+    async def _fail(self, message: str, *, retry: bool) -> None:
+        request = service_pb.RespondActivityTaskFailedRequest(task_token=self._token, identity=_IDENTITY)
+        request.failure.message = message
+        request.failure.source = _IDENTITY
+        request.failure.application_failure_info.non_retryable = not retry
+        if retry:
+            request.failure.application_failure_info.next_retry_delay.seconds = 1
+        await self._call("RespondActivityTaskFailed", request)
+
+    async def _call(self, method: str, request: Any) -> None:
+        request.namespace = self._context.namespace
+        try:
+            await self._frontend.history.call(method, request, self._context)
+        except ServiceError as error:
+            if error.code is Code.NOT_FOUND:
+                raise _Gone from None
+            raise
+
+
+async def _all(work: list[Any]) -> list[bool]:
+    return list(await asyncio.gather(*work))
+
+
+def _query(job: service_pb.StartBatchOperationRequest) -> str:
+    """The filter of what is worth an operation."""
+    query = job.visibility_query
+    if not query or job.WhichOneof("operation") in _ON_CLOSED_TOO:
+        return query
+    query = f"({query}) AND (ExecutionStatus='Running' OR ExecutionStatus='Paused')"
+    if job.unpause_activities_operation.type:
+        kind = job.unpause_activities_operation.type.replace("\\", "\\\\").replace("'", "\\'")
+        query += f" AND TemporalPauseInfo = 'property:activityType={kind}'"
+    return query

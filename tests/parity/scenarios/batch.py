@@ -1,0 +1,159 @@
+"""Batch operations: what they do to those they mean, how they are described, and what they refuse."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from tests.parity.commands import activity, complete_workflow
+from tests.parity.puppet import Refused, cases, payloads
+from tests.parity.scenarios import scenario
+
+if TYPE_CHECKING:
+    from tests.parity.puppet import Puppet
+
+_ENDED = 2
+
+
+async def _batch(p: Puppet, name: str = "job", **fields: Any) -> Any:
+    """Start a job, wait until it has ended, and write down how. One runs at a time in a namespace: others wait."""
+    for _ in range(200):
+        try:
+            await p.call(
+                "StartBatchOperation", record=False, job_id=p.id(name), **{"reason": "why", **fields}
+            )
+            break
+        except Refused as refusal:
+            if refusal.code != "RESOURCE_EXHAUSTED":
+                raise
+            await asyncio.sleep(0.1)
+    for _ in range(200):
+        described = await p.call("DescribeBatchOperation", record=False, job_id=p.id(name))
+        if described.state >= _ENDED:
+            break
+        await asyncio.sleep(0.05)
+    return await p.call("DescribeBatchOperation", job_id=p.id(name))
+
+
+async def _two(p: Puppet, **fields: Any) -> list[str]:
+    """Two running workflows that lists show."""
+    ids = [p.id("a"), p.id("b")]
+    for each in ids:
+        await p.start(each, **fields)
+    await p.listed(f"WorkflowId STARTS_WITH '{p.prefix}' AND ExecutionStatus = 'Running'", count=2)
+    return ids
+
+
+def _query(p: Puppet) -> str:
+    return f"TaskQueue = '{p.task_queue}'"
+
+
+@scenario
+async def terminates_by_query(p: Puppet) -> None:
+    ids = await _two(p)
+    await _batch(p, visibility_query=_query(p), termination_operation={"identity": "client"})
+    for each in ids:
+        closed = await p.call(
+            "DescribeWorkflowExecution", record=False, execution=p.execution(each)
+        )
+        p.note("status", closed.workflow_execution_info.status)
+
+
+@scenario
+async def signals_a_list(p: Puppet) -> None:
+    ids = await _two(p)
+    await _batch(
+        p, executions=[p.execution(each) for each in (*ids, p.id("nobody"))],
+        signal_operation={"signal": "s", "input": payloads("x"), "identity": "client"},
+    )  # fmt: skip
+    for each in ids:
+        await p.history(each)
+        await p.terminate(each)
+
+
+@scenario
+async def cancels_and_deletes(p: Puppet) -> None:
+    ids = await _two(p)
+    await _batch(p, "cancel", visibility_query=_query(p), cancellation_operation={"identity": "client"})
+    for each in ids:
+        await p.has_event("workflow_execution_cancel_requested", each)
+    await _batch(
+        p, "delete", executions=[p.execution(each) for each in ids], deletion_operation={"identity": "client"}
+    )
+    for each in ids:
+        for _ in range(100):
+            try:
+                await p.call("DescribeWorkflowExecution", record=False, execution=p.execution(each))
+            except Refused as refusal:
+                p.note("gone", refusal.code)
+                break
+            await asyncio.sleep(0.05)
+
+
+@scenario
+async def resets_to_the_first_task(p: Puppet) -> None:
+    await p.start()
+    await p.step(complete_workflow("r"))
+    await _batch(
+        p, executions=[p.execution()],
+        reset_operation={"options": {"first_workflow_task": {}}, "identity": "client"},
+    )  # fmt: skip
+    await p.history()
+    await p.step(complete_workflow("again"))
+
+
+@scenario
+async def unpauses_activities(p: Puppet) -> None:
+    await p.start()
+    await p.step(activity("a", p.task_queue))
+    await p.call("PauseActivity", execution=p.execution(), id="a", identity="client")
+    await _batch(
+        p, executions=[p.execution()], unpause_activities_operation={"match_all": True, "identity": "client"}
+    )
+    described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution())
+    p.note("paused", [each.paused for each in described.pending_activities])
+    await p.terminate()
+
+
+@scenario
+async def a_job_id_is_used_once(p: Puppet) -> None:
+    await p.start()
+    await _batch(p, executions=[p.execution()], termination_operation={})
+    await p.refused(
+        "StartBatchOperation", job_id=p.id("job"), reason="why", executions=[p.execution()], termination_operation={}
+    )
+    await p.refused("StopBatchOperation", job_id=p.id("job"), reason="too late")
+
+
+@scenario
+async def bad_requests(p: Puppet) -> None:
+    good: dict[str, Any] = {
+        "job_id": p.id("job"), "reason": "why", "visibility_query": "WorkflowId = 'x'", "termination_operation": {},
+    }  # fmt: skip
+    for fields in cases(
+        {"job_id": ""},
+        {"reason": ""},
+        {"visibility_query": ""},
+        {"executions": [p.execution()]},
+        {"target_executions": [{"type": "EXECUTION_TYPE_WORKFLOW", "business_id": "x"}]},
+        {"signal_operation": {}},
+        {"reset_operation": {}},
+        {"reset_operation": {"options": {}}},
+        {"update_workflow_options_operation": {}},
+        {"update_workflow_options_operation": {"workflow_execution_options": {}}},
+        {"unpause_activities_operation": {}},
+        {"unpause_activities_operation": {"type": ""}},
+        {"unpause_activities_operation": {"match_all": False}},
+        {"reset_activities_operation": {}},
+        {"reset_activities_operation": {"type": ""}},
+        {"update_activity_options_operation": {"match_all": True}},
+        {"update_activity_options_operation": {"activity_options": {}, "restore_original": True}},
+    ):
+        await p.attempt("StartBatchOperation", **{**good, **fields})
+    await p.refused("StartBatchOperation", job_id=p.id("job"), reason="why", visibility_query="WorkflowId = 'x'")
+    await p.refused("DescribeBatchOperation", job_id="")
+    await p.refused("DescribeBatchOperation", job_id=p.id("nobody"))
+    await p.refused("StopBatchOperation", job_id="", reason="why")
+    await p.refused("StopBatchOperation", job_id=p.id("nobody"), reason="")
+    await p.refused("StopBatchOperation", job_id=p.id("nobody"), reason="why")
+    await p.refused("ListBatchOperations", namespace="nowhere")
