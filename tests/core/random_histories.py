@@ -30,6 +30,7 @@ from whistlestop.history import tokens
 from whistlestop.history.core import activity as core_activity
 from whistlestop.history.core import (
     activity_operations,
+    callbacks,
     cancel,
     children,
     close,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 WORKFLOW_IDS = ("wf", "other", "third")
+CALLBACK = common_pb.Callback(nexus=common_pb.Callback.Nexus(url="temporal://system"))
 UPDATE_IDS = ("u0", "u1", "u2")
 
 
@@ -157,6 +159,7 @@ class Actor:
             priority=common_pb.Priority(priority_key=n.of(2, 4)) if n.below(2) else None,
             attached_request_id=n.of("", "attached", "r1"),
             unset_versioning_override=bool(n.below(2)),
+            attached_callbacks=[CALLBACK] if n.below(3) == 2 else (),
         )
         self.world.transact(lambda run: options.update(run, change), self.a_run(n))
 
@@ -165,6 +168,9 @@ class Actor:
         request.meta.update_id = n.of(*UPDATE_IDS)
         request.input.name = "u"
         run_id = self.a_run(n)
+        if n.below(4) == 3:
+            request.request_id = n.of("q1", "q2")
+            request.completion_callbacks.append(CALLBACK)
         ticket = self.world.transact(lambda run: update.admit(run, request), run_id)
         state = self.world.state(run_id)
         update.progress(state, ticket, is_open=state.status in OPEN)
@@ -366,6 +372,20 @@ class Actor:
         self.world.transact(decide, run_id)
 
     # ---- Nexus operations ---------------------------------------------------------------------------------------
+
+    def _nexus_callback(self, n: Numbers, run_id: str, data: TransferData) -> None:
+        run = self.world.load(run_id)
+        if not callbacks.is_owed(run.state, data.callback_index):
+            return
+        assert callbacks.failure_of(data) is not None or data.HasField("outcome") or not run.is_open
+        kind = n.below(4)
+        if kind == 0:
+            callbacks.succeeded(run, data.callback_index)
+        elif kind == 1:
+            callbacks.failed(run, data.callback_index, "no")
+        else:
+            assert callbacks.put_off(run, data.callback_index, "later") > run.now_ns
+        self.world.commit(run)
 
     def _nexus_start(self, n: Numbers, run_id: str, data: TransferData) -> None:
         self._offer_nexus(n, run_id, data, cancel=False)
