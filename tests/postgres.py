@@ -48,9 +48,12 @@ def server_url() -> str:
     return str(server.get_uri())
 
 
-def durable_server(folder: Path) -> str:
-    """The address of a server of its own with default settings (fsync on), for measurements and crash tests."""
-    folder.mkdir(parents=True, exist_ok=True)
+def durable_server() -> str:
+    """The address of a server of its own with default settings (fsync on), for measurements and crash tests.
+
+    Its folder is not one of pytest's: the server runs as another user where tests run as root, and could not reach it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="whistlestop-pg-"))
     return str(_server(folder, start=True).get_uri())
 
 

@@ -128,7 +128,7 @@ def _where(options: Options, folder: Path) -> list[str]:
         return ["--db-filename", str(folder / "crash.db")]
     from tests.postgres import durable_server
 
-    return ["--database-url", durable_server(folder / "pg")]
+    return ["--database-url", durable_server()]
 
 
 async def _connect(server: Server, runtime: Runtime) -> Client:
