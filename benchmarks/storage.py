@@ -122,7 +122,7 @@ async def sqlite(path: str, name: str, runs: int, concurrency: int) -> None:
 
 async def on_postgres(folder: Path, runs: int, concurrency: int) -> None:
     """A server of its own, flushing as usual."""
-    url = postgres.durable_server()
+    url = postgres.durable_server(folder)
     store = PostgresStore(url)
     await store.open()
     await store.migrate()

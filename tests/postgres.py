@@ -48,12 +48,13 @@ def server_url() -> str:
     return str(server.get_uri())
 
 
-def durable_server() -> str:
+def durable_server(folder: Path | None = None) -> str:
     """The address of a server of its own with default settings (fsync on), for measurements and crash tests.
 
-    Its folder is not one of pytest's: the server runs as another user where tests run as root, and could not reach it.
+    Give no folder of pytest's: the server runs as another user where tests run as root, and could not reach it.
     """
-    folder = Path(tempfile.mkdtemp(prefix="whistlestop-pg-"))
+    folder = folder or Path(tempfile.mkdtemp(prefix="whistlestop-pg-"))
+    folder.mkdir(parents=True, exist_ok=True)
     return str(_server(folder, start=True).get_uri())
 
 
