@@ -70,7 +70,7 @@ _KINDS: Mapping[str, tuple[str, batch_enums.BatchOperationType.ValueType]] = {
     "delete_activities_operation": ("delete_activities", batch_enums.BATCH_OPERATION_TYPE_DELETE_ACTIVITY),
 }  # fmt: skip
 _TYPES = dict(_KINDS.values())
-_ON_ACTIVITIES = frozenset({
+ON_ACTIVITIES = frozenset({
     "terminate_activities_operation", "cancel_activities_operation", "delete_activities_operation",
 })
 _TYPE_OR_ALL = "Either activity type must be set, or match all should be set to true"
@@ -84,7 +84,7 @@ def check_start(
 ) -> None:
     """An operation, a reason, a job id, and exactly one way to say which executions are meant."""
     operation = request.WhichOneof("operation")
-    if operation in _ON_ACTIVITIES and not supports(Feature.STANDALONE_ACTIVITIES):
+    if operation in ON_ACTIVITIES and not supports(Feature.STANDALONE_ACTIVITIES):
         raise invalid_argument(f"The operation type {operation} is not supported for this namespace")
     selectors = sum(map(bool, (request.visibility_query, request.executions, request.target_executions)))
     if operation is None or not request.reason or not selectors:
@@ -123,7 +123,7 @@ def _check_describe(
 
 def _check_targets(request: service_pb.StartBatchOperationRequest, operation: str) -> None:
     wanted = (
-        common_enums.EXECUTION_TYPE_ACTIVITY if operation in _ON_ACTIVITIES else common_enums.EXECUTION_TYPE_WORKFLOW
+        common_enums.EXECUTION_TYPE_ACTIVITY if operation in ON_ACTIVITIES else common_enums.EXECUTION_TYPE_WORKFLOW
     )
     for index, target in enumerate(request.target_executions):
         if target.type != wanted:
@@ -274,7 +274,7 @@ def _start_request(
 def _targets(request: service_pb.StartBatchOperationRequest, kind: str) -> list[common_pb.Execution]:
     if request.target_executions:
         return list(request.target_executions)
-    of = common_enums.EXECUTION_TYPE_ACTIVITY if kind in _ON_ACTIVITIES else common_enums.EXECUTION_TYPE_WORKFLOW
+    of = common_enums.EXECUTION_TYPE_ACTIVITY if kind in ON_ACTIVITIES else common_enums.EXECUTION_TYPE_WORKFLOW
     return [
         common_pb.Execution(type=of, business_id=each.workflow_id, run_id=each.run_id) for each in request.executions
     ]

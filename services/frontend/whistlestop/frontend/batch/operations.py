@@ -64,7 +64,8 @@ class Operations:
             wait_s *= 2
         return False
 
-    async def _call(self, method: str, **fields: Any) -> Message:
+    async def call(self, method: str, **fields: Any) -> Any:
+        """A request to this server's own API, in the job's namespace."""
         kind: type[Message] = getattr(service_pb, f"{method}Request")
         request = kind(namespace=self._context.namespace, **fields)
         reply = await self._frontend.call(f"{WORKFLOW_SERVICE}/{method}", request, self._context)
@@ -74,14 +75,14 @@ class Operations:
         return str(uuid.uuid5(_ROOT, ":".join((self._job.job_id, *parts))))
 
     async def terminate(self, execution: common_pb.WorkflowExecution) -> None:
-        await self._call(
+        await self.call(
             "TerminateWorkflowExecution", workflow_execution=execution, reason=self._job.reason,
             identity=self._operation.identity,
             details=self._operation.details if self._operation.HasField("details") else None,
         )  # fmt: skip
 
     async def cancel(self, execution: common_pb.WorkflowExecution) -> None:
-        await self._call(
+        await self.call(
             "RequestCancelWorkflowExecution", workflow_execution=execution, reason=self._job.reason,
             identity=self._operation.identity,
             request_id=self._request_id("cancel", execution.workflow_id, execution.run_id),
@@ -89,7 +90,7 @@ class Operations:
 
     async def signal(self, execution: common_pb.WorkflowExecution) -> None:
         name = self._operation.signal
-        await self._call(
+        await self.call(
             "SignalWorkflowExecution", workflow_execution=execution, signal_name=name, input=self._operation.input,
             header=self._operation.header if self._operation.HasField("header") else None,
             identity=self._operation.identity,
@@ -97,10 +98,10 @@ class Operations:
         )  # fmt: skip
 
     async def delete(self, execution: common_pb.WorkflowExecution) -> None:
-        await self._call("DeleteWorkflowExecution", workflow_execution=execution)
+        await self.call("DeleteWorkflowExecution", workflow_execution=execution)
 
     async def update_options(self, execution: common_pb.WorkflowExecution) -> None:
-        await self._call(
+        await self.call(
             "UpdateWorkflowExecutionOptions", workflow_execution=execution,
             workflow_execution_options=self._operation.workflow_execution_options,
             update_mask=self._operation.update_mask, identity=self._operation.identity,
@@ -109,7 +110,7 @@ class Operations:
     async def unpause_activities(self, execution: common_pb.WorkflowExecution) -> None:
         operation = self._operation
         which = {"type": operation.type} if operation.WhichOneof("activity") == "type" else {"unpause_all": True}
-        await self._call(
+        await self.call(
             "UnpauseActivity", execution=execution, identity=operation.identity,
             reset_attempts=operation.reset_attempts, reset_heartbeat=operation.reset_heartbeat,
             jitter=operation.jitter if operation.HasField("jitter") else None, **which,
@@ -117,7 +118,7 @@ class Operations:
 
     async def reset_activities(self, execution: common_pb.WorkflowExecution) -> None:
         operation = self._operation
-        await self._call(
+        await self.call(
             "ResetActivity", execution=execution, identity=operation.identity,
             reset_heartbeat=operation.reset_heartbeat, keep_paused=operation.keep_paused,
             jitter=operation.jitter if operation.HasField("jitter") else None,
@@ -126,11 +127,29 @@ class Operations:
 
     async def update_activity_options(self, execution: common_pb.WorkflowExecution) -> None:
         operation = self._operation
-        await self._call(
+        await self.call(
             "UpdateActivityOptions", execution=execution, identity=operation.identity,
             activity_options=operation.activity_options if operation.HasField("activity_options") else None,
             update_mask=operation.update_mask, restore_original=operation.restore_original, **_which(operation),
         )  # fmt: skip
+
+    # ---- standalone activities, whose id stands where a workflow's does
+
+    async def terminate_activity(self, execution: common_pb.WorkflowExecution) -> None:
+        await self._end_activity("TerminateActivityExecution", "terminate-activity", execution)
+
+    async def cancel_activity(self, execution: common_pb.WorkflowExecution) -> None:
+        await self._end_activity("RequestCancelActivityExecution", "cancel-activity", execution)
+
+    async def _end_activity(self, method: str, word: str, execution: common_pb.WorkflowExecution) -> None:
+        await self.call(
+            method, activity_id=execution.workflow_id, run_id=execution.run_id, reason=self._operation.reason,
+            identity=self._operation.identity,
+            request_id=self._request_id(word, execution.workflow_id, execution.run_id),
+        )  # fmt: skip
+
+    async def delete_activity(self, execution: common_pb.WorkflowExecution) -> None:
+        await self.call("DeleteActivityExecution", activity_id=execution.workflow_id, run_id=execution.run_id)
 
     # ---- reset
 
@@ -146,7 +165,7 @@ class Operations:
             first = operation.reset_type == reset_enums.RESET_TYPE_FIRST_WORKFLOW_TASK
             event_id = await (self._first_task(base) if first else self._last_task(base))
             reapply, excluded = operation.reset_reapply_type, ()
-        await self._call(
+        await self.call(
             "ResetWorkflowExecution", workflow_execution=base, reason=self._job.reason,
             request_id=self._request_id("reset", execution.workflow_id, execution.run_id),
             workflow_task_finish_event_id=event_id, reset_reapply_type=reapply, reset_reapply_exclude_types=excluded,
@@ -162,7 +181,7 @@ class Operations:
             return await self._last_task(base)
         if target == "workflow_task_id":
             return int(options.workflow_task_id)
-        described: Any = await self._call("DescribeWorkflowExecution", execution=base)
+        described: Any = await self.call("DescribeWorkflowExecution", execution=base)
         for point in described.workflow_execution_info.auto_reset_points.points:
             if point.build_id != options.build_id:
                 continue
@@ -188,7 +207,7 @@ class Operations:
         token = b""
         scheduled: int = 0
         for _ in range(_MOST_HISTORY_PAGES):
-            page: Any = await self._call(
+            page: Any = await self.call(
                 method, execution=base, maximum_page_size=_HISTORY_PAGE, next_page_token=token
             )
             for event in page.history.events:
@@ -218,4 +237,7 @@ _BY_KIND: dict[str, Any] = {
     "unpause_activities_operation": Operations.unpause_activities,
     "reset_activities_operation": Operations.reset_activities,
     "update_activity_options_operation": Operations.update_activity_options,
+    "terminate_activities_operation": Operations.terminate_activity,
+    "cancel_activities_operation": Operations.cancel_activity,
+    "delete_activities_operation": Operations.delete_activity,
 }

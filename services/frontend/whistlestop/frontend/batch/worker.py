@@ -26,7 +26,7 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.frontend.api.batch import STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload
+from whistlestop.frontend.api.batch import ON_ACTIVITIES, STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
 from whistlestop.frontend.batch.operations import Operations
 from whistlestop.storage.errors import StorageError
@@ -55,8 +55,8 @@ _MOST_JOBS = 100
 _TURNS = 20
 _NEVER_STARTED_NS = 60 * SECOND_NS
 _TURN_S = 5.0
-# Operations on what is closed already would do nothing, except these two.
-_ON_CLOSED_TOO = frozenset({"deletion_operation", "reset_operation"})
+# Operations on what is closed already would do nothing, except these.
+_ON_CLOSED_TOO = frozenset({"deletion_operation", "reset_operation", "delete_activities_operation"})
 
 
 # ---- which jobs there are ------------------------------------------------------------------------------------------
@@ -317,6 +317,7 @@ class Attempt:
         self._job = service_pb.StartBatchOperationRequest.FromString(task.input.payloads[0].data)
         self._operations = Operations(frontend, self._job, context)
         self._query = _query(self._job)
+        self._on_activities = self._job.WhichOneof("operation") in ON_ACTIVITIES
         self._page_s = PAGE / min(self._job.max_operations_per_second or 1e9, frontend.config.batch_operations_per_s)
 
     async def run(self) -> None:
@@ -338,7 +339,9 @@ class Attempt:
                     await self._fail("the turn is over", retry=True)
                     return
                 spent_s = (self._clock.now_ns() - began_ns) / SECOND_NS
-                await self._clock.sleep(self._page_s - spent_s)
+                if spent_s < self._page_s:
+                    await self._clock.sleep(self._page_s - spent_s)
+                    await self._heartbeat(progress)  # The job may have been stopped meanwhile.
         except ServiceError as error:
             await self._fail(error.message, retry=error.code is not Code.INVALID_ARGUMENT)
             return
@@ -354,10 +357,21 @@ class Attempt:
     async def _estimate(self) -> int:
         if not self._query:
             return len(self._job.executions) + len(self._job.target_executions)
+        if self._on_activities:
+            return int((await self._operations.call("CountActivityExecutions", query=self._query)).count)
         request = service_pb.CountWorkflowExecutionsRequest(query=self._query)
         return (await count_workflow_executions(self._frontend, request, self._context)).count
 
     async def _page(self, after: bytes) -> tuple[list[common_pb.WorkflowExecution], bytes]:
+        if self._query and self._on_activities:
+            found = await self._operations.call(
+                "ListActivityExecutions", query=self._query, page_size=PAGE, next_page_token=after
+            )
+            listed = [
+                common_pb.WorkflowExecution(workflow_id=each.activity_id, run_id=each.run_id)
+                for each in found.executions
+            ]
+            return listed, found.next_page_token
         if self._query:
             page = await list_workflow_executions(
                 self._frontend,
