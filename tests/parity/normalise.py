@@ -29,10 +29,12 @@ PLACEHOLDERS = {
     # opaque by contract
     "task_token": "<token>",
     "next_page_token": "<token>",
+    "long_poll_token": "<token>",
     "run_id_token": "<token>",
     # numbers of rows and bytes are the storage's own matter
     "task_id": "<task id>",
     "history_size_bytes": "<bytes>",
+    "state_size_bytes": "<bytes>",
     "state_transition_count": "<count>",
     "mutable_state_size_bytes": "<bytes>",
     "version_transition": "<version>",

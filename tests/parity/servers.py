@@ -53,8 +53,14 @@ def cli() -> str:
 _SETTINGS = ("system.forceSearchAttributesCacheRefreshOnRead=true", "frontend.enableCancelWorkerPollsOnShutdown=true")
 
 
-# The real server lets a namespace ask visibility ten times a second.
-_REAL_SETTINGS = (*_SETTINGS, "frontend.namespaceRPS.visibility=10000", "frontend.namespaceBurstRatio.visibility=2")
+# The real server lets a namespace ask visibility ten times a second, and has standalone activities switched off.
+_REAL_SETTINGS = (
+    *_SETTINGS,
+    "frontend.namespaceRPS.visibility=10000",
+    "frontend.namespaceBurstRatio.visibility=2",
+    "activity.enableStandalone=true",
+    "history.enableStandaloneActivityOperatorCommands=true",
+)
 
 
 def _flags(settings: tuple[str, ...]) -> list[str]:

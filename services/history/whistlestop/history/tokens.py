@@ -47,6 +47,22 @@ def of_activity(run: Run, activity: Activity) -> bytes:
     ).SerializeToString()
 
 
+def of_activity_execution(run: Run) -> bytes:
+    """The token of a started attempt of a standalone activity."""
+    state: MutableState = run.state
+    activity = state.activity_execution
+    return TaskToken(
+        namespace_id=state.namespace_id,
+        workflow_id=state.workflow_id,
+        run_id=state.run_id,
+        attempt=activity.attempt,
+        started_time_ns=activity.started_ns,
+        activity_id=activity.activity_id,
+        activity_type=state.workflow_type,
+        stamp=activity.started_stamp,
+    ).SerializeToString()
+
+
 def parse(data: bytes) -> TaskToken:
     """The token, or INVALID_ARGUMENT."""
     token = TaskToken()

@@ -9,6 +9,7 @@ from whistlestop.frontend.api import (
     nexus_endpoints,
     schedules,
     search_attributes,
+    standalone_activities,
     start_workflow,
     task_queue,
     update_workflow,
@@ -25,6 +26,7 @@ HANDLERS: dict[str, Handler] = {
     **nexus_endpoints.HANDLERS,
     **schedules.HANDLERS,
     **search_attributes.HANDLERS,
+    **standalone_activities.HANDLERS,
     **visibility.HANDLERS,
 }
 """RPCs that the frontend serves itself."""
@@ -35,6 +37,7 @@ AROUND: dict[str, Handler] = {**worker_tasks.AROUND}
 VALIDATORS: dict[str, Validator] = {
     **batch.VALIDATORS,
     **schedules.VALIDATORS,
+    **standalone_activities.VALIDATORS,
     **start_workflow.VALIDATORS,
     **task_queue.VALIDATORS,
     **update_workflow.VALIDATORS,

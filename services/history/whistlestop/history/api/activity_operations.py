@@ -39,7 +39,7 @@ def _selected(run: Run, request: Any) -> list[Activity]:
     )
 
 
-def _jitter_ns(service: History, request: Any) -> int:
+def jitter_ns(service: History, request: Any) -> int:
     """A share of the jitter, drawn here: the core knows no chance."""
     span_ns = duration_ns(request.jitter)
     return int(service.ids.uuid().replace("-", "")[-15:], 16) % span_ns if span_ns > 0 else 0
@@ -86,7 +86,7 @@ async def unpause_activity(
 ) -> Reply:
     """Go on."""
     _check(request)
-    jitter_ns = _jitter_ns(service, request)
+    drawn_ns = jitter_ns(service, request)
     await service.engine.transact(
         context.namespace_id,
         request.execution.workflow_id,
@@ -96,7 +96,7 @@ async def unpause_activity(
             _selected(run, request),
             reset_attempts=request.reset_attempts,
             reset_heartbeat=request.reset_heartbeat,
-            jitter_ns=jitter_ns,
+            jitter_ns=drawn_ns,
         ),
     )
     return service_pb.UnpauseActivityResponse()
@@ -107,7 +107,7 @@ async def reset_activity(
 ) -> Reply:
     """Begin again with the first attempt."""
     _check(request)
-    jitter_ns = _jitter_ns(service, request)
+    drawn_ns = jitter_ns(service, request)
     originals = await _originals(service, request, context) if request.restore_original_options else None
     await service.engine.transact(
         context.namespace_id,
@@ -118,7 +118,7 @@ async def reset_activity(
             _selected(run, request),
             reset_heartbeat=request.reset_heartbeat,
             keep_paused=request.keep_paused,
-            jitter_ns=jitter_ns,
+            jitter_ns=drawn_ns,
             originals=originals,
         ),
     )

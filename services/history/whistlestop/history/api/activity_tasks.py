@@ -10,7 +10,10 @@ from whistlestop.common.errors import invalid_argument
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
+from whistlestop.history.api.activity_executions import transact, workflow_id_of
 from whistlestop.history.core import activity as core_activity
+from whistlestop.history.core import activity_execution
+from whistlestop.history.core.activity_execution import ID_PREFIX, A
 from whistlestop.history.core.command_attributes import is_uuid
 from whistlestop.history.core.times import set_duration, set_timestamp
 
@@ -34,6 +37,8 @@ async def record_activity_task_started(
     service: History, request: internal_pb2.RecordActivityTaskStartedRequest, context: CallContext
 ) -> Reply:
     """A poller gets the attempt: start it, and build the poll's reply."""
+    if request.execution.workflow_id.startswith(ID_PREFIX):
+        return await _start_execution(service, request, context)
     poll = request.poll
     run, activity = await service.engine.transact(
         context.namespace_id,
@@ -49,6 +54,52 @@ async def record_activity_task_started(
         ),
     )
     return await poll_reply(service, run, activity)
+
+
+async def _start_execution(
+    service: History, request: internal_pb2.RecordActivityTaskStartedRequest, context: CallContext
+) -> Reply:
+    """As above, for a standalone activity."""
+    poll = request.poll
+    run, activity = await service.engine.transact(
+        context.namespace_id,
+        request.execution.workflow_id,
+        request.execution.run_id,
+        lambda run: activity_execution.start(
+            run,
+            request.stamp,
+            request.request_id,
+            poll.identity,
+            (context.headers.get("client-name", ""), context.headers.get("client-version", "")),
+            poll.deployment_options if poll.HasField("deployment_options") else None,
+        ),
+    )
+    entry = await service.engine.load(run.key)
+    event = await histories.read_event(service.engine, entry, 1, 1)
+    started = event.workflow_execution_started_event_attributes
+    reply = service_pb.PollActivityTaskQueueResponse(
+        task_token=tokens.of_activity_execution(run),
+        workflow_namespace=run.state.namespace,
+        activity_id=activity.activity_id,
+        activity_run_id=run.state.run_id,
+        attempt=activity.attempt,
+    )
+    reply.workflow_execution.SetInParent()
+    reply.activity_type.name = run.state.workflow_type
+    for field in ("header", "input"):
+        if started.HasField(field):
+            getattr(reply, field).CopyFrom(getattr(started, field))
+    for field in (
+        "schedule_to_close_timeout", "start_to_close_timeout", "heartbeat_timeout", "retry_policy", "priority",
+    ):  # fmt: skip
+        if activity.options.HasField(field):  # type: ignore[arg-type]
+            getattr(reply, field).CopyFrom(getattr(activity.options, field))
+    if activity.HasField("heartbeat_details"):
+        reply.heartbeat_details.CopyFrom(activity.heartbeat_details)
+    set_timestamp(reply.scheduled_time, run.state.start_ns)
+    set_timestamp(reply.current_attempt_scheduled_time, activity.dispatch_ns)
+    set_timestamp(reply.started_time, activity.started_ns)
+    return reply
 
 
 async def poll_reply(service: History, run: Run, activity: Activity) -> service_pb.PollActivityTaskQueueResponse:
@@ -93,7 +144,7 @@ def _token(request: Any, context: CallContext) -> TaskToken:
             raise invalid_argument("RunId is not valid UUID.")
         return TaskToken(
             namespace_id=context.namespace_id,
-            workflow_id=request.workflow_id,
+            workflow_id=request.workflow_id or workflow_id_of(request.activity_id),
             run_id=request.run_id,
             activity_id=request.activity_id,
         )
@@ -104,7 +155,10 @@ def _token(request: Any, context: CallContext) -> TaskToken:
 
 
 async def _transact(service: History, token: TaskToken, decide: Callable[[Run], T]) -> T:
-    _, reply = await service.engine.transact(token.namespace_id, token.workflow_id, token.run_id, decide)
+    if token.workflow_id.startswith(ID_PREFIX):
+        _, reply = await transact(service, token.namespace_id, token.activity_id, token.run_id, decide)
+    else:
+        _, reply = await service.engine.transact(token.namespace_id, token.workflow_id, token.run_id, decide)
     return reply
 
 
@@ -121,9 +175,14 @@ async def respond_activity_task_completed(service: History, request: Any, contex
     """The attempt succeeded."""
     token = _token(request, context)
     result = _details(request, "result")
-    await _transact(
-        service, token, lambda run: core_activity.complete(run, token, result, request.identity, _stamp(request))
-    )
+
+    def decide(run: Run) -> None:
+        if activity_execution.is_one(run.state):
+            activity_execution.complete(run, token, result, request.identity)
+        else:
+            core_activity.complete(run, token, result, request.identity, _stamp(request))
+
+    await _transact(service, token, decide)
     return _response(request)
 
 
@@ -132,11 +191,14 @@ async def respond_activity_task_failed(service: History, request: Any, context: 
     token = _token(request, context)
     failure: failure_pb.Failure | None = request.failure if request.HasField("failure") else None
     heartbeat = _details(request, "last_heartbeat_details")
-    await _transact(
-        service,
-        token,
-        lambda run: core_activity.fail(run, token, failure, request.identity, heartbeat, _stamp(request)),
-    )
+
+    def decide(run: Run) -> None:
+        if activity_execution.is_one(run.state):
+            activity_execution.fail(run, token, failure, request.identity, heartbeat)
+        else:
+            core_activity.fail(run, token, failure, request.identity, heartbeat, _stamp(request))
+
+    await _transact(service, token, decide)
     return _response(request)
 
 
@@ -144,7 +206,14 @@ async def respond_activity_task_canceled(service: History, request: Any, context
     """The attempt was cancelled, as was asked for."""
     token = _token(request, context)
     details = _details(request, "details")
-    await _transact(service, token, lambda run: core_activity.cancel(run, token, details, request.identity))
+
+    def decide(run: Run) -> None:
+        if activity_execution.is_one(run.state):
+            activity_execution.cancel(run, token, details)
+        else:
+            core_activity.cancel(run, token, details, request.identity)
+
+    await _transact(service, token, decide)
     return _response(request)
 
 
@@ -152,13 +221,21 @@ async def record_activity_task_heartbeat(service: History, request: Any, context
     """The attempt is alive; the reply says what is wanted of it."""
     token = _token(request, context)
     details = _details(request, "details")
-    activity = await _transact(
-        service, token, lambda run: core_activity.heartbeat(run, token, details, request.identity)
-    )
     response: Any = _response(request)
-    response.cancel_requested = activity.cancel_requested
-    response.activity_paused = activity.paused
-    response.activity_reset = activity.activity_reset
+
+    def decide(run: Run) -> None:
+        if activity_execution.is_one(run.state):
+            status = activity_execution.heartbeat(run, token, details).status
+            response.cancel_requested = status == A.CANCEL_REQUESTED
+            response.activity_paused = status == A.PAUSE_REQUESTED
+            response.activity_reset = status == A.RESET_REQUESTED
+        else:
+            activity = core_activity.heartbeat(run, token, details, request.identity)
+            response.cancel_requested = activity.cancel_requested
+            response.activity_paused = activity.paused
+            response.activity_reset = activity.activity_reset
+
+    await _transact(service, token, decide)
     return _as_reply(response)
 
 

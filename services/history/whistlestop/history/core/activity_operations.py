@@ -171,7 +171,7 @@ def update_options(
     result = activity_pb.ActivityOptions()
     for activity in activities:
         options = options_of(activity)
-        _merge(options, changes, wanted)
+        merge_options(options, changes, wanted)
         if any(path.startswith("retry_policy.") for path in wanted):
             fault = retry.fault(options.retry_policy)
             if fault:
@@ -221,7 +221,9 @@ def _original_options(
     return options
 
 
-def _merge(options: activity_pb.ActivityOptions, changes: activity_pb.ActivityOptions, wanted: set[str]) -> None:
+def merge_options(
+    options: activity_pb.ActivityOptions, changes: activity_pb.ActivityOptions, wanted: set[str]
+) -> None:
     """Copy the wanted fields; one that the changes leave out is unset."""
     for path in wanted:
         field, _, inner = path.partition(".")

@@ -12,6 +12,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from temporalio.api.activity.v1 import message_pb2 as _message_pb2_6
 from temporalio.api.common.v1 import message_pb2 as _message_pb2
 from temporalio.api.deployment.v1 import message_pb2 as _message_pb2_2
 from temporalio.api.failure.v1 import message_pb2 as _message_pb2_1
@@ -1106,6 +1107,7 @@ class MutableState(_message.Message):
     CALLBACK_INFOS_FIELD_NUMBER: _builtins.int
     SCHEDULE_FIELD_NUMBER: _builtins.int
     SCHEDULED_BY_FIELD_NUMBER: _builtins.int
+    ACTIVITY_EXECUTION_FIELD_NUMBER: _builtins.int
     namespace_id: _builtins.str
     namespace: _builtins.str
     workflow_id: _builtins.str
@@ -1255,6 +1257,10 @@ class MutableState(_message.Message):
     def callback_infos(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallbackInfo]:
         """in the order of completion_callbacks"""
 
+    @_builtins.property
+    def activity_execution(self) -> Global___ActivityExecution:
+        """(volatile) this is no workflow but a standalone activity"""
+
     def __init__(
         self,
         *,
@@ -1340,14 +1346,205 @@ class MutableState(_message.Message):
         callback_infos: _abc.Iterable[Global___CallbackInfo] | None = ...,
         schedule: _builtins.bytes = ...,
         scheduled_by: _builtins.str = ...,
+        activity_execution: Global___ActivityExecution | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_completion_result", b"last_completion_result", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "parent", b"parent", "priority", b"priority", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "workflow_task", b"workflow_task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activity_execution", b"activity_execution", "last_completion_result", b"last_completion_result", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "parent", b"parent", "priority", b"priority", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "workflow_task", b"workflow_task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activities", b"activities", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_operations", b"nexus_operations", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "schedule", b"schedule", "scheduled_by", b"scheduled_by", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "timers", b"timers", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activities", b"activities", "activity_execution", b"activity_execution", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_operations", b"nexus_operations", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "schedule", b"schedule", "scheduled_by", b"scheduled_by", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "timers", b"timers", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MutableState: _TypeAlias = MutableState  # noqa: Y015
+
+@_typing.final
+class ActivityExecution(_message.Message):
+    """A standalone activity: all of it but what its first event carries (input, header, user metadata)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ActivityExecution._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: ActivityExecution._Status.ValueType  # 0
+        SCHEDULED: ActivityExecution._Status.ValueType  # 1
+        STARTED: ActivityExecution._Status.ValueType  # 2
+        CANCEL_REQUESTED: ActivityExecution._Status.ValueType  # 3
+        COMPLETED: ActivityExecution._Status.ValueType  # 4
+        FAILED: ActivityExecution._Status.ValueType  # 5
+        CANCELED: ActivityExecution._Status.ValueType  # 6
+        TERMINATED: ActivityExecution._Status.ValueType  # 7
+        TIMED_OUT: ActivityExecution._Status.ValueType  # 8
+        PAUSED: ActivityExecution._Status.ValueType  # 9
+        PAUSE_REQUESTED: ActivityExecution._Status.ValueType  # 10
+        RESET_REQUESTED: ActivityExecution._Status.ValueType  # 11
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
+    UNSPECIFIED: ActivityExecution.Status.ValueType  # 0
+    SCHEDULED: ActivityExecution.Status.ValueType  # 1
+    STARTED: ActivityExecution.Status.ValueType  # 2
+    CANCEL_REQUESTED: ActivityExecution.Status.ValueType  # 3
+    COMPLETED: ActivityExecution.Status.ValueType  # 4
+    FAILED: ActivityExecution.Status.ValueType  # 5
+    CANCELED: ActivityExecution.Status.ValueType  # 6
+    TERMINATED: ActivityExecution.Status.ValueType  # 7
+    TIMED_OUT: ActivityExecution.Status.ValueType  # 8
+    PAUSED: ActivityExecution.Status.ValueType  # 9
+    PAUSE_REQUESTED: ActivityExecution.Status.ValueType  # 10
+    RESET_REQUESTED: ActivityExecution.Status.ValueType  # 11
+
+    ACTIVITY_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    ORIGINAL_OPTIONS_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STAMP_FIELD_NUMBER: _builtins.int
+    DISPATCH_NS_FIELD_NUMBER: _builtins.int
+    TO_DISPATCH_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    STARTED_NS_FIELD_NUMBER: _builtins.int
+    STARTED_STAMP_FIELD_NUMBER: _builtins.int
+    FIRST_STARTED_NS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    LAST_WORKER_IDENTITY_FIELD_NUMBER: _builtins.int
+    SDK_NAME_FIELD_NUMBER: _builtins.int
+    SDK_VERSION_FIELD_NUMBER: _builtins.int
+    LAST_DEPLOYMENT_VERSION_FIELD_NUMBER: _builtins.int
+    LAST_ATTEMPT_COMPLETE_NS_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_FIELD_NUMBER: _builtins.int
+    RETRY_INTERVAL_NS_FIELD_NUMBER: _builtins.int
+    RETRY_INTERVAL_IS_WORKERS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_DETAILS_FIELD_NUMBER: _builtins.int
+    LAST_HEARTBEAT_NS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_COUNT_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    RETRY_STATE_FIELD_NUMBER: _builtins.int
+    CANCEL_REASON_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CANCEL_IDENTITY_FIELD_NUMBER: _builtins.int
+    TERMINATE_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PAUSE_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    UNPAUSE_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RESET_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RESET_KEEPS_PAUSED_FIELD_NUMBER: _builtins.int
+    RESET_OPTIONS_FIELD_NUMBER: _builtins.int
+    RESET_HEARTBEAT_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    LINK_REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    activity_id: _builtins.str
+    status: Global___ActivityExecution.Status.ValueType
+    attempt: _builtins.int
+    stamp: _builtins.int
+    """changes whenever a matching task of before must not start the attempt any more"""
+    dispatch_ns: _builtins.int
+    """when the attempt that is waited for is offered, or was"""
+    to_dispatch: _builtins.bool
+    """that is still to be done"""
+    started_ns: _builtins.int
+    """of the last attempt"""
+    started_stamp: _builtins.int
+    first_started_ns: _builtins.int
+    request_id: _builtins.str
+    """of the poll that got the attempt"""
+    last_worker_identity: _builtins.str
+    sdk_name: _builtins.str
+    sdk_version: _builtins.str
+    last_attempt_complete_ns: _builtins.int
+    retry_interval_ns: _builtins.int
+    retry_interval_is_workers: _builtins.bool
+    """the failure asked for it, not the policy"""
+    last_heartbeat_ns: _builtins.int
+    heartbeat_count: _builtins.int
+    retry_state: _builtins.int
+    cancel_reason: _builtins.str
+    cancel_request_id: _builtins.str
+    cancel_identity: _builtins.str
+    terminate_request_id: _builtins.str
+    pause_request_id: _builtins.str
+    unpause_request_id: _builtins.str
+    reset_request_id: _builtins.str
+    update_request_id: _builtins.str
+    reset_keeps_paused: _builtins.bool
+    """these three wait for the attempt that is under way to end"""
+    reset_options: _builtins.bool
+    reset_heartbeat: _builtins.bool
+    @_builtins.property
+    def options(self) -> _message_pb2_6.ActivityOptions: ...
+    @_builtins.property
+    def original_options(self) -> _message_pb2_6.ActivityOptions: ...
+    @_builtins.property
+    def row(self) -> Global___TaskRow: ...
+    @_builtins.property
+    def last_deployment_version(self) -> _message_pb2_2.WorkerDeploymentVersion: ...
+    @_builtins.property
+    def last_failure(self) -> _message_pb2_1.Failure: ...
+    @_builtins.property
+    def heartbeat_details(self) -> _message_pb2.Payloads: ...
+    @_builtins.property
+    def result(self) -> _message_pb2.Payloads: ...
+    @_builtins.property
+    def failure(self) -> _message_pb2_1.Failure:
+        """how it ended, where that is not the last attempt's failure"""
+
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Link]: ...
+    @_builtins.property
+    def link_request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        activity_id: _builtins.str = ...,
+        status: Global___ActivityExecution.Status.ValueType = ...,
+        options: _message_pb2_6.ActivityOptions | None = ...,
+        original_options: _message_pb2_6.ActivityOptions | None = ...,
+        attempt: _builtins.int = ...,
+        stamp: _builtins.int = ...,
+        dispatch_ns: _builtins.int = ...,
+        to_dispatch: _builtins.bool = ...,
+        row: Global___TaskRow | None = ...,
+        started_ns: _builtins.int = ...,
+        started_stamp: _builtins.int = ...,
+        first_started_ns: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        last_worker_identity: _builtins.str = ...,
+        sdk_name: _builtins.str = ...,
+        sdk_version: _builtins.str = ...,
+        last_deployment_version: _message_pb2_2.WorkerDeploymentVersion | None = ...,
+        last_attempt_complete_ns: _builtins.int = ...,
+        last_failure: _message_pb2_1.Failure | None = ...,
+        retry_interval_ns: _builtins.int = ...,
+        retry_interval_is_workers: _builtins.bool = ...,
+        heartbeat_details: _message_pb2.Payloads | None = ...,
+        last_heartbeat_ns: _builtins.int = ...,
+        heartbeat_count: _builtins.int = ...,
+        result: _message_pb2.Payloads | None = ...,
+        failure: _message_pb2_1.Failure | None = ...,
+        retry_state: _builtins.int = ...,
+        cancel_reason: _builtins.str = ...,
+        cancel_request_id: _builtins.str = ...,
+        cancel_identity: _builtins.str = ...,
+        terminate_request_id: _builtins.str = ...,
+        pause_request_id: _builtins.str = ...,
+        unpause_request_id: _builtins.str = ...,
+        reset_request_id: _builtins.str = ...,
+        update_request_id: _builtins.str = ...,
+        reset_keeps_paused: _builtins.bool = ...,
+        reset_options: _builtins.bool = ...,
+        reset_heartbeat: _builtins.bool = ...,
+        links: _abc.Iterable[_message_pb2.Link] | None = ...,
+        link_request_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "heartbeat_details", b"heartbeat_details", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "options", b"options", "original_options", b"original_options", "result", b"result", "row", b"row"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "attempt", b"attempt", "cancel_identity", b"cancel_identity", "cancel_reason", b"cancel_reason", "cancel_request_id", b"cancel_request_id", "dispatch_ns", b"dispatch_ns", "failure", b"failure", "first_started_ns", b"first_started_ns", "heartbeat_count", b"heartbeat_count", "heartbeat_details", b"heartbeat_details", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_worker_identity", b"last_worker_identity", "link_request_ids", b"link_request_ids", "links", b"links", "options", b"options", "original_options", b"original_options", "pause_request_id", b"pause_request_id", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "reset_keeps_paused", b"reset_keeps_paused", "reset_options", b"reset_options", "reset_request_id", b"reset_request_id", "result", b"result", "retry_interval_is_workers", b"retry_interval_is_workers", "retry_interval_ns", b"retry_interval_ns", "retry_state", b"retry_state", "row", b"row", "sdk_name", b"sdk_name", "sdk_version", b"sdk_version", "stamp", b"stamp", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "status", b"status", "terminate_request_id", b"terminate_request_id", "to_dispatch", b"to_dispatch", "unpause_request_id", b"unpause_request_id", "update_request_id", b"update_request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivityExecution: _TypeAlias = ActivityExecution  # noqa: Y015
 
 @_typing.final
 class TransferData(_message.Message):

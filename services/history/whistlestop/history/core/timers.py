@@ -16,6 +16,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from whistlestop.history.core import activity as core_activity
 from whistlestop.history.core import (
     activity_deadlines,
+    activity_execution,
     close,
     nexus_deadlines,
     nexus_operations,
@@ -32,6 +33,8 @@ NO_TIME_LEFT = "Not enough time to schedule next retry before activity ScheduleT
 
 def earliest_due(state: MutableState) -> int:
     """When the run has to be looked at next; 0 for never."""
+    if activity_execution.is_one(state):
+        return activity_execution.earliest_due(state)
     dues: list[int] = []
     expiration_ns = run_deadline(state)
     if expiration_ns:
@@ -69,6 +72,8 @@ def fire_due(run: Run) -> None:
         return
     if 0 < run_deadline(state) <= run.now_ns:
         close.time_out(run)
+    elif activity_execution.is_one(state):
+        activity_execution.fire_due(run)
     else:
         _fire_workflow_task(run)
         _fire_user_timers(run)

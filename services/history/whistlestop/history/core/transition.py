@@ -87,6 +87,8 @@ def _drop_everything_pending(run: Run) -> None:
     for operation in state.nexus_operations.values():
         run.drop_task(operation.start.row)
         run.drop_task(operation.cancel.row)
+    if state.HasField("activity_execution"):
+        run.drop_task(state.activity_execution.row)
 
 
 def _current_write(run: Run) -> CurrentWrite | None:

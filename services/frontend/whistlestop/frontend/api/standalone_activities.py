@@ -1,0 +1,375 @@
+"""Standalone activities: checks of what the history service serves; lists and counts over visibility.
+
+One stands in visibility as a run in the namespace division of activities. A list filter calls its id `ActivityId` and
+its type `ActivityType`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.activity.v1 import message_pb2 as activity_pb
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import activity_pb2 as enums
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import ServiceError, invalid_argument
+from whistlestop.frontend.api import checks
+from whistlestop.frontend.api.callbacks import check_callbacks
+from whistlestop.storage.visibility import AttributeType, InvalidQuery, group_payloads, parse, row_payloads
+from whistlestop.storage.visibility.query import And, Between, Compare, Expression, In, Not, Or, StartsWith
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from google.protobuf.duration_pb2 import Duration
+
+    from whistlestop.common.context import CallContext
+    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.service import Frontend
+    from whistlestop.storage.namespaces import Namespace
+    from whistlestop.storage.records import VisibilityRow
+    from whistlestop.storage.visibility import Query
+
+ID_PREFIX = "temporal-sys-activity:"
+_BASE = "TemporalNamespaceDivision = '3332429922'"
+_DIVISION = "TemporalNamespaceDivision"
+_ALIASES: Mapping[str, AttributeType] = {"ActivityId": AttributeType.Keyword, "ActivityType": AttributeType.Keyword}
+_COLUMNS = {"ActivityId": "WorkflowId", "ActivityType": "WorkflowType"}
+_MOST_GROUPS = 1000
+_SUMMARY_BYTES = 400
+_DETAILS_BYTES = 20_000
+_STATUS: dict[int, int] = {
+    wf_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT: enums.ACTIVITY_EXECUTION_STATUS_TIMED_OUT,
+    wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED: enums.ACTIVITY_EXECUTION_STATUS_PAUSED,
+}
+"""The others have the same number."""
+_TIMEOUTS = (
+    ("schedule_to_close_timeout", "ScheduleToCloseTimeout"),
+    ("schedule_to_start_timeout", "ScheduleToStartTimeout"),
+    ("start_to_close_timeout", "StartToCloseTimeout"),
+    ("heartbeat_timeout", "HeartbeatTimeout"),
+)
+_PATHS = frozenset({
+    "task_queue.name", "schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout",
+    "heartbeat_timeout", "priority", "priority.priority_key", "priority.fairness_key", "priority.fairness_weight",
+    "retry_policy", "retry_policy.initial_interval", "retry_policy.backoff_coefficient",
+    "retry_policy.maximum_interval", "retry_policy.maximum_attempts", "start_delay",
+})  # fmt: skip
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------------
+
+
+def check_start(
+    request: service_pb.StartActivityExecutionRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An id, a type, a queue, a time limit; the timeouts that were left out follow from the others."""
+    assert namespace is not None
+    if not request.request_id:
+        request.request_id = rules.ids.uuid()
+    request.retry_policy.SetInParent()
+    _check_span(request.start_delay, "StartDelay")
+    checks.check_task_queue(request, rules, user_defined=True)
+    if not request.activity_id:
+        raise invalid_argument("activityId is not set")
+    if not request.activity_type.name:
+        raise invalid_argument("activityType is not set")
+    checks.check_retry_policy(request.retry_policy)
+    _check_length("activityId", request.activity_id, rules)
+    _check_length("activityType", request.activity_type.name, rules)
+    _check_priority(request.priority)
+    _fill_timeouts(request)
+    _check_length("request ID", request.request_id, rules)
+    _check_length("identity", request.identity, rules)
+    request.id_reuse_policy = request.id_reuse_policy or enums.ACTIVITY_ID_REUSE_POLICY_ALLOW_DUPLICATE
+    request.id_conflict_policy = request.id_conflict_policy or enums.ACTIVITY_ID_CONFLICT_POLICY_FAIL
+    if request.input.ByteSize() > rules.config.blob_size_limit_error:
+        raise invalid_argument("input exceeds length limit")
+    _check_metadata(request)
+    checks.check_search_attributes(request.search_attributes, namespace, rules)
+    if request.completion_callbacks:
+        check_callbacks(request.completion_callbacks, rules)
+    links = [*request.links, *(link for callback in request.completion_callbacks for link in callback.links)]
+    if links:
+        checks.check_links(links, rules)
+    _check_on_conflict(request)
+
+
+def _check_metadata(request: service_pb.StartActivityExecutionRequest) -> None:
+    for field, limit in (("summary", _SUMMARY_BYTES), ("details", _DETAILS_BYTES)):
+        size = getattr(request.user_metadata, field).ByteSize()
+        if size > limit:
+            raise invalid_argument(f"user_metadata.{field} exceeds size limit. Length={size} Limit={limit}")
+
+
+def _check_on_conflict(request: service_pb.StartActivityExecutionRequest) -> None:
+    options = request.on_conflict_options
+    if options.attach_completion_callbacks and not options.attach_request_id:
+        raise invalid_argument(
+            "on_conflict_options: attach_completion_callbacks requires attach_request_id to be set"
+        )
+    if options.attach_request_id and not request.completion_callbacks and not request.links:
+        raise invalid_argument(
+            "on_conflict_options: attach_request_id requires at least one completion callback or link"
+        )
+
+
+def _check_priority(priority: common_pb.Priority) -> None:
+    try:
+        checks.check_priority(priority)
+    except ServiceError as error:
+        raise invalid_argument(f"invalid priorities: {error}") from None
+
+
+def _check_span(span: Duration, name: str) -> None:
+    problem = checks.duration_problem(span)
+    if problem:
+        raise invalid_argument(f"invalid {name}: {problem}")
+
+
+def _fill_timeouts(request: service_pb.StartActivityExecutionRequest) -> None:
+    for field, name in _TIMEOUTS:
+        _check_span(getattr(request, field), name)
+
+    def is_set(span: Duration) -> bool:
+        return span.seconds > 0 or span.nanos > 0
+
+    def shorten(inner: Duration, outer: Duration) -> None:
+        if (outer.seconds, outer.nanos) < (inner.seconds, inner.nanos):
+            inner.CopyFrom(outer)
+
+    whole = request.schedule_to_close_timeout
+    if is_set(whole):
+        for inner in (request.schedule_to_start_timeout, request.start_to_close_timeout):
+            if is_set(inner):
+                shorten(inner, whole)
+            else:
+                inner.CopyFrom(whole)
+    elif is_set(request.start_to_close_timeout):
+        whole.SetInParent()
+        request.schedule_to_start_timeout.SetInParent()
+    else:
+        raise invalid_argument(
+            "a valid StartToCloseTimeout or ScheduleToCloseTimeout must be set on the activity. "
+            f"ActivityId={request.activity_id} ActivityType={request.activity_type.name}"
+        )
+    shorten(request.heartbeat_timeout, request.start_to_close_timeout)
+    request.heartbeat_timeout.SetInParent()
+
+
+def _check_length(what: str, text: str, rules: Rules) -> None:
+    most = rules.config.max_id_length
+    if checks.length(text) > most:
+        raise invalid_argument(f"{what} exceeds length limit. Length={checks.length(text)} Limit={most}")
+
+
+def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """Which activity is meant."""
+    _check_id(request, rules)
+    if isinstance(request, service_pb.DescribeActivityExecutionRequest) and (
+        request.long_poll_token and not request.run_id
+    ):
+        raise invalid_argument("run id is required when long poll token is provided")
+    _check_run_id(request)
+
+
+def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """Which activity is meant, who asks, and why."""
+    _check_id(request, rules)
+    _check_request_id(request, rules)
+    _check_length("identity", request.identity, rules)
+    _check_run_id(request)
+    has_reason = "reason" in request.DESCRIPTOR.fields_by_name
+    if has_reason and checks.length(request.reason) > rules.config.blob_size_limit_error:
+        raise invalid_argument("reason exceeds length limit")
+
+
+def _check_id(request: Any, rules: Rules) -> None:
+    if not request.activity_id:
+        raise invalid_argument("activity ID is required")
+    _check_length("activity ID", request.activity_id, rules)
+
+
+def _check_run_id(request: Any) -> None:
+    if not checks.is_run_id(request.run_id):
+        raise invalid_argument("invalid run id: must be a valid UUID")
+
+
+def _check_request_id(request: Any, rules: Rules) -> None:
+    if not request.request_id:
+        request.request_id = rules.ids.uuid()
+    _check_length("request ID", request.request_id, rules)
+
+
+def check_update_options(
+    request: service_pb.UpdateActivityExecutionOptionsRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """What is to be changed, and to what."""
+    check_change(request, namespace, rules)
+    if request.update_mask.paths and request.restore_original:
+        raise invalid_argument("Both UpdateMask and RestoreOriginal are provided")
+    if request.restore_original:
+        return
+    if not request.HasField("activity_options"):
+        raise invalid_argument("ActivityOptions are not provided")
+    if not request.HasField("update_mask"):
+        raise invalid_argument("UpdateMask is not provided")
+    if not request.update_mask.paths:
+        raise invalid_argument("UpdateMask must specify at least one path")
+    wanted = set()
+    for path in request.update_mask.paths:
+        plain = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in path)
+        if plain not in _PATHS:
+            raise invalid_argument(f'unsupported update_mask path: "{path}"')
+        wanted.add(plain)
+    _check_options(request.activity_options, wanted, rules)
+
+
+def _check_options(options: activity_pb.ActivityOptions, wanted: set[str], rules: Rules) -> None:
+    if "task_queue.name" in wanted:
+        checks.check_task_queue(options, rules, user_defined=True)
+    for field, name in (*_TIMEOUTS, ("start_delay", "StartDelay")):
+        if field in wanted:
+            _check_span(getattr(options, field), name)
+    if any(path.partition(".")[0] == "priority" for path in wanted):
+        checks.check_priority(options.priority)
+    if "retry_policy" in wanted:
+        options.retry_policy.SetInParent()
+        checks.check_retry_policy(options.retry_policy)
+
+
+# ---- lists ----------------------------------------------------------------------------------------------------------
+
+
+async def list_activity_executions(
+    frontend: Frontend, request: service_pb.ListActivityExecutionsRequest, context: CallContext
+) -> service_pb.ListActivityExecutionsResponse:
+    """A page of activities, newest first."""
+    query, custom = await _parsed(frontend, context, request.query)
+    most = frontend.config.visibility_max_page_size
+    limit = request.page_size if 0 < request.page_size <= most else most
+    try:
+        rows, token = await frontend.store.list_visibility(
+            context.namespace_id, query, limit, request.next_page_token
+        )
+    except InvalidQuery as error:
+        raise invalid_argument(error.message) from None
+    return service_pb.ListActivityExecutionsResponse(
+        executions=[_entry(row, custom) for row in rows], next_page_token=token
+    )
+
+
+async def count_activity_executions(
+    frontend: Frontend, request: service_pb.CountActivityExecutionsRequest, context: CallContext
+) -> service_pb.CountActivityExecutionsResponse:
+    """One number, and one per group when the filter groups."""
+    query, _ = await _parsed(frontend, context, request.query)
+    if not query.group_by:
+        count = await frontend.store.count_visibility(context.namespace_id, query)
+        return service_pb.CountActivityExecutionsResponse(count=count)
+    response = service_pb.CountActivityExecutionsResponse()
+    for values, count in await frontend.store.count_visibility_groups(context.namespace_id, query, _MOST_GROUPS):
+        response.count += count
+        response.groups.add(count=count, group_values=group_payloads(query, values))
+    return response
+
+
+async def _parsed(
+    frontend: Frontend, context: CallContext, text: str
+) -> tuple[Query, Mapping[str, AttributeType]]:
+    """The filter within the division of activities. An attribute that is not known may be new: look again, once."""
+    for look in (frontend.namespaces.by_id, frontend.namespaces.refresh):
+        namespace = await look(context.namespace_id)
+        custom: Mapping[str, AttributeType] = {} if namespace is None else namespace.custom_search_attributes
+        base = parse(_BASE, custom)
+        assert base.where is not None
+        try:
+            wanted = parse(text, {**custom, **_ALIASES})
+        except InvalidQuery as error:
+            problem = error
+            continue
+        where = _without_implied(wanted.where)
+        if where is None:
+            return replace(wanted, where=base.where), custom
+        return replace(wanted, where=And((base.where, _by_column(where)))), custom
+    raise invalid_argument(problem.message)
+
+
+def _without_implied(where: Expression | None) -> Expression | None:
+    """Without the condition that `parse` adds to a filter that names no division."""
+    if isinstance(where, And) and _is_implied(where.items[0]):
+        return where.items[1]
+    return None if where is None or _is_implied(where) else where
+
+
+def _is_implied(expression: Expression) -> bool:
+    attribute = getattr(expression, "attribute", None)
+    return attribute is not None and attribute.name == attribute.alias == _DIVISION
+
+
+def _by_column(expression: Expression) -> Expression:
+    """`ActivityId` and `ActivityType` stand in the columns of workflows."""
+    match expression:
+        case And(items=items):
+            return And(tuple(_by_column(item) for item in items))
+        case Or(items=items):
+            return Or(tuple(_by_column(item) for item in items))
+        case Not(item=item):
+            return Not(_by_column(item))
+    name = expression.attribute.name
+    if name not in _COLUMNS:
+        return expression
+    moved = replace(expression, attribute=replace(expression.attribute, name=_COLUMNS[name]))
+    prefix = ID_PREFIX if name == "ActivityId" else ""
+    match moved:
+        case Compare(value=value):
+            return replace(moved, value=f"{prefix}{value}")
+        case In(values=values):
+            return replace(moved, values=tuple(f"{prefix}{value}" for value in values))
+        case Between(low=low, high=high):
+            return replace(moved, low=f"{prefix}{low}", high=f"{prefix}{high}")
+        case StartsWith(prefix=beginning):
+            return replace(moved, prefix=prefix + beginning)
+    return moved
+
+
+def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> activity_pb.ActivityExecutionListInfo:
+    entry = activity_pb.ActivityExecutionListInfo(
+        activity_id=row.key.workflow_id.removeprefix(ID_PREFIX),
+        run_id=row.key.run_id,
+        activity_type=common_pb.ActivityType(name=row.workflow_type),
+        status=_STATUS.get(row.status, row.status),  # type: ignore[arg-type]  # stored as its number
+        task_queue=row.task_queue,
+        state_transition_count=row.state_transition_count,
+    )
+    entry.schedule_time.FromMicroseconds(row.start_time_us)
+    entry.execution_time.FromMicroseconds(row.execution_time_us or row.start_time_us)
+    if row.close_time_us is not None:
+        entry.close_time.FromMicroseconds(row.close_time_us)
+        entry.execution_duration.FromMicroseconds(row.close_time_us - row.start_time_us)
+    entry.search_attributes.SetInParent()
+    for name, payload in row_payloads(row.search_attributes, custom).items():
+        entry.search_attributes.indexed_fields[name].CopyFrom(payload)
+    return entry
+
+
+HANDLERS: dict[str, Handler] = {
+    "ListActivityExecutions": list_activity_executions,
+    "CountActivityExecutions": count_activity_executions,
+}
+
+VALIDATORS: dict[str, Validator] = {
+    "StartActivityExecution": check_start,
+    "DescribeActivityExecution": check_reference,
+    "PollActivityExecution": check_reference,
+    "DeleteActivityExecution": check_reference,
+    "RequestCancelActivityExecution": check_change,
+    "TerminateActivityExecution": check_change,
+    "PauseActivityExecution": check_change,
+    "UnpauseActivityExecution": check_change,
+    "ResetActivityExecution": check_change,
+    "UpdateActivityExecutionOptions": check_update_options,
+}

@@ -1,0 +1,389 @@
+"""Standalone activities: StartActivityExecution and all that is done to one, but for what workers answer.
+
+Lists and counts are the frontend's, over visibility; the answers of workers come through `activity_tasks`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from temporalio.api.activity.v1 import message_pb2 as activity_pb
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.errordetails.v1 import message_pb2 as details_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
+from whistlestop.common.notify import execution_topic
+from whistlestop.history import histories
+from whistlestop.history.api import METHODS
+from whistlestop.history.api.activity_operations import (
+    jitter_ns,
+    pause_activity,
+    reset_activity,
+    unpause_activity,
+    update_activity_options,
+)
+from whistlestop.history.api.start import Start, start
+from whistlestop.history.api.updates import deadline
+from whistlestop.history.core import activity_execution as core
+from whistlestop.history.core import activity_execution_operations as operations
+from whistlestop.history.core import activity_execution_shown as shown
+from whistlestop.history.core.activity_execution import ID_PREFIX, TERMINAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.engine import Entry
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import ExecutionKey
+
+T = TypeVar("T")
+OPTION_FIELDS = (
+    "task_queue", "schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout",
+    "heartbeat_timeout", "retry_policy", "priority", "start_delay",
+)  # fmt: skip
+
+
+def workflow_id_of(activity_id: str) -> str:
+    """Under which its run stands in `executions`."""
+    return ID_PREFIX + activity_id
+
+
+def not_found_by_id(activity_id: str) -> ServiceError:
+    """No such activity."""
+    return not_found(core.GONE.format(activity_id))
+
+
+# ---- start -----------------------------------------------------------------------------------------------------------
+
+
+async def start_activity_execution(
+    service: History, request: service_pb.StartActivityExecutionRequest, context: CallContext
+) -> Reply:
+    """Schedule it, or answer as the id policies say when its id is taken."""
+    options = activity_pb.ActivityOptions()
+    for field in OPTION_FIELDS:
+        if request.HasField(field):  # type: ignore[arg-type]
+            getattr(options, field).CopyFrom(getattr(request, field))
+
+    def prepare(run: Run) -> None:
+        core.begin(run, request.activity_id, options)
+
+    try:
+        reply, run = await start(Start(service, _start_request(request), context, prepare))
+    except ServiceError as error:
+        raise _already_started(error) from None
+    answer = service_pb.StartActivityExecutionResponse(run_id=reply.run_id, started=run is not None)
+    link = answer.link.activity
+    link.namespace, link.activity_id, link.run_id = context.namespace, request.activity_id, reply.run_id
+    return answer
+
+
+def _start_request(request: service_pb.StartActivityExecutionRequest) -> service_pb.StartWorkflowExecutionRequest:
+    """The activity's own run. The numbers of the id policies are those of workflows."""
+    begin = service_pb.StartWorkflowExecutionRequest(
+        workflow_id=workflow_id_of(request.activity_id),
+        identity=request.identity,
+        request_id=request.request_id,
+        workflow_id_reuse_policy=int(request.id_reuse_policy),  # type: ignore[arg-type]
+        workflow_id_conflict_policy=int(request.id_conflict_policy),  # type: ignore[arg-type]
+        completion_callbacks=request.completion_callbacks,
+        links=request.links,
+    )
+    begin.workflow_type.name = request.activity_type.name
+    begin.task_queue.CopyFrom(request.task_queue)
+    begin.workflow_start_delay.CopyFrom(request.start_delay)
+    for field in ("input", "header", "user_metadata", "priority", "search_attributes", "on_conflict_options"):
+        if request.HasField(field):
+            getattr(begin, field).CopyFrom(getattr(request, field))
+    division = begin.search_attributes.indexed_fields["TemporalNamespaceDivision"]
+    division.metadata["encoding"] = b"json/plain"
+    division.metadata["type"] = b"Keyword"
+    division.data = f'"{core.DIVISION}"'.encode()
+    return begin
+
+
+def _already_started(error: ServiceError) -> ServiceError:
+    if error.code is not Code.ALREADY_EXISTS:
+        return error
+    detail: Any = error.details[0]
+    return ServiceError(
+        Code.ALREADY_EXISTS,
+        "activity execution already started",
+        details_pb.ActivityExecutionAlreadyStartedFailure(
+            start_request_id=detail.start_request_id, run_id=detail.run_id
+        ),
+    )
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+async def _key(service: History, request: Any, context: CallContext) -> ExecutionKey:
+    engine = service.engine
+    try:
+        return await engine.resolve(
+            context.namespace_id, workflow_id_of(request.activity_id), request.run_id, fresh=not engine.exclusive
+        )
+    except ServiceError as error:
+        raise _told(error, request.activity_id) from None
+
+
+def _told(error: ServiceError, activity_id: str) -> ServiceError:
+    """The engine speaks of workflows."""
+    return not_found_by_id(activity_id) if error.code is Code.NOT_FOUND else error
+
+
+async def _read(service: History, key: ExecutionKey, activity_id: str) -> Entry:
+    try:
+        entry = await service.engine.read(key)
+    except ServiceError as error:
+        raise _told(error, activity_id) from None
+    if not core.is_one(entry.state):
+        raise not_found_by_id(activity_id)
+    return entry
+
+
+async def _wait(
+    service: History, request: Any, context: CallContext, key: ExecutionKey, wanted: Callable[[Entry], bool]
+) -> Entry | None:
+    """The activity as soon as it is as `wanted`; None when the time is over."""
+    deadline_ns = deadline(service, context)
+    with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
+        while True:
+            entry = await _read(service, key, request.activity_id)
+            if wanted(entry):
+                return entry
+            if service.closing or not await audience.wait(deadline_ns):
+                return None
+
+
+async def describe_activity_execution(
+    service: History, request: service_pb.DescribeActivityExecutionRequest, context: CallContext
+) -> Reply:
+    """All about it; with the token of an earlier answer, as soon as there is something new."""
+    key = await _key(service, request, context)
+    entry: Entry | None
+    if request.long_poll_token:
+        seen = _version_of(request.long_poll_token, key.run_id)
+        entry = await _wait(service, request, context, key, lambda entry: entry.version != seen)
+        if entry is None:
+            return service_pb.DescribeActivityExecutionResponse()
+    else:
+        entry = await _read(service, key, request.activity_id)
+    first = await histories.read_event(service.engine, entry, 1, 1)
+    state = entry.state
+    reply = service_pb.DescribeActivityExecutionResponse(
+        run_id=state.run_id,
+        info=shown.info(
+            state, first, service.clock.now_ns(),
+            with_heartbeat_details=request.include_heartbeat_details, with_last_failure=request.include_last_failure,
+        ),
+        long_poll_token=f"{state.run_id}/{entry.version}".encode(),
+    )  # fmt: skip
+    started = first.workflow_execution_started_event_attributes
+    if request.include_input and started.HasField("input"):
+        reply.input.CopyFrom(started.input)
+    outcome = shown.outcome(state.activity_execution) if request.include_outcome else None
+    if outcome is not None:
+        reply.outcome.CopyFrom(outcome)
+    return reply
+
+
+def _version_of(token: bytes, run_id: str) -> int:
+    owner, _, version = token.decode(errors="replace").rpartition("/")
+    if not version.isdigit():
+        raise invalid_argument("invalid long poll token")
+    if owner != run_id:
+        raise invalid_argument("long poll token does not match execution")
+    return int(version)
+
+
+async def poll_activity_execution(
+    service: History, request: service_pb.PollActivityExecutionRequest, context: CallContext
+) -> Reply:
+    """Its outcome as soon as there is one; nothing when the time is over."""
+    key = await _key(service, request, context)
+    entry = await _wait(
+        service, request, context, key, lambda entry: entry.state.activity_execution.status in TERMINAL
+    )
+    if entry is None:
+        return service_pb.PollActivityExecutionResponse()
+    outcome = shown.outcome(entry.state.activity_execution)
+    return service_pb.PollActivityExecutionResponse(run_id=entry.state.run_id, outcome=outcome)
+
+
+# ---- changing --------------------------------------------------------------------------------------------------------
+
+
+async def transact(
+    service: History, namespace_id: str, activity_id: str, run_id: str, decide: Callable[[Run], T]
+) -> tuple[Run, T]:
+    """Decide on that activity and commit."""
+
+    def on_activity(run: Run) -> T:
+        if not core.is_one(run.state):
+            raise not_found_by_id(activity_id)
+        return decide(run)
+
+    try:
+        return await service.engine.transact(namespace_id, workflow_id_of(activity_id), run_id, on_activity)
+    except ServiceError as error:
+        if error.code is Code.NOT_FOUND and error.message.startswith("workflow "):
+            raise not_found_by_id(activity_id) from None
+        raise
+
+
+async def request_cancel_activity_execution(
+    service: History, request: service_pb.RequestCancelActivityExecutionRequest, context: CallContext
+) -> Reply:
+    """Ask it to cancel."""
+
+    def decide(run: Run) -> None:
+        core.request_cancel(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
+
+    await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    return service_pb.RequestCancelActivityExecutionResponse()
+
+
+async def terminate_activity_execution(
+    service: History, request: service_pb.TerminateActivityExecutionRequest, context: CallContext
+) -> Reply:
+    """End it at once."""
+
+    def decide(run: Run) -> None:
+        core.terminate(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
+
+    await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    return service_pb.TerminateActivityExecutionResponse()
+
+
+async def delete_activity_execution(
+    service: History, request: service_pb.DeleteActivityExecutionRequest, context: CallContext
+) -> Reply:
+    """End it if it goes on, and remove all that is stored of it."""
+
+    def decide(run: Run) -> None:
+        if run.is_open:
+            core.terminate(run, reason="Delete activity execution", identity="", request_id="")
+
+    run, _ = await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    async with service.engine.lock(run.key):
+        await service.store.delete_execution(run.key)
+        service.engine.forget(run.key)
+    return service_pb.DeleteActivityExecutionResponse()
+
+
+# ---- operating on it -------------------------------------------------------------------------------------------------
+
+
+def _of_workflow(request: Any, kind: type[Any], *fields: str) -> Any:
+    """The older request, for an activity of a workflow."""
+    older = kind(
+        namespace=request.namespace,
+        execution=common_pb.WorkflowExecution(workflow_id=request.workflow_id, run_id=request.run_id),
+        id=request.activity_id,
+        identity=request.identity,
+    )
+    for name in fields:
+        value = getattr(request, name)
+        if hasattr(value, "CopyFrom"):
+            if request.HasField(name):
+                getattr(older, name).CopyFrom(value)
+        else:
+            setattr(older, name, value)
+    return older
+
+
+async def pause_activity_execution(
+    service: History, request: service_pb.PauseActivityExecutionRequest, context: CallContext
+) -> Reply:
+    """No further attempts for now."""
+    if request.workflow_id:
+        older = _of_workflow(request, service_pb.PauseActivityRequest, "reason", "request_id")
+        await pause_activity(service, older, context)
+    else:
+
+        def decide(run: Run) -> None:
+            operations.pause(run, request_id=request.request_id)
+
+        await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    return service_pb.PauseActivityExecutionResponse()
+
+
+async def unpause_activity_execution(
+    service: History, request: service_pb.UnpauseActivityExecutionRequest, context: CallContext
+) -> Reply:
+    """Go on."""
+    if request.workflow_id:
+        await unpause_activity(service, _of_workflow(request, service_pb.UnpauseActivityRequest, "jitter"), context)
+    else:
+        drawn_ns = jitter_ns(service, request)
+
+        def decide(run: Run) -> None:
+            operations.unpause(run, request_id=request.request_id, jitter_ns=drawn_ns)
+
+        await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    return service_pb.UnpauseActivityExecutionResponse()
+
+
+async def reset_activity_execution(
+    service: History, request: service_pb.ResetActivityExecutionRequest, context: CallContext
+) -> Reply:
+    """Begin again with the first attempt."""
+    if request.workflow_id:
+        fields = ("reset_heartbeat", "keep_paused", "restore_original_options", "jitter")
+        await reset_activity(service, _of_workflow(request, service_pb.ResetActivityRequest, *fields), context)
+    else:
+        drawn_ns = jitter_ns(service, request)
+
+        def decide(run: Run) -> None:
+            operations.reset(
+                run,
+                request_id=request.request_id,
+                keep_paused=request.keep_paused,
+                reset_heartbeat=request.reset_heartbeat,
+                restore_options=request.restore_original_options,
+                jitter_ns=drawn_ns,
+            )
+
+        await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    return service_pb.ResetActivityExecutionResponse()
+
+
+async def update_activity_execution_options(
+    service: History, request: service_pb.UpdateActivityExecutionOptionsRequest, context: CallContext
+) -> Reply:
+    """Change its options, or restore them."""
+    if request.workflow_id:
+        fields = ("activity_options", "update_mask", "restore_original")
+        older = _of_workflow(request, service_pb.UpdateActivityOptionsRequest, *fields)
+        reply: Any = await update_activity_options(service, older, context)
+        return service_pb.UpdateActivityExecutionOptionsResponse(activity_options=reply.activity_options)
+
+    def decide(run: Run) -> activity_pb.ActivityOptions:
+        return operations.update_options(
+            run,
+            request.activity_options,
+            request.update_mask.paths,
+            request_id=request.request_id,
+            restore=request.restore_original,
+        )
+
+    _, options = await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    return service_pb.UpdateActivityExecutionOptionsResponse(activity_options=options)
+
+
+METHODS["StartActivityExecution"] = start_activity_execution
+METHODS["DescribeActivityExecution"] = describe_activity_execution
+METHODS["PollActivityExecution"] = poll_activity_execution
+METHODS["RequestCancelActivityExecution"] = request_cancel_activity_execution
+METHODS["TerminateActivityExecution"] = terminate_activity_execution
+METHODS["DeleteActivityExecution"] = delete_activity_execution
+METHODS["PauseActivityExecution"] = pause_activity_execution
+METHODS["UnpauseActivityExecution"] = unpause_activity_execution
+METHODS["ResetActivityExecution"] = reset_activity_execution
+METHODS["UpdateActivityExecutionOptions"] = update_activity_execution_options
