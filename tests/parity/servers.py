@@ -58,6 +58,7 @@ _REAL_SETTINGS = (
     *_SETTINGS,
     "frontend.namespaceRPS.visibility=10000",
     "frontend.namespaceBurstRatio.visibility=2",
+    "frontend.WorkflowPauseEnabled=true",
     "activity.enableStandalone=true",
     "history.enableStandaloneActivityOperatorCommands=true",
 )

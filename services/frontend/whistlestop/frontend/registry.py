@@ -115,8 +115,8 @@ _WORKFLOW_RPCS: tuple[_Line, ...] = (
     ("DescribeWorkflowExecution", _H, _READ),
     ("GetWorkflowExecutionHistory", _H, _READ),
     ("GetWorkflowExecutionHistoryReverse", _H, _READ),
-    ("PauseWorkflowExecution", Feature.WORKFLOW_PAUSE, _WRITE),
-    ("UnpauseWorkflowExecution", Feature.WORKFLOW_PAUSE, _WRITE),
+    ("PauseWorkflowExecution", _H, _WRITE),
+    ("UnpauseWorkflowExecution", _H, _WRITE),
     ("PollWorkflowExecutionTimeSkipping", Feature.TIME_SKIPPING, _READ),
     # Completions of workers
     ("RespondWorkflowTaskCompleted", _H, _WORKER),

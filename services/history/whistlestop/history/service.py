@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 for _module in (
     "activity_operations", "activity_tasks", "due", "executions", "histories", "multi_operation",
-    "nexus_completions", "nexus_tasks", "queries", "reset", "schedules", "signals", "start", "updates",
+    "nexus_completions", "nexus_tasks", "pause", "queries", "reset", "schedules", "signals", "start", "updates",
     "workflow_tasks",
 ):
     importlib.import_module(f"whistlestop.history.api.{_module}")

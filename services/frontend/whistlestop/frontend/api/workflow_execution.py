@@ -120,6 +120,21 @@ def check_reset_sticky(
     checks.check_execution(request, "execution")
 
 
+def check_pause(
+    request: service_pb.PauseWorkflowExecutionRequest | service_pb.UnpauseWorkflowExecutionRequest,
+    namespace: Namespace | None, rules: Rules,
+) -> None:  # fmt: skip
+    """An execution, and words that are not too long."""
+    if not request.workflow_id:
+        raise invalid_argument("WorkflowId is not set on request.")
+    checks.check_run_id(request.run_id)
+    for name, value in (
+        ("reason", request.reason), ("request id", request.request_id), ("identity", request.identity)
+    ):  # fmt: skip
+        if checks.length(value) > rules.config.max_id_length:
+            raise invalid_argument(f"{name} is too long.")
+
+
 def _fill_page_size(
     request: service_pb.GetWorkflowExecutionHistoryRequest | service_pb.GetWorkflowExecutionHistoryReverseRequest,
     rules: Rules,
@@ -140,4 +155,6 @@ VALIDATORS: dict[str, Validator] = {
     "GetWorkflowExecutionHistory": check_history,
     "GetWorkflowExecutionHistoryReverse": check_history_reverse,
     "ResetStickyTaskQueue": check_reset_sticky,
+    "PauseWorkflowExecution": check_pause,
+    "UnpauseWorkflowExecution": check_pause,
 }

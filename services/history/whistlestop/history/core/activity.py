@@ -155,6 +155,11 @@ def dispatch(run: Run, activity: Activity) -> None:
     run.drop_task(activity.row)
     activity.stamp += 1
     activity.retry_due_ns = 0
+    if run.state.paused:
+        # Offered when the workflow goes on. Its time runs meanwhile, as in Temporal.
+        run.changed = True
+        run.arm(next_deadline(activity))
+        return
     run.add_task(
         activity.row,
         activity.task_queue,

@@ -78,7 +78,7 @@ def pause(run: Run, activities: Iterable[Activity], *, identity: str, reason: st
         activity.pause_reason = reason
         activity.pause_request_id = request_id
         run.changed = True
-    _note_pauses(run)
+    note_pauses(run)
 
 
 def unpause(
@@ -96,7 +96,7 @@ def unpause(
         if _is_waiting(activity):
             _offer(run, activity, run.now_ns + jitter_ns)
         run.arm(next_deadline(activity))
-    _note_pauses(run)
+    note_pauses(run)
 
 
 def _clear_pause(run: Run, activity: Activity) -> None:
@@ -114,16 +114,24 @@ def _clear_heartbeat(activity: Activity) -> None:
     activity.last_heartbeat_ns = 0
 
 
-def _note_pauses(run: Run) -> None:
-    """Lists find runs by their paused activities."""
+def note_pauses(run: Run) -> None:
+    """Lists find runs by what is paused of them: their activities, or all of the workflow."""
     types = sorted({activity.activity_type for activity in run.state.activities.values() if activity.paused})
-    values = [f"property:activityType={name}" for name in types]
+    values = []
+    if run.state.paused:
+        values = [f"Workflow:{run.state.workflow_id}"]
+        if run.state.pause.reason:
+            values.append(f"Reason:{run.state.pause.reason}")
+    values += [f"property:activityType={name}" for name in types]
     payload = common_pb.Payload(
         metadata={"encoding": b"json/plain", "type": b"KeywordList"},
         data=json.dumps(values, separators=(",", ":")).encode(),
     )
     attributes = run.state.search_attributes
-    if attributes[PAUSE_INFO] != payload if PAUSE_INFO in attributes else values:
+    if not values:
+        if attributes.pop(PAUSE_INFO, None) is not None:
+            run.visibility_changed = run.changed = True
+    elif PAUSE_INFO not in attributes or attributes[PAUSE_INFO] != payload:
         attributes[PAUSE_INFO].CopyFrom(payload)
         run.visibility_changed = run.changed = True
 
@@ -157,7 +165,7 @@ def reset(
                 _clear_heartbeat(activity)
             _offer(run, activity, run.now_ns + jitter_ns)
         run.arm(next_deadline(activity))
-    _note_pauses(run)
+    note_pauses(run)
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------

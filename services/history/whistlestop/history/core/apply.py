@@ -179,6 +179,22 @@ def _options_updated(state: MutableState, event: history_pb.HistoryEvent, batch_
 # ---- workflow tasks -------------------------------------------------------------------------------------------------
 
 
+def _paused(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
+    a = event.workflow_execution_paused_event_attributes
+    state.status = wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED
+    state.paused = True
+    state.pause.paused_ns = event.event_time.ToNanoseconds()
+    state.pause.identity = a.identity
+    state.pause.reason = a.reason
+    state.pause.request_id = a.request_id
+
+
+def _unpaused(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
+    state.status = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
+    state.paused = False
+    state.ClearField("pause")
+
+
 def _workflow_task_scheduled(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
     a = event.workflow_task_scheduled_event_attributes
     task = state.workflow_task
@@ -428,6 +444,8 @@ APPLIERS: Final[dict[int, Callable[[MutableState, history_pb.HistoryEvent, int],
     et.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW: _closed(wf_enums.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW),
     et.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED: _cancel_requested,
     et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED: _signaled,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_PAUSED: _paused,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_UNPAUSED: _unpaused,
     et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED: _options_updated,
     et.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES: _upserted_search_attributes,
     et.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED: _modified_properties,

@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
+from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.history.core import workflow_task
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ def check_token(run: Run, token: TaskToken) -> None:
 def respond_completed(run: Run, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest) -> Outcome:
     """Carry out a worker's answer."""
     check_token(run, token)
+    if run.state.paused and request.force_create_new_workflow_task:
+        raise failed_precondition("Workflow is paused and force create new workflow task is not allowed.")
     task = run.state.workflow_task
     attempt, original_ns = task.attempt, task.original_scheduled_ns
     heartbeat = request.force_create_new_workflow_task and not request.commands and not request.messages

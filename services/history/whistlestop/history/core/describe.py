@@ -108,6 +108,10 @@ def _fill_extended(info: workflow_pb.WorkflowExecutionExtendedInfo, state: Mutab
     set_timestamp(info.run_expiration_time, state.run_expiration_ns or NEVER_NS)
     set_timestamp(info.original_start_time, state.original_start_ns or state.start_ns)
     info.cancel_requested = state.cancel_requested
+    if state.paused:
+        info.pause_info.identity = state.pause.identity
+        info.pause_info.reason = state.pause.reason
+        set_timestamp(info.pause_info.paused_time, state.pause.paused_ns)
     info.reset_run_id = state.reset_run_id
     if state.original_run_id and state.original_run_id != state.run_id:
         set_timestamp(info.last_reset_time, state.start_ns)

@@ -101,6 +101,8 @@ def admit(run: Run, request: update_pb.Request, first_execution_run_id: str = ""
         if existing is not None:
             return Ticket(update_id, existing.instance)
         raise not_found("workflow execution already completed")
+    if state.paused:
+        raise failed_precondition("Workflow is paused. Cannot update the workflow.")
     if state.workflow_task.attempt >= FAILING_TASK_ATTEMPTS:
         raise workflow_not_ready("Unable to perform workflow execution update due to Workflow Task in failed state.")
     if state.workflow_close_attempted and run.has_started_workflow_task:

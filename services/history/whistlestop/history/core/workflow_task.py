@@ -64,7 +64,9 @@ def _start_to_close_ns(run: Run, attempt: int) -> int:
 def schedule(
     run: Run, *, dispatch: bool = True, speculative: bool = False, original_scheduled_ns: int | None = None
 ) -> None:
-    """Make a task pending. `dispatch` False: the caller starts it itself at once."""
+    """Make a task pending, unless the workflow is paused. `dispatch` False: the caller starts it itself at once."""
+    if run.state.paused:
+        return
     task = run.state.workflow_task
     attempt = max(task.attempt, 1)
     write_event = attempt == 1 and not speculative

@@ -1,0 +1,39 @@
+"""PauseWorkflowExecution and UnpauseWorkflowExecution."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.history.api import METHODS
+from whistlestop.history.core import pause
+
+if TYPE_CHECKING:
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.service import History
+
+
+async def pause_workflow_execution(
+    service: History, request: service_pb.PauseWorkflowExecutionRequest, context: CallContext
+) -> Reply:
+    """No work is handed out for now."""
+    await service.engine.transact(
+        context.namespace_id, request.workflow_id, request.run_id, lambda run: pause.pause(run, request)
+    )
+    return service_pb.PauseWorkflowExecutionResponse()
+
+
+async def unpause_workflow_execution(
+    service: History, request: service_pb.UnpauseWorkflowExecutionRequest, context: CallContext
+) -> Reply:
+    """And now it is again."""
+    await service.engine.transact(
+        context.namespace_id, request.workflow_id, request.run_id, lambda run: pause.unpause(run, request)
+    )
+    return service_pb.UnpauseWorkflowExecutionResponse()
+
+
+METHODS["PauseWorkflowExecution"] = pause_workflow_execution
+METHODS["UnpauseWorkflowExecution"] = unpause_workflow_execution

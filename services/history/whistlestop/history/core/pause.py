@@ -1,0 +1,67 @@
+"""PauseWorkflowExecution and UnpauseWorkflowExecution.
+
+Rules of this file, which are Temporal's: while a workflow is paused, no workflow task is scheduled and no activity is
+offered to workers. What workers have already they may finish. A task that waits for a worker fails at once, so that
+history shows that it came to nothing; the first thing after a pause is a task of its own. Both events are buffered
+while a workflow task is under way, so that they stay in order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+
+from whistlestop.common.errors import failed_precondition, not_found
+from whistlestop.history.core import activity, activity_operations, workflow_task
+
+if TYPE_CHECKING:
+    from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+    from whistlestop.history.core.run import Run
+
+
+def pause(run: Run, request: service_pb.PauseWorkflowExecutionRequest) -> None:
+    """Stop handing out work. The same request twice is one."""
+    if not run.is_open:
+        raise not_found("workflow execution already completed")
+    if run.state.paused:
+        if request.request_id and request.request_id == run.state.pause.request_id:
+            return
+        raise failed_precondition("workflow is already paused.")
+    event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_PAUSED)
+    event.worker_may_ignore = True
+    a = event.workflow_execution_paused_event_attributes
+    a.identity, a.reason, a.request_id = request.identity, request.reason, request.request_id
+    run.append(event)
+    for each in run.state.activities.values():
+        if not each.started_ns:
+            run.drop_task(each.row)
+            each.stamp += 1
+    if run.has_pending_workflow_task and not run.has_started_workflow_task:
+        run.drop_task(run.state.workflow_task.row)
+        cause = fc.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_PAUSE_REQUESTED_BEFORE_TASK_STARTED
+        workflow_task.fail(run, cause, None, "history-service")
+        run.state.workflow_task.attempt = 1
+    activity_operations.note_pauses(run)
+    run.visibility_changed = True
+
+
+def unpause(run: Run, request: service_pb.UnpauseWorkflowExecutionRequest) -> None:
+    """Go on: offer what waits, and let the workflow see what has happened."""
+    if not run.is_open:
+        raise not_found("workflow execution already completed")
+    if not run.state.paused:
+        raise failed_precondition("workflow is not paused.")
+    event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_UNPAUSED)
+    event.worker_may_ignore = True
+    a = event.workflow_execution_unpaused_event_attributes
+    a.identity, a.reason, a.request_id = request.identity, request.reason, request.request_id
+    run.append(event)
+    for each in run.state.activities.values():
+        if not each.started_ns and not each.paused and not each.retry_due_ns:
+            activity.dispatch(run, each)
+    workflow_task.schedule_if_none(run)
+    activity_operations.note_pauses(run)
+    run.visibility_changed = True

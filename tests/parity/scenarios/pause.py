@@ -1,0 +1,118 @@
+"""Pausing a whole workflow: what is handed out meanwhile (nothing), and what history and descriptions say of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from tests.parity.commands import activity, complete_workflow, timer
+from tests.parity.puppet import Refused
+from tests.parity.scenarios import scenario
+
+if TYPE_CHECKING:
+    from tests.parity.puppet import Puppet
+
+
+async def _pause(p: Puppet, **fields: Any) -> None:
+    await p.call(
+        "PauseWorkflowExecution",
+        **{"workflow_id": p.workflow_id, "identity": "client", "reason": "why", "request_id": "r", **fields},
+    )
+
+
+async def _unpause(p: Puppet) -> None:
+    await p.call(
+        "UnpauseWorkflowExecution", workflow_id=p.workflow_id, identity="client", reason="on", request_id="u"
+    )
+
+
+async def _nothing(p: Puppet, rpc: str) -> None:
+    try:
+        task = await p.call(rpc, record=False, deadline=2.0, **p.poll_fields())
+        p.note(rpc, bool(task.task_token))
+    except Refused:
+        p.note(rpc, False)
+
+
+@scenario
+async def before_a_task_is_taken(p: Puppet) -> None:
+    await p.start()
+    await _pause(p)
+    await p.describe()
+    await p.history()
+    await p.signal("s")
+    await _nothing(p, "PollWorkflowTaskQueue")
+    await _unpause(p)
+    await p.step(complete_workflow("r"))
+    await p.history()
+    await p.describe()
+
+
+@scenario
+async def while_a_task_is_under_way(p: Puppet) -> None:
+    await p.start()
+    task = await p.workflow_task()
+    await _pause(p)
+    await p.history()
+    await p.complete(task, timer("t", 0.1))
+    await p.history()
+    await p.has_event("timer_fired")
+    await _nothing(p, "PollWorkflowTaskQueue")
+    await _unpause(p)
+    await p.step(complete_workflow())
+    await p.history()
+
+
+@scenario
+async def while_an_activity_waits(p: Puppet) -> None:
+    await p.start()
+    await p.step(activity("a", p.task_queue))
+    await _pause(p)
+    await _nothing(p, "PollActivityTaskQueue")
+    await p.describe()
+    await _unpause(p)
+    await p.run_activity()
+    await p.step(complete_workflow())
+    await p.history()
+
+
+@scenario
+async def while_an_activity_runs(p: Puppet) -> None:
+    await p.start()
+    await p.step(activity("a", p.task_queue))
+    task = await p.activity_task()
+    await _pause(p)
+    await p.complete_activity(task)
+    await _nothing(p, "PollWorkflowTaskQueue")
+    await _unpause(p)
+    await p.step(complete_workflow())
+    await p.history()
+
+
+@scenario
+async def paused_ones_are_found(p: Puppet) -> None:
+    await p.start()
+    await _pause(p)
+    await p.listed(f"WorkflowId = '{p.workflow_id}' AND ExecutionStatus = 'Paused'", count=1)
+    await p.listed(f"TemporalPauseInfo = 'Workflow:{p.workflow_id}'", count=1)
+    await p.terminate()
+    await p.history()
+
+
+@scenario
+async def refusals(p: Puppet) -> None:
+    for rpc in ("PauseWorkflowExecution", "UnpauseWorkflowExecution"):
+        await p.refused(rpc, workflow_id=p.id("nobody"))
+        await p.refused(rpc, workflow_id=p.workflow_id, reason="x" * 1001)
+        await p.refused(rpc, workflow_id=p.workflow_id, identity="x" * 1001)
+        await p.refused(rpc, workflow_id=p.workflow_id, request_id="x" * 1001)
+    await p.start()
+    await p.refused("UnpauseWorkflowExecution", workflow_id=p.workflow_id)
+    await _pause(p)
+    await _pause(p)
+    await p.refused("PauseWorkflowExecution", workflow_id=p.workflow_id, request_id="another")
+    await p.refused("UpdateWorkflowExecution", **p.update_fields("u", "u1"))
+    await asyncio.sleep(0)
+    await p.terminate()
+    await p.refused("PauseWorkflowExecution", workflow_id=p.workflow_id)
+    await p.refused("UnpauseWorkflowExecution", workflow_id=p.workflow_id)
