@@ -183,6 +183,7 @@ async def describe_activity_execution(
             with_heartbeat_details=request.include_heartbeat_details, with_last_failure=request.include_last_failure,
         ),
         long_poll_token=f"{state.run_id}/{entry.version}".encode(),
+        callbacks=shown.callbacks(state),
     )  # fmt: skip
     started = first.workflow_execution_started_event_attributes
     if request.include_input and started.HasField("input"):

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 from temporalio.api.activity.v1 import message_pb2 as activity_pb
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import activity_pb2 as enums
+from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.history.core import activity_execution as core
 from whistlestop.history.core.activity_execution import TERMINAL, A
+from whistlestop.history.core.state_pb2 import CallbackInfo
 from whistlestop.history.core.times import set_duration, set_timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.state_pb2 import ActivityExecution, MutableState
@@ -64,7 +68,7 @@ def info(
         sdk_version=activity.sdk_version,
         state_transition_count=state.state_transition_count,
         state_size_bytes=state.ByteSize(),
-        links=[*first.links, *activity.links],
+        links=first.links,
     )
     for field in (*_TIMEOUTS, "retry_policy", "priority", "start_delay"):
         if activity.options.HasField(field):  # type: ignore[arg-type]
@@ -112,6 +116,24 @@ def _add_times(shown: activity_pb.ActivityExecutionInfo, state: MutableState, no
         set_timestamp(shown.next_attempt_schedule_time, activity.dispatch_ns)
         if activity.retry_interval_ns:
             set_duration(shown.current_retry_interval, activity.retry_interval_ns)
+
+
+def callbacks(state: MutableState) -> Iterator[activity_pb.CallbackInfo]:
+    """Those that are called when it has ended, and how that went."""
+    for callback, info in zip(state.completion_callbacks, state.callback_infos, strict=False):
+        told = activity_pb.CallbackInfo()
+        told.trigger.activity_closed.SetInParent()
+        told.info.callback.CopyFrom(callback)
+        set_timestamp(told.info.registration_time, info.registered_ns)
+        told.info.state = common_enums.CallbackState.Value(f"CALLBACK_STATE_{CallbackInfo.State.Name(info.state)}")
+        told.info.attempt = info.attempt
+        if info.last_complete_ns:
+            set_timestamp(told.info.last_attempt_complete_time, info.last_complete_ns)
+        if info.HasField("last_failure"):
+            told.info.last_attempt_failure.CopyFrom(info.last_failure)
+        if info.next_attempt_ns:
+            set_timestamp(told.info.next_attempt_schedule_time, info.next_attempt_ns)
+        yield told
 
 
 def outcome(activity: ActivityExecution) -> activity_pb.ActivityExecutionOutcome | None:

@@ -41,9 +41,20 @@ def on_close(run: Run, closing: history_pb.HistoryEvent) -> None:
         if info.update_id:
             _call(run, index, TransferData(outcome=update_pb.Outcome(failure=CLOSED_BEFORE_COMPLETED)))
         elif not goes_on:
-            data = TransferData()
-            data.close_event.CopyFrom(closing)
-            _call(run, index, data)
+            _call(run, index, _end_of(run.state, closing))
+
+
+def _end_of(state: MutableState, closing: history_pb.HistoryEvent) -> TransferData:
+    """How it ended: a workflow by its last event, a standalone activity by its outcome."""
+    data = TransferData()
+    activity = state.activity_execution
+    if not state.HasField("activity_execution"):
+        data.close_event.CopyFrom(closing)
+    elif closing.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
+        data.outcome.success.CopyFrom(activity.result)
+    else:
+        data.outcome.failure.CopyFrom(activity.failure if activity.HasField("failure") else activity.last_failure)
+    return data
 
 
 def on_update_completed(run: Run, update_id: str, outcome: update_pb.Outcome) -> None:
@@ -167,6 +178,11 @@ def failure_of(data: TransferData) -> failure_pb.Failure | None:
 def link_of(state: MutableState, index: int) -> common_pb.Link:
     """To where the callback was registered: the run's start, or the request that attached it."""
     link = common_pb.Link()
+    if state.HasField("activity_execution"):
+        activity = link.activity
+        activity.namespace, activity.run_id = state.namespace, state.run_id
+        activity.activity_id = state.activity_execution.activity_id
+        return link
     event = link.workflow_event
     event.namespace, event.workflow_id, event.run_id = state.namespace, state.workflow_id, state.run_id
     info = info_of(state, index)

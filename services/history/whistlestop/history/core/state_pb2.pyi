@@ -1139,6 +1139,7 @@ class MutableState(_message.Message):
     PAUSE_FIELD_NUMBER: _builtins.int
     SCHEDULED_BY_FIELD_NUMBER: _builtins.int
     ACTIVITY_EXECUTION_FIELD_NUMBER: _builtins.int
+    NEXUS_EXECUTION_FIELD_NUMBER: _builtins.int
     namespace_id: _builtins.str
     namespace: _builtins.str
     workflow_id: _builtins.str
@@ -1296,6 +1297,10 @@ class MutableState(_message.Message):
     def activity_execution(self) -> Global___ActivityExecution:
         """(volatile) this is no workflow but a standalone activity"""
 
+    @_builtins.property
+    def nexus_execution(self) -> Global___NexusExecution:
+        """(volatile) this is no workflow but a standalone Nexus operation"""
+
     def __init__(
         self,
         *,
@@ -1383,10 +1388,11 @@ class MutableState(_message.Message):
         pause: Global___WorkflowPause | None = ...,
         scheduled_by: _builtins.str = ...,
         activity_execution: Global___ActivityExecution | None = ...,
+        nexus_execution: Global___NexusExecution | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["activity_execution", b"activity_execution", "last_completion_result", b"last_completion_result", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "parent", b"parent", "pause", b"pause", "priority", b"priority", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "workflow_task", b"workflow_task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activity_execution", b"activity_execution", "last_completion_result", b"last_completion_result", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "nexus_execution", b"nexus_execution", "parent", b"parent", "pause", b"pause", "priority", b"priority", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "workflow_task", b"workflow_task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activities", b"activities", "activity_execution", b"activity_execution", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_operations", b"nexus_operations", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "pause", b"pause", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "schedule", b"schedule", "scheduled_by", b"scheduled_by", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "timers", b"timers", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activities", b"activities", "activity_execution", b"activity_execution", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_execution", b"nexus_execution", "nexus_operations", b"nexus_operations", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "pause", b"pause", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "schedule", b"schedule", "scheduled_by", b"scheduled_by", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "timers", b"timers", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1469,8 +1475,6 @@ class ActivityExecution(_message.Message):
     RESET_KEEPS_PAUSED_FIELD_NUMBER: _builtins.int
     RESET_OPTIONS_FIELD_NUMBER: _builtins.int
     RESET_HEARTBEAT_FIELD_NUMBER: _builtins.int
-    LINKS_FIELD_NUMBER: _builtins.int
-    LINK_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     activity_id: _builtins.str
     status: Global___ActivityExecution.Status.ValueType
     attempt: _builtins.int
@@ -1526,10 +1530,6 @@ class ActivityExecution(_message.Message):
     def failure(self) -> _message_pb2_1.Failure:
         """how it ended, where that is not the last attempt's failure"""
 
-    @_builtins.property
-    def links(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Link]: ...
-    @_builtins.property
-    def link_request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1571,16 +1571,69 @@ class ActivityExecution(_message.Message):
         reset_keeps_paused: _builtins.bool = ...,
         reset_options: _builtins.bool = ...,
         reset_heartbeat: _builtins.bool = ...,
-        links: _abc.Iterable[_message_pb2.Link] | None = ...,
-        link_request_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "heartbeat_details", b"heartbeat_details", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "options", b"options", "original_options", b"original_options", "result", b"result", "row", b"row"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "attempt", b"attempt", "cancel_identity", b"cancel_identity", "cancel_reason", b"cancel_reason", "cancel_request_id", b"cancel_request_id", "dispatch_ns", b"dispatch_ns", "failure", b"failure", "first_started_ns", b"first_started_ns", "heartbeat_count", b"heartbeat_count", "heartbeat_details", b"heartbeat_details", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_worker_identity", b"last_worker_identity", "link_request_ids", b"link_request_ids", "links", b"links", "options", b"options", "original_options", b"original_options", "pause_request_id", b"pause_request_id", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "reset_keeps_paused", b"reset_keeps_paused", "reset_options", b"reset_options", "reset_request_id", b"reset_request_id", "result", b"result", "retry_interval_is_workers", b"retry_interval_is_workers", "retry_interval_ns", b"retry_interval_ns", "retry_state", b"retry_state", "row", b"row", "sdk_name", b"sdk_name", "sdk_version", b"sdk_version", "stamp", b"stamp", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "status", b"status", "terminate_request_id", b"terminate_request_id", "to_dispatch", b"to_dispatch", "unpause_request_id", b"unpause_request_id", "update_request_id", b"update_request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "attempt", b"attempt", "cancel_identity", b"cancel_identity", "cancel_reason", b"cancel_reason", "cancel_request_id", b"cancel_request_id", "dispatch_ns", b"dispatch_ns", "failure", b"failure", "first_started_ns", b"first_started_ns", "heartbeat_count", b"heartbeat_count", "heartbeat_details", b"heartbeat_details", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_worker_identity", b"last_worker_identity", "options", b"options", "original_options", b"original_options", "pause_request_id", b"pause_request_id", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "reset_keeps_paused", b"reset_keeps_paused", "reset_options", b"reset_options", "reset_request_id", b"reset_request_id", "result", b"result", "retry_interval_is_workers", b"retry_interval_is_workers", "retry_interval_ns", b"retry_interval_ns", "retry_state", b"retry_state", "row", b"row", "sdk_name", b"sdk_name", "sdk_version", b"sdk_version", "stamp", b"stamp", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "status", b"status", "terminate_request_id", b"terminate_request_id", "to_dispatch", b"to_dispatch", "unpause_request_id", b"unpause_request_id", "update_request_id", b"update_request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ActivityExecution: _TypeAlias = ActivityExecution  # noqa: Y015
+
+@_typing.final
+class NexusExecution(_message.Message):
+    """A standalone Nexus operation: what `nexus_operations` and history don't say of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULED_EVENT_ID_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    CANCEL_REASON_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_NS_FIELD_NUMBER: _builtins.int
+    TERMINATE_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TERMINATED_FIELD_NUMBER: _builtins.int
+    ENDED_BY_ATTEMPT_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    scheduled_event_id: _builtins.int
+    cancel_reason: _builtins.str
+    cancel_request_id: _builtins.str
+    cancel_requested_ns: _builtins.int
+    terminate_request_id: _builtins.str
+    terminated: _builtins.bool
+    ended_by_attempt: _builtins.bool
+    """the answer to a start (or its lack of time) was the end"""
+    @_builtins.property
+    def result(self) -> _message_pb2.Payload: ...
+    @_builtins.property
+    def failure(self) -> _message_pb2_1.Failure: ...
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Link]: ...
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+        scheduled_event_id: _builtins.int = ...,
+        result: _message_pb2.Payload | None = ...,
+        failure: _message_pb2_1.Failure | None = ...,
+        cancel_reason: _builtins.str = ...,
+        cancel_request_id: _builtins.str = ...,
+        cancel_requested_ns: _builtins.int = ...,
+        terminate_request_id: _builtins.str = ...,
+        terminated: _builtins.bool = ...,
+        ended_by_attempt: _builtins.bool = ...,
+        links: _abc.Iterable[_message_pb2.Link] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cancel_request_id", b"cancel_request_id", "cancel_requested_ns", b"cancel_requested_ns", "ended_by_attempt", b"ended_by_attempt", "failure", b"failure", "links", b"links", "operation_id", b"operation_id", "result", b"result", "scheduled_event_id", b"scheduled_event_id", "terminate_request_id", b"terminate_request_id", "terminated", b"terminated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NexusExecution: _TypeAlias = NexusExecution  # noqa: Y015
 
 @_typing.final
 class TransferData(_message.Message):
