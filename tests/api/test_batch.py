@@ -14,8 +14,10 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.simulation.backend import NAMESPACE, Backend
 from tests.simulation.faults import Weather
+from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.frontend.batch import worker
+from whistlestop.frontend.registry import WORKFLOW_SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -130,6 +132,28 @@ async def test_a_stopped_job_does_no_more(yard: Yard) -> None:
     left = await yard.call("CountWorkflowExecutions", query=f"{ALL} AND ExecutionStatus = 'Running'")
     assert left.count == 70
     assert await yard.backend.store.read_queue(worker.OPEN_JOBS, 0, 10) == []
+
+
+async def test_in_a_function_a_job_goes_on_in_turns(yard: Yard) -> None:
+    """A turn ends after some seconds and leaves the rest, exactly, to the next one."""
+    await yard.workflows(400)
+    frontend = yard.backend.processes[0].frontend
+    request = rr.StartBatchOperationRequest(
+        namespace=NAMESPACE, job_id="job", reason="why", visibility_query=ALL, termination_operation={}
+    )
+    start = frontend.call(f"{WORKFLOW_SERVICE}/StartBatchOperation", request, CallContext(can_hold=False))
+    starting = asyncio.ensure_future(start)
+    await yard.later(8)
+    await starting
+    state, total, done, failed = await yard.counts()
+    assert (state, total, failed) == (RUNNING, 400, 0)
+    assert 0 < done < 400
+    for _ in range(3):
+        turn = asyncio.ensure_future(worker.work_on_batches(frontend))
+        await yard.later(8)
+        await turn
+    assert await yard.counts() == (COMPLETED, 400, 400, 0)
+    assert await worker.work_on_batches(frontend) == 0
 
 
 async def test_what_cannot_be_done_is_counted(yard: Yard) -> None:

@@ -59,7 +59,9 @@ _REAL_SETTINGS = (
     "frontend.namespaceRPS.visibility=10000",
     "frontend.namespaceBurstRatio.visibility=2",
     "frontend.WorkflowPauseEnabled=true",
+    "frontend.enableBatchOperationsForStandaloneActivities=true",
     "activity.enableStandalone=true",
+    "activity.enableCallbacks=true",
     "history.enableStandaloneActivityOperatorCommands=true",
 )
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from tests.parity.commands import activity, complete_workflow
-from tests.parity.puppet import Refused, cases, payloads
+from tests.parity.puppet import Refused, cases, payloads, seconds
 from tests.parity.scenarios import scenario
 
 if TYPE_CHECKING:
@@ -123,6 +123,28 @@ async def a_job_id_is_used_once(p: Puppet) -> None:
         "StartBatchOperation", job_id=p.id("job"), reason="why", executions=[p.execution()], termination_operation={}
     )
     await p.refused("StopBatchOperation", job_id=p.id("job"), reason="too late")
+
+
+@scenario
+async def ends_standalone_activities(p: Puppet) -> None:
+    for name in ("a", "b"):
+        await p.call(
+            "StartActivityExecution", record=False, activity_id=p.id(name), activity_type={"name": "Act"},
+            task_queue={"name": p.task_queue}, start_to_close_timeout=seconds(30), request_id=p.id(name),
+        )  # fmt: skip
+    query = f"TaskQueue = '{p.task_queue}'"
+    for _ in range(100):
+        if (await p.call("CountActivityExecutions", record=False, query=query)).count == len("ab"):
+            break
+        await asyncio.sleep(0.05)
+    await _batch(
+        p, "one", target_executions=[{"type": "EXECUTION_TYPE_ACTIVITY", "business_id": p.id("a")}],
+        cancel_activities_operation={"identity": "client", "reason": "why"},
+    )  # fmt: skip
+    await _batch(p, "all", visibility_query=query, terminate_activities_operation={"reason": "why"})
+    for name in ("a", "b"):
+        described = await p.call("DescribeActivityExecution", record=False, activity_id=p.id(name))
+        p.note(name, described.info.status)
 
 
 @scenario

@@ -55,6 +55,7 @@ _MOST_JOBS = 100
 _TURNS = 20
 _NEVER_STARTED_NS = 60 * SECOND_NS
 _TURN_S = 5.0
+_WAKE_S = 20.0
 # Operations on what is closed already would do nothing, except these.
 _ON_CLOSED_TOO = frozenset({"deletion_operation", "reset_operation", "delete_activities_operation"})
 
@@ -105,9 +106,12 @@ def resume_batches(frontend: Frontend) -> None:
 
 
 async def work_on_batches(frontend: Frontend) -> int:
-    """In a function that was woken: a turn of each open job. Returns how many there are."""
+    """In a function that was woken: a turn of each open job, oldest first, while there is time. Returns their number."""
     jobs = await _noted(frontend)
+    ends_ns = frontend.clock.now_ns() + round(_WAKE_S * SECOND_NS)
     for job in jobs:
+        if frontend.clock.now_ns() >= ends_ns:
+            break
         await _turn(frontend, job)
     return len(jobs)
 
