@@ -106,7 +106,7 @@ def resume_batches(frontend: Frontend) -> None:
 
 
 async def work_on_batches(frontend: Frontend) -> int:
-    """In a function that was woken: a turn of each open job, oldest first, while there is time. Returns their number."""
+    """In a function that was woken: a turn of each open job, oldest first, while there is time. Returns how many."""
     jobs = await _noted(frontend)
     ends_ns = frontend.clock.now_ns() + round(_WAKE_S * SECOND_NS)
     for job in jobs:
@@ -133,17 +133,17 @@ async def _sweep(frontend: Frontend) -> None:
 
 async def _drive(frontend: Frontend, job: Job) -> None:
     """Poll for the job's tasks until it is closed."""
-    worker = await _worker(frontend, job, can_hold=True)
-    while worker is not None:
+    while True:
         try:
-            if not await worker.is_open(job):
-                break
+            worker = await _worker(frontend, job, can_hold=True)
+            if worker is None or not await worker.is_open(job):
+                await frontend.store.delete_message(job.message)
+                return
             if not await worker.work_on_workflow_task():
                 await worker.work_on_activity_task()
         except (ServiceError, StorageError) as error:
             log.warning("batch job %s goes on in a second: %r", job.job_id, error)
             await frontend.clock.sleep(1)
-    await frontend.store.delete_message(job.message)
 
 
 async def _turn(frontend: Frontend, job: Job) -> None:
