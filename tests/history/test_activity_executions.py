@@ -234,3 +234,19 @@ async def test_a_callback_is_owed_when_it_has_ended(shop: Shop) -> None:
     await shop.call("TerminateActivityExecution", activity_id="a", request_id="t", reason="enough")
     [task] = await shop.store.due_transfers(0, SLOTS, shop.clock.now_ns() + SECOND_NS, 10)
     assert task.kind == "nexus_callback"
+
+
+async def test_a_start_that_finds_it_running_attaches_its_links_and_callbacks(shop: Shop) -> None:
+    link = {"workflow_event": {"namespace": "default", "workflow_id": "w", "run_id": "r"}}
+    begun = await shop.begin()
+    again: dict[str, Any] = {
+        "request_id": "again", "id_conflict_policy": enums.ACTIVITY_ID_CONFLICT_POLICY_USE_EXISTING, "links": [link],
+        "completion_callbacks": [{"nexus": {"url": "http://localhost/done"}}],
+        "on_conflict_options": {"attach_request_id": True, "attach_links": True, "attach_completion_callbacks": True},
+    }  # fmt: skip
+    for _ in range(2):
+        used = await shop.begin(**again)
+        assert (used.run_id, used.started) == (begun.run_id, False)
+    described = await shop.describe()
+    assert [each.workflow_event.workflow_id for each in described.info.links] == ["w"]
+    assert len(described.callbacks) == 1

@@ -447,3 +447,20 @@ async def options_are_updated(p: Puppet) -> None:
         {"restore_original": True, "update_mask": {"paths": ["priority"]}},
     ):
         await p.refused("UpdateActivityExecutionOptions", request_id="3", **me, **given)
+
+
+@scenario
+async def links_and_callbacks(p: Puppet) -> None:
+    link = {"workflow_event": {"namespace": "default", "workflow_id": p.id("w"), "run_id": p.id("r")}}
+    other = {"workflow_event": {"namespace": "default", "workflow_id": p.id("v"), "run_id": p.id("r")}}
+    await _start(p, links=[link])
+    await _start(
+        p, request_id="2", links=[other], id_conflict_policy="ACTIVITY_ID_CONFLICT_POLICY_USE_EXISTING",
+        on_conflict_options={"attach_request_id": True, "attach_links": True},
+    )  # fmt: skip
+    described = await _describe(p, record=False)
+    p.note("links", sorted(each.workflow_event.workflow_id for each in described.info.links))
+    await p.activity_task()
+    callback = {"nexus": {"url": "temporal://system", "header": {"Temporal-Callback-Token": "x"}}}
+    await _start(p, "b", completion_callbacks=[callback])
+    await _describe(p, "b")

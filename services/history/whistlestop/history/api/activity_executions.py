@@ -76,6 +76,12 @@ async def start_activity_execution(
         reply, run = await start(Start(service, _start_request(request), context, prepare))
     except ServiceError as error:
         raise _already_started(error) from None
+    if run is None and request.on_conflict_options.attach_links:
+
+        def attach(run: Run) -> None:
+            core.attach_links(run, request.links)
+
+        await transact(service, context.namespace_id, request.activity_id, reply.run_id, attach)
     answer = service_pb.StartActivityExecutionResponse(run_id=reply.run_id, started=run is not None)
     link = answer.link.activity
     link.namespace, link.activity_id, link.run_id = context.namespace, request.activity_id, reply.run_id
@@ -96,9 +102,14 @@ def _start_request(request: service_pb.StartActivityExecutionRequest) -> service
     begin.workflow_type.name = request.activity_type.name
     begin.task_queue.CopyFrom(request.task_queue)
     begin.workflow_start_delay.CopyFrom(request.start_delay)
-    for field in ("input", "header", "user_metadata", "priority", "search_attributes", "on_conflict_options"):
+    for field in ("input", "header", "user_metadata", "priority", "search_attributes"):
         if request.HasField(field):
             getattr(begin, field).CopyFrom(getattr(request, field))
+    if request.HasField("on_conflict_options"):
+        wanted = request.on_conflict_options
+        begin.on_conflict_options.attach_request_id = wanted.attach_request_id
+        begin.on_conflict_options.attach_completion_callbacks = wanted.attach_completion_callbacks
+        begin.on_conflict_options.attach_links = wanted.attach_links
     division = begin.search_attributes.indexed_fields["TemporalNamespaceDivision"]
     division.metadata["encoding"] = b"json/plain"
     division.metadata["type"] = b"Keyword"

@@ -29,6 +29,8 @@ from whistlestop.history.core.state_pb2 import ActivityExecution
 from whistlestop.history.core.times import duration_ns, set_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from temporalio.api.activity.v1 import message_pb2 as activity_pb
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
 
@@ -212,6 +214,15 @@ def start(
         activity.last_deployment_version.build_id = deployment.build_id
     changed(run)
     return activity
+
+
+def attach_links(run: Run, links: Iterable[common_pb.Link]) -> None:
+    """Those of a start that found it running; a link that is there already is not doubled."""
+    activity = of(run)
+    for link in links:
+        if link not in activity.links:
+            activity.links.append(link)
+            run.changed = True
 
 
 # ---- answers of workers ----------------------------------------------------------------------------------------------

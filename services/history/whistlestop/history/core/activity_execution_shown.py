@@ -68,7 +68,7 @@ def info(
         sdk_version=activity.sdk_version,
         state_transition_count=state.state_transition_count,
         state_size_bytes=state.ByteSize(),
-        links=first.links,
+        links=[*first.links, *activity.links],
     )
     for field in (*_TIMEOUTS, "retry_policy", "priority", "start_delay"):
         if activity.options.HasField(field):  # type: ignore[arg-type]
