@@ -7,8 +7,6 @@ import json
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
-from temporalio.api.common.v1 import message_pb2 as common_pb
-
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
 from whistlestop.history import histories, nexus_http
 from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
@@ -72,11 +70,9 @@ def _fill_start(
     state = run.state
     attributes = scheduled.nexus_operation_scheduled_event_attributes
     content, body = nexus_http.content_of(attributes.input if attributes.HasField("input") else None)
-    event = common_pb.Link.WorkflowEvent(namespace=state.namespace, workflow_id=state.workflow_id, run_id=state.run_id)
-    event.event_ref.event_id, event.event_ref.event_type = scheduled.event_id, scheduled.event_type
     headers |= content | {
         "Nexus-Request-Id": operation.request_id,
-        "Nexus-Link": nexus_links.header_value(nexus_links.to_nexus(event)),
+        "Nexus-Link": nexus_links.header_value(nexus_links.caller(state, scheduled)),
         "Temporal-Nexus-Failure-Support": "true",
     }
     timeout_ns = nexus_operations.operation_timeout(operation, run.now_ns)

@@ -10,6 +10,7 @@ from whistlestop.frontend.api import (
     schedules,
     search_attributes,
     standalone_activities,
+    standalone_nexus,
     start_workflow,
     task_queue,
     update_workflow,
@@ -27,6 +28,7 @@ HANDLERS: dict[str, Handler] = {
     **schedules.HANDLERS,
     **search_attributes.HANDLERS,
     **standalone_activities.HANDLERS,
+    **standalone_nexus.HANDLERS,
     **visibility.HANDLERS,
 }
 """RPCs that the frontend serves itself."""
@@ -38,6 +40,7 @@ VALIDATORS: dict[str, Validator] = {
     **batch.VALIDATORS,
     **schedules.VALIDATORS,
     **standalone_activities.VALIDATORS,
+    **standalone_nexus.VALIDATORS,
     **start_workflow.VALIDATORS,
     **task_queue.VALIDATORS,
     **update_workflow.VALIDATORS,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument, not_found
@@ -113,12 +112,7 @@ def _fill_start(
     start.callback_header[CALLBACK_HEADER] = token_of(token)
     attributes = scheduled.nexus_operation_scheduled_event_attributes
     start.payload.CopyFrom(attributes.input)
-    event = common_pb.Link.WorkflowEvent(
-        namespace=state.namespace, workflow_id=state.workflow_id, run_id=state.run_id
-    )
-    event.event_ref.event_id = scheduled.event_id
-    event.event_ref.event_type = scheduled.event_type
-    link = nexus_links.to_nexus(event)
+    link = nexus_links.caller(state, scheduled)
     start.links.append(link)
     request.header["nexus-request-id"] = operation.request_id
     request.header["nexus-link"] = nexus_links.header_value(link)

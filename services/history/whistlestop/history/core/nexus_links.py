@@ -10,11 +10,19 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
+from whistlestop.history.core import nexus_execution
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.history.core.state_pb2 import MutableState
+
 WORKFLOW_EVENT = common_pb.Link.WorkflowEvent.DESCRIPTOR.full_name
+OPERATION = common_pb.Link.NexusOperation.DESCRIPTOR.full_name
 _PATH = re.compile(r"/namespaces/([^/]+)/workflows/([^/]+)/([^/]+)/history")
+_OPERATION_PATH = re.compile(r"/namespaces/([^/]+)/nexus-operations/([^/]+)/([^/]+)/details")
 _EVENT_REFERENCE = "EventReference"
 _REQUEST_ID_REFERENCE = "RequestIdReference"
 
@@ -38,13 +46,30 @@ def to_nexus(event: common_pb.Link.WorkflowEvent) -> nexus_pb.Link:
     return nexus_pb.Link(url=f"{url}?{urlencode(query)}" if query else url, type=WORKFLOW_EVENT)
 
 
+def caller(state: MutableState, scheduled: history_pb.HistoryEvent) -> nexus_pb.Link:
+    """Who calls the operation: the event that scheduled it, or the operation itself when no workflow did."""
+    if nexus_execution.is_one(state):
+        return _to_operation(nexus_execution.self_link(state).nexus_operation)
+    event = common_pb.Link.WorkflowEvent(namespace=state.namespace, workflow_id=state.workflow_id, run_id=state.run_id)
+    event.event_ref.event_id, event.event_ref.event_type = scheduled.event_id, scheduled.event_type
+    return to_nexus(event)
+
+
+def _to_operation(operation: common_pb.Link.NexusOperation) -> nexus_pb.Link:
+    namespace, operation_id, run_id = (
+        quote(part, safe="$&+=:@") for part in (operation.namespace, operation.operation_id, operation.run_id)
+    )
+    url = f"temporal:///namespaces/{namespace}/nexus-operations/{operation_id}/{run_id}/details"
+    return nexus_pb.Link(url=url, type=OPERATION)
+
+
 def header_value(link: nexus_pb.Link) -> str:
     """As the header `nexus-link` shows it."""
     return f'<{link.url}>; type="{link.type}"'
 
 
 def from_nexus(links: Iterable[nexus_pb.Link]) -> list[common_pb.Link]:
-    """Those that lead to an event of a workflow."""
+    """Those that lead to an event of a workflow, or to a standalone operation."""
     found = []
     for link in links:
         parsed = _parsed(link)
@@ -54,6 +79,8 @@ def from_nexus(links: Iterable[nexus_pb.Link]) -> list[common_pb.Link]:
 
 
 def _parsed(link: nexus_pb.Link) -> common_pb.Link | None:
+    if link.type == OPERATION:
+        return _parsed_operation(link)
     if link.type != WORKFLOW_EVENT:
         return None
     try:
@@ -75,6 +102,20 @@ def _parsed(link: nexus_pb.Link) -> common_pb.Link | None:
             return None
     except (ValueError, KeyError):
         return None
+    return result
+
+
+def _parsed_operation(link: nexus_pb.Link) -> common_pb.Link | None:
+    try:
+        parts = urlsplit(link.url)
+    except ValueError:
+        return None
+    match = _OPERATION_PATH.fullmatch(parts.path)
+    if parts.scheme != "temporal" or match is None:
+        return None
+    result = common_pb.Link()
+    operation = result.nexus_operation
+    operation.namespace, operation.operation_id, operation.run_id = (unquote(part) for part in match.groups())
     return result
 
 

@@ -24,7 +24,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.common.errors import not_found
 from whistlestop.common.proto.nexus_pb2 import NexusTaskData
-from whistlestop.history.core import nexus_failures, workflow_task
+from whistlestop.history.core import nexus_execution, nexus_failures, workflow_task
 from whistlestop.history.core.nexus_deadlines import next_deadline
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, set_timestamp
@@ -124,7 +124,7 @@ def end_if_out_of_time(run: Run, operation: NexusOperation, *, cancel: bool) -> 
         message = "not enough time to execute another request before operation timeout"
         fail_cancel(run, operation, call_error(message, retryable=False))
     else:
-        time_out(run, operation, timeout_type)
+        time_out(run, operation, timeout_type, by_attempt=True)
     return True
 
 
@@ -243,7 +243,13 @@ def start(
 ) -> None:
     """It runs; its end will be told by callback."""
     _write_started(run, operation, token, links, 0)
-    workflow_task.schedule_if_none(run)
+    _wake(run)
+
+
+def _wake(run: Run) -> None:
+    """Have the workflow see what happened, if a workflow called the operation."""
+    if not nexus_execution.is_one(run.state):
+        workflow_task.schedule_if_none(run)
 
 
 def _write_started(
@@ -257,6 +263,8 @@ def _write_started(
     a.operation_token = a.operation_id = token
     a.request_id = operation.request_id
     event.links.extend(links)
+    if nexus_execution.is_one(run.state):
+        nexus_execution.note_links(run, event.links)
     run.append(event)
     if operation.cancel_requested_ns:
         want_cancel(run, operation)
@@ -267,6 +275,9 @@ def complete(
     run: Run, operation: NexusOperation, result: common_pb.Payload | None, links: Iterable[common_pb.Link] = ()
 ) -> None:
     """It has a result."""
+    if nexus_execution.is_one(run.state):
+        nexus_execution.complete(run, NOTHING if result is None else result, links)
+        return
     event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_COMPLETED)
     a = event.nexus_operation_completed_event_attributes
     a.scheduled_event_id = operation.scheduled_event_id
@@ -278,6 +289,9 @@ def complete(
 
 def fail(run: Run, operation: NexusOperation, cause: failure_pb.Failure) -> None:
     """It ended with a failure, which may say that it was canceled."""
+    if nexus_execution.is_one(run.state):
+        nexus_execution.fail(run, operation, cause)
+        return
     if cause.HasField("canceled_failure_info"):
         event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_CANCELED)
         canceled = event.nexus_operation_canceled_event_attributes
@@ -293,10 +307,15 @@ def fail(run: Run, operation: NexusOperation, cause: failure_pb.Failure) -> None
     _end(run, operation, event)
 
 
-def time_out(run: Run, operation: NexusOperation, timeout_type: wf_enums.TimeoutType.ValueType) -> None:
-    """Its time is over."""
+def time_out(
+    run: Run, operation: NexusOperation, timeout_type: wf_enums.TimeoutType.ValueType, *, by_attempt: bool = False
+) -> None:
+    """Its time is over. `by_attempt`: too little of it is left for another request."""
     cause = failure_pb.Failure(message="operation timed out")
     cause.timeout_failure_info.timeout_type = timeout_type
+    if nexus_execution.is_one(run.state):
+        nexus_execution.time_out(run, operation, cause, by_attempt=by_attempt)
+        return
     event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT)
     a = event.nexus_operation_timed_out_event_attributes
     a.scheduled_event_id = operation.scheduled_event_id
@@ -327,6 +346,9 @@ def _end(run: Run, operation: NexusOperation, event: history_pb.HistoryEvent) ->
 def cancel_delivered(run: Run, operation: NexusOperation) -> None:
     """The handler knows of the request to cancel."""
     operation.cancel.over = True
+    run.changed = True
+    if nexus_execution.is_one(run.state):
+        return
     event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED)
     event.worker_may_ignore = True
     a = event.nexus_operation_cancel_request_completed_event_attributes
@@ -340,6 +362,9 @@ def fail_cancel(run: Run, operation: NexusOperation, failure: failure_pb.Failure
     """The request to cancel is refused for good."""
     operation.cancel.over = operation.cancel.failed = True
     operation.cancel.last_failure.CopyFrom(failure)
+    run.changed = True
+    if nexus_execution.is_one(run.state):
+        return
     event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_FAILED)
     event.worker_may_ignore = True
     a = event.nexus_operation_cancel_request_failed_event_attributes

@@ -181,6 +181,8 @@ def _fire_nexus_operations(run: Run) -> None:
             nexus_operations.time_out(run, operation, due[0][1])
         else:
             _fire_nexus_attempts(run, operation)
+        if not run.is_open:
+            return
 
 
 def _fire_nexus_attempts(run: Run, operation: NexusOperation) -> None:

@@ -1,0 +1,292 @@
+"""Standalone Nexus operations: checks of what the history service serves; lists and counts over visibility.
+
+One stands in visibility as a run in the namespace division of Nexus operations. A list filter calls its id
+`OperationId`; `Endpoint`, `Service`, `Operation` and `RequestId` are what they say.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.enums.v1 import nexus_pb2 as enums
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import invalid_argument
+from whistlestop.frontend.api import checks
+from whistlestop.storage.visibility import AttributeType, InvalidQuery, group_payloads, parse, row_payloads
+from whistlestop.storage.visibility.query import And, Between, Compare, Expression, In, Not, Or, StartsWith
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from whistlestop.common.context import CallContext
+    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.service import Frontend
+    from whistlestop.storage.namespaces import Namespace
+    from whistlestop.storage.records import VisibilityRow
+    from whistlestop.storage.visibility import Query
+
+ID_PREFIX = "temporal-sys-nexus-operation:"
+_DIVISION = "TemporalNamespaceDivision"
+_BASE = f"{_DIVISION} = '131748067'"
+_SERVICE = "TemporalNexusService"
+_COLUMNS = {
+    "OperationId": "WorkflowId", "Operation": "WorkflowType", "Endpoint": "TaskQueue", "Service": _SERVICE,
+    "RequestId": "TemporalNexusRequestId",
+}  # fmt: skip
+_ALIASES: Mapping[str, AttributeType] = dict.fromkeys(_COLUMNS, AttributeType.Keyword)
+_MOST_GROUPS = 1000
+_MOST_REASON = 1000
+_MOST_NAME = 1000
+_MOST_HEADERS = 8 * 1024
+_SUMMARY_BYTES = 400
+_DETAILS_BYTES = 20_000
+_DISALLOWED_HEADERS = frozenset({
+    "request-timeout", "xdc-redirection-api", "xdc-redirection-source-cell", "xdc-redirection", "caller-name",
+    "caller-type", "call-initiation", "temporal-principal-type", "temporal-principal-name",
+})  # fmt: skip
+_TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout")
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------------
+
+
+def check_start(
+    request: service_pb.StartNexusOperationExecutionRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """An id and what to call; spans fit into each other, header names become lower case."""
+    assert namespace is not None
+    _check_request_id(request, rules)
+    _check_id(request, rules)
+    _check_length("identity", request.identity, rules.config.max_id_length)
+    if not request.endpoint:
+        raise invalid_argument("endpoint is required")
+    for field in ("service", "operation"):
+        name = getattr(request, field)
+        if not name:
+            raise invalid_argument(f"{field} is required")
+        _check_length(field, name, _MOST_NAME)
+    _check_timeouts(request)
+    if request.input.ByteSize() > rules.config.blob_size_limit_error:
+        raise invalid_argument(
+            f"input exceeds size limit. Length={request.input.ByteSize()} Limit={rules.config.blob_size_limit_error}"
+        )
+    for field, limit in (("summary", _SUMMARY_BYTES), ("details", _DETAILS_BYTES)):
+        size = getattr(request.user_metadata, field).ByteSize()
+        if size > limit:
+            raise invalid_argument(f"user_metadata.{field} exceeds size limit. Length={size} Limit={limit}")
+    _check_headers(request)
+    checks.check_search_attributes(request.search_attributes, namespace, rules)
+    request.id_reuse_policy = request.id_reuse_policy or enums.NEXUS_OPERATION_ID_REUSE_POLICY_ALLOW_DUPLICATE
+    request.id_conflict_policy = request.id_conflict_policy or enums.NEXUS_OPERATION_ID_CONFLICT_POLICY_FAIL
+
+
+def _check_timeouts(request: service_pb.StartNexusOperationExecutionRequest) -> None:
+    for field in _TIMEOUTS:
+        problem = checks.duration_problem(getattr(request, field))
+        if problem:
+            raise invalid_argument(f"{field} is invalid: {problem}")
+    whole = request.schedule_to_close_timeout
+    if (whole.seconds, whole.nanos) > (0, 0):
+        for inner in (request.schedule_to_start_timeout, request.start_to_close_timeout):
+            if (inner.seconds, inner.nanos) > (whole.seconds, whole.nanos):
+                inner.CopyFrom(whole)
+
+
+def _check_headers(request: service_pb.StartNexusOperationExecutionRequest) -> None:
+    size = 0
+    lowered = {}
+    for name, value in request.nexus_header.items():
+        lower = name.lower()
+        if lower in _DISALLOWED_HEADERS:
+            raise invalid_argument(f"nexus_header contains a disallowed key: {json.dumps(name)}")
+        size += checks.length(lower) + checks.length(value)
+        lowered[lower] = value
+    if size > _MOST_HEADERS:
+        raise invalid_argument("nexus_header exceeds size limit")
+    request.nexus_header.clear()
+    request.nexus_header.update(lowered)
+
+
+def _check_length(what: str, text: str, most: int) -> None:
+    if checks.length(text) > most:
+        raise invalid_argument(f"{what} exceeds length limit. Length={checks.length(text)} Limit={most}")
+
+
+def _check_id(request: Any, rules: Rules) -> None:
+    if not request.operation_id:
+        raise invalid_argument("operation_id is required")
+    _check_length("operation_id", request.operation_id, rules.config.max_id_length)
+
+
+def _check_run_id(request: Any) -> None:
+    if not checks.is_run_id(request.run_id):
+        raise invalid_argument("run_id is not a valid UUID")
+
+
+def _check_request_id(request: Any, rules: Rules) -> None:
+    if not request.request_id:
+        request.request_id = rules.ids.uuid()
+    _check_length("request_id", request.request_id, rules.config.max_id_length)
+
+
+def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """Which operation is meant."""
+    _check_id(request, rules)
+    if isinstance(request, service_pb.DescribeNexusOperationExecutionRequest) and (
+        request.long_poll_token and not request.run_id
+    ):
+        raise invalid_argument("run_id is required when long_poll_token is provided")
+    _check_run_id(request)
+
+
+def check_poll(
+    request: service_pb.PollNexusOperationExecutionRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """Which operation is meant, and what is waited for."""
+    request.wait_stage = request.wait_stage or enums.NEXUS_OPERATION_WAIT_STAGE_CLOSED
+    if request.wait_stage not in enums.NexusOperationWaitStage.values():
+        raise invalid_argument(f"unsupported wait_stage: {request.wait_stage}")
+    check_reference(request, namespace, rules)
+
+
+def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """Which operation is meant, who asks, and why."""
+    _check_request_id(request, rules)
+    _check_id(request, rules)
+    _check_run_id(request)
+    _check_length("identity", request.identity, rules.config.max_id_length)
+    _check_length("reason", request.reason, _MOST_REASON)
+
+
+# ---- lists ----------------------------------------------------------------------------------------------------------
+
+
+async def list_nexus_operation_executions(
+    frontend: Frontend, request: service_pb.ListNexusOperationExecutionsRequest, context: CallContext
+) -> service_pb.ListNexusOperationExecutionsResponse:
+    """A page of operations, newest first."""
+    query, custom = await _parsed(frontend, context, request.query)
+    most = frontend.config.visibility_max_page_size
+    limit = request.page_size if 0 < request.page_size <= most else most
+    try:
+        rows, token = await frontend.store.list_visibility(context.namespace_id, query, limit, request.next_page_token)
+    except InvalidQuery as error:
+        raise invalid_argument(error.message) from None
+    return service_pb.ListNexusOperationExecutionsResponse(
+        operations=[_entry(row, custom) for row in rows], next_page_token=token
+    )
+
+
+async def count_nexus_operation_executions(
+    frontend: Frontend, request: service_pb.CountNexusOperationExecutionsRequest, context: CallContext
+) -> service_pb.CountNexusOperationExecutionsResponse:
+    """One number, and one per group when the filter groups."""
+    query, _ = await _parsed(frontend, context, request.query)
+    if not query.group_by:
+        count = await frontend.store.count_visibility(context.namespace_id, query)
+        return service_pb.CountNexusOperationExecutionsResponse(count=count)
+    response = service_pb.CountNexusOperationExecutionsResponse()
+    for values, count in await frontend.store.count_visibility_groups(context.namespace_id, query, _MOST_GROUPS):
+        response.count += count
+        response.groups.add(count=count, group_values=group_payloads(query, values))
+    return response
+
+
+async def _parsed(frontend: Frontend, context: CallContext, text: str) -> tuple[Query, Mapping[str, AttributeType]]:
+    """The filter within the division of operations. An attribute that is not known may be new: look again, once."""
+    for look in (frontend.namespaces.by_id, frontend.namespaces.refresh):
+        namespace = await look(context.namespace_id)
+        custom: Mapping[str, AttributeType] = {} if namespace is None else namespace.custom_search_attributes
+        base = parse(_BASE, custom)
+        assert base.where is not None
+        try:
+            wanted = parse(text, {**custom, **_ALIASES})
+        except InvalidQuery as error:
+            problem = error
+            continue
+        where = _without_implied(wanted.where)
+        if where is None:
+            return replace(wanted, where=base.where), custom
+        return replace(wanted, where=And((base.where, _by_column(where)))), custom
+    raise invalid_argument(problem.message)
+
+
+def _without_implied(where: Expression | None) -> Expression | None:
+    """Without the condition that `parse` adds to a filter that names no division."""
+    if isinstance(where, And) and _is_implied(where.items[0]):
+        return where.items[1]
+    return None if where is None or _is_implied(where) else where
+
+
+def _is_implied(expression: Expression) -> bool:
+    attribute = getattr(expression, "attribute", None)
+    return attribute is not None and attribute.name == attribute.alias == _DIVISION
+
+
+def _by_column(expression: Expression) -> Expression:
+    """Most of what a filter names stands in the columns of workflows."""
+    match expression:
+        case And(items=items):
+            return And(tuple(_by_column(item) for item in items))
+        case Or(items=items):
+            return Or(tuple(_by_column(item) for item in items))
+        case Not(item=item):
+            return Not(_by_column(item))
+    name = expression.attribute.name
+    if name not in _COLUMNS:
+        return expression
+    moved = replace(expression, attribute=replace(expression.attribute, name=_COLUMNS[name]))
+    prefix = ID_PREFIX if name == "OperationId" else ""
+    match moved:
+        case Compare(value=value):
+            return replace(moved, value=f"{prefix}{value}")
+        case In(values=values):
+            return replace(moved, values=tuple(f"{prefix}{value}" for value in values))
+        case Between(low=low, high=high):
+            return replace(moved, low=f"{prefix}{low}", high=f"{prefix}{high}")
+        case StartsWith(prefix=beginning):
+            return replace(moved, prefix=prefix + beginning)
+    return moved
+
+
+def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> nexus_pb.NexusOperationExecutionListInfo:
+    timed_out = row.status == wf_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT
+    service = json.loads(row.search_attributes or "{}").get(_SERVICE, "")
+    entry = nexus_pb.NexusOperationExecutionListInfo(
+        operation_id=row.key.workflow_id.removeprefix(ID_PREFIX),
+        run_id=row.key.run_id,
+        endpoint=row.task_queue,
+        service=service,
+        operation=row.workflow_type,
+        status=enums.NEXUS_OPERATION_EXECUTION_STATUS_TIMED_OUT if timed_out else row.status,  # type: ignore[arg-type]
+        state_transition_count=row.state_transition_count,
+    )
+    entry.schedule_time.FromMicroseconds(row.start_time_us)
+    if row.close_time_us is not None:
+        entry.close_time.FromMicroseconds(row.close_time_us)
+        entry.execution_duration.FromMicroseconds(row.close_time_us - row.start_time_us)
+    entry.search_attributes.SetInParent()
+    for name, payload in row_payloads(row.search_attributes, custom).items():
+        if name != _DIVISION:
+            entry.search_attributes.indexed_fields[name].CopyFrom(payload)
+    return entry
+
+
+HANDLERS: dict[str, Handler] = {
+    "ListNexusOperationExecutions": list_nexus_operation_executions,
+    "CountNexusOperationExecutions": count_nexus_operation_executions,
+}
+
+VALIDATORS: dict[str, Validator] = {
+    "StartNexusOperationExecution": check_start,
+    "DescribeNexusOperationExecution": check_reference,
+    "PollNexusOperationExecution": check_poll,
+    "DeleteNexusOperationExecution": check_reference,
+    "RequestCancelNexusOperationExecution": check_change,
+    "TerminateNexusOperationExecution": check_change,
+}

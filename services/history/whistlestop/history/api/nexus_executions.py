@@ -1,0 +1,321 @@
+"""Standalone Nexus operations: StartNexusOperationExecution and all that is asked of one from outside.
+
+Lists and counts are the frontend's, over visibility; what handlers answer comes through `nexus_tasks`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from temporalio.api.enums.v1 import nexus_pb2 as enums
+from temporalio.api.errordetails.v1 import message_pb2 as details_pb
+from temporalio.api.history.v1 import message_pb2 as history_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
+from whistlestop.common.notify import execution_topic
+from whistlestop.history import histories
+from whistlestop.history.api import METHODS
+from whistlestop.history.api.start import Start, start
+from whistlestop.history.api.updates import deadline
+from whistlestop.history.core import nexus_execution as core
+from whistlestop.history.core import nexus_execution_shown as shown
+from whistlestop.history.core import nexus_operations
+from whistlestop.history.core.nexus_deadlines import next_deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.history.engine import Entry
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import ExecutionKey
+
+T = TypeVar("T")
+_TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout")
+
+
+def _workflow_id(operation_id: str) -> str:
+    return core.ID_PREFIX + operation_id
+
+
+def _gone(operation_id: str) -> ServiceError:
+    return not_found(core.GONE.format(operation_id))
+
+
+# ---- start -----------------------------------------------------------------------------------------------------------
+
+
+async def start_nexus_operation_execution(
+    service: History, request: service_pb.StartNexusOperationExecutionRequest, context: CallContext
+) -> Reply:
+    """Schedule it, or answer as the id policies say when its id is taken."""
+    endpoint = await service.store.get_nexus_endpoint(name=request.endpoint)
+    if endpoint is None:
+        raise not_found(f"could not find Nexus endpoint by name: {request.endpoint}")
+    attributes = _scheduled_attributes(request, endpoint.endpoint_id, service.ids.uuid())
+
+    def prepare(run: Run) -> None:
+        operation = core.begin(run, request.operation_id, attributes)
+        nexus_operations.want_start(run, operation)
+        run.arm(next_deadline(operation))
+
+    begin = _start_request(request, attributes.request_id)
+    try:
+        reply, run = await start(Start(service, begin, context, prepare))
+    except ServiceError as error:
+        raise _already_started(error) from None
+    return service_pb.StartNexusOperationExecutionResponse(run_id=reply.run_id, started=run is not None)
+
+
+def _scheduled_attributes(
+    request: service_pb.StartNexusOperationExecutionRequest, endpoint_id: str, request_id: str
+) -> history_pb.NexusOperationScheduledEventAttributes:
+    attributes = history_pb.NexusOperationScheduledEventAttributes(
+        endpoint=request.endpoint,
+        endpoint_id=endpoint_id,
+        service=request.service,
+        operation=request.operation,
+        nexus_header=request.nexus_header,
+        request_id=request_id,
+    )
+    for field in ("input", *_TIMEOUTS):
+        if request.HasField(field):  # type: ignore[arg-type]
+            getattr(attributes, field).CopyFrom(getattr(request, field))
+    return attributes
+
+
+def _start_request(
+    request: service_pb.StartNexusOperationExecutionRequest, nexus_request_id: str
+) -> service_pb.StartWorkflowExecutionRequest:
+    """The operation's own run. The numbers of the id policies are those of workflows; its columns in visibility too."""
+    begin = service_pb.StartWorkflowExecutionRequest(
+        workflow_id=_workflow_id(request.operation_id),
+        identity=request.identity,
+        request_id=request.request_id,
+        workflow_id_reuse_policy=int(request.id_reuse_policy),  # type: ignore[arg-type]
+        workflow_id_conflict_policy=int(request.id_conflict_policy),  # type: ignore[arg-type]
+    )
+    begin.workflow_type.name = request.operation
+    begin.task_queue.name = request.endpoint
+    for field in ("user_metadata", "search_attributes"):
+        if request.HasField(field):
+            getattr(begin, field).CopyFrom(getattr(request, field))
+    for name, value in (
+        ("TemporalNamespaceDivision", core.DIVISION),
+        (core.SERVICE_ATTRIBUTE, request.service),
+        (core.REQUEST_ATTRIBUTE, nexus_request_id),
+    ):
+        payload = begin.search_attributes.indexed_fields[name]
+        payload.metadata["encoding"] = b"json/plain"
+        payload.metadata["type"] = b"Keyword"
+        payload.data = json.dumps(value).encode()
+    return begin
+
+
+def _already_started(error: ServiceError) -> ServiceError:
+    if error.code is not Code.ALREADY_EXISTS:
+        return error
+    detail: Any = error.details[0]
+    return ServiceError(
+        Code.ALREADY_EXISTS,
+        f"nexus operation execution already started: request_id={detail.start_request_id}, run_id={detail.run_id}",
+        details_pb.NexusOperationExecutionAlreadyStartedFailure(
+            start_request_id=detail.start_request_id, run_id=detail.run_id
+        ),
+    )
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+async def _key(service: History, request: Any, context: CallContext) -> ExecutionKey:
+    engine = service.engine
+    try:
+        return await engine.resolve(
+            context.namespace_id, _workflow_id(request.operation_id), request.run_id, fresh=not engine.exclusive
+        )
+    except ServiceError as error:
+        raise _told(error, request.operation_id) from None
+
+
+def _told(error: ServiceError, operation_id: str) -> ServiceError:
+    """The engine speaks of workflows."""
+    return _gone(operation_id) if error.code is Code.NOT_FOUND else error
+
+
+async def _read(service: History, key: ExecutionKey, operation_id: str) -> Entry:
+    try:
+        entry = await service.engine.read(key)
+    except ServiceError as error:
+        raise _told(error, operation_id) from None
+    if not core.is_one(entry.state):
+        raise _gone(operation_id)
+    return entry
+
+
+async def _wait(
+    service: History, request: Any, context: CallContext, key: ExecutionKey, wanted: Callable[[Entry], bool]
+) -> Entry | None:
+    """The operation as soon as it is as `wanted`; None when the time is over."""
+    deadline_ns = deadline(service, context)
+    with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
+        while True:
+            entry = await _read(service, key, request.operation_id)
+            if wanted(entry):
+                return entry
+            if service.closing or not await audience.wait(deadline_ns):
+                return None
+
+
+async def describe_nexus_operation_execution(
+    service: History, request: service_pb.DescribeNexusOperationExecutionRequest, context: CallContext
+) -> Reply:
+    """All about it; with the token of an earlier answer, as soon as there is something new."""
+    key = await _key(service, request, context)
+    entry: Entry | None
+    if request.long_poll_token:
+        seen = _version_of(request.long_poll_token, key.run_id)
+        entry = await _wait(service, request, context, key, lambda entry: entry.version != seen)
+        if entry is None:
+            return service_pb.DescribeNexusOperationExecutionResponse()
+    else:
+        entry = await _read(service, key, request.operation_id)
+    state = entry.state
+    operation = core.operation_of(state)
+    started = await histories.read_event(service.engine, entry, 1, 1)
+    scheduled = await histories.read_event(
+        service.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
+    )
+    reply = service_pb.DescribeNexusOperationExecutionResponse(
+        run_id=state.run_id,
+        info=shown.info(state, started, scheduled, service.clock.now_ns()),
+        long_poll_token=f"{state.run_id}/{entry.version}".encode(),
+    )
+    attributes = scheduled.nexus_operation_scheduled_event_attributes
+    if request.include_input and attributes.HasField("input"):
+        reply.input.CopyFrom(attributes.input)
+    if request.include_outcome:
+        _fill_outcome(reply, state)
+    return reply
+
+
+def _version_of(token: bytes, run_id: str) -> int:
+    owner, _, version = token.decode(errors="replace").rpartition("/")
+    if not version.isdigit():
+        raise invalid_argument("invalid long poll token")
+    if owner != run_id:
+        raise invalid_argument("long poll token does not match execution")
+    return int(version)
+
+
+def _fill_outcome(
+    reply: service_pb.DescribeNexusOperationExecutionResponse | service_pb.PollNexusOperationExecutionResponse,
+    state: MutableState,
+) -> None:
+    if state.close_ns == 0:
+        return
+    execution = state.nexus_execution
+    if execution.HasField("result"):
+        reply.result.CopyFrom(execution.result)
+    elif execution.HasField("failure"):
+        reply.failure.CopyFrom(execution.failure)
+
+
+async def poll_nexus_operation_execution(
+    service: History, request: service_pb.PollNexusOperationExecutionRequest, context: CallContext
+) -> Reply:
+    """Its token as soon as it has started, or its outcome as soon as there is one; nothing when the time is over."""
+    key = await _key(service, request, context)
+    start_will_do = request.wait_stage == enums.NEXUS_OPERATION_WAIT_STAGE_STARTED
+
+    def is_there(entry: Entry) -> bool:
+        state = entry.state
+        return state.close_ns != 0 or (start_will_do and core.operation_of(state).started_ns != 0)
+
+    entry = await _wait(service, request, context, key, is_there)
+    if entry is None:
+        return service_pb.PollNexusOperationExecutionResponse()
+    state = entry.state
+    closed = state.close_ns != 0
+    reply = service_pb.PollNexusOperationExecutionResponse(
+        run_id=state.run_id,
+        wait_stage=(enums.NEXUS_OPERATION_WAIT_STAGE_CLOSED if closed else enums.NEXUS_OPERATION_WAIT_STAGE_STARTED),
+        operation_token=core.operation_of(state).operation_token,
+    )
+    _fill_outcome(reply, state)
+    return reply
+
+
+# ---- changing --------------------------------------------------------------------------------------------------------
+
+
+async def _transact(service: History, request: Any, context: CallContext, decide: Callable[[Run], T]) -> tuple[Run, T]:
+    """Decide on that operation and commit."""
+    operation_id = request.operation_id
+
+    def on_operation(run: Run) -> T:
+        if not core.is_one(run.state):
+            raise _gone(operation_id)
+        return decide(run)
+
+    try:
+        return await service.engine.transact(
+            context.namespace_id, _workflow_id(operation_id), request.run_id, on_operation
+        )
+    except ServiceError as error:
+        raise _told(error, operation_id) from None
+
+
+async def request_cancel_nexus_operation_execution(
+    service: History, request: service_pb.RequestCancelNexusOperationExecutionRequest, context: CallContext
+) -> Reply:
+    """Ask its handler to cancel it, as soon as it has started."""
+
+    def decide(run: Run) -> None:
+        operation = core.request_cancel(run, reason=request.reason, request_id=request.request_id)
+        if operation is not None:
+            nexus_operations.want_cancel(run, operation)
+
+    await _transact(service, request, context, decide)
+    return service_pb.RequestCancelNexusOperationExecutionResponse()
+
+
+async def terminate_nexus_operation_execution(
+    service: History, request: service_pb.TerminateNexusOperationExecutionRequest, context: CallContext
+) -> Reply:
+    """End it at once."""
+
+    def decide(run: Run) -> None:
+        core.terminate(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
+
+    await _transact(service, request, context, decide)
+    return service_pb.TerminateNexusOperationExecutionResponse()
+
+
+async def delete_nexus_operation_execution(
+    service: History, request: service_pb.DeleteNexusOperationExecutionRequest, context: CallContext
+) -> Reply:
+    """End it if it goes on, and remove all that is stored of it."""
+
+    def decide(run: Run) -> None:
+        if run.is_open:
+            core.terminate(run, reason="Delete nexus operation execution", identity="", request_id="")
+
+    run, _ = await _transact(service, request, context, decide)
+    async with service.engine.lock(run.key):
+        await service.store.delete_execution(run.key)
+        service.engine.forget(run.key)
+    return service_pb.DeleteNexusOperationExecutionResponse()
+
+
+METHODS["StartNexusOperationExecution"] = start_nexus_operation_execution
+METHODS["DescribeNexusOperationExecution"] = describe_nexus_operation_execution
+METHODS["PollNexusOperationExecution"] = poll_nexus_operation_execution
+METHODS["RequestCancelNexusOperationExecution"] = request_cancel_nexus_operation_execution
+METHODS["TerminateNexusOperationExecution"] = terminate_nexus_operation_execution
+METHODS["DeleteNexusOperationExecution"] = delete_nexus_operation_execution
