@@ -40,6 +40,7 @@ async def before_a_task_is_taken(p: Puppet) -> None:
     await _pause(p)
     await p.describe()
     await p.history()
+    await p.history(history_event_filter_type="HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT")
     await p.signal("s")
     await _nothing(p, "PollWorkflowTaskQueue")
     await _unpause(p)

@@ -181,14 +181,18 @@ async def _close_event(
     *,
     first_call: bool,
 ) -> Reply:
-    """The last event of a run that is over; while it is not, nothing but a token to ask with again."""
-    if first_call or request.wait_new_event:
+    """The last event of a run that is over; while it is not, nothing but a token to ask with again.
+
+    Who does not wait gets the last event of a paused one, too, as from Temporal: its command line asks for it.
+    """
+    shows_paused = not request.wait_new_event and (await service.engine.read(key)).state.status == PAUSED
+    if (first_call and not shows_paused) or request.wait_new_event:
         entry = await _wait(service, key, context, 1, only_close=True)
     else:
         entry = await service.engine.read(key)
     reply = service_pb.GetWorkflowExecutionHistoryResponse()
     data = b""
-    if not _is_open(entry):
+    if not _is_open(entry) or shows_paused:
         data = await _last_event(service, entry)
         if FOLLOWS_RUNS not in context.headers.get("supported-features", "").split(","):
             data = _as_continued(data)
