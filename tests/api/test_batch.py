@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from temporalio.api.batch.v1.message_pb2 import BatchOperationTermination
 from temporalio.api.enums.v1 import batch_operation_pb2 as batch_enums
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
@@ -139,7 +140,7 @@ async def test_in_a_function_a_job_goes_on_in_turns(yard: Yard) -> None:
     await yard.workflows(400)
     frontend = yard.backend.processes[0].frontend
     request = rr.StartBatchOperationRequest(
-        namespace=NAMESPACE, job_id="job", reason="why", visibility_query=ALL, termination_operation={}
+        namespace=NAMESPACE, job_id="job", reason="why", visibility_query=ALL, termination_operation=BatchOperationTermination()
     )
     start = frontend.call(f"{WORKFLOW_SERVICE}/StartBatchOperation", request, CallContext(can_hold=False))
     starting = asyncio.ensure_future(start)

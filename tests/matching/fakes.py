@@ -174,6 +174,11 @@ class Bench:
         self.matching = self.another()
         self._ids = CountedIds()
 
+    def hint_from_elsewhere(self, topic: str) -> None:
+        """What another process that wrote says."""
+        assert isinstance(self.notifier, LocalNotifier)
+        self.notifier.publish([topic], elsewhere=True)
+
     def another(self, config: MatchingConfig | None = None, notifier: Notifier | None = None) -> Matching:
         """One more process over the same store."""
         return Matching(

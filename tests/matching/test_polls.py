@@ -286,11 +286,11 @@ async def test_a_hint_of_another_process_wakes_a_waiting_poll() -> None:
     bench = Bench(MatchingConfig(share_pollers=False))
     poll = bench.poll()
     await settle()
-    bench.notifier.publish([task_queue_topic("ns-id", "q", 1)], elsewhere=True)
+    bench.hint_from_elsewhere(task_queue_topic("ns-id", "q", 1))
     await settle()
     await bench.clock.advance(1)
     row = bench.task("elsewhere")
-    bench.notifier.publish([task_queue_topic("ns-id", "q", 1)], elsewhere=True)
+    bench.hint_from_elsewhere(task_queue_topic("ns-id", "q", 1))
     await settle()
     assert got(poll) == "elsewhere"
     assert row.key not in bench.rows.rows
@@ -302,7 +302,7 @@ async def test_hints_in_a_row_cost_few_looks() -> None:
     bench.poll()
     await settle()
     for _ in range(100):
-        bench.notifier.publish([task_queue_topic("ns-id", "q", 1)], elsewhere=True)
+        bench.hint_from_elsewhere(task_queue_topic("ns-id", "q", 1))
         await bench.clock.advance(0.001)
     assert bench.rows.reads <= 5
     await bench.matching.close()

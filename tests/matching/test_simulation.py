@@ -62,7 +62,7 @@ class World:
         if self.random.random() < 0.8:
             self.random.choice(self.processes).offer([task])
         if self.random.random() < 0.8:
-            self.bench.notifier.publish([task_queue_topic("ns-id", "q", 1)], elsewhere=True)
+            self.bench.hint_from_elsewhere(task_queue_topic("ns-id", "q", 1))
 
     def poll(self) -> None:
         self.polls.append(
