@@ -61,6 +61,7 @@ _REAL_SETTINGS = (
     "frontend.WorkflowPauseEnabled=true",
     "frontend.enableBatchOperationsForStandaloneActivities=true",
     "activity.enableStandalone=true",
+    "nexusoperation.enableStandalone=true",
     "activity.enableCallbacks=true",
     "history.enableStandaloneActivityOperatorCommands=true",
 )

@@ -272,8 +272,7 @@ def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> nexus_pb.
         entry.execution_duration.FromMicroseconds(row.close_time_us - row.start_time_us)
     entry.search_attributes.SetInParent()
     for name, payload in row_payloads(row.search_attributes, custom).items():
-        if name != _DIVISION:
-            entry.search_attributes.indexed_fields[name].CopyFrom(payload)
+        entry.search_attributes.indexed_fields[name].CopyFrom(payload)
     return entry
 
 
