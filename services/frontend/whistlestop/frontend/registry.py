@@ -47,7 +47,7 @@ class Feature(StrEnum):
     """Groups of RPCs that come (or stay away) together. The value is the reason that UNIMPLEMENTED gives."""
 
     BATCH = "batch operations are not supported yet"
-    DEPLOYMENTS = "worker deployments are not supported yet"
+    COMPUTE_CONFIG = "starting workers of a deployment version (compute config) is not supported yet"
     OLD_DEPLOYMENTS = "the pre-release deployment API is not supported; use worker deployments"
     BUILD_ID_VERSIONING = "worker versioning by version sets and rules is deprecated and not supported"
     WORKFLOW_PAUSE = "pausing workflows is not supported yet"
@@ -211,19 +211,19 @@ _WORKFLOW_RPCS: tuple[_Line, ...] = (
     ("GetDeploymentReachability", Feature.OLD_DEPLOYMENTS, _READ),
     ("GetCurrentDeployment", Feature.OLD_DEPLOYMENTS, _READ),
     ("SetCurrentDeployment", Feature.OLD_DEPLOYMENTS, _WRITE),
-    ("DescribeWorkerDeployment", Feature.DEPLOYMENTS, _READ),
-    ("DescribeWorkerDeploymentVersion", Feature.DEPLOYMENTS, _READ),
-    ("ListWorkerDeployments", Feature.DEPLOYMENTS, _READ),
-    ("CreateWorkerDeployment", Feature.DEPLOYMENTS, _WRITE),
-    ("CreateWorkerDeploymentVersion", Feature.DEPLOYMENTS, _WRITE),
-    ("DeleteWorkerDeployment", Feature.DEPLOYMENTS, _WRITE),
-    ("DeleteWorkerDeploymentVersion", Feature.DEPLOYMENTS, _WRITE),
-    ("SetWorkerDeploymentCurrentVersion", Feature.DEPLOYMENTS, _WRITE),
-    ("SetWorkerDeploymentRampingVersion", Feature.DEPLOYMENTS, _WRITE),
-    ("SetWorkerDeploymentManager", Feature.DEPLOYMENTS, _WRITE),
-    ("UpdateWorkerDeploymentVersionComputeConfig", Feature.DEPLOYMENTS, _WRITE),
-    ("ValidateWorkerDeploymentVersionComputeConfig", Feature.DEPLOYMENTS, _READ),
-    ("UpdateWorkerDeploymentVersionMetadata", Feature.DEPLOYMENTS, _WRITE),
+    ("DescribeWorkerDeployment", _F, _READ),
+    ("DescribeWorkerDeploymentVersion", _F, _READ),
+    ("ListWorkerDeployments", _F, _READ),
+    ("CreateWorkerDeployment", _F, _WRITE),
+    ("CreateWorkerDeploymentVersion", Feature.COMPUTE_CONFIG, _WRITE),
+    ("DeleteWorkerDeployment", _F, _WRITE),
+    ("DeleteWorkerDeploymentVersion", _F, _WRITE),
+    ("SetWorkerDeploymentCurrentVersion", _F, _WRITE),
+    ("SetWorkerDeploymentRampingVersion", _F, _WRITE),
+    ("SetWorkerDeploymentManager", _F, _WRITE),
+    ("UpdateWorkerDeploymentVersionComputeConfig", Feature.COMPUTE_CONFIG, _WRITE),
+    ("ValidateWorkerDeploymentVersionComputeConfig", Feature.COMPUTE_CONFIG, _READ),
+    ("UpdateWorkerDeploymentVersionMetadata", _F, _WRITE),
 )
 
 _OPERATOR_RPCS: tuple[_Line, ...] = (

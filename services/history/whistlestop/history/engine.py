@@ -19,10 +19,11 @@ from weakref import WeakValueDictionary
 
 from whistlestop.common.errors import Code, ServiceError, not_found, unavailable
 from whistlestop.common.notify import execution_topic, query_topic, task_queue_topic
-from whistlestop.history.core import history_limits
+from whistlestop.history.core import history_limits, versioning
 from whistlestop.history.core.run import Run, StartEventNeeded
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.transition import write_of
+from whistlestop.storage.deployments import Deployments
 from whistlestop.storage.errors import CurrentConflict, StorageError, TooLarge, VersionConflict
 from whistlestop.storage.records import ExecutionKey, TimerTask, Transition
 
@@ -107,6 +108,7 @@ class Engine:
         self.retention_of: Callable[[str], Awaitable[int]] = _keep_for_ever
         self.attribute_types_of: Callable[[str], Awaitable[Mapping[str, AttributeType]]] = _no_custom_attributes
         """Nanoseconds that a namespace (by its id) keeps its closed runs; 0: for ever."""
+        self.deployments = Deployments(store, clock)
         self._cache: OrderedDict[ExecutionKey, Entry] = OrderedDict()
         self._cache_bytes = 0
         self._cache_limit = cache_bytes
@@ -244,6 +246,7 @@ class Engine:
                     continue
                 run = self.run_of(entry)
                 run.retention_ns = await self.retention_of(key.namespace_id)
+                versioning.prepare(run, await self.deployments.cached(key.namespace_id))
                 if not run_id and not run.is_open and not fresh:
                     # By now the workflow id may be held by a newer run.
                     fresh = True
@@ -308,6 +311,8 @@ class Engine:
         runs = [each for each in (*others, run, run.next_run) if each is not None]
         for each in runs:
             await self._keep_until(each)
+            if each.tasks_added:
+                versioning.route_tasks(each, await self.deployments.cached(each.key.namespace_id))
             if each.visibility_changed and each.state.search_attributes:
                 each.search_attribute_types = await self.attribute_types_of(each.key.namespace_id)
         writes = tuple(write_of(each) for each in runs)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.visibility import AttributeType
 
 for _module in (
-    "activity_operations", "activity_tasks", "due", "executions", "histories", "multi_operation",
+    "activity_operations", "activity_tasks", "deployments", "due", "executions", "histories", "multi_operation",
     "nexus_completions", "nexus_executions", "nexus_tasks", "pause", "queries", "reset", "schedules", "signals",
     "start", "updates", "workflow_tasks",
 ):

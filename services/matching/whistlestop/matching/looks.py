@@ -19,6 +19,7 @@ from whistlestop.common.notify import task_queue_topic
 from whistlestop.common.proto import worker_pb2 as worker_pb
 from whistlestop.matching.pollers import note_in_memory
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, check_poll
+from whistlestop.matching.versions import queue_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -182,8 +183,8 @@ class Looks:
 
 def _asked(request: worker_pb.LookForTasksRequest, namespace_id: str) -> Iterator[tuple[QueueKey, PollRequest]]:
     for workflow in request.workflow_polls:
-        yield (namespace_id, workflow.task_queue.name, WORKFLOW), workflow
+        yield queue_of(namespace_id, workflow, WORKFLOW), workflow
     for activity in request.activity_polls:
-        yield (namespace_id, activity.task_queue.name, ACTIVITY), activity
+        yield queue_of(namespace_id, activity, ACTIVITY), activity
     for nexus in request.nexus_polls:
-        yield (namespace_id, nexus.task_queue.name, NEXUS), nexus
+        yield queue_of(namespace_id, nexus, NEXUS), nexus

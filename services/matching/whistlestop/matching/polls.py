@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.matching.queues import Queues
     from whistlestop.matching.settings import Settings
+    from whistlestop.matching.versions import Versions
     from whistlestop.matching.workers import Workers
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
@@ -87,6 +88,7 @@ class Polls:
         settings: Settings,
         workers: Workers,
         due: Due,
+        versions: Versions,
     ) -> None:
         self._store = store
         self._history = history
@@ -101,6 +103,7 @@ class Polls:
         self._settings = settings
         self._workers = workers
         self._due = due
+        self._versions = versions
         self._reread_ns = int(config.reread_s * SECOND_NS)
         self._settings_ns = int(config.queue_config_s * SECOND_NS)
         self.counters = Counters()
@@ -124,8 +127,8 @@ class Polls:
         if self._workers.has_left(poll.worker_instance_key, now_ns):
             self.counters.empty += 1
             return EMPTY
-        key = (context.namespace_id, poll.task_queue.name, task_type)
         try:
+            key = await self._versions.enter(context, poll, task_type, now_ns)
             if context.can_hold:
                 if context.deadline_ns is not None:
                     end_ns = min(end_ns, context.deadline_ns - int(config.poll_margin_s * SECOND_NS))

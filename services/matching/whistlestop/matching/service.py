@@ -26,6 +26,7 @@ from whistlestop.matching.pollers import PollerRows
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, Polls
 from whistlestop.matching.queues import Queues
 from whistlestop.matching.settings import Settings
+from whistlestop.matching.versions import Versions
 from whistlestop.matching.worker_rows import WorkerRows
 from whistlestop.matching.workers import Workers
 from whistlestop.storage.errors import StorageError
@@ -97,6 +98,7 @@ class Matching:
             settings=self._settings,
             workers=self._workers,
             due=due or NothingDue(),
+            versions=Versions(store, history, clock, config, self._queues, self._rows),
         )
         self._looks = Looks(
             store=store, clock=clock, notifier=notifier, config=config, queues=self._queues, rows=self._rows,

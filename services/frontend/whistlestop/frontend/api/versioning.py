@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1.deployment_pb2 import WorkerVersioningMode
 from temporalio.api.enums.v1.workflow_pb2 import VersioningBehavior
 
-from whistlestop.common.errors import ServiceError, failed_precondition, invalid_argument
-from whistlestop.frontend.registry import Feature, supports
+from whistlestop.common.errors import invalid_argument
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentOptions
@@ -55,7 +54,7 @@ def _check_start(field: str, value: str) -> None:
 
 
 def check_override(override: VersioningOverride, task_queue: str) -> None:
-    """The override of a start. A version that no worker of the queue has can't be pinned."""
+    """The form of a start's override; whether its version is there is looked up before the call goes on."""
     kind = override.WhichOneof("override")
     if kind == "auto_upgrade":
         if not override.auto_upgrade:
@@ -65,11 +64,9 @@ def check_override(override: VersioningOverride, task_queue: str) -> None:
             raise invalid_argument("must provide version if override is pinned.")
         if not override.pinned.behavior:
             raise invalid_argument("must specify pinned override behavior if override is pinned.")
-        _check_present(override.pinned.version, task_queue)
     elif kind == "one_time":
         if not override.one_time.HasField("target_deployment_version"):
             raise invalid_argument("must provide target deployment version if override is one-time.")
-        _check_present(override.one_time.target_deployment_version, task_queue)
     else:
         _check_older_override(override, task_queue)
 
@@ -83,13 +80,13 @@ def _check_older_override(override: VersioningOverride, task_queue: str) -> None
             raise invalid_argument(
                 "must provide deployment (deprecated) or pinned version if behavior is 'PINNED'"
             )
-        name, separator, build_id = override.pinned_version.partition(".")
+        _, separator, _ = override.pinned_version.partition(".")
         if not separator:
             raise invalid_argument(
                 f"invalid version string {json.dumps(override.pinned_version)}, "
                 'expected format is "<deployment_name>.<build_id>"'
             )
-        raise _absent(name, build_id, task_queue)
+        return
     if override.behavior == VersioningBehavior.VERSIONING_BEHAVIOR_AUTO_UPGRADE:
         if override.HasField("deployment"):
             raise invalid_argument("only provide deployment if behavior is 'PINNED'")
@@ -99,15 +96,3 @@ def _check_older_override(override: VersioningOverride, task_queue: str) -> None
         raise invalid_argument("override behavior is required")
     else:
         raise invalid_argument(f"override behavior {override.behavior} not recognized")
-
-
-def _check_present(version: Any, task_queue: str) -> None:
-    # Where deployments are served, history asks them; without, no worker has any version.
-    if not supports(Feature.DEPLOYMENTS):
-        raise _absent(version.deployment_name, version.build_id, task_queue)
-
-
-def _absent(deployment_name: str, build_id: str, task_queue: str) -> ServiceError:
-    return failed_precondition(
-        f"Pinned version '{deployment_name}:{build_id}' is not present in task queue '{task_queue}' of type 'Workflow'"
-    )

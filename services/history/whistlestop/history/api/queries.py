@@ -17,13 +17,14 @@ from temporalio.api.query.v1 import message_pb2 as query_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clients import Encoded, decoded
+from whistlestop.common.deployments import versioned_queue
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, not_found
 from whistlestop.common.notify import execution_topic, query_topic
 from whistlestop.common.proto import internal_pb2
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.histories import first_page
-from whistlestop.history.core import update, workflow_task
+from whistlestop.history.core import update, versioning, workflow_task
 from whistlestop.history.core.run import PAUSED, RUNNING
 from whistlestop.history.core.times import SECOND_NS
 from whistlestop.storage.records import MatchingTask, QueryRecord, TaskKey
@@ -179,6 +180,10 @@ async def _dispatch(
     """One query as a task of one queue; None when nobody answered by `until_ns`."""
     key = entry.key
     now_ns = service.clock.now_ns()
+    if task_queue == entry.state.task_queue:
+        deployments = await service.engine.deployments.cached(key.namespace_id)
+        version = versioning.wanted_version(entry.state, deployments, task_queue, workflow_task.TASK_TYPE_WORKFLOW)
+        task_queue = versioned_queue(task_queue, version)
     row = TaskKey(
         key.namespace_id,
         task_queue,

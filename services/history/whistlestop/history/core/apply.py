@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.history.core import nexus_apply, reset_points
+from whistlestop.history.core import nexus_apply, reset_points, versioning
 from whistlestop.history.core.times import duration_ns, timestamp_ns
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
     state.inherited_build_id = a.inherited_build_id
     if a.HasField("versioning_override"):
         state.versioning_info.versioning_override.CopyFrom(a.versioning_override)
+    versioning.note_start(state, a)
     state.status = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
     state.workflow_task.attempt = 1
 
@@ -249,6 +250,7 @@ def _workflow_task_completed(state: MutableState, event: history_pb.HistoryEvent
     state.last_workflow_task_failure = ""
     state.last_workflow_task_failure_cause = 0
     reset_points.note_completion(state, event)
+    versioning.note_completion(state, a)
 
 
 def fail_workflow_task(state: MutableState, *, increment_attempt: bool) -> None:

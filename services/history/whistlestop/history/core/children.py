@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.history.core import command_attributes, cron, sizes, workflow_task
+from whistlestop.history.core import command_attributes, cron, sizes, versioning, workflow_task
 from whistlestop.history.core.completion import HANDLERS, Completion
 from whistlestop.history.core.start import copy_payloads, round_to_millisecond, run_timeout, task_timeout
 from whistlestop.history.core.state_pb2 import TransferData
@@ -106,6 +106,7 @@ def started_attributes(
     a.parent_initiated_event_id = event.event_id
     a.root_workflow_execution.workflow_id = parent.root_workflow_id
     a.root_workflow_execution.run_id = parent.root_run_id
+    _hand_on_version(parent, initiated, a)
     a.cron_schedule = initiated.cron_schedule
     execution_ns = duration_ns(initiated.workflow_execution_timeout)
     run_ns = run_timeout(duration_ns(initiated.workflow_run_timeout), execution_ns)
@@ -121,6 +122,21 @@ def started_attributes(
         backoff_ns = cron.first_backoff(initiated.cron_schedule, now_ns)
     set_duration(a.first_workflow_task_backoff, backoff_ns)
     return a
+
+
+def _hand_on_version(
+    parent: MutableState,
+    initiated: history_pb.StartChildWorkflowExecutionInitiatedEventAttributes,
+    a: history_pb.WorkflowExecutionStartedEventAttributes,
+) -> None:
+    """A child on its parent's own queue begins where its parent is; deployments end at the namespace."""
+    if initiated.namespace_id != parent.namespace_id:
+        return
+    override = parent.versioning_info.versioning_override
+    if override.HasField("pinned"):
+        a.versioning_override.CopyFrom(override)
+    if initiated.task_queue.name == parent.task_queue:
+        versioning.hand_on(parent, a)
 
 
 def merged_priority(base: common_pb.Priority, override: common_pb.Priority) -> common_pb.Priority:

@@ -9,7 +9,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.history.core import callbacks, chain, close, command_attributes
+from whistlestop.history.core import callbacks, chain, close, command_attributes, versioning
 from whistlestop.history.core.completion import HANDLERS, Completion
 from whistlestop.history.core.start import copy_payloads
 from whistlestop.history.core.times import duration_ns, set_duration
@@ -55,6 +55,7 @@ def _closing_event(
     _copy_visible(a, attributes)
     a.initiator = attributes.initiator
     a.inherit_build_id = attributes.inherit_build_id
+    a.initial_versioning_behavior = attributes.initial_versioning_behavior
     a.workflow_task_completed_event_id = completed_event_id
     return event
 
@@ -93,6 +94,7 @@ def _begin(run: Run, attributes: command_pb.ContinueAsNewWorkflowExecutionComman
     a.completion_callbacks.extend(callbacks.handed_on(state))
     if attributes.inherit_build_id:
         a.inherited_build_id = state.assigned_build_id
+    versioning.hand_on(state, a, initial_behavior=attributes.initial_versioning_behavior)
     a.initiator = attributes.initiator or wf_enums.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
     is_retry = a.initiator == wf_enums.CONTINUE_AS_NEW_INITIATOR_RETRY
     a.attempt = state.attempt + 1 if is_retry else 1

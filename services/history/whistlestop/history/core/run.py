@@ -181,6 +181,8 @@ class Run:
         self.current: CurrentWrite | None = None
         self.forked_from: tuple[BranchRange, ...] = ()
         self.visibility_changed = False
+        self.target_version_changed = False
+        """The run is pinned, and its queue is routed to another version by now."""
         self.finished = False
         self.changed = False
         """Something is to be committed even though no event was written."""

@@ -19,6 +19,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
+from whistlestop.history.core import versioning
 from whistlestop.history.core.apply import clear_workflow_task, fail_workflow_task
 from whistlestop.history.core.times import SECOND_NS, set_duration, set_timestamp
 
@@ -216,6 +217,7 @@ def _write_started(
     a.suggest_continue_as_new = bool(reasons)
     a.suggest_continue_as_new_reasons.extend(reasons)  # type: ignore[arg-type]
     a.history_size_bytes = history_size_bytes
+    a.target_worker_deployment_version_changed = run.target_version_changed
     if stamp is not None:
         a.worker_version.CopyFrom(stamp)
     run.append(event)
@@ -278,7 +280,12 @@ def complete(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) 
         a.sdk_metadata.CopyFrom(request.sdk_metadata)
     if request.HasField("metering_metadata"):
         a.metering_metadata.CopyFrom(request.metering_metadata)
-    return run.append(event)
+    versioning.describe_completion(a, request)
+    before = state.versioning_info.SerializeToString()
+    run.append(event)
+    if state.versioning_info.SerializeToString() != before:
+        run.visibility_changed = True
+    return event
 
 
 def fail(

@@ -1,0 +1,120 @@
+"""Worker deployments as every service sees them: where they are stored, and which version a task goes to.
+
+The deployments of a namespace are one row of `task_queues`, changed by compare-and-set: routing needs all of those that
+serve a queue, at once and consistent. Tasks of a version stand in a queue of their own, so that they never meet a
+worker of another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
+from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
+
+from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from whistlestop.common.proto.deployment_pb2 import DeploymentData
+
+ROW_NAME = "/_sys/worker-deployments"
+ROW_TYPE = 0
+"""Of the `task_queues` row: a name and a type that no queue has."""
+
+Version = deployment_pb.WorkerDeploymentVersion
+EMPTY = NamespaceDeployments()
+
+
+def versioned_queue(task_queue: str, version: Version | None) -> str:
+    """The queue on which the tasks of that version wait; the queue itself for unversioned workers."""
+    return f"/_sys/{version_string(version)}/{task_queue}" if version is not None else task_queue
+
+
+def version_string(version: Version) -> str:
+    """As search attributes and messages show it."""
+    return f"{version.deployment_name}:{version.build_id}"
+
+
+def version_of(options: deployment_pb.WorkerDeploymentOptions) -> Version | None:
+    """Of a versioned worker."""
+    if options.worker_versioning_mode != deployment_enums.WORKER_VERSIONING_MODE_VERSIONED:
+        return None
+    return Version(deployment_name=options.deployment_name, build_id=options.build_id)
+
+
+def find_deployment(deployments: NamespaceDeployments, name: str) -> DeploymentData | None:
+    """The deployment of that name."""
+    for data in deployments.deployments:
+        if data.description.worker_deployment_info.name == name:
+            return data
+    return None
+
+
+def find_version(data: DeploymentData, build_id: str) -> deployment_pb.WorkerDeploymentVersionInfo | None:
+    """One version of the deployment."""
+    for each in data.versions:
+        if each.worker_deployment_version_info.deployment_version.build_id == build_id:
+            return each.worker_deployment_version_info
+    return None
+
+
+def serves(info: deployment_pb.WorkerDeploymentVersionInfo, task_queue: str, task_type: int) -> bool:
+    """Whether a worker of the version has ever polled the queue."""
+    return any(queue.name == task_queue and queue.type == task_type for queue in info.task_queue_infos)
+
+
+def has_queue(deployments: NamespaceDeployments, version: Version, task_queue: str, task_type: int) -> bool:
+    """Whether the version exists and serves the queue."""
+    data = find_deployment(deployments, version.deployment_name)
+    info = find_version(data, version.build_id) if data is not None else None
+    return info is not None and serves(info, task_queue, task_type)
+
+
+def _serving(data: DeploymentData, version: Version, task_queue: str, task_type: int) -> bool:
+    info = find_version(data, version.build_id) if version.build_id else None
+    return info is not None and serves(info, task_queue, task_type)
+
+
+def target_version(
+    deployments: NamespaceDeployments, task_queue: str, task_type: int, workflow_id: str, *, use_ramping: bool = False
+) -> Version | None:
+    """Where a task that is pinned to nothing goes: the current or, for its share, the ramping version; None: none.
+
+    Of several deployments that serve the queue, the one whose routing changed last counts, as in Temporal.
+    """
+    current: Version | None = None
+    current_ns = -1
+    ramping: Version | None = None
+    ramping_ns = -1
+    percentage = 0.0
+    for data in deployments.deployments:
+        routing = data.description.worker_deployment_info.routing_config
+        changed_ns = routing.current_version_changed_time.ToNanoseconds()
+        if changed_ns > current_ns and _serving(data, routing.current_deployment_version, task_queue, task_type):
+            current, current_ns = routing.current_deployment_version, changed_ns
+        changed_ns = routing.ramping_version_changed_time.ToNanoseconds()
+        if changed_ns > ramping_ns and _serving(data, routing.ramping_deployment_version, task_queue, task_type):
+            ramping, ramping_ns = routing.ramping_deployment_version, changed_ns
+            percentage = routing.ramping_version_percentage
+    if ramping is not None and (use_ramping or in_ramp(workflow_id, percentage)):
+        return ramping
+    return current
+
+
+def in_ramp(workflow_id: str, percentage: float) -> bool:
+    """The same workflow id is always on the same side of the same percentage."""
+    digest = hashlib.blake2b(workflow_id.encode(), digest_size=4).digest()
+    return 100 * int.from_bytes(digest, "big") / 2**32 < percentage
+
+
+def serving_versions(
+    deployments: NamespaceDeployments, task_queue: str, task_type: int
+) -> Iterable[deployment_pb.WorkerDeploymentVersionInfo]:
+    """All versions whose workers have polled the queue."""
+    for data in deployments.deployments:
+        for each in data.versions:
+            if serves(each.worker_deployment_version_info, task_queue, task_type):
+                yield each.worker_deployment_version_info

@@ -1,0 +1,267 @@
+"""Which worker deployment version a run is on, and where its tasks go.
+
+Rules of this file, which are Temporal's:
+- A pinned run stays on its version, and so do its activities on queues that the version serves.
+- Everything else goes where the routing of the deployment sends it: current or ramping version, else unversioned.
+- An override set from outside comes before what the workflow said of itself.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+
+from whistlestop.common.deployments import (
+    Version,
+    has_queue,
+    target_version,
+    version_of,
+    version_string,
+    versioned_queue,
+)
+from whistlestop.storage.records import MatchingTask, TaskKey
+
+if TYPE_CHECKING:
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+    from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+    from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import MutableState, TaskRow
+
+_PINNED = wf_enums.VERSIONING_BEHAVIOR_PINNED
+_AUTO_UPGRADE = wf_enums.VERSIONING_BEHAVIOR_AUTO_UPGRADE
+_USE_RAMPING = 2
+"""ContinueAsNewVersioningBehavior: the new run begins on the ramping version, whatever the percentage."""
+_UNSPECIFIED = wf_enums.VERSIONING_BEHAVIOR_UNSPECIFIED
+_WORKFLOW = int(queue_enums.TASK_QUEUE_TYPE_WORKFLOW)
+_ACTIVITY = int(queue_enums.TASK_QUEUE_TYPE_ACTIVITY)
+
+
+def pinned_version(state: MutableState) -> Version | None:
+    """The version that the run has to be on, by its override or by what it is."""
+    info = state.versioning_info
+    override = info.versioning_override
+    if override.HasField("pinned"):
+        return override.pinned.version
+    if override.HasField("one_time"):
+        return override.one_time.target_deployment_version
+    if override.behavior == _PINNED and override.pinned_version:
+        name, _, build_id = override.pinned_version.partition(".")
+        return Version(deployment_name=name, build_id=build_id)
+    if override.auto_upgrade or override.behavior == _AUTO_UPGRADE:
+        return None
+    if info.behavior == _PINNED and info.HasField("deployment_version"):
+        return info.deployment_version
+    return None
+
+
+def _routed(state: MutableState, deployments: NamespaceDeployments, task_queue: str, task_type: int) -> Version | None:
+    use_ramping = state.versioning_info.continue_as_new_initial_versioning_behavior == _USE_RAMPING
+    return target_version(deployments, task_queue, task_type, state.workflow_id, use_ramping=use_ramping)
+
+
+def wanted_version(
+    state: MutableState, deployments: NamespaceDeployments, task_queue: str, task_type: int
+) -> Version | None:
+    """Which workers a task of the run on that queue is for; None: unversioned ones."""
+    pinned = pinned_version(state)
+    if pinned is not None and (task_type == _WORKFLOW or has_queue(deployments, pinned, task_queue, task_type)):
+        return pinned
+    return _routed(state, deployments, task_queue, task_type)
+
+
+def is_elsewhere(state: MutableState, deployments: NamespaceDeployments) -> bool:
+    """The run's next workflow task is for another version than the one that worked on it last."""
+    info = state.versioning_info
+    last = info.deployment_version if info.HasField("deployment_version") and info.behavior != _UNSPECIFIED else None
+    return wanted_version(state, deployments, state.task_queue, _WORKFLOW) != last
+
+
+def prepare(run: Run, deployments: NamespaceDeployments) -> None:
+    """Before a decision: a cache on workers of another version is of no use, and a pinned run learns of a new one."""
+    state = run.state
+    if state.sticky_task_queue and is_elsewhere(state, deployments):
+        state.sticky_task_queue = ""
+    pinned = pinned_version(state)
+    run.target_version_changed = (
+        pinned is not None
+        and not state.versioning_info.HasField("versioning_override")
+        and _routed(state, deployments, state.task_queue, _WORKFLOW) not in (None, pinned)
+    )
+
+
+def route_tasks(run: Run, deployments: NamespaceDeployments) -> None:
+    """Before a commit: every new task goes to the queue of the version it is for."""
+    for index, task in enumerate(run.tasks_added):
+        row = _row_of(run, task)
+        if row is None:
+            continue
+        state = run.state
+        queue, task_type = task.key.task_queue, task.key.task_type
+        if task_type == _WORKFLOW:
+            if state.sticky_task_queue == queue and not is_elsewhere(state, deployments):
+                continue
+            queue = state.task_queue
+            if state.workflow_task.sticky:
+                state.workflow_task.sticky = False
+                state.workflow_task.schedule_to_start_due_ns = 0
+        name = versioned_queue(queue, wanted_version(state, deployments, queue, task_type))
+        if name != task.key.task_queue:
+            row.task_queue = name
+            key = TaskKey(task.key.namespace_id, name, task_type, task.key.priority, task.key.task_id)
+            run.tasks_added[index] = MatchingTask(
+                key, task.workflow_id, task.run_id, task.scheduled_event_id, task.stamp, task.created_ns, data=task.data
+            )
+
+
+def _row_of(run: Run, task: MatchingTask) -> TaskRow | None:
+    state = run.state
+    if task.key.task_type == _WORKFLOW:
+        row = state.workflow_task.row
+    elif task.key.task_type != _ACTIVITY:
+        return None
+    elif state.HasField("activity_execution"):
+        row = state.activity_execution.row
+    elif task.scheduled_event_id in state.activities:
+        row = state.activities[task.scheduled_event_id].row
+    else:
+        return None
+    return row if row.task_id == task.key.task_id else None
+
+
+def redispatch(run: Run, task: MatchingTask, deployments: NamespaceDeployments) -> bool:
+    """Routing has changed: put a waiting task on the queue it belongs to now. False: it stands where it should."""
+    row = _row_of(run, task)
+    if not run.is_open or row is None or row.task_queue != task.key.task_queue:
+        return False
+    state = run.state
+    if task.key.task_type == _WORKFLOW:
+        queue = state.task_queue
+    elif state.HasField("activity_execution"):
+        queue = state.activity_execution.options.task_queue.name
+    else:
+        queue = state.activities[task.scheduled_event_id].task_queue
+    if versioned_queue(queue, wanted_version(state, deployments, queue, task.key.task_type)) == row.task_queue:
+        return False
+    run.drop_task(row)
+    stamp = _next_stamp(state, task)
+    run.add_task(row, queue, task.key.task_type, task.key.priority, task.scheduled_event_id, stamp, data=task.data)
+    run.changed = True
+    return True
+
+
+def _next_stamp(state: MutableState, task: MatchingTask) -> int:
+    """So that whoever still has the old row at hand is refused."""
+    if task.key.task_type == _WORKFLOW:
+        state.workflow_task.stamp += 1
+        return state.workflow_task.stamp
+    if state.HasField("activity_execution"):
+        state.activity_execution.stamp += 1
+        return state.activity_execution.stamp
+    state.activities[task.scheduled_event_id].stamp += 1
+    return state.activities[task.scheduled_event_id].stamp
+
+
+# ---- what events say and do -----------------------------------------------------------------------------------------
+
+
+def describe_completion(
+    a: history_pb.WorkflowTaskCompletedEventAttributes, request: service_pb.RespondWorkflowTaskCompletedRequest
+) -> None:
+    """What a versioned worker says of itself and of the workflow."""
+    version = version_of(request.deployment_options)
+    if version is None:
+        return
+    a.versioning_behavior = request.versioning_behavior
+    a.worker_deployment_name = version.deployment_name
+    a.deployment_version.CopyFrom(version)
+    a.worker_deployment_version = f"{version.deployment_name}.{version.build_id}"
+
+
+def note_completion(state: MutableState, a: history_pb.WorkflowTaskCompletedEventAttributes) -> None:
+    """The run is on the version that completed its task, behaving as that version says."""
+    if a.versioning_behavior == _UNSPECIFIED:
+        if state.HasField("versioning_info"):
+            info = state.versioning_info
+            info.behavior = _UNSPECIFIED
+            for name in ("deployment_version", "version", "continue_as_new_initial_versioning_behavior"):
+                info.ClearField(name)
+            if not info.HasField("versioning_override"):
+                state.ClearField("versioning_info")
+                return
+            _index(state)
+        return
+    info = state.versioning_info
+    info.behavior = a.versioning_behavior
+    info.deployment_version.CopyFrom(a.deployment_version)
+    info.version = a.worker_deployment_version
+    info.ClearField("continue_as_new_initial_versioning_behavior")
+    override = info.versioning_override
+    if override.HasField("one_time") and override.one_time.target_deployment_version == a.deployment_version:
+        info.ClearField("versioning_override")
+    _index(state)
+
+
+def note_start(state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
+    """What the run has from its parent or from the run before it."""
+    if a.HasField("inherited_pinned_version"):
+        state.versioning_info.behavior = _PINNED
+        state.versioning_info.deployment_version.CopyFrom(a.inherited_pinned_version)
+    elif a.HasField("inherited_auto_upgrade_info"):
+        inherited = a.inherited_auto_upgrade_info
+        state.versioning_info.behavior = _AUTO_UPGRADE
+        if inherited.HasField("source_deployment_version"):
+            state.versioning_info.deployment_version.CopyFrom(inherited.source_deployment_version)
+        state.versioning_info.continue_as_new_initial_versioning_behavior = (
+            inherited.continue_as_new_initial_versioning_behavior
+        )
+    if state.HasField("versioning_info"):
+        _index(state)
+
+
+def hand_on(
+    state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes, *, initial_behavior: int = 0
+) -> None:
+    """To the next run or a child: a pinned run's version, unless the next run is to begin on a newer one."""
+    info = state.versioning_info
+    if not info.HasField("deployment_version") or info.behavior == _UNSPECIFIED:
+        return
+    if info.behavior == _PINNED and not initial_behavior:
+        a.inherited_pinned_version.CopyFrom(info.deployment_version)
+        return
+    a.inherited_auto_upgrade_info.source_deployment_version.CopyFrom(info.deployment_version)
+    a.inherited_auto_upgrade_info.continue_as_new_initial_versioning_behavior = initial_behavior  # type: ignore[assignment]
+
+
+def _index(state: MutableState) -> None:
+    """The search attributes that tell where the run is."""
+    info = state.versioning_info
+    pinned = pinned_version(state)
+    version = pinned or (info.deployment_version if info.HasField("deployment_version") else None)
+    behavior = "Pinned" if pinned is not None else "AutoUpgrade"
+    if version is None:
+        for name in ("TemporalWorkerDeployment", "TemporalWorkerDeploymentVersion"):
+            if name in state.search_attributes:
+                del state.search_attributes[name]
+    else:
+        _set(state, "TemporalWorkerDeployment", version.deployment_name)
+        _set(state, "TemporalWorkerDeploymentVersion", version_string(version))
+        if info.HasField("deployment_version"):
+            used = version_string(info.deployment_version)
+            known: list[str] = []
+            if "TemporalUsedWorkerDeploymentVersions" in state.search_attributes:
+                known = json.loads(state.search_attributes["TemporalUsedWorkerDeploymentVersions"].data)
+            if used not in known:
+                _set(state, "TemporalUsedWorkerDeploymentVersions", [*known, used][-20:])
+    _set(state, "TemporalWorkflowVersioningBehavior", behavior)
+
+
+def _set(state: MutableState, name: str, value: str | list[str]) -> None:
+    payload = state.search_attributes[name]
+    payload.metadata["encoding"] = b"json/plain"
+    payload.metadata["type"] = b"KeywordList" if isinstance(value, list) else b"Keyword"
+    payload.data = json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,152 @@
+"""Versioned workers: their own queues, and the deployments and versions that come to be when they poll."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.deployments import (
+    find_deployment,
+    find_version,
+    has_queue,
+    version_of,
+    versioned_queue,
+)
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments, RerouteTasksRequest
+from whistlestop.matching.pollers import note_in_memory
+from whistlestop.storage.deployments import Deployments
+
+if TYPE_CHECKING:
+    from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
+
+    from whistlestop.common.clients import ServiceClient
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.context import CallContext
+    from whistlestop.matching.config import MatchingConfig
+    from whistlestop.matching.pollers import PollerRows
+    from whistlestop.matching.queue import PollRequest, QueueKey
+    from whistlestop.matching.queues import Queues
+    from whistlestop.storage.interface import TaskStore
+
+log = logging.getLogger(__name__)
+
+_STICKY = queue_enums.TASK_QUEUE_KIND_STICKY
+_NEXUS = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
+_MOST_DEPLOYMENTS = 100
+_MOST_VERSIONS = 100
+_MOST_QUEUES = 100
+"""Temporal's limits: of a namespace, of a deployment, of a version."""
+_AGAIN_NS = 10 * SECOND_NS
+"""How often a versioned poll looks whether it is still registered, and whether tasks went astray."""
+_REMEMBERED = 10_000
+
+
+def queue_of(namespace_id: str, poll: PollRequest, task_type: int) -> QueueKey:
+    """The queue that the poll's worker takes tasks from."""
+    name = poll.task_queue.name
+    if task_type == _NEXUS or poll.task_queue.kind == _STICKY:
+        return (namespace_id, name, task_type)
+    return (namespace_id, versioned_queue(name, version_of(poll.deployment_options)), task_type)
+
+
+class Versions:
+    """Registers versions as their workers poll."""
+
+    def __init__(
+        self,
+        store: TaskStore,
+        history: ServiceClient,
+        clock: Clock,
+        config: MatchingConfig,
+        queues: Queues,
+        rows: PollerRows,
+    ) -> None:
+        self._deployments = Deployments(store, clock)
+        self._history = history
+        self._clock = clock
+        self._config = config
+        self._queues = queues
+        self._rows = rows
+        self._seen: dict[QueueKey, int] = {}
+
+    async def enter(self, context: CallContext, poll: PollRequest, task_type: int, now_ns: int) -> QueueKey:
+        """The queue of the poll, whose version is known from here on. Raises RESOURCE_EXHAUSTED."""
+        plain = (context.namespace_id, poll.task_queue.name, task_type)
+        key = queue_of(context.namespace_id, poll, task_type)
+        version = version_of(poll.deployment_options)
+        if key == plain or version is None:
+            return key
+        if poll.identity:
+            # Descriptions of the queue show the pollers of all versions.
+            note_in_memory(self._queues.get(plain, now_ns), poll.identity, poll, now_ns, self._config)
+            shared = self._config.share_pollers or not context.can_hold
+            if shared and self._rows.is_old(plain, poll.identity, now_ns):
+                await self._rows.write([self._rows.record(plain, poll.identity, poll, now_ns)])
+        if now_ns - self._seen.get(key, 0) < _AGAIN_NS:
+            return key
+        if len(self._seen) >= _REMEMBERED:
+            self._seen.clear()
+        known = await self._deployments.read(context.namespace_id)
+        if not has_queue(known, version, poll.task_queue.name, task_type):
+            await self._deployments.change(
+                context.namespace_id,
+                lambda wanted: register(wanted, version, poll.task_queue.name, task_type, poll.identity, now_ns),
+            )
+        self._seen[key] = now_ns
+        await self._look_astray(context, poll.task_queue.name, task_type)
+        return key
+
+    async def _look_astray(self, context: CallContext, task_queue: str, task_type: int) -> None:
+        """A task that was written while routing changed stands on a queue that nobody may poll any more."""
+        queue = RerouteTasksRequest.Queue(name=task_queue, task_type=task_type)
+        try:
+            await self._history.call("RerouteTasks", RerouteTasksRequest(queues=[queue]), context)
+        except ServiceError as error:
+            log.debug("tasks of %s were not looked at: %r", task_queue, error)
+
+
+def register(
+    wanted: NamespaceDeployments,
+    version: deployment_pb.WorkerDeploymentVersion,
+    task_queue: str,
+    task_type: int,
+    identity: str,
+    now_ns: int,
+) -> None:
+    """Make sure that deployment, version and queue are there. Raises RESOURCE_EXHAUSTED."""
+    data = find_deployment(wanted, version.deployment_name)
+    if data is None:
+        if len(wanted.deployments) >= _MOST_DEPLOYMENTS:
+            raise _too_many("deployments in namespace", _MOST_DEPLOYMENTS)
+        data = wanted.deployments.add(revision=1)
+        described = data.description.worker_deployment_info
+        described.name = version.deployment_name
+        described.create_time.FromNanoseconds(now_ns)
+        described.routing_config.SetInParent()
+        described.routing_config.current_version = "__unversioned__"
+    info = find_version(data, version.build_id)
+    if info is None:
+        if len(data.versions) >= _MOST_VERSIONS:
+            raise _too_many("versions in deployment", _MOST_VERSIONS)
+        info = data.versions.add().worker_deployment_version_info
+        info.version = f"{version.deployment_name}.{version.build_id}"
+        info.deployment_version.CopyFrom(version)
+        info.deployment_name = version.deployment_name
+        info.create_time.FromNanoseconds(now_ns)
+        info.status = deployment_enums.WORKER_DEPLOYMENT_VERSION_STATUS_INACTIVE
+        info.last_modifier_identity = identity
+    if info.status == deployment_enums.WORKER_DEPLOYMENT_VERSION_STATUS_CREATED:
+        info.status = deployment_enums.WORKER_DEPLOYMENT_VERSION_STATUS_INACTIVE
+    if not any(queue.name == task_queue and queue.type == task_type for queue in info.task_queue_infos):
+        if len(info.task_queue_infos) >= _MOST_QUEUES:
+            raise _too_many("task queues in version", _MOST_QUEUES)
+        info.task_queue_infos.add(name=task_queue, type=task_type)
+
+
+def _too_many(what: str, most: int) -> ServiceError:
+    return ServiceError(Code.RESOURCE_EXHAUSTED, f"reached maximum {what} ({most})")

@@ -1,0 +1,70 @@
+"""The row of a namespace's worker deployments: read, remembered for a moment, changed by compare-and-set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.deployments import EMPTY, ROW_NAME, ROW_TYPE
+from whistlestop.common.errors import unavailable
+from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+from whistlestop.storage.errors import LeaseLost
+from whistlestop.storage.records import TaskQueueRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.storage.interface import TaskStore
+
+    T = TypeVar("T")
+
+_TRIES = 20
+_KEPT_NS = SECOND_NS
+_MOST_NAMESPACES = 1000
+
+
+class Deployments:
+    """Reads and changes. `cached` may be a second behind what another process wrote."""
+
+    def __init__(self, store: TaskStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._known: dict[str, tuple[int, NamespaceDeployments]] = {}
+
+    async def read(self, namespace_id: str) -> NamespaceDeployments:
+        """As stored now."""
+        record = await self._store.get_task_queue(namespace_id, ROW_NAME, ROW_TYPE)
+        found = EMPTY if record is None else NamespaceDeployments.FromString(record.data)
+        if len(self._known) >= _MOST_NAMESPACES:
+            self._known.clear()
+        self._known[namespace_id] = (self._clock.now_ns(), found)
+        return found
+
+    async def cached(self, namespace_id: str) -> NamespaceDeployments:
+        """As stored, or a moment ago. Not to be changed."""
+        known = self._known.get(namespace_id)
+        if known is not None and self._clock.now_ns() - known[0] < _KEPT_NS:
+            return known[1]
+        return await self.read(namespace_id)
+
+    async def change(self, namespace_id: str, change: Callable[[NamespaceDeployments], T]) -> T:
+        """Apply `change` (it may run several times; what it raises leaves all as it was) and store the outcome."""
+        for _ in range(_TRIES):
+            record = await self._store.get_task_queue(namespace_id, ROW_NAME, ROW_TYPE)
+            before = b"" if record is None else record.data
+            wanted = NamespaceDeployments.FromString(before)
+            result = change(wanted)
+            data = wanted.SerializeToString()
+            if data == before:
+                return result
+            expected = 0 if record is None else record.range_id
+            now_ns = self._clock.now_ns()
+            row = TaskQueueRecord(namespace_id, ROW_NAME, ROW_TYPE, expected + 1, data, now_ns)
+            try:
+                await self._store.put_task_queue(row, expected)
+            except LeaseLost:
+                continue
+            self._known[namespace_id] = (now_ns, wanted)
+            return result
+        raise unavailable("worker deployments change too often; try again")
