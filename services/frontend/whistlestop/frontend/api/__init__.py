@@ -5,6 +5,7 @@ from __future__ import annotations
 from whistlestop.frontend.api import (
     batch,
     cluster,
+    deployment_routing,
     deployments,
     namespaces,
     nexus_endpoints,
@@ -24,6 +25,7 @@ from whistlestop.frontend.api.rules import Handler, Rules, UnknownSearchAttribut
 HANDLERS: dict[str, Handler] = {
     **batch.HANDLERS,
     **cluster.HANDLERS,
+    **deployment_routing.HANDLERS,
     **deployments.HANDLERS,
     **namespaces.HANDLERS,
     **nexus_endpoints.HANDLERS,
@@ -35,7 +37,7 @@ HANDLERS: dict[str, Handler] = {
 }
 """RPCs that the frontend serves itself."""
 
-AROUND: dict[str, Handler] = {**deployments.AROUND, **worker_tasks.AROUND}
+AROUND: dict[str, Handler] = {**deployment_routing.AROUND, **worker_tasks.AROUND}
 """RPCs of another function for which there is something to do before or after the call."""
 
 VALIDATORS: dict[str, Validator] = {

@@ -171,8 +171,10 @@ def _options_updated(state: MutableState, event: history_pb.HistoryEvent, batch_
     if a.unset_versioning_override:
         if state.HasField("versioning_info"):
             state.versioning_info.ClearField("versioning_override")
+            versioning.index(state)
     elif a.HasField("versioning_override"):
         state.versioning_info.versioning_override.CopyFrom(a.versioning_override)
+        versioning.index(state)
     if a.HasField("priority"):
         state.priority.CopyFrom(a.priority)
 

@@ -9,6 +9,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 
 from whistlestop.common.errors import invalid_argument, not_found
+from whistlestop.history.core import workflow_task
 from whistlestop.history.core.signal import ALREADY_COMPLETED
 
 if TYPE_CHECKING:
@@ -55,6 +56,13 @@ def update(run: Run, change: Change) -> None:
     a.workflow_update_options.extend(change.update_options)
     a.identity = change.identity
     run.append(event)
+    if change.versioning_override is not None or change.unset_versioning_override:
+        run.visibility_changed = True
+        task = run.state.workflow_task
+        if task.row.task_id and not task.started_event_id:
+            # The task that waits may be for workers of another version now.
+            run.state.sticky_task_queue = ""
+            workflow_task.move_to_normal_queue(run)
 
 
 def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterable[str], identity: str) -> None:

@@ -36,6 +36,7 @@ _PINNED = wf_enums.VERSIONING_BEHAVIOR_PINNED
 _AUTO_UPGRADE = wf_enums.VERSIONING_BEHAVIOR_AUTO_UPGRADE
 _USE_RAMPING = 2
 """ContinueAsNewVersioningBehavior: the new run begins on the ramping version, whatever the percentage."""
+_BEHAVIOR = "TemporalWorkflowVersioningBehavior"
 _UNSPECIFIED = wf_enums.VERSIONING_BEHAVIOR_UNSPECIFIED
 _WORKFLOW = int(queue_enums.TASK_QUEUE_TYPE_WORKFLOW)
 _ACTIVITY = int(queue_enums.TASK_QUEUE_TYPE_ACTIVITY)
@@ -190,10 +191,9 @@ def note_completion(state: MutableState, a: history_pb.WorkflowTaskCompletedEven
             info.behavior = _UNSPECIFIED
             for name in ("deployment_version", "version", "continue_as_new_initial_versioning_behavior"):
                 info.ClearField(name)
+            index(state)
             if not info.HasField("versioning_override"):
                 state.ClearField("versioning_info")
-                return
-            _index(state)
         return
     info = state.versioning_info
     info.behavior = a.versioning_behavior
@@ -203,7 +203,7 @@ def note_completion(state: MutableState, a: history_pb.WorkflowTaskCompletedEven
     override = info.versioning_override
     if override.HasField("one_time") and override.one_time.target_deployment_version == a.deployment_version:
         info.ClearField("versioning_override")
-    _index(state)
+    index(state)
 
 
 def note_start(state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
@@ -220,7 +220,7 @@ def note_start(state: MutableState, a: history_pb.WorkflowExecutionStartedEventA
             inherited.continue_as_new_initial_versioning_behavior
         )
     if state.HasField("versioning_info"):
-        _index(state)
+        index(state)
 
 
 def hand_on(
@@ -237,12 +237,17 @@ def hand_on(
     a.inherited_auto_upgrade_info.continue_as_new_initial_versioning_behavior = initial_behavior  # type: ignore[assignment]
 
 
-def _index(state: MutableState) -> None:
+def index(state: MutableState) -> None:
     """The search attributes that tell where the run is."""
     info = state.versioning_info
     pinned = pinned_version(state)
     version = pinned or (info.deployment_version if info.HasField("deployment_version") else None)
     behavior = "Pinned" if pinned is not None else "AutoUpgrade"
+    if info.behavior == _UNSPECIFIED and not info.HasField("versioning_override"):
+        for name in ("TemporalWorkerDeployment", "TemporalWorkerDeploymentVersion", _BEHAVIOR):
+            if name in state.search_attributes:
+                del state.search_attributes[name]
+        return
     if version is None:
         for name in ("TemporalWorkerDeployment", "TemporalWorkerDeploymentVersion"):
             if name in state.search_attributes:
@@ -257,7 +262,7 @@ def _index(state: MutableState) -> None:
                 known = json.loads(state.search_attributes["TemporalUsedWorkerDeploymentVersions"].data)
             if used not in known:
                 _set(state, "TemporalUsedWorkerDeploymentVersions", [*known, used][-20:])
-    _set(state, "TemporalWorkflowVersioningBehavior", behavior)
+    _set(state, _BEHAVIOR, behavior)
 
 
 def _set(state: MutableState, name: str, value: str | list[str]) -> None:

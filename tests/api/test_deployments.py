@@ -1,0 +1,195 @@
+"""Worker deployments over a whole backend: who gets which task, and what operators see."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+from temporalio.api.enums.v1 import deployment_pb2 as enums
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from tests.simulation.backend import NAMESPACE, Backend
+from tests.simulation.faults import Weather
+from whistlestop.common.errors import Code, ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PINNED, AUTO_UPGRADE = 1, 2
+CURRENT = enums.WORKER_DEPLOYMENT_VERSION_STATUS_CURRENT
+DRAINING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING
+DRAINED = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED
+
+
+def _options(build_id: str) -> dict[str, Any]:
+    if not build_id:
+        return {}
+    return {"deployment_options": {"deployment_name": "d", "build_id": build_id, "worker_versioning_mode": 2}}
+
+
+class Site:
+    """One backend, and workers of several builds."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    async def call(self, method: str, **fields: Any) -> Any:
+        request = getattr(rr, f"{method}Request")(namespace=NAMESPACE, **fields)
+        return await self.backend.call(method, request, getattr(rr, f"{method}Response"))
+
+    async def poll(self, build_id: str, kind: str = "Workflow") -> Any:
+        """The task that a worker of the build gets at once; None: it would wait."""
+        poll = asyncio.ensure_future(
+            self.call(f"Poll{kind}TaskQueue", task_queue={"name": "q"}, identity=f"w{build_id}", **_options(build_id))
+        )
+        for _ in range(500):
+            await asyncio.sleep(0)
+            if poll.done():
+                return poll.result()
+        poll.cancel()
+        await asyncio.gather(poll, return_exceptions=True)
+        return None
+
+    async def start(self, workflow_id: str, **fields: Any) -> None:
+        await self.call(
+            "StartWorkflowExecution", workflow_id=workflow_id, request_id=workflow_id, workflow_type={"name": "T"},
+            task_queue={"name": "q"}, **fields,
+        )  # fmt: skip
+
+    async def complete(self, task: Any, build_id: str, behavior: int, commands: list[Any] | None = None) -> None:
+        await self.call(
+            "RespondWorkflowTaskCompleted", task_token=task.task_token, versioning_behavior=behavior,
+            commands=commands or [], **_options(build_id),
+        )  # fmt: skip
+
+    async def current(self, build_id: str, **fields: Any) -> Any:
+        return await self.call("SetWorkerDeploymentCurrentVersion", deployment_name="d", build_id=build_id, **fields)
+
+    async def signal(self, workflow_id: str) -> None:
+        await self.call(
+            "SignalWorkflowExecution", workflow_execution={"workflow_id": workflow_id}, signal_name="s",
+            request_id=f"{workflow_id}-{self.backend.clock.now_ns()}",
+        )  # fmt: skip
+
+    async def statuses(self) -> dict[str, int]:
+        described = await self.call("DescribeWorkerDeployment", deployment_name="d")
+        summaries = described.worker_deployment_info.version_summaries
+        return {each.deployment_version.build_id: each.status for each in summaries}
+
+
+@pytest_asyncio.fixture
+async def site() -> AsyncIterator[Site]:
+    weather = Weather()
+    weather.clear()
+    backend = Backend(random.Random(1), processes=1, weather=weather, note=lambda _: None)
+    await backend.open()
+    made = Site(backend)
+    for build_id in ("1", "2"):
+        for kind in ("Workflow", "Activity"):
+            assert await made.poll(build_id, kind) is None
+    yield made
+    await backend.close()
+
+
+async def test_a_workflow_goes_to_the_current_version_alone(site: Site) -> None:
+    await site.current("1")
+    await site.start("w")
+    assert await site.poll("2") is None
+    assert await site.poll("") is None
+    assert (await site.poll("1")).workflow_execution.workflow_id == "w"
+
+
+async def test_what_waits_moves_when_the_current_version_is_set(site: Site) -> None:
+    """From unversioned workers to a version, to another, and back."""
+    await site.start("w")
+    await site.current("1")
+    await site.current("2")
+    assert await site.poll("1") is None
+    await site.current("")
+    assert await site.poll("2") is None
+    assert (await site.poll("")).workflow_execution.workflow_id == "w"
+
+
+async def test_pinned_stays_and_auto_upgrade_moves(site: Site) -> None:
+    await site.current("1")
+    for workflow_id, behavior in (("stays", PINNED), ("moves", AUTO_UPGRADE)):
+        await site.start(workflow_id)
+        await site.complete(await site.poll("1"), "1", behavior)
+    await site.current("2")
+    assert await site.statuses() == {"1": DRAINING, "2": CURRENT}
+    for workflow_id in ("stays", "moves"):
+        await site.signal(workflow_id)
+    stays = await site.poll("1")
+    assert stays.workflow_execution.workflow_id == "stays"
+    assert await site.poll("1") is None
+    assert (await site.poll("2")).workflow_execution.workflow_id == "moves"
+    await site.complete(stays, "1", PINNED, [{"command_type": 4, "complete_workflow_execution_command_attributes": {}}])
+    assert await site.statuses() == {"1": DRAINED, "2": CURRENT}
+
+
+async def test_an_activity_of_a_pinned_workflow_goes_to_its_version(site: Site) -> None:
+    await site.current("1")
+    await site.start("w")
+    task = await site.poll("1")
+    await site.current("2")
+    schedule = {
+        "activity_id": "a",
+        "activity_type": {"name": "A"},
+        "task_queue": {"name": "q"},
+        "start_to_close_timeout": {"seconds": 9},
+    }
+    command = {"command_type": 1, "schedule_activity_task_command_attributes": schedule}
+    await site.complete(task, "1", PINNED, [command])
+    assert await site.poll("2", "Activity") is None
+    assert (await site.poll("1", "Activity")).activity_id == "a"
+
+
+async def test_a_ramp_of_all_takes_new_workflows(site: Site) -> None:
+    await site.current("1")
+    await site.call("SetWorkerDeploymentRampingVersion", deployment_name="d", build_id="2", percentage=100)
+    await site.start("w")
+    assert await site.poll("1") is None
+    assert (await site.poll("2")).workflow_execution.workflow_id == "w"
+
+
+async def test_an_override_moves_the_waiting_task(site: Site) -> None:
+    await site.current("1")
+    await site.start("w")
+    override = {"pinned": {"behavior": 1, "version": {"deployment_name": "d", "build_id": "2"}}}
+    await site.call(
+        "UpdateWorkflowExecutionOptions", workflow_execution={"workflow_id": "w"},
+        workflow_execution_options={"versioning_override": override}, update_mask={"paths": ["versioning_override"]},
+    )  # fmt: skip
+    assert await site.poll("1") is None
+    assert (await site.poll("2")).workflow_execution.workflow_id == "w"
+
+
+async def test_a_version_that_nobody_has_can_not_be_pinned(site: Site) -> None:
+    override = {"pinned": {"behavior": 1, "version": {"deployment_name": "d", "build_id": "9"}}}
+    with pytest.raises(ServiceError) as refused:
+        await site.start("w", versioning_override=override)
+    assert refused.value.code is Code.FAILED_PRECONDITION
+
+
+async def test_a_stale_token_and_a_stranger_are_refused(site: Site) -> None:
+    seen = (await site.current("1")).conflict_token
+    await site.current("2", conflict_token=seen)
+    with pytest.raises(ServiceError):
+        await site.current("1", conflict_token=seen)
+    await site.call("SetWorkerDeploymentManager", deployment_name="d", manager_identity="boss")
+    with pytest.raises(ServiceError):
+        await site.current("1", identity="stranger")
+    await site.current("1", identity="boss")
+    assert await site.statuses() == {"1": CURRENT, "2": DRAINED}
+
+
+async def test_a_version_goes_when_nobody_needs_it(site: Site) -> None:
+    version = {"deployment_name": "d", "build_id": "1"}
+    with pytest.raises(ServiceError, match="active pollers"):
+        await site.call("DeleteWorkerDeploymentVersion", deployment_version=version)
+    await site.backend.clock.advance(600)
+    await site.call("DeleteWorkerDeploymentVersion", deployment_version=version)
+    assert list(await site.statuses()) == ["2"]
