@@ -7,7 +7,6 @@ worker of another one.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
@@ -106,6 +105,9 @@ def target_version(
 
 def in_ramp(workflow_id: str, percentage: float) -> bool:
     """The same workflow id is always on the same side of the same percentage."""
+    # Imported where it is needed: a cold start pays for every module.
+    import hashlib
+
     digest = hashlib.blake2b(workflow_id.encode(), digest_size=4).digest()
     return 100 * int.from_bytes(digest, "big") / 2**32 < percentage
 

@@ -95,7 +95,7 @@ class Versions:
         if not has_queue(known, version, poll.task_queue.name, task_type):
             await self._deployments.change(
                 context.namespace_id,
-                lambda wanted: register(wanted, version, poll.task_queue.name, task_type, poll.identity, now_ns),
+                lambda wanted: register(wanted, version, poll.task_queue.name, task_type, now_ns),
             )
         self._seen[key] = now_ns
         await self._look_astray(context, poll.task_queue.name, task_type)
@@ -115,7 +115,6 @@ def register(
     version: deployment_pb.WorkerDeploymentVersion,
     task_queue: str,
     task_type: int,
-    identity: str,
     now_ns: int,
 ) -> None:
     """Make sure that deployment, version and queue are there. Raises RESOURCE_EXHAUSTED."""
@@ -136,10 +135,8 @@ def register(
         info = data.versions.add().worker_deployment_version_info
         info.version = f"{version.deployment_name}.{version.build_id}"
         info.deployment_version.CopyFrom(version)
-        info.deployment_name = version.deployment_name
         info.create_time.FromNanoseconds(now_ns)
         info.status = deployment_enums.WORKER_DEPLOYMENT_VERSION_STATUS_INACTIVE
-        info.last_modifier_identity = identity
     if info.status == deployment_enums.WORKER_DEPLOYMENT_VERSION_STATUS_CREATED:
         info.status = deployment_enums.WORKER_DEPLOYMENT_VERSION_STATUS_INACTIVE
     if not any(queue.name == task_queue and queue.type == task_type for queue in info.task_queue_infos):

@@ -126,6 +126,7 @@ async def set_current_version(
                 _activate(info, now_ns)
                 info.status = _CURRENT
                 info.current_since_time.FromNanoseconds(now_ns)
+                info.last_current_time.FromNanoseconds(now_ns)
             routing.current_version_changed_time.FromNanoseconds(now_ns)
             routing.revision_number += 1
             changed(data, request.identity)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
+from temporalio.api.enums.v1 import RoutingConfigUpdateState
 from temporalio.api.enums.v1 import deployment_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
@@ -145,6 +146,10 @@ async def describe_worker_deployment(
     await _drained(frontend, context, infos, frontend.clock.now_ns())
     reply = rr.DescribeWorkerDeploymentResponse(conflict_token=token_of(data))
     reply.worker_deployment_info.CopyFrom(data.description.worker_deployment_info)
+    # Routing is in force as soon as its change is answered.
+    reply.worker_deployment_info.routing_config_update_state = (
+        RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED
+    )
     reply.worker_deployment_info.version_summaries.extend(_summary(info) for info in reversed(infos))
     return reply
 

@@ -180,7 +180,6 @@ def describe_completion(
     a.versioning_behavior = request.versioning_behavior
     a.worker_deployment_name = version.deployment_name
     a.deployment_version.CopyFrom(version)
-    a.worker_deployment_version = f"{version.deployment_name}.{version.build_id}"
 
 
 def note_completion(state: MutableState, a: history_pb.WorkflowTaskCompletedEventAttributes) -> None:
@@ -198,7 +197,7 @@ def note_completion(state: MutableState, a: history_pb.WorkflowTaskCompletedEven
     info = state.versioning_info
     info.behavior = a.versioning_behavior
     info.deployment_version.CopyFrom(a.deployment_version)
-    info.version = a.worker_deployment_version
+    info.version = f"{a.deployment_version.deployment_name}.{a.deployment_version.build_id}"
     info.ClearField("continue_as_new_initial_versioning_behavior")
     override = info.versioning_override
     if override.HasField("one_time") and override.one_time.target_deployment_version == a.deployment_version:
@@ -263,6 +262,14 @@ def index(state: MutableState) -> None:
             if used not in known:
                 _set(state, "TemporalUsedWorkerDeploymentVersions", [*known, used][-20:])
     _set(state, _BEHAVIOR, behavior)
+    builds: list[str] = []
+    if "BuildIds" in state.search_attributes:
+        builds = json.loads(state.search_attributes["BuildIds"].data)
+    if pinned is not None:
+        others = [build for build in builds if build != "unversioned" and not build.startswith("pinned:")]
+        _set(state, "BuildIds", [f"pinned:{version_string(pinned)}", *others])
+    elif any(build.startswith("pinned:") for build in builds):
+        _set(state, "BuildIds", [build for build in builds if not build.startswith("pinned:")])
 
 
 def _set(state: MutableState, name: str, value: str | list[str]) -> None:
