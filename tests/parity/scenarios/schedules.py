@@ -387,8 +387,9 @@ async def listed(p: Puppet) -> None:
     mine = f"ParityKeyword = '{p.prefix}'"
     for _ in range(100):
         answer = await p.call("CountSchedules", record=False, query=f"{mine} AND TemporalSchedulePaused = true")
+        others = await p.call("CountSchedules", record=False, query=f"{mine} AND TemporalSchedulePaused = false")
         everything = await p.call("CountSchedules", record=False, query=mine)
-        if (answer.count, everything.count) == (1, 3):
+        if (answer.count, others.count, everything.count) == (1, 2, 3):
             break
         await asyncio.sleep(0.05)
     for number in (1, 2, 3):

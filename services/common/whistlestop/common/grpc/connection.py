@@ -15,6 +15,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from whistlestop.common.errors import Code, ServiceError
@@ -445,7 +446,8 @@ class Connection(Calls):
         if self._reading_paused:
             self.transport.resume_reading()
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with suppress(OSError):  # the peer may have gone before its end was seen here
+                self.transport.write_eof()
         elif not self._settled or self._cut_off is None:
             # TLS has no half-close; a peer that drains closes by itself, one at fault need not be waited for.
             self.transport.close()

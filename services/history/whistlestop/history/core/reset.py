@@ -297,6 +297,9 @@ def reapply(run: Run, events: Iterable[history_pb.HistoryEvent], kinds: frozense
 
 def _signal_again(run: Run, event: history_pb.HistoryEvent) -> None:
     a = event.workflow_execution_signaled_event_attributes
+    if a.request_id and signal.is_known(run, a.request_id):
+        # One request, repeated by its sender: two runs of the chain took it, and this one takes it once.
+        return
     signal.record(
         run,
         name=a.signal_name,

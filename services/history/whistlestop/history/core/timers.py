@@ -126,13 +126,21 @@ def _fire_user_timers(run: Run) -> None:
         workflow_task.schedule_if_none(run)
 
 
+_AT_ONCE = (
+    activity_deadlines.SCHEDULE_TO_START,
+    activity_deadlines.SCHEDULE_TO_CLOSE,
+    activity_deadlines.START_TO_CLOSE,
+    activity_deadlines.HEARTBEAT,
+)
+"""Which of an activity's timeouts counts when several end in the same instant: one that was never started missed its
+start; one that was (an eager one starts as it is scheduled) has used up all its time."""
+
+
 def _fire_activities(run: Run) -> None:
     """Time out what took too long, and offer the attempts that are due."""
     activities = run.state.activities
-    # An eager activity starts in the instant it is scheduled: if both its spans end together, all its time is over.
-    last = activity_deadlines.SCHEDULE_TO_CLOSE
     due = sorted(
-        (due_ns, scheduled_event_id, timeout_type != last, timeout_type, activity.attempt)
+        (due_ns, scheduled_event_id, _AT_ONCE.index(timeout_type), timeout_type, activity.attempt)
         for scheduled_event_id, activity in activities.items()
         for due_ns, timeout_type in activity_deadlines.deadlines(activity)
         if due_ns <= run.now_ns
