@@ -180,6 +180,7 @@ async def handler_refuses_for_now(p: Puppet) -> None:
 async def operation_goes_on_and_is_described(p: Puppet) -> None:
     task = await called(p, schedule_to_close_timeout=seconds(60))
     await respond(p, task, start_operation={"async_success": {"operation_token": "token", "links": [LINK]}})
+    await p.has_event("nexus_operation_started")
     described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution())
     p.note("pending", [p.normalised(each) for each in described.pending_nexus_operations])
     await p.history()

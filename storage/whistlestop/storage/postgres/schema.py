@@ -7,7 +7,7 @@ from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psycopg.errors import DuplicateTable, UndefinedTable, UniqueViolation
+from psycopg.errors import DuplicateObject, DuplicateTable, UndefinedTable, UniqueViolation
 
 from whistlestop.storage.errors import SchemaMismatch
 
@@ -72,7 +72,7 @@ def refuse_newer(version: int) -> None:
 async def migrate(db: AsyncConnection[Any]) -> list[str]:
     """Apply what is missing on a connection in autocommit mode; the names of what was applied."""
     dsql = await _is_dsql(db)
-    with suppress(UniqueViolation, DuplicateTable):  # Postgres's IF NOT EXISTS does not bear a rival.
+    with suppress(UniqueViolation, DuplicateTable, DuplicateObject):  # Postgres's IF NOT EXISTS does not bear a rival.
         await db.execute(VERSION_TABLE)
     refuse_newer(await database_version(db))
     applied = []
