@@ -70,6 +70,15 @@ def test_a_run_that_timed_out_is_tried_again_within_the_chains_time() -> None:
     assert expiration_ns == world.state(first).execution_expiration_ns
 
 
+def test_a_run_as_long_as_its_chain_ends_with_it_whatever_the_fraction_of_a_millisecond() -> None:
+    for fraction_ns in (0, 499_999, 500_000, 999_999):
+        world = World()
+        world.now_ns += fraction_ns
+        world.start(execution_timeout_s=1)
+        world.advance(1.001)
+        assert world.last("WorkflowExecutionTimedOut").retry_state == wf_enums.RETRY_STATE_TIMEOUT, fraction_ns
+
+
 def test_cron_hands_on_the_last_result_past_failures() -> None:
     world = World()
     first = world.start(cron_schedule="@every 10s")

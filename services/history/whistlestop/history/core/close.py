@@ -20,6 +20,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.history.core import callbacks, chain, children, command_attributes, workflow_task
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
+from whistlestop.history.core.times import MILLISECOND_NS
 from whistlestop.history.core.state_pb2 import TransferData
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ def time_out(run: Run) -> None:
     state = run.state
     failure = RUN_TIMED_OUT
     retry_state, following = wf_enums.RETRY_STATE_TIMEOUT, None
-    if not state.execution_expiration_ns or state.execution_expiration_ns > run.now_ns:
+    # The chain's deadline is kept rounded to the millisecond, so a run that lasts as long as its chain may be due some
+    # microseconds earlier. Temporal's timers tick in milliseconds and find both over.
+    if not state.execution_expiration_ns or state.execution_expiration_ns >= run.now_ns + MILLISECOND_NS:
         retry_state, following = chain.retry_or_cron(run, failure)
     last_result = chain.last_completion_result(run) if following is not None else None
     stop_workflow_task(run)
