@@ -20,8 +20,8 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.history.core import callbacks, chain, children, command_attributes, workflow_task
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
-from whistlestop.history.core.times import MILLISECOND_NS
 from whistlestop.history.core.state_pb2 import TransferData
+from whistlestop.history.core.times import MILLISECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
