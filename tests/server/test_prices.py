@@ -1,0 +1,44 @@
+"""From counted usage to dollars."""
+
+from __future__ import annotations
+
+import pytest
+
+from whistlestop.server import prices
+from whistlestop.server.prices import Usage, bill
+
+
+def test_calls_are_billed_by_memory_and_time() -> None:
+    """A million calls of 100 ms in 512 MB are 50,000 GB-seconds."""
+    used = Usage.of_calls(1_000_000, mean_ms=100, memory_mb=512)
+    assert used == Usage(invocations=1_000_000, gb_seconds=50_000)
+    assert bill(used, free_tier=False).functions == pytest.approx(0.20 + 50_000 * 0.0000133334)
+
+
+def test_what_is_free_is_taken_off_each_line() -> None:
+    used = Usage(invocations=2_000_000, sqs_requests=1_500_000, schedules_fired=1_000, dpu=100_000, log_gb=7)
+    made = bill(used, alarms=12)
+    assert (made.functions, made.queues, made.schedules) == (pytest.approx(0.20), pytest.approx(0.20), 0)
+    assert (made.logs, made.alarms, made.database) == (pytest.approx(1.0), pytest.approx(0.20), 0)
+    assert set(made.lines()) == {"functions", "queues", "logs", "alarms"}
+    assert made.total == pytest.approx(1.60)
+
+
+def test_usage_adds_up_and_scales() -> None:
+    assert (Usage(invocations=2, statements=3) + Usage(statements=1)) * 2 == Usage(invocations=4, statements=8)
+
+
+def test_an_idle_stack_costs_cents() -> None:
+    """Sweeps, and the long polls with which Lambda watches the queue of wakes; nothing with what is free each month."""
+    idle = prices.idle_month(sweep_minutes=15)
+    assert idle.invocations == pytest.approx(4 * 730 + 730 / 24)
+    assert bill(idle).total == 0
+    assert 0.2 < bill(idle, free_tier=False).total < 0.3
+
+
+def test_the_alternatives() -> None:
+    assert prices.temporal_cloud(500_000) == 100
+    assert prices.temporal_cloud(3_000_000) == 200
+    assert prices.step_functions(1_004_000) == pytest.approx(25)
+    assert prices.small_ec2(own_database=True) - prices.small_ec2(own_database=False) == pytest.approx(prices.small_rds())
+    assert prices.small_rds() == pytest.approx(0.016 * 730 + 2.3)
