@@ -18,11 +18,11 @@ import boto3  # type: ignore[import-untyped]  # carries no types
 from botocore.auth import SigV4Auth  # type: ignore[import-untyped]  # carries no types
 from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]  # carries no types
 from botocore.credentials import Credentials  # type: ignore[import-untyped]  # carries no types
-from infra.bundle.target import here
 from infra.localstack.environment import ensure
 from infra.localstack.server import REGION
 
 from tests.functions.client import Cloud
+from whistlestop.server.deploy.target import here
 
 if TYPE_CHECKING:
     from infra.localstack.server import LocalStack

@@ -7,9 +7,10 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from infra.bundle.build import DEFAULT, bundle, pack, size
-from infra.bundle.target import FUNCTIONS, Target, here
 from infra.localstack.environment import ensure
+
+from whistlestop.server.deploy.bundle import DEFAULT, bundle, pack, size
+from whistlestop.server.deploy.target import FUNCTIONS, Target, here
 
 if TYPE_CHECKING:
     from collections.abc import Callable

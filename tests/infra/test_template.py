@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are another package
-from infra.bundle.build import DEFAULT
-from infra.bundle.target import FUNCTIONS
 from infra.localstack.environment import ensure
 
 from tests.infra.stack import INFRA, sam
+from whistlestop.server.deploy.bundle import DEFAULT
+from whistlestop.server.deploy.target import FUNCTIONS
 
 pytestmark = [pytest.mark.timeout(600)]
 

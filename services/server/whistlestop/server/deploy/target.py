@@ -44,6 +44,12 @@ class Target:
         platforms = [option for tag in tags for option in ("--platform", tag)]
         return [*platforms, "--python-version", f"3.{self.version[1]}", "--implementation", "cp", "--only-binary=:all:"]
 
+    def uv_options(self) -> list[str]:
+        """The same for uv, which knows of older tags itself."""
+        newest = _GLIBC_OF_AL2023 if self.version >= _AMAZON_LINUX_2023 else _GLIBC_OF_AL2
+        tag = f"{_MACHINES[self.architecture]}-manylinux_2_{newest}"
+        return ["--python-version", f"3.{self.version[1]}", "--python-platform", tag, "--only-binary", ":all:"]
+
 
 def here() -> Target:
     """The target that is this interpreter on this machine."""

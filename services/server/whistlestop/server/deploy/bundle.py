@@ -3,12 +3,14 @@
 Rules of this file: the same sources and the same pins give the same bytes. So nothing of the build gets in: no times,
 no paths, no record of who installed what. Bytecode is put beside the sources (a function's folder is read-only, so it
 could not be kept at the first start), which takes an interpreter of the target's version; without one, it is left out.
+
+Only the standard library is imported here, so that a checkout can bundle without being installed.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -17,11 +19,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from infra.bundle.target import FUNCTIONS, Target
+from whistlestop.server.deploy.target import Target
 
-ROOT = Path(__file__).resolve().parents[2]
 LOCK = Path(__file__).with_name("requirements.lock")
-CACHE = ROOT / "build" / "bundle"
 DEFAULT = Target("python3.13", "arm64")
 TASK_ROOT = "/var/task"
 """Where Lambda unpacks a bundle; tracebacks name files by it."""
@@ -37,22 +37,40 @@ sys.exit(not done)
 """
 
 
-def bundle(function: str, target: Target, folder: Path) -> None:
-    """Make `folder` the bundle of `function`; what it holds already is replaced."""
+class BundleError(Exception):
+    """A bundle can't be made; the message is one line for a person."""
+
+
+def cache() -> Path:
+    """Where the libraries of targets are kept from one build to the next."""
+    if kept := os.environ.get("WHISTLESTOP_BUNDLE_CACHE"):
+        return Path(kept)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whistlestop" / "bundle"
+
+
+def bundle(function: str, target: Target, folder: Path) -> bool:
+    """Make `folder` the bundle of `function`, replacing what it holds; whether it has bytecode. Raises BundleError."""
     libraries = _libraries(target)
     folder.mkdir(parents=True, exist_ok=True)
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     shutil.copytree(libraries, folder, dirs_exist_ok=True)
-    roots = (f"services/{function}", "services/common", "storage")
-    for root in roots:
-        _copy(ROOT / root / "whistlestop", folder / "whistlestop")
+    for portion in (function, "common", "storage"):
+        _copy(_portion(portion), folder / "whistlestop" / portion)
     interpreter = _interpreter(target)
     if interpreter is None:
-        print(f"no {target.runtime} here: the bundle goes without bytecode, and starts more slowly", file=sys.stderr)
-        return
+        return False
     ordered = {**os.environ, "PYTHONHASHSEED": "0"}
     subprocess.run([interpreter, "-I", "-c", _COMPILE, str(folder), TASK_ROOT], check=True, env=ordered)
+    return True
+
+
+def _portion(name: str) -> Path:
+    """Where `whistlestop.<name>` is: in a root of its own in a checkout, beside the others when installed."""
+    found = importlib.util.find_spec(f"whistlestop.{name}")
+    if found is None or not found.submodule_search_locations:
+        raise BundleError(f"whistlestop.{name} is not installed")
+    return Path(next(iter(found.submodule_search_locations)))
 
 
 def pack(folder: Path, archive: Path) -> None:
@@ -72,19 +90,14 @@ def size(folder: Path) -> int:
 def _libraries(target: Target) -> Path:
     """The folder of the target's libraries, installed once for each state of the lock file and of this one."""
     key = hashlib.sha256(LOCK.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
-    kept = CACHE / f"{target.runtime}-{target.architecture}-{key}"
+    home = cache()
+    kept = home / f"{target.runtime}-{target.architecture}-{key}"
     if kept.is_dir():
         return kept
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="installing-") as scratch:
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home, prefix="installing-") as scratch:
         installed, cleaned = Path(scratch, "installed"), Path(scratch, "cleaned")
-        subprocess.run(
-            [
-                sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile",
-                "--no-deps", "--requirement", str(LOCK), "--target", str(installed), *target.pip_options(),
-            ],
-            check=True,
-        )  # fmt: skip
+        _install(target, installed)
         _strip_temporalio(installed / "temporalio")
         _copy(installed, cleaned)
         try:
@@ -93,6 +106,21 @@ def _libraries(target: Target) -> Path:
             if not kept.is_dir():  # else another build was first
                 raise
     return kept
+
+
+def _install(target: Target, folder: Path) -> None:
+    """By pip or, where the environment was made without it, by uv."""
+    what = ["--no-deps", "--requirement", str(LOCK), "--target", str(folder)]
+    if importlib.util.find_spec("pip") is not None:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+        command += [*what, *target.pip_options()]
+    elif (uv := shutil.which("uv")) is not None:
+        command = [uv, "pip", "install", "--quiet", *what, *target.uv_options()]
+    else:
+        raise BundleError("bundles need pip in this environment (python -m ensurepip) or uv on the path")
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise BundleError(f"the libraries of {target.runtime} on {target.architecture} can't be had: {done.stderr}")
 
 
 def _strip_temporalio(package: Path) -> None:
@@ -122,32 +150,3 @@ def _interpreter(target: Target) -> str | None:
     ask = "import sys; print(sys.version_info[:2])"
     probe = subprocess.run([found, "-I", "-c", ask], check=False, capture_output=True, text=True)
     return found if probe.returncode == 0 and probe.stdout.strip() == str(target.version) else None
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m infra.bundle", description=__doc__)
-    parser.add_argument("functions", nargs="*", metavar="function", help=f"of {', '.join(FUNCTIONS)}; none named: all")
-    parser.add_argument("--runtime", default=DEFAULT.runtime, help="Lambda runtime (%(default)s)")
-    parser.add_argument("--architecture", default=DEFAULT.architecture, help="arm64 or x86_64 (%(default)s)")
-    parser.add_argument("--output", type=Path, default=ROOT / "dist" / "functions", help="folder of the bundles")
-    parser.add_argument("--exactly", action="store_true", help="one function: --output itself becomes its bundle")
-    parser.add_argument("--zip", action="store_true", help="also write <function>.zip")
-    given = parser.parse_args(arguments)
-    functions: list[str] = given.functions or list(FUNCTIONS)
-    unknown = sorted(set(functions) - set(FUNCTIONS))
-    if unknown:
-        parser.error(f"no such function: {', '.join(unknown)}")
-    if given.exactly and len(functions) != 1:
-        parser.error("--exactly takes one function")
-    try:
-        target = Target(given.runtime, given.architecture)
-    except ValueError as error:
-        parser.error(str(error))
-    for function in functions:
-        folder: Path = given.output if given.exactly else given.output / function
-        bundle(function, target, folder)
-        print(f"{function}: {size(folder) / 1e6:.1f} MB in {folder}")
-        if given.zip:
-            pack(folder, folder.with_suffix(".zip"))
-    return 0
