@@ -6,15 +6,16 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 WORKERS ?= 2
 
-.PHONY: help demo test test-fast test-infra lint proto bench check clean
+.PHONY: help demo test test-fast test-infra test-typescript lint proto bench check clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   an order saga on the embedded server, killed halfway and finished after a restart"
 	@echo "make test   all tests"
 	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 1 GB)"
+	@echo "make test-typescript   the TypeScript SDK against our server (needs node >= 20 and npm; 262 MB)"
 	@echo "make lint   ruff, mypy strict, import contracts"
-	@echo "make check  lint and test: exactly what CI runs"
+	@echo "make check  lint and test, as CI runs them"
 	@echo "make proto  generate *_pb2.py from our .proto files"
 	@echo "make bench  benchmarks"
 
@@ -38,6 +39,9 @@ test-fast: $(STAMP)
 test-infra: $(STAMP)
 	$(BIN)/python -m infra.localstack setup
 	WHISTLESTOP_TEST_INFRA=1 $(BIN)/python -m pytest tests/infra $(PYTEST_ARGS)
+
+test-typescript: $(STAMP)
+	WHISTLESTOP_TEST_TYPESCRIPT=1 $(BIN)/python -m pytest tests/typescript $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
