@@ -18,9 +18,7 @@ def test_calls_are_billed_by_memory_and_time() -> None:
 def test_what_is_free_is_taken_off_each_line() -> None:
     used = Usage(invocations=2_000_000, sqs_requests=1_500_000, schedules_fired=1_000, dpu=100_000, log_gb=7)
     made = bill(used, alarms=12)
-    assert (made.functions, made.queues, made.schedules) == (pytest.approx(0.20), pytest.approx(0.20), 0)
-    assert (made.logs, made.alarms, made.database) == (pytest.approx(1.0), pytest.approx(0.20), 0)
-    assert set(made.lines()) == {"functions", "queues", "logs", "alarms"}
+    assert made.lines() == pytest.approx({"functions": 0.20, "queues": 0.20, "logs": 1.0, "alarms": 0.20})
     assert made.total == pytest.approx(1.60)
 
 
@@ -40,5 +38,6 @@ def test_the_alternatives() -> None:
     assert prices.temporal_cloud(500_000) == 100
     assert prices.temporal_cloud(3_000_000) == 200
     assert prices.step_functions(1_004_000) == pytest.approx(25)
-    assert prices.small_ec2(own_database=True) - prices.small_ec2(own_database=False) == pytest.approx(prices.small_rds())
+    database = prices.small_ec2(own_database=True) - prices.small_ec2(own_database=False)
+    assert database == pytest.approx(prices.small_rds())
     assert prices.small_rds() == pytest.approx(0.016 * 730 + 2.3)

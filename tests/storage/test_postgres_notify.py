@@ -10,8 +10,14 @@ import pytest
 import pytest_asyncio
 
 from tests import postgres
+from tests.storage.factories import NAMESPACE, QUEUE, WORKFLOW_QUEUE, member, query, start, step, task
 from whistlestop.common.clock import SECOND_NS, SystemClock
+from whistlestop.common.notify import execution_topic, query_topic, task_queue_topic
+from whistlestop.storage.outreach import Outreach
+from whistlestop.storage.postgres import PostgresStore
 from whistlestop.storage.postgres.notify import PAYLOAD_BYTES, PostgresNotifier, digest, payloads
+from whistlestop.storage.postgres.transition import prepare
+from whistlestop.storage.records import Transition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -92,3 +98,50 @@ def test_payloads_are_short_and_hold_every_digest() -> None:
     assert [item for payload in found for item in payload.split(" ")[1:]] == digests
     assert len(found) == 5
     assert payloads("me", []) == []
+
+
+async def test_servers_hear_of_what_a_function_commits() -> None:
+    """By the statement of the commit itself, of its run, its tasks and its answers, and of a query's task."""
+    async with postgres.migrated_database() as url:
+        notifier = PostgresNotifier(url, SystemClock())
+        await notifier.start()
+        store = PostgresStore(url, pool_size=1, prepare=False)
+        await store.open()
+        store.outreach = Outreach(lambda _: None, "function")
+        now_ns = SystemClock().now_ns()
+        topics = [
+            execution_topic(NAMESPACE, "order-7", "run-1"), task_queue_topic(NAMESPACE, QUEUE, WORKFLOW_QUEUE),
+            query_topic("query-1"),
+        ]  # fmt: skip
+        with (
+            notifier.subscribe(topics[0]) as run,
+            notifier.subscribe(topics[1]) as queue,
+            notifier.subscribe(topics[2]) as answer,
+        ):
+            # No server lives: nobody is told, though somebody would listen.
+            await store.commit(Transition((start(tasks_added=(task(1),)),)))
+            assert not await queue.wait(SystemClock().now_ns() + SECOND_NS // 5)
+            await store.heartbeat(member(expires_ns=now_ns + 60 * SECOND_NS))
+
+            await store.commit(Transition((step(tasks_added=(task(2),)),), answers=(("query-1", b"yes"),)))
+            assert await run.wait(_soon())
+            assert await queue.wait(_soon())
+            assert await answer.wait(_soon())
+            await store.put_query(query("query-1", answer=None), task(3, query_id="query-1"))
+            assert await queue.wait(_soon())
+            assert not await answer.wait(0)
+            assert await store.answer_query("query-1", b"yes")
+            assert await answer.wait(_soon())
+        await store.close()
+        await notifier.close()
+
+
+async def test_a_commit_with_hints_is_one_statement() -> None:
+    async with postgres.migrated_database() as url:
+        store = PostgresStore(url, pool_size=1, prepare=False)
+        await store.open()
+        store.outreach = Outreach(lambda _: None, "function")
+        prepared = prepare(Transition((start(tasks_added=(task(1),)),)), store.outreach)
+        assert (prepared.sql.count(b"pg_notify"), prepared.sql.count(b";")) == (1, 0)
+        await store.commit(prepared.transition)
+        await store.close()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from whistlestop.storage.outreach import Outreach
     from whistlestop.storage.records import (
         Backlog,
         BranchRange,
@@ -76,6 +77,10 @@ class TaskStore(Protocol):
         self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
     ) -> list[MatchingTask]:
         """Tasks in order of (priority, task_id), from behind `after`."""
+        ...
+
+    async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
+        """How many tasks stand in each queue (namespace_id, task_queue, task_type), counted up to `limit`."""
         ...
 
     async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None: ...
@@ -249,6 +254,9 @@ class Store(
     ClusterStore, Protocol
 ):
     """Everything, as the shells hand it out."""
+
+    outreach: Outreach | None
+    """None, unless a function's shell sets it."""
 
     async def open(self) -> None:
         """Connect; raises SchemaMismatch, CannotOpen."""

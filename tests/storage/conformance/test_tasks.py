@@ -47,6 +47,14 @@ async def test_queues_are_apart(store: Store) -> None:
     assert await store.list_tasks(*ORDERS, None, 10) == [task(1)]
 
 
+async def test_many_queues_are_counted_at_once(store: Store) -> None:
+    """In the order in which they were asked for, each up to the limit."""
+    other = (NAMESPACE, "other", 1)
+    await store.put_tasks([task(n) for n in range(5)] + [_elsewhere(*other)])
+    assert await store.count_tasks([other, (NAMESPACE, "none", 1), ORDERS], 3) == [1, 0, 3]
+    assert await store.count_tasks([], 3) == []
+
+
 async def test_putting_a_task_twice_stores_it_once(store: Store) -> None:
     await store.put_tasks([task(1)])
     await store.put_tasks([task(1, stamp=2)])
@@ -116,6 +124,14 @@ async def test_an_expired_poller_is_not_listed(store: Store) -> None:
     await store.put_pollers([poller("worker-1"), poller("worker-2", expires_ns=START_NS + 20)])
     found = await store.list_pollers(*ORDERS, START_NS + 10, 10)
     assert found == [poller("worker-2", expires_ns=START_NS + 20)]
+
+
+async def test_a_poller_comes_back_after_its_row_has_expired(store: Store) -> None:
+    """Whoever writes sweeps old rows away, and not what is written at this moment."""
+    back = poller(last_access_ns=START_NS + 50, expires_ns=START_NS + 90)
+    await store.put_pollers([poller(), poller("worker-2")])
+    await store.put_pollers([back])
+    assert await store.list_pollers(*ORDERS, 0, 10) == [back]
 
 
 async def test_a_poller_is_seen_again(store: Store) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
 
+    from whistlestop.storage.outreach import Outreach
+
 T = TypeVar("T")
 
 _CHUNKS = "SELECT data FROM chunks WHERE kind = $1 AND owner = $2 AND part <= $3 ORDER BY part"
@@ -22,6 +24,8 @@ class PostgresBase:
     """Every method is one statement, and so one transaction, unless it says otherwise."""
 
     _pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
+    outreach: Outreach | None = None
+    """Set in functions."""
 
     def _connections(self) -> AsyncConnectionPool[AsyncConnection[Any]]:
         if self._pool is None:

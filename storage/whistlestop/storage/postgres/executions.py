@@ -73,11 +73,14 @@ class PostgresExecutions(PostgresBase):
         if self._writer is None:
             raise Unavailable("the store is not open")
         try:
-            await self._writer.commit(prepare(transition))
+            prepared = prepare(transition, self.outreach)
+            row = await self._writer.commit(prepared)
         except CurrentConflict as conflict:
             if conflict.current is None:
                 raise CurrentConflict(await self.get_current(*current_of(transition))) from None
             raise
+        if self.outreach is not None and prepared.wakes and row[-1]:
+            self.outreach.wake(row[-1])
 
     async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
         row = await self._one(_GET_EXECUTION, (key.namespace_id, key.workflow_id, key.run_id))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from whistlestop.common.notify import query_topic
 from whistlestop.storage.limits import check_chunked
+from whistlestop.storage.outreach import task_topics
 from whistlestop.storage.postgres.base import PostgresBase, split
 from whistlestop.storage.postgres.statement import Statement
-from whistlestop.storage.postgres.transition import CHUNK, CHUNK_TYPES, SET_CHUNK, TASK, TASK_TYPES, task_row
+from whistlestop.storage.postgres.transition import CHUNK, CHUNK_TYPES, SET_CHUNK, TASK, TASK_TYPES, reach, task_row
 from whistlestop.storage.records import ExecutionKey, QueryRecord
 
 if TYPE_CHECKING:
@@ -51,7 +53,12 @@ class PostgresQueries(PostgresBase):
         if more:
             rows = [("query", query.query_id, part, piece) for part, piece in enumerate(more, 1)]
             statement.insert("k", CHUNK, CHUNK_TYPES, rows, SET_CHUNK)
-        await self._run(statement.text("SELECT 1").decode(), statement.parameters)
+        select = "SELECT 1"
+        if self.outreach is not None and task is not None:
+            select += reach(statement, self.outreach, (task,), task_topics((task,)))
+        rows_found = await self._all(statement.text(select).decode(), statement.parameters, read=False)
+        if self.outreach is not None and task is not None and rows_found[0][-1]:
+            self.outreach.wake(rows_found[0][-1])
 
     async def get_query(self, query_id: str) -> QueryRecord | None:
         row = await self._one(f"{_QUERY} WHERE query_id = $1", (query_id,))
@@ -79,7 +86,11 @@ class PostgresQueries(PostgresBase):
         if more:
             rows = [("answer", query_id, part, piece) for part, piece in enumerate(more, 1)]
             statement.insert("k", CHUNK, CHUNK_TYPES, rows, SET_CHUNK)
-        rows_found = await self._all(statement.text("SELECT 1 FROM ok").decode(), statement.parameters, read=False)
+        select = "SELECT 1"
+        if self.outreach is not None:
+            select += reach(statement, self.outreach, (), (query_topic(query_id),))
+        sql = statement.text(f"{select} FROM ok").decode()
+        rows_found = await self._all(sql, statement.parameters, read=False)
         return len(rows_found) == 1
 
     async def delete_query(self, query_id: str) -> None:

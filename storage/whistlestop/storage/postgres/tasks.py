@@ -37,10 +37,16 @@ _SET_POLLER = (
     "ON CONFLICT (namespace_id, task_queue, task_type, identity) DO UPDATE SET"
     " last_access_ns = excluded.last_access_ns, expires_ns = excluded.expires_ns, data = excluded.data"
 )
-# Sticky queues come and go with their workers: whoever polls sweeps up some of what the gone ones left.
+# Sticky queues come and go with their workers: whoever polls sweeps up some of what the gone ones left. (Not rows that
+# the same statement writes.)
 _SWEEP_POLLERS = (
     "DELETE FROM task_queue_pollers WHERE (namespace_id, task_queue, task_type, identity) IN"
-    " (SELECT namespace_id, task_queue, task_type, identity FROM task_queue_pollers WHERE expires_ns <= $1 LIMIT 100)"
+    " (SELECT namespace_id, task_queue, task_type, identity FROM task_queue_pollers"
+    " WHERE expires_ns <= {now} AND identity <> ALL ({identities}) LIMIT 100)"
+)
+_COUNT_TASKS = (
+    "(SELECT count(*) FROM (SELECT 1 FROM tasks WHERE namespace_id = {} AND task_queue = {} AND task_type = {}"
+    " LIMIT {}) AS first_ones)"
 )
 _LIST_POLLERS = (
     "SELECT namespace_id, task_queue, task_type, identity, last_access_ns, data, expires_ns FROM task_queue_pollers"
@@ -56,6 +62,14 @@ class PostgresTasks(PostgresBase):
     ) -> list[MatchingTask]:
         rows = await self._all(_LIST_TASKS, (namespace_id, task_queue, task_type, *(after or (-1, 0)), limit))
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
+
+    async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
+        if not queues:
+            return []
+        statement = Statement()
+        most = statement.add(limit)
+        counts = [_COUNT_TASKS.format(*statement.add(*queue).split(", "), most) for queue in queues]
+        return list(await self._one(f"SELECT {', '.join(counts)}", statement.parameters))
 
     async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
         if not tasks:
@@ -131,8 +145,11 @@ class PostgresTasks(PostgresBase):
         )
         statement = Statement()
         relation = statement.rows(_POLLER_TYPES, rows)
-        await self._run(f"INSERT INTO {_POLLER} SELECT * FROM {relation} {_SET_POLLER}", statement.parameters)
-        await self._run(_SWEEP_POLLERS, (max(poller.last_access_ns for poller in pollers),))
+        statement.expression("put", f"INSERT INTO {_POLLER} SELECT * FROM {relation} {_SET_POLLER}")
+        now = statement.add(max(poller.last_access_ns for poller in pollers))
+        identities = f"{statement.add(sorted({poller.identity for poller in pollers}))}::text[]"
+        sweep = _SWEEP_POLLERS.format(now=now, identities=identities)
+        await self._run(statement.text(sweep).decode(), statement.parameters)
 
     async def list_pollers(
         self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int

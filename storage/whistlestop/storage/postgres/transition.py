@@ -17,14 +17,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.storage.errors import CurrentConflict, StorageError, VersionConflict
+from whistlestop.storage.outreach import tasks_of, topics_of, wake_keys
 from whistlestop.storage.postgres.base import split
 from whistlestop.storage.postgres.connection import CHUNK_BYTES
+from whistlestop.storage.postgres.notify import CHANNEL, digest, payloads
 from whistlestop.storage.postgres.statement import Statement
 from whistlestop.storage.records import CurrentExecution
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from whistlestop.storage.outreach import Outreach
     from whistlestop.storage.records import (
         CurrentWrite,
         ExecutionKey,
@@ -37,6 +40,11 @@ if TYPE_CHECKING:
     )
 
 _OK = "EXISTS (SELECT 1 FROM ok)"
+# Functions have no port. A row of a server that died is believed until it expires: then somebody is told for nothing.
+_SERVERS = (
+    "EXISTS (SELECT 1 FROM cluster_membership WHERE rpc_port > 0"
+    " AND expires_ns > CAST(extract(epoch FROM clock_timestamp()) * 1000000000 AS BIGINT))"
+)
 _EXECUTION_COLUMNS = (
     "namespace_id, workflow_id, run_id, shard_id, db_record_version, next_event_id, status, branch_id, data_encoding,"
     " parts, data"
@@ -98,6 +106,8 @@ class Prepared:
     transition: Transition
     locked: bool
     """The row holds what was found of each execution and current row, behind the verdict."""
+    wakes: bool = False
+    """At its end, the row holds the names of wake queues."""
 
     def verdict(self, row: Sequence[Any]) -> VersionConflict | CurrentConflict | None:
         """None when all was written; else which condition failed."""
@@ -118,7 +128,7 @@ class Prepared:
         raise StorageError("a transition was refused though its conditions held")
 
 
-def prepare(transition: Transition) -> Prepared:
+def prepare(transition: Transition, outreach: Outreach | None = None) -> Prepared:
     """The statement of a transition."""
     writes = transition.writes
     statement = Statement()
@@ -142,7 +152,29 @@ def prepare(transition: Transition) -> Prepared:
     _answers(statement, transition.answers, chunks)
     if chunks:
         statement.insert("chunk", CHUNK, CHUNK_TYPES, chunks, SET_CHUNK)
-    return Prepared(statement.text(select), statement.parameters, transition, locked)
+    if outreach is None:
+        return Prepared(statement.text(select), statement.parameters, transition, locked)
+    tasks = tasks_of(transition)
+    select += reach(statement, outreach, tasks, topics_of(transition))
+    return Prepared(statement.text(select), statement.parameters, transition, locked, bool(tasks))
+
+
+def reach(statement: Statement, outreach: Outreach, tasks: Sequence[MatchingTask], topics: Sequence[str]) -> str:
+    """More to select where `ok` is an expression: servers are hinted to, and last come the wake queues of tasks."""
+    select = ""
+    if outreach.sender and topics:
+        # More than fits into one payload is left to be found by those who look now and then.
+        payload = payloads(outreach.sender, dict.fromkeys(map(digest, topics)))[0]
+        channel, text = statement.add(CHANNEL, payload).split(", ")
+        select += f", (SELECT pg_notify({channel}, {text}) FROM ok WHERE {_SERVERS})"
+    if tasks:
+        places = ", ".join(f"({statement.add(*key)})" for key in wake_keys(tasks))
+        now = statement.add(max(task.created_ns for task in tasks))
+        select += (
+            ", (SELECT array_agg(DISTINCT identity) FROM task_queue_pollers"
+            f" WHERE (namespace_id, task_queue, task_type) IN ({places}) AND expires_ns > {now})"
+        )
+    return select
 
 
 def conflict_of(constraint: str, transition: Transition) -> VersionConflict | CurrentConflict | None:

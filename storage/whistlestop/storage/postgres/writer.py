@@ -8,7 +8,7 @@ transition is run again on its own.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
 from psycopg import errors
@@ -18,10 +18,14 @@ from whistlestop.storage.postgres.connection import ATTEMPTS, EXPECTED, is_conte
 from whistlestop.storage.postgres.transition import conflict_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
 
     from whistlestop.storage.postgres.transition import Prepared
+
+    Outcome: TypeAlias = StorageError | Sequence[Any]
 
 GROUP_LIMIT = 32
 """Transitions of one commit."""
@@ -36,27 +40,28 @@ class TransitionWriter:
     def __init__(self, pool: AsyncConnectionPool[AsyncConnection[Any]], lanes: int) -> None:
         self._pool = pool
         self._lanes = lanes
-        self._pending: list[tuple[Prepared, asyncio.Future[StorageError | None]]] = []
+        self._pending: list[tuple[Prepared, asyncio.Future[Outcome]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = 0
         self._closed = False
         self.groups = 0
         """Commits so far; fewer than transitions when groups form."""
 
-    async def commit(self, prepared: Prepared) -> None:
-        """Write the transition; raises what its condition says."""
+    async def commit(self, prepared: Prepared) -> Sequence[Any]:
+        """Write the transition; the row that its statement gives. Raises what its condition says."""
         if self._closed:
             raise Unavailable("the store is closed")
-        future: asyncio.Future[StorageError | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._pending.append((prepared, future))
         if not self._running or (self._running < self._lanes and len(self._pending) >= WORTH_A_LANE):
             self._running += 1
             task = asyncio.create_task(self._drain())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        error = await future
-        if error is not None:
-            raise error
+        outcome = await future
+        if isinstance(outcome, StorageError):
+            raise outcome
+        return outcome
 
     async def _drain(self) -> None:
         try:
@@ -70,14 +75,14 @@ class TransitionWriter:
             # One order for all: two groups that meet on two rows do not wait for each other in a circle.
             group.sort(key=_first_key)
             try:
-                outcomes = await self._write([prepared for prepared, _ in group])
+                outcomes: list[Outcome] = await self._write([prepared for prepared, _ in group])
             except Exception as error:  # noqa: BLE001 - the waiters must hear of it, whatever it is
                 outcomes = [translate(error)] * len(group)
             for (_, future), outcome in zip(group, outcomes, strict=True):
                 if not future.done():
                     future.set_result(outcome)
 
-    async def _write(self, group: list[Prepared]) -> list[StorageError | None]:
+    async def _write(self, group: list[Prepared]) -> list[Outcome]:
         if len(group) > 1:
             try:
                 return await self._together(group)
@@ -87,7 +92,7 @@ class TransitionWriter:
                 return [translate(error)] * len(group)
         return [await self._alone(prepared) for prepared in group]
 
-    async def _together(self, group: list[Prepared]) -> list[StorageError | None]:
+    async def _together(self, group: list[Prepared]) -> list[Outcome]:
         async with self._pool.connection() as connection:
             try:
                 async with connection.pipeline():
@@ -104,9 +109,9 @@ class TransitionWriter:
                 raise
             rows = [await cursor.fetchone() for cursor in cursors]
         self.groups += 1
-        return [prepared.verdict(row or (False,)) for prepared, row in zip(group, rows, strict=True)]
+        return [_outcome(prepared, row) for prepared, row in zip(group, rows, strict=True)]
 
-    async def _alone(self, prepared: Prepared) -> StorageError | None:
+    async def _alone(self, prepared: Prepared) -> Outcome:
         attempt = 0
         while True:
             attempt += 1
@@ -116,7 +121,7 @@ class TransitionWriter:
                     await cursor.execute(prepared.sql, prepared.parameters)
                     row = await cursor.fetchone()
                 self.groups += 1
-                return prepared.verdict(row or (False,))
+                return _outcome(prepared, row)
             except errors.UniqueViolation as error:
                 return conflict_of(error.diag.constraint_name or "", prepared.transition) or translate(error)
             except EXPECTED as error:
@@ -129,6 +134,10 @@ class TransitionWriter:
         self._closed = True
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+
+
+def _outcome(prepared: Prepared, row: Sequence[Any] | None) -> Outcome:
+    return prepared.verdict(row or (False,)) or row or ()
 
 
 def _first_key(item: tuple[Prepared, object]) -> tuple[str, str, str]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
+    from whistlestop.storage.outreach import Outreach
+
 T = TypeVar("T")
 
 INLINE_OPERATIONS = 100_000
@@ -37,6 +39,12 @@ class SqliteBase:
     _slow: sqlite3.Connection | None = None
     _slow_thread: ThreadPoolExecutor | None = None
     _writer: Writer | None = None
+    outreach: Outreach | None = None
+    """Set in functions."""
+
+    def _tell(self, wake_queues: Sequence[str]) -> None:
+        if self.outreach is not None and wake_queues:
+            self.outreach.wake(wake_queues)
 
     def _all(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         if self._reader is None:

@@ -6,9 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from whistlestop.storage.limits import check_transition
+from whistlestop.storage.outreach import tasks_of
 from whistlestop.storage.records import CurrentExecution, ExecutionKey, HistoryBatch, StoredExecution
 from whistlestop.storage.sqlite.base import SqliteBase
-from whistlestop.storage.sqlite.transition import SELECT_CURRENT, apply_transition
+from whistlestop.storage.sqlite.transition import SELECT_CURRENT, apply_transition, wake_queues
 
 if TYPE_CHECKING:
     import sqlite3
@@ -44,7 +45,7 @@ class SqliteExecutions(SqliteBase):
 
     async def commit(self, transition: Transition) -> None:
         check_transition(transition)
-        await self._write(partial(_commit, transition))
+        self._tell(await self._write(partial(_commit, transition, reaches=self.outreach is not None)))
 
     async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
         row = self._one(_GET_EXECUTION, (key.namespace_id, key.workflow_id, key.run_id))
@@ -84,8 +85,9 @@ class SqliteExecutions(SqliteBase):
         await self._write(partial(_delete, key))
 
 
-def _commit(transition: Transition, cursor: sqlite3.Cursor) -> None:
+def _commit(transition: Transition, cursor: sqlite3.Cursor, *, reaches: bool) -> list[str]:
     apply_transition(cursor, transition)
+    return wake_queues(cursor, tasks_of(transition)) if reaches else []
 
 
 def _delete(key: ExecutionKey, cursor: sqlite3.Cursor) -> None:

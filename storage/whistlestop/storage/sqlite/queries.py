@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.storage.limits import check_chunked
 from whistlestop.storage.records import ExecutionKey, QueryRecord
 from whistlestop.storage.sqlite.base import SqliteBase
-from whistlestop.storage.sqlite.transition import ANSWER_QUERY, INSERT_TASK, task_row
+from whistlestop.storage.sqlite.transition import ANSWER_QUERY, INSERT_TASK, task_row, wake_queues
 
 if TYPE_CHECKING:
     import sqlite3
@@ -40,12 +40,14 @@ class SqliteQueries(SqliteBase):
             query.request, query.answer,
         )  # fmt: skip
 
-        def run(cursor: sqlite3.Cursor) -> None:
+        def run(cursor: sqlite3.Cursor) -> list[str]:
             cursor.execute(_PUT, row)
-            if task is not None:
-                cursor.execute(INSERT_TASK, task_row(task))
+            if task is None:
+                return []
+            cursor.execute(INSERT_TASK, task_row(task))
+            return wake_queues(cursor, (task,)) if self.outreach is not None else []
 
-        await self._write(run)
+        self._tell(await self._write(run))
 
     async def get_query(self, query_id: str) -> QueryRecord | None:
         row = self._one(f"{_QUERY} WHERE query_id = ?", (query_id,))

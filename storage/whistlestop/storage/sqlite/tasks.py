@@ -21,6 +21,7 @@ _LIST_TASKS = (
     f" created_ns, query_id, data FROM tasks WHERE {_QUEUE} AND (priority, task_id) > (?, ?)"
     " ORDER BY priority, task_id LIMIT ?"
 )
+_COUNT_TASKS = f"SELECT count(*) FROM (SELECT 1 FROM tasks WHERE {_QUEUE} LIMIT ?)"
 _NEXT_PRIORITY = f"SELECT min(priority) FROM tasks WHERE {_QUEUE} AND priority > ?"
 _BACKLOG = (
     "SELECT count(*), min(created_ns) FROM"
@@ -54,6 +55,9 @@ class SqliteTasks(SqliteBase):
     ) -> list[MatchingTask]:
         rows = self._all(_LIST_TASKS, (namespace_id, task_queue, task_type, *(after or (-1, 0)), limit))
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
+
+    async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
+        return [self._one(_COUNT_TASKS, (*queue, limit))[0] for queue in queues]
 
     async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
         for task in tasks:

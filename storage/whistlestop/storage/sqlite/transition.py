@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from whistlestop.storage.errors import CurrentConflict, StorageError, VersionConflict
+from whistlestop.storage.outreach import wake_keys
 from whistlestop.storage.records import CurrentExecution
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Sequence
 
     from whistlestop.storage.records import (
         CurrentWrite,
@@ -66,6 +68,10 @@ _INSERT_TRANSFER = (
     "INSERT INTO transfer_tasks (shard_id, task_id, namespace_id, workflow_id, run_id, kind, visible_at_ns,"
     " attempt, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_SELECT_WAKE_QUEUES = (
+    "SELECT identity FROM task_queue_pollers WHERE namespace_id = ? AND task_queue = ? AND task_type = ?"
+    " AND expires_ns > ?"
+)
 ANSWER_QUERY = "UPDATE queries SET answer = ? WHERE query_id = ? AND answer IS NULL"
 DELETE_TRANSFER = "DELETE FROM transfer_tasks WHERE shard_id = ? AND task_id = ?"
 
@@ -102,6 +108,15 @@ def apply_transition(cursor: sqlite3.Cursor, transition: Transition) -> None:
         cursor.execute(DELETE_TRANSFER, (transfer.slot, transfer.task_id))
     for query_id, answer in transition.answers:
         cursor.execute(ANSWER_QUERY, (answer, query_id))
+
+
+def wake_queues(cursor: sqlite3.Cursor, tasks: Sequence[MatchingTask]) -> list[str]:
+    """The wake queues that wait for these tasks, as of when they were written."""
+    found: set[str] = set()
+    for key in wake_keys(tasks):
+        rows = cursor.execute(_SELECT_WAKE_QUEUES, (*key, max(task.created_ns for task in tasks)))
+        found.update(name for (name,) in rows)
+    return sorted(found)
 
 
 def _check_version(cursor: sqlite3.Cursor, key: ExecutionKey, expected: int) -> None:
