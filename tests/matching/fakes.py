@@ -66,6 +66,9 @@ class FakeStore:
         await self._pause()
         return rows
 
+    async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
+        return [len(await self.list_tasks(*queue, None, limit)) for queue in queues]
+
     async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
         self.rows.update({task.key: task for task in tasks})
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
+from temporalio.api.worker.v1 import message_pb2 as workers_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from tests.matching.fakes import Bench, settle
+from tests.matching.fakes import NAMESPACE, Bench, settle
 from whistlestop.common.proto import worker_pb2 as worker_pb
+from whistlestop.matching.config import MatchingConfig
 
 
 def request(*queues: str, limit: int = 0) -> worker_pb.LookForTasksRequest:
@@ -94,3 +97,61 @@ async def test_closing_ends_looks() -> None:
     await settle()
     await bench.matching.close()
     assert list((await asyncio.wait_for(waiting, 5)).workflow_tasks) == [0]
+
+
+FUNCTION = MatchingConfig(hear_others=False, wake_queue_prefix="stack-bridge-")
+
+
+async def test_a_wake_queue_is_registered_with_what_it_looks_for() -> None:
+    """Once per queue, and again when the row has grown old."""
+    bench = Bench(FUNCTION)
+    asked = request("one", "two")
+    asked.wake_queue = "stack-bridge-7"
+    answer = await bench.ask("LookForTasks", asked, can_hold=False)
+    assert (answer.wakes, answer.wake_queue_prefix) == (True, "stack-bridge-")
+    registered = {key: row for key, row in bench.rows.pollers.items() if row.identity == "stack-bridge-7"}
+    assert sorted(registered) == [
+        (NAMESPACE, "one", -2, "stack-bridge-7"), (NAMESPACE, "one", -1, "stack-bridge-7"),
+        (NAMESPACE, "two", -1, "stack-bridge-7"),
+    ]  # fmt: skip
+    writes = bench.rows.writes
+    await bench.ask("LookForTasks", asked, can_hold=False)
+    assert bench.rows.writes == writes
+    await bench.clock.advance(70)
+    await bench.ask("LookForTasks", asked, can_hold=False)
+    assert bench.rows.writes == writes + 1
+    row = bench.rows.pollers[NAMESPACE, "two", -1, "stack-bridge-7"]
+    assert row.expires_ns - bench.clock.now_ns() == 300 * 10**9
+    await bench.matching.close()
+
+
+@pytest.mark.parametrize("name", ["payroll", "stack-bridge-7/..", "stack-bridge-" + "x" * 70, "my-stack-bridge-7", ""])
+async def test_a_queue_that_is_not_for_waking_is_not_registered(name: str) -> None:
+    """Whoever may look is not to have messages sent to whatever queue."""
+    bench = Bench(FUNCTION)
+    asked = request("one")
+    asked.wake_queue = name
+    answer = await bench.ask("LookForTasks", asked, can_hold=False)
+    assert (answer.wakes, answer.wake_queue_prefix) == (False, "stack-bridge-")
+    assert {row.identity for row in bench.rows.pollers.values()} == {"me"}
+    await bench.matching.close()
+
+
+async def test_who_holds_looks_wakes_nobody() -> None:
+    bench = Bench(FUNCTION)
+    asked = request("one")
+    asked.wake_queue = "stack-bridge-7"
+    bench.commit("a", queue="one")
+    answer = await bench.ask("LookForTasks", asked)
+    assert (answer.holds, answer.wakes, answer.wake_queue_prefix) == (True, False, "")
+    await bench.matching.close()
+
+
+async def test_heartbeats_that_come_with_a_look_count() -> None:
+    bench = Bench(MatchingConfig(hear_others=False))
+    asked = request("one")
+    asked.heartbeats.append(workers_pb.WorkerHeartbeat(worker_instance_key="k1", worker_identity="me"))
+    await bench.ask("LookForTasks", asked, can_hold=False)
+    listed = await bench.ask("ListWorkers", rr.ListWorkersRequest())
+    assert [info.worker_instance_key for info in listed.workers] == ["k1"]
+    await bench.matching.close()

@@ -117,6 +117,10 @@ class TimerStore(Protocol):
         """Rows with `fire_at_ns <= now_ns`, earliest first."""
         ...
 
+    async def anything_due(self, timers_ns: int, transfers_ns: int) -> bool:
+        """Whether a timer is due by `timers_ns`, or a transfer visible by `transfers_ns`, in whatever slot."""
+        ...
+
     async def next_timers(self, first_slot: int, next_slot: int, after_ns: int, limit: int) -> list[TimerTask]:
         """Rows with `fire_at_ns > after_ns`, earliest first."""
         ...

@@ -76,6 +76,15 @@ async def test_a_timer_of_another_kind_is_not_deleted(store: Store) -> None:
     assert await store.due_timers(*SLOTS_ALL, START_NS, 1) == [timer(START_NS, kind="retention")]
 
 
+async def test_whether_anything_is_due(store: Store) -> None:
+    """A timer by its time, a transfer by another."""
+    await store.put_timer(timer(START_NS + 5, slot=16383))
+    await commit(store, start(transfers_added=(transfer(1, visible_at_ns=START_NS + 7),)))
+    assert not await store.anything_due(START_NS + 4, START_NS + 6)
+    assert await store.anything_due(START_NS + 5, 0)
+    assert await store.anything_due(0, START_NS + 7)
+
+
 async def test_due_transfers_come_oldest_first_up_to_the_limit(store: Store) -> None:
     rows = tuple(transfer(n, slot=n, visible_at_ns=START_NS + n) for n in range(4))
     await commit(store, start(transfers_added=rows[::-1]))

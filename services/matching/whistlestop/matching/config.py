@@ -71,6 +71,9 @@ class MatchingConfig:
     scale_up_ratio: float = 1.2
     """Tasks added per task handed out above which more pollers are wanted."""
 
+    wake_queue_prefix: str = ""
+    """In a function: workers' wake queues whose names begin like this are told of tasks; empty: none are."""
+
     max_id_length: int = 1000
     describe_limit: int = 100_000
     """Where the count of a backlog stops."""

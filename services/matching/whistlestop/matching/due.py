@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto import internal_pb2 as internal
-from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import ServiceClient
@@ -50,10 +49,7 @@ class DueRows:
 
     async def fire(self, context: CallContext, *, first: bool) -> None:
         now_ns = self._clock.now_ns()
-        due = bool(await self._store.due_timers(0, SLOTS, now_ns, 1))
-        if not due and first:
-            due = bool(await self._store.due_transfers(0, SLOTS, now_ns - _LEFT_BEHIND_NS, 1))
-        if not due:
+        if not await self._store.anything_due(now_ns, now_ns - _LEFT_BEHIND_NS if first else 0):
             return
         try:
             await self._history.call("FireDue", internal.FireDueRequest(), context)

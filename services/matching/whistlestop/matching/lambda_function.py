@@ -4,7 +4,8 @@ Nothing is remembered from call to call: task rows are the truth, and poller row
 each is a clock: it has history fire what is due.
 
 Environment: WHISTLESTOP_DATABASE_URL or WHISTLESTOP_SQLITE_PATH, WHISTLESTOP_HISTORY_FUNCTION or
-WHISTLESTOP_HISTORY_URL, WHISTLESTOP_LOG_LEVEL; as of the frontend's function.
+WHISTLESTOP_HISTORY_URL, WHISTLESTOP_LOG_LEVEL; as of the frontend's function. WHISTLESTOP_WORKER_WAKE_PREFIX, how the
+names of the queues begin by which workers may be woken; the same for history.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ async def _instance() -> tuple[Matching, Presence]:
         store = _store()
         await store.open()
         history = lambda_shell.other_function("HISTORY", _clock)
+        config = MatchingConfig(
+            hear_others=False, wake_queue_prefix=os.environ.get("WHISTLESTOP_WORKER_WAKE_PREFIX", "")
+        )
         matching = Matching(
-            store, history, _clock, RandomIds(), RecheckNotifier(_clock), MatchingConfig(hear_others=False),
-            due=DueRows(store, history, _clock),
+            store, history, _clock, RandomIds(), RecheckNotifier(_clock), config, due=DueRows(store, history, _clock),
         )  # fmt: skip
         _instances.append((matching, Presence(store, _clock, lambda_shell.instance_name(), "matching")))
     return _instances[0]

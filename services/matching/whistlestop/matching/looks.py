@@ -9,6 +9,7 @@ A count is a hint: a task may be gone when the poll comes, and the poll is then 
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
@@ -22,7 +23,9 @@ from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, check_poll
 from whistlestop.matching.versions import queue_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+
+    from temporalio.api.worker.v1.message_pb2 import WorkerHeartbeat
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
 MOST_QUEUES = 200
 """Of one look; what is beyond counts as having a task, so that it is polled."""
 _MOST_COUNTED = 100
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_LONGEST_NAME = 80
+"""Of a queue of SQS."""
 
 
 class Looks:
@@ -55,6 +61,7 @@ class Looks:
         queues: Queues,
         rows: PollerRows,
         due: Due,
+        heard: Callable[[CallContext, Sequence[WorkerHeartbeat]], Awaitable[None]],
     ) -> None:
         self._store = store
         self._clock = clock
@@ -63,6 +70,7 @@ class Looks:
         self._queues = queues
         self._rows = rows
         self._due = due
+        self._heard = heard
         self._watchers: dict[QueueKey, set[asyncio.Event]] = {}
         self._closing = False
 
@@ -84,24 +92,42 @@ class Looks:
             raise unavailable("the server is shutting down")
         asked = list(_asked(request, context.namespace_id))
         limit = min(max(request.limit, 1), _MOST_COUNTED)
-        counts = await (self._held(asked, limit, context) if context.can_hold else self._once(asked, limit, context))
+        if request.heartbeats:
+            await self._heard(context, request.heartbeats)
+        prefix = "" if context.can_hold else self._config.wake_queue_prefix
+        wake_queue = request.wake_queue if prefix and _may_be_woken(request.wake_queue, prefix) else ""
+        if context.can_hold:
+            counts = await self._held(asked, limit, context)
+        else:
+            counts = await self._once(asked, limit, context, wake_queue)
         workflow, activity = len(request.workflow_polls), len(request.activity_polls)
         return worker_pb.LookForTasksResponse(
             workflow_tasks=counts[:workflow],
             activity_tasks=counts[workflow : workflow + activity],
             nexus_tasks=counts[workflow + activity :],
             holds=context.can_hold,
+            wake_queue_prefix=prefix,
+            wakes=bool(wake_queue),
         )
 
     # In a function.
 
-    async def _once(self, asked: Asked, limit: int, context: CallContext) -> list[int]:
+    async def _once(self, asked: Asked, limit: int, context: CallContext, wake_queue: str) -> list[int]:
         now_ns = self._clock.now_ns()
+        good = [(key, poll) for key, poll in asked if self._is_good(poll)]
         records = [
             self._rows.record(key, poll.identity, poll, now_ns)
-            for key, poll in asked
-            if poll.identity and self._is_good(poll) and self._rows.is_old(key, poll.identity, now_ns)
+            for key, poll in good
+            if poll.identity and self._rows.is_old(key, poll.identity, now_ns)
         ]
+        if wake_queue:
+            # Before the count: what is added later finds the row.
+            keys = dict.fromkeys(key for key, _ in good)
+            records += (
+                self._rows.wake_record(key, wake_queue, now_ns)
+                for key in keys
+                if self._rows.is_old(key, wake_queue, now_ns)
+            )
         if records:
             await self._rows.write(records)
         await self._due.fire(context, first=True)
@@ -165,12 +191,11 @@ class Looks:
     # In both.
 
     async def _count(self, asked: Sequence[tuple[QueueKey, PollRequest]], limit: int) -> list[int]:
-        counts = []
-        for index, (key, poll) in enumerate(asked):
-            if index >= MOST_QUEUES or not self._is_good(poll):
-                counts.append(1)
-            else:
-                counts.append(len(await self._store.list_tasks(*key, None, limit)))
+        counts = [1] * len(asked)
+        good = [index for index, (_, poll) in enumerate(asked[:MOST_QUEUES]) if self._is_good(poll)]
+        found = await self._store.count_tasks([asked[index][0] for index in good], limit)
+        for index, count in zip(good, found, strict=True):
+            counts[index] = count
         return counts
 
     def _is_good(self, poll: PollRequest) -> bool:
@@ -179,6 +204,11 @@ class Looks:
         except ServiceError:
             return False
         return True
+
+
+def _may_be_woken(name: str, prefix: str) -> bool:
+    """Nobody is to have messages sent to queues that are not meant for it."""
+    return name.startswith(prefix) and len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None
 
 
 def _asked(request: worker_pb.LookForTasksRequest, namespace_id: str) -> Iterator[tuple[QueueKey, PollRequest]]:

@@ -16,6 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.storage.errors import StorageError
+from whistlestop.storage.outreach import wake_record
 from whistlestop.storage.records import PollerRecord
 
 if TYPE_CHECKING:
@@ -97,6 +98,11 @@ class PollerRows:
         self._written_ns[(key, identity)] = now_ns
         data = poller_info(identity, now_ns, poll).SerializeToString()
         return PollerRecord(*key, identity, now_ns, data, now_ns + int(self._config.poller_ttl_s * SECOND_NS))
+
+    def wake_record(self, key: QueueKey, wake_queue: str, now_ns: int) -> PollerRecord:
+        """The row by which the wake queue hears of tasks; whoever asks for it is to write it."""
+        self._written_ns[(key, wake_queue)] = now_ns
+        return wake_record(*key, wake_queue, now_ns, now_ns + int(self._config.poller_ttl_s * SECOND_NS))
 
     async def write(self, records: Iterable[PollerRecord]) -> None:
         """Write now. A failure is logged: a lost row costs a line in a description."""

@@ -102,7 +102,7 @@ class Matching:
         )
         self._looks = Looks(
             store=store, clock=clock, notifier=notifier, config=config, queues=self._queues, rows=self._rows,
-            due=due or NothingDue(),
+            due=due or NothingDue(), heard=self._heard,
         )  # fmt: skip
         self._methods: dict[str, Callable[[Any, CallContext], Awaitable[Reply]]] = {
             "PollWorkflowTaskQueue": self._poll_workflow,

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 # Answered from the index timer_tasks_due alone, in its order.
 _TIMERS = "SELECT kind, shard_id, namespace_id, workflow_id, run_id, fire_at_ns, data FROM timer_tasks"
 _IN_RANGE = "AND shard_id >= $2 AND shard_id < $3 ORDER BY fire_at_ns, shard_id LIMIT $4"
+_ANYTHING_DUE = (
+    "SELECT EXISTS (SELECT 1 FROM timer_tasks WHERE fire_at_ns <= $1)"
+    " OR EXISTS (SELECT 1 FROM transfer_tasks WHERE visible_at_ns <= $2)"
+)
 _DUE_TIMERS = f"{_TIMERS} WHERE fire_at_ns <= $1 {_IN_RANGE}"
 _NEXT_TIMERS = f"{_TIMERS} WHERE fire_at_ns > $1 {_IN_RANGE}"
 _PUT_TIMER = f"INSERT INTO {TIMER} VALUES ($1, $2, $3, $4, $5, $6, $7) {SET_TIMER}"
@@ -41,6 +45,9 @@ class PostgresTimers(PostgresBase):
 
     async def due_timers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TimerTask]:
         return _timers(await self._all(_DUE_TIMERS, (now_ns, first_slot, next_slot, limit)))
+
+    async def anything_due(self, timers_ns: int, transfers_ns: int) -> bool:
+        return bool((await self._one(_ANYTHING_DUE, (timers_ns, transfers_ns)))[0])
 
     async def next_timers(self, first_slot: int, next_slot: int, after_ns: int, limit: int) -> list[TimerTask]:
         return _timers(await self._all(_NEXT_TIMERS, (after_ns, first_slot, next_slot, limit)))

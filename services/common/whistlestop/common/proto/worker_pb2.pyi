@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from temporalio.api.worker.v1 import message_pb2 as _message_pb2
 from temporalio.api.workflowservice.v1 import request_response_pb2 as _request_response_pb2
 import builtins as _builtins
 import sys
@@ -28,9 +29,15 @@ class LookForTasksRequest(_message.Message):
     ACTIVITY_POLLS_FIELD_NUMBER: _builtins.int
     NEXUS_POLLS_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    HEARTBEATS_FIELD_NUMBER: _builtins.int
+    WAKE_QUEUE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     limit: _builtins.int
     """Tasks that are counted per queue at most; 0: one."""
+    wake_queue: _builtins.str
+    """The name of a queue (of SQS, in the account and region of the functions) that is to get a message when a task is
+    added to one of these queues in the next five minutes. Whoever looks again goes on being told.
+    """
     @_builtins.property
     def workflow_polls(self) -> _containers.RepeatedCompositeFieldContainer[_request_response_pb2.PollWorkflowTaskQueueRequest]:
         """One poll per queue and kind of task, as it would be sent; the poller counts as seen."""
@@ -39,6 +46,10 @@ class LookForTasksRequest(_message.Message):
     def activity_polls(self) -> _containers.RepeatedCompositeFieldContainer[_request_response_pb2.PollActivityTaskQueueRequest]: ...
     @_builtins.property
     def nexus_polls(self) -> _containers.RepeatedCompositeFieldContainer[_request_response_pb2.PollNexusTaskQueueRequest]: ...
+    @_builtins.property
+    def heartbeats(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.WorkerHeartbeat]:
+        """What workers said of themselves meanwhile: as RecordWorkerHeartbeat, without a call of its own."""
+
     def __init__(
         self,
         *,
@@ -47,10 +58,12 @@ class LookForTasksRequest(_message.Message):
         activity_polls: _abc.Iterable[_request_response_pb2.PollActivityTaskQueueRequest] | None = ...,
         nexus_polls: _abc.Iterable[_request_response_pb2.PollNexusTaskQueueRequest] | None = ...,
         limit: _builtins.int = ...,
+        heartbeats: _abc.Iterable[_message_pb2.WorkerHeartbeat] | None = ...,
+        wake_queue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_polls", b"activity_polls", "limit", b"limit", "namespace", b"namespace", "nexus_polls", b"nexus_polls", "workflow_polls", b"workflow_polls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_polls", b"activity_polls", "heartbeats", b"heartbeats", "limit", b"limit", "namespace", b"namespace", "nexus_polls", b"nexus_polls", "wake_queue", b"wake_queue", "workflow_polls", b"workflow_polls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -64,8 +77,14 @@ class LookForTasksResponse(_message.Message):
     ACTIVITY_TASKS_FIELD_NUMBER: _builtins.int
     NEXUS_TASKS_FIELD_NUMBER: _builtins.int
     HOLDS_FIELD_NUMBER: _builtins.int
+    WAKE_QUEUE_PREFIX_FIELD_NUMBER: _builtins.int
+    WAKES_FIELD_NUMBER: _builtins.int
     holds: _builtins.bool
     """This server waits at no cost: the next look may have a deadline far away."""
+    wake_queue_prefix: _builtins.str
+    """Wake queues whose names begin like this are told; empty: none are."""
+    wakes: _builtins.bool
+    """The wake queue of the request will be told."""
     @_builtins.property
     def workflow_tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """In the order of the request: how many tasks wait, up to the limit. A poll that would be refused counts as one, so
@@ -83,10 +102,12 @@ class LookForTasksResponse(_message.Message):
         activity_tasks: _abc.Iterable[_builtins.int] | None = ...,
         nexus_tasks: _abc.Iterable[_builtins.int] | None = ...,
         holds: _builtins.bool = ...,
+        wake_queue_prefix: _builtins.str = ...,
+        wakes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_tasks", b"activity_tasks", "holds", b"holds", "nexus_tasks", b"nexus_tasks", "workflow_tasks", b"workflow_tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_tasks", b"activity_tasks", "holds", b"holds", "nexus_tasks", b"nexus_tasks", "wake_queue_prefix", b"wake_queue_prefix", "wakes", b"wakes", "workflow_tasks", b"workflow_tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
