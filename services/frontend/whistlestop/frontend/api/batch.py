@@ -21,11 +21,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.clients import decoded
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.visibility import (
-    count_workflow_executions,
-    list_workflow_executions,
-    parsed_filter,
-)
+from whistlestop.frontend.api.listing import parsed_filter
+from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
 from whistlestop.frontend.registry import Feature, supports
 
 if TYPE_CHECKING:
@@ -70,18 +67,20 @@ _KINDS: Mapping[str, tuple[str, batch_enums.BatchOperationType.ValueType]] = {
     "delete_activities_operation": ("delete_activities", batch_enums.BATCH_OPERATION_TYPE_DELETE_ACTIVITY),
 }  # fmt: skip
 _TYPES = dict(_KINDS.values())
-ON_ACTIVITIES = frozenset({
-    "terminate_activities_operation", "cancel_activities_operation", "delete_activities_operation",
-})
+ON_ACTIVITIES = frozenset(
+    {
+        "terminate_activities_operation",
+        "cancel_activities_operation",
+        "delete_activities_operation",
+    }
+)
 _TYPE_OR_ALL = "Either activity type must be set, or match all should be set to true"
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
-def check_start(
-    request: service_pb.StartBatchOperationRequest, namespace: Namespace | None, rules: Rules
-) -> None:
+def check_start(request: service_pb.StartBatchOperationRequest, namespace: Namespace | None, rules: Rules) -> None:
     """An operation, a reason, a job id, and exactly one way to say which executions are meant."""
     operation = request.WhichOneof("operation")
     if operation in ON_ACTIVITIES and not supports(Feature.STANDALONE_ACTIVITIES):

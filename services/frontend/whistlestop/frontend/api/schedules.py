@@ -6,7 +6,6 @@ user can set; of the server's own attributes only TemporalSchedulePaused, and `S
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
@@ -16,20 +15,11 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
 from whistlestop.frontend.api import checks
+from whistlestop.frontend.api.listing import Division, fill_count, page
 from whistlestop.frontend.api.start_workflow import check_timeouts
 from whistlestop.frontend.api.versioning import check_override
-from whistlestop.storage.visibility import InvalidQuery, group_payloads, parse, row_payloads
-from whistlestop.storage.visibility.query import (
-    And,
-    Compare,
-    Expression,
-    HasAny,
-    HasWords,
-    In,
-    Not,
-    Or,
-    StartsWith,
-)
+from whistlestop.storage.visibility import row_payloads
+from whistlestop.storage.visibility.query import And, Expression, Not, Or
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,20 +31,24 @@ if TYPE_CHECKING:
     from whistlestop.frontend.service import Frontend
     from whistlestop.storage.namespaces import Namespace
     from whistlestop.storage.records import VisibilityRow
-    from whistlestop.storage.visibility import AttributeType, Query
+    from whistlestop.storage.visibility import AttributeType
 
 ID_PREFIX = "temporal-sys-scheduler:"
-_BASE = (
-    "TemporalNamespaceDivision = 'TemporalScheduler' AND ExecutionStatus = 'Running'"
-    f" AND WorkflowId BETWEEN '{ID_PREFIX}' AND '{ID_PREFIX[:-1]};'"
+DIVISION = Division(
+    # With the range of workflow ids, which an index has: other runs need not be looked at.
+    base=(
+        "TemporalNamespaceDivision = 'TemporalScheduler' AND ExecutionStatus = 'Running'"
+        f" AND WorkflowId BETWEEN '{ID_PREFIX}' AND '{ID_PREFIX[:-1]};'"
+    ),
+    id_prefix=ID_PREFIX,
+    id_alias="ScheduleId",
+    columns={"ScheduleId": "WorkflowId"},
 )
-"""With the range of workflow ids, which an index has: other runs need not be looked at."""
 _APPENDED = "-2009-11-10T23:00:00Z"
 _MEMO_INFO = "ScheduleInfo"
 _PAUSED = "TemporalSchedulePaused"
 _OWN_ATTRIBUTES = frozenset({_PAUSED, "TemporalNamespaceDivision", "BinaryChecksums", "BuildIds"})
 _NOTES_LIMIT = 1000
-_MOST_GROUPS = 1000
 _REUSE = (
     WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_UNSPECIFIED,
     WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
@@ -145,15 +139,8 @@ async def list_schedules(
     frontend: Frontend, request: service_pb.ListSchedulesRequest, context: CallContext
 ) -> service_pb.ListSchedulesResponse:
     """A page of schedules, newest first."""
-    query, custom = await _parsed(frontend, context, request.query)
-    most = frontend.config.visibility_max_page_size
-    limit = request.maximum_page_size if 0 < request.maximum_page_size <= most else most
-    try:
-        rows, token = await frontend.store.list_visibility(
-            context.namespace_id, query, limit, request.next_page_token
-        )
-    except InvalidQuery as error:
-        raise invalid_argument(error.message) from None
+    query, custom = await DIVISION.parsed(frontend, context, request.query, _check_names)
+    rows, token = await page(frontend, context, query, request.maximum_page_size, request.next_page_token)
     return service_pb.ListSchedulesResponse(schedules=[_entry(row, custom) for row in rows], next_page_token=token)
 
 
@@ -161,55 +148,14 @@ async def count_schedules(
     frontend: Frontend, request: service_pb.CountSchedulesRequest, context: CallContext
 ) -> service_pb.CountSchedulesResponse:
     """One number, and one per group when the filter groups."""
-    query, _ = await _parsed(frontend, context, request.query)
-    if not query.group_by:
-        count = await frontend.store.count_visibility(context.namespace_id, query)
-        return service_pb.CountSchedulesResponse(count=count)
-    response = service_pb.CountSchedulesResponse()
-    for values, count in await frontend.store.count_visibility_groups(context.namespace_id, query, _MOST_GROUPS):
-        response.count += count
-        response.groups.add(count=count, group_values=group_payloads(query, values))
-    return response
+    query, _ = await DIVISION.parsed(frontend, context, request.query, _check_names)
+    return await fill_count(frontend, context, query, service_pb.CountSchedulesResponse())
 
 
-async def _parsed(
-    frontend: Frontend, context: CallContext, text: str
-) -> tuple[Query, Mapping[str, AttributeType]]:
-    """The filter within the division of schedulers."""
-    problem: InvalidQuery | None = None
-    for look in (frontend.namespaces.by_id, frontend.namespaces.refresh):
-        namespace = await look(context.namespace_id)
-        custom: Mapping[str, AttributeType] = {} if namespace is None else namespace.custom_search_attributes
-        base = parse(_BASE, custom)
-        if not text.strip():
-            return base, custom
-        try:
-            wanted = parse(text, custom)
-        except InvalidQuery as error:
-            problem = error
-            continue
-        where = _without_implied(wanted.where)
-        if where is None:
-            return replace(wanted, where=base.where), custom
-        for name in _names(where):
-            if name.startswith("Temporal") and name != _PAUSED:
-                raise invalid_argument(f'invalid query filter for schedules: cannot filter on "{name}"')
-        assert base.where is not None
-        return replace(wanted, where=And((base.where, _by_schedule_id(where)))), custom
-    assert problem is not None
-    raise invalid_argument(problem.message)
-
-
-def _without_implied(where: Expression | None) -> Expression | None:
-    """Without the condition that `parse` adds to a filter that names no division."""
-    if isinstance(where, And) and _is_implied(where.items[0]):
-        return where.items[1]
-    return None if where is None or _is_implied(where) else where
-
-
-def _is_implied(expression: Expression) -> bool:
-    attribute = getattr(expression, "attribute", None)
-    return attribute is not None and attribute.name == attribute.alias == "TemporalNamespaceDivision"
+def _check_names(where: Expression) -> None:
+    for name in _names(where):
+        if name.startswith("Temporal") and name != _PAUSED:
+            raise invalid_argument(f'invalid query filter for schedules: cannot filter on "{name}"')
 
 
 def _names(expression: Expression) -> Iterator[str]:
@@ -223,31 +169,8 @@ def _names(expression: Expression) -> Iterator[str]:
             yield expression.attribute.name
 
 
-def _by_schedule_id(expression: Expression) -> Expression:
-    """`ScheduleId` means the workflow id without its prefix."""
-    match expression:
-        case And(items=items):
-            return And(tuple(_by_schedule_id(item) for item in items))
-        case Or(items=items):
-            return Or(tuple(_by_schedule_id(item) for item in items))
-        case Not(item=item):
-            return Not(_by_schedule_id(item))
-    if expression.attribute.alias.removeprefix("Temporal") != "ScheduleId" or expression.attribute.name != "WorkflowId":
-        return expression
-    match expression:
-        case Compare(value=value):
-            return replace(expression, value=f"{ID_PREFIX}{value}")
-        case In(values=values):
-            return replace(expression, values=tuple(f"{ID_PREFIX}{value}" for value in values))
-        case StartsWith(prefix=prefix):
-            return replace(expression, prefix=ID_PREFIX + prefix)
-        case HasAny() | HasWords():
-            return expression
-    return expression
-
-
 def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> schedule_pb.ScheduleListEntry:
-    entry = schedule_pb.ScheduleListEntry(schedule_id=row.key.workflow_id.removeprefix(ID_PREFIX))
+    entry = schedule_pb.ScheduleListEntry(schedule_id=DIVISION.user_id(row))
     memo = common_pb.Memo.FromString(row.memo)
     info = memo.fields[_MEMO_INFO].data
     del memo.fields[_MEMO_INFO]

@@ -7,7 +7,6 @@ One stands in visibility as a run in the namespace division of Nexus operations.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1 import nexus_pb2 as enums
@@ -17,8 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
 from whistlestop.frontend.api import checks
-from whistlestop.storage.visibility import AttributeType, InvalidQuery, group_payloads, parse, row_payloads
-from whistlestop.storage.visibility.query import And, Between, Compare, Expression, In, Not, Or, StartsWith
+from whistlestop.frontend.api.listing import Division, fill_count, page, show_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,18 +26,19 @@ if TYPE_CHECKING:
     from whistlestop.frontend.service import Frontend
     from whistlestop.storage.namespaces import Namespace
     from whistlestop.storage.records import VisibilityRow
-    from whistlestop.storage.visibility import Query
+    from whistlestop.storage.visibility import AttributeType
 
 ID_PREFIX = "temporal-sys-nexus-operation:"
-_DIVISION = "TemporalNamespaceDivision"
-_BASE = f"{_DIVISION} = '131748067'"
 _SERVICE = "TemporalNexusService"
-_COLUMNS = {
-    "OperationId": "WorkflowId", "Operation": "WorkflowType", "Endpoint": "TaskQueue", "Service": _SERVICE,
-    "RequestId": "TemporalNexusRequestId",
-}  # fmt: skip
-_ALIASES: Mapping[str, AttributeType] = dict.fromkeys(_COLUMNS, AttributeType.Keyword)
-_MOST_GROUPS = 1000
+DIVISION = Division(
+    base="TemporalNamespaceDivision = '131748067'",
+    id_prefix=ID_PREFIX,
+    id_alias="OperationId",
+    columns={
+        "OperationId": "WorkflowId", "Operation": "WorkflowType", "Endpoint": "TaskQueue", "Service": _SERVICE,
+        "RequestId": "TemporalNexusRequestId",
+    },
+)  # fmt: skip
 _MOST_REASON = 1000
 _MOST_NAME = 1000
 _MOST_HEADERS = 8 * 1024
@@ -170,13 +169,8 @@ async def list_nexus_operation_executions(
     frontend: Frontend, request: service_pb.ListNexusOperationExecutionsRequest, context: CallContext
 ) -> service_pb.ListNexusOperationExecutionsResponse:
     """A page of operations, newest first."""
-    query, custom = await _parsed(frontend, context, request.query)
-    most = frontend.config.visibility_max_page_size
-    limit = request.page_size if 0 < request.page_size <= most else most
-    try:
-        rows, token = await frontend.store.list_visibility(context.namespace_id, query, limit, request.next_page_token)
-    except InvalidQuery as error:
-        raise invalid_argument(error.message) from None
+    query, custom = await DIVISION.parsed(frontend, context, request.query)
+    rows, token = await page(frontend, context, query, request.page_size, request.next_page_token)
     return service_pb.ListNexusOperationExecutionsResponse(
         operations=[_entry(row, custom) for row in rows], next_page_token=token
     )
@@ -186,79 +180,15 @@ async def count_nexus_operation_executions(
     frontend: Frontend, request: service_pb.CountNexusOperationExecutionsRequest, context: CallContext
 ) -> service_pb.CountNexusOperationExecutionsResponse:
     """One number, and one per group when the filter groups."""
-    query, _ = await _parsed(frontend, context, request.query)
-    if not query.group_by:
-        count = await frontend.store.count_visibility(context.namespace_id, query)
-        return service_pb.CountNexusOperationExecutionsResponse(count=count)
-    response = service_pb.CountNexusOperationExecutionsResponse()
-    for values, count in await frontend.store.count_visibility_groups(context.namespace_id, query, _MOST_GROUPS):
-        response.count += count
-        response.groups.add(count=count, group_values=group_payloads(query, values))
-    return response
-
-
-async def _parsed(frontend: Frontend, context: CallContext, text: str) -> tuple[Query, Mapping[str, AttributeType]]:
-    """The filter within the division of operations. An attribute that is not known may be new: look again, once."""
-    for look in (frontend.namespaces.by_id, frontend.namespaces.refresh):
-        namespace = await look(context.namespace_id)
-        custom: Mapping[str, AttributeType] = {} if namespace is None else namespace.custom_search_attributes
-        base = parse(_BASE, custom)
-        assert base.where is not None
-        try:
-            wanted = parse(text, {**custom, **_ALIASES})
-        except InvalidQuery as error:
-            problem = error
-            continue
-        where = _without_implied(wanted.where)
-        if where is None:
-            return replace(wanted, where=base.where), custom
-        return replace(wanted, where=And((base.where, _by_column(where)))), custom
-    raise invalid_argument(problem.message)
-
-
-def _without_implied(where: Expression | None) -> Expression | None:
-    """Without the condition that `parse` adds to a filter that names no division."""
-    if isinstance(where, And) and _is_implied(where.items[0]):
-        return where.items[1]
-    return None if where is None or _is_implied(where) else where
-
-
-def _is_implied(expression: Expression) -> bool:
-    attribute = getattr(expression, "attribute", None)
-    return attribute is not None and attribute.name == attribute.alias == _DIVISION
-
-
-def _by_column(expression: Expression) -> Expression:
-    """Most of what a filter names stands in the columns of workflows."""
-    match expression:
-        case And(items=items):
-            return And(tuple(_by_column(item) for item in items))
-        case Or(items=items):
-            return Or(tuple(_by_column(item) for item in items))
-        case Not(item=item):
-            return Not(_by_column(item))
-    name = expression.attribute.name
-    if name not in _COLUMNS:
-        return expression
-    moved = replace(expression, attribute=replace(expression.attribute, name=_COLUMNS[name]))
-    prefix = ID_PREFIX if name == "OperationId" else ""
-    match moved:
-        case Compare(value=value):
-            return replace(moved, value=f"{prefix}{value}")
-        case In(values=values):
-            return replace(moved, values=tuple(f"{prefix}{value}" for value in values))
-        case Between(low=low, high=high):
-            return replace(moved, low=f"{prefix}{low}", high=f"{prefix}{high}")
-        case StartsWith(prefix=beginning):
-            return replace(moved, prefix=prefix + beginning)
-    return moved
+    query, _ = await DIVISION.parsed(frontend, context, request.query)
+    return await fill_count(frontend, context, query, service_pb.CountNexusOperationExecutionsResponse())
 
 
 def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> nexus_pb.NexusOperationExecutionListInfo:
     timed_out = row.status == wf_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT
     service = json.loads(row.search_attributes or "{}").get(_SERVICE, "")
     entry = nexus_pb.NexusOperationExecutionListInfo(
-        operation_id=row.key.workflow_id.removeprefix(ID_PREFIX),
+        operation_id=DIVISION.user_id(row),
         run_id=row.key.run_id,
         endpoint=row.task_queue,
         service=service,
@@ -270,9 +200,7 @@ def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> nexus_pb.
     if row.close_time_us is not None:
         entry.close_time.FromMicroseconds(row.close_time_us)
         entry.execution_duration.FromMicroseconds(row.close_time_us - row.start_time_us)
-    entry.search_attributes.SetInParent()
-    for name, payload in row_payloads(row.search_attributes, custom).items():
-        entry.search_attributes.indexed_fields[name].CopyFrom(payload)
+    show_attributes(entry.search_attributes, row, custom)
     return entry
 
 

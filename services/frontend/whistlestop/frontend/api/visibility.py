@@ -14,7 +14,7 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
-from whistlestop.storage.visibility import InvalidQuery, group_payloads, parse, row_payloads
+from whistlestop.frontend.api.listing import fill_count, page, parsed_filter, show_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
     from whistlestop.storage.records import VisibilityRow
-    from whistlestop.storage.visibility import AttributeType, Query
+    from whistlestop.storage.visibility import AttributeType
 
-_MOST_GROUPS = 1000
 _MOST_ARCHIVED = 10_000
 _RUNNING = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING
 _STATUS_WORDS: dict[int, str] = {
@@ -57,14 +56,7 @@ async def count_workflow_executions(
 ) -> service_pb.CountWorkflowExecutionsResponse:
     """One number, and one per group when the filter groups."""
     query, _ = await parsed_filter(frontend, context, request.query)
-    if not query.group_by:
-        count = await frontend.store.count_visibility(context.namespace_id, query)
-        return service_pb.CountWorkflowExecutionsResponse(count=count)
-    response = service_pb.CountWorkflowExecutionsResponse()
-    for values, count in await frontend.store.count_visibility_groups(context.namespace_id, query, _MOST_GROUPS):
-        response.count += count
-        response.groups.add(count=count, group_values=group_payloads(query, values))
-    return response
+    return await fill_count(frontend, context, query, service_pb.CountWorkflowExecutionsResponse())
 
 
 async def list_open_workflow_executions(
@@ -107,27 +99,8 @@ async def _page(
     frontend: Frontend, context: CallContext, text: str, size: int, after: bytes
 ) -> tuple[list[workflow_pb.WorkflowExecutionInfo], bytes]:
     query, custom = await parsed_filter(frontend, context, text)
-    most = frontend.config.visibility_max_page_size
-    limit = size if 0 < size <= most else most
-    try:
-        rows, token = await frontend.store.list_visibility(context.namespace_id, query, limit, after)
-    except InvalidQuery as error:
-        raise invalid_argument(error.message) from None
+    rows, token = await page(frontend, context, query, size, after)
     return [execution_info(row, custom) for row in rows], token
-
-
-async def parsed_filter(
-    frontend: Frontend, context: CallContext, text: str
-) -> tuple[Query, Mapping[str, AttributeType]]:
-    """The filter and the namespace's custom attributes. One it does not know may be new: look again, once."""
-    for look in (frontend.namespaces.by_id, frontend.namespaces.refresh):
-        namespace = await look(context.namespace_id)
-        custom: Mapping[str, AttributeType] = {} if namespace is None else namespace.custom_search_attributes
-        try:
-            return parse(text, custom), custom
-        except InvalidQuery as error:
-            problem = error
-    raise invalid_argument(problem.message)
 
 
 def execution_info(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> workflow_pb.WorkflowExecutionInfo:
@@ -153,9 +126,7 @@ def execution_info(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> w
     info.root_execution.workflow_id = row.root_workflow_id
     info.root_execution.run_id = row.root_run_id
     info.memo.MergeFromString(row.memo)
-    info.search_attributes.SetInParent()
-    for name, payload in row_payloads(row.search_attributes, custom).items():
-        info.search_attributes.indexed_fields[name].CopyFrom(payload)
+    show_attributes(info.search_attributes, row, custom)
     return info
 
 

@@ -1,0 +1,154 @@
+"""What all lists and counts over visibility share: pages, groups, and the divisions that hide what is no workflow.
+
+Schedules, standalone activities and standalone Nexus operations stand in visibility as runs, each kind in a namespace
+division of its own. A filter over a division uses the names that its users know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from whistlestop.common.errors import invalid_argument
+from whistlestop.storage.visibility import AttributeType, InvalidQuery, group_payloads, parse, row_payloads
+from whistlestop.storage.visibility.query import And, Between, Compare, Expression, In, Not, Or, StartsWith
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from temporalio.api.common.v1 import message_pb2 as common_pb
+
+    from whistlestop.common.context import CallContext
+    from whistlestop.frontend.service import Frontend
+    from whistlestop.storage.records import VisibilityRow
+    from whistlestop.storage.visibility import Query
+
+    Custom = Mapping[str, AttributeType]
+
+DIVISION = "TemporalNamespaceDivision"
+_MOST_GROUPS = 1000
+
+
+class CountResponse(Protocol):
+    """The answer of any Count RPC, less its groups: their message differs from RPC to RPC."""
+
+    count: int
+
+
+_Response = TypeVar("_Response", bound=CountResponse)
+
+
+async def page(
+    frontend: Frontend, context: CallContext, query: Query, size: int, after: bytes
+) -> tuple[list[VisibilityRow], bytes]:
+    """One page of rows, and the token of the next. A size that is none, or too large, is the largest."""
+    most = frontend.config.visibility_max_page_size
+    limit = size if 0 < size <= most else most
+    try:
+        return await frontend.store.list_visibility(context.namespace_id, query, limit, after)
+    except InvalidQuery as error:
+        raise invalid_argument(error.message) from None
+
+
+async def fill_count(frontend: Frontend, context: CallContext, query: Query, response: _Response) -> _Response:
+    """One number, and one per group when the filter groups."""
+    if not query.group_by:
+        response.count = await frontend.store.count_visibility(context.namespace_id, query)
+        return response
+    for values, count in await frontend.store.count_visibility_groups(context.namespace_id, query, _MOST_GROUPS):
+        response.count += count
+        response.groups.add(count=count, group_values=group_payloads(query, values))  # type: ignore[attr-defined]
+    return response
+
+
+async def parsed_filter(
+    frontend: Frontend, context: CallContext, text: str, aliases: Custom | None = None
+) -> tuple[Query, Custom]:
+    """The filter and the namespace's custom attributes. One it does not know may be new: look again, once."""
+    for look in (frontend.namespaces.by_id, frontend.namespaces.refresh):
+        namespace = await look(context.namespace_id)
+        custom: Custom = {} if namespace is None else namespace.custom_search_attributes
+        try:
+            return parse(text, {**custom, **aliases} if aliases else custom), custom
+        except InvalidQuery as error:
+            problem = error
+    raise invalid_argument(problem.message)
+
+
+def show_attributes(shown: common_pb.SearchAttributes, row: VisibilityRow, custom: Custom) -> None:
+    """The row's search attributes as clients see them."""
+    shown.SetInParent()
+    for name, payload in row_payloads(row.search_attributes, custom).items():
+        shown.indexed_fields[name].CopyFrom(payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Runs of one kind that are no workflows. `base` is the filter that finds them all."""
+
+    base: str
+    id_prefix: str
+    """Of their workflow ids; what follows it is the id that users know."""
+    id_alias: str
+    """What a filter calls that id."""
+    columns: Mapping[str, str]
+    """What a filter may name -> where visibility keeps it; `id_alias` is among them."""
+
+    def user_id(self, row: VisibilityRow) -> str:
+        """The id that users know."""
+        return row.key.workflow_id.removeprefix(self.id_prefix)
+
+    async def parsed(
+        self,
+        frontend: Frontend,
+        context: CallContext,
+        text: str,
+        check: Callable[[Expression], None] | None = None,
+    ) -> tuple[Query, Custom]:
+        """The filter within this division, and the namespace's custom attributes."""
+        aliases = dict.fromkeys(self.columns, AttributeType.Keyword)
+        wanted, custom = await parsed_filter(frontend, context, text, aliases)
+        base = parse(self.base, custom).where
+        assert base is not None
+        where = _without_implied(wanted.where)
+        if where is None:
+            return replace(wanted, where=base), custom
+        if check is not None:
+            check(where)
+        return replace(wanted, where=And((base, self._by_column(where)))), custom
+
+    def _by_column(self, expression: Expression) -> Expression:
+        match expression:
+            case And(items=items):
+                return And(tuple(self._by_column(item) for item in items))
+            case Or(items=items):
+                return Or(tuple(self._by_column(item) for item in items))
+            case Not(item=item):
+                return Not(self._by_column(item))
+        named = expression.attribute.alias.removeprefix("Temporal")
+        if named not in self.columns:
+            return expression
+        moved = replace(expression, attribute=replace(expression.attribute, name=self.columns[named]))
+        prefix = self.id_prefix if named == self.id_alias else ""
+        match moved:
+            case Compare(value=value):
+                return replace(moved, value=f"{prefix}{value}")
+            case In(values=values):
+                return replace(moved, values=tuple(f"{prefix}{value}" for value in values))
+            case Between(low=low, high=high):
+                return replace(moved, low=f"{prefix}{low}", high=f"{prefix}{high}")
+            case StartsWith(prefix=beginning):
+                return replace(moved, prefix=prefix + beginning)
+        return moved
+
+
+def _without_implied(where: Expression | None) -> Expression | None:
+    """Without the condition that `parse` adds to a filter that names no division."""
+    if isinstance(where, And) and _is_implied(where.items[0]):
+        return where.items[1]
+    return None if where is None or _is_implied(where) else where
+
+
+def _is_implied(expression: Expression) -> bool:
+    attribute = getattr(expression, "attribute", None)
+    return attribute is not None and attribute.name == attribute.alias == DIVISION
