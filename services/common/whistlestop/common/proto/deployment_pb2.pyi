@@ -7,6 +7,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from temporalio.api.compute.v1 import config_pb2 as _config_pb2
+from temporalio.api.deployment.v1 import message_pb2 as _message_pb2
 from temporalio.api.workflowservice.v1 import request_response_pb2 as _request_response_pb2
 import builtins as _builtins
 import sys
@@ -25,10 +27,32 @@ class DeploymentData(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class NotesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___VersionNotes: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___VersionNotes | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     CREATE_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Grows with every change that a client makes; clients see it as the conflict token."""
     create_request_id: _builtins.str
@@ -36,6 +60,10 @@ class DeploymentData(_message.Message):
     def description(self) -> _request_response_pb2.DescribeWorkerDeploymentResponse: ...
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[_request_response_pb2.DescribeWorkerDeploymentVersionResponse]: ...
+    @_builtins.property
+    def notes(self) -> _containers.MessageMap[_builtins.str, Global___VersionNotes]:
+        """By build id: what is kept of a version and shown nowhere as it is."""
+
     def __init__(
         self,
         *,
@@ -43,14 +71,44 @@ class DeploymentData(_message.Message):
         versions: _abc.Iterable[_request_response_pb2.DescribeWorkerDeploymentVersionResponse] | None = ...,
         revision: _builtins.int = ...,
         create_request_id: _builtins.str = ...,
+        notes: _abc.Mapping[_builtins.str, Global___VersionNotes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_request_id", b"create_request_id", "description", b"description", "revision", b"revision", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_request_id", b"create_request_id", "description", b"description", "notes", b"notes", "revision", b"revision", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeploymentData: _TypeAlias = DeploymentData  # noqa: Y015
+
+@_typing.final
+class VersionNotes(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREATE_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    COMPUTE_REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    COMPUTE_STATUS_FIELD_NUMBER: _builtins.int
+    create_request_id: _builtins.str
+    @_builtins.property
+    def compute_request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The latest updates of the compute config, oldest first: the same request again is no second update."""
+
+    @_builtins.property
+    def compute_status(self) -> _message_pb2.ComputeStatus: ...
+    def __init__(
+        self,
+        *,
+        create_request_id: _builtins.str = ...,
+        compute_request_ids: _abc.Iterable[_builtins.str] | None = ...,
+        compute_status: _message_pb2.ComputeStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compute_status", b"compute_status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_request_ids", b"compute_request_ids", "compute_status", b"compute_status", "create_request_id", b"create_request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionNotes: _TypeAlias = VersionNotes  # noqa: Y015
 
 @_typing.final
 class NamespaceDeployments(_message.Message):
@@ -132,3 +190,185 @@ class RerouteTasksResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RerouteTasksResponse: _TypeAlias = RerouteTasksResponse  # noqa: Y015
+
+@_typing.final
+class CheckComputeRequest(_message.Message):
+    """frontend -> matching: can workers be started by this config? Raises INVALID_ARGUMENT. `start`: start one of each
+    group, so that it registers the queues that it polls.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    start: _builtins.bool
+    @_builtins.property
+    def version(self) -> _message_pb2.WorkerDeploymentVersion: ...
+    @_builtins.property
+    def config(self) -> _config_pb2.ComputeConfig: ...
+    def __init__(
+        self,
+        *,
+        version: _message_pb2.WorkerDeploymentVersion | None = ...,
+        config: _config_pb2.ComputeConfig | None = ...,
+        start: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "start", b"start", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckComputeRequest: _TypeAlias = CheckComputeRequest  # noqa: Y015
+
+@_typing.final
+class CheckComputeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckComputeResponse: _TypeAlias = CheckComputeResponse  # noqa: Y015
+
+@_typing.final
+class PushWorkersRequest(_message.Message):
+    """history -> matching: tasks of this version were written, or it is time to look again whether they found workers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
+    again: _builtins.bool
+    """Nothing was written just now: a look after a cool-down or a back-off."""
+    @_builtins.property
+    def version(self) -> _message_pb2.WorkerDeploymentVersion: ...
+    def __init__(
+        self,
+        *,
+        version: _message_pb2.WorkerDeploymentVersion | None = ...,
+        again: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushWorkersRequest: _TypeAlias = PushWorkersRequest  # noqa: Y015
+
+@_typing.final
+class PushWorkersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: _builtins.int
+    AGAIN_NS_FIELD_NUMBER: _builtins.int
+    started: _builtins.int
+    again_ns: _builtins.int
+    """When to look again (nanoseconds since the epoch); 0: nothing is left to do."""
+    def __init__(
+        self,
+        *,
+        started: _builtins.int = ...,
+        again_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again_ns", b"again_ns", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushWorkersResponse: _TypeAlias = PushWorkersResponse  # noqa: Y015
+
+@_typing.final
+class PushRow(_message.Message):
+    """What is known of the workers that were started for a version, by scaling group: the row `/_sys/push/<version>`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class GroupsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___PushState: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___PushState | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def groups(self) -> _containers.MessageMap[_builtins.str, Global___PushState]: ...
+    def __init__(
+        self,
+        *,
+        groups: _abc.Mapping[_builtins.str, Global___PushState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushRow: _TypeAlias = PushRow  # noqa: Y015
+
+@_typing.final
+class PushState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_NS_FIELD_NUMBER: _builtins.int
+    STARTING_FIELD_NUMBER: _builtins.int
+    STARTING_UNTIL_NS_FIELD_NUMBER: _builtins.int
+    ALIVE_BEFORE_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_NS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    CHECKED_NS_FIELD_NUMBER: _builtins.int
+    started_ns: _builtins.int
+    """When workers were started last (also: tried to be)."""
+    starting: _builtins.int
+    """Started then and not seen polling yet; forgotten at `starting_until_ns`."""
+    starting_until_ns: _builtins.int
+    alive_before: _builtins.int
+    """How many workers were alive when they were started."""
+    failures: _builtins.int
+    """Starts that failed, or whose workers never polled, in a row."""
+    not_before_ns: _builtins.int
+    error: _builtins.str
+    checked_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        started_ns: _builtins.int = ...,
+        starting: _builtins.int = ...,
+        starting_until_ns: _builtins.int = ...,
+        alive_before: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        not_before_ns: _builtins.int = ...,
+        error: _builtins.str = ...,
+        checked_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive_before", b"alive_before", "checked_ns", b"checked_ns", "error", b"error", "failures", b"failures", "not_before_ns", b"not_before_ns", "started_ns", b"started_ns", "starting", b"starting", "starting_until_ns", b"starting_until_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushState: _TypeAlias = PushState  # noqa: Y015

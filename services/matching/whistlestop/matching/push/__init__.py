@@ -1,0 +1,1 @@
+"""Starting workers of deployment versions when their tasks find nobody who polls."""

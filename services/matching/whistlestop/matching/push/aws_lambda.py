@@ -1,0 +1,158 @@
+"""Workers in AWS Lambda: each is one asynchronous invocation, without a payload, as Temporal's controller makes it.
+
+The function is one that runs a worker until its time is nearly over, as the SDK's `contrib.aws.lambda_worker` does.
+boto3 is imported when the first worker is started: a cold start pays for every module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.matching.push.provider import ProviderError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whistlestop.matching.push.provider import Details, Work
+
+_SESSION = "whistlestop-push"
+_RENEW_S = 60.0
+_SECTIONS = 6
+_ROLE = re.compile(r"role/.+")
+_TIMEOUT_S = 10
+
+
+def _sections(arn: str) -> list[str]:
+    if not arn.startswith("arn:"):
+        raise ProviderError("arn: invalid prefix")
+    parts = arn.split(":", _SECTIONS - 1)
+    if len(parts) < _SECTIONS:
+        raise ProviderError("arn: not enough sections")
+    return parts
+
+
+class AwsLambda:
+    """Details: `arn`; `role` and `role_external_id` where the function is to be invoked as another role."""
+
+    backlog_per_worker = 10
+
+    def __init__(self, client: Callable[..., Any] | None = None, *, require_role: bool = False) -> None:
+        """`client` stands for boto3.client."""
+        self._client = client or _boto3_client
+        self._require_role = require_role
+        self._lambdas: dict[tuple[str, str, str], tuple[float, Any]] = {}
+
+    def check(self, details: Details) -> None:
+        for name in ("role", "role_external_id") if self._require_role else ():
+            if not _text(details, name):
+                raise ProviderError(f'AWS Lambda compute provider requires "{name}" to be configured')
+        try:
+            self._target(details)
+        except ProviderError as error:
+            raise ProviderError(f"cannot connect to the compute provider: {error}") from error
+
+    async def validate(self, details: Details) -> None:
+        """Ask Lambda whether it would invoke the function, which needs no other permission than invoking it does."""
+        self.check(details)
+        arn, region, role = self._target(details)
+        external_id = _text(details, "role_external_id")
+        try:
+            function = await asyncio.to_thread(self._lambda, region, role, external_id)
+        except _errors() as error:
+            raise ProviderError(f"cannot connect to the compute provider: {error}") from error
+        try:
+            await asyncio.to_thread(function.invoke, FunctionName=arn, InvocationType="DryRun")
+        except _errors() as error:
+            raise ProviderError(f"cannot access the compute resource: {error}") from error
+        if role and external_id:
+            await self._check_enforced(region, role)
+
+    async def start(self, details: Details, work: Work, count: int) -> int:
+        arn, region, role = self._target(details)
+        try:
+            function = await asyncio.to_thread(self._lambda, region, role, _text(details, "role_external_id"))
+        except _errors() as error:
+            raise ProviderError(f"failed to assume role {role}: {error}") from error
+        calls = (asyncio.to_thread(function.invoke, FunctionName=arn, InvocationType="Event") for _ in range(count))
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, _errors()):
+                raise failure
+        if len(failures) == count:
+            raise ProviderError(f"failed to invoke lambda: {failures[0]}")
+        return count - len(failures)
+
+    def _target(self, details: Details) -> tuple[str, str, str]:
+        arn = _text(details, "arn")
+        if not arn:
+            raise ProviderError("AWS Lambda Function ARN not found or invalid")
+        region = _sections(arn)[3]
+        if not region:
+            raise ProviderError(f"region not found in ARN: {arn}")
+        role = _text(details, "role")
+        if role:
+            service, resource = _sections(role)[2], _sections(role)[5]
+            if service != "iam":
+                raise ProviderError(f"role ARN must be an IAM resource: {role}")
+            if not _ROLE.fullmatch(resource):
+                raise ProviderError(f"role ARN must reference a role: {role}")
+        return arn, region, role
+
+    def _lambda(self, region: str, role: str, external_id: str) -> Any:
+        """A client, kept as long as its credentials last, by the machine's own time: AWS goes by that, too."""
+        key = (region, role, external_id)
+        until_s, client = self._lambdas.get(key, (0.0, None))
+        if client is not None and time.time() < until_s:
+            return client
+        if not role:
+            client = self._client("lambda", region_name=region)
+            self._lambdas[key] = (float("inf"), client)
+            return client
+        named = {"ExternalId": external_id} if external_id else {}
+        sts = self._client("sts", region_name=region)
+        keys = sts.assume_role(RoleArn=role, RoleSessionName=_SESSION, **named)["Credentials"]
+        client = self._client(
+            "lambda", region_name=region, aws_access_key_id=keys["AccessKeyId"],
+            aws_secret_access_key=keys["SecretAccessKey"], aws_session_token=keys["SessionToken"],
+        )  # fmt: skip
+        self._lambdas[key] = (keys["Expiration"].timestamp() - _RENEW_S, client)
+        return client
+
+    async def _check_enforced(self, region: str, role: str) -> None:
+        """A trust policy that lets us in without the external id would let in others who can name the role, too."""
+        sts = self._client("sts", region_name=region)
+        try:
+            await asyncio.to_thread(sts.assume_role, RoleArn=role, RoleSessionName=_SESSION)
+        except _errors() as error:
+            code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+            if code == "AccessDenied":
+                return
+            raise ProviderError(f"unable to verify external ID enforcement for role {role}: {error}") from error
+        raise ProviderError(
+            f"trust credential not enforced on the role: role {role} does not require the configured external ID; "
+            "update the role's trust policy to enforce the aws:ExternalId condition"
+        )
+
+
+def _text(details: Details, name: str) -> str:
+    value = details.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _boto3_client(service: str, **given: Any) -> Any:
+    import boto3  # type: ignore[import-untyped]  # carries no types
+    from botocore.config import Config  # type: ignore[import-untyped]  # carries no types
+
+    config = Config(connect_timeout=_TIMEOUT_S, read_timeout=_TIMEOUT_S, retries={"max_attempts": 2})
+    return boto3.client(service, config=config, **given)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]  # carries no types
+
+    return (BotoCoreError, ClientError)
+

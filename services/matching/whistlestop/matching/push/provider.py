@@ -1,0 +1,78 @@
+"""What a compute provider has to do, and how its details are read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from whistlestop.common.errors import invalid_argument
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from temporalio.api.common.v1.message_pb2 import Payload
+
+    from whistlestop.common.context import CallContext
+    from whistlestop.common.deployments import Version
+
+    Details = Mapping[str, Any]
+
+KNOWN = frozenset(
+    {"aws-lambda", "aws-ecs", "subprocess", "k8s", "gcp-cloud-run", "test-invoke", "test-worker-set", "webhook"}
+)
+"""Types that Temporal knows, and ours. Those that nobody here provides are refused in other words than unknown ones."""
+
+_GO_KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "bool"}
+
+
+class ProviderError(Exception):
+    """The target could not be reached, or refused. Said to whoever sets it up, and shown in descriptions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """For whom workers are started."""
+
+    context: CallContext
+    version: Version
+    group: str
+    queues: Sequence[tuple[str, int, int]] = ()
+    """Task queue, task type and how many tasks wait."""
+
+
+class Provider(Protocol):
+    """Starts workers that end by themselves."""
+
+    backlog_per_worker: int
+    """The scaler's default for targets of this kind."""
+
+    def check(self, details: Details) -> None:
+        """Raise ProviderError when the details can't be right."""
+        ...
+
+    async def validate(self, details: Details) -> None:
+        """Also ask the target, if that starts nothing. Raises ProviderError."""
+        ...
+
+    async def start(self, details: Details, work: Work, count: int) -> int:
+        """Start workers; how many. Raises ProviderError when none could be started."""
+        ...
+
+
+def decode(payload: Payload) -> dict[str, Any]:
+    """The object in the details of a provider or a scaler. Raises INVALID_ARGUMENT."""
+    if not payload.data and not payload.metadata:
+        return {}
+    try:
+        found = json.loads(payload.data or b"null")
+    except ValueError as error:
+        raise invalid_argument(f"unable to decode: {error}") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        kind = _GO_KINDS.get(type(found), "value")
+        raise invalid_argument(
+            f"unable to decode: json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
+        )
+    return found

@@ -1,0 +1,157 @@
+"""A signed HTTP POST says that there is work, or carries it.
+
+Requests are signed as Standard Webhooks has it: HMAC-SHA256 over id, timestamp and body, so that the receiver can tell
+that they are from here and not old. docs/push.md has the protocol for those who write receivers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import fnmatch
+import hashlib
+import hmac
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.outbound import post
+from whistlestop.matching.push.provider import ProviderError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.ids import Ids
+    from whistlestop.common.outbound import Answer
+    from whistlestop.matching.push.provider import Details, Work
+
+    Post = Callable[[str, Mapping[str, str], bytes, float], Answer]
+
+WAKE = "wake"
+TASK = "task"
+"""Modes: say that there is work; or carry activity tasks, one a request."""
+_KEYS = frozenset({"url", "secret", "mode", "timeout_ms"})
+_PREFIX = "whsec_"
+_LEAST_SECRET = 16
+_TIMEOUT_MS = (100, 60_000)
+_DEFAULT_TIMEOUT_MS = 10_000
+MASK = "***"
+"""What descriptions show of a secret; sent back in an update, it stands for the secret as it is."""
+
+
+def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
+    """The value of the header `webhook-signature`."""
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(_key(secret), signed, hashlib.sha256)).decode()
+
+
+def _key(secret: str) -> bytes:
+    if not secret.startswith(_PREFIX):
+        return secret.encode()
+    try:
+        return base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ProviderError(f"secret is not base64 behind {_PREFIX}: {error}") from None
+
+
+def mode_of(details: Details) -> str:
+    """`wake` where nothing is said."""
+    return str(details.get("mode") or WAKE)
+
+
+class Webhook:
+    """Details: `url`, `secret`; `mode` (`wake` or `task`) and `timeout_ms`."""
+
+    backlog_per_worker = 10
+
+    def __init__(
+        self, clock: Clock, ids: Ids, allowed: Sequence[tuple[str, bool]] = (("*", False),), post: Post = post
+    ) -> None:
+        """`allowed`: patterns of host[:port], and whether without TLS."""
+        self._clock = clock
+        self._ids = ids
+        self._allowed = allowed
+        self._post = post
+
+    def check(self, details: Details) -> None:
+        for name in details:
+            if name not in _KEYS:
+                raise ProviderError(f'unknown config key "{name}" for the webhook compute provider')
+        url, secret = details.get("url"), details.get("secret")
+        if not isinstance(url, str) or not url:
+            raise ProviderError('the webhook compute provider requires "url" to be configured')
+        self._check_url(url)
+        if not isinstance(secret, str) or len(secret) < _LEAST_SECRET:
+            raise ProviderError(
+                f'the webhook compute provider requires a "secret" of at least {_LEAST_SECRET} characters'
+            )
+        _key(secret)
+        if mode_of(details) not in (WAKE, TASK):
+            raise ProviderError(f'mode must be "{WAKE}" or "{TASK}"')
+        timeout = details.get("timeout_ms", _DEFAULT_TIMEOUT_MS)
+        if isinstance(timeout, bool) or not isinstance(timeout, int) or not _TIMEOUT_MS[0] <= timeout <= _TIMEOUT_MS[1]:
+            raise ProviderError(f"timeout_ms must be an integer between {_TIMEOUT_MS[0]} and {_TIMEOUT_MS[1]}")
+
+    def _check_url(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname
+            _ = parts.port
+        except ValueError as error:
+            raise ProviderError(f"invalid webhook url: {error}") from None
+        if parts.scheme not in ("http", "https") or not host or parts.username is not None:
+            raise ProviderError(f"invalid webhook url, expected https://host/path without user or password: {url}")
+        for pattern, insecure in self._allowed:
+            if fnmatch.fnmatchcase(parts.netloc, pattern) and (insecure or parts.scheme == "https"):
+                return
+        raise ProviderError(f"webhook url does not match any allowed address: {url}")
+
+    async def validate(self, details: Details) -> None:
+        """There is no question that a receiver would answer without doing something."""
+        self.check(details)
+
+    async def start(self, details: Details, work: Work, count: int) -> int:
+        """One request, whatever the number: the receiver knows best how it starts several."""
+        data = self.described(work) | {"workers": count}
+        answer = await self.send(details, "worker.wanted", data)
+        if not 200 <= answer.status < 300:
+            raise ProviderError(f"the webhook answered with status {answer.status}")
+        return count
+
+    @staticmethod
+    def described(work: Work) -> dict[str, Any]:
+        """For whom a request is."""
+        return {
+            "namespace": work.context.namespace,
+            "deployment_name": work.version.deployment_name,
+            "build_id": work.version.build_id,
+            "scaling_group": work.group,
+            "task_queues": [
+                {"name": name, "type": queue_enums.TaskQueueType.Name(kind), "backlog": backlog}  # type: ignore[arg-type]
+                for name, kind, backlog in work.queues
+            ],
+        }
+
+    async def send(self, details: Details, kind: str, data: Mapping[str, Any]) -> Answer:
+        """POST one signed message. Raises ProviderError when there is no answer."""
+        self._check_url(details["url"])
+        seconds = self._clock.now_ns() // SECOND_NS
+        body = json.dumps({"type": kind, "timestamp": seconds, "data": data}, separators=(",", ":")).encode()
+        message_id = f"msg_{self._ids.uuid()}"
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "whistlestop",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(seconds),
+            "webhook-signature": signature(details["secret"], message_id, seconds, body),
+        }
+        timeout_s = int(details.get("timeout_ms", _DEFAULT_TIMEOUT_MS)) / 1000
+        try:
+            return await asyncio.to_thread(self._post, details["url"], headers, body, timeout_s)
+        except OSError as error:
+            raise ProviderError(f"the webhook did not answer: {type(error).__name__}: {error}") from error
