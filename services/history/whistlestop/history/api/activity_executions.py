@@ -5,15 +5,14 @@ Lists and counts are the frontend's, over visibility; the answers of workers com
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from temporalio.api.activity.v1 import message_pb2 as activity_pb
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
-from whistlestop.common.notify import execution_topic
+from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.activity_operations import (
@@ -23,38 +22,26 @@ from whistlestop.history.api.activity_operations import (
     unpause_activity,
     update_activity_options,
 )
+from whistlestop.history.api.standalone import Standalone, long_poll_token, set_keyword
 from whistlestop.history.api.start import Start, start
-from whistlestop.history.api.updates import deadline
 from whistlestop.history.core import activity_execution as core
 from whistlestop.history.core import activity_execution_operations as operations
 from whistlestop.history.core import activity_execution_shown as shown
-from whistlestop.history.core.activity_execution import ID_PREFIX, TERMINAL
+from whistlestop.history.core.activity_execution import TERMINAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.run import Run
-    from whistlestop.history.engine import Entry
     from whistlestop.history.service import History
-    from whistlestop.storage.records import ExecutionKey
 
-T = TypeVar("T")
 OPTION_FIELDS = (
     "task_queue", "schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout",
     "heartbeat_timeout", "retry_policy", "priority", "start_delay",
 )  # fmt: skip
 
 
-def workflow_id_of(activity_id: str) -> str:
-    """Under which its run stands in `executions`."""
-    return ID_PREFIX + activity_id
-
-
-def not_found_by_id(activity_id: str) -> ServiceError:
-    """No such activity."""
-    return not_found(core.GONE.format(activity_id))
+ACTIVITIES = Standalone(id_prefix=core.ID_PREFIX, gone=core.GONE, is_one=core.is_one)
 
 
 # ---- start -----------------------------------------------------------------------------------------------------------
@@ -81,7 +68,7 @@ async def start_activity_execution(
         def attach(run: Run) -> None:
             core.attach_links(run, request.links)
 
-        await transact(service, context.namespace_id, request.activity_id, reply.run_id, attach)
+        await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, reply.run_id, attach)
     answer = service_pb.StartActivityExecutionResponse(run_id=reply.run_id, started=run is not None)
     link = answer.link.activity
     link.namespace, link.activity_id, link.run_id = context.namespace, request.activity_id, reply.run_id
@@ -91,7 +78,7 @@ async def start_activity_execution(
 def _start_request(request: service_pb.StartActivityExecutionRequest) -> service_pb.StartWorkflowExecutionRequest:
     """The activity's own run. The numbers of the id policies are those of workflows."""
     begin = service_pb.StartWorkflowExecutionRequest(
-        workflow_id=workflow_id_of(request.activity_id),
+        workflow_id=ACTIVITIES.workflow_id(request.activity_id),
         identity=request.identity,
         request_id=request.request_id,
         workflow_id_reuse_policy=int(request.id_reuse_policy),  # type: ignore[arg-type]
@@ -110,10 +97,7 @@ def _start_request(request: service_pb.StartActivityExecutionRequest) -> service
         begin.on_conflict_options.attach_request_id = wanted.attach_request_id
         begin.on_conflict_options.attach_completion_callbacks = wanted.attach_completion_callbacks
         begin.on_conflict_options.attach_links = wanted.attach_links
-    division = begin.search_attributes.indexed_fields["TemporalNamespaceDivision"]
-    division.metadata["encoding"] = b"json/plain"
-    division.metadata["type"] = b"Keyword"
-    division.data = f'"{core.DIVISION}"'.encode()
+    set_keyword(begin, "TemporalNamespaceDivision", core.DIVISION)
     return begin
 
 
@@ -133,58 +117,14 @@ def _already_started(error: ServiceError) -> ServiceError:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-async def _key(service: History, request: Any, context: CallContext) -> ExecutionKey:
-    engine = service.engine
-    try:
-        return await engine.resolve(
-            context.namespace_id, workflow_id_of(request.activity_id), request.run_id, fresh=not engine.exclusive
-        )
-    except ServiceError as error:
-        raise _told(error, request.activity_id) from None
-
-
-def _told(error: ServiceError, activity_id: str) -> ServiceError:
-    """The engine speaks of workflows."""
-    return not_found_by_id(activity_id) if error.code is Code.NOT_FOUND else error
-
-
-async def _read(service: History, key: ExecutionKey, activity_id: str) -> Entry:
-    try:
-        entry = await service.engine.read(key)
-    except ServiceError as error:
-        raise _told(error, activity_id) from None
-    if not core.is_one(entry.state):
-        raise not_found_by_id(activity_id)
-    return entry
-
-
-async def _wait(
-    service: History, request: Any, context: CallContext, key: ExecutionKey, wanted: Callable[[Entry], bool]
-) -> Entry | None:
-    """The activity as soon as it is as `wanted`; None when the time is over."""
-    deadline_ns = deadline(service, context)
-    with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
-        while True:
-            entry = await _read(service, key, request.activity_id)
-            if wanted(entry):
-                return entry
-            if service.closing or not await audience.wait(deadline_ns):
-                return None
-
-
 async def describe_activity_execution(
     service: History, request: service_pb.DescribeActivityExecutionRequest, context: CallContext
 ) -> Reply:
     """All about it; with the token of an earlier answer, as soon as there is something new."""
-    key = await _key(service, request, context)
-    entry: Entry | None
-    if request.long_poll_token:
-        seen = _version_of(request.long_poll_token, key.run_id)
-        entry = await _wait(service, request, context, key, lambda entry: entry.version != seen)
-        if entry is None:
-            return service_pb.DescribeActivityExecutionResponse()
-    else:
-        entry = await _read(service, key, request.activity_id)
+    key = await ACTIVITIES.key(service, context, request.activity_id, request.run_id)
+    entry = await ACTIVITIES.read_or_wait(service, context, key, request.long_poll_token)
+    if entry is None:
+        return service_pb.DescribeActivityExecutionResponse()
     first = await histories.read_event(service.engine, entry, 1, 1)
     state = entry.state
     reply = service_pb.DescribeActivityExecutionResponse(
@@ -193,7 +133,7 @@ async def describe_activity_execution(
             state, first, service.clock.now_ns(),
             with_heartbeat_details=request.include_heartbeat_details, with_last_failure=request.include_last_failure,
         ),
-        long_poll_token=f"{state.run_id}/{entry.version}".encode(),
+        long_poll_token=long_poll_token(entry),
         callbacks=shown.callbacks(state),
     )  # fmt: skip
     started = first.workflow_execution_started_event_attributes
@@ -205,22 +145,13 @@ async def describe_activity_execution(
     return reply
 
 
-def _version_of(token: bytes, run_id: str) -> int:
-    owner, _, version = token.decode(errors="replace").rpartition("/")
-    if not version.isdigit():
-        raise invalid_argument("invalid long poll token")
-    if owner != run_id:
-        raise invalid_argument("long poll token does not match execution")
-    return int(version)
-
-
 async def poll_activity_execution(
     service: History, request: service_pb.PollActivityExecutionRequest, context: CallContext
 ) -> Reply:
     """Its outcome as soon as there is one; nothing when the time is over."""
-    key = await _key(service, request, context)
-    entry = await _wait(
-        service, request, context, key, lambda entry: entry.state.activity_execution.status in TERMINAL
+    key = await ACTIVITIES.key(service, context, request.activity_id, request.run_id)
+    entry = await ACTIVITIES.wait(
+        service, context, key, lambda entry: entry.state.activity_execution.status in TERMINAL
     )
     if entry is None:
         return service_pb.PollActivityExecutionResponse()
@@ -231,24 +162,6 @@ async def poll_activity_execution(
 # ---- changing --------------------------------------------------------------------------------------------------------
 
 
-async def transact(
-    service: History, namespace_id: str, activity_id: str, run_id: str, decide: Callable[[Run], T]
-) -> tuple[Run, T]:
-    """Decide on that activity and commit."""
-
-    def on_activity(run: Run) -> T:
-        if not core.is_one(run.state):
-            raise not_found_by_id(activity_id)
-        return decide(run)
-
-    try:
-        return await service.engine.transact(namespace_id, workflow_id_of(activity_id), run_id, on_activity)
-    except ServiceError as error:
-        if error.code is Code.NOT_FOUND and error.message.startswith("workflow "):
-            raise not_found_by_id(activity_id) from None
-        raise
-
-
 async def request_cancel_activity_execution(
     service: History, request: service_pb.RequestCancelActivityExecutionRequest, context: CallContext
 ) -> Reply:
@@ -257,7 +170,7 @@ async def request_cancel_activity_execution(
     def decide(run: Run) -> None:
         core.request_cancel(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
 
-    await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
     return service_pb.RequestCancelActivityExecutionResponse()
 
 
@@ -269,7 +182,7 @@ async def terminate_activity_execution(
     def decide(run: Run) -> None:
         core.terminate(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
 
-    await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
     return service_pb.TerminateActivityExecutionResponse()
 
 
@@ -278,14 +191,10 @@ async def delete_activity_execution(
 ) -> Reply:
     """End it if it goes on, and remove all that is stored of it."""
 
-    def decide(run: Run) -> None:
-        if run.is_open:
-            core.terminate(run, reason="Delete activity execution", identity="", request_id="")
+    def end(run: Run) -> None:
+        core.terminate(run, reason="Delete activity execution", identity="", request_id="")
 
-    run, _ = await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
-    async with service.engine.lock(run.key):
-        await service.store.delete_execution(run.key)
-        service.engine.forget(run.key)
+    await ACTIVITIES.delete(service, context.namespace_id, request.activity_id, request.run_id, end)
     return service_pb.DeleteActivityExecutionResponse()
 
 
@@ -322,7 +231,7 @@ async def pause_activity_execution(
         def decide(run: Run) -> None:
             operations.pause(run, request_id=request.request_id)
 
-        await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+        await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
     return service_pb.PauseActivityExecutionResponse()
 
 
@@ -338,7 +247,7 @@ async def unpause_activity_execution(
         def decide(run: Run) -> None:
             operations.unpause(run, request_id=request.request_id, jitter_ns=drawn_ns)
 
-        await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+        await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
     return service_pb.UnpauseActivityExecutionResponse()
 
 
@@ -362,7 +271,7 @@ async def reset_activity_execution(
                 jitter_ns=drawn_ns,
             )
 
-        await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+        await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
     return service_pb.ResetActivityExecutionResponse()
 
 
@@ -385,7 +294,7 @@ async def update_activity_execution_options(
             restore=request.restore_original,
         )
 
-    _, options = await transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    _, options = await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
     return service_pb.UpdateActivityExecutionOptionsResponse(activity_options=options)
 
 

@@ -10,7 +10,7 @@ from whistlestop.common.errors import invalid_argument
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
-from whistlestop.history.api.activity_executions import transact, workflow_id_of
+from whistlestop.history.api.activity_executions import ACTIVITIES
 from whistlestop.history.core import activity as core_activity
 from whistlestop.history.core import activity_execution
 from whistlestop.history.core.activity_execution import ID_PREFIX, A
@@ -144,7 +144,7 @@ def _token(request: Any, context: CallContext) -> TaskToken:
             raise invalid_argument("RunId is not valid UUID.")
         return TaskToken(
             namespace_id=context.namespace_id,
-            workflow_id=request.workflow_id or workflow_id_of(request.activity_id),
+            workflow_id=request.workflow_id or ACTIVITIES.workflow_id(request.activity_id),
             run_id=request.run_id,
             activity_id=request.activity_id,
         )
@@ -156,7 +156,7 @@ def _token(request: Any, context: CallContext) -> TaskToken:
 
 async def _transact(service: History, token: TaskToken, decide: Callable[[Run], T]) -> T:
     if token.workflow_id.startswith(ID_PREFIX):
-        _, reply = await transact(service, token.namespace_id, token.activity_id, token.run_id, decide)
+        _, reply = await ACTIVITIES.transact(service, token.namespace_id, token.activity_id, token.run_id, decide)
     else:
         _, reply = await service.engine.transact(token.namespace_id, token.workflow_id, token.run_id, decide)
     return reply

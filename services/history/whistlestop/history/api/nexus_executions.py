@@ -5,46 +5,35 @@ Lists and counts are the frontend's, over visibility; what handlers answer comes
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1 import nexus_pb2 as enums
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
-from whistlestop.common.notify import execution_topic
+from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS
+from whistlestop.history.api.standalone import Standalone, long_poll_token, set_keyword
 from whistlestop.history.api.start import Start, start
-from whistlestop.history.api.updates import deadline
 from whistlestop.history.core import nexus_execution as core
 from whistlestop.history.core import nexus_execution_shown as shown
 from whistlestop.history.core import nexus_operations
 from whistlestop.history.core.nexus_deadlines import next_deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.engine import Entry
     from whistlestop.history.service import History
-    from whistlestop.storage.records import ExecutionKey
 
-T = TypeVar("T")
 _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout")
 
 
-def _workflow_id(operation_id: str) -> str:
-    return core.ID_PREFIX + operation_id
-
-
-def _gone(operation_id: str) -> ServiceError:
-    return not_found(core.GONE.format(operation_id))
+OPERATIONS = Standalone(id_prefix=core.ID_PREFIX, gone=core.GONE, is_one=core.is_one)
 
 
 # ---- start -----------------------------------------------------------------------------------------------------------
@@ -94,7 +83,7 @@ def _start_request(
 ) -> service_pb.StartWorkflowExecutionRequest:
     """The operation's own run. The numbers of the id policies are those of workflows; its columns in visibility too."""
     begin = service_pb.StartWorkflowExecutionRequest(
-        workflow_id=_workflow_id(request.operation_id),
+        workflow_id=OPERATIONS.workflow_id(request.operation_id),
         identity=request.identity,
         request_id=request.request_id,
         workflow_id_reuse_policy=int(request.id_reuse_policy),  # type: ignore[arg-type]
@@ -105,15 +94,9 @@ def _start_request(
     for field in ("user_metadata", "search_attributes"):
         if request.HasField(field):
             getattr(begin, field).CopyFrom(getattr(request, field))
-    for name, value in (
-        ("TemporalNamespaceDivision", core.DIVISION),
-        (core.SERVICE_ATTRIBUTE, request.service),
-        (core.REQUEST_ATTRIBUTE, nexus_request_id),
-    ):
-        payload = begin.search_attributes.indexed_fields[name]
-        payload.metadata["encoding"] = b"json/plain"
-        payload.metadata["type"] = b"Keyword"
-        payload.data = json.dumps(value).encode()
+    set_keyword(begin, "TemporalNamespaceDivision", core.DIVISION)
+    set_keyword(begin, core.SERVICE_ATTRIBUTE, request.service)
+    set_keyword(begin, core.REQUEST_ATTRIBUTE, nexus_request_id)
     return begin
 
 
@@ -133,58 +116,14 @@ def _already_started(error: ServiceError) -> ServiceError:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-async def _key(service: History, request: Any, context: CallContext) -> ExecutionKey:
-    engine = service.engine
-    try:
-        return await engine.resolve(
-            context.namespace_id, _workflow_id(request.operation_id), request.run_id, fresh=not engine.exclusive
-        )
-    except ServiceError as error:
-        raise _told(error, request.operation_id) from None
-
-
-def _told(error: ServiceError, operation_id: str) -> ServiceError:
-    """The engine speaks of workflows."""
-    return _gone(operation_id) if error.code is Code.NOT_FOUND else error
-
-
-async def _read(service: History, key: ExecutionKey, operation_id: str) -> Entry:
-    try:
-        entry = await service.engine.read(key)
-    except ServiceError as error:
-        raise _told(error, operation_id) from None
-    if not core.is_one(entry.state):
-        raise _gone(operation_id)
-    return entry
-
-
-async def _wait(
-    service: History, request: Any, context: CallContext, key: ExecutionKey, wanted: Callable[[Entry], bool]
-) -> Entry | None:
-    """The operation as soon as it is as `wanted`; None when the time is over."""
-    deadline_ns = deadline(service, context)
-    with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
-        while True:
-            entry = await _read(service, key, request.operation_id)
-            if wanted(entry):
-                return entry
-            if service.closing or not await audience.wait(deadline_ns):
-                return None
-
-
 async def describe_nexus_operation_execution(
     service: History, request: service_pb.DescribeNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
     """All about it; with the token of an earlier answer, as soon as there is something new."""
-    key = await _key(service, request, context)
-    entry: Entry | None
-    if request.long_poll_token:
-        seen = _version_of(request.long_poll_token, key.run_id)
-        entry = await _wait(service, request, context, key, lambda entry: entry.version != seen)
-        if entry is None:
-            return service_pb.DescribeNexusOperationExecutionResponse()
-    else:
-        entry = await _read(service, key, request.operation_id)
+    key = await OPERATIONS.key(service, context, request.operation_id, request.run_id)
+    entry = await OPERATIONS.read_or_wait(service, context, key, request.long_poll_token)
+    if entry is None:
+        return service_pb.DescribeNexusOperationExecutionResponse()
     state = entry.state
     operation = core.operation_of(state)
     started = await histories.read_event(service.engine, entry, 1, 1)
@@ -194,7 +133,7 @@ async def describe_nexus_operation_execution(
     reply = service_pb.DescribeNexusOperationExecutionResponse(
         run_id=state.run_id,
         info=shown.info(state, started, scheduled, service.clock.now_ns()),
-        long_poll_token=f"{state.run_id}/{entry.version}".encode(),
+        long_poll_token=long_poll_token(entry),
     )
     attributes = scheduled.nexus_operation_scheduled_event_attributes
     if request.include_input and attributes.HasField("input"):
@@ -202,15 +141,6 @@ async def describe_nexus_operation_execution(
     if request.include_outcome:
         _fill_outcome(reply, state)
     return reply
-
-
-def _version_of(token: bytes, run_id: str) -> int:
-    owner, _, version = token.decode(errors="replace").rpartition("/")
-    if not version.isdigit():
-        raise invalid_argument("invalid long poll token")
-    if owner != run_id:
-        raise invalid_argument("long poll token does not match execution")
-    return int(version)
 
 
 def _fill_outcome(
@@ -230,14 +160,14 @@ async def poll_nexus_operation_execution(
     service: History, request: service_pb.PollNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
     """Its token as soon as it has started, or its outcome as soon as there is one; nothing when the time is over."""
-    key = await _key(service, request, context)
+    key = await OPERATIONS.key(service, context, request.operation_id, request.run_id)
     start_will_do = request.wait_stage == enums.NEXUS_OPERATION_WAIT_STAGE_STARTED
 
     def is_there(entry: Entry) -> bool:
         state = entry.state
         return state.close_ns != 0 or (start_will_do and core.operation_of(state).started_ns != 0)
 
-    entry = await _wait(service, request, context, key, is_there)
+    entry = await OPERATIONS.wait(service, context, key, is_there)
     if entry is None:
         return service_pb.PollNexusOperationExecutionResponse()
     state = entry.state
@@ -254,23 +184,6 @@ async def poll_nexus_operation_execution(
 # ---- changing --------------------------------------------------------------------------------------------------------
 
 
-async def _transact(service: History, request: Any, context: CallContext, decide: Callable[[Run], T]) -> tuple[Run, T]:
-    """Decide on that operation and commit."""
-    operation_id = request.operation_id
-
-    def on_operation(run: Run) -> T:
-        if not core.is_one(run.state):
-            raise _gone(operation_id)
-        return decide(run)
-
-    try:
-        return await service.engine.transact(
-            context.namespace_id, _workflow_id(operation_id), request.run_id, on_operation
-        )
-    except ServiceError as error:
-        raise _told(error, operation_id) from None
-
-
 async def request_cancel_nexus_operation_execution(
     service: History, request: service_pb.RequestCancelNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
@@ -281,7 +194,7 @@ async def request_cancel_nexus_operation_execution(
         if operation is not None:
             nexus_operations.want_cancel(run, operation)
 
-    await _transact(service, request, context, decide)
+    await OPERATIONS.transact(service, context.namespace_id, request.operation_id, request.run_id, decide)
     return service_pb.RequestCancelNexusOperationExecutionResponse()
 
 
@@ -293,7 +206,7 @@ async def terminate_nexus_operation_execution(
     def decide(run: Run) -> None:
         core.terminate(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
 
-    await _transact(service, request, context, decide)
+    await OPERATIONS.transact(service, context.namespace_id, request.operation_id, request.run_id, decide)
     return service_pb.TerminateNexusOperationExecutionResponse()
 
 
@@ -302,14 +215,10 @@ async def delete_nexus_operation_execution(
 ) -> Reply:
     """End it if it goes on, and remove all that is stored of it."""
 
-    def decide(run: Run) -> None:
-        if run.is_open:
-            core.terminate(run, reason="Delete nexus operation execution", identity="", request_id="")
+    def end(run: Run) -> None:
+        core.terminate(run, reason="Delete nexus operation execution", identity="", request_id="")
 
-    run, _ = await _transact(service, request, context, decide)
-    async with service.engine.lock(run.key):
-        await service.store.delete_execution(run.key)
-        service.engine.forget(run.key)
+    await OPERATIONS.delete(service, context.namespace_id, request.operation_id, request.run_id, end)
     return service_pb.DeleteNexusOperationExecutionResponse()
 
 

@@ -1,0 +1,144 @@
+"""What is no workflow but stands in `executions` as a run: how standalone activities and Nexus operations are reached.
+
+The engine speaks of workflows; here its answers are put in the words of the kind that was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
+from whistlestop.common.notify import execution_topic
+from whistlestop.history.api.updates import deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.history.engine import Entry
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import ExecutionKey
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Standalone:
+    """One kind of them."""
+
+    id_prefix: str
+    """Of the workflow ids of their runs."""
+    gone: str
+    """Says that there is none, with a place for the id."""
+    is_one: Callable[[MutableState], bool]
+
+    def workflow_id(self, user_id: str) -> str:
+        """Under which the run stands in `executions`."""
+        return self.id_prefix + user_id
+
+    async def key(self, service: History, context: CallContext, user_id: str, run_id: str) -> ExecutionKey:
+        """The run that is meant; the latest without a run id. Raises NOT_FOUND."""
+        engine = service.engine
+        try:
+            return await engine.resolve(
+                context.namespace_id, self.workflow_id(user_id), run_id, fresh=not engine.exclusive
+            )
+        except ServiceError as error:
+            raise self._told(error, user_id) from None
+
+    async def read(self, service: History, key: ExecutionKey) -> Entry:
+        """Its state. Raises NOT_FOUND."""
+        user_id = key.workflow_id.removeprefix(self.id_prefix)
+        try:
+            entry = await service.engine.read(key)
+        except ServiceError as error:
+            raise self._told(error, user_id) from None
+        if not self.is_one(entry.state):
+            raise self._none(user_id)
+        return entry
+
+    async def wait(
+        self, service: History, context: CallContext, key: ExecutionKey, wanted: Callable[[Entry], bool]
+    ) -> Entry | None:
+        """Its state as soon as that is as `wanted`; None when the time is over."""
+        deadline_ns = deadline(service, context)
+        with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
+            while True:
+                entry = await self.read(service, key)
+                if wanted(entry):
+                    return entry
+                if service.closing or not await audience.wait(deadline_ns):
+                    return None
+
+    async def read_or_wait(
+        self, service: History, context: CallContext, key: ExecutionKey, long_poll_token: bytes
+    ) -> Entry | None:
+        """Its state; with the token of an earlier answer, as soon as there is something new."""
+        if not long_poll_token:
+            return await self.read(service, key)
+        seen = _version_of(long_poll_token, key.run_id)
+        return await self.wait(service, context, key, lambda entry: entry.version != seen)
+
+    async def transact(
+        self, service: History, namespace_id: str, user_id: str, run_id: str, decide: Callable[[Run], _T]
+    ) -> tuple[Run, _T]:
+        """Decide on it and commit."""
+
+        def on_one(run: Run) -> _T:
+            if not self.is_one(run.state):
+                raise self._none(user_id)
+            return decide(run)
+
+        try:
+            return await service.engine.transact(namespace_id, self.workflow_id(user_id), run_id, on_one)
+        except ServiceError as error:
+            raise self._told(error, user_id) from None
+
+    async def delete(
+        self, service: History, namespace_id: str, user_id: str, run_id: str, end: Callable[[Run], None]
+    ) -> None:
+        """`end` it if it goes on, and remove all that is stored of it."""
+
+        def decide(run: Run) -> None:
+            if run.is_open:
+                end(run)
+
+        run, _ = await self.transact(service, namespace_id, user_id, run_id, decide)
+        async with service.engine.lock(run.key):
+            await service.store.delete_execution(run.key)
+            service.engine.forget(run.key)
+
+    def _none(self, user_id: str) -> ServiceError:
+        return not_found(self.gone.format(user_id))
+
+    def _told(self, error: ServiceError, user_id: str) -> ServiceError:
+        is_the_engines = error.code is Code.NOT_FOUND and error.message.startswith("workflow ")
+        return self._none(user_id) if is_the_engines else error
+
+
+def long_poll_token(entry: Entry) -> bytes:
+    """Names what has been seen."""
+    return f"{entry.state.run_id}/{entry.version}".encode()
+
+
+def _version_of(token: bytes, run_id: str) -> int:
+    owner, _, version = token.decode(errors="replace").rpartition("/")
+    if not version.isdigit():
+        raise invalid_argument("invalid long poll token")
+    if owner != run_id:
+        raise invalid_argument("long poll token does not match execution")
+    return int(version)
+
+
+def set_keyword(request: service_pb.StartWorkflowExecutionRequest, name: str, value: str) -> None:
+    """One of the server's own search attributes, the namespace division first of all."""
+    payload = request.search_attributes.indexed_fields[name]
+    payload.metadata["encoding"] = b"json/plain"
+    payload.metadata["type"] = b"Keyword"
+    payload.data = json.dumps(value).encode()
