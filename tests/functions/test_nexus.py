@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
@@ -103,3 +105,15 @@ async def test_nobody_answers_in_time(cloud: Cloud) -> None:
     cloud.later(61)
     task = await cloud.step(commands.complete_workflow())
     assert new_events(task) == ["NexusOperationScheduled", "NexusOperationTimedOut"]
+
+
+async def test_a_request_of_somebody_outside_is_answered_by_a_worker(cloud: Cloud) -> None:
+    path = "/namespaces/default/task-queues/handlers/nexus-services/Payments/pay"
+    event = function_url_event(path, b'"in"', 20_000)
+    event["headers"] |= {"content-type": "application/json", "nexus-request-id": "request"}
+    asking = asyncio.create_task(cloud.invoke("frontend", event))
+    task = await nexus_task(cloud)
+    assert (task.request.start_operation.payload.data, task.request.start_operation.request_id) == (b'"in"', "request")
+    await respond(cloud, task, start_operation={"async_success": {"operation_token": "token"}})
+    answer = await asking
+    assert (answer["statusCode"], json.loads(answer["body"])) == (201, {"token": "token", "state": "running"})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import secrets
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,6 +26,7 @@ from tests.parity.normalise import Normaliser
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    import httpx
     from google.protobuf.message import Message
 
 _SYMBOLS = symbol_database.Default()
@@ -32,6 +34,7 @@ WORKFLOW_SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
 OPERATOR_SERVICE = "temporal.api.operatorservice.v1.OperatorService"
 NAMESPACE = "default"
 POLL_SECONDS = 10.0
+MEANINGFUL_HEADERS = ("nexus-", "content-type", "temporal-")
 
 
 def seconds(number: float) -> timedelta:
@@ -114,8 +117,9 @@ class Pending:
 class Puppet:
     """One scenario's client and worker. Names of its own making carry a prefix no other scenario has."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, http: httpx.AsyncClient | None = None) -> None:
         self._channel = channel
+        self._http = http
         self.prefix = f"p{secrets.token_hex(6)}"
         self.task_queue = f"{self.prefix}-queue"
         self.workflow_id = f"{self.prefix}-workflow"
@@ -177,6 +181,25 @@ class Puppet:
             return await self.call(rpc, **fields)
         except Refused:
             return None
+
+    async def send(
+        self, path: str, *, method: str = "POST", headers: dict[str, str] | None = None, body: bytes = b""
+    ) -> httpx.Response:
+        """Ask over HTTP; nothing goes into the transcript."""
+        assert self._http is not None, "this puppet has no HTTP"
+        return await self._http.request(method, path, headers=headers, content=body, timeout=POLL_SECONDS)
+
+    async def post(self, path: str, **request: Any) -> httpx.Response:
+        """Ask over HTTP and write down the answer."""
+        return self.answered(await self.send(path, **request))
+
+    def answered(self, answer: httpx.Response) -> httpx.Response:
+        """Write down an answer over HTTP: its status, the headers that mean something, and the body."""
+        headers = {name: value for name, value in answer.headers.items() if name.startswith(MEANINGFUL_HEADERS)}
+        shown = {"status": answer.status_code, "headers": headers, "body": _shown(answer.content)}
+        path = answer.request.url.raw_path.decode()
+        self.transcript.add(f"{answer.request.method} {self._normaliser.text(path)}", self._normaliser.plain(shown))
+        return answer
 
     def note(self, label: str, value: Any) -> None:
         """Write down something of the scenario's own."""
@@ -366,6 +389,14 @@ class Puppet:
 
     async def together(self, *parts: Coroutine[Any, Any, Any]) -> list[Any]:
         return list(await asyncio.gather(*parts))
+
+
+def _shown(body: bytes) -> Any:
+    """JSON as it is, anything else as text."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode("latin-1")
 
 
 def _status(error: grpc.aio.AioRpcError) -> GrpcStatus:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -21,6 +22,21 @@ from tests.postgres import fresh_database
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+
+class Server(str):
+    """The address of a server that is up, for gRPC; `http` is the one for HTTP."""
+
+    __slots__ = ("http",)
+    http: str
+
+    @classmethod
+    def at(cls, port: int, http_port: int) -> Server:
+        """On loopback."""
+        server = cls(f"127.0.0.1:{port}")
+        server.http = f"http://127.0.0.1:{http_port}"
+        return server
+
+
 STORES = ("memory", "sqlite", "postgres")
 # Ports of ours to choose from, so as not to meet what else runs on the machine; any free port else.
 _PORTS = os.environ.get("WHISTLESTOP_TEST_PORTS", "")
@@ -30,7 +46,8 @@ def free_port() -> int:
     """A loopback port that is free now."""
     if _PORTS:
         first, last = (int(number) for number in _PORTS.split("-"))
-        for port in range(first, last + 1):
+        # In any order: two that are asked for before either is taken are to differ.
+        for port in random.sample(range(first, last + 1), last + 1 - first):
             with socket.socket() as candidate, suppress(OSError):
                 candidate.bind(("127.0.0.1", port))
                 return port
@@ -72,9 +89,9 @@ def _flags(settings: tuple[str, ...]) -> list[str]:
 
 
 @asynccontextmanager
-async def real_server() -> AsyncIterator[str]:
-    """The real dev server, in memory; its address."""
-    port = free_port()
+async def real_server() -> AsyncIterator[Server]:
+    """The real dev server, in memory."""
+    port, http_port = free_port(), free_port()
     arguments = [
         _beside_python("temporal"),
         "server",
@@ -84,32 +101,36 @@ async def real_server() -> AsyncIterator[str]:
         "127.0.0.1",
         "--port",
         str(port),
+        "--http-port",
+        str(http_port),
     ]
-    async with _running([*arguments, "--log-level", "error", *_flags(_REAL_SETTINGS)], port) as address:
-        yield address
+    async with _running([*arguments, "--log-level", "error", *_flags(_REAL_SETTINGS)], port):
+        yield Server.at(port, http_port)
 
 
 @asynccontextmanager
-async def our_server(store: str) -> AsyncIterator[str]:
-    """Our server over one of the stores; its address."""
-    port = free_port()
-    flags = ["--ip", "127.0.0.1", "--port", str(port), "--log-level", "error", *_flags(_SETTINGS)]
+async def our_server(store: str) -> AsyncIterator[Server]:
+    """Our server over one of the stores."""
+    port, http_port = free_port(), free_port()
+    server = Server.at(port, http_port)
+    ports = ["--port", str(port), "--http-port", str(http_port)]
+    flags = ["--ip", "127.0.0.1", *ports, "--log-level", "error", *_flags(_SETTINGS)]
     ours = _beside_python("whistlestop")
     if store == "memory":
-        async with _running([ours, "server", "start-dev", "--headless", *flags], port) as address:
-            yield address
+        async with _running([ours, "server", "start-dev", "--headless", *flags], port):
+            yield server
     elif store == "sqlite":
         with tempfile.TemporaryDirectory(prefix="whistlestop-parity-") as folder:
             async with _running(
                 [ours, "server", "start-dev", "--headless", *flags, "--db-filename", f"{folder}/w.db"], port
-            ) as address:
-                yield address
+            ):
+                yield server
     else:
         async with (
             fresh_database() as url,
-            _running([ours, "server", "start", *flags, "--database-url", url], port) as address,
+            _running([ours, "server", "start", *flags, "--database-url", url], port),
         ):
-            yield address
+            yield server
 
 
 @asynccontextmanager

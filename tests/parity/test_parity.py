@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
+import httpx
 import pytest
 
 from tests import postgres
@@ -39,24 +40,25 @@ class Stage:
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._doors: dict[str, tuple[grpc.aio.Channel, httpx.AsyncClient]] = {}
         self._recorded: dict[str, list[Any]] = {}
         self._broken: dict[str, Exception] = {}
 
-    async def _channel(self, server: str) -> grpc.aio.Channel:
+    async def _enter(self, server: str) -> tuple[grpc.aio.Channel, httpx.AsyncClient]:
         if server in self._broken:
             raise self._broken[server]  # it takes seconds to see that a server does not come up: once is enough
-        if server not in self._channels:
+        if server not in self._doors:
             starting = servers.real_server() if server.startswith("real") else servers.our_server(server)
             try:
-                address = await self._stack.enter_async_context(starting)
+                started = await self._stack.enter_async_context(starting)
             except RuntimeError as broken:
                 self._broken[server] = broken
                 raise
-            channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
+            channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(started))
             await self._prepare(channel)
-            self._channels[server] = channel
-        return self._channels[server]
+            http = await self._stack.enter_async_context(httpx.AsyncClient(base_url=started.http))
+            self._doors[server] = channel, http
+        return self._doors[server]
 
     async def _prepare(self, channel: grpc.aio.Channel) -> None:
         """Search attributes that all scenarios may use."""
@@ -70,7 +72,7 @@ class Stage:
 
     async def _play(self, server: str, scenario: Scenario) -> list[Any]:
         """The transcript; a scenario that breaks off leaves what it has, and why."""
-        puppet = Puppet(await self._channel(server))
+        puppet = Puppet(*await self._enter(server))
         try:
             async with asyncio.timeout(60):
                 await scenario.play(puppet)
@@ -79,7 +81,7 @@ class Stage:
         return puppet.transcript.entries
 
     async def _both(self, server: str, scenario: Scenario) -> tuple[list[Any], list[Any]]:
-        await self._channel("real"), await self._channel(server)
+        await self._enter("real"), await self._enter(server)
         if scenario.name in self._recorded:
             return self._recorded[scenario.name], await self._play(server, scenario)
         expected, actual = await asyncio.gather(self._play("real", scenario), self._play(server, scenario))

@@ -55,7 +55,7 @@ _VISIBILITY = (
     f" LEFT JOIN executions e ON {_RUN.format(t='t')} WHERE (t.namespace_id, t.run_id) > (?, ?)"
     " ORDER BY t.namespace_id, t.run_id LIMIT ?"
 )
-# A Nexus task (type 3) may stand in a queue of another namespace than its run's.
+# A Nexus task (type 3) may stand in a queue of another namespace than its run's; or be of no run, if others asked.
 _TASKS = (
     "SELECT t.namespace_id, t.task_queue, t.task_type, t.priority, t.task_id, t.workflow_id, t.run_id, e.run_id"
     " FROM tasks t LEFT JOIN executions e"
@@ -178,7 +178,7 @@ async def _walk_visibility(read: Read) -> AsyncIterator[Finding]:
 
 async def _walk_tasks(read: Read) -> AsyncIterator[Finding]:
     async for row in _pages(read, _TASKS, ("", "", -1, -1, -1)):
-        if row[-1] is None:
+        if row[-1] is None and row[5]:
             place = f"{row[0]}/{row[1]}/{row[2]}/{row[3]}/{row[4]}"
             yield Finding("tasks", place, f"is of a run that does not exist: {row[5]}/{row[6]}")
 

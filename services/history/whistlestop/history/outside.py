@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
+from whistlestop.common import nexus_content
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
 from whistlestop.history import histories, nexus_http
 from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
@@ -69,7 +70,7 @@ def _fill_start(
     """The rest of a start's headers; its path and body."""
     state = run.state
     attributes = scheduled.nexus_operation_scheduled_event_attributes
-    content, body = nexus_http.content_of(attributes.input if attributes.HasField("input") else None)
+    content, body = nexus_content.content_of(attributes.input if attributes.HasField("input") else None)
     headers |= content | {
         "Nexus-Request-Id": operation.request_id,
         "Nexus-Link": nexus_links.header_value(nexus_links.caller(state, scheduled)),
@@ -112,13 +113,14 @@ def _record(run: Run, operation: NexusOperation, answer: Answer, *, cancel: bool
     if cancel and answer.status == 202:
         nexus_operations.cancel_delivered(run, operation)
     elif not cancel and answer.status == 200:
-        result = nexus_http.payload_of(answer.headers, answer.body)
+        result = nexus_content.payload_of(answer.headers, answer.body)
         nexus_operations.complete(run, operation, result, nexus_http.links_of(answer.headers))
     elif not cancel and answer.status == 201 and (token := _token(answer)):
         nexus_operations.start(run, operation, token, nexus_http.links_of(answer.headers))
     elif not cancel and answer.status == _UNSUCCESSFUL:
         canceled = answer.headers.get("nexus-operation-state") == nexus_failures.CANCELED
-        nexus_operations.fail(run, operation, nexus_http.operation_failure(answer.body, canceled=canceled))
+        failure = nexus_http.operation_failure(nexus_http.failure_of(answer.body), canceled=canceled)
+        nexus_operations.fail(run, operation, failure)
     else:
         nexus_operations.refused(run, operation, nexus_http.refusal_of(answer), cancel=cancel)
 

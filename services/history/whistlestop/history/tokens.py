@@ -70,6 +70,6 @@ def parse(data: bytes) -> TaskToken:
         token.ParseFromString(data)
     except DecodeError as error:
         raise invalid_argument("error deserializing task token") from error
-    if not token.workflow_id:
+    if not token.workflow_id and not token.query_id:
         raise invalid_argument("error deserializing task token")
     return token

@@ -21,7 +21,11 @@ from whistlestop.common.clients import Encoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, unavailable
 from whistlestop.common.proto import internal_pb2 as internal
-from whistlestop.common.proto.nexus_pb2 import NexusTaskData, RecordNexusTaskStartedRequest
+from whistlestop.common.proto.nexus_pb2 import (
+    NexusTaskData,
+    RecordNexusRequestStartedRequest,
+    RecordNexusTaskStartedRequest,
+)
 from whistlestop.matching.pollers import note_in_memory, worker_rps
 from whistlestop.matching.queue import Waiter
 from whistlestop.matching.scaling import advise, own_fields
@@ -334,6 +338,10 @@ def start_request(task: MatchingTask, poll: PollRequest, ids: Ids) -> tuple[str,
             stamp=task.stamp,
             request_id=ids.uuid(),
             poll=poll,
+        )
+    if isinstance(poll, rr.PollNexusTaskQueueRequest) and task.query_id:
+        return "RecordNexusRequestStarted", RecordNexusRequestStartedRequest(
+            query_id=task.query_id, namespace_id=task.key.namespace_id
         )
     if isinstance(poll, rr.PollNexusTaskQueueRequest):
         return "RecordNexusTaskStarted", RecordNexusTaskStartedRequest(

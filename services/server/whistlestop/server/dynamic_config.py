@@ -54,6 +54,7 @@ LIMIT_KEYS: Mapping[str, str] = {
     "component.nexusoperations.limit.service.name.length": "nexus_service_length",
     "component.nexusoperations.limit.operation.name.length": "nexus_operation_length",
     "component.nexusoperations.limit.header.size": "nexus_header_size",
+    "component.nexusoperations.limit.operation.token.length": "nexus_operation_token_length",
     "component.nexusoperations.limit.request.timeout.min": "nexus_min_request_timeout_ns",
     "component.nexusoperations.request.timeout": "nexus_request_timeout_ns",
     "component.nexusoperations.retrypolicy.initialinterval": "nexus_retry_initial_ns",

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from temporalio.api.failure.v1 import message_pb2 as temporal_dot_api_dot_failure_dot_v1_dot_message__pb2
 from temporalio.api.nexus.v1 import message_pb2 as temporal_dot_api_dot_nexus_dot_v1_dot_message__pb2
 from temporalio.api.workflowservice.v1 import request_response_pb2 as temporal_dot_api_dot_workflowservice_dot_v1_dot_request__response__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$whistlestop/common/proto/nexus.proto\x12\x14whistlestop.nexus.v1\x1a#temporal/api/nexus/v1/message.proto\x1a\x36temporal/api/workflowservice/v1/request_response.proto\"c\n\x11NexusEndpointData\x12\x31\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1f.temporal.api.nexus.v1.Endpoint\x12\x1b\n\x13target_namespace_id\x18\x02 \x01(\t\"5\n\rNexusTaskData\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x01(\x08\"\x8a\x02\n\x1dRecordNexusTaskStartedRequest\x12\x31\n\x04task\x18\x01 \x01(\x0b\x32#.whistlestop.nexus.v1.NexusTaskData\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\r\n\x05stamp\x18\x05 \x01(\x05\x12H\n\x04poll\x18\x06 \x01(\x0b\x32:.temporal.api.workflowservice.v1.PollNexusTaskQueueRequest\x12\x1c\n\x14handler_namespace_id\x18\x07 \x01(\t\"{\n\x0eOperationToken\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\xb0\x01\n\x1d\x43ompleteNexusOperationRequest\x12Q\n\x07headers\x18\x01 \x03(\x0b\x32@.whistlestop.nexus.v1.CompleteNexusOperationRequest.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\" \n\x1e\x43ompleteNexusOperationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$whistlestop/common/proto/nexus.proto\x12\x14whistlestop.nexus.v1\x1a%temporal/api/failure/v1/message.proto\x1a#temporal/api/nexus/v1/message.proto\x1a\x36temporal/api/workflowservice/v1/request_response.proto\"c\n\x11NexusEndpointData\x12\x31\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1f.temporal.api.nexus.v1.Endpoint\x12\x1b\n\x13target_namespace_id\x18\x02 \x01(\t\"5\n\rNexusTaskData\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x01(\x08\"\x8a\x02\n\x1dRecordNexusTaskStartedRequest\x12\x31\n\x04task\x18\x01 \x01(\x0b\x32#.whistlestop.nexus.v1.NexusTaskData\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\r\n\x05stamp\x18\x05 \x01(\x05\x12H\n\x04poll\x18\x06 \x01(\x0b\x32:.temporal.api.workflowservice.v1.PollNexusTaskQueueRequest\x12\x1c\n\x14handler_namespace_id\x18\x07 \x01(\t\"{\n\x0eOperationToken\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\xc3\x01\n\x1d\x43ompleteNexusOperationRequest\x12Q\n\x07headers\x18\x01 \x03(\x0b\x32@.whistlestop.nexus.v1.CompleteNexusOperationRequest.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x11\n\tnamespace\x18\x03 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\" \n\x1e\x43ompleteNexusOperationResponse\"_\n\x18\x44ispatchNexusTaskRequest\x12\x12\n\ntask_queue\x18\x01 \x01(\t\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.temporal.api.nexus.v1.Request\"\xe3\x01\n\x19\x44ispatchNexusTaskResponse\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32\x1f.temporal.api.nexus.v1.ResponseH\x00\x12<\n\rhandler_error\x18\x02 \x01(\x0b\x32#.temporal.api.nexus.v1.HandlerErrorH\x00\x12\x33\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32 .temporal.api.failure.v1.FailureH\x00\x12\x13\n\ttimed_out\x18\x04 \x01(\x08H\x00\x42\t\n\x07outcome\"J\n RecordNexusRequestStartedRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x14\n\x0cnamespace_id\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,18 +36,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._loaded_options = None
   _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_NEXUSENDPOINTDATA']._serialized_start=155
-  _globals['_NEXUSENDPOINTDATA']._serialized_end=254
-  _globals['_NEXUSTASKDATA']._serialized_start=256
-  _globals['_NEXUSTASKDATA']._serialized_end=309
-  _globals['_RECORDNEXUSTASKSTARTEDREQUEST']._serialized_start=312
-  _globals['_RECORDNEXUSTASKSTARTEDREQUEST']._serialized_end=578
-  _globals['_OPERATIONTOKEN']._serialized_start=580
-  _globals['_OPERATIONTOKEN']._serialized_end=703
-  _globals['_COMPLETENEXUSOPERATIONREQUEST']._serialized_start=706
-  _globals['_COMPLETENEXUSOPERATIONREQUEST']._serialized_end=882
-  _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._serialized_start=836
-  _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._serialized_end=882
-  _globals['_COMPLETENEXUSOPERATIONRESPONSE']._serialized_start=884
-  _globals['_COMPLETENEXUSOPERATIONRESPONSE']._serialized_end=916
+  _globals['_NEXUSENDPOINTDATA']._serialized_start=194
+  _globals['_NEXUSENDPOINTDATA']._serialized_end=293
+  _globals['_NEXUSTASKDATA']._serialized_start=295
+  _globals['_NEXUSTASKDATA']._serialized_end=348
+  _globals['_RECORDNEXUSTASKSTARTEDREQUEST']._serialized_start=351
+  _globals['_RECORDNEXUSTASKSTARTEDREQUEST']._serialized_end=617
+  _globals['_OPERATIONTOKEN']._serialized_start=619
+  _globals['_OPERATIONTOKEN']._serialized_end=742
+  _globals['_COMPLETENEXUSOPERATIONREQUEST']._serialized_start=745
+  _globals['_COMPLETENEXUSOPERATIONREQUEST']._serialized_end=940
+  _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._serialized_start=894
+  _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._serialized_end=940
+  _globals['_COMPLETENEXUSOPERATIONRESPONSE']._serialized_start=942
+  _globals['_COMPLETENEXUSOPERATIONRESPONSE']._serialized_end=974
+  _globals['_DISPATCHNEXUSTASKREQUEST']._serialized_start=976
+  _globals['_DISPATCHNEXUSTASKREQUEST']._serialized_end=1071
+  _globals['_DISPATCHNEXUSTASKRESPONSE']._serialized_start=1074
+  _globals['_DISPATCHNEXUSTASKRESPONSE']._serialized_end=1301
+  _globals['_RECORDNEXUSREQUESTSTARTEDREQUEST']._serialized_start=1303
+  _globals['_RECORDNEXUSREQUESTSTARTEDREQUEST']._serialized_end=1377
 # @@protoc_insertion_point(module_scope)

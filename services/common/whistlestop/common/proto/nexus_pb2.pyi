@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from temporalio.api.failure.v1 import message_pb2 as _message_pb2_1
 from temporalio.api.nexus.v1 import message_pb2 as _message_pb2
 from temporalio.api.workflowservice.v1 import request_response_pb2 as _request_response_pb2
 import builtins as _builtins
@@ -177,7 +178,10 @@ class CompleteNexusOperationRequest(_message.Message):
 
     HEADERS_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
+    namespace: _builtins.str
+    """As the address names it; empty when it names none."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -185,10 +189,11 @@ class CompleteNexusOperationRequest(_message.Message):
         *,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         body: _builtins.bytes = ...,
+        namespace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "headers", b"headers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "headers", b"headers", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,3 +213,92 @@ class CompleteNexusOperationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompleteNexusOperationResponse: _TypeAlias = CompleteNexusOperationResponse  # noqa: Y015
+
+@_typing.final
+class DispatchNexusTaskRequest(_message.Message):
+    """frontend -> history: a request of somebody outside for the workers of a queue, in the namespace of the call. Waits for
+    their answer.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_QUEUE_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    task_queue: _builtins.str
+    @_builtins.property
+    def request(self) -> _message_pb2.Request: ...
+    def __init__(
+        self,
+        *,
+        task_queue: _builtins.str = ...,
+        request: _message_pb2.Request | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "task_queue", b"task_queue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DispatchNexusTaskRequest: _TypeAlias = DispatchNexusTaskRequest  # noqa: Y015
+
+@_typing.final
+class DispatchNexusTaskResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    HANDLER_ERROR_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    TIMED_OUT_FIELD_NUMBER: _builtins.int
+    timed_out: _builtins.bool
+    """Nobody answered in time."""
+    @_builtins.property
+    def response(self) -> _message_pb2.Response: ...
+    @_builtins.property
+    def handler_error(self) -> _message_pb2.HandlerError:
+        """The older form of a refusal."""
+
+    @_builtins.property
+    def failure(self) -> _message_pb2_1.Failure: ...
+    def __init__(
+        self,
+        *,
+        response: _message_pb2.Response | None = ...,
+        handler_error: _message_pb2.HandlerError | None = ...,
+        failure: _message_pb2_1.Failure | None = ...,
+        timed_out: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "handler_error", b"handler_error", "outcome", b"outcome", "response", b"response", "timed_out", b"timed_out"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "handler_error", b"handler_error", "outcome", b"outcome", "response", b"response", "timed_out", b"timed_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "handler_error", "failure", "timed_out"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___DispatchNexusTaskResponse: _TypeAlias = DispatchNexusTaskResponse  # noqa: Y015
+
+@_typing.final
+class RecordNexusRequestStartedRequest(_message.Message):
+    """matching -> history: a poller is about to get the request of somebody outside. Answers with PollNexusTaskQueueResponse;
+    NOT_FOUND when nobody waits for its answer any more.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_ID_FIELD_NUMBER: _builtins.int
+    NAMESPACE_ID_FIELD_NUMBER: _builtins.int
+    query_id: _builtins.str
+    namespace_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        query_id: _builtins.str = ...,
+        namespace_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace_id", b"namespace_id", "query_id", b"query_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordNexusRequestStartedRequest: _TypeAlias = RecordNexusRequestStartedRequest  # noqa: Y015

@@ -11,7 +11,7 @@ from whistlestop.frontend.doors import connect
 from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest, compressed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from whistlestop.common.clock import Clock
     from whistlestop.frontend.service import Frontend
@@ -25,7 +25,7 @@ _MOST_BODY = 128 * 1024 * 1024
 
 
 class HttpApi:
-    """Connect, the JSON API and the health check. `can_hold` is False where a wait is billed (a function)."""
+    """Connect, the JSON API, Nexus and the health check. `can_hold` is False where a wait is billed (a function)."""
 
     def __init__(self, frontend: Frontend, clock: Clock, *, can_hold: bool = True) -> None:
         self._frontend = frontend
@@ -49,11 +49,14 @@ class HttpApi:
             )
         if request.path == "/healthz":
             return HttpAnswer(200, b'{"status":"SERVING"}', {"content-type": "application/json"})
-        if request.path.endswith("/nexus/callback"):
+        if "/nexus" in request.path:
             from whistlestop.frontend.doors import nexus
 
-            if nexus.is_callback(request.path):
-                return await nexus.serve(self._frontend, request, can_hold=self._can_hold)
+            answer = await nexus.serve(
+                self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns
+            )
+            if answer is not None:
+                return answer
         # Imported when first needed: paths and JSON cost more to import than a function's start may.
         from whistlestop.frontend.doors import json_api
 
@@ -76,7 +79,7 @@ def make_app(frontend: Frontend, clock: Clock) -> App:
             method=scope["method"],
             path=scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].decode("latin-1"),
             query=scope["query_string"].decode("latin-1"),
-            headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+            headers=_headers(scope["headers"]),
             body=body,
         )
         answer = await _unless_gone(api.handle(request), receive)
@@ -84,6 +87,15 @@ def make_app(frontend: Frontend, clock: Clock) -> App:
             await _send(send, answer)
 
     return app
+
+
+def _headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """One value a name: what came in several lines is put together, as HTTP has it."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in pairs:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 async def _read_body(receive: Receive) -> bytes | None:

@@ -1,61 +1,66 @@
-"""Nexus over HTTP: completions of operations that go on outside this server.
+"""Nexus over HTTP.
 
-    POST /nexus/callback
-    POST /namespaces/{namespace}/nexus/callback
-
-The token in a header says which operation is meant; history looks at all of it.
+POST /nexus/endpoints/{id}/services/{service}/{operation}                starts an operation of an endpoint
+POST /nexus/endpoints/{id}/services/{service}/{operation}/cancel         asks for its cancellation
+POST /namespaces/{namespace}/task-queues/{queue}/nexus-services/...      the same, past endpoints
+POST /nexus/callback, /namespaces/{namespace}/nexus/callback             tells how an operation elsewhere ended
 """
 
 from __future__ import annotations
 
-import json
+import re
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from whistlestop.common.context import CallContext
-from whistlestop.common.errors import Code, ServiceError, invalid_argument
+from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.nexus_pb2 import CompleteNexusOperationRequest
-from whistlestop.frontend.doors.answer import HTTP_STATUS, HttpAnswer
+from whistlestop.frontend.doors import nexus_answers, nexus_requests
+from whistlestop.frontend.doors.answer import HttpAnswer
 
 if TYPE_CHECKING:
+    from whistlestop.common.clock import Clock
     from whistlestop.frontend.doors.answer import HttpRequest
     from whistlestop.frontend.service import Frontend
 
-_SUFFIX = "/nexus/callback"
+_CALLBACK = re.compile(r"(?:/namespaces/(?P<namespace>[^/]+))?/nexus/callback")
+_SERVICES = re.compile(
+    r"(?:/nexus/endpoints/(?P<endpoint>[^/]+)/services"
+    r"|/namespaces/(?P<namespace>[^/]+)/task-queues/(?P<task_queue>[^/]+)/nexus-services)/(?P<rest>.*)"
+)
 
 
-def is_callback(path: str) -> bool:
-    """The path of a completion."""
-    return path == _SUFFIX or (path.startswith("/namespaces/") and path.endswith(_SUFFIX))
-
-
-async def serve(frontend: Frontend, request: HttpRequest, *, can_hold: bool) -> HttpAnswer:
-    """Hand the completion on; a refusal is a Nexus failure."""
+async def serve(
+    frontend: Frontend, clock: Clock, request: HttpRequest, *, can_hold: bool, latest_ns: int | None = None
+) -> HttpAnswer | None:
+    """Answer one request; None when its path is not one of these."""
+    support = request.headers.get(nexus_answers.FAILURE_SUPPORT_HEADER) == "true"
+    callback = _CALLBACK.fullmatch(request.path)
+    services = _SERVICES.fullmatch(request.path)
+    context = CallContext(deadline_ns=latest_ns, headers=request.headers, can_hold=can_hold)
     try:
-        if request.method != "POST":
-            raise invalid_argument("a completion is a POST")
-        if len(request.body) > frontend.config.max_message_size:
-            raise invalid_argument("result exceeds size limit")
-        completion = CompleteNexusOperationRequest(headers=request.headers, body=request.body)
-        await frontend.history.call("CompleteNexusOperation", completion, CallContext(can_hold=can_hold))
+        if callback is not None:
+            return await _complete(frontend, request, unquote(callback["namespace"] or ""), context)
+        if services is not None:
+            parts = {name: unquote(part) for name, part in services.groupdict("").items()}
+            if services["endpoint"]:
+                target = await nexus_requests.of_endpoint(frontend, parts["endpoint"])
+            else:
+                target = await nexus_requests.of_queue(frontend, parts["namespace"], parts["task_queue"])
+            return await nexus_requests.serve(frontend, clock, request, target, parts["rest"], context)
+    except nexus_answers.Refusal as refusal:
+        return refusal.answer(failure_support=support)
+    return None
+
+
+async def _complete(frontend: Frontend, request: HttpRequest, namespace: str, context: CallContext) -> HttpAnswer:
+    """The token in a header says which operation is meant; history looks at all of it."""
+    if len(request.body) > nexus_requests.MOST_BODY:
+        raise nexus_answers.refusal("BAD_REQUEST", "invalid result content")
+    completion = CompleteNexusOperationRequest(headers=request.headers, body=request.body, namespace=namespace)
+    try:
+        await frontend.history.call("CompleteNexusOperation", completion, context)
     except ServiceError as error:
-        return _refused(error)
+        exposed = error.code in (Code.NOT_FOUND, Code.INVALID_ARGUMENT)
+        raise nexus_answers.of_service_error(error, exposed=exposed) from None
     return HttpAnswer(200, b"")
-
-
-_TYPES = {
-    Code.INVALID_ARGUMENT: "BAD_REQUEST",
-    Code.NOT_FOUND: "NOT_FOUND",
-    Code.PERMISSION_DENIED: "UNAUTHORIZED",
-    Code.UNAUTHENTICATED: "UNAUTHENTICATED",
-    Code.RESOURCE_EXHAUSTED: "RESOURCE_EXHAUSTED",
-    Code.UNAVAILABLE: "UNAVAILABLE",
-}
-
-
-def _refused(error: ServiceError) -> HttpAnswer:
-    failure = {
-        "message": error.message,
-        "metadata": {"type": "nexus.HandlerError"},
-        "details": {"type": _TYPES.get(error.code, "INTERNAL")},
-    }
-    return HttpAnswer(HTTP_STATUS[error.code], json.dumps(failure).encode(), {"content-type": "application/json"})

@@ -15,9 +15,9 @@ from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.proto.nexus_pb2 import OperationToken, RecordNexusTaskStartedRequest
 from whistlestop.history import histories, tokens
-from whistlestop.history.api import METHODS
+from whistlestop.history.api import METHODS, nexus_requests
 from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
-from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, set_timestamp
+from whistlestop.history.core.times import MILLISECOND_NS, set_timestamp
 from whistlestop.history.nexus_callbacks import CALLBACK_HEADER, token_of
 from whistlestop.history.nexus_deliveries import SYSTEM_URL
 
@@ -79,11 +79,10 @@ def _fill_common(
     cancel: bool,
 ) -> None:
     attempt = nexus_operations.attempt_of(operation, cancel=cancel)
-    left_ns = max(attempt.deadline_ns - now_ns, MILLISECOND_NS)
     header = request.header
     header.update(scheduled.nexus_operation_scheduled_event_attributes.nexus_header)
     header["user-agent"] = "temporalio/server"
-    header["request-timeout"] = header["Request-Timeout"] = f"{left_ns / SECOND_NS:.9f}s"
+    header.update(nexus_requests.timeout_headers(attempt.deadline_ns - now_ns))
     set_timestamp(request.scheduled_time, now_ns)
     request.endpoint = operation.endpoint
     request.capabilities.temporal_failure_responses = not cancel
@@ -133,6 +132,9 @@ async def respond_nexus_task_completed(
     token = _token(request.task_token)
     response = request.response
     _check_details(response.start_operation.operation_error.failure)
+    if token.query_id:
+        await nexus_requests.completed(service, token, request)
+        return service_pb.RespondNexusTaskCompletedResponse()
 
     def decide(run: Run) -> None:
         operation = nexus_operations.answered(run, token.scheduled_event_id, token.stamp, cancel=token.nexus_cancel)
@@ -175,11 +177,11 @@ async def respond_nexus_task_failed(
 ) -> Reply:
     """The handler refuses the request, or could not work on it."""
     token = _token(request.task_token)
-    if request.HasField("failure"):
-        failure = request.failure
-    else:
-        _check_details(request.error.failure)
-        failure = nexus_failures.of_handler_error(request.error)
+    _check_details(request.error.failure)
+    if token.query_id:
+        await nexus_requests.failed(service, token, request)
+        return service_pb.RespondNexusTaskFailedResponse()
+    failure = request.failure if request.HasField("failure") else nexus_failures.of_handler_error(request.error)
 
     def decide(run: Run) -> None:
         operation = nexus_operations.answered(run, token.scheduled_event_id, token.stamp, cancel=token.nexus_cancel)
@@ -191,7 +193,7 @@ async def respond_nexus_task_failed(
 
 def _token(data: bytes) -> internal_pb2.TaskToken:
     token = tokens.parse(data)
-    if not token.caller_namespace_id:
+    if not token.caller_namespace_id and not token.query_id:
         raise not_found(nexus_operations.TASK_GONE)
     return token
 

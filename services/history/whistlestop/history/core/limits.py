@@ -62,6 +62,7 @@ class Limits:
     nexus_service_length: int = 1000
     nexus_operation_length: int = 1000
     nexus_header_size: int = 8 * KIB
+    nexus_operation_token_length: int = 4096
     nexus_request_timeout_ns: int = 10 * SECOND_NS
     nexus_min_request_timeout_ns: int = 1500 * MILLISECOND_NS
     nexus_retry_initial_ns: int = SECOND_NS

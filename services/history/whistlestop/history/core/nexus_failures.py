@@ -8,18 +8,20 @@ made into that again; any other becomes an application failure which keeps what 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
 from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
+from whistlestop.common import nexus_content
+
 if TYPE_CHECKING:
     from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
-_FAILURE_TYPE = failure_pb.Failure.DESCRIPTOR.full_name
 _RETRYABLE = nexus_enums.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_RETRYABLE
 _NON_RETRYABLE = nexus_enums.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE
+BEHAVIOR_OF = {retryable: behavior for behavior, retryable in nexus_content.RETRYABLE_OF.items()}
 _FINAL_TYPES = frozenset({
     "BAD_REQUEST", "UNAUTHENTICATED", "UNAUTHORIZED", "NOT_FOUND", "CONFLICT", "NOT_IMPLEMENTED",
 })  # fmt: skip
@@ -69,11 +71,23 @@ def of_operation_error(error: nexus_pb.UnsuccessfulOperationError) -> failure_pb
 def to_temporal(source: nexus_pb.Failure) -> failure_pb.Failure:
     """A Nexus failure as a Temporal one."""
     failure = failure_pb.Failure()
-    if source.metadata.get("type") == _FAILURE_TYPE:
+    if source.metadata.get("type") == nexus_content.FAILURE_TYPE:
         try:
             json_format.Parse(source.details.decode(), failure, ignore_unknown_fields=True)
         except (json_format.ParseError, UnicodeDecodeError):
             failure.Clear()
+    elif source.metadata.get("type") == nexus_content.HANDLER_ERROR:
+        details = _details(source)
+        failure.nexus_handler_failure_info.type = str(details.get("type", ""))
+        retryable = details.get("retryableOverride")
+        if isinstance(retryable, bool):
+            failure.nexus_handler_failure_info.retry_behavior = BEHAVIOR_OF[retryable]
+    elif source.metadata.get("type") == nexus_content.OPERATION_ERROR:
+        if _details(source).get("state") == CANCELED:
+            failure.canceled_failure_info.SetInParent()
+        else:
+            failure.application_failure_info.non_retryable = True
+            failure.application_failure_info.type = "OperationError"
     elif source.metadata or source.details:
         failure.application_failure_info.type = "NexusFailure"
         payload = failure.application_failure_info.details.payloads.add()
@@ -84,6 +98,14 @@ def to_temporal(source: nexus_pb.Failure) -> failure_pb.Failure:
     if source.HasField("cause"):
         failure.cause.CopyFrom(to_temporal(source.cause))
     return failure
+
+
+def _details(source: nexus_pb.Failure) -> dict[str, Any]:
+    try:
+        details = json.loads(source.details or b"{}")
+    except ValueError:
+        return {}
+    return details if isinstance(details, dict) else {}
 
 
 def _as_json(source: nexus_pb.Failure) -> bytes:

@@ -1,0 +1,200 @@
+"""Nexus over HTTP, in both directions: payloads as headers and bodies, failures as JSON, links as a header."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from email.message import Message
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import json_format
+from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
+from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+HANDLER_ERROR = "nexus.HandlerError"
+OPERATION_ERROR = "nexus.OperationError"
+FAILURE_TYPE = failure_pb.Failure.DESCRIPTOR.full_name
+RETRYABLE_OF = {
+    nexus_enums.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_RETRYABLE: True,
+    nexus_enums.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE: False,
+}
+LINK_HEADER = "nexus-link"
+_LINK = re.compile(r"<([^>]*)>\s*;(.*)")
+_LINK_TYPE = re.compile(r"[A-Za-z0-9_./]+")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
+_UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000}
+_UNKNOWN = "unknown/nexus-content"
+
+
+# ---- payloads --------------------------------------------------------------------------------------------------------
+
+
+def content_of(payload: common_pb.Payload | None) -> tuple[dict[str, str], bytes]:
+    """A payload as HTTP headers and a body."""
+    if payload is None:
+        return {}, b""
+    metadata = {name: value.decode(errors="replace") for name, value in payload.metadata.items()}
+    encoding, message_type = metadata.get("encoding", ""), metadata.get("messageType", "")
+    plain = {"json/plain": "application/json", "binary/plain": "application/octet-stream", "binary/null": ""}
+    if len(metadata) == 1 and encoding in plain:
+        return ({"Content-Type": plain[encoding]} if plain[encoding] else {}), payload.data
+    if len(metadata) == 2 and message_type and encoding in ("json/protobuf", "binary/protobuf"):
+        kind = "application/json; format=protobuf" if encoding == "json/protobuf" else "application/x-protobuf"
+        return {"Content-Type": f'{kind}; message-type="{message_type}"'}, payload.data
+    if encoding == _UNKNOWN:
+        return {f"Content-{name}": value for name, value in metadata.items() if name != "encoding"}, payload.data
+    return {"Content-Type": "application/x-temporal-payload"}, payload.SerializeToString()
+
+
+def payload_of(headers: Mapping[str, str], body: bytes) -> common_pb.Payload:
+    """The payload that a body and its headers are. Raises DecodeError when it says to be a message and is none."""
+    content = {
+        name.removeprefix("content-"): value
+        for name, value in headers.items()
+        if name.startswith("content-") and name not in ("content-encoding", "content-length")
+    }
+    if not content and not body:
+        return common_pb.Payload(metadata={"encoding": b"binary/null"})
+    kind, parameters = _media_type(content.get("type", ""))
+    if set(content) == {"type"}:
+        if kind == "application/x-temporal-payload":
+            return common_pb.Payload.FromString(body)
+        message_type = parameters.get("message-type", "").encode()
+        known = {
+            ("application/json", ()): "json/plain",
+            ("application/octet-stream", ()): "binary/plain",
+            ("application/json", ("format", "message-type")): "json/protobuf",
+            ("application/x-protobuf", ("message-type",)): "binary/protobuf",
+        }
+        encoding = known.get((kind, tuple(sorted(parameters))))
+        if encoding is not None and parameters.get("format", "protobuf") == "protobuf":
+            metadata = {"encoding": encoding.encode()} | ({"messageType": message_type} if message_type else {})
+            return common_pb.Payload(metadata=metadata, data=body)
+    metadata = {name: value.encode() for name, value in content.items()} | {"encoding": _UNKNOWN.encode()}
+    return common_pb.Payload(metadata=metadata, data=body)
+
+
+def _media_type(text: str) -> tuple[str, dict[str, str]]:
+    message = Message()
+    message["content-type"] = text or "none/none"
+    parameters = message.get_params() or []
+    return message.get_content_type(), {name.lower(): value for name, value in parameters[1:]}
+
+
+# ---- failures --------------------------------------------------------------------------------------------------------
+
+
+def failure_json(failure: failure_pb.Failure) -> dict[str, Any]:
+    """A Temporal failure as Nexus writes one; the receiver makes it into the same failure again."""
+    if failure.HasField("nexus_handler_failure_info"):
+        kind, details = HANDLER_ERROR, _handler_details(failure)
+    else:
+        bare = failure_pb.Failure()
+        bare.CopyFrom(failure)
+        for field in ("message", "stack_trace"):
+            bare.ClearField(field)
+        kind, details = FAILURE_TYPE, json_format.MessageToDict(bare)
+    shown: dict[str, Any] = {"metadata": {"type": kind}, "details": details}
+    if failure.message:
+        shown["message"] = failure.message
+    if failure.stack_trace:
+        shown["stackTrace"] = failure.stack_trace
+    if failure.HasField("cause"):
+        shown["cause"] = failure_json(failure.cause)
+    return shown
+
+
+def _handler_details(failure: failure_pb.Failure) -> dict[str, Any]:
+    details = handler_details(
+        failure.nexus_handler_failure_info.type,
+        retryable=RETRYABLE_OF.get(failure.nexus_handler_failure_info.retry_behavior),
+    )
+    if failure.HasField("encoded_attributes"):
+        encoded = json_format.MessageToJson(failure.encoded_attributes, indent=None).encode()
+        details["encodedAttributes"] = base64.urlsafe_b64encode(encoded).decode().rstrip("=")
+    return details
+
+
+def handler_details(kind: str, *, retryable: bool | None = None) -> dict[str, Any]:
+    """What a handler error says beyond its message."""
+    return ({"type": kind} if kind else {}) | ({} if retryable is None else {"retryableOverride": retryable})
+
+
+def nexus_failure_json(failure: nexus_pb.Failure) -> dict[str, Any]:
+    """A Nexus failure as JSON. Its details are JSON already."""
+    shown: dict[str, Any] = {"message": failure.message} if failure.message else {}
+    if failure.stack_trace:
+        shown["stackTrace"] = failure.stack_trace
+    if failure.metadata:
+        shown["metadata"] = dict(failure.metadata)
+    if failure.details:
+        shown["details"] = json.loads(failure.details)
+    if failure.HasField("cause"):
+        shown["cause"] = nexus_failure_json(failure.cause)
+    return shown
+
+
+def nexus_failure(shown: dict[str, Any]) -> nexus_pb.Failure:
+    """The Nexus failure that JSON shows. Raises TypeError, AttributeError when it shows something else."""
+    failure = nexus_pb.Failure(message=str(shown.get("message", "")), stack_trace=str(shown.get("stackTrace", "")))
+    for name, value in (shown.get("metadata") or {}).items():
+        failure.metadata[name] = str(value)
+    if shown.get("details") is not None:
+        failure.details = json.dumps(shown["details"]).encode()
+    if shown.get("cause"):
+        failure.cause.CopyFrom(nexus_failure(shown["cause"]))
+    return failure
+
+
+# ---- durations -------------------------------------------------------------------------------------------------------
+
+
+def duration_ms(text: str) -> int | None:
+    """A span as headers give it: a number and `ms`, `s` or `m`; None when it is something else."""
+    match = _DURATION.fullmatch(text)
+    return int(float(match[1]) * _UNIT_MS[match[2]]) if match is not None else None
+
+
+# ---- links -----------------------------------------------------------------------------------------------------------
+
+
+class BadLinks(ValueError):
+    """A header of links that can't be read."""
+
+
+def links_of(headers: Mapping[str, str]) -> list[nexus_pb.Link]:
+    """Those of the header `nexus-link`. Raises BadLinks."""
+    text = headers.get(LINK_HEADER, "")
+    if not text:
+        return []
+    links = []
+    for part in text.split(","):
+        match = _LINK.fullmatch(part.strip())
+        url, parameters = match.groups() if match is not None else ("", "")
+        kind = _link_type(parameters)
+        if not url.strip() or not kind:
+            raise BadLinks(part)
+        links.append(nexus_pb.Link(url=url.strip(), type=kind))
+    return links
+
+
+def _link_type(parameters: str) -> str:
+    """The parameter `type`; empty where it is missing or not well formed."""
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.strip().partition("=")
+        value = value.strip()
+        if name.strip() == "type" and value.startswith('"') == value.endswith('"'):
+            kind = value.strip('"')
+            return kind if _LINK_TYPE.fullmatch(kind) else ""
+    return ""
+
+
+def link_header(links: Iterable[nexus_pb.Link]) -> str:
+    """Links as the header `nexus-link` carries them."""
+    return ", ".join(f'<{link.url}>; type="{link.type}"' for link in links)

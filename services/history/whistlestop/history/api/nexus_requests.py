@@ -1,0 +1,139 @@
+"""Nexus requests of somebody outside: asked over HTTP, handed to a worker of the queue, answered to whoever waits.
+
+Nothing of them goes into a history. Request and answer stand in a row, like those of a query, since asking, handing out
+and answering may be the work of different instances; and both are gone when the asker leaves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common import nexus_content
+from whistlestop.common.errors import not_found
+from whistlestop.common.notify import query_topic
+from whistlestop.common.proto import internal_pb2
+from whistlestop.common.proto.nexus_pb2 import (
+    DispatchNexusTaskRequest,
+    DispatchNexusTaskResponse,
+    RecordNexusRequestStartedRequest,
+)
+from whistlestop.history.api import METHODS
+from whistlestop.history.core import nexus_operations
+from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, timestamp_ns
+from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
+
+if TYPE_CHECKING:
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.history.service import History
+
+LONGEST_NS = 60 * SECOND_NS
+MARGIN_NS = SECOND_NS
+"""What is left of the caller's time when a worker's has run out, so that the answer still says so."""
+KEEP_NS = 10 * SECOND_NS
+_TASK_TYPE_NEXUS = 3
+_PRIORITY = 3
+_OPERATION_TIMEOUT = "operation-timeout"
+
+
+async def dispatch_nexus_task(service: History, request: DispatchNexusTaskRequest, context: CallContext) -> Reply:
+    """Hand the request to a worker, and wait for its answer."""
+    now_ns = service.clock.now_ns()
+    deadline_ns = now_ns + LONGEST_NS
+    if context.deadline_ns is not None:
+        deadline_ns = min(deadline_ns, context.deadline_ns - MARGIN_NS)
+    if deadline_ns <= now_ns:
+        return DispatchNexusTaskResponse(timed_out=True)
+    request_id = service.ids.uuid()
+    row = TaskKey(
+        context.namespace_id, request.task_queue, _TASK_TYPE_NEXUS, _PRIORITY, service.ids.task_id(now_ns)
+    )
+    task = MatchingTask(row, "", "", 0, 0, now_ns, query_id=request_id)
+    record = QueryRecord(
+        request_id, ExecutionKey(context.namespace_id, "", ""), request.request.SerializeToString(), False,
+        deadline_ns + KEEP_NS,
+    )  # fmt: skip
+    with service.notifier.subscribe(query_topic(request_id)) as audience:
+        await service.store.put_query(record, task)
+        service.engine.tasks_written((task,))
+        try:
+            while True:
+                answer = await _answer(service, request_id)
+                if answer is not None:
+                    return answer
+                if not await audience.wait(deadline_ns):
+                    return await _answer(service, request_id) or DispatchNexusTaskResponse(timed_out=True)
+        finally:
+            await service.store.delete_query(request_id)
+            await service.store.delete_tasks((row,))
+
+
+async def _answer(service: History, request_id: str) -> DispatchNexusTaskResponse | None:
+    record = await service.store.get_query(request_id)
+    if record is None or record.answer is None:
+        return None
+    return DispatchNexusTaskResponse.FromString(record.answer)
+
+
+async def record_nexus_request_started(
+    service: History, request: RecordNexusRequestStartedRequest, context: CallContext
+) -> Reply:
+    """A poller gets the request, and is told how long the asker waits."""
+    now_ns = service.clock.now_ns()
+    record = await service.store.get_query(request.query_id)
+    if record is None or record.answer is not None or record.expires_ns - KEEP_NS <= now_ns:
+        raise not_found(nexus_operations.TASK_GONE)
+    reply = service_pb.PollNexusTaskQueueResponse(
+        request=nexus_pb.Request.FromString(record.request),
+        task_token=internal_pb2.TaskToken(
+            namespace_id=request.namespace_id, query_id=request.query_id
+        ).SerializeToString(),
+    )
+    reply.request.header.update(timeout_headers(record.expires_ns - KEEP_NS - now_ns))
+    _shorten_operation_timeout(reply.request, now_ns)
+    return reply
+
+
+def _shorten_operation_timeout(request: nexus_pb.Request, now_ns: int) -> None:
+    """The operation's own time runs since it was asked for."""
+    span_ms = nexus_content.duration_ms(request.header.get(_OPERATION_TIMEOUT, ""))
+    if span_ms:
+        left_ms = span_ms - (now_ns - timestamp_ns(request.scheduled_time)) // MILLISECOND_NS
+        request.header[_OPERATION_TIMEOUT] = f"{left_ms}ms"
+
+
+async def answered(service: History, token: internal_pb2.TaskToken, answer: DispatchNexusTaskResponse) -> None:
+    """A worker's answer. NOT_FOUND when nobody waits for it."""
+    if not await service.store.answer_query(token.query_id, answer.SerializeToString()):
+        raise not_found(nexus_operations.TASK_GONE)
+    service.notifier.publish((query_topic(token.query_id),))
+
+
+async def completed(
+    service: History, token: internal_pb2.TaskToken, request: service_pb.RespondNexusTaskCompletedRequest
+) -> None:
+    """The handler did what it was asked for, or says that the operation itself failed."""
+    await answered(service, token, DispatchNexusTaskResponse(response=request.response))
+
+
+async def failed(
+    service: History, token: internal_pb2.TaskToken, request: service_pb.RespondNexusTaskFailedRequest
+) -> None:
+    """The handler refuses the request, or could not work on it."""
+    if request.HasField("error"):
+        await answered(service, token, DispatchNexusTaskResponse(handler_error=request.error))
+    else:
+        await answered(service, token, DispatchNexusTaskResponse(failure=request.failure))
+
+
+def timeout_headers(left_ns: int) -> dict[str, str]:
+    """How long a request may take, as workers read it: some look for either spelling."""
+    span = f"{max(left_ns, MILLISECOND_NS) / SECOND_NS:.9f}s"
+    return {"request-timeout": span, "Request-Timeout": span}
+
+
+METHODS["DispatchNexusTask"] = dispatch_nexus_task
+METHODS["RecordNexusRequestStarted"] = record_nexus_request_started
