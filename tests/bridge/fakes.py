@@ -12,11 +12,12 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.bridge.counters import OTHER
 from whistlestop.bridge.pollers import ACTIVITY, LOOK_PATH, WORKFLOW
 from whistlestop.bridge.service import Bridge
+from whistlestop.bridge.wake import WokenWake
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.proto import worker_pb2 as worker_pb
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from whistlestop.common.errors import ServiceError
 
@@ -35,6 +36,9 @@ class FakeTarget:
         self.changed = asyncio.Event()
         self.lag_s = 0.01
         self.answers: dict[str, bytes] = {}
+        self.wake_prefix = ""
+        self.registered = ""
+        self.heartbeats: list[str] = []
 
     def add(self, queue: str, path: str = WORKFLOW) -> None:
         self.tasks[path, queue] += 1
@@ -64,13 +68,17 @@ class FakeTarget:
 
     async def _look(self, body: bytes, timeout_s: float) -> bytes:
         request = worker_pb.LookForTasksRequest.FromString(body)
+        self.heartbeats += (each.worker_instance_key for each in request.heartbeats)
+        wakes = bool(self.wake_prefix) and request.wake_queue.startswith(self.wake_prefix)
+        self.registered = request.wake_queue if wakes else ""
         end_ns = self.clock.now_ns() + int((timeout_s - 1) * SECOND_NS)
         while True:
             workflow = [self.tasks[WORKFLOW, poll.task_queue.name] for poll in request.workflow_polls]
             activity = [self.tasks[ACTIVITY, poll.task_queue.name] for poll in request.activity_polls]
             if any(workflow + activity) or not self.holds or self.clock.now_ns() >= end_ns:
                 return worker_pb.LookForTasksResponse(
-                    workflow_tasks=workflow, activity_tasks=activity, holds=self.holds
+                    workflow_tasks=workflow, activity_tasks=activity, holds=self.holds,
+                    wake_queue_prefix=self.wake_prefix, wakes=wakes,
                 ).SerializeToString()
             self.changed.clear()
             waits = [asyncio.ensure_future(self.changed.wait()), asyncio.ensure_future(self.clock.sleep(1))]
@@ -81,13 +89,42 @@ class FakeTarget:
                     each.cancel()
 
 
-class Bench:
-    """A bridge over a fake target."""
+class FakeQueue:
+    """A wake queue that does what a test says."""
 
-    def __init__(self, *, holds: bool = False) -> None:
+    def __init__(self) -> None:
+        self.name = ""
+        self.prefixes: list[str] = []
+        self._listeners: list[Callable[[], None]] = []
+
+    def offered(self, prefix: str) -> None:
+        if not self.prefixes:
+            self.rename(f"{prefix}1")
+        self.prefixes.append(prefix)
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        self._listeners.append(wake)
+
+    def rename(self, name: str) -> None:
+        """It is listened to from now on, or (empty) no more."""
+        self.name = name
+        self.message()
+
+    def message(self) -> None:
+        for wake in self._listeners:
+            wake()
+
+
+class Bench:
+    """A bridge over a fake target, with a wake queue if the target wakes."""
+
+    def __init__(self, *, holds: bool = False, wakes: bool = False) -> None:
         self.clock = FakeClock()
         self.target = FakeTarget(self.clock, holds=holds)
-        self.bridge = Bridge(self.target, self.clock)
+        self.queue = FakeQueue()
+        self.target.wake_prefix = "stack-bridge-" if wakes else ""
+        make_wake = (lambda: WokenWake(self.clock, self.queue)) if wakes else None
+        self.bridge = Bridge(self.target, self.clock, make_wake=make_wake)
 
     async def advance(self, seconds: float) -> None:
         """Let everything begin that can, and then time pass."""

@@ -107,7 +107,7 @@ async def test_servers_hear_of_what_a_function_commits() -> None:
         await notifier.start()
         store = PostgresStore(url, pool_size=1, prepare=False)
         await store.open()
-        store.outreach = Outreach(lambda _: None, "function")
+        store.outreach = Outreach(sender="function")
         now_ns = SystemClock().now_ns()
         topics = [
             execution_topic(NAMESPACE, "order-7", "run-1"), task_queue_topic(NAMESPACE, QUEUE, WORKFLOW_QUEUE),
@@ -140,7 +140,7 @@ async def test_a_commit_with_hints_is_one_statement() -> None:
     async with postgres.migrated_database() as url:
         store = PostgresStore(url, pool_size=1, prepare=False)
         await store.open()
-        store.outreach = Outreach(lambda _: None, "function")
+        store.outreach = Outreach(sender="function")
         prepared = prepare(Transition((start(tasks_added=(task(1),)),)), store.outreach)
         assert (prepared.sql.count(b"pg_notify"), prepared.sql.count(b";")) == (1, 0)
         await store.commit(prepared.transition)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Outreach:
     """What a function's store does beyond writing."""
 
-    wake: Callable[[Iterable[str]], None]
+    wake: Callable[[Iterable[str]], None] | None = None
     """Told the names of the wake queues that wait for what was just written. Called on the event loop."""
     sender: str = ""
     """Under which name servers are hinted to by NOTIFY; empty: not at all. Only Postgres itself can."""

@@ -32,6 +32,7 @@ async def connect(
     tls_ca: str = "",
     tls_cert: str = "",
     tls_key: str = "",
+    wake_queue: str = "",
     config: BridgeConfig | None = None,
     **client_options: Any,
 ) -> AsyncIterator[Client]:
@@ -43,7 +44,8 @@ async def connect(
     from temporalio.client import Client
 
     config = config or BridgeConfig(
-        target=url, api_key=api_key, sigv4=sigv4, region=region, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
+        target=url, api_key=api_key, sigv4=sigv4, region=region, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key,
+        wake_queue=wake_queue,
     )
     async with RunningBridge(config) as running:
         yield await Client.connect(running.address, **client_options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,12 +49,10 @@ class SigV4:
     """
 
     def __init__(self, url: str, region: str = "", service: str = "", credentials: Any = None) -> None:
-        from urllib.parse import urlsplit
-
         host = urlsplit(url).hostname or ""
         for pattern, known in ((_FUNCTION_URL, "lambda"), (_API_GATEWAY, "execute-api")):
-            if found := pattern.search(host):
-                region, service = found[1], service or known
+            if pattern.search(host):
+                region, service = region_of(url), service or known
         if not region:
             raise ValueError(f"{host} does not tell its region: name it")
         self._region = region
@@ -85,6 +84,13 @@ class SigV4:
         if needed is not None and needed(_REFRESH_S):
             await asyncio.to_thread(self._credentials.get_frozen_credentials)
         return self._credentials
+
+
+def region_of(url: str) -> str:
+    """By the address of a Function URL or an API Gateway; empty for others."""
+    host = urlsplit(url).hostname or ""
+    found = _FUNCTION_URL.search(host) or _API_GATEWAY.search(host)
+    return found[1] if found else ""
 
 
 def _find_credentials() -> Any:

@@ -16,6 +16,8 @@ class Counters:
         self.failures: Counter[str] = Counter()
         self.tasks = 0
         """Tasks handed to workers."""
+        self.sqs = 0
+        """Long polls of a wake queue: no calls to the target."""
         self.bytes_out = 0
         self.bytes_in = 0
 
@@ -29,6 +31,8 @@ class Counters:
         shown = {f"{kind}s": self.calls[kind] - (before.calls[kind] if before else 0) for kind in KINDS}
         shown["failed"] = self.failures.total() - (before.failures.total() if before else 0)
         shown["tasks"] = self.tasks - (before.tasks if before else 0)
+        if self.sqs:
+            shown["sqs"] = self.sqs - (before.sqs if before else 0)
         shown["calls_total"] = self.total
         return " ".join(f"{name}={value}" for name, value in shown.items())
 
@@ -37,5 +41,5 @@ class Counters:
         made = Counters()
         made.calls.update(self.calls)
         made.failures.update(self.failures)
-        made.tasks, made.bytes_out, made.bytes_in = self.tasks, self.bytes_out, self.bytes_in
+        made.sqs, made.tasks, made.bytes_out, made.bytes_in = self.sqs, self.tasks, self.bytes_out, self.bytes_in
         return made

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.bridge.counters import LOOK, POLL
+from whistlestop.bridge.heartbeats import Heartbeats
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import worker_pb2 as worker_pb
@@ -110,6 +111,7 @@ class NamespacePolls:
         self._clock = clock
         self.wake = wake
         self._counters = counters
+        self.heartbeats = Heartbeats(clock)
         self._waiting: dict[Key, dict[Poller, None]] = {}
         self._sent: set[Poller] = set()
         self._left_ns: dict[str, int] = {}
@@ -247,6 +249,9 @@ class NamespacePolls:
             ordered[key[0]].append(key)
             lists[key[0]].append(poller.request)  # type: ignore[attr-defined]  # each list takes its own kind
         request.limit = min(max(len(self._waiting[key]) for key in by_key), _MOST_AT_ONCE)
+        heartbeats = self.heartbeats.waiting()
+        request.heartbeats.extend(heartbeats)
+        request.wake_queue = self.wake.wake_queue
         headers = next(iter(by_key.values())).headers
         is_held = self.holds
         timeout_s = LONG_POLL_S if is_held else QUICK_LOOK_S
@@ -264,6 +269,8 @@ class NamespacePolls:
         finally:
             self._look = None
         self.holds = answer.holds
+        self.heartbeats.told(heartbeats)
+        self.wake.answered(answer.wake_queue_prefix, wakes=answer.wakes)
         found: dict[Key, int] = {}
         answers = ((WORKFLOW, answer.workflow_tasks), (ACTIVITY, answer.activity_tasks), (NEXUS, answer.nexus_tasks))
         for path, counts in answers:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from whistlestop.bridge.auth import ApiKey, NoAuth, SigV4
+from whistlestop.bridge.auth import ApiKey, NoAuth, SigV4, region_of
 from whistlestop.bridge.counters import Counters
 from whistlestop.bridge.door import Door
 from whistlestop.bridge.service import Bridge
 from whistlestop.bridge.target import ConnectTarget
-from whistlestop.bridge.wake import AdaptiveWake
+from whistlestop.bridge.wake import AdaptiveWake, WokenWake
 from whistlestop.common.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from whistlestop.bridge.auth import Auth
+    from whistlestop.bridge.sqs import SqsWakeQueue
+    from whistlestop.bridge.wake import WakeChannel
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ class BridgeConfig:
     tls_key: str = ""
     most_idle_s: float = 30.0
     """The longest pause between two looks while nothing happens, where the target can't hold a look."""
+    wake_queue: str = ""
+    """A queue of SQS on which functions tell of tasks: `auto` for one of its own, or the URL of one; empty: none."""
     log_every_s: float = 60.0
     """How often the counters are logged; 0: never."""
 
@@ -59,12 +63,16 @@ class RunningBridge:
         self.counters = Counters()
         self._clock = SystemClock()
         self._target = ConnectTarget(config.target, _auth(config), self.counters, _tls(config))
-        self.bridge = Bridge(
-            self._target, self._clock, self.counters, lambda: AdaptiveWake(self._clock, most_s=config.most_idle_s)
-        )
+        self._wake_queue = _wake_queue(config, self.counters)
+        self.bridge = Bridge(self._target, self._clock, self.counters, self._wake)
         self._door = Door(self.bridge, self._clock)
         self._reporter: asyncio.Task[None] | None = None
         self.port = 0
+
+    def _wake(self) -> WakeChannel:
+        if self._wake_queue is not None:
+            return WokenWake(self._clock, self._wake_queue, self.config.most_idle_s)
+        return AdaptiveWake(self._clock, most_s=self.config.most_idle_s)
 
     @property
     def address(self) -> str:
@@ -73,6 +81,8 @@ class RunningBridge:
 
     async def __aenter__(self) -> Self:
         self.port = await self._door.start(self.config.listen)
+        if self._wake_queue is not None:
+            self._wake_queue.start()
         if self.config.log_every_s:
             self._reporter = asyncio.create_task(self._report(), name="bridge counters")
         return self
@@ -86,6 +96,8 @@ class RunningBridge:
                 await self._reporter
         await self.bridge.close()
         await self._door.stop()
+        if self._wake_queue is not None:
+            await self._wake_queue.close()
         self._target.close()
         logger.info("bridge calls in all: %s", self.counters.line())
 
@@ -99,6 +111,16 @@ class RunningBridge:
                     self.config.log_every_s, self.counters.line(before), self.bridge.waiting,
                 )  # fmt: skip
             before = self.counters.copy()
+
+
+def _wake_queue(config: BridgeConfig, counters: Counters) -> SqsWakeQueue | None:
+    if not config.wake_queue:
+        return None
+    from whistlestop.bridge.sqs import AUTO, SqsWakeQueue
+
+    if config.wake_queue != AUTO and not urlsplit(config.wake_queue).scheme.startswith("http"):
+        raise ValueError(f"the wake queue must be `{AUTO}` or the URL of a queue, and not {config.wake_queue!r}")
+    return SqsWakeQueue(config.wake_queue, counters=counters, region=config.region or region_of(config.target))
 
 
 def _auth(config: BridgeConfig) -> Auth:

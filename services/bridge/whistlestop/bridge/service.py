@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 _SERVICE: Final = "/temporal.api.workflowservice.v1.WorkflowService/"
 _SHUTDOWN: Final = _SERVICE + "ShutdownWorker"
+_WORKER_HEARTBEAT: Final = _SERVICE + "RecordWorkerHeartbeat"
 _HEARTBEATS: Final = frozenset({
-    _SERVICE + name
-    for name in ("RecordWorkerHeartbeat", "RecordActivityTaskHeartbeat", "RecordActivityTaskHeartbeatById")
+    _WORKER_HEARTBEAT, _SERVICE + "RecordActivityTaskHeartbeat", _SERVICE + "RecordActivityTaskHeartbeatById",
 })  # fmt: skip
 _WORK_WHILE_CALLED: Final = frozenset({
     _SERVICE + name for name in ("QueryWorkflow", "UpdateWorkflowExecution", "ExecuteMultiOperation")
@@ -84,6 +84,8 @@ class Bridge:
             self._work_may_come(after_s=_CALLER_ENDS_S)
         elif path == _SHUTDOWN:
             self._end_polls(data)
+        elif path == _WORKER_HEARTBEAT and self._absorb(data):
+            return b""
         answer = await self._target.call(
             path, data, headers, self._left_s(deadline_ns), HEARTBEAT if path in _HEARTBEATS else OTHER
         )
@@ -139,6 +141,17 @@ class Bridge:
         polls = self._namespaces.get(request.namespace)
         if polls is not None:
             polls.end_where(lambda poll: _is_left(poll, request), request.worker_instance_key)
+
+    def _absorb(self, data: bytes) -> bool:
+        """Whether a look is to bring the heartbeat along."""
+        try:
+            request = rr.RecordWorkerHeartbeatRequest.FromString(data)
+        except DecodeError:
+            return False
+        polls = self._namespaces.get(request.namespace)
+        if polls is None or polls.holds or not polls.waiting:
+            return False
+        return polls.heartbeats.absorb(request.worker_heartbeat)
 
     def _work_may_come(self, after_s: float = 0.0) -> None:
         for each in self._namespaces.values():

@@ -27,6 +27,10 @@ class PostgresBase:
     outreach: Outreach | None = None
     """Set in functions."""
 
+    def _tell(self, wake_queues: Sequence[str] | None) -> None:
+        if self.outreach is not None and self.outreach.wake is not None and wake_queues:
+            self.outreach.wake(wake_queues)
+
     def _connections(self) -> AsyncConnectionPool[AsyncConnection[Any]]:
         if self._pool is None:
             raise Unavailable("the store is not open")

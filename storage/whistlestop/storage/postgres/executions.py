@@ -79,8 +79,8 @@ class PostgresExecutions(PostgresBase):
             if conflict.current is None:
                 raise CurrentConflict(await self.get_current(*current_of(transition))) from None
             raise
-        if self.outreach is not None and prepared.wakes and row[-1]:
-            self.outreach.wake(row[-1])
+        if prepared.wakes:
+            self._tell(row[-1])
 
     async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
         row = await self._one(_GET_EXECUTION, (key.namespace_id, key.workflow_id, key.run_id))

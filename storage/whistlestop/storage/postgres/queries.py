@@ -57,8 +57,8 @@ class PostgresQueries(PostgresBase):
         if self.outreach is not None and task is not None:
             select += reach(statement, self.outreach, (task,), task_topics((task,)))
         rows_found = await self._all(statement.text(select).decode(), statement.parameters, read=False)
-        if self.outreach is not None and task is not None and rows_found[0][-1]:
-            self.outreach.wake(rows_found[0][-1])
+        if self.outreach is not None and self.outreach.wake is not None and task is not None:
+            self._tell(rows_found[0][-1])
 
     async def get_query(self, query_id: str) -> QueryRecord | None:
         row = await self._one(f"{_QUERY} WHERE query_id = $1", (query_id,))

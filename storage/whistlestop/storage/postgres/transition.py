@@ -156,7 +156,8 @@ def prepare(transition: Transition, outreach: Outreach | None = None) -> Prepare
         return Prepared(statement.text(select), statement.parameters, transition, locked)
     tasks = tasks_of(transition)
     select += reach(statement, outreach, tasks, topics_of(transition))
-    return Prepared(statement.text(select), statement.parameters, transition, locked, bool(tasks))
+    wakes = outreach.wake is not None and bool(tasks)
+    return Prepared(statement.text(select), statement.parameters, transition, locked, wakes)
 
 
 def reach(statement: Statement, outreach: Outreach, tasks: Sequence[MatchingTask], topics: Sequence[str]) -> str:
@@ -167,7 +168,7 @@ def reach(statement: Statement, outreach: Outreach, tasks: Sequence[MatchingTask
         payload = payloads(outreach.sender, dict.fromkeys(map(digest, topics)))[0]
         channel, text = statement.add(CHANNEL, payload).split(", ")
         select += f", (SELECT pg_notify({channel}, {text}) FROM ok WHERE {_SERVERS})"
-    if tasks:
+    if tasks and outreach.wake is not None:
         places = ", ".join(f"({statement.add(*key)})" for key in wake_keys(tasks))
         now = statement.add(max(task.created_ns for task in tasks))
         select += (

@@ -43,7 +43,7 @@ class SqliteBase:
     """Set in functions."""
 
     def _tell(self, wake_queues: Sequence[str]) -> None:
-        if self.outreach is not None and wake_queues:
+        if self.outreach is not None and self.outreach.wake is not None and wake_queues:
             self.outreach.wake(wake_queues)
 
     def _all(self, sql: str, parameters: Sequence[Any]) -> list[Any]:

@@ -60,6 +60,16 @@ def bridge(
     most_idle_s: Annotated[
         float, typer.Option("--most-idle", min=0.05, help="Seconds between two looks for tasks while nothing happens.")
     ] = 30.0,
+    wake_queue: Annotated[
+        str,
+        typer.Option(
+            "--wake-queue",
+            metavar="auto|URL",
+            envvar="WHISTLESTOP_WAKE_QUEUE",
+            help="A queue of SQS on which functions tell of tasks: one of its own, or that at URL. By default none.",
+            show_default=False,
+        ),
+    ] = "",
     log_every_s: Annotated[
         float, typer.Option("--log-every", min=0, help="Seconds between two lines that count calls; 0: never.")
     ] = 60.0,
@@ -72,7 +82,7 @@ def bridge(
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = BridgeConfig(
         target, listen, api_key=api_key, sigv4=sigv4, region=region, signed_service=signed_service, tls_ca=tls_ca,
-        tls_cert=tls_cert, tls_key=tls_key, most_idle_s=most_idle_s, log_every_s=log_every_s,
+        tls_cert=tls_cert, tls_key=tls_key, most_idle_s=most_idle_s, log_every_s=log_every_s, wake_queue=wake_queue,
     )  # fmt: skip
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

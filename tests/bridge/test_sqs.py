@@ -1,0 +1,165 @@
+"""The wake queue on SQS, as moto has it: made, listened to, tidied up, deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import boto3  # type: ignore[import-untyped]  # carries no types
+import pytest
+from moto import mock_aws
+
+from whistlestop.bridge import BridgeConfig, RunningBridge, sqs
+from whistlestop.bridge.counters import Counters
+from whistlestop.bridge.sqs import SqsWakeQueue
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+PREFIX = "stack-bridge-"
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.setattr(sqs, "_RETRY_FIRST_S", 0.05)
+    with mock_aws():
+        yield boto3.client("sqs", region_name="eu-central-1")
+
+
+class Ears:
+    """A wake queue, and how often it woke."""
+
+    def __init__(self, which: str = "auto") -> None:
+        self.counters = Counters()
+        self.queue = SqsWakeQueue(which, counters=self.counters, region="eu-central-1", wait_s=0)
+        self.queue.listen(self._heard)
+        self.heard = asyncio.Event()
+
+    def _heard(self) -> None:
+        self.heard.set()
+
+    async def wake(self) -> None:
+        await asyncio.wait_for(self.heard.wait(), 10)
+        self.heard.clear()
+
+
+@pytest.fixture
+async def ears(client: Any) -> AsyncIterator[Ears]:
+    """Of a bridge whose target offered to wake it."""
+    made = Ears()
+    made.queue.start()
+    made.queue.offered(PREFIX)
+    await made.wake()
+    yield made
+    await made.queue.close()
+
+
+def names(client: Any) -> list[str]:
+    return [url.rpartition("/")[2] for url in client.list_queues().get("QueueUrls", ())]
+
+
+def url_of(client: Any, ears: Ears) -> str:
+    return str(client.get_queue_url(QueueName=ears.queue.name)["QueueUrl"])
+
+
+async def test_a_queue_is_made_when_a_target_offers_to_wake(client: Any) -> None:
+    ears = Ears()
+    ears.queue.start()
+    assert (names(client), ears.queue.name) == ([], "")
+    ears.queue.offered(PREFIX)
+    ears.queue.offered(PREFIX)
+    await ears.wake()
+    assert names(client) == [ears.queue.name]
+    assert ears.queue.name.startswith(PREFIX)
+    await ears.queue.close()
+    assert names(client) == []
+
+
+async def test_messages_live_shorter_than_they_hide(client: Any, ears: Ears) -> None:
+    """So none has to be deleted, and none comes twice."""
+    found = client.get_queue_attributes(QueueUrl=url_of(client, ears), AttributeNames=["All"])["Attributes"]
+    assert int(found["MessageRetentionPeriod"]) < int(found["VisibilityTimeout"])
+
+
+async def test_a_message_wakes(client: Any, ears: Ears) -> None:
+    for _ in range(2):
+        client.send_message(QueueUrl=url_of(client, ears), MessageBody="look")
+        await ears.wake()
+    assert ears.counters.sqs > 2
+    assert ears.counters.total == 0
+
+
+async def test_a_queue_that_was_deleted_is_replaced(client: Any, ears: Ears) -> None:
+    """The bridge is told at once that it is deaf, and of the new name."""
+    first = ears.queue.name
+    client.delete_queue(QueueUrl=url_of(client, ears))
+    while ears.queue.name in ("", first):
+        await ears.wake()
+    assert names(client) == [ears.queue.name]
+    client.send_message(QueueUrl=url_of(client, ears), MessageBody="look")
+    await ears.wake()
+
+
+async def test_a_queue_of_somebody_else_is_used_and_left(client: Any) -> None:
+    url = client.create_queue(QueueName="stack-bridge-mine")["QueueUrl"]
+    ears = Ears(url)
+    ears.queue.start()
+    await ears.wake()
+    assert ears.queue.name == "stack-bridge-mine"
+    ears.queue.offered("another-prefix-")
+    client.send_message(QueueUrl=url, MessageBody="look")
+    await ears.wake()
+    await ears.queue.close()
+    assert names(client) == ["stack-bridge-mine"]
+
+
+async def test_what_a_killed_bridge_left_is_deleted_when_it_is_old(
+    client: Any, ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what is in use, and not what others named otherwise."""
+    for name in ("stack-bridge-left", "payroll"):
+        client.create_queue(QueueName=name)
+    ears.queue._sweep()
+    assert len(names(client)) == 3
+    monkeypatch.setattr(time, "time", lambda now=time.time() + sqs.STALE_S + 60: now)
+    ears.queue._sweep()
+    assert sorted(names(client)) == ["payroll", ears.queue.name]
+
+
+async def test_a_queue_in_use_is_touched(client: Any, ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time what it says changes, which is when SQS notes a new date."""
+    seen = set()
+    for half_day in range(2):
+        monkeypatch.setattr(time, "time", lambda now=half_day * sqs.TOUCH_S: now)
+        ears.queue._tend()
+        found = client.get_queue_attributes(QueueUrl=url_of(client, ears), AttributeNames=["All"])["Attributes"]
+        seen.add(found["MessageRetentionPeriod"])
+    assert seen == {"60", "61"}
+
+
+async def test_who_may_make_no_queue_looks_without(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class Forbidden:
+        def create_queue(self, **_: Any) -> Any:
+            raise PermissionError("AccessDenied")
+
+    queue = SqsWakeQueue("auto", make_client=Forbidden)
+    queue.start()
+    queue.offered(PREFIX)
+    for _ in range(500):
+        if caplog.records:
+            break
+        await asyncio.sleep(0.01)
+    assert "the wake queue is not heard" in caplog.text
+    assert queue.name == ""
+    await queue.close()
+
+
+async def test_a_running_bridge_takes_auto_or_a_url(client: Any) -> None:
+    with pytest.raises(ValueError, match="wake queue"):
+        RunningBridge(BridgeConfig("http://127.0.0.1:1", wake_queue="mine"))
+    async with RunningBridge(BridgeConfig("http://127.0.0.1:1", wake_queue="auto", region="eu-central-1")):
+        assert names(client) == []

@@ -1,0 +1,179 @@
+"""A bridge that is woken: how seldom it looks by itself, how soon when told, and what faults of the queue do.
+
+Time is fake: a minute takes no minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from temporalio.api.enums.v1 import common_pb2 as enums
+from temporalio.api.worker.v1 import message_pb2 as worker_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from tests.bridge.fakes import Bench, FakeQueue
+from tests.bridge.test_pollers import ended
+from whistlestop.bridge.wake import SELDOM_S, WokenWake
+from whistlestop.common.clock import FakeClock
+from whistlestop.common.errors import unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture
+async def woken() -> AsyncIterator[Bench]:
+    """With ten pollers or so, a registered wake queue, and nothing to do for long."""
+    bench = Bench(wakes=True)
+    worker = bench.worker()
+    await bench.advance(600)
+    assert bench.target.registered == "stack-bridge-1"
+    yield bench
+    await ended(*worker)
+    await bench.bridge.close()
+
+
+async def heartbeat(bench: Bench, key: str = "k", status: int = enums.WORKER_STATUS_RUNNING) -> None:
+    beat = worker_pb.WorkerHeartbeat(worker_instance_key=key, status=status)  # type: ignore[arg-type]  # a number
+    request = rr.RecordWorkerHeartbeatRequest(namespace="default", worker_heartbeat=[beat])
+    call = asyncio.ensure_future(bench.call("RecordWorkerHeartbeat", request.SerializeToString()))
+    await bench.advance(0.1)
+    await call
+
+
+async def test_an_idle_worker_makes_fewer_than_one_call_a_minute(woken: Bench) -> None:
+    """An hour, its heartbeats of every minute included: they ride along with the looks."""
+    await heartbeat(woken)
+    before = len(woken.target.calls)
+    for _ in range(60):
+        await woken.advance(59.9)
+        await heartbeat(woken)
+    assert 40 < len(woken.target.calls) - before < 60
+    assert {name for _, name in woken.target.calls[before:]} == {"LookForTasks"}
+    assert len(woken.target.heartbeats) > 40
+
+
+async def test_a_message_makes_it_look_at_once(woken: Bench) -> None:
+    woken.target.add("q")
+    woken.queue.message()
+    await woken.advance(0.1)
+    assert woken.bridge.counters.tasks == 1
+
+
+async def test_a_lost_message_is_made_up_for(woken: Bench) -> None:
+    """By the looks that it makes by itself."""
+    woken.target.add("q")
+    await woken.advance(SELDOM_S + 0.1)
+    assert woken.bridge.counters.tasks == 1
+
+
+async def test_doubled_and_late_messages_only_cost_looks(woken: Bench) -> None:
+    """Each task is handed out once."""
+    before = len(woken.target.named("LookForTasks"))
+    woken.target.add("q")
+    for _ in range(5):
+        woken.queue.message()
+    await woken.advance(0.1)
+    for _ in range(3):
+        woken.queue.message()
+        await woken.advance(1)
+    assert woken.bridge.counters.tasks == 1
+    assert len(woken.target.named("PollWorkflowTaskQueue")) == 1
+    assert len(woken.target.named("LookForTasks")) - before <= 6
+
+
+async def test_a_message_that_overtakes_its_task(woken: Bench) -> None:
+    """It is looked for once more soon after."""
+    woken.queue.message()
+    await woken.advance(0.5)
+    woken.target.add("q")
+    await woken.advance(5)
+    assert woken.bridge.counters.tasks == 1
+
+
+async def test_what_goes_through_the_bridge_needs_no_message(woken: Bench) -> None:
+    call = asyncio.ensure_future(woken.call("RespondActivityTaskCompleted"))
+    woken.target.add("q")
+    await woken.advance(0.1)
+    await call
+    assert woken.bridge.counters.tasks == 1
+
+
+async def test_without_its_queue_it_looks_as_if_there_were_none(woken: Bench) -> None:
+    """And goes back to sleep when it is heard again."""
+    woken.queue.rename("")
+    await woken.advance(0.1)
+    assert woken.target.registered == ""
+    await woken.advance(120)
+    before = len(woken.target.calls)
+    await woken.advance(600)
+    assert 15 < len(woken.target.calls) - before < 40
+    woken.queue.rename("stack-bridge-2")
+    await woken.advance(30)
+    assert woken.target.registered == "stack-bridge-2"
+    before = len(woken.target.calls)
+    await woken.advance(600)
+    assert len(woken.target.calls) - before < 10
+
+
+async def test_a_target_that_stops_waking_is_looked_at_more_often(woken: Bench) -> None:
+    """As when its next release knows nothing of wake queues."""
+    woken.target.wake_prefix = ""
+    await woken.advance(200)
+    before = len(woken.target.calls)
+    await woken.advance(600)
+    assert 15 < len(woken.target.calls) - before < 40
+
+
+async def test_a_target_that_wakes_nobody_is_offered_no_queue() -> None:
+    clock, queue = FakeClock(), FakeQueue()
+    wake = WokenWake(clock, queue)
+    wake.answered("", wakes=False)
+    assert (queue.prefixes, wake.wake_queue) == ([], "")
+
+
+async def test_news_of_a_worker_goes_through_at_once(woken: Bench) -> None:
+    """The first heartbeat, one that tells of a change, and those of a worker that sends them often."""
+
+    def passed() -> int:
+        return len(woken.target.named("RecordWorkerHeartbeat"))
+
+    await heartbeat(woken)
+    assert passed() == 1
+    await woken.advance(60)
+    await heartbeat(woken)
+    assert passed() == 1
+    await woken.advance(60)
+    await heartbeat(woken, status=enums.WORKER_STATUS_SHUTTING_DOWN)
+    assert passed() == 2
+    for _ in range(3):
+        await woken.advance(5)
+        await heartbeat(woken)
+    assert passed() == 5
+
+
+async def test_a_heartbeat_without_looks_is_a_call() -> None:
+    """A bridge whose workers have no polls waiting brings it along with nothing."""
+    bench = Bench(wakes=True)
+    for _ in range(3):
+        await heartbeat(bench)
+        await bench.advance(60)
+    assert len(bench.target.named("RecordWorkerHeartbeat")) == 3
+    await bench.bridge.close()
+
+
+async def test_a_heartbeat_outlasts_looks_that_fail(woken: Bench) -> None:
+    """It is brought along as soon as one works again."""
+    await heartbeat(woken)
+    await woken.advance(60)
+    await heartbeat(woken)
+    woken.target.heartbeats.clear()
+    woken.target.error = unavailable("down")
+    await woken.advance(SELDOM_S)
+    assert woken.target.named("LookForTasks")
+    woken.target.error = None
+    woken.target.heartbeats.clear()
+    await woken.advance(15)
+    assert woken.target.heartbeats == ["k"]
