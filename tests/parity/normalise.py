@@ -73,6 +73,8 @@ OTHER_PARTS = {
 CLOCKED = {"execution_duration"}
 # What was configured, less the microseconds that passed in between.
 NEARLY = {"current_retry_interval"}
+# How far a clock was moved to an instant that was fixed a moment before.
+ROUNDED = {"initial_skipped_duration"}
 # What is left of a whole number of seconds: continue-as-new keeps runs a second apart.
 REST_OF_A_SECOND = {"first_workflow_task_backoff", "backoff_start_interval"}
 
@@ -123,6 +125,8 @@ class Normaliser:
             return "<duration>"
         if name in NEARLY:
             return f"{float(value.removesuffix('s')):.1f}s"
+        if name in ROUNDED:
+            return f"{round(float(value.removesuffix('s')))}s"
         if name in REST_OF_A_SECOND:
             return f"{math.ceil(float(value.removesuffix('s')))}s"
         if name == "data" and isinstance(value, str):

@@ -66,8 +66,12 @@ def cli() -> str:
 
 
 # Search attributes are there as soon as they were added, and a worker that leaves ends its polls: switched on, as the
-# SDKs' own test suites do, since ours has no switch for either.
-_SETTINGS = ("system.forceSearchAttributesCacheRefreshOnRead=true", "frontend.enableCancelWorkerPollsOnShutdown=true")
+# SDKs' own test suites do, since ours has no switch for either. Skipping time is off by default on both.
+_SETTINGS = (
+    "system.forceSearchAttributesCacheRefreshOnRead=true",
+    "frontend.enableCancelWorkerPollsOnShutdown=true",
+    "frontend.WorkflowTimeSkippingEnabled=true",
+)
 
 
 # The real server lets a namespace ask visibility ten times a second, and has standalone activities switched off.

@@ -49,5 +49,7 @@ class FrontendConfig:
     batch_operations_per_s: int = 50
     """How fast one batch job goes."""
     batch_concurrency: int = 5
+    time_skipping_enabled: bool = False
+    time_skipping_max_session_skips: int = 200
     dynamic: dict[str, object] = field(default_factory=dict)
     """Values of `--dynamic-config-value`, by Temporal's keys."""

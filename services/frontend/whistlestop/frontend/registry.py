@@ -56,7 +56,6 @@ class Feature(StrEnum):
     STANDALONE_NEXUS = "standalone Nexus operations are not supported yet"
     RULES = "workflow rules are not supported yet"
     WORKER_CONFIG = "configuring workers is not supported yet"
-    TIME_SKIPPING = "time skipping is not supported yet"
     CLUSTERS = "this server is a single cluster; remote clusters are not supported"
 
 
@@ -117,7 +116,7 @@ _WORKFLOW_RPCS: tuple[_Line, ...] = (
     ("GetWorkflowExecutionHistoryReverse", _H, _READ),
     ("PauseWorkflowExecution", _H, _WRITE),
     ("UnpauseWorkflowExecution", _H, _WRITE),
-    ("PollWorkflowExecutionTimeSkipping", Feature.TIME_SKIPPING, _READ),
+    ("PollWorkflowExecutionTimeSkipping", _H, _READ),
     # Completions of workers
     ("RespondWorkflowTaskCompleted", _H, _WORKER),
     ("RespondWorkflowTaskFailed", _H, _WORKER),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 for _module in (
     "activity_operations", "activity_tasks", "deployments", "due", "executions", "histories", "multi_operation",
     "nexus_completions", "nexus_executions", "nexus_requests", "nexus_tasks", "pause", "queries", "reset", "schedules",
-    "signals", "start", "updates", "workflow_tasks",
+    "signals", "start", "time_skipping", "updates", "workflow_tasks",
 ):
     importlib.import_module(f"whistlestop.history.api.{_module}")
 

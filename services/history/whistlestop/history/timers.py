@@ -141,7 +141,7 @@ class TimerProcessor:
         if timer.kind != "execution":
             return False
         entry = self._engine.peek(timer.key)
-        return entry is not None and entry.state.alarm_ns != timer.fire_at_ns
+        return entry is not None and core_timers.row_due(entry.state) != timer.fire_at_ns
 
     async def _spawn(self, timer: TimerTask) -> None:
         while len(self._running) >= CONCURRENT:
@@ -177,7 +177,7 @@ class TimerProcessor:
                 raise
             await self._engine.store.delete_timer(timer)
             return
-        if not run.is_dirty and run.state.alarm_ns != timer.fire_at_ns:
+        if not run.is_dirty and core_timers.row_due(run.state) != timer.fire_at_ns:
             await self._engine.store.delete_timer(timer)
 
     async def _fire_retention(self, timer: TimerTask) -> None:

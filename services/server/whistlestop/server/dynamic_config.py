@@ -85,6 +85,8 @@ FRONTEND_KEYS: Mapping[str, str] = {
     "frontend.maxconcurrentbatchoperationpernamespace": "max_concurrent_batch_operations",
     "worker.batcherrps": "batch_operations_per_s",
     "worker.batcherconcurrency": "batch_concurrency",
+    "frontend.workflowtimeskippingenabled": "time_skipping_enabled",
+    "frontend.workflowtimeskippingmaxskippersession": "time_skipping_max_session_skips",
     "limit.endpointnamemaxlength": "endpoint_name_max_length",
     "limit.endpointexternalurlmaxlength": "endpoint_url_max_length",
     "limit.endpointdescriptionmaxsize": "endpoint_description_max_size",

@@ -13,7 +13,7 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from whistlestop.common import cron
 from whistlestop.common.doors.status import packed
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
-from whistlestop.frontend.api import checks
+from whistlestop.frontend.api import checks, time_skipping
 from whistlestop.frontend.api.callbacks import check_callbacks
 from whistlestop.frontend.api.rules import UnknownSearchAttribute
 from whistlestop.frontend.api.update_workflow import check_update
@@ -64,7 +64,7 @@ def check_start(
     links = [*request.links, *(link for callback in request.completion_callbacks for link in callback.links)]
     if links:
         checks.check_links(links, rules)
-    _check_time_skipping(request)
+    time_skipping.check_config(request, rules)
     _check_sizes(request, rules)
     if request.HasField("versioning_override"):
         check_override(request.versioning_override, request.task_queue.name)
@@ -101,7 +101,7 @@ def check_signal_with_start(
     checks.check_search_attributes(request.search_attributes, namespace, rules)
     checks.check_priority(request.priority)
     checks.check_links(request.links, rules)
-    _check_time_skipping(request)
+    time_skipping.check_config(request, rules)
     checks.check_blob(request.signal_input, rules)
     _check_sizes(request, rules)
     if request.HasField("versioning_override"):
@@ -271,11 +271,6 @@ def _only_its_day_is_wrong(expression: str) -> bool:
 def _check_length(what: str, text: str, most: int) -> None:
     if checks.length(text) > most:
         raise invalid_argument(f"{what} exceeds maximum allowed length ({checks.length(text)}/{most})")
-
-
-def _check_time_skipping(request: Any) -> None:
-    if request.HasField("time_skipping_config"):
-        raise ServiceError(Code.UNIMPLEMENTED, "The Time-Skipping feature is not enabled for namespace.")
 
 
 def _check_sizes(request: Any, rules: Rules) -> None:

@@ -8,7 +8,7 @@ from temporalio.api.enums.v1.update_pb2 import UpdateWorkflowExecutionLifecycleS
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
-from whistlestop.frontend.api import checks
+from whistlestop.frontend.api import checks, time_skipping
 from whistlestop.frontend.api.callbacks import check_callbacks
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def check_update_options(
                 f'"{options.DESCRIPTOR.full_name}"'
             )
     checks.check_priority(options.priority)
+    time_skipping.check_config(options, rules)
 
 
 def _is_path(descriptor: object, path: str) -> bool:

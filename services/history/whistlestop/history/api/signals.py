@@ -53,7 +53,7 @@ async def signal_workflow_execution(
 _START_FIELDS = (
     "workflow_type", "task_queue", "input", "workflow_execution_timeout", "workflow_run_timeout",
     "workflow_task_timeout", "retry_policy", "memo", "search_attributes", "header", "workflow_start_delay",
-    "user_metadata", "versioning_override", "priority",
+    "user_metadata", "versioning_override", "priority", "time_skipping_config",
 )
 _START_VALUES = (
     "namespace", "workflow_id", "identity", "request_id", "workflow_id_reuse_policy", "workflow_id_conflict_policy",

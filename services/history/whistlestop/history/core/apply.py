@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.history.core import nexus_apply, reset_points, versioning
+from whistlestop.history.core import nexus_apply, reset_points, time_skipping_apply, versioning
 from whistlestop.history.core.times import duration_ns, timestamp_ns
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
     if a.HasField("versioning_override"):
         state.versioning_info.versioning_override.CopyFrom(a.versioning_override)
     versioning.note_start(state, a)
+    time_skipping_apply.note_start(state, a, event)
     state.status = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
     state.workflow_task.attempt = 1
 
@@ -177,6 +178,7 @@ def _options_updated(state: MutableState, event: history_pb.HistoryEvent, batch_
         versioning.index(state)
     if a.HasField("priority"):
         state.priority.CopyFrom(a.priority)
+    time_skipping_apply.note_options(state, a, event)
 
 
 # ---- workflow tasks -------------------------------------------------------------------------------------------------
@@ -451,6 +453,7 @@ APPLIERS: Final[dict[int, Callable[[MutableState, history_pb.HistoryEvent, int],
     et.EVENT_TYPE_WORKFLOW_EXECUTION_PAUSED: _paused,
     et.EVENT_TYPE_WORKFLOW_EXECUTION_UNPAUSED: _unpaused,
     et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED: _options_updated,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_TIME_SKIPPING_TRANSITIONED: time_skipping_apply.transitioned,
     et.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES: _upserted_search_attributes,
     et.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED: _modified_properties,
     et.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED: _workflow_task_scheduled,

@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.history.core import callbacks, cron, retry, versioning
+from whistlestop.history.core import callbacks, cron, retry, time_skipping_apply, versioning
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp, timestamp_ns
 
@@ -134,6 +134,7 @@ def inherited(run: Run) -> history_pb.WorkflowExecutionStartedEventAttributes:
     override = state.versioning_info.versioning_override
     if override.HasField("pinned"):
         a.versioning_override.CopyFrom(override)
+    time_skipping_apply.hand_on_to_next_run(state, a)
     return a
 
 
@@ -142,10 +143,10 @@ def _hand_on_reset_points(run: Run, a: history_pb.WorkflowExecutionStartedEventA
     a.prev_auto_reset_points.SetInParent()
     for point in run.state.reset_points.points:
         expire_ns = timestamp_ns(point.expire_time)
-        if expire_ns and expire_ns < run.now_ns:
+        if expire_ns and expire_ns < run.wall_ns:
             continue
         if point.run_id == run.state.run_id and run.retention_ns:
-            set_timestamp(point.expire_time, run.now_ns + run.retention_ns)
+            set_timestamp(point.expire_time, run.wall_ns + run.retention_ns)
         a.prev_auto_reset_points.points.add().CopyFrom(point)
 
 
@@ -171,7 +172,7 @@ def attach(
         workflow_id=state.workflow_id,
         run_id=run_id,
         request_id=run.ids.uuid(),
-        now_ns=run.now_ns,
+        now_ns=run.wall_ns,
         ids=run.ids,
         limits=run.limits,
         links=links,

@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.history.core import command_attributes, cron, sizes, versioning, workflow_task
+from whistlestop.history.core import command_attributes, cron, sizes, time_skipping_apply, versioning, workflow_task
 from whistlestop.history.core.completion import HANDLERS, Completion
 from whistlestop.history.core.start import copy_payloads, round_to_millisecond, run_timeout, task_timeout
 from whistlestop.history.core.state_pb2 import TransferData
@@ -67,6 +67,7 @@ def initiate(completion: Completion, command: command_pb.Command) -> history_pb.
     ):
         setattr(a, field, getattr(attributes, field))
     a.workflow_task_completed_event_id = completion.completed_event_id
+    time_skipping_apply.hand_on_to_child(run.state, a)
     run.append(event)
     child = run.state.children[event.event_id]
     run.add_transfer(
@@ -86,8 +87,12 @@ def started_attributes(
 ) -> history_pb.WorkflowExecutionStartedEventAttributes:
     """The child's first event, from the parent's initiated event."""
     initiated = event.start_child_workflow_execution_initiated_event_attributes
+    now_ns += duration_ns(initiated.time_skipping_state_propagation.initial_skipped_duration)
     a = history_pb.WorkflowExecutionStartedEventAttributes(attempt=1)
-    for field in ("workflow_type", "task_queue", "header", "input", "retry_policy"):
+    for field in (
+        "workflow_type", "task_queue", "header", "input", "retry_policy",
+        "time_skipping_config", "time_skipping_state_propagation",
+    ):  # fmt: skip
         if initiated.HasField(field):
             getattr(a, field).CopyFrom(getattr(initiated, field))
     if initiated.HasField("memo"):

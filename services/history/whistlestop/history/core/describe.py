@@ -11,6 +11,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.history.core import time_skipping_apply
 from whistlestop.history.core.apply import BUFFERED_EVENT_ID
 from whistlestop.history.core.state_pb2 import CallbackInfo
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration, set_timestamp
@@ -23,11 +24,14 @@ NEVER_NS = -62135596800 * SECOND_NS
 
 
 def workflow(state: MutableState, *, now_ns: int) -> service_pb.DescribeWorkflowExecutionResponse:
-    """The whole answer."""
+    """The whole answer. `now_ns` is everybody's clock."""
     reply = service_pb.DescribeWorkflowExecutionResponse()
+    now_ns += time_skipping_apply.skipped_ns(state)
     _fill_config(reply.execution_config, state)
     _fill_info(reply.workflow_execution_info, state)
     _fill_extended(reply.workflow_extended_info, state)
+    if state.HasField("time_skipping"):
+        time_skipping_apply.show(reply.workflow_extended_info.time_skipping_info, state, now_ns)
     for event_id in sorted(state.activities):
         reply.pending_activities.append(pending_activity(state.activities[event_id], now_ns=now_ns))
     for event_id in sorted(state.children):

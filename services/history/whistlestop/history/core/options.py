@@ -31,6 +31,9 @@ class Change:
     versioning_override: workflow_pb.VersioningOverride | None = None
     unset_versioning_override: bool = False
     priority: common_pb.Priority | None = None
+    time_skipping_config: common_pb.TimeSkippingConfig | None = None
+    time_skipping_updated: bool = False
+    """`time_skipping_config` is new (None: taken away); else it is only told again."""
     attached_request_id: str = ""
     attached_callbacks: Sequence[common_pb.Callback] = field(default=())
     update_options: Sequence[UpdateOptions] = field(default=())
@@ -51,6 +54,9 @@ def update(run: Run, change: Change) -> None:
     a.unset_versioning_override = change.unset_versioning_override
     if change.priority is not None:
         a.priority.CopyFrom(change.priority)
+    if change.time_skipping_config is not None:
+        a.time_skipping_config.CopyFrom(change.time_skipping_config)
+    a.time_skipping_config_updated = change.time_skipping_updated
     a.attached_request_id = change.attached_request_id
     a.attached_completion_callbacks.extend(change.attached_callbacks)
     a.workflow_update_options.extend(change.update_options)
@@ -69,8 +75,10 @@ def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterabl
     """Change what the mask names; a change that changes nothing writes nothing. Raises INVALID_ARGUMENT, NOT_FOUND."""
     if not run.is_open:
         raise not_found(ALREADY_COMPLETED)
-    merged = of_run(run)
+    present, merged = of_run(run), of_run(run)
     names = set(paths)
+    if any(name.startswith("time_skipping_config.") for name in names):
+        raise _bad_mask("time_skipping_config doesn't support partial update")
     nested = {name for name in names if name.startswith("versioning_override.")}
     pair = {"versioning_override.deployment", "versioning_override.behavior"}
     if nested - pair:
@@ -88,7 +96,13 @@ def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterabl
     for name in ("priority_key", "fairness_key", "fairness_weight"):
         if f"priority.{name}" in names:
             setattr(merged.priority, name, getattr(wanted.priority, name))
-    if merged == of_run(run):
+    if "time_skipping_config" in names:
+        merged.ClearField("time_skipping_config")
+        if wanted.HasField("time_skipping_config"):
+            merged.time_skipping_config.CopyFrom(wanted.time_skipping_config)
+    # A fast-forward begins anew from now, also when the same one is asked for again.
+    skips_anew = "time_skipping_config" in names and wanted.time_skipping_config.HasField("fast_forward_config")
+    if merged == present and not skips_anew:
         return
     has_override = merged.HasField("versioning_override")
     update(
@@ -97,6 +111,9 @@ def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterabl
             versioning_override=merged.versioning_override if has_override else None,
             unset_versioning_override=not has_override,
             priority=merged.priority if merged.HasField("priority") else None,
+            time_skipping_config=merged.time_skipping_config if merged.HasField("time_skipping_config") else None,
+            time_skipping_updated=skips_anew or merged.time_skipping_config != present.time_skipping_config
+            or merged.HasField("time_skipping_config") != present.HasField("time_skipping_config"),
             identity=identity,
         ),
     )
@@ -114,4 +131,6 @@ def of_run(run: Run) -> workflow_pb.WorkflowExecutionOptions:
         options.versioning_override.CopyFrom(state.versioning_info.versioning_override)
     if state.HasField("priority"):
         options.priority.CopyFrom(state.priority)
+    if state.time_skipping.HasField("config"):
+        options.time_skipping_config.CopyFrom(state.time_skipping.config)
     return options

@@ -18,7 +18,15 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.common.errors import invalid_argument
-from whistlestop.history.core import activity, nexus_operations, options, signal, timers, workflow_task
+from whistlestop.history.core import (
+    activity,
+    nexus_operations,
+    options,
+    signal,
+    time_skipping_apply,
+    timers,
+    workflow_task,
+)
 from whistlestop.history.core.apply import apply_event
 from whistlestop.history.core.close import HISTORY_SERVICE
 from whistlestop.history.core.run import Run
@@ -119,7 +127,7 @@ def begin(
     )
     state.request_ids[start_request_id].event_type = et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
     state.request_ids[start_request_id].event_id = 1
-    _renew_deadlines(state, now_ns)
+    _renew_deadlines(state, now_ns + time_skipping_apply.skipped_ns(state))
     run = Run(state, version=0, now_ns=now_ns, ids=ids, limits=limits)
     run.forked_from = tuple(
         BranchRange(b.branch_id, b.first_event_id, b.next_event_id) for b in state.branches if b.next_event_id
@@ -336,6 +344,8 @@ def _change_options_again(run: Run, event: history_pb.HistoryEvent) -> None:
             versioning_override=a.versioning_override if a.HasField("versioning_override") else None,
             unset_versioning_override=a.unset_versioning_override,
             priority=a.priority if a.HasField("priority") else None,
+            time_skipping_config=a.time_skipping_config if a.HasField("time_skipping_config") else None,
+            time_skipping_updated=a.time_skipping_config_updated,
             attached_request_id=a.attached_request_id,
             attached_callbacks=a.attached_completion_callbacks,
             update_options=a.workflow_update_options,

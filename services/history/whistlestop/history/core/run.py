@@ -21,6 +21,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from whistlestop.history.core.apply import BUFFERED_EVENT_ID, apply_event
 from whistlestop.history.core.slots import slot_of
 from whistlestop.history.core.state_pb2 import MutableState
+from whistlestop.history.core.time_skipping_apply import skipped_ns
 from whistlestop.history.core.times import set_timestamp
 from whistlestop.storage.records import (
     BranchRange,
@@ -146,7 +147,10 @@ class Run:
         self._origin = state
         self.version = version
         """The `db_record_version` that was read; 0 for a new run."""
+        self.wall_ns = now_ns
+        """Everybody's clock: of matching tasks, outbox rows and the timer row."""
         self.now_ns = now_ns
+        """The run's own clock, which is ahead where time was skipped: of its state and its history."""
         self.ids = ids
         self.limits = limits
         self.key = ExecutionKey(state.namespace_id, state.workflow_id, state.run_id)
@@ -169,6 +173,7 @@ class Run:
         """Begin again from the state that was read, forgetting everything decided so far."""
         self.state = MutableState()
         self.state.CopyFrom(self._origin)
+        self.tell_time()
         self.batches: list[list[history_pb.HistoryEvent]] = []
         self.batch: list[history_pb.HistoryEvent] = []
         self.mem_buffer: list[history_pb.HistoryEvent] = []
@@ -195,6 +200,10 @@ class Run:
         self.activity_ids: set[str] | None = None
         """Ids of the pending activities, once a command has asked for them."""
         self._wired: dict[int, int] = {}
+
+    def tell_time(self) -> None:
+        """Read the run's own clock again: time may have been skipped."""
+        self.now_ns = self.wall_ns + skipped_ns(self.state)
 
     # ---- reading ----------------------------------------------------------------------------------------------
 
@@ -355,9 +364,10 @@ class Run:
             self.set_alarm(due_ns)
 
     def set_alarm(self, due_ns: int) -> None:
-        """Move the run's timer row to exactly `due_ns`."""
+        """Move the run's timer row to exactly `due_ns` of the run's clock."""
         self.state.alarm_ns = due_ns
-        self.timer = TimerTask("execution", self.slot, self.key, due_ns)
+        self.timer_removed = False
+        self.timer = TimerTask("execution", self.slot, self.key, due_ns - skipped_ns(self.state))
 
     def add_task(
         self,
@@ -372,11 +382,11 @@ class Run:
         data: bytes = b"",
     ) -> None:
         """Write a matching task and remember its row in `row`. `namespace_id`: of the queue, where not the run's."""
-        task_id = self.ids.task_id(self.now_ns)
+        task_id = self.ids.task_id(self.wall_ns)
         key = TaskKey(namespace_id or self.state.namespace_id, task_queue, task_type, priority, task_id)
         self.tasks_added.append(
             MatchingTask(
-                key, self.state.workflow_id, self.state.run_id, scheduled_event_id, stamp, self.now_ns, data=data
+                key, self.state.workflow_id, self.state.run_id, scheduled_event_id, stamp, self.wall_ns, data=data
             )
         )
         row.namespace_id = namespace_id
@@ -403,7 +413,7 @@ class Run:
         """An effect on another execution, to be delivered after the commit."""
         self.transfers.append(
             TransferTask(
-                self.slot, self.ids.task_id(self.now_ns), self.key, kind, data.SerializeToString(), self.now_ns
+                self.slot, self.ids.task_id(self.wall_ns), self.key, kind, data.SerializeToString(), self.wall_ns
             )
         )
 

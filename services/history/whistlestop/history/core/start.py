@@ -55,6 +55,10 @@ def new_run(
         next_event_id=1,
     )
     state.branches.add(branch_id=run_id, first_event_id=1)
+    initial_skip_ns = duration_ns(attributes.time_skipping_state_propagation.initial_skipped_duration)
+    if initial_skip_ns > 0:
+        # Its first event is by its own clock already.
+        state.time_skipping.skipped_ns = initial_skip_ns
     run = Run(state, version=0, now_ns=now_ns, ids=ids, limits=limits)
     state = run.state
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
@@ -92,7 +96,10 @@ def started_attributes(
     a = history_pb.WorkflowExecutionStartedEventAttributes(attempt=1, identity=request.identity)
     a.workflow_type.CopyFrom(request.workflow_type)
     a.task_queue.CopyFrom(request.task_queue)
-    for field in ("header", "input", "retry_policy", "last_completion_result", "continued_failure", "priority"):
+    for field in (
+        "header", "input", "retry_policy", "last_completion_result", "continued_failure", "priority",
+        "time_skipping_config",
+    ):  # fmt: skip
         if request.HasField(field):
             getattr(a, field).CopyFrom(getattr(request, field))
     if request.HasField("memo"):

@@ -842,6 +842,45 @@ class WorkflowPause(_message.Message):
 Global___WorkflowPause: _TypeAlias = WorkflowPause  # noqa: Y015
 
 @_typing.final
+class TimeSkipping(_message.Message):
+    """A run whose time is skipped where nobody works for it: how far it is ahead, and until when that goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    SKIPPED_NS_FIELD_NUMBER: _builtins.int
+    SESSION_SKIPS_FIELD_NUMBER: _builtins.int
+    FAST_FORWARD_TARGET_NS_FIELD_NUMBER: _builtins.int
+    FAST_FORWARD_REACHED_FIELD_NUMBER: _builtins.int
+    skipped_ns: _builtins.int
+    """how far the run's clock is ahead of everybody's"""
+    session_skips: _builtins.int
+    """since the configuration was last set"""
+    fast_forward_target_ns: _builtins.int
+    """by the run's clock; 0: no fast-forward"""
+    fast_forward_reached: _builtins.bool
+    @_builtins.property
+    def config(self) -> _message_pb2.TimeSkippingConfig:
+        """unset when it was taken away"""
+
+    def __init__(
+        self,
+        *,
+        config: _message_pb2.TimeSkippingConfig | None = ...,
+        skipped_ns: _builtins.int = ...,
+        session_skips: _builtins.int = ...,
+        fast_forward_target_ns: _builtins.int = ...,
+        fast_forward_reached: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "fast_forward_reached", b"fast_forward_reached", "fast_forward_target_ns", b"fast_forward_target_ns", "session_skips", b"session_skips", "skipped_ns", b"skipped_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeSkipping: _TypeAlias = TimeSkipping  # noqa: Y015
+
+@_typing.final
 class MutableState(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1140,6 +1179,7 @@ class MutableState(_message.Message):
     SCHEDULED_BY_FIELD_NUMBER: _builtins.int
     ACTIVITY_EXECUTION_FIELD_NUMBER: _builtins.int
     NEXUS_EXECUTION_FIELD_NUMBER: _builtins.int
+    TIME_SKIPPING_FIELD_NUMBER: _builtins.int
     namespace_id: _builtins.str
     namespace: _builtins.str
     workflow_id: _builtins.str
@@ -1301,6 +1341,10 @@ class MutableState(_message.Message):
     def nexus_execution(self) -> Global___NexusExecution:
         """(volatile) this is no workflow but a standalone Nexus operation"""
 
+    @_builtins.property
+    def time_skipping(self) -> Global___TimeSkipping:
+        """unset unless it was asked for, or the run's clock began ahead"""
+
     def __init__(
         self,
         *,
@@ -1389,10 +1433,11 @@ class MutableState(_message.Message):
         scheduled_by: _builtins.str = ...,
         activity_execution: Global___ActivityExecution | None = ...,
         nexus_execution: Global___NexusExecution | None = ...,
+        time_skipping: Global___TimeSkipping | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["activity_execution", b"activity_execution", "last_completion_result", b"last_completion_result", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "nexus_execution", b"nexus_execution", "parent", b"parent", "pause", b"pause", "priority", b"priority", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "workflow_task", b"workflow_task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activity_execution", b"activity_execution", "last_completion_result", b"last_completion_result", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "nexus_execution", b"nexus_execution", "parent", b"parent", "pause", b"pause", "priority", b"priority", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "time_skipping", b"time_skipping", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "workflow_task", b"workflow_task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activities", b"activities", "activity_execution", b"activity_execution", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_execution", b"nexus_execution", "nexus_operations", b"nexus_operations", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "pause", b"pause", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "schedule", b"schedule", "scheduled_by", b"scheduled_by", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "timers", b"timers", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activities", b"activities", "activity_execution", b"activity_execution", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_execution", b"nexus_execution", "nexus_operations", b"nexus_operations", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "pause", b"pause", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "schedule", b"schedule", "scheduled_by", b"scheduled_by", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "time_skipping", b"time_skipping", "timers", b"timers", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

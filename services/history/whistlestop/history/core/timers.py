@@ -21,8 +21,10 @@ from whistlestop.history.core import (
     nexus_deadlines,
     nexus_operations,
     retry,
+    time_skipping_apply,
     workflow_task,
 )
+from whistlestop.history.core.times import set_timestamp
 
 if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
@@ -56,7 +58,15 @@ def earliest_due(state: MutableState) -> int:
         due_ns = nexus_deadlines.next_deadline(operation)
         if due_ns:
             dues.append(due_ns)
+    fast_forward_ns = time_skipping_apply.fast_forward_due(state)
+    if fast_forward_ns:
+        dues.append(fast_forward_ns)
     return min(dues, default=0)
+
+
+def row_due(state: MutableState) -> int:
+    """The time of the run's timer row, by everybody's clock; 0 where it has none."""
+    return state.alarm_ns - time_skipping_apply.skipped_ns(state) if state.alarm_ns else 0
 
 
 def run_deadline(state: MutableState) -> int:
@@ -79,15 +89,40 @@ def fire_due(run: Run) -> None:
         _fire_user_timers(run)
         _fire_activities(run)
         _fire_nexus_operations(run)
+        _fire_fast_forward(run)
     if run.is_open:
-        following_ns = earliest_due(state)
-        if following_ns:
-            run.set_alarm(following_ns)
-        else:
-            state.alarm_ns = 0
-            run.timer = None
-            run.timer_removed = True
-        run.changed = True
+        rearm(run)
+
+
+def rearm(run: Run) -> None:
+    """Move the run's timer row to what is due next, or take it away."""
+    following_ns = earliest_due(run.state)
+    if following_ns:
+        run.set_alarm(following_ns)
+    else:
+        run.state.alarm_ns = 0
+        run.timer = None
+        run.timer_removed = True
+    run.changed = True
+
+
+def _fire_fast_forward(run: Run) -> None:
+    """Its time has passed while somebody worked for the run: no more skipping."""
+    if run.is_open and 0 < time_skipping_apply.fast_forward_due(run.state) <= run.now_ns:
+        record_time_skip(run, target_ns=0, disables=True)
+
+
+def record_time_skip(run: Run, *, target_ns: int, disables: bool) -> None:
+    """The run's clock goes forward to `target_ns` (0: stays), and the skipping ends with that when it `disables`."""
+    event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_TIME_SKIPPING_TRANSITIONED)
+    event.worker_may_ignore = True
+    a = event.workflow_execution_time_skipping_transitioned_event_attributes
+    set_timestamp(a.wall_clock_time, run.now_ns)
+    if target_ns:
+        set_timestamp(a.target_time, target_ns)
+    a.disabled_after_fast_forward = disables
+    run.append(event)
+    run.tell_time()
 
 
 def _fire_workflow_task(run: Run) -> None:

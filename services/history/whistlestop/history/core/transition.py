@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.history.core import visibility, workflow_task
+from whistlestop.history.core import time_skipping, visibility, workflow_task
 from whistlestop.storage.records import CurrentWrite, ExecutionWrite, HistoryBatch
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def write_of(run: Run) -> ExecutionWrite:
     if run.mem_buffer and state.workflow_task.speculative and run.is_open:
         workflow_task.make_normal(run)
     _limit_buffer(run)
+    time_skipping.skip_if_idle(run)
     if not run.has_started_workflow_task:
         run.flush_buffer()
     elif run.mem_buffer:

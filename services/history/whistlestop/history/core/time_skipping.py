@@ -1,0 +1,68 @@
+"""Skipping time within a run: when it may, how far, and what ends a fast-forward.
+
+Rules of this file: a run skips at the end of a transition that leaves it idle, which is when nobody works for it: no
+workflow task, no activity but those that wait for another attempt, no operation, no child, no request to another run.
+It skips to the next thing that is due, never past the target of a fast-forward. What was due by the run's clock is due
+at once then, and the ordinary timer row fires it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whistlestop.history.core import time_skipping_apply, timers
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import Activity, MutableState
+
+
+def skip_if_idle(run: Run) -> None:
+    """The end of every transition: go forward to what is due next, when nobody works for the run."""
+    state = run.state
+    if not time_skipping_apply.is_enabled(state):
+        return
+    if not _is_idle(run):
+        run.arm(time_skipping_apply.fast_forward_due(state))
+        return
+    target_ns = min((due for due in _targets(state) if due >= run.now_ns), default=0)
+    fast_forward_ns = time_skipping_apply.fast_forward_due(state)
+    disables = False
+    if fast_forward_ns:
+        disables = not 0 < target_ns < fast_forward_ns
+        if fast_forward_ns <= run.now_ns:
+            target_ns, disables = 0, True
+        elif disables:
+            target_ns = fast_forward_ns
+    if not target_ns and not disables:
+        return
+    timers.record_time_skip(run, target_ns=target_ns, disables=disables)
+    timers.rearm(run)
+
+
+def _is_idle(run: Run) -> bool:
+    state = run.state
+    if not run.is_open or state.paused or run.has_pending_workflow_task:
+        return False
+    if any(not _waits_for_attempt(activity, run.now_ns) for activity in state.activities.values()):
+        return False
+    return not (state.nexus_operations or state.children or state.external_signals or state.external_cancels)
+
+
+def _waits_for_attempt(activity: Activity, now_ns: int) -> bool:
+    return _is_retried(activity) and activity.retry_due_ns > now_ns
+
+
+def _is_retried(activity: Activity) -> bool:
+    return not activity.started_ns and not activity.paused and activity.has_retry_policy and activity.attempt > 1
+
+
+def _targets(state: MutableState) -> list[int]:
+    """What the run may skip to, by its clock."""
+    targets = [timer.fire_ns for timer in state.timers.values()]
+    targets += [activity.retry_due_ns for activity in state.activities.values() if _is_retried(activity)]
+    if state.last_completed_started_event_id:
+        targets += [due for due in (state.run_expiration_ns, state.execution_expiration_ns) if due]
+    elif state.execution_start_ns > state.start_ns:
+        targets.append(state.execution_start_ns)
+    return targets

@@ -1,0 +1,154 @@
+"""What events change about a run's own clock, and what is read of it.
+
+A run that skips time has a clock that is ahead of everybody's by `skipped_ns`. All instants in its mutable state and in
+its history are by that clock; only its timer row, its matching tasks and its retention are by everybody's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+
+from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp, timestamp_ns
+
+if TYPE_CHECKING:
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.history.core.state_pb2 import MutableState, TimeSkipping
+
+
+def skipped_ns(state: MutableState) -> int:
+    """How far the run's clock is ahead of everybody's."""
+    return state.time_skipping.skipped_ns
+
+
+def is_enabled(state: MutableState) -> bool:
+    """Time is skipped whenever the run is idle."""
+    return state.time_skipping.config.enabled
+
+
+def fast_forward_due(state: MutableState) -> int:
+    """When (by the run's clock) a fast-forward ends that is under way; 0 where none is."""
+    skipping = state.time_skipping
+    if not skipping.config.enabled or skipping.fast_forward_reached:
+        return 0
+    return skipping.fast_forward_target_ns
+
+
+# ---- applying --------------------------------------------------------------------------------------------------------
+
+
+def note_start(
+    state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes, event: history_pb.HistoryEvent
+) -> None:
+    """The run begins with a configuration, or with a clock that is ahead already."""
+    propagated = a.time_skipping_state_propagation
+    initial_ns = duration_ns(propagated.initial_skipped_duration)
+    if not a.HasField("time_skipping_config") and initial_ns <= 0:
+        return
+    skipping = state.time_skipping
+    skipping.skipped_ns = initial_ns
+    skipping.session_skips = propagated.initial_skip_count
+    if a.HasField("time_skipping_config"):
+        skipping.config.CopyFrom(a.time_skipping_config)
+    target_ns = timestamp_ns(propagated.fast_forward_target_time)
+    _aim(skipping, timestamp_ns(event.event_time), target_ns)
+
+
+def note_options(
+    state: MutableState,
+    a: history_pb.WorkflowExecutionOptionsUpdatedEventAttributes,
+    event: history_pb.HistoryEvent,
+) -> None:
+    """Another configuration (or none) from now on: a session of its own."""
+    if not a.time_skipping_config_updated:
+        return
+    if not state.HasField("time_skipping") and not a.HasField("time_skipping_config"):
+        return
+    skipping = state.time_skipping
+    skipping.ClearField("config")
+    if a.HasField("time_skipping_config"):
+        skipping.config.CopyFrom(a.time_skipping_config)
+    skipping.session_skips = 0
+    _aim(skipping, timestamp_ns(event.event_time), 0)
+
+
+def _aim(skipping: TimeSkipping, now_ns: int, target_ns: int) -> None:
+    """Where a fast-forward goes: to what the run before was on the way to, or as far as the configuration says."""
+    skipping.fast_forward_target_ns = 0
+    skipping.fast_forward_reached = False
+    if not skipping.config.HasField("fast_forward_config"):
+        return
+    skipping.fast_forward_target_ns = target_ns or now_ns + duration_ns(skipping.config.fast_forward_config.duration)
+    if target_ns and target_ns <= now_ns:
+        skipping.fast_forward_reached = True
+        skipping.config.enabled = False
+
+
+def transitioned(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
+    """The clock went forward, or the fast-forward was over, or both."""
+    a = event.workflow_execution_time_skipping_transitioned_event_attributes
+    skipping = state.time_skipping
+    if a.HasField("target_time"):
+        skipping.skipped_ns += timestamp_ns(a.target_time) - timestamp_ns(event.event_time)
+    if a.disabled_after_fast_forward and skipping.fast_forward_target_ns:
+        skipping.fast_forward_reached = True
+        skipping.config.enabled = False
+    skipping.session_skips += 1
+    if skipping.session_skips >= skipping.config.max_session_skip_count:
+        skipping.config.enabled = False
+
+
+# ---- handing on ------------------------------------------------------------------------------------------------------
+
+
+def hand_on_to_next_run(state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
+    """The next run of the chain goes on where this one stands, its fast-forward included."""
+    skipping = state.time_skipping
+    if skipping.skipped_ns > 0:
+        set_duration(a.time_skipping_state_propagation.initial_skipped_duration, skipping.skipped_ns)
+    if not skipping.config.enabled:
+        return
+    a.time_skipping_config.CopyFrom(skipping.config)
+    if skipping.session_skips:
+        a.time_skipping_state_propagation.initial_skip_count = skipping.session_skips
+    fast_forward_ns = fast_forward_due(state)
+    if fast_forward_ns:
+        set_timestamp(a.time_skipping_state_propagation.fast_forward_target_time, fast_forward_ns)
+
+
+def hand_on_to_child(
+    state: MutableState, a: history_pb.StartChildWorkflowExecutionInitiatedEventAttributes
+) -> None:
+    """A child has its parent's clock, and skips if its parent does; a fast-forward is the parent's own."""
+    skipping = state.time_skipping
+    if skipping.skipped_ns > 0:
+        set_duration(a.time_skipping_state_propagation.initial_skipped_duration, skipping.skipped_ns)
+    if skipping.config.enabled and not skipping.config.disable_propagation:
+        a.time_skipping_config.enabled = True
+        a.time_skipping_config.max_session_skip_count = skipping.config.max_session_skip_count
+
+
+# ---- showing ---------------------------------------------------------------------------------------------------------
+
+
+def fast_forward_info(state: MutableState) -> common_pb.TimeSkippingFastForwardInfo | None:
+    """The fast-forward that the configuration holds, and whether it is over; None without one."""
+    skipping = state.time_skipping
+    if not skipping.fast_forward_target_ns:
+        return None
+    info = common_pb.TimeSkippingFastForwardInfo(
+        fast_forward_id=skipping.config.fast_forward_config.id, has_completed=skipping.fast_forward_reached
+    )
+    info.fast_forward_duration.CopyFrom(skipping.config.fast_forward_config.duration)
+    set_timestamp(info.target_time, skipping.fast_forward_target_ns)
+    return info
+
+
+def show(info: common_pb.TimeSkippingInfo, state: MutableState, now_ns: int) -> None:
+    """For a description; `now_ns` is by the run's clock."""
+    skipping = state.time_skipping
+    set_timestamp(info.current_time, now_ns)
+    if skipping.HasField("config"):
+        info.effective_config.CopyFrom(skipping.config)
