@@ -207,7 +207,9 @@ class Simulation:
 
     def _check_signals(self, histories: dict[tuple[str, str], list[history_pb.HistoryEvent]]) -> None:
         found: Counter[tuple[str, str]] = Counter()
+        in_chain: Counter[tuple[str, str, str]] = Counter()
         for (workflow_id, run_id), events in histories.items():
+            chain = events[0].workflow_execution_started_event_attributes.first_execution_run_id
             names = [
                 event.workflow_execution_signaled_event_attributes.signal_name for event in events
                 if event.HasField("workflow_execution_signaled_event_attributes")
@@ -215,10 +217,12 @@ class Simulation:
             once = [name for name in names if not name.startswith("ping") or name.split()[1] not in self.seen.reset]
             assert len(set(once)) == len(once), f"seed {self.seed}: {workflow_id}/{run_id} received twice: {names}"
             found.update((workflow_id, name) for name in names)
+            in_chain.update((workflow_id, chain, name) for name in names)
         for key in self.seen.signals:
             assert found[key], f"seed {self.seed}: the acknowledged signal {key} is lost"
+        # A client that tries again, not knowing that it was heard, may find another chain under the same workflow id.
         doubled = [
-            (workflow_id, name) for (workflow_id, name), count in found.items()
+            (workflow_id, name) for (workflow_id, _, name), count in in_chain.items()
             if count > 1
             and not name.startswith("ping")
             and name not in self.seen.with_start
