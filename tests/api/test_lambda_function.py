@@ -62,6 +62,7 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remembe
     client = _Lambda({"history": remembering, "matching": Remembering()})
     monkeypatch.setenv("WHISTLESTOP_SQLITE_PATH", path)
     monkeypatch.delenv("WHISTLESTOP_DATABASE_URL", raising=False)
+    monkeypatch.setenv("WHISTLESTOP_AUTH_MODE", "AWS_IAM")
     monkeypatch.setattr(lambda_function, "_client", lambda name: LambdaClient(name.lower(), SystemClock(), client))
     monkeypatch.setattr(lambda_function, "_instances", [])
     monkeypatch.setattr(lambda_shell, "log_through_powertools", lambda *_: None)

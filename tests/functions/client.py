@@ -79,6 +79,7 @@ class Cloud:
             "WHISTLESTOP_MATCHING_FUNCTION": "matching",
             "TEST_CLOCK_AHEAD_NS": str(self.clock_ahead_ns),
             "TEST_DIES": self.dies,
+            "WHISTLESTOP_ALLOW_ANONYMOUS": "true",
         }
 
     def later(self, seconds: float) -> None:

@@ -88,6 +88,11 @@ def namespace_not_found(namespace: str) -> ServiceError:
     )
 
 
+def permission_denied() -> ServiceError:
+    """The caller may not. Why is told to nobody but the log."""
+    return ServiceError(Code.PERMISSION_DENIED, "Request unauthorized.", details_pb.PermissionDeniedFailure())
+
+
 def unimplemented(message: str) -> ServiceError:
     """Not supported, with the reason."""
     return ServiceError(Code.UNIMPLEMENTED, message)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from whistlestop.frontend.auth.config import AuthConfig
 
 SERVER_VERSION = "1.32.0"
 """The Temporal server whose API and behaviour this server offers; clients compare against it."""
@@ -51,5 +55,7 @@ class FrontendConfig:
     batch_concurrency: int = 5
     time_skipping_enabled: bool = False
     time_skipping_max_session_skips: int = 200
+    auth: AuthConfig | None = None
+    """How callers are known; None: anybody may do anything."""
     dynamic: dict[str, object] = field(default_factory=dict)
     """Values of `--dynamic-config-value`, by Temporal's keys."""

@@ -6,6 +6,8 @@ Environment:
     WHISTLESTOP_HISTORY_FUNCTION     name or ARN to invoke; or WHISTLESTOP_HISTORY_URL
     WHISTLESTOP_MATCHING_FUNCTION    likewise; or WHISTLESTOP_MATCHING_URL
     WHISTLESTOP_LOG_LEVEL            INFO
+    WHISTLESTOP_AUTH_MODE            AWS_IAM: AWS asked the callers who they are, before they came here
+    and who else may call            see `frontend.auth.config`; with nothing of it, nobody may
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from whistlestop.common.clock import SystemClock
 from whistlestop.common.doors import lambda_shell
 from whistlestop.common.doors.database import database_url
 from whistlestop.common.ids import RandomIds
+from whistlestop.frontend.auth.config import of_function
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.doors.answer import HttpRequest
 from whistlestop.frontend.doors.http import HttpApi
@@ -59,9 +62,8 @@ async def _instance() -> tuple[Frontend, HttpApi, Presence]:
         store = _store()
         await store.open()
         kind = "sqlite" if os.environ.get("WHISTLESTOP_SQLITE_PATH") else "postgres"
-        frontend = Frontend(
-            store, _client("HISTORY"), _client("MATCHING"), _clock, RandomIds(), FrontendConfig(persistence_store=kind)
-        )
+        config = FrontendConfig(persistence_store=kind, auth=of_function())
+        frontend = Frontend(store, _client("HISTORY"), _client("MATCHING"), _clock, RandomIds(), config)
         presence = Presence(store, _clock, lambda_shell.instance_name(), "frontend")
         _instances.append((frontend, HttpApi(frontend, _clock, can_hold=False), presence))
     return _instances[0]

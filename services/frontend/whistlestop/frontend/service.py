@@ -1,7 +1,7 @@
 """The frontend: every call of a client or worker comes through `Frontend.call`.
 
-Rules of this file: find the RPC in the registry, resolve its namespace, validate, hand over to the function that
-serves it. What an RPC means is said in `api/<group>.py`; nothing here knows one RPC from another.
+Rules of this file: find the RPC in the registry, ask whether the caller may, resolve its namespace, validate, hand over
+to the function that serves it. What an RPC means is said in `api/<group>.py`; nothing here knows one RPC from another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from whistlestop.storage import errors as storage_errors
 from whistlestop.storage.namespaces import NamespaceCache
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from google.protobuf.message import Message
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.frontend.api import Validator
+    from whistlestop.frontend.auth.access import AccessControl
+    from whistlestop.frontend.registry import Access
     from whistlestop.storage.interface import Store
 
     Serve = Callable[[Message, CallContext], Awaitable[Reply]]
@@ -57,6 +59,7 @@ class Frontend:
         self.ids = ids
         self.config = config or FrontendConfig()
         self.namespaces = namespaces or NamespaceCache(store, clock)
+        self._access = self._access_control()
         self._rules = Rules(self.config, ids)
         self._resolver = NamespaceResolver(self.namespaces, self.config.max_id_length)
         self._routes = {name: self._route(spec) for name, spec in (REGISTRY | OWN_REGISTRY).items()}
@@ -65,11 +68,39 @@ class Frontend:
         self._closing = False
 
     async def call(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:
-        """Serve `package.Service/Method`. Raises ServiceError, and nothing else but cancellation."""
+        """Serve `package.Service/Method` to whom it may concern. Raises ServiceError, and nothing but cancellation."""
+        route = self._route_of(full_rpc_name)
+        if self._access is not None:
+            try:
+                context = await self._access.admit(route.spec, request, context)
+            except storage_errors.StorageError as error:
+                raise _from_storage(error) from error
+        return await self._perform(route, request, context)
+
+    async def call_as_server(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:
+        """As `call`, for what the server itself does: nobody is asked. Never for a call that came by a door."""
+        return await self._perform(self._route_of(full_rpc_name), request, context)
+
+    async def admit(self, access: Access, namespace: str, headers: Mapping[str, str]) -> None:
+        """For calls that are no RPC: raises ServiceError unless the caller has that access to the namespace."""
+        if self._access is not None:
+            await self._access.check(access, namespace, headers)
+
+    def _access_control(self) -> AccessControl | None:
+        if self.config.auth is None:
+            return None
+        from whistlestop.frontend.auth.access import AccessControl
+
+        return AccessControl(self.config.auth, self.namespaces, self.clock)
+
+    def _route_of(self, full_rpc_name: str) -> _Route:
         route = self._routes.get(full_rpc_name)
         if route is None:
             service, _, method = full_rpc_name.partition("/")
             raise unimplemented(f"unknown method {method} for service {service}")
+        return route
+
+    async def _perform(self, route: _Route, request: Message, context: CallContext) -> Reply:
         try:
             if route.spec.namespaced:
                 context = await self._enter_namespace(route, request, context)

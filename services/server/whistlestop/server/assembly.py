@@ -78,7 +78,9 @@ def assemble(config: ServerConfig, store: Store, notifier: Notifier, metrics: Me
         exclusive=alone,
     )
     late.service = history
-    frontend_config = FrontendConfig(persistence_store=config.store.kind, dynamic=dict(config.dynamic.values))
+    frontend_config = FrontendConfig(
+        persistence_store=config.store.kind, auth=config.auth, dynamic=dict(config.dynamic.values)
+    )
     frontend = Frontend(store, history, matching, clock, ids, config.dynamic.apply(frontend_config, FRONTEND_KEYS))
     return Services(store, notifier, clock, ids, frontend, history, matching)
 

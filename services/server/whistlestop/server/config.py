@@ -13,6 +13,8 @@ from whistlestop.server.dynamic_config import DynamicConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from whistlestop.frontend.auth.config import AuthConfig
+
 DEFAULT_PORT = 7233
 DEFAULT_NAMESPACE = "default"
 MEMORY = ":memory:"
@@ -85,6 +87,10 @@ class ServerConfig:
     dynamic: DynamicConfig = field(default_factory=lambda: DynamicConfig({}))
     roles: frozenset[Role] = ALL_ROLES
     tls: TlsConfig | None = None
+    auth: AuthConfig | None = None
+    """How callers are known; None: nobody is asked."""
+    allow_anonymous: bool = False
+    """Open doors to strangers although nobody is asked."""
     broadcast_address: str = ""
     """What other members are told; the bound address where empty."""
     retention_s: int = 24 * 3600
@@ -96,6 +102,17 @@ class ServerConfig:
             raise BadConfig("--services matching has no door of its own: it comes with frontend")
         if Role.FRONTEND in self.roles and Role.MATCHING not in self.roles:
             raise BadConfig("--services frontend serves polls, so it needs matching: --services frontend,matching")
+
+
+def refuse_strangers(config: ServerConfig, ip: str) -> None:
+    """Raise BadConfig where others would reach doors at which nobody asks who they are."""
+    asks = config.auth is not None or (config.tls is not None and config.tls.client_ca)
+    if asks or config.allow_anonymous or Role.FRONTEND not in config.roles or ipaddress.ip_address(ip).is_loopback:
+        return
+    raise BadConfig(
+        f"{ip} can be reached from other machines, and nobody would be asked who they are: give --api-keys, "
+        "WHISTLESTOP_JWT_JWKS_URL or --tls-client-ca, or say --allow-anonymous"
+    )
 
 
 def bind_address(ip: str) -> str:

@@ -22,7 +22,7 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.timers import EVERYTHING
 from whistlestop.server.assembly import Services, assemble
-from whistlestop.server.config import BadConfig, Role, ServerConfig, bind_address, host_port
+from whistlestop.server.config import BadConfig, Role, ServerConfig, bind_address, host_port, refuse_strangers
 from whistlestop.server.membership import Membership
 from whistlestop.server.ranges import Leases
 from whistlestop.server.stores import close_notifier, make_notifier, make_store, nobody_else_hears
@@ -74,6 +74,7 @@ class Server:
     async def _start(self) -> None:
         config = self.config
         ip = bind_address(config.ip)
+        refuse_strangers(config, ip)
         self._hold_file()
         metrics = _make_metrics() if config.metrics_port is not None else None
         services, membership = await self._open_services(metrics)
@@ -156,7 +157,7 @@ class Server:
                 request = operator_pb.AddSearchAttributesRequest(namespace=namespace)
                 request.search_attributes[name] = kind  # type: ignore[assignment]  # a number of the enum
                 try:
-                    await services.frontend.call(
+                    await services.frontend.call_as_server(
                         "temporal.api.operatorservice.v1.OperatorService/AddSearchAttributes", request, CallContext()
                     )
                 except ServiceError as error:

@@ -144,6 +144,8 @@ async def list_namespaces(
     records = await frontend.store.list_namespaces(after, size + 1)
     response = service_pb.ListNamespacesResponse()
     for record in records[:size]:
+        if context.sees is not None and not context.sees(record.name):
+            continue
         data = NamespaceData.FromString(record.data)
         if data.info.state != enums_pb.NAMESPACE_STATE_DELETED or request.namespace_filter.include_deleted:
             response.namespaces.append(_described(data, record, frontend.config))

@@ -68,7 +68,7 @@ class Operations:
         """A request to this server's own API, in the job's namespace."""
         kind: type[Message] = getattr(service_pb, f"{method}Request")
         request = kind(namespace=self._context.namespace, **fields)
-        reply = await self._frontend.call(f"{WORKFLOW_SERVICE}/{method}", request, self._context)
+        reply = await self._frontend.call_as_server(f"{WORKFLOW_SERVICE}/{method}", request, self._context)
         return decoded(reply, getattr(service_pb, f"{method}Response"))
 
     def _request_id(self, *parts: str) -> str:

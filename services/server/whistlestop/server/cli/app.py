@@ -30,6 +30,7 @@ GROUPS = {
     "workflow": ("whistlestop.server.cli.workflow", "Look at workflows."),
     "task-queue": ("whistlestop.server.cli.task_queue", "Look at task queues."),
     "cluster": ("whistlestop.server.cli.cluster", "Look at the cluster."),
+    "key": ("whistlestop.server.cli.key", "Look after API keys."),
     "bridge": ("whistlestop.server.cli.bridge", "Serve gRPC beside a worker, over a target that speaks HTTP."),
 }
 

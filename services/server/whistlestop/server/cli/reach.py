@@ -85,7 +85,8 @@ class _OverStore:
         from whistlestop.common.errors import ServiceError
 
         try:
-            reply = await self._frontend.call(f"{WORKFLOW_SERVICE}/{method}", request, CallContext(can_hold=False))
+            name = f"{WORKFLOW_SERVICE}/{method}"
+            reply = await self._frontend.call_as_server(name, request, CallContext(can_hold=False))
         except ServiceError as error:
             raise CommandError(f"{method}: {error.message} ({error.code.name})") from error
         return reply if isinstance(reply, answer) else answer.FromString(encoded(reply))

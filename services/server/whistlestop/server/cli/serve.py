@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from whistlestop.frontend.auth.keys import BadKeys
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.config import BadConfig, ServerConfig, host_port
 from whistlestop.server.dynamic_config import InvalidDynamicConfig
@@ -23,7 +24,7 @@ def serve(config: ServerConfig, title: str, hints: Sequence[str]) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_serve(config, title, hints))
-    except (BadConfig, InvalidDynamicConfig, StorageError) as error:
+    except (BadConfig, BadKeys, InvalidDynamicConfig, StorageError) as error:
         raise CommandError(str(error)) from error
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from whistlestop.server.cli.auth_flags import AllowAnonymous, ApiKeys, auth_config
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.config import (
     ALL_ROLES,
@@ -47,6 +48,13 @@ _Pragmas = Annotated[
 _LogLevel = Annotated[str, typer.Option("--log-level", help=f"One of {', '.join(LOG_LEVELS)}.")]
 _LogFormat = Annotated[str, typer.Option("--log-format", help=f"One of {', '.join(LOG_FORMATS)}.")]
 _Port = Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port of the gRPC door; 0: a free one.")]
+_TlsClientCa = Annotated[
+    str, typer.Option("--tls-client-ca", help="PEM file; clients must show a certificate of it.")
+]
+_BroadcastAddress = Annotated[
+    str,
+    typer.Option("--broadcast-address", metavar="HOST:PORT", help="What others are told this process's address is."),
+]
 _MetricsPort = Annotated[
     int,
     typer.Option(
@@ -84,6 +92,8 @@ def start_dev(
         bool, typer.Option("--log-config", help="Print the server's configuration to stderr.")
     ] = False,
     sqlite_pragma: _Pragmas = None,
+    api_keys: ApiKeys = "",
+    allow_anonymous: AllowAnonymous = False,
 ) -> None:
     """Start a development server: everything in one process, state in memory unless --db-filename is given."""
     _configure_logs(log_level, log_format)
@@ -96,6 +106,8 @@ def start_dev(
         namespaces=_namespaces(namespace),
         search_attributes=_search_attributes(search_attribute),
         dynamic=_dynamic(dynamic_config_value),
+        auth=auth_config(api_keys),
+        allow_anonymous=allow_anonymous,
         drain_s=1.0,
     )
     if log_config:
@@ -142,16 +154,11 @@ def start(
     sqlite_pragma: _Pragmas = None,
     tls_cert: Annotated[str, typer.Option("--tls-cert", help="PEM file of the server's certificate chain.")] = "",
     tls_key: Annotated[str, typer.Option("--tls-key", help="PEM file of its key.")] = "",
-    tls_client_ca: Annotated[
-        str, typer.Option("--tls-client-ca", help="PEM file; clients must show a certificate of it.")
-    ] = "",
-    broadcast_address: Annotated[
-        str,
-        typer.Option(
-            "--broadcast-address", metavar="HOST:PORT", help="What others are told this process's address is."
-        ),
-    ] = "",
+    tls_client_ca: _TlsClientCa = "",
+    broadcast_address: _BroadcastAddress = "",
     drain_s: Annotated[float, typer.Option("--drain", min=0, help="Seconds that running calls get at the end.")] = 5.0,
+    api_keys: ApiKeys = "",
+    allow_anonymous: AllowAnonymous = False,
 ) -> None:
     """Start a server that keeps its state: in a SQLite file, or in Postgres with other processes beside it."""
     _configure_logs(log_level, log_format)
@@ -170,6 +177,8 @@ def start(
         dynamic=_dynamic(dynamic_config_value),
         roles=_roles(services),
         tls=TlsConfig(tls_cert, tls_key, tls_client_ca) if tls_cert else None,
+        auth=auth_config(api_keys),
+        allow_anonymous=allow_anonymous,
         broadcast_address=broadcast_address,
         drain_s=drain_s,
     )

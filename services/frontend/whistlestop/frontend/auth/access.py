@@ -1,0 +1,112 @@
+"""May this caller make this call? Every call from outside asks here, whichever door it came by.
+
+As Temporal's server does it: whoever may not, for whatever reason, hears PERMISSION_DENIED "Request unauthorized." and
+no more; GetSystemInfo and health checks are for everybody. Unlike there, a refused caller does not hear first whether
+the namespace exists, and ListNamespaces shows the namespaces that the caller has a role in.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from whistlestop.common.errors import permission_denied
+from whistlestop.common.proto.internal_pb2 import TaskToken
+from whistlestop.frontend.auth.grants import roles_for
+from whistlestop.frontend.auth.keys import PREFIX, hash_of
+from whistlestop.frontend.auth.sources import source_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from google.protobuf.message import Message
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.context import CallContext
+    from whistlestop.frontend.auth.config import AuthConfig
+    from whistlestop.frontend.auth.grants import Claims
+    from whistlestop.frontend.registry import Access, RpcSpec
+    from whistlestop.storage.namespaces import NamespaceCache
+
+log = logging.getLogger(__name__)
+
+_FOR_EVERYBODY = "GetSystemInfo"
+_LISTED = "ListNamespaces"
+BEHIND_A_SIGNATURE = "x-whistlestop-authorization"
+"""Where the credential stands when AWS's signature takes the usual header."""
+
+
+class AccessControl:
+    """The credentials that are known, and the rule. Raises BadKeys for a document that is none."""
+
+    def __init__(self, config: AuthConfig, namespaces: NamespaceCache, clock: Clock) -> None:
+        self._clock = clock
+        self._namespaces = namespaces
+        self._keys = source_of(config.keys, clock) if config.keys else None
+        self._tokens = None
+        if config.jwt is not None:
+            from whistlestop.frontend.auth.tokens import TokenVerifier
+
+            self._tokens = TokenVerifier(config.jwt, clock)
+
+    async def admit(self, spec: RpcSpec, request: Message, context: CallContext) -> CallContext:
+        """The call's context, if it may go on. Raises ServiceError(PERMISSION_DENIED)."""
+        method = spec.method
+        if method == _FOR_EVERYBODY:
+            return context
+        claims = await self._known(context.headers)
+        if method == _LISTED:
+            return replace(context, sees=claims.sees)
+        namespace: str = request.namespace if spec.namespaced else ""  # type: ignore[attr-defined]  # it is there
+        if not namespace and spec.by_token:
+            namespace = await self._namespace_of_token(request)
+        if not claims.has(roles_for(spec.access, method), namespace):
+            raise _refused(claims, method, namespace)
+        return context
+
+    async def check(self, access: Access, namespace: str, headers: Mapping[str, str]) -> None:
+        """For what is no RPC: raises ServiceError unless the caller has that access to the namespace."""
+        claims = await self._known(headers)
+        if not claims.has(roles_for(access), namespace):
+            raise _refused(claims, f"with {access} access", namespace)
+
+    async def _known(self, headers: Mapping[str, str]) -> Claims:
+        token = _bearer(headers)
+        if token:
+            hashed = hash_of(token)
+            now_ns = self._clock.now_ns()
+            if token.startswith(PREFIX):
+                if self._keys is not None:
+                    keys = self._keys.peek() or await self._keys.load()
+                    claims = keys.find(hashed, now_ns)
+                    if claims is not None:
+                        return claims
+            elif self._tokens is not None:
+                claims = self._tokens.peek(hashed, now_ns) or await self._tokens.verify(token, hashed)
+                if claims is not None:
+                    return claims
+        log.debug("a call was refused: %s", "its credential is not valid" if token else "it brought no credential")
+        raise permission_denied()
+
+    async def _namespace_of_token(self, request: Message) -> str:
+        """The namespace that a task token leads to; empty (so that only a role in the system helps) if it is none."""
+        try:
+            token = TaskToken.FromString(request.task_token)  # type: ignore[attr-defined]  # by_token says so
+        except DecodeError:
+            return ""
+        found = await self._namespaces.by_id(token.namespace_id) if token.namespace_id else None
+        return found.name if found is not None else ""
+
+
+def _refused(claims: Claims, method: str, namespace: str) -> Exception:
+    log.info("%s may not call %s", claims.subject, method, extra={"namespace": namespace, "rpc": method})
+    return permission_denied()
+
+
+def _bearer(headers: Mapping[str, str]) -> str:
+    """The caller's key or token; empty when there is none."""
+    scheme, _, token = (headers.get(BEHIND_A_SIGNATURE) or headers.get("authorization") or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""

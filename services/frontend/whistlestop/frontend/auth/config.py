@@ -1,0 +1,100 @@
+"""How callers are known, as an operator says it in the environment of a server or a function.
+
+    WHISTLESTOP_API_KEYS               ssm:<parameter>, secretsmanager:<ARN> or a file, which hold the document of
+                                       `auth.keys`; or that document itself, which holds no secret
+    WHISTLESTOP_JWT_JWKS_URL           where the issuer publishes its keys; or
+    WHISTLESTOP_JWT_KEY                its public key (PEM), or a shared secret of 32 bytes or more; or
+    WHISTLESTOP_JWT_KEY_FILE           a file with it
+    WHISTLESTOP_JWT_ISSUER, WHISTLESTOP_JWT_AUDIENCE     must stand in the token, where they are set
+    WHISTLESTOP_JWT_PERMISSIONS_CLAIM  permissions
+    WHISTLESTOP_ALLOW_ANONYMOUS        true: everybody may do everything
+
+`server start` has flags for the first and the last.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LEAST_SECRET = 32
+_SCHEMES = ("https://", "http://", "file://")
+_TRUE = ("1", "true", "yes", "on")
+
+
+class BadAuth(ValueError):
+    """Settings that make no sense; the message is one line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class JwtConfig:
+    """Tokens of one issuer: its keys by `jwks_url`, or the one `key`."""
+
+    jwks_url: str = ""
+    key: str = field(default="", repr=False)
+    issuer: str = ""
+    audience: str = ""
+    permissions_claim: str = "permissions"
+
+    def __post_init__(self) -> None:
+        if bool(self.jwks_url) == bool(self.key):
+            raise BadAuth("JWT: give the issuer's JWKS URL or one key, and not both")
+        if self.jwks_url and not self.jwks_url.startswith(_SCHEMES):
+            raise BadAuth(f'JWT: the JWKS URL "{self.jwks_url}" must begin with {", ".join(_SCHEMES)}')
+        if self.key and not self.key_is_public and len(self.key.encode()) < _LEAST_SECRET:
+            raise BadAuth(f"JWT: a shared secret needs {_LEAST_SECRET} bytes or more")
+
+    @property
+    def key_is_public(self) -> bool:
+        """Whether `key` is a public key in PEM, and no shared secret."""
+        return "-----BEGIN" in self.key
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """Callers need a credential of these. With none configured, nobody has one."""
+
+    keys: str = ""
+    """Where the API keys are; see WHISTLESTOP_API_KEYS."""
+    jwt: JwtConfig | None = None
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is any way to be known."""
+        return bool(self.keys or self.jwt)
+
+
+def from_environ(environ: Mapping[str, str] = os.environ) -> AuthConfig:
+    """What the environment says. Raises BadAuth."""
+    jwks_url = environ.get("WHISTLESTOP_JWT_JWKS_URL", "")
+    key = environ.get("WHISTLESTOP_JWT_KEY") or _text(environ.get("WHISTLESTOP_JWT_KEY_FILE", ""))
+    jwt = None
+    if jwks_url or key:
+        jwt = JwtConfig(
+            jwks_url, key, environ.get("WHISTLESTOP_JWT_ISSUER", ""), environ.get("WHISTLESTOP_JWT_AUDIENCE", ""),
+            environ.get("WHISTLESTOP_JWT_PERMISSIONS_CLAIM") or "permissions",
+        )  # fmt: skip
+    return AuthConfig(environ.get("WHISTLESTOP_API_KEYS", ""), jwt)
+
+
+def of_function(environ: Mapping[str, str] = os.environ) -> AuthConfig | None:
+    """For a function, closed unless told otherwise: None where callers are AWS's matter, or may be anybody."""
+    config = from_environ(environ)
+    if config.configured:
+        return config
+    by_aws = environ.get("WHISTLESTOP_AUTH_MODE") == "AWS_IAM"
+    return None if by_aws or environ.get("WHISTLESTOP_ALLOW_ANONYMOUS", "").lower() in _TRUE else config
+
+
+def _text(path: str) -> str:
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadAuth(f"JWT: {path} can't be read: {error}") from error

@@ -1,0 +1,87 @@
+"""Roles in namespaces: what a key or a token grants, and what an RPC asks for.
+
+Grants are written `namespace:role`, as in the `permissions` claim of Temporal's default claim mapper; the namespace
+`temporal-system` stands for all of them and for the cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntFlag
+from typing import TYPE_CHECKING
+
+from whistlestop.frontend.registry import Access
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+SYSTEM = "temporal-system"
+
+
+class Role(IntFlag):
+    """A caller may have any combination of them."""
+
+    NONE = 0
+    WORKER = 1
+    READ = 2
+    WRITE = 4
+    ADMIN = 8
+
+
+_ROLES = {role.name.lower(): role for role in Role if role.name}
+_ALLOWING: Mapping[Access, Role] = {
+    Access.READ: Role.READ | Role.WRITE | Role.ADMIN,
+    Access.WORKER: Role.WORKER | Role.WRITE | Role.ADMIN,
+    Access.WRITE: Role.WRITE | Role.ADMIN,
+    Access.ADMIN: Role.ADMIN,
+}
+_READ_BY_WORKERS = frozenset({"DescribeNamespace", "GetWorkflowExecutionHistory"})
+"""Workers look at their namespace when they start, and page through histories that they replay."""
+
+
+class BadGrant(ValueError):
+    """Not a grant; the message is one line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """A known caller."""
+
+    subject: str
+    system: Role = Role.NONE
+    namespaces: Mapping[str, Role] = field(default_factory=dict)
+
+    def has(self, one_of: Role, namespace: str) -> bool:
+        """Whether the caller has one of these roles in the namespace (the cluster, if empty) or in the system."""
+        return bool((self.system | self.namespaces.get(namespace, Role.NONE)) & one_of)
+
+    def sees(self, namespace: str) -> bool:
+        """Whether the caller may know of the namespace."""
+        return bool(self.system | self.namespaces.get(namespace, Role.NONE))
+
+
+def roles_for(access: Access, method: str = "") -> Role:
+    """The roles of which one is enough."""
+    allowing = _ALLOWING[access]
+    return allowing | Role.WORKER if method in _READ_BY_WORKERS else allowing
+
+
+def parse_grant(text: str) -> tuple[str, Role]:
+    """`namespace:role`. Raises BadGrant."""
+    namespace, _, name = text.rpartition(":")
+    role = _ROLES.get(name.lower())
+    if not namespace or role is None:
+        raise BadGrant(f'grant "{text}" is not NAMESPACE:ROLE with a role of {", ".join(_ROLES)}')
+    return namespace, role
+
+
+def claims_of(subject: str, grants: Iterable[tuple[str, Role]]) -> Claims:
+    """The grants added up."""
+    system = Role.NONE
+    namespaces: dict[str, Role] = {}
+    for namespace, role in grants:
+        if namespace == SYSTEM:
+            system |= role
+        else:
+            namespaces[namespace] = namespaces.get(namespace, Role.NONE) | role
+    return Claims(subject, system, namespaces)

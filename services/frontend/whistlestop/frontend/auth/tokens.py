@@ -1,0 +1,167 @@
+"""JSON Web Tokens: signed by a key of a JWKS document, by one public key, or with a shared secret.
+
+Their claims are those of Temporal's default claim mapper: `sub` names the caller, `permissions` is a list of
+`namespace:role`. Entries that are no grant are passed over. Instants are checked on the injected clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.errors import unavailable
+from whistlestop.frontend.auth.grants import BadGrant, Claims, Role, claims_of, parse_grant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.frontend.auth.config import JwtConfig
+
+log = logging.getLogger(__name__)
+
+KEPT_NS = 300 * SECOND_NS
+"""So long a token that was verified is taken at its word; it may expire before."""
+MOST_KEPT = 4096
+LEEWAY_NS = 30 * SECOND_NS
+"""Clocks of issuers differ by so much."""
+JWKS_AGE_NS = 300 * SECOND_NS
+JWKS_AGAIN_NS = 10 * SECOND_NS
+"""Tokens with an unknown key id make us ask the issuer, but not more often."""
+_FETCH_S = 5.0
+_PUBLIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+_SECRET = ("HS256", "HS384", "HS512")
+
+
+class TokenVerifier:
+    """Tokens of one issuer."""
+
+    def __init__(self, config: JwtConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._jwks = Jwks(config.jwks_url, clock) if config.jwks_url else None
+        self._kept: dict[str, tuple[int, Claims]] = {}
+
+    def peek(self, hashed: str, now_ns: int) -> Claims | None:
+        """The claims of a token that was verified lately."""
+        found = self._kept.get(hashed)
+        return found[1] if found is not None and now_ns < found[0] else None
+
+    async def verify(self, token: str, hashed: str) -> Claims | None:
+        """The claims; None when the token does not hold. Raises ServiceError while the issuer's keys are not known."""
+        # Imported here: who configures no JWT needs neither this nor the cryptography beneath.
+        import jwt
+
+        try:
+            key, algorithms = await self._key(token)
+            if key is None:
+                log.debug("a token was refused: its key id is not known")
+                return None
+            payload = jwt.decode(
+                token, key, algorithms=algorithms, audience=self._config.audience or None,
+                issuer=self._config.issuer or None,
+                options={
+                    "require": ["sub"], "verify_exp": False, "verify_nbf": False, "verify_iat": False,
+                    "verify_aud": bool(self._config.audience), "verify_iss": bool(self._config.issuer),
+                },
+            )  # fmt: skip
+            good_until_ns = self._good_until_ns(payload)
+        except (jwt.PyJWTError, TypeError, ValueError, OverflowError) as error:
+            # The type says enough; a message might quote the token.
+            log.debug("a token was refused: %s", type(error).__name__)
+            return None
+        claims = claims_of(f"token of {payload['sub']}", self._grants(payload))
+        if len(self._kept) >= MOST_KEPT:
+            self._kept.clear()
+        self._kept[hashed] = (good_until_ns, claims)
+        return claims
+
+    async def _key(self, token: str) -> tuple[Any, tuple[str, ...]]:
+        import jwt
+
+        if self._jwks is None:
+            return self._config.key, _PUBLIC if self._config.key_is_public else _SECRET
+        return await self._jwks.key(str(jwt.get_unverified_header(token).get("kid", ""))), _PUBLIC
+
+    def _good_until_ns(self, payload: Mapping[str, Any]) -> int:
+        """Raises ValueError for a token that is not valid yet, or not any more."""
+        now_ns = self._clock.now_ns()
+        until_ns = now_ns + KEPT_NS
+        if "nbf" in payload and now_ns < _instant_ns(payload["nbf"]) - LEEWAY_NS:
+            raise ValueError("not yet valid")
+        if "exp" in payload:
+            expires_ns = _instant_ns(payload["exp"]) + LEEWAY_NS
+            if now_ns >= expires_ns:
+                raise ValueError("expired")
+            until_ns = min(until_ns, expires_ns)
+        return until_ns
+
+    def _grants(self, payload: Mapping[str, Any]) -> list[tuple[str, Role]]:
+        permissions = payload.get(self._config.permissions_claim)
+        grants = []
+        for text in permissions if isinstance(permissions, list) else ():
+            try:
+                grants.append(parse_grant(str(text)))
+            except BadGrant as error:
+                log.debug("a permission was passed over: %s", error)
+        return grants
+
+
+def _instant_ns(value: object) -> int:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError("not a number")
+    return int(value * SECOND_NS)
+
+
+class Jwks:
+    """The public keys of an issuer (`https:`, `http:` or `file:`), by their ids."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self._url = url
+        self._clock = clock
+        self._keys: dict[str, Any] = {}
+        self._known = False
+        self._fresh_until_ns = 0
+        self._asked_ns = -JWKS_AGAIN_NS
+        self._asking = asyncio.Lock()
+
+    async def key(self, key_id: str) -> Any:
+        """The key, or None. What is known stays in use while the issuer does not answer."""
+        if self._wants_to_ask(key_id):
+            async with self._asking:
+                if self._wants_to_ask(key_id):
+                    await self._ask()
+        if not self._known:
+            raise unavailable("The keys that tokens are signed with can't be read. Try again.")
+        return self._keys.get(key_id)
+
+    def _wants_to_ask(self, key_id: str) -> bool:
+        now_ns = self._clock.now_ns()
+        if now_ns < self._asked_ns + JWKS_AGAIN_NS:
+            return False
+        return key_id not in self._keys or now_ns >= self._fresh_until_ns
+
+    async def _ask(self) -> None:
+        import jwt
+
+        self._asked_ns = self._clock.now_ns()
+        try:
+            document = json.loads(await asyncio.to_thread(_fetch, self._url))
+            keys = jwt.PyJWKSet.from_dict(document).keys
+        except (OSError, ValueError, TypeError, AttributeError, jwt.PyJWTError) as error:
+            log.warning("the JWKS document can't be read: %s", type(error).__name__)
+            return
+        self._keys = {key.key_id: key for key in keys if key.key_id and key.public_key_use in (None, "sig")}
+        self._known = True
+        self._fresh_until_ns = self._asked_ns + JWKS_AGE_NS
+
+
+def _fetch(url: str) -> bytes:
+    from urllib.request import urlopen
+
+    with urlopen(url, timeout=_FETCH_S) as answer:  # noqa: S310 - of the operator's configuration, its scheme checked
+        data: bytes = answer.read()
+    return data
