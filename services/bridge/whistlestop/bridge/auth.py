@@ -42,6 +42,17 @@ class ApiKey:
         headers.setdefault("authorization", self._value)
 
 
+class InTurn:
+    """One after the other: an API key first, whose place AWS's signature then takes."""
+
+    def __init__(self, *auths: Auth) -> None:
+        self._auths = auths
+
+    async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
+        for auth in self._auths:
+            await auth.sign(url, headers, body)
+
+
 class SigV4:
     """AWS's signature, with the credentials that botocore finds (environment, profile, instance, …).
 

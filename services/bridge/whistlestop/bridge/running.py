@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from whistlestop.bridge.auth import ApiKey, NoAuth, SigV4, region_of
+from whistlestop.bridge.auth import ApiKey, InTurn, NoAuth, SigV4, region_of
 from whistlestop.bridge.counters import Counters
 from whistlestop.bridge.door import Door
 from whistlestop.bridge.service import Bridge
@@ -36,7 +36,8 @@ class BridgeConfig:
     """http(s) address of a frontend: a Function URL, an API Gateway, a server's HTTP door."""
     listen: str = "127.0.0.1:0"
     """Where SDKs find the bridge. It does not ask who calls: keep it on loopback."""
-    api_key: str = ""
+    api_key: str = field(default="", repr=False)
+    """Sent for callers that bring none; beside a signature, in `X-Whistlestop-Authorization`."""
     sigv4: bool = False
     region: str = ""
     """Of SigV4, where the address does not tell it."""
@@ -124,9 +125,8 @@ def _wake_queue(config: BridgeConfig, counters: Counters) -> SqsWakeQueue | None
 
 
 def _auth(config: BridgeConfig) -> Auth:
-    if config.sigv4:
-        return SigV4(config.target, config.region, config.signed_service)
-    return ApiKey(config.api_key) if config.api_key else NoAuth()
+    key = ApiKey(config.api_key) if config.api_key else NoAuth()
+    return InTurn(key, SigV4(config.target, config.region, config.signed_service)) if config.sigv4 else key
 
 
 def _tls(config: BridgeConfig) -> ssl.SSLContext | None:

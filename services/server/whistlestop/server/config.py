@@ -43,7 +43,8 @@ class StoreConfig:
     """Where the state is: one SQLite file (or memory), or a Postgres database."""
 
     sqlite_path: str = MEMORY
-    database_url: str = ""
+    database_url: str = field(default="", repr=False)
+    """It may hold a password."""
     pragmas: Mapping[str, str] = field(default_factory=dict)
 
     @property
