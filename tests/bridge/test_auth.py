@@ -57,7 +57,7 @@ async def functions(tmp_path: Path) -> AsyncIterator[str]:
         await store.migrate()
         nobody: Any = None
         await ensure_namespace(Frontend(store, nobody, nobody, SystemClock(), RandomIds()), "default")
-    with platform("warm") as folder:  # noqa: SIM117 - one is no asynchronous context
+    with platform("warm") as folder:
         async with serving(Front(Cloud(folder, env))) as url:
             yield url
 
