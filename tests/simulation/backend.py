@@ -25,10 +25,11 @@ from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.notify import Subscription
+    from whistlestop.matching.push.provider import Provider
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
 
 M = TypeVar("M", bound=Message)
@@ -130,6 +131,7 @@ class Backend:
         self._ending: set[asyncio.Task[Any]] = set()
         self.crashes = 0
         self.namespace_id = ""
+        self.providers: Mapping[str, Provider] | None = None
 
     async def open(self) -> None:
         await self.store.open()
@@ -156,7 +158,7 @@ class Backend:
         late = _Late()
         alone = self.wanted == 1
         config = MatchingConfig(hear_others=not alone, share_pollers=not alone)
-        matching = Matching(store, late, self.clock, self.ids, hints, config)
+        matching = Matching(store, late, self.clock, self.ids, hints, config, providers=self.providers)
         history = History(
             store, matching, self.clock, self.ids, hints, task_listener=matching.offer, exclusive=alone
         )

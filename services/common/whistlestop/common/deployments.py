@@ -32,6 +32,21 @@ def versioned_queue(task_queue: str, version: Version | None) -> str:
     return f"/_sys/{version_string(version)}/{task_queue}" if version is not None else task_queue
 
 
+def is_versioned(queue: str) -> bool:
+    """Whether the tasks of some version wait on `queue`."""
+    return queue.startswith("/_sys/")
+
+
+def is_version_of(queue: str, task_queue: str) -> bool:
+    """Whether the tasks of some version of `task_queue`'s workers wait on `queue`."""
+    return is_versioned(queue) and queue.endswith(f"/{task_queue}")
+
+
+def push_row(version: Version) -> str:
+    """The name of the row that says which workers were started for the version; its type is that of `ROW_NAME`."""
+    return f"/_sys/push/{version_string(version)}"
+
+
 def version_string(version: Version) -> str:
     """As search attributes and messages show it."""
     return f"{version.deployment_name}:{version.build_id}"
@@ -75,6 +90,20 @@ def has_queue(deployments: NamespaceDeployments, version: Version, task_queue: s
 def _serving(data: DeploymentData, version: Version, task_queue: str, task_type: int) -> bool:
     info = find_version(data, version.build_id) if version.build_id else None
     return info is not None and serves(info, task_queue, task_type)
+
+
+def pushed_version(deployments: NamespaceDeployments, queue: str, task_type: int) -> Version | None:
+    """The version whose workers are started for tasks that find nobody on `queue`; None: there is none."""
+    if not is_versioned(queue):
+        return None
+    for data in deployments.deployments:
+        for each in data.versions:
+            info = each.worker_deployment_version_info
+            if info.compute_config.scaling_groups and queue.startswith(versioned_queue("", info.deployment_version)):
+                groups = info.compute_config.scaling_groups.values()
+                if any(not group.task_queue_types or task_type in group.task_queue_types for group in groups):
+                    return info.deployment_version
+    return None
 
 
 def target_version(

@@ -47,7 +47,6 @@ class Feature(StrEnum):
     """Groups of RPCs that come (or stay away) together. The value is the reason that UNIMPLEMENTED gives."""
 
     BATCH = "batch operations are not supported yet"
-    COMPUTE_CONFIG = "starting workers of a deployment version (compute config) is not supported yet"
     OLD_DEPLOYMENTS = "the pre-release deployment API is not supported; use worker deployments"
     BUILD_ID_VERSIONING = "worker versioning by version sets and rules is deprecated and not supported"
     WORKFLOW_PAUSE = "pausing workflows is not supported yet"
@@ -214,14 +213,14 @@ _WORKFLOW_RPCS: tuple[_Line, ...] = (
     ("DescribeWorkerDeploymentVersion", _F, _READ),
     ("ListWorkerDeployments", _F, _READ),
     ("CreateWorkerDeployment", _F, _WRITE),
-    ("CreateWorkerDeploymentVersion", Feature.COMPUTE_CONFIG, _WRITE),
+    ("CreateWorkerDeploymentVersion", _F, _WRITE),
     ("DeleteWorkerDeployment", _F, _WRITE),
     ("DeleteWorkerDeploymentVersion", _F, _WRITE),
     ("SetWorkerDeploymentCurrentVersion", _F, _WRITE),
     ("SetWorkerDeploymentRampingVersion", _F, _WRITE),
     ("SetWorkerDeploymentManager", _F, _WRITE),
-    ("UpdateWorkerDeploymentVersionComputeConfig", Feature.COMPUTE_CONFIG, _WRITE),
-    ("ValidateWorkerDeploymentVersionComputeConfig", Feature.COMPUTE_CONFIG, _READ),
+    ("UpdateWorkerDeploymentVersionComputeConfig", _F, _WRITE),
+    ("ValidateWorkerDeploymentVersionComputeConfig", _F, _WRITE),
     ("UpdateWorkerDeploymentVersionMetadata", _F, _WRITE),
 )
 

@@ -8,7 +8,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history import histories, nexus_deliveries
+from whistlestop.history import histories, nexus_deliveries, push
 from whistlestop.history.core import children, close, external
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.state_pb2 import TransferData
@@ -31,6 +31,9 @@ HISTORY_SERVICE = "history-service"
 
 async def deliver(service: History, task: TransferTask) -> None:
     """Carry out one row. Raises ServiceError or StorageError when it has to be tried again."""
+    if task.kind == push.KIND:
+        await service.push.deliver(task)
+        return
     data = TransferData.FromString(task.data)
     for _ in range(MAX_CONFLICTS):
         try:

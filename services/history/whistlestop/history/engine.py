@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 
 from whistlestop.common.errors import Code, ServiceError, not_found, unavailable
 from whistlestop.common.notify import execution_topic, query_topic, task_queue_topic
+from whistlestop.history import push
 from whistlestop.history.core import history_limits, versioning
 from whistlestop.history.core.run import Run, StartEventNeeded
 from whistlestop.history.core.state_pb2 import MutableState
@@ -314,7 +315,7 @@ class Engine:
         for each in runs:
             await self._keep_until(each)
             if each.tasks_added:
-                versioning.route_tasks(each, await self.deployments.cached(each.key.namespace_id))
+                await self._route(each)
             if each.visibility_changed and each.state.search_attributes:
                 each.search_attribute_types = await self.attribute_types_of(each.key.namespace_id)
         writes = tuple(write_of(each) for each in runs)
@@ -327,6 +328,12 @@ class Engine:
         except asyncio.CancelledError:
             committing.add_done_callback(_ignore_result)
             raise
+
+    async def _route(self, run: Run) -> None:
+        """Tasks go to the version they are for; where its workers are started on demand, that is owed to them, too."""
+        deployments = await self.deployments.cached(run.key.namespace_id)
+        versioning.route_tasks(run, deployments)
+        run.transfers += push.rows_for(run.tasks_added, deployments, self.ids, self.clock.now_ns())
 
     async def _write(self, runs: Sequence[Run], transition: Transition) -> None:
         try:

@@ -10,6 +10,7 @@ from whistlestop.history.api import METHODS
 from whistlestop.history.core import commands as _commands  # noqa: F401 - fills the table of command handlers
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.engine import Effects, Engine
+from whistlestop.history.push import Pushes
 from whistlestop.history.timers import EVERYTHING, TimerProcessor
 from whistlestop.history.transfers import TransferProcessor
 from whistlestop.storage.errors import StorageError, TooLarge
@@ -65,6 +66,8 @@ class History:
         self.timers = TimerProcessor(self.engine)
         self.timers.handlers["schedule"] = self._fire_schedule
         self.transfers = TransferProcessor(self)
+        self.push = Pushes(self)
+        self.timers.handlers["push"] = self.push.fire
         self.engine.effects = _ServerEffects(self, task_listener)
         self.closing = False
 

@@ -75,6 +75,15 @@ class TransferProcessor:
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 
+    def line(self, key: ExecutionKey) -> tuple[TransferTask, ...]:
+        """The rows of that sender that were hinted and not delivered so far, the one under way first."""
+        return tuple(self._waiting.get(key, ()))
+
+    @property
+    def stop_ns(self) -> int | None:
+        """In a function: when the call has to be over."""
+        return self._stop_ns
+
     def start(self, spans: Sequence[tuple[int, int]] = EVERYTHING) -> None:
         """Begin to sweep these spans of slots for rows that nobody delivered."""
         self.scan(spans)

@@ -74,6 +74,13 @@ class MatchingConfig:
     wake_queue_prefix: str = ""
     """In a function: workers' wake queues whose names begin like this are told of tasks; empty: none are."""
 
+    push_window_s: float = 15.0
+    """A worker of a version that polled within this time is alive: its polls in a row are at most ten seconds apart."""
+    push_require_role: bool = False
+    """Workers in AWS Lambda are invoked by a role with an external id only, never by the server's own."""
+    push_webhook_addresses: tuple[tuple[str, bool], ...] = (("*", False),)
+    """Where webhooks may go: patterns of host[:port], and whether without TLS."""
+
     max_id_length: int = 1000
     describe_limit: int = 100_000
     """Where the count of a backlog stops."""

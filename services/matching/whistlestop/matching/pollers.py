@@ -123,8 +123,8 @@ class PollerRows:
         """The live rows of a queue."""
         return await self._store.list_pollers(*key, now_ns, self._config.pollers_per_queue)
 
-    async def remove(self, key: QueueKey, identity: str, now_ns: int) -> None:
-        """The poller said goodbye: let its row expire now (an empty identity: all rows of the queue)."""
+    async def remove(self, key: QueueKey, identity: str, now_ns: int) -> bool:
+        """The poller said goodbye: let its row expire now (an empty identity: all of the queue). False: none."""
         rows = [row for row in await self.read(key, now_ns) if not identity or row.identity == identity]
         for row in rows:
             self._written_ns.pop((key, row.identity), None)
@@ -133,6 +133,7 @@ class PollerRows:
             await self.write(
                 PollerRecord(*key, row.identity, row.last_access_ns, row.data, expires_ns=now_ns) for row in rows
             )
+        return bool(rows)
 
 
 def note_in_memory(queue: TaskQueue, identity: str, poll: PollRequest, now_ns: int, config: MatchingConfig) -> None:

@@ -24,6 +24,7 @@ from whistlestop.matching.due import NothingDue
 from whistlestop.matching.looks import Looks
 from whistlestop.matching.pollers import PollerRows
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, Polls
+from whistlestop.matching.push.pusher import Pusher
 from whistlestop.matching.queues import Queues
 from whistlestop.matching.settings import Settings
 from whistlestop.matching.versions import Versions
@@ -32,7 +33,7 @@ from whistlestop.matching.workers import Workers
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from google.protobuf.message import Message
     from temporalio.api.worker.v1 import message_pb2 as worker_pb
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from whistlestop.common.notify import Notifier
     from whistlestop.matching.due import Due
     from whistlestop.matching.polls import Counters
+    from whistlestop.matching.push.provider import Provider
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
@@ -69,6 +71,7 @@ class Matching:
         config: MatchingConfig | None = None,
         *,
         due: Due | None = None,
+        providers: Mapping[str, Provider] | None = None,
     ) -> None:
         config = config or MatchingConfig()
         self._store = store
@@ -104,6 +107,10 @@ class Matching:
             store=store, clock=clock, notifier=notifier, config=config, queues=self._queues, rows=self._rows,
             due=due or NothingDue(), heard=self._heard,
         )  # fmt: skip
+        self._pusher = Pusher(
+            store=store, history=history, clock=clock, ids=ids, config=config, queues=self._queues, rows=self._rows,
+            background=self._background, providers=providers,
+        )  # fmt: skip
         self._methods: dict[str, Callable[[Any, CallContext], Awaitable[Reply]]] = {
             "PollWorkflowTaskQueue": self._poll_workflow,
             "PollActivityTaskQueue": self._poll_activity,
@@ -118,6 +125,8 @@ class Matching:
             "DescribeWorker": self._describe_worker,
             "HasPoller": self._has_poller,
             "LookForTasks": self._looks.look,
+            "CheckCompute": self._pusher.check,
+            "PushWorkers": self._pusher.push,
         }
 
     @property
@@ -257,6 +266,8 @@ class Matching:
         for key in named:
             if request.identity:
                 await self._forget_pollers(key, request.identity, now_ns, shared=shared)
+        if request.task_queue and request.identity:
+            await self._pusher.left(context, request, types)
         if request.sticky_task_queue:
             await self._leave_sticky(
                 (namespace_id, request.sticky_task_queue, WORKFLOW), context, now_ns, shared=shared

@@ -157,16 +157,20 @@ class RerouteTasksRequest(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     QUEUES_FIELD_NUMBER: _builtins.int
+    PUSH_FIELD_NUMBER: _builtins.int
+    push: _builtins.bool
+    """Versions whose workers are started on demand have changed: start some for what waits."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerouteTasksRequest.Queue]: ...
     def __init__(
         self,
         *,
         queues: _abc.Iterable[Global___RerouteTasksRequest.Queue] | None = ...,
+        push: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["queues", b"queues"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["push", b"push", "queues", b"queues"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -226,12 +230,19 @@ Global___CheckComputeRequest: _TypeAlias = CheckComputeRequest  # noqa: Y015
 class CheckComputeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    QUEUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerouteTasksRequest.Queue]:
+        """Queues that the config serves without a worker that polls: the version has them from the start."""
+
     def __init__(
         self,
+        *,
+        queues: _abc.Iterable[Global___RerouteTasksRequest.Queue] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queues", b"queues"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

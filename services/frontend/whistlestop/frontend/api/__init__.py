@@ -5,6 +5,7 @@ from __future__ import annotations
 from whistlestop.frontend.api import (
     batch,
     cluster,
+    deployment_compute,
     deployment_routing,
     deployments,
     namespaces,
@@ -26,6 +27,7 @@ from whistlestop.frontend.api.rules import Handler, Rules, UnknownSearchAttribut
 HANDLERS: dict[str, Handler] = {
     **batch.HANDLERS,
     **cluster.HANDLERS,
+    **deployment_compute.HANDLERS,
     **deployment_routing.HANDLERS,
     **deployments.HANDLERS,
     **namespaces.HANDLERS,

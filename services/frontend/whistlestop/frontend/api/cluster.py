@@ -45,7 +45,7 @@ async def get_system_info(
             sdk_metadata=True,
             count_group_by_execution_status=True,
             nexus=supports(Feature.NEXUS),
-            server_scaled_deployments=supports(Feature.COMPUTE_CONFIG),
+            server_scaled_deployments=True,
         ),
     )
 

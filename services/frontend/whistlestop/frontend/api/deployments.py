@@ -17,6 +17,8 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.deployments import find_deployment, find_version, version_string, versioned_queue
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse
+from whistlestop.frontend.api import compute_config
+from whistlestop.frontend.api.compute_status import compute_status
 from whistlestop.storage.deployments import Deployments
 from whistlestop.storage.visibility import parse
 
@@ -122,7 +124,7 @@ async def _drained(
 
 
 def _summary(
-    info: WorkerDeploymentVersionInfo,
+    info: WorkerDeploymentVersionInfo, status: deployment_pb.ComputeStatus | None
 ) -> deployment_pb.WorkerDeploymentInfo.WorkerDeploymentVersionSummary:
     summary = deployment_pb.WorkerDeploymentInfo.WorkerDeploymentVersionSummary(
         version=info.version, status=info.status, drainage_status=info.drainage_info.status
@@ -134,6 +136,10 @@ def _summary(
             getattr(summary, name).CopyFrom(getattr(info, name))
     if info.HasField("routing_changed_time"):
         summary.routing_update_time.CopyFrom(info.routing_changed_time)
+    if info.HasField("compute_config"):
+        summary.compute_config.CopyFrom(compute_config.summary(info.compute_config))
+    if status is not None:
+        summary.compute_status.CopyFrom(status)
     return summary
 
 
@@ -150,7 +156,10 @@ async def describe_worker_deployment(
     reply.worker_deployment_info.routing_config_update_state = (
         RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED
     )
-    reply.worker_deployment_info.version_summaries.extend(_summary(info) for info in reversed(infos))
+    statuses = await compute_status(frontend, context, data, infos)
+    reply.worker_deployment_info.version_summaries.extend(
+        _summary(info, statuses.get(info.deployment_version.build_id)) for info in reversed(infos)
+    )
     return reply
 
 
@@ -165,6 +174,7 @@ async def describe_worker_deployment_version(
         raise not_found("Worker Deployment Version not found")
     await _drained(frontend, context, [info], frontend.clock.now_ns())
     reply = rr.DescribeWorkerDeploymentVersionResponse(worker_deployment_version_info=info)
+    compute_config.hide_secrets(reply.worker_deployment_version_info.compute_config)
     for queue in info.task_queue_infos:
         reply.version_task_queues.add(name=queue.name, type=queue.type)
     return reply
@@ -190,13 +200,17 @@ async def list_worker_deployments(
         line = reply.worker_deployments.add(name=described.name)
         line.create_time.CopyFrom(described.create_time)
         line.routing_config.CopyFrom(described.routing_config)
+        routed = [info for info in infos if info.status in (_CURRENT, _RAMPING)]
+        statuses = await compute_status(frontend, context, data, [*infos[-1:], *routed])
         if infos:
-            line.latest_version_summary.CopyFrom(_summary(infos[-1]))
-        for info in infos:
+            latest = infos[-1]
+            line.latest_version_summary.CopyFrom(_summary(latest, statuses.get(latest.deployment_version.build_id)))
+        for info in routed:
+            summary = _summary(info, statuses.get(info.deployment_version.build_id))
             if info.status == _CURRENT:
-                line.current_version_summary.CopyFrom(_summary(info))
-            elif info.status == _RAMPING:
-                line.ramping_version_summary.CopyFrom(_summary(info))
+                line.current_version_summary.CopyFrom(summary)
+            else:
+                line.ramping_version_summary.CopyFrom(summary)
     return reply
 
 
@@ -261,6 +275,7 @@ async def delete_version(
         for index, each in enumerate(data.versions):
             if each.worker_deployment_version_info.deployment_version.build_id == build_id:
                 del data.versions[index]
+                data.notes.pop(build_id, None)
                 break
         changed(data, request.identity)
 

@@ -37,6 +37,9 @@ async def reroute_tasks(service: History, request: RerouteTasksRequest, context:
         )
         for name in names:
             moved += await _reroute(service, context.namespace_id, name, queue.task_type, deployments)
+    if request.push:
+        queues = [(queue.name, queue.task_type) for queue in request.queues]
+        service.push.look(context.namespace_id, deployments, queues)
     return RerouteTasksResponse(moved=moved)
 
 

@@ -196,6 +196,7 @@ async def _dispatch(
     with service.notifier.subscribe(query_topic(query_id)) as audience:
         await service.store.put_query(record, task)
         service.engine.tasks_written((task,))
+        await service.push.written((task,))
         while True:
             answer = await _answer(service, query_id)
             if answer is not None:

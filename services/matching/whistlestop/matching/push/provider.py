@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 
     Details = Mapping[str, Any]
 
-KNOWN = frozenset(
-    {"aws-lambda", "aws-ecs", "subprocess", "k8s", "gcp-cloud-run", "test-invoke", "test-worker-set", "webhook"}
-)
-"""Types that Temporal knows, and ours. Those that nobody here provides are refused in other words than unknown ones."""
-
 _GO_KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "bool"}
 
 

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from whistlestop.common.proto.deployment_pb2 import PushState
 
 NO_SYNC = "no-sync"
-RATE_BASED = "rate-based"
-ALGORITHMS = frozenset({NO_SYNC, RATE_BASED})
-"""Names that Temporal knows. Only the first starts workers that end by themselves, as ours do."""
+"""The one algorithm for workers that end by themselves, as all do that are started here."""
 
 _MS = 1_000_000
 _FIRST_BACKOFF_NS = SECOND_NS
@@ -136,8 +134,10 @@ def decide(scaler: Scaler, state: PushState, backlog: int, alive: int, now_ns: i
 
 def _settle(state: PushState, backlog: int, alive: int, now_ns: int) -> None:
     """See who of those started last has come by now."""
-    if not state.starting:
-        return
+    if not backlog:
+        # Somebody took what was waiting.
+        state.starting = 0
+        came(state)
     arrived = min(max(alive - state.alive_before, 0), state.starting)
     if arrived:
         state.starting -= arrived
@@ -146,8 +146,8 @@ def _settle(state: PushState, backlog: int, alive: int, now_ns: int) -> None:
     if not state.starting or now_ns < state.starting_until_ns:
         return
     lost, state.starting = state.starting, 0
-    if backlog and not arrived and not alive:
-        failed(state, f"{lost} of the workers that were started did not poll in time", now_ns)
+    if not alive:
+        failed(state, f"workers were started and did not poll in time: {lost}", now_ns)
 
 
 def started(scaler: Scaler, state: PushState, count: int, alive: int, now_ns: int) -> None:
@@ -156,6 +156,7 @@ def started(scaler: Scaler, state: PushState, count: int, alive: int, now_ns: in
     state.starting += count
     state.starting_until_ns = now_ns + scaler.worker_start_timeout_ms * _MS
     state.alive_before = alive
+    state.checked_ns = now_ns
 
 
 def came(state: PushState) -> None:

@@ -35,13 +35,11 @@ if TYPE_CHECKING:
 WAKE = "wake"
 TASK = "task"
 """Modes: say that there is work; or carry activity tasks, one a request."""
-_KEYS = frozenset({"url", "secret", "mode", "timeout_ms"})
+_KEYS = frozenset({"url", "secret", "mode", "timeout_ms", "task_queues"})
 _PREFIX = "whsec_"
 _LEAST_SECRET = 16
 _TIMEOUT_MS = (100, 60_000)
 _DEFAULT_TIMEOUT_MS = 10_000
-MASK = "***"
-"""What descriptions show of a secret; sent back in an update, it stands for the secret as it is."""
 
 
 def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
@@ -59,13 +57,18 @@ def _key(secret: str) -> bytes:
         raise ProviderError(f"secret is not base64 behind {_PREFIX}: {error}") from None
 
 
+def timeout_ms_of(details: Details) -> int:
+    """How long an answer may take."""
+    return int(details.get("timeout_ms", _DEFAULT_TIMEOUT_MS))
+
+
 def mode_of(details: Details) -> str:
     """`wake` where nothing is said."""
     return str(details.get("mode") or WAKE)
 
 
 class Webhook:
-    """Details: `url`, `secret`; `mode` (`wake` or `task`) and `timeout_ms`."""
+    """Details: `url`, `secret`; `mode` (`wake` or `task`, the latter with `task_queues`) and `timeout_ms`."""
 
     backlog_per_worker = 10
 
@@ -96,6 +99,12 @@ class Webhook:
         timeout = details.get("timeout_ms", _DEFAULT_TIMEOUT_MS)
         if isinstance(timeout, bool) or not isinstance(timeout, int) or not _TIMEOUT_MS[0] <= timeout <= _TIMEOUT_MS[1]:
             raise ProviderError(f"timeout_ms must be an integer between {_TIMEOUT_MS[0]} and {_TIMEOUT_MS[1]}")
+
+        names = details.get("task_queues", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+            raise ProviderError("task_queues must be a list of names")
+        if (mode_of(details) == TASK) != bool(names):
+            raise ProviderError(f'mode "{TASK}", and no other, requires "task_queues" to be configured')
 
     def _check_url(self, url: str) -> None:
         try:
@@ -150,7 +159,7 @@ class Webhook:
             "webhook-timestamp": str(seconds),
             "webhook-signature": signature(details["secret"], message_id, seconds, body),
         }
-        timeout_s = int(details.get("timeout_ms", _DEFAULT_TIMEOUT_MS)) / 1000
+        timeout_s = timeout_ms_of(details) / 1000
         try:
             return await asyncio.to_thread(self._post, details["url"], headers, body, timeout_s)
         except OSError as error:

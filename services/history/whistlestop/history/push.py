@@ -1,0 +1,143 @@
+"""Tasks for versions whose workers are started on demand: matching is told, and reminded, until they have found some.
+
+Rules of this file:
+- The commit that writes such a task writes an outbox row, too. So matching is told after the commit, and by whoever
+  sweeps if the process that committed could not tell.
+- What has to be looked at again later (a cool-off, a back-off, workers that should have come by then) is one timer row
+  of the version. While nothing waits there is none.
+- Both rows are of the version, not of a run: a target that does not answer holds up no run's other effects.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.common.clients import decoded
+from whistlestop.common.context import CallContext
+from whistlestop.common.deployments import (
+    Version,
+    is_versioned,
+    pushed_version,
+    serving_versions,
+    version_string,
+    versioned_queue,
+)
+from whistlestop.common.proto.deployment_pb2 import PushWorkersRequest, PushWorkersResponse
+from whistlestop.history.core.slots import slot_of
+from whistlestop.storage.records import ExecutionKey, TimerTask, TransferTask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from whistlestop.common.ids import Ids
+    from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import MatchingTask
+
+KIND = "push"
+"""Of the outbox row and of the timer row."""
+_PREFIX = "temporal-sys-push:"
+_REMEMBERED = 10_000
+
+
+def rows_for(
+    tasks: Iterable[MatchingTask], deployments: NamespaceDeployments, ids: Ids, now_ns: int
+) -> list[TransferTask]:
+    """The outbox rows of these tasks: one a version, for those whose workers are started on demand."""
+    keys = set()
+    for task in tasks:
+        version = pushed_version(deployments, task.key.task_queue, task.key.task_type)
+        if version is not None:
+            keys.add(_key_of(task.key.namespace_id, version))
+    return [_row(key, ids, now_ns) for key in sorted(keys, key=lambda key: key.workflow_id)]
+
+
+def _row(key: ExecutionKey, ids: Ids, now_ns: int) -> TransferTask:
+    return TransferTask(slot_of(key.namespace_id, key.workflow_id), ids.task_id(now_ns), key, KIND, b"", now_ns)
+
+
+def _key_of(namespace_id: str, version: Version) -> ExecutionKey:
+    return ExecutionKey(namespace_id, _PREFIX + version_string(version), "")
+
+
+def _version_of(key: ExecutionKey) -> Version:
+    name, _, build_id = key.workflow_id.removeprefix(_PREFIX).partition(":")
+    return Version(deployment_name=name, build_id=build_id)
+
+
+class Pushes:
+    """Delivers the outbox rows and fires the timer rows."""
+
+    def __init__(self, service: History) -> None:
+        self._service = service
+        self._told: set[int] = set()
+        """Outbox rows that another row's call has settled, and that are still in line."""
+        self._armed: dict[ExecutionKey, int] = {}
+        """When the version is to be looked at again, as far as this process has set it."""
+
+    async def written(self, tasks: Iterable[MatchingTask]) -> None:
+        """Tasks that were written without a run's commit (queries): whoever asks waits, so no row is needed."""
+        engine = self._service.engine
+        versioned = [task for task in tasks if is_versioned(task.key.task_queue)]
+        for namespace_id in {task.key.namespace_id for task in versioned}:
+            deployments = await engine.deployments.cached(namespace_id)
+            self._service.transfers.hint(rows_for(versioned, deployments, engine.ids, engine.clock.now_ns()))
+
+    def look(self, namespace_id: str, deployments: NamespaceDeployments, queues: Iterable[tuple[str, int]]) -> None:
+        """Start workers of the versions that serve these queues for what waits there already."""
+        versions: dict[str, Version] = {}
+        for name, kind in queues:
+            for info in serving_versions(deployments, name, kind):
+                version = info.deployment_version
+                if pushed_version(deployments, versioned_queue(name, version), kind) is not None:
+                    versions[version_string(version)] = version
+        engine = self._service.engine
+        keys = [_key_of(namespace_id, version) for version in versions.values()]
+        self._service.transfers.hint([_row(key, engine.ids, engine.clock.now_ns()) for key in keys])
+
+    async def deliver(self, task: TransferTask) -> None:
+        """Tell matching of the task's version; once for all that stand in line now."""
+        if task.task_id in self._told:
+            self._told.discard(task.task_id)
+            return
+        line = self._service.transfers.line(task.key)
+        again_ns = await self._push(task.key, again=task.attempt > 0)
+        if again_ns:
+            await self._arm(task.key, again_ns)
+        for each in line or (task,):
+            await self._service.store.delete_transfer(each)
+            if each.task_id != task.task_id:
+                self._told.add(each.task_id)
+
+    async def fire(self, timer: TimerTask) -> None:
+        """Look at the version again."""
+        if self._armed.get(timer.key, timer.fire_at_ns) != timer.fire_at_ns:
+            return  # The row was moved since, and that time is in the heap, too.
+        again_ns = await self._push(timer.key, again=True)
+        if again_ns:
+            await self._arm(timer.key, again_ns)
+        else:
+            self._armed.pop(timer.key, None)
+            await self._service.store.delete_timer(timer)
+
+    async def _push(self, key: ExecutionKey, *, again: bool) -> int:
+        service = self._service
+        namespace = await service.namespaces.by_id(key.namespace_id)
+        if namespace is None:
+            return 0
+        context = CallContext(
+            deadline_ns=service.transfers.stop_ns, namespace_id=key.namespace_id, namespace=namespace.name
+        )
+        request = PushWorkersRequest(version=_version_of(key), again=again)
+        reply: Any = decoded(await service.matching.call("PushWorkers", request, context), PushWorkersResponse)
+        return int(reply.again_ns)
+
+    async def _arm(self, key: ExecutionKey, at_ns: int) -> None:
+        if self._service.engine.clock.now_ns() < self._armed.get(key, 0) <= at_ns:
+            return  # An earlier look sees the same, and sets the next.
+        if len(self._armed) >= _REMEMBERED:
+            self._armed.clear()
+        timer = TimerTask(KIND, slot_of(key.namespace_id, key.workflow_id), key, at_ns)
+        self._armed[key] = at_ns
+        await self._service.store.put_timer(timer)
+        self._service.engine.effects.timer(timer)
