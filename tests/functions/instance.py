@@ -108,9 +108,9 @@ def _serve(folder: Path, function: str, request: dict[str, Any]) -> dict[str, An
     env: dict[str, str] = request["env"]
     os.environ.update(env)
     _Lambda.folder, _Lambda.env, _Lambda.used = folder, env, []
-    boto3 = types.ModuleType("boto3")
-    boto3.client = lambda _: _Lambda()  # type: ignore[attr-defined]
-    sys.modules["boto3"] = boto3
+    from whistlestop.common import aws
+
+    aws.client = lambda *_: _Lambda()
     try:
         module = importlib.import_module(f"whistlestop.{function}.lambda_function")
         _set_clock(int(env.get("TEST_CLOCK_AHEAD_NS", "0")))

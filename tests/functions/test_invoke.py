@@ -1,4 +1,4 @@
-"""boto3 itself between two functions, against an endpoint that speaks Lambda's Invoke API."""
+"""Our own calls of Lambda between two functions, against an endpoint that speaks its Invoke API."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-import boto3  # type: ignore[import-untyped]  # carries no types
 import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.functions import instance
+from whistlestop.common import aws
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.context import CallContext
@@ -49,12 +49,10 @@ def history(cloud: Cloud) -> Iterator[LambdaClient]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Invoke) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        client = boto3.client(
-            "lambda", endpoint_url=f"http://127.0.0.1:{server.server_port}", region_name="eu-central-1",
-            aws_access_key_id="key", aws_secret_access_key="secret",
-        )  # fmt: skip
-        yield LambdaClient("history", SystemClock(), client)
-        client.close()
+        endpoint = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}
+        account = aws.Aws("eu-central-1", lambda: aws.Credentials("key", "secret"), endpoint)
+        yield LambdaClient("history", SystemClock(), aws.client("lambda", account))
+        account.close()
         server.shutdown()
         thread.join()
 

@@ -1,4 +1,4 @@
-"""The alarm on AWS, by boto3 against moto: what is armed, what is armed once, and what a lost wake does."""
+"""The alarm on AWS, against moto: what is armed, what is armed once, and what a lost wake does."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import boto3  # type: ignore[import-untyped]  # carries no types
 import pytest
+from botocore.exceptions import ClientError  # type: ignore[import-untyped]  # carries no types
 from moto import mock_aws
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
+from whistlestop.common.aws import AwsError
 from whistlestop.common.clock import SECOND_NS, FakeClock, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors import lambda_shell
@@ -28,6 +30,24 @@ if TYPE_CHECKING:
 GROUP = "whistlestop-wakes"
 ROLE = "arn:aws:iam::123456789012:role/scheduler"
 SWEEP = {"source": "whistlestop.sweep"}
+
+
+class Calls:
+    """A client of boto3, which moto answers, whose errors are as our own calls raise them."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(**fields: Any) -> Any:
+            try:
+                return method(**fields)
+            except ClientError as error:
+                raise AwsError(error.response["Error"]["Code"], str(error)) from error
+
+        return call
 
 
 @dataclass(slots=True)
@@ -58,7 +78,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
         sqs.meta.events.register(
             "provide-client-params.sqs.SendMessage", lambda params, **_: sent.append(params["DelaySeconds"])
         )
-        yield Aws(WakeTarget(url, arn, GROUP, ROLE), sqs, scheduler, sent)
+        yield Aws(WakeTarget(url, arn, GROUP, ROLE), Calls(sqs), Calls(scheduler), sent)
 
 
 def arm(alarm: AwsAlarm, *instants_ns: int) -> None:
@@ -198,7 +218,7 @@ def function(aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     def client(name: str) -> Any:
         return {"sqs": aws.sqs, "scheduler": aws.scheduler}[name]
 
-    monkeypatch.setattr(boto3, "client", client)
+    monkeypatch.setattr("whistlestop.common.aws.client", client)
     yield made
     for instance in lambda_function._instances:
         lambda_shell.run(instance.history.store.close())

@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
-import json
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import boto3  # type: ignore[import-untyped]  # carries no types
-from moto import mock_aws
+import pytest
 
+from whistlestop.common.aws import Aws, Credentials
 from whistlestop.common.doors.database import TOKEN_S, database_url
+
+REGION = "eu-central-1"
+URL = "postgresql://me:secret@there/db"
+
+
+class _Kept(Aws):
+    """AWS, as far as it keeps secrets."""
+
+    def json(self, service: str, target: str, version: str, payload: Any) -> dict[str, Any]:
+        kept: dict[str, dict[str, Any]] = {
+            "AmazonSSM.GetParameter": {"/whistlestop/url": {"Parameter": {"Value": URL}}, "/empty": {"Parameter": {"Value": "-"}}},
+            "secretsmanager.GetSecretValue": {
+                "arn:of:url": {"SecretString": URL},
+                "arn:of:login": {"SecretString": '{"username": "whistlestop", "password": "p:/?#@%w"}'},
+            },
+        }
+        assert payload.get("WithDecryption", True) is True
+        found: dict[str, Any] = kept[target][payload.get("Name") or payload["SecretId"]]
+        return found
+
+
+AWS = _Kept(REGION, lambda: Credentials("key", "secret"), {})
 
 
 def test_a_url_as_it_stands() -> None:
-    url = "postgresql://me:secret@there/db"
-    assert database_url({"WHISTLESTOP_DATABASE_URL": url, "WHISTLESTOP_DSQL_HOST": "other"}) == url
+    assert database_url({"WHISTLESTOP_DATABASE_URL": URL, "WHISTLESTOP_DSQL_HOST": "other"}) == URL
+
+
+@pytest.mark.parametrize("where", ["ssm:/whistlestop/url", "secretsmanager:arn:of:url"])
+def test_a_url_that_aws_keeps(where: str) -> None:
+    assert database_url({"WHISTLESTOP_DATABASE_URL": where}, AWS) == URL
 
 
 def test_none() -> None:
     assert database_url({}) == ""
+
+
+@pytest.mark.parametrize("named", ["ssm:/empty", "mysql://there"])
+def test_what_is_no_url_is_named_and_not_shown(named: str) -> None:
+    with pytest.raises(ValueError, match="has to be a URL that begins with postgresql://") as raised:
+        database_url({"WHISTLESTOP_DATABASE_URL": named}, AWS)
+    assert "mysql" not in str(raised.value)
 
 
 def _parts(url: str) -> tuple[str | None, str, str | None, str, str]:
@@ -28,23 +61,14 @@ def _parts(url: str) -> tuple[str | None, str, str | None, str, str]:
 
 def test_a_secret() -> None:
     """Passwords have characters that URLs do not take."""
-    with mock_aws():
-        client = boto3.client(
-            "secretsmanager", region_name="eu-central-1", aws_access_key_id="key", aws_secret_access_key="secret"
-        )
-        arn = client.create_secret(
-            Name="database", SecretString=json.dumps({"username": "whistlestop", "password": "p:/?#@%w"})
-        )["ARN"]
-        environ = {"WHISTLESTOP_DATABASE_HOST": "db.example", "WHISTLESTOP_DATABASE_SECRET": arn}
-        url = database_url(environ, client)
+    url = database_url({"WHISTLESTOP_DATABASE_HOST": "db.example", "WHISTLESTOP_DATABASE_SECRET": "arn:of:login"}, AWS)
     assert _parts(url) == ("whistlestop", "p:/?#@%w", "db.example", "/whistlestop", "require")
 
 
 def test_a_token_of_dsql() -> None:
-    """By the real client, which signs and asks nobody."""
-    client = boto3.client("dsql", region_name="eu-central-1", aws_access_key_id="key", aws_secret_access_key="secret")
+    """Signed here: nobody is asked."""
     host = "cluster.dsql.eu-central-1.on.aws"
-    user, token, hostname, path, sslmode = _parts(database_url({"WHISTLESTOP_DSQL_HOST": host}, client))
+    user, token, hostname, path, sslmode = _parts(database_url({"WHISTLESTOP_DSQL_HOST": host}, AWS))
     assert (user, hostname, path, sslmode) == ("admin", host, "/postgres", "require")
     assert f"X-Amz-Expires={TOKEN_S}" in token
     assert "Action=DbConnectAdmin" in token

@@ -55,7 +55,7 @@ class LocalClient:
 
 
 class LambdaClient:
-    """The other service is a Lambda function, invoked synchronously. `client` is a boto3 Lambda client."""
+    """The other service is a Lambda function, invoked synchronously. `client` is as boto3's client of Lambda."""
 
     def __init__(self, function_name: str, clock: Clock, client: Any = None) -> None:
         self._function_name = function_name
@@ -68,13 +68,16 @@ class LambdaClient:
         return unwrap_answer(answer)
 
     def _invoke(self, payload: bytes) -> Envelope:
-        if self._client is None:
-            import boto3  # type: ignore[import-untyped]  # carries no types
+        from whistlestop.common import aws
 
-            self._client = boto3.client("lambda")
-        response = self._client.invoke(
-            FunctionName=self._function_name, InvocationType="RequestResponse", Payload=payload
-        )
+        try:
+            if self._client is None:
+                self._client = aws.client("lambda")
+            response = self._client.invoke(
+                FunctionName=self._function_name, InvocationType="RequestResponse", Payload=payload
+            )
+        except aws.AwsError as error:
+            raise unavailable(f"{self._function_name} could not be invoked: {error}") from error
         body = response["Payload"].read()
         if response.get("FunctionError"):
             # The function died or ran out of time: whether it did its work is unknown.

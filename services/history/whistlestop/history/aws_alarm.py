@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from whistlestop.common import aws
 from whistlestop.common.clock import SECOND_NS
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class WakeTarget:
 
 
 class AwsAlarm:
-    """Arms wakes. `sqs` and `scheduler` are boto3 clients, made at the first use when not given."""
+    """Arms wakes. `sqs` and `scheduler` are as boto3's clients, made at the first use when not given."""
 
     def __init__(self, target: WakeTarget, clock: Clock, sqs: Any = None, scheduler: Any = None) -> None:
         self._target = target
@@ -75,14 +76,12 @@ class AwsAlarm:
             return
         delay_s = max(-(-(at_ns - now_ns) // SECOND_NS), 0)
         wake_ns = now_ns + delay_s * SECOND_NS if delay_s <= MOST_DELAY_S else scheduled_ns(at_ns)
-        from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]  # carries no types
-
         try:
             if delay_s <= MOST_DELAY_S:
                 await asyncio.to_thread(self._send, delay_s, at_ns)
             else:
                 await asyncio.to_thread(self._schedule, wake_ns, at_ns)
-        except (BotoCoreError, ClientError) as error:
+        except aws.AwsError as error:
             _log.warning("no wake could be armed, the recurring schedule has to find what is due: %r", error)
             return
         self._armed.append(wake_ns)
@@ -95,16 +94,12 @@ class AwsAlarm:
 
     def _send(self, delay_s: int, at_ns: int) -> None:
         if self._sqs is None:
-            import boto3  # type: ignore[import-untyped]  # carries no types
-
-            self._sqs = boto3.client("sqs")
+            self._sqs = aws.client("sqs")
         self._sqs.send_message(QueueUrl=self._target.queue_url, DelaySeconds=delay_s, MessageBody=_message(at_ns))
 
     def _schedule(self, wake_ns: int, at_ns: int) -> None:
         if self._scheduler is None:
-            import boto3
-
-            self._scheduler = boto3.client("scheduler")
+            self._scheduler = aws.client("scheduler")
         minute = datetime.fromtimestamp(wake_ns // SECOND_NS, UTC)
         try:
             self._scheduler.create_schedule(
@@ -118,8 +113,9 @@ class AwsAlarm:
                     "Arn": self._target.queue_arn, "RoleArn": self._target.role_arn, "Input": _message(at_ns),
                 },
             )  # fmt: skip
-        except self._scheduler.exceptions.ConflictException:
-            return  # another commit armed for that minute
+        except aws.AwsError as error:
+            if error.code != "ConflictException":  # another commit armed for that minute
+                raise
 
 
 def scheduled_ns(at_ns: int) -> int:

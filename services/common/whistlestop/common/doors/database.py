@@ -1,6 +1,7 @@
-"""Which database a function uses: a URL as it stands, or one put together from credentials that AWS keeps.
+"""Which database a function uses: a URL as it stands, one that AWS keeps, or one put together from credentials.
 
-    WHISTLESTOP_DATABASE_URL      postgresql://…
+    WHISTLESTOP_DATABASE_URL      postgresql://…; or ssm:<name of a parameter> or secretsmanager:<ARN of a secret>
+                                  that holds such a URL
     WHISTLESTOP_DSQL_HOST         of an Aurora DSQL cluster, whose password is a token made from the function's role
     WHISTLESTOP_DATABASE_HOST     with WHISTLESTOP_DATABASE_SECRET, a secret of Secrets Manager with username, password
 
@@ -11,37 +12,55 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from whistlestop.common.aws import Aws
+
 DATABASE = "whistlestop"
 TOKEN_S = 7 * 24 * 3600
 """The most that DSQL takes. A token is looked at when a connection is made, so it must outlive the instance."""
+BY_PARAMETER, BY_SECRET = "ssm:", "secretsmanager:"
 
 
-def database_url(environ: Mapping[str, str] = os.environ, client: Any = None) -> str:
-    """Empty when no Postgres is named. `client` is a boto3 client of the service that keeps the credentials."""
-    if url := environ.get("WHISTLESTOP_DATABASE_URL"):
-        return url
+def database_url(environ: Mapping[str, str] = os.environ, aws: Aws | None = None) -> str:
+    """Empty when no Postgres is named. Raises ValueError for one that can't be, AwsError when AWS does not tell it."""
+    if named := environ.get("WHISTLESTOP_DATABASE_URL"):
+        return kept_url(named, aws)
     if host := environ.get("WHISTLESTOP_DSQL_HOST"):
-        made = client or _client("dsql")
-        token = made.generate_db_connect_admin_auth_token(host, made.meta.region_name, TOKEN_S)
-        return _url("admin", token, host, "postgres")
+        from whistlestop.common.aws import from_environment
+
+        return _url("admin", (aws or from_environment()).dsql_token(host, TOKEN_S), host, "postgres")
     if host := environ.get("WHISTLESTOP_DATABASE_HOST"):
-        made = client or _client("secretsmanager")
-        secret = json.loads(made.get_secret_value(SecretId=environ["WHISTLESTOP_DATABASE_SECRET"])["SecretString"])
+        secret = json.loads(_secret(environ["WHISTLESTOP_DATABASE_SECRET"], aws))
         return _url(secret["username"], secret["password"], host, DATABASE)
     return ""
 
 
+def kept_url(named: str, aws: Aws | None = None) -> str:
+    """The URL that WHISTLESTOP_DATABASE_URL names."""
+    url, where = named, "WHISTLESTOP_DATABASE_URL"
+    if named.startswith(BY_PARAMETER):
+        from whistlestop.common.aws import client
+
+        where = named
+        found = client("ssm", aws).get_parameter(Name=named.removeprefix(BY_PARAMETER), WithDecryption=True)
+        url = found["Parameter"]["Value"]
+    elif named.startswith(BY_SECRET):
+        where, url = named, _secret(named.removeprefix(BY_SECRET), aws)
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise ValueError(f"{where} has to be a URL that begins with postgresql://")
+    return url
+
+
+def _secret(name: str, aws: Aws | None) -> str:
+    from whistlestop.common.aws import client
+
+    return str(client("secretsmanager", aws).get_secret_value(SecretId=name)["SecretString"])
+
+
 def _url(user: str, password: str, host: str, database: str) -> str:
     return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@{host}:5432/{database}?sslmode=require"
-
-
-def _client(service: str) -> Any:
-    import boto3  # type: ignore[import-untyped]  # carries no types
-
-    return boto3.client(service)

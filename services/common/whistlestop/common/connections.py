@@ -1,0 +1,84 @@
+"""HTTP connections to one place that are kept from call to call, for callers that may block."""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from whistlestop.common.clock import SECOND_NS, SystemClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+KEPT_NS = 15 * SECOND_NS
+"""A connection that was idle for longer is made anew: a function may have been frozen meanwhile, and its peer gone."""
+_clock = SystemClock()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Connections:
+    """Threads may share it: each call has a connection to itself."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._secure = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port
+        self._idle: list[tuple[http.client.HTTPConnection, int]] = []
+
+    def post(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Answer:
+        """Send once; again on a new connection when a kept one turns out to be closed. Raises OSError."""
+        kept = self._kept()
+        for connection in filter(None, (kept, self._connection())):
+            connection.timeout = timeout_s
+            if connection.sock is not None:
+                connection.sock.settimeout(timeout_s)
+            try:
+                connection.request("POST", path, body, dict(headers))
+                response = connection.getresponse()
+                content = response.read()
+            except TimeoutError:
+                connection.close()
+                raise
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                if connection is kept:
+                    continue  # it may only have been closed meanwhile; what is sent here is safe to send twice
+                raise error if isinstance(error, OSError) else ConnectionError(repr(error)) from error
+            if not response.will_close:
+                self._idle.append((connection, _clock.now_ns()))
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, named, content)
+        raise AssertionError
+
+    def close(self) -> None:
+        """Let go of the idle ones."""
+        while self._idle:
+            self._idle.pop()[0].close()
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def _kept(self) -> http.client.HTTPConnection | None:
+        while self._idle:
+            connection, since_ns = self._idle.pop()
+            if _clock.now_ns() - since_ns < KEPT_NS:
+                return connection
+            connection.close()
+        return None
+
+    def _connection(self) -> http.client.HTTPConnection:
+        kind: Callable[..., http.client.HTTPConnection] = (
+            http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        )
+        return kind(self._host, self._port)
