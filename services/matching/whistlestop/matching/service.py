@@ -24,7 +24,6 @@ from whistlestop.matching.due import NothingDue
 from whistlestop.matching.looks import Looks
 from whistlestop.matching.pollers import PollerRows
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, Polls
-from whistlestop.matching.push.pusher import Pusher
 from whistlestop.matching.queues import Queues
 from whistlestop.matching.settings import Settings
 from whistlestop.matching.versions import Versions
@@ -42,9 +41,11 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
+    from whistlestop.common.proto.deployment_pb2 import CheckComputeRequest, PushWorkersRequest
     from whistlestop.matching.due import Due
     from whistlestop.matching.polls import Counters
     from whistlestop.matching.push.provider import Provider
+    from whistlestop.matching.push.pusher import Pusher
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
@@ -107,10 +108,9 @@ class Matching:
             store=store, clock=clock, notifier=notifier, config=config, queues=self._queues, rows=self._rows,
             due=due or NothingDue(), heard=self._heard,
         )  # fmt: skip
-        self._pusher = Pusher(
-            store=store, history=history, clock=clock, ids=ids, config=config, queues=self._queues, rows=self._rows,
-            background=self._background, providers=providers,
-        )  # fmt: skip
+        self._ids = ids
+        self._providers = providers
+        self._made_pusher: Pusher | None = None
         self._methods: dict[str, Callable[[Any, CallContext], Awaitable[Reply]]] = {
             "PollWorkflowTaskQueue": self._poll_workflow,
             "PollActivityTaskQueue": self._poll_activity,
@@ -125,8 +125,8 @@ class Matching:
             "DescribeWorker": self._describe_worker,
             "HasPoller": self._has_poller,
             "LookForTasks": self._looks.look,
-            "CheckCompute": self._pusher.check,
-            "PushWorkers": self._pusher.push,
+            "CheckCompute": self._check_compute,
+            "PushWorkers": self._push_workers,
         }
 
     @property
@@ -249,6 +249,24 @@ class Matching:
             log.debug("sticky task of %s/%s stays where it is: %r", task.workflow_id, task.run_id, error)
 
     # Workers.
+
+    @property
+    def _pusher(self) -> Pusher:
+        """Made at the first use: a cold start does not pay for what most calls do without."""
+        if self._made_pusher is None:
+            from whistlestop.matching.push.pusher import Pusher
+
+            self._made_pusher = Pusher(
+                store=self._store, history=self._history, clock=self._clock, ids=self._ids, config=self._config,
+                queues=self._queues, rows=self._rows, background=self._background, providers=self._providers,
+            )  # fmt: skip
+        return self._made_pusher
+
+    async def _check_compute(self, request: CheckComputeRequest, context: CallContext) -> Reply:
+        return await self._pusher.check(request, context)
+
+    async def _push_workers(self, request: PushWorkersRequest, context: CallContext) -> Reply:
+        return await self._pusher.push(request, context)
 
     async def _shutdown_worker(self, request: rr.ShutdownWorkerRequest, context: CallContext) -> Reply:
         now_ns = self._clock.now_ns()

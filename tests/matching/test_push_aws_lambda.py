@@ -1,0 +1,154 @@
+"""Workers in AWS Lambda, against moto: what is asked, by which role, and what is said when it fails."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import boto3  # type: ignore[import-untyped]  # carries no types
+import pytest
+from botocore.stub import Stubber  # type: ignore[import-untyped]  # carries no types
+from moto import mock_aws
+
+from whistlestop.common.context import CallContext
+from whistlestop.common.deployments import Version
+from whistlestop.matching.push.aws_lambda import AwsLambda
+from whistlestop.matching.push.provider import ProviderError, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WORK = Work(CallContext(namespace_id="n"), Version(deployment_name="d", build_id="1"), "default")
+REGION = "eu-central-1"
+ROLE = "arn:aws:iam::123456789012:role/invoker"
+
+
+class Aws:
+    """moto, and a note of every call that is made through it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.made: list[tuple[str, dict[str, Any]]] = []
+        self.trust_anyone = False
+
+    def client(self, service: str, **given: Any) -> Any:
+        self.made.append((service, given))
+        client = boto3.client(service, **given)
+        client.meta.events.register(f"before-parameter-build.{service}.*", self._note)
+        return client
+
+    def _note(self, params: dict[str, Any], model: Any, **_: Any) -> None:
+        self.calls.append((model.name, dict(params)))
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with mock_aws(config={"lambda": {"use_docker": False}}):
+        yield Aws()
+
+
+@pytest.fixture
+def arn(aws: Aws) -> str:
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": "*"}]}
+    role = boto3.client("iam").create_role(RoleName="worker", AssumeRolePolicyDocument=json.dumps(trust))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("handler.py", "def handler(event, context): pass")
+    made = boto3.client("lambda", region_name=REGION).create_function(
+        FunctionName="worker", Role=role["Role"]["Arn"], Runtime="python3.11", Handler="handler.handler",
+        Code={"ZipFile": packed.getvalue()},
+    )  # fmt: skip
+    return str(made["FunctionArn"])
+
+
+async def test_a_worker_is_an_asynchronous_invocation_without_a_payload(aws: Aws, arn: str) -> None:
+    provider = AwsLambda(aws.client)
+    assert await provider.start({"arn": arn}, WORK, 3) == 3
+    assert aws.calls == [("Invoke", {"FunctionName": arn, "InvocationType": "Event"})] * 3
+    assert aws.made == [("lambda", {"region_name": REGION})], "one client, in the function's region"
+
+
+async def test_validation_is_a_dry_run(aws: Aws, arn: str) -> None:
+    await AwsLambda(aws.client).validate({"arn": arn})
+    assert aws.calls == [("Invoke", {"FunctionName": arn, "InvocationType": "DryRun"})]
+
+
+async def test_a_function_that_is_not_there_can_t_be_started(aws: Aws, arn: str) -> None:
+    function = aws.client("lambda", region_name=REGION)
+    stub = Stubber(function)
+    stub.add_client_error("invoke", "ResourceNotFoundException", "Function not found", 404)
+    with stub, pytest.raises(ProviderError, match=r"^failed to invoke lambda: .*ResourceNotFoundException"):
+        await AwsLambda(lambda *_, **__: function).start({"arn": arn}, WORK, 1)
+
+
+async def test_a_function_that_may_not_be_invoked_is_refused(aws: Aws, arn: str) -> None:
+    function = aws.client("lambda", region_name=REGION)
+    stub = Stubber(function)
+    stub.add_client_error("invoke", "AccessDeniedException", "no identity-based policy allows it", 403)
+    with stub, pytest.raises(ProviderError, match=r"^cannot access the compute resource: .*AccessDenied.*policy"):
+        await AwsLambda(lambda *_, **__: function).validate({"arn": arn})
+
+
+async def test_of_several_some_may_start(aws: Aws, arn: str) -> None:
+    function = aws.client("lambda", region_name=REGION)
+    stub = Stubber(function)
+    stub.add_response("invoke", {"StatusCode": 202})
+    stub.add_client_error("invoke", "TooManyRequestsException", "slow down", 429)
+    with stub:
+        assert await AwsLambda(lambda *_, **__: function).start({"arn": arn}, WORK, 2) == 1
+
+
+async def test_a_role_is_assumed_with_its_external_id_and_kept(aws: Aws, arn: str) -> None:
+    provider = AwsLambda(aws.client)
+    details = {"arn": arn, "role": ROLE, "role_external_id": "x-1"}
+    await provider.start(details, WORK, 1)
+    await provider.start(details, WORK, 1)
+    names = [name for name, _ in aws.calls]
+    assert names == ["AssumeRole", "Invoke", "Invoke"]
+    assert aws.calls[0][1] == {"RoleArn": ROLE, "RoleSessionName": "whistlestop-push", "ExternalId": "x-1"}
+    assert aws.made[1][1]["aws_session_token"], "invoked with the role's credentials"
+
+
+async def test_a_role_that_lets_anybody_in_is_not_accepted(aws: Aws, arn: str) -> None:
+    """moto lets every AssumeRole pass, so the one without the external id does, too."""
+    with pytest.raises(ProviderError, match=r"^trust credential not enforced on the role: role .* does not require"):
+        await AwsLambda(aws.client).validate({"arn": arn, "role": ROLE, "role_external_id": "x-1"})
+
+
+@pytest.mark.parametrize(
+    ("details", "said"),
+    [
+        ({}, "cannot connect to the compute provider: AWS Lambda Function ARN not found or invalid"),
+        ({"arn": "foo"}, "cannot connect to the compute provider: arn: invalid prefix"),
+        ({"arn": "arn:aws:lambda"}, "cannot connect to the compute provider: arn: not enough sections"),
+        (
+            {"arn": "arn:aws:lambda::1:function:w"},
+            "cannot connect to the compute provider: region not found in ARN: arn:aws:lambda::1:function:w",
+        ),
+        (
+            {"arn": "arn:aws:lambda:r:1:function:w", "role": "arn:aws:s3:::foo"},
+            "cannot connect to the compute provider: role ARN must be an IAM resource: arn:aws:s3:::foo",
+        ),
+        (
+            {"arn": "arn:aws:lambda:r:1:function:w", "role": "arn:aws:iam::1:user/foo"},
+            "cannot connect to the compute provider: role ARN must reference a role: arn:aws:iam::1:user/foo",
+        ),
+    ],
+)
+async def test_details_that_can_t_be_right_are_refused_in_temporal_s_words(details: dict[str, str], said: str) -> None:
+    with pytest.raises(ProviderError) as refused:
+        await AwsLambda(lambda *_, **__: None).validate(details)
+    assert str(refused.value) == said
+
+
+def test_where_a_role_is_required_it_has_to_come_with_an_external_id() -> None:
+    provider = AwsLambda(require_role=True)
+    arn = "arn:aws:lambda:r:1:function:w"
+    with pytest.raises(ProviderError, match=r'^AWS Lambda compute provider requires "role" to be configured$'):
+        provider.check({"arn": arn})
+    with pytest.raises(ProviderError, match=r'^AWS Lambda compute provider requires "role_external_id" to be'):
+        provider.check({"arn": arn, "role": ROLE})
