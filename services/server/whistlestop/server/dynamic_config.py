@@ -95,6 +95,8 @@ FRONTEND_KEYS: Mapping[str, str] = {
 
 MATCHING_KEYS: Mapping[str, str] = {
     "matching.longpollexpirationinterval": "long_poll_s",
+    "workercontroller.compute_providers.aws.require_role_and_external_id": "push_require_role",
+    "workercontroller.compute_providers.webhook.allowed_addresses": "push_webhook_addresses",
 }
 """Key (in lower case) -> field of whistlestop.matching.config.MatchingConfig."""
 
@@ -162,7 +164,7 @@ def _converted(key: str, name: str, value: object, present: object) -> object:
     if name.endswith(("_ns", "_s")) and isinstance(value, str):
         seconds = duration_s(key, value)
         return round(seconds * 1_000_000_000) if name.endswith("_ns") else seconds
-    if name == "callback_allowed_addresses":
+    if name in ("callback_allowed_addresses", "push_webhook_addresses"):
         return _addresses(key, value)
     if isinstance(present, str) and isinstance(value, str):
         return value
