@@ -88,7 +88,8 @@ def test_no_role_may_do_anything_to_everything(template: dict[str, Any]) -> None
             for statement in inner["PolicyDocument"]["Statement"]:
                 actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
                 assert not [action for action in actions if "*" in action], name
-                assert statement["Resource"] != "*", name
+                # Traces have no resources that could be named.
+                assert statement["Resource"] != "*" or all(action.startswith("xray:Put") for action in actions), name
                 seen += 1
     assert seen > 10
 
