@@ -17,8 +17,9 @@ from whistlestop.common.clients import Encoded, decoded
 from whistlestop.common.clock import FakeClock, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, already_started
+from whistlestop.common.http_client import HttpClient
 from whistlestop.common.proto import internal_pb2
-from whistlestop.common.transports import HttpClient, LambdaClient, LocalClient, invoke_envelope, request_type, wrap
+from whistlestop.common.transports import LambdaClient, LocalClient, invoke_envelope, request_type, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,11 +74,6 @@ class _Boto:
         return {"Payload": io.BytesIO(json.dumps(answer).encode())}
 
 
-def _close(client: HttpClient) -> None:
-    for connection in client._idle:
-        connection.close()
-
-
 async def test_local_is_a_direct_call(service: Remembering) -> None:
     """The very message."""
     await LocalClient(service).call("StartWorkflowExecution", _REQUEST, CallContext())
@@ -101,8 +97,8 @@ async def test_http_carries_the_same_and_keeps_its_connection(service: Rememberi
     for _ in range(2):
         reply = await client.call("StartWorkflowExecution", _REQUEST, CallContext())
         assert decoded(reply, service_pb.StartWorkflowExecutionResponse) == _RESPONSE
-    assert len(client._idle) == 1
-    _close(client)
+    assert client.connects == 1
+    client.close()
 
 
 async def test_errors_arrive_whole(service: Remembering, url: str) -> None:
@@ -115,7 +111,7 @@ async def test_errors_arrive_whole(service: Remembering, url: str) -> None:
         expected = already_started("it runs", "r", "run")
         assert (caught.value.code, caught.value.message) == (expected.code, expected.message)
         assert caught.value.details == expected.details
-    _close(http)
+    http.close()
 
 
 async def test_what_nobody_answers_is_unavailable(service: Remembering) -> None:

@@ -33,16 +33,21 @@ class Cluster:
     servers: dict[str, Running] = field(default_factory=dict)
 
     def start(self, *names: str) -> None:
+        """Whole servers."""
         for name in names:
-            process = subprocess.Popen(
-                [*COMMAND, "server", "start", "--database-url", self.url, "--port", "0", "--log-level", "warn"],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder,
-                env=_environment(),
-            )  # fmt: skip
-            self.servers[name] = Running(process)
-            self.servers[name].watch()
+            self.launch(name, "--port", "0")
         for name in names:
             self.servers[name].until_ready()
+
+    def launch(self, name: str, *flags: str) -> None:
+        """Start one; when it is ready is for the caller to wait."""
+        process = subprocess.Popen(
+            [*COMMAND, "server", "start", "--database-url", self.url, "--log-level", "warn", *flags],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder,
+            env=_environment(),
+        )  # fmt: skip
+        self.servers[name] = Running(process)
+        self.servers[name].watch()
 
     async def client(self, name: str, namespace: str = "default") -> Client:
         return await Client.connect(self.servers[name].address, namespace=namespace)

@@ -23,9 +23,9 @@ from temporalio.api.errordetails.v1 import message_pb2 as _details_pb  # noqa: F
 
 from whistlestop.bridge.auth import Auth, NoAuth
 from whistlestop.bridge.counters import OTHER, Counters
-from whistlestop.bridge.http1 import MOST_BODY, Http1Client, Unreachable
 from whistlestop.common.doors.status import unpacked
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, unavailable
+from whistlestop.common.http1 import MOST_BODY, Http1Client, Unreachable
 
 if TYPE_CHECKING:
     import ssl

@@ -1,4 +1,4 @@
-"""How a call travels from one function to another: in process, by HTTP, or as a Lambda invocation.
+"""How a call travels from one service to another: in process, as a Lambda invocation, or by HTTP (`http_client.py`).
 
 The envelope is JSON, `{"method", "request", "context"}` with the request's bytes in base64; the answer is
 `{"response"}` or `{"error"}`. The caller's deadline travels as what is left of it, since two machines' clocks differ.
@@ -31,17 +31,15 @@ from whistlestop.common.errors import (
 from whistlestop.common.proto import internal_pb2, nexus_pb2, worker_pb2
 
 if TYPE_CHECKING:
-    import http.client
-    from collections.abc import Callable, Mapping
-
     from google.protobuf.message import Message
 
     from whistlestop.common.clients import Reply, ServiceClient
     from whistlestop.common.clock import Clock
 
 Envelope = dict[str, Any]
-_FORWARDED = ("client-name", "client-version", "user-agent", "supported-server-versions", "caller-name")
-_MARGIN_S = 2.0
+_FORWARDED = (
+    "client-name", "client-version", "user-agent", "supported-server-versions", "supported-features", "caller-name",
+)  # fmt: skip
 
 
 class LocalClient:
@@ -86,55 +84,6 @@ class LambdaClient:
         return answer
 
 
-class HttpClient:
-    """The other service takes envelopes by HTTP POST at `url`. One connection is kept per thread of the pool."""
-
-    def __init__(self, url: str, clock: Clock, headers: Mapping[str, str] | None = None) -> None:
-        from urllib.parse import urlsplit
-
-        parts = urlsplit(url)
-        self._secure = parts.scheme == "https"
-        self._host = parts.hostname or ""
-        self._port = parts.port
-        self._path = parts.path or "/"
-        self._clock = clock
-        self._headers = {"content-type": "application/json", **(headers or {})}
-        self._idle: list[http.client.HTTPConnection] = []
-
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        payload = json.dumps(wrap(method, request, context, self._clock)).encode()
-        timeout_s = context.remaining_s(self._clock, 60.0) + _MARGIN_S
-        answer = await asyncio.to_thread(self._post, payload, timeout_s)
-        return unwrap_answer(answer)
-
-    def _post(self, payload: bytes, timeout_s: float) -> Envelope:
-        import http.client
-
-        kept = self._idle.pop() if self._idle else None
-        for connection in filter(None, (kept, self._connection())):
-            connection.timeout = timeout_s
-            try:
-                connection.request("POST", self._path, payload, self._headers)
-                response = connection.getresponse()
-                body = response.read()
-            except (OSError, http.client.HTTPException):
-                connection.close()
-                if connection is kept:
-                    continue  # it may only have been closed meanwhile; envelopes are safe to send twice
-                raise unavailable(f"{self._host} did not answer. Try again.") from None
-            self._idle.append(connection)
-            return _json_answer(response.status, body)
-        raise unavailable(f"{self._host} did not answer. Try again.")
-
-    def _connection(self) -> http.client.HTTPConnection:
-        import http.client
-
-        kind: Callable[..., http.client.HTTPConnection] = (
-            http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        )
-        return kind(self._host, self._port)
-
-
 def wrap(method: str, request: Message, context: CallContext, clock: Clock) -> Envelope:
     """A call as an envelope."""
     shown: dict[str, Any] = {"namespace_id": context.namespace_id, "namespace": context.namespace}
@@ -146,6 +95,8 @@ def wrap(method: str, request: Message, context: CallContext, clock: Clock) -> E
     headers = {name: context.headers[name] for name in _FORWARDED if name in context.headers}
     if headers:
         shown["headers"] = headers
+    if not context.can_hold:
+        shown["can_hold"] = False
     return {"method": method, "request": _base64(request.SerializeToString()), "context": shown}
 
 
@@ -170,15 +121,20 @@ async def invoke_envelope(
         method, request, context = _unwrap(event, clock, can_hold=can_hold, latest_ns=latest_ns)
         reply = await service.call(method, request, context)
     except ServiceError as error:
-        details = [packed(each) for each in error.details]
-        return {
-            "error": {
-                "code": int(error.code),
-                "message": error.message,
-                "details": [{"type_url": each.type_url, "value": _base64(each.value)} for each in details],
-            }
-        }
+        return error_answer(error)
     return {"response": _base64(encoded(reply))}
+
+
+def error_answer(error: ServiceError) -> Envelope:
+    """An answer that carries the error."""
+    details = [packed(each) for each in error.details]
+    return {
+        "error": {
+            "code": int(error.code),
+            "message": error.message,
+            "details": [{"type_url": each.type_url, "value": _base64(each.value)} for each in details],
+        }
+    }
 
 
 def request_type(method: str) -> type[Message]:
@@ -205,14 +161,15 @@ def _unwrap(
             headers=dict(shown.get("headers", {})),
             namespace_id=str(shown.get("namespace_id", "")),
             namespace=str(shown.get("namespace", "")),
-            can_hold=can_hold,
+            can_hold=can_hold and bool(shown.get("can_hold", True)),
         )
     except (KeyError, TypeError, AttributeError, ValueError, DecodeError) as error:
         raise invalid_argument(f"not an envelope: {type(error).__name__}") from None
     return method, request, context
 
 
-def _json_answer(status: int, body: bytes) -> Envelope:
+def answer_of(status: int, body: bytes) -> Envelope:
+    """The answer in the body of an HTTP answer. Raises ServiceError(UNAVAILABLE) when there is none."""
     try:
         answer = json.loads(body)
     except ValueError:

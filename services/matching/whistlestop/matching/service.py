@@ -22,6 +22,7 @@ from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.describe import Descriptions
 from whistlestop.matching.due import NothingDue
 from whistlestop.matching.looks import Looks
+from whistlestop.matching.offers import tasks_of
 from whistlestop.matching.pollers import PollerRows
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, Polls
 from whistlestop.matching.queues import Queues
@@ -127,6 +128,7 @@ class Matching:
             "LookForTasks": self._looks.look,
             "CheckCompute": self._check_compute,
             "PushWorkers": self._push_workers,
+            "OfferTasks": self._offer_tasks,
         }
 
     @property
@@ -211,6 +213,11 @@ class Matching:
             await self._settings.refresh(queue, now_ns)
             queue.limits_changed(now_ns)
         return rr.UpdateTaskQueueConfigResponse(config=config)
+
+    async def _offer_tasks(self, request: internal.OfferTasksRequest, context: CallContext) -> Reply:
+        if context.can_hold:  # a function has no polls that wait
+            self.offer(tasks_of(request))
+        return internal.Empty()
 
     async def _has_poller(self, request: internal.HasPollerRequest, context: CallContext) -> Reply:
         key = (context.namespace_id, request.task_queue, request.task_type or WORKFLOW)

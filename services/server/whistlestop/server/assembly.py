@@ -1,4 +1,4 @@
-"""The three services in one process: the one place that knows all of them.
+"""The three services of one process, or those that it has and clients of the others: the one place that knows them all.
 
 Rules of this file: construction only. Nothing here decides anything about workflows.
 """
@@ -6,9 +6,10 @@ Rules of this file: construction only. Nothing here decides anything about workf
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from whistlestop.common.clock import SystemClock
+from whistlestop.common.http_client import HttpClient
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.metrics import NO_METRICS, Metrics
 from whistlestop.frontend.config import FrontendConfig
@@ -18,6 +19,8 @@ from whistlestop.history.service import History
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.service import Matching
 from whistlestop.server.dynamic_config import FRONTEND_KEYS, LIMIT_KEYS, MATCHING_KEYS
+from whistlestop.server.internal_door import credential
+from whistlestop.server.offers import RemoteOffers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask
 
+T = TypeVar("T")
+
 
 class _Late:
     """Stands for a service that is made later: matching and history need each other."""
@@ -47,46 +52,88 @@ class _Late:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a process serves with."""
+    """What a process serves with. History or matching is None where others serve it."""
 
     store: Store
     notifier: Notifier
     clock: Clock
     ids: Ids
     frontend: Frontend
-    history: History
-    matching: Matching
+    history: History | None
+    matching: Matching | None
+    offers: RemoteOffers | None = None
+    """To matching elsewhere."""
+    clients: tuple[HttpClient, ...] = ()
+
+    async def close(self) -> None:
+        """End what goes on in the background, history first: what it commits is still offered."""
+        if self.history is not None:
+            await self.history.close()
+        if self.offers is not None:
+            await self.offers.close()
+        if self.matching is not None:
+            await self.matching.close()
+        for client in self.clients:
+            client.close()
 
 
 def assemble(config: ServerConfig, store: Store, notifier: Notifier, metrics: Metrics = NO_METRICS) -> Services:
-    """Wire the three services over an open store."""
+    """Wire the services over an open store."""
     clock, ids = SystemClock(), RandomIds()
     alone = not config.store.database_url
-    matching_config = MatchingConfig(
-        host=config.broadcast_address or f"{config.ip}:{config.port}", hear_others=not alone, share_pollers=not alone
-    )
     late = _Late()
-    matching = Matching(store, late, clock, ids, notifier, config.dynamic.apply(matching_config, MATCHING_KEYS))
-    history = History(
-        store,
-        matching,
-        clock,
-        ids,
-        notifier,
-        limits=config.dynamic.apply(Limits(), LIMIT_KEYS),
-        task_listener=_listener(matching, metrics),
-        exclusive=alone,
+    at_history = _elsewhere("history", config.history_urls, config, clock)
+    at_matching = _elsewhere("matching", config.matching_urls, config, clock)
+    matching = offers = history = None
+    if at_matching is None:
+        settings = MatchingConfig(
+            host=config.broadcast_address or f"{config.ip}:{config.port}",
+            hear_others=not alone,
+            share_pollers=not alone,
+        )
+        settings = config.dynamic.apply(settings, MATCHING_KEYS)
+        matching = Matching(store, at_history or late, clock, ids, notifier, settings)
+    elif at_history is None:
+        offers = RemoteOffers(at_matching, clock)
+    to_matching: ServiceClient = at_matching or _made(matching)
+    if at_history is None:
+        listener = offers or _made(matching).offer
+        late.service = history = History(
+            store,
+            to_matching,
+            clock,
+            ids,
+            notifier,
+            limits=config.dynamic.apply(Limits(), LIMIT_KEYS),
+            task_listener=_listener(listener, metrics),
+            exclusive=alone,
+        )
+    frontend_config = config.dynamic.apply(
+        FrontendConfig(persistence_store=config.store.kind, auth=config.auth, dynamic=dict(config.dynamic.values)),
+        FRONTEND_KEYS,
     )
-    late.service = history
-    frontend_config = FrontendConfig(
-        persistence_store=config.store.kind, auth=config.auth, dynamic=dict(config.dynamic.values)
-    )
-    frontend = Frontend(store, history, matching, clock, ids, config.dynamic.apply(frontend_config, FRONTEND_KEYS))
-    return Services(store, notifier, clock, ids, frontend, history, matching)
+    frontend = Frontend(store, at_history or _made(history), to_matching, clock, ids, frontend_config)
+    clients = tuple(client for client in (at_history, at_matching) if client is not None)
+    return Services(store, notifier, clock, ids, frontend, history, matching, offers, clients)
 
 
-def _listener(matching: Matching, metrics: Metrics) -> Callable[[Sequence[MatchingTask]], None]:
-    offer = matching.offer
+def _elsewhere(name: str, urls: Sequence[str], config: ServerConfig, clock: Clock) -> HttpClient | None:
+    """The processes that serve `name`, when others do."""
+    if not urls:
+        return None
+    doors = [f"{url.rstrip('/')}/{name}" for url in urls]
+    return HttpClient(doors, clock, credential(config.internal_secret), name=f"the {name} service", resend=False)
+
+
+def _made(service: T | None) -> T:
+    """What must live in this process, since nobody else was named for it."""
+    assert service is not None
+    return service
+
+
+def _listener(
+    offer: Callable[[Sequence[MatchingTask]], None], metrics: Metrics
+) -> Callable[[Sequence[MatchingTask]], None]:
     if metrics is NO_METRICS:
         return offer
 

@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from whistlestop.server.dynamic_config import DynamicConfig
 
@@ -21,7 +22,11 @@ MEMORY = ":memory:"
 
 
 class Role(StrEnum):
-    """What a process does. All of our code is in each of them; a role opens doors or starts processors."""
+    """What a process does. A role opens doors or starts processors.
+
+    History and matching are served by this process's own code, whatever its roles, unless the configuration says where
+    they are served instead.
+    """
 
     FRONTEND = "frontend"
     """Opens the gRPC and HTTP doors."""
@@ -29,6 +34,10 @@ class Role(StrEnum):
     """Fires timers and delivers transfer tasks."""
     MATCHING = "matching"
     """Hands tasks to the polls that come through this process's doors."""
+
+
+INTERNAL_ROLES = frozenset({Role.HISTORY, Role.MATCHING})
+"""What the internal door serves."""
 
 
 ALL_ROLES = frozenset(Role)
@@ -97,12 +106,47 @@ class ServerConfig:
     retention_s: int = 24 * 3600
     """Of the namespaces that this process creates."""
     drain_s: float = 5.0
+    internal_ip: str = ""
+    """Address of the internal door; `ip` where empty."""
+    internal_port: int | None = None
+    internal_secret: str = field(default="", repr=False)
+    """What processes of one deployment show each other."""
+    history_urls: tuple[str, ...] = ()
+    """Internal doors of the processes that serve history; empty: this one does."""
+    matching_urls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if Role.MATCHING in self.roles and Role.FRONTEND not in self.roles:
-            raise BadConfig("--services matching has no door of its own: it comes with frontend")
-        if Role.FRONTEND in self.roles and Role.MATCHING not in self.roles:
-            raise BadConfig("--services frontend serves polls, so it needs matching: --services frontend,matching")
+        if Role.FRONTEND in self.roles and Role.MATCHING not in self.roles and not self.matching_urls:
+            raise BadConfig(
+                "--services frontend serves polls, so it needs matching: in this process, or --matching-url"
+            )
+        if Role.MATCHING in self.roles and Role.FRONTEND not in self.roles and self.internal_port is None:
+            raise BadConfig("--services matching has no door of its own: it needs frontend, or --internal-port")
+        if self.internal_port is not None and not self.roles & INTERNAL_ROLES:
+            raise BadConfig("--internal-port opens the door of history and matching: --services has neither")
+        for urls, role in ((self.history_urls, Role.HISTORY), (self.matching_urls, Role.MATCHING)):
+            if urls and role in self.roles:
+                raise BadConfig(
+                    f"--{role}-url says that other processes serve {role}, and --services that this one does"
+                )
+            for url in urls:
+                _check_url(url, f"--{role}-url")
+            if urls and not self.store.database_url:
+                raise BadConfig(f"--{role}-url needs --database-url: several processes share no SQLite file")
+
+
+def _check_url(url: str, flag: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise BadConfig(f"{flag} {url}: expected http://HOST:PORT")
+
+
+def check_internal_address(ip: str, secret: str) -> None:
+    """Raise BadConfig where strangers could reach a door that asks for nothing."""
+    if not secret and not ipaddress.ip_address(ip).is_loopback:
+        raise BadConfig(
+            f"the internal door on {ip} needs a secret: --internal-secret-file, or WHISTLESTOP_INTERNAL_SECRET"
+        )
 
 
 def refuse_strangers(config: ServerConfig, ip: str) -> None:

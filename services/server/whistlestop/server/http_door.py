@@ -1,4 +1,4 @@
-"""The HTTP door of a process: uvicorn around the frontend's ASGI application."""
+"""The HTTP doors of a process: uvicorn around an ASGI application."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from whistlestop.frontend.doors.http import make_app
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from whistlestop.common.clock import Clock
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.doors.asgi import App
     from whistlestop.server.config import TlsConfig
 
 _BACKLOG = 1024
@@ -31,10 +28,11 @@ class _Server(uvicorn.Server):
 
 
 class HttpDoor:
-    """Serves the Connect protocol and the JSON API on one address."""
+    """Serves an application on one address. A connection may idle for `keep_alive_s`."""
 
-    def __init__(self, frontend: Frontend, clock: Clock) -> None:
-        self._app = make_app(frontend, clock)
+    def __init__(self, app: App, keep_alive_s: int = 5) -> None:
+        self._app = app
+        self._keep_alive_s = keep_alive_s
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -50,7 +48,7 @@ class HttpDoor:
                 secure |= {"ssl_ca_certs": tls.client_ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
         config = uvicorn.Config(
             self._app, loop="none", lifespan="off", log_config=None, access_log=False, ws="none",
-            timeout_graceful_shutdown=_STOP_S, server_header=False, **secure,
+            timeout_keep_alive=self._keep_alive_s, timeout_graceful_shutdown=_STOP_S, server_header=False, **secure,
         )  # fmt: skip
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")

@@ -22,7 +22,16 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.timers import EVERYTHING
 from whistlestop.server.assembly import Services, assemble
-from whistlestop.server.config import BadConfig, Role, ServerConfig, bind_address, host_port, refuse_strangers
+from whistlestop.server.config import (
+    INTERNAL_ROLES,
+    BadConfig,
+    Role,
+    ServerConfig,
+    bind_address,
+    check_internal_address,
+    host_port,
+    refuse_strangers,
+)
 from whistlestop.server.membership import Membership
 from whistlestop.server.ranges import Leases
 from whistlestop.server.stores import close_notifier, make_notifier, make_store, nobody_else_hears
@@ -55,6 +64,7 @@ class Server:
         self.port = 0
         self.http_port = 0
         self.metrics_port = 0
+        self.internal_port = 0
         self.applied_migrations: list[str] = []
         self._closers = contextlib.AsyncExitStack()
 
@@ -75,22 +85,29 @@ class Server:
         config = self.config
         ip = bind_address(config.ip)
         refuse_strangers(config, ip)
+        internal_ip = bind_address(config.internal_ip or config.ip)
+        if config.internal_port is not None:
+            check_internal_address(internal_ip, config.internal_secret)
         self._hold_file()
         metrics = _make_metrics() if config.metrics_port is not None else None
         services, membership = await self._open_services(metrics)
         # The processors start before the doors open, so that nothing due waits for a client. Beside others, which
         # slots to scan comes with the membership; what is committed here is armed here in any case.
-        await services.history.start(() if config.store.database_url else EVERYTHING)
+        if services.history is not None:
+            await services.history.start(() if config.store.database_url else EVERYTHING)
         await self._register(services)
         if metrics is not None:
             await self._open_metrics(ip, metrics, services)
+        if config.internal_port is not None:
+            await self._open_internal(internal_ip, config.internal_port, services)
         if Role.FRONTEND in config.roles:
             frontend = _Measured(services.frontend, metrics) if metrics is not None else services.frontend
             await self._open_http(ip, frontend, services)
             await self._open_grpc(ip, frontend, services)
-        address, _, port = (config.broadcast_address or host_port(ip, self.port)).rpartition(":")
+        bound = host_port(ip, self.port) if self.port else host_port(internal_ip, self.internal_port)
+        address, _, port = (config.broadcast_address or bound).rpartition(":")
         await membership.join(address.strip("[]"), int(port or 0))
-        log.info("serving on %s", host_port(ip, self.port), extra={"host_id": self.host_id})
+        log.info("serving on %s", bound, extra={"host_id": self.host_id})
 
     def _hold_file(self) -> None:
         """Keep a second server off the same SQLite file: each would trust its own cache of busy runs."""
@@ -124,8 +141,7 @@ class Server:
         membership = self._membership(services)
         # Others take over when nothing is committed here any more: what was armed here last is theirs to find.
         self._closers.push_async_callback(membership.leave)
-        self._closers.push_async_callback(services.history.close)
-        self._closers.push_async_callback(services.matching.close)
+        self._closers.push_async_callback(services.close)
         return services, membership
 
     def _membership(self, services: Services) -> Membership:
@@ -134,9 +150,7 @@ class Server:
         if not self.config.store.database_url:
             return Membership(store, clock, notifier, self.host_id, roles)
         leases = Leases(store, f"{self.host_id}/{Role.HISTORY}")
-        membership = Membership(
-            store, clock, notifier, self.host_id, roles, leases=leases, scanner=services.history
-        )
+        membership = Membership(store, clock, notifier, self.host_id, roles, leases=leases, scanner=services.history)
         membership.on_alone = partial(nobody_else_hears, notifier)
         return membership
 
@@ -148,8 +162,9 @@ class Server:
 
         for namespace in dict.fromkeys(("temporal-system", *self.config.namespaces)):
             await ensure_namespace(services.frontend, namespace, self.config.retention_s)
-        resume_deletions(services.frontend)
-        resume_batches(services.frontend)
+        if Role.FRONTEND in self.config.roles:
+            resume_deletions(services.frontend)
+            resume_batches(services.frontend)
         if not self.config.search_attributes:
             return
         for namespace in self.config.namespaces:
@@ -167,14 +182,16 @@ class Server:
     async def _open_metrics(self, ip: str, metrics: PrometheusMetrics, services: Services) -> None:
         from whistlestop.server.prometheus import MetricsDoor
 
-        counters = services.matching.counters
-        metrics.watch_polls(
-            lambda: {
-                "fresh": counters.fresh, "backlogged": counters.backlogged, "empty": counters.empty,
-                "stale": counters.stale, "failed": counters.failed,
-            },
-            lambda: services.matching.waiting,
-        )  # fmt: skip
+        matching = services.matching
+        if matching is not None:
+            counters = matching.counters
+            metrics.watch_polls(
+                lambda: {
+                    "fresh": counters.fresh, "backlogged": counters.backlogged, "empty": counters.empty,
+                    "stale": counters.stale, "failed": counters.failed,
+                },
+                lambda: matching.waiting,
+            )  # fmt: skip
         door: MetricsDoor = MetricsDoor(metrics, _Backlog(services, metrics).refresh)
         port = self.config.metrics_port or 0
         try:
@@ -203,15 +220,39 @@ class Server:
     async def _open_http(self, ip: str, frontend: Frontend | _Measured, services: Services) -> None:
         if self.config.http_port is None:
             return
+        from whistlestop.frontend.doors.http import make_app
         from whistlestop.server.http_door import HttpDoor
 
-        door = HttpDoor(frontend, services.clock)  # type: ignore[arg-type]  # as above
+        door = HttpDoor(make_app(frontend, services.clock))  # type: ignore[arg-type]  # as above
         port = self.config.http_port
         try:
             self.http_port = await door.start(ip, port, self.config.tls)
         except OSError as error:
             raise _cannot_listen("--http-port", ip, port, error) from error
         self._closers.push_async_callback(door.stop)
+
+    async def _open_internal(self, ip: str, port: int, services: Services) -> None:
+        from whistlestop.server.http_door import HttpDoor
+        from whistlestop.server.internal_door import KEEP_ALIVE_S, InternalApi, internal_app
+
+        named = {Role.HISTORY: services.history, Role.MATCHING: services.matching}
+        served = {
+            str(role): service
+            for role, service in named.items()
+            if role in self.config.roles & INTERNAL_ROLES and service is not None
+        }
+        api = InternalApi(served, services.clock, self.config.internal_secret)
+        door = HttpDoor(internal_app(api), KEEP_ALIVE_S)
+        try:
+            self.internal_port = await door.start(ip, port)
+        except OSError as error:
+            raise _cannot_listen("--internal-port", ip, port, error) from error
+
+        async def drain() -> None:
+            await api.drain()
+            await door.stop()
+
+        self._closers.push_async_callback(drain)
 
 
 class _Measured:

@@ -14,7 +14,7 @@ import sys
 import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from whistlestop.common.transports import HttpClient, LambdaClient, invoke_envelope
+from whistlestop.common.transports import LambdaClient, invoke_envelope
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -91,6 +91,8 @@ def other_function(service: str, clock: Clock) -> ServiceClient:
     name = os.environ.get(f"WHISTLESTOP_{service}_FUNCTION")
     if name:
         return LambdaClient(name, clock)
+    from whistlestop.common.http_client import HttpClient
+
     return HttpClient(os.environ[f"WHISTLESTOP_{service}_URL"], clock)
 
 

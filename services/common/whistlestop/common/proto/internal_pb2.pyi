@@ -3,8 +3,10 @@
 isort:skip_file
 What the functions tell each other beyond Temporal's public messages."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from temporalio.api.common.v1 import message_pb2 as _message_pb2
 from temporalio.api.workflowservice.v1 import request_response_pb2 as _request_response_pb2
 import builtins as _builtins
@@ -314,6 +316,78 @@ class HasPollerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HasPollerResponse: _TypeAlias = HasPollerResponse  # noqa: Y015
+
+@_typing.final
+class OfferTasksRequest(_message.Message):
+    """history -> matching: rows that were committed just now. Waiting polls get them without a look at the store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Task(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAMESPACE_ID_FIELD_NUMBER: _builtins.int
+        TASK_QUEUE_FIELD_NUMBER: _builtins.int
+        TASK_TYPE_FIELD_NUMBER: _builtins.int
+        PRIORITY_FIELD_NUMBER: _builtins.int
+        TASK_ID_FIELD_NUMBER: _builtins.int
+        WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+        RUN_ID_FIELD_NUMBER: _builtins.int
+        SCHEDULED_EVENT_ID_FIELD_NUMBER: _builtins.int
+        STAMP_FIELD_NUMBER: _builtins.int
+        CREATED_NS_FIELD_NUMBER: _builtins.int
+        QUERY_ID_FIELD_NUMBER: _builtins.int
+        DATA_FIELD_NUMBER: _builtins.int
+        namespace_id: _builtins.str
+        task_queue: _builtins.str
+        task_type: _builtins.int
+        priority: _builtins.int
+        task_id: _builtins.int
+        workflow_id: _builtins.str
+        run_id: _builtins.str
+        scheduled_event_id: _builtins.int
+        stamp: _builtins.int
+        created_ns: _builtins.int
+        query_id: _builtins.str
+        data: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            namespace_id: _builtins.str = ...,
+            task_queue: _builtins.str = ...,
+            task_type: _builtins.int = ...,
+            priority: _builtins.int = ...,
+            task_id: _builtins.int = ...,
+            workflow_id: _builtins.str = ...,
+            run_id: _builtins.str = ...,
+            scheduled_event_id: _builtins.int = ...,
+            stamp: _builtins.int = ...,
+            created_ns: _builtins.int = ...,
+            query_id: _builtins.str = ...,
+            data: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "data", b"data", "namespace_id", b"namespace_id", "priority", b"priority", "query_id", b"query_id", "run_id", b"run_id", "scheduled_event_id", b"scheduled_event_id", "stamp", b"stamp", "task_id", b"task_id", "task_queue", b"task_queue", "task_type", b"task_type", "workflow_id", b"workflow_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___OfferTasksRequest.Task]: ...
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___OfferTasksRequest.Task] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferTasksRequest: _TypeAlias = OfferTasksRequest  # noqa: Y015
 
 @_typing.final
 class Empty(_message.Message):

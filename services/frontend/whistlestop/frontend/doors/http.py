@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.frontend.doors import connect
 from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest, compressed
+from whistlestop.frontend.doors.asgi import read_body, send_answer, unless_gone
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from whistlestop.common.clock import Clock
+    from whistlestop.frontend.doors.asgi import App, Receive, Send
     from whistlestop.frontend.service import Frontend
 
-    Receive = Callable[[], Awaitable[dict[str, Any]]]
-    Send = Callable[[dict[str, Any]], Awaitable[None]]
-    App = Callable[[Mapping[str, Any], Receive, Send], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
 _MOST_BODY = 128 * 1024 * 1024
@@ -72,7 +70,7 @@ def make_app(frontend: Frontend, clock: Clock) -> App:
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        body = await _read_body(receive)
+        body = await read_body(receive, _MOST_BODY)
         if body is None:
             return
         request = HttpRequest(
@@ -82,9 +80,9 @@ def make_app(frontend: Frontend, clock: Clock) -> App:
             headers=_headers(scope["headers"]),
             body=body,
         )
-        answer = await _unless_gone(api.handle(request), receive)
+        answer = await unless_gone(api.handle(request), receive)
         if answer is not None:
-            await _send(send, answer)
+            await send_answer(send, answer)
 
     return app
 
@@ -96,50 +94,6 @@ def _headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
-
-
-async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body; None when the client went away. One that is too large is cut, and refused further on."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        part = message.get("body", b"")
-        size += len(part)
-        if size <= _MOST_BODY + 1:
-            parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _unless_gone(work: Awaitable[HttpAnswer], receive: Receive) -> HttpAnswer | None:
-    """The answer, or None (and the work cancelled) when the client leaves first: a long poll must not outlive it."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return None
-    finally:
-        gone.cancel()
-        task.cancel()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _send(send: Send, answer: HttpAnswer) -> None:
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
-    headers.append((b"content-length", str(len(answer.body)).encode()))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
 
 
 def _failed(error: ServiceError, *, is_connect: bool) -> HttpAnswer:

@@ -60,6 +60,8 @@ def _announce(server: Server, title: str, hints: Sequence[str]) -> None:
         lines.append(f"gRPC:    {host_port(ip, server.port)}")
     if server.http_port:
         lines.append(f"HTTP:    {scheme}://{host_port(ip, server.http_port)}")
+    if server.internal_port:
+        lines.append(f"Internal: http://{host_port(config.internal_ip or ip, server.internal_port)}")
     if server.metrics_port:
         lines.append(f"Metrics: http://{host_port(ip, server.metrics_port)}/metrics")
     lines.append(f"State:   {config.store.describe()}")

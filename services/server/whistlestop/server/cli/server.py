@@ -48,9 +48,7 @@ _Pragmas = Annotated[
 _LogLevel = Annotated[str, typer.Option("--log-level", help=f"One of {', '.join(LOG_LEVELS)}.")]
 _LogFormat = Annotated[str, typer.Option("--log-format", help=f"One of {', '.join(LOG_FORMATS)}.")]
 _Port = Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port of the gRPC door; 0: a free one.")]
-_TlsClientCa = Annotated[
-    str, typer.Option("--tls-client-ca", help="PEM file; clients must show a certificate of it.")
-]
+_TlsClientCa = Annotated[str, typer.Option("--tls-client-ca", help="PEM file; clients must show a certificate of it.")]
 _BroadcastAddress = Annotated[
     str,
     typer.Option("--broadcast-address", metavar="HOST:PORT", help="What others are told this process's address is."),
@@ -61,6 +59,54 @@ _MetricsPort = Annotated[
         "--metrics-port", min=0, max=65535, help="Port of /metrics; 0: a free one.", show_default="a free one"
     ),
 ]
+
+
+_DatabaseUrl = Annotated[
+    str,
+    typer.Option(
+        "--database-url",
+        help="postgresql://… to serve from, with any number of processes.",
+        envvar="WHISTLESTOP_DATABASE_URL",
+    ),
+]
+_Services = Annotated[
+    str,
+    typer.Option(
+        "--services",
+        help="What this process does: frontend (public doors), matching (polls), history (timers, transfers).",
+    ),
+]
+_HistoryUrls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--history-url", metavar="URL", envvar="WHISTLESTOP_HISTORY_URL",
+        help="Internal door of a process that serves history, when this one does not. Repeatable.",
+    ),
+]  # fmt: skip
+_MatchingUrls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--matching-url", metavar="URL", envvar="WHISTLESTOP_MATCHING_URL", help="As --history-url, of matching.",
+    ),
+]  # fmt: skip
+_InternalPort = Annotated[
+    int | None,
+    typer.Option(
+        "--internal-port", min=0, max=65535, envvar="WHISTLESTOP_INTERNAL_PORT", show_default="none",
+        help="Port of the internal door, where other processes find history and matching.",
+    ),
+]  # fmt: skip
+_InternalIp = Annotated[
+    str, typer.Option("--internal-ip", help="Address of the internal door.", show_default="that of --ip")
+]
+_InternalSecret = Annotated[
+    str,
+    typer.Option(
+        "--internal-secret", envvar="WHISTLESTOP_INTERNAL_SECRET", show_envvar=True,
+        help="What processes show each other. A flag stands in the list of processes: better in the environment.",
+    ),
+]  # fmt: skip
+_InternalSecretFile = Annotated[str, typer.Option("--internal-secret-file", help="File that holds the secret instead.")]
 
 
 @app.command("start-dev")
@@ -132,20 +178,14 @@ def start(
         int | None, typer.Option("--metrics-port", min=0, max=65535, help="Port of /metrics.", show_default="none")
     ] = None,
     db_filename: Annotated[str, typer.Option("--db-filename", "-f", help="SQLite file that keeps the state.")] = "",
-    database_url: Annotated[
-        str,
-        typer.Option(
-            "--database-url",
-            help="postgresql://… to serve from, with any number of processes.",
-            envvar="WHISTLESTOP_DATABASE_URL",
-        ),
-    ] = "",
-    services: Annotated[
-        str,
-        typer.Option(
-            "--services", help="What this process does: frontend,matching (doors), history (timers, transfers)."
-        ),
-    ] = "frontend,history,matching",
+    database_url: _DatabaseUrl = "",
+    services: _Services = "frontend,history,matching",
+    history_url: _HistoryUrls = None,
+    matching_url: _MatchingUrls = None,
+    internal_port: _InternalPort = None,
+    internal_ip: _InternalIp = "",
+    internal_secret: _InternalSecret = "",
+    internal_secret_file: _InternalSecretFile = "",
     namespace: _Namespaces = None,
     search_attribute: _Attributes = None,
     dynamic_config_value: _Dynamic = None,
@@ -181,6 +221,11 @@ def start(
         allow_anonymous=allow_anonymous,
         broadcast_address=broadcast_address,
         drain_s=drain_s,
+        internal_ip=internal_ip,
+        internal_port=internal_port,
+        internal_secret=_secret(internal_secret, internal_secret_file),
+        history_urls=_urls(history_url),
+        matching_urls=_urls(matching_url),
     )
     raise typer.Exit(_run(config, "Whistlestop server", []))
 
@@ -200,6 +245,24 @@ def _store(database_url: str, path: str, pragmas: list[str] | None) -> StoreConf
     if not database_url.startswith(("postgresql://", "postgres://")):
         raise CommandError("--database-url must begin with postgresql://", 2)
     return StoreConfig(database_url=database_url)
+
+
+def _secret(given: str, path: str) -> str:
+    if not path:
+        return given
+    try:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - one small file at start
+            found = file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"--internal-secret-file {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not found:
+        raise CommandError(f"--internal-secret-file {path} is empty", 2)
+    return found
+
+
+def _urls(given: list[str] | None) -> tuple[str, ...]:
+    """Flags, or a list in an environment variable."""
+    return tuple(dict.fromkeys(url for text in given or () for url in text.replace(",", " ").split()))
 
 
 def _namespaces(given: list[str] | None) -> tuple[str, ...]:

@@ -26,6 +26,10 @@ class Unreachable(Exception):
     """The origin could not be talked to: refused, reset, or not HTTP."""
 
 
+class NotConnected(Unreachable):
+    """There was not even a connection: the origin has seen nothing of the request."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Header names in lower case."""
@@ -53,9 +57,13 @@ class _Connection:
 
 
 class Http1Client:
-    """Keeps connections to the origin of `url` and posts through them."""
+    """Keeps connections to the origin of `url` and posts through them.
 
-    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+    An origin may close a connection that idles just when a request is written to it. With `resend` such a request is
+    written again on another connection; without, whether it was served is for the caller to weigh.
+    """
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None, *, resend: bool = True) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"not an http(s) URL: {url}")
@@ -65,6 +73,7 @@ class Http1Client:
         self.host = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
         if parts.port:
             self.host += f":{parts.port}"
+        self._resend = resend
         self._idle: list[_Connection] = []
         self.connects = 0
 
@@ -81,7 +90,7 @@ class Http1Client:
                 answer, keep = await _exchange(connection, request)
             except _Stale:
                 connection.close()
-                if was_used:
+                if was_used and self._resend:
                     continue  # closed by the other side while it was idle, before it saw this request
                 raise Unreachable(f"{self.host} closed the connection") from None
             except (OSError, EOFError, ValueError) as error:
@@ -118,9 +127,9 @@ class Http1Client:
                     self.hostname, self._port, ssl=self._tls, limit=_MOST_HEAD
                 )
         except TimeoutError as error:
-            raise Unreachable(f"{self.host}: no connection within {_CONNECT_S:.0f} s") from error
+            raise NotConnected(f"{self.host}: no connection within {_CONNECT_S:.0f} s") from error
         except OSError as error:
-            raise Unreachable(f"{self.host}: {error}") from error
+            raise NotConnected(f"{self.host}: {error}") from error
         return _Connection(reader, writer)
 
 

@@ -1,0 +1,136 @@
+"""The internal door: where other processes of the same deployment find history and matching.
+
+Rules of this file: it takes the envelopes that go between functions, at `/history` and `/matching`, and nothing else
+but `/healthz`. Who calls shows the shared secret; a process without one listens on loopback alone (config.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.common.errors import Code, ServiceError, unavailable
+from whistlestop.common.transports import error_answer, invoke_envelope
+from whistlestop.frontend.doors.answer import HttpAnswer
+from whistlestop.frontend.doors.asgi import read_body, send_answer, unless_gone
+from whistlestop.frontend.registry import REGISTRY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from whistlestop.common.clients import ServiceClient
+    from whistlestop.common.clock import Clock
+    from whistlestop.frontend.doors.asgi import App, Receive, Send
+
+log = logging.getLogger(__name__)
+
+MOST_BODY = 64 * 1024 * 1024
+"""Of one envelope. Public doors refuse requests above 4 MiB long before."""
+KEEP_ALIVE_S = 75
+"""How long a connection may idle: longer than any pause of a caller that has work."""
+_HOLDS = frozenset(spec.method for spec in REGISTRY.values() if spec.holds)
+"""Methods whose callers wait on purpose: a drain ends them at once."""
+_SHUTTING_DOWN = "the server is shutting down"
+_JSON = {"content-type": "application/json"}
+
+
+def credential(secret: str) -> dict[str, str]:
+    """The header that shows the secret."""
+    return {"authorization": f"Bearer {secret}"} if secret else {}
+
+
+class InternalApi:
+    """The services that live in this process, for those who know the secret."""
+
+    def __init__(self, services: Mapping[str, ServiceClient], clock: Clock, secret: str) -> None:
+        self._by_path = {f"/{name}": service for name, service in services.items()}
+        self._clock = clock
+        self._expected = credential(secret).get("authorization", "").encode()
+        self._held: set[asyncio.Task[object]] = set()
+        self._draining = False
+
+    def refusal(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> HttpAnswer | None:
+        """What is wrong with a request, as far as its head tells."""
+        if self._expected and not hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
+            log.warning("a call at the internal door does not show the secret")
+            return _refused(401, Code.UNAUTHENTICATED, "the internal secret is missing or wrong")
+        if method != "POST" or path not in self._by_path:
+            return _refused(404, Code.UNIMPLEMENTED, f"POST to {' or '.join(sorted(self._by_path))}")
+        if int(headers.get(b"content-length", b"0")) > MOST_BODY:
+            return _refused(413, Code.RESOURCE_EXHAUSTED, f"an envelope may have {MOST_BODY} bytes")
+        return None
+
+    async def invoke(self, path: str, body: bytes) -> HttpAnswer:
+        """Run one envelope."""
+        try:
+            envelope = json.loads(body)
+        except ValueError:
+            envelope = None
+        if not isinstance(envelope, dict):
+            envelope = {}
+        task = asyncio.current_task()
+        assert task is not None
+        if self._draining:
+            return _answered(200, error_answer(unavailable(_SHUTTING_DOWN)))
+        if envelope.get("method") in _HOLDS:
+            self._held.add(task)
+        try:
+            answer = await invoke_envelope(self._by_path[path], envelope, self._clock, can_hold=True)
+        except asyncio.CancelledError:
+            if not self._is_draining():
+                raise
+            task.uncancel()
+            answer = error_answer(unavailable(_SHUTTING_DOWN))
+        except Exception:
+            log.exception("%s failed", envelope.get("method"))
+            answer = error_answer(ServiceError(Code.INTERNAL, "internal error"))
+        finally:
+            self._held.discard(task)
+        return _answered(200, answer)
+
+    async def drain(self) -> None:
+        """Refuse new calls, and end those that wait on purpose."""
+        self._draining = True
+        held = list(self._held)
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+
+    def _is_draining(self) -> bool:
+        return self._draining
+
+
+def internal_app(api: InternalApi) -> App:
+    """The ASGI application."""
+
+    async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        if path == "/healthz":
+            await send_answer(send, _answered(200, {"status": "SERVING"}))
+            return
+        refused = api.refusal(scope["method"], path, dict(scope["headers"]))
+        if refused is not None:
+            await send_answer(send, refused)
+            return
+        body = await read_body(receive, MOST_BODY)
+        if body is None:
+            return
+        answer = await unless_gone(api.invoke(path, body), receive)
+        if answer is not None:
+            await send_answer(send, answer)
+
+    return app
+
+
+def _answered(status: int, answer: Mapping[str, Any]) -> HttpAnswer:
+    return HttpAnswer(status, json.dumps(answer).encode(), _JSON)
+
+
+def _refused(status: int, code: Code, message: str) -> HttpAnswer:
+    body = json.dumps(error_answer(ServiceError(code, message))).encode()
+    return HttpAnswer(status, body, {**_JSON, "connection": "close"})
