@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from psycopg import AsyncConnection
@@ -154,3 +155,47 @@ async def test_who_starts_after_a_kill_does_not_wait_for_its_rows_to_expire(clus
     async with Worker(b, task_queue="sleepers", workflows=WORKFLOWS):
         assert await b.get_workflow_handle("sleeper-0").result() == "awake"
     assert time.monotonic() - began < 6
+
+
+DUE = 250
+DUE_IN_S = 8.0
+LAST_START_S = 2.0
+
+
+async def start_due_at(clients: list[Client], at: float) -> list[str]:
+    """Workflows that nobody works on, and whose time is over at one instant; as many as can be started before."""
+    names: list[str] = []
+
+    async def start_some(client: Client) -> None:
+        while len(names) < DUE and (left_s := at - time.time()) > LAST_START_S:
+            names.append(f"due-{len(names)}")
+            await client.start_workflow(
+                Sleeper.run, 0.0, id=names[-1], task_queue="nobody", execution_timeout=timedelta(seconds=left_s)
+            )
+
+    await asyncio.gather(*(start_some(client) for client in clients * 8))
+    return names
+
+
+async def test_kill_of_one_in_the_middle_of_a_scan(cluster: Cluster) -> None:
+    """What it was about to fire fires, once: no run stays open, none ends twice."""
+    cluster.start("a", "b")
+    await shared_by(cluster, 2, 10)
+    a, b = await cluster.client("a"), await cluster.client("b")
+    names = await start_due_at([a, b], time.time() + DUE_IN_S)
+    ended = 0
+    while ended == 0:
+        ended = (await b.count_workflows("ExecutionStatus = 'TimedOut'")).count
+    cluster.kill("a")
+    print(f"killed when {ended} of {len(names)} had fired")
+    assert ended < len(names), "all was over before anything was killed"
+    async with asyncio.timeout(30):
+        while (await b.count_workflows("ExecutionStatus = 'TimedOut'")).count < len(names):  # noqa: ASYNC110 - of others
+            await asyncio.sleep(0.2)
+    for name in names:
+        history = await b.get_workflow_handle(name).fetch_history()
+        ends = [event for event in history.events if event.HasField("workflow_execution_timed_out_event_attributes")]
+        assert len(ends) == 1
+        assert history.events[-1] == ends[0]
+    checked = await cluster.command("db", "check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -92,7 +92,8 @@ def call(folder: Path, function: str, event: Any, env: dict[str, str]) -> dict[s
 
     `used` are pairs (function, milliseconds of CPU): this call, and the calls that it made of other functions.
     """
-    with socket.socket(socket.AF_UNIX) as connection:
+    data = b""
+    with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
         connection.connect(str(folder / f"{function}.sock"))
         connection.sendall(json.dumps({"event": event, "env": env}).encode())
         connection.shutdown(socket.SHUT_WR)

@@ -133,7 +133,9 @@ class SqsWakeQueue:
     def _receive(self) -> list[Any]:
         if self._counters is not None:
             self._counters.sqs += 1
-        answer = self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=self._wait_s)
+        # Whether it can be heard at all is known without waiting.
+        wait_s = self._wait_s if self.name else 0
+        answer = self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=wait_s)
         return list(answer.get("Messages", ()))
 
     def _failed(self, error: Exception, failures: int) -> int:

@@ -7,12 +7,14 @@ instance keeps from call to call is a cache.
 Environment: WHISTLESTOP_DATABASE_URL or WHISTLESTOP_SQLITE_PATH, WHISTLESTOP_MATCHING_FUNCTION or
 WHISTLESTOP_MATCHING_URL, WHISTLESTOP_LOG_LEVEL; as of the frontend's function. WHISTLESTOP_WAKE_QUEUE_URL, _QUEUE_ARN,
 _SCHEDULE_GROUP and _ROLE_ARN for the alarm on AWS; without them polls and the recurring schedule are all that wakes.
+With WHISTLESTOP_WORKER_WAKE_PREFIX, as matching has it, workers are told of tasks by queues beside that one.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,6 +29,7 @@ from whistlestop.common.proto import internal_pb2
 from whistlestop.history.alarm import Dues, NoAlarm
 from whistlestop.history.engine import Effects
 from whistlestop.history.service import History
+from whistlestop.storage.outreach import Outreach
 from whistlestop.storage.presence import Presence
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.notify import Subscription
     from whistlestop.history.alarm import Alarm
+    from whistlestop.history.worker_wakes import WorkerWakes
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import TimerTask, TransferTask
 
@@ -89,12 +93,15 @@ class Instance:
     dues: Dues
     alarm: Alarm
     presence: Presence
+    wakes: WorkerWakes | None = None
 
     async def settle(self, latest_ns: int | None) -> None:
         """Nothing of the call is left undone: deliver its outbox, then arm for what is due later."""
         await self.history.transfers.drain(latest_ns)
         await self.dues.arm(self.alarm)
         await self.presence.note()
+        if self.wakes is not None:
+            await self.wakes.settle()
 
 
 class _FunctionEffects(Effects):
@@ -163,7 +170,11 @@ async def _instance() -> Instance:
         history.engine.effects = _FunctionEffects(history, dues)
         history.transfers.postponed = dues.note
         presence = Presence(store, _clock, lambda_shell.instance_name(), "history")
-        _instances.append(Instance(history, dues, _alarm(), presence))
+        wakes = _worker_wakes()
+        # Aurora DSQL has no NOTIFY, and no server can listen on it.
+        sender = "" if os.environ.get("WHISTLESTOP_DSQL_HOST") else secrets.token_urlsafe(6)
+        store.outreach = Outreach(None if wakes is None else wakes.wake, sender)
+        _instances.append(Instance(history, dues, _alarm(), presence, wakes))
     return _instances[0]
 
 
@@ -175,6 +186,15 @@ def _alarm() -> Alarm:
     target = WakeTarget.from_environment()
     assert target is not None
     return AwsAlarm(target, _clock)
+
+
+def _worker_wakes() -> WorkerWakes | None:
+    near_url = os.environ.get("WHISTLESTOP_WAKE_QUEUE_URL")
+    if not near_url or not os.environ.get("WHISTLESTOP_WORKER_WAKE_PREFIX"):
+        return None
+    from whistlestop.history.worker_wakes import WorkerWakes
+
+    return WorkerWakes(near_url, _clock)
 
 
 def _store() -> Store:

@@ -1,0 +1,79 @@
+"""Messages to the wake queues of workers that sleep until there is a task for them.
+
+Rules of this file:
+
+    - A message says no more than "look". It may come twice, late or never: who sleeps looks now and then by itself.
+    - It is sent as soon as the commit stands, while the call that committed goes on (which may be waiting for the very
+      answer that the woken worker is to give), and the call does not end before it is sent.
+    - Nothing of it fails a call. A queue that is gone (its worker was killed) is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.common import aws
+from whistlestop.common.clock import SECOND_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from whistlestop.common.clock import Clock
+
+MESSAGE = '{"wake": "tasks"}'
+GONE = frozenset({"QueueDoesNotExist", "NonExistentQueue", "AWS.SimpleQueueService.NonExistentQueue"})
+GONE_NS = 60 * SECOND_NS
+_MOST_GONE = 1000
+_log = logging.getLogger(__name__)
+
+
+class WorkerWakes:
+    """Sends by SQS. `near_url` is the address of any queue of the account and region; `sqs` as boto3's client."""
+
+    def __init__(self, near_url: str, clock: Clock, sqs: Any = None) -> None:
+        self._folder = near_url.rpartition("/")[0]
+        self._clock = clock
+        self._sqs = sqs
+        self._next: set[str] = set()
+        """Queues with a message that has not set out: what happens until it does goes with it."""
+        self._sending: set[asyncio.Task[None]] = set()
+        self._gone_ns: dict[str, int] = {}
+        self.sent = 0
+
+    def wake(self, names: Iterable[str]) -> None:
+        """Send a message to each of the queues soon."""
+        now_ns = self._clock.now_ns()
+        for name in names:
+            if name in self._next or self._gone_ns.get(name, 0) > now_ns:
+                continue
+            self._next.add(name)
+            task = asyncio.get_running_loop().create_task(self._send(name))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+
+    async def settle(self) -> None:
+        """Wait until all messages are sent, or given up."""
+        while self._sending:
+            await asyncio.wait(set(self._sending))
+
+    async def _send(self, name: str) -> None:
+        self._next.discard(name)
+        try:
+            await asyncio.to_thread(self._send_now, f"{self._folder}/{name}")
+        except aws.AwsError as error:
+            if error.code.removeprefix("com.amazonaws.sqs#") in GONE:
+                if len(self._gone_ns) >= _MOST_GONE:
+                    self._gone_ns.clear()
+                self._gone_ns[name] = self._clock.now_ns() + GONE_NS
+                _log.info("wake queue %s is gone", name)
+                return
+            _log.warning("a worker could not be woken, it has to look by itself: %r", error)
+            return
+        self.sent += 1
+
+    def _send_now(self, url: str) -> None:
+        if self._sqs is None:
+            self._sqs = aws.client("sqs")
+        self._sqs.send_message(QueueUrl=url, MessageBody=MESSAGE)

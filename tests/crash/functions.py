@@ -1,0 +1,208 @@
+"""SIGKILL of random function instances at random moments of a load: nothing acknowledged is lost, everything ends.
+
+    python -m tests.crash.functions --kills 200 [--seed N] [--faults]
+
+The three handlers run in processes of their own over Postgres (`tests.functions.platform`), the official SDK reaches
+them through the bridge as it does in the cloud. With --faults, messages that wake history and the bridge are lost,
+doubled and late as well. Prints its seed, and at the end what was acknowledged and what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import random
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from temporalio.client import Client
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.worker import Worker
+
+from tests import postgres
+from tests.bridge.targets import Front, serving
+from tests.crash import load
+from tests.functions import aws, instance, platform
+from tests.functions.client import SCHEDULED, Cloud, opened
+from whistlestop.bridge import BridgeConfig, RunningBridge
+from whistlestop.bridge.sqs import SqsWakeQueue
+from whistlestop.common.errors import ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+INSTANCES = 12
+FINISH_S = 240.0
+SWEEP_S = 3.0
+THREADS = 64
+"""Calls under way at once: updates and queries are held by a function."""
+COMMAND = (sys.executable, "-m", "whistlestop.server")
+
+
+@dataclass(frozen=True)
+class Options:
+    kills: int
+    seed: int
+    faults: bool = False
+    parallel: int = 5
+    span_s: tuple[float, float] = (0.1, 1.2)
+    """Between two kills."""
+
+
+@dataclass(slots=True)
+class Line:
+    """Functions, their AWS, and a bridge before them."""
+
+    platform: platform.Platform
+    cloud: Cloud
+    front: Front
+    aws: aws.FakeAws
+    bridge: RunningBridge
+
+
+@asynccontextmanager
+async def built(
+    database_url: str, *, seed: int = 0, faults: bool = False, wake_queue: str = "auto", instances: int = INSTANCES,
+    make_bridge: Callable[[str], BridgeConfig] | None = None,
+) -> AsyncIterator[Line]:
+    """The three functions over that database, with the namespace `default`."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+    trouble = aws.Faults(lost=0.1, doubled=0.1, late=0.2) if faults else aws.Faults()
+    env = {"WHISTLESTOP_DATABASE_URL": database_url, **aws.ENVIRONMENT}
+    async with AsyncExitStack() as stack:
+        async with opened(env) as store:
+            await store.migrate()
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ws-")))
+        running = stack.enter_context(platform.running(folder, instances))
+        cloud = Cloud(folder, env)
+
+        async def wake(bodies: list[str]) -> object:
+            records = [{"eventSource": "aws:sqs", "messageId": body, "body": body} for body in bodies]
+            return await asyncio.to_thread(instance.call, folder, "history", {"Records": records}, cloud.env)
+
+        fake = await stack.enter_async_context(
+            aws.FakeAws(folder, wake, random.Random(seed), trouble, trouble)
+        )
+        await cloud.call(
+            "RegisterNamespace", namespace="default", workflow_execution_retention_period={"seconds": 24 * 3600}
+        )
+        front = Front(cloud)
+        url = await stack.enter_async_context(serving(front))
+        stack.enter_context(mock.patch.object(SqsWakeQueue, "_client", return_value=fake.client()))
+        config = make_bridge(url) if make_bridge else BridgeConfig(url, wake_queue=wake_queue, log_every_s=0)
+        bridge = await stack.enter_async_context(RunningBridge(config))
+        yield Line(running, cloud, front, fake, bridge)
+
+
+async def run(options: Options) -> list[str]:
+    """Everything that is wrong, in words."""
+    print(f"seed {options.seed}: {options.kills} kills of function instances, faults {options.faults}", flush=True)
+    database_url = await asyncio.to_thread(postgres.durable_server)
+    async with built(database_url, seed=options.seed, faults=options.faults) as line:
+        sweeping = asyncio.create_task(_sweep(line.cloud))
+        try:
+            told, killed, missing = await _under_load(options, line)
+        finally:
+            sweeping.cancel()
+        total = line.platform.total()
+        print(told)
+        print("killed:", ", ".join(f"{name} {count}" for name, count in sorted(killed.items())))
+        print(f"{total.calls} calls ended, {total.statements} statements; AWS: {dict(line.aws.counts)}", flush=True)
+    checked = await asyncio.to_thread(
+        subprocess.run, [*COMMAND, "db", "check", "--database-url", database_url],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    print(checked.stdout.strip()[-2000:], checked.stderr.strip()[-2000:])
+    if checked.returncode:
+        missing.append(f"db check: {checked.stdout} {checked.stderr}")
+    return missing
+
+
+async def _sweep(cloud: Cloud) -> None:
+    """The recurring schedule, every few seconds instead of every few minutes."""
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        await asyncio.to_thread(instance.call, cloud.folder, "history", SCHEDULED, cloud.env)
+
+
+async def _under_load(options: Options, line: Line) -> tuple[load.Acknowledged, Counter[str], list[str]]:
+    quiet = TelemetryFilter(core_level="OFF", other_level="OFF")
+    runtime = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=quiet)))
+    client = await Client.connect(line.bridge.address, runtime=runtime)
+    traffic = load.Load(client, f"order-{options.seed}-", options.parallel)
+    worker = Worker(
+        client, task_queue=load.QUEUE, workflows=[load.Order, load.Child], activities=[load.quick, load.from_outside],
+        max_cached_workflows=20, graceful_shutdown_timeout=timedelta(),
+    )  # fmt: skip
+    working, running = asyncio.create_task(worker.run()), asyncio.create_task(traffic.run())
+    killed: Counter[str] = Counter()
+    try:
+        await _kill_again_and_again(options, line.platform, traffic, running, killed)
+        traffic.stopping = True
+        try:
+            await asyncio.wait_for(running, FINISH_S)
+        except TimeoutError:
+            unfinished = sorted(set(traffic.told.started) - set(traffic.told.results))
+            missing = [f"not finished: {unfinished}", *await _stuck(line.cloud, unfinished)]
+        else:
+            missing = await load.check(client, traffic.told)
+        await worker.shutdown()
+        await working
+    finally:
+        running.cancel()
+        working.cancel()
+    return traffic.told, killed, missing
+
+
+async def _kill_again_and_again(
+    options: Options, functions: platform.Platform, traffic: load.Load, running: asyncio.Task[None], killed: Counter[str]
+) -> None:
+    chance = random.Random(options.seed)
+    began = time.monotonic()
+    for index in range(options.kills):
+        await asyncio.sleep(chance.uniform(*options.span_s))
+        if running.done():
+            await running
+        function, was_busy = functions.kill_one(chance)
+        killed[f"{function} {'at work' if was_busy else 'idle'}"] += 1
+        if (index + 1) % 20 == 0:
+            print(f"{index + 1} kills, {time.monotonic() - began:.0f} s: {traffic.told}", flush=True)
+
+
+async def _stuck(cloud: Cloud, names: list[str]) -> list[str]:
+    """How far the first of those got that did not end."""
+    said: list[Any] = []
+    for name in names[:3]:
+        with contextlib.suppress(ServiceError):
+            said.append(f"{name}: {await cloud.event_names(name)}")
+    return said
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
+    parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--parallel", type=int, default=5)
+    given = parser.parse_args()
+    missing = asyncio.run(run(Options(given.kills, given.seed, given.faults, given.parallel)))
+    for each in missing:
+        print(f"WRONG: {each}")
+    print("nothing is lost" if not missing else f"{len(missing)} things are wrong")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,286 @@
+"""A small Lambda: warm instances as processes of their own, counted, and killed at will.
+
+    python -m tests.functions.platform <folder> <instances>
+
+listens on `<folder>/<function>.sock` as `instance` does. Instances live from call to call and take whatever call comes
+next; one that was killed is replaced, and its caller hears what Lambda tells of a function that died. What they do is
+counted in a table that outlives them. Calls to AWS go to `<folder>/aws.sock`, where `aws.FakeAws` answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import mmap
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.functions.instance import FUNCTIONS, _Context, _set_clock, as_in_a_bundle, call
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator, Sequence
+
+_SLOT = struct.Struct("8q")
+_PID, _BUSY_NS, _CALLS, _WALL_US, _CPU_US, _BILLED_US, _STATEMENTS, _AWS = range(8)
+CPU_SHARE = 512 / 1769
+"""What 512 MB have of a processor: Lambda gives one for 1,769 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of one function, or of several together."""
+
+    calls: int = 0
+    wall_us: int = 0
+    cpu_us: int = 0
+    billed_us: int = 0
+    """The time for which Lambda would bill 512 MB: waits as they were here, CPU by the share that 512 MB have."""
+    statements: int = 0
+    aws: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, each.name) - getattr(other, each.name) for each in fields(self)))
+
+
+class Table:
+    """Rows of numbers that all processes share: row `n` is that of the n-th instance."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        with path.open("a+b") as file:
+            file.truncate(rows * _SLOT.size)
+            self._map = mmap.mmap(file.fileno(), rows * _SLOT.size)
+        self.rows = rows
+
+    def read(self, row: int) -> tuple[int, ...]:
+        return _SLOT.unpack_from(self._map, row * _SLOT.size)
+
+    def put(self, row: int, column: int, value: int) -> None:
+        struct.pack_into("q", self._map, row * _SLOT.size + column * 8, value)
+
+    def add(self, row: int, column: int, value: int) -> None:
+        self.put(row, column, self.read(row)[column] + value)
+
+
+@dataclass(slots=True)
+class Platform:
+    """One that runs, as the process sees it that started it."""
+
+    folder: Path
+    instances: int
+    table: Table
+
+    def counts(self) -> dict[str, Counts]:
+        """By function, since the beginning."""
+        found = {}
+        for index, function in enumerate(FUNCTIONS):
+            rows = (self.table.read(index * self.instances + each) for each in range(self.instances))
+            found[function] = sum((Counts(*row[_CALLS:]) for row in rows), Counts())
+        return found
+
+    def total(self) -> Counts:
+        return sum(self.counts().values(), Counts())
+
+    def kill_one(self, chance: random.Random) -> tuple[str, bool]:
+        """SIGKILL an instance, mostly one that works at this moment; which function, and whether it did."""
+        rows = {row: self.table.read(row) for row in range(self.table.rows)}
+        busy = [row for row, values in rows.items() if values[_BUSY_NS]]
+        row = chance.choice(busy if busy and chance.random() < 0.9 else sorted(rows))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rows[row][_PID], signal.SIGKILL)
+        return FUNCTIONS[row // self.instances], row in busy
+
+
+@contextmanager
+def running(folder: Path, instances: int = 8) -> Iterator[Platform]:
+    """A platform with so many instances of each function. `folder` is to have a short path: sockets are in it."""
+    table = Table(folder / "table", len(FUNCTIONS) * instances)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.functions.platform", str(folder), str(instances)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "listening\n"
+            yield Platform(folder, instances, table)
+        finally:
+            process.stdin.close()
+
+
+# ---- in the instances ------------------------------------------------------------------------------------------------
+
+
+class _Calls:
+    """As a client of `whistlestop.common.aws`: Lambda's goes to another instance, all others to the fake."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+
+    def invoke(self, *, FunctionName: str, InvocationType: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803 - AWS's names
+        began_s, cpu_s = time.perf_counter(), time.process_time()
+        answer = call(_Now.folder, FunctionName, json.loads(Payload), _Now.env)
+        _Now.nested_s += time.perf_counter() - began_s - (time.process_time() - cpu_s)
+        _Now.nested_billed_us += answer.get("billed_us", 0)
+        failed = {"FunctionError": "Unhandled"} if "error" in answer else {}
+        return {
+            "StatusCode": 200, "Payload": io.BytesIO(json.dumps(answer.get("answer", {})).encode()), **failed,
+        }  # fmt: skip
+
+    def __getattr__(self, operation: str) -> Any:
+        def ask(**given: Any) -> Any:
+            from whistlestop.common.aws import AwsError
+
+            _Now.aws += 1
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(_Now.folder / "aws.sock"))
+                asked = {"service": self._service, "operation": operation, "fields": given}
+                connection.sendall(json.dumps(asked).encode() + b"\n")
+                with connection.makefile("rb") as lines:
+                    answer = json.loads(lines.readline())
+            if "code" in answer:
+                raise AwsError(answer["code"], "as the test wants it")
+            return answer
+
+        return ask
+
+
+class _Now:
+    """The call that this process serves."""
+
+    folder = Path()
+    env: dict[str, str] = {}  # noqa: RUF012 - of the one call
+    nested_s = 0.0
+    nested_billed_us = 0
+    aws = 0
+    statements = 0
+
+
+def _count_statements() -> None:
+    """Every statement that goes to Postgres, those that begin and end a transaction as well."""
+    import psycopg
+
+    def counted(kind: type[Any], name: str) -> None:
+        original = getattr(kind, name)
+
+        async def wrapped(self: Any, *given: Any, **named: Any) -> Any:
+            _Now.statements += 1
+            return await original(self, *given, **named)
+
+        setattr(kind, name, wrapped)
+
+    counted(psycopg.AsyncCursor, "execute")
+    for name in ("commit", "rollback"):
+        counted(psycopg.AsyncConnection, name)
+
+
+def _serve(folder: Path, function: str, request: dict[str, Any]) -> dict[str, Any]:
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    env: dict[str, str] = request["env"]
+    os.environ.update(env)
+    _Now.folder, _Now.env, _Now.nested_s, _Now.nested_billed_us, _Now.aws, _Now.statements = folder, env, 0.0, 0, 0, 0
+    try:
+        module = importlib.import_module(f"whistlestop.{function}.lambda_function")
+        _set_clock(int(env.get("TEST_CLOCK_AHEAD_NS", "0")))
+        answer = {"answer": module.handler(request["event"], _Context(function))}
+    except Exception:  # noqa: BLE001 - whatever it is, the caller is told of it
+        answer = {"error": traceback.format_exc()}
+    cpu_us = int((time.process_time() - cpu_s) * 1e6)
+    wall_us = int((time.perf_counter() - began_s) * 1e6)
+    waited_us = max(wall_us - cpu_us - int(_Now.nested_s * 1e6), 0)
+    billed_us = int(waited_us + cpu_us / CPU_SHARE) + _Now.nested_billed_us
+    used = [(function, cpu_us / 1000)]
+    return {**answer, "used": used, "wall_us": wall_us, "cpu_us": cpu_us, "billed_us": billed_us}
+
+
+def _instance(folder: Path, function: str, listener: socket.socket, table: Table, row: int) -> None:
+    """Take call after call, until killed."""
+    from whistlestop.common import aws
+
+    aws.client = lambda service, *_: _Calls(service)
+    _count_statements()
+    while True:
+        connection, _ = listener.accept()
+        table.put(row, _BUSY_NS, time.time_ns())
+        with connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            with connection.makefile("rb") as lines:
+                request = json.loads(lines.read())
+            answer = _serve(folder, function, request)
+            for column, value in (
+                (_CALLS, 1), (_WALL_US, answer["wall_us"]), (_CPU_US, answer["cpu_us"]),
+                (_BILLED_US, answer["billed_us"]), (_STATEMENTS, _Now.statements), (_AWS, _Now.aws),
+            ):  # fmt: skip
+                table.add(row, column, value)
+            if "error" in answer:
+                print(answer["error"], file=sys.stderr, flush=True)
+            connection.sendall(json.dumps(answer).encode())
+            connection.shutdown(socket.SHUT_WR)
+        table.put(row, _BUSY_NS, 0)
+
+
+# ---- the process that has them ---------------------------------------------------------------------------------------
+
+
+def _fork(folder: Path, listeners: Sequence[socket.socket], table: Table, row: int) -> None:
+    kind = row * len(FUNCTIONS) // table.rows
+    table.put(row, _BUSY_NS, 0)
+    process_id = os.fork()
+    if process_id:
+        table.put(row, _PID, process_id)
+        return
+    with contextlib.suppress(BaseException):
+        _instance(folder, FUNCTIONS[kind], listeners[kind], table, row)
+    os._exit(1)
+
+
+def main() -> None:
+    """Keep instances alive until standard input is closed."""
+    folder, instances = Path(sys.argv[1]), int(sys.argv[2])
+    as_in_a_bundle()
+    for function in FUNCTIONS:
+        importlib.import_module(f"whistlestop.{function}.lambda_function")
+    for module in ("whistlestop.storage.sqlite.store", "whistlestop.storage.postgres.store", "whistlestop.common.aws"):
+        importlib.import_module(module)
+    table = Table(folder / "table", len(FUNCTIONS) * instances)
+    listeners = [socket.socket(socket.AF_UNIX) for _ in FUNCTIONS]
+    for function, listener in zip(FUNCTIONS, listeners, strict=True):
+        listener.bind(str(folder / f"{function}.sock"))
+        listener.listen(256)
+    for row in range(table.rows):
+        _fork(folder, listeners, table, row)
+    threading.Thread(target=_end_with_parent, args=(table,), daemon=True).start()
+    print("listening", flush=True)
+    while True:
+        ended, _ = os.wait()
+        for row in range(table.rows):
+            if table.read(row)[_PID] == ended:
+                _fork(folder, listeners, table, row)
+
+
+def _end_with_parent(table: Table) -> None:
+    sys.stdin.read()
+    for row in range(table.rows):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(table.read(row)[_PID], signal.SIGKILL)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

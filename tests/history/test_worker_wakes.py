@@ -1,0 +1,80 @@
+"""Messages to workers that sleep."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+from whistlestop.common.aws import AwsError
+from whistlestop.common.clock import SECOND_NS, FakeClock
+from whistlestop.history.worker_wakes import WorkerWakes
+
+NEAR = "https://sqs.eu-central-1.amazonaws.com/123456789012/stack-wakes"
+
+
+class FakeSqs:
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.errors: dict[str, AwsError] = {}
+        self.gate: threading.Event | None = None
+
+    def send_message(self, *, QueueUrl: str, MessageBody: str) -> dict[str, Any]:  # noqa: N803 - AWS's names
+        assert MessageBody
+        if self.gate is not None:
+            self.gate.wait(10)
+        folder, _, name = QueueUrl.rpartition("/")
+        assert folder == NEAR.rpartition("/")[0]
+        self.sent.append(name)
+        if name in self.errors:
+            raise self.errors[name]
+        return {}
+
+
+async def test_each_queue_gets_one_message_for_what_happens_at_once() -> None:
+    client = FakeSqs()
+    wakes = WorkerWakes(NEAR, FakeClock(), client)
+    wakes.wake(["a", "b"])
+    wakes.wake(["a"])
+    await wakes.settle()
+    assert sorted(client.sent) == ["a", "b"]
+
+
+async def test_what_happens_while_a_message_is_on_its_way_gets_another() -> None:
+    """The worker may have looked before it happened."""
+    client = FakeSqs()
+    client.gate = threading.Event()
+    wakes = WorkerWakes(NEAR, FakeClock(), client)
+    wakes.wake(["a"])
+    await asyncio.sleep(0.02)
+    wakes.wake(["a"])
+    client.gate.set()
+    await wakes.settle()
+    assert client.sent == ["a", "a"]
+
+
+async def test_a_queue_that_is_gone_is_left_alone_for_a_minute() -> None:
+    clock, client = FakeClock(), FakeSqs()
+    client.errors["a"] = AwsError("QueueDoesNotExist", "gone")
+    wakes = WorkerWakes(NEAR, clock, client)
+    for _ in range(3):
+        wakes.wake(["a", "b"])
+        await wakes.settle()
+    assert client.sent.count("a") == 1
+    assert client.sent.count("b") == 3
+    await clock.advance(61)
+    assert clock.now_ns() > 61 * SECOND_NS
+    wakes.wake(["a"])
+    await wakes.settle()
+    assert client.sent.count("a") == 2
+
+
+async def test_a_failure_is_nobodys_trouble() -> None:
+    client = FakeSqs()
+    client.errors["a"] = AwsError("Unreachable", "no")
+    wakes = WorkerWakes(NEAR, FakeClock(), client)
+    wakes.wake(["a"])
+    await wakes.settle()
+    wakes.wake(["a"])
+    await wakes.settle()
+    assert (client.sent, wakes.sent) == (["a", "a"], 0)
