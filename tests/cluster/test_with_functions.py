@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from temporalio.worker import Worker
 
 from tests.cluster.workflows import WORKFLOWS, Sleeper
-from tests.functions import platform
+from tests.functions import small_lambda
 from tests.functions.client import Cloud
 from tests.parity import commands
 
@@ -28,7 +28,7 @@ IDLE_S = 2.0
 
 @contextmanager
 def functions(url: str) -> Iterator[Cloud]:
-    with tempfile.TemporaryDirectory(prefix="ws-") as folder, platform.running(Path(folder), 2):
+    with tempfile.TemporaryDirectory(prefix="ws-") as folder, small_lambda.running(Path(folder), 2):
         yield Cloud(Path(folder), {"WHISTLESTOP_DATABASE_URL": url})
 
 

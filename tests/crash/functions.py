@@ -2,7 +2,7 @@
 
     python -m tests.crash.functions --kills 200 [--seed N] [--faults]
 
-The three handlers run in processes of their own over Postgres (`tests.functions.platform`), the official SDK reaches
+The three handlers run in processes of their own over Postgres (`tests.functions.small_lambda`), the official SDK reaches
 them through the bridge as it does in the cloud. With --faults, messages that wake history and the bridge are lost,
 doubled and late as well. Prints its seed, and at the end what was acknowledged and what is missing.
 """
@@ -34,7 +34,7 @@ from temporalio.worker import Worker
 from tests import postgres
 from tests.bridge.targets import Front, serving
 from tests.crash import load
-from tests.functions import aws, instance, platform
+from tests.functions import fake_aws, instance, small_lambda
 from tests.functions.client import SCHEDULED, Cloud, opened
 from whistlestop.bridge import BridgeConfig, RunningBridge
 from whistlestop.bridge.sqs import SqsWakeQueue
@@ -65,10 +65,10 @@ class Options:
 class Line:
     """Functions, their AWS, and a bridge before them."""
 
-    platform: platform.Platform
+    platform: small_lambda.Platform
     cloud: Cloud
     front: Front
-    aws: aws.FakeAws
+    aws: fake_aws.FakeAws
     bridge: RunningBridge
 
 
@@ -79,13 +79,13 @@ async def built(
 ) -> AsyncIterator[Line]:
     """The three functions over that database, with the namespace `default`."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
-    trouble = aws.Faults(lost=0.1, doubled=0.1, late=0.2) if faults else aws.Faults()
-    env = {"WHISTLESTOP_DATABASE_URL": database_url, **aws.ENVIRONMENT}
+    trouble = fake_aws.Faults(lost=0.1, doubled=0.1, late=0.2) if faults else fake_aws.Faults()
+    env = {"WHISTLESTOP_DATABASE_URL": database_url, **fake_aws.ENVIRONMENT}
     async with AsyncExitStack() as stack:
         async with opened(env) as store:
             await store.migrate()
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ws-")))
-        running = stack.enter_context(platform.running(folder, instances))
+        running = stack.enter_context(small_lambda.running(folder, instances))
         cloud = Cloud(folder, env)
 
         async def wake(bodies: list[str]) -> object:
@@ -93,7 +93,7 @@ async def built(
             return await asyncio.to_thread(instance.call, folder, "history", {"Records": records}, cloud.env)
 
         fake = await stack.enter_async_context(
-            aws.FakeAws(folder, wake, random.Random(seed), trouble, trouble)
+            fake_aws.FakeAws(folder, wake, random.Random(seed), trouble, trouble)
         )
         await cloud.call(
             "RegisterNamespace", namespace="default", workflow_execution_retention_period={"seconds": 24 * 3600}
@@ -167,7 +167,7 @@ async def _under_load(options: Options, line: Line) -> tuple[load.Acknowledged, 
 
 
 async def _kill_again_and_again(
-    options: Options, functions: platform.Platform, traffic: load.Load, running: asyncio.Task[None], killed: Counter[str]
+    options: Options, functions: small_lambda.Platform, traffic: load.Load, running: asyncio.Task[None], killed: Counter[str]
 ) -> None:
     chance = random.Random(options.seed)
     began = time.monotonic()

@@ -1,10 +1,10 @@
 """A small Lambda: warm instances as processes of their own, counted, and killed at will.
 
-    python -m tests.functions.platform <folder> <instances>
+    python -m tests.functions.small_lambda <folder> <instances>
 
 listens on `<folder>/<function>.sock` as `instance` does. Instances live from call to call and take whatever call comes
 next; one that was killed is replaced, and its caller hears what Lambda tells of a function that died. What they do is
-counted in a table that outlives them. Calls to AWS go to `<folder>/aws.sock`, where `aws.FakeAws` answers.
+counted in a table that outlives them. Calls to AWS go to `<folder>/aws.sock`, where `fake_aws.FakeAws` answers.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def running(folder: Path, instances: int = 8) -> Iterator[Platform]:
     """A platform with so many instances of each function. `folder` is to have a short path: sockets are in it."""
     table = Table(folder / "table", len(FUNCTIONS) * instances)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.functions.platform", str(folder), str(instances)],
+        [sys.executable, "-m", "tests.functions.small_lambda", str(folder), str(instances)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     with process:

@@ -1,4 +1,4 @@
-"""SQS and EventBridge Scheduler as the functions of `platform` find them: in the test's own process, counted, faulty.
+"""SQS and EventBridge Scheduler as the functions of `small_lambda` find them: in the test's own process, counted, faulty.
 
 Wakes invoke history, as the real queue does. `Faults` says how many are lost, doubled or late; time may be sped up.
 Wake queues of bridges are plain queues: `client()` is what a bridge is given for boto3's client.
