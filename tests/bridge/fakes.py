@@ -39,6 +39,7 @@ class FakeTarget:
         self.wake_prefix = ""
         self.registered = ""
         self.heartbeats: list[str] = []
+        self.last_look = worker_pb.LookForTasksRequest()
 
     def add(self, queue: str, path: str = WORKFLOW) -> None:
         self.tasks[path, queue] += 1
@@ -67,7 +68,7 @@ class FakeTarget:
         return self.answers.get(path, b"")
 
     async def _look(self, body: bytes, timeout_s: float) -> bytes:
-        request = worker_pb.LookForTasksRequest.FromString(body)
+        request = self.last_look = worker_pb.LookForTasksRequest.FromString(body)
         self.heartbeats += (each.worker_instance_key for each in request.heartbeats)
         wakes = bool(self.wake_prefix) and request.wake_queue.startswith(self.wake_prefix)
         self.registered = request.wake_queue if wakes else ""

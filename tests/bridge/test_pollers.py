@@ -8,6 +8,8 @@ import itertools
 from typing import TYPE_CHECKING
 
 import pytest
+from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentOptions as DeploymentOptions
+from temporalio.api.enums.v1.deployment_pb2 import WORKER_VERSIONING_MODE_VERSIONED as _VERSIONED
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.bridge.fakes import SERVICE, Bench
@@ -225,3 +227,18 @@ async def test_a_poll_that_is_on_its_way_ends_with_its_worker_too(bench: Bench) 
     assert bench.target.named("PollWorkflowTaskQueue")
     assert await poll == b""
     assert await bench.poll(worker_instance_key="a") == b""
+
+
+async def test_versions_of_one_queue_are_looked_at_apart(holding: Bench) -> None:
+    """What waits for one of them is nothing to the other."""
+    options = (
+        DeploymentOptions(deployment_name="shop", build_id=build_id, worker_versioning_mode=_VERSIONED)
+        for build_id in ("1.0", "2.0")
+    )
+    polls = [holding.poll(deployment_options=each) for each in options]
+    await holding.advance(1)
+    looked = {poll.deployment_options.build_id for poll in holding.target.last_look.workflow_polls}
+    assert looked == {"1.0", "2.0"}
+    for poll in polls:
+        poll.cancel()
+    await asyncio.gather(*polls, return_exceptions=True)

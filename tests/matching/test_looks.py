@@ -6,12 +6,15 @@ import asyncio
 from typing import Any
 
 import pytest
+from temporalio.api.enums.v1 import WorkerVersioningMode
 from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 from temporalio.api.worker.v1 import message_pb2 as workers_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.matching.fakes import NAMESPACE, Bench, settle
+from whistlestop.common.deployments import ROW_NAME, ROW_TYPE
 from whistlestop.common.proto import worker_pb2 as worker_pb
+from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
 from whistlestop.matching.config import MatchingConfig
 
 
@@ -40,6 +43,23 @@ async def test_counts_come_in_the_order_of_the_request_and_up_to_the_limit() -> 
     )
     # Nothing was taken.
     assert len(bench.rows.rows) == 4
+    await bench.matching.close()
+
+
+async def test_a_version_is_known_from_its_first_look_on() -> None:
+    """A bridge polls only where a task waits, and without a version there is no task for it."""
+    bench = Bench()
+    asked = request("one")
+    for options in (asked.workflow_polls[0].deployment_options, asked.activity_polls[0].deployment_options):
+        options.deployment_name = "shop"
+        options.build_id = "1.0"
+        options.worker_versioning_mode = WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
+    await bench.ask("LookForTasks", asked, can_hold=False)
+    row = bench.rows.queues[NAMESPACE, ROW_NAME, ROW_TYPE]
+    [deployment] = NamespaceDeployments.FromString(row.data).deployments
+    [version] = (each.worker_deployment_version_info for each in deployment.versions)
+    assert version.version == "shop.1.0"
+    assert [(queue.name, queue.type) for queue in version.task_queue_infos] == [("one", 1), ("one", 2)]
     await bench.matching.close()
 
 

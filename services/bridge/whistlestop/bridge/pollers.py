@@ -20,6 +20,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.bridge.counters import LOOK, POLL
 from whistlestop.bridge.heartbeats import Heartbeats
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.deployments import version_of, version_string
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import worker_pb2 as worker_pb
 
@@ -64,8 +65,8 @@ _TRANSIENT = frozenset({
     Code.CANCELLED,
 })  # fmt: skip
 
-Key: TypeAlias = tuple[str, str]
-"""Path of the poll and name of its queue."""
+Key: TypeAlias = tuple[str, str, str]
+"""Path of the poll, name of its queue, and the worker's deployment version: versions take different tasks."""
 
 
 @dataclass(eq=False, slots=True)
@@ -134,7 +135,7 @@ class NamespacePolls:
             end_ns = min(end_ns, deadline_ns - int(MARGIN_S * SECOND_NS))
         if self._left_ns.get(request.worker_instance_key, 0) > self._clock.now_ns():
             return b""
-        key = (path, request.task_queue.name)
+        key = (path, request.task_queue.name, _version(request))
         poller = Poller(key, request, data, headers, asyncio.get_running_loop().create_future(), end_ns)
         self._add(poller)
         ender = asyncio.ensure_future(self._clock.sleep((end_ns - self._clock.now_ns()) / SECOND_NS))
@@ -360,6 +361,11 @@ class NamespacePolls:
             if poller.request.identity == gone.request.identity:
                 return poller
         return None
+
+
+def _version(request: PollRequest) -> str:
+    version = version_of(request.deployment_options)
+    return "" if version is None else version_string(version)
 
 
 async def holds(target: Target, namespace: str, headers: Mapping[str, str]) -> bool:

@@ -9,6 +9,7 @@ A count is a hint: a task may be gone when the poll comes, and the poll is then 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from typing import TYPE_CHECKING
 
@@ -36,9 +37,12 @@ if TYPE_CHECKING:
     from whistlestop.matching.pollers import PollerRows
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.matching.queues import Queues
+    from whistlestop.matching.versions import Versions
     from whistlestop.storage.interface import TaskStore
 
     Asked = list[tuple[QueueKey, PollRequest]]
+
+log = logging.getLogger(__name__)
 
 MOST_QUEUES = 200
 """Of one look; what is beyond counts as having a task, so that it is polled."""
@@ -62,6 +66,7 @@ class Looks:
         rows: PollerRows,
         due: Due,
         heard: Callable[[CallContext, Sequence[WorkerHeartbeat]], Awaitable[None]],
+        versions: Versions,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -71,6 +76,7 @@ class Looks:
         self._rows = rows
         self._due = due
         self._heard = heard
+        self._versions = versions
         self._watchers: dict[QueueKey, set[asyncio.Event]] = {}
         self._closing = False
 
@@ -94,6 +100,7 @@ class Looks:
         limit = min(max(request.limit, 1), _MOST_COUNTED)
         if request.heartbeats:
             await self._heard(context, request.heartbeats)
+        await self._register(asked, context)
         prefix = "" if context.can_hold else self._config.wake_queue_prefix
         wake_queue = request.wake_queue if prefix and _may_be_woken(request.wake_queue, prefix) else ""
         if context.can_hold:
@@ -109,6 +116,16 @@ class Looks:
             wake_queue_prefix=prefix,
             wakes=bool(wake_queue),
         )
+
+    async def _register(self, asked: Asked, context: CallContext) -> None:
+        """A version is known from its worker's first look on, as it would be from its first poll."""
+        now_ns = self._clock.now_ns()
+        for key, poll in asked[:MOST_QUEUES]:
+            if self._is_good(poll):
+                try:
+                    await self._versions.enter(context, poll, key[2], now_ns)
+                except ServiceError as error:
+                    log.warning("a version of %s is not registered: %s", poll.task_queue.name, error.message)
 
     # In a function.
 

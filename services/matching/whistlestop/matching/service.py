@@ -89,6 +89,7 @@ class Matching:
         self._workers = Workers(config)
         self._worker_rows = WorkerRows(store, config)
         self._descriptions = Descriptions(store, clock, config, self._queues, self._rows, self._settings)
+        versions = Versions(store, history, clock, config, self._queues, self._rows)
         self._polls = Polls(
             store=store,
             history=history,
@@ -103,11 +104,11 @@ class Matching:
             settings=self._settings,
             workers=self._workers,
             due=due or NothingDue(),
-            versions=Versions(store, history, clock, config, self._queues, self._rows),
+            versions=versions,
         )
         self._looks = Looks(
             store=store, clock=clock, notifier=notifier, config=config, queues=self._queues, rows=self._rows,
-            due=due or NothingDue(), heard=self._heard,
+            due=due or NothingDue(), heard=self._heard, versions=versions,
         )  # fmt: skip
         self._ids = ids
         self._providers = providers
