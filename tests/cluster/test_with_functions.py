@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from temporalio.worker import Worker
 
-from tests.cluster.workflows import WORKFLOWS, Sleeper
+from tests.cluster.workflows import WORKFLOWS
 from tests.functions import small_lambda
 from tests.functions.client import Cloud
 from tests.parity import commands
@@ -45,7 +45,7 @@ async def test_a_held_poll_gets_a_task_that_a_function_wrote(cluster: Cluster) -
                 task_queue={"name": "sleepers"},
                 input={"payloads": [{"metadata": {"encoding": b"json/plain"}, "data": b"0.1"}]},
             )
-            assert await a.get_workflow_handle_for(Sleeper.run, "sleeper").result() == "awake"
+            assert await a.get_workflow_handle("sleeper").result() == "awake"
             assert time.monotonic() - began < SOON_S
 
 

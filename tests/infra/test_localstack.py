@@ -39,6 +39,8 @@ PORT = 19610
 NAME = "whistlestop-test"
 HOUR_S = 3600
 SDK_S = 120
+IDLE_S = 12
+"""After this a bridge that is woken looks by itself once in 70 seconds."""
 SOON_S = 25
 """A wake that is due comes within this; the machine may be busy."""
 
@@ -158,6 +160,35 @@ async def test_an_unchanged_worker_of_the_official_sdk(
             assert await handle.execute_update(programs.Order.address, "Paddington") == "sent to Paddington"
             assert await handle.result() == programs.Outcome("charged tea", ["by train"], "Paddington", "parcel of tea")
             assert await handle.query(programs.Order.state) == "charged tea"
+
+
+async def test_an_idle_worker_is_woken_by_its_queue(
+    stack: Stack, cloud: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started by somebody else, when its bridge would look by itself again in a minute only."""
+    for name, value in stack.server.client_environ.items():
+        monkeypatch.setenv(name, value)
+
+    def queues() -> list[str]:
+        listed = stack.client("sqs").list_queues(QueueNamePrefix=f"{NAME}-bridge-")
+        return list(listed.get("QueueUrls", ()))
+
+    with door_to(stack.outputs["Endpoint"], PORT) as target:
+        async with (
+            asyncio.timeout(SDK_S),
+            connect(target, sigv4=True, region=REGION, wake_queue="auto") as client,
+            Worker(client, task_queue="parcels", workflows=[programs.Parcel]),
+        ):
+            while not queues():  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.2)
+            await asyncio.sleep(IDLE_S)
+            began_s = time.monotonic()
+            await cloud.start(
+                "woken", workflow_type={"name": "Parcel"}, task_queue={"name": "parcels"}, input=payloads("tea")
+            )
+            assert await client.get_workflow_handle("woken").result() == "parcel of tea"
+            assert time.monotonic() - began_s < SOON_S
+    assert queues() == []
 
 
 async def test_a_refusal(cloud: Deployed) -> None:
