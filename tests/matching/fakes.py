@@ -135,6 +135,8 @@ class FakeHistory:
         if self.before is not None:
             await self.before(method, request)
         message = cast("Any", request)
+        if method == "RerouteTasks":
+            return Encoded(b"")
         workflow_id = message.execution.workflow_id
         if method == "ResetStickyTask":
             self.resets.append(workflow_id)
