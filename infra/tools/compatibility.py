@@ -7,7 +7,8 @@ from pathlib import Path
 
 from temporalio.api.enums.v1 import command_type_pb2 as ct
 
-from whistlestop.frontend.registry import REGISTRY, Served
+from whistlestop.common.errors import Code
+from whistlestop.frontend.registry import AS_TEMPORAL, REGISTRY, RpcSpec, Served
 from whistlestop.history.core import commands
 from whistlestop.history.core.completion import HANDLERS
 
@@ -31,13 +32,18 @@ def tables() -> str:
         name = f"{spec.service.rpartition('.')[2]}.{spec.method}"
         reason = spec.feature.value if spec.feature is not None else ""
         lines.append(
-            f"| {name} | {f'UNIMPLEMENTED: {reason}' if spec.served is Served.UNIMPLEMENTED else spec.served.value} |"
+            f"| {name} | {f'{_code(spec)}: {reason}' if spec.served is Served.UNIMPLEMENTED else spec.served.value} |"
         )
     lines += ["", "### Commands", "", "| command | |", "|---|---|"]
     for name, number in sorted(ct.CommandType.items()):
         if number:
             lines.append(f"| {name} | {'yes' if number in HANDLERS else 'not yet'} |")
     return "\n".join(lines)
+
+
+def _code(spec: RpcSpec) -> str:
+    code, _ = AS_TEMPORAL.get(spec.feature, (Code.UNIMPLEMENTED, "")) if spec.feature else (Code.UNIMPLEMENTED, "")
+    return code.name
 
 
 def rendered(page: str) -> str:

@@ -121,6 +121,17 @@ async def test_the_json_api_asks(http: httpx.AsyncClient) -> None:
     assert (await http.get("/healthz")).status_code == 200
 
 
+async def test_nexus_asks(http: httpx.AsyncClient) -> None:
+    """Requests for workers and completions: who may not write in the namespace may send neither."""
+    asked = "/namespaces/default/task-queues/orders/nexus-services/svc/op"
+    for path in (asked, "/namespaces/default/nexus/callback", "/nexus/callback"):
+        for headers in ({}, bearer("x"), bearer(SECRETS["reader"])):
+            assert (await http.post(path, headers=headers)).status_code == 403
+    allowed = bearer(SECRETS["writer"])
+    assert (await http.post(asked, headers={**allowed, "request-timeout": "1ms"})).status_code == 520
+    assert (await http.post("/namespaces/default/nexus/callback", headers=allowed)).status_code == 400
+
+
 # The function
 
 

@@ -224,5 +224,4 @@ async def test_an_rpc_that_is_not_supported_says_why(world: World) -> None:
     request = service_pb.ListDeploymentsRequest(namespace="default")
     code, message = await _refused(world, "ListDeployments", request)
     assert code == Code.UNIMPLEMENTED.name
-    reason = "the pre-release deployment API is not supported; use worker deployments"
-    assert message == f"ListDeployments is not supported by this server: {reason}"
+    assert message == "Deployments are deprecated and no longer supported, use Worker Deployments instead"

@@ -85,6 +85,7 @@ _REAL_SETTINGS = (
     "nexusoperation.enableStandalone=true",
     "activity.enableCallbacks=true",
     "history.enableStandaloneActivityOperatorCommands=true",
+    "frontend.workflowRulesAPIsEnabled=true",
 )
 
 

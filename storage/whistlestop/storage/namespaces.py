@@ -15,6 +15,8 @@ from whistlestop.storage.visibility.attributes import AttributeType
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from temporalio.api.rules.v1 import message_pb2 as rules_pb
+
     from whistlestop.common.clock import Clock
     from whistlestop.storage.interface import NamespaceStore
     from whistlestop.storage.records import NamespaceRecord
@@ -34,6 +36,7 @@ class Namespace:
     """Number of temporal.api.enums.v1.NamespaceState."""
     retention_ns: int
     custom_search_attributes: Mapping[str, AttributeType]
+    workflow_rules: tuple[rules_pb.WorkflowRule, ...]
     data: namespace_pb.NamespaceData
     record: NamespaceRecord
 
@@ -50,6 +53,7 @@ def parse(record: NamespaceRecord) -> Namespace:
         custom_search_attributes={
             name: AttributeType(kind) for name, kind in data.custom_search_attributes.items() if kind in _TYPES
         },
+        workflow_rules=tuple(data.workflow_rules.values()),
         data=data,
         record=record,
     )

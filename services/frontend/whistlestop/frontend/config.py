@@ -48,6 +48,9 @@ class FrontendConfig:
     worker_build_id_size_limit: int = 255
     min_retention_s: int = 3600
     max_bad_binaries: int = 10
+    workflow_rules_enabled: bool = True
+    max_workflow_rules: int = 10
+    """In one namespace."""
     max_concurrent_batch_operations: int = 1
     """Running at the same time in one namespace."""
     batch_operations_per_s: int = 50

@@ -15,8 +15,10 @@ from google.protobuf.message_factory import GetMessageClass
 from temporalio.api.operatorservice.v1 import service_pb2 as operator_pb
 from temporalio.api.workflowservice.v1 import service_pb2 as workflow_pb
 
+from whistlestop.common.errors import Code
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
@@ -44,18 +46,36 @@ class Access(StrEnum):
 
 
 class Feature(StrEnum):
-    """Groups of RPCs that come (or stay away) together. The value is the reason that UNIMPLEMENTED gives."""
+    """Groups of RPCs that come (or stay away) together. The value is the reason why they are not served."""
 
     BATCH = "batch operations are not supported yet"
-    OLD_DEPLOYMENTS = "the pre-release deployment API is not supported; use worker deployments"
-    BUILD_ID_VERSIONING = "worker versioning by version sets and rules is deprecated and not supported"
+    OLD_DEPLOYMENTS = "no server offers the pre-release deployment API any more; use worker deployments"
+    VERSION_SETS = "worker versioning by version sets is deprecated: refused, as by default in Temporal"
+    VERSIONING_RULES = "worker versioning by rules is deprecated: refused, as by default in Temporal"
     WORKFLOW_PAUSE = "pausing workflows is not supported yet"
     STANDALONE_ACTIVITIES = "standalone activities are not supported yet"
     NEXUS = "Nexus is not supported yet"
     STANDALONE_NEXUS = "standalone Nexus operations are not supported yet"
-    RULES = "workflow rules are not supported yet"
-    WORKER_CONFIG = "configuring workers is not supported yet"
+    RULE_TRIGGER = "workflow rules are not triggered by hand, as in Temporal"
+    WORKER_CONFIG = "no server offers the configuration of workers yet"
     CLUSTERS = "this server is a single cluster; remote clusters are not supported"
+
+
+AS_TEMPORAL: Mapping[Feature, tuple[Code, str]] = {
+    Feature.OLD_DEPLOYMENTS: (
+        Code.UNIMPLEMENTED, "Deployments are deprecated and no longer supported, use Worker Deployments instead",
+    ),
+    Feature.VERSION_SETS: (
+        Code.PERMISSION_DENIED,
+        "Worker versioning v0.1 (Version Set-based, deprecated) is disabled on this namespace.",
+    ),
+    Feature.VERSIONING_RULES: (
+        Code.PERMISSION_DENIED, "Worker versioning v0.2 (Rules-based, deprecated) is disabled on this namespace.",
+    ),
+    Feature.RULE_TRIGGER: (Code.UNIMPLEMENTED, "method {method} not supported"),
+    Feature.WORKER_CONFIG: (Code.UNIMPLEMENTED, "{method} command is not enabled."),
+}  # fmt: skip
+"""What Temporal's own server refuses, too, and in which words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +184,11 @@ _WORKFLOW_RPCS: tuple[_Line, ...] = (
     ("StopBatchOperation", _F, _WRITE),
     ("DescribeBatchOperation", _F, _READ),
     ("ListBatchOperations", _F, _READ),
-    ("CreateWorkflowRule", Feature.RULES, _WRITE),
-    ("DescribeWorkflowRule", Feature.RULES, _READ),
-    ("DeleteWorkflowRule", Feature.RULES, _WRITE),
-    ("ListWorkflowRules", Feature.RULES, _READ),
-    ("TriggerWorkflowRule", Feature.RULES, _WRITE),
+    ("CreateWorkflowRule", _F, _WRITE),
+    ("DescribeWorkflowRule", _F, _READ),
+    ("DeleteWorkflowRule", _F, _WRITE),
+    ("ListWorkflowRules", _F, _READ),
+    ("TriggerWorkflowRule", Feature.RULE_TRIGGER, _WRITE),
     # Activities from outside
     ("UpdateActivityOptions", _H, _WRITE),
     ("PauseActivity", _H, _WRITE),
@@ -199,11 +219,11 @@ _WORKFLOW_RPCS: tuple[_Line, ...] = (
     ("TerminateNexusOperationExecution", _H, _WRITE),
     ("DeleteNexusOperationExecution", _H, _WRITE),
     # Versioning of workers
-    ("UpdateWorkerBuildIdCompatibility", Feature.BUILD_ID_VERSIONING, _WRITE),
-    ("GetWorkerBuildIdCompatibility", Feature.BUILD_ID_VERSIONING, _READ),
-    ("UpdateWorkerVersioningRules", Feature.BUILD_ID_VERSIONING, _WRITE),
-    ("GetWorkerVersioningRules", Feature.BUILD_ID_VERSIONING, _READ),
-    ("GetWorkerTaskReachability", Feature.BUILD_ID_VERSIONING, _READ),
+    ("UpdateWorkerBuildIdCompatibility", Feature.VERSION_SETS, _WRITE),
+    ("GetWorkerBuildIdCompatibility", Feature.VERSION_SETS, _READ),
+    ("UpdateWorkerVersioningRules", Feature.VERSIONING_RULES, _WRITE),
+    ("GetWorkerVersioningRules", Feature.VERSIONING_RULES, _READ),
+    ("GetWorkerTaskReachability", Feature.VERSIONING_RULES, _READ),
     ("DescribeDeployment", Feature.OLD_DEPLOYMENTS, _READ),
     ("ListDeployments", Feature.OLD_DEPLOYMENTS, _READ),
     ("GetDeploymentReachability", Feature.OLD_DEPLOYMENTS, _READ),

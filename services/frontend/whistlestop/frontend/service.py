@@ -10,13 +10,15 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from temporalio.api.errordetails.v1 import message_pb2 as details_pb
+
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, unavailable, unimplemented
 from whistlestop.frontend.api import AROUND, HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.namespace_resolution import NamespaceResolver
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
-from whistlestop.frontend.registry import REGISTRY, RpcSpec, Served
+from whistlestop.frontend.registry import AS_TEMPORAL, REGISTRY, RpcSpec, Served
 from whistlestop.storage import errors as storage_errors
 from whistlestop.storage.namespaces import NamespaceCache
 
@@ -183,6 +185,10 @@ class Frontend:
 
 def _refusal(spec: RpcSpec) -> Serve:
     async def refuse(request: Message, context: CallContext) -> Reply:
+        if spec.feature is not None and spec.feature in AS_TEMPORAL:
+            code, text = AS_TEMPORAL[spec.feature]
+            details = (details_pb.PermissionDeniedFailure(),) if code is Code.PERMISSION_DENIED else ()
+            raise ServiceError(code, text.format(method=spec.method), *details)
         raise unimplemented(f"{spec.method} is not supported by this server: {spec.reason}")
 
     return refuse

@@ -32,6 +32,8 @@ from whistlestop.storage.records import ExecutionKey, TimerTask, Transition
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
+    from temporalio.api.rules.v1 import message_pb2 as rules_pb
+
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier, Subscription
@@ -77,6 +79,10 @@ async def _keep_for_ever(namespace_id: str) -> int:
     return 0
 
 
+def _no_rules(namespace_id: str) -> Sequence[rules_pb.WorkflowRule]:
+    return ()
+
+
 async def _no_custom_attributes(namespace_id: str) -> Mapping[str, AttributeType]:
     return {}
 
@@ -110,6 +116,8 @@ class Engine:
         self.retention_of: Callable[[str], Awaitable[int]] = _keep_for_ever
         self.attribute_types_of: Callable[[str], Awaitable[Mapping[str, AttributeType]]] = _no_custom_attributes
         """Nanoseconds that a namespace (by its id) keeps its closed runs; 0: for ever."""
+        self.rules_of: Callable[[str], Sequence[rules_pb.WorkflowRule]] = _no_rules
+        """The workflow rules of a namespace (by its id), as `retention_of` has read it."""
         self.deployments = Deployments(store, clock)
         self._cache: OrderedDict[ExecutionKey, Entry] = OrderedDict()
         self._cache_bytes = 0
@@ -248,6 +256,7 @@ class Engine:
                     continue
                 run = self.run_of(entry)
                 run.retention_ns = await self.retention_of(key.namespace_id)
+                run.rules = self.rules_of(key.namespace_id)
                 versioning.prepare(run, await self.deployments.cached(key.namespace_id))
                 if not run_id and not run.is_open and not fresh:
                     # By now the workflow id may be held by a newer run.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from google.protobuf.message import Message
+    from temporalio.api.rules.v1 import message_pb2 as rules_pb
 
     from whistlestop.common.clients import Reply, ServiceClient
     from whistlestop.common.clock import Clock
@@ -63,6 +64,7 @@ class History:
         self.namespaces = NamespaceCache(store, clock)
         self.engine.retention_of = self._retention_of
         self.engine.attribute_types_of = self._attribute_types_of
+        self.engine.rules_of = self._rules_of
         self.timers = TimerProcessor(self.engine)
         self.timers.handlers["schedule"] = self._fire_schedule
         self.transfers = TransferProcessor(self)
@@ -91,6 +93,10 @@ class History:
     async def _retention_of(self, namespace_id: str) -> int:
         namespace = await self.namespaces.by_id(namespace_id)
         return namespace.retention_ns if namespace is not None else 0
+
+    def _rules_of(self, namespace_id: str) -> Sequence[rules_pb.WorkflowRule]:
+        namespace = self.namespaces.peek_id(namespace_id)
+        return namespace.workflow_rules if namespace is not None else ()
 
     async def _attribute_types_of(self, namespace_id: str) -> Mapping[str, AttributeType]:
         namespace = await self.namespaces.by_id(namespace_id)

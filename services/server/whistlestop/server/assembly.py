@@ -112,7 +112,10 @@ def assemble(config: ServerConfig, store: Store, notifier: Notifier, metrics: Me
         FrontendConfig(persistence_store=config.store.kind, auth=config.auth, dynamic=dict(config.dynamic.values)),
         FRONTEND_KEYS,
     )
-    frontend = Frontend(store, at_history or _made(history), to_matching, clock, ids, frontend_config)
+    frontend = Frontend(
+        store, at_history or _made(history), to_matching, clock, ids, frontend_config,
+        namespaces=history.namespaces if history is not None else None,
+    )  # fmt: skip
     clients = tuple(client for client in (at_history, at_matching) if client is not None)
     return Services(store, notifier, clock, ids, frontend, history, matching, offers, clients)
 

@@ -83,6 +83,8 @@ FRONTEND_KEYS: Mapping[str, str] = {
     "callback.maxperexecution": "max_callbacks_per_execution",
     "component.nexusoperations.limit.operation.token.length": "nexus_operation_token_max_length",
     "frontend.maxconcurrentbatchoperationpernamespace": "max_concurrent_batch_operations",
+    "frontend.workflowrulesapisenabled": "workflow_rules_enabled",
+    "frontend.maxworkflowrulespernamespace": "max_workflow_rules",
     "worker.batcherrps": "batch_operations_per_s",
     "worker.batcherconcurrency": "batch_concurrency",
     "frontend.workflowtimeskippingenabled": "time_skipping_enabled",

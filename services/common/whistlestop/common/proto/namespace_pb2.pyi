@@ -7,8 +7,9 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from temporalio.api.namespace.v1 import message_pb2 as _message_pb2
-from temporalio.api.replication.v1 import message_pb2 as _message_pb2_1
+from temporalio.api.namespace.v1 import message_pb2 as _message_pb2_1
+from temporalio.api.replication.v1 import message_pb2 as _message_pb2_2
+from temporalio.api.rules.v1 import message_pb2 as _message_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -44,34 +45,61 @@ class NamespaceData(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class WorkflowRulesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _message_pb2.WorkflowRule: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _message_pb2.WorkflowRule | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INFO_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     REPLICATION_CONFIG_FIELD_NUMBER: _builtins.int
     FAILOVER_VERSION_FIELD_NUMBER: _builtins.int
     CUSTOM_SEARCH_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    WORKFLOW_RULES_FIELD_NUMBER: _builtins.int
     failover_version: _builtins.int
     @_builtins.property
-    def info(self) -> _message_pb2.NamespaceInfo: ...
+    def info(self) -> _message_pb2_1.NamespaceInfo: ...
     @_builtins.property
-    def config(self) -> _message_pb2.NamespaceConfig: ...
+    def config(self) -> _message_pb2_1.NamespaceConfig: ...
     @_builtins.property
-    def replication_config(self) -> _message_pb2_1.NamespaceReplicationConfig: ...
+    def replication_config(self) -> _message_pb2_2.NamespaceReplicationConfig: ...
     @_builtins.property
     def custom_search_attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Custom search attributes: name -> number of temporalio.api.enums.v1.IndexedValueType."""
 
+    @_builtins.property
+    def workflow_rules(self) -> _containers.MessageMap[_builtins.str, _message_pb2.WorkflowRule]:
+        """By their ids."""
+
     def __init__(
         self,
         *,
-        info: _message_pb2.NamespaceInfo | None = ...,
-        config: _message_pb2.NamespaceConfig | None = ...,
-        replication_config: _message_pb2_1.NamespaceReplicationConfig | None = ...,
+        info: _message_pb2_1.NamespaceInfo | None = ...,
+        config: _message_pb2_1.NamespaceConfig | None = ...,
+        replication_config: _message_pb2_2.NamespaceReplicationConfig | None = ...,
         failover_version: _builtins.int = ...,
         custom_search_attributes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        workflow_rules: _abc.Mapping[_builtins.str, _message_pb2.WorkflowRule] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "info", b"info", "replication_config", b"replication_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "custom_search_attributes", b"custom_search_attributes", "failover_version", b"failover_version", "info", b"info", "replication_config", b"replication_config"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "custom_search_attributes", b"custom_search_attributes", "failover_version", b"failover_version", "info", b"info", "replication_config", b"replication_config", "workflow_rules", b"workflow_rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

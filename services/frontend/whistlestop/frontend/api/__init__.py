@@ -21,6 +21,7 @@ from whistlestop.frontend.api import (
     visibility,
     worker_tasks,
     workflow_execution,
+    workflow_rules,
 )
 from whistlestop.frontend.api.rules import Handler, Rules, UnknownSearchAttribute, Validator
 
@@ -37,6 +38,7 @@ HANDLERS: dict[str, Handler] = {
     **standalone_activities.HANDLERS,
     **standalone_nexus.HANDLERS,
     **visibility.HANDLERS,
+    **workflow_rules.HANDLERS,
 }
 """RPCs that the frontend serves itself."""
 

@@ -54,7 +54,11 @@ async def serve(
 
 
 async def _complete(frontend: Frontend, request: HttpRequest, namespace: str, context: CallContext) -> HttpAnswer:
-    """The token in a header says which operation is meant; history looks at all of it."""
+    """The token in a header says which operation is meant; history looks at all of it.
+
+    The namespace of the address is the token's, or the completion is refused; so who may write there is asked first.
+    """
+    await nexus_requests.admit(frontend, namespace, request.headers)
     if len(request.body) > nexus_requests.MOST_BODY:
         raise nexus_answers.refusal("BAD_REQUEST", "invalid result content")
     completion = CompleteNexusOperationRequest(headers=request.headers, body=request.body, namespace=namespace)

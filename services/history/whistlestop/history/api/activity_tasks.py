@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.errors import invalid_argument
+from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
@@ -40,19 +40,24 @@ async def record_activity_task_started(
     if request.execution.workflow_id.startswith(ID_PREFIX):
         return await _start_execution(service, request, context)
     poll = request.poll
-    run, activity = await service.engine.transact(
-        context.namespace_id,
-        request.execution.workflow_id,
-        request.execution.run_id,
-        lambda run: core_activity.start(
+
+    def decide(run: Run) -> Activity | None:
+        if core_activity.held_by_rule(run, request.scheduled_event_id, request.stamp):
+            return None
+        return core_activity.start(
             run,
             request.scheduled_event_id,
             request.stamp,
             request.request_id,
             poll.identity,
             poll.deployment_options if poll.HasField("deployment_options") else None,
-        ),
+        )
+
+    run, activity = await service.engine.transact(
+        context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
     )
+    if activity is None:
+        raise not_found("activity is paused by a workflow rule")
     return await poll_reply(service, run, activity)
 
 

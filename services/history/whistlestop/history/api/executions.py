@@ -89,7 +89,23 @@ async def describe_workflow_execution(
         context.namespace_id, execution.workflow_id, execution.run_id, fresh=not engine.exclusive
     )
     entry = await engine.read(key)
-    return describe.workflow(entry.state, now_ns=service.clock.now_ns())
+    reply = describe.workflow(entry.state, now_ns=service.clock.now_ns())
+    if any(activity.pause_info.HasField("rule") for activity in reply.pending_activities):
+        await _tell_of_rules(service, context.namespace_id, reply)
+    return reply
+
+
+async def _tell_of_rules(
+    service: History, namespace_id: str, reply: service_pb.DescribeWorkflowExecutionResponse
+) -> None:
+    """Who made the rules that pause activities, and why; of one that is gone nothing is left but its id."""
+    namespace = await service.namespaces.by_id(namespace_id)
+    rules = {rule.spec.id: rule for rule in namespace.workflow_rules} if namespace is not None else {}
+    for activity in reply.pending_activities:
+        rule = rules.get(activity.pause_info.rule.rule_id) if activity.pause_info.HasField("rule") else None
+        if rule is not None:
+            activity.pause_info.rule.identity = rule.created_by_identity
+            activity.pause_info.rule.reason = rule.description
 
 
 async def update_workflow_execution_options(

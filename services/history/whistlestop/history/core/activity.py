@@ -21,7 +21,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.common.errors import invalid_argument, not_found
-from whistlestop.history.core import command_attributes, retry, sizes, workflow_task
+from whistlestop.history.core import command_attributes, retry, sizes, workflow_rules, workflow_task
 from whistlestop.history.core.activity_deadlines import close_deadline, next_deadline
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
 from whistlestop.history.core.times import set_timestamp
@@ -169,6 +169,17 @@ def dispatch(run: Run, activity: Activity) -> None:
         activity.stamp,
     )
     run.arm(next_deadline(activity))
+
+
+def held_by_rule(run: Run, scheduled_event_id: int, stamp: int) -> bool:
+    """Whether a workflow rule has paused the first attempt, which a worker was about to take.
+
+    Later attempts were held to the rules when the one before them failed, and when they were offered.
+    """
+    activity = run.state.activities.get(scheduled_event_id) if run.rules and run.is_open else None
+    if activity is None or activity.started_ns or activity.stamp != stamp or activity.attempt > 1:
+        return False
+    return workflow_rules.apply(run, activity)
 
 
 def start(
@@ -385,7 +396,10 @@ def try_again(run: Run, activity: Activity, failure: failure_pb.Failure | None) 
         return wf_enums.RETRY_STATE_CANCEL_REQUESTED
     if _is_deadline(failure):
         return wf_enums.RETRY_STATE_TIMEOUT
-    if activity.paused and retry.is_retryable(failure, activity.retry_policy.non_retryable_error_types):
+    retryable = retry.is_retryable(failure, activity.retry_policy.non_retryable_error_types)
+    if retryable and run.rules:
+        workflow_rules.apply(run, activity)
+    if activity.paused and retryable:
         _set_last_failure(activity, failure)
         _clear_started(activity)
         activity.attempt += 1

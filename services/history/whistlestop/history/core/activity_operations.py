@@ -6,18 +6,17 @@ by its heartbeats. An attempt that nobody has is offered anew, at once or after 
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING
 
 from temporalio.api.activity.v1 import message_pb2 as activity_pb
 from temporalio.api.command.v1 import message_pb2 as command_pb
-from temporalio.api.common.v1 import message_pb2 as common_pb
 
 from whistlestop.common.errors import failed_precondition, invalid_argument, not_found
 from whistlestop.history.core import activity as core_activity
 from whistlestop.history.core import command_attributes, retry
 from whistlestop.history.core.activity_deadlines import next_deadline
+from whistlestop.history.core.activity_pause import is_waiting, note_pauses, set_paused
 from whistlestop.history.core.times import duration_ns, set_duration
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import Activity
 
 NOT_PENDING = "Can't find pending activity with such ID. Invalid activityID or activity already completed"
-PAUSE_INFO = "TemporalPauseInfo"
 _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout", "heartbeat_timeout")
 
 
@@ -45,11 +43,6 @@ def selected(run: Run, *, activity_id: str = "", activity_type: str = "", every:
     if not found:
         raise not_found(NOT_PENDING)
     return found
-
-
-def _is_waiting(activity: Activity) -> bool:
-    """No worker has it, and it is still wanted."""
-    return not activity.started_ns and not activity.cancel_requested
 
 
 def _offer(run: Run, activity: Activity, due_ns: int) -> None:
@@ -69,15 +62,10 @@ def pause(run: Run, activities: Iterable[Activity], *, identity: str, reason: st
             if activity.pause_request_id == request_id:
                 continue
             raise failed_precondition("activity is already paused")
-        if _is_waiting(activity):
-            run.drop_task(activity.row)
-            activity.stamp += 1
-        activity.paused = True
-        activity.paused_ns = run.now_ns
+        set_paused(run, activity)
         activity.pause_identity = identity
         activity.pause_reason = reason
         activity.pause_request_id = request_id
-        run.changed = True
     note_pauses(run)
 
 
@@ -93,7 +81,7 @@ def unpause(
             activity.attempt = 1
         if reset_heartbeat:
             _clear_heartbeat(activity)
-        if _is_waiting(activity):
+        if is_waiting(activity):
             _offer(run, activity, run.now_ns + jitter_ns)
         run.arm(next_deadline(activity))
     note_pauses(run)
@@ -105,6 +93,7 @@ def _clear_pause(run: Run, activity: Activity) -> None:
     activity.pause_identity = ""
     activity.pause_reason = ""
     activity.pause_request_id = ""
+    activity.pause_rule = ""
     activity.stamp += 1
     run.changed = True
 
@@ -112,28 +101,6 @@ def _clear_pause(run: Run, activity: Activity) -> None:
 def _clear_heartbeat(activity: Activity) -> None:
     activity.ClearField("heartbeat_details")
     activity.last_heartbeat_ns = 0
-
-
-def note_pauses(run: Run) -> None:
-    """Lists find runs by what is paused of them: their activities, or all of the workflow."""
-    types = sorted({activity.activity_type for activity in run.state.activities.values() if activity.paused})
-    values = []
-    if run.state.paused:
-        values = [f"Workflow:{run.state.workflow_id}"]
-        if run.state.pause.reason:
-            values.append(f"Reason:{run.state.pause.reason}")
-    values += [f"property:activityType={name}" for name in types]
-    payload = common_pb.Payload(
-        metadata={"encoding": b"json/plain", "type": b"KeywordList"},
-        data=json.dumps(values, separators=(",", ":")).encode(),
-    )
-    attributes = run.state.search_attributes
-    if not values:
-        if attributes.pop(PAUSE_INFO, None) is not None:
-            run.visibility_changed = run.changed = True
-    elif PAUSE_INFO not in attributes or attributes[PAUSE_INFO] != payload:
-        attributes[PAUSE_INFO].CopyFrom(payload)
-        run.visibility_changed = run.changed = True
 
 
 # ---- reset -----------------------------------------------------------------------------------------------------------
@@ -160,7 +127,7 @@ def reset(
             activity.stamp += 1
         if was_paused and not keep_paused:
             _clear_pause(run, activity)
-        if not activity.paused and _is_waiting(activity):
+        if not activity.paused and is_waiting(activity):
             if reset_heartbeat:
                 _clear_heartbeat(activity)
             _offer(run, activity, run.now_ns + jitter_ns)
@@ -291,7 +258,7 @@ def _apply_options(run: Run, activity: Activity, options: activity_pb.ActivityOp
     run.changed = True
     if activity.paused:
         run.drop_task(activity.row)
-    elif _is_waiting(activity):
+    elif is_waiting(activity):
         due_ns = activity.scheduled_ns
         if activity.attempt > 1:
             policy = activity.retry_policy

@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 
 from whistlestop.common.errors import failed_precondition, not_found
-from whistlestop.history.core import activity, activity_operations, workflow_task
+from whistlestop.history.core import activity, activity_pause, workflow_task
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -44,7 +44,7 @@ def pause(run: Run, request: service_pb.PauseWorkflowExecutionRequest) -> None:
         cause = fc.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_PAUSE_REQUESTED_BEFORE_TASK_STARTED
         workflow_task.fail(run, cause, None, "history-service")
         run.state.workflow_task.attempt = 1
-    activity_operations.note_pauses(run)
+    activity_pause.note_pauses(run)
     run.visibility_changed = True
 
 
@@ -63,5 +63,5 @@ def unpause(run: Run, request: service_pb.UnpauseWorkflowExecutionRequest) -> No
         if not each.started_ns and not each.paused and not each.retry_due_ns:
             activity.dispatch(run, each)
     workflow_task.schedule_if_none(run)
-    activity_operations.note_pauses(run)
+    activity_pause.note_pauses(run)
     run.visibility_changed = True

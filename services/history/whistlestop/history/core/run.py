@@ -35,10 +35,11 @@ from whistlestop.storage.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
+    from temporalio.api.rules.v1 import message_pb2 as rules_pb
 
     from whistlestop.common.ids import Ids
     from whistlestop.history.core import state_pb2
@@ -161,6 +162,8 @@ class Run:
         """Says what is wrong with search attributes in the run's namespace; None where the shell does not know it."""
         self.retention_ns = 0
         """How long the namespace keeps its closed runs; 0: for ever, or not known."""
+        self.rules: Sequence[rules_pb.WorkflowRule] = ()
+        """The workflow rules of the namespace."""
         self.superseded = False
         """Another run takes the workflow id over in the same commit."""
         self.nexus_endpoints: Mapping[str, str] = {}

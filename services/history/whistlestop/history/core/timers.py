@@ -22,6 +22,7 @@ from whistlestop.history.core import (
     nexus_operations,
     retry,
     time_skipping_apply,
+    workflow_rules,
     workflow_task,
 )
 from whistlestop.history.core.times import set_timestamp
@@ -187,7 +188,8 @@ def _fire_activities(run: Run) -> None:
         if activity is not None and activity.attempt == attempt:
             is_over = _time_out(run, activity, timeout_type) or is_over
     for activity in list(activities.values()):
-        if 0 < activity.retry_due_ns <= run.now_ns and not activity.paused:
+        is_due = 0 < activity.retry_due_ns <= run.now_ns and not activity.paused
+        if is_due and not (run.rules and workflow_rules.apply(run, activity)):
             core_activity.dispatch(run, activity)
     if is_over:
         workflow_task.schedule_if_none(run)

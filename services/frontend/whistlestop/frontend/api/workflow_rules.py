@@ -1,0 +1,118 @@
+"""CreateWorkflowRule, DescribeWorkflowRule, ListWorkflowRules, DeleteWorkflowRule.
+
+Rules belong to the namespace and are few, so they stand in its row; history holds activities to them. `force_scan`
+is taken and leads to nothing, as in Temporal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.rules.v1 import message_pb2 as rules_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.common.errors import invalid_argument, unimplemented
+from whistlestop.frontend.api.namespaces import edit
+
+if TYPE_CHECKING:
+    from whistlestop.common.context import CallContext
+    from whistlestop.common.proto.namespace_pb2 import NamespaceData
+    from whistlestop.frontend.api.rules import Handler
+    from whistlestop.frontend.service import Frontend
+
+_NO_ID = "Workflow Rule ID is not set."
+_NOT_FOUND = "Workflow Rule with this ID not Found."
+
+
+async def create_workflow_rule(
+    frontend: Frontend, request: service_pb.CreateWorkflowRuleRequest, context: CallContext
+) -> service_pb.CreateWorkflowRuleResponse:
+    """Whether its filters can be read shows when they are used."""
+    _check_enabled(frontend, "CreateWorkflowRule")
+    if not request.HasField("spec"):
+        raise invalid_argument("Rule Specification is not set.")
+    if not request.spec.id:
+        raise invalid_argument(_NO_ID)
+    if len(request.spec.id) > frontend.config.max_id_length:
+        raise invalid_argument("Workflow Rule Id length exceeds limit.")
+    rule = rules_pb.WorkflowRule(
+        spec=request.spec, created_by_identity=request.identity, description=request.description
+    )
+    rule.create_time.FromNanoseconds(frontend.clock.now_ns())
+
+    def add(data: NamespaceData) -> None:
+        rules, most = data.workflow_rules, frontend.config.max_workflow_rules
+        if len(rules) >= most:
+            _drop_first_to_expire(data)
+        if len(rules) >= most:
+            raise invalid_argument(f"Workflow Rule limit exceeded. Max: {most}")
+        if rule.spec.id in rules:
+            raise invalid_argument("Workflow Rule with this ID already exists.")
+        rules[rule.spec.id].CopyFrom(rule)
+
+    await edit(frontend, request.namespace, add)
+    return service_pb.CreateWorkflowRuleResponse(rule=rule)
+
+
+def _drop_first_to_expire(data: NamespaceData) -> None:
+    expiring = [rule for rule in data.workflow_rules.values() if rule.spec.HasField("expiration_time")]
+    if expiring:
+        first = min(expiring, key=lambda rule: rule.spec.expiration_time.ToNanoseconds())
+        del data.workflow_rules[first.spec.id]
+
+
+async def describe_workflow_rule(
+    frontend: Frontend, request: service_pb.DescribeWorkflowRuleRequest, context: CallContext
+) -> service_pb.DescribeWorkflowRuleResponse:
+    """One rule."""
+    _check_enabled(frontend, "DescribeWorkflowRule")
+    if not request.rule_id:
+        raise invalid_argument(_NO_ID)
+    rules = await _rules(frontend, context)
+    if request.rule_id not in rules:
+        raise invalid_argument(_NOT_FOUND)
+    return service_pb.DescribeWorkflowRuleResponse(rule=rules[request.rule_id])
+
+
+async def delete_workflow_rule(
+    frontend: Frontend, request: service_pb.DeleteWorkflowRuleRequest, context: CallContext
+) -> service_pb.DeleteWorkflowRuleResponse:
+    """What the rule has paused stays paused."""
+    _check_enabled(frontend, "DeleteWorkflowRule")
+    if not request.rule_id:
+        raise invalid_argument(_NO_ID)
+
+    def remove(data: NamespaceData) -> None:
+        if request.rule_id not in data.workflow_rules:
+            raise invalid_argument(_NOT_FOUND)
+        del data.workflow_rules[request.rule_id]
+
+    await edit(frontend, request.namespace, remove)
+    return service_pb.DeleteWorkflowRuleResponse()
+
+
+async def list_workflow_rules(
+    frontend: Frontend, request: service_pb.ListWorkflowRulesRequest, context: CallContext
+) -> service_pb.ListWorkflowRulesResponse:
+    """All of them: their number is limited."""
+    _check_enabled(frontend, "ListWorkflowRules")
+    rules = await _rules(frontend, context)
+    return service_pb.ListWorkflowRulesResponse(rules=rules.values())
+
+
+async def _rules(frontend: Frontend, context: CallContext) -> dict[str, rules_pb.WorkflowRule]:
+    namespace = await frontend.namespaces.refresh(context.namespace_id)
+    return {} if namespace is None else {rule.spec.id: rule for rule in namespace.workflow_rules}
+
+
+def _check_enabled(frontend: Frontend, method: str) -> None:
+    if not frontend.config.workflow_rules_enabled:
+        raise unimplemented(f"method {method} not supported")
+
+
+HANDLERS: dict[str, Handler] = {
+    "CreateWorkflowRule": create_workflow_rule,
+    "DescribeWorkflowRule": describe_workflow_rule,
+    "DeleteWorkflowRule": delete_workflow_rule,
+    "ListWorkflowRules": list_workflow_rules,
+}
