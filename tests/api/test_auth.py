@@ -20,8 +20,14 @@ from whistlestop.common.ids import CountedIds
 from whistlestop.common.proto import worker_pb2 as worker_pb
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.frontend.api.namespaces import ensure_namespace
-from whistlestop.frontend.auth.access import BEHIND_A_SIGNATURE
-from whistlestop.frontend.auth.config import AuthConfig, BadAuth, JwtConfig, from_environ, of_function
+from whistlestop.frontend.auth.config import (
+    BEHIND_A_SIGNATURE,
+    AuthConfig,
+    BadAuth,
+    JwtConfig,
+    from_environ,
+    of_function,
+)
 from whistlestop.frontend.auth.grants import BadGrant, Role, parse_grant
 from whistlestop.frontend.auth.keys import ApiKey, BadKeys, KeySet, hash_of, new_key, parse, render
 from whistlestop.frontend.auth.sources import AGAIN_NS, FILE_AGE_NS, KEPT_AGE_NS, FileKeys, KeptByAws, source_of

@@ -11,6 +11,7 @@ import httpx
 import jwt
 import pytest
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -119,6 +120,42 @@ async def test_the_json_api_asks(http: httpx.AsyncClient) -> None:
     listed = await http.get("/api/v1/namespaces", headers=bearer(SECRETS["reader"]))
     assert [each["namespaceInfo"]["name"] for each in listed.json()["namespaces"]] == ["default"]
     assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_nexus_asks(http: httpx.AsyncClient) -> None:
+    """In the namespace of the address; one without a namespace takes a role in all of them."""
+    queue = "/namespaces/default/task-queues/handlers/nexus-services/letters/send"
+    for path, caller, status in (
+        (queue, "reader", 403),
+        (queue, "elsewhere", 403),
+        ("/namespaces/default/nexus/callback", "reader", 403),
+        ("/namespaces/default/nexus/callback", "writer", 400),
+        ("/nexus/callback", "writer", 403),
+        ("/nexus/callback", "operator", 400),
+        ("/namespaces/unknown/task-queues/x/nexus-services/letters/send", "writer", 403),
+    ):
+        answer = await http.post(path, headers=bearer(SECRETS[caller]))
+        assert (path, caller, answer.status_code) == (path, caller, status)
+        if status == 403:
+            assert answer.json()["message"] == "permission denied"
+            assert answer.json()["details"]["type"] == "UNAUTHORIZED"
+    assert (await http.post(queue)).status_code == 403
+
+
+async def test_a_nexus_handler_does_not_get_the_callers_key(server: Server, http: httpx.AsyncClient) -> None:
+    client = await connected(server, SECRETS["worker"])
+    poll = service_pb.PollNexusTaskQueueRequest(namespace="default", identity="handler")
+    poll.task_queue.name = "handlers"
+    queue = "/namespaces/default/task-queues/handlers/nexus-services/letters/send"
+    headers = {**bearer(SECRETS["writer"]), "x-mine": "kept", "x-whistlestop-authorization": f"Bearer {TOKEN}"}
+    asked = asyncio.create_task(http.post(queue, headers=headers, content=b"{}"))
+    task = await client.workflow_service.poll_nexus_task_queue(poll)
+    assert task.request.header["x-mine"] == "kept"
+    assert {"authorization", "x-whistlestop-authorization"}.isdisjoint(task.request.header)
+    done = service_pb.RespondNexusTaskCompletedRequest(namespace="default", task_token=task.task_token)
+    done.response.start_operation.sync_success.payload.data = b"{}"
+    await client.workflow_service.respond_nexus_task_completed(done)
+    assert (await asked).status_code == 200
 
 
 async def test_nexus_asks(http: httpx.AsyncClient) -> None:

@@ -23,8 +23,7 @@ from whistlestop.bridge.auth import CALLER_AUTHORIZATION, ApiKey, InTurn, SigV4
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.ids import RandomIds
 from whistlestop.frontend.api.namespaces import ensure_namespace
-from whistlestop.frontend.auth.access import BEHIND_A_SIGNATURE
-from whistlestop.frontend.auth.config import AuthConfig
+from whistlestop.frontend.auth.config import BEHIND_A_SIGNATURE, AuthConfig
 from whistlestop.frontend.auth.keys import ApiKey as StoredKey
 from whistlestop.frontend.auth.keys import hash_of, new_key, render
 from whistlestop.frontend.service import Frontend

@@ -81,14 +81,14 @@ def test_a_bundle_holds_its_function_and_no_other(bundles: Path, function: str) 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_module_of_a_bundle_can_be_imported(bundles: Path, function: str) -> None:
-    """What a late import needs is there as well: Powertools, backups of Postgres, the alarm."""
+    """What a late import needs is there as well: Powertools, backups of Postgres, the alarm, JWTs and their signatures."""
     folder = bundles / function
     ours = sorted(
         ".".join(path.relative_to(folder).with_suffix("").parts)
         for path in (folder / "whistlestop").rglob("*.py")
         if path.name != "__init__.py"
     )
-    measure(folder, *ours, "aws_lambda_powertools.logging.formatter")
+    measure(folder, *ours, "aws_lambda_powertools.logging.formatter", "jwt", "cryptography.hazmat.primitives.asymmetric.rsa")
 
 
 def test_a_bundle_is_reproducible(bundles: Path, tmp_path: Path) -> None:

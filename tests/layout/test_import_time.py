@@ -66,7 +66,7 @@ def test_a_handler_imports_no_other_function_and_nothing_heavy(function: str) ->
     modules = measure(f"whistlestop.{function}.lambda_function")["modules"]
     others = {f"whistlestop.{other}" for other in (*FUNCTIONS, "server", "bridge") if other != function}
     unwanted = {
-        "grpc", "pydantic", "boto3", "botocore", "aws_lambda_powertools", "sqlglot", "psycopg", "sqlite3",
+        "grpc", "pydantic", "boto3", "botocore", "jwt", "cryptography", "aws_lambda_powertools", "sqlglot", "psycopg", "sqlite3",
         "whistlestop.storage.sqlite", "whistlestop.storage.postgres", *others,
     }  # fmt: skip
     assert unwanted.intersection(modules) == set()

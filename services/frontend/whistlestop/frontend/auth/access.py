@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from whistlestop.common.errors import permission_denied
 from whistlestop.common.proto.internal_pb2 import TaskToken
+from whistlestop.frontend.auth.config import BEHIND_A_SIGNATURE
 from whistlestop.frontend.auth.grants import roles_for
 from whistlestop.frontend.auth.keys import PREFIX, hash_of
 from whistlestop.frontend.auth.sources import source_of
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 
 _FOR_EVERYBODY = "GetSystemInfo"
 _LISTED = "ListNamespaces"
-BEHIND_A_SIGNATURE = "x-whistlestop-authorization"
-"""Where the credential stands when AWS's signature takes the usual header."""
 
 
 class AccessControl:

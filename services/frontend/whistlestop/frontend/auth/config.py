@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+BEHIND_A_SIGNATURE = "x-whistlestop-authorization"
+"""Where the credential stands when AWS's signature takes the usual header."""
+CREDENTIALS = frozenset({"authorization", BEHIND_A_SIGNATURE})
 _LEAST_SECRET = 32
 _SCHEMES = ("https://", "http://", "file://")
 _TRUE = ("1", "true", "yes", "on")

@@ -9,14 +9,17 @@ POST /nexus/callback, /namespaces/{namespace}/nexus/callback             tells h
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.nexus_pb2 import CompleteNexusOperationRequest
+from whistlestop.frontend.auth.config import CREDENTIALS
 from whistlestop.frontend.doors import nexus_answers, nexus_requests
 from whistlestop.frontend.doors.answer import HttpAnswer
+from whistlestop.frontend.registry import Access
 
 if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
@@ -40,17 +43,34 @@ async def serve(
     context = CallContext(deadline_ns=latest_ns, headers=request.headers, can_hold=can_hold)
     try:
         if callback is not None:
-            return await _complete(frontend, request, unquote(callback["namespace"] or ""), context)
+            namespace = unquote(callback["namespace"] or "")
+            return await _complete(frontend, await _admitted(frontend, request, namespace), namespace, context)
         if services is not None:
             parts = {name: unquote(part) for name, part in services.groupdict("").items()}
             if services["endpoint"]:
                 target = await nexus_requests.of_endpoint(frontend, parts["endpoint"])
+                request = await _admitted(frontend, request, target.namespace.name)
             else:
+                request = await _admitted(frontend, request, parts["namespace"])
                 target = await nexus_requests.of_queue(frontend, parts["namespace"], parts["task_queue"])
             return await nexus_requests.serve(frontend, clock, request, target, parts["rest"], context)
     except nexus_answers.Refusal as refusal:
         return refusal.answer(failure_support=support)
     return None
+
+
+async def _admitted(frontend: Frontend, request: HttpRequest, namespace: str) -> HttpRequest:
+    """The request without its credential, which is for nobody further on. Raises Refusal unless the caller may write.
+
+    An address that names no namespace takes a role in all of them.
+    """
+    if frontend.config.auth is None:
+        return request
+    try:
+        await frontend.admit(Access.WRITE, namespace, request.headers)
+    except ServiceError as error:
+        raise nexus_answers.of_service_error(error) from None
+    return replace(request, headers={k: v for k, v in request.headers.items() if k not in CREDENTIALS})
 
 
 async def _complete(frontend: Frontend, request: HttpRequest, namespace: str, context: CallContext) -> HttpAnswer:
