@@ -16,38 +16,28 @@ import random
 import secrets
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 from temporalio.client import Client
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.worker import Worker
 
 from tests import postgres
-from tests.bridge.targets import Front, serving
 from tests.crash import load
-from tests.functions import fake_aws, instance, small_lambda
-from tests.functions.client import SCHEDULED, Cloud, opened
-from whistlestop.bridge import BridgeConfig, RunningBridge
-from whistlestop.bridge.sqs import SqsWakeQueue
+from tests.functions.line import built
 from whistlestop.common.errors import ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from tests.functions import small_lambda
+    from tests.functions.client import Cloud
+    from tests.functions.line import Line
 
-INSTANCES = 12
 FINISH_S = 240.0
 SWEEP_S = 3.0
-THREADS = 64
-"""Calls under way at once: updates and queries are held by a function."""
 COMMAND = (sys.executable, "-m", "whistlestop.server")
 
 
@@ -61,57 +51,12 @@ class Options:
     """Between two kills."""
 
 
-@dataclass(slots=True)
-class Line:
-    """Functions, their AWS, and a bridge before them."""
-
-    platform: small_lambda.Platform
-    cloud: Cloud
-    front: Front
-    aws: fake_aws.FakeAws
-    bridge: RunningBridge
-
-
-@asynccontextmanager
-async def built(
-    database_url: str, *, seed: int = 0, faults: bool = False, wake_queue: str = "auto", instances: int = INSTANCES,
-    make_bridge: Callable[[str], BridgeConfig] | None = None,
-) -> AsyncIterator[Line]:
-    """The three functions over that database, with the namespace `default`."""
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
-    trouble = fake_aws.Faults(lost=0.1, doubled=0.1, late=0.2) if faults else fake_aws.Faults()
-    env = {"WHISTLESTOP_DATABASE_URL": database_url, **fake_aws.ENVIRONMENT}
-    async with AsyncExitStack() as stack:
-        async with opened(env) as store:
-            await store.migrate()
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ws-")))
-        running = stack.enter_context(small_lambda.running(folder, instances))
-        cloud = Cloud(folder, env)
-
-        async def wake(bodies: list[str]) -> object:
-            records = [{"eventSource": "aws:sqs", "messageId": body, "body": body} for body in bodies]
-            return await asyncio.to_thread(instance.call, folder, "history", {"Records": records}, cloud.env)
-
-        fake = await stack.enter_async_context(
-            fake_aws.FakeAws(folder, wake, random.Random(seed), trouble, trouble)
-        )
-        await cloud.call(
-            "RegisterNamespace", namespace="default", workflow_execution_retention_period={"seconds": 24 * 3600}
-        )
-        front = Front(cloud)
-        url = await stack.enter_async_context(serving(front))
-        stack.enter_context(mock.patch.object(SqsWakeQueue, "_client", return_value=fake.client()))
-        config = make_bridge(url) if make_bridge else BridgeConfig(url, wake_queue=wake_queue, log_every_s=0)
-        bridge = await stack.enter_async_context(RunningBridge(config))
-        yield Line(running, cloud, front, fake, bridge)
-
-
 async def run(options: Options) -> list[str]:
     """Everything that is wrong, in words."""
     print(f"seed {options.seed}: {options.kills} kills of function instances, faults {options.faults}", flush=True)
     database_url = await asyncio.to_thread(postgres.durable_server)
     async with built(database_url, seed=options.seed, faults=options.faults) as line:
-        sweeping = asyncio.create_task(_sweep(line.cloud))
+        sweeping = asyncio.create_task(line.sweep(SWEEP_S))
         try:
             told, killed, missing = await _under_load(options, line)
         finally:
@@ -128,13 +73,6 @@ async def run(options: Options) -> list[str]:
     if checked.returncode:
         missing.append(f"db check: {checked.stdout} {checked.stderr}")
     return missing
-
-
-async def _sweep(cloud: Cloud) -> None:
-    """The recurring schedule, every few seconds instead of every few minutes."""
-    while True:
-        await asyncio.sleep(SWEEP_S)
-        await asyncio.to_thread(instance.call, cloud.folder, "history", SCHEDULED, cloud.env)
 
 
 async def _under_load(options: Options, line: Line) -> tuple[load.Acknowledged, Counter[str], list[str]]:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import postgres
-from tests.crash.functions import Options, built, run
+from tests.crash.functions import Options, run
 from tests.functions import instance
 from tests.functions.client import SCHEDULED, opened, short_name
 from tests.functions.instance import FUNCTIONS
+from tests.functions.line import built
 
 if TYPE_CHECKING:
-    from tests.crash.functions import Line
+    from tests.functions.line import Line
 
 pytestmark = [
     pytest.mark.postgres,

@@ -1,0 +1,326 @@
+"""What the three functions do for a workflow, and while nothing happens: counted, and at list prices.
+
+    python benchmarks/functions.py workflows [--count 20]     # invocations, GB-seconds, statements, AWS calls
+    python benchmarks/functions.py idle [--minutes 10]        # an idle worker, and timers far ahead
+
+The handlers run as processes over Postgres (`tests/functions/line.py`), the official SDK reaches them through the
+bridge. Invocations, statements and calls are exact. Time is an estimate: waits as they were here, where the database is
+on the same machine, and CPU divided by the share of a processor that 512 MB have on Lambda; so it also depends on how
+fast this machine is. Prints a table in Markdown, and with --json the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import psycopg
+from temporalio import activity, workflow
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+)
+from temporalio.worker import Worker
+from tests import postgres
+from tests.bridge import programs
+from tests.functions.line import built
+
+from whistlestop.server import prices
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from tests.functions.line import Line
+
+MEMORY_MB = 512
+SETTLE_S = 1.0
+QUEUE = "cost"
+
+
+@activity.defn
+async def shout(text: str) -> str:
+    """The shortest activity."""
+    return text.upper()
+
+
+@workflow.defn(sandboxed=False)
+class Echo:
+    """One activity."""
+
+    @workflow.run
+    async def run(self, text: str) -> str:
+        return await workflow.execute_activity(shout, text, start_to_close_timeout=timedelta(seconds=30))
+
+
+@workflow.defn(sandboxed=False)
+class Nap:
+    """One timer of two seconds, for which a message wakes history."""
+
+    @workflow.run
+    async def run(self) -> str:
+        await asyncio.sleep(2)
+        return "awake"
+
+
+@dataclass(slots=True)
+class Measured:
+    """Of one workflow, on average."""
+
+    name: str
+    mode: str
+    invocations: float
+    gb_seconds: float
+    statements: float
+    sqs: float
+    http: float
+    seconds: float
+    paths: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def usage(self) -> prices.Usage:
+        return prices.Usage(
+            invocations=self.invocations, gb_seconds=self.gb_seconds, sqs_requests=self.sqs, statements=self.statements
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """At one instant."""
+
+    invocations: int
+    billed_us: int
+    statements: int
+    sqs: int
+    http: int
+    paths: Counter[str]
+
+    @classmethod
+    def now(cls, line: Line) -> Counted:
+        total = line.platform.total()
+        sqs = sum(count for name, count in line.aws.counts.items() if name.startswith("sqs."))
+        paths = Counter(line.front.paths)
+        return cls(total.calls, total.billed_us, total.statements, sqs, len(line.front.paths), paths)
+
+    def since(self, before: Counted, name: str, mode: str, count: int, seconds: float) -> Measured:
+        return Measured(
+            name, mode,
+            (self.invocations - before.invocations) / count,
+            (self.billed_us - before.billed_us) / count / 1e6 * MEMORY_MB / 1024,
+            (self.statements - before.statements) / count,
+            (self.sqs - before.sqs) / count,
+            (self.http - before.http) / count,
+            seconds / count,
+            {path: number / count for path, number in sorted((self.paths - before.paths).items())},
+        )  # fmt: skip
+
+
+# ---- workflows -------------------------------------------------------------------------------------------------------
+
+
+async def echo(client: Client, name: str) -> None:
+    """Start it, and wait for its result."""
+    assert await client.execute_workflow(Echo.run, "tea", id=name, task_queue=QUEUE) == "TEA"
+
+
+async def saga(client: Client, name: str) -> None:
+    """An activity with a retry, a timer, a signal, an update, a query and a child."""
+    handle = await client.start_workflow(programs.Order.run, "tea", id=name, task_queue=QUEUE)
+    await handle.signal(programs.Order.note, "by train")
+    await handle.execute_update(programs.Order.address, "Paddington")
+    await handle.result()
+    assert await handle.query(programs.Order.state) == "charged tea"
+
+
+async def nap(client: Client, name: str) -> None:
+    """Start it, and wait for its result."""
+    assert await client.execute_workflow(Nap.run, id=name, task_queue=QUEUE) == "awake"
+
+
+WORKLOADS: dict[str, Callable[[Client, str], Awaitable[None]]] = {"echo": echo, "saga": saga, "timer": nap}
+
+
+async def measure(line: Line, client: Client, name: str, mode: str, count: int, together: int) -> Measured:
+    """Run `count` of them, `together` at a time."""
+    await WORKLOADS[name](client, f"warm-{name}-{mode}-{together}")
+    await asyncio.sleep(SETTLE_S)
+    before, began = Counted.now(line), time.perf_counter()
+    names = [f"{name}-{mode}-{together}-{number}" for number in range(count)]
+    while names:
+        now, names = names[:together], names[together:]
+        await asyncio.gather(*(WORKLOADS[name](client, each) for each in now))
+    seconds = time.perf_counter() - began
+    return Counted.now(line).since(before, f"{name}, {together} at once", mode, count, seconds)
+
+
+async def measure_schedule(line: Line, client: Client, mode: str, actions: int) -> Measured:
+    """A schedule that starts an echo every second, per action."""
+    await asyncio.sleep(SETTLE_S)
+    before, began = Counted.now(line), time.perf_counter()
+    handle = await client.create_schedule(
+        f"schedule-{mode}",
+        Schedule(
+            action=ScheduleActionStartWorkflow(Echo.run, "tea", id=f"scheduled-{mode}", task_queue=QUEUE),
+            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=1))]),
+            policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.ALLOW_ALL),
+        ),
+    )
+    await asyncio.sleep(actions)
+    await handle.delete()
+    seconds = time.perf_counter() - began
+    after = Counted.now(line)
+    done = 0
+    async for _ in client.list_workflows(f"WorkflowId STARTS_WITH 'scheduled-{mode}'"):
+        done += 1
+    return after.since(before, f"schedule, {done} actions", mode, max(done, 1), seconds)
+
+
+async def workflows(count: int) -> list[Measured]:
+    """All workloads, for each way in which workers are told."""
+    found = []
+    for mode, wake_queue in (("pulled", ""), ("pulled, woken", "auto")):
+        async with postgres.migrated_database() as url, built(url, wake_queue=wake_queue) as line:
+            client = await Client.connect(line.bridge.address)
+            async with Worker(
+                client, task_queue=QUEUE, workflows=[Echo, Nap, programs.Order, programs.Parcel],
+                activities=[shout, programs.charge],
+            ):  # fmt: skip
+                await echo(client, "first")
+                for name in WORKLOADS:
+                    for together in (1, 10):
+                        found.append(await measure(line, client, name, mode, count, together))
+                        show(found[-1])
+                found.append(await measure_schedule(line, client, mode, count))
+                show(found[-1])
+                await asyncio.sleep(SETTLE_S)
+                before, began = Counted.now(line), time.perf_counter()
+                await echo(client, "last")
+                await asyncio.sleep(90)
+                seconds = time.perf_counter() - began
+                found.append(Counted.now(line).since(before, "echo, and 90 s until it is idle", mode, 1, seconds))
+                show(found[-1])
+    return found
+
+
+def show(one: Measured) -> None:
+    """A line of the table."""
+    cents = prices.bill(replace(one.usage, statements=0.0) * 1_000_000, free_tier=False).total
+    print(
+        f"| {one.name} | {one.mode} | {one.invocations:.1f} | {one.gb_seconds:.3f} | {one.statements:.1f} |"
+        f" {one.sqs:.1f} | {one.http:.1f} | {one.seconds:.2f} | {cents:.2f} |",
+        flush=True,
+    )
+
+
+# ---- idle ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Idle:
+    """Of some minutes of nothing."""
+
+    mode: str
+    minutes: float
+    invocations: int
+    http: int
+    statements: int
+    transactions: int
+    """As Postgres itself counts them, of all its clients."""
+    sqs: int
+    aws: dict[str, int]
+    paths: dict[str, int]
+
+
+async def idle(minutes: float, modes: Sequence[str]) -> list[Idle]:
+    """Timers far ahead; with no worker at all, with an idle one, and with one that is woken."""
+    found = []
+    for mode in modes:
+        async with postgres.fresh_database() as url:
+            wake_queue = "auto" if mode == "a worker, woken" else ""
+            async with built(url, wake_queue=wake_queue) as line:
+                client = await Client.connect(line.bridge.address)
+                for number in range(20):
+                    await line.cloud.start(
+                        f"far-{number}", workflow_start_delay={"seconds": 3 * 24 * 3600}, task_queue={"name": QUEUE}
+                    )
+                async with contextlib.AsyncExitStack() as stack:
+                    if mode != "nobody":
+                        await stack.enter_async_context(
+                            Worker(client, task_queue=QUEUE, workflows=[Echo], activities=[shout])
+                        )
+                        await echo(client, "before")
+                    await asyncio.sleep(120 if mode != "nobody" else 15)
+                    found.append(await _nothing_happens(line, url, mode, minutes))
+                    print(json.dumps(_shown(found[-1])), flush=True)
+    return found
+
+
+async def _nothing_happens(line: Line, url: str, mode: str, minutes: float) -> Idle:
+    before, transactions = Counted.now(line), await _transactions(url)
+    aws = Counter(line.aws.counts)
+    await asyncio.sleep(minutes * 60)
+    after = Counted.now(line)
+    seen = await _transactions(url) - transactions
+    return Idle(
+        mode, minutes, after.invocations - before.invocations, after.http - before.http,
+        after.statements - before.statements, seen, after.sqs - before.sqs, dict(line.aws.counts - aws),
+        dict(after.paths - before.paths),
+    )  # fmt: skip
+
+
+async def _transactions(url: str) -> int:
+    """What Postgres counted in this database, less what asking costs. Its figures come a moment late."""
+    await asyncio.sleep(3)
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        row = await (
+            await connection.execute(
+                "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+            )
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _shown(one: Any) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in one.__dataclass_fields__}
+
+
+def main() -> None:
+    """Measure, and print."""
+    logging.getLogger("temporalio.activity").setLevel(logging.ERROR)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["workflows", "idle"])
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--modes", default="nobody,a worker,a worker; woken", help="of idle")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    if given.what == "workflows":
+        print("| workflow | workers | invocations | GB-s | statements | SQS | HTTP calls | s | $ per million |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        found: list[Any] = asyncio.run(workflows(given.count))
+    else:
+        modes = [mode.replace(";", ",") for mode in given.modes.split(",")]
+        found = asyncio.run(idle(given.minutes, modes))
+    if given.json:
+        given.json.write_text(json.dumps([_shown(one) for one in found], indent=1))
+
+
+if __name__ == "__main__":
+    main()
