@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -140,6 +142,8 @@ async def test_nexus_asks(http: httpx.AsyncClient) -> None:
             assert answer.json()["message"] == "permission denied"
             assert answer.json()["details"]["type"] == "UNAUTHORIZED"
     assert (await http.post(queue)).status_code == 403
+    brief = {**bearer(SECRETS["writer"]), "request-timeout": "1ms"}
+    assert (await http.post(queue, headers=brief)).status_code == 520
 
 
 async def test_a_nexus_handler_does_not_get_the_callers_key(server: Server, http: httpx.AsyncClient) -> None:
@@ -156,17 +160,6 @@ async def test_a_nexus_handler_does_not_get_the_callers_key(server: Server, http
     done.response.start_operation.sync_success.payload.data = b"{}"
     await client.workflow_service.respond_nexus_task_completed(done)
     assert (await asked).status_code == 200
-
-
-async def test_nexus_asks(http: httpx.AsyncClient) -> None:
-    """Requests for workers and completions: who may not write in the namespace may send neither."""
-    asked = "/namespaces/default/task-queues/orders/nexus-services/svc/op"
-    for path in (asked, "/namespaces/default/nexus/callback", "/nexus/callback"):
-        for headers in ({}, bearer("x"), bearer(SECRETS["reader"])):
-            assert (await http.post(path, headers=headers)).status_code == 403
-    allowed = bearer(SECRETS["writer"])
-    assert (await http.post(asked, headers={**allowed, "request-timeout": "1ms"})).status_code == 520
-    assert (await http.post("/namespaces/default/nexus/callback", headers=allowed)).status_code == 400
 
 
 # The function
@@ -294,6 +287,19 @@ def test_a_servers_own_output_tells_no_secret(
 
 
 # The command line
+
+
+async def test_inspecting_commands_bring_the_key_of_the_environment(server: Server) -> None:
+    """TEMPORAL_API_KEY, as the `temporal` command takes it."""
+    arguments = ("-m", "whistlestop.server", "workflow", "list", "--address", f"127.0.0.1:{server.port}")
+    for key, code in ((SECRETS["reader"], 0), ("", 1)):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *arguments, env={**os.environ, "TEMPORAL_API_KEY": key},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, complaints = await process.communicate()
+        assert process.returncode == code, complaints
+        assert (b"Request unauthorized. (PERMISSION_DENIED)" in complaints) is bool(code)
 
 
 def test_keys_are_made_listed_and_revoked(run_command: Callable[..., Any], tmp_path: Path) -> None:

@@ -76,9 +76,8 @@ async def _admitted(frontend: Frontend, request: HttpRequest, namespace: str) ->
 async def _complete(frontend: Frontend, request: HttpRequest, namespace: str, context: CallContext) -> HttpAnswer:
     """The token in a header says which operation is meant; history looks at all of it.
 
-    The namespace of the address is the token's, or the completion is refused; so who may write there is asked first.
+    The namespace of the address is the token's, or the completion is refused: whoever may write there was asked before.
     """
-    await nexus_requests.admit(frontend, namespace, request.headers)
     if len(request.body) > nexus_requests.MOST_BODY:
         raise nexus_answers.refusal("BAD_REQUEST", "invalid result content")
     completion = CompleteNexusOperationRequest(headers=request.headers, body=request.body, namespace=namespace)

@@ -24,7 +24,6 @@ from whistlestop.common.proto.nexus_pb2 import (
 from whistlestop.frontend.doors import nexus_answers
 from whistlestop.frontend.doors.answer import HttpAnswer
 from whistlestop.frontend.doors.nexus_answers import refusal
-from whistlestop.frontend.registry import Access
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,7 +38,7 @@ _CALLBACK_PREFIX = "nexus-callback-"
 _TOKEN_HEADER = "nexus-operation-token"  # noqa: S105 - a header's name
 _NOT_FOR_HANDLERS = frozenset({
     "accept-encoding", "x-forwarded-for", "xdc-redirection", "xdc-redirection-api", "temporal-nexus-failure-support",
-    "authorization", "host", "transfer-encoding",
+    "host", "transfer-encoding",
 })  # fmt: skip
 
 
@@ -99,7 +98,6 @@ async def serve(
         raise refusal("BAD_REQUEST", "bad request")
     if not cancels:
         _fill_payload(wanted.start_operation, request, frontend.config.blob_size_limit_error)
-    await admit(frontend, target.namespace.name, request.headers)
     call = CallContext(
         deadline_ns, request.headers, target.namespace.namespace_id, target.namespace.name, context.can_hold
     )
@@ -112,14 +110,6 @@ async def serve(
     if cancels and outcome.WhichOneof("outcome") == "response":
         return HttpAnswer(202, b"")
     return _answer(outcome, failure_support=_knows_failures(request))
-
-
-async def admit(frontend: Frontend, namespace: str, headers: Mapping[str, str]) -> None:
-    """Raises Refusal unless the caller may write in the namespace; without one it takes a role in the system."""
-    try:
-        await frontend.admit(Access.WRITE, namespace, headers)
-    except ServiceError as error:
-        raise nexus_answers.of_service_error(error) from None
 
 
 def _knows_failures(request: HttpRequest) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
@@ -52,6 +53,8 @@ class _OverGrpc:
     def __init__(self, channel: object, address: str) -> None:
         self._channel = channel
         self._address = address
+        key = os.environ.get("TEMPORAL_API_KEY")
+        self._credential = (("authorization", f"Bearer {key}"),) if key else ()
 
     async def call(self, method: str, request: Message, answer: type[MessageT]) -> MessageT:
         import grpc
@@ -62,7 +65,7 @@ class _OverGrpc:
             response_deserializer=answer.FromString,
         )
         try:
-            reply: MessageT = await send(request, timeout=CALL_TIMEOUT_S)
+            reply: MessageT = await send(request, timeout=CALL_TIMEOUT_S, metadata=self._credential)
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise CommandError(f"no server answers at {self._address} (--address): {error.details()}") from error
