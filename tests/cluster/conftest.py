@@ -40,7 +40,9 @@ class Cluster:
             self.servers[name].until_ready()
 
     def launch(self, name: str, *flags: str) -> None:
-        """Start one; when it is ready is for the caller to wait."""
+        """Start one, or one of that name again; when it is ready is for the caller to wait."""
+        if name in self.servers:
+            _let_go(self.servers[name])
         process = subprocess.Popen(
             [*COMMAND, "server", "start", "--database-url", self.url, "--log-level", "warn", *flags],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder,
@@ -74,12 +76,16 @@ class Cluster:
 
     def close(self) -> None:
         for one in self.servers.values():
-            if one.process.poll() is None:
-                one.process.kill()
-            one.end()
-            for stream in (one.process.stdout, one.process.stderr):
-                if stream is not None:
-                    stream.close()
+            _let_go(one)
+
+
+def _let_go(one: Running) -> None:
+    if one.process.poll() is None:
+        one.process.kill()
+    one.end()
+    for stream in (one.process.stdout, one.process.stderr):
+        if stream is not None:
+            stream.close()
 
 
 @contextmanager
