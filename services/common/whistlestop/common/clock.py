@@ -77,6 +77,29 @@ class FakeClock:
             await asyncio.sleep(0)
 
 
+class SkippingClock:
+    """A clock that runs as `base` does, and can be set forward: who sleeps wakes when the time is skipped."""
+
+    def __init__(self, base: Clock) -> None:
+        self._base = base
+        self._ahead_ns = 0
+        self._skipped = asyncio.Event()
+
+    def now_ns(self) -> int:
+        return self._base.now_ns() + self._ahead_ns
+
+    async def sleep(self, delay_s: float) -> None:
+        due_ns = self.now_ns() + round(delay_s * SECOND_NS)
+        while (left_ns := due_ns - self.now_ns()) > 0:
+            await wait_until(self._base, self._base.now_ns() + left_ns, self._skipped.wait())
+
+    def skip_to(self, instant_ns: int) -> None:
+        """Set the clock forward to `instant_ns`; it never goes back."""
+        self._ahead_ns += max(instant_ns - self.now_ns(), 0)
+        self._skipped.set()
+        self._skipped = asyncio.Event()
+
+
 async def wait_until(clock: Clock, deadline_ns: int, what: Awaitable[T]) -> T | None:
     """Await `what` until `deadline_ns` of `clock`; None (and `what` cancelled) when it ran out first."""
     task = asyncio.ensure_future(what)

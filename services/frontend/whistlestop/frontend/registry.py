@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message_factory import GetMessageClass
 from temporalio.api.operatorservice.v1 import service_pb2 as operator_pb
+from temporalio.api.testservice.v1 import service_pb2 as test_pb
 from temporalio.api.workflowservice.v1 import service_pb2 as workflow_pb
 
 from whistlestop.common.errors import Code
@@ -259,10 +260,20 @@ _OPERATOR_RPCS: tuple[_Line, ...] = (
     ("ListNexusEndpoints", _F, _ADMIN),
 )
 
+_TEST_RPCS: tuple[_Line, ...] = (
+    ("LockTimeSkipping", _F, _ADMIN),
+    ("UnlockTimeSkipping", _F, _ADMIN),
+    ("Sleep", _F, _ADMIN),
+    ("SleepUntil", _F, _ADMIN),
+    ("UnlockTimeSkippingWithSleep", _F, _ADMIN),
+    ("GetCurrentTime", _F, _READ),
+)
+
 _HOLDS = frozenset({
     "PollWorkflowTaskQueue", "PollActivityTaskQueue", "PollNexusTaskQueue", "PollWorkflowExecutionUpdate",
     "GetWorkflowExecutionHistory", "UpdateWorkflowExecution", "ExecuteMultiOperation", "QueryWorkflow",
     "PollActivityExecution", "PollNexusOperationExecution", "PollWorkflowExecutionTimeSkipping",
+    "Sleep", "SleepUntil", "UnlockTimeSkippingWithSleep",
 })
 
 
@@ -298,6 +309,12 @@ REGISTRY: dict[str, RpcSpec] = {spec.full_name: spec for spec in _specs()}
 """By `package.Service/Method`."""
 
 SERVICES: frozenset[str] = frozenset({WORKFLOW_SERVICE, OPERATOR_SERVICE})
+
+TEST_REGISTRY: dict[str, RpcSpec] = {
+    spec.full_name: spec
+    for spec in (_spec(test_pb.DESCRIPTOR.services_by_name["TestService"], line) for line in _TEST_RPCS)
+}
+"""Of the service by which tests move the clock: served by the test server, unknown to all others, as Temporal's."""
 
 
 def supports(feature: Feature) -> bool:

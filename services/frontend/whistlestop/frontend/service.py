@@ -64,6 +64,8 @@ class Frontend:
         self._access = self._access_control()
         self._rules = Rules(self.config, ids)
         self._resolver = NamespaceResolver(self.namespaces, self.config.max_id_length)
+        self.registry = REGISTRY
+        """What the doors offer to everybody."""
         self._routes = {name: self._route(spec) for name, spec in (REGISTRY | OWN_REGISTRY).items()}
         self._held: set[asyncio.Task[object]] = set()
         self._background: set[asyncio.Future[object]] = set()
@@ -111,6 +113,11 @@ class Frontend:
             return await route.serve(request, context)
         except storage_errors.StorageError as error:
             raise _from_storage(error) from error
+
+    def add(self, spec: RpcSpec, serve: Serve) -> None:
+        """An RPC that this process offers beyond Temporal's public services, before its doors open."""
+        self.registry = self.registry | {spec.full_name: spec}
+        self._routes[spec.full_name] = _Route(spec, serve, None)
 
     def begin(self, work: Coroutine[Any, Any, object]) -> None:
         """Let `work` go on behind the caller's back, until it is done or the frontend closes."""

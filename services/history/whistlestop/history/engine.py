@@ -113,6 +113,8 @@ class Engine:
         self.limits = limits
         self.exclusive = exclusive
         self.effects = Effects()
+        self.watch: Callable[[Run], None] | None = None
+        """Told of every run as it was committed."""
         self.retention_of: Callable[[str], Awaitable[int]] = _keep_for_ever
         self.attribute_types_of: Callable[[str], Awaitable[Mapping[str, AttributeType]]] = _no_custom_attributes
         """Nanoseconds that a namespace (by its id) keeps its closed runs; 0: for ever."""
@@ -386,6 +388,8 @@ class Engine:
         self._put(Entry(run.key, run.state, write.expected_version + 1, len(write.state), recent, size))
         if run.is_open:
             self._note_current(run.key.namespace_id, run.key.workflow_id, run.key.run_id)
+        if self.watch is not None:
+            self.watch(run)
         topics = [execution_topic(run.key.namespace_id, run.key.workflow_id, run.key.run_id)]
         topics.extend(query_topic(query_id) for query_id, _ in run.answers)
         if write.tasks_added:

@@ -53,10 +53,13 @@ class History:
         limits: Limits | None = None,
         task_listener: Callable[[Sequence[MatchingTask]], None] | None = None,
         exclusive: bool = True,
+        wall: Clock | None = None,
     ) -> None:
         self.store = store
         self.matching = matching
         self.clock = clock
+        self.wall = wall or clock
+        """What callers go by: their deadlines, and how long they are kept waiting."""
         self.ids = ids
         self.notifier = notifier
         self.limits = limits or Limits()

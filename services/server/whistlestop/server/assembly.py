@@ -77,7 +77,9 @@ class Services:
             client.close()
 
 
-def assemble(config: ServerConfig, store: Store, notifier: Notifier, metrics: Metrics = NO_METRICS) -> Services:
+def assemble(
+    config: ServerConfig, store: Store, notifier: Notifier, metrics: Metrics = NO_METRICS, *, time: Clock | None = None
+) -> Services:
     """Wire the services over an open store."""
     clock, ids = SystemClock(), RandomIds()
     alone = not config.store.database_url
@@ -101,12 +103,13 @@ def assemble(config: ServerConfig, store: Store, notifier: Notifier, metrics: Me
         late.service = history = History(
             store,
             to_matching,
-            clock,
+            time or clock,
             ids,
             notifier,
             limits=config.dynamic.apply(Limits(), LIMIT_KEYS),
             task_listener=_listener(listener, metrics),
             exclusive=alone,
+            wall=clock,
         )
     frontend_config = config.dynamic.apply(
         FrontendConfig(persistence_store=config.store.kind, auth=config.auth, dynamic=dict(config.dynamic.values)),

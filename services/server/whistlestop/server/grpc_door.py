@@ -20,18 +20,15 @@ from whistlestop.common.grpc.health import HEALTH_SERVICE, Health
 from whistlestop.common.grpc.limits import Limits
 from whistlestop.common.grpc.reflection import REFLECTION_SERVICES, Reflection
 from whistlestop.common.grpc.server import GrpcServer
-from whistlestop.frontend.registry import REGISTRY, SERVICES
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Container
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.grpc.head import Head
     from whistlestop.frontend.registry import RpcSpec
     from whistlestop.frontend.service import Frontend
-
-_SERVED = SERVICES | {HEALTH_SERVICE, *REFLECTION_SERVICES}
-
 
 class _Methods:
     """Every method of the registry, health and reflection, and an answer for whatever else is called."""
@@ -40,13 +37,15 @@ class _Methods:
         self._frontend = frontend
         self._clock = clock
         self.most = frontend.config.max_message_size
-        self.health = Health(SERVICES)
-        self._by_path = {f"/{name}": self._of(spec) for name, spec in REGISTRY.items()}
+        services = frozenset(spec.service for spec in frontend.registry.values())
+        self._served = services | {HEALTH_SERVICE, *REFLECTION_SERVICES}
+        self.health = Health(services)
+        self._by_path = {f"/{name}": self._of(spec) for name, spec in frontend.registry.items()}
         self._by_path |= self.health.methods()
-        self._by_path |= Reflection(SERVICES | {HEALTH_SERVICE}).methods()
+        self._by_path |= Reflection(services | {HEALTH_SERVICE}).methods()
 
     def method(self, path: str) -> Method:
-        return self._by_path.get(path) or _unknown(path)
+        return self._by_path.get(path) or _unknown(path, self._served)
 
     def too_large(self, size: int) -> ServiceError:
         try:
@@ -71,11 +70,11 @@ class _Methods:
         return Method(name, handle)
 
 
-def _unknown(path: str) -> Method:
+def _unknown(path: str, served: Container[str]) -> Method:
     service, separator, method = path.removeprefix("/").rpartition("/")
     if not separator:
         message = f'malformed method name: "{path}"'
-    elif service in _SERVED:
+    elif service in served:
         message = f"unknown method {method} for service {service}"
     else:
         message = f"unknown service {service}"

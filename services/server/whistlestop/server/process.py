@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.metrics import NO_METRICS
 from whistlestop.history.timers import EVERYTHING
 from whistlestop.server.assembly import Services, assemble
 from whistlestop.server.config import (
@@ -43,10 +44,13 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from whistlestop.common.clients import Reply
+    from whistlestop.common.metrics import Metrics
+    from whistlestop.common.notify import Notifier
     from whistlestop.frontend.service import Frontend
     from whistlestop.server.config import TlsConfig
     from whistlestop.server.grpc_door import GrpcDoor
     from whistlestop.server.prometheus import MetricsDoor, PrometheusMetrics
+    from whistlestop.storage.interface import Store
 
 log = logging.getLogger(__name__)
 
@@ -137,12 +141,15 @@ class Server:
 
         notifier = await make_notifier(config.store, SystemClock())
         self._closers.push_async_callback(close_notifier, notifier)
-        services = assemble(config, store, notifier) if metrics is None else assemble(config, store, notifier, metrics)
+        services = self._assemble(store, notifier, metrics or NO_METRICS)
         membership = self._membership(services)
         # Others take over when nothing is committed here any more: what was armed here last is theirs to find.
         self._closers.push_async_callback(membership.leave)
         self._closers.push_async_callback(services.close)
         return services, membership
+
+    def _assemble(self, store: Store, notifier: Notifier, metrics: Metrics) -> Services:
+        return assemble(self.config, store, notifier, metrics)
 
     def _membership(self, services: Services) -> Membership:
         roles = tuple(sorted(self.config.roles))

@@ -233,7 +233,7 @@ async def _wait(
     service: History, key: ExecutionKey, context: CallContext, first: int, *, only_close: bool
 ) -> Entry:
     """Until there is something from `first` on (or the run closed), or the poll's time is over."""
-    clock = service.clock
+    clock = service.wall
     hold_s = min(context.remaining_s(clock, LONG_POLL_S) - LONG_POLL_MARGIN_S, LONG_POLL_S)
     deadline_ns = clock.now_ns() + int(hold_s * 1e9)
     with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:

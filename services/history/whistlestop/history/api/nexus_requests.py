@@ -41,7 +41,7 @@ _OPERATION_TIMEOUT = "operation-timeout"
 
 async def dispatch_nexus_task(service: History, request: DispatchNexusTaskRequest, context: CallContext) -> Reply:
     """Hand the request to a worker, and wait for its answer."""
-    now_ns = service.clock.now_ns()
+    now_ns = service.wall.now_ns()
     deadline_ns = now_ns + LONGEST_NS
     if context.deadline_ns is not None:
         deadline_ns = min(deadline_ns, context.deadline_ns - MARGIN_NS)
@@ -82,7 +82,7 @@ async def record_nexus_request_started(
     service: History, request: RecordNexusRequestStartedRequest, context: CallContext
 ) -> Reply:
     """A poller gets the request, and is told how long the asker waits."""
-    now_ns = service.clock.now_ns()
+    now_ns = service.wall.now_ns()
     record = await service.store.get_query(request.query_id)
     if record is None or record.answer is not None or record.expires_ns - KEEP_NS <= now_ns:
         raise not_found(nexus_operations.TASK_GONE)

@@ -48,8 +48,8 @@ _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
 async def query_workflow(service: History, request: service_pb.QueryWorkflowRequest, context: CallContext) -> Reply:
     """Ask, and wait for the answer."""
     engine = service.engine
-    now_ns = service.clock.now_ns()
-    deadline_ns = now_ns + int(context.remaining_s(service.clock, DEFAULT_TIMEOUT_S) * 1e9)
+    now_ns = service.wall.now_ns()
+    deadline_ns = now_ns + int(context.remaining_s(service.wall, DEFAULT_TIMEOUT_S) * 1e9)
     key = await engine.resolve(
         context.namespace_id, request.execution.workflow_id, request.execution.run_id, fresh=not engine.exclusive
     )
@@ -144,7 +144,7 @@ async def _ask_directly(
     sticky = state.sticky_task_queue
     if sticky:
         sticky_ns = state.sticky_schedule_to_start_timeout_ns or service.limits.sticky_timeout_default_ns
-        until_ns = min(deadline_ns, service.clock.now_ns() + sticky_ns)
+        until_ns = min(deadline_ns, service.wall.now_ns() + sticky_ns)
         if await _has_poller(service, entry, sticky):
             result = await _dispatch(service, entry, query_id, request, sticky, until_ns, deadline_ns)
             if result is not None:
@@ -179,7 +179,7 @@ async def _dispatch(
 ) -> query_pb.WorkflowQueryResult | None:
     """One query as a task of one queue; None when nobody answered by `until_ns`."""
     key = entry.key
-    now_ns = service.clock.now_ns()
+    now_ns = service.wall.now_ns()
     if task_queue == entry.state.task_queue:
         deployments = await service.engine.deployments.cached(key.namespace_id)
         version = versioning.wanted_version(entry.state, deployments, task_queue, workflow_task.TASK_TYPE_WORKFLOW)
@@ -221,7 +221,7 @@ async def attach(service: History, run: Run, reply: PollResponse) -> None:
     """Queries that wait for the started task go out with it."""
     if not run.state.buffered_queries:
         return
-    for record in await service.store.list_buffered_queries(run.key, service.clock.now_ns(), MAX_ATTACHED):
+    for record in await service.store.list_buffered_queries(run.key, service.wall.now_ns(), MAX_ATTACHED):
         reply.queries[record.query_id].ParseFromString(record.request)
 
 
@@ -230,7 +230,7 @@ async def record_query_task_started(
 ) -> Reply:
     """A poller gets a direct query: its reply holds the query and, off the sticky queue, the whole history."""
     record = await service.store.get_query(request.query_id)
-    if record is None or record.answer is not None or record.expires_ns - KEEP_NS <= service.clock.now_ns():
+    if record is None or record.answer is not None or record.expires_ns - KEEP_NS <= service.wall.now_ns():
         raise not_found("query task not found, or already expired")
     entry = await service.engine.read(record.key)
     state = entry.state

@@ -88,8 +88,8 @@ def _link(
 
 def deadline(service: History, context: CallContext) -> int:
     """Until when a caller is kept waiting: shortly before its own deadline, and never for very long."""
-    now_ns = service.clock.now_ns()
-    left_s = context.remaining_s(service.clock, LONG_POLL_S + 1)
+    now_ns = service.wall.now_ns()
+    left_s = context.remaining_s(service.wall, LONG_POLL_S + 1)
     return now_ns + int(min(LONG_POLL_S, left_s - min(1.0, left_s / 5)) * 1e9)
 
 
@@ -125,7 +125,7 @@ async def poll_workflow_execution_update(
     entry = await service.engine.read(key)
     ticket = update.find(entry.state, ref.update_id)
     deadline_ns = deadline(service, context)
-    if context.deadline_ns is not None and context.deadline_ns <= service.clock.now_ns():
+    if context.deadline_ns is not None and context.deadline_ns <= service.wall.now_ns():
         raise deadline_exceeded()
     reached, outcome = await wait(service, key, ticket, request.wait_policy.lifecycle_stage, deadline_ns)
     reply = service_pb.PollWorkflowExecutionUpdateResponse(stage=reached.stage)  # type: ignore[arg-type]

@@ -68,6 +68,12 @@ def of(run: Run) -> ActivityExecution:
     return run.state.activity_execution
 
 
+def is_worked_at(state: MutableState) -> bool:
+    """An attempt is offered, or a worker is at it."""
+    activity = state.activity_execution
+    return activity.status in IN_PROGRESS or (activity.status == A.SCHEDULED and not activity.to_dispatch)
+
+
 def status_word(activity: ActivityExecution) -> str:
     """`CANCEL_REQUESTED` is told as `CancelRequested`."""
     return ActivityExecution.Status.Name(activity.status).title().replace("_", "")

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from whistlestop.history.core import time_skipping_apply, timers
+from whistlestop.history.core import activity_execution, time_skipping_apply, timers
+from whistlestop.history.core.run import RUNNING
 
 if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
@@ -38,6 +39,26 @@ def skip_if_idle(run: Run) -> None:
         return
     timers.record_time_skip(run, target_ns=target_ns, disables=disables)
     timers.rearm(run)
+
+
+def activities_under_way(state: MutableState) -> int:
+    """How many are offered, or have a worker at them."""
+    if state.status != RUNNING:
+        return 0
+    if state.HasField("activity_execution"):
+        return int(activity_execution.is_worked_at(state))
+    return sum(not activity.paused and not activity.retry_due_ns for activity in state.activities.values())
+
+
+def other_work(state: MutableState) -> bool:
+    """A workflow task is to be done, a request to another run to be answered, or one of Nexus."""
+    if state.status != RUNNING:
+        return False
+    if state.workflow_task.scheduled_event_id or state.external_signals or state.external_cancels:
+        return True
+    return any(
+        operation.start.deadline_ns or operation.cancel.deadline_ns for operation in state.nexus_operations.values()
+    )
 
 
 def _is_idle(run: Run) -> bool:

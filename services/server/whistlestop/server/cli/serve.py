@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING
 
 from whistlestop.frontend.auth.keys import BadKeys
 from whistlestop.server.cli.errors import CommandError
-from whistlestop.server.config import BadConfig, ServerConfig, host_port
+from whistlestop.server.config import BadConfig, host_port
 from whistlestop.server.dynamic_config import InvalidDynamicConfig
-from whistlestop.server.process import Server
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from whistlestop.server.process import Server
 
-def serve(config: ServerConfig, title: str, hints: Sequence[str]) -> int:
+
+def serve(server: Server, title: str, hints: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT; then drain. Raises CommandError when it can't start."""
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(config, title, hints))
+            return runner.run(_serve(server, title, hints))
     except (BadConfig, BadKeys, InvalidDynamicConfig, StorageError) as error:
         raise CommandError(str(error)) from error
 
@@ -36,12 +37,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(config: ServerConfig, title: str, hints: Sequence[str]) -> int:
+async def _serve(server: Server, title: str, hints: Sequence[str]) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Server(config) as server:
+    async with server:
         _announce(server, title, hints)
         await stop.wait()
         # A second signal ends the process the hard way.

@@ -337,14 +337,11 @@ def _print_config(config: ServerConfig) -> None:
     print(json.dumps(shown, indent=2), file=sys.stderr)
 
 
-def _leave_out_grpcio() -> None:
-    """Temporal's API modules import grpcio where they find it, for stubs that a server does not use: 9 MB less."""
-    if "grpc" not in sys.modules:
-        sys.modules["grpc"] = None  # type: ignore[assignment]  # Python's way to say that a module is not to be had
-
-
 def _run(config: ServerConfig, title: str, hints: list[str]) -> int:
-    _leave_out_grpcio()
-    from whistlestop.server.cli.serve import serve
+    from whistlestop.server.cli.lean import leave_out_grpcio
 
-    return serve(config, title, hints)
+    leave_out_grpcio()
+    from whistlestop.server.cli.serve import serve
+    from whistlestop.server.process import Server
+
+    return serve(Server(config), title, hints)

@@ -1,0 +1,48 @@
+"""The command `whistlestop-test-server PORT`: a server in memory whose time skips, as SDKs start Temporal's.
+
+Time is locked when it starts, unless `--enable-time-skipping` says otherwise: clients unlock it while they wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Never
+
+from whistlestop.server.cli.errors import CommandError
+from whistlestop.server.cli.lean import leave_out_grpcio
+from whistlestop.server.config import ServerConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> Never:
+    """Serve until somebody asks to stop."""
+    parsed = _parser().parse_args(arguments)
+    leave_out_grpcio()
+    from whistlestop.server.cli.serve import serve
+    from whistlestop.server.logs import LogFormat, configure
+    from whistlestop.server.time_skipping import TimeSkippingServer
+
+    configure(parsed.log_level, LogFormat.PRETTY)
+    config = ServerConfig(ip=parsed.ip, port=parsed.port, http_port=None, metrics_port=None, drain_s=1.0)
+    server = TimeSkippingServer(config, locked=not parsed.enable_time_skipping)
+    try:
+        sys.exit(serve(server, "Whistlestop test server", ["Time skips while TestService lets it."]))
+    except CommandError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("whistlestop-test-server", description="A server in memory whose time skips.")
+    parser.add_argument("port", type=int, help="port of the gRPC door; 0: a free one")
+    parser.add_argument("--enable-time-skipping", action="store_true", help="begin with the time unlocked")
+    parser.add_argument("--ip", default="127.0.0.1", help="address to bind (127.0.0.1)")
+    parser.add_argument("--log-level", default="warn", choices=("debug", "info", "warn", "error", "never"))
+    return parser
+
+
+if __name__ == "__main__":
+    main()

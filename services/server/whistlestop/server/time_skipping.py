@@ -1,0 +1,254 @@
+"""Temporal's TestService: a clock for the whole server that is set forward while nobody works.
+
+Rules of this file: time may be skipped when nobody has locked it, no run has work (`core.time_skipping`), no transfer
+task is on its way and nothing that is due is left to fire. Then the clock goes to what is due next: a row of
+`timer_tasks`, or the end of a `Sleep`. Each step is looked at again before the next, so whatever a timer causes is done
+at the time at which it is due. While time is locked, it passes as everybody's does.
+
+An activity under way is a lock like those of clients, as in Temporal's test server: one that sleeps by this service
+unlocks its own, so that its heartbeat can time out meanwhile.
+
+Callers' deadlines, long polls and matching go by the machine's clock: a skip takes nothing from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.testservice.v1 import request_response_pb2 as test_pb
+
+from whistlestop.common.clock import SECOND_NS, SkippingClock, SystemClock, wait_until
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.frontend.registry import TEST_REGISTRY
+from whistlestop.history.core import time_skipping, timers
+from whistlestop.server.assembly import assemble
+from whistlestop.server.process import Server
+from whistlestop.storage.errors import StorageError
+from whistlestop.storage.records import SLOTS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from google.protobuf.message import Message
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.common.metrics import Metrics
+    from whistlestop.common.notify import Notifier
+    from whistlestop.frontend.service import Frontend
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.service import History
+    from whistlestop.server.assembly import Services
+    from whistlestop.server.config import ServerConfig
+    from whistlestop.storage.interface import Store
+    from whistlestop.storage.records import ExecutionKey, TimerTask
+
+LOOK_AGAIN_S = 60.0
+PAGE = 100
+RETRY_S = 0.1
+_log = logging.getLogger(__name__)
+
+
+class TimeSkipper:
+    """Counts the locks, knows who works, and sets the clock forward."""
+
+    def __init__(self, clock: SkippingClock, history: History, *, locked: bool = True) -> None:
+        self._clock = clock
+        self._history = history
+        self._locks = int(locked)
+        self._busy: set[ExecutionKey] = set()
+        self._activities: dict[ExecutionKey, int] = {}
+        self._sleeps: list[tuple[int, int, asyncio.Future[None], bool]] = []
+        """When each ends, and whether that locks the time."""
+        self._numbers = itertools.count()
+        self._look = asyncio.Event()
+        self._changes = 0
+        self._task: asyncio.Task[None] | None = None
+        history.engine.watch = self._committed
+        # What is over stays: a test that slept for a month still wants the results of before.
+        history.engine.retention_of = _keep
+
+    def start(self) -> None:
+        """Begin to skip."""
+        self._task = asyncio.create_task(self._run(), name="time skipping")
+
+    async def close(self) -> None:
+        """Stop."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def lock(self) -> None:
+        """Time passes as everybody's until it is unlocked as often."""
+        self._locks += 1
+        self._note_change()
+
+    def unlock(self) -> None:
+        """Take one lock away. Raises UNKNOWN, as Temporal's test server does, when there is none."""
+        if self._count() <= 0 and not self._busy:
+            raise ServiceError(
+                Code.UNKNOWN, "Unbalanced lock and unlock calls: time skipping is not locked, so it can't be unlocked"
+            )
+        self._locks -= 1
+        self._note_change()
+
+    async def sleep(self, until_ns: int, *, then_lock: bool = False) -> None:
+        """Return when it is `until_ns`, and lock the time with that where wanted: also when the caller has gone."""
+        if until_ns <= self._clock.now_ns():
+            if then_lock:
+                self.lock()
+            return
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleeps, (until_ns, next(self._numbers), end, then_lock))
+        self._note_change()
+        await end
+
+    # ---- what happens in the server ---------------------------------------------------------------------------------
+
+    def _committed(self, run: Run) -> None:
+        if time_skipping.other_work(run.state):
+            self._busy.add(run.key)
+        else:
+            self._busy.discard(run.key)
+        count = time_skipping.activities_under_way(run.state)
+        if count:
+            self._activities[run.key] = count
+        else:
+            self._activities.pop(run.key, None)
+        self._note_change()
+
+    def _count(self) -> int:
+        return self._locks + sum(self._activities.values())
+
+    def _note_change(self) -> None:
+        self._changes += 1
+        self._look.set()
+
+    # ---- skipping ---------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            self._look.clear()
+            self._end_sleeps()
+            try:
+                if self._count() <= 0 and await self._skip():
+                    continue
+            except StorageError as error:
+                _log.warning("looking for the next timer failed (%s); trying again", error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            until_ns = self._sleeps[0][0] if self._sleeps else self._clock.now_ns() + int(LOOK_AGAIN_S * SECOND_NS)
+            await wait_until(self._clock, until_ns, self._look.wait())
+
+    async def _skip(self) -> bool:
+        """Go to what is due next; False when that is not to be now."""
+        # Deliveries end with a commit, and are asked for by one: those that go on are waited for.
+        await self._history.transfers.drain()
+        changes = self._changes
+        if self._busy or self._count() > 0:
+            return False
+        rows = await self._history.store.next_timers(0, SLOTS, 0, PAGE)
+        if changes != self._changes:
+            return True
+        due_ns = self._next_due(rows)
+        if due_ns is None or due_ns <= self._clock.now_ns() or (rows and rows[0].fire_at_ns <= self._clock.now_ns()):
+            # A row that is due is being fired, and that ends with a commit.
+            return False
+        self._clock.skip_to(due_ns)
+        return True
+
+    def _next_due(self, rows: Sequence[TimerTask]) -> int | None:
+        """When something is due next. The row of a run is a lower bound, which is not worth a skip: its state knows."""
+        next_ns = self._sleeps[0][0] if self._sleeps else None
+        for row in rows:
+            if next_ns is not None and next_ns <= row.fire_at_ns:
+                break
+            entry = self._history.engine.peek(row.key) if row.kind == "execution" else None
+            due_ns = row.fire_at_ns if entry is None else timers.earliest_due(entry.state) or None
+            if due_ns is not None and (next_ns is None or due_ns < next_ns):
+                next_ns = due_ns
+        return next_ns
+
+    def _end_sleeps(self) -> None:
+        while self._sleeps and self._sleeps[0][0] <= self._clock.now_ns():
+            _, _, end, then_lock = heapq.heappop(self._sleeps)
+            if then_lock:
+                self.lock()
+            if not end.done():
+                end.set_result(None)
+
+    # ---- the service ------------------------------------------------------------------------------------------------
+
+    def offer(self, frontend: Frontend) -> None:
+        """Serve TestService in `frontend`."""
+        handlers: dict[str, Callable[[Any], Awaitable[Reply]]] = {
+            "LockTimeSkipping": self._lock_time_skipping,
+            "UnlockTimeSkipping": self._unlock_time_skipping,
+            "Sleep": self._sleep,
+            "SleepUntil": self._sleep_until,
+            "UnlockTimeSkippingWithSleep": self._unlock_time_skipping_with_sleep,
+            "GetCurrentTime": self._get_current_time,
+        }
+        for spec in TEST_REGISTRY.values():
+            frontend.add(spec, _serving(handlers[spec.method]))
+
+    async def _lock_time_skipping(self, request: test_pb.LockTimeSkippingRequest) -> Reply:
+        self.lock()
+        return test_pb.LockTimeSkippingResponse()
+
+    async def _unlock_time_skipping(self, request: test_pb.UnlockTimeSkippingRequest) -> Reply:
+        self.unlock()
+        return test_pb.UnlockTimeSkippingResponse()
+
+    async def _sleep(self, request: test_pb.SleepRequest) -> Reply:
+        await self.sleep(self._clock.now_ns() + request.duration.ToNanoseconds())
+        return test_pb.SleepResponse()
+
+    async def _sleep_until(self, request: test_pb.SleepUntilRequest) -> Reply:
+        await self.sleep(request.timestamp.ToNanoseconds())
+        return test_pb.SleepResponse()
+
+    async def _unlock_time_skipping_with_sleep(self, request: test_pb.SleepRequest) -> Reply:
+        until_ns = self._clock.now_ns() + request.duration.ToNanoseconds()
+        self.unlock()
+        await self.sleep(until_ns, then_lock=True)
+        return test_pb.SleepResponse()
+
+    async def _get_current_time(self, request: Message) -> Reply:
+        reply = test_pb.GetCurrentTimeResponse()
+        reply.time.FromNanoseconds(self._clock.now_ns())
+        return reply
+
+
+def _serving(handler: Callable[[Any], Awaitable[Reply]]) -> Callable[[Message, CallContext], Awaitable[Reply]]:
+    async def serve(request: Message, context: CallContext) -> Reply:
+        return await handler(request)
+
+    return serve
+
+
+async def _keep(namespace_id: str) -> int:
+    return 0
+
+
+class TimeSkippingServer(Server):
+    """A server with a clock of its own, and TestService to move it."""
+
+    def __init__(self, config: ServerConfig, *, locked: bool = True) -> None:
+        super().__init__(config)
+        self._locked = locked
+
+    def _assemble(self, store: Store, notifier: Notifier, metrics: Metrics) -> Services:
+        clock = SkippingClock(SystemClock())
+        services = assemble(self.config, store, notifier, metrics, time=clock)
+        assert services.history is not None  # nothing is served elsewhere here
+        skipper = TimeSkipper(clock, services.history, locked=self._locked)
+        skipper.offer(services.frontend)
+        skipper.start()
+        self._closers.push_async_callback(skipper.close)
+        return services
