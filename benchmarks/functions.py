@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from tests.functions.line import Line
 
+INSTANCES = 6
 MEMORY_MB = 512
 SETTLE_S = 1.0
 QUEUE = "cost"
@@ -195,7 +196,7 @@ async def workflows(count: int) -> list[Measured]:
     """All workloads, for each way in which workers are told."""
     found = []
     for mode, wake_queue in (("pulled", ""), ("pulled, woken", "auto")):
-        async with postgres.migrated_database() as url, built(url, wake_queue=wake_queue) as line:
+        async with postgres.migrated_database() as url, built(url, wake_queue=wake_queue, instances=INSTANCES) as line:
             client = await Client.connect(line.bridge.address)
             async with Worker(
                 client, task_queue=QUEUE, workflows=[Echo, Nap, programs.Order, programs.Parcel],

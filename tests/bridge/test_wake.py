@@ -15,7 +15,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.bridge.fakes import Bench, FakeQueue
 from tests.bridge.test_pollers import ended
-from whistlestop.bridge.wake import SELDOM_S, WokenWake
+from whistlestop.bridge.wake import SELDOM_S, SOON_S, WokenWake
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.errors import unavailable
 
@@ -93,12 +93,36 @@ async def test_a_message_that_overtakes_its_task(woken: Bench) -> None:
     assert woken.bridge.counters.tasks == 1
 
 
-async def test_what_goes_through_the_bridge_needs_no_message(woken: Bench) -> None:
+async def test_what_goes_through_the_bridge_is_looked_for_if_no_message_comes(woken: Bench) -> None:
+    """Most calls make no task, so it waits for the message for a moment."""
+    before = len(woken.target.named("LookForTasks"))
     call = asyncio.ensure_future(woken.call("RespondActivityTaskCompleted"))
     woken.target.add("q")
     await woken.advance(0.1)
     await call
+    assert len(woken.target.named("LookForTasks")) == before
+    await woken.advance(SOON_S)
     assert woken.bridge.counters.tasks == 1
+
+
+async def test_a_backlog_is_worked_off_on_one_message(woken: Bench) -> None:
+    """Five pollers at a time, until nothing is left."""
+    for _ in range(23):
+        woken.target.add("q")
+    woken.queue.message()
+    await woken.advance(1)
+    assert woken.bridge.counters.tasks == 23
+
+
+async def test_a_message_that_comes_while_polls_are_on_their_way(woken: Bench) -> None:
+    """What it tells of is found when they are back."""
+    woken.target.add("q")
+    woken.queue.message()
+    await woken.advance(0.015)  # the look is answered, the poll on its way
+    woken.target.add("q")
+    woken.queue.message()
+    await woken.advance(0.2)
+    assert woken.bridge.counters.tasks == 2
 
 
 async def test_without_its_queue_it_looks_as_if_there_were_none(woken: Bench) -> None:

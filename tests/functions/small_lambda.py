@@ -176,12 +176,15 @@ class _Now:
 def _count_statements() -> None:
     """Every statement that goes to Postgres, those that begin and end a transaction as well."""
     import psycopg
+    from psycopg.pq import TransactionStatus
 
     def counted(kind: type[Any], name: str) -> None:
         original = getattr(kind, name)
 
         async def wrapped(self: Any, *given: Any, **named: Any) -> Any:
-            _Now.statements += 1
+            # Without a transaction, its end is no statement.
+            if name == "execute" or self.pgconn.transaction_status != TransactionStatus.IDLE:
+                _Now.statements += 1
             return await original(self, *given, **named)
 
         setattr(kind, name, wrapped)

@@ -120,6 +120,8 @@ class NamespacePolls:
         self._busy: set[Key] = set()
         """Queues with polls on their way: what a look said of them would be old."""
         self._looked: frozenset[Key] = frozenset()
+        self._limit = 1
+        """Up to how many tasks the last look counted."""
         self._look: _Look | None = None
         self._arrived = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
@@ -202,12 +204,13 @@ class NamespacePolls:
             return
         self._arrived.set()
         look = self._look
-        if look is not None:
-            if look.is_held and key not in look.keys:
-                look.superseded = True
-                look.task.cancel()
-        elif key not in self._looked:
-            self.wake.happened()
+        if key in (self._looked if look is None else look.keys):
+            return
+        if look is not None and look.is_held:
+            look.superseded = True
+            look.task.cancel()
+        else:
+            self.wake.look_now()
 
     # Looking.
 
@@ -223,6 +226,8 @@ class NamespacePolls:
                 await self.wake.wait()
                 keys = self._waiting.keys() - self._busy
                 if not keys:
+                    # It was time to look, and polls are on their way: whichever comes back is to be looked for.
+                    self._looked = frozenset()
                     continue
             began_ns, was_held = self._clock.now_ns(), self.holds
             try:
@@ -249,7 +254,7 @@ class NamespacePolls:
         for key, poller in by_key.items():
             ordered[key[0]].append(key)
             lists[key[0]].append(poller.request)  # type: ignore[attr-defined]  # each list takes its own kind
-        request.limit = min(max(len(self._waiting[key]) for key in by_key), _MOST_AT_ONCE)
+        request.limit = self._limit = min(max(len(self._waiting[key]) for key in by_key), _MOST_AT_ONCE)
         heartbeats = self.heartbeats.waiting()
         request.heartbeats.extend(heartbeats)
         request.wake_queue = self.wake.wake_queue
@@ -292,7 +297,7 @@ class NamespacePolls:
         # What held looks before may not be what answers next.
         self.holds = False
         await self._clock.sleep(pause_s)
-        self.wake.happened()
+        self.wake.look_now()
         return min(failures + 1, 10)
 
     # Polling where something waits.
@@ -306,17 +311,20 @@ class NamespacePolls:
             poller.sent = True
             self._sent.add(poller)
             self._remove(poller)
-        task = asyncio.create_task(self._send_all(key, pollers))
+        task = asyncio.create_task(self._send_all(key, pollers, more=count > len(pollers) or count >= self._limit))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
-    async def _send_all(self, key: Key, pollers: list[Poller]) -> None:
+    async def _send_all(self, key: Key, pollers: list[Poller], *, more: bool) -> None:
+        """`more`: tasks may be left that nobody polls for."""
         try:
             served = await asyncio.gather(*(self._send_one(poller) for poller in pollers))
         finally:
             self._busy.discard(key)
             self._sent.difference_update(pollers)
-        if any(served):
+        if any(served) and more:
+            self.wake.look_now()
+        elif any(served):
             self.wake.happened()
         if key in self._waiting:
             self._wanted(key)

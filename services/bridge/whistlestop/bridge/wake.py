@@ -37,6 +37,10 @@ class WakeChannel(Protocol):
         """Something went through the bridge that may make work for a worker, `after_s` from now."""
         ...
 
+    def look_now(self) -> None:
+        """There is something to look for that nobody will tell of: a queue that no look has named, a backlog."""
+        ...
+
     async def wait(self) -> None:
         """Return when it is time for the next look."""
         ...
@@ -87,6 +91,9 @@ class AdaptiveWake:
             self._due_ns = due_ns
             self._changed.set()
 
+    def look_now(self) -> None:
+        AdaptiveWake.happened(self)
+
     async def wait(self) -> None:
         while (now_ns := self._clock.now_ns()) < self._due_ns:
             self._changed.clear()
@@ -102,16 +109,17 @@ class AdaptiveWake:
 
 
 class WokenWake(AdaptiveWake):
-    """Is told by a wake queue. The looks that it makes by itself are for what was lost on the way.
+    """Is told by a wake queue, also of the tasks that its own calls make: most of them make none.
 
-    While its queue is not registered, or is not heard, it looks as if there were none.
+    The looks that it makes by itself are for what was lost on the way. While its queue is not registered, or is not
+    heard, it looks as if there were none.
     """
 
     def __init__(self, clock: Clock, queue: WakeQueue, most_s: float = 30.0) -> None:
         super().__init__(clock, most_s=most_s)
         self._queue = queue
         self._registered = ""
-        queue.listen(self.happened)
+        queue.listen(self.look_now)
 
     @property
     def wake_queue(self) -> str:  # type: ignore[override]  # a constant of the one that has none
@@ -122,13 +130,20 @@ class WokenWake(AdaptiveWake):
         if prefix:
             self._queue.offered(prefix)
 
+    def happened(self, after_s: float = 0.0) -> None:
+        super().happened(after_s + SOON_S if self._is_told else after_s)
+
+    @property
+    def _is_told(self) -> bool:
+        return bool(self._registered) and self._registered == self._queue.name
+
     def _pause_s(self, idle_s: float) -> float:
-        if not self._registered or self._registered != self._queue.name:
+        if not self._is_told:
             return super()._pause_s(idle_s)
         return SOON_S if idle_s < SOON_S else SELDOM_S
 
 
-SOON_S = 5.0
-"""After something happened, one more look: it may cause more, which no message tells of."""
+SOON_S = 2.0
+"""How long a message may take before the bridge looks without one."""
 SELDOM_S = 70.0
 """Below the time for which a poller is believed to be there, so that its sticky queue is not given up."""
