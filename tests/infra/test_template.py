@@ -75,6 +75,19 @@ def test_secure_by_default(template: dict[str, Any]) -> None:
     parameters = template["Parameters"]
     assert parameters["AuthMode"]["Default"] == "AWS_IAM"
     assert parameters["DatabaseUrl"]["NoEcho"] is True
+    assert parameters["AllowAnonymous"]["Default"] == "false"
+
+
+def test_an_open_url_takes_somebody_who_asks(template: dict[str, Any]) -> None:
+    """CloudFormation refuses AuthMode=NONE otherwise, and the function is told what the stack was told."""
+    rule = template["Rules"]["SomebodyAsks"]
+    assert rule["RuleCondition"] == {"!Equals": [{"!Ref": "AuthMode"}, "NONE"]}
+    (assertion,) = rule["Assertions"]
+    shown = str(assertion["Assert"])
+    assert all(name in shown for name in ("ApiKeysSecretArn", "ApiKeys", "JwtJwksUrl", "AllowAnonymous"))
+    variables = template["Resources"]["FrontendFunction"]["Properties"]["Environment"]["Variables"]
+    assert variables["WHISTLESTOP_AUTH_MODE"] == {"!Ref": "AuthMode"}
+    assert variables["WHISTLESTOP_ALLOW_ANONYMOUS"] == {"!Ref": "AllowAnonymous"}
 
 
 def test_no_role_may_do_anything_to_everything(template: dict[str, Any]) -> None:

@@ -1,0 +1,124 @@
+"""TLS and client certificates at the doors, alone and beside keys."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+import httpx
+import pytest
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode, TLSConfig
+
+from tests.api.test_auth import DOCUMENT, SECRETS
+from tests.server.test_start import Authority
+from whistlestop.bridge import connect
+from whistlestop.frontend.auth.config import AuthConfig
+from whistlestop.frontend.registry import WORKFLOW_SERVICE
+from whistlestop.server.config import ServerConfig, TlsConfig
+from whistlestop.server.process import Server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+COUNT = f"/{WORKFLOW_SERVICE}/CountWorkflowExecutions"
+REQUEST = service_pb.CountWorkflowExecutionsRequest(namespace="default").SerializeToString()
+KEY = f"Bearer {SECRETS['reader']}"
+
+
+class Setting:
+    """A server that takes certificates of one authority, and another authority."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("ours", "theirs"):
+            (folder / name).mkdir()
+        self.ours, self.theirs = Authority(folder / "ours"), Authority(folder / "theirs")
+        self.certificate, self.key = self.ours.issue("server")
+        self.mine = self.ours.issue("client")
+        self.strangers = self.theirs.issue("client")
+        self.root = self.ours.path.read_bytes()
+
+    def config(self, *, auth: bool) -> ServerConfig:
+        tls = TlsConfig(str(self.certificate), str(self.key), str(self.ours.path))
+        return ServerConfig(port=0, metrics_port=None, tls=tls, auth=AuthConfig(DOCUMENT) if auth else None)
+
+    def credentials(self, pair: tuple[Path, Path] | None) -> grpc.ChannelCredentials:
+        if pair is None:
+            return grpc.ssl_channel_credentials(self.root)
+        return grpc.ssl_channel_credentials(self.root, pair[1].read_bytes(), pair[0].read_bytes())
+
+    def context(self, pair: tuple[Path, Path] | None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.ours.path))
+        if pair is not None:
+            context.load_cert_chain(*pair)
+        return context
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return Setting(tmp_path)
+
+
+@pytest.fixture(params=[False, True], ids=["certificates", "certificates and keys"])
+async def server(request: pytest.FixtureRequest, setting: Setting) -> AsyncIterator[Server]:
+    async with Server(setting.config(auth=request.param)) as running:
+        yield running
+
+
+async def by_grpc(server: Server, credentials: Any, key: str = "") -> str:
+    """How a call over gRPC ends."""
+    metadata = (("authorization", key),) if key else ()
+    async with grpc.aio.secure_channel(f"127.0.0.1:{server.port}", credentials) as channel:
+        call: Any = channel.unary_unary(COUNT)
+        try:
+            await call(REQUEST, timeout=5, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            name: str = error.code().name
+            return name
+        return "OK"
+
+
+async def test_grpc_takes_certificates_of_its_authority_alone(server: Server, setting: Setting) -> None:
+    """And where keys are asked for, a certificate does not stand for one."""
+    asked = server.config.auth is not None
+    assert await by_grpc(server, setting.credentials(setting.mine), KEY) == "OK"
+    assert await by_grpc(server, setting.credentials(setting.mine)) == ("PERMISSION_DENIED" if asked else "OK")
+    for pair in (None, setting.strangers):
+        assert await by_grpc(server, setting.credentials(pair), KEY) == "UNAVAILABLE"
+
+
+async def test_http_takes_certificates_of_its_authority_alone(server: Server, setting: Setting) -> None:
+    asked = server.config.auth is not None
+    url = f"https://127.0.0.1:{server.http_port}{COUNT}"
+
+    async def status(pair: tuple[Path, Path] | None, **headers: str) -> int:
+        async with httpx.AsyncClient(verify=setting.context(pair)) as http:
+            return (await http.post(url, json={"namespace": "default"}, headers=headers)).status_code
+
+    assert await status(setting.mine, authorization=KEY) == 200
+    assert await status(setting.mine) == (403 if asked else 200)
+    for pair in (None, setting.strangers):
+        with pytest.raises(httpx.TransportError):
+            await status(pair, authorization=KEY)
+
+
+async def test_an_sdk_and_a_bridge_with_both(setting: Setting) -> None:
+    async with asyncio.timeout(30), Server(setting.config(auth=True)) as server:
+        certificate, key = setting.mine
+        shown = TLSConfig(
+            server_root_ca_cert=setting.root, client_cert=certificate.read_bytes(), client_private_key=key.read_bytes()
+        )
+        client = await Client.connect(f"127.0.0.1:{server.port}", tls=shown, api_key=SECRETS["reader"])
+        assert (await client.count_workflows()).count == 0
+        target = f"https://127.0.0.1:{server.http_port}"
+        files: dict[str, Any] = {"tls_ca": str(setting.ours.path), "tls_cert": str(certificate), "tls_key": str(key)}
+        async with connect(target, api_key=SECRETS["reader"], **files) as bridged:
+            assert (await bridged.count_workflows()).count == 0
+        async with connect(target, api_key="wsk_stranger", **files) as bridged:
+            with pytest.raises(RPCError) as refused:
+                await bridged.count_workflows()
+            assert refused.value.status is RPCStatusCode.PERMISSION_DENIED
