@@ -8,5 +8,5 @@ from pathlib import Path
 os.environ.setdefault("WHISTLESTOP_BUNDLE_CACHE", str(Path(__file__).resolve().parents[2] / "build" / "bundle"))
 # Not skipped but not there: `make test-infra` sets this, and builds whatever is missing.
 collect_ignore = [] if os.environ.get("WHISTLESTOP_TEST_INFRA") else [
-    "test_bundle.py", "test_localstack.py", "test_process.py", "test_template.py",
+    "test_bundle.py", "test_deploy.py", "test_localstack.py", "test_process.py", "test_template.py",
 ]  # fmt: skip

@@ -41,6 +41,9 @@ def test_the_wheel_holds_every_portion(wheel: Path) -> None:
         if path.suffix in {".py", ".pyi", ".sql", ".typed", ".lark"} or path.name == "py.typed"
     }
     assert sources - names == set()
+    # What `whistlestop deploy aws` needs besides code.
+    deploy = "whistlestop/server/deploy"
+    assert {f"{deploy}/template.yaml", f"{deploy}/requirements.lock"} - names == set()
 
 
 def test_a_clean_environment_runs_it(wheel: Path, tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ GROUPS = {
     "task-queue": ("whistlestop.server.cli.task_queue", "Look at task queues."),
     "cluster": ("whistlestop.server.cli.cluster", "Look at the cluster."),
     "key": ("whistlestop.server.cli.key", "Look after API keys."),
+    "deploy": ("whistlestop.server.cli.deploy", "Put three functions into a cloud account."),
+    "destroy": ("whistlestop.server.cli.destroy", "Take them out again."),
     "bridge": ("whistlestop.server.cli.bridge", "Serve gRPC beside a worker, over a target that speaks HTTP."),
 }
 

@@ -1,0 +1,133 @@
+"""`whistlestop deploy aws`."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - typer reads the hints
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whistlestop.server.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+StackName = Annotated[str, typer.Option("--stack-name", help="Of the CloudFormation stack; resources are named by it.")]
+Region = Annotated[
+    str, typer.Option("--region", help="The AWS region.", show_default="by the environment or the profile")
+]
+Profile = Annotated[str, typer.Option("--profile", envvar="AWS_PROFILE", help="Of the AWS credentials.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `aws` a command of its own while it is the only one."""
+
+
+@app.command()
+def aws(
+    *,
+    stack_name: StackName = "whistlestop",
+    region: Region = "",
+    profile: Profile = "",
+    database_url: Annotated[
+        str,
+        typer.Option(
+            "--database-url",
+            envvar="WHISTLESTOP_DATABASE_URL",
+            help="postgresql://… (kept in Systems Manager); or ssm:/name or secretsmanager:ARN, where it is kept.",
+        ),
+    ] = "",
+    create_database: Annotated[
+        str, typer.Option("--create-database", help="dsql, aurora-serverless or none.", show_default="none")
+    ] = "",
+    plain_url: Annotated[
+        bool, typer.Option("--plain-url", help="Leave the URL, with its password, in the functions' environment.")
+    ] = False,
+    vpc_id: Annotated[str, typer.Option("--vpc-id", help="For aurora-serverless.")] = "",
+    subnet_ids: Annotated[
+        str, typer.Option("--subnet-ids", help="For aurora-serverless: two public ones or more, by commas.")
+    ] = "",
+    runtime: Annotated[
+        str,
+        typer.Option("--runtime", help="python3.11, 3.12 or 3.13.", show_default="this interpreter's, or python3.13"),
+    ] = "",
+    architecture: Annotated[str, typer.Option("--architecture", help="arm64 or x86_64.", show_default="arm64")] = "",
+    memory: Annotated[int, typer.Option("--memory", min=0, help="MB for each function.", show_default="512")] = 0,
+    auth: Annotated[
+        str, typer.Option("--auth", help="iam (signed requests) or none (see API keys).", show_default="iam")
+    ] = "",
+    sweep_rate: Annotated[
+        str, typer.Option("--sweep-rate", help="As rate(15 minutes).", show_default="rate(15 minutes)")
+    ] = "",
+    alarm_topic: Annotated[str, typer.Option("--alarm-topic", help="ARN of an SNS topic for alarms.")] = "",
+    log_retention: Annotated[
+        int, typer.Option("--log-retention", min=0, help="Days that logs are kept.", show_default="14")
+    ] = 0,
+    metrics: Annotated[
+        bool | None, typer.Option("--metrics/--no-metrics", help="Metrics for CloudWatch.", show_default="no")
+    ] = None,
+    tracing: Annotated[
+        bool | None, typer.Option("--tracing/--no-tracing", help="Traces for X-Ray.", show_default="no")
+    ] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", metavar="NAME=VALUE", help="Any other of the template's.")
+    ] = None,
+    bundles: Annotated[
+        Path | None, typer.Option("--bundles", help="A folder with frontend.zip, …, instead of making them.")
+    ] = None,
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="Registered when it is not there; empty: none.")
+    ] = "default",
+    migrate: Annotated[
+        bool, typer.Option("--migrate/--no-migrate", help="Bring the schema up to this release's, from here.")
+    ] = True,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Create the stack or update it: three functions, their queue and schedules, over a Postgres.
+
+    What is not said stays as it is in a stack that is there.
+    """
+    from whistlestop.server.deploy import run
+    from whistlestop.server.deploy.cloud import Cloud
+    from whistlestop.server.deploy.settings import DeployError, Settings
+
+    others: dict[str, str] = {}
+    for each in parameter or ():
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise CommandError(f"--parameter {each} is not NAME=VALUE", 2)
+        others[name] = value
+    if auth not in {"", "iam", "none"}:
+        raise CommandError(f"--auth {auth} is none of iam, none", 2)
+    settings = Settings(
+        stack_name, database_url, create_database, plain_url, vpc_id, subnet_ids, runtime, architecture, memory, auth,
+        sweep_rate, alarm_topic, log_retention, metrics, tracing, others,
+    )  # fmt: skip
+    try:
+        manner = run.Manner(print, asking(yes=yes), dry_run, bundles, migrate, namespace)
+        run.deploy(Cloud(region, profile), settings, manner)
+    except DeployError as error:
+        raise complaint(error) from error
+
+
+def asking(*, yes: bool) -> Callable[[str], bool]:
+    """How a yes is had."""
+    return (lambda _: True) if yes else _confirm
+
+
+def _confirm(question: str) -> bool:
+    return typer.confirm(question)
+
+
+def complaint(error: Exception) -> CommandError:
+    """Its first line is the complaint; what more there is (failed events) has lines of its own, and is printed here."""
+    first, _, rest = str(error).partition("\n")
+    if rest:
+        typer.echo(rest, err=True)
+    return CommandError(first)

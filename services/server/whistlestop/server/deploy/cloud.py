@@ -1,0 +1,284 @@
+"""CloudFormation, S3 and the rest of AWS as a deployment needs them, and their refusals in a person's words."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.common.aws import Aws, Credentials
+from whistlestop.server.deploy.settings import DeployError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+POLL_S = 2.0
+_LEFTOVERS = {"ROLLBACK_COMPLETE", "REVIEW_IN_PROGRESS", "ROLLBACK_FAILED"}
+"""A stack that was never there: it holds nothing, and cannot be updated."""
+_BAD_CREDENTIALS = {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"}
+_NOTHING = ("didn't contain changes", "No updates are to be performed", "no changes")
+
+
+@contextlib.contextmanager
+def in_words() -> Iterator[None]:
+    """Turns what boto3 raises into a DeployError."""
+    from botocore import exceptions  # type: ignore[import-untyped]  # carries no types
+
+    try:
+        yield
+    except exceptions.NoRegionError:
+        raise DeployError("no region is named: give --region, or set AWS_REGION") from None
+    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError):
+        raise DeployError(
+            "no AWS credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --profile "
+            "(`aws configure` makes one)"
+        ) from None
+    except exceptions.ProfileNotFound as error:
+        raise DeployError(str(error)) from None
+    except exceptions.EndpointConnectionError as error:
+        raise DeployError(f"AWS can't be reached: {error}") from None
+    except exceptions.ClientError as error:
+        said = error.response["Error"]
+        if said["Code"] in _BAD_CREDENTIALS:
+            raise DeployError(f"AWS does not take these credentials ({said['Code']}): sign in again") from None
+        raise DeployError(f"AWS refused {error.operation_name}: {said['Code']}: {said['Message']}") from None
+    except exceptions.BotoCoreError as error:
+        raise DeployError(f"{type(error).__name__}: {error}") from None
+
+
+@dataclass(slots=True)
+class Stack:
+    """As CloudFormation describes it."""
+
+    status: str
+    parameters: dict[str, str]
+    outputs: dict[str, str]
+
+
+class Cloud:
+    """One account and region. `session` is boto3's."""
+
+    def __init__(self, region: str = "", profile: str = "") -> None:
+        import boto3  # type: ignore[import-untyped]  # carries no types
+
+        with in_words():
+            self.session: Any = boto3.session.Session(region_name=region or None, profile_name=profile or None)
+            self.cloudformation = self.session.client("cloudformation")
+        self.region: str = self.session.region_name
+
+    @cached_property
+    def account(self) -> str:
+        with in_words():
+            return str(self.session.client("sts").get_caller_identity()["Account"])
+
+    def aws(self) -> Aws:
+        """Our own calls, with the credentials of the session."""
+
+        def frozen() -> Credentials:
+            found = self.session.get_credentials().get_frozen_credentials()
+            return Credentials(found.access_key, found.secret_key, found.token or "")
+
+        return Aws(self.region, frozen)
+
+    # ---- the stack ---------------------------------------------------------------------------------------------------
+
+    def stack(self, name: str) -> Stack | None:
+        from botocore.exceptions import ClientError  # type: ignore[import-untyped]  # as above
+
+        with in_words():
+            try:
+                (found,) = self.cloudformation.describe_stacks(StackName=name)["Stacks"]
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "ValidationError":  # it does not exist
+                    return None
+                raise
+        return Stack(
+            found["StackStatus"],
+            {each["ParameterKey"]: each.get("ParameterValue", "") for each in found.get("Parameters", ())},
+            {each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", ())},
+        )
+
+    def clear_leftover(self, name: str, found: Stack | None, say: Callable[[str], None]) -> Stack | None:
+        """Deletes a stack whose creation failed. Raises DeployError when somebody works on it."""
+        if found is None or found.status == "DELETE_COMPLETE":
+            return None
+        if found.status in _LEFTOVERS:
+            say(f"the stack {name} was never made ({found.status}): it is deleted first")
+            self.delete(name, say)
+            return None
+        if found.status.endswith("_IN_PROGRESS"):
+            raise DeployError(f"the stack {name} is being worked on ({found.status}): wait for that to end")
+        return found
+
+    def change(
+        self, name: str, template: str, parameters: Mapping[str, str], found: Stack | None, say: Callable[[str], None]
+    ) -> bool:
+        """Create or update, and wait; False when there was nothing to change. Raises DeployError with what failed."""
+        kept = [] if found is None else [key for key in found.parameters if key not in parameters]
+        listed: list[dict[str, Any]] = [
+            {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+        ]
+        listed += [{"ParameterKey": key, "UsePreviousValue": True} for key in kept]
+        change_set = f"deploy-{time.strftime('%Y%m%d%H%M%S', time.gmtime())}"
+        with in_words():
+            since = self._newest_event(name) if found else ""
+            self.cloudformation.create_change_set(
+                StackName=name, ChangeSetName=change_set, ChangeSetType="UPDATE" if found else "CREATE",
+                TemplateBody=template, Parameters=listed,
+                Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+                Tags=[{"Key": "whistlestop", "Value": name}],
+            )  # fmt: skip
+            while (made := self._change_set(name, change_set))["Status"] in {"CREATE_PENDING", "CREATE_IN_PROGRESS"}:
+                time.sleep(POLL_S / 2)
+            if made["Status"] != "CREATE_COMPLETE":
+                reason = made.get("StatusReason", "")
+                self.cloudformation.delete_change_set(StackName=name, ChangeSetName=change_set)
+                if any(words in reason for words in _NOTHING):
+                    return False
+                if found is None:
+                    self.cloudformation.delete_stack(StackName=name)
+                raise DeployError(f"CloudFormation does not take the template: {reason}")
+            self.cloudformation.execute_change_set(StackName=name, ChangeSetName=change_set)
+        wanted = "UPDATE_COMPLETE" if found else "CREATE_COMPLETE"
+        self._wait(name, {wanted, "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS"}, since, say)
+        return True
+
+    def delete(self, name: str, say: Callable[[str], None]) -> None:
+        """And wait until it is gone. Raises DeployError with what could not be deleted."""
+        with in_words():
+            since = self._newest_event(name)
+            self.cloudformation.delete_stack(StackName=name)
+        self._wait(name, {"DELETE_COMPLETE"}, since, say)
+
+    def resources(self, name: str) -> list[str]:
+        """Types of what a stack holds."""
+        with in_words():
+            pages = self.cloudformation.get_paginator("list_stack_resources").paginate(StackName=name)
+            return [each["ResourceType"] for page in pages for each in page["StackResourceSummaries"]]
+
+    def _change_set(self, stack: str, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.cloudformation.describe_change_set(StackName=stack, ChangeSetName=name)
+        return found
+
+    def _newest_event(self, name: str) -> str:
+        events = self.cloudformation.describe_stack_events(StackName=name)["StackEvents"]
+        return str(events[0]["EventId"]) if events else ""
+
+    def _wait(self, name: str, wanted: set[str], since: str, say: Callable[[str], None]) -> None:
+        """Until the stack rests, telling what happens to it."""
+        seen: set[str] = set()
+        failed: list[str] = []
+        while True:
+            for event in self._events(name, since):
+                if event["EventId"] in seen:
+                    continue
+                seen.add(event["EventId"])
+                reason = event.get("ResourceStatusReason", "")
+                say(f"  {event['ResourceStatus']:<28} {event['LogicalResourceId']}")
+                if event["ResourceStatus"].endswith("FAILED") and "cancelled" not in reason:
+                    failed.append(f"{event['LogicalResourceId']} ({event['ResourceType']}): {reason}")
+            found = self.stack(name)
+            if found is None or found.status in wanted:
+                return
+            if not found.status.endswith("_IN_PROGRESS"):
+                told = "\n".join(f"  {line}" for line in failed) or "  CloudFormation gives no reason"
+                raise DeployError(f"the stack {name} is in {found.status}. What failed:\n{told}")
+            time.sleep(POLL_S)
+
+    def _events(self, name: str, since: str) -> list[dict[str, Any]]:
+        """Those after `since`, oldest first."""
+        from botocore.exceptions import ClientError
+
+        fresh: list[dict[str, Any]] = []
+        with in_words(), contextlib.suppress(StopIteration):
+            try:
+                pages = self.cloudformation.get_paginator("describe_stack_events").paginate(StackName=name)
+                for page in pages:
+                    for event in page["StackEvents"]:
+                        if event["EventId"] == since:
+                            raise StopIteration
+                        fresh.append(event)
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "ValidationError":  # it is gone
+                    raise
+        return fresh[::-1]
+
+    # ---- bundles -----------------------------------------------------------------------------------------------------
+
+    def bucket(self, *, create: bool = True) -> str:
+        """Where bundles go: one bucket of the account in the region, closed to the public."""
+        from botocore.exceptions import ClientError
+
+        s3, name = self.session.client("s3"), f"whistlestop-deploy-{self.account}-{self.region}"
+        with in_words():
+            try:
+                s3.head_bucket(Bucket=name, ExpectedBucketOwner=self.account)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                    raise DeployError(f"the bucket {name} is not this account's to use: {error}") from error
+                if not create:
+                    return ""
+                where = {} if self.region == "us-east-1" else {"LocationConstraint": self.region}
+                s3.create_bucket(Bucket=name, **({"CreateBucketConfiguration": where} if where else {}))
+                s3.put_public_access_block(
+                    Bucket=name,
+                    PublicAccessBlockConfiguration={
+                        "BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy": True,
+                        "RestrictPublicBuckets": True,
+                    },
+                )  # fmt: skip
+        return name
+
+    def upload(self, bucket: str, key: str, archive: Path) -> bool:
+        """False when it is there already: keys are named by what they hold."""
+        from botocore.exceptions import ClientError
+
+        s3 = self.session.client("s3")
+        with in_words():
+            try:
+                s3.head_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                    raise
+                s3.upload_file(str(archive), bucket, key)
+                return True
+        return False
+
+    def prune(self, bucket: str, prefix: str, kept: Iterable[str] = ()) -> None:
+        """Delete the objects below `prefix` that are not `kept`."""
+        s3, keep = self.session.client("s3"), set(kept)
+        with in_words():
+            for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for each in page.get("Contents", ()):
+                    if each["Key"] not in keep:
+                        s3.delete_object(Bucket=bucket, Key=each["Key"])
+
+    # ---- what is kept besides ----------------------------------------------------------------------------------------
+
+    def keep_secret(self, name: str, value: str) -> None:
+        with in_words():
+            self.session.client("ssm").put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=True)
+
+    def forget_secret(self, name: str) -> None:
+        from botocore.exceptions import ClientError
+
+        with in_words():
+            try:
+                self.session.client("ssm").delete_parameter(Name=name)
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "ParameterNotFound":
+                    raise
+
+    def environment(self, function: str) -> dict[str, str]:
+        """The variables of a function."""
+        with in_words():
+            found = self.session.client("lambda").get_function_configuration(FunctionName=function)
+        return dict(found.get("Environment", {}).get("Variables", {}))
+
+    def delete_dsql(self, identifier: str) -> None:
+        """With all its data."""
+        with in_words():
+            self.session.client("dsql").delete_cluster(identifier=identifier)

@@ -1,0 +1,69 @@
+"""What a deployment says at its end: where it is, how to connect to it, and what it costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from whistlestop.server import prices
+from whistlestop.server.deploy.settings import sweep_minutes
+from whistlestop.server.prices import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TRANSITION: Final = Usage.of_calls(2.6, 25.0) + Usage(statements=2.9)
+"""Of one committed transition, counted over the calls of a workflow with one activity whose worker pulls."""
+_ALARM = "AWS::CloudWatch::Alarm"
+
+
+def connect(endpoint: str, region: str, namespace: str, auth_mode: str) -> str:
+    """Commands and code that reach the endpoint."""
+    if auth_mode == "AWS_IAM":
+        flags, argument = f"--sigv4 --region {region}", f'sigv4=True, region="{region}"'
+    else:
+        flags, argument = "--api-key $WHISTLESTOP_API_KEY", 'api_key=os.environ["WHISTLESTOP_API_KEY"]'
+    return f"""Workers and the temporal CLI, in any language, by the bridge beside them:
+
+  whistlestop bridge --target {endpoint} {flags} --listen 127.0.0.1:7233
+  temporal --address 127.0.0.1:7233 --namespace {namespace} workflow list
+
+Workers in Python, with the bridge inside:
+
+  import whistlestop.bridge
+  async with whistlestop.bridge.connect("{endpoint}", {argument}, namespace="{namespace}") as client:
+      await Worker(client, task_queue="orders", workflows=[...], activities=[...]).run()
+"""
+
+
+def costs(parameters: Mapping[str, str], alarms: int, region: str) -> str:
+    """An estimate of the monthly bill by list prices. `parameters` are those of the template, defaults included."""
+    memory_mb, architecture = int(parameters["MemorySize"]), parameters["Architecture"]
+    created = parameters["CreateDatabase"]
+    idle = prices.bill(
+        prices.idle_month(sweep_minutes=sweep_minutes(parameters["SweepRate"]), memory_mb=memory_mb),
+        architecture=architecture, alarms=alarms,
+    )  # fmt: skip
+    million = prices.bill(
+        TRANSITION * prices.MILLION * (1.0 if memory_mb == 512 else memory_mb / 512),
+        architecture=architecture, free_tier=False,
+    )  # fmt: skip
+    database = {
+        "dsql": "storage at $0.33 a GB, and units of work beyond what is free each month",
+        "aurora-serverless": "$0.12 for each hour of a capacity unit while it is awake, and storage at $0.10 a GB",
+    }.get(created, "your database, which is not in these figures")
+    return f"""What it costs by list prices of us-east-1, {prices.CHECKED} ({region} may differ), before taxes:
+
+  idle                     ${idle.total:.2f} a month{_lines(idle)}
+  a million transitions    ${million.total:.2f}, without the free tier{_lines(million)}
+  plus                     {database}
+"""
+
+
+def alarms_of(template: Mapping[str, Mapping[str, Mapping[str, object]]]) -> int:
+    """How many alarms the template has."""
+    return sum(1 for each in template["Resources"].values() if each["Type"] == _ALARM)
+
+
+def _lines(bill: prices.Bill) -> str:
+    lines = ", ".join(f"{name} {value:.2f}" for name, value in bill.lines().items())
+    return f" ({lines})" if lines else " (all of it within what AWS gives for free)"

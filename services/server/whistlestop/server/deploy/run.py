@@ -1,0 +1,261 @@
+"""`deploy` and `destroy`: the steps, in an order in which each may fail without harm.
+
+    who am I; what is there; the plan, and a yes      nothing has happened yet
+    the bundles                                       made here, named by what they hold
+    the schema                                        before the code: code N runs on schema N and N + 1
+    the stack                                         CloudFormation makes it whole or takes it back
+    the namespace
+
+Everything may be run again: what is there already is left as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.common.aws import AwsError
+from whistlestop.common.doors.database import database_url, kept_url
+from whistlestop.server.deploy import guide, template
+from whistlestop.server.deploy.bundle import BundleError, bundle, pack, size
+from whistlestop.server.deploy.settings import DeployError, Settings
+from whistlestop.server.deploy.target import FUNCTIONS, Target, here
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from whistlestop.server.deploy.cloud import Cloud, Stack
+
+RETENTION_S = 72 * 3600
+"""Of a namespace that the deployment registers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a deployment goes about it."""
+
+    say: Callable[[str], None]
+    confirm: Callable[[str], bool]
+    dry_run: bool = False
+    bundles: Path | None = None
+    """A folder with `<function>.zip`; None: they are made."""
+    migrate: bool = True
+    namespace: str = "default"
+    """Registered when it is not there; empty: none."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is to be done, with all parameters as they will be."""
+
+    settings: Settings
+    found: Stack | None
+    template: dict[str, Any]
+    parameters: dict[str, str] = field(default_factory=dict)
+    """Those that are said; the others stay as they are."""
+    complete: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def target(self) -> Target:
+        return Target(self.complete["PythonRuntime"], self.complete["Architecture"])
+
+
+def plan(settings: Settings, found: Stack | None) -> Plan:
+    """Raises DeployError for what CloudFormation would refuse, or would take and not be meant."""
+    made = Plan(settings, found, template.load())
+    known: Mapping[str, Mapping[str, Any]] = made.template["Parameters"]
+    made.parameters = settings.parameters()
+    for name, value in made.parameters.items():
+        if name not in known:
+            raise DeployError(f"the template has no parameter {name}; it has {', '.join(known)}")
+        allowed = [str(each) for each in known[name].get("AllowedValues", ())]
+        if allowed and value not in allowed:
+            raise DeployError(f"{name} can't be {value}: it is one of {', '.join(allowed)}")
+    if found is None:
+        # A bundle for this interpreter's version can hold bytecode, which makes cold starts shorter.
+        if "PythonRuntime" not in made.parameters and here().runtime in known["PythonRuntime"]["AllowedValues"]:
+            made.parameters["PythonRuntime"] = here().runtime
+        if not settings.database_url and settings.create_database in {"", "none"}:
+            raise DeployError("a new stack needs a database: --database-url, or --create-database dsql")
+    defaults = {name: str(each.get("Default", "")) for name, each in known.items()}
+    made.complete = {**defaults, **({} if found is None else found.parameters), **made.parameters}
+    if made.complete["CreateDatabase"] == "aurora-serverless" and not made.complete["AuroraVpcId"]:
+        raise DeployError("--create-database aurora-serverless takes --vpc-id and --subnet-ids")
+    return made
+
+
+def deploy(cloud: Cloud, settings: Settings, manner: Manner) -> None:
+    """Create or update the stack. Raises DeployError."""
+    account = cloud.account
+    found = cloud.stack(settings.stack)
+    made = plan(settings, None if found is not None and not found.outputs else found)
+    manner.say(_outline(made, account, cloud.region, found))
+    if manner.dry_run:
+        manner.say(guide.costs(made.complete, guide.alarms_of(made.template), cloud.region))
+        manner.say("Nothing was changed (--dry-run).")
+        return
+    if not manner.confirm("Go on?"):
+        raise DeployError("nothing was changed")
+    made.found = cloud.clear_leftover(settings.stack, found, manner.say)
+    code = _upload(cloud, made, manner)
+    if kept := settings.url_parameter():
+        cloud.keep_secret(kept, settings.database_url)
+        manner.say(f"The URL of the database is kept in Systems Manager as {kept}")
+    url = _url(cloud, made)
+    if url:
+        _migrate(url, manner)
+    addresses = {function: f"s3://{bucket}/{key}" for function, (bucket, key) in code.items()}
+    manner.say(f"The stack {settings.stack}:")
+    body = template.filled(made.template, addresses)
+    if not cloud.change(settings.stack, body, made.parameters, made.found, manner.say):
+        manner.say("  nothing to change")
+    bucket = next(iter(code.values()))[0]
+    cloud.prune(bucket, f"{settings.stack}/", {key for _, key in code.values()})
+    stack = cloud.stack(settings.stack)
+    assert stack is not None, "it was made just now"
+    if not url:
+        _migrate(database_url(cloud.environment(stack.outputs["HistoryFunctionName"]), cloud.aws()), manner)
+    manner.say(f"\nEndpoint: {stack.outputs['Endpoint']}\n")
+    manner.say(guide.connect(
+        stack.outputs["Endpoint"], cloud.region, manner.namespace or "default", made.complete["AuthMode"]
+    ))  # fmt: skip
+    manner.say(guide.costs(made.complete, guide.alarms_of(made.template), cloud.region))
+
+
+def destroy(cloud: Cloud, name: str, manner: Manner, *, delete_data: bool = False) -> None:
+    """Delete the stack and what `deploy` left beside it. Raises DeployError."""
+    found = cloud.stack(name)
+    if found is None:
+        raise DeployError(f"there is no stack {name} in {cloud.region} of the account {cloud.account}")
+    created = found.parameters.get("CreateDatabase", "none")
+    cluster = found.outputs.get("DatabaseHost", "none")
+    kept = {
+        "none": "your database is not touched",
+        "dsql": f"the DSQL cluster {cluster} {'goes WITH ALL DATA' if delete_data else 'stays'}",
+        "aurora-serverless": "the Aurora cluster goes and leaves a snapshot",
+    }[created]
+    manner.say(f"Delete the stack {name} in {cloud.region} of the account {cloud.account}: {kept}.")
+    if manner.dry_run:
+        manner.say("Nothing was changed (--dry-run).")
+        return
+    if not manner.confirm("Go on?"):
+        raise DeployError("nothing was changed")
+    cloud.delete(name, manner.say)
+    if bucket := cloud.bucket(create=False):
+        cloud.prune(bucket, f"{name}/")
+    if found.parameters.get("DatabaseUrlParameter") == f"/{name}/database-url":
+        cloud.forget_secret(f"/{name}/database-url")
+    if created == "dsql" and delete_data:
+        cloud.delete_dsql(cluster.partition(".")[0])
+    manner.say(f"The stack {name} is gone; {kept}.")
+
+
+def _outline(made: Plan, account: str, region: str, found: Stack | None) -> str:
+    target, memory_mb = made.target, made.complete["MemorySize"]
+    database = made.complete["CreateDatabase"]
+    where = (
+        f"created: {database}" if database != "none"
+        else "in the functions' environment" if made.complete["DatabaseUrl"]
+        else f"kept in {made.complete['DatabaseUrlParameter'] or made.complete['DatabaseUrlSecretArn']}"
+    )  # fmt: skip
+    lines = {
+        "account": f"{account}, {region}",
+        "stack": f"{made.settings.stack}, {'new' if made.found is None else f'there ({made.found.status})'}",
+        "functions": f"{', '.join(FUNCTIONS)}: {target.runtime}, {target.architecture}, {memory_mb} MB",
+        "database": where,
+        "callers": made.complete["AuthMode"],
+        "sweep": made.complete["SweepRate"],
+    }
+    hidden = {"DatabaseUrl"}
+    said = {name: value for name, value in made.parameters.items() if value and name not in hidden}
+    shown = "\n".join(f"  {name:<10} {value}" for name, value in lines.items())
+    return f"{shown}\n  parameters {', '.join(f'{name}={value}' for name, value in said.items()) or 'as they are'}"
+
+
+def _upload(cloud: Cloud, made: Plan, manner: Manner) -> dict[str, tuple[str, str]]:
+    """Bucket and key by function."""
+    bucket = cloud.bucket()
+    code: dict[str, tuple[str, str]] = {}
+    with tempfile.TemporaryDirectory(prefix="whistlestop-") as scratch:
+        for function in FUNCTIONS:
+            archive = _archive(function, made.target, Path(scratch), manner)
+            digest = hashlib.sha256(archive.read_bytes()).hexdigest()[:20]
+            key = f"{made.settings.stack}/{function}-{digest}.zip"
+            sent = cloud.upload(bucket, key, archive)
+            manner.say(f"  s3://{bucket}/{key}{'' if sent else ' is there already'}")
+            code[function] = (bucket, key)
+    return code
+
+
+def _archive(function: str, target: Target, scratch: Path, manner: Manner) -> Path:
+    if manner.bundles is not None:
+        given = manner.bundles / f"{function}.zip"
+        if not given.is_file():
+            raise DeployError(f"there is no {given}")
+        return given
+    try:
+        compiled = bundle(function, target, scratch / function)
+    except BundleError as error:
+        raise DeployError(str(error)) from error
+    if not compiled:
+        manner.say(f"no {target.runtime} here: {function} goes without bytecode, and starts more slowly")
+    manner.say(f"{function}: {size(scratch / function) / 1e6:.1f} MB for {target.runtime} on {target.architecture}")
+    archive = scratch / f"{function}.zip"
+    pack(scratch / function, archive)
+    return archive
+
+
+def _url(cloud: Cloud, made: Plan) -> str:
+    """Of a database that is there before the stack is changed; empty when the stack makes it."""
+    try:
+        if made.settings.database_url:
+            return kept_url(made.settings.database_url, cloud.aws())
+        if made.found is not None and "CreateDatabase" not in made.parameters:
+            return database_url(cloud.environment(made.found.outputs["HistoryFunctionName"]), cloud.aws())
+    except (AwsError, ValueError) as error:
+        raise DeployError(f"the URL of the database can't be read: {error}") from error
+    return ""
+
+
+def _migrate(url: str, manner: Manner) -> None:
+    """Bring the schema up to this release's, and register the namespace."""
+    import asyncio
+
+    if not manner.migrate:
+        manner.say("The schema is left as it is (--no-migrate): see `whistlestop db migrate`")
+        return
+    from whistlestop.server.config import without_password
+    from whistlestop.storage.errors import StorageError
+
+    try:
+        applied, registered = asyncio.run(_prepare(url, manner.namespace))
+    except StorageError as error:
+        raise DeployError(f"the database {without_password(url)}: {error}") from error
+    manner.say(f"The schema: {f'applied {len(applied)} migrations' if applied else 'nothing to do'}")
+    if registered:
+        manner.say(f"The namespace {manner.namespace} is registered")
+
+
+async def _prepare(url: str, namespace: str) -> tuple[list[str], bool]:
+    from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+    from whistlestop.server.cli.errors import CommandError
+    from whistlestop.server.cli.reach import open_store, reach
+
+    async with open_store("", url) as (store, _):
+        applied = await store.migrate()
+    if not namespace:
+        return applied, False
+    async with reach("", "", url) as api:
+        request = rr.RegisterNamespaceRequest(namespace=namespace)
+        request.workflow_execution_retention_period.seconds = RETENTION_S
+        try:
+            await api.call("RegisterNamespace", request, rr.RegisterNamespaceResponse)
+        except CommandError as error:
+            if "ALREADY_EXISTS" in str(error):
+                return applied, False
+            raise DeployError(f"the namespace {namespace}: {error}") from error
+    return applied, True

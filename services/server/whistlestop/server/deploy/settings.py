@@ -1,0 +1,91 @@
+"""What a person asks of a deployment, as the template's parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from whistlestop.common.doors.database import BY_PARAMETER, BY_SECRET
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NAME = "whistlestop"
+NEVER = "never"
+
+
+class DeployError(Exception):
+    """A deployment can't go on; the message is for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """None and empty strings: the template's default, or what the stack that is there has."""
+
+    stack: str = NAME
+    database_url: str = field(default="", repr=False)
+    create_database: str = ""
+    plain_url: bool = False
+    """Leave the URL in the functions' environment instead of keeping it in Systems Manager."""
+    vpc_id: str = ""
+    subnet_ids: str = ""
+    runtime: str = ""
+    architecture: str = ""
+    memory_mb: int = 0
+    auth: str = ""
+    sweep_rate: str = ""
+    alarm_topic: str = ""
+    log_retention_days: int = 0
+    metrics: bool | None = None
+    tracing: bool | None = None
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Parameters of the template by name."""
+
+    def url_parameter(self) -> str:
+        """The name under which Systems Manager keeps the URL of this stack; empty when it does not."""
+        is_kept_elsewhere = self.database_url.startswith((BY_PARAMETER, BY_SECRET))
+        return "" if not self.database_url or self.plain_url or is_kept_elsewhere else f"/{self.stack}/database-url"
+
+    def parameters(self) -> dict[str, str]:
+        """Those that differ from what the template or the stack says. Raises DeployError."""
+        if self.database_url and self.create_database not in {"", "none"}:
+            raise DeployError("--database-url and --create-database exclude each other")
+        given = {
+            "CreateDatabase": self.create_database, "AuroraVpcId": self.vpc_id, "AuroraSubnetIds": self.subnet_ids,
+            "PythonRuntime": self.runtime, "Architecture": self.architecture,
+            "MemorySize": str(self.memory_mb or ""), "AuthMode": {"iam": "AWS_IAM", "none": "NONE"}.get(self.auth, ""),
+            "SweepRate": self.sweep_rate, "AlarmTopicArn": self.alarm_topic,
+            "LogRetentionDays": str(self.log_retention_days or ""),
+            "Metrics": {True: "on", False: "off", None: ""}[self.metrics],
+            "Tracing": {True: "Active", False: "PassThrough", None: ""}[self.tracing],
+        }  # fmt: skip
+        chosen = {name: value for name, value in given.items() if value}
+        return {**chosen, **self._database(), **self.others}
+
+    def _database(self) -> dict[str, str]:
+        """Each of the places for a URL is said, for the stack may have had another one."""
+        if not self.database_url and self.create_database in {"", "none"}:
+            return {}
+        places = {"DatabaseUrl": "", "DatabaseUrlParameter": "", "DatabaseUrlSecretArn": ""}
+        if not self.database_url:
+            return places
+        if self.database_url.startswith(BY_PARAMETER):
+            places["DatabaseUrlParameter"] = self.database_url.removeprefix(BY_PARAMETER)
+        elif self.database_url.startswith(BY_SECRET):
+            places["DatabaseUrlSecretArn"] = self.database_url.removeprefix(BY_SECRET)
+        elif not self.database_url.startswith(("postgresql://", "postgres://")):
+            raise DeployError("--database-url begins with postgresql://, ssm: or secretsmanager:")
+        elif kept := self.url_parameter():
+            places["DatabaseUrlParameter"] = kept
+        else:
+            places["DatabaseUrl"] = self.database_url
+        return {**places, "CreateDatabase": "none"}
+
+
+def sweep_minutes(rate: str) -> float:
+    """Minutes between two sweeps of `rate(15 minutes)`; those of the default where it is another expression."""
+    unit_minutes = {"minute": 1, "minutes": 1, "hour": 60, "hours": 60, "day": 1440, "days": 1440}
+    words = rate.removeprefix("rate(").removesuffix(")").split()
+    if len(words) == 2 and words[0].isdigit() and words[1] in unit_minutes:
+        return float(int(words[0]) * unit_minutes[words[1]])
+    return 15.0

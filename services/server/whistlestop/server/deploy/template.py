@@ -1,0 +1,58 @@
+"""The stack's template, from YAML with its short forms and aliases to the JSON that CloudFormation takes as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml  # type: ignore[import-untyped]  # its stubs are another package
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_BESIDE = Path(__file__).with_name("template.yaml")
+"""Where the wheel has it; a checkout has it in `infra/`."""
+_CHECKOUT = Path(__file__).resolve().parents[5] / "infra" / "template.yaml"
+MOST_BYTES = 51_200
+"""Of a template that goes within a request."""
+_PLAIN = {"Ref", "Condition"}
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # as above
+    """Knows CloudFormation's short forms."""
+
+
+def _short_form(loader: yaml.Loader, tag: str, node: yaml.Node) -> dict[str, Any]:
+    value: Any
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_scalar(node)
+        if tag == "GetAtt":
+            value = str(value).split(".", 1)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        value = loader.construct_mapping(node, deep=True)
+    return {tag if tag in _PLAIN else f"Fn::{tag}": value}
+
+
+_Loader.add_multi_constructor("!", _short_form)
+
+
+def load() -> dict[str, Any]:
+    """The template as it is."""
+    path = _BESIDE if _BESIDE.is_file() else _CHECKOUT
+    loaded: dict[str, Any] = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a subclass of the safe loader
+    return loaded
+
+
+def filled(template: Mapping[str, Any], code: Mapping[str, str]) -> str:
+    """As JSON, with the code of each function (`frontend`, …) at an `s3://` address."""
+    resources = dict(template["Resources"])
+    for function, address in code.items():
+        name = f"{function.capitalize()}Function"
+        bucket, _, key = address.removeprefix("s3://").partition("/")
+        properties = {**resources[name]["Properties"], "CodeUri": {"Bucket": bucket, "Key": key}}
+        # What told SAM's build how to make the bundle means nothing any more.
+        resources[name] = {"Type": resources[name]["Type"], "Properties": properties}
+    return json.dumps({**template, "Resources": resources}, separators=(",", ":"))
