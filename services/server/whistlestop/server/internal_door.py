@@ -16,6 +16,7 @@ from whistlestop.common.errors import Code, ServiceError, unavailable
 from whistlestop.common.transports import error_answer, invoke_envelope
 from whistlestop.frontend.doors.answer import HttpAnswer
 from whistlestop.frontend.doors.asgi import read_body, send_answer, unless_gone
+from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ MOST_BODY = 64 * 1024 * 1024
 """Of one envelope. Public doors refuse requests above 4 MiB long before."""
 KEEP_ALIVE_S = 75
 """How long a connection may idle: longer than any pause of a caller that has work."""
-_HOLDS = frozenset(spec.method for spec in REGISTRY.values() if spec.holds)
+_HOLDS = frozenset(spec.method for spec in (REGISTRY | OWN_REGISTRY).values() if spec.holds)
 """Methods whose callers wait on purpose: a drain ends them at once."""
 _SHUTTING_DOWN = "the server is shutting down"
 _JSON = {"content-type": "application/json"}
