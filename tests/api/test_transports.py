@@ -13,6 +13,7 @@ import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from tests.api.fixtures import Remembering
+from tests.matching.fakes import Bench
 from whistlestop.common.clients import Encoded, decoded
 from whistlestop.common.clock import FakeClock, SystemClock
 from whistlestop.common.context import CallContext
@@ -20,6 +21,7 @@ from whistlestop.common.errors import Code, ServiceError, already_started
 from whistlestop.common.http_client import HttpClient
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.transports import LambdaClient, LocalClient, invoke_envelope, request_type, wrap
+from whistlestop.history.service import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,3 +162,14 @@ def test_internal_methods_have_their_own_messages() -> None:
     """By the same naming."""
     assert request_type("RecordWorkflowTaskStarted") is internal_pb2.RecordWorkflowTaskStartedRequest
     assert request_type("SignalWorkflowExecution") is service_pb.SignalWorkflowExecutionRequest
+
+
+async def test_whatever_history_and_matching_do_can_be_asked_from_elsewhere() -> None:
+    """Each method has its request where the called side looks for it."""
+    bench = Bench()
+    methods = {*METHODS, *bench.matching.methods}
+    await bench.matching.close()
+    assert {method: request_type(method).DESCRIPTOR.name for method in methods} == {
+        method: f"{method}Request" for method in methods
+    }
+    assert "RerouteTasks" in methods

@@ -28,7 +28,7 @@ from whistlestop.common.errors import (
     unavailable,
     unimplemented,
 )
-from whistlestop.common.proto import internal_pb2, nexus_pb2, worker_pb2
+from whistlestop.common.proto import deployment_pb2, internal_pb2, nexus_pb2, worker_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -140,7 +140,7 @@ def error_answer(error: ServiceError) -> Envelope:
 def request_type(method: str) -> type[Message]:
     """The request message of a method, public or internal. Raises ServiceError(UNIMPLEMENTED)."""
     name = f"{method}Request"
-    modules = (internal_pb2, worker_pb2, nexus_pb2, service_pb)
+    modules = (internal_pb2, worker_pb2, nexus_pb2, deployment_pb2, service_pb)
     found = next((getattr(module, name) for module in modules if hasattr(module, name)), None)
     if found is None:
         raise unimplemented(f"unknown method {method}")
