@@ -21,7 +21,8 @@ from whistlestop.common.errors import Code, ServiceError, already_started
 from whistlestop.common.http_client import HttpClient
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.transports import LambdaClient, LocalClient, invoke_envelope, request_type, wrap
-from whistlestop.history.service import METHODS
+from whistlestop.history.api import METHODS
+from whistlestop.history.service import History as _History  # noqa: F401 - fills the table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
