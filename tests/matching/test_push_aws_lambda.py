@@ -68,13 +68,13 @@ def arn(aws: Aws) -> str:
 async def test_a_worker_is_an_asynchronous_invocation_without_a_payload(aws: Aws, arn: str) -> None:
     provider = AwsLambda(aws.client)
     assert await provider.start({"arn": arn}, WORK, 3) == 3
-    assert aws.calls == [("Invoke", {"FunctionName": arn, "InvocationType": "Event"})] * 3
+    assert aws.calls == [("Invoke", {"FunctionName": arn, "InvocationType": "Event", "Payload": b""})] * 3
     assert aws.made == [("lambda", {"region_name": REGION})], "one client, in the function's region"
 
 
 async def test_validation_is_a_dry_run(aws: Aws, arn: str) -> None:
     await AwsLambda(aws.client).validate({"arn": arn})
-    assert aws.calls == [("Invoke", {"FunctionName": arn, "InvocationType": "DryRun"})]
+    assert aws.calls == [("Invoke", {"FunctionName": arn, "InvocationType": "DryRun", "Payload": b""})]
 
 
 async def test_a_function_that_is_not_there_can_t_be_started(aws: Aws, arn: str) -> None:

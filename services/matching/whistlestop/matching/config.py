@@ -75,7 +75,9 @@ class MatchingConfig:
     """In a function: workers' wake queues whose names begin like this are told of tasks; empty: none are."""
 
     push_window_s: float = 15.0
-    """A worker of a version that polled within this time is alive: its polls in a row are at most ten seconds apart."""
+    """A worker of a version that polled within this time is alive: its row is written every ten seconds."""
+    push_window_function_s: float = 45.0
+    """The same in functions, where an idle bridge asks every 30 seconds."""
     push_require_role: bool = False
     """Workers in AWS Lambda are invoked by a role with an external id only, never by the server's own."""
     push_webhook_addresses: tuple[tuple[str, bool], ...] = (("*", False),)

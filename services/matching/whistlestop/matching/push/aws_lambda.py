@@ -1,13 +1,14 @@
 """Workers in AWS Lambda: each is one asynchronous invocation, without a payload, as Temporal's controller makes it.
 
 The function is one that runs a worker until its time is nearly over, as the SDK's `contrib.aws.lambda_worker` does.
-boto3 is imported when the first worker is started: a cold start pays for every module.
+Invocations are our own calls of AWS; only where a role has to be assumed first, boto3 is imported.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,8 @@ class AwsLambda:
     backlog_per_worker = 10
 
     def __init__(self, client: Callable[..., Any] | None = None, *, require_role: bool = False) -> None:
-        """`client` stands for boto3.client."""
-        self._client = client or _boto3_client
+        """`client` makes clients as boto3.client does."""
+        self._client = client or _our_client
         self._require_role = require_role
         self._lambdas: dict[tuple[str, str, str], tuple[float, Any]] = {}
 
@@ -64,7 +65,7 @@ class AwsLambda:
         except _errors() as error:
             raise ProviderError(f"cannot connect to the compute provider: {error}") from error
         try:
-            await asyncio.to_thread(function.invoke, FunctionName=arn, InvocationType="DryRun")
+            await asyncio.to_thread(function.invoke, FunctionName=arn, InvocationType="DryRun", Payload=b"")
         except _errors() as error:
             raise ProviderError(f"cannot access the compute resource: {error}") from error
         if role and external_id:
@@ -76,7 +77,8 @@ class AwsLambda:
             function = await asyncio.to_thread(self._lambda, region, role, _text(details, "role_external_id"))
         except _errors() as error:
             raise ProviderError(f"failed to assume role {role}: {error}") from error
-        calls = (asyncio.to_thread(function.invoke, FunctionName=arn, InvocationType="Event") for _ in range(count))
+        asked = {"FunctionName": arn, "InvocationType": "Event", "Payload": b""}
+        calls = (asyncio.to_thread(function.invoke, **asked) for _ in range(count))
         answers = await asyncio.gather(*calls, return_exceptions=True)
         failures = [answer for answer in answers if isinstance(answer, BaseException)]
         for failure in failures:
@@ -143,16 +145,28 @@ def _text(details: Details, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _boto3_client(service: str, **given: Any) -> Any:
-    import boto3  # type: ignore[import-untyped]  # carries no types
-    from botocore.config import Config  # type: ignore[import-untyped]  # carries no types
+def _our_client(service: str, *, region_name: str, **keys: str) -> Any:
+    if service != "lambda":
+        import boto3  # type: ignore[import-untyped]  # carries no types
+        from botocore.config import Config  # type: ignore[import-untyped]  # carries no types
 
-    config = Config(connect_timeout=_TIMEOUT_S, read_timeout=_TIMEOUT_S, retries={"max_attempts": 2})
-    return boto3.client(service, config=config, **given)
+        config = Config(connect_timeout=_TIMEOUT_S, read_timeout=_TIMEOUT_S, retries={"max_attempts": 2})
+        return boto3.client(service, config=config, region_name=region_name)
+    from whistlestop.common import aws
+
+    found = aws.from_environment() if not keys else None
+    given = aws.Credentials(
+        keys.get("aws_access_key_id", ""), keys.get("aws_secret_access_key", ""), keys.get("aws_session_token", "")
+    )
+    return aws.LambdaCalls(aws.Aws(region_name, found.credentials if found is not None else lambda: given))
 
 
 def _errors() -> tuple[type[Exception], ...]:
+    """What clients raise: ours, and boto3's if it was imported."""
+    from whistlestop.common.aws import AwsError
+
+    if "botocore.exceptions" not in sys.modules:
+        return (AwsError,)
     from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]  # carries no types
 
-    return (BotoCoreError, ClientError)
-
+    return (AwsError, BotoCoreError, ClientError)

@@ -270,7 +270,8 @@ class Pusher:
     async def _alive(self, keys: Iterable[QueueKey], *, shared: bool, context: CallContext) -> int:
         """How many workers poll these queues now."""
         now_ns = self._clock.now_ns()
-        window_ns = int(self._config.push_window_s * SECOND_NS)
+        window_s = self._config.push_window_s if context.can_hold else self._config.push_window_function_s
+        window_ns = int(window_s * SECOND_NS)
         identities: set[str] = set()
         for key in keys:
             queue = self._queues.find(key)
