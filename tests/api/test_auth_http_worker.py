@@ -21,6 +21,8 @@ from temporalio.exceptions import ActivityError, CancelledError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from tests.api.test_auth import DOCUMENT, SECRETS
+from tests.bridge.test_auth import guarded_functions
+from whistlestop.bridge import connect
 from whistlestop.frontend.auth.config import AuthConfig
 from whistlestop.server.config import ServerConfig
 from whistlestop.server.process import Server
@@ -71,16 +73,22 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
         yield running
 
 
+@pytest.fixture
+async def functions(tmp_path: Path) -> AsyncIterator[str]:
+    """The URL of functions that ask for keys."""
+    async with guarded_functions(tmp_path, DOCUMENT) as url:
+        yield url
+
+
 async def client_of(server: Server) -> Client:
     return await Client.connect(f"127.0.0.1:{server.port}", api_key=SECRETS["writer"], tls=False)
 
 
 @asynccontextmanager
-async def example(server: Server) -> AsyncIterator[asyncio.subprocess.Process]:
+async def example(url: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """The example, with a key of the role `worker`, which is enough."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, EXAMPLE, f"http://127.0.0.1:{server.http_port}", QUEUE,
-        env={**os.environ, "WHISTLESTOP_API_KEY": SECRETS["worker"]},
+        sys.executable, EXAMPLE, url, QUEUE, env={**os.environ, "WHISTLESTOP_API_KEY": SECRETS["worker"]},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
@@ -97,7 +105,7 @@ async def test_a_workflow_is_served_by_the_example(server: Server) -> None:
     client = await client_of(server)
     runner = UnsandboxedWorkflowRunner()
     worker = Worker(client, task_queue="flows", workflows=[Letter, Unwanted], workflow_runner=runner)
-    async with asyncio.timeout(PATIENCE_S), worker, example(server):
+    async with asyncio.timeout(PATIENCE_S), worker, example(f"http://127.0.0.1:{server.http_port}"):
         result = await client.execute_workflow(Letter.run, "Ann", id="letter", task_queue="flows")
         assert result == ["Hello Ann", "at last", "ApplicationError", "KeyError"]
         unwanted = await client.start_workflow(Unwanted.run, id="unwanted", task_queue="flows")
@@ -136,13 +144,38 @@ def test_the_example_is_one_page_of_the_standard_library() -> None:
     assert set(imported) <= sys.stdlib_module_names
 
 
+async def test_functions_are_asked_by_the_example_as_well(functions: str) -> None:
+    """They answer polls at once; a retry is in between, so that it looks more than once."""
+    async with asyncio.timeout(PATIENCE_S), example(functions), connect(functions, api_key=SECRETS["writer"]) as client:
+        result = await client.execute_activity(
+            "flaky", id="flaky-1", task_queue=QUEUE, start_to_close_timeout=timedelta(seconds=30),
+            retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=200)), result_type=str,
+        )  # fmt: skip
+        assert result == "at last"
+
+
+async def test_the_pages_curl_lines_at_functions(functions: str) -> None:
+    answers = await curl_lines(functions)
+    assert answers[-1]["workflowExecutionInfo"]["status"] == "WORKFLOW_EXECUTION_STATUS_COMPLETED"
+
+
 async def test_the_pages_curl_lines(server: Server) -> None:
     """All of its shell blocks, one after the other, print what the page says."""
+    answers = await curl_lines(f"http://127.0.0.1:{server.http_port}")
+    results = [_result(answer["outcome"]) for answer in answers if "outcome" in answer]
+    assert results == ["Hello Ann"]
+    assert answers[-1]["workflowExecutionInfo"]["status"] == "WORKFLOW_EXECUTION_STATUS_COMPLETED"
+    description = await (await client_of(server)).get_workflow_handle("short-1").describe()
+    assert description.status is WorkflowExecutionStatus.COMPLETED
+
+
+async def curl_lines(url: str) -> list[Any]:
+    """What the calls of the page answer."""
     script = "\n".join(re.findall(r"^```sh\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL))
     assert "PollActivityTaskQueue" in script
     process = await asyncio.create_subprocess_exec(
         "bash", "-euo", "pipefail", "-c", script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "URL": f"http://127.0.0.1:{server.http_port}", "KEY": SECRETS["writer"]},
+        env={**os.environ, "URL": url, "KEY": SECRETS["writer"]},
     )  # fmt: skip
     async with asyncio.timeout(PATIENCE_S):
         output, complaints = await process.communicate()
@@ -152,11 +185,7 @@ async def test_the_pages_curl_lines(server: Server) -> None:
         answer, end = decoder.raw_decode(text)
         answers.append(answer)
         text = text[end:].lstrip()
-    results = [_result(answer["outcome"]) for answer in answers if "outcome" in answer]
-    assert results == ["Hello Ann"]
-    assert answers[-1]["workflowExecutionInfo"]["status"] == "WORKFLOW_EXECUTION_STATUS_COMPLETED"
-    description = await (await client_of(server)).get_workflow_handle("short-1").describe()
-    assert description.status is WorkflowExecutionStatus.COMPLETED
+    return answers
 
 
 def _result(outcome: Any) -> Any:

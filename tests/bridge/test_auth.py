@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import uuid
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,16 +50,23 @@ async def server() -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{running.http_port}"
 
 
-@pytest.fixture
-async def functions(tmp_path: Path) -> AsyncIterator[str]:
-    env = {"WHISTLESTOP_SQLITE_PATH": str(tmp_path / "store.db"), "WHISTLESTOP_API_KEYS": DOCUMENT}
+@asynccontextmanager
+async def guarded_functions(folder: Path, keys: str) -> AsyncIterator[str]:
+    """The URL of functions over one SQLite file, which ask for keys of this document."""
+    env = {"WHISTLESTOP_SQLITE_PATH": str(folder / "store.db"), "WHISTLESTOP_API_KEYS": keys}
     async with opened(env) as store:
         await store.migrate()
         nobody: Any = None
         await ensure_namespace(Frontend(store, nobody, nobody, SystemClock(), RandomIds()), "default")
-    with platform("warm") as folder:
-        async with serving(Front(Cloud(folder, env))) as url:
+    with platform("warm") as instances:
+        async with serving(Front(Cloud(instances, env))) as url:
             yield url
+
+
+@pytest.fixture
+async def functions(tmp_path: Path) -> AsyncIterator[str]:
+    async with guarded_functions(tmp_path, DOCUMENT) as url:
+        yield url
 
 
 @pytest.fixture(params=["server", "functions"])
