@@ -295,8 +295,8 @@ async def _nothing_happens(line: Line, url: str, mode: str, minutes: float) -> I
 
 
 async def _transactions(url: str) -> int:
-    """What Postgres counted in this database, less what asking costs. Its figures come a moment late."""
-    await asyncio.sleep(3)
+    """What Postgres counted in this database, asking included. What its clients did shows some seconds later."""
+    await asyncio.sleep(12)
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         row = await (
             await connection.execute(
