@@ -4,9 +4,9 @@
     python benchmarks/functions.py idle [--minutes 10]        # an idle worker, and timers far ahead
 
 The handlers run as processes over Postgres (`tests/functions/line.py`), the official SDK reaches them through the
-bridge. Invocations, statements and calls are exact. Time is an estimate: waits as they were here, where the database is
-on the same machine, and CPU divided by the share of a processor that 512 MB have on Lambda; so it also depends on how
-fast this machine is. Prints a table in Markdown, and with --json the figures.
+bridge. Invocations, statements and calls are exact. Time is an estimate (`tests/functions/small_lambda.py`): the CPU
+used here, divided by the share of a processor that 512 MB have on Lambda, and waits as they are within a region. Prints
+a table in Markdown, and with --json the figures.
 """
 
 from __future__ import annotations

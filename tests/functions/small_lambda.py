@@ -38,6 +38,8 @@ _SLOT = struct.Struct("8q")
 _PID, _BUSY_NS, _CALLS, _WALL_US, _CPU_US, _BILLED_US, _STATEMENTS, _AWS = range(8)
 CPU_SHARE = 512 / 1769
 """What 512 MB have of a processor: Lambda gives one for 1,769 MB."""
+STATEMENT_US, INVOCATION_US, AWS_US = 1_000, 10_000, 10_000
+"""How long a function waits for what is not on this machine: a database of its region, a warm function, SQS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,9 @@ class Counts:
     wall_us: int = 0
     cpu_us: int = 0
     billed_us: int = 0
-    """The time for which Lambda would bill 512 MB: waits as they were here, CPU by the share that 512 MB have."""
+    """The time for which Lambda would bill 512 MB: CPU by the share that 512 MB have, pauses as they were asked for, and
+    waits for others as assumed above. (A busy machine does not change it.)
+    """
     statements: int = 0
     aws: int = 0
 
@@ -135,10 +139,8 @@ class _Calls:
         self._service = service
 
     def invoke(self, *, FunctionName: str, InvocationType: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803 - AWS's names
-        began_s, cpu_s = time.perf_counter(), time.process_time()
         answer = call(_Now.folder, FunctionName, json.loads(Payload), _Now.env)
-        _Now.nested_s += time.perf_counter() - began_s - (time.process_time() - cpu_s)
-        _Now.nested_billed_us += answer.get("billed_us", 0)
+        _Now.waited_us += INVOCATION_US + answer.get("billed_us", 0)
         failed = {"FunctionError": "Unhandled"} if "error" in answer else {}
         return {
             "StatusCode": 200, "Payload": io.BytesIO(json.dumps(answer.get("answer", {})).encode()), **failed,
@@ -149,6 +151,7 @@ class _Calls:
             from whistlestop.common.aws import AwsError
 
             _Now.aws += 1
+            _Now.waited_us += AWS_US
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.connect(str(_Now.folder / "aws.sock"))
                 asked = {"service": self._service, "operation": operation, "fields": given}
@@ -167,8 +170,7 @@ class _Now:
 
     folder = Path()
     env: dict[str, str] = {}  # noqa: RUF012 - of the one call
-    nested_s = 0.0
-    nested_billed_us = 0
+    waited_us = 0
     aws = 0
     statements = 0
 
@@ -194,11 +196,26 @@ def _count_statements() -> None:
         counted(psycopg.AsyncConnection, name)
 
 
+def _count_pauses() -> None:
+    from whistlestop.common.clock import SystemClock
+
+    original = SystemClock.sleep
+
+    async def sleep(self: SystemClock, delay_s: float) -> None:
+        began_s = time.perf_counter()
+        try:
+            await original(self, delay_s)
+        finally:
+            _Now.waited_us += int(max(min(delay_s, time.perf_counter() - began_s), 0) * 1e6)
+
+    SystemClock.sleep = sleep  # type: ignore[method-assign]
+
+
 def _serve(folder: Path, function: str, request: dict[str, Any]) -> dict[str, Any]:
     began_s, cpu_s = time.perf_counter(), time.process_time()
     env: dict[str, str] = request["env"]
     os.environ.update(env)
-    _Now.folder, _Now.env, _Now.nested_s, _Now.nested_billed_us, _Now.aws, _Now.statements = folder, env, 0.0, 0, 0, 0
+    _Now.folder, _Now.env, _Now.waited_us, _Now.aws, _Now.statements = folder, env, 0, 0, 0
     try:
         module = importlib.import_module(f"whistlestop.{function}.lambda_function")
         _set_clock(int(env.get("TEST_CLOCK_AHEAD_NS", "0")))
@@ -207,8 +224,7 @@ def _serve(folder: Path, function: str, request: dict[str, Any]) -> dict[str, An
         answer = {"error": traceback.format_exc()}
     cpu_us = int((time.process_time() - cpu_s) * 1e6)
     wall_us = int((time.perf_counter() - began_s) * 1e6)
-    waited_us = max(wall_us - cpu_us - int(_Now.nested_s * 1e6), 0)
-    billed_us = int(waited_us + cpu_us / CPU_SHARE) + _Now.nested_billed_us
+    billed_us = int(cpu_us / CPU_SHARE) + _Now.waited_us + _Now.statements * STATEMENT_US
     used = [(function, cpu_us / 1000)]
     return {**answer, "used": used, "wall_us": wall_us, "cpu_us": cpu_us, "billed_us": billed_us}
 
@@ -219,6 +235,7 @@ def _instance(folder: Path, function: str, listener: socket.socket, table: Table
 
     aws.client = lambda service, *_: _Calls(service)
     _count_statements()
+    _count_pauses()
     while True:
         connection, _ = listener.accept()
         table.put(row, _BUSY_NS, time.time_ns())
