@@ -69,6 +69,14 @@ class FakeStore:
     async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
         return [len(await self.list_tasks(*queue, None, limit)) for queue in queues]
 
+    async def list_tasks_by_level(
+        self, namespace_id: str, task_queue: str, task_type: int, per_level: int, levels: int
+    ) -> list[MatchingTask]:
+        rows: dict[int, list[MatchingTask]] = {}
+        for row in await self.list_tasks(namespace_id, task_queue, task_type, None, len(self.rows)):
+            rows.setdefault(row.key.priority, []).append(row)
+        return [row for level in sorted(rows)[:levels] for row in rows[level][:per_level]]
+
     async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
         self.rows.update({task.key: task for task in tasks})
 

@@ -79,6 +79,12 @@ class TaskStore(Protocol):
         """Tasks in order of (priority, task_id), from behind `after`."""
         ...
 
+    async def list_tasks_by_level(
+        self, namespace_id: str, task_queue: str, task_type: int, per_level: int, levels: int
+    ) -> list[MatchingTask]:
+        """The first tasks of each of the first levels (values of `priority`), in order."""
+        ...
+
     async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
         """How many tasks stand in each queue (namespace_id, task_queue, task_type), counted up to `limit`."""
         ...

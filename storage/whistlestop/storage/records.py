@@ -49,7 +49,7 @@ class TaskKey:
     task_type: int
     """Temporal's TaskQueueType: 1 workflow, 2 activity, 3 nexus."""
     priority: int
-    """1 (first) to 5; 3 where nobody said."""
+    """1 (first) to 5; 3 where nobody said. Of a task with a fairness key, a level: see whistlestop.common.fairness."""
     task_id: int
 
 
@@ -67,7 +67,7 @@ class MatchingTask:
     query_id: str = ""
     """Set for a direct query: the row of `queries` to answer."""
     data: bytes = b""
-    """Reserved for the matching service (fairness key and the like)."""
+    """Of a Nexus task, what it asks; of any other with a fairness key, key and weight as a `Priority`."""
 
 
 @dataclass(frozen=True, slots=True)

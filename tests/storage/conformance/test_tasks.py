@@ -80,6 +80,17 @@ async def test_a_backlog_is_counted_by_priority_up_to_the_limit(store: Store) ->
     assert await store.backlog(*ORDERS, 3) == {1: Backlog(1, START_NS), 3: Backlog(3, START_NS + 2)}
 
 
+async def test_the_first_tasks_of_each_level_are_listed(store: Store) -> None:
+    """Levels below zero, too: those of fairness keys."""
+    tasks = [task(n, priority=level) for level in (-3_000_000, -5, 1, 3) for n in range(1, 6)]
+    await store.put_tasks([*tasks, _elsewhere(NAMESPACE, "another", 1, 1)])
+    assert await store.list_tasks(*ORDERS, None, 100) == tasks
+    assert await store.list_tasks_by_level(*ORDERS, 2, 100) == [each for each in tasks if each.key.task_id <= 2]
+    assert await store.list_tasks_by_level(*ORDERS, 100, 2) == tasks[:10]
+    assert await store.list_tasks_by_level(NAMESPACE, "nobody", 1, 100, 2) == []
+    assert set(await store.backlog(*ORDERS, 10)) == {-3_000_000, -5, 1, 3}
+
+
 async def test_an_empty_queue_has_no_backlog(store: Store) -> None:
     assert await store.backlog(*ORDERS, 10) == {}
 

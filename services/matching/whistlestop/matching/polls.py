@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
 from typing import TYPE_CHECKING, Final
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
@@ -20,6 +21,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.common.clients import Encoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, unavailable
+from whistlestop.common.fairness import is_keyed
 from whistlestop.common.proto import internal_pb2 as internal
 from whistlestop.common.proto.nexus_pb2 import (
     NexusTaskData,
@@ -28,7 +30,10 @@ from whistlestop.common.proto.nexus_pb2 import (
 )
 from whistlestop.matching.pollers import note_in_memory, worker_rps
 from whistlestop.matching.queue import Waiter
+from whistlestop.matching.queues import read_fairly
+from whistlestop.matching.ready import in_drawn_order
 from whistlestop.matching.scaling import advise, own_fields
+from whistlestop.matching.settings import settings_of
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -166,7 +171,7 @@ class Polls:
             if self._config.share_pollers and self._rows.is_old(key, identity, now_ns):
                 self._rows.note(key, identity, poll, now_ns)
         try:
-            if key[2] != WORKFLOW:
+            if key[2] != WORKFLOW or queue.fair is not None:
                 await self._bring_limits(queue, poll, now_ns)
             reply = await self._serve(queue, poll, context, now_ns, end_ns)
         finally:
@@ -291,7 +296,7 @@ class Polls:
             while True:
                 await self._due.fire(context, first=first)
                 first = False
-                rows = await self._store.list_tasks(*key, None, self._config.page)
+                rows = await self._candidates(key)
                 for index, task in enumerate(rows):
                     if key[2] != WORKFLOW and not await self._token(key, poll, end_ns):
                         return EMPTY
@@ -301,6 +306,19 @@ class Polls:
                         return with_own_fields(reply, own_fields(key[2], len(rows) - index - 1, 0))
                 if not await hints.wait(end_ns):
                     return EMPTY
+
+    async def _candidates(self, key: QueueKey) -> list[MatchingTask]:
+        """In the order in which to try them. With fairness keys it is drawn by weight: nothing is remembered."""
+        rows = await self._store.list_tasks(*key, None, self._config.page)
+        if not rows or not is_keyed(rows[0].key.priority):
+            return rows
+        rows, _ = await read_fairly(self._store, key, self._config.page)
+        settings = settings_of(await self._settings.read(key))
+        return in_drawn_order(rows, settings.fairness_weight_overrides, self._draw)
+
+    def _draw(self) -> float:
+        """A number above 0 and up to 1."""
+        return (zlib.crc32(self._ids.uuid().encode()) + 1) / 2**32
 
     async def _token(self, key: QueueKey, poll: PollRequest, end_ns: int) -> bool:
         """Wait for the queue's limit, if it has one, as long as the poll may."""

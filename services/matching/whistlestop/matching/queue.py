@@ -6,7 +6,8 @@ wish to read the store) go through `Alarms` and `ask_for_read`.
 The store is the truth; what stands here is a window on it. A row of the queue is known here as *ready* (may be handed
 out) or *busy* (handed to a poll that is asking history to start it, or set aside after a failure). The window is
 *complete* when every row of the store is known; then a queue without ready rows is empty and nobody needs to look.
-Else rows up to `level` are known, and what lies beyond is left in the store until the ready ones are used up.
+Else rows up to `level` are known, and what lies beyond is left in the store until the ready ones are used up. A queue
+with fairness keys has such a bound for each of them (`ready.Fair`).
 
 A hint or an offer may be lost, doubled or late: then a row is found by the next look, or a stale candidate is refused
 by history. Neither loses a task nor hands one out twice.
@@ -14,18 +15,19 @@ by history. Neither loses a task nor hands one out twice.
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.fairness import FIRST, is_keyed, priority_of
 from whistlestop.common.notify import task_queue_topic
 from whistlestop.matching.rate_limit import NEVER_NS, RateLimiter
 from whistlestop.matching.rates import Rate, RatePair
+from whistlestop.matching.ready import Fair, InOrder
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
@@ -41,9 +43,9 @@ QueueKey: TypeAlias = tuple[str, str, int]
 """Namespace id, name, task type."""
 
 Position: TypeAlias = tuple[int, int]
-"""Priority and task id: the order within a queue."""
+"""Level (see common.fairness) and task id: the order within a queue."""
 
-_START: Position = (0, 0)
+_START: Position = (FIRST, 0)
 
 
 class Waiter:
@@ -70,8 +72,8 @@ class TaskQueue:
     __slots__ = (
         "_alarms", "_arrived", "_ask_for_read", "_buffer", "_busy", "_dispatch_alarm", "_failures", "_finished",
         "_known", "_ready", "_retry_first_ns", "_retry_most_ns", "complete", "config_read_ns", "gone", "key",
-        "last_poll_ns", "last_read_ns", "level", "limited", "limiter", "listener", "made_ns", "pollers", "polls",
-        "rates", "reading", "scaled_ns", "sticky", "topic", "waiters",
+        "key_rps", "last_poll_ns", "last_read_ns", "level", "limited", "limiter", "listener", "made_ns", "pollers",
+        "polls", "rates", "reading", "scaled_ns", "sticky", "topic", "waiters", "weights",
     )  # fmt: skip
 
     def __init__(
@@ -90,7 +92,7 @@ class TaskQueue:
         self._retry_first_ns = int(config.retry_first_s * SECOND_NS)
         self._retry_most_ns = int(config.retry_most_s * SECOND_NS)
 
-        self._ready: list[tuple[int, int, MatchingTask]] = []
+        self._ready: InOrder | Fair = InOrder()
         self._busy: set[Position] = set()
         self._known: set[Position] = set()
         self._failures: dict[Position, int] = {}
@@ -116,6 +118,8 @@ class TaskQueue:
         self.limited: Rate | None = None
         self._dispatch_alarm: Alarm | None = None
         self.config_read_ns = 0
+        self.weights: Mapping[str, float] = {}
+        self.key_rps: float | None = None
         self.rates: dict[int, RatePair] = {}
 
     # What comes in.
@@ -123,17 +127,19 @@ class TaskQueue:
     def offer(self, task: MatchingTask, now_ns: int) -> None:
         """A row that was just committed."""
         key = task.key
-        rates = self.rates.get(key.priority)
-        if rates is None:
-            rates = self.rates[key.priority] = RatePair(now_ns)
-        rates.added.add(now_ns)
+        self._rates(key.priority, now_ns).added.add(now_ns)
         if self.reading:
             self._arrived.append(task)
         position = (key.priority, key.task_id)
-        if position in self._known or not (self.complete or position < self.level):
+        if is_keyed(key.priority):
+            self._be_fair()
+        if position in self._known or not self._covers(position):
             return
         self._known.add(position)
-        if not self._ready and self.waiters:
+        if self.fair is not None:
+            self.fair.push(task)
+            self.dispatch(now_ns)
+        elif not self._ready and self.waiters:
             waiter = self._next_waiter()
             if waiter is not None and self._may_dispatch(now_ns):
                 waiter.fresh = True
@@ -141,9 +147,44 @@ class TaskQueue:
                 return
             if waiter is not None:
                 self._put_back(waiter)
-        heapq.heappush(self._ready, (*position, task))
+            self._ready.push(task)
+        else:
+            self._ready.push(task)
         if len(self._ready) > self._buffer:
             self._shrink()
+
+    def _rates(self, level: int, now_ns: int) -> RatePair:
+        priority = priority_of(level)
+        rates = self.rates.get(priority)
+        if rates is None:
+            rates = self.rates[priority] = RatePair(now_ns)
+        return rates
+
+    def _covers(self, position: Position) -> bool:
+        if self.complete:
+            return True
+        return self.fair.covers(position) if self.fair is not None else position < self.level
+
+    @property
+    def fair(self) -> Fair | None:
+        """Keys take turns here, since there was one."""
+        return self._ready if isinstance(self._ready, Fair) else None
+
+    def _be_fair(self) -> None:
+        if isinstance(self._ready, Fair):
+            return
+        self._ready = Fair(self._ready)
+        self._ready.configure(self.weights, self.key_rps)
+        # What lies beyond the window in the order of rows may be some key's next.
+        self.complete = self.complete and not self.reading
+        if not self.complete and not self.reading:
+            self._ask_for_read(self)
+
+    def set_fairness(self, weights: Mapping[str, float], key_rps: float | None) -> None:
+        """What the stored settings say of keys."""
+        self.weights, self.key_rps = weights, key_rps
+        if self.fair is not None:
+            self.fair.configure(weights, key_rps)
 
     def begin_read(self) -> None:
         """The store is being asked for the first rows; what happens meanwhile is kept apart."""
@@ -151,23 +192,43 @@ class TaskQueue:
         self._arrived = []
         self._finished = set()
 
-    def end_read(self, rows: Sequence[MatchingTask] | None, limit: int, now_ns: int) -> None:
-        """The store answered with its first `limit` rows (None: it did not); waiters are served from them."""
+    def end_read(
+        self,
+        rows: Sequence[MatchingTask] | None,
+        limit: int,
+        now_ns: int,
+        bounds: Mapping[int, int] | None = None,
+    ) -> None:
+        """The store answered with its first `limit` rows (None: it did not); waiters are served from them.
+
+        `bounds`: with the first ones of each level, up to these task ids where there are more.
+        """
         self.reading = False
         arrived, self._arrived = self._arrived, []
         finished, self._finished = self._finished, set()
         if rows is None:
             return
         self.last_read_ns = now_ns
-        self.complete = len(rows) < limit
+        if bounds is not None:
+            self._be_fair()
+            self.complete = not bounds
+        else:
+            self.complete = len(rows) < limit
         self.level = _START if not rows else (rows[-1].key.priority, rows[-1].key.task_id)
         ready: dict[Position, MatchingTask] = {}
         for task in (*rows, *arrived):
             position = (task.key.priority, task.key.task_id)
-            if position not in self._busy and position not in finished and (self.complete or position <= self.level):
+            if position in self._busy or position in finished:
+                continue
+            beyond = bounds.get(position[0]) if bounds is not None else None
+            if bounds is None and not self.complete and position > self.level:
+                continue
+            if beyond is None or position[1] <= beyond:
                 ready[position] = task
-        self._ready = [(*position, task) for position, task in ready.items()]
-        heapq.heapify(self._ready)
+        if self.fair is not None:
+            self.fair.replace(ready.values(), bounds or {})
+        else:
+            self._ready = InOrder(ready.values())
         self._known = self._busy | ready.keys()
         self.dispatch(now_ns)
 
@@ -177,8 +238,21 @@ class TaskQueue:
         """The next candidate for a poll that came just now, marked busy; None: wait."""
         if not self._ready or not self._may_dispatch(now_ns):
             return None
-        priority, task_id, task = heapq.heappop(self._ready)
-        self._busy.add((priority, task_id))
+        task = self._pop(now_ns)
+        if task is not None:
+            self._busy.add((task.key.priority, task.key.task_id))
+        return task
+
+    def _pop(self, now_ns: int) -> MatchingTask | None:
+        """The next one, whose token was taken; None when the limits of keys hold all back."""
+        if isinstance(self._ready, InOrder):
+            return self._ready.pop()
+        task = self._ready.pop(now_ns)
+        if task is None:
+            self.limiter.give_back()
+            self._look_again(self._ready.wait_ns)
+        elif self._ready.missing and not self.reading:
+            self._ask_for_read(self)
         return task
 
     def dispatch(self, now_ns: int) -> None:
@@ -194,8 +268,11 @@ class TaskQueue:
             if not self._may_dispatch(now_ns):
                 self._put_back(waiter)
                 return
-            priority, task_id, task = heapq.heappop(self._ready)
-            self._hand_out(waiter, task, (priority, task_id))
+            task = self._pop(now_ns)
+            if task is None:
+                self._put_back(waiter)
+                return
+            self._hand_out(waiter, task, (task.key.priority, task.key.task_id))
 
     def finish(self, task: MatchingTask, *, dispatched: bool, now_ns: int) -> None:
         """The row is gone from the store, or will be in a moment: started, or dropped as stale."""
@@ -209,17 +286,14 @@ class TaskQueue:
         if not dispatched:
             self.limiter.give_back()
             return
-        rates = self.rates.get(position[0])
-        if rates is None:
-            rates = self.rates[position[0]] = RatePair(now_ns)
-        rates.dispatched.add(now_ns)
+        self._rates(position[0], now_ns).dispatched.add(now_ns)
 
     def release(self, task: MatchingTask, now_ns: int) -> None:
         """Its poll went away before anything was started: the next one gets it."""
         position = (task.key.priority, task.key.task_id)
         self.limiter.give_back()
         self._busy.discard(position)
-        heapq.heappush(self._ready, (*position, task))
+        self._ready.push(task)
         self.dispatch(now_ns)
 
     def put_off(self, task: MatchingTask, until_ns: int, now_ns: int) -> None:
@@ -227,7 +301,7 @@ class TaskQueue:
         position = (task.key.priority, task.key.task_id)
         self.limiter.ready_ns = max(self.limiter.ready_ns, until_ns)
         self._busy.discard(position)
-        heapq.heappush(self._ready, (*position, task))
+        self._ready.push(task)
         self.dispatch(now_ns)
 
     def lose_sight(self, task: MatchingTask, now_ns: int) -> None:
@@ -262,12 +336,12 @@ class TaskQueue:
 
     def backlog_age_ns(self, now_ns: int) -> int:
         """Of the task that is next."""
-        return now_ns - self._ready[0][2].created_ns if self._ready else 0
+        return now_ns - self._ready.oldest_ns if self._ready else 0
 
     def drain(self) -> list[MatchingTask]:
         """Take all candidates out, to be put elsewhere (their rows stay until somebody removes them)."""
-        tasks = [entry[2] for entry in sorted(self._ready, key=lambda entry: entry[:2])]
-        self._ready = []
+        tasks = sorted(self._ready, key=lambda task: (task.key.priority, task.key.task_id))
+        self._ready = InOrder()
         self._known = set(self._busy)
         self.complete = False
         self.level = _START
@@ -299,10 +373,12 @@ class TaskQueue:
         if self.limited is None:
             self.limited = Rate(now_ns)
         self.limited.add(now_ns)
-        if self._dispatch_alarm is None and self.limiter.ready_ns < NEVER_NS:
-            ready_ns = self.limiter.ready_ns
-            self._dispatch_alarm = self._alarms.at(ready_ns, lambda: self._limit_passed(ready_ns))
+        self._look_again(self.limiter.ready_ns)
         return False
+
+    def _look_again(self, ready_ns: int) -> None:
+        if self._dispatch_alarm is None and ready_ns < NEVER_NS:
+            self._dispatch_alarm = self._alarms.at(ready_ns, lambda: self._limit_passed(ready_ns))
 
     def _limit_passed(self, now_ns: int) -> None:
         self._dispatch_alarm = None
@@ -334,14 +410,15 @@ class TaskQueue:
         if position not in self._busy:
             return
         self._busy.discard(position)
-        heapq.heappush(self._ready, (*position, task))
+        self._ready.push(task)
         self.dispatch(now_ns)
 
     def _shrink(self) -> None:
         """Leave the later half in the store, and with it whatever comes behind it."""
-        self._ready.sort(key=lambda entry: entry[:2])
-        kept, dropped = self._ready[: self._buffer // 2], self._ready[self._buffer // 2 :]
-        self._known.difference_update(entry[:2] for entry in dropped)
-        self._ready = kept
-        self.complete = False
-        self.level = kept[-1][:2]
+        if isinstance(self._ready, Fair):
+            dropped = self._ready.shrink()
+        else:
+            dropped, self.level = self._ready.keep(self._buffer // 2)
+        self._known -= dropped
+        if dropped:
+            self.complete = False

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.fairness import is_keyed
 from whistlestop.matching.queue import TaskQueue
 from whistlestop.storage.errors import StorageError
 
@@ -20,12 +22,26 @@ if TYPE_CHECKING:
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.queue import QueueKey
     from whistlestop.storage.interface import TaskStore
+    from whistlestop.storage.records import MatchingTask
 
 log = logging.getLogger(__name__)
 
 _SWEEP_EVERY_NS = 60 * SECOND_NS
 _LISTEN_AT_ONCE_S = 60.0
 _RETRY_READ_NS = SECOND_NS
+_LEVELS_IN_MIND, _LEAST_PER_LEVEL, _MOST_LEVELS = 10, 4, 1000
+"""Of a queue with fairness keys: so many tasks of so many keys are read at once."""
+
+
+async def read_fairly(
+    store: TaskStore, key: QueueKey, limit: int
+) -> tuple[list[MatchingTask], dict[int, int]]:
+    """The first tasks of each level, and the last task ids of levels that may have more."""
+    per_level = max(limit // _LEVELS_IN_MIND, _LEAST_PER_LEVEL)
+    rows = await store.list_tasks_by_level(*key, per_level, _MOST_LEVELS)
+    counts = Counter(row.key.priority for row in rows)
+    last = {row.key.priority: row.key.task_id for row in rows}
+    return rows, {level: last[level] for level, count in counts.items() if count >= per_level}
 
 
 class Queues:
@@ -95,12 +111,15 @@ class Queues:
         queue.begin_read()
         try:
             rows = await self._store.list_tasks(*queue.key, None, limit)
+            bounds = None
+            if queue.fair is not None or (rows and is_keyed(rows[0].key.priority)):
+                rows, bounds = await read_fairly(self._store, queue.key, limit)
         except BaseException:
             queue.end_read(None, limit, self._clock.now_ns())
             if queue.waiters:
                 self._alarms.at(self._clock.now_ns() + _RETRY_READ_NS, lambda: self._read_if_wanted(queue))
             raise
-        queue.end_read(rows, limit, self._clock.now_ns())
+        queue.end_read(rows, limit, self._clock.now_ns(), bounds)
 
     def ask_for_read(self, queue: TaskQueue) -> None:
         """Read soon, on behalf of those who wait."""

@@ -50,6 +50,13 @@ def api_rps(settings: queue_pb.TaskQueueConfig) -> float | None:
     return None
 
 
+def key_rps(settings: queue_pb.TaskQueueConfig) -> float | None:
+    """The limit of a fairness key, where one is set."""
+    if settings.fairness_keys_rate_limit_default.HasField("rate_limit"):
+        return settings.fairness_keys_rate_limit_default.rate_limit.requests_per_second
+    return None
+
+
 class Settings:
     """Reads and writes `task_queues` rows."""
 
@@ -65,7 +72,9 @@ class Settings:
         """Bring the limiter of a queue in memory up to its row."""
         queue.config_read_ns = now_ns
         record = await self._store.get_task_queue(*queue.key)
-        queue.limiter.set_api_rps(api_rps(settings_of(record)), now_ns)
+        settings = settings_of(record)
+        queue.limiter.set_api_rps(api_rps(settings), now_ns)
+        queue.set_fairness(settings.fairness_weight_overrides, key_rps(settings))
 
     async def update(
         self, namespace_id: str, request: rr.UpdateTaskQueueConfigRequest, now_ns: int

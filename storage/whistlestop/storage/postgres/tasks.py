@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from whistlestop.common.fairness import FIRST
 from whistlestop.storage.errors import LeaseLost
 from whistlestop.storage.limits import check_value
 from whistlestop.storage.postgres.base import PostgresBase
@@ -44,6 +45,20 @@ _SWEEP_POLLERS = (
     " (SELECT namespace_id, task_queue, task_type, identity FROM task_queue_pollers"
     " WHERE expires_ns <= {now} AND identity <> ALL ({identities}) LIMIT 100)"
 )
+# One step of the index per level, however long each is.
+_LIST_BY_LEVEL = f"""
+WITH RECURSIVE levels (level, number) AS (
+    SELECT min(priority), CAST(1 AS BIGINT) FROM tasks WHERE {_QUEUE} AND priority > $4
+    UNION ALL
+    SELECT (SELECT min(priority) FROM tasks WHERE {_QUEUE} AND priority > levels.level), levels.number + 1
+    FROM levels WHERE levels.level IS NOT NULL AND levels.number < $6
+)
+SELECT first_ones.* FROM levels, LATERAL (
+    SELECT namespace_id, task_queue, task_type, priority, task_id, workflow_id, run_id, scheduled_event_id, stamp,
+        created_ns, query_id, data
+    FROM tasks WHERE {_QUEUE} AND priority = levels.level ORDER BY task_id LIMIT $5
+) AS first_ones ORDER BY first_ones.priority, first_ones.task_id
+"""
 _COUNT_TASKS = (
     "(SELECT count(*) FROM (SELECT 1 FROM tasks WHERE namespace_id = {} AND task_queue = {} AND task_type = {}"
     " LIMIT {}) AS first_ones)"
@@ -60,7 +75,14 @@ class PostgresTasks(PostgresBase):
     async def list_tasks(
         self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
     ) -> list[MatchingTask]:
-        rows = await self._all(_LIST_TASKS, (namespace_id, task_queue, task_type, *(after or (-1, 0)), limit))
+        rows = await self._all(_LIST_TASKS, (namespace_id, task_queue, task_type, *(after or (FIRST, 0)), limit))
+        return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
+
+    async def list_tasks_by_level(
+        self, namespace_id: str, task_queue: str, task_type: int, per_level: int, levels: int
+    ) -> list[MatchingTask]:
+        parameters = (namespace_id, task_queue, task_type, FIRST, per_level, levels)
+        rows = await self._all(_LIST_BY_LEVEL, parameters)
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
 
     async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
@@ -93,7 +115,7 @@ class PostgresTasks(PostgresBase):
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
         queue = (namespace_id, task_queue, task_type)
         found: dict[int, Backlog] = {}
-        priority = (await self._one(_NEXT_PRIORITY, (*queue, -1)))[0]
+        priority = (await self._one(_NEXT_PRIORITY, (*queue, FIRST)))[0]
         while priority is not None:
             count, oldest_ns = await self._one(_BACKLOG, (*queue, priority, limit))
             if count:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from whistlestop.common.fairness import FIRST
 from whistlestop.storage.errors import LeaseLost
 from whistlestop.storage.limits import check_value
 from whistlestop.storage.records import Backlog, MatchingTask, PollerRecord, TaskKey, TaskQueueRecord
@@ -20,6 +21,10 @@ _LIST_TASKS = (
     "SELECT namespace_id, task_queue, task_type, priority, task_id, workflow_id, run_id, scheduled_event_id, stamp,"
     f" created_ns, query_id, data FROM tasks WHERE {_QUEUE} AND (priority, task_id) > (?, ?)"
     " ORDER BY priority, task_id LIMIT ?"
+)
+_LIST_LEVEL = (
+    "SELECT namespace_id, task_queue, task_type, priority, task_id, workflow_id, run_id, scheduled_event_id, stamp,"
+    f" created_ns, query_id, data FROM tasks WHERE {_QUEUE} AND priority = ? ORDER BY task_id LIMIT ?"
 )
 _COUNT_TASKS = f"SELECT count(*) FROM (SELECT 1 FROM tasks WHERE {_QUEUE} LIMIT ?)"
 _NEXT_PRIORITY = f"SELECT min(priority) FROM tasks WHERE {_QUEUE} AND priority > ?"
@@ -53,8 +58,22 @@ class SqliteTasks(SqliteBase):
     async def list_tasks(
         self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
     ) -> list[MatchingTask]:
-        rows = self._all(_LIST_TASKS, (namespace_id, task_queue, task_type, *(after or (-1, 0)), limit))
+        rows = self._all(_LIST_TASKS, (namespace_id, task_queue, task_type, *(after or (FIRST, 0)), limit))
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
+
+    async def list_tasks_by_level(
+        self, namespace_id: str, task_queue: str, task_type: int, per_level: int, levels: int
+    ) -> list[MatchingTask]:
+        # One step of the index per level, however long each is.
+        queue = (namespace_id, task_queue, task_type)
+        found: list[MatchingTask] = []
+        level = self._one(_NEXT_PRIORITY, (*queue, FIRST))[0]
+        while level is not None and levels > 0:
+            rows = self._all(_LIST_LEVEL, (*queue, level, per_level))
+            found += [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
+            level = self._one(_NEXT_PRIORITY, (*queue, level))[0]
+            levels -= 1
+        return found
 
     async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
         return [self._one(_COUNT_TASKS, (*queue, limit))[0] for queue in queues]
@@ -80,7 +99,7 @@ class SqliteTasks(SqliteBase):
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
         queue = (namespace_id, task_queue, task_type)
         found: dict[int, Backlog] = {}
-        priority = self._one(_NEXT_PRIORITY, (*queue, -1))[0]
+        priority = self._one(_NEXT_PRIORITY, (*queue, FIRST))[0]
         while priority is not None:
             found[priority] = Backlog(*self._one(_BACKLOG, (*queue, priority, limit)))
             priority = self._one(_NEXT_PRIORITY, (*queue, priority))[0]

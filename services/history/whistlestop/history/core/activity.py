@@ -160,11 +160,12 @@ def dispatch(run: Run, activity: Activity) -> None:
         run.changed = True
         run.arm(next_deadline(activity))
         return
-    run.add_task(
+    workflow_task.offer(
+        run,
         activity.row,
         activity.task_queue,
         TASK_TYPE_ACTIVITY,
-        workflow_task.priority_key(priority_of(run, activity)),
+        priority_of(run, activity),
         activity.scheduled_event_id,
         activity.stamp,
     )

@@ -167,9 +167,8 @@ def _dispatch(run: Run) -> None:
     activity = of(run)
     activity.to_dispatch = False
     options = activity.options
-    run.add_task(
-        activity.row, options.task_queue.name, TASK_TYPE_ACTIVITY, workflow_task.priority_key(options.priority), 1,
-        activity.stamp,
+    workflow_task.offer(
+        run, activity.row, options.task_queue.name, TASK_TYPE_ACTIVITY, options.priority, 1, activity.stamp
     )  # fmt: skip
 
 

@@ -13,22 +13,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2, task_queue_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
+from whistlestop.common import fairness
 from whistlestop.history.core import versioning
 from whistlestop.history.core.apply import clear_workflow_task, fail_workflow_task
 from whistlestop.history.core.times import SECOND_NS, set_duration, set_timestamp
 
 if TYPE_CHECKING:
-    from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
     from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import TaskRow
 
 TASK_TYPE_WORKFLOW = int(task_queue_pb2.TASK_QUEUE_TYPE_WORKFLOW)
 SPECULATIVE_SCHEDULE_TO_START_NS = 5 * SECOND_NS
@@ -39,6 +41,25 @@ DEFAULT_PRIORITY = 3
 def priority_key(priority: common_pb.Priority) -> int:
     """The order within a queue: 1 first, 3 where nobody said."""
     return priority.priority_key or DEFAULT_PRIORITY
+
+
+def offer(
+    run: Run,
+    row: TaskRow,
+    task_queue: str,
+    task_type: int,
+    priority: common_pb.Priority,
+    scheduled_event_id: int,
+    stamp: int,
+) -> None:
+    """Write a matching task at the place that its priority and its fairness key give it."""
+    data = b""
+    if priority.fairness_key:
+        data = common_pb.Priority(
+            fairness_key=priority.fairness_key, fairness_weight=priority.fairness_weight
+        ).SerializeToString()
+    level = fairness.level(priority_key(priority), priority.fairness_key)
+    run.add_task(row, task_queue, task_type, level, scheduled_event_id, stamp, data=data)
 
 
 def current_task_queue(run: Run) -> taskqueue_pb.TaskQueue:
@@ -110,7 +131,7 @@ def dispatch_task(run: Run) -> None:
     task.stamp += 1
     queue = state.sticky_task_queue or state.task_queue
     task.sticky = bool(state.sticky_task_queue)
-    run.add_task(task.row, queue, TASK_TYPE_WORKFLOW, priority_key(state.priority), task.scheduled_event_id, task.stamp)
+    offer(run, task.row, queue, TASK_TYPE_WORKFLOW, state.priority, task.scheduled_event_id, task.stamp)
     if task.sticky:
         task.schedule_to_start_due_ns = run.now_ns + (
             state.sticky_schedule_to_start_timeout_ns or run.limits.sticky_timeout_default_ns
@@ -129,11 +150,12 @@ def move_to_normal_queue(run: Run) -> None:
     task.stamp += 1
     task.sticky = False
     task.schedule_to_start_due_ns = run.now_ns + SPECULATIVE_SCHEDULE_TO_START_NS if task.speculative else 0
-    run.add_task(
+    offer(
+        run,
         task.row,
         run.state.task_queue,
         TASK_TYPE_WORKFLOW,
-        priority_key(run.state.priority),
+        run.state.priority,
         task.scheduled_event_id,
         task.stamp,
     )
