@@ -282,10 +282,10 @@ class World:
         if state.status in (RUNNING, PAUSED):
             due_ns = timers.earliest_due(state)
             timer = self.timers.get(write.key)
-            assert (timer.fire_at_ns if timer else 0) == state.alarm_ns
+            assert (timer.fire_at_ns if timer else 0) == timers.row_due(state)
             if due_ns:
                 assert timer is not None, "something will be due and nobody is to look at it"
-                assert timer.fire_at_ns <= due_ns, "something is due before the alarm"
+                assert state.alarm_ns <= due_ns, "something is due before the alarm"
         else:
             assert write.key not in self.timers
             assert not self.offered(1, write.key.run_id)

@@ -40,6 +40,7 @@ from whistlestop.history.core import (
     nexus_operations,
     options,
     signal,
+    timers,
     update,
     workflow_task,
 )
@@ -127,6 +128,10 @@ class Actor:
             fields["memo"] = common_pb.Memo(fields={"m": payload("1")})
         if n.below(4) == 3:
             fields["priority"] = common_pb.Priority(priority_key=n.of(1, 3, 5))
+        if n.below(4) == 3:
+            fields["time_skipping_config"] = common_pb.TimeSkippingConfig(
+                enabled=True, max_session_skip_count=n.of(1, 3, 50)
+            )
         self.world.start(**fields)
 
     def do_signal(self, n: Numbers) -> None:
@@ -594,7 +599,7 @@ class Actor:
             elif task.scheduled_event_id:
                 self.world.poll(run_id)
             elif state.first_workflow_task_backoff_until_ns:
-                self.world.advance(max(0, state.alarm_ns - self.world.now_ns) / SECOND_NS)
+                self.world.advance(max(0, timers.row_due(state) - self.world.now_ns) / SECOND_NS)
             else:
                 self.world.transact(
                     lambda run: signal.receive(run, name="end", input=None, identity="c", request_id=""), run_id

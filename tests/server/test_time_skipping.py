@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.sdk
 
+SERVER = Path(sys.executable).with_name("whistlestop")
 EXECUTABLE = Path(sys.executable).with_name("whistlestop-test-server")
 QUEUE = "night-train"
 DAY = timedelta(days=1)
@@ -273,3 +274,31 @@ async def test_time_may_be_unlocked_from_the_start() -> None:
             assert await ahead(environment) == 5 * DAY
         with pytest.raises(RPCError, match="Unbalanced lock and unlock calls"):
             await environment.sleep(1)
+
+
+async def test_each_workflow_may_skip_for_itself(tmp_path: Path) -> None:
+    """The SDK's newer environment: a development server, and a configuration with each start."""
+    async with (
+        await WorkflowEnvironment.start_time_skipping_v2(
+            dev_server_existing_path=str(SERVER),
+            dev_server_database_filename=str(tmp_path / "state.db"),
+            dev_server_extra_args=["--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"],
+        ) as environment,
+        Worker(environment.client, task_queue=QUEUE, workflows=WORKFLOWS, activities=[work, fail_twice]),
+    ):
+        client = environment.client
+        days = await client.execute_workflow(Parent.run, **started())
+        assert days == pytest.approx([40, 2, 400], abs=1e-3)
+        assert await client.execute_workflow(Retries.run, **started()) == pytest.approx(18, abs=0.01)
+        with environment.with_time_skipping_disabled():
+            sleeper = await client.start_workflow(Sleeper.run, 10, **started())
+        await sleeper.query(Sleeper.noted)
+        assert await environment.fast_forward(sleeper, 4 * DAY)
+        info = await environment.get_time_skipping_info(sleeper)
+        assert info is not None
+        assert not info.effective_config.enabled
+        now = await environment.get_current_time(sleeper)
+        assert now - datetime.now(UTC) == pytest.approx(4 * DAY, abs=timedelta(seconds=5))
+        await sleeper.signal(Sleeper.note, "still here")
+        assert not await environment.fast_forward(sleeper, 10 * DAY)
+        assert await sleeper.result() == pytest.approx(10, abs=1e-3)

@@ -15,7 +15,7 @@ from tests.parity.commands import (
     timer,
 )
 from tests.parity.puppet import payloads, seconds
-from tests.parity.scenarios import scenario
+from tests.parity.scenarios import scenario, slow_scenario
 
 if TYPE_CHECKING:
     from tests.parity.puppet import Puppet
@@ -76,7 +76,7 @@ async def a_timer(p: Puppet) -> None:
     await p.describe()
 
 
-@scenario
+@slow_scenario
 async def one_timer_after_the_other(p: Puppet) -> None:
     await p.start(**skipping())
     await p.step(timer("long", 10 * HOUR), timer("short", HOUR))
@@ -89,7 +89,7 @@ async def one_timer_after_the_other(p: Puppet) -> None:
     await p.history()
 
 
-@scenario
+@slow_scenario
 async def not_while_an_activity_runs(p: Puppet) -> None:
     await p.start(**skipping())
     await p.step(timer("t", HOUR), activity("a", p.task_queue, start_to_close_timeout=seconds(30)))
@@ -102,7 +102,7 @@ async def not_while_an_activity_runs(p: Puppet) -> None:
     await p.history()
 
 
-@scenario
+@slow_scenario
 async def the_back_off_of_an_activity(p: Puppet) -> None:
     await p.start(**skipping())
     await p.step(
@@ -117,7 +117,7 @@ async def the_back_off_of_an_activity(p: Puppet) -> None:
     await p.history()
 
 
-@scenario
+@slow_scenario
 async def a_run_timeout(p: Puppet) -> None:
     await p.start(workflow_run_timeout=seconds(5 * HOUR), **skipping())
     await p.step()
@@ -126,7 +126,7 @@ async def a_run_timeout(p: Puppet) -> None:
     await p.describe()
 
 
-@scenario
+@slow_scenario
 async def an_execution_timeout_before_a_timer(p: Puppet) -> None:
     await p.start(workflow_execution_timeout=seconds(5 * HOUR), **skipping())
     await p.step(timer("t", 6 * HOUR))
@@ -134,14 +134,14 @@ async def an_execution_timeout_before_a_timer(p: Puppet) -> None:
     await p.history()
 
 
-@scenario
+@slow_scenario
 async def a_start_delay(p: Puppet) -> None:
     await p.start(workflow_start_delay=seconds(DAY), **skipping())
     await p.step(complete_workflow())
     await p.history()
 
 
-@scenario
+@slow_scenario
 async def a_cron(p: Puppet) -> None:
     await p.start(cron_schedule="0 0 1 1 *", **skipping())
     for _ in range(2):
@@ -153,7 +153,7 @@ async def a_cron(p: Puppet) -> None:
     await p.terminate()
 
 
-@scenario
+@slow_scenario
 async def a_child(p: Puppet) -> None:
     kid, queue = p.id("child"), p.id("child-queue")
     await p.start(**skipping(**forward("f", 9 * HOUR), max_session_skip_count=7))
@@ -211,7 +211,7 @@ async def continued_as_new(p: Puppet) -> None:
     await p.terminate()
 
 
-@scenario
+@slow_scenario
 async def the_skipping_ends_before_the_next_run(p: Puppet) -> None:
     await p.start(**skipping(max_session_skip_count=1))
     await p.step(timer("t", 2 * HOUR))
@@ -224,7 +224,7 @@ async def the_skipping_ends_before_the_next_run(p: Puppet) -> None:
     await p.terminate()
 
 
-@scenario
+@slow_scenario
 async def a_retried_workflow(p: Puppet) -> None:
     await p.start(retry_policy={"initial_interval": seconds(HOUR), "maximum_attempts": 2}, **skipping())
     await p.step(fail_workflow())
@@ -253,7 +253,7 @@ async def a_fast_forward(p: Puppet) -> None:
     await p.describe()
 
 
-@scenario
+@slow_scenario
 async def a_fast_forward_that_a_worker_holds_up(p: Puppet) -> None:
     await p.start(**skipping(**forward("f", 0.3)))
     task = await p.workflow_task()
@@ -278,7 +278,7 @@ async def waiting_for_a_fast_forward(p: Puppet) -> None:
     await p.terminate()
 
 
-@scenario
+@slow_scenario
 async def a_fast_forward_that_is_given_up(p: Puppet) -> None:
     await p.start(**skipping(**forward("f", 4 * HOUR)))
     await p.workflow_task()
@@ -298,7 +298,7 @@ async def a_fast_forward_that_is_given_up(p: Puppet) -> None:
     await p.history()
 
 
-@scenario
+@slow_scenario
 async def switched_off_and_on(p: Puppet) -> None:
     await p.start(**skipping())
     await _options(p, {"enabled": False})
@@ -327,7 +327,7 @@ async def other_options_leave_it(p: Puppet) -> None:
     await p.history()
 
 
-@scenario
+@slow_scenario
 async def signals_in_between(p: Puppet) -> None:
     await p.call(
         "SignalWithStartWorkflowExecution", **p.start_fields(), signal_name="s", signal_input=payloads("x"), **skipping()
@@ -341,7 +341,7 @@ async def signals_in_between(p: Puppet) -> None:
     await p.history()
 
 
-@scenario
+@slow_scenario
 async def reset(p: Puppet) -> None:
     await p.start(**skipping())
     await p.step(timer("t", HOUR))
@@ -360,7 +360,7 @@ async def reset(p: Puppet) -> None:
     await p.describe()
 
 
-@scenario
+@slow_scenario
 async def a_paused_workflow(p: Puppet) -> None:
     await p.start(**skipping())
     task = await p.workflow_task()

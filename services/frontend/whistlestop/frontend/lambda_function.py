@@ -62,7 +62,8 @@ async def _instance() -> tuple[Frontend, HttpApi, Presence]:
         store = _store()
         await store.open()
         kind = "sqlite" if os.environ.get("WHISTLESTOP_SQLITE_PATH") else "postgres"
-        config = FrontendConfig(persistence_store=kind, auth=of_function())
+        skips = os.environ.get("WHISTLESTOP_TIME_SKIPPING", "").lower() in ("1", "true")
+        config = FrontendConfig(persistence_store=kind, auth=of_function(), time_skipping_enabled=skips)
         frontend = Frontend(store, _client("HISTORY"), _client("MATCHING"), _clock, RandomIds(), config)
         presence = Presence(store, _clock, lambda_shell.instance_name(), "frontend")
         _instances.append((frontend, HttpApi(frontend, _clock, can_hold=False), presence))
