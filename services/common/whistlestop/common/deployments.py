@@ -133,12 +133,13 @@ def target_version(
 
 
 def in_ramp(workflow_id: str, percentage: float) -> bool:
-    """The same workflow id is always on the same side of the same percentage."""
+    """The same workflow id is always on the same side of the same percentage, and on the side where Temporal has it."""
+    if percentage <= 0 or percentage >= 100:
+        return percentage > 0
     # Imported where it is needed: a cold start pays for every module.
-    import hashlib
+    from whistlestop.common.fingerprint import fingerprint32
 
-    digest = hashlib.blake2b(workflow_id.encode(), digest_size=4).digest()
-    return 100 * int.from_bytes(digest, "big") / 2**32 < percentage
+    return 100 * fingerprint32(workflow_id.encode()) / 2**32 <= percentage
 
 
 def serving_versions(
