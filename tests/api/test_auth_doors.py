@@ -23,7 +23,7 @@ from tests.server.conftest import launch, postgres_url, run_command
 from whistlestop.frontend import lambda_function
 from whistlestop.frontend.auth.config import AuthConfig, JwtConfig
 from whistlestop.frontend.auth.keys import ApiKey, hash_of, new_key, render
-from whistlestop.server.config import BadConfig, Role, ServerConfig, StoreConfig, TlsConfig, refuse_strangers
+from whistlestop.server.config import BadConfig, Role, ServerConfig, StoreConfig, TlsConfig, callers, refuse_strangers
 from whistlestop.server.process import Server
 
 if TYPE_CHECKING:
@@ -223,6 +223,15 @@ def test_strangers_reach_no_door_at_which_nobody_asks(ip: str) -> None:
         refuse_strangers(config, ip)
 
 
+def test_a_server_says_who_may_call() -> None:
+    both = ServerConfig(tls=TlsConfig("a", "b", "ca.pem"), auth=AuthConfig("keys.json", JwtConfig("https://id/jwks")))
+    expected = "with a certificate of ca.pem and an API key of keys.json or a JWT by https://id/jwks"
+    assert callers(both, "127.0.0.1") == expected
+    assert callers(ServerConfig(auth=AuthConfig(DOCUMENT)), "::") == "with an API key"
+    assert callers(ServerConfig(allow_anonymous=True), "0.0.0.0") == "anybody who reaches this address"
+    assert callers(ServerConfig(), "127.0.0.1") == ""
+
+
 @pytest.mark.parametrize("ip", ["127.0.0.1", "127.8.8.8", "::1"])
 def test_loopback_is_for_everybody(ip: str) -> None:
     refuse_strangers(ServerConfig(), ip)
@@ -281,6 +290,7 @@ def test_a_servers_own_output_tells_no_secret(
     asyncio.run(calls())
     assert server.end() == 0
     output = "\n".join((*server.stdout, *server.stderr))
+    assert f"Callers: with an API key of {keys}" in server.stdout
     assert "a call was refused" in output
     assert secret not in output
     assert "wsk_stranger" not in output

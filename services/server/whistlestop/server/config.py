@@ -149,10 +149,24 @@ def check_internal_address(ip: str, secret: str) -> None:
         )
 
 
+_ANYBODY = "anybody who reaches this address"
+
+
+def callers(config: ServerConfig, ip: str) -> str:
+    """Who may call, in words; empty where it goes without saying: on loopback, and without public doors."""
+    if Role.FRONTEND not in config.roles:
+        return ""
+    ways = [] if config.auth is None else [config.auth.describe()]
+    if config.tls is not None and config.tls.client_ca:
+        ways.insert(0, f"a certificate of {config.tls.client_ca}")
+    if ways:
+        return f"with {' and '.join(ways)}"
+    return "" if ipaddress.ip_address(ip).is_loopback else _ANYBODY
+
+
 def refuse_strangers(config: ServerConfig, ip: str) -> None:
     """Raise BadConfig where others would reach doors at which nobody asks who they are."""
-    asks = config.auth is not None or (config.tls is not None and config.tls.client_ca)
-    if asks or config.allow_anonymous or Role.FRONTEND not in config.roles or ipaddress.ip_address(ip).is_loopback:
+    if config.allow_anonymous or callers(config, ip) != _ANYBODY:
         return
     raise BadConfig(
         f"{ip} can be reached from other machines, and nobody would be asked who they are: give --api-keys, "

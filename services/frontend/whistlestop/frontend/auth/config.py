@@ -71,6 +71,14 @@ class AuthConfig:
         """Whether there is any way to be known."""
         return bool(self.keys or self.jwt)
 
+    def describe(self) -> str:
+        """What callers have to bring, in words."""
+        place = "" if self.keys.lstrip().startswith("{") else f" of {self.keys}"
+        ways = [f"an API key{place}"] if self.keys else []
+        if self.jwt is not None:
+            ways.append(f"a JWT by {self.jwt.jwks_url or 'the key given'}")
+        return " or ".join(ways)
+
 
 def from_environ(environ: Mapping[str, str] = os.environ) -> AuthConfig:
     """What the environment says. Raises BadAuth."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from whistlestop.frontend.auth.keys import BadKeys
 from whistlestop.server.cli.errors import CommandError
-from whistlestop.server.config import BadConfig, host_port
+from whistlestop.server.config import BadConfig, bind_address, callers, host_port
 from whistlestop.server.dynamic_config import InvalidDynamicConfig
 from whistlestop.storage.errors import StorageError
 
@@ -65,6 +65,8 @@ def _announce(server: Server, title: str, hints: Sequence[str]) -> None:
         lines.append(f"Internal: http://{host_port(config.internal_ip or ip, server.internal_port)}")
     if server.metrics_port:
         lines.append(f"Metrics: http://{host_port(ip, server.metrics_port)}/metrics")
+    if asked := callers(config, bind_address(ip)):
+        lines.append(f"Callers: {asked}")
     lines.append(f"State:   {config.store.describe()}")
     if not config.store.in_memory:
         lines += [f"         applied migration {name}" for name in server.applied_migrations]
