@@ -1,0 +1,40 @@
+"""A worker in AWS Lambda: started when tasks of its version find nobody, ended with its invocation.
+
+The SDK's own Lambda worker, with the bridge inside: it speaks gRPC to the bridge, and the bridge signed HTTPS to the
+Function URL. What it works on stands in `program.py`: put yours in its place.
+
+Environment: WHISTLESTOP_URL (the Function URL), DEPLOYMENT_NAME, BUILD_ID, TEMPORAL_TASK_QUEUE, TEMPORAL_NAMESPACE.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from program import ACTIVITIES, WORKFLOWS
+from temporalio.common import WorkerDeploymentVersion
+from temporalio.contrib.aws.lambda_worker import LambdaWorkerConfig, run_worker
+
+from whistlestop.bridge import BridgeConfig, RunningBridge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+
+async def configure(config: LambdaWorkerConfig) -> AsyncGenerator[None, None]:
+    """Runs at each invocation: the bridge lives as long as the worker."""
+    bridge = BridgeConfig(
+        os.environ["WHISTLESTOP_URL"],
+        sigv4=True,
+        region=os.environ["AWS_REGION"],
+        # The time is paid for anyway, so it looks for tasks more often than a worker elsewhere.
+        most_idle_s=1.0,
+    )
+    async with RunningBridge(bridge) as running:
+        config.client_connect_config["target_host"] = running.address
+        config.worker_config["workflows"] = WORKFLOWS
+        config.worker_config["activities"] = ACTIVITIES
+        yield
+
+
+handler = run_worker(WorkerDeploymentVersion(os.environ["DEPLOYMENT_NAME"], os.environ["BUILD_ID"]), configure)
