@@ -6,6 +6,8 @@ Environment:
     WHISTLESTOP_HISTORY_FUNCTION     name or ARN to invoke; or WHISTLESTOP_HISTORY_URL
     WHISTLESTOP_MATCHING_FUNCTION    likewise; or WHISTLESTOP_MATCHING_URL
     WHISTLESTOP_LOG_LEVEL            INFO
+    WHISTLESTOP_METRICS              on: see `common.doors.counts`
+    WHISTLESTOP_TRACING              Active: see `common.doors.traces`
     WHISTLESTOP_AUTH_MODE            AWS_IAM: AWS asked the callers who they are, before they came here
     and who else may call            see `frontend.auth.config`; with nothing of it, nobody may
 """
@@ -15,9 +17,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common.clock import SystemClock
+from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.doors import lambda_shell
+from whistlestop.common.doors.counts import counts_of
 from whistlestop.common.doors.database import database_url
+from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.ids import RandomIds
 from whistlestop.frontend.auth.config import of_function
 from whistlestop.frontend.config import FrontendConfig
@@ -25,13 +29,17 @@ from whistlestop.frontend.doors.answer import HttpRequest
 from whistlestop.frontend.doors.http import HttpApi
 from whistlestop.frontend.service import Frontend
 from whistlestop.storage.presence import Presence
+from whistlestop.storage.watched import watched
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import ServiceClient
+    from whistlestop.common.doors.counts import Counts
     from whistlestop.storage.interface import Store
 
 _clock = SystemClock()
-_instances: list[tuple[Frontend, HttpApi, Presence]] = []
+_instances: list[tuple[Frontend, HttpApi, Presence, Counts | None]] = []
+_FAILED = 500
+"""Statuses from here on are the server's doing."""
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -40,7 +48,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    frontend, api, presence = await _instance()
+    began_ns = _clock.now_ns()
+    frontend, api, presence, counts = await _instance()
     if not lambda_shell.is_http(event):
         # Imported here: only the schedule's calls need it.
         from whistlestop.frontend.api.namespaces import finish_deletions
@@ -52,21 +61,29 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
         HttpRequest(method, path, query, headers, body), lambda_shell.latest_ns(context, _clock)
     )
     await presence.note()
+    if counts is not None:
+        seconds = (_clock.now_ns() - began_ns) / SECOND_NS
+        counts.request(path, "OK" if answer.status < _FAILED else str(answer.status), seconds)
+        counts.flush()
     return lambda_shell.http_answer(answer.status, answer.headers, answer.body)
 
 
-async def _instance() -> tuple[Frontend, HttpApi, Presence]:
+async def _instance() -> tuple[Frontend, HttpApi, Presence, Counts | None]:
     """Made at the first call of this instance and kept."""
     if not _instances:
         lambda_shell.log_through_powertools("frontend", os.environ.get("WHISTLESTOP_LOG_LEVEL", "INFO"))
-        store = _store()
+        counts, traces = counts_of("frontend"), traces_of(_clock)
+        store = watched(_store(), counts, traces)
         await store.open()
         kind = "sqlite" if os.environ.get("WHISTLESTOP_SQLITE_PATH") else "postgres"
         skips = os.environ.get("WHISTLESTOP_TIME_SKIPPING", "").lower() in ("1", "true")
         config = FrontendConfig(persistence_store=kind, auth=of_function(), time_skipping_enabled=skips)
-        frontend = Frontend(store, _client("HISTORY"), _client("MATCHING"), _clock, RandomIds(), config)
+        history, matching = _client("HISTORY"), _client("MATCHING")
+        if traces is not None:
+            history, matching = traces.client(history, "history"), traces.client(matching, "matching")
+        frontend = Frontend(store, history, matching, _clock, RandomIds(), config)
         presence = Presence(store, _clock, lambda_shell.instance_name(), "frontend")
-        _instances.append((frontend, HttpApi(frontend, _clock, can_hold=False), presence))
+        _instances.append((frontend, HttpApi(frontend, _clock, can_hold=False), presence, counts))
     return _instances[0]
 
 

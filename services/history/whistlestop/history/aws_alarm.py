@@ -13,6 +13,7 @@ Rules of this file, on top of those of `alarm`:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from whistlestop.common.clock import Clock
+    from whistlestop.common.doors.counts import Counts
 
 MOST_DELAY_S = 900
 """Of an SQS message."""
@@ -62,11 +64,14 @@ class WakeTarget:
 class AwsAlarm:
     """Arms wakes. `sqs` and `scheduler` are as boto3's clients, made at the first use when not given."""
 
-    def __init__(self, target: WakeTarget, clock: Clock, sqs: Any = None, scheduler: Any = None) -> None:
+    def __init__(
+        self, target: WakeTarget, clock: Clock, sqs: Any = None, scheduler: Any = None, counts: Counts | None = None
+    ) -> None:
         self._target = target
         self._clock = clock
         self._sqs = sqs
         self._scheduler = scheduler
+        self._counts = counts
         self._armed: list[int] = []
         """Wakes to come that this instance knows of, the next one last: each was armed for being before the others."""
 
@@ -82,8 +87,10 @@ class AwsAlarm:
             else:
                 await asyncio.to_thread(self._schedule, wake_ns, at_ns)
         except aws.AwsError as error:
+            self._count("WakesFailed")
             _log.warning("no wake could be armed, the recurring schedule has to find what is due: %r", error)
             return
+        self._count("WakesArmed")
         self._armed.append(wake_ns)
 
     def _stands(self, at_ns: int, now_ns: int) -> bool:
@@ -91,6 +98,10 @@ class AwsAlarm:
         while self._armed and self._armed[-1] < now_ns + NEARLY_NS:
             self._armed.pop()
         return bool(self._armed) and self._armed[-1] // SECOND_NS <= at_ns // SECOND_NS
+
+    def _count(self, name: str) -> None:
+        if self._counts is not None:
+            self._counts.count(name)
 
     def _send(self, delay_s: int, at_ns: int) -> None:
         if self._sqs is None:
@@ -121,6 +132,16 @@ class AwsAlarm:
 def scheduled_ns(at_ns: int) -> int:
     """The full minute for which a schedule is set, to have fired by `at_ns` even at the end of its minute."""
     return (at_ns - MINUTE_NS) // MINUTE_NS * MINUTE_NS
+
+
+def lateness_ms(event: Mapping[str, Any], now_ns: int) -> list[float]:
+    """How late messages of the queue came for what they were armed for; nothing of a schedule's or another's event."""
+    late: list[float] = []
+    for record in event.get("Records", ()):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            due = datetime.fromisoformat(json.loads(record["body"])["due"])
+            late.append(max(now_ns / 1e6 - due.timestamp() * 1000, 0.0))
+    return late
 
 
 def _message(at_ns: int) -> str:

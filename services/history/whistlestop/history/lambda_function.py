@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Self
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors import lambda_shell
+from whistlestop.common.doors.counts import counts_of
 from whistlestop.common.doors.database import database_url
+from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.notify import RecheckNotifier
@@ -31,10 +33,12 @@ from whistlestop.history.engine import Effects
 from whistlestop.history.service import History
 from whistlestop.storage.outreach import Outreach
 from whistlestop.storage.presence import Presence
+from whistlestop.storage.watched import watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from whistlestop.common.doors.counts import Counts
     from whistlestop.common.notify import Subscription
     from whistlestop.history.alarm import Alarm
     from whistlestop.history.worker_wakes import WorkerWakes
@@ -60,8 +64,14 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
     if lambda_shell.is_call(event):
         answer = await lambda_shell.serve_event(instance.history, event, _clock, latest_ns)
     else:
+        if instance.counts is not None:
+            _count_lateness(instance.counts, event)
         answer = await _wake(instance, latest_ns)
+        if instance.counts is not None:
+            instance.counts.count("TimersFired", answer["timers"])
     await instance.settle(latest_ns)
+    if instance.counts is not None:
+        instance.counts.flush()
     return answer
 
 
@@ -85,6 +95,13 @@ async def _wake(instance: Instance, latest_ns: int | None) -> dict[str, Any]:
     return {"timers": timers, "transfers": transfers, "queries": purged}
 
 
+def _count_lateness(counts: Counts, event: dict[str, Any]) -> None:
+    from whistlestop.history.aws_alarm import lateness_ms
+
+    for milliseconds in lateness_ms(event, _clock.now_ns()):
+        counts.span("WakeLateness", milliseconds)
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """What this instance serves with."""
@@ -94,6 +111,7 @@ class Instance:
     alarm: Alarm
     presence: Presence
     wakes: WorkerWakes | None = None
+    counts: Counts | None = None
 
     async def settle(self, latest_ns: int | None) -> None:
         """Nothing of the call is left undone: deliver its outbox, then arm for what is due later."""
@@ -159,12 +177,15 @@ async def _instance() -> Instance:
     """Made at the first call of this instance and kept."""
     if not _instances:
         lambda_shell.log_through_powertools("history", os.environ.get("WHISTLESTOP_LOG_LEVEL", "INFO"))
-        store = _store()
+        counts, traces = counts_of("history"), traces_of(_clock)
+        store = watched(_store(), counts, traces)
         await store.open()
+        matching = lambda_shell.other_function("MATCHING", _clock)
         waits = _Waits(_clock)
         history = History(
-            store, lambda_shell.other_function("MATCHING", _clock), _clock, RandomIds(), waits, exclusive=False
-        )
+            store, matching if traces is None else traces.client(matching, "matching"), _clock, RandomIds(), waits,
+            exclusive=False,
+        )  # fmt: skip
         waits.history = history
         dues = Dues()
         history.engine.effects = _FunctionEffects(history, dues)
@@ -174,18 +195,18 @@ async def _instance() -> Instance:
         # Aurora DSQL has no NOTIFY, and no server can listen on it.
         sender = "" if os.environ.get("WHISTLESTOP_DSQL_HOST") else secrets.token_urlsafe(6)
         store.outreach = Outreach(None if wakes is None else wakes.wake, sender)
-        _instances.append(Instance(history, dues, _alarm(), presence, wakes))
+        _instances.append(Instance(history, dues, _alarm(counts), presence, wakes, counts))
     return _instances[0]
 
 
-def _alarm() -> Alarm:
+def _alarm(counts: Counts | None) -> Alarm:
     if not os.environ.get("WHISTLESTOP_WAKE_QUEUE_URL"):
         return NoAlarm()
     from whistlestop.history.aws_alarm import AwsAlarm, WakeTarget
 
     target = WakeTarget.from_environment()
     assert target is not None
-    return AwsAlarm(target, _clock)
+    return AwsAlarm(target, _clock, counts=counts)
 
 
 def _worker_wakes() -> WorkerWakes | None:

@@ -11,23 +11,37 @@ names of the queues begin by which workers may be woken; the same for history.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.doors import lambda_shell
+from whistlestop.common.doors.counts import counts_of
 from whistlestop.common.doors.database import database_url
+from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.notify import RecheckNotifier
+from whistlestop.common.proto.deployment_pb2 import PushWorkersResponse
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.due import DueRows
 from whistlestop.matching.service import Matching
 from whistlestop.storage.presence import Presence
+from whistlestop.storage.watched import watched
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.common.doors.counts import Counts
     from whistlestop.storage.interface import Store
 
 _clock = SystemClock()
-_instances: list[tuple[Matching, Presence]] = []
+_instances: list[Instance] = []
+_POLLS = {
+    "fresh": "PollsServed", "backlogged": "PollsServedFromBacklog", "empty": "PollsEmpty", "stale": "TasksStale",
+    "failed": "PollsFailed",
+}  # fmt: skip
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -36,27 +50,51 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    matching, presence = await _instance()
-    answer = await lambda_shell.serve_event(matching, event, _clock, lambda_shell.latest_ns(context, _clock))
-    await matching.settle()
-    await presence.note()
+    instance = await _instance()
+    answer = await lambda_shell.serve_event(instance, event, _clock, lambda_shell.latest_ns(context, _clock))
+    await instance.matching.settle()
+    await instance.presence.note()
+    if instance.counts is not None:
+        polls = instance.matching.counters
+        instance.counts.grown("polls", {name: getattr(polls, name) for name in _POLLS}, _POLLS)
+        instance.counts.flush()
     return answer
 
 
-async def _instance() -> tuple[Matching, Presence]:
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What this instance serves with."""
+
+    matching: Matching
+    presence: Presence
+    counts: Counts | None
+
+    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+        """Matching's answer; workers that it started are counted."""
+        reply = await self.matching.call(method, request, context)
+        if self.counts is not None and isinstance(reply, PushWorkersResponse):
+            self.counts.count("WorkersStarted", reply.started)
+        return reply
+
+
+async def _instance() -> Instance:
     """Made at the first call of this instance and kept."""
     if not _instances:
         lambda_shell.log_through_powertools("matching", os.environ.get("WHISTLESTOP_LOG_LEVEL", "INFO"))
-        store = _store()
+        counts, traces = counts_of("matching"), traces_of(_clock)
+        store = watched(_store(), counts, traces)
         await store.open()
         history = lambda_shell.other_function("HISTORY", _clock)
+        if traces is not None:
+            history = traces.client(history, "history")
         config = MatchingConfig(
             hear_others=False, wake_queue_prefix=os.environ.get("WHISTLESTOP_WORKER_WAKE_PREFIX", "")
         )
         matching = Matching(
             store, history, _clock, RandomIds(), RecheckNotifier(_clock), config, due=DueRows(store, history, _clock),
         )  # fmt: skip
-        _instances.append((matching, Presence(store, _clock, lambda_shell.instance_name(), "matching")))
+        presence = Presence(store, _clock, lambda_shell.instance_name(), "matching")
+        _instances.append(Instance(matching, presence, counts))
     return _instances[0]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from whistlestop.common.metrics import NO_METRICS, Metrics
-from whistlestop.storage.errors import CurrentConflict, VersionConflict
+from whistlestop.storage.watched import counted
 
 if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
@@ -21,15 +21,7 @@ class _Commits:
     metrics: Metrics = NO_METRICS
 
     async def commit(self, transition: Transition) -> None:
-        try:
-            await cast("Any", super()).commit(transition)
-        except VersionConflict:
-            self.metrics.conflict("version")
-            raise
-        except CurrentConflict:
-            self.metrics.conflict("current")
-            raise
-        self.metrics.transition()
+        await counted(cast("Any", super()).commit, transition, self.metrics)
 
 
 def make_store(config: StoreConfig, metrics: Metrics = NO_METRICS) -> Store:

@@ -1,0 +1,80 @@
+"""What a function counts, written to its log in CloudWatch's embedded metric format by Powertools.
+
+Off unless WHISTLESTOP_METRICS is `on`: each metric of each function costs by the month in which it was written. The
+only dimension is the function; names of workflows and queues never become one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NAMESPACE = "Whistlestop"
+_TASKS = {1: "WorkflowTasksAdded", 2: "ActivityTasksAdded", 3: "NexusTasksAdded"}
+_CONFLICTS = {"version": "VersionConflicts", "current": "CurrentRunConflicts"}
+
+
+class Counts:
+    """A `whistlestop.common.metrics.Metrics`, and what functions have besides: one line of log for each call."""
+
+    def __init__(self, function: str) -> None:
+        self._function = function
+        self._counts: dict[str, float] = {}
+        self._spans_ms: list[tuple[str, float]] = []
+        self._marks: dict[str, dict[str, int]] = {}
+        self._powertools: Any = None
+
+    def count(self, name: str, number: float = 1) -> None:
+        """Nothing is written for what did not happen."""
+        if number:
+            self._counts[name] = self._counts.get(name, 0) + number
+
+    def span(self, name: str, milliseconds: float) -> None:
+        self._spans_ms.append((name, milliseconds))
+
+    def grown(self, kind: str, totals: Mapping[str, int], names: Mapping[str, str]) -> None:
+        """`totals` only grow: count by how much since the last time."""
+        before = self._marks.get(kind, {})
+        for key, name in names.items():
+            self.count(name, totals.get(key, 0) - before.get(key, 0))
+        self._marks[kind] = dict(totals)
+
+    def request(self, rpc: str, code: str, seconds: float) -> None:
+        self.count("Requests")
+        if code != "OK":
+            self.count("RequestsFailed")
+        self.span("RequestTime", seconds * 1000)
+
+    def transition(self) -> None:
+        self.count("Transitions")
+
+    def conflict(self, kind: str) -> None:
+        self.count(_CONFLICTS.get(kind, "Conflicts"))
+
+    def tasks_added(self, task_type: int, count: int) -> None:
+        self.count(_TASKS.get(task_type, "TasksAdded"), count)
+
+    def flush(self) -> None:
+        """Write what was counted since the last time, if anything was."""
+        if not self._counts and not self._spans_ms:
+            return
+        if self._powertools is None:
+            # Imported at the first line: an instance that counts nothing does without.
+            from aws_lambda_powertools.metrics import Metrics
+
+            self._powertools = Metrics(namespace=NAMESPACE, service=self._function)
+        for name, number in self._counts.items():
+            self._powertools.add_metric(name, "Count", number)
+        for name, milliseconds in self._spans_ms:
+            self._powertools.add_metric(name, "Milliseconds", milliseconds)
+        self._counts.clear()
+        self._spans_ms.clear()
+        self._powertools.flush_metrics()
+
+
+def counts_of(function: str, environ: Mapping[str, str] = os.environ) -> Counts | None:
+    """None when they are off."""
+    return Counts(function) if environ.get("WHISTLESTOP_METRICS") == "on" else None

@@ -1,0 +1,67 @@
+"""A store that is watched: its commits are counted, its calls traced. Nothing of it is there when nobody watches."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, cast
+
+from whistlestop.storage.errors import CurrentConflict, VersionConflict
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from whistlestop.common.doors.traces import Traces
+    from whistlestop.common.metrics import Metrics
+    from whistlestop.storage.interface import Store
+    from whistlestop.storage.records import Transition
+
+
+async def counted(commit: Callable[[Transition], Awaitable[None]], transition: Transition, metrics: Metrics) -> None:
+    """Commit, and tell the listener how it went. Raises what the commit raises."""
+    try:
+        await commit(transition)
+    except VersionConflict:
+        metrics.conflict("version")
+        raise
+    except CurrentConflict:
+        metrics.conflict("current")
+        raise
+    metrics.transition()
+
+
+def watched(store: Store, metrics: Metrics | None, traces: Traces | None) -> Store:
+    """`store` itself when there is neither."""
+    return store if metrics is None and traces is None else cast("Store", _Watched(store, metrics, traces))
+
+
+class _Watched:
+    """Everything goes through to the store, attributes that are set as well."""
+
+    def __init__(self, store: Store, metrics: Metrics | None, traces: Traces | None) -> None:
+        object.__setattr__(self, "_inner", (store, metrics, traces))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._inner[0], name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        store, metrics, traces = self._inner
+        found = getattr(store, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+        call = found
+        if name == "commit" and metrics is not None:
+
+            async def call(transition: Transition) -> None:
+                await counted(found, transition, metrics)
+                for write in transition.writes:
+                    for task in write.tasks_added:
+                        metrics.tasks_added(task.key.task_type, 1)
+
+        if traces is None:
+            return call
+
+        async def traced(*arguments: Any, **named: Any) -> Any:
+            with traces.subsegment(f"storage.{name}"):
+                return await call(*arguments, **named)
+
+        return traced
