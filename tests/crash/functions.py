@@ -28,7 +28,8 @@ from temporalio.worker import Worker
 
 from tests import postgres
 from tests.crash import load
-from tests.functions.line import built
+from tests.functions.fake_aws import Faults
+from tests.functions.line import NO_FAULTS, built
 from whistlestop.common.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tests.functions.client import Cloud
     from tests.functions.line import Line
 
+FAULTS = Faults(lost=0.1, doubled=0.1, late=0.2)
 FINISH_S = 240.0
 SWEEP_S = 3.0
 COMMAND = (sys.executable, "-m", "whistlestop.server")
@@ -55,7 +57,7 @@ async def run(options: Options) -> list[str]:
     """Everything that is wrong, in words."""
     print(f"seed {options.seed}: {options.kills} kills of function instances, faults {options.faults}", flush=True)
     database_url = await asyncio.to_thread(postgres.durable_server)
-    async with built(database_url, seed=options.seed, faults=options.faults) as line:
+    async with built(database_url, seed=options.seed, faults=FAULTS if options.faults else NO_FAULTS) as line:
         sweeping = asyncio.create_task(line.sweep(SWEEP_S))
         try:
             told, killed, missing = await _under_load(options, line)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 INSTANCES = 12
+NO_FAULTS = fake_aws.Faults()
 THREADS = 64
 """Calls under way at once: updates and queries are held by a function."""
 
@@ -48,13 +49,12 @@ async def built(
     database_url: str,
     *,
     seed: int = 0,
-    faults: bool = False,
+    faults: fake_aws.Faults = NO_FAULTS,
     wake_queue: str = "auto",
     instances: int = INSTANCES,
 ) -> AsyncIterator[Line]:
-    """The three functions over that database, with the namespace `default`."""
+    """The three functions over that database, with the namespace `default`. `faults` are those of all messages."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
-    trouble = fake_aws.Faults(lost=0.1, doubled=0.1, late=0.2) if faults else fake_aws.Faults()
     env = {"WHISTLESTOP_DATABASE_URL": database_url, **fake_aws.ENVIRONMENT}
     async with AsyncExitStack() as stack:
         async with opened(env) as store:
@@ -67,7 +67,7 @@ async def built(
             records = [{"eventSource": "aws:sqs", "messageId": body, "body": body} for body in bodies]
             return await asyncio.to_thread(instance.call, folder, "history", {"Records": records}, cloud.env)
 
-        fake = await stack.enter_async_context(fake_aws.FakeAws(folder, wake, random.Random(seed), trouble, trouble))
+        fake = await stack.enter_async_context(fake_aws.FakeAws(folder, wake, random.Random(seed), faults, faults))
         await cloud.call(
             "RegisterNamespace", namespace="default", workflow_execution_retention_period={"seconds": 24 * 3600}
         )
