@@ -11,17 +11,24 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
 from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
+from temporalio.api.enums.v1.task_queue_pb2 import TASK_QUEUE_TYPE_WORKFLOW
 
+from whistlestop.common.errors import failed_precondition
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from temporalio.api.workflow.v1.message_pb2 import VersioningOverride
 
     from whistlestop.common.proto.deployment_pb2 import DeploymentData
 
 ROW_NAME = "/_sys/worker-deployments"
 ROW_TYPE = 0
 """Of the `task_queues` row: a name and a type that no queue has."""
+
+UNVERSIONED = "__unversioned__"
+"""In routing, instead of a version: workers that have none."""
 
 Version = deployment_pb.WorkerDeploymentVersion
 EMPTY = NamespaceDeployments()
@@ -87,6 +94,27 @@ def has_queue(deployments: NamespaceDeployments, version: Version, task_queue: s
     return info is not None and serves(info, task_queue, task_type)
 
 
+def named_version(override: VersioningOverride) -> Version | None:
+    """The version that an override from outside names, in whichever form."""
+    if override.HasField("pinned"):
+        return override.pinned.version if override.pinned.HasField("version") else None
+    if override.HasField("one_time"):
+        return override.one_time.target_deployment_version
+    if override.pinned_version:
+        name, _, build_id = override.pinned_version.partition(".")
+        return Version(deployment_name=name, build_id=build_id)
+    return None
+
+
+def check_override(deployments: NamespaceDeployments, override: VersioningOverride, task_queue: str) -> None:
+    """A version that no worker of the queue has can't be named. Raises FAILED_PRECONDITION."""
+    version = named_version(override)
+    if version is not None and not has_queue(deployments, version, task_queue, int(TASK_QUEUE_TYPE_WORKFLOW)):
+        raise failed_precondition(
+            f"Pinned version '{version_string(version)}' is not present in task queue '{task_queue}' of type 'Workflow'"
+        )
+
+
 def _serving(data: DeploymentData, version: Version, task_queue: str, task_type: int) -> bool:
     info = find_version(data, version.build_id) if version.build_id else None
     return info is not None and serves(info, task_queue, task_type)
@@ -117,17 +145,21 @@ def target_version(
     current_ns = -1
     ramping: Version | None = None
     ramping_ns = -1
-    percentage = 0.0
+    ramps, percentage = False, 0.0
     for data in deployments.deployments:
         routing = data.description.worker_deployment_info.routing_config
         changed_ns = routing.current_version_changed_time.ToNanoseconds()
-        if changed_ns > current_ns and _serving(data, routing.current_deployment_version, task_queue, task_type):
+        serves_current = _serving(data, routing.current_deployment_version, task_queue, task_type)
+        if changed_ns > current_ns and serves_current:
             current, current_ns = routing.current_deployment_version, changed_ns
         changed_ns = routing.ramping_version_changed_time.ToNanoseconds()
-        if changed_ns > ramping_ns and _serving(data, routing.ramping_deployment_version, task_queue, task_type):
-            ramping, ramping_ns = routing.ramping_deployment_version, changed_ns
-            percentage = routing.ramping_version_percentage
-    if ramping is not None and (use_ramping or in_ramp(workflow_id, percentage)):
+        away = serves_current and routing.ramping_version == UNVERSIONED
+        if changed_ns > ramping_ns and (
+            away or _serving(data, routing.ramping_deployment_version, task_queue, task_type)
+        ):
+            ramping, ramping_ns = None if away else routing.ramping_deployment_version, changed_ns
+            ramps, percentage = True, routing.ramping_version_percentage
+    if ramps and (use_ramping or in_ramp(workflow_id, percentage)):
         return ramping
     return current
 

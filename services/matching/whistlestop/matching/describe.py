@@ -14,10 +14,12 @@ from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.deployments import UNVERSIONED, versioned_queue
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.fairness import priority_of
+from whistlestop.common.proto.deployment_pb2 import DescribeVersionQueuesRequest, DescribeVersionQueuesResponse
 from whistlestop.matching.pollers import build_of, forget_old, poller_info
-from whistlestop.matching.polls import ACTIVITY, WORKFLOW, check_queue_name
+from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, check_queue_name
 from whistlestop.matching.rate_limit import RateLimiter
 from whistlestop.matching.settings import api_rps, settings_of
 from whistlestop.storage.records import Backlog
@@ -40,7 +42,6 @@ _DEFAULT_PRIORITY = 3
 _BLOCK = 100_000
 """Size of the id blocks that Temporal's queues reserve; shown for the tools that print it."""
 
-UNVERSIONED = "__unversioned__"
 _ZERO_TIME = timestamp_pb2.Timestamp(seconds=-62135596800)
 """How Go's zero time looks: the versioning of the queue was never changed."""
 
@@ -191,6 +192,22 @@ class Descriptions:
                 stats.tasks_dispatch_rate = pair.dispatched.per_second(now_ns)
             result[priority] = stats
         return result
+
+    async def version_queues(
+        self, request: DescribeVersionQueuesRequest, context: CallContext
+    ) -> DescribeVersionQueuesResponse:
+        """The queues of a version with what waits on them."""
+        now_ns = self._clock.now_ns()
+        reply = DescribeVersionQueuesResponse()
+        for queue in request.queues:
+            # Nexus tasks are for whatever version takes them.
+            version = None if queue.task_type == NEXUS else request.version
+            key = (context.namespace_id, versioned_queue(queue.name, version), queue.task_type)
+            by_priority = await self._stats(key, now_ns)
+            described = reply.queues.add(name=queue.name, type=queue.task_type, stats=merged(by_priority.values()))
+            for priority, stats in by_priority.items():
+                described.stats_by_priority_key[priority].CopyFrom(stats)
+        return reply
 
     def partitions(self, request: rr.ListTaskQueuePartitionsRequest) -> rr.ListTaskQueuePartitionsResponse:
         """ListTaskQueuePartitions: the queue itself, for both types."""

@@ -125,6 +125,7 @@ class Matching:
             "ListWorkers": self._list_workers,
             "CountWorkers": self._count_workers,
             "DescribeWorker": self._describe_worker,
+            "DescribeVersionQueues": self._descriptions.version_queues,
             "HasPoller": self._has_poller,
             "LookForTasks": self._looks.look,
             "CheckCompute": self._check_compute,

@@ -10,6 +10,7 @@ from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.deployments import (
+    UNVERSIONED,
     find_deployment,
     find_version,
     has_queue,
@@ -79,15 +80,16 @@ class Versions:
         plain = (context.namespace_id, poll.task_queue.name, task_type)
         key = queue_of(context.namespace_id, poll, task_type)
         version = version_of(poll.deployment_options)
-        if key == plain or version is None:
+        if version is None or poll.task_queue.kind == _STICKY:
             return key
-        if poll.identity:
+        if poll.identity and key != plain:
             # Descriptions of the queue show the pollers of all versions.
             note_in_memory(self._queues.get(plain, now_ns), poll.identity, poll, now_ns, self._config)
             shared = self._config.share_pollers or not context.can_hold
             if shared and self._rows.is_old(plain, poll.identity, now_ns):
                 await self._rows.write([self._rows.record(plain, poll.identity, poll, now_ns)])
-        if now_ns - self._seen.get(key, 0) < _AGAIN_NS:
+        seen = (context.namespace_id, versioned_queue(poll.task_queue.name, version), task_type)
+        if now_ns - self._seen.get(seen, 0) < _AGAIN_NS:
             return key
         if len(self._seen) >= _REMEMBERED:
             self._seen.clear()
@@ -97,8 +99,9 @@ class Versions:
                 context.namespace_id,
                 lambda wanted: register(wanted, version, poll.task_queue.name, task_type, now_ns),
             )
-        self._seen[key] = now_ns
-        await self._look_astray(context, poll.task_queue.name, task_type)
+        self._seen[seen] = now_ns
+        if key != plain:
+            await self._look_astray(context, poll.task_queue.name, task_type)
         return key
 
     async def _look_astray(self, context: CallContext, task_queue: str, task_type: int) -> None:
@@ -127,7 +130,7 @@ def register(
         described.name = version.deployment_name
         described.create_time.FromNanoseconds(now_ns)
         described.routing_config.SetInParent()
-        described.routing_config.current_version = "__unversioned__"
+        described.routing_config.current_version = UNVERSIONED
     info = find_version(data, version.build_id)
     if info is None:
         if len(data.versions) >= _MOST_VERSIONS:

@@ -196,6 +196,52 @@ class RerouteTasksResponse(_message.Message):
 Global___RerouteTasksResponse: _TypeAlias = RerouteTasksResponse  # noqa: Y015
 
 @_typing.final
+class DescribeVersionQueuesRequest(_message.Message):
+    """frontend -> matching: what waits for the workers of a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> _message_pb2.WorkerDeploymentVersion: ...
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerouteTasksRequest.Queue]: ...
+    def __init__(
+        self,
+        *,
+        version: _message_pb2.WorkerDeploymentVersion | None = ...,
+        queues: _abc.Iterable[Global___RerouteTasksRequest.Queue] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queues", b"queues", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeVersionQueuesRequest: _TypeAlias = DescribeVersionQueuesRequest  # noqa: Y015
+
+@_typing.final
+class DescribeVersionQueuesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[_request_response_pb2.DescribeWorkerDeploymentVersionResponse.VersionTaskQueue]: ...
+    def __init__(
+        self,
+        *,
+        queues: _abc.Iterable[_request_response_pb2.DescribeWorkerDeploymentVersionResponse.VersionTaskQueue] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queues", b"queues"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeVersionQueuesResponse: _TypeAlias = DescribeVersionQueuesResponse  # noqa: Y015
+
+@_typing.final
 class CheckComputeRequest(_message.Message):
     """frontend -> matching: can workers be started by this config? Raises INVALID_ARGUMENT. `start`: start one of each
     group, so that it registers the queues that it polls.

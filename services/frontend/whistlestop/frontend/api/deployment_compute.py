@@ -17,7 +17,7 @@ from whistlestop.common.deployments import find_deployment, find_version, serves
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found, unavailable
 from whistlestop.common.proto.deployment_pb2 import CheckComputeRequest, CheckComputeResponse, RerouteTasksRequest
 from whistlestop.frontend.api import compute_config
-from whistlestop.frontend.api.deployments import find, store_of
+from whistlestop.frontend.api.deployments import add_version, find, store_of
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
 
-_MOST_VERSIONS = 100
 _REQUESTS_REMEMBERED = 20
 
 
@@ -102,17 +101,7 @@ async def create_version(
         data = find(known, version.deployment_name)
         if _is_created(data, request):
             return None
-        if len(data.versions) >= _MOST_VERSIONS:
-            raise ServiceError(
-                Code.RESOURCE_EXHAUSTED,
-                f"cannot add version {version.deployment_name}.{version.build_id} since maximum number of versions "
-                f"({_MOST_VERSIONS}) have been registered in the deployment",
-            )
-        info = data.versions.add().worker_deployment_version_info
-        info.version = f"{version.deployment_name}.{version.build_id}"
-        info.deployment_version.CopyFrom(version)
-        info.create_time.FromNanoseconds(now_ns)
-        info.status = _CREATED
+        info = add_version(data, version.build_id, now_ns)
         info.last_modifier_identity = request.identity
         data.notes[version.build_id].create_request_id = request.request_id
         if has_config:

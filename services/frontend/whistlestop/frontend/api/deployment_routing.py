@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
 from temporalio.api.enums.v1 import deployment_pb2 as enums
-from temporalio.api.enums.v1.task_queue_pb2 import TaskQueueType
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.common.deployments import find_version, has_queue, version_string
+from whistlestop.common.deployments import (
+    UNVERSIONED,
+    check_override,
+    find_version,
+    named_version,
+    version_string,
+)
 from whistlestop.common.errors import failed_precondition, invalid_argument
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments, RerouteTasksRequest
 
 if TYPE_CHECKING:
+    from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersionInfo
 
     from whistlestop.common.clients import Reply
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
     from whistlestop.frontend.service import Frontend
 
 from whistlestop.frontend.api.deployments import (
-    UNVERSIONED,
+    add_version,
     changed,
     check_caller,
     find,
@@ -32,7 +37,6 @@ from whistlestop.frontend.api.deployments import (
     token_of,
 )
 
-_WORKFLOW = int(TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW)
 _CURRENT = enums.WORKER_DEPLOYMENT_VERSION_STATUS_CURRENT
 _RAMPING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_RAMPING
 _DRAINING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING
@@ -94,6 +98,13 @@ def _check_queues(data: DeploymentData, build_id: str, what: str) -> None:
         )
 
 
+def _wanted(data: DeploymentData, request: Any, build_id: str, now_ns: int) -> WorkerDeploymentVersionInfo:
+    """The version to route to, which may come before its first worker if the request says so. Raises NOT_FOUND."""
+    if request.allow_no_pollers and find_version(data, build_id) is None:
+        return add_version(data, build_id, now_ns)
+    return find_in(data, build_id)
+
+
 async def set_current_version(
     frontend: Frontend, request: rr.SetWorkerDeploymentCurrentVersionRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentCurrentVersionResponse:
@@ -110,12 +121,14 @@ async def set_current_version(
         previous = routing.current_deployment_version.build_id
         if previous != build_id:
             if build_id:
-                info = find_in(data, build_id)
+                info = _wanted(data, request, build_id, now_ns)
                 if not request.ignore_missing_task_queues:
                     _check_queues(data, build_id, "current")
             _deactivate(data, previous, now_ns)
             routing.ClearField("current_deployment_version")
             routing.current_version = UNVERSIONED
+            if not build_id and routing.ramping_version == UNVERSIONED:
+                _unset_ramp(routing, now_ns)
             if build_id:
                 if routing.ramping_deployment_version.build_id == build_id:
                     _unset_ramp(routing, now_ns)
@@ -153,8 +166,8 @@ async def set_ramping_version(
     if not 0 <= request.percentage <= 100:
         raise invalid_argument("Percentage must be between 0 and 100 (inclusive)")
     build_id, now_ns = wanted_build(request), frontend.clock.now_ns()
-    if request.version == UNVERSIONED:
-        raise invalid_argument("ramping to unversioned workers is not supported; name a version")
+    # No build and no percentage: nothing ramps any more.
+    ramping_version = f"{request.deployment_name}.{build_id}" if build_id else UNVERSIONED if request.percentage else ""
 
     def change(known: NamespaceDeployments) -> tuple[rr.SetWorkerDeploymentRampingVersionResponse, DeploymentData]:
         data = find(known, request.deployment_name)
@@ -166,23 +179,21 @@ async def set_ramping_version(
         if routing.HasField("ramping_deployment_version"):
             reply.previous_deployment_version.CopyFrom(routing.ramping_deployment_version)
         previous = routing.ramping_deployment_version.build_id
-        if previous == build_id and routing.ramping_version_percentage == request.percentage:
+        if routing.ramping_version == ramping_version and routing.ramping_version_percentage == request.percentage:
             reply.conflict_token = token_of(data)
             return reply, data
-        if not build_id and request.percentage:
-            raise invalid_argument("ramp percentage must be 0 when unsetting the ramping version")
-        if build_id and build_id == routing.current_deployment_version.build_id:
-            raise failed_precondition(f"Ramping version {routing.current_version} is already current")
+        if ramping_version == routing.current_version:
+            raise failed_precondition(f"requested ramping version {routing.current_version} is already current")
         if build_id:
-            info = find_in(data, build_id)
+            info = _wanted(data, request, build_id, now_ns)
             if not request.ignore_missing_task_queues:
                 _check_queues(data, build_id, "ramping")
-        if previous != build_id:
+        if routing.ramping_version != ramping_version:
             _deactivate(data, previous, now_ns)
             _unset_ramp(routing, now_ns)
+            routing.ramping_version = ramping_version
         if build_id:
             routing.ramping_deployment_version.CopyFrom(info.deployment_version)
-            routing.ramping_version = info.version
             _activate(info, now_ns)
             info.status = _RAMPING
             info.ramp_percentage = request.percentage
@@ -215,20 +226,9 @@ async def _reroute(frontend: Frontend, context: CallContext, data: DeploymentDat
 
 async def with_override(frontend: Frontend, request: Any, context: CallContext) -> Reply:
     """A start whose workflow is pinned from outside: a version that no worker of the queue has can't be pinned."""
-    override = request.versioning_override
-    version = override.pinned.version if override.HasField("pinned") else None
-    if override.HasField("one_time"):
-        version = override.one_time.target_deployment_version
-    elif override.pinned_version:
-        name, _, build_id = override.pinned_version.partition(".")
-        version = deployment_pb.WorkerDeploymentVersion(deployment_name=name, build_id=build_id)
-    if version is not None:
-        queue = request.task_queue.name
+    if named_version(request.versioning_override) is not None:
         known = await store_of(frontend).read(context.namespace_id)
-        if not has_queue(known, version, queue, _WORKFLOW):
-            raise failed_precondition(
-                f"Pinned version '{version_string(version)}' is not present in task queue '{queue}' of type 'Workflow'"
-            )
+        check_override(known, request.versioning_override, request.task_queue.name)
     method = str(request.DESCRIPTOR.name).removesuffix("Request")
     return await frontend.history.call(method, request, context)
 

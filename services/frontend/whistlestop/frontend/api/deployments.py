@@ -14,8 +14,19 @@ from temporalio.api.enums.v1 import deployment_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clients import decoded
-from whistlestop.common.deployments import find_deployment, find_version, version_string, versioned_queue
+from whistlestop.common.deployments import (
+    UNVERSIONED,
+    find_deployment,
+    find_version,
+    version_string,
+    versioned_queue,
+)
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
+from whistlestop.common.proto.deployment_pb2 import (
+    DescribeVersionQueuesRequest,
+    DescribeVersionQueuesResponse,
+    RerouteTasksRequest,
+)
 from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse
 from whistlestop.frontend.api import compute_config
 from whistlestop.frontend.api.compute_status import compute_status
@@ -30,13 +41,13 @@ if TYPE_CHECKING:
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
 
-UNVERSIONED = "__unversioned__"
 _CURRENT = enums.WORKER_DEPLOYMENT_VERSION_STATUS_CURRENT
 _RAMPING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_RAMPING
 _DRAINING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING
 _DRAINED = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED
 _PAGE = 100
 _MOST_DEPLOYMENTS = 100
+_MOST_VERSIONS = 100
 
 
 def store_of(frontend: Frontend) -> Deployments:
@@ -60,6 +71,23 @@ def find_in(data: DeploymentData, build_id: str) -> WorkerDeploymentVersionInfo:
     if info is None:
         name = data.description.worker_deployment_info.name
         raise not_found(f"build ID '{build_id}' not found in Worker Deployment '{name}'")
+    return info
+
+
+def add_version(data: DeploymentData, build_id: str, now_ns: int) -> WorkerDeploymentVersionInfo:
+    """A version that no worker has polled for yet. Raises RESOURCE_EXHAUSTED."""
+    name = data.description.worker_deployment_info.name
+    if len(data.versions) >= _MOST_VERSIONS:
+        raise ServiceError(
+            Code.RESOURCE_EXHAUSTED,
+            f"cannot add version {name}.{build_id} since maximum number of versions ({_MOST_VERSIONS}) have been "
+            "registered in the deployment",
+        )
+    info = data.versions.add().worker_deployment_version_info
+    info.version = f"{name}.{build_id}"
+    info.deployment_version.deployment_name, info.deployment_version.build_id = name, build_id
+    info.create_time.FromNanoseconds(now_ns)
+    info.status = enums.WORKER_DEPLOYMENT_VERSION_STATUS_CREATED
     return info
 
 
@@ -175,8 +203,16 @@ async def describe_worker_deployment_version(
     await _drained(frontend, context, [info], frontend.clock.now_ns())
     reply = rr.DescribeWorkerDeploymentVersionResponse(worker_deployment_version_info=info)
     compute_config.hide_secrets(reply.worker_deployment_version_info.compute_config)
-    for queue in info.task_queue_infos:
-        reply.version_task_queues.add(name=queue.name, type=queue.type)
+    if request.report_task_queue_stats:
+        queues = [RerouteTasksRequest.Queue(name=queue.name, task_type=queue.type) for queue in info.task_queue_infos]
+        asked = DescribeVersionQueuesRequest(version=info.deployment_version, queues=queues)
+        answer: Any = decoded(
+            await frontend.matching.call("DescribeVersionQueues", asked, context), DescribeVersionQueuesResponse
+        )
+        reply.version_task_queues.extend(answer.queues)
+    else:
+        for queue in info.task_queue_infos:
+            reply.version_task_queues.add(name=queue.name, type=queue.type)
     return reply
 
 
@@ -247,6 +283,8 @@ async def delete_version(
     known = await deployments.read(context.namespace_id)
     data = find_deployment(known, name)
     info = find_version(data, build_id) if data is not None else None
+    if data is None:
+        raise not_found(f"no Worker Deployment found with name '{name}'; does your Worker Deployment have pollers?")
     if info is None:
         return rr.DeleteWorkerDeploymentVersionResponse()
     shown = version_string(info.deployment_version)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common.deployments import EMPTY, check_override, named_version
 from whistlestop.common.errors import not_found
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import cancel, close, describe, options
@@ -113,8 +114,14 @@ async def update_workflow_execution_options(
 ) -> Reply:
     """Change the versioning override or the priority of an open run, as far as the mask says."""
     execution = request.workflow_execution
+    override = request.workflow_execution_options.versioning_override
+    deployments = EMPTY
+    if named_version(override) is not None:
+        deployments = await service.engine.deployments.read(context.namespace_id)
 
     def decide(run: Run) -> None:
+        if run.is_open:
+            check_override(deployments, override, run.state.task_queue)
         options.merge(run, request.workflow_execution_options, request.update_mask.paths, request.identity)
 
     run, _ = await service.engine.transact(

@@ -46,8 +46,10 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
     state.first_run_id = a.first_execution_run_id
     state.original_run_id = a.original_execution_run_id
     state.continued_run_id = a.continued_execution_run_id
-    state.run_timeout_ns = duration_ns(a.workflow_run_timeout)
-    state.execution_timeout_ns = duration_ns(a.workflow_execution_timeout)
+    if a.HasField("workflow_run_timeout"):
+        state.run_timeout_ns = duration_ns(a.workflow_run_timeout)
+    if a.HasField("workflow_execution_timeout"):
+        state.execution_timeout_ns = duration_ns(a.workflow_execution_timeout)
     state.task_timeout_ns = duration_ns(a.workflow_task_timeout)
     state.attempt = a.attempt
     state.cron_schedule = a.cron_schedule

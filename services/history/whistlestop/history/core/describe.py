@@ -55,14 +55,24 @@ def workflow(state: MutableState, *, now_ns: int) -> service_pb.DescribeWorkflow
 def _fill_config(config: workflow_pb.WorkflowExecutionConfig, state: MutableState) -> None:
     config.task_queue.name = state.task_queue
     config.task_queue.kind = task_queue_pb2.TASK_QUEUE_KIND_NORMAL
-    if state.execution_timeout_ns:
+    if state.HasField("execution_timeout_ns"):
         set_duration(config.workflow_execution_timeout, state.execution_timeout_ns)
-    if state.run_timeout_ns or state.parent.workflow_id:
-        # A child's is always told, as its parent's command fills it in.
+    if state.HasField("run_timeout_ns"):
         set_duration(config.workflow_run_timeout, state.run_timeout_ns)
     set_duration(config.default_workflow_task_timeout, state.task_timeout_ns)
     if state.HasField("user_metadata"):
         config.user_metadata.CopyFrom(state.user_metadata)
+
+
+def _add_older_form(override: workflow_pb.VersioningOverride) -> None:
+    """Older clients read an override from fields that newer ones leave out; the oldest form is not shown any more."""
+    if override.HasField("override"):
+        override.ClearField("deployment")
+    if override.auto_upgrade:
+        override.behavior = wf_enums.VERSIONING_BEHAVIOR_AUTO_UPGRADE
+    elif override.HasField("pinned"):
+        override.behavior = wf_enums.VERSIONING_BEHAVIOR_PINNED
+        override.pinned_version = f"{override.pinned.version.deployment_name}.{override.pinned.version.build_id}"
 
 
 def _fill_info(info: workflow_pb.WorkflowExecutionInfo, state: MutableState) -> None:
@@ -97,6 +107,7 @@ def _fill_info(info: workflow_pb.WorkflowExecutionInfo, state: MutableState) -> 
         info.most_recent_worker_version_stamp.CopyFrom(state.most_recent_worker_version_stamp)
     if state.HasField("versioning_info"):
         info.versioning_info.CopyFrom(state.versioning_info)
+        _add_older_form(info.versioning_info.versioning_override)
     if state.HasField("priority"):
         info.priority.CopyFrom(state.priority)
     info.worker_deployment_name = state.worker_deployment_name

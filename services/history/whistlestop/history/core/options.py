@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 
-from whistlestop.common.errors import invalid_argument, not_found
-from whistlestop.history.core import workflow_task
+from whistlestop.common.errors import failed_precondition, invalid_argument, not_found
+from whistlestop.history.core import versioning, workflow_task
 from whistlestop.history.core.signal import ALREADY_COMPLETED
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterabl
         merged.ClearField("versioning_override")
         if wanted.HasField("versioning_override"):
             merged.versioning_override.CopyFrom(wanted.versioning_override)
+            _pin_where_it_is(run, merged.versioning_override)
     if "priority" in names:
         merged.ClearField("priority")
         if wanted.HasField("priority"):
@@ -117,6 +119,21 @@ def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterabl
             identity=identity,
         ),
     )
+
+
+def _pin_where_it_is(run: Run, override: workflow_pb.VersioningOverride) -> None:
+    """An override that pins without naming a version means the one that the run is on. Raises FAILED_PRECONDITION."""
+    if not override.pinned.behavior or override.pinned.HasField("version"):
+        return
+    version = versioning.pinned_version(run.state)
+    if version is None:
+        behavior = wf_enums.VersioningBehavior.Name(run.state.versioning_info.behavior)
+        shown = "".join(word.capitalize() for word in behavior.removeprefix("VERSIONING_BEHAVIOR_").split("_"))
+        raise failed_precondition(
+            f"must specify a specific pinned override version because workflow with id {run.state.workflow_id} has "
+            f"behavior {shown} and is not yet pinned to any version"
+        )
+    override.pinned.version.CopyFrom(version)
 
 
 def _bad_mask(reason: str) -> ServiceError:

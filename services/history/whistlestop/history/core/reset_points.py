@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MOST_POINTS = 20
 MOST_BYTES = 2048
 UNVERSIONED = "unversioned"
+BEHAVIOR = "TemporalWorkflowVersioningBehavior"
 
 
 def note_completion(state: MutableState, event: history_pb.HistoryEvent) -> None:
@@ -50,13 +51,20 @@ def _note_build(state: MutableState, build_id: str, *, use_versioning: bool) -> 
     if "BuildIds" in state.search_attributes and f'"{entry}"'.encode() in state.search_attributes["BuildIds"].data:
         return
     known = _get(state, "BuildIds")
-    values = [] if use_versioning else [UNVERSIONED]
+    # A behavior, be it by an override, says more than "unversioned" does.
+    values = [] if use_versioning or BEHAVIOR in state.search_attributes else [UNVERSIONED]
     values += [value for value in known if value != UNVERSIONED and not value.startswith("assigned:")]
     if entry not in values:
         values.append(entry)
     while len(values) > 1 and len(json.dumps(values)) > MOST_BYTES:
         del values[1]
     _set(state, "BuildIds", values)
+
+
+def note_unversioned(state: MutableState) -> None:
+    """The run is on no version any more, though no task was completed since."""
+    builds = [build for build in _get(state, "BuildIds") if not build.startswith(("pinned:", "assigned:"))]
+    _set(state, "BuildIds", [UNVERSIONED, *(build for build in builds if build != UNVERSIONED)])
 
 
 def _get(state: MutableState, name: str) -> list[str]:

@@ -17,11 +17,14 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from whistlestop.common.deployments import (
     Version,
     has_queue,
+    named_version,
     target_version,
     version_of,
     version_string,
     versioned_queue,
 )
+from whistlestop.history.core import reset_points
+from whistlestop.history.core.reset_points import BEHAVIOR
 from whistlestop.storage.records import MatchingTask, TaskKey
 
 if TYPE_CHECKING:
@@ -36,7 +39,6 @@ _PINNED = wf_enums.VERSIONING_BEHAVIOR_PINNED
 _AUTO_UPGRADE = wf_enums.VERSIONING_BEHAVIOR_AUTO_UPGRADE
 _USE_RAMPING = 2
 """ContinueAsNewVersioningBehavior: the new run begins on the ramping version, whatever the percentage."""
-_BEHAVIOR = "TemporalWorkflowVersioningBehavior"
 _UNSPECIFIED = wf_enums.VERSIONING_BEHAVIOR_UNSPECIFIED
 _WORKFLOW = int(queue_enums.TASK_QUEUE_TYPE_WORKFLOW)
 _ACTIVITY = int(queue_enums.TASK_QUEUE_TYPE_ACTIVITY)
@@ -46,13 +48,9 @@ def pinned_version(state: MutableState) -> Version | None:
     """The version that the run has to be on, by its override or by what it is."""
     info = state.versioning_info
     override = info.versioning_override
-    if override.HasField("pinned"):
-        return override.pinned.version
-    if override.HasField("one_time"):
-        return override.one_time.target_deployment_version
-    if override.behavior == _PINNED and override.pinned_version:
-        name, _, build_id = override.pinned_version.partition(".")
-        return Version(deployment_name=name, build_id=build_id)
+    named = named_version(override)
+    if named is not None:
+        return named
     if override.auto_upgrade or override.behavior == _AUTO_UPGRADE:
         return None
     if info.behavior == _PINNED and info.HasField("deployment_version"):
@@ -243,9 +241,10 @@ def index(state: MutableState) -> None:
     version = pinned or (info.deployment_version if info.HasField("deployment_version") else None)
     behavior = "Pinned" if pinned is not None else "AutoUpgrade"
     if info.behavior == _UNSPECIFIED and not info.HasField("versioning_override"):
-        for name in ("TemporalWorkerDeployment", "TemporalWorkerDeploymentVersion", _BEHAVIOR):
+        for name in ("TemporalWorkerDeployment", "TemporalWorkerDeploymentVersion", BEHAVIOR):
             if name in state.search_attributes:
                 del state.search_attributes[name]
+        reset_points.note_unversioned(state)
         return
     if version is None:
         for name in ("TemporalWorkerDeployment", "TemporalWorkerDeploymentVersion"):
@@ -261,7 +260,7 @@ def index(state: MutableState) -> None:
                 known = json.loads(state.search_attributes["TemporalUsedWorkerDeploymentVersions"].data)
             if used not in known:
                 _set(state, "TemporalUsedWorkerDeploymentVersions", [*known, used][-20:])
-    _set(state, _BEHAVIOR, behavior)
+    _set(state, BEHAVIOR, behavior)
     builds: list[str] = []
     if "BuildIds" in state.search_attributes:
         builds = json.loads(state.search_attributes["BuildIds"].data)
