@@ -25,9 +25,10 @@ def _known(listed: Any) -> Any:
 
 
 def _steady(one: Any) -> Any:
-    """Without what every heartbeat tells anew: slots, pollers, usage."""
+    """Without what a heartbeat tells and the next one does not, or otherwise: slots, pollers, usage."""
     told = one["worker_heartbeat"]
     anew = {key for key in told if key.endswith(("_info", "_time", "_tasks", "_heartbeat")) or "sticky" in key}
+    anew.add("environment")  # told once
     return {**one, "worker_heartbeat": {key: value for key, value in told.items() if key not in anew}}
 
 
