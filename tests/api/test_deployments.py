@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PINNED, AUTO_UPGRADE = 1, 2
 CURRENT = enums.WORKER_DEPLOYMENT_VERSION_STATUS_CURRENT
+RAMPING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_RAMPING
+INACTIVE = enums.WORKER_DEPLOYMENT_VERSION_STATUS_INACTIVE
 DRAINING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING
 DRAINED = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED
 
@@ -155,6 +157,41 @@ async def test_a_ramp_of_all_takes_new_workflows(site: Site) -> None:
     assert (await site.poll("2")).workflow_execution.workflow_id == "w"
 
 
+async def test_a_ramp_may_lead_back_to_unversioned_workers(site: Site) -> None:
+    await site.current("1")
+    await site.call("SetWorkerDeploymentRampingVersion", deployment_name="d", percentage=100)
+    await site.start("w")
+    assert await site.poll("1") is None
+    assert (await site.poll("")).workflow_execution.workflow_id == "w"
+    await site.call("SetWorkerDeploymentRampingVersion", deployment_name="d", percentage=0)
+    await site.start("x")
+    assert (await site.poll("1")).workflow_execution.workflow_id == "x"
+
+
+async def test_a_version_may_come_before_its_first_worker_if_that_is_said(site: Site) -> None:
+    with pytest.raises(ServiceError, match="not found"):
+        await site.current("9")
+    await site.current("9", allow_no_pollers=True)
+    await site.call("SetWorkerDeploymentRampingVersion", deployment_name="d", build_id="8", allow_no_pollers=True)
+    assert (await site.statuses())["9"] == CURRENT
+    assert await site.statuses() == {"1": INACTIVE, "2": INACTIVE, "8": RAMPING, "9": CURRENT}
+
+
+async def test_a_pin_without_a_version_means_the_one_that_the_run_is_on(site: Site) -> None:
+    await site.current("1")
+    await site.start("w")
+    task = await site.poll("1")
+    change = {
+        "workflow_execution": {"workflow_id": "w"}, "update_mask": {"paths": ["versioning_override"]},
+        "workflow_execution_options": {"versioning_override": {"pinned": {"behavior": 1}}},
+    }  # fmt: skip
+    with pytest.raises(ServiceError, match="is not yet pinned to any version"):
+        await site.call("UpdateWorkflowExecutionOptions", **change)
+    await site.complete(task, "1", PINNED, [])
+    changed = await site.call("UpdateWorkflowExecutionOptions", **change)
+    assert changed.workflow_execution_options.versioning_override.pinned.version.build_id == "1"
+
+
 async def test_an_override_moves_the_waiting_task(site: Site) -> None:
     await site.current("1")
     await site.start("w")
@@ -171,6 +208,14 @@ async def test_a_version_that_nobody_has_can_not_be_pinned(site: Site) -> None:
     override = {"pinned": {"behavior": 1, "version": {"deployment_name": "d", "build_id": "9"}}}
     with pytest.raises(ServiceError) as refused:
         await site.start("w", versioning_override=override)
+    assert refused.value.code is Code.FAILED_PRECONDITION
+    await site.start("w")
+    with pytest.raises(ServiceError) as refused:
+        await site.call(
+            "UpdateWorkflowExecutionOptions", workflow_execution={"workflow_id": "w"},
+            workflow_execution_options={"versioning_override": override},
+            update_mask={"paths": ["versioning_override"]},
+        )  # fmt: skip
     assert refused.value.code is Code.FAILED_PRECONDITION
 
 
