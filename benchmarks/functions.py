@@ -250,8 +250,8 @@ class Idle:
     invocations: int
     http: int
     statements: int
-    transactions: int
-    """As Postgres itself counts them, of all its clients."""
+    quiet_s: float
+    """How long ago any client of the database began a statement, as Postgres itself saw it at the end."""
     sqs: int
     aws: dict[str, int]
     paths: dict[str, int]
@@ -282,29 +282,27 @@ async def idle(minutes: float, modes: Sequence[str]) -> list[Idle]:
 
 
 async def _nothing_happens(line: Line, url: str, mode: str, minutes: float) -> Idle:
-    before, transactions = Counted.now(line), await _transactions(url)
+    before = Counted.now(line)
     aws = Counter(line.aws.counts)
     await asyncio.sleep(minutes * 60)
     after = Counted.now(line)
-    seen = await _transactions(url) - transactions
     return Idle(
         mode, minutes, after.invocations - before.invocations, after.http - before.http,
-        after.statements - before.statements, seen, after.sqs - before.sqs, dict(line.aws.counts - aws),
+        after.statements - before.statements, await _quiet_s(url), after.sqs - before.sqs, dict(line.aws.counts - aws),
         dict(after.paths - before.paths),
     )  # fmt: skip
 
 
-async def _transactions(url: str) -> int:
-    """What Postgres counted in this database, asking included. What its clients did shows some seconds later."""
-    await asyncio.sleep(12)
+async def _quiet_s(url: str) -> float:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         row = await (
             await connection.execute(
-                "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+                "SELECT extract(epoch FROM clock_timestamp() - max(query_start)) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
         ).fetchone()
     assert row is not None
-    return int(row[0])
+    return round(float(row[0] or 0), 1)
 
 
 def _shown(one: Any) -> dict[str, Any]:
