@@ -1,13 +1,16 @@
-// The SDK's own test environment starts the executable at WHISTLESTOP_EXECUTABLE as its development server.
+// The SDK's own test environments start the executables at WHISTLESTOP_EXECUTABLE and WHISTLESTOP_TEST_SERVER.
 'use strict';
 const assert = require('node:assert/strict');
 const { randomUUID } = require('node:crypto');
-const { test } = require('node:test');
+const { before, test } = require('node:test');
 const { TestWorkflowEnvironment } = require('@temporalio/testing');
 const { Runtime, Worker } = require('@temporalio/worker');
 
-test('TestWorkflowEnvironment.createLocal with our executable', async () => {
+before(() => {
   Runtime.install({ logger: { log() {}, trace() {}, debug() {}, info() {}, warn() {}, error: console.error } });
+});
+
+test('TestWorkflowEnvironment.createLocal with our executable', async () => {
   const environment = await TestWorkflowEnvironment.createLocal({
     server: {
       executable: { type: 'existing-path', path: process.env.WHISTLESTOP_EXECUTABLE },
@@ -29,6 +32,28 @@ test('TestWorkflowEnvironment.createLocal with our executable', async () => {
     );
     assert.equal(coupled, 'tender coupled');
     assert.equal(environment.namespace, 'sidings');
+  } finally {
+    await environment.teardown();
+  }
+});
+
+test('TestWorkflowEnvironment.createTimeSkipping with our test server', async () => {
+  const environment = await TestWorkflowEnvironment.createTimeSkipping({
+    server: { executable: { type: 'existing-path', path: process.env.WHISTLESTOP_TEST_SERVER } },
+  });
+  try {
+    const taskQueue = `skipping-${randomUUID()}`;
+    const worker = await Worker.create({
+      connection: environment.nativeConnection,
+      taskQueue,
+      workflowsPath: require.resolve('./workflows.ts'),
+    });
+    const before = await environment.currentTimeMs();
+    const woken = await worker.runUntil(
+      environment.client.workflow.execute('longNap', { taskQueue, workflowId: taskQueue })
+    );
+    assert.equal(woken, 'rested');
+    assert((await environment.currentTimeMs()) - before >= 30 * 24 * 3600 * 1000);
   } finally {
     await environment.teardown();
   }

@@ -70,6 +70,11 @@ export async function couple(wagon: string): Promise<string> {
   return `${wagon} coupled`;
 }
 
+export async function longNap(): Promise<string> {
+  await sleep('30 days');
+  return 'rested';
+}
+
 export async function derail(): Promise<void> {
   throw ApplicationFailure.nonRetryable('off the rails', 'Derailed', { at: 'km 7' });
 }
