@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentOptions as DeploymentOptions
+from temporalio.api.enums.v1 import command_type_pb2 as commands
 from temporalio.api.enums.v1.deployment_pb2 import WORKER_VERSIONING_MODE_VERSIONED as _VERSIONED
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.bridge.fakes import SERVICE, Bench
 from whistlestop.bridge.pollers import ACTIVITY, WORKFLOW
 from whistlestop.common.errors import Code, ServiceError, unavailable
+from whistlestop.common.proto.internal_pb2 import TaskToken
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-async def ended(*tasks: asyncio.Task[None]) -> None:
+async def ended(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -242,3 +244,33 @@ async def test_versions_of_one_queue_are_looked_at_apart(holding: Bench) -> None
     for poll in polls:
         poll.cancel()
     await asyncio.gather(*polls, return_exceptions=True)
+
+
+async def test_a_clients_wait_is_not_asked_again_for_what_is_not_about_it(bench: Bench) -> None:
+    """Of ten clients that wait for the ends of their workflows, one is to hear of one end."""
+    path = SERVICE + "GetWorkflowExecutionHistory"
+    bench.target.answers[path] = rr.GetWorkflowExecutionHistoryResponse(next_page_token=b"t").SerializeToString()
+    waits = []
+    for n in range(10):
+        request = rr.GetWorkflowExecutionHistoryRequest(
+            namespace="default", wait_new_event=True, history_event_filter_type=2  # type: ignore[arg-type]  # a number
+        )  # fmt: skip
+        request.execution.workflow_id = f"w{n}"
+        waits.append(asyncio.ensure_future(bench.call("GetWorkflowExecutionHistory", request.SerializeToString())))
+    await bench.advance(10)
+
+    async def completed(workflow_id: str, command: int) -> int:
+        before = len(bench.target.named("GetWorkflowExecutionHistory"))
+        token = TaskToken(workflow_id=workflow_id).SerializeToString()
+        answer = rr.RespondWorkflowTaskCompletedRequest(task_token=token)
+        answer.commands.add(command_type=command)  # type: ignore[arg-type]  # as above
+        call = asyncio.ensure_future(bench.call("RespondWorkflowTaskCompleted", answer.SerializeToString()))
+        await bench.advance(0.02)
+        await call
+        return len(bench.target.named("GetWorkflowExecutionHistory")) - before
+
+    assert await completed("w3", commands.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION) == 1
+    assert await completed("w3", commands.COMMAND_TYPE_START_TIMER) == 0
+    assert await completed("elsewhere", commands.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION) == 0
+    assert await completed("", commands.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION) == 10
+    await ended(*waits)

@@ -13,6 +13,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.bridge import pollers, waits
 from whistlestop.bridge.counters import HEARTBEAT, OTHER, WAIT, Counters
+from whistlestop.bridge.progress import Progress, Step, step_of
 from whistlestop.bridge.wake import AdaptiveWake
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, unavailable
@@ -68,7 +69,7 @@ class Bridge:
         self.counters = counters or Counters()
         self._make_wake = make_wake or (lambda: AdaptiveWake(clock))
         self._namespaces: dict[str, pollers.NamespacePolls] = {}
-        self._progress = waits.Progress()
+        self._progress = Progress()
         self._holds: bool | None = None
         self._closing = False
 
@@ -91,7 +92,7 @@ class Bridge:
         )
         if path in _WORK_AFTERWARDS:
             self._work_may_come()
-            self._progress.happened()
+            self._progress.happened(step_of(path, data))
         return answer
 
     @property
@@ -102,7 +103,7 @@ class Bridge:
     async def close(self) -> None:
         """Answer what waits."""
         self._closing = True
-        self._progress.happened()
+        self._progress.happened(Step())
         for each in self._namespaces.values():
             await each.close()
 

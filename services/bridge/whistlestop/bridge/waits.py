@@ -6,25 +6,28 @@ bridge asks, and asks again at growing intervals, or at once when something was 
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
+from temporalio.api.enums.v1 import workflow_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.bridge.counters import WAIT
-from whistlestop.common.clock import SECOND_NS, wait_until
+from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from whistlestop.bridge.progress import Progress
     from whistlestop.bridge.target import Target
     from whistlestop.common.clock import Clock
 
 _SERVICE: Final = "/temporal.api.workflowservice.v1.WorkflowService/"
 HISTORY: Final = _SERVICE + "GetWorkflowExecutionHistory"
 UPDATE: Final = _SERVICE + "PollWorkflowExecutionUpdate"
+
+_CLOSE_EVENT: Final = enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
 
 ASK_S = 1.2
 """The deadline of one question: what there is, with hardly a wait."""
@@ -46,27 +49,6 @@ def waits_in(path: str, data: bytes) -> str | None:
     return None
 
 
-class Progress:
-    """Wakes those who wait, when something was completed through the bridge."""
-
-    def __init__(self) -> None:
-        self._waiting: set[asyncio.Event] = set()
-
-    def happened(self) -> None:
-        for event in self._waiting:
-            event.set()
-
-    async def wait(self, clock: Clock, until_ns: int) -> bool:
-        """Whether something happened before `until_ns`."""
-        event = asyncio.Event()
-        self._waiting.add(event)
-        try:
-            await wait_until(clock, until_ns, event.wait())
-        finally:
-            self._waiting.discard(event)
-        return event.is_set()
-
-
 async def wait(
     target: Target,
     clock: Clock,
@@ -78,6 +60,7 @@ async def wait(
 ) -> bytes:
     """Ask until there is news or the caller's time is over; then the last answer stands. Raises ServiceError."""
     has_news = _has_history if path == HISTORY else _update_watcher(data)
+    workflow_id, only_end = _awaited(path, data)
     began_ns = clock.now_ns()
     end_ns = began_ns + int(LONG_POLL_S * SECOND_NS)
     if deadline_ns is not None:
@@ -97,8 +80,17 @@ async def wait(
                 raise ServiceError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
             return answer
         pause_s = min(max((now_ns - began_ns) / SECOND_NS * _SHARE, _FIRST_S), _MOST_S)
-        if await progress.wait(clock, min(end_ns, now_ns + int(pause_s * SECOND_NS))):
+        until_ns = min(end_ns, now_ns + int(pause_s * SECOND_NS))
+        if await progress.wait(clock, until_ns, workflow_id, only_end=only_end):
             began_ns = clock.now_ns()
+
+
+def _awaited(path: str, data: bytes) -> tuple[str, bool]:
+    """Of which workflow something is awaited, and whether it is its end."""
+    if path == UPDATE:
+        return rr.PollWorkflowExecutionUpdateRequest.FromString(data).update_ref.workflow_execution.workflow_id, False
+    request = rr.GetWorkflowExecutionHistoryRequest.FromString(data)
+    return request.execution.workflow_id, request.history_event_filter_type == _CLOSE_EVENT
 
 
 def _has_history(answer: bytes) -> bool:

@@ -1,0 +1,91 @@
+"""Which waits of clients are to be asked again at once, when a call went through the bridge.
+
+Rules of this file: only those for the workflow that the call is about, and those for an end only when it may end it.
+What can't be told counts as being about everything. A wait that is passed over asks again in its own time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.message import DecodeError
+from temporalio.api.enums.v1 import command_type_pb2 as commands
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from whistlestop.common.clock import wait_until
+from whistlestop.common.proto.internal_pb2 import TaskToken
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from whistlestop.common.clock import Clock
+
+_COMPLETED: Final = "RespondWorkflowTaskCompleted"
+_BY_TOKEN: Final[Mapping[str, Any]] = {
+    _COMPLETED: rr.RespondWorkflowTaskCompletedRequest,
+    "RespondWorkflowTaskFailed": rr.RespondWorkflowTaskFailedRequest,
+    "RespondActivityTaskCompleted": rr.RespondActivityTaskCompletedRequest,
+    "RespondActivityTaskFailed": rr.RespondActivityTaskFailedRequest,
+    "RespondActivityTaskCanceled": rr.RespondActivityTaskCanceledRequest,
+    "RespondQueryTaskCompleted": rr.RespondQueryTaskCompletedRequest,
+}
+_BY_EXECUTION: Final[Mapping[str, Any]] = {
+    "SignalWorkflowExecution": rr.SignalWorkflowExecutionRequest,
+    "RequestCancelWorkflowExecution": rr.RequestCancelWorkflowExecutionRequest,
+}
+_ENDS: Final = frozenset({
+    commands.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION, commands.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION,
+    commands.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION, commands.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a call may have brought about."""
+
+    workflow_id: str = ""
+    """Empty: of any workflow."""
+    ends: bool = True
+    """It may have ended the workflow."""
+
+
+def step_of(path: str, data: bytes) -> Step:
+    """By the call's name and request."""
+    name = path.rpartition("/")[2]
+    try:
+        if name in _BY_TOKEN:
+            request = _BY_TOKEN[name].FromString(data)
+            workflow_id = TaskToken.FromString(request.task_token).workflow_id
+            ends = name == _COMPLETED and any(command.command_type in _ENDS for command in request.commands)
+            return Step(workflow_id, ends)
+        if name in _BY_EXECUTION:
+            return Step(_BY_EXECUTION[name].FromString(data).workflow_execution.workflow_id, ends=False)
+        if name == "StartWorkflowExecution":
+            return Step(rr.StartWorkflowExecutionRequest.FromString(data).workflow_id)
+    except DecodeError:
+        pass  # the target says what is wrong with it
+    return Step()
+
+
+class Progress:
+    """Wakes those who wait."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.Event, tuple[str, bool]] = {}
+
+    def happened(self, step: Step) -> None:
+        for event, (workflow_id, only_end) in self._waiting.items():
+            if step.workflow_id in ("", workflow_id) and (step.ends or not only_end):
+                event.set()
+
+    async def wait(self, clock: Clock, until_ns: int, workflow_id: str, *, only_end: bool) -> bool:
+        """Whether something of the workflow happened (`only_end`: that may have ended it) before `until_ns`."""
+        event = asyncio.Event()
+        self._waiting[event] = (workflow_id, only_end)
+        try:
+            await wait_until(clock, until_ns, event.wait())
+        finally:
+            del self._waiting[event]
+        return event.is_set()
