@@ -259,11 +259,11 @@ async def test_a_clients_wait_is_not_asked_again_for_what_is_not_about_it(bench:
         waits.append(asyncio.ensure_future(bench.call("GetWorkflowExecutionHistory", request.SerializeToString())))
     await bench.advance(10)
 
-    async def completed(workflow_id: str, command: int) -> int:
+    async def completed(workflow_id: str, command: Any) -> int:
         before = len(bench.target.named("GetWorkflowExecutionHistory"))
         token = TaskToken(workflow_id=workflow_id).SerializeToString()
         answer = rr.RespondWorkflowTaskCompletedRequest(task_token=token)
-        answer.commands.add(command_type=command)  # type: ignore[arg-type]  # as above
+        answer.commands.add(command_type=command)
         call = asyncio.ensure_future(bench.call("RespondWorkflowTaskCompleted", answer.SerializeToString()))
         await bench.advance(0.02)
         await call
