@@ -159,7 +159,7 @@ def idle_month(*, sweep_minutes: float = 15.0, sweep_ms: float = 50.0, memory_mb
 
 
 def idle_worker_month(
-    *, calls_a_minute: float = 3.0, wake_channel: bool = False, mean_ms: float = 30.0, memory_mb: int = 512
+    *, calls_a_minute: float = 2.0, wake_channel: bool = False, mean_ms: float = 30.0, memory_mb: int = 512
 ) -> Usage:
     """A worker without work behind a bridge. A call is two invocations: the frontend, which asks matching."""
     calls = Usage.of_calls(2 * calls_a_minute * MINUTES_A_MONTH, mean_ms, memory_mb)
