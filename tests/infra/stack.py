@@ -31,10 +31,10 @@ INFRA = Path(__file__).resolve().parents[2] / "infra"
 _CALL_S = 90
 
 
-def sam(*arguments: str, environ: dict[str, str]) -> str:
+def sam(*arguments: str, environ: dict[str, str], folder: Path = INFRA) -> str:
     """Run the SAM command line beside the template; what it printed."""
     done = subprocess.run(
-        [str(ensure("sam") / "sam"), *arguments], cwd=INFRA, env={**os.environ, "SAM_CLI_TELEMETRY": "0", **environ},
+        [str(ensure("sam") / "sam"), *arguments], cwd=folder, env={**os.environ, "SAM_CLI_TELEMETRY": "0", **environ},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -76,8 +76,8 @@ class Stack:
         sam("delete", "--stack-name", self.name, "--no-prompts", "--region", REGION, environ=self.server.client_environ)
 
 
-def deploy(name: str, server: LocalStack, build: Path, **parameters: str) -> Stack:
-    """Build the bundles for this interpreter, and deploy."""
+def deploy(name: str, server: LocalStack, build: Path, *, folder: Path = INFRA, **parameters: str) -> Stack:
+    """Build the bundles of the template in `folder` for this interpreter, and deploy."""
     target = here()
     environ = {
         **server.client_environ,
@@ -87,7 +87,9 @@ def deploy(name: str, server: LocalStack, build: Path, **parameters: str) -> Sta
     }
     chosen = {"PythonRuntime": target.runtime, "Architecture": target.architecture, **parameters}
     overrides = [f'{key}="{value}"' for key, value in chosen.items()]
-    sam("build", "--build-dir", str(build), environ=environ)
+    sam(
+        "build", "--build-dir", str(build), "--config-file", str(INFRA / "samconfig.toml"), environ=environ, folder=folder,
+    )  # fmt: skip
     sam(
         "deploy", "--template-file", str(build / "template.yaml"), "--config-file", str(INFRA / "samconfig.toml"),
         "--stack-name", name, "--no-progressbar", "--parameter-overrides", *overrides, environ=environ,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from tests.bridge import programs
 from tests.functions.client import QUEUE, SECOND_NS, new_events, said, short_name
 from tests.functions.talk import ask
 from tests.infra.dns import door_to
-from tests.infra.stack import Deployed, Stack, deploy
+from tests.infra.stack import INFRA, Deployed, Stack, deploy
 from tests.parity import commands
 from tests.parity.puppet import payloads
 from whistlestop.bridge import connect
@@ -32,6 +33,9 @@ from whistlestop.storage.postgres import PostgresStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from temporalio.api.history.v1.message_pb2 import HistoryEvent
 
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.sdk]
 
@@ -52,7 +56,10 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
     async with contextlib.AsyncExitStack() as exits:
         url = await exits.enter_async_context(postgres.migrated_database())
         server = exits.enter_context(running(PORT, folder))
-        yield deploy(NAME, server, folder / "build", DatabaseUrl=url, SweepRate="rate(1 day)")
+        yield deploy(
+            NAME, server, folder / "build", DatabaseUrl=url, SweepRate="rate(1 day)",
+            WorkerFunctionArns=f"arn:aws:lambda:{REGION}:000000000000:function:{NAME}-worker-*",
+        )  # fmt: skip
         store = PostgresStore(url, pool_size=1)
         await store.open()
         findings = await store.check(10)
@@ -227,6 +234,82 @@ async def test_a_lost_wake_is_found_by_the_sweep(stack: Stack, cloud: Deployed) 
     stack.server.ahead(25 * HOUR_S)
     await _event_comes(cloud, "lost", "TimerFired")
     await cloud.step(commands.complete_workflow())
+
+
+async def test_a_pushed_worker_serves_a_workflow_that_finds_nobody(
+    stack: Stack, cloud: Deployed, tmp_path: Path
+) -> None:
+    """The worker template that we ship: nobody polls, a function is started, works through the URL, and is gone."""
+    with door_to(stack.outputs["Endpoint"], PORT) as url:
+        worker = deploy(
+            f"{NAME}-worker-1", stack.server, tmp_path / "build", folder=INFRA / "worker", FrontendUrl=url,
+            FrontendFunctionArn=stack.outputs["FrontendFunctionArn"], DeploymentName="shop", BuildId="1",
+            TaskQueue="pushed", Timeout="25",
+        )  # fmt: skip
+        version = {"deployment_name": "shop", "build_id": "1"}
+        await cloud.call("CreateWorkerDeployment", deployment_name="shop", request_id="shop")
+        details = json.dumps({"arn": worker.outputs["WorkerFunctionArn"]}).encode()
+        provider = {"type": "aws-lambda", "details": {"metadata": {"encoding": b"json/plain"}, "data": details}}
+        await cloud.call(
+            "CreateWorkerDeploymentVersion", deployment_version=version, request_id="1",
+            compute_config={"scaling_groups": {"default": {"provider": provider}}},
+        )  # fmt: skip
+        await _registers(cloud, version)
+        await cloud.call("SetWorkerDeploymentCurrentVersion", deployment_name="shop", build_id="1")
+        await _worker_leaves(cloud)
+        await cloud.call(
+            "StartWorkflowExecution", workflow_id="pushed", request_id="pushed", workflow_type={"name": "Greeting"},
+            task_queue={"name": "pushed"}, input=payloads("you"),
+        )  # fmt: skip
+        closed = await _ends(cloud, "pushed")
+        assert closed.workflow_execution_completed_event_attributes.result == said("Hello, you!")
+        workers = await _workers(cloud, "pushed")
+        assert len(workers) == 1, "one was enough"
+        assert workers.pop().endswith(f":function:{NAME}-worker-1"), "the SDK names its invocation and its function"
+        described = await cloud.call("DescribeWorkerDeployment", deployment_name="shop")
+        (summary,) = described.worker_deployment_info.version_summaries
+        assert summary.compute_status.provider_validation.error_message == ""
+        await _worker_leaves(cloud)
+    worker.delete()
+
+
+async def _registers(cloud: Deployed, version: dict[str, str]) -> None:
+    """The worker that was started when the version was made polls its queues."""
+    async with asyncio.timeout(SDK_S):
+        while True:
+            described = await cloud.call("DescribeWorkerDeploymentVersion", deployment_version=version)
+            if len(described.version_task_queues) == 2:
+                return
+            await asyncio.sleep(0.5)
+
+
+async def _ends(cloud: Deployed, workflow_id: str) -> HistoryEvent:
+    """Its last event."""
+    async with asyncio.timeout(SDK_S):
+        while True:
+            closed = await cloud.close_event(workflow_id)
+            if closed is not None:
+                return closed
+            await asyncio.sleep(0.5)
+
+
+async def _worker_leaves(cloud: Deployed) -> None:
+    """Its time is over, and it has said goodbye."""
+    async with asyncio.timeout(SDK_S):
+        while True:
+            described = await cloud.call("DescribeTaskQueue", task_queue={"name": "pushed"}, task_queue_type=1)
+            if not described.pollers:
+                return
+            await asyncio.sleep(0.5)
+
+
+async def _workers(cloud: Deployed, workflow_id: str) -> set[str]:
+    """Who worked on it."""
+    return {
+        event.workflow_task_started_event_attributes.identity or event.activity_task_started_event_attributes.identity
+        for event in await cloud.history(workflow_id)
+        if short_name(event) in ("WorkflowTaskStarted", "ActivityTaskStarted")
+    }
 
 
 def test_no_wake_failed(stack: Stack) -> None:
