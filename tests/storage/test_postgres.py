@@ -68,7 +68,7 @@ async def test_a_fresh_database_says_that_it_must_be_migrated(url: str) -> None:
     assert (await store.schema_version())[0] == 0
     with pytest.raises(SchemaMismatch, match="db migrate"):
         await store.get_execution(run_key())
-    assert await store.migrate() == ["0001_initial", "0002_nexus_endpoints"]
+    assert await store.migrate() == ["0001_initial", "0002_nexus_endpoints", "0003_visibility_by_division"]
     await store.close()
 
 
@@ -85,7 +85,7 @@ async def test_those_who_migrate_at_once_do_it_once(url: str) -> None:
     for store in stores:
         await store.open()
     done = await asyncio.gather(*(store.migrate() for store in stores))
-    assert sorted(name for each in done for name in each) == ["0001_initial", "0002_nexus_endpoints"]
+    assert sorted(name for each in done for name in each) == ["0001_initial", "0002_nexus_endpoints", "0003_visibility_by_division"]
     for store in stores:
         await store.close()
 

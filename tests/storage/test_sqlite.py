@@ -43,7 +43,7 @@ async def test_a_fresh_database_says_that_it_must_be_migrated(tmp_path: Path) ->
     assert (await store.schema_version())[0] == 0
     with pytest.raises(SchemaMismatch, match="db migrate"):
         await store.get_execution(run_key())
-    assert await store.migrate() == ["0001_initial", "0002_nexus_endpoints"]
+    assert await store.migrate() == ["0001_initial", "0002_nexus_endpoints", "0003_visibility_by_division"]
     await store.close()
 
 

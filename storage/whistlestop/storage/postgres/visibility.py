@@ -9,12 +9,12 @@ from whistlestop.storage.postgres.statement import numbered
 from whistlestop.storage.postgres.transition import VISIBILITY_COLUMNS
 from whistlestop.storage.records import ExecutionKey, VisibilityRow
 from whistlestop.storage.visibility import (
-    ORDER_BY,
     POSTGRES,
     PageKey,
     Query,
     group_by_columns,
-    page_clause,
+    list_clause,
+    page_steps,
     parse_page_token,
     where_clause,
 )
@@ -31,13 +31,16 @@ class PostgresVisibility(PostgresBase):
     async def list_visibility(
         self, namespace_id: str, query: Query, limit: int, after: bytes
     ) -> tuple[list[VisibilityRow], bytes]:
-        where, values = where_clause(query, POSTGRES)
-        behind, more = page_clause(parse_page_token(after), POSTGRES)
-        sql = numbered(
-            f"SELECT {_COLUMNS} FROM executions_visibility WHERE namespace_id = %s AND {where} AND {behind}"
-            f" ORDER BY {ORDER_BY} LIMIT %s"
-        )
-        rows = await self._all(sql, (namespace_id, *values, *more, limit + 1))
+        where, values = list_clause(query, POSTGRES)
+        rows: list[Any] = []
+        for behind, more, order in page_steps(query, parse_page_token(after), POSTGRES):
+            sql = numbered(
+                f"SELECT {_COLUMNS} FROM executions_visibility WHERE namespace_id = %s AND {where} AND {behind}"
+                f" ORDER BY {order} LIMIT %s"
+            )
+            rows += await self._all(sql, (namespace_id, *values, *more, limit + 1 - len(rows)))
+            if len(rows) > limit:
+                break
         found = [_row(row) for row in rows[:limit]]
         if len(rows) <= limit or not found:
             return found, b""

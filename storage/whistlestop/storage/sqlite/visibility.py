@@ -8,12 +8,12 @@ from whistlestop.storage.records import ExecutionKey, VisibilityRow
 from whistlestop.storage.sqlite.base import SqliteBase
 from whistlestop.storage.sqlite.transition import VISIBILITY_COLUMNS
 from whistlestop.storage.visibility import (
-    ORDER_BY,
     SQLITE,
     PageKey,
     Query,
     group_by_columns,
-    page_clause,
+    list_clause,
+    page_steps,
     parse_page_token,
     where_clause,
 )
@@ -30,13 +30,16 @@ class SqliteVisibility(SqliteBase):
     async def list_visibility(
         self, namespace_id: str, query: Query, limit: int, after: bytes
     ) -> tuple[list[VisibilityRow], bytes]:
-        where, values = where_clause(query, SQLITE)
-        behind, more = page_clause(parse_page_token(after), SQLITE)
-        rows = await self._list(
-            f"SELECT {_COLUMNS} FROM executions_visibility WHERE namespace_id = ? AND {where} AND {behind}"
-            f" ORDER BY {ORDER_BY} LIMIT ?",
-            (namespace_id, *values, *more, limit + 1),
-        )
+        where, values = list_clause(query, SQLITE)
+        rows: list[Any] = []
+        for behind, more, order in page_steps(query, parse_page_token(after), SQLITE):
+            rows += await self._list(
+                f"SELECT {_COLUMNS} FROM executions_visibility WHERE namespace_id = ? AND {where} AND {behind}"
+                f" ORDER BY {order} LIMIT ?",
+                (namespace_id, *values, *more, limit + 1 - len(rows)),
+            )
+            if len(rows) > limit:
+                break
         found = [_row(row) for row in rows[:limit]]
         if len(rows) <= limit or not found:
             return found, b""

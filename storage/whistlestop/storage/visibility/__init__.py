@@ -2,8 +2,9 @@
 
     query = parse("WorkflowType = 'order' AND CustomerId = 'c1'", custom={"CustomerId": AttributeType.Keyword})
     sql, parameters = where_clause(query, SQLITE)            # or POSTGRES; a condition on `executions_visibility`
-    behind, more = page_clause(parse_page_token(token), SQLITE)
-    # SELECT ... WHERE namespace_id = ? AND {sql} AND {behind} ORDER BY {ORDER_BY} LIMIT ?
+    sql, parameters = list_clause(query, SQLITE)             # the same, for use with these:
+    for behind, more, order in page_steps(query, parse_page_token(token), SQLITE):    # until the page is full
+        # SELECT ... WHERE namespace_id = ? AND {sql} AND {behind} ORDER BY {order} LIMIT ?
     # the next token: PageKey(close_time, start_time, run_id of the last row).token()
 
     columns, values = group_by_columns(query, SQLITE)        # SELECT {columns}, COUNT(*) ... GROUP BY 1
@@ -51,7 +52,8 @@ from whistlestop.storage.visibility.sql import (
     PageKey,
     group_by_columns,
     group_payloads,
-    page_clause,
+    list_clause,
+    page_steps,
     parse_page_token,
     where_clause,
 )
@@ -86,8 +88,9 @@ __all__ = [
     "group_payloads",
     "is_reserved",
     "is_valid_name",
+    "list_clause",
     "matches",
-    "page_clause",
+    "page_steps",
     "parse",
     "parse_page_token",
     "payload_type",

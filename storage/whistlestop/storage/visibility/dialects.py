@@ -23,6 +23,8 @@ class Dialect(Protocol):
     """SQL text never holds what a user wrote: names and values are parameters."""
 
     placeholder: str
+    division: str
+    """The namespace division, `-` where there is none: as the index of lists has it, letter by letter."""
 
     def attribute(self, attribute: Attribute) -> Fragment:
         """The value in the JSON object, NULL where missing or of another type. Not for KeywordList."""
@@ -57,6 +59,10 @@ class SqliteDialect:
     """SQLite 3.38 or newer."""
 
     placeholder = "?"
+    division = (
+        "COALESCE(CASE WHEN json_type(search_attributes, '$.TemporalNamespaceDivision') = 'text'"
+        " THEN json_extract(search_attributes, '$.TemporalNamespaceDivision') END, '-')"
+    )
 
     _TYPES: ClassVar = {
         AttributeType.Text: "('text')",
@@ -103,6 +109,10 @@ class PostgresDialect:
     """Postgres 14 or newer and Aurora DSQL, through psycopg."""
 
     placeholder = "%s"
+    division = (
+        "COALESCE(CASE WHEN jsonb_typeof(search_attributes::jsonb -> 'TemporalNamespaceDivision') = 'string'"
+        " THEN search_attributes::jsonb ->> 'TemporalNamespaceDivision' END, '-')"
+    )
 
     _OBJECT = "search_attributes::jsonb"
     _TYPES: ClassVar = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from whistlestop.storage.visibility.attributes import MAX_INT, Attribute, AttributeType, encode_value
 from whistlestop.storage.visibility.errors import InvalidPageToken
-from whistlestop.storage.visibility.literals import STATUS_NAMES, Scalar
+from whistlestop.storage.visibility.literals import STATUS_NAMES, STATUS_NUMBERS, Scalar
 from whistlestop.storage.visibility.query import (
     And,
     Between,
@@ -61,8 +61,18 @@ _COLUMNS = {
 OPEN_CLOSE_TIME = MAX_INT
 """What stands for the close time of an open run in the order of a list, and in the index that serves it."""
 
+DIVISION = "TemporalNamespaceDivision"
+"""Nearly every list asks for one value of it, or for none: an index begins with it."""
+
+NO_DIVISION = "-"
+"""What that index has where there is none."""
+
 _CLOSE_TIME = f"COALESCE(close_time, {OPEN_CLOSE_TIME})"
 
+_OPEN, _CLOSED = f"{_CLOSE_TIME} = {OPEN_CLOSE_TIME}", f"{_CLOSE_TIME} < {OPEN_CLOSE_TIME}"
+_OPEN_STATUSES = frozenset({STATUS_NUMBERS["Running"], STATUS_NUMBERS["Paused"]})
+
+_ORDER_OF_OPEN = "start_time DESC, run_id"
 ORDER_BY = f"{_CLOSE_TIME} DESC, start_time DESC, run_id"
 """The order of a list, without the keyword. (Run ids are ASCII, so that any collation gives one order per store.)"""
 
@@ -71,7 +81,50 @@ def where_clause(query: Query, dialect: Dialect) -> tuple[str, list[Parameter]]:
     """The condition, without WHERE and without one on the namespace id."""
     if query.where is None:
         return "1 = 1", []
-    return _compile(query.where, dialect)
+    text, parameters = _required(query.where, dialect)
+    bound = _close_time_bound(query.where)
+    return (f"({text}) AND {bound}" if bound else text), parameters
+
+
+def list_clause(query: Query, dialect: Dialect) -> tuple[str, list[Parameter]]:
+    """As `where_clause`, for use with a step of `page_steps`, which says the rest."""
+    return ("1 = 1", []) if query.where is None else _required(query.where, dialect)
+
+
+def _required(where: Expression, dialect: Dialect) -> Fragment:
+    """As `_compile`, of what a row has to meet: there division and close time stand as the index of lists has them.
+
+    An open run counts as one that closes at the end of time: see `_close_time_bound`.
+    """
+    match where:
+        case And(items):
+            return _balanced(" AND ", [_required(item, dialect) for item in _deepest_first(items)])
+        case IsNull(attribute, False) if attribute.name == DIVISION:
+            return f"{dialect.division} = '{NO_DIVISION}'", []
+        case Compare(attribute, "=", value) if attribute.name == DIVISION and value != NO_DIVISION:
+            return f"{dialect.division} = {dialect.placeholder}", [dialect.parameter(value, attribute.type)]
+        case Compare(attribute, "=" | "<" | "<=" | ">" | ">=" as operator, value) if attribute.name == "CloseTime":
+            return f"{_CLOSE_TIME} {operator} {dialect.placeholder}", [dialect.parameter(value, attribute.type)]
+    return _compile(where, dialect)
+
+
+def _close_time_bound(where: Expression) -> str:
+    """What a filter for open runs, or for closed ones, says of the close time: then the index seeks past the others."""
+    match where:
+        case And(items):
+            return next(filter(None, map(_close_time_bound, items)), "")
+        case IsNull(attribute, negated) if attribute.name == "CloseTime":
+            return _CLOSED if negated else _OPEN
+        case Compare(attribute, "=" | "<" | "<=" | ">" | ">=", _) | Between(attribute, _, _, False) if (
+            attribute.name == "CloseTime"
+        ):
+            return _CLOSED
+        case Compare(attribute, "=", value) if attribute.name == "ExecutionStatus":
+            return _OPEN if value in _OPEN_STATUSES else _CLOSED
+        case In(attribute, values, False) if attribute.name == "ExecutionStatus":
+            wanted = {value in _OPEN_STATUSES for value in values}
+            return (_OPEN if True in wanted else _CLOSED) if len(wanted) == 1 else ""
+    return ""
 
 
 def group_by_columns(query: Query, dialect: Dialect) -> tuple[list[str], list[Parameter]]:
@@ -128,18 +181,34 @@ def _is_key(close_time_us: int | None, start_time_us: int, run_id: str) -> bool:
     return numbers_fit and run_id.isascii() and run_id.isprintable()
 
 
-def page_clause(after: PageKey | None, dialect: Dialect) -> tuple[str, list[Parameter]]:
-    """The condition that rows behind `after` meet, in the order ORDER_BY."""
+def page_steps(query: Query, after: PageKey | None, dialect: Dialect) -> list[tuple[str, list[Parameter], str]]:
+    """Conditions that together find the rows behind `after`, and how to order what meets them.
+
+    What meets an earlier one comes first; the orders are ORDER_BY, less what is the same in all of a step. Each is one
+    seek in the index; put together with OR they would read all that stands before `after`, too.
+    """
+    bound = "" if query.where is None else _close_time_bound(query.where)
     if after is None:
-        return "1 = 1", []
+        return [(bound or "1 = 1", [], _ORDER_OF_OPEN if bound == _OPEN else ORDER_BY)]
     mark = dialect.placeholder
     close_time = OPEN_CLOSE_TIME if after.close_time_us is None else after.close_time_us
-    # The first condition is implied by the second: it lets the index seek instead of scan.
-    text = (
-        f"({_CLOSE_TIME} <= {mark} AND ({_CLOSE_TIME} < {mark} OR start_time < {mark}"
-        f" OR (start_time = {mark} AND run_id > {mark})))"
-    )
-    return text, [close_time, close_time, after.start_time_us, after.start_time_us, after.run_id]
+    if bound == _CLOSED and after.close_time_us is None:
+        return [(bound, [], ORDER_BY)]
+    steps: list[tuple[str, list[Parameter], str]] = [
+        (
+            f"({_CLOSE_TIME} = {mark} AND start_time = {mark} AND run_id > {mark})",
+            [close_time, after.start_time_us, after.run_id],
+            "run_id",
+        ),
+        (
+            f"({_CLOSE_TIME} = {mark} AND start_time < {mark})",
+            [close_time, after.start_time_us],
+            _ORDER_OF_OPEN,
+        ),
+    ]
+    if bound != _OPEN:
+        steps.append((f"{_CLOSE_TIME} < {mark}", [close_time], ORDER_BY))
+    return steps
 
 
 def _compile(expression: Expression, dialect: Dialect) -> Fragment:

@@ -35,11 +35,7 @@ if TYPE_CHECKING:
 
 ID_PREFIX = "temporal-sys-scheduler:"
 DIVISION = Division(
-    # With the range of workflow ids, which an index has: other runs need not be looked at.
-    base=(
-        "TemporalNamespaceDivision = 'TemporalScheduler' AND ExecutionStatus = 'Running'"
-        f" AND WorkflowId BETWEEN '{ID_PREFIX}' AND '{ID_PREFIX[:-1]};'"
-    ),
+    base="TemporalNamespaceDivision = 'TemporalScheduler' AND ExecutionStatus = 'Running'",
     id_prefix=ID_PREFIX,
     id_alias="ScheduleId",
     columns={"ScheduleId": "WorkflowId"},

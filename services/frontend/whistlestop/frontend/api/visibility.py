@@ -74,7 +74,8 @@ async def list_closed_workflow_executions(
     frontend: Frontend, request: service_pb.ListClosedWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListClosedWorkflowExecutionsResponse:
     """Deprecated: closed ones by their close time."""
-    clauses = ["ExecutionStatus != 'Running'", *_between("CloseTime", request), *_by_id_or_type(request)]
+    closed = _between("CloseTime", request) or ["CloseTime IS NOT NULL"]
+    clauses = ["ExecutionStatus != 'Running'", *closed, *_by_id_or_type(request)]
     if request.WhichOneof("filters") == "status_filter":
         status = request.status_filter.status
         if status in (WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED, _RUNNING):
