@@ -80,9 +80,9 @@ async def _poll(cloud: Cloud) -> Any:
     return await cloud.call("PollWorkflowTaskQueue", task_queue=QUEUE, identity="w", deployment_options=OPTIONS)
 
 
-async def _leave(cloud: Cloud) -> None:
+async def _leave(cloud: Cloud, **fields: Any) -> None:
     heartbeat = {"deployment_version": VERSION}
-    await cloud.call("ShutdownWorker", task_queue=QUEUE["name"], identity="w", worker_heartbeat=heartbeat)
+    await cloud.call("ShutdownWorker", task_queue=QUEUE["name"], identity="w", worker_heartbeat=heartbeat, **fields)
 
 
 async def test_a_task_starts_a_worker_and_the_next_one_waits_for_it(cloud: Cloud, target: Lambda) -> None:
@@ -101,6 +101,31 @@ async def test_a_task_starts_a_worker_and_the_next_one_waits_for_it(cloud: Cloud
     await _leave(cloud)
     await cloud.start("d")
     assert target.started == 2
+
+
+async def test_a_signal_after_the_worker_has_left_starts_another_at_once(cloud: Cloud, target: Lambda) -> None:
+    """The run is sticky to a worker that has gone: it does not wait for the sticky queue's timeout."""
+    await _version(cloud, target)
+    await cloud.start("a")
+    task = await _poll(cloud)
+    queue = {"name": "w-sticky", "kind": "TASK_QUEUE_KIND_STICKY", "normal_name": QUEUE["name"]}
+    sticky = {"worker_task_queue": queue, "schedule_to_start_timeout": {"seconds": 10}}
+    await cloud.call(
+        "RespondWorkflowTaskCompleted", task_token=task.task_token, deployment_options=OPTIONS,
+        sticky_attributes=sticky, versioning_behavior="VERSIONING_BEHAVIOR_PINNED",
+    )  # fmt: skip
+    await cloud.call("PollWorkflowTaskQueue", task_queue=queue, identity="w", deployment_options=OPTIONS)
+    await cloud.call("SignalWorkflowExecution", workflow_execution={"workflow_id": "a"}, signal_name="s", request_id="1")
+    assert target.started == 1, "its worker is there, and has the task on its sticky queue"
+    task = await cloud.call("PollWorkflowTaskQueue", task_queue=queue, identity="w", deployment_options=OPTIONS)
+    await cloud.call(
+        "RespondWorkflowTaskCompleted", task_token=task.task_token, deployment_options=OPTIONS,
+        sticky_attributes=sticky, versioning_behavior="VERSIONING_BEHAVIOR_PINNED",
+    )  # fmt: skip
+    await _leave(cloud, sticky_task_queue="w-sticky")
+    await cloud.call("SignalWorkflowExecution", workflow_execution={"workflow_id": "a"}, signal_name="s", request_id="2")
+    assert target.started == 2
+    assert (await _poll(cloud)).workflow_execution.workflow_id == "a"
 
 
 async def test_a_worker_that_does_not_come_is_started_again_by_a_wake(cloud: Cloud, target: Lambda) -> None:

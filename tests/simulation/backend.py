@@ -80,6 +80,8 @@ class Hints:
 class LossyEffects:
     """Sometimes nobody in the process is told of a commit."""
 
+    sees_tasks = True
+
     def __init__(self, backend: Backend, inner: Any) -> None:
         self._backend = backend
         self._inner = inner

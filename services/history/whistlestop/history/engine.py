@@ -65,6 +65,9 @@ class Entry:
 class Effects:
     """Who is told of a commit. The server wires these; a function leaves them at doing nothing."""
 
+    sees_tasks = False
+    """Whether somebody who is told looks after sticky tasks whose worker has gone."""
+
     def tasks(self, tasks: Sequence[MatchingTask]) -> None:
         """Fresh matching tasks."""
 
@@ -345,6 +348,8 @@ class Engine:
         deployments = await self.deployments.cached(run.key.namespace_id)
         versioning.route_tasks(run, deployments)
         run.transfers += push.rows_for(run.tasks_added, deployments, self.ids, self.clock.now_ns())
+        if not self.effects.sees_tasks:
+            run.transfers += push.sticky_rows(run, deployments, self.ids, self.clock.now_ns())
 
     async def _write(self, runs: Sequence[Run], transition: Transition) -> None:
         try:

@@ -6,11 +6,15 @@ Rules of this file:
 - What has to be looked at again later (a cool-off, a back-off, workers that should have come by then) is one timer row
   of the version. While nothing waits there is none.
 - Both rows are of the version, not of a run: a target that does not answer holds up no run's other effects.
+- In a function, a task on the sticky queue of a worker that has gone would wait for its timeout before it gets to the
+  version: an outbox row of its own carries it, and whoever delivers that looks whether the worker is still there.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
 from whistlestop.common.clients import decoded
 from whistlestop.common.context import CallContext
@@ -22,7 +26,9 @@ from whistlestop.common.deployments import (
     version_string,
     versioned_queue,
 )
+from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.deployment_pb2 import PushWorkersRequest, PushWorkersResponse
+from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse, ResetStickyTaskRequest
 from whistlestop.history.core.slots import slot_of
 from whistlestop.storage.records import ExecutionKey, TimerTask, TransferTask
 
@@ -31,12 +37,15 @@ if TYPE_CHECKING:
 
     from whistlestop.common.ids import Ids
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+    from whistlestop.history.core.run import Run
     from whistlestop.history.service import History
     from whistlestop.storage.records import MatchingTask
 
 KIND = "push"
 """Of the outbox row and of the timer row."""
 _PREFIX = "temporal-sys-push:"
+_STICKY_PREFIX = "temporal-sys-push-sticky:"
+_WORKFLOW = int(queue_enums.TASK_QUEUE_TYPE_WORKFLOW)
 _REMEMBERED = 10_000
 
 
@@ -54,6 +63,27 @@ def rows_for(
 
 def _row(key: ExecutionKey, ids: Ids, now_ns: int) -> TransferTask:
     return TransferTask(slot_of(key.namespace_id, key.workflow_id), ids.task_id(now_ns), key, KIND, b"", now_ns)
+
+
+def sticky_rows(run: Run, deployments: NamespaceDeployments, ids: Ids, now_ns: int) -> list[TransferTask]:
+    """For a task on a sticky queue of a version whose workers are started on demand."""
+    state = run.state
+    version = state.versioning_info.deployment_version
+    queue = versioned_queue(state.task_queue, version)
+    if not state.sticky_task_queue or pushed_version(deployments, queue, _WORKFLOW) is None:
+        return []
+    rows = []
+    for task in run.tasks_added:
+        if task.key.task_queue == state.sticky_task_queue:
+            request = ResetStickyTaskRequest(
+                execution={"workflow_id": task.workflow_id, "run_id": task.run_id},  # type: ignore[arg-type]
+                scheduled_event_id=task.scheduled_event_id,
+                stamp=task.stamp,
+            )
+            key = ExecutionKey(task.key.namespace_id, _STICKY_PREFIX + task.key.task_queue, "")
+            slot = slot_of(key.namespace_id, key.workflow_id)
+            rows.append(TransferTask(slot, ids.task_id(now_ns), key, KIND, request.SerializeToString(), now_ns))
+    return rows
 
 
 def _key_of(namespace_id: str, version: Version) -> ExecutionKey:
@@ -97,6 +127,9 @@ class Pushes:
 
     async def deliver(self, task: TransferTask) -> None:
         """Tell matching of the task's version; once for all that stand in line now."""
+        if task.data:
+            await self._look_after_sticky(task)
+            return
         if task.task_id in self._told:
             self._told.discard(task.task_id)
             return
@@ -108,6 +141,20 @@ class Pushes:
             await self._service.store.delete_transfer(each)
             if each.task_id != task.task_id:
                 self._told.add(each.task_id)
+
+    async def _look_after_sticky(self, task: TransferTask) -> None:
+        """If nobody polls the sticky queue any more, its task goes to the version's, and that starts a worker."""
+        service = self._service
+        context = CallContext(namespace_id=task.key.namespace_id)
+        asked = HasPollerRequest(task_queue=task.key.workflow_id.removeprefix(_STICKY_PREFIX))
+        answer: Any = decoded(await service.matching.call("HasPoller", asked, context), HasPollerResponse)
+        if not answer.has_poller:
+            try:
+                await service.call("ResetStickyTask", ResetStickyTaskRequest.FromString(task.data), context)
+            except ServiceError as error:
+                if error.code is not Code.NOT_FOUND:
+                    raise
+        await service.store.delete_transfer(task)
 
     async def fire(self, timer: TimerTask) -> None:
         """Look at the version again."""

@@ -128,6 +128,7 @@ class _ServerEffects(Effects):
     def __init__(self, service: History, listener: Callable[[Sequence[MatchingTask]], None] | None) -> None:
         self._service = service
         self._listener = listener
+        self.sees_tasks = listener is not None
 
     def tasks(self, tasks: Sequence[MatchingTask]) -> None:
         if self._listener is not None:
