@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are another package
@@ -14,9 +14,13 @@ from tests.infra.stack import INFRA, sam
 from whistlestop.server.deploy.bundle import DEFAULT
 from whistlestop.server.deploy.target import FUNCTIONS
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 pytestmark = [pytest.mark.timeout(600)]
 
 TEMPLATE = INFRA / "template.yaml"
+WORKER = INFRA / "worker" / "template.yaml"
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # as above
@@ -41,16 +45,18 @@ def template() -> dict[str, Any]:
     return loaded
 
 
-def test_cfn_lint_finds_nothing() -> None:
+@pytest.mark.parametrize("path", [TEMPLATE, WORKER], ids=["server", "worker"])
+def test_cfn_lint_finds_nothing(path: Path) -> None:
     done = subprocess.run(
-        [str(ensure("sam") / "cfn-lint"), str(TEMPLATE)], capture_output=True, text=True, check=False,
+        [str(ensure("sam") / "cfn-lint"), str(path)], capture_output=True, text=True, check=False,
         env={**os.environ, "AWS_DEFAULT_REGION": "eu-central-1"},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_sam_finds_nothing() -> None:
-    said = sam("validate", "--lint", "--template", str(TEMPLATE), environ={"AWS_DEFAULT_REGION": "eu-central-1"})
+@pytest.mark.parametrize("path", [TEMPLATE, WORKER], ids=["server", "worker"])
+def test_sam_finds_nothing(path: Path) -> None:
+    said = sam("validate", "--lint", "--template", str(path), environ={"AWS_DEFAULT_REGION": "eu-central-1"})
     assert "is a valid SAM Template" in said
 
 
@@ -105,6 +111,18 @@ def test_no_role_may_do_anything_to_everything(template: dict[str, Any]) -> None
                 assert statement["Resource"] != "*" or all(action.startswith("xray:Put") for action in actions), name
                 seen += 1
     assert seen > 10
+
+
+def test_matching_alone_may_invoke_workers_and_only_those_that_are_named(template: dict[str, Any]) -> None:
+    for name in ("FrontendRole", "HistoryRole"):
+        assert "WorkerFunctionArns" not in str(template["Resources"][name])
+    policies = template["Resources"]["MatchingRole"]["Properties"]["Policies"]
+    named = {policy["!If"][0]: policy["!If"][1] for policy in policies if "!If" in policy}
+    statements = [named[name]["PolicyDocument"]["Statement"] for name in ("HasWorkerFunctions", "HasWorkerRoles")]
+    assert statements == [
+        [{"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": {"!Ref": "WorkerFunctionArns"}}],
+        [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": {"!Ref": "WorkerRoleArns"}}],
+    ]
 
 
 def test_names_tell_stacks_apart(template: dict[str, Any]) -> None:
