@@ -8,6 +8,7 @@ Environment:
     WHISTLESTOP_LOG_LEVEL            INFO
     WHISTLESTOP_METRICS              on: see `common.doors.counts`
     WHISTLESTOP_TRACING              Active: see `common.doors.traces`
+    WHISTLESTOP_TIME_SKIPPING        true: workflows may skip time, each for itself
     WHISTLESTOP_AUTH_MODE            AWS_IAM: AWS asked the callers who they are, before they came here
     and who else may call            see `frontend.auth.config`; with nothing of it, nobody may
 """
