@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from whistlestop.common.clock import SECOND_NS, FakeClock
+from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.timers import FOREIGN_NS, HORIZON_NS, TimerProcessor
 from whistlestop.storage.records import SLOTS, ExecutionKey, TimerTask
 
@@ -126,6 +127,6 @@ async def test_a_row_that_a_later_commit_of_this_process_moved_is_not_looked_at(
     await bench.start()
     timer = bench.timer("moved", MINE, 1)
     bench.processor.hint(timer)
-    bench.cached[timer.key] = SimpleNamespace(state=SimpleNamespace(alarm_ns=timer.fire_at_ns + SECOND_NS))
+    bench.cached[timer.key] = SimpleNamespace(state=MutableState(alarm_ns=timer.fire_at_ns + SECOND_NS))
     await bench.advance(1.5)
     assert bench.fired == []
