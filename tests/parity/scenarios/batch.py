@@ -103,6 +103,82 @@ async def resets_to_the_first_task(p: Puppet) -> None:
 
 
 @scenario
+async def resets_and_changes_options_of_the_new_run(p: Puppet) -> None:
+    """A signal after the reset is in the API, and refused by the server: that batch ends with a failure."""
+    await p.start()
+    await p.step(complete_workflow("r"))
+    options = {
+        "workflow_execution_options": {"versioning_override": {"auto_upgrade": True}},
+        "update_mask": {"paths": ["versioning_override"]},
+    }
+    operations: dict[str, dict[str, Any]] = {
+        "signal": {"signal_workflow": {"signal_name": "after", "input": payloads("x")}},
+        "options": {"update_workflow_options": options},
+    }
+    for name, operation in operations.items():
+        reset = {
+            "options": {"first_workflow_task": {}}, "identity": "client", "post_reset_operations": [operation],
+        }  # fmt: skip
+        await _batch(p, name, executions=[p.execution()], reset_operation=reset)
+    await p.history()
+    await p.terminate()
+
+
+@scenario
+async def updates_options_of_workflows(p: Puppet) -> None:
+    ids = await _two(p)
+    options = {"versioning_override": {"auto_upgrade": True}}
+    await _batch(
+        p, visibility_query=_query(p),
+        update_workflow_options_operation={
+            "identity": "client", "workflow_execution_options": options,
+            "update_mask": {"paths": ["versioning_override"]},
+        },
+    )  # fmt: skip
+    for each in ids:
+        described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution(each))
+        p.note("override", p.normalised(described.workflow_execution_info.versioning_info))
+        await p.history(each)
+        await p.terminate(each)
+
+
+async def _failed_once(p: Puppet) -> None:
+    """A workflow with an activity whose second attempt waits for an hour."""
+    await p.start()
+    retry = {"initial_interval": seconds(3600), "backoff_coefficient": 1.0}
+    await p.step(activity("a", p.task_queue, retry_policy=retry, schedule_to_close_timeout=seconds(36000)))
+    await p.fail_activity(await p.activity_task(record=False))
+
+
+@scenario
+async def resets_activities(p: Puppet) -> None:
+    await _failed_once(p)
+    await _batch(p, executions=[p.execution()], reset_activities_operation={"type": "Act", "identity": "client"})
+    task = await p.activity_task()
+    p.note("attempt", task.attempt)
+    await p.complete_activity(task)
+    await p.terminate()
+
+
+@scenario
+async def updates_options_of_activities(p: Puppet) -> None:
+    """Not with `restore_original`: the real server, version 1.32, does not survive that."""
+    await _failed_once(p)
+    await _batch(
+        p, executions=[p.execution()],
+        update_activity_options_operation={
+            "match_all": True, "identity": "client",
+            "activity_options": {"start_to_close_timeout": seconds(7), "retry_policy": {"maximum_attempts": 4}},
+            "update_mask": {"paths": ["start_to_close_timeout", "retry_policy.maximum_attempts"]},
+        },
+    )  # fmt: skip
+    described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution())
+    for each in described.pending_activities:
+        p.note("options", p.normalised(each.activity_options))
+    await p.terminate()
+
+
+@scenario
 async def unpauses_activities(p: Puppet) -> None:
     await p.start()
     await p.step(activity("a", p.task_queue))

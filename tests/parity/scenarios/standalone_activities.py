@@ -464,3 +464,17 @@ async def links_and_callbacks(p: Puppet) -> None:
     callback = {"nexus": {"url": "temporal://system", "header": {"Temporal-Callback-Token": "x"}}}
     await _start(p, "b", completion_callbacks=[callback])
     await _describe(p, "b")
+
+
+@scenario
+async def no_workflow_stands_behind_an_activity(p: Puppet) -> None:
+    """The RPCs of workflows do not reach what an activity is made of."""
+    await _start(p)
+    behind = {"workflow_id": f"temporal-sys-activity:{p.id('a')}"}
+    await p.refused("TerminateWorkflowExecution", workflow_execution=behind)
+    await p.refused("RequestCancelWorkflowExecution", workflow_execution=behind)
+    await p.refused("SignalWorkflowExecution", workflow_execution=behind, signal_name="s")
+    await p.refused("DescribeWorkflowExecution", execution=behind)
+    await p.refused("GetWorkflowExecutionHistory", execution=behind)
+    await p.refused("DeleteWorkflowExecution", workflow_execution=behind)
+    await p.refused("QueryWorkflow", execution=behind, query={"query_type": "q"})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.enums.v1.task_queue_pb2 import TaskQueueKind
 from temporalio.api.enums.v1.workflow_pb2 import TimeoutType
 
-from whistlestop.common.errors import invalid_argument
+from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.frontend.api.rules import UnknownSearchAttribute
 from whistlestop.storage.visibility.attributes import SYSTEM_AND_PREDEFINED, Limits, validate
 from whistlestop.storage.visibility.errors import InvalidSearchAttributes
@@ -48,6 +48,10 @@ def length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
+ACTIVITY_PREFIX, OPERATION_PREFIX = "temporal-sys-activity:", "temporal-sys-nexus-operation:"
+NO_WORKFLOWS = (ACTIVITY_PREFIX, OPERATION_PREFIX)
+
+
 def check_execution(request: Message, field: str) -> None:
     """The request names a workflow id and, if it names a run, a UUID."""
     if not request.HasField(field):
@@ -56,6 +60,16 @@ def check_execution(request: Message, field: str) -> None:
     if not execution.workflow_id:
         raise invalid_argument("WorkflowId is not set on request.")
     check_run_id(execution.run_id)
+    check_is_a_workflow(execution.workflow_id, execution.run_id)
+
+
+def check_is_a_workflow(workflow_id: str, run_id: str) -> None:
+    """Activities and Nexus operations without a workflow are runs, too, but none that a workflow's RPCs know."""
+    if not workflow_id.startswith(NO_WORKFLOWS):
+        return
+    if run_id:
+        raise not_found(f'workflow execution not found for workflow ID "{workflow_id}" and run ID "{run_id}"')
+    raise not_found(f"workflow not found for ID: {workflow_id}")
 
 
 def check_run_id(run_id: str) -> None:

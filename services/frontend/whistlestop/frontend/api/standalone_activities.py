@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import VisibilityRow
     from whistlestop.storage.visibility import AttributeType
 
-ID_PREFIX = "temporal-sys-activity:"
+ID_PREFIX = checks.ACTIVITY_PREFIX
 DIVISION = Division(
     base="TemporalNamespaceDivision = '3332429922'",
     id_prefix=ID_PREFIX,

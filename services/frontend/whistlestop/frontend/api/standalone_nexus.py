@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import VisibilityRow
     from whistlestop.storage.visibility import AttributeType
 
-ID_PREFIX = "temporal-sys-nexus-operation:"
+ID_PREFIX = checks.OPERATION_PREFIX
 _SERVICE = "TemporalNexusService"
 DIVISION = Division(
     base="TemporalNamespaceDivision = '131748067'",

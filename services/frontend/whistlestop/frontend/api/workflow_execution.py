@@ -128,6 +128,7 @@ def check_pause(
     if not request.workflow_id:
         raise invalid_argument("WorkflowId is not set on request.")
     checks.check_run_id(request.run_id)
+    checks.check_is_a_workflow(request.workflow_id, request.run_id)
     for name, value in (
         ("reason", request.reason), ("request id", request.request_id), ("identity", request.identity)
     ):  # fmt: skip
