@@ -84,8 +84,10 @@ resource "aws_lambda_function" "function" {
   }
 
   logging_config {
-    log_format = "Text"
-    log_group  = aws_cloudwatch_log_group.function[each.key].name
+    # Lambda's own three lines per invocation would cost as much as the functions: only those of failures are kept.
+    log_format       = "JSON"
+    system_log_level = "WARN"
+    log_group        = aws_cloudwatch_log_group.function[each.key].name
   }
 
   tracing_config {

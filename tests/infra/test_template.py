@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import yaml  # type: ignore[import-untyped]  # its stubs are another package
 from infra.localstack.environment import ensure
 
 from tests.infra.stack import INFRA, sam
+from whistlestop.server.deploy import template as template_of_deploy
 from whistlestop.server.deploy.bundle import DEFAULT
 from whistlestop.server.deploy.target import FUNCTIONS
 
@@ -123,6 +125,16 @@ def test_matching_alone_may_invoke_workers_and_only_those_that_are_named(templat
         [{"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": {"!Ref": "WorkerFunctionArns"}}],
         [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": {"!Ref": "WorkerRoleArns"}}],
     ]
+
+
+def test_the_command_can_send_it_within_a_request() -> None:
+    """With aliases and short forms written out, which CloudFormation itself does not take."""
+    code = {function: f"s3://{'b' * 63}/{'k' * 60}/{function}.zip" for function in FUNCTIONS}
+    filled = template_of_deploy.filled(template_of_deploy.load(), code)
+    assert len(filled) < template_of_deploy.MOST_BYTES
+    for function in FUNCTIONS:
+        properties = json.loads(filled)["Resources"][f"{function.capitalize()}Function"]["Properties"]
+        assert properties["CodeUri"] == {"Bucket": "b" * 63, "Key": f"{'k' * 60}/{function}.zip"}
 
 
 def test_names_tell_stacks_apart(template: dict[str, Any]) -> None:

@@ -163,6 +163,13 @@ def test_numbers_are_the_same(
     assert resources[address][field] == of
 
 
+def test_logs_are_the_same(stack: dict[str, Any], resources: dict[str, Any]) -> None:
+    (here,) = resources["aws_lambda_function.function"]["logging_config"]
+    for function in FUNCTIONS:
+        there = stack["Resources"][f"{function.capitalize()}Function"]["Properties"]["LoggingConfig"]
+        assert (here["log_format"], here["system_log_level"]) == (there["LogFormat"], there["SystemLogLevel"])
+
+
 def test_every_output_is_there(stack: dict[str, Any], module: dict[str, list[dict[str, Any]]]) -> None:
     assert {name for block in module["output"] for name in block} == {_snake(name) for name in stack["Outputs"]}
 

@@ -11,8 +11,12 @@ from whistlestop.server.prices import Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-TRANSITION: Final = Usage.of_calls(2.6, 25.0) + Usage(statements=2.9)
-"""Of one committed transition, counted over the calls of a workflow with one activity whose worker pulls."""
+_ECHO: Final = Usage(invocations=33.0, gb_seconds=0.48, sqs_requests=0.3, statements=42.0)
+"""Of a workflow with one activity whose worker pulls, one at a time, the worker's empty looks included: measured by
+`python benchmarks/functions.py workflows` at 512 MB."""
+_TRANSITIONS_OF_ECHO: Final = 7
+"""Its start; the start and the end of two workflow tasks and of one activity."""
+TRANSITION: Final = _ECHO * (1 / _TRANSITIONS_OF_ECHO)
 _ALARM = "AWS::CloudWatch::Alarm"
 
 
@@ -43,10 +47,7 @@ def costs(parameters: Mapping[str, str], alarms: int, region: str) -> str:
         prices.idle_month(sweep_minutes=sweep_minutes(parameters["SweepRate"]), memory_mb=memory_mb),
         architecture=architecture, alarms=alarms,
     )  # fmt: skip
-    million = prices.bill(
-        TRANSITION * prices.MILLION * (1.0 if memory_mb == 512 else memory_mb / 512),
-        architecture=architecture, free_tier=False,
-    )  # fmt: skip
+    million = prices.bill(TRANSITION * prices.MILLION, architecture=architecture, free_tier=False)
     database = {
         "dsql": "storage at $0.33 a GB, and units of work beyond what is free each month",
         "aurora-serverless": "$0.12 for each hour of a capacity unit while it is awake, and storage at $0.10 a GB",
@@ -54,7 +55,7 @@ def costs(parameters: Mapping[str, str], alarms: int, region: str) -> str:
     return f"""What it costs by list prices of us-east-1, {prices.CHECKED} ({region} may differ), before taxes:
 
   idle                     ${idle.total:.2f} a month{_lines(idle)}
-  a million transitions    ${million.total:.2f}, without the free tier{_lines(million)}
+  a million transitions    ${million.total:.2f} at 512 MB, without the free tier{_lines(million)}
   plus                     {database}
 """
 
