@@ -103,7 +103,7 @@ class Pushes:
         self._told: set[int] = set()
         """Outbox rows that another row's call has settled, and that are still in line."""
         self._armed: dict[ExecutionKey, int] = {}
-        """When the version is to be looked at again, as far as this process has set it."""
+        """When the version is to be looked at again, as this process has set it last."""
 
     async def written(self, tasks: Iterable[MatchingTask]) -> None:
         """Tasks that were written without a run's commit (queries): whoever asks waits, so no row is needed."""
@@ -158,8 +158,6 @@ class Pushes:
 
     async def fire(self, timer: TimerTask) -> None:
         """Look at the version again."""
-        if self._armed.get(timer.key, timer.fire_at_ns) != timer.fire_at_ns:
-            return  # The row was moved since, and that time is in the heap, too.
         again_ns = await self._push(timer.key, again=True)
         if again_ns:
             await self._arm(timer.key, again_ns)
@@ -180,11 +178,12 @@ class Pushes:
         return int(reply.again_ns)
 
     async def _arm(self, key: ExecutionKey, at_ns: int) -> None:
-        if self._service.engine.clock.now_ns() < self._armed.get(key, 0) <= at_ns:
-            return  # An earlier look sees the same, and sets the next.
+        engine = self._service.engine
+        if engine.exclusive and engine.clock.now_ns() < self._armed.get(key, 0) <= at_ns:
+            return  # An earlier look sees the same, and sets the next. Nobody else can have settled its row.
+        timer = TimerTask(KIND, slot_of(key.namespace_id, key.workflow_id), key, at_ns)
+        await self._service.store.put_timer(timer)
         if len(self._armed) >= _REMEMBERED:
             self._armed.clear()
-        timer = TimerTask(KIND, slot_of(key.namespace_id, key.workflow_id), key, at_ns)
         self._armed[key] = at_ns
-        await self._service.store.put_timer(timer)
-        self._service.engine.effects.timer(timer)
+        engine.effects.timer(timer)
