@@ -12,6 +12,7 @@ from temporalio.api.common.v1 import Payload
 
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.notify import LocalNotifier
+from whistlestop.frontend.config import FrontendConfig
 from whistlestop.history.core.limits import Limits
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.server.config import (
@@ -23,7 +24,14 @@ from whistlestop.server.config import (
     host_port,
     without_password,
 )
-from whistlestop.server.dynamic_config import LIMIT_KEYS, MATCHING_KEYS, DynamicConfig, InvalidDynamicConfig, duration_s
+from whistlestop.server.dynamic_config import (
+    FRONTEND_KEYS,
+    LIMIT_KEYS,
+    MATCHING_KEYS,
+    DynamicConfig,
+    InvalidDynamicConfig,
+    duration_s,
+)
 from whistlestop.server.logs import LogFormat, configure
 from whistlestop.server.membership import ALONE_EXPIRY_S, ALONE_S, Membership
 from whistlestop.server.stores import make_store
@@ -47,6 +55,59 @@ def test_dynamic_values_change_fields_by_temporal_keys() -> None:
     assert limits.total_updates_suggest_continue_as_new_percent == 50
     assert limits.eager_activities is False
     assert config.apply(MatchingConfig(), MATCHING_KEYS).long_poll_s == 5.0
+
+
+MIB = 1024 * 1024
+DEFAULTS = {
+    "limit.blobSize.error": 2 * MIB,
+    "limit.blobSize.warn": 512 * 1024,
+    "limit.memoSize.error": 2 * MIB,
+    "limit.memoSize.warn": 2 * 1024,
+    "limit.historySize.error": 50 * MIB,
+    "limit.historySize.warn": 10 * MIB,
+    "limit.historySize.suggestContinueAsNew": 4 * MIB,
+    "limit.historyCount.error": 50 * 1024,
+    "limit.historyCount.warn": 10 * 1024,
+    "limit.historyCount.suggestContinueAsNew": 4 * 1024,
+    "limit.mutableStateSize.error": 8 * MIB,
+    "limit.numPendingActivities.error": 2000,
+    "limit.numPendingChildExecutions.error": 2000,
+    "limit.numPendingSignals.error": 2000,
+    "limit.numPendingCancelRequests.error": 2000,
+    "limit.maxIDLength": 1000,
+    "limit.workerBuildIdSize": 255,
+    "limit.historyMaxPageSize": 256,
+    "limit.endpointNameMaxLength": 200,
+    "limit.endpointExternalURLMaxLength": 4 * 1024,
+    "limit.endpointDescriptionMaxSize": 20_000,
+    "history.maximumSignalsPerExecution": 10_000,
+    "history.maximumBufferedEventsBatch": 100,
+    "history.maximumBufferedEventsSizeInBytes": 2 * MIB,
+    "history.maxInFlightUpdates": 10,
+    "history.maxInFlightUpdatePayloads": 20 * MIB,
+    "history.maxTotalUpdates": 2000,
+    "frontend.searchAttributesNumberOfKeysLimit": 100,
+    "frontend.searchAttributesSizeOfValueLimit": 2 * 1024,
+    "frontend.searchAttributesTotalSizeLimit": 40 * 1024,
+    "frontend.maxWorkflowRulesPerNamespace": 10,
+    "frontend.maxBadBinaries": 10,
+    "component.nexusoperations.limit.operation.concurrency": 30,
+    "component.nexusoperations.limit.operation.token.length": 4096,
+}
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_a_limit_is_temporal_s_until_it_is_set(key: str) -> None:
+    """By Temporal's key, wherever it counts: the engine and the frontend hold to one number."""
+    values = []
+    for number in (None, 7):
+        config = DynamicConfig.parse([] if number is None else [f"{key}={number}"])
+        for settings, keys in ((Limits(), LIMIT_KEYS), (FrontendConfig(), FRONTEND_KEYS)):
+            if key.lower() in keys:
+                values.append(getattr(config.apply(settings, keys), keys[key.lower()]))
+    half = len(values) // 2
+    assert set(values[:half]) == {DEFAULTS[key]}
+    assert set(values[half:]) == {7}
 
 
 @pytest.mark.parametrize("text", ["a", "a=", "a={", "=1", "limit.maxIDLength=true", 'limit.maxIDLength="x"'])
