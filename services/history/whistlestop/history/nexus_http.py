@@ -10,11 +10,11 @@ import json
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
 from whistlestop.common import nexus_content
+from whistlestop.common.outbound import post
 from whistlestop.history.core import nexus_failures, nexus_links
 from whistlestop.history.core.times import SECOND_NS
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
+    from whistlestop.common.outbound import Answer
+
 TIMEOUT_S = 10.0
 _KINDS = {
     400: "BAD_REQUEST", 401: "UNAUTHENTICATED", 403: "UNAUTHORIZED", 404: "NOT_FOUND", 409: "CONFLICT",
@@ -31,7 +33,6 @@ _KINDS = {
     520: "UPSTREAM_TIMEOUT",
 }  # fmt: skip
 _FINAL_STATUSES = frozenset({400, 401, 403, 404, 409, 501})
-MOST_READ = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,38 +91,6 @@ def _timestamp(instant_ns: int) -> str:
     stamp = Timestamp()
     stamp.FromNanoseconds(instant_ns)
     return stamp.ToJsonString()
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Names of headers in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-def post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
-    """One request, on the calling thread. Raises OSError when there is no answer. Redirects are not followed."""
-    import http.client
-
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
-    target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-    try:
-        connection.request("POST", target, body=body, headers=dict(headers))
-        response = connection.getresponse()
-        data = response.read(MOST_READ)
-    except http.client.HTTPException as error:
-        raise OSError(f"{type(error).__name__}: {error}") from error
-    finally:
-        connection.close()
-    found: dict[str, str] = {}
-    for name, value in response.getheaders():
-        lower = name.lower()
-        found[lower] = f"{found[lower]}, {value}" if lower in found else value
-    return Answer(response.status, found, data)
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from whistlestop.common import nexus_content
+from whistlestop.common.outbound import post
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
 from whistlestop.history import histories, nexus_http
 from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
+    from whistlestop.common.outbound import Answer
     from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import NexusOperation
-    from whistlestop.history.nexus_http import Answer
     from whistlestop.history.service import History
 
     Record: TypeAlias = Callable[[Run, NexusOperation], None]
@@ -57,7 +58,7 @@ async def request(service: History, run: Run, operation: NexusOperation, *, canc
     else:
         path, body = _fill_start(run, operation, scheduled, path, headers)
     try:
-        answer = await asyncio.to_thread(nexus_http.post, path, headers, body, left_ns / SECOND_NS)
+        answer = await asyncio.to_thread(post, path, headers, body, left_ns / SECOND_NS)
     except OSError as error:
         failure = nexus_operations.call_error(f"{type(error).__name__}: {error}", retryable=True)
         return lambda run, operation: _try_again(run, operation, failure, cancel=cancel)
