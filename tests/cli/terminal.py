@@ -25,6 +25,8 @@ _BLANKS = re.compile(r"[ \t]+")
 # In text: (what, by what it is replaced). Sizes, counts of rows and times taken are each server's own.
 _OWN_WORDS = [
     (re.compile(r"\d+@[\w.-]+@"), "<identity>"),
+    # In the ids of what schedules start: when that was, unless the scenario says when.
+    (re.compile(r"(?<=-)(?!2024-)\d{4}-\d\d-\d\dT[\d:]+Z"), "<time>"),
     (re.compile(r"\bworker-[0-9a-f]{32}\b"), "<sticky queue>"),
     (re.compile(r"\b(taskId:|historySizeBytes:|HistorySize|StateTransitionCount|RunTime) *\S+"), r"\1 <own>"),
     (re.compile(r"sdkMetadata.coreUsedFlags.*"), "<flags>"),

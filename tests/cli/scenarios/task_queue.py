@@ -34,12 +34,15 @@ def _waits(shown: Any) -> bool:
     return any(one["approximateBacklogCount"] for one in shown["stats"])
 
 
+_ORDER = ("build_id", "task_queue_type", "identity", "partition")
+
+
 def _queues(shown: Any) -> Any:
     """Types of tasks in a fixed order: the map that the real server has of them has none."""
     if isinstance(shown, dict):
         for key, value in shown.items():
             if isinstance(value, list):
-                shown[key] = sorted(value, key=lambda one: str(sorted(one.items())))
+                shown[key] = sorted(value, key=lambda one: [str(one.get(name)) for name in _ORDER])
     return shown
 
 
