@@ -192,6 +192,79 @@ async def test_a_pin_without_a_version_means_the_one_that_the_run_is_on(site: Si
     assert changed.workflow_execution_options.versioning_override.pinned.version.build_id == "1"
 
 
+async def _moving(site: Site) -> Any:
+    """A task by which a run moves from version 1 to version 2."""
+    await site.current("1")
+    await site.start("w")
+    schedule = {
+        "activity_id": "a",
+        "activity_type": {"name": "A"},
+        "task_queue": {"name": "q"},
+        "start_to_close_timeout": {"seconds": 9},
+    }
+    command = {"command_type": 1, "schedule_activity_task_command_attributes": schedule}
+    await site.complete(await site.poll("1"), "1", AUTO_UPGRADE, [command])
+    await site.current("2")
+    await site.signal("w")
+    return await site.poll("2")
+
+
+async def _versioning(site: Site) -> Any:
+    described = await site.call("DescribeWorkflowExecution", execution={"workflow_id": "w"})
+    return described.workflow_execution_info.versioning_info
+
+
+async def test_no_activity_starts_while_its_workflow_moves(site: Site) -> None:
+    task = await _moving(site)
+    info = await _versioning(site)
+    assert (info.version_transition.deployment_version.build_id, info.deployment_version.build_id) == ("2", "1")
+    assert info.revision_number == 2
+    assert await site.poll("2", "Activity") is None
+    await site.complete(task, "2", AUTO_UPGRADE)
+    assert (await site.poll("2", "Activity")).activity_id == "a"
+    info = await _versioning(site)
+    assert (info.HasField("version_transition"), info.deployment_version.build_id) == (False, "2")
+
+
+async def test_an_activity_that_a_newer_version_would_take_makes_its_workflow_move_first(site: Site) -> None:
+    task = await _moving(site)
+    await site.complete(task, "2", AUTO_UPGRADE)
+    await site.current("1")
+    assert await site.poll("1", "Activity") is None
+    task = await site.poll("1")
+    assert task.history.events[-1].event_type == 6  # started: there was nothing else to do for the workflow
+    await site.complete(task, "1", AUTO_UPGRADE)
+    assert (await site.poll("1", "Activity")).activity_id == "a"
+
+
+async def test_a_worker_of_the_old_version_ends_no_move(site: Site) -> None:
+    """Its task had begun before; another one follows at once."""
+    task = await _moving(site)
+    await site.complete(task, "2", AUTO_UPGRADE)
+    await site.backend.clock.advance(1)
+    await site.signal("w")
+    task = await site.poll("2")
+    await site.current("1")
+    assert await site.poll("1", "Activity") is None
+    await site.complete(task, "2", AUTO_UPGRADE)
+    info = await _versioning(site)
+    assert (info.version_transition.deployment_version.build_id, info.deployment_version.build_id) == ("1", "2")
+    assert await site.poll("1", "Activity") is None
+    await site.complete(await site.poll("1"), "1", AUTO_UPGRADE)
+    assert (await site.poll("1", "Activity")).activity_id == "a"
+
+
+async def test_a_pin_ends_a_move(site: Site) -> None:
+    await _moving(site)
+    override = {"pinned": {"behavior": 1, "version": {"deployment_name": "d", "build_id": "1"}}}
+    await site.call(
+        "UpdateWorkflowExecutionOptions", workflow_execution={"workflow_id": "w"},
+        workflow_execution_options={"versioning_override": override}, update_mask={"paths": ["versioning_override"]},
+    )  # fmt: skip
+    assert not (await _versioning(site)).HasField("version_transition")
+    assert (await site.poll("1", "Activity")).activity_id == "a"
+
+
 async def test_an_override_moves_the_waiting_task(site: Site) -> None:
     await site.current("1")
     await site.start("w")

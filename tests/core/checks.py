@@ -186,7 +186,9 @@ def check_tasks(world: World, run_id: str) -> None:
             if activity.started_ns:
                 assert not activity.row.task_id, "a started activity is still offered"
                 assert not activity.retry_due_ns
-            elif not activity.paused and not activity.retry_due_ns:
+            elif activity.row.task_id or not (
+                activity.paused or activity.retry_due_ns or state.versioning_info.HasField("version_transition")
+            ):
                 assert activity.row.task_id, f"nobody is offered the activity {activity}"
                 expected.add((2, activity.scheduled_event_id, activity.stamp))
             else:

@@ -37,7 +37,6 @@ PLACEHOLDERS = {
     "state_size_bytes": "<bytes>",
     "state_transition_count": "<count>",
     "mutable_state_size_bytes": "<bytes>",
-    "version_transition": "<version>",
     # names of one installation
     "server_version": "<version>",
     "cluster_name": "<cluster>",

@@ -134,24 +134,25 @@ def pushed_version(deployments: NamespaceDeployments, queue: str, task_type: int
     return None
 
 
-def target_version(
+def target_of(
     deployments: NamespaceDeployments, task_queue: str, task_type: int, workflow_id: str, *, use_ramping: bool = False
-) -> Version | None:
+) -> tuple[Version | None, int]:
     """Where a task that is pinned to nothing goes: the current or, for its share, the ramping version; None: none.
 
-    Of several deployments that serve the queue, the one whose routing changed last counts, as in Temporal.
+    With it the revision of the routing that says so; 0 where none does. Of several deployments that serve the queue,
+    the one whose routing changed last counts, as in Temporal.
     """
     current: Version | None = None
-    current_ns = -1
+    current_ns, revision = -1, 0
     ramping: Version | None = None
     ramping_ns = -1
-    ramps, percentage = False, 0.0
+    ramps, percentage, ramping_revision = False, 0.0, 0
     for data in deployments.deployments:
         routing = data.description.worker_deployment_info.routing_config
         changed_ns = routing.current_version_changed_time.ToNanoseconds()
         serves_current = _serving(data, routing.current_deployment_version, task_queue, task_type)
         if changed_ns > current_ns and serves_current:
-            current, current_ns = routing.current_deployment_version, changed_ns
+            current, current_ns, revision = routing.current_deployment_version, changed_ns, routing.revision_number
         changed_ns = routing.ramping_version_changed_time.ToNanoseconds()
         away = serves_current and routing.ramping_version == UNVERSIONED
         if changed_ns > ramping_ns and (
@@ -159,9 +160,10 @@ def target_version(
         ):
             ramping, ramping_ns = None if away else routing.ramping_deployment_version, changed_ns
             ramps, percentage = True, routing.ramping_version_percentage
+            ramping_revision = 0 if away else routing.revision_number
     if ramps and (use_ramping or in_ramp(workflow_id, percentage)):
-        return ramping
-    return current
+        return ramping, ramping_revision
+    return current, revision
 
 
 def in_ramp(workflow_id: str, percentage: float) -> bool:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common.deployments import version_of
 from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.activity_executions import ACTIVITIES
 from whistlestop.history.core import activity as core_activity
-from whistlestop.history.core import activity_execution
+from whistlestop.history.core import activity_execution, version_transition
 from whistlestop.history.core.activity_execution import ID_PREFIX, A
 from whistlestop.history.core.command_attributes import is_uuid
 from whistlestop.history.core.times import set_duration, set_timestamp
@@ -41,7 +42,11 @@ async def record_activity_task_started(
         return await _start_execution(service, request, context)
     poll = request.poll
 
+    version = version_of(poll.deployment_options)
+
     def decide(run: Run) -> Activity | None:
+        if version_transition.holds_activity(run, request.scheduled_event_id, request.stamp, version):
+            return None
         if core_activity.held_by_rule(run, request.scheduled_event_id, request.stamp):
             return None
         return core_activity.start(
@@ -57,7 +62,7 @@ async def record_activity_task_started(
         context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
     )
     if activity is None:
-        raise not_found("activity is paused by a workflow rule")
+        raise not_found("activity is paused by a workflow rule, or waits until its workflow is on another version")
     return await poll_reply(service, run, activity)
 
 

@@ -34,7 +34,6 @@ async def reset_workflow_execution(
     service: History, request: service_pb.ResetWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
     """Another run from a point of the base's history on; the current one ends."""
-    core_reset.check_operations(request)
     for _ in range(MAX_CONFLICTS):
         try:
             run_id = await _reset(service, request, context)
@@ -81,6 +80,9 @@ async def _reset_locked(
     engine = service.engine
     entry = await engine.load(base_key, fresh=not engine.exclusive)
     core_reset.check_point(entry.state, request.workflow_task_finish_event_id)
+    if request.post_reset_operations:
+        known = await engine.deployments.read(base_key.namespace_id)
+        core_reset.check_operations(entry.state, request, known)
     base = engine.run_of(entry)
     current: Run | None = None
     if current_key == base_key:

@@ -12,13 +12,14 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clients import Encoded
+from whistlestop.common.deployments import version_of
 from whistlestop.common.errors import namespace_not_found, not_found
 from whistlestop.common.proto import internal_pb2
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS, activity_tasks, queries
 from whistlestop.history.api.histories import first_page
 from whistlestop.history.core import activity as core_activity
-from whistlestop.history.core import completion, update, workflow_task
+from whistlestop.history.core import completion, update, version_transition, workflow_task
 from whistlestop.history.core.times import set_timestamp
 from whistlestop.storage.visibility.attributes import Limits as AttributeLimits
 from whistlestop.storage.visibility.attributes import validate
@@ -63,6 +64,7 @@ async def record_workflow_task_started(
         if state.sticky_task_queue and state.sticky_task_queue != request.task_queue:
             state.sticky_task_queue = ""
         workflow_task.start(run, request_id=request.request_id, identity=poll.identity, stamp=_stamp_of(poll))
+        version_transition.begin_with_workflow_task(run, version_of(poll.deployment_options))
         run.outgoing_messages = update.send(run, resend=True)
 
     run, _ = await service.engine.transact(

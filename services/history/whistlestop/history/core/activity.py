@@ -172,6 +172,15 @@ def dispatch(run: Run, activity: Activity) -> None:
     run.arm(next_deadline(activity))
 
 
+def offer_again(run: Run, waited_ns: int = 0) -> None:
+    """Offer all attempts that wait for a worker anew; `waited_ns`: how long that was not for lack of one."""
+    for scheduled_event_id in sorted(run.state.activities):
+        activity = run.state.activities[scheduled_event_id]
+        if not (activity.started_ns or activity.paused or activity.retry_due_ns):
+            activity.scheduled_ns += waited_ns
+            dispatch(run, activity)
+
+
 def held_by_rule(run: Run, scheduled_event_id: int, stamp: int) -> bool:
     """Whether a workflow rule has paused the first attempt, which a worker was about to take.
 

@@ -255,8 +255,8 @@ def _workflow_task_completed(state: MutableState, event: history_pb.HistoryEvent
         state.ClearField("most_recent_worker_version_stamp")
     state.last_workflow_task_failure = ""
     state.last_workflow_task_failure_cause = 0
-    reset_points.note_completion(state, event)
     versioning.note_completion(state, a)
+    reset_points.note_completion(state, event)
 
 
 def fail_workflow_task(state: MutableState, *, increment_attempt: bool) -> None:

@@ -103,7 +103,7 @@ def begin(
     a.attempt = 1 if following.is_cron else run.state.attempt + 1
     if not following.is_cron:
         a.completion_callbacks.extend(callbacks.handed_on(run.state))
-        versioning.hand_on(run.state, a)
+        versioning.hand_on_to_retry(run.state, previous, a)
     if last_completion_result is not None:
         a.last_completion_result.CopyFrom(last_completion_result)
     if failure is not None:

@@ -139,7 +139,8 @@ def _set_sticky(run: Run, request: service_pb.RespondWorkflowTaskCompletedReques
 
     state = run.state
     sticky = request.sticky_attributes
-    if request.HasField("sticky_attributes") and sticky.worker_task_queue.name:
+    moves = state.versioning_info.HasField("version_transition")
+    if request.HasField("sticky_attributes") and sticky.worker_task_queue.name and not moves:
         state.sticky_task_queue = sticky.worker_task_queue.name
         state.sticky_schedule_to_start_timeout_ns = duration_ns(sticky.schedule_to_start_timeout)
     else:
@@ -148,9 +149,13 @@ def _set_sticky(run: Run, request: service_pb.RespondWorkflowTaskCompletedReques
 
 def _carry_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> Completion | None:
     """The completed event and all commands; None for a speculative task without effect. Raises BadCommand."""
-    from whistlestop.history.core import update
+    from whistlestop.history.core import activity, update, version_transition
 
+    before, scheduled_ns = version_transition.standing(run.state), run.state.workflow_task.scheduled_ns
     event = workflow_task.complete(run, request)
+    if version_transition.standing(run.state) != before:
+        # What waits may be for other workers now, and what was held while the run moved is offered again.
+        activity.offer_again(run, run.now_ns - scheduled_ns)
     _set_sticky(run, request)
     completion = Completion(
         run,
@@ -240,9 +245,12 @@ def _next_task(
         outcome.eager_activities = completion.eager_activities
     if not run.is_open or run.state.paused:
         return outcome
-    inline = request.return_new_workflow_task
+    moves = run.state.versioning_info.HasField("version_transition")
+    # The next task of a run that moves is for workers of another version than the one that asks.
+    inline = request.return_new_workflow_task and not moves
     normal = (
-        request.force_create_new_workflow_task
+        moves
+        or request.force_create_new_workflow_task
         or (completion is not None and (completion.had_buffered_events or completion.wants_new_task))
         or run.has_buffered_events
     )

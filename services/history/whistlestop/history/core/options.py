@@ -10,7 +10,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 
 from whistlestop.common.errors import failed_precondition, invalid_argument, not_found
-from whistlestop.history.core import versioning, workflow_task
+from whistlestop.history.core import activity, versioning, workflow_task
 from whistlestop.history.core.signal import ALREADY_COMPLETED
 
 if TYPE_CHECKING:
@@ -65,11 +65,15 @@ def update(run: Run, change: Change) -> None:
     run.append(event)
     if change.versioning_override is not None or change.unset_versioning_override:
         run.visibility_changed = True
+        if versioning.pinned_version(run.state) is not None:
+            # Wherever it was on its way to, it is pinned now.
+            run.state.versioning_info.ClearField("version_transition")
         task = run.state.workflow_task
         if task.row.task_id and not task.started_event_id:
             # The task that waits may be for workers of another version now.
             run.state.sticky_task_queue = ""
             workflow_task.move_to_normal_queue(run)
+        activity.offer_again(run)
 
 
 def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterable[str], identity: str) -> None:

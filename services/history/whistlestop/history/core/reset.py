@@ -17,6 +17,7 @@ from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
+from whistlestop.common.deployments import check_override
 from whistlestop.common.errors import invalid_argument
 from whistlestop.history.core import (
     activity,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
     from whistlestop.common.ids import Ids
+    from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.history.core.limits import Limits
 
 RESETTER = "history-resetter"
@@ -64,11 +66,20 @@ def check_point(base: MutableState, finish_event_id: int) -> None:
         raise invalid_argument("Workflow task finish ID must be > 1 && <= workflow last event ID.")
 
 
-def check_operations(request: service_pb.ResetWorkflowExecutionRequest) -> None:
-    """Options can be changed with a reset; nothing else yet."""
+def check_operations(
+    base: MutableState, request: service_pb.ResetWorkflowExecutionRequest, deployments: NamespaceDeployments
+) -> None:
+    """Options can be changed with a reset, nothing else yet; and only to versions that the run's queue knows.
+
+    Raises INVALID_ARGUMENT, FAILED_PRECONDITION.
+    """
     for operation in request.post_reset_operations:
-        if operation.WhichOneof("variant") == "signal_workflow":
-            raise invalid_argument("unsupported post reset operation: *workflow.PostResetOperation_SignalWorkflow_")
+        kind = operation.WhichOneof("variant")
+        if kind != "update_workflow_options":
+            name = "*workflow.PostResetOperation_SignalWorkflow_" if kind else "<nil>"
+            raise invalid_argument(f"unsupported post reset operation: {name}")
+        override = operation.update_workflow_options.workflow_execution_options.versioning_override
+        check_override(deployments, override, base.task_queue)
 
 
 def excluded(request: service_pb.ResetWorkflowExecutionRequest) -> frozenset[int]:

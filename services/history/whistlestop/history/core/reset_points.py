@@ -28,6 +28,7 @@ def note_completion(state: MutableState, event: history_pb.HistoryEvent) -> None
     a = event.workflow_task_completed_event_attributes
     build_id = a.worker_version.build_id
     _note_build(state, build_id, use_versioning=a.worker_version.use_versioning)
+    build_id = a.deployment_version.build_id or build_id
     points = state.reset_points.points
     if any(p.binary_checksum == a.binary_checksum and p.build_id == build_id for p in points):
         return
@@ -48,17 +49,22 @@ def note_completion(state: MutableState, event: history_pb.HistoryEvent) -> None
 
 def _note_build(state: MutableState, build_id: str, *, use_versioning: bool) -> None:
     entry = f"{'versioned' if use_versioning else UNVERSIONED}:{build_id}" if build_id else UNVERSIONED
-    if "BuildIds" in state.search_attributes and f'"{entry}"'.encode() in state.search_attributes["BuildIds"].data:
+    # A behavior, be it by an override, says more than "unversioned" does.
+    is_versioned = use_versioning or BEHAVIOR in state.search_attributes
+    has_some = "BuildIds" in state.search_attributes
+    if not is_versioned and has_some and f'"{entry}"'.encode() in state.search_attributes["BuildIds"].data:
         return
     known = _get(state, "BuildIds")
-    # A behavior, be it by an override, says more than "unversioned" does.
-    values = [] if use_versioning or BEHAVIOR in state.search_attributes else [UNVERSIONED]
+    values = [] if is_versioned else [UNVERSIONED]
     values += [value for value in known if value != UNVERSIONED and not value.startswith("assigned:")]
-    if entry not in values:
+    if entry not in values and (build_id or not is_versioned):
         values.append(entry)
     while len(values) > 1 and len(json.dumps(values)) > MOST_BYTES:
         del values[1]
-    _set(state, "BuildIds", values)
+    if values:
+        _set(state, "BuildIds", values)
+    elif known:
+        del state.search_attributes["BuildIds"]
 
 
 def note_unversioned(state: MutableState) -> None:

@@ -18,6 +18,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
+from whistlestop.common.deployments import EMPTY
 from whistlestop.history.core.apply import BUFFERED_EVENT_ID, apply_event
 from whistlestop.history.core.slots import slot_of
 from whistlestop.history.core.state_pb2 import MutableState
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from temporalio.api.rules.v1 import message_pb2 as rules_pb
 
     from whistlestop.common.ids import Ids
+    from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.history.core import state_pb2
     from whistlestop.history.core.limits import Limits
     from whistlestop.storage.visibility import AttributeType
@@ -162,6 +164,8 @@ class Run:
         """Says what is wrong with search attributes in the run's namespace; None where the shell does not know it."""
         self.retention_ns = 0
         """How long the namespace keeps its closed runs; 0: for ever, or not known."""
+        self.deployments: NamespaceDeployments = EMPTY
+        """The worker deployments of the namespace."""
         self.rules: Sequence[rules_pb.WorkflowRule] = ()
         """The workflow rules of the namespace."""
         self.superseded = False

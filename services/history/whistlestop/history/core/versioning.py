@@ -18,7 +18,7 @@ from whistlestop.common.deployments import (
     Version,
     has_queue,
     named_version,
-    target_version,
+    target_of,
     version_of,
     version_string,
     versioned_queue,
@@ -58,19 +58,38 @@ def pinned_version(state: MutableState) -> Version | None:
     return None
 
 
-def _routed(state: MutableState, deployments: NamespaceDeployments, task_queue: str, task_type: int) -> Version | None:
+def behavior_of(state: MutableState) -> int:
+    """How the run behaves when routing changes: by its override, else by what it said."""
+    info = state.versioning_info
+    override = info.versioning_override
+    if override.auto_upgrade:
+        return _AUTO_UPGRADE
+    if named_version(override) is not None:
+        return _PINNED
+    return override.behavior or info.behavior
+
+
+def routed(run: Run) -> tuple[Version | None, int]:
+    """Where routing sends the workflow tasks of a run that is pinned to nothing, and that routing's revision."""
+    return _routed(run.state, run.deployments, run.state.task_queue, _WORKFLOW)
+
+
+def _routed(
+    state: MutableState, deployments: NamespaceDeployments, task_queue: str, task_type: int
+) -> tuple[Version | None, int]:
     use_ramping = state.versioning_info.continue_as_new_initial_versioning_behavior == _USE_RAMPING
-    return target_version(deployments, task_queue, task_type, state.workflow_id, use_ramping=use_ramping)
+    return target_of(deployments, task_queue, task_type, state.workflow_id, use_ramping=use_ramping)
 
 
 def wanted_version(
     state: MutableState, deployments: NamespaceDeployments, task_queue: str, task_type: int
 ) -> Version | None:
     """Which workers a task of the run on that queue is for; None: unversioned ones."""
-    pinned = pinned_version(state)
+    # A run that moves was pinned at most before, and goes on to where routing sends it.
+    pinned = None if state.versioning_info.HasField("version_transition") else pinned_version(state)
     if pinned is not None and (task_type == _WORKFLOW or has_queue(deployments, pinned, task_queue, task_type)):
         return pinned
-    return _routed(state, deployments, task_queue, task_type)
+    return _routed(state, deployments, task_queue, task_type)[0]
 
 
 def is_elsewhere(state: MutableState, deployments: NamespaceDeployments) -> bool:
@@ -83,13 +102,14 @@ def is_elsewhere(state: MutableState, deployments: NamespaceDeployments) -> bool
 def prepare(run: Run, deployments: NamespaceDeployments) -> None:
     """Before a decision: a cache on workers of another version is of no use, and a pinned run learns of a new one."""
     state = run.state
+    run.deployments = deployments
     if state.sticky_task_queue and is_elsewhere(state, deployments):
         state.sticky_task_queue = ""
     pinned = pinned_version(state)
     run.target_version_changed = (
         pinned is not None
         and not state.versioning_info.HasField("versioning_override")
-        and _routed(state, deployments, state.task_queue, _WORKFLOW) not in (None, pinned)
+        and _routed(state, deployments, state.task_queue, _WORKFLOW)[0] not in (None, pinned)
     )
 
 
@@ -182,6 +202,11 @@ def describe_completion(
 
 def note_completion(state: MutableState, a: history_pb.WorkflowTaskCompletedEventAttributes) -> None:
     """The run is on the version that completed its task, behaving as that version says."""
+    used = a.deployment_version if a.HasField("deployment_version") else None
+    if state.versioning_info.HasField("version_transition"):
+        moving_to = state.versioning_info.version_transition
+        if (moving_to.deployment_version if moving_to.HasField("deployment_version") else None) == used:
+            state.versioning_info.ClearField("version_transition")
     if a.versioning_behavior == _UNSPECIFIED:
         if state.HasField("versioning_info"):
             info = state.versioning_info
@@ -189,8 +214,6 @@ def note_completion(state: MutableState, a: history_pb.WorkflowTaskCompletedEven
             for name in ("deployment_version", "version", "continue_as_new_initial_versioning_behavior"):
                 info.ClearField(name)
             index(state)
-            if not info.HasField("versioning_override"):
-                state.ClearField("versioning_info")
         return
     info = state.versioning_info
     info.behavior = a.versioning_behavior
@@ -200,7 +223,7 @@ def note_completion(state: MutableState, a: history_pb.WorkflowTaskCompletedEven
     override = info.versioning_override
     if override.HasField("one_time") and override.one_time.target_deployment_version == a.deployment_version:
         info.ClearField("versioning_override")
-    index(state)
+    index(state, used)
 
 
 def note_start(state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
@@ -216,6 +239,7 @@ def note_start(state: MutableState, a: history_pb.WorkflowExecutionStartedEventA
         state.versioning_info.continue_as_new_initial_versioning_behavior = (
             inherited.continue_as_new_initial_versioning_behavior
         )
+        state.versioning_info.revision_number = inherited.source_deployment_revision_number
     if state.HasField("versioning_info"):
         index(state)
 
@@ -225,17 +249,44 @@ def hand_on(
 ) -> None:
     """To the next run or a child: a pinned run's version, unless the next run is to begin on a newer one."""
     info = state.versioning_info
-    if not info.HasField("deployment_version") or info.behavior == _UNSPECIFIED:
+    pinned = None if info.HasField("version_transition") else pinned_version(state)
+    if pinned is not None and not initial_behavior:
+        a.inherited_pinned_version.CopyFrom(pinned)
         return
-    if info.behavior == _PINNED and not initial_behavior:
-        a.inherited_pinned_version.CopyFrom(info.deployment_version)
+    source = pinned or own_version(state)
+    if source is None or not info.revision_number:
         return
-    a.inherited_auto_upgrade_info.source_deployment_version.CopyFrom(info.deployment_version)
-    a.inherited_auto_upgrade_info.continue_as_new_initial_versioning_behavior = initial_behavior  # type: ignore[assignment]
+    inherited = a.inherited_auto_upgrade_info
+    inherited.source_deployment_version.CopyFrom(source)
+    inherited.source_deployment_revision_number = info.revision_number
+    inherited.continue_as_new_initial_versioning_behavior = initial_behavior  # type: ignore[assignment]
 
 
-def index(state: MutableState) -> None:
-    """The search attributes that tell where the run is."""
+def hand_on_to_retry(
+    state: MutableState,
+    previous: history_pb.WorkflowExecutionStartedEventAttributes,
+    a: history_pb.WorkflowExecutionStartedEventAttributes,
+) -> None:
+    """To another attempt: what the run has inherited itself, or the version that an upgrading run is on by now."""
+    if pinned_version(state) is None or previous.HasField("inherited_pinned_version"):
+        hand_on(state, a)
+        if a.HasField("inherited_auto_upgrade_info"):
+            a.inherited_auto_upgrade_info.continue_as_new_initial_versioning_behavior = (
+                state.versioning_info.continue_as_new_initial_versioning_behavior
+            )
+
+
+def own_version(state: MutableState) -> Version | None:
+    """Of a run that is pinned to nothing: the one that it moves to or is on."""
+    info = state.versioning_info
+    if info.HasField("version_transition"):
+        moving_to = info.version_transition
+        return moving_to.deployment_version if moving_to.HasField("deployment_version") else None
+    return info.deployment_version if info.HasField("deployment_version") and behavior_of(state) else None
+
+
+def index(state: MutableState, used: Version | None = None) -> None:
+    """The search attributes that tell where the run is; `used`: the version of which a worker has completed a task."""
     info = state.versioning_info
     pinned = pinned_version(state)
     version = pinned or (info.deployment_version if info.HasField("deployment_version") else None)
@@ -253,13 +304,12 @@ def index(state: MutableState) -> None:
     else:
         _set(state, "TemporalWorkerDeployment", version.deployment_name)
         _set(state, "TemporalWorkerDeploymentVersion", version_string(version))
-        if info.HasField("deployment_version"):
-            used = version_string(info.deployment_version)
-            known: list[str] = []
-            if "TemporalUsedWorkerDeploymentVersions" in state.search_attributes:
-                known = json.loads(state.search_attributes["TemporalUsedWorkerDeploymentVersions"].data)
-            if used not in known:
-                _set(state, "TemporalUsedWorkerDeploymentVersions", [*known, used][-20:])
+    if used is not None:
+        known: list[str] = []
+        if "TemporalUsedWorkerDeploymentVersions" in state.search_attributes:
+            known = json.loads(state.search_attributes["TemporalUsedWorkerDeploymentVersions"].data)
+        if version_string(used) not in known:
+            _set(state, "TemporalUsedWorkerDeploymentVersions", [*known, version_string(used)][-20:])
     _set(state, BEHAVIOR, behavior)
     builds: list[str] = []
     if "BuildIds" in state.search_attributes:

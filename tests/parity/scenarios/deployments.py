@@ -1,0 +1,225 @@
+"""Runs on the versions of a worker deployment: what describes and histories say of where they are and where they go."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from tests.parity import commands
+from tests.parity.puppet import Refused
+from tests.parity.scenarios import slow_scenario
+
+if TYPE_CHECKING:
+    from tests.parity.puppet import Puppet
+
+PINNED, AUTO_UPGRADE = "VERSIONING_BEHAVIOR_PINNED", "VERSIONING_BEHAVIOR_AUTO_UPGRADE"
+
+
+def options(p: Puppet, build_id: str) -> dict[str, Any]:
+    """What a worker of the build says of itself."""
+    return {
+        "deployment_options": {
+            "deployment_name": p.id("deployment"),
+            "build_id": build_id,
+            "worker_versioning_mode": "WORKER_VERSIONING_MODE_VERSIONED",
+        }
+    }
+
+
+def version(p: Puppet, build_id: str) -> dict[str, str]:
+    return {"deployment_name": p.id("deployment"), "build_id": build_id}
+
+
+async def registered(p: Puppet, *builds: str) -> None:
+    """Workers of these builds have polled the queue, for workflows and for activities."""
+    polls = [
+        p.begin(f"Poll{kind}TaskQueue", record=False, **p.poll_fields(), **options(p, build_id))
+        for build_id in builds
+        for kind in ("Workflow", "Activity")
+    ]
+    for build_id in builds:
+        for _ in range(400):
+            try:
+                described = await p.call(
+                    "DescribeWorkerDeploymentVersion", record=False, deployment_version=version(p, build_id)
+                )
+            except Refused:
+                await asyncio.sleep(0.05)
+                continue
+            if len(described.worker_deployment_version_info.task_queue_infos) == 2:
+                break
+            await asyncio.sleep(0.05)
+    for poll in polls:
+        await poll.abandon()
+
+
+async def current(p: Puppet, build_id: str) -> None:
+    """New tasks go to that version."""
+    await p.call(
+        "SetWorkerDeploymentCurrentVersion", record=False, deployment_name=p.id("deployment"), build_id=build_id,
+        identity="me",
+    )  # fmt: skip
+    for _ in range(200):
+        described = await p.call("DescribeWorkerDeployment", record=False, deployment_name=p.id("deployment"))
+        state = described.worker_deployment_info.routing_config_update_state
+        if state != 1:  # in progress
+            return
+        await asyncio.sleep(0.05)
+
+
+async def taken(p: Puppet, build_id: str, kind: str = "Workflow", *, record: bool = True) -> Any:
+    """The next task that a worker of the build gets."""
+    task = await p.call(f"Poll{kind}TaskQueue", record=record, **p.poll_fields(), **options(p, build_id))
+    assert task.task_token, "the poll ended without a task"
+    return task
+
+
+async def completed(p: Puppet, task: Any, build_id: str, behavior: str, *given: dict[str, Any], **fields: Any) -> None:
+    await p.complete(task, *given, versioning_behavior=behavior, **options(p, build_id), **fields)
+
+
+async def described(p: Puppet, label: str, workflow_id: str | None = None, run_id: str = "") -> None:
+    """What is shown of the run's version."""
+    reply = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution(workflow_id, run_id))
+    info = reply.workflow_execution_info
+    p.note(label, p.normalised(info.versioning_info) if info.HasField("versioning_info") else None)
+    p.note(f"{label}: attributes", p.normalised(info.search_attributes))
+
+
+@slow_scenario
+async def an_auto_upgrading_run_moves_with_the_routing(p: Puppet) -> None:
+    await registered(p, "1", "2")
+    await current(p, "1")
+    await p.start()
+    await described(p, "started")
+    task = await taken(p, "1")
+    await described(p, "its first task under way")
+    await completed(p, task, "1", AUTO_UPGRADE)
+    await described(p, "on the first version")
+    await current(p, "2")
+    await p.signal("go")
+    await described(p, "signalled")
+    task = await taken(p, "2")
+    await described(p, "in transition")
+    await p.fail_task(task)
+    await described(p, "the task failed")
+    task = await taken(p, "2")
+    await described(p, "in transition again")
+    await completed(p, task, "2", AUTO_UPGRADE)
+    await described(p, "on the second version")
+    await p.history()
+
+
+@slow_scenario
+async def a_transition_ends_with_the_task_that_is_lost(p: Puppet) -> None:
+    await registered(p, "1", "2")
+    await current(p, "1")
+    await p.start(workflow_task_timeout={"seconds": 1})
+    await completed(p, await taken(p, "1"), "1", AUTO_UPGRADE)
+    await current(p, "2")
+    await p.signal("go")
+    await taken(p, "2")
+    await p.has_event("workflow_task_timed_out")
+    await described(p, "timed out")
+    await completed(p, await taken(p, "2"), "2", PINNED)
+    await described(p, "pinned")
+    await p.history()
+
+
+@slow_scenario
+async def an_activity_begins_a_transition(p: Puppet) -> None:
+    """The workflow moves first; the activity starts when it has."""
+    await registered(p, "1", "2")
+    await current(p, "1")
+    await p.start()
+    await completed(p, await taken(p, "1"), "1", AUTO_UPGRADE, commands.activity("a", p.task_queue))
+    await current(p, "2")
+    activity = asyncio.create_task(taken(p, "2", "Activity"))
+    task = await taken(p, "2")
+    await described(p, "in transition")
+    p.note("the activity waits", not activity.done())
+    await completed(p, task, "2", AUTO_UPGRADE)
+    await p.complete_activity(await activity)
+    await described(p, "moved")
+    await p.history()
+
+
+@slow_scenario
+async def children_and_later_runs_inherit(p: Puppet) -> None:
+    await registered(p, "1", "2")
+    await current(p, "1")
+    for behavior in (AUTO_UPGRADE, PINNED):
+        name = p.id(behavior[-6:])
+        first = await p.start(name)
+        child = commands.child(f"{name}-child", p.task_queue, parent_close_policy="PARENT_CLOSE_POLICY_ABANDON")
+        await completed(p, await taken(p, "1"), "1", behavior, child)
+        await p.has_event("child_workflow_execution_started", name)
+        await described(p, "child", f"{name}-child")
+        tasks = [await taken(p, "1", record=False) for _ in range(2)]
+        for task in sorted(tasks, key=lambda each: str(each.workflow_execution.workflow_id)):
+            of_child = task.workflow_execution.workflow_id != name
+            following = [] if of_child else [commands.continue_as_new(p.task_queue)]
+            await completed(p, task, "1", behavior, *following)
+        await p.history(f"{name}-child")
+        await p.history(name, first)
+        await described(p, "continued", name)
+        await p.history(name)
+        await p.terminate(name)
+
+
+@slow_scenario
+async def retried_runs_inherit(p: Puppet) -> None:
+    await registered(p, "1")
+    await current(p, "1")
+    for behavior in (AUTO_UPGRADE, PINNED):
+        name = p.id(behavior[-6:])
+        await p.start(name, retry_policy={"maximum_attempts": 2})
+        await completed(p, await taken(p, "1"), "1", behavior, commands.fail_workflow())
+        await described(p, "retried", name)
+        await p.history(name)
+        await p.terminate(name)
+
+
+@slow_scenario
+async def a_run_moves_to_unversioned_workers(p: Puppet) -> None:
+    await registered(p, "1")
+    await current(p, "1")
+    await p.start()
+    await completed(p, await taken(p, "1"), "1", AUTO_UPGRADE)
+    await current(p, "")
+    await p.signal("go")
+    task = await p.workflow_task()
+    await described(p, "in transition")
+    await p.complete(task)
+    await described(p, "unversioned")
+    await current(p, "1")
+    await p.signal("back")
+    await completed(p, await taken(p, "1"), "1", AUTO_UPGRADE)
+    await described(p, "and back")
+    await p.history()
+
+
+@slow_scenario
+async def what_a_reset_does_after_names_versions_that_are_there(p: Puppet) -> None:
+    await registered(p, "1")
+    await current(p, "1")
+    run_id = await p.start()
+    await completed(p, await taken(p, "1"), "1", AUTO_UPGRADE)
+    for build_id in ("nope", "1"):
+        override = {"pinned": {"behavior": "PINNED_OVERRIDE_BEHAVIOR_PINNED", "version": version(p, build_id)}}
+        operation = {
+            "update_workflow_options": {
+                "workflow_execution_options": {"versioning_override": override},
+                "update_mask": {"paths": ["versioning_override"]},
+            }
+        }
+        await p.attempt(
+            "ResetWorkflowExecution", workflow_execution=p.execution(run_id=run_id), reason="again",
+            workflow_task_finish_event_id=4, request_id=p.id(f"reset-{build_id}"), post_reset_operations=[operation],
+        )  # fmt: skip
+    await described(p, "reset")
+    await p.history()
+    await p.refused(
+        "ResetWorkflowExecution", workflow_execution=p.execution(run_id=run_id), reason="again",
+        workflow_task_finish_event_id=4, request_id=p.id("reset-nothing"), post_reset_operations=[{}],
+    )  # fmt: skip
