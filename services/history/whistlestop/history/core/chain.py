@@ -127,7 +127,7 @@ def inherited(run: Run) -> history_pb.WorkflowExecutionStartedEventAttributes:
         a.root_workflow_execution.workflow_id = state.root_workflow_id
         a.root_workflow_execution.run_id = state.root_run_id
     _hand_on_reset_points(run, a)
-    if state.execution_timeout_ns:
+    if state.HasField("execution_timeout_ns"):
         set_duration(a.workflow_execution_timeout, state.execution_timeout_ns)
     if state.execution_expiration_ns:
         set_timestamp(a.workflow_execution_expiration_time, state.execution_expiration_ns)

@@ -115,7 +115,7 @@ def started_attributes(
     a.cron_schedule = initiated.cron_schedule
     execution_ns = duration_ns(initiated.workflow_execution_timeout)
     run_ns = run_timeout(duration_ns(initiated.workflow_run_timeout), execution_ns)
-    if execution_ns:
+    if initiated.HasField("workflow_execution_timeout"):
         set_duration(a.workflow_execution_timeout, execution_ns)
     set_duration(a.workflow_run_timeout, run_ns)
     set_duration(a.workflow_task_timeout, task_timeout(duration_ns(initiated.workflow_task_timeout), run_ns, limits))
