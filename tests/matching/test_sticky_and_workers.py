@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.worker.v1 import message_pb2 as worker_pb
@@ -99,6 +101,18 @@ async def test_later_polls_of_a_worker_that_left_are_answered_at_once_for_half_a
     poll = bench.poll(worker="w1")
     await settle()
     assert got(poll) == "a"
+
+
+async def test_a_goodbye_that_comes_while_the_store_is_asked_ends_the_poll() -> None:
+    bench = Bench()
+    store_answers = asyncio.Event()
+    bench.store.delay = store_answers.wait
+    own, other = bench.poll("q", worker="w1"), bench.poll("p", worker="w2")
+    await settle()
+    await shut_down(bench, rr.ShutdownWorkerRequest(worker_instance_key="w1", task_queue="q", identity="me"))
+    store_answers.set()
+    await settle()
+    assert (got(own), other.done()) == ("", False)
 
 
 async def test_a_worker_without_an_instance_key_is_known_by_its_identity_on_its_queue() -> None:

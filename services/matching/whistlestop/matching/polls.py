@@ -200,7 +200,8 @@ class Polls:
             fresh = False
             task = None if queue.waiters else queue.take(now_ns)
             if task is None:
-                if self.closing:
+                # Its goodbye may have come while the store was asked above: nobody would end this poll any more.
+                if self.closing or self._workers.has_left(poll.worker_instance_key, now_ns):
                     break
                 waiter = await self._wait(queue, poll, end_ns)
                 task, fresh = waiter.future.result(), waiter.fresh
