@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,6 +71,8 @@ class World:
         self.hall = Hall(self.clock)
         self.scans: dict[str, Scans] = {}
         self.members: dict[str, Membership] = {}
+        self.lost: dict[str, int] = {}
+        """How often each was told that another is gone."""
 
     async def join(self, name: str) -> None:
         await self.clock.advance(0.5)
@@ -78,8 +81,13 @@ class World:
             self.store, self.clock, self.hall.notifier(), name, ("history",),
             leases=Leases(self.store, f"{name}/history"), scanner=scans,
         )  # fmt: skip
+        self.lost[name] = 0
+        self.members[name].on_gone = partial(self._lose, name)
         await self.members[name].join("127.0.0.1", 7233)
         await self.settle()
+
+    def _lose(self, name: str) -> None:
+        self.lost[name] += 1
 
     async def kill(self, name: str) -> None:
         task = self.members.pop(name)._task
@@ -155,6 +163,16 @@ async def test_a_killed_member_is_followed_within_its_silence_and_a_beat(world: 
     await world.kill("a")
     await world.advance(SILENCE_S + BESIDE_OTHERS_S + 0.5)
     assert world.scans["b"].now == ALL
+
+
+async def test_the_others_are_told_once_that_one_is_gone(world: World) -> None:
+    for name in "abc":
+        await world.join(name)
+    await world.advance(CALL_S * 4)
+    assert world.lost == {"a": 0, "b": 0, "c": 0}
+    await world.kill("a")
+    await world.advance(2 * (SILENCE_S + BESIDE_OTHERS_S))
+    assert (world.lost["b"], world.lost["c"]) == (1, 1)
 
 
 async def test_all_that_a_killed_member_armed_is_looked_for_in_the_ranges_of_every_other(world: World) -> None:

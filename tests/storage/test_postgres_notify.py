@@ -63,6 +63,15 @@ async def test_a_hint_on_another_topic_wakes_nobody(pair: tuple[PostgresNotifier
         assert not await silent.wait(0)
 
 
+async def test_who_waits_is_woken_when_hints_may_be_lost() -> None:
+    notifier = PostgresNotifier("postgresql://nowhere.invalid/none", SystemClock())
+    with notifier.subscribe("a") as mine, notifier.subscribe("b") as other:
+        notifier.wake_everybody()
+        assert await mine.wait(0)
+        assert mine.elsewhere
+        assert await other.wait(0)
+
+
 async def test_many_hints_all_arrive(pair: tuple[PostgresNotifier, PostgresNotifier, str]) -> None:
     one, other, _ = pair
     subscriptions = [other.subscribe(f"topic {n} of a rather long name") for n in range(2000)]

@@ -111,6 +111,9 @@ class Membership:
         self._task: asyncio.Task[None] | None = None
         self.on_alone: Callable[[], None] | None = None
         """Told at each look that finds no others: nobody else listens for hints."""
+        self.on_gone: Callable[[], None] | None = None
+        """Told when one of the others is silent for too long: what it committed last it may not have told."""
+        self._alive: frozenset[str] = frozenset()
 
     async def join(self, rpc_address: str, rpc_port: int) -> None:
         """Write the first heartbeat and go on."""
@@ -192,6 +195,9 @@ class Membership:
             self._others.doubt(doubt_ns)
             alive = self._others.observe(servers, now_ns)
         self._alone = not alive
+        before, self._alive = self._alive, frozenset(member.host_id for member in alive)
+        if before - self._alive and self.on_gone is not None:
+            self.on_gone()
         if self._alone and self.on_alone is not None:
             self.on_alone()
         if self._leases is not None:

@@ -35,7 +35,13 @@ from whistlestop.server.config import (
 )
 from whistlestop.server.membership import Membership
 from whistlestop.server.ranges import Leases
-from whistlestop.server.stores import close_notifier, make_notifier, make_store, nobody_else_hears
+from whistlestop.server.stores import (
+    close_notifier,
+    hints_may_be_lost,
+    make_notifier,
+    make_store,
+    nobody_else_hears,
+)
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -159,6 +165,7 @@ class Server:
         leases = Leases(store, f"{self.host_id}/{Role.HISTORY}")
         membership = Membership(store, clock, notifier, self.host_id, roles, leases=leases, scanner=services.history)
         membership.on_alone = partial(nobody_else_hears, notifier)
+        membership.on_gone = partial(hints_may_be_lost, notifier)
         return membership
 
     async def _register(self, services: Services) -> None:

@@ -71,3 +71,10 @@ def nobody_else_hears(notifier: Notifier) -> None:
     nobody_else = getattr(notifier, "nobody_else", None)
     if nobody_else is not None:
         nobody_else()
+
+
+def hints_may_be_lost(notifier: Notifier) -> None:
+    """Another server is gone, perhaps between a commit and its hint: whoever waits here looks at the store."""
+    wake_everybody = getattr(notifier, "wake_everybody", None)
+    if wake_everybody is not None:
+        wake_everybody()

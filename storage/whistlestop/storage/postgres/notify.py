@@ -4,7 +4,8 @@ Rules of this file:
   - within the process a hint is delivered at once, whatever the database does;
   - for the others, topics gather while the last batch is on its way, and go together: a hint costs no transaction;
   - a topic travels as a short digest; two that share one only wake somebody for nothing;
-  - a hint may be lost (the connection broke). After a reconnect everybody is woken, and re-reads the store;
+  - a hint may be lost (the connection broke, or the process that was to send it died). After a reconnect, and when
+    another process is gone, everybody is woken, and re-reads the store;
   - who knows that nobody else listens (`others` False) sends nothing. A process that begins to listen says so first,
     and whoever hears of another sends again.
 
@@ -81,6 +82,10 @@ class PostgresNotifier:
         if self._clock.now_ns() - self._heard_ns > _QUIET_NS:
             self.others = False
 
+    def wake_everybody(self) -> None:
+        """Hints may have been lost: whoever waits in this process looks at the store."""
+        self._local.publish(list(self._local.audience), elsewhere=True)
+
     async def start(self) -> None:
         """Connect in the background; returns when it listens, or after a few seconds without."""
         self._tasks = [
@@ -121,7 +126,7 @@ class PostgresNotifier:
         await connection.execute(f'LISTEN "{self._channel}"'.encode())
         await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, f"{self._me} {digest(HELLO_TOPIC)}"))
         # Nobody knows what was said while nobody listened.
-        self._local.publish(list(self._local.audience), elsewhere=True)
+        self.wake_everybody()
         self._listening.set()
         async for notification in connection.notifies():
             sender, _, digests = notification.payload.partition(" ")
