@@ -15,7 +15,7 @@ help:
 	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 1 GB)"
 	@echo "make test-typescript   the TypeScript SDK against our server (needs node >= 20 and npm; 262 MB)"
 	@echo "make lint   ruff, mypy strict, import contracts"
-	@echo "make check  lint and test, as CI runs them"
+	@echo "make check  lint and all tests, as CI runs them"
 	@echo "make proto  generate *_pb2.py from our .proto files"
 	@echo "make bench  benchmarks"
 
@@ -56,7 +56,7 @@ proto: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
 
-check: lint test test-infra
+check: lint test test-infra test-typescript
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

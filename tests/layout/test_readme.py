@@ -46,12 +46,12 @@ def test_every_block_has_a_tag_that_is_tested() -> None:
 
 
 def test_the_two_commands_are_make_targets_and_ci_runs_the_test_command() -> None:
-    """CI runs lint, exactly the README's test command, and the infrastructure's tests; `make check` is the same."""
+    """CI runs lint, exactly the README's test command, and what needs more than that; `make check` is the same."""
     assert commands("make") == [["make", "demo"], ["make", "test"]]
     assert {"demo", "test", "lint", "check"} <= make_targets()
     runs = re.findall(r"^(make [\w-]+) ", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
-    assert runs == ["make lint", "make test", "make test-infra"]
-    assert re.search(r"^check: lint test test-infra$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert runs == ["make lint", "make test", "make test-infra", "make test-typescript"]
+    assert re.search(r"^check: lint test test-infra test-typescript$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
 
 
 def test_links_lead_somewhere() -> None:
