@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 from google.protobuf import symbol_database
+from google.protobuf.json_format import MessageToDict
+from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.common.v1.grpc_status_pb2 import GrpcStatus
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as workflow_pb
@@ -196,7 +198,7 @@ class Puppet:
     def answered(self, answer: httpx.Response) -> httpx.Response:
         """Write down an answer over HTTP: its status, the headers that mean something, and the body."""
         headers = {name: value for name, value in answer.headers.items() if name.startswith(MEANINGFUL_HEADERS)}
-        shown = {"status": answer.status_code, "headers": headers, "body": _shown(answer.content)}
+        shown = {"status": answer.status_code, "headers": headers, "body": _shown(answer)}
         path = answer.request.url.raw_path.decode()
         self.transcript.add(f"{answer.request.method} {self._normaliser.text(path)}", self._normaliser.plain(shown))
         return answer
@@ -391,12 +393,15 @@ class Puppet:
         return list(await asyncio.gather(*parts))
 
 
-def _shown(body: bytes) -> Any:
+def _shown(answer: httpx.Response) -> Any:
     """JSON as it is, anything else as text."""
+    if answer.headers.get("content-type") == "application/x-temporal-payload":
+        # A map's entries travel in any order.
+        return MessageToDict(common_pb.Payload.FromString(answer.content))
     try:
-        return json.loads(body)
+        return json.loads(answer.content)
     except ValueError:
-        return body.decode("latin-1")
+        return answer.content.decode("latin-1")
 
 
 def _status(error: grpc.aio.AioRpcError) -> GrpcStatus:
