@@ -3,7 +3,8 @@
 The SDK's own Lambda worker, with the bridge inside: it speaks gRPC to the bridge, and the bridge signed HTTPS to the
 Function URL. What it works on stands in `program.py`: put yours in its place.
 
-Environment: WHISTLESTOP_URL (the Function URL), DEPLOYMENT_NAME, BUILD_ID, TEMPORAL_TASK_QUEUE, TEMPORAL_NAMESPACE.
+Environment: WHISTLESTOP_URL (the Function URL), DEPLOYMENT_NAME, BUILD_ID, TEMPORAL_TASK_QUEUE, TEMPORAL_NAMESPACE,
+MAX_IDLE (seconds without work after which the worker ends, 0: when its time is over).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from temporalio.common import WorkerDeploymentVersion
 from temporalio.contrib.aws.lambda_worker import LambdaWorkerConfig, run_worker
 
 from whistlestop.bridge import BridgeConfig, RunningBridge
+from whistlestop.bridge.idle import EndsWhenIdle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -34,6 +36,10 @@ async def configure(config: LambdaWorkerConfig) -> AsyncGenerator[None, None]:
         config.client_connect_config["target_host"] = running.address
         config.worker_config["workflows"] = WORKFLOWS
         config.worker_config["activities"] = ACTIVITIES
+        # The SDK's handler alone would live until its time is over, and be billed for it.
+        max_idle_s = float(os.environ.get("MAX_IDLE", "10"))
+        if max_idle_s:
+            config.worker_config["plugins"] = [EndsWhenIdle(running.counters, max_idle_s)]
         yield
 
 
