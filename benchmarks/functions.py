@@ -1,6 +1,7 @@
 """What the three functions do for a workflow, and while nothing happens: counted, and at list prices.
 
     python benchmarks/functions.py workflows [--count 20]     # invocations, GB-seconds, statements, AWS calls
+    python benchmarks/functions.py pushed [--count 20]        # the same, of workers that are started on demand
     python benchmarks/functions.py idle [--minutes 10]        # an idle worker, and timers far ahead
 
 The handlers run as processes over Postgres (`tests/functions/line.py`), the official SDK reaches them through the
@@ -19,6 +20,7 @@ import logging
 import sys
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psycopg
+from benchmarks.pushed import HOOKED, Workers, hooked, pushed
 from temporalio import activity, workflow
 from temporalio.client import (
     Client,
@@ -45,7 +48,7 @@ from tests.functions.line import built
 from whistlestop.server import prices
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from tests.functions.line import Line
 
@@ -73,6 +76,17 @@ class Echo:
 
 
 @workflow.defn(sandboxed=False)
+class Hooked:
+    """One activity, which travels to a webhook."""
+
+    @workflow.run
+    async def run(self, text: str) -> str:
+        return await workflow.execute_activity(
+            shout, text, task_queue=HOOKED, start_to_close_timeout=timedelta(seconds=30)
+        )
+
+
+@workflow.defn(sandboxed=False)
 class Nap:
     """One timer of two seconds, for which a message wakes history."""
 
@@ -95,6 +109,8 @@ class Measured:
     http: float
     seconds: float
     paths: dict[str, float] = field(default_factory=dict)
+    worker_gb_seconds: float = 0.0
+    """Of `gb_seconds`, what workers took that are functions."""
 
     @property
     def usage(self) -> prices.Usage:
@@ -151,23 +167,32 @@ async def saga(client: Client, name: str) -> None:
     assert await handle.query(programs.Order.state) == "charged tea"
 
 
+async def echo_by_webhook(client: Client, name: str) -> None:
+    """The same, where the receiver says what it was told."""
+    assert await client.execute_workflow(Hooked.run, "tea", id=name, task_queue=QUEUE) == "tea"
+
+
 async def nap(client: Client, name: str) -> None:
     """Start it, and wait for its result."""
     assert await client.execute_workflow(Nap.run, id=name, task_queue=QUEUE) == "awake"
 
 
-WORKLOADS: dict[str, Callable[[Client, str], Awaitable[None]]] = {"echo": echo, "saga": saga, "timer": nap}
+Workload = Callable[[Client, str], Awaitable[None]]
+WORKLOADS: dict[str, Workload] = {"echo": echo, "saga": saga, "timer": nap}
 
 
-async def measure(line: Line, client: Client, name: str, mode: str, count: int, together: int) -> Measured:
+async def measure(
+    line: Line, client: Client, name: str, mode: str, count: int, together: int, work: Workload | None = None
+) -> Measured:
     """Run `count` of them, `together` at a time."""
-    await WORKLOADS[name](client, f"warm-{name}-{mode}-{together}")
+    work = work or WORKLOADS[name]
+    await work(client, f"warm-{name}-{mode}-{together}")
     await asyncio.sleep(SETTLE_S)
     before, began = Counted.now(line), time.perf_counter()
     names = [f"{name}-{mode}-{together}-{number}" for number in range(count)]
     while names:
         now, names = names[:together], names[together:]
-        await asyncio.gather(*(WORKLOADS[name](client, each) for each in now))
+        await asyncio.gather(*(work(client, each) for each in now))
     seconds = time.perf_counter() - began
     return Counted.now(line).since(before, f"{name}, {together} at once", mode, count, seconds)
 
@@ -216,6 +241,41 @@ async def workflows(count: int) -> list[Measured]:
                         found.append(await measure_silence(line, client, mode))
                         show(found[-1])
     return found
+
+
+async def on_demand(count: int, lives_s: float, max_idle_s: float) -> list[Measured]:
+    """By workers that are Lambda functions: one workflow for a worker's life, and `count` of them; and by a webhook."""
+    found = []
+    async with postgres.migrated_database() as url, built(url, wake_queue="", instances=INSTANCES[1]) as line:
+        client = await Client.connect(line.bridge.address)
+        async with pushed(line, Workers(QUEUE, lives_s, max_idle_s)) as workers:
+            for name in WORKLOADS:
+                for each in (1, count):
+                    found.append(await measure_pushed(line, client, workers, name, each))
+                    show(found[-1])
+    async with postgres.migrated_database() as url, built(url, wake_queue="", instances=INSTANCES[1]) as line:
+        client = await Client.connect(line.bridge.address)
+        async with hooked(line) as tasks, Worker(client, task_queue=QUEUE, workflows=[Hooked]):
+            found.append(await measure(line, client, "echo", "webhook", count, 1, echo_by_webhook))
+            assert len(tasks) == count + 1
+            show(found[-1])
+    return found
+
+
+async def measure_pushed(line: Line, client: Client, workers: Workers, name: str, count: int) -> Measured:
+    """From a time without a worker to the next: what is counted has in it how workers start, look in vain, and end."""
+    before, started, billed_s = Counted.now(line), workers.started, workers.billed_s
+    began = time.perf_counter()
+    for number in range(count):
+        await WORKLOADS[name](client, f"pushed-{name}-{count}-{number}")
+    seconds = time.perf_counter() - began
+    await workers.gone()
+    lives = workers.started - started
+    made = Counted.now(line).since(before, f"{name}, {count} in {lives} lives", "pushed", count, seconds)
+    made.invocations += lives / count
+    made.worker_gb_seconds = (workers.billed_s - billed_s) / count * MEMORY_MB / 1024
+    made.gb_seconds += made.worker_gb_seconds
+    return made
 
 
 async def measure_silence(line: Line, client: Client, mode: str) -> Measured:
@@ -313,16 +373,20 @@ def main() -> None:
     """Measure, and print."""
     logging.getLogger("temporalio.activity").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["workflows", "idle"])
+    parser.add_argument("what", choices=["workflows", "pushed", "idle"])
     parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--lives", type=float, default=120, help="seconds, the time-out of pushed workers")
+    parser.add_argument("--max-idle", type=float, default=10, help="seconds, of pushed workers")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--modes", default="nobody,a worker,a worker; woken", help="of idle")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    if given.what == "workflows":
+    if given.what != "idle":
         print("| workflow | workers | invocations | GB-s | statements | SQS | HTTP calls | s | $ per million |")
         print("|---|---|---|---|---|---|---|---|---|")
-        found: list[Any] = asyncio.run(workflows(given.count))
+        pushes = given.what == "pushed"
+        of_all = on_demand(given.count, given.lives, given.max_idle) if pushes else workflows(given.count)
+        found: list[Any] = asyncio.run(of_all)
     else:
         modes = [mode.replace(";", ",") for mode in given.modes.split(",")]
         found = asyncio.run(idle(given.minutes, modes))
