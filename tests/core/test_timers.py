@@ -216,11 +216,20 @@ def test_activity_timeouts_are_bounded_by_the_run() -> None:
     assert [a.schedule_to_close_timeout.seconds, a.schedule_to_start_timeout.seconds, a.start_to_close_timeout.seconds] == [5, 5, 5]
 
 
+def test_an_answer_less_than_a_second_late_still_counts() -> None:
+    world = World()
+    world.start(task_timeout_s=1)
+    world.poll()
+    world.advance(1.9)
+    assert world.complete().error is None
+    assert world.names()[-1] == "WorkflowTaskCompleted"
+
+
 def test_workflow_task_times_out_and_is_offered_again() -> None:
     world = World()
     world.start(task_timeout_s=7)
     world.poll()
-    world.advance(7)
+    world.advance(8)
     assert world.names()[-1] == "WorkflowTaskTimedOut"
     assert len(world.offered(1)) == 1
     assert world.state().workflow_task.attempt == 2

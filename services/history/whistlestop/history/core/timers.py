@@ -47,7 +47,7 @@ def earliest_due(state: MutableState) -> int:
     task = state.workflow_task
     if task.scheduled_event_id:
         if task.started_event_id:
-            dues.append(task.started_ns + task.timeout_ns)
+            dues.append(workflow_task.times_out_ns(task))
         elif task.schedule_to_start_due_ns:
             dues.append(task.schedule_to_start_due_ns)
     dues.extend(timer.fire_ns for timer in state.timers.values())
@@ -138,7 +138,7 @@ def _fire_workflow_task(run: Run) -> None:
     if task.scheduled_event_id == 0:
         return
     if task.started_event_id:
-        if task.started_ns + task.timeout_ns <= run.now_ns:
+        if workflow_task.times_out_ns(task) <= run.now_ns:
             workflow_task.time_out(run)
             workflow_task.schedule(run)
     elif 0 < task.schedule_to_start_due_ns <= run.now_ns:

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
     from whistlestop.history.core.run import Run
-    from whistlestop.history.core.state_pb2 import TaskRow
+    from whistlestop.history.core.state_pb2 import TaskRow, WorkflowTask
 
 TASK_TYPE_WORKFLOW = int(task_queue_pb2.TASK_QUEUE_TYPE_WORKFLOW)
 SPECULATIVE_SCHEDULE_TO_START_NS = 5 * SECOND_NS
+LATE_ANSWER_NS = SECOND_NS
+"""How much later than its timeout a task counts as timed out. A worker counts from when the task reached it, a server
+from when it was handed out; Temporal's timers leave a second at most, and workers of short tasks live by it."""
 INLINE_REQUEST_ID = "request-from-RespondWorkflowTaskCompleted"
 DEFAULT_PRIORITY = 3
 
@@ -81,6 +84,11 @@ def _start_to_close_ns(run: Run, attempt: int) -> int:
     backoff_ns = limits.workflow_task_retry_initial_ns << min(beyond - 1, 40)
     backoff_ns = min(backoff_ns, limits.workflow_task_retry_max_ns)
     return run.state.task_timeout_ns + backoff_ns
+
+
+def times_out_ns(task: WorkflowTask) -> int:
+    """When the started task is given up."""
+    return task.started_ns + task.timeout_ns + LATE_ANSWER_NS
 
 
 def schedule(
@@ -203,7 +211,7 @@ def start(run: Run, *, request_id: str, identity: str, stamp: common_pb.WorkerVe
         task.history_size_bytes = size
         run.changed = True
     task.schedule_to_start_due_ns = 0
-    run.arm(run.now_ns + task.timeout_ns)
+    run.arm(times_out_ns(task))
 
 
 def _write_scheduled(run: Run, *, attempt: int, scheduled_ns: int) -> None:
