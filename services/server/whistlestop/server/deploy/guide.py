@@ -11,12 +11,12 @@ from whistlestop.server.prices import Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ECHO: Final = Usage(invocations=33.0, gb_seconds=0.48, sqs_requests=0.3, statements=42.0)
+ECHO: Final = Usage(invocations=32, gb_seconds=0.30, sqs_requests=0.3, statements=38)
 """Of a workflow with one activity whose worker pulls, one at a time, the worker's empty looks included: measured by
-`python benchmarks/functions.py workflows` at 512 MB."""
+`python benchmarks/functions.py workflows` at 512 MB, as docs/cost.md has it."""
 _TRANSITIONS_OF_ECHO: Final = 7
 """Its start; the start and the end of two workflow tasks and of one activity."""
-TRANSITION: Final = _ECHO * (1 / _TRANSITIONS_OF_ECHO)
+TRANSITION: Final = ECHO * (1 / _TRANSITIONS_OF_ECHO)
 _ALARM = "AWS::CloudWatch::Alarm"
 
 
