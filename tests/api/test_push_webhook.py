@@ -32,7 +32,7 @@ class Site:
         self.tasks: list[Any] = []
         self.answers: list[tuple[int, Any]] = []
 
-    def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
         message = json.loads(body)
         assert message["type"] == "activity.task"
         self.tasks.append(message["data"]["task"])

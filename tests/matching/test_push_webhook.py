@@ -47,7 +47,7 @@ class Receiver:
     def messages(self) -> list[dict[str, Any]]:
         return [json.loads(body) for _, _, body, _ in self.requests]
 
-    def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
         self.requests.append((url, headers, body, timeout_s))
         status, said = self._answers(json.loads(body))
         return Answer(status, {}, said if isinstance(said, bytes) else json.dumps(said).encode())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from temporalio.api.enums.v1 import CommandType
+from temporalio.api.enums.v1 import CallbackState, CommandType
 from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkflowExecutionRequest,
@@ -36,6 +36,8 @@ class Elsewhere:
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.asked: list[tuple[str, dict[str, str], bytes]] = []
+        self.slow = threading.Event()
+        """Requests to /slow wait for it."""
         elsewhere = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,6 +45,8 @@ class Elsewhere:
                 body = self.rfile.read(int(self.headers["content-length"] or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 elsewhere.asked.append((self.path, headers, body))
+                if self.path == "/slow":
+                    elsewhere.slow.wait(30)
                 status, sent, data = elsewhere.answers.pop(0) if elsewhere.answers else (200, {}, b"")
                 self.send_response(status)
                 for name, value in {**sent, "content-length": str(len(data))}.items():
@@ -63,6 +67,7 @@ def elsewhere() -> Iterator[Elsewhere]:
     thread = threading.Thread(target=made.server.serve_forever)
     thread.start()
     yield made
+    made.slow.set()
     made.server.shutdown()
     thread.join()
     made.server.server_close()
@@ -156,4 +161,50 @@ async def test_a_completion_callback_is_tried_until_it_is_heard(
     assert not callback.HasField("last_attempt_failure")
     _, asked, body = elsewhere.asked[1]
     assert (asked["k"], asked["nexus-operation-state"], body) == ("v", "succeeded", b"1")
+    assert server.end() == 0
+
+
+ALLOWED = ("--dynamic-config-value", 'callback.allowedAddresses=[{"Pattern":"*","AllowInsecure":true}]')
+
+
+async def callbacks(client: Client, workflow_id: str, until: Callable[[Any], bool]) -> Any:
+    """The callbacks of the workflow once `until` holds of them, or as they are in the end."""
+    request = DescribeWorkflowExecutionRequest(namespace="default", execution={"workflow_id": workflow_id})  # type: ignore[arg-type]
+    for _ in range(200):
+        found = (await client.workflow_service.describe_workflow_execution(request)).callbacks
+        if until(found):
+            break
+    return found
+
+
+async def test_a_callback_that_nobody_answers_holds_up_no_other_of_its_run(
+    start_dev: Callable[..., Any], elsewhere: Elsewhere
+) -> None:
+    server = start_dev(*ALLOWED)
+    client = await server.client()
+    nexus = [{"nexus": {"url": f"{elsewhere.url}/{path}"}} for path in ("slow", "quick")]
+    await start(client, "two", completion_callbacks=nexus)
+    await step(client, "complete_workflow_execution")
+    found = await callbacks(client, "two", lambda each: each[1].state == CallbackState.CALLBACK_STATE_SUCCEEDED)
+    assert [each.state for each in found] == [
+        CallbackState.CALLBACK_STATE_SCHEDULED, CallbackState.CALLBACK_STATE_SUCCEEDED,
+    ]
+    elsewhere.slow.set()
+    found = await callbacks(client, "two", lambda each: each[0].state == CallbackState.CALLBACK_STATE_SUCCEEDED)
+    assert found[0].state == CallbackState.CALLBACK_STATE_SUCCEEDED
+    assert sorted(path for path, _, _ in elsewhere.asked) == ["/quick", "/slow"]
+    assert server.end() == 0
+
+
+async def test_a_header_that_http_can_t_carry_is_an_attempt_that_failed(
+    start_dev: Callable[..., Any], elsewhere: Elsewhere
+) -> None:
+    server = start_dev(*ALLOWED)
+    client = await server.client()
+    header = {"k": "v\r\nx-smuggled: 1"}
+    await start(client, "bad", completion_callbacks=[{"nexus": {"url": f"{elsewhere.url}/x", "header": header}}])
+    await step(client, "complete_workflow_execution")
+    (found,) = await callbacks(client, "bad", lambda each: each[0].attempt > 0)
+    assert "header" in found.last_attempt_failure.message
+    assert elsewhere.asked == []
     assert server.end() == 0

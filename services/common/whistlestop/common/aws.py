@@ -28,7 +28,7 @@ from whistlestop.common.connections import Connections
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from whistlestop.common.connections import Answer
+    from whistlestop.common.http1 import Answer
 
 TRIES = 3
 INVOKE_S = 75.0

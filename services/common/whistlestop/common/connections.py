@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import http.client
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from whistlestop.common.clock import SECOND_NS, SystemClock
+from whistlestop.common.http1 import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -15,15 +15,6 @@ if TYPE_CHECKING:
 KEPT_NS = 15 * SECOND_NS
 """A connection that was idle for longer is made anew: a function may have been frozen meanwhile, and its peer gone."""
 _clock = SystemClock()
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back; header names in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class Connections:

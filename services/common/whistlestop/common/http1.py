@@ -8,6 +8,7 @@ times the CPU of the exchange itself (docs/bridge.md has the figures).
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_BODY = 128 * 1024 * 1024
 _MOST_HEAD = 64 * 1024
+_NOT_IN_HEADS = re.compile(r"[\r\n\0]")
+_NOT_IN_TARGETS = re.compile(r"[\x00-\x20\x7f]")
 _MOST_IDLE = 32
 _CONNECT_S = 10.0
 
@@ -63,7 +66,10 @@ class Http1Client:
     written again on another connection; without, whether it was served is for the caller to weigh.
     """
 
-    def __init__(self, url: str, tls: ssl.SSLContext | None = None, *, resend: bool = True) -> None:
+    def __init__(
+        self, url: str, tls: ssl.SSLContext | None = None, *, resend: bool = True, most_body: int = MOST_BODY
+    ) -> None:
+        """`most_body`: bytes of an answer. Raises ValueError for what is not an http(s) URL."""
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"not an http(s) URL: {url}")
@@ -74,20 +80,26 @@ class Http1Client:
         if parts.port:
             self.host += f":{parts.port}"
         self._resend = resend
+        self._most_body = most_body
         self._idle: list[_Connection] = []
         self.connects = 0
 
     async def post(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """One exchange. Raises Unreachable."""
+        """One exchange. Raises Unreachable, and ValueError for a path or a header that would break the head."""
+        if _NOT_IN_TARGETS.search(path):
+            raise ValueError(f"invalid path: {path!r}")
         head = [f"POST {path} HTTP/1.1\r\nhost: {self.host}\r\n"]
-        head += [f"{name}: {value}\r\n" for name, value in headers.items()]
+        for name, value in headers.items():
+            if _NOT_IN_TARGETS.search(name) or ":" in name or _NOT_IN_HEADS.search(value):
+                raise ValueError(f"invalid header: {name!r}")
+            head.append(f"{name}: {value}\r\n")
         head.append(f"content-length: {len(body)}\r\n\r\n")
         request = "".join(head).encode("latin-1", "replace") + body
         while True:
             connection = self._kept() or await self._connect()
             was_used = connection.used
             try:
-                answer, keep = await _exchange(connection, request)
+                answer, keep = await _exchange(connection, request, self._most_body)
             except _Stale:
                 connection.close()
                 if was_used and self._resend:
@@ -137,7 +149,7 @@ class _Stale(Exception):
     """The connection ended before a byte of the answer."""
 
 
-async def _exchange(connection: _Connection, request: bytes) -> tuple[Answer, bool]:
+async def _exchange(connection: _Connection, request: bytes, most: int) -> tuple[Answer, bool]:
     reader, writer = connection.reader, connection.writer
     try:
         writer.write(request)
@@ -154,7 +166,7 @@ async def _exchange(connection: _Connection, request: bytes) -> tuple[Answer, bo
     except asyncio.LimitOverrunError:
         raise ValueError("the head of the answer is too long") from None
     status, headers = _parsed(head)
-    body, is_whole = await _body(reader, status, headers)
+    body, is_whole = await _body(reader, status, headers, most)
     keeps = head.startswith(b"HTTP/1.1") and headers.get("connection", "").lower() != "close"
     return Answer(status, headers, body), is_whole and keeps
 
@@ -163,34 +175,47 @@ def _parsed(head: bytes) -> tuple[int, dict[str, str]]:
     first, *lines = head[:-4].decode("latin-1").split("\r\n")
     if not first.startswith("HTTP/1."):
         raise ValueError("not HTTP/1.1")
-    headers = {}
+    headers: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(":")
-        headers[name.lower()] = value.strip()
+        name, value = name.lower(), value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return int(first[9:12]), headers
 
 
-async def _body(reader: asyncio.StreamReader, status: int, headers: Mapping[str, str]) -> tuple[bytes, bool]:
+async def _body(
+    reader: asyncio.StreamReader, status: int, headers: Mapping[str, str], most: int
+) -> tuple[bytes, bool]:
     """The body, and whether the connection can go on behind it."""
     if status in {204, 304}:
         return b"", True
     if headers.get("transfer-encoding", "").lower() == "chunked":
-        return await _chunks(reader), True
+        return await _chunks(reader, most), True
     if "content-length" in headers:
         size = int(headers["content-length"])
-        if not 0 <= size <= MOST_BODY:
+        if not 0 <= size <= most:
             raise ValueError(f"a body of {size} bytes is too long")
         return await reader.readexactly(size), True
-    return await reader.read(MOST_BODY), False
+    return await _until_closed(reader, most), False
 
 
-async def _chunks(reader: asyncio.StreamReader) -> bytes:
+async def _until_closed(reader: asyncio.StreamReader, most: int) -> bytes:
     parts: list[bytes] = []
-    left = MOST_BODY
+    while part := await reader.read(_MOST_HEAD):
+        parts.append(part)
+        most -= len(part)
+        if most < 0:
+            raise ValueError("the body is too long")
+    return b"".join(parts)
+
+
+async def _chunks(reader: asyncio.StreamReader, most: int) -> bytes:
+    parts: list[bytes] = []
+    left = most
     while True:
         size = int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16)
         left -= size
-        if left < 0:
+        if size < 0 or left < 0:
             raise ValueError("the body is too long")
         if size == 0:
             break

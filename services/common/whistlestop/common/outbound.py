@@ -1,44 +1,37 @@
-"""One HTTP request to an address that somebody else named: webhooks, Nexus endpoints, callbacks."""
+"""One HTTP request to an address that somebody else named: webhooks, Nexus endpoints, callbacks.
+
+Rules of this file: the whole exchange has one time limit, however slowly the other side goes on; an answer is read up
+to a limit; redirects are not followed; and whoever named headers has no say in how the request is framed.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from whistlestop.common.http1 import Answer, Http1Client, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+__all__ = ["Answer", "post"]
+
 MOST_READ = 4 * 1024 * 1024
+_FRAMING = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"})
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Names of headers in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-def post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
-    """On the calling thread. Raises OSError when there is no answer; redirects are not followed."""
-    import http.client
-
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
-    target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+async def post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
+    """Raises OSError when there is no answer, and for what can't be asked."""
+    sent = {name: value for name, value in headers.items() if name.lower() not in _FRAMING} | {"connection": "close"}
     try:
-        connection.request("POST", target, body=body, headers=dict(headers))
-        response = connection.getresponse()
-        data = response.read(MOST_READ)
-    except http.client.HTTPException as error:
-        raise OSError(f"{type(error).__name__}: {error}") from error
-    finally:
-        connection.close()
-    found: dict[str, str] = {}
-    for name, value in response.getheaders():
-        lower = name.lower()
-        found[lower] = f"{found[lower]}, {value}" if lower in found else value
-    return Answer(response.status, found, data)
+        parts = urlsplit(url)
+        client = Http1Client(url, most_body=MOST_READ)
+        target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await client.post(target, sent, body)
+        finally:
+            client.close()
+    except (Unreachable, ValueError) as error:
+        raise OSError(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
@@ -12,7 +13,7 @@ from whistlestop.history import histories, nexus_deliveries, push
 from whistlestop.history.core import children, close, external
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.state_pb2 import TransferData
-from whistlestop.storage.errors import CurrentConflict, VersionConflict
+from whistlestop.storage.errors import VersionConflict
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from whistlestop.history.core.run import Run
     from whistlestop.history.engine import Engine
+    from whistlestop.history.nexus_deliveries import Rest
     from whistlestop.history.service import History
     from whistlestop.storage.records import CurrentExecution, TransferTask
 
@@ -29,20 +31,19 @@ MAX_CONFLICTS = 20
 HISTORY_SERVICE = "history-service"
 
 
-async def deliver(service: History, task: TransferTask) -> None:
-    """Carry out one row. Raises ServiceError or StorageError when it has to be tried again."""
+async def deliver(service: History, task: TransferTask) -> Rest | None:
+    """Carry out one row, or all of it but the rest: what has to be asked of somebody outside, and what follows then.
+
+    Raises ServiceError or StorageError when it has to be tried again; so does the rest.
+    """
     if task.kind == push.KIND:
         await service.push.deliver(task)
-        return
+        return None
     data = TransferData.FromString(task.data)
-    for _ in range(MAX_CONFLICTS):
-        try:
-            await _KINDS[task.kind](service, task, data)
-        except (VersionConflict, CurrentConflict):
-            service.engine.forget(task.key)
-        else:
-            return
-    raise ServiceError(Code.UNAVAILABLE, "too many conflicts")
+    if task.kind in nexus_deliveries.KINDS:
+        return await nexus_deliveries.deliver(service, task, data)
+    await service.engine.again(task.key, partial(_KINDS[task.kind], service, task, data))
+    return None
 
 
 async def _initiated(service: History, task: TransferTask, data: TransferData) -> history_pb.HistoryEvent:
@@ -322,7 +323,4 @@ _KINDS: dict[str, Callable[[History, TransferTask, TransferData], Awaitable[None
     "schedule_action_closed": _schedule_action_closed,
     "schedule_cancel": _stop_schedule_action,
     "schedule_terminate": _stop_schedule_action,
-    "nexus_start": nexus_deliveries.start_operation,
-    "nexus_cancel": nexus_deliveries.cancel_operation,
-    "nexus_callback": nexus_deliveries.call_back,
 }

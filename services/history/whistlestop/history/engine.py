@@ -291,6 +291,15 @@ class Engine:
                 return run, reply
         raise ServiceError(Code.UNAVAILABLE, f"workflow {workflow_id} is too busy; try again")
 
+    async def again(self, key: ExecutionKey, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Make an attempt to commit to that run, and another whenever somebody else's commit came between."""
+        for _ in range(MAX_CONFLICTS):
+            try:
+                return await attempt()
+            except (VersionConflict, CurrentConflict):
+                self.forget(key)
+        raise ServiceError(Code.UNAVAILABLE, "too many conflicts")
+
     async def _decide(self, run: Run, entry: Entry, decide: Callable[[Run], T]) -> T:
         """Decide; when that needs the run's first event, read it and decide again."""
         try:

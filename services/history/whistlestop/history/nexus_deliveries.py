@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from whistlestop.common.errors import Code, ServiceError
@@ -12,6 +13,9 @@ from whistlestop.history.core.times import MILLISECOND_NS, timestamp_ns
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
+
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
@@ -21,8 +25,13 @@ if TYPE_CHECKING:
     from whistlestop.history.service import History
     from whistlestop.storage.records import TransferTask
 
+    Rest: TypeAlias = Callable[[], Awaitable[None]]
+
 SYSTEM_URL = "temporal://system"
 OPERATION_HEADER = "nexus-operation-token"
+_START, _CANCEL, _CALLBACK = "nexus_start", "nexus_cancel", "nexus_callback"
+KINDS = frozenset({_START, _CANCEL, _CALLBACK})
+"""Of the rows."""
 _TARGET_GONE = "endpoint not registered"
 
 
@@ -37,26 +46,41 @@ class PutOff(Exception):
 # ---- requests --------------------------------------------------------------------------------------------------------
 
 
-async def start_operation(service: History, task: TransferTask, data: TransferData) -> None:
-    """Offer the operation to the workers of its endpoint."""
-    await _request(service, task, data, cancel=False)
+async def deliver(service: History, task: TransferTask, data: TransferData) -> Rest | None:
+    """Carry out one row, or leave the rest: what is asked of somebody outside, and what follows then."""
+    if task.kind == _CALLBACK:
+        return await _call_back(service, task, data)
+    return await _request(service, task, data, cancel=task.kind == _CANCEL)
 
 
-async def cancel_operation(service: History, task: TransferTask, data: TransferData) -> None:
-    """Offer the request to cancel the operation to the workers of its endpoint."""
-    await _request(service, task, data, cancel=True)
-
-
-async def _request(service: History, task: TransferTask, data: TransferData, *, cancel: bool) -> None:
-    engine = service.engine
+async def _request(service: History, task: TransferTask, data: TransferData, *, cancel: bool) -> Rest | None:
     record: outside.Record | None = None
     run, operation = await _wanted(service, task, data, cancel=cancel)
     if run is not None and operation is not None:
-        # What is asked of nobody's queue is asked here, without a lock: it may take its time, or come back to this run.
         if operation.endpoint == system_nexus.ENDPOINT:
+            # Without a lock: it may come back to this run.
             record = await system_operations.call(service, run, operation)
-        else:
-            record = await outside.request(service, run, operation, cancel=cancel)
+        elif url := await outside.address(service, operation):
+            return partial(_ask_outside, service, task, data, url, cancel=cancel)
+    await service.engine.again(task.key, partial(_note, service, task, data, record, cancel=cancel))
+    return None
+
+
+async def _ask_outside(service: History, task: TransferTask, data: TransferData, url: str, *, cancel: bool) -> None:
+    run, operation = await _wanted(service, task, data, cancel=cancel)
+    if run is None or operation is None:
+        await service.store.delete_transfer(task)
+        return
+    record = await outside.request(service, run, operation, url, cancel=cancel)
+    # Others commit to the run meanwhile: what was answered is noted again then, not asked again.
+    await service.engine.again(task.key, partial(_note, service, task, data, record, cancel=cancel))
+
+
+async def _note(
+    service: History, task: TransferTask, data: TransferData, record: outside.Record | None, *, cancel: bool
+) -> None:
+    """Commit what came of the request; or offer it to the workers of the endpoint, if nobody else was asked."""
+    engine = service.engine
     async with engine.lock(task.key):
         run, operation = await _wanted(service, task, data, cancel=cancel)
         if run is None or operation is None:
@@ -117,17 +141,24 @@ async def _target(
 # ---- callbacks -------------------------------------------------------------------------------------------------------
 
 
-async def call_back(service: History, task: TransferTask, data: TransferData) -> None:
-    """Tell whoever waits how the run ended. Within this server that is one commit of both runs."""
-    engine = service.engine
+async def _call_back(service: History, task: TransferTask, data: TransferData) -> Rest | None:
+    """Tell whoever waits how the run ended."""
     run = await _run_of(service, task.key)
     if run is None or not callbacks.is_owed(run.state, data.callback_index):
         await service.store.delete_transfer(task)
-        return
+        return None
     callback = run.state.completion_callbacks[data.callback_index].nexus
     if callback.url != SYSTEM_URL:
-        await _call_outside(service, task, data, run)
-        return
+        return partial(_call_outside, service, task, data)
+    await service.engine.again(task.key, partial(_call_caller, service, task, data, callback))
+    return None
+
+
+async def _call_caller(
+    service: History, task: TransferTask, data: TransferData, callback: common_pb.Callback.Nexus
+) -> None:
+    """Within this server that is one commit of both runs."""
+    engine = service.engine
     token = nexus_callbacks.parse_token(_header(callback, nexus_callbacks.CALLBACK_HEADER))
     if token is None:
         await _settle(service, task, data, nexus_http.Refused("invalid callback token", retryable=False))
@@ -151,8 +182,12 @@ def _header(callback: common_pb.Callback.Nexus, name: str) -> str:
     return next((value for key, value in callback.header.items() if key.lower() == name), "")
 
 
-async def _call_outside(service: History, task: TransferTask, data: TransferData, run: Run) -> None:
+async def _call_outside(service: History, task: TransferTask, data: TransferData) -> None:
     """Tell somebody who is not of this server, over HTTP."""
+    run = await _run_of(service, task.key)
+    if run is None or not callbacks.is_owed(run.state, data.callback_index):
+        await service.store.delete_transfer(task)
+        return
     callback = run.state.completion_callbacks[data.callback_index].nexus
     completion = nexus_http.Completion(
         result=callbacks.result_of(data),
@@ -162,7 +197,7 @@ async def _call_outside(service: History, task: TransferTask, data: TransferData
         link=callbacks.link_of(run.state, data.callback_index),
     )
     refusal = await nexus_http.complete(callback.url, dict(callback.header), completion)
-    await _settle(service, task, data, refusal)
+    await service.engine.again(task.key, partial(_settle, service, task, data, refusal))
 
 
 async def _settle(service: History, task: TransferTask, data: TransferData, refusal: nexus_http.Refused | None) -> None:

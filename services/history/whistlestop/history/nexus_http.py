@@ -1,11 +1,7 @@
-"""Nexus over HTTP, as this server speaks it to others: completions of operations, and what answers mean.
-
-Calls run on a thread, since they are rare and the standard library's client is all they need.
-"""
+"""Nexus over HTTP, as this server speaks it to others: completions of operations, and what answers mean."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -74,7 +70,7 @@ async def complete(url: str, headers: Mapping[str, str], completion: Completion)
         **headers,
     }
     try:
-        answer = await asyncio.to_thread(post, url, sent, body, TIMEOUT_S)
+        answer = await post(url, sent, body, TIMEOUT_S)
     except OSError as error:
         return Refused(f"{type(error).__name__}: {error}", retryable=True)
     if 200 <= answer.status < 300:

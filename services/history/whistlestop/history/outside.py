@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
@@ -33,14 +32,14 @@ if TYPE_CHECKING:
 _UNSUCCESSFUL = 424
 
 
-async def request(service: History, run: Run, operation: NexusOperation, *, cancel: bool) -> Record | None:
-    """Make the request, if the endpoint is one outside; None when it is not."""
+async def address(service: History, operation: NexusOperation) -> str:
+    """Where the endpoint of the operation leads to, if that is outside; else empty."""
     record = await service.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
-    if record is None:
-        return None
-    url = NexusEndpointData.FromString(record.data).endpoint.spec.target.external.url
-    if not url:
-        return None
+    return "" if record is None else NexusEndpointData.FromString(record.data).endpoint.spec.target.external.url
+
+
+async def request(service: History, run: Run, operation: NexusOperation, url: str, *, cancel: bool) -> Record:
+    """Make the request."""
     left_ns, _ = nexus_operations.time_for(run, operation, cancel=cancel)
     if left_ns < run.limits.nexus_min_request_timeout_ns:
         return lambda run, operation: _out_of_time(run, operation, cancel=cancel)
@@ -58,7 +57,7 @@ async def request(service: History, run: Run, operation: NexusOperation, *, canc
     else:
         path, body = _fill_start(run, operation, scheduled, path, headers)
     try:
-        answer = await asyncio.to_thread(post, path, headers, body, left_ns / SECOND_NS)
+        answer = await post(path, headers, body, left_ns / SECOND_NS)
     except OSError as error:
         failure = nexus_operations.call_error(f"{type(error).__name__}: {error}", retryable=True)
         return lambda run, operation: _try_again(run, operation, failure, cancel=cancel)

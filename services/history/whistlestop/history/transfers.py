@@ -1,7 +1,8 @@
 """Delivering transfer tasks: what one run does to another.
 
 A row is written with the transition that causes it, and its effect, the answer to its sender and its deletion are one
-commit, so it takes effect exactly once however often it is delivered. Rows of one sender are delivered in order.
+commit, so it takes effect exactly once however often it is delivered. Rows of one sender are delivered in order; but
+what is asked of somebody outside, who may take his time, goes on beside them, and takes no place of theirs.
 """
 
 from __future__ import annotations
@@ -10,27 +11,31 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError
-from whistlestop.history import deliveries
+from whistlestop.history import deliveries, push
 from whistlestop.history.nexus_deliveries import PutOff
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
+    from whistlestop.history.nexus_deliveries import Rest
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey, TransferTask
 
+T = TypeVar("T")
 SWEEP_S = 60.0
 SWEPT_AGE_NS = 2 * SECOND_NS
 """What is younger is on its way already, in the process that committed it."""
 EVERYTHING = ((0, SLOTS),)
 PAGE = 500
 CONCURRENT = 32
+"""Deliveries at a time; and as many beside them that wait for somebody outside."""
 FIRST_RETRY_NS = SECOND_NS // 5
 MOST_RETRY_NS = 60 * SECOND_NS
 _log = logging.getLogger(__name__)
@@ -50,6 +55,7 @@ class TransferProcessor:
         self._workers: set[asyncio.Task[None]] = set()
         self._retries: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(CONCURRENT)
+        self._outside = asyncio.Semaphore(CONCURRENT)
         self._sweeper: asyncio.Task[None] | None = None
         self._spans: Sequence[tuple[int, int]] = EVERYTHING
         self._look = asyncio.Event()
@@ -71,9 +77,12 @@ class TransferProcessor:
                 queue.append(task)
                 continue
             self._waiting[task.key] = deque((task,))
-            worker = asyncio.create_task(self._work(task.key))
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._begin(self._work(task.key))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        worker = asyncio.create_task(work)
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
 
     def line(self, key: ExecutionKey) -> tuple[TransferTask, ...]:
         """The rows of that sender that were hinted and not delivered so far, the one under way first."""
@@ -142,15 +151,29 @@ class TransferProcessor:
         queue = self._waiting[key]
         while queue:
             task = queue[0]
+            rest: Rest | None = None
             try:
-                async with self._slots:
+                # Matching asks those who start workers: that is outside, too, and its rows have a line of their own.
+                async with self._outside if task.kind == push.KIND else self._slots:
                     if not self._is_late():
-                        await self._deliver(task)
+                        rest = await self._attempt(task, partial(deliveries.deliver, self._service, task))
             finally:
                 queue.popleft()
-                self._known.discard(task.task_id)
+                if rest is None:
+                    self._known.discard(task.task_id)
                 if not queue:
                     del self._waiting[key]
+            if rest is not None:
+                self._begin(self._finish(task, rest))
+
+    async def _finish(self, task: TransferTask, rest: Rest) -> None:
+        """The part of a delivery that waits for somebody outside."""
+        try:
+            async with self._outside:
+                if not self._is_late():
+                    await self._attempt(task, rest)
+        finally:
+            self._known.discard(task.task_id)
 
     def _is_late(self) -> bool:
         now_ns = self._service.clock.now_ns()
@@ -159,9 +182,10 @@ class TransferProcessor:
         self.postponed(now_ns)
         return True
 
-    async def _deliver(self, task: TransferTask) -> None:
+    async def _attempt(self, task: TransferTask, part: Callable[[], Awaitable[T]]) -> T | None:
+        """Do (a part of) the delivery, or have it tried again later."""
         try:
-            await deliveries.deliver(self._service, task)
+            return await part()
         except PutOff as put_off:
             await self._postpone(task, put_off.until_ns)
         except (ServiceError, StorageError) as error:
@@ -173,9 +197,10 @@ class TransferProcessor:
                 error,
             )
             await self._postpone(task)
-        except Exception:  # noqa: BLE001 - a bug in one delivery must not stop the others  # a bug in one delivery must not stop the others
+        except Exception:  # noqa: BLE001 - a bug in one delivery must not stop the others
             _log.exception("transfer task %s of %s/%s", task.kind, task.key.workflow_id, task.key.run_id)
             await self._postpone(task)
+        return None
 
     async def _postpone(self, task: TransferTask, until_ns: int = 0) -> None:
         clock = self._service.clock

@@ -6,7 +6,6 @@ that they are from here and not old. docs/push.md has the protocol for those who
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import fnmatch
@@ -23,14 +22,14 @@ from whistlestop.common.outbound import post
 from whistlestop.matching.push.provider import ProviderError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.common.outbound import Answer
     from whistlestop.matching.push.provider import Details, Work
 
-    Post = Callable[[str, Mapping[str, str], bytes, float], Answer]
+    Post = Callable[[str, Mapping[str, str], bytes, float], Awaitable[Answer]]
 
 WAKE = "wake"
 TASK = "task"
@@ -161,6 +160,6 @@ class Webhook:
         }
         timeout_s = timeout_ms_of(details) / 1000
         try:
-            return await asyncio.to_thread(self._post, details["url"], headers, body, timeout_s)
+            return await self._post(details["url"], headers, body, timeout_s)
         except OSError as error:
             raise ProviderError(f"the webhook did not answer: {type(error).__name__}: {error}") from error
