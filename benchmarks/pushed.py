@@ -46,7 +46,7 @@ class Workers:
     target: str = ""
     started: int = 0
     billed_s: float = 0.0
-    """Of all that ended: the handler's time, and what its imports take with a share of a processor."""
+    """Of all that ended: waits as they were, and CPU, that of the imports included, by the share of a processor."""
     _running: set[threading.Thread] = field(default_factory=set)
 
     def start(self) -> None:
@@ -65,7 +65,8 @@ class Workers:
             [sys.executable, str(WORKER), str(self.timeout_s)], env=env, stdout=subprocess.PIPE, text=True, check=True
         )
         used = json.loads(done.stdout.splitlines()[-1])
-        self.billed_s += used["seconds"] + used["init_cpu_s"] / CPU_SHARE
+        waited_s = used["seconds"] - used["cpu_s"]
+        self.billed_s += max(waited_s, 0) + (used["cpu_s"] + used["init_cpu_s"]) / CPU_SHARE
         self._running.discard(threading.current_thread())
 
     async def gone(self) -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/pushed_worker.py <timeout in seconds>
 
-Prints what Lambda would bill, as JSON: seconds of the handler as they were, and CPU of what is imported before it.
+Prints what it took, as JSON: seconds and CPU of the handler, and CPU of what is imported before it.
 """
 
 from __future__ import annotations
