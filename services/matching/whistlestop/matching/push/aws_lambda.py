@@ -126,7 +126,8 @@ class AwsLambda:
 
     async def _check_enforced(self, region: str, role: str) -> None:
         """A trust policy that lets us in without the external id would let in others who can name the role, too."""
-        sts = self._client("sts", region_name=region)
+        # On a thread, too: what it imports first takes long.
+        sts = await asyncio.to_thread(self._client, "sts", region_name=region)
         try:
             await asyncio.to_thread(sts.assume_role, RoleArn=role, RoleSessionName=_SESSION)
         except _errors() as error:
