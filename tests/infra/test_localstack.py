@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from benchmarks import functions as counted
 from infra.localstack.server import REGION, running
 from temporalio.worker import Worker
 
@@ -45,6 +46,9 @@ HOUR_S = 3600
 SDK_S = 120
 IDLE_S = 12
 """After this a bridge that is woken looks by itself once in 70 seconds."""
+TIMES = {"echo": 5, "saga": 1, "timer": 1}
+INVOKED = {"echo": 32, "saga": 126, "timer": 67}
+"""By one workflow, as docs/cost.md has it for a worker that pulls."""
 SOON_S = 25
 """A wake that is due comes within this; the machine may be busy."""
 
@@ -196,6 +200,46 @@ async def test_an_idle_worker_is_woken_by_its_queue(
             assert await client.get_workflow_handle("woken").result() == "parcel of tea"
             assert time.monotonic() - began_s < SOON_S
     assert queues() == []
+
+
+async def test_workflows_invoke_what_was_counted_without_localstack(
+    stack: Stack, cloud: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the lines that begin an invocation in the functions' logs: LocalStack writes them as Lambda does."""
+    for name, value in stack.server.client_environ.items():
+        monkeypatch.setenv(name, value)
+    found = {}
+    with door_to(stack.outputs["Endpoint"], PORT) as target:
+        async with (
+            asyncio.timeout(SDK_S),
+            connect(target, sigv4=True, region=REGION) as client,
+            Worker(
+                client, task_queue=counted.QUEUE, workflows=[counted.Echo, counted.Nap, programs.Order, programs.Parcel],
+                activities=[counted.shout, programs.charge],
+            ),
+        ):  # fmt: skip
+            await counted.echo(client, "warm")
+            for name, times in TIMES.items():
+                began_ms = time.time_ns() // 1_000_000
+                for number in range(times):
+                    await counted.WORKLOADS[name](client, f"{name}-{number}")
+                found[name] = await _invocations(stack, began_ms) / times
+    print("invocations of a workflow:", found)
+    assert found == pytest.approx(INVOKED, rel=0.5)
+
+
+async def _invocations(stack: Stack, since_ms: int) -> int:
+    """Of all functions; their lines are written a little after."""
+    await asyncio.sleep(0.5)
+    logs = stack.client("logs")
+    found = 0
+    for function in ("frontend", "history", "matching"):
+        pages = logs.get_paginator("filter_log_events").paginate(
+            logGroupName=f"/aws/lambda/{NAME}-{function}", startTime=since_ms
+        )
+        lines = [line for page in await asyncio.to_thread(list, pages) for line in page["events"]]
+        found += sum(line["message"].startswith("START RequestId") for line in lines)
+    return found
 
 
 async def test_a_refusal(cloud: Deployed) -> None:
