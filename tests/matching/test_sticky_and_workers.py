@@ -106,7 +106,7 @@ async def test_later_polls_of_a_worker_that_left_are_answered_at_once_for_half_a
 async def test_a_goodbye_that_comes_while_the_store_is_asked_ends_the_poll() -> None:
     bench = Bench()
     store_answers = asyncio.Event()
-    bench.store.delay = store_answers.wait
+    bench.rows.delay = store_answers.wait
     own, other = bench.poll("q", worker="w1"), bench.poll("p", worker="w2")
     await settle()
     await shut_down(bench, rr.ShutdownWorkerRequest(worker_instance_key="w1", task_queue="q", identity="me"))
