@@ -12,6 +12,7 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history import histories, nexus_deliveries, push
 from whistlestop.history.core import children, close, external
 from whistlestop.history.core import start as core_start
+from whistlestop.history.core.command_attributes import RESERVED_ID_PREFIXES
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.storage.errors import VersionConflict
 from whistlestop.storage.records import ExecutionKey
@@ -214,8 +215,9 @@ async def _to_other(
     engine = service.engine
     target_key: ExecutionKey | None = None
     refusal: Code | None = None
-    if (data.target_namespace_id, data.target_workflow_id) == (task.key.namespace_id, task.key.workflow_id):
-        # A workflow can't do this to itself, whichever run is meant.
+    itself = (data.target_namespace_id, data.target_workflow_id) == (task.key.namespace_id, task.key.workflow_id)
+    if itself or data.target_workflow_id.startswith(RESERVED_ID_PREFIXES):
+        # A workflow can't do this to itself, whichever run is meant; nor to a run of the server's own.
         refusal = Code.NOT_FOUND
     else:
         try:

@@ -50,6 +50,7 @@ def length(text: str) -> int:
 
 ACTIVITY_PREFIX, OPERATION_PREFIX = "temporal-sys-activity:", "temporal-sys-nexus-operation:"
 NO_WORKFLOWS = (ACTIVITY_PREFIX, OPERATION_PREFIX)
+SCHEDULE_PREFIX = "temporal-sys-scheduler:"
 
 
 def check_execution(request: Message, field: str) -> None:
@@ -83,14 +84,22 @@ def is_run_id(run_id: str) -> bool:
     return not run_id or _UUID.fullmatch(run_id) is not None
 
 
-def check_workflow_id(workflow_id: str, rules: Rules) -> None:
-    """Of a request that may create the workflow."""
+def check_no_schedule(workflow_id: str) -> None:
+    """A schedule is a run that can be looked at, ended and deleted as a workflow; nothing else would reach anybody."""
+    if workflow_id.startswith(SCHEDULE_PREFIX):
+        raise invalid_argument(f"{workflow_id} is a schedule: use the RPCs of schedules.")
+
+
+def check_workflow_id(workflow_id: str, rules: Rules, *, internal: bool = False) -> None:
+    """Of a request that may create the workflow. Ids of the server's own runs are not for others (`internal`)."""
     if not workflow_id:
         raise invalid_argument("WorkflowId is not set on request.")
     if length(workflow_id) > rules.config.max_id_length:
         raise invalid_argument(
             f"WorkflowId exceeds maximum allowed length ({length(workflow_id)}/{rules.config.max_id_length})"
         )
+    if not internal and workflow_id.startswith((SCHEDULE_PREFIX, *NO_WORKFLOWS)):
+        raise invalid_argument(f"WorkflowId cannot start with reserved prefix {workflow_id.partition(':')[0]}:")
 
 
 def fill_request_id(request: Any, rules: Rules) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import VisibilityRow
     from whistlestop.storage.visibility import AttributeType
 
-ID_PREFIX = "temporal-sys-scheduler:"
+ID_PREFIX = checks.SCHEDULE_PREFIX
 DIVISION = Division(
     base="TemporalNamespaceDivision = 'TemporalScheduler' AND ExecutionStatus = 'Running'",
     id_prefix=ID_PREFIX,
@@ -59,7 +59,7 @@ def check_create(request: service_pb.CreateScheduleRequest, namespace: Namespace
     assert namespace is not None
     if not request.schedule_id:
         raise invalid_argument("Can't load workflow execution. WorkflowId not set.")
-    checks.check_workflow_id(ID_PREFIX + request.schedule_id, rules)
+    checks.check_workflow_id(ID_PREFIX + request.schedule_id, rules, internal=True)
     if not request.request_id:
         raise invalid_argument("RequestId is not set on request.")
     checks.fill_request_id(request, rules)

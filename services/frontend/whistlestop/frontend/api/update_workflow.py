@@ -27,6 +27,7 @@ def check_update(
 ) -> None:
     """An update, alone or within ExecuteMultiOperation. An id is made up; the default is to wait to the end."""
     checks.check_execution(request, "workflow_execution")
+    checks.check_no_schedule(request.workflow_execution.workflow_id)
     if not request.request.HasField("meta"):
         raise invalid_argument("Update meta is not set on request.")
     meta = request.request.meta

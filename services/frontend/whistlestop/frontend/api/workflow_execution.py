@@ -23,6 +23,7 @@ def check_signal(
 ) -> None:
     """A name, an execution, an input that fits an event."""
     checks.check_execution(request, "workflow_execution")
+    checks.check_no_schedule(request.workflow_execution.workflow_id)
     if not request.signal_name:
         raise invalid_argument("SignalName is not set on request.")
     if checks.length(request.signal_name) > rules.config.max_id_length:
@@ -39,6 +40,7 @@ def check_request_cancel(
 ) -> None:
     """An execution."""
     checks.check_execution(request, "workflow_execution")
+    checks.check_no_schedule(request.workflow_execution.workflow_id)
     checks.check_links(request.links, rules)
 
 
@@ -63,6 +65,7 @@ def check_reset(
     if checks.length(request.request_id) > rules.config.max_id_length:
         raise invalid_argument("RequestId length exceeds limit.")
     checks.check_execution(request, "workflow_execution")
+    checks.check_no_schedule(request.workflow_execution.workflow_id)
     if not request.reset_reapply_type:
         request.reset_reapply_type = ResetReapplyType.RESET_REAPPLY_TYPE_ALL_ELIGIBLE
     if request.reset_reapply_type not in ResetReapplyType.values():
@@ -86,6 +89,7 @@ def check_describe(
 def check_query(request: service_pb.QueryWorkflowRequest, namespace: Namespace | None, rules: Rules) -> None:
     """An execution, a query with a type, arguments that fit."""
     checks.check_execution(request, "execution")
+    checks.check_no_schedule(request.execution.workflow_id)
     if not request.HasField("query"):
         raise invalid_argument("WorkflowQuery is not set on request.")
     if not request.query.query_type:
@@ -129,6 +133,7 @@ def check_pause(
         raise invalid_argument("WorkflowId is not set on request.")
     checks.check_run_id(request.run_id)
     checks.check_is_a_workflow(request.workflow_id, request.run_id)
+    checks.check_no_schedule(request.workflow_id)
     for name, value in (
         ("reason", request.reason), ("request id", request.request_id), ("identity", request.identity)
     ):  # fmt: skip

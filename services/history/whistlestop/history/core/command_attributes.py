@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
 
 RESERVED_QUEUE_PREFIX = "/_sys/"
+RESERVED_ID_PREFIXES = ("temporal-sys-scheduler:", "temporal-sys-activity:", "temporal-sys-nexus-operation:")
+"""Of the server's own runs, which share the ids of workflows."""
 PER_NAMESPACE_WORKER_QUEUE = "temporal-sys-per-ns-tq"
 FAIRNESS_KEY_BYTES = 64
 
@@ -448,6 +450,8 @@ def _child_fault(run: Run, a: command_pb.StartChildWorkflowExecutionCommandAttri
         return f"Required field WorkflowType is not set on {command}. WorkflowId={workflow_id} Namespace={namespace}"
     if _too_long(namespace, run):
         return f"Namespace on {command} exceeds length limit. {what} Length={len(namespace.encode())} Limit={limit}"
+    if workflow_id.startswith(RESERVED_ID_PREFIXES):
+        return f"WorkflowId on {command} cannot start with reserved prefix {workflow_id.partition(':')[0]}:. {what}"
     if _too_long(workflow_id, run):
         return (
             f"WorkflowId on {command} exceeds length limit. WorkflowId={workflow_id} "
