@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from whistlestop.server import prices
+from whistlestop.server.deploy import guide
 from whistlestop.server.prices import Usage, bill
 
 
@@ -41,3 +44,26 @@ def test_the_alternatives() -> None:
     database = prices.small_ec2(own_database=True) - prices.small_ec2(own_database=False)
     assert database == pytest.approx(prices.small_rds())
     assert prices.small_rds() == pytest.approx(0.016 * 730 + 2.3)
+
+
+def _of_page() -> dict[tuple[str, str], tuple[Usage, float]]:
+    """Usage of one workflow, and dollars of a million, by the rows of docs/cost.md."""
+    rows = {}
+    for line in (Path(__file__).parents[2] / "docs" / "cost.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 8 and cells[0].partition(",")[0] in ("echo", "saga", "timer", "schedule"):
+            invocations, gb_seconds, statements, sqs, _, dollars = map(float, cells[2:])
+            rows[cells[0], cells[1]] = Usage(invocations, gb_seconds, sqs, statements=statements), dollars
+    return rows
+
+
+def test_the_page_of_costs_has_its_dollars_from_its_counts() -> None:
+    """Within what rounded counts leave open."""
+    rows = _of_page()
+    assert len(rows) > 15
+    computed = {name: bill(usage * 1_000_000, free_tier=False).total for name, (usage, _) in rows.items()}
+    assert {name: dollars for name, (_, dollars) in rows.items()} == pytest.approx(computed, abs=0.3)
+
+
+def test_the_estimate_of_a_deployment_is_of_what_was_counted() -> None:
+    assert _of_page()["echo", "pulled"][0] == guide.ECHO
