@@ -188,6 +188,16 @@ def test_bad_child(fields: dict[str, Any], message: str) -> None:
     assert message_of(command_attributes.start_child_workflow, run_of(), child(**fields)) == CHILD + message
 
 
+def test_a_child_is_not_started_in_the_place_of_a_run_of_the_servers_own() -> None:
+    a = child()
+    a.workflow_id = "temporal-sys-scheduler:s"
+    assert message_of(command_attributes.start_child_workflow, run_of(), a) == (
+        CHILD
+        + "WorkflowId on StartChildWorkflowExecutionCommand cannot start with reserved prefix temporal-sys-scheduler:. "
+        "WorkflowId=temporal-sys-scheduler:s WorkflowType=Ship Namespace=default"
+    )
+
+
 def test_child_inherits_queue_and_has_defaults() -> None:
     a = child(workflow_execution_timeout_s=5, retry_policy=policy())
     command_attributes.start_child_workflow(run_of(), a)

@@ -89,12 +89,32 @@ _REAL_SETTINGS = (
 )
 
 
+# Limits that a scenario reaches in no time.
+LOW_LIMITS = (
+    "limit.numPendingActivities.error=3",
+    "limit.numPendingChildExecutions.error=3",
+    "limit.numPendingSignals.error=3",
+    "limit.numPendingCancelRequests.error=3",
+    "limit.blobSize.error=2500",
+    "limit.blobSize.warn=100",
+    "limit.memoSize.error=1000",
+    "limit.memoSize.warn=100",
+    "limit.historyCount.error=20",
+    "limit.historyCount.warn=10",
+    "limit.maxIDLength=200",
+    "history.maximumSignalsPerExecution=5",
+    "history.maxInFlightUpdates=2",
+    "frontend.searchAttributesNumberOfKeysLimit=2",
+    "frontend.searchAttributesSizeOfValueLimit=100",
+)
+
+
 def _flags(settings: tuple[str, ...]) -> list[str]:
     return [word for setting in settings for word in ("--dynamic-config-value", setting)]
 
 
 @asynccontextmanager
-async def real_server() -> AsyncIterator[Server]:
+async def real_server(more: tuple[str, ...] = ()) -> AsyncIterator[Server]:
     """The real dev server, in memory."""
     port, http_port = free_port(), free_port()
     arguments = [
@@ -109,17 +129,17 @@ async def real_server() -> AsyncIterator[Server]:
         "--http-port",
         str(http_port),
     ]
-    async with _running([*arguments, "--log-level", "error", *_flags(_REAL_SETTINGS)], port):
+    async with _running([*arguments, "--log-level", "error", *_flags((*_REAL_SETTINGS, *more))], port):
         yield Server.at(port, http_port)
 
 
 @asynccontextmanager
-async def our_server(store: str) -> AsyncIterator[Server]:
+async def our_server(store: str, more: tuple[str, ...] = ()) -> AsyncIterator[Server]:
     """Our server over one of the stores."""
     port, http_port = free_port(), free_port()
     server = Server.at(port, http_port)
     ports = ["--port", str(port), "--http-port", str(http_port)]
-    flags = ["--ip", "127.0.0.1", *ports, "--log-level", "error", *_flags(_SETTINGS)]
+    flags = ["--ip", "127.0.0.1", *ports, "--log-level", "error", *_flags((*_SETTINGS, *more))]
     ours = _beside_python("whistlestop")
     if store == "memory":
         async with _running([ours, "server", "start-dev", "--headless", *flags], port):

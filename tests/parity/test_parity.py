@@ -34,6 +34,9 @@ SEARCH_ATTRIBUTES = {
 }
 
 
+LIMITED = " with low limits"
+
+
 class Stage:
     """The servers of a test session, started when first needed, and what the real one answered."""
 
@@ -48,7 +51,9 @@ class Stage:
         if server in self._broken:
             raise self._broken[server]  # it takes seconds to see that a server does not come up: once is enough
         if server not in self._doors:
-            starting = servers.real_server() if server.startswith("real") else servers.our_server(server)
+            name, limited, _ = server.partition(LIMITED)
+            more = servers.LOW_LIMITS if limited else ()
+            starting = servers.real_server(more) if name.startswith("real") else servers.our_server(name, more)
             try:
                 started = await self._stack.enter_async_context(starting)
             except RuntimeError as broken:
@@ -81,10 +86,13 @@ class Stage:
         return puppet.transcript.entries
 
     async def _both(self, server: str, scenario: Scenario) -> tuple[list[Any], list[Any]]:
-        await self._enter("real"), await self._enter(server)
+        real = "real"
+        if scenario.limited:
+            real, server = f"{real}{LIMITED}", f"{server}{LIMITED}"
+        await self._enter(real), await self._enter(server)
         if scenario.name in self._recorded:
             return self._recorded[scenario.name], await self._play(server, scenario)
-        expected, actual = await asyncio.gather(self._play("real", scenario), self._play(server, scenario))
+        expected, actual = await asyncio.gather(self._play(real, scenario), self._play(server, scenario))
         self._recorded[scenario.name] = expected
         return expected, actual
 

@@ -22,6 +22,8 @@ class Scenario:
     name: str
     play: Play
     slow: bool = False
+    limited: bool = False
+    """On servers with low limits."""
 
 
 SCENARIOS: dict[str, Scenario] = {}
@@ -37,10 +39,15 @@ def slow_scenario(play: Play) -> Play:
     return _register(play, slow=True)
 
 
-def _register(play: Play, *, slow: bool) -> Play:
+def limited_scenario(play: Play) -> Play:
+    """Register a scenario for servers with low limits."""
+    return _register(play, slow=False, limited=True)
+
+
+def _register(play: Play, *, slow: bool, limited: bool = False) -> Play:
     name = f"{play.__module__.rsplit('.', 1)[1]}/{play.__name__}"
     assert name not in SCENARIOS, name
-    SCENARIOS[name] = Scenario(name, play, slow)
+    SCENARIOS[name] = Scenario(name, play, slow, limited)
     return play
 
 

@@ -198,7 +198,7 @@ def _fits(frontend: Frontend, part: Message) -> bool:
 
 
 def _server_failure(reason: str) -> Failure:
-    return Failure(message=reason, source="Server", server_failure_info=ServerFailureInfo(non_retryable=True))
+    return Failure(message=reason, server_failure_info=ServerFailureInfo(non_retryable=True))
 
 
 VALIDATORS: dict[str, Validator] = {

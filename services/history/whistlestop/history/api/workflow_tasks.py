@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
     from whistlestop.history.service import History
 
-_ANY_SIZE = AttributeLimits(size_of_value=2**31, total_size=2**31)
-"""Sizes end the workflow, names and types fail the task: the core looks at sizes itself."""
 PollResponse = service_pb.PollWorkflowTaskQueueResponse
 _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
 _TASK_FIELD = service_pb.RespondWorkflowTaskCompletedResponse.DESCRIPTOR.fields_by_name["workflow_task"].number
@@ -190,9 +188,12 @@ async def _search_attribute_checker(
     if namespace is None:
         return None
 
+    # Sizes end the workflow, names, types and their number fail the task: the core looks at sizes itself.
+    any_size = AttributeLimits(service.limits.search_attribute_count, size_of_value=2**31, total_size=2**31)
+
     def check(attributes: SearchAttributes) -> str:
         try:
-            validate(attributes, namespace.custom_search_attributes, namespace.name, _ANY_SIZE)
+            validate(attributes, namespace.custom_search_attributes, namespace.name, any_size)
         except InvalidSearchAttributes as error:
             return str(error)
         return ""
