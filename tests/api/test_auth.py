@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import logging
@@ -32,6 +33,8 @@ from whistlestop.frontend.auth.grants import BadGrant, Role, parse_grant
 from whistlestop.frontend.auth.keys import ApiKey, BadKeys, KeySet, hash_of, new_key, parse, render
 from whistlestop.frontend.auth.sources import AGAIN_NS, FILE_AGE_NS, KEPT_AGE_NS, FileKeys, KeptByAws, source_of
 from whistlestop.frontend.config import FrontendConfig
+from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest
+from whistlestop.frontend.doors.http import HttpApi, make_app
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import OPERATOR_SERVICE, REGISTRY, WORKFLOW_SERVICE, Served
 from whistlestop.frontend.service import Frontend
@@ -262,6 +265,32 @@ async def test_what_is_no_rpc_is_asked_as_well(world: World) -> None:
     for caller, namespace in (("reader", "default"), ("writer", "other"), ("writer", "")):
         with pytest.raises(ServiceError, match="Request unauthorized"):
             await world.frontend.admit(Access.WRITE, namespace, as_caller(caller).headers)
+
+
+async def test_what_strangers_send_is_not_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a body is read whole, and unzipped, its sender has to be known."""
+    kept: list[int] = []
+
+    async def handle(api: HttpApi, request: HttpRequest, latest_ns: int | None = None) -> HttpAnswer:
+        kept.append(len(request.body))
+        return HttpAnswer(200, b"", {})
+
+    async def send(message: dict[str, Any]) -> None:
+        pass
+
+    monkeypatch.setattr(HttpApi, "handle", handle)
+    app = make_app(world.frontend, world.clock)
+    for credential in ("", "Bearer wsk_unknown", f"Bearer {SECRETS['nobody']}"):
+        messages = [{"type": "http.request", "body": b"x" * 60_000, "more_body": n < 9} for n in range(10)]
+
+        async def receive(left: list[dict[str, Any]] = messages) -> dict[str, Any]:
+            return left.pop(0) if left else await asyncio.Event().wait()  # type: ignore[return-value]
+
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "query_string": b""}
+        scope["headers"] = [(b"authorization", credential.encode())]
+        await app(scope, receive, send)
+    assert kept[:2] == [16 * 1024 + 1] * 2
+    assert kept[2] == 600_000
 
 
 def test_every_served_rpc_is_in_one_of_two_classes() -> None:

@@ -90,6 +90,10 @@ class Frontend:
         if self._access is not None:
             await self._access.check(access, namespace, headers)
 
+    async def knows(self, headers: Mapping[str, str]) -> bool:
+        """Whether these headers make somebody known; everybody is where nobody is asked."""
+        return self._access is None or await self._access.knows(headers)
+
     def _access_control(self) -> AccessControl | None:
         if self.config.auth is None:
             return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from whistlestop.common.errors import permission_denied
+from whistlestop.common.errors import ServiceError, permission_denied
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.frontend.auth.config import BEHIND_A_SIGNATURE
 from whistlestop.frontend.auth.grants import roles_for
@@ -71,6 +71,14 @@ class AccessControl:
         claims = await self._known(headers)
         if not claims.has(roles_for(access), namespace):
             raise _refused(claims, f"with {access} access", namespace)
+
+    async def knows(self, headers: Mapping[str, str]) -> bool:
+        """Whether the caller is anybody at all, which can be asked before the request is read."""
+        try:
+            await self._known(headers)
+        except ServiceError:
+            return False
+        return True
 
     async def _known(self, headers: Mapping[str, str]) -> Claims:
         token = _bearer(headers)

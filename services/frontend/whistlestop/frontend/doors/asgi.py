@@ -24,9 +24,9 @@ async def read_body(receive: Receive, most: int) -> bytes | None:
         if message["type"] == "http.disconnect":
             return None
         part = message.get("body", b"")
-        size += len(part)
-        if size <= most + 1:
-            parts.append(part)
+        if size <= most:
+            parts.append(part[: most + 1 - size])
+            size += len(parts[-1])
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _MOST_BODY = 128 * 1024 * 1024
+_MOST_FROM_STRANGERS = 16 * 1024
+"""Whoever brings no credential that is known is refused further on: no more of what they send is kept, or unzipped."""
 
 
 class HttpApi:
@@ -58,9 +60,7 @@ class HttpApi:
         # Imported when first needed: paths and JSON cost more to import than a function's start may.
         from whistlestop.frontend.doors import json_api
 
-        return await json_api.serve(
-            self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns
-        )
+        return await json_api.serve(self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns)
 
 
 def make_app(frontend: Frontend, clock: Clock) -> App:
@@ -70,14 +70,16 @@ def make_app(frontend: Frontend, clock: Clock) -> App:
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        body = await read_body(receive, _MOST_BODY)
+        headers = _headers(scope["headers"])
+        most = _MOST_BODY if await frontend.knows(headers) else _MOST_FROM_STRANGERS
+        body = await read_body(receive, most)
         if body is None:
             return
         request = HttpRequest(
             method=scope["method"],
             path=scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].decode("latin-1"),
             query=scope["query_string"].decode("latin-1"),
-            headers=_headers(scope["headers"]),
+            headers=headers,
             body=body,
         )
         answer = await unless_gone(api.handle(request), receive)
