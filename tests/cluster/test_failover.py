@@ -55,7 +55,7 @@ async def test_ranges_are_shared_and_handed_over_by_one_that_leaves(cluster: Clu
     began = time.monotonic()
     assert await cluster.stop("a") == 0
     # No silence has to be waited for: it said goodbye.
-    await shared_by(cluster, 2, 2)
+    await shared_by(cluster, 2, SILENCE_S / 2)
     assert {member["address"] for member in await cluster.members()} == {
         cluster.servers["b"].address, cluster.servers["c"].address,
     }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tests.parity import commands
 from tests.parity.puppet import cases, seconds
 from tests.parity.scenarios import scenario, slow_scenario
+from tests.parity.scenarios.schedules import instant
 
 if TYPE_CHECKING:
     from tests.parity.puppet import Puppet
@@ -115,7 +116,7 @@ async def begun_by_a_schedule(p: Puppet) -> None:
                 }
             },
         },
-        initial_patch={"trigger_immediately": {}},
+        initial_patch={"trigger_immediately": {"scheduled_time": instant("2026-01-01T03:04:05")}},
     )  # fmt: skip
     task = await p.workflow_task()
     workflow_id = task.workflow_execution.workflow_id
