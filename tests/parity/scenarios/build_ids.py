@@ -1,0 +1,34 @@
+"""What older versioning (build-id sets and rules, their reachability) answers on a server as it is by default."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.parity.puppet import cases
+from tests.parity.scenarios import scenario
+
+if TYPE_CHECKING:
+    from tests.parity.puppet import Puppet
+
+
+@scenario
+async def sets_and_rules(p: Puppet) -> None:
+    queue = p.task_queue
+    await p.attempt("GetWorkerBuildIdCompatibility", task_queue=queue)
+    await p.attempt("UpdateWorkerBuildIdCompatibility", task_queue=queue, add_new_build_id_in_new_default_set="1")
+    await p.attempt("GetWorkerVersioningRules", task_queue=queue)
+    rule: dict[str, Any] = {"rule": {"target_build_id": "1"}}
+    await p.attempt("UpdateWorkerVersioningRules", task_queue=queue, insert_assignment_rule=rule)
+    for fields in cases({}, {"build_ids": ["1"]}, {"build_ids": ["1"], "task_queues": [queue]}, {"build_ids": [""]}):
+        await p.attempt("GetWorkerTaskReachability", **fields)
+
+
+@scenario
+async def task_queues_by_build_id(p: Puppet) -> None:
+    await p.start()
+    for versions in cases({}, {"unversioned": True}, {"build_ids": ["1"]}, {"all_active": True}):
+        for more in cases({}, {"report_task_reachability": True}):
+            await p.attempt(
+                "DescribeTaskQueue", task_queue={"name": p.task_queue}, api_mode="DESCRIBE_TASK_QUEUE_MODE_ENHANCED",
+                versions=versions, task_queue_types=["TASK_QUEUE_TYPE_WORKFLOW"], **more,
+            )  # fmt: skip
