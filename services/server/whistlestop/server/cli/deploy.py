@@ -21,6 +21,20 @@ Region = Annotated[
 Profile = Annotated[str, typer.Option("--profile", envvar="AWS_PROFILE", help="Of the AWS credentials.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+DatabaseUrl = Annotated[
+    str,
+    typer.Option(
+        "--database-url",
+        envvar="WHISTLESTOP_DATABASE_URL",
+        help="postgresql://… (kept in Systems Manager); or ssm:/name or secretsmanager:ARN, where it is kept.",
+    ),
+]
+CreateDatabase = Annotated[
+    str, typer.Option("--create-database", help="dsql, aurora-serverless or none.", show_default="none")
+]
+PlainUrl = Annotated[
+    bool, typer.Option("--plain-url", help="Leave the URL, with its password, in the functions' environment.")
+]
 
 
 @app.callback()
@@ -34,20 +48,9 @@ def aws(
     stack_name: StackName = "whistlestop",
     region: Region = "",
     profile: Profile = "",
-    database_url: Annotated[
-        str,
-        typer.Option(
-            "--database-url",
-            envvar="WHISTLESTOP_DATABASE_URL",
-            help="postgresql://… (kept in Systems Manager); or ssm:/name or secretsmanager:ARN, where it is kept.",
-        ),
-    ] = "",
-    create_database: Annotated[
-        str, typer.Option("--create-database", help="dsql, aurora-serverless or none.", show_default="none")
-    ] = "",
-    plain_url: Annotated[
-        bool, typer.Option("--plain-url", help="Leave the URL, with its password, in the functions' environment.")
-    ] = False,
+    database_url: DatabaseUrl = "",
+    create_database: CreateDatabase = "",
+    plain_url: PlainUrl = False,
     vpc_id: Annotated[str, typer.Option("--vpc-id", help="For aurora-serverless.")] = "",
     subnet_ids: Annotated[
         str, typer.Option("--subnet-ids", help="For aurora-serverless: two public ones or more, by commas.")
