@@ -63,6 +63,8 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remembe
     monkeypatch.setenv("WHISTLESTOP_SQLITE_PATH", path)
     monkeypatch.delenv("WHISTLESTOP_DATABASE_URL", raising=False)
     monkeypatch.setenv("WHISTLESTOP_AUTH_MODE", "AWS_IAM")
+    monkeypatch.setenv("WHISTLESTOP_HISTORY_FUNCTION", "history")
+    monkeypatch.setenv("WHISTLESTOP_MATCHING_FUNCTION", "matching")
     monkeypatch.setattr(lambda_function, "_client", lambda name: LambdaClient(name.lower(), SystemClock(), client))
     monkeypatch.setattr(lambda_function, "_instances", [])
     monkeypatch.setattr(lambda_shell, "log_through_powertools", lambda *_: None)

@@ -15,13 +15,13 @@ Environment:
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.doors import lambda_shell
 from whistlestop.common.doors.counts import counts_of
 from whistlestop.common.doors.database import database_url
+from whistlestop.common.doors.settings import FrontendSettings, read
 from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.ids import RandomIds
 from whistlestop.frontend.auth.config import of_function
@@ -72,13 +72,15 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
 async def _instance() -> tuple[Frontend, HttpApi, Presence, Counts | None]:
     """Made at the first call of this instance and kept."""
     if not _instances:
-        lambda_shell.log_through_powertools("frontend", os.environ.get("WHISTLESTOP_LOG_LEVEL", "INFO"))
+        settings = read(FrontendSettings)
+        lambda_shell.log_through_powertools("frontend", settings.log_level)
         counts, traces = counts_of("frontend"), traces_of(_clock)
-        store = watched(_store(), counts, traces)
+        store = watched(_store(settings), counts, traces)
         await store.open()
-        kind = "sqlite" if os.environ.get("WHISTLESTOP_SQLITE_PATH") else "postgres"
-        skips = os.environ.get("WHISTLESTOP_TIME_SKIPPING", "").lower() in ("1", "true")
-        config = FrontendConfig(persistence_store=kind, auth=of_function(), time_skipping_enabled=skips)
+        kind = "sqlite" if settings.sqlite_path else "postgres"
+        config = FrontendConfig(
+            persistence_store=kind, auth=of_function(), time_skipping_enabled=settings.time_skipping
+        )
         history, matching = _client("HISTORY"), _client("MATCHING")
         if traces is not None:
             history, matching = traces.client(history, "history"), traces.client(matching, "matching")
@@ -88,7 +90,7 @@ async def _instance() -> tuple[Frontend, HttpApi, Presence, Counts | None]:
     return _instances[0]
 
 
-def _store() -> Store:
+def _store(settings: FrontendSettings) -> Store:
     url = database_url()
     if url:
         from whistlestop.storage.postgres.store import PostgresStore
@@ -96,7 +98,7 @@ def _store() -> Store:
         return PostgresStore(url, pool_size=1, prepare=False)
     from whistlestop.storage.sqlite.store import SqliteStore
 
-    return SqliteStore(os.environ["WHISTLESTOP_SQLITE_PATH"])
+    return SqliteStore(settings.sqlite_path)
 
 
 def _client(service: str) -> ServiceClient:

@@ -13,7 +13,6 @@ With WHISTLESTOP_WORKER_WAKE_PREFIX, as matching has it, workers are told of tas
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +22,7 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.doors import lambda_shell
 from whistlestop.common.doors.counts import counts_of
 from whistlestop.common.doors.database import database_url
+from whistlestop.common.doors.settings import HistorySettings, read
 from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.ids import RandomIds
@@ -176,9 +176,10 @@ class _Wait:
 async def _instance() -> Instance:
     """Made at the first call of this instance and kept."""
     if not _instances:
-        lambda_shell.log_through_powertools("history", os.environ.get("WHISTLESTOP_LOG_LEVEL", "INFO"))
+        settings = read(HistorySettings)
+        lambda_shell.log_through_powertools("history", settings.log_level)
         counts, traces = counts_of("history"), traces_of(_clock)
-        store = watched(_store(), counts, traces)
+        store = watched(_store(settings), counts, traces)
         await store.open()
         matching = lambda_shell.other_function("MATCHING", _clock)
         waits = _Waits(_clock)
@@ -191,16 +192,16 @@ async def _instance() -> Instance:
         history.engine.effects = _FunctionEffects(history, dues)
         history.transfers.postponed = dues.note
         presence = Presence(store, _clock, lambda_shell.instance_name(), "history")
-        wakes = _worker_wakes()
+        wakes = _worker_wakes(settings)
         # Aurora DSQL has no NOTIFY, and no server can listen on it.
-        sender = "" if os.environ.get("WHISTLESTOP_DSQL_HOST") else secrets.token_urlsafe(6)
+        sender = "" if settings.dsql_host else secrets.token_urlsafe(6)
         store.outreach = Outreach(None if wakes is None else wakes.wake, sender)
-        _instances.append(Instance(history, dues, _alarm(counts), presence, wakes, counts))
+        _instances.append(Instance(history, dues, _alarm(settings, counts), presence, wakes, counts))
     return _instances[0]
 
 
-def _alarm(counts: Counts | None) -> Alarm:
-    if not os.environ.get("WHISTLESTOP_WAKE_QUEUE_URL"):
+def _alarm(settings: HistorySettings, counts: Counts | None) -> Alarm:
+    if not settings.wake_queue_url:
         return NoAlarm()
     from whistlestop.history.aws_alarm import AwsAlarm, WakeTarget
 
@@ -209,16 +210,15 @@ def _alarm(counts: Counts | None) -> Alarm:
     return AwsAlarm(target, _clock, counts=counts)
 
 
-def _worker_wakes() -> WorkerWakes | None:
-    near_url = os.environ.get("WHISTLESTOP_WAKE_QUEUE_URL")
-    if not near_url or not os.environ.get("WHISTLESTOP_WORKER_WAKE_PREFIX"):
+def _worker_wakes(settings: HistorySettings) -> WorkerWakes | None:
+    if not settings.wake_queue_url or not settings.worker_wake_prefix:
         return None
     from whistlestop.history.worker_wakes import WorkerWakes
 
-    return WorkerWakes(near_url, _clock)
+    return WorkerWakes(settings.wake_queue_url, _clock)
 
 
-def _store() -> Store:
+def _store(settings: HistorySettings) -> Store:
     url = database_url()
     if url:
         from whistlestop.storage.postgres.store import PostgresStore
@@ -226,4 +226,4 @@ def _store() -> Store:
         return PostgresStore(url, pool_size=1, prepare=False)
     from whistlestop.storage.sqlite.store import SqliteStore
 
-    return SqliteStore(os.environ["WHISTLESTOP_SQLITE_PATH"])
+    return SqliteStore(settings.sqlite_path)

@@ -10,7 +10,6 @@ names of the queues begin by which workers may be woken; the same for history.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from whistlestop.common.clock import SystemClock
 from whistlestop.common.doors import lambda_shell
 from whistlestop.common.doors.counts import counts_of
 from whistlestop.common.doors.database import database_url
+from whistlestop.common.doors.settings import MatchingSettings, read
 from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.notify import RecheckNotifier
@@ -80,16 +80,15 @@ class Instance:
 async def _instance() -> Instance:
     """Made at the first call of this instance and kept."""
     if not _instances:
-        lambda_shell.log_through_powertools("matching", os.environ.get("WHISTLESTOP_LOG_LEVEL", "INFO"))
+        settings = read(MatchingSettings)
+        lambda_shell.log_through_powertools("matching", settings.log_level)
         counts, traces = counts_of("matching"), traces_of(_clock)
-        store = watched(_store(), counts, traces)
+        store = watched(_store(settings), counts, traces)
         await store.open()
         history = lambda_shell.other_function("HISTORY", _clock)
         if traces is not None:
             history = traces.client(history, "history")
-        config = MatchingConfig(
-            hear_others=False, wake_queue_prefix=os.environ.get("WHISTLESTOP_WORKER_WAKE_PREFIX", "")
-        )
+        config = MatchingConfig(hear_others=False, wake_queue_prefix=settings.worker_wake_prefix)
         matching = Matching(
             store, history, _clock, RandomIds(), RecheckNotifier(_clock), config, due=DueRows(store, history, _clock),
         )  # fmt: skip
@@ -98,7 +97,7 @@ async def _instance() -> Instance:
     return _instances[0]
 
 
-def _store() -> Store:
+def _store(settings: MatchingSettings) -> Store:
     url = database_url()
     if url:
         from whistlestop.storage.postgres.store import PostgresStore
@@ -106,4 +105,4 @@ def _store() -> Store:
         return PostgresStore(url, pool_size=1, prepare=False)
     from whistlestop.storage.sqlite.store import SqliteStore
 
-    return SqliteStore(os.environ["WHISTLESTOP_SQLITE_PATH"])
+    return SqliteStore(settings.sqlite_path)

@@ -1,0 +1,83 @@
+"""The functions' settings: what is refused and how, and that the stack's environments and the docs name the same ones."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from whistlestop.common.doors.settings import (
+    BY_FUNCTION,
+    PREFIX,
+    BadSettings,
+    FrontendSettings,
+    HistorySettings,
+    MatchingSettings,
+    read,
+    table,
+)
+from whistlestop.server.deploy import template
+
+ROOT = Path(__file__).resolve().parents[2]
+BY_HAND = {
+    "SQLITE_PATH", "HISTORY_URL", "MATCHING_URL", "TIME_SKIPPING", "JWT_KEY", "JWT_KEY_FILE", "JWT_PERMISSIONS_CLAIM",
+}  # fmt: skip
+"""What the stack does not set: other transports, tests, and what an operator adds to the function."""
+SECRET = "postgresql://me:hush@host/db"
+MATCHING = {f"{PREFIX}DATABASE_URL": SECRET, f"{PREFIX}HISTORY_FUNCTION": "stack-history"}
+
+
+@pytest.mark.parametrize("function", BY_FUNCTION)
+def test_the_stack_sets_what_the_function_knows(function: str) -> None:
+    """Nothing else, and nothing less. (Terraform's environment is compared with the template's by its own test.)"""
+    stack = template.load()
+    own = stack["Resources"][f"{function.capitalize()}Function"]["Properties"]["Environment"]["Variables"]
+    given = {*stack["Globals"]["Function"]["Environment"]["Variables"], *own}
+    known = {PREFIX + each.name.upper() for each in fields(BY_FUNCTION[function])}
+    by_hand = {PREFIX + name for name in BY_HAND}
+    assert given == known - by_hand
+
+
+def test_defaults_and_types() -> None:
+    settings = read(MatchingSettings, {**MATCHING, f"{PREFIX}LOG_LEVEL": "debug", f"{PREFIX}METRICS": ""})
+    assert (settings.log_level, settings.metrics, settings.tracing) == ("DEBUG", "off", "PassThrough")
+    frontend = {**MATCHING, f"{PREFIX}MATCHING_URL": "http://127.0.0.1:1", f"{PREFIX}ALLOW_ANONYMOUS": "True"}
+    assert read(FrontendSettings, frontend).allow_anonymous is True
+    assert read(FrontendSettings, frontend).jwt_permissions_claim == "permissions"
+
+
+def test_all_problems_are_said_at_once_and_no_value() -> None:
+    wrong = {
+        f"{PREFIX}DATABASE_URL": "mysql://me:hush@host/db", f"{PREFIX}TIME_SKIPPING": "hush",
+        f"{PREFIX}LOG_LEVEL": "hush", f"{PREFIX}HISTORY_FUNCTION": "stack-history",
+    }  # fmt: skip
+    with pytest.raises(BadSettings) as raised:
+        read(FrontendSettings, wrong)
+    lines = str(raised.value).splitlines()
+    assert [line.partition(":")[0].removeprefix(PREFIX) for line in lines] == [
+        "LOG_LEVEL", "DATABASE_URL", "TIME_SKIPPING", "MATCHING_FUNCTION",
+    ]  # fmt: skip
+    assert "hush" not in str(raised.value)
+
+
+def test_what_belongs_together_is_there_together() -> None:
+    given = {f"{PREFIX}MATCHING_FUNCTION": "m", f"{PREFIX}WAKE_QUEUE_URL": "https://sqs/q"}
+    with pytest.raises(BadSettings) as raised:
+        read(HistorySettings, {**given, f"{PREFIX}DATABASE_HOST": "aurora"})
+    assert [line.partition(":")[0].removeprefix(PREFIX) for line in str(raised.value).splitlines()] == [
+        "DATABASE_SECRET", "WAKE_QUEUE_ARN", "WAKE_SCHEDULE_GROUP", "WAKE_ROLE_ARN",
+    ]  # fmt: skip
+    with pytest.raises(BadSettings, match="DATABASE_URL: no database is named"):
+        read(HistorySettings, given)
+
+
+def test_secrets_are_not_shown() -> None:
+    given = {
+        **MATCHING, f"{PREFIX}MATCHING_FUNCTION": "m", f"{PREFIX}JWT_KEY": "hush" * 8, f"{PREFIX}API_KEYS": "hush.json",
+    }  # fmt: skip
+    assert "hush" not in repr(read(FrontendSettings, given))
+
+
+def test_the_docs_have_the_table() -> None:
+    assert table() in (ROOT / "docs" / "operations.md").read_text("utf-8")
