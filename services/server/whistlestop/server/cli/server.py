@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from whistlestop.server.cli.auth_flags import AllowAnonymous, ApiKeys, auth_config
+from whistlestop.server.cli.config_file import ConfigFile  # noqa: TC001 - typer reads it at run time
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.config import (
     ALL_ROLES,
@@ -169,6 +170,7 @@ def start_dev(
 @app.command("start")
 def start(
     *,
+    config_file: ConfigFile = "",
     port: _Port = DEFAULT_PORT,
     ip: Annotated[str, typer.Option("--ip", help="Address to bind.")] = "127.0.0.1",
     http_port: Annotated[
@@ -201,6 +203,7 @@ def start(
     allow_anonymous: AllowAnonymous = False,
 ) -> None:
     """Start a server that keeps its state: in a SQLite file, or in Postgres with other processes beside it."""
+    del config_file  # read before the flags were
     _configure_logs(log_level, log_format)
     if database_url and db_filename:
         raise CommandError("--database-url and --db-filename exclude each other", 2)

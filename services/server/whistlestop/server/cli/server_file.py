@@ -1,0 +1,41 @@
+"""What may stand in the file of `server start --config`; imported when there is one, for pydantic takes a while."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class ServerFile(BaseModel):
+    """The flags of `server start`, by their names with underscores; what is left out is as without a file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    ip: str = ""
+    port: Port = 0
+    http_port: Port = 0
+    metrics_port: Port = 0
+    db_filename: str = ""
+    database_url: Annotated[str, Field(pattern="^postgres(ql)?://")] = ""
+    services: list[Literal["frontend", "history", "matching"]] = []
+    history_url: list[str] = []
+    matching_url: list[str] = []
+    internal_port: Port = 0
+    internal_ip: str = ""
+    internal_secret_file: str = ""
+    namespace: list[str] = []
+    search_attribute: dict[str, str] = {}
+    dynamic_config_value: dict[str, Any] = {}
+    sqlite_pragma: dict[str, str] = {}
+    log_level: str = ""
+    log_format: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    broadcast_address: str = ""
+    drain: Annotated[float, Field(ge=0, strict=False)] = 0.0
+    api_keys: str = ""
+    allow_anonymous: bool = False
