@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +14,6 @@ from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.cli.server_file import ServerFile
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from whistlestop.server.config import ServerConfig
 
 FULL = """
@@ -101,3 +101,9 @@ def test_the_file_takes_every_flag_of_the_command() -> None:
     assert set(ServerFile.model_fields) | {"config_file", "internal_secret", "help"} == (
         flags - {"drain_s"} | {"drain", "help"}
     )
+
+
+def test_the_documented_file_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+    text = page.partition("```toml\n")[2].partition("```")[0]
+    assert ServerFile.model_validate(tomllib.loads(text)).namespace == ["orders"]
