@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from whistlestop.common.errors import ServiceError, permission_denied
+from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.frontend.auth.config import BEHIND_A_SIGNATURE
 from whistlestop.frontend.auth.grants import roles_for
@@ -76,8 +76,9 @@ class AccessControl:
         """Whether the caller is anybody at all, which can be asked before the request is read."""
         try:
             await self._known(headers)
-        except ServiceError:
-            return False
+        except ServiceError as error:
+            # That the keys can't be read now is no refusal: the call itself says so.
+            return error.code is not Code.PERMISSION_DENIED
         return True
 
     async def _known(self, headers: Mapping[str, str]) -> Claims:

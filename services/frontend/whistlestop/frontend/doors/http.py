@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.frontend.doors import connect
 from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest, compressed
 from whistlestop.frontend.doors.asgi import read_body, send_answer, unless_gone
@@ -71,8 +71,8 @@ def make_app(frontend: Frontend, clock: Clock) -> App:
         if scope["type"] != "http":
             return
         headers = _headers(scope["headers"])
-        most = _MOST_BODY if await frontend.knows(headers) else _MOST_FROM_STRANGERS
-        body = await read_body(receive, most)
+        known = await frontend.knows(headers)
+        body = await read_body(receive, _MOST_BODY if known else _MOST_FROM_STRANGERS)
         if body is None:
             return
         request = HttpRequest(
@@ -82,6 +82,10 @@ def make_app(frontend: Frontend, clock: Clock) -> App:
             headers=headers,
             body=body,
         )
+        if not known and len(body) > _MOST_FROM_STRANGERS:
+            # What was cut off would be taken for a bad request.
+            await send_answer(send, _failed(permission_denied(), is_connect=connect.is_connect(request.path)))
+            return
         answer = await unless_gone(api.handle(request), receive)
         if answer is not None:
             await send_answer(send, answer)
