@@ -231,6 +231,22 @@ async def test_a_poll_that_is_on_its_way_ends_with_its_worker_too(bench: Bench) 
     assert await bench.poll(worker_instance_key="a") == b""
 
 
+async def test_a_goodbye_is_the_last_that_a_function_hears_of_a_worker(bench: Bench) -> None:
+    """It remembers nobody: a look that arrives afterwards would make the worker known again."""
+    bench.target.lag_s = 1.0
+    poll = bench.poll(worker_instance_key="a")
+    await bench.advance(0.5)
+    request = rr.ShutdownWorkerRequest(namespace="default", worker_instance_key="a")
+    call = asyncio.ensure_future(bench.call("ShutdownWorker", request.SerializeToString()))
+    await bench.advance(0.3)
+    assert await poll == b""
+    assert not bench.target.named("ShutdownWorker"), "the look is on its way"
+    await bench.advance(0.3)
+    assert bench.target.named("ShutdownWorker")
+    await bench.advance(1)
+    await call
+
+
 async def test_versions_of_one_queue_are_looked_at_apart(holding: Bench) -> None:
     """What waits for one of them is nothing to the other."""
     options = (

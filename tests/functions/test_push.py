@@ -81,8 +81,8 @@ async def _poll(cloud: Cloud) -> Any:
 
 
 async def _leave(cloud: Cloud, **fields: Any) -> None:
-    heartbeat = {"deployment_version": VERSION}
-    await cloud.call("ShutdownWorker", task_queue=QUEUE["name"], identity="w", worker_heartbeat=heartbeat, **fields)
+    fields.setdefault("worker_heartbeat", {"deployment_version": VERSION})
+    await cloud.call("ShutdownWorker", task_queue=QUEUE["name"], identity="w", **fields)
 
 
 async def test_a_task_starts_a_worker_and_the_next_one_waits_for_it(cloud: Cloud, target: Lambda) -> None:
@@ -100,6 +100,17 @@ async def test_a_task_starts_a_worker_and_the_next_one_waits_for_it(cloud: Cloud
     await cloud.call("RespondWorkflowTaskCompleted", task_token=task.task_token, deployment_options=OPTIONS)
     await _leave(cloud)
     await cloud.start("d")
+    assert target.started == 2
+
+
+async def test_a_worker_that_sends_no_heartbeats_has_left_as_well(cloud: Cloud, target: Lambda) -> None:
+    """Its goodbye does not tell its version."""
+    await _version(cloud, target)
+    await cloud.start("a")
+    task = await _poll(cloud)
+    await cloud.call("RespondWorkflowTaskCompleted", task_token=task.task_token, deployment_options=OPTIONS)
+    await _leave(cloud, worker_heartbeat=None)
+    await cloud.start("b")
     assert target.started == 2
 
 

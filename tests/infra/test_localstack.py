@@ -288,7 +288,7 @@ async def test_a_pushed_worker_serves_a_workflow_that_finds_nobody(
         worker = deploy(
             f"{NAME}-worker-1", stack.server, tmp_path / "build", folder=INFRA / "worker", FrontendUrl=url,
             FrontendFunctionArn=stack.outputs["FrontendFunctionArn"], DeploymentName="shop", BuildId="1",
-            TaskQueue="pushed", Timeout="25",
+            TaskQueue="pushed", Timeout="60",
         )  # fmt: skip
         version = {"deployment_name": "shop", "build_id": "1"}
         await cloud.call("CreateWorkerDeployment", deployment_name="shop", request_id="shop")

@@ -109,7 +109,9 @@ class TaskStore(Protocol):
         """Raises LeaseLost when `expected_range_id` (0: no row) does not match."""
         ...
 
-    async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None: ...
+    async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None:
+        """Write each unless its row was seen later (`last_access_ns`): a poll that was under way undoes no goodbye."""
+        ...
 
     async def list_pollers(
         self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int

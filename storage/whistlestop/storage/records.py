@@ -277,6 +277,10 @@ class TaskQueueRecord:
     updated_ns: int
 
 
+EXPIRED_POLLERS_KEPT_NS = 60_000_000_000
+"""A poller's goodbye is a row that expires at once. It stays so long after that, so that no older poll undoes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class PollerRecord:
     """Somebody who polls a queue, as last seen; written at most every few seconds per poller."""

@@ -8,7 +8,7 @@ import pytest
 
 from tests.storage.factories import NAMESPACE, QUEUE, START_NS, WORKFLOW_QUEUE, poller, queue_record, task
 from whistlestop.storage.errors import LeaseLost
-from whistlestop.storage.records import Backlog, TaskKey
+from whistlestop.storage.records import EXPIRED_POLLERS_KEPT_NS, Backlog, TaskKey
 
 if TYPE_CHECKING:
     from whistlestop.storage.interface import Store
@@ -139,10 +139,23 @@ async def test_an_expired_poller_is_not_listed(store: Store) -> None:
 
 async def test_a_poller_comes_back_after_its_row_has_expired(store: Store) -> None:
     """Whoever writes sweeps old rows away, and not what is written at this moment."""
-    back = poller(last_access_ns=START_NS + 50, expires_ns=START_NS + 90)
+    back = poller(
+        last_access_ns=START_NS + 50 + EXPIRED_POLLERS_KEPT_NS, expires_ns=START_NS + 90 + EXPIRED_POLLERS_KEPT_NS
+    )
     await store.put_pollers([poller(), poller("worker-2")])
     await store.put_pollers([back])
     assert await store.list_pollers(*ORDERS, 0, 10) == [back]
+
+
+async def test_a_poll_that_began_before_the_goodbye_does_not_undo_it(store: Store) -> None:
+    """Nor when another poller's row, written meanwhile, sweeps old rows away."""
+    goodbye = poller(last_access_ns=START_NS + 5, expires_ns=START_NS + 5)
+    await store.put_pollers([poller()])
+    await store.put_pollers([goodbye])
+    other = poller("worker-2", last_access_ns=START_NS + 6, expires_ns=START_NS + 100)
+    await store.put_pollers([other])
+    await store.put_pollers([poller(last_access_ns=START_NS + 4, expires_ns=START_NS + 100)])
+    assert await store.list_pollers(*ORDERS, START_NS + 7, 10) == [other]
 
 
 async def test_a_poller_is_seen_again(store: Store) -> None:

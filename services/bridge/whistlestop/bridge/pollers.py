@@ -166,6 +166,21 @@ class NamespacePolls:
                     self._remove(poller)
                     poller.answer(b"")
 
+    async def quiet(self) -> None:
+        """Until what is on its way has been answered. What a target holds is not waited for: it knows who has left.
+
+        A goodbye is to be the last that a function hears of a worker: it remembers nobody, and any later poll or look
+        would make the worker known again.
+        """
+        look = self._look
+        if self.holds or (look is not None and look.is_held):
+            return
+        under_way: set[asyncio.Future[Any]] = {*self._sending}
+        if look is not None:
+            under_way.add(look.task)
+        if under_way:
+            await asyncio.wait(under_way)
+
     @property
     def waiting(self) -> int:
         """Polls that wait now."""

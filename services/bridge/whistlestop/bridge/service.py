@@ -84,7 +84,7 @@ class Bridge:
         if path in _WORK_WHILE_CALLED:
             self._work_may_come(after_s=_CALLER_ENDS_S)
         elif path == _SHUTDOWN:
-            self._end_polls(data)
+            await self._end_polls(data)
         elif path == _WORKER_HEARTBEAT and self._absorb(data):
             return b""
         answer = await self._target.call(
@@ -133,7 +133,7 @@ class Bridge:
             )
         return await polls.poll(path, request, data, headers, deadline_ns)
 
-    def _end_polls(self, data: bytes) -> None:
+    async def _end_polls(self, data: bytes) -> None:
         """A worker that shuts down expects its polls to end, as a server ends them."""
         try:
             request = rr.ShutdownWorkerRequest.FromString(data)
@@ -142,6 +142,7 @@ class Bridge:
         polls = self._namespaces.get(request.namespace)
         if polls is not None:
             polls.end_where(lambda poll: _is_left(poll, request), request.worker_instance_key)
+            await polls.quiet()
 
     def _absorb(self, data: bytes) -> bool:
         """Whether a look is to bring the heartbeat along."""

@@ -131,7 +131,8 @@ class PollerRows:
             self._waiting.pop((key, row.identity), None)
         if rows:
             await self.write(
-                PollerRecord(*key, row.identity, row.last_access_ns, row.data, expires_ns=now_ns) for row in rows
+                PollerRecord(*key, row.identity, max(now_ns, row.last_access_ns), row.data, expires_ns=now_ns)
+                for row in rows
             )
         return bool(rows)
 

@@ -10,7 +10,14 @@ from whistlestop.storage.limits import check_value
 from whistlestop.storage.postgres.base import PostgresBase
 from whistlestop.storage.postgres.statement import Statement
 from whistlestop.storage.postgres.transition import SET_TASK, TASK, TASK_TYPES, task_row
-from whistlestop.storage.records import Backlog, MatchingTask, PollerRecord, TaskKey, TaskQueueRecord
+from whistlestop.storage.records import (
+    EXPIRED_POLLERS_KEPT_NS,
+    Backlog,
+    MatchingTask,
+    PollerRecord,
+    TaskKey,
+    TaskQueueRecord,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +44,7 @@ _POLLER_TYPES = ("text", "text", "bigint", "text", "bigint", "bigint", "bytea")
 _SET_POLLER = (
     "ON CONFLICT (namespace_id, task_queue, task_type, identity) DO UPDATE SET"
     " last_access_ns = excluded.last_access_ns, expires_ns = excluded.expires_ns, data = excluded.data"
+    " WHERE excluded.last_access_ns >= task_queue_pollers.last_access_ns"
 )
 # Sticky queues come and go with their workers: whoever polls sweeps up some of what the gone ones left. (Not rows that
 # the same statement writes.)
@@ -168,7 +176,7 @@ class PostgresTasks(PostgresBase):
         statement = Statement()
         relation = statement.rows(_POLLER_TYPES, rows)
         statement.expression("put", f"INSERT INTO {_POLLER} SELECT * FROM {relation} {_SET_POLLER}")
-        now = statement.add(max(poller.last_access_ns for poller in pollers))
+        now = statement.add(max(poller.last_access_ns for poller in pollers) - EXPIRED_POLLERS_KEPT_NS)
         identities = f"{statement.add(sorted({poller.identity for poller in pollers}))}::text[]"
         sweep = _SWEEP_POLLERS.format(now=now, identities=identities)
         await self._run(statement.text(sweep).decode(), statement.parameters)

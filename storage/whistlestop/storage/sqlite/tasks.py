@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from whistlestop.common.fairness import FIRST
 from whistlestop.storage.errors import LeaseLost
 from whistlestop.storage.limits import check_value
-from whistlestop.storage.records import Backlog, MatchingTask, PollerRecord, TaskKey, TaskQueueRecord
+from whistlestop.storage.records import (
+    EXPIRED_POLLERS_KEPT_NS,
+    Backlog,
+    MatchingTask,
+    PollerRecord,
+    TaskKey,
+    TaskQueueRecord,
+)
 from whistlestop.storage.sqlite.base import SqliteBase
 from whistlestop.storage.sqlite.transition import DELETE_TASK, PUT_TASK, task_row
 
@@ -38,8 +45,11 @@ _NEXT_QUEUE = (
 )
 _GET_QUEUE = f"SELECT range_id, data, updated_ns FROM task_queues WHERE {_QUEUE}"
 _PUT_POLLER = (
-    "INSERT OR REPLACE INTO task_queue_pollers (namespace_id, task_queue, task_type, identity, last_access_ns,"
+    "INSERT INTO task_queue_pollers (namespace_id, task_queue, task_type, identity, last_access_ns,"
     " expires_ns, data) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (namespace_id, task_queue, task_type, identity) DO UPDATE SET"
+    " last_access_ns = excluded.last_access_ns, expires_ns = excluded.expires_ns, data = excluded.data"
+    " WHERE excluded.last_access_ns >= task_queue_pollers.last_access_ns"
 )
 # Sticky queues come and go with their workers: whoever polls sweeps up some of what the gone ones left.
 _SWEEP_POLLERS = (
@@ -135,7 +145,7 @@ class SqliteTasks(SqliteBase):
 
         def run(cursor: sqlite3.Cursor) -> None:
             cursor.executemany(_PUT_POLLER, rows)
-            cursor.execute(_SWEEP_POLLERS, (now_ns,))
+            cursor.execute(_SWEEP_POLLERS, (now_ns - EXPIRED_POLLERS_KEPT_NS,))
 
         await self._write(run)
 

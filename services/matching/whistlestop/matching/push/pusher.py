@@ -293,13 +293,7 @@ class Pusher:
         if version.build_id:
             keys = [(context.namespace_id, queue_name, kind) for kind in types]
         else:
-            keys = [
-                queue.key
-                for queue in self._queues
-                if queue.key[0] == context.namespace_id
-                and is_version_of(queue.key[1], request.task_queue)
-                and identity in queue.pollers
-            ]
+            keys = await self._polled(context, request.task_queue, identity, types)
         found: set[str] = set()
         for key in keys:
             queue = self._queues.find(key)
@@ -316,6 +310,26 @@ class Pusher:
                 named = versioned_queue(request.task_queue, info.deployment_version)
                 if info.compute_config.scaling_groups and named in found:
                     await self._forget_starting(context, info.deployment_version, info.compute_config)
+
+    async def _polled(
+        self, context: CallContext, task_queue: str, identity: str, types: Sequence[int]
+    ) -> list[QueueKey]:
+        """Queues of the versions of a worker that does not tell its own: an SDK whose heartbeats are off."""
+        if context.can_hold:
+            return [
+                queue.key
+                for queue in self._queues
+                if queue.key[0] == context.namespace_id
+                and is_version_of(queue.key[1], task_queue)
+                and identity in queue.pollers
+            ]
+        known = await self._deployments.cached(context.namespace_id)
+        return [
+            (context.namespace_id, versioned_queue(task_queue, info.deployment_version), kind)
+            for info in (each.worker_deployment_version_info for data in known.deployments for each in data.versions)
+            if any(queue.name == task_queue for queue in info.task_queue_infos)
+            for kind in types
+        ]
 
     async def _forget_starting(self, context: CallContext, version: Version, config: ComputeConfig) -> None:
         """Whoever said goodbye had come: the next task is not to wait for it."""
