@@ -5,87 +5,23 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.any_pb2 import Any as AnyMessage
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
 from tests.parity.commands import complete_workflow, continue_as_new, protocol_message, timer
-from tests.parity.puppet import cases, failure, payloads, seconds
+from tests.parity.puppet import cases, failure, seconds
 from tests.parity.scenarios import scenario, slow_scenario
+from tests.parity.updating import STAGE, accept, begin_update, finish, idle, packed, protocol, reject, respond
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from tests.parity.puppet import Pending, Puppet
-
-STAGE = "UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_"
-
-
-def _packed(message: Message) -> AnyMessage:
-    packed = AnyMessage()
-    packed.Pack(message)
-    return packed
-
-
-def _message(kind: str, instance: str, body: Message) -> dict[str, Any]:
-    return {"id": f"{instance}/{kind}", "protocol_instance_id": instance, "body": _packed(body)}
-
-
-def _accept(request: Any) -> dict[str, Any]:
-    """Accept the update that a message of the task asks for."""
-    body = update_pb.Request()
-    request.body.Unpack(body)
-    acceptance = update_pb.Acceptance(
-        accepted_request_message_id=request.id,
-        accepted_request_sequencing_event_id=request.event_id,
-        accepted_request=body,
-    )
-    return _message("accept", request.protocol_instance_id, acceptance)
-
-
-def _reject(request: Any, text: str = "no") -> dict[str, Any]:
-    body = update_pb.Request()
-    request.body.Unpack(body)
-    refusal: Any = failure(text)
-    rejection = update_pb.Rejection(
-        rejected_request_message_id=request.id,
-        rejected_request_sequencing_event_id=request.event_id,
-        rejected_request=body,
-        failure=refusal,
-    )
-    return _message("reject", request.protocol_instance_id, rejection)
-
-
-def _finish(instance: str, **outcome: Any) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "meta": {"update_id": instance, "identity": "client"},
-        "outcome": outcome or {"success": payloads("updated")},
-    }
-    return _message("complete", instance, update_pb.Response(**fields))
-
-
-async def _respond(
-    p: Puppet, task: Any, messages: list[dict[str, Any]], *commands: dict[str, Any], **fields: Any
-) -> Any:
-    """Complete a task with messages; those that leave events get their command."""
-    named = [protocol_message(message["id"]) for message in messages if not message["id"].endswith("/reject")]
-    return await p.complete(task, *named, *commands, messages=messages, **fields)
-
-
-def _update(p: Puppet, update_id: str = "u", **fields: Any) -> Pending:
-    return p.begin("UpdateWorkflowExecution", **p.update_fields("change", update_id, **fields))
-
-
-async def _idle(p: Puppet) -> None:
-    await p.start()
-    await p.step(timer())
 
 
 @scenario
 async def accepted_and_completed_at_once(p: Puppet) -> None:
-    await _idle(p)
-    update = _update(p)
+    await idle(p)
+    update = begin_update(p)
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u")])
+    await respond(p, task, [accept(task.messages[0]), finish("u")])
     await update.answer()
     await p.history()
     await p.describe()
@@ -94,10 +30,10 @@ async def accepted_and_completed_at_once(p: Puppet) -> None:
 
 @scenario
 async def accepted_then_completed(p: Puppet) -> None:
-    await _idle(p)
-    update = _update(p, stage="ACCEPTED")
+    await idle(p)
+    update = begin_update(p, stage="ACCEPTED")
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0])])
+    await respond(p, task, [accept(task.messages[0])])
     await update.answer()
     poll = p.begin(
         "PollWorkflowExecutionUpdate",
@@ -106,7 +42,7 @@ async def accepted_then_completed(p: Puppet) -> None:
     )
     await p.signal("s")
     task = await p.workflow_task()
-    await _respond(p, task, [_finish("u")])
+    await respond(p, task, [finish("u")])
     await poll.answer()
     await p.history()
     await p.terminate()
@@ -114,10 +50,10 @@ async def accepted_then_completed(p: Puppet) -> None:
 
 @scenario
 async def fails(p: Puppet) -> None:
-    await _idle(p)
-    update = _update(p)
+    await idle(p)
+    update = begin_update(p)
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u", failure=failure("broken"))])
+    await respond(p, task, [accept(task.messages[0]), finish("u", failure=failure("broken"))])
     await update.answer()
     await p.history()
     await p.terminate()
@@ -125,10 +61,10 @@ async def fails(p: Puppet) -> None:
 
 @scenario
 async def rejected_leaves_no_events(p: Puppet) -> None:
-    await _idle(p)
-    update = _update(p)
+    await idle(p)
+    update = begin_update(p)
     task = await p.workflow_task()
-    await _respond(p, task, [_reject(task.messages[0])])
+    await respond(p, task, [reject(task.messages[0])])
     await update.answer()
     await p.history()
     await p.signal("s")
@@ -138,10 +74,10 @@ async def rejected_leaves_no_events(p: Puppet) -> None:
 
 @scenario
 async def rejected_with_a_command_leaves_events(p: Puppet) -> None:
-    await _idle(p)
-    update = _update(p)
+    await idle(p)
+    update = begin_update(p)
     task = await p.workflow_task()
-    await _respond(p, task, [_reject(task.messages[0])], timer("2"))
+    await respond(p, task, [reject(task.messages[0])], timer("2"))
     await update.answer()
     await p.history()
     await p.terminate()
@@ -150,10 +86,10 @@ async def rejected_with_a_command_leaves_events(p: Puppet) -> None:
 @scenario
 async def before_the_first_task(p: Puppet) -> None:
     await p.start()
-    update = _update(p)
+    update = begin_update(p)
     await asyncio.sleep(0.3)
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u")])
+    await respond(p, task, [accept(task.messages[0]), finish("u")])
     await update.answer()
     await p.history()
     await p.terminate()
@@ -161,26 +97,26 @@ async def before_the_first_task(p: Puppet) -> None:
 
 @scenario
 async def with_a_scheduled_task(p: Puppet) -> None:
-    await _idle(p)
+    await idle(p)
     await p.signal("s")
-    update = _update(p)
+    update = begin_update(p)
     await asyncio.sleep(0.3)
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u")], complete_workflow())
+    await respond(p, task, [accept(task.messages[0]), finish("u")], complete_workflow())
     await update.answer()
     await p.history()
 
 
 @scenario
 async def comes_while_a_task_is_out(p: Puppet) -> None:
-    await _idle(p)
+    await idle(p)
     await p.signal("s")
     task = await p.workflow_task()
-    update = _update(p)
+    update = begin_update(p)
     await asyncio.sleep(0.3)
     await p.complete(task)
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u")])
+    await respond(p, task, [accept(task.messages[0]), finish("u")])
     await update.answer()
     await p.history()
     await p.terminate()
@@ -188,12 +124,12 @@ async def comes_while_a_task_is_out(p: Puppet) -> None:
 
 @scenario
 async def signal_comes_during_speculative_task(p: Puppet) -> None:
-    await _idle(p)
-    update = _update(p)
+    await idle(p)
+    update = begin_update(p)
     task = await p.workflow_task()
     await p.signal("s")
     await p.history()
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u")])
+    await respond(p, task, [accept(task.messages[0]), finish("u")])
     await update.answer()
     await p.history()
     await p.step(complete_workflow())
@@ -202,11 +138,11 @@ async def signal_comes_during_speculative_task(p: Puppet) -> None:
 
 @scenario
 async def rejected_while_a_signal_came(p: Puppet) -> None:
-    await _idle(p)
-    update = _update(p)
+    await idle(p)
+    update = begin_update(p)
     task = await p.workflow_task()
     await p.signal("s")
-    await _respond(p, task, [_reject(task.messages[0])])
+    await respond(p, task, [reject(task.messages[0])])
     await update.answer()
     await p.history()
     await p.terminate()
@@ -214,13 +150,13 @@ async def rejected_while_a_signal_came(p: Puppet) -> None:
 
 @scenario
 async def speculative_task_fails(p: Puppet) -> None:
-    await _idle(p)
-    update = _update(p)
+    await idle(p)
+    update = begin_update(p)
     task = await p.workflow_task()
     await p.fail_task(task)
     await p.history()
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u")])
+    await respond(p, task, [accept(task.messages[0]), finish("u")])
     await update.answer()
     await p.history()
     await p.terminate()
@@ -228,31 +164,31 @@ async def speculative_task_fails(p: Puppet) -> None:
 
 @scenario
 async def same_id_is_one_update(p: Puppet) -> None:
-    await _idle(p)
-    first, second = _update(p), _update(p)
+    await idle(p)
+    first, second = begin_update(p), begin_update(p)
     await asyncio.sleep(0.2)
     task = await p.workflow_task()
     p.note("messages", len(task.messages))
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u")])
+    await respond(p, task, [accept(task.messages[0]), finish("u")])
     await first.answer()
     await second.answer()
-    await _update(p).answer()
+    await begin_update(p).answer()
     await p.history()
     await p.terminate()
 
 
 @scenario
 async def several_at_once(p: Puppet) -> None:
-    await _idle(p)
+    await idle(p)
     updates = []
     for name in "xyz":
-        updates.append(_update(p, name))
+        updates.append(begin_update(p, name))
         await asyncio.sleep(0.15)
     task = await p.workflow_task()
     answers = []
     for request in task.messages:
-        answers += [_accept(request), _finish(request.protocol_instance_id)]
-    await _respond(p, task, answers)
+        answers += [accept(request), finish(request.protocol_instance_id)]
+    await respond(p, task, answers)
     for update in updates:
         await update.answer()
     await p.history()
@@ -261,10 +197,10 @@ async def several_at_once(p: Puppet) -> None:
 
 @scenario
 async def polled_for_its_outcome(p: Puppet) -> None:
-    await _idle(p)
-    update = _update(p)
+    await idle(p)
+    update = begin_update(p)
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u")], complete_workflow())
+    await respond(p, task, [accept(task.messages[0]), finish("u")], complete_workflow())
     await update.answer()
     for stage in ("UNSPECIFIED", "ACCEPTED", "COMPLETED"):
         await p.attempt(
@@ -282,18 +218,18 @@ async def polled_for_its_outcome(p: Puppet) -> None:
 
 @scenario
 async def workflow_completes_over_an_accepted_one(p: Puppet) -> None:
-    await _idle(p)
-    update = _update(p)
+    await idle(p)
+    update = begin_update(p)
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0])], complete_workflow())
+    await respond(p, task, [accept(task.messages[0])], complete_workflow())
     await update.answer()
     await p.history()
 
 
 @scenario
 async def workflow_completes_over_an_open_one(p: Puppet) -> None:
-    await _idle(p)
-    update = _update(p)
+    await idle(p)
+    update = begin_update(p)
     task = await p.workflow_task()
     await p.complete(task, complete_workflow())
     await update.refused()
@@ -302,8 +238,8 @@ async def workflow_completes_over_an_open_one(p: Puppet) -> None:
 
 @scenario
 async def workflow_is_terminated_over_it(p: Puppet) -> None:
-    await _idle(p)
-    update = _update(p)
+    await idle(p)
+    update = begin_update(p)
     await p.workflow_task()
     await p.terminate()
     await update.refused()
@@ -314,14 +250,14 @@ async def workflow_is_terminated_over_it(p: Puppet) -> None:
 async def goes_on_in_the_next_run(p: Puppet) -> None:
     first = await p.start()
     await p.step(timer())
-    update = _update(p)
+    update = begin_update(p)
     task = await p.workflow_task()
     await p.complete(task, continue_as_new(p.task_queue))
     await p.history(run_id=first)
     task = await p.workflow_task(record=False)
     p.note("messages", len(task.messages))
     if task.messages:
-        await _respond(p, task, [_accept(task.messages[0]), _finish("u")])
+        await respond(p, task, [accept(task.messages[0]), finish("u")])
         await update.answer()
     else:
         await update.refused()
@@ -363,10 +299,10 @@ async def wrong_ones(p: Puppet) -> None:
 @scenario
 async def bad_messages(p: Puppet) -> None:
     bad: tuple[list[dict[str, Any]], ...] = (
-        [_message("accept", "nobody", update_pb.Acceptance(accepted_request_message_id="x"))],
-        [_finish("nobody")],
+        [protocol("accept", "nobody", update_pb.Acceptance(accepted_request_message_id="x"))],
+        [finish("nobody")],
         [{"id": "1", "protocol_instance_id": "x"}],
-        [{"id": "", "protocol_instance_id": "x", "body": _packed(update_pb.Acceptance())}],
+        [{"id": "", "protocol_instance_id": "x", "body": packed(update_pb.Acceptance())}],
     )
     for messages in bad:
         await p.start()
@@ -392,7 +328,7 @@ async def command_for_no_message(p: Puppet) -> None:
 
 @scenario
 async def update_is_refused_after_task_failures(p: Puppet) -> None:
-    await _idle(p)
+    await idle(p)
     await p.signal("s")
     for _ in range(3):
         await p.fail_task(await p.workflow_task(record=False))
@@ -415,7 +351,7 @@ def _with_start(p: Puppet, *, start: dict[str, Any] | None = None, update: dict[
 async def with_start_starts(p: Puppet) -> None:
     both = _with_start(p)
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u")])
+    await respond(p, task, [accept(task.messages[0]), finish("u")])
     await both.answer()
     await p.history()
     await p.terminate()
@@ -423,10 +359,10 @@ async def with_start_starts(p: Puppet) -> None:
 
 @scenario
 async def with_start_uses_the_running_one(p: Puppet) -> None:
-    await _idle(p)
+    await idle(p)
     both = _with_start(p)
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u")])
+    await respond(p, task, [accept(task.messages[0]), finish("u")])
     await both.answer()
     await p.history()
     await p.terminate()
@@ -436,7 +372,7 @@ async def with_start_uses_the_running_one(p: Puppet) -> None:
 async def with_start_rejected(p: Puppet) -> None:
     both = _with_start(p)
     task = await p.workflow_task()
-    await _respond(p, task, [_reject(task.messages[0])])
+    await respond(p, task, [reject(task.messages[0])])
     await both.answer()
     await p.history()
     await p.terminate()
@@ -444,7 +380,7 @@ async def with_start_rejected(p: Puppet) -> None:
 
 @scenario
 async def with_start_conflicts(p: Puppet) -> None:
-    await _idle(p)
+    await idle(p)
     await _with_start(p, start={"workflow_id_conflict_policy": "WORKFLOW_ID_CONFLICT_POLICY_FAIL"}).refused()
     await p.history()
     await p.terminate()
@@ -463,7 +399,7 @@ async def with_start_terminates_the_running_one(p: Puppet) -> None:
     await p.step(timer())
     both = _with_start(p, start={"workflow_id_conflict_policy": "WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING"})
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u")])
+    await respond(p, task, [accept(task.messages[0]), finish("u")])
     await both.answer()
     await p.history(run_id=first)
     await p.terminate()
@@ -507,11 +443,11 @@ async def with_start_wrong_ones(p: Puppet) -> None:
 async def speculative_task_times_out(p: Puppet) -> None:
     await p.start(workflow_task_timeout=seconds(1))
     await p.step(timer())
-    update = _update(p)
+    update = begin_update(p)
     await p.workflow_task()
     await p.has_event("workflow_task_timed_out")
     task = await p.workflow_task()
-    await _respond(p, task, [_accept(task.messages[0]), _finish("u")])
+    await respond(p, task, [accept(task.messages[0]), finish("u")])
     await update.answer()
     await p.history()
     await p.terminate()
