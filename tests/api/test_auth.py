@@ -16,6 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from tests.api.fixtures import World, new_world
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.context import CallContext
+from whistlestop.common.doors.settings import CallerSettings, FrontendSettings, read
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.ids import CountedIds
 from whistlestop.common.proto import worker_pb2 as worker_pb
@@ -26,8 +27,8 @@ from whistlestop.frontend.auth.config import (
     AuthConfig,
     BadAuth,
     JwtConfig,
-    from_environ,
     of_function,
+    of_settings,
 )
 from whistlestop.frontend.auth.grants import BadGrant, Role, parse_grant
 from whistlestop.frontend.auth.keys import ApiKey, BadKeys, KeySet, hash_of, new_key, parse, render
@@ -420,19 +421,17 @@ def test_the_place_of_keys_tells_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_function_is_closed_unless_told_otherwise() -> None:
-    assert of_function({}) == AuthConfig()
-    assert of_function({"WHISTLESTOP_AUTH_MODE": "NONE"}) == AuthConfig()
-    assert of_function({"WHISTLESTOP_AUTH_MODE": "NONE", "WHISTLESTOP_ALLOW_ANONYMOUS": "false"}) == AuthConfig()
-    assert of_function({"WHISTLESTOP_AUTH_MODE": "NONE", "WHISTLESTOP_ALLOW_ANONYMOUS": "true"}) is None
-    assert of_function({"WHISTLESTOP_AUTH_MODE": "AWS_IAM"}) is None
-    keys = {"WHISTLESTOP_API_KEYS": "ssm:/keys"}
-    assert of_function({"WHISTLESTOP_AUTH_MODE": "AWS_IAM", **keys}) == AuthConfig("ssm:/keys")
-    assert of_function({"WHISTLESTOP_ALLOW_ANONYMOUS": "true", **keys}) == AuthConfig("ssm:/keys")
+    assert of_function(FrontendSettings()) == AuthConfig()
+    assert of_function(FrontendSettings(auth_mode="NONE")) == AuthConfig()
+    assert of_function(FrontendSettings(auth_mode="NONE", allow_anonymous=True)) is None
+    assert of_function(FrontendSettings(auth_mode="AWS_IAM")) is None
+    assert of_function(FrontendSettings(auth_mode="AWS_IAM", api_keys="ssm:/keys")) == AuthConfig("ssm:/keys")
+    assert of_function(FrontendSettings(allow_anonymous=True, api_keys="ssm:/keys")) == AuthConfig("ssm:/keys")
 
 
 def test_the_environment_names_the_issuer() -> None:
-    found = from_environ({"WHISTLESTOP_JWT_JWKS_URL": "https://x/jwks", "WHISTLESTOP_JWT_AUDIENCE": "a"})
-    assert found.jwt == JwtConfig("https://x/jwks", audience="a")
+    environ = {"WHISTLESTOP_JWT_JWKS_URL": "https://x/jwks", "WHISTLESTOP_JWT_AUDIENCE": "a"}
+    assert of_settings(read(CallerSettings, environ)).jwt == JwtConfig("https://x/jwks", audience="a")
     assert "a-secret-of-thirty-two-bytes-or-more" not in repr(AuthConfig(jwt=JwtConfig(key="a-secret-of-thirty-two-bytes-or-more")))
 
 

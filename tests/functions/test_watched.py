@@ -12,6 +12,7 @@ import pytest
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors.counts import Counts, counts_of
+from whistlestop.common.doors.settings import FunctionSettings
 from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.proto import internal_pb2
 from whistlestop.history.aws_alarm import lateness_ms
@@ -83,10 +84,9 @@ def test_totals_are_counted_by_their_growth(capsys: pytest.CaptureFixture[str]) 
 
 def test_off_unless_asked_for() -> None:
     clock = FakeClock()
-    assert counts_of("history", {}) is None
-    assert counts_of("history", {"WHISTLESTOP_METRICS": "off"}) is None
-    assert traces_of(clock, {"AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1:1"}) is None
-    assert traces_of(clock, {"WHISTLESTOP_TRACING": "Active"}) is None
+    assert counts_of("history", FunctionSettings()) is None
+    assert traces_of(clock, FunctionSettings(), {"AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1:1"}) is None
+    assert traces_of(clock, FunctionSettings(tracing="Active"), {}) is None
     store: Any = _Store()
     assert watched(store, None, None) is store
 
@@ -126,7 +126,7 @@ async def test_subsegments(daemon: socket.socket, monkeypatch: pytest.MonkeyPatc
     """Below the function's own segment, at once and side by side."""
     clock = FakeClock(start_ns=1_500_000_000_250_000_000)
     address = f"tcp:127.0.0.1:9 udp:127.0.0.1:{daemon.getsockname()[1]}"
-    traces = traces_of(clock, {"WHISTLESTOP_TRACING": "Active", "AWS_XRAY_DAEMON_ADDRESS": address})
+    traces = traces_of(clock, FunctionSettings(tracing="Active"), {"AWS_XRAY_DAEMON_ADDRESS": address})
     assert traces is not None
     monkeypatch.setenv("_X_AMZN_TRACE_ID", SAMPLED)
     inner: Any = _Store()

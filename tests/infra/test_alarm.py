@@ -157,10 +157,6 @@ def test_what_cannot_be_armed_is_left_to_the_sweep(aws: Aws, clock: FakeClock) -
     assert alarm._armed == []
 
 
-def test_no_queue_no_alarm() -> None:
-    assert WakeTarget.from_environment({}) is None
-
-
 # ---- the history function with it --------------------------------------------------------------------------------------
 
 

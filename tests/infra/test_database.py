@@ -9,6 +9,7 @@ import pytest
 
 from whistlestop.common.aws import Aws, Credentials
 from whistlestop.common.doors.database import TOKEN_S, database_url
+from whistlestop.common.doors.settings import FunctionSettings
 
 REGION = "eu-central-1"
 URL = "postgresql://me:secret@there/db"
@@ -34,22 +35,22 @@ AWS = _Kept(REGION, lambda: Credentials("key", "secret"), {})
 
 
 def test_a_url_as_it_stands() -> None:
-    assert database_url({"WHISTLESTOP_DATABASE_URL": URL, "WHISTLESTOP_DSQL_HOST": "other"}) == URL
+    assert database_url(FunctionSettings(database_url=URL, dsql_host="other")) == URL
 
 
 @pytest.mark.parametrize("where", ["ssm:/whistlestop/url", "secretsmanager:arn:of:url"])
 def test_a_url_that_aws_keeps(where: str) -> None:
-    assert database_url({"WHISTLESTOP_DATABASE_URL": where}, AWS) == URL
+    assert database_url(FunctionSettings(database_url=where), AWS) == URL
 
 
 def test_none() -> None:
-    assert database_url({}) == ""
+    assert database_url(FunctionSettings()) == ""
 
 
 @pytest.mark.parametrize("named", ["ssm:/empty", "mysql://there"])
 def test_what_is_no_url_is_named_and_not_shown(named: str) -> None:
     with pytest.raises(ValueError, match="has to be a URL that begins with postgresql://") as raised:
-        database_url({"WHISTLESTOP_DATABASE_URL": named}, AWS)
+        database_url(FunctionSettings(database_url=named), AWS)
     assert "mysql" not in str(raised.value)
 
 
@@ -61,14 +62,14 @@ def _parts(url: str) -> tuple[str | None, str, str | None, str, str]:
 
 def test_a_secret() -> None:
     """Passwords have characters that URLs do not take."""
-    url = database_url({"WHISTLESTOP_DATABASE_HOST": "db.example", "WHISTLESTOP_DATABASE_SECRET": "arn:of:login"}, AWS)
+    url = database_url(FunctionSettings(database_host="db.example", database_secret="arn:of:login"), AWS)
     assert _parts(url) == ("whistlestop", "p:/?#@%w", "db.example", "/whistlestop", "require")
 
 
 def test_a_token_of_dsql() -> None:
     """Signed here: nobody is asked."""
     host = "cluster.dsql.eu-central-1.on.aws"
-    user, token, hostname, path, sslmode = _parts(database_url({"WHISTLESTOP_DSQL_HOST": host}, AWS))
+    user, token, hostname, path, sslmode = _parts(database_url(FunctionSettings(dsql_host=host), AWS))
     assert (user, hostname, path, sslmode) == ("admin", host, "/postgres", "require")
     assert f"X-Amz-Expires={TOKEN_S}" in token
     assert "Action=DbConnectAdmin" in token

@@ -1,16 +1,7 @@
 """The frontend as a Lambda function: Function URL and API Gateway v2 events in, HTTP answers out.
 
-Environment:
-    WHISTLESTOP_DATABASE_URL         postgresql://…; or one of the other ways of `common.doors.database`; or
-    WHISTLESTOP_SQLITE_PATH          a file (for tests and the curious)
-    WHISTLESTOP_HISTORY_FUNCTION     name or ARN to invoke; or WHISTLESTOP_HISTORY_URL
-    WHISTLESTOP_MATCHING_FUNCTION    likewise; or WHISTLESTOP_MATCHING_URL
-    WHISTLESTOP_LOG_LEVEL            INFO
-    WHISTLESTOP_METRICS              on: see `common.doors.counts`
-    WHISTLESTOP_TRACING              Active: see `common.doors.traces`
-    WHISTLESTOP_TIME_SKIPPING        true: workflows may skip time, each for itself
-    WHISTLESTOP_AUTH_MODE            AWS_IAM: AWS asked the callers who they are, before they came here
-    and who else may call            see `frontend.auth.config`; with nothing of it, nobody may
+Its environment is FrontendSettings (`common.doors.settings`): where the database and the other two functions are, and
+who may call. With nothing said of that, nobody may.
 """
 
 from __future__ import annotations
@@ -33,7 +24,6 @@ from whistlestop.storage.presence import Presence
 from whistlestop.storage.watched import watched
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import ServiceClient
     from whistlestop.common.doors.counts import Counts
     from whistlestop.storage.interface import Store
 
@@ -74,14 +64,15 @@ async def _instance() -> tuple[Frontend, HttpApi, Presence, Counts | None]:
     if not _instances:
         settings = read(FrontendSettings)
         lambda_shell.log_through_powertools("frontend", settings.log_level)
-        counts, traces = counts_of("frontend"), traces_of(_clock)
+        counts, traces = counts_of("frontend", settings), traces_of(_clock, settings)
         store = watched(_store(settings), counts, traces)
         await store.open()
         kind = "sqlite" if settings.sqlite_path else "postgres"
         config = FrontendConfig(
-            persistence_store=kind, auth=of_function(), time_skipping_enabled=settings.time_skipping
+            persistence_store=kind, auth=of_function(settings), time_skipping_enabled=settings.time_skipping
         )
-        history, matching = _client("HISTORY"), _client("MATCHING")
+        history = lambda_shell.other_function(settings.history_function, settings.history_url, _clock)
+        matching = lambda_shell.other_function(settings.matching_function, settings.matching_url, _clock)
         if traces is not None:
             history, matching = traces.client(history, "history"), traces.client(matching, "matching")
         frontend = Frontend(store, history, matching, _clock, RandomIds(), config)
@@ -91,7 +82,7 @@ async def _instance() -> tuple[Frontend, HttpApi, Presence, Counts | None]:
 
 
 def _store(settings: FrontendSettings) -> Store:
-    url = database_url()
+    url = database_url(settings)
     if url:
         from whistlestop.storage.postgres.store import PostgresStore
 
@@ -99,7 +90,3 @@ def _store(settings: FrontendSettings) -> Store:
     from whistlestop.storage.sqlite.store import SqliteStore
 
     return SqliteStore(settings.sqlite_path)
-
-
-def _client(service: str) -> ServiceClient:
-    return lambda_shell.other_function(service, _clock)

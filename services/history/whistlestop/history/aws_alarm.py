@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -47,18 +46,6 @@ class WakeTarget:
     schedule_group: str
     role_arn: str
     """The role by which EventBridge Scheduler sends to the queue."""
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> WakeTarget | None:
-        """None when no queue is named. Raises KeyError when one is, and the rest is not."""
-        if not environ.get("WHISTLESTOP_WAKE_QUEUE_URL"):
-            return None
-        return cls(
-            environ["WHISTLESTOP_WAKE_QUEUE_URL"],
-            environ["WHISTLESTOP_WAKE_QUEUE_ARN"],
-            environ["WHISTLESTOP_WAKE_SCHEDULE_GROUP"],
-            environ["WHISTLESTOP_WAKE_ROLE_ARN"],
-        )
 
 
 class AwsAlarm:

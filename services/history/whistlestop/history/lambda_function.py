@@ -4,10 +4,8 @@ Rules of this file: no other instance is known, and nothing goes on when a call 
 cause is done before the answer; what is due only later stands in the store, and an alarm may be armed for it. What an
 instance keeps from call to call is a cache.
 
-Environment: WHISTLESTOP_DATABASE_URL or WHISTLESTOP_SQLITE_PATH, WHISTLESTOP_MATCHING_FUNCTION or
-WHISTLESTOP_MATCHING_URL, WHISTLESTOP_LOG_LEVEL; as of the frontend's function. WHISTLESTOP_WAKE_QUEUE_URL, _QUEUE_ARN,
-_SCHEDULE_GROUP and _ROLE_ARN for the alarm on AWS; without them polls and the recurring schedule are all that wakes.
-With WHISTLESTOP_WORKER_WAKE_PREFIX, as matching has it, workers are told of tasks by queues beside that one.
+Its environment is HistorySettings (`common.doors.settings`). Without a wake queue polls and the recurring schedule are
+all that wakes; with a prefix for them, workers are told of tasks by queues beside that one.
 """
 
 from __future__ import annotations
@@ -178,10 +176,10 @@ async def _instance() -> Instance:
     if not _instances:
         settings = read(HistorySettings)
         lambda_shell.log_through_powertools("history", settings.log_level)
-        counts, traces = counts_of("history"), traces_of(_clock)
+        counts, traces = counts_of("history", settings), traces_of(_clock, settings)
         store = watched(_store(settings), counts, traces)
         await store.open()
-        matching = lambda_shell.other_function("MATCHING", _clock)
+        matching = lambda_shell.other_function(settings.matching_function, settings.matching_url, _clock)
         waits = _Waits(_clock)
         history = History(
             store, matching if traces is None else traces.client(matching, "matching"), _clock, RandomIds(), waits,
@@ -205,8 +203,9 @@ def _alarm(settings: HistorySettings, counts: Counts | None) -> Alarm:
         return NoAlarm()
     from whistlestop.history.aws_alarm import AwsAlarm, WakeTarget
 
-    target = WakeTarget.from_environment()
-    assert target is not None
+    target = WakeTarget(
+        settings.wake_queue_url, settings.wake_queue_arn, settings.wake_schedule_group, settings.wake_role_arn
+    )
     return AwsAlarm(target, _clock, counts=counts)
 
 
@@ -219,7 +218,7 @@ def _worker_wakes(settings: HistorySettings) -> WorkerWakes | None:
 
 
 def _store(settings: HistorySettings) -> Store:
-    url = database_url()
+    url = database_url(settings)
     if url:
         from whistlestop.storage.postgres.store import PostgresStore
 

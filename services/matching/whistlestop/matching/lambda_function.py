@@ -3,9 +3,7 @@
 Nothing is remembered from call to call: task rows are the truth, and poller rows tell who polls. Polls are short, and
 each is a clock: it has history fire what is due.
 
-Environment: WHISTLESTOP_DATABASE_URL or WHISTLESTOP_SQLITE_PATH, WHISTLESTOP_HISTORY_FUNCTION or
-WHISTLESTOP_HISTORY_URL, WHISTLESTOP_LOG_LEVEL; as of the frontend's function. WHISTLESTOP_WORKER_WAKE_PREFIX, how the
-names of the queues begin by which workers may be woken; the same for history.
+Its environment is MatchingSettings (`common.doors.settings`).
 """
 
 from __future__ import annotations
@@ -82,10 +80,10 @@ async def _instance() -> Instance:
     if not _instances:
         settings = read(MatchingSettings)
         lambda_shell.log_through_powertools("matching", settings.log_level)
-        counts, traces = counts_of("matching"), traces_of(_clock)
+        counts, traces = counts_of("matching", settings), traces_of(_clock, settings)
         store = watched(_store(settings), counts, traces)
         await store.open()
-        history = lambda_shell.other_function("HISTORY", _clock)
+        history = lambda_shell.other_function(settings.history_function, settings.history_url, _clock)
         if traces is not None:
             history = traces.client(history, "history")
         config = MatchingConfig(hear_others=False, wake_queue_prefix=settings.worker_wake_prefix)
@@ -98,7 +96,7 @@ async def _instance() -> Instance:
 
 
 def _store(settings: MatchingSettings) -> Store:
-    url = database_url()
+    url = database_url(settings)
     if url:
         from whistlestop.storage.postgres.store import PostgresStore
 

@@ -1,16 +1,17 @@
 """What a function counts, written to its log in CloudWatch's embedded metric format by Powertools.
 
-Off unless WHISTLESTOP_METRICS is `on`: each metric of each function costs by the month in which it was written. The
+Off unless the setting `metrics` is `on`: each metric of each function costs by the month in which it was written. The
 only dimension is the function; names of workflows and queues never become one.
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from whistlestop.common.doors.settings import FunctionSettings
 
 NAMESPACE = "Whistlestop"
 _TASKS = {1: "WorkflowTasksAdded", 2: "ActivityTasksAdded", 3: "NexusTasksAdded"}
@@ -75,6 +76,6 @@ class Counts:
         self._powertools.flush_metrics()
 
 
-def counts_of(function: str, environ: Mapping[str, str] = os.environ) -> Counts | None:
+def counts_of(function: str, settings: FunctionSettings) -> Counts | None:
     """None when they are off."""
-    return Counts(function) if environ.get("WHISTLESTOP_METRICS") == "on" else None
+    return Counts(function) if settings.metrics == "on" else None

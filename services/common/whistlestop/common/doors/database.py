@@ -1,9 +1,8 @@
 """Which database a function uses: a URL as it stands, one that AWS keeps, or one put together from credentials.
 
-    WHISTLESTOP_DATABASE_URL      postgresql://…; or ssm:<name of a parameter> or secretsmanager:<ARN of a secret>
-                                  that holds such a URL
-    WHISTLESTOP_DSQL_HOST         of an Aurora DSQL cluster, whose password is a token made from the function's role
-    WHISTLESTOP_DATABASE_HOST     with WHISTLESTOP_DATABASE_SECRET, a secret of Secrets Manager with username, password
+    database_url      postgresql://…; or ssm:<name of a parameter> or secretsmanager:<ARN of a secret> that holds one
+    dsql_host         of an Aurora DSQL cluster, whose password is a token made from the function's role
+    database_host     with database_secret, a secret of Secrets Manager with username and password
 
 Credentials are read once, when an instance starts, and never written to a log.
 """
@@ -11,14 +10,12 @@ Credentials are read once, when an instance starts, and never written to a log.
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from whistlestop.common.aws import Aws
+    from whistlestop.common.doors.settings import FunctionSettings
 
 DATABASE = "whistlestop"
 TOKEN_S = 7 * 24 * 3600
@@ -26,23 +23,23 @@ TOKEN_S = 7 * 24 * 3600
 BY_PARAMETER, BY_SECRET = "ssm:", "secretsmanager:"
 
 
-def database_url(environ: Mapping[str, str] = os.environ, aws: Aws | None = None) -> str:
+def database_url(settings: FunctionSettings, aws: Aws | None = None) -> str:
     """Empty when no Postgres is named. Raises ValueError for one that can't be, AwsError when AWS does not tell it."""
-    if named := environ.get("WHISTLESTOP_DATABASE_URL"):
-        return kept_url(named, aws)
-    if host := environ.get("WHISTLESTOP_DSQL_HOST"):
+    if settings.database_url:
+        return kept_url(settings.database_url, aws)
+    if host := settings.dsql_host:
         from whistlestop.common.aws import from_environment
 
         return _url("admin", (aws or from_environment()).dsql_token(host, TOKEN_S), host, "postgres")
-    if host := environ.get("WHISTLESTOP_DATABASE_HOST"):
-        secret = json.loads(_secret(environ["WHISTLESTOP_DATABASE_SECRET"], aws))
-        return _url(secret["username"], secret["password"], host, DATABASE)
+    if settings.database_host:
+        secret = json.loads(_secret(settings.database_secret, aws))
+        return _url(secret["username"], secret["password"], settings.database_host, DATABASE)
     return ""
 
 
 def kept_url(named: str, aws: Aws | None = None) -> str:
-    """The URL that WHISTLESTOP_DATABASE_URL names."""
-    url, where = named, "WHISTLESTOP_DATABASE_URL"
+    """The URL that `named` is, or that AWS keeps under that name."""
+    url, where = named, "the URL of the database"
     if named.startswith(BY_PARAMETER):
         from whistlestop.common.aws import client
 

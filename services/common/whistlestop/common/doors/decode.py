@@ -19,7 +19,6 @@ def check_size(size: int, most: int) -> None:
         raise ServiceError(
             Code.RESOURCE_EXHAUSTED,
             f"grpc: received message larger than max ({size} vs. {most})",
-            details_pb.ResourceExhaustedFailure(),
         )
 
 

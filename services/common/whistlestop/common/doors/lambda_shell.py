@@ -86,14 +86,13 @@ async def serve_event(service: ServiceClient, event: Event, clock: Clock, latest
     return http_answer(200, {"content-type": "application/json"}, json.dumps(answer).encode())
 
 
-def other_function(service: str, clock: Clock) -> ServiceClient:
-    """How this function reaches another: WHISTLESTOP_<SERVICE>_FUNCTION (a name or ARN to invoke), or its _URL."""
-    name = os.environ.get(f"WHISTLESTOP_{service}_FUNCTION")
-    if name:
-        return LambdaClient(name, clock)
+def other_function(function: str, url: str, clock: Clock) -> ServiceClient:
+    """How this function reaches another: by `function`, a name or ARN to invoke; where that is empty, by its URL."""
+    if function:
+        return LambdaClient(function, clock)
     from whistlestop.common.http_client import HttpClient
 
-    return HttpClient(os.environ[f"WHISTLESTOP_{service}_URL"], clock)
+    return HttpClient(url, clock)
 
 
 def instance_name() -> str:

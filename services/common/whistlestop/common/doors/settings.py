@@ -1,5 +1,8 @@
 """What a function is told by its environment: typed, checked as a whole when an instance starts, and named here alone.
 
+Handlers read it once and hand it on. What Lambda itself sets (AWS_REGION, …) is not in it; how callers are known,
+servers take from here as well.
+
 No pydantic, for a handler's cold start is mostly imports, and 25 ms of CPU are what we would pay for it: on top of a
 handler, importing pydantic's TypeAdapter takes 31-37, its dataclasses 41-47, pydantic-settings 67-82 (six runs each).
 pydantic-core alone takes 11-15, but leaves its schemas to be written by hand, which is no less than this parser.
@@ -18,7 +21,7 @@ PREFIX = "WHISTLESTOP_"
 DATABASE_FORMS = ("postgresql://", "postgres://", "ssm:", "secretsmanager:")
 _LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-_Made = TypeVar("_Made", bound="FunctionSettings")
+_Made = TypeVar("_Made", bound="Settings")
 
 
 class BadSettings(ValueError):
@@ -58,8 +61,17 @@ def _flag(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionSettings:
-    """Of all three. The variable of a field is its name in capitals, after `WHISTLESTOP_`; an empty one is not set."""
+class Settings:
+    """The variable of a field is its name in capitals, after `WHISTLESTOP_`; an empty one is not set."""
+
+    def problems(self) -> list[str]:
+        """What does not fit together, a line each."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionSettings(Settings):
+    """Of all three."""
 
     log_level: str = _variable("INFO", "the least that is logged", _level)
     metrics: str = _variable("off", "`on`: metrics for CloudWatch", _one_of("on", "off"))
@@ -74,7 +86,6 @@ class FunctionSettings:
     sqlite_path: str = _variable("", "a SQLite file, for tests")
 
     def problems(self) -> list[str]:
-        """What does not fit together, a line each."""
         found = []
         if not (self.database_url or self.dsql_host or self.database_host or self.sqlite_path):
             found.append(f"{PREFIX}DATABASE_URL: no database is named")
@@ -92,8 +103,22 @@ class FunctionSettings:
 _HTTP = _begins("http://", "https://")
 
 
+# Without slots: of two bases only one may have any.
+@dataclass(frozen=True, kw_only=True)
+class CallerSettings(Settings):
+    """How callers are known, to the frontend's function or to a server."""
+
+    api_keys: str = _variable("", "`ssm:NAME`, `secretsmanager:ARN`, a file, or the document itself", secret=True)
+    jwt_jwks_url: str = _variable("", "the issuer's keys", _begins("https://", "http://", "file://"))
+    jwt_key: str = _variable("", "instead: one public key, or a shared secret", secret=True)
+    jwt_key_file: str = _variable("", "a file with it")
+    jwt_issuer: str = _variable("", "must stand in the token")
+    jwt_audience: str = _variable("", "must stand in the token")
+    jwt_permissions_claim: str = _variable("permissions", "the claim that lists permissions")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FrontendSettings(FunctionSettings):
+class FrontendSettings(CallerSettings, FunctionSettings):
     """Who may call, and where the other two are."""
 
     history_function: str = _variable("", "name or ARN of the history function")
@@ -102,13 +127,6 @@ class FrontendSettings(FunctionSettings):
     matching_url: str = _variable("", "or its URL", _HTTP)
     auth_mode: str = _variable("", "`AWS_IAM`: AWS has checked callers' signatures", _one_of("AWS_IAM", "NONE"))
     allow_anonymous: bool = _variable(False, "everybody may do everything", _flag)
-    api_keys: str = _variable("", "`ssm:NAME`, `secretsmanager:ARN`, a file, or the document itself", secret=True)
-    jwt_jwks_url: str = _variable("", "the issuer's keys", _begins("https://", "http://", "file://"))
-    jwt_key: str = _variable("", "instead: one public key, or a shared secret", secret=True)
-    jwt_key_file: str = _variable("", "a file with it")
-    jwt_issuer: str = _variable("", "must stand in the token")
-    jwt_audience: str = _variable("", "must stand in the token")
-    jwt_permissions_claim: str = _variable("permissions", "the claim that lists permissions")
     time_skipping: bool = _variable(False, "workflows may skip time (tests)", _flag)
 
 

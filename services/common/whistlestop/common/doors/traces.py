@@ -1,6 +1,6 @@
 """Subsegments for X-Ray: what a call spent on storage and on other functions.
 
-Off unless WHISTLESTOP_TRACING is `Active` and Lambda samples the call. Sent to the daemon beside the function as UDP
+Off unless the setting `tracing` is `Active` and Lambda samples the call. Sent to the daemon beside the function as UDP
 datagrams of its own format. Not by X-Ray's SDK, on which Powertools' Tracer stands: that keeps the open subsegment per
 thread, and here coroutines take turns in one. Each subsegment hangs directly below the function's segment.
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply, ServiceClient
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
+    from whistlestop.common.doors.settings import FunctionSettings
 
 _HEADER = b'{"format":"json","version":1}\n'
 
@@ -79,10 +80,10 @@ class _Traced:
             return await self._client.call(method, request, context)
 
 
-def traces_of(clock: Clock, environ: Mapping[str, str] = os.environ) -> Traces | None:
-    """None when they are off, or there is no daemon."""
+def traces_of(clock: Clock, settings: FunctionSettings, environ: Mapping[str, str] = os.environ) -> Traces | None:
+    """None when they are off, or Lambda names no daemon."""
     address = environ.get("AWS_XRAY_DAEMON_ADDRESS", "")
-    if environ.get("WHISTLESTOP_TRACING") != "Active" or not address:
+    if settings.tracing != "Active" or not address:
         return None
     # "host:port", or "tcp:host:port udp:host:port".
     parts = [part.removeprefix("udp:") for part in address.split() if not part.startswith("tcp:")]

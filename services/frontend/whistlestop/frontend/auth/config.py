@@ -1,33 +1,22 @@
-"""How callers are known, as an operator says it in the environment of a server or a function.
+"""How callers are known, as an operator says it: in the environment of a server or a function (CallerSettings).
 
-    WHISTLESTOP_API_KEYS               ssm:<parameter>, secretsmanager:<ARN> or a file, which hold the document of
-                                       `auth.keys`; or that document itself, which holds no secret
-    WHISTLESTOP_JWT_JWKS_URL           where the issuer publishes its keys; or
-    WHISTLESTOP_JWT_KEY                its public key (PEM), or a shared secret of 32 bytes or more; or
-    WHISTLESTOP_JWT_KEY_FILE           a file with it
-    WHISTLESTOP_JWT_ISSUER, WHISTLESTOP_JWT_AUDIENCE     must stand in the token, where they are set
-    WHISTLESTOP_JWT_PERMISSIONS_CLAIM  permissions
-    WHISTLESTOP_ALLOW_ANONYMOUS        true: everybody may do everything
-
-`server start` has flags for the first and the last.
+`server start` has flags for the API keys, and for allowing everybody.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from whistlestop.common.doors.settings import CallerSettings, FrontendSettings
 
 BEHIND_A_SIGNATURE = "x-whistlestop-authorization"
 """Where the credential stands when AWS's signature takes the usual header."""
 CREDENTIALS = frozenset({"authorization", BEHIND_A_SIGNATURE})
 _LEAST_SECRET = 32
 _SCHEMES = ("https://", "http://", "file://")
-_TRUE = ("1", "true", "yes", "on")
 
 
 class BadAuth(ValueError):
@@ -63,7 +52,7 @@ class AuthConfig:
     """Callers need a credential of these. With none configured, nobody has one."""
 
     keys: str = ""
-    """Where the API keys are; see WHISTLESTOP_API_KEYS."""
+    """`ssm:<parameter>`, `secretsmanager:<ARN>` or a file, which hold the document of `auth.keys`; or that itself."""
     jwt: JwtConfig | None = None
 
     @property
@@ -80,26 +69,23 @@ class AuthConfig:
         return " or ".join(ways)
 
 
-def from_environ(environ: Mapping[str, str] = os.environ) -> AuthConfig:
+def of_settings(settings: CallerSettings) -> AuthConfig:
     """What the environment says. Raises BadAuth."""
-    jwks_url = environ.get("WHISTLESTOP_JWT_JWKS_URL", "")
-    key = environ.get("WHISTLESTOP_JWT_KEY") or _text(environ.get("WHISTLESTOP_JWT_KEY_FILE", ""))
+    key = settings.jwt_key or _text(settings.jwt_key_file)
     jwt = None
-    if jwks_url or key:
+    if settings.jwt_jwks_url or key:
         jwt = JwtConfig(
-            jwks_url, key, environ.get("WHISTLESTOP_JWT_ISSUER", ""), environ.get("WHISTLESTOP_JWT_AUDIENCE", ""),
-            environ.get("WHISTLESTOP_JWT_PERMISSIONS_CLAIM") or "permissions",
-        )  # fmt: skip
-    return AuthConfig(environ.get("WHISTLESTOP_API_KEYS", ""), jwt)
+            settings.jwt_jwks_url, key, settings.jwt_issuer, settings.jwt_audience, settings.jwt_permissions_claim
+        )
+    return AuthConfig(settings.api_keys, jwt)
 
 
-def of_function(environ: Mapping[str, str] = os.environ) -> AuthConfig | None:
+def of_function(settings: FrontendSettings) -> AuthConfig | None:
     """For a function, closed unless told otherwise: None where callers are AWS's matter, or may be anybody."""
-    config = from_environ(environ)
+    config = of_settings(settings)
     if config.configured:
         return config
-    by_aws = environ.get("WHISTLESTOP_AUTH_MODE") == "AWS_IAM"
-    return None if by_aws or environ.get("WHISTLESTOP_ALLOW_ANONYMOUS", "").lower() in _TRUE else config
+    return None if settings.auth_mode == "AWS_IAM" or settings.allow_anonymous else config
 
 
 def _text(path: str) -> str:

@@ -33,10 +33,11 @@ AllowAnonymous = Annotated[
 
 def auth_config(api_keys: str) -> AuthConfig | None:
     """What the flag and the environment say; None when nobody is to be asked. Raises CommandError."""
-    from whistlestop.frontend.auth.config import BadAuth, from_environ
+    from whistlestop.common.doors.settings import BadSettings, CallerSettings, read
+    from whistlestop.frontend.auth.config import BadAuth, of_settings
 
     try:
-        config = replace(from_environ(), keys=api_keys)
-    except BadAuth as error:
+        config = replace(of_settings(read(CallerSettings)), keys=api_keys)
+    except (BadAuth, BadSettings) as error:
         raise CommandError(str(error), 2) from error
     return config if config.configured else None

@@ -11,6 +11,7 @@ Everything may be run again: what is there already is left as it is.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 from dataclasses import dataclass, field
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.aws import AwsError
 from whistlestop.common.doors.database import database_url, kept_url
+from whistlestop.common.doors.settings import FunctionSettings, read
 from whistlestop.server.deploy import guide, template
 from whistlestop.server.deploy.bundle import BundleError, bundle, pack, size
 from whistlestop.server.deploy.settings import DeployError, Settings
 from whistlestop.server.deploy.target import FUNCTIONS, Target, here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from whistlestop.server.deploy.cloud import Cloud, Stack
 
@@ -117,7 +119,7 @@ def deploy(cloud: Cloud, settings: Settings, manner: Manner) -> None:
     stack = cloud.stack(settings.stack)
     assert stack is not None, "it was made just now"
     if not url:
-        _migrate(database_url(cloud.environment(stack.outputs["HistoryFunctionName"]), cloud.aws()), manner)
+        _migrate(_url_of(cloud, stack), manner)
     manner.say(f"\nEndpoint: {stack.outputs['Endpoint']}\n")
     manner.say(guide.connect(
         stack.outputs["Endpoint"], cloud.region, manner.namespace or "default", made.complete["AuthMode"]
@@ -210,14 +212,27 @@ def _archive(function: str, target: Target, scratch: Path, manner: Manner) -> Pa
 
 def _url(cloud: Cloud, made: Plan) -> str:
     """Of a database that is there before the stack is changed; empty when the stack makes it."""
-    try:
-        if made.settings.database_url:
+    if made.settings.database_url:
+        with _in_words():
             return kept_url(made.settings.database_url, cloud.aws())
-        if made.found is not None and "CreateDatabase" not in made.parameters:
-            return database_url(cloud.environment(made.found.outputs["HistoryFunctionName"]), cloud.aws())
+    if made.found is not None and "CreateDatabase" not in made.parameters:
+        return _url_of(cloud, made.found)
+    return ""
+
+
+def _url_of(cloud: Cloud, stack: Stack) -> str:
+    """Of the database that its functions use."""
+    environ = cloud.environment(stack.outputs["HistoryFunctionName"])
+    with _in_words():
+        return database_url(read(FunctionSettings, environ), cloud.aws())
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
     except (AwsError, ValueError) as error:
         raise DeployError(f"the URL of the database can't be read: {error}") from error
-    return ""
 
 
 def _migrate(url: str, manner: Manner) -> None:
