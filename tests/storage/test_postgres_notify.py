@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 
 from tests import postgres
-from tests.storage.factories import NAMESPACE, QUEUE, WORKFLOW_QUEUE, member, query, start, step, task
+from tests.storage.factories import NAMESPACE, QUEUE, WORKFLOW_QUEUE, close, member, query, start, step, task
 from whistlestop.common.clock import SECOND_NS, SystemClock
-from whistlestop.common.notify import execution_topic, query_topic, task_queue_topic
+from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
 from whistlestop.storage.outreach import Outreach
 from whistlestop.storage.postgres import PostgresStore
 from whistlestop.storage.postgres.notify import PAYLOAD_BYTES, PostgresNotifier, digest, payloads
@@ -120,12 +120,13 @@ async def test_servers_hear_of_what_a_function_commits() -> None:
         now_ns = SystemClock().now_ns()
         topics = [
             execution_topic(NAMESPACE, "order-7", "run-1"), task_queue_topic(NAMESPACE, QUEUE, WORKFLOW_QUEUE),
-            query_topic("query-1"),
+            query_topic("query-1"), closed_topic(NAMESPACE, "run-1"),
         ]  # fmt: skip
         with (
             notifier.subscribe(topics[0]) as run,
             notifier.subscribe(topics[1]) as queue,
             notifier.subscribe(topics[2]) as answer,
+            notifier.subscribe(topics[3]) as closed,
         ):
             # No server lives: nobody is told, though somebody would listen.
             await store.commit(Transition((start(tasks_added=(task(1),)),)))
@@ -141,6 +142,9 @@ async def test_servers_hear_of_what_a_function_commits() -> None:
             assert not await answer.wait(0)
             assert await store.answer_query("query-1", b"yes")
             assert await answer.wait(_soon())
+            assert not await closed.wait(0)
+            await store.commit(Transition((close(version=2),)))
+            assert await closed.wait(_soon())
         await store.close()
         await notifier.close()
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from whistlestop.common.notify import execution_topic, query_topic, task_queue_topic
+from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
 from whistlestop.storage.records import PollerRecord
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def topics_of(transition: Transition) -> list[str]:
     """What others may wait for, and this commit brings about."""
     keys = [write.key for write in transition.writes]
     topics = [execution_topic(key.namespace_id, key.workflow_id, key.run_id) for key in keys]
+    # A run that closes writes its visibility row.
+    rows = [write.visibility for write in transition.writes if write.visibility is not None]
+    topics += (closed_topic(row.key.namespace_id, row.key.run_id) for row in rows if row.close_time_us is not None)
     topics += (query_topic(query_id) for query_id, _ in transition.answers)
     return topics + task_topics(tasks_of(transition))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, Self
 
-from whistlestop.common.clock import SECOND_NS, wait_until
+from whistlestop.common.clock import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 def execution_topic(namespace_id: str, workflow_id: str, run_id: str) -> str:
     """Something changed in one run: new events, update outcomes."""
     return f"x/{namespace_id}/{run_id}"
+
+
+def closed_topic(namespace_id: str, run_id: str) -> str:
+    """A run is over: for who waits for nothing else, and is not to be woken by each of its steps."""
+    return f"c/{namespace_id}/{run_id}"
 
 
 def task_queue_topic(namespace_id: str, name: str, task_type: int) -> str:
@@ -72,22 +77,32 @@ class _LocalSubscription:
     def __init__(self, owner: LocalNotifier, topics: tuple[str, ...]) -> None:
         self._owner = owner
         self._topics = topics
-        self._event = asyncio.Event()
+        self._woken = False
+        self._waiting: asyncio.Future[None] | None = None
         self._heard_elsewhere = False
         self.elsewhere = True
 
     def wake(self, *, elsewhere: bool) -> None:
         self._heard_elsewhere |= elsewhere
-        self._event.set()
+        self._woken = True
+        if self._waiting is not None:
+            _release(self._waiting)
 
     async def wait(self, deadline_ns: int) -> bool:
         clock = self._owner.clock
-        if not self._event.is_set():
-            if deadline_ns <= clock.now_ns():
+        if not self._woken:
+            left_ns = deadline_ns - clock.now_ns()
+            if left_ns <= 0:
                 return False
-            await wait_until(clock, deadline_ns, self._event.wait())
-        woken = self._event.is_set()
-        self._event.clear()
+            waiting = self._waiting = asyncio.get_running_loop().create_future()
+            sleeper = asyncio.ensure_future(clock.sleep(left_ns / SECOND_NS))
+            sleeper.add_done_callback(lambda _: _release(waiting))
+            try:
+                await waiting
+            finally:
+                self._waiting = None
+                sleeper.cancel()
+        woken, self._woken = self._woken, False
         self.elsewhere, self._heard_elsewhere = self._heard_elsewhere, False
         return woken
 
@@ -103,6 +118,11 @@ class _LocalSubscription:
                 listeners.pop(self, None)
                 if not listeners:
                     del self._owner.audience[topic]
+
+
+def _release(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 class LocalNotifier:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 from whistlestop.common.errors import Code, ServiceError, not_found, unavailable
-from whistlestop.common.notify import execution_topic, query_topic, task_queue_topic
+from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
 from whistlestop.history import push
 from whistlestop.history.core import history_limits, versioning
 from whistlestop.history.core.run import Run, StartEventNeeded
@@ -405,6 +405,8 @@ class Engine:
         if self.watch is not None:
             self.watch(run)
         topics = [execution_topic(run.key.namespace_id, run.key.workflow_id, run.key.run_id)]
+        if not run.is_open:
+            topics.append(closed_topic(run.key.namespace_id, run.key.run_id))
         topics.extend(query_topic(query_id) for query_id, _ in run.answers)
         if write.tasks_added:
             self.tasks_written(write.tasks_added)

@@ -22,7 +22,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clients import Encoded
 from whistlestop.common.errors import invalid_argument
-from whistlestop.common.notify import execution_topic
+from whistlestop.common.notify import closed_topic, execution_topic
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import close, workflow_task
@@ -236,7 +236,11 @@ async def _wait(
     clock = service.wall
     hold_s = min(context.remaining_s(clock, LONG_POLL_S) - LONG_POLL_MARGIN_S, LONG_POLL_S)
     deadline_ns = clock.now_ns() + int(hold_s * 1e9)
-    with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
+    if only_close:
+        topic = closed_topic(key.namespace_id, key.run_id)
+    else:
+        topic = execution_topic(key.namespace_id, key.workflow_id, key.run_id)
+    with service.notifier.subscribe(topic) as audience:
         while True:
             entry = await service.engine.read(key, audience)
             if not _is_open(entry) or service.closing or (not only_close and entry.state.next_event_id > first):
