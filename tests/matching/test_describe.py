@@ -107,6 +107,17 @@ async def test_pollers_of_other_processes_show_through_their_rows() -> None:
     assert list((await bench.ask("DescribeTaskQueue", request())).pollers) == []
 
 
+async def test_who_said_goodbye_to_another_process_is_not_shown_for_long() -> None:
+    bench = Bench(MatchingConfig(hear_others=False))
+    bench.poll(seconds=3)
+    await settle()
+    await bench.clock.advance(14)
+    await bench.another().call(
+        "ShutdownWorker", rr.ShutdownWorkerRequest(task_queue="q", identity="me"), bench.context()
+    )
+    assert list((await bench.ask("DescribeTaskQueue", request())).pollers) == []
+
+
 async def test_a_busy_poller_writes_its_row_every_ten_seconds_at_most() -> None:
     bench = Bench(MatchingConfig(hear_others=False))
     for n in range(100):

@@ -46,14 +46,18 @@ async def test_counts_come_in_the_order_of_the_request_and_up_to_the_limit() -> 
     await bench.matching.close()
 
 
-async def test_a_version_is_known_from_its_first_look_on() -> None:
-    """A bridge polls only where a task waits, and without a version there is no task for it."""
-    bench = Bench()
-    asked = request("one")
+def _of_a_version(asked: worker_pb.LookForTasksRequest) -> worker_pb.LookForTasksRequest:
     for options in (asked.workflow_polls[0].deployment_options, asked.activity_polls[0].deployment_options):
         options.deployment_name = "shop"
         options.build_id = "1.0"
         options.worker_versioning_mode = WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
+    return asked
+
+
+async def test_a_version_is_known_from_its_first_look_on() -> None:
+    """A bridge polls only where a task waits, and without a version there is no task for it."""
+    bench = Bench()
+    asked = _of_a_version(request("one"))
     await bench.ask("LookForTasks", asked, can_hold=False)
     row = bench.rows.queues[NAMESPACE, ROW_NAME, ROW_TYPE]
     [deployment] = NamespaceDeployments.FromString(row.data).deployments
@@ -61,6 +65,23 @@ async def test_a_version_is_known_from_its_first_look_on() -> None:
     assert version.version == "shop.1.0"
     assert [(queue.name, queue.type) for queue in version.task_queue_infos] == [("one", 1), ("one", 2)]
     await bench.matching.close()
+
+
+async def test_a_worker_that_another_instance_saw_leave_polls_no_more() -> None:
+    """No instance of a function remembers it."""
+    bench = Bench()
+    await bench.ask("LookForTasks", _of_a_version(request("one")), can_hold=False)
+    describe = rr.DescribeTaskQueueRequest(task_queue=queue_pb.TaskQueue(name="one"))
+    described = await bench.ask("DescribeTaskQueue", describe, can_hold=False)
+    assert [poller.identity for poller in described.pollers] == ["me"]
+    goodbye = rr.ShutdownWorkerRequest(task_queue="one", identity="me")
+    goodbye.worker_heartbeat.deployment_version.deployment_name = "shop"
+    goodbye.worker_heartbeat.deployment_version.build_id = "1.0"
+    other = bench.another()
+    await other.call("ShutdownWorker", goodbye, bench.context(can_hold=False))
+    assert list((await bench.ask("DescribeTaskQueue", describe, can_hold=False)).pollers) == []
+    await bench.matching.close()
+    await other.close()
 
 
 async def test_a_look_waits_for_a_commit_on_any_of_its_queues() -> None:

@@ -159,15 +159,18 @@ class Descriptions:
         return limiter
 
     async def _pollers(self, key: QueueKey, context: CallContext, now_ns: int) -> dict[str, queue_pb.PollerInfo]:
+        """Where rows are shared they tell: a goodbye may have come to another process. Memory adds who is new."""
         seen: dict[str, tuple[int, queue_pb.PollerInfo]] = {}
-        if self._config.share_pollers or not context.can_hold:
+        shared = self._config.share_pollers or not context.can_hold
+        since_ns = now_ns - int(self._config.poller_write_s * SECOND_NS) if shared else 0
+        if shared:
             for row in await self._rows.read(key, now_ns):
                 seen[row.identity] = (row.last_access_ns, queue_pb.PollerInfo.FromString(row.data))
         queue = self._queues.find(key)
         if queue is not None:
             forget_old(queue, now_ns, self._config)
             for identity, (seen_ns, poll) in queue.pollers.items():
-                if identity not in seen or seen[identity][0] <= seen_ns:
+                if seen[identity][0] <= seen_ns if identity in seen else seen_ns >= since_ns:
                     seen[identity] = (seen_ns, poller_info(identity, seen_ns, poll))
         return {identity: info for identity, (_, info) in seen.items()}
 

@@ -84,7 +84,8 @@ class Versions:
             return key
         if poll.identity and key != plain:
             # Descriptions of the queue show the pollers of all versions.
-            note_in_memory(self._queues.get(plain, now_ns), poll.identity, poll, now_ns, self._config)
+            if context.can_hold:
+                note_in_memory(self._queues.get(plain, now_ns), poll.identity, poll, now_ns, self._config)
             shared = self._config.share_pollers or not context.can_hold
             if shared and self._rows.is_old(plain, poll.identity, now_ns):
                 await self._rows.write([self._rows.record(plain, poll.identity, poll, now_ns)])
