@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
+from collections import defaultdict
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -34,18 +35,26 @@ SEARCH_ATTRIBUTES = {
 }
 
 
+REAL = "real"
 LIMITED = " with low limits"
 
 
 class Stage:
-    """The servers of a test session, started when first needed, and what the real one answered."""
+    """The servers of a test session, started when first needed.
 
-    def __init__(self) -> None:
+    A scenario is played on all of them at once: most of it is waiting, and so it is waited for once. The tests of its
+    other stores come next (`pytest_generate_tests`), and find what was played.
+    """
+
+    def __init__(self, asked: dict[str, list[str]]) -> None:
+        """`asked`: for each scenario, by name, the servers that are compared with the real one."""
+        self._asked = asked
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
         self._doors: dict[str, tuple[grpc.aio.Channel, httpx.AsyncClient]] = {}
-        self._recorded: dict[str, list[Any]] = {}
         self._broken: dict[str, Exception] = {}
+        self._scenario = ""
+        self._played: dict[str, list[Any] | Exception] = {}
 
     async def _enter(self, server: str) -> tuple[grpc.aio.Channel, httpx.AsyncClient]:
         if server in self._broken:
@@ -53,7 +62,7 @@ class Stage:
         if server not in self._doors:
             name, limited, _ = server.partition(LIMITED)
             more = servers.LOW_LIMITS if limited else ()
-            starting = servers.real_server(more) if name.startswith("real") else servers.our_server(name, more)
+            starting = servers.real_server(more) if name.startswith(REAL) else servers.our_server(name, more)
             try:
                 started = await self._stack.enter_async_context(starting)
             except RuntimeError as broken:
@@ -77,7 +86,7 @@ class Stage:
 
     async def _play(self, server: str, scenario: Scenario) -> list[Any]:
         """The transcript; a scenario that breaks off leaves what it has, and why."""
-        puppet = Puppet(*await self._enter(server))
+        puppet = Puppet(*await self._enter(f"{server}{LIMITED}" if scenario.limited else server))
         try:
             async with asyncio.timeout(60):
                 await scenario.play(puppet)
@@ -85,20 +94,23 @@ class Stage:
             puppet.note("broken off", f"{type(broken).__name__}: {broken}")
         return puppet.transcript.entries
 
-    async def _both(self, server: str, scenario: Scenario) -> tuple[list[Any], list[Any]]:
-        real = "real"
-        if scenario.limited:
-            real, server = f"{real}{LIMITED}", f"{server}{LIMITED}"
-        await self._enter(real), await self._enter(server)
-        if scenario.name in self._recorded:
-            return self._recorded[scenario.name], await self._play(server, scenario)
-        expected, actual = await asyncio.gather(self._play(real, scenario), self._play(server, scenario))
-        self._recorded[scenario.name] = expected
-        return expected, actual
+    async def _play_on_all(self, scenario: Scenario) -> None:
+        names = [REAL, *self._asked[scenario.name]]
+        played = await asyncio.gather(*(self._play(name, scenario) for name in names), return_exceptions=True)
+        for name, entries in zip(names, played, strict=True):
+            if not isinstance(entries, list | Exception):
+                raise entries
+            self._played[name] = entries
+        self._scenario = scenario.name
 
-    def both(self, server: str, scenario: Scenario) -> tuple[list[Any], list[Any]]:
-        """What the real server and the other one answered."""
-        return self._runner.run(self._both(server, scenario))
+    def transcript(self, server: str, scenario: Scenario) -> list[Any]:
+        """What a server answered."""
+        if scenario.name != self._scenario:
+            self._runner.run(self._play_on_all(scenario))
+        played = self._played[server]
+        if isinstance(played, Exception):
+            raise played
+        return played
 
     def close(self) -> None:
         self._runner.run(self._stack.aclose())
@@ -106,8 +118,14 @@ class Stage:
 
 
 @pytest.fixture(scope="session")
-def stage() -> Iterator[Stage]:
-    stage = Stage()
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    asked: dict[str, list[str]] = defaultdict(list)
+    for item in request.session.items:
+        if isinstance(item, pytest.Function) and item.originalname == test_parity.__name__:
+            given: dict[str, Any] = item.callspec.params
+            if given["server"] != "postgres" or postgres.available():
+                asked[given["scenario"].name].append(given["server"])
+    stage = Stage(asked)
     yield stage
     stage.close()
 
@@ -121,8 +139,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     )
     cases = [
         pytest.param(store, scenario, id=f"{scenario.name}-{store}", marks=_marks(store, scenario))
-        for store in stores
         for scenario in scenarios.load().values()
+        for store in stores
     ]
     metafunc.parametrize(("server", "scenario"), cases)
 
@@ -135,7 +153,7 @@ def _marks(store: str, scenario: Scenario) -> list[pytest.MarkDecorator]:
 
 
 def test_parity(stage: Stage, server: str, scenario: Scenario) -> None:
-    expected, actual = stage.both(server, scenario)
+    expected, actual = stage.transcript(REAL, scenario), stage.transcript(server, scenario)
     assert "broken off" not in expected[-1], f"the scenario does not run on the real server:\n{_text(expected)}"
     if expected != actual:
         pytest.fail(_difference(expected, actual), pytrace=False)
