@@ -13,7 +13,7 @@ from tests.core.commands import complete_workflow, continue_as_new, fail_workflo
 from tests.core.harness import QUEUE, START_NS, World
 from tests.core.test_activity import application_failure, fail
 from whistlestop.history.core import close, options, time_skipping, timers
-from whistlestop.history.core.times import SECOND_NS, duration_ns, timestamp_ns
+from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, SECOND_NS, duration_ns, timestamp_ns
 
 if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
@@ -201,3 +201,16 @@ def test_a_row_is_by_everybodys_clock() -> None:
     assert timers.row_due(world.state()) == START_NS + HOUR_S * SECOND_NS
     assert world.state().alarm_ns == START_NS + 5 * HOUR_S * SECOND_NS
     assert world.state().task_queue == QUEUE
+
+
+def test_no_clock_goes_further_than_instants_are_wide() -> None:
+    """What is due beyond that is not skipped to; a fast-forward that would go there ends before."""
+    century_s = 100 * 365 * 24 * HOUR_S
+    world = begun()
+    for timer in ("first", "second"):
+        world.turn(start_timer(timer, century_s))
+        world.advance(0)
+    assert hours(world) * HOUR_S == century_s
+    change(world, config(forward_s=4 * century_s))
+    assert world.last(SKIPPED).disabled_after_fast_forward
+    assert timestamp_ns(world.last(SKIPPED).target_time) == LAST_SKIPPED_TO_NS

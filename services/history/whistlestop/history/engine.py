@@ -116,6 +116,8 @@ class Engine:
         self.limits = limits
         self.exclusive = exclusive
         self.effects = Effects()
+        self.writing = 0
+        """How many commits are on their way into the store."""
         self.watch: Callable[[Run], None] | None = None
         """Told of every run as it was committed."""
         self.retention_of: Callable[[str], Awaitable[int]] = _keep_for_ever
@@ -345,6 +347,7 @@ class Engine:
         answers = tuple(answer for each in runs for answer in each.answers)
         transition = Transition(writes, transfers_done=() if done is None else (done,), answers=answers)
         # A caller that goes away must not come between the commit and what follows from it.
+        self.writing += 1
         committing = asyncio.ensure_future(self._write(runs, transition))
         try:
             await asyncio.shield(committing)
@@ -373,6 +376,8 @@ class Engine:
             for each in runs:
                 self.forget(each.key)
             raise unavailable(f"the store did not answer: {error}") from error
+        finally:
+            self.writing -= 1
         for each, write in zip(runs, transition.writes, strict=True):
             self._committed(each, write)
 

@@ -1,7 +1,7 @@
 """Temporal's TestService: a clock for the whole server that is set forward while nobody works.
 
 Rules of this file: time may be skipped when nobody has locked it, no run has work (`core.time_skipping`), no transfer
-task is on its way and nothing that is due is left to fire. Then the clock goes to what is due next: a row of
+task or commit is on its way and nothing that is due is left to fire. Then the clock goes to what is due next: a row of
 `timer_tasks`, or the end of a `Sleep`. Each step is looked at again before the next, so whatever a timer causes is done
 at the time at which it is due. While time is locked, it passes as everybody's does.
 
@@ -19,19 +19,20 @@ import itertools
 import logging
 from typing import TYPE_CHECKING, Any
 
+from temporalio.api.enums.v1 import namespace_pb2 as enums_pb
 from temporalio.api.testservice.v1 import request_response_pb2 as test_pb
 
 from whistlestop.common.clock import SECOND_NS, SkippingClock, SystemClock, wait_until
-from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.frontend.registry import TEST_REGISTRY
-from whistlestop.history.core import time_skipping, timers
+from whistlestop.history.core import time_skipping, time_skipping_apply, timers
+from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, duration_ns, timestamp_ns
 from whistlestop.server.assembly import assemble
 from whistlestop.server.process import Server
-from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     from google.protobuf.message import Message
 
@@ -41,15 +42,17 @@ if TYPE_CHECKING:
     from whistlestop.common.notify import Notifier
     from whistlestop.frontend.service import Frontend
     from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.service import History
     from whistlestop.server.assembly import Services
     from whistlestop.server.config import ServerConfig
     from whistlestop.storage.interface import Store
-    from whistlestop.storage.records import ExecutionKey, TimerTask
+    from whistlestop.storage.records import ExecutionKey
 
 LOOK_AGAIN_S = 60.0
 PAGE = 100
-RETRY_S = 0.1
+SOON_S = 0.1
+AT_ONCE_S = 0.0
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +73,7 @@ class TimeSkipper:
         self._task: asyncio.Task[None] | None = None
         history.engine.watch = self._committed
         # What is over stays: a test that slept for a month still wants the results of before.
-        history.engine.retention_of = _keep
+        history.engine.retention_of = self._keep
 
     def start(self) -> None:
         """Begin to skip."""
@@ -129,6 +132,22 @@ class TimeSkipper:
         self._changes += 1
         self._look.set()
 
+    async def _keep(self, namespace_id: str) -> int:
+        # Whoever asks how long a run is kept wants the namespace read, too: for its workflow rules.
+        await self._history.namespaces.by_id(namespace_id)
+        return 0
+
+    async def _forget_deleted(self) -> None:
+        """Nobody works for the runs of a deleted namespace, which go without a commit."""
+        for namespace_id in {key.namespace_id for key in (*self._busy, *self._activities)}:
+            namespace = await self._history.namespaces.by_id(namespace_id)
+            if namespace is not None and namespace.state != enums_pb.NAMESPACE_STATE_DELETED:
+                continue
+            self._busy = {key for key in self._busy if key.namespace_id != namespace_id}
+            self._activities = {
+                key: count for key, count in self._activities.items() if key.namespace_id != namespace_id
+            }
+
     # ---- skipping ---------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -136,43 +155,60 @@ class TimeSkipper:
             self._look.clear()
             self._end_sleeps()
             try:
-                if self._count() <= 0 and await self._skip():
-                    continue
-            except StorageError as error:
-                _log.warning("looking for the next timer failed (%s); trying again", error)
-                await asyncio.sleep(RETRY_S)
+                await self._forget_deleted()
+                pause_s = await self._skip() if self._count() <= 0 else LOOK_AGAIN_S
+            except Exception:  # noqa: BLE001 - who waits for time to be skipped would else wait for ever
+                _log.exception("looking for the next timer failed; trying again")
+                pause_s = SOON_S
+            if pause_s == AT_ONCE_S:
                 continue
-            until_ns = self._sleeps[0][0] if self._sleeps else self._clock.now_ns() + int(LOOK_AGAIN_S * SECOND_NS)
+            until_ns = self._clock.now_ns() + int(pause_s * SECOND_NS)
+            if self._sleeps:
+                until_ns = min(until_ns, self._sleeps[0][0])
             await wait_until(self._clock, until_ns, self._look.wait())
 
-    async def _skip(self) -> bool:
-        """Go to what is due next; False when that is not to be now."""
+    async def _skip(self) -> float:
+        """Go to what is due next, if that may be now. Returns the seconds after which to look again, come what may."""
         # Deliveries end with a commit, and are asked for by one: those that go on are waited for.
         await self._history.transfers.drain()
         changes = self._changes
         if self._busy or self._count() > 0:
-            return False
-        rows = await self._history.store.next_timers(0, SLOTS, 0, PAGE)
+            return LOOK_AGAIN_S
+        due_ns, row_ns = await self._next_due()
         if changes != self._changes:
-            return True
-        due_ns = self._next_due(rows)
-        if due_ns is None or due_ns <= self._clock.now_ns() or (rows and rows[0].fire_at_ns <= self._clock.now_ns()):
-            # A row that is due is being fired, and that ends with a commit.
-            return False
+            return AT_ONCE_S
+        now_ns = self._clock.now_ns()
+        if self._history.engine.writing or 0 < row_ns <= now_ns:
+            # What was decided is not seen before it is written, and a row that is due is being fired. Either ends
+            # with a commit, or else without a word.
+            return SOON_S
+        if due_ns is None or not now_ns < due_ns <= LAST_SKIPPED_TO_NS:
+            return LOOK_AGAIN_S
         self._clock.skip_to(due_ns)
-        return True
+        return AT_ONCE_S
 
-    def _next_due(self, rows: Sequence[TimerTask]) -> int | None:
-        """When something is due next. The row of a run is a lower bound, which is not worth a skip: its state knows."""
-        next_ns = self._sleeps[0][0] if self._sleeps else None
-        for row in rows:
-            if next_ns is not None and next_ns <= row.fire_at_ns:
-                break
-            entry = self._history.engine.peek(row.key) if row.kind == "execution" else None
-            due_ns = row.fire_at_ns if entry is None else timers.earliest_due(entry.state) or None
-            if due_ns is not None and (next_ns is None or due_ns < next_ns):
-                next_ns = due_ns
-        return next_ns
+    async def _next_due(self) -> tuple[int | None, int]:
+        """When something is due next, and the time of the first timer row (0: there is none).
+
+        The row of a run is a lower bound, which is not worth a skip: its state knows. So the first rows may be those of
+        runs that wait for long, and more are read until a row comes later than what is due.
+        """
+        limit = PAGE
+        while True:
+            rows = await self._history.store.next_timers(0, SLOTS, 0, limit)
+            next_ns = self._sleeps[0][0] if self._sleeps else None
+            for row in rows:
+                if next_ns is not None and next_ns <= row.fire_at_ns:
+                    break
+                entry = self._history.engine.peek(row.key) if row.kind == "execution" else None
+                due_ns = row.fire_at_ns if entry is None else _due(entry.state)
+                if due_ns is not None and (next_ns is None or due_ns < next_ns):
+                    next_ns = due_ns
+            else:
+                if len(rows) == limit:
+                    limit *= 10
+                    continue
+            return next_ns, rows[0].fire_at_ns if rows else 0
 
     def _end_sleeps(self) -> None:
         while self._sleeps and self._sleeps[0][0] <= self._clock.now_ns():
@@ -206,18 +242,21 @@ class TimeSkipper:
         return test_pb.UnlockTimeSkippingResponse()
 
     async def _sleep(self, request: test_pb.SleepRequest) -> Reply:
-        await self.sleep(self._clock.now_ns() + request.duration.ToNanoseconds())
+        await self.sleep(self._after(request))
         return test_pb.SleepResponse()
 
     async def _sleep_until(self, request: test_pb.SleepUntilRequest) -> Reply:
-        await self.sleep(request.timestamp.ToNanoseconds())
+        await self.sleep(_reachable(timestamp_ns(request.timestamp)))
         return test_pb.SleepResponse()
 
     async def _unlock_time_skipping_with_sleep(self, request: test_pb.SleepRequest) -> Reply:
-        until_ns = self._clock.now_ns() + request.duration.ToNanoseconds()
+        until_ns = self._after(request)
         self.unlock()
         await self.sleep(until_ns, then_lock=True)
         return test_pb.SleepResponse()
+
+    def _after(self, request: test_pb.SleepRequest) -> int:
+        return _reachable(self._clock.now_ns() + duration_ns(request.duration))
 
     async def _get_current_time(self, request: Message) -> Reply:
         reply = test_pb.GetCurrentTimeResponse()
@@ -232,8 +271,16 @@ def _serving(handler: Callable[[Any], Awaitable[Reply]]) -> Callable[[Message, C
     return serve
 
 
-async def _keep(namespace_id: str) -> int:
-    return 0
+def _due(state: MutableState) -> int | None:
+    """When something is due in a run, by everybody's clock; None for never."""
+    due_ns = timers.earliest_due(state)
+    return due_ns - time_skipping_apply.skipped_ns(state) if due_ns else None
+
+
+def _reachable(instant_ns: int) -> int:
+    if instant_ns > LAST_SKIPPED_TO_NS:
+        raise invalid_argument("time can't be skipped that far: the last year is 2162")
+    return instant_ns
 
 
 class TimeSkippingServer(Server):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.history.core.times import duration_ns, set_duration
+from whistlestop.history.core.times import MAX_DURATION_SECONDS, duration_ns, set_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,8 +26,6 @@ RetryState: TypeAlias = wf_enums.RetryState.ValueType
 IN_PROGRESS = wf_enums.RETRY_STATE_IN_PROGRESS
 TIMEOUT_TYPE_PREFIX = "TemporalTimeout:"
 MAX_SPAN_NS = 2**63 - 1
-MAX_DURATION_SECONDS = 100 * 365 * 24 * 3600
-"""Longer spans are cut to a hundred years, as Temporal cuts them."""
 _TIMEOUT_NAMES: dict[int, str] = {
     wf_enums.TIMEOUT_TYPE_START_TO_CLOSE: "StartToClose",
     wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START: "ScheduleToStart",

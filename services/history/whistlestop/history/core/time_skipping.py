@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from whistlestop.history.core import activity_execution, time_skipping_apply, timers
 from whistlestop.history.core.run import RUNNING
+from whistlestop.history.core.times import LAST_SKIPPED_TO_NS
 
 if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
@@ -26,7 +27,7 @@ def skip_if_idle(run: Run) -> None:
     if not _is_idle(run):
         run.arm(time_skipping_apply.fast_forward_due(state))
         return
-    target_ns = min((due for due in _targets(state) if due >= run.now_ns), default=0)
+    target_ns = min((due for due in _targets(state) if run.now_ns <= due <= LAST_SKIPPED_TO_NS), default=0)
     fast_forward_ns = time_skipping_apply.fast_forward_due(state)
     disables = False
     if fast_forward_ns:

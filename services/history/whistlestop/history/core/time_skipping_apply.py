@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
 
-from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp, timestamp_ns
+from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, duration_ns, set_duration, set_timestamp, timestamp_ns
 
 if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
@@ -80,7 +80,8 @@ def _aim(skipping: TimeSkipping, now_ns: int, target_ns: int) -> None:
     skipping.fast_forward_reached = False
     if not skipping.config.HasField("fast_forward_config"):
         return
-    skipping.fast_forward_target_ns = target_ns or now_ns + duration_ns(skipping.config.fast_forward_config.duration)
+    wanted_ns = now_ns + duration_ns(skipping.config.fast_forward_config.duration)
+    skipping.fast_forward_target_ns = target_ns or min(wanted_ns, LAST_SKIPPED_TO_NS)
     if target_ns and target_ns <= now_ns:
         skipping.fast_forward_reached = True
         skipping.config.enabled = False

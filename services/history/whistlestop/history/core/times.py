@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 
 SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
+MAX_DURATION_SECONDS = 100 * 365 * 24 * 3600
+"""Longer spans are cut to a hundred years, as Temporal cuts them."""
+LAST_SKIPPED_TO_NS = 2**63 - 1 - MAX_DURATION_SECONDS * SECOND_NS
+"""No clock is set forward beyond this (in 2162): instants have 64 bits, and the longest of spans begins at the last."""
 
 
 def set_timestamp(target: Timestamp, instant_ns: int) -> None:
