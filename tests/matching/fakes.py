@@ -40,6 +40,7 @@ class FakeStore:
         self.queues: dict[tuple[str, str, int], TaskQueueRecord] = {}
         self.pollers: dict[tuple[str, str, int, str], PollerRecord] = {}
         self.reads = 0
+        self.rows_read = 0
         self.writes = 0
         self.broken = False
         self.delay: Callable[[], Any] | None = None
@@ -62,6 +63,7 @@ class FakeStore:
         ]
         rows.sort(key=lambda row: (row.key.priority, row.key.task_id))
         rows = [row for row in rows if after is None or (row.key.priority, row.key.task_id) > after][:limit]
+        self.rows_read += len(rows)
         # The answer travels for a moment, too: what it says may be old when it arrives.
         await self._pause()
         return rows
@@ -70,12 +72,15 @@ class FakeStore:
         return [len(await self.list_tasks(*queue, None, limit)) for queue in queues]
 
     async def list_tasks_by_level(
-        self, namespace_id: str, task_queue: str, task_type: int, per_level: int, levels: int
+        self, namespace_id: str, task_queue: str, task_type: int, after: int, per_level: int, levels: int
     ) -> list[MatchingTask]:
         rows: dict[int, list[MatchingTask]] = {}
-        for row in await self.list_tasks(namespace_id, task_queue, task_type, None, len(self.rows)):
+        before = self.rows_read
+        for row in await self.list_tasks(namespace_id, task_queue, task_type, (after + 1, -1), len(self.rows)):
             rows.setdefault(row.key.priority, []).append(row)
-        return [row for level in sorted(rows)[:levels] for row in rows[level][:per_level]]
+        found = [row for level in sorted(rows)[:levels] for row in rows[level][:per_level]]
+        self.rows_read = before + len(found)
+        return found
 
     async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
         self.rows.update({task.key: task for task in tasks})

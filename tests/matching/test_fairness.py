@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.matching.fakes import NAMESPACE, Bench, settle
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.fairness import level, priority_of
 from whistlestop.matching.config import MatchingConfig
-from whistlestop.matching.ready import Fair, in_drawn_order
+from whistlestop.matching.rate_limit import KeyRate
+from whistlestop.matching.ready import Fair, Window, in_drawn_order
+from whistlestop.matching.settings import data_of
 from whistlestop.storage.records import MatchingTask, TaskKey
 
 if TYPE_CHECKING:
@@ -72,7 +75,7 @@ def test_a_key_that_was_away_does_not_get_its_turns_back() -> None:
 
 def test_a_limit_holds_a_key_back_and_the_others_go_on() -> None:
     fair = Fair([*(task(n, "a") for n in range(5)), *(task(n, "b", weight=2) for n in range(5, 10))])
-    fair.configure({}, 1.0)
+    fair.configure({}, KeyRate(1.0, 0.0))
     assert sorted(order(fair, 10)) == ["a", "b"]
     assert fair.wait_ns == SECOND_NS // 2
     assert order(fair, 10, SECOND_NS // 2) == ["b"]
@@ -81,22 +84,84 @@ def test_a_limit_holds_a_key_back_and_the_others_go_on() -> None:
     assert len(order(fair, 10, SECOND_NS)) == 5
 
 
+def test_a_key_may_save_up_a_second() -> None:
+    fair = Fair([*(task(n, "a") for n in range(50)), *(task(n, "b", weight=0.5) for n in range(50, 100))])
+    fair.configure({}, KeyRate(10.0, 1.0))
+    assert Counter(order(fair, 50, 60 * SECOND_NS)) == {"a": 10, "b": 5}
+    assert Counter(order(fair, 50, 61 * SECOND_NS)) == {"a": 10, "b": 5}
+
+
+def test_a_limit_of_nothing_lets_nothing_through() -> None:
+    fair = Fair([task(1, "a"), task(2)])
+    fair.configure({}, KeyRate(0, 1.0))
+    assert order(fair, 2) == []
+    fair.configure({}, None)
+    assert order(fair, 2) == ["a", "none"]
+
+
+def test_what_was_not_used_is_given_back() -> None:
+    fair = Fair([task(1, "a"), task(2, "a"), task(3, "b")])
+    fair.configure({}, KeyRate(1.0, 0.0))
+    given = fair.pop(0)
+    assert given is not None
+    fair.give_back(given)
+    fair.push(given)
+    assert [each.key.task_id for each in (fair.pop(0), fair.pop(0)) if each] == [1, 3]
+
+
+def test_a_key_that_others_have_used_up_is_held_back() -> None:
+    fair = Fair([task(1, "a"), task(2, "b")])
+    fair.configure({}, KeyRate(1.0, 1.0))
+    given = fair.pop(0)
+    assert given is not None
+    fair.hold(given, 5 * SECOND_NS)
+    assert order(fair, 2) == ["b"]
+    assert fair.wait_ns == 5 * SECOND_NS
+    assert order(fair, 1, 5 * SECOND_NS) == ["a"]
+
+
 def test_a_key_with_more_in_the_store_says_when_it_has_used_up_its_own() -> None:
     fair = Fair()
-    fair.replace([task(1, "a"), task(2, "a"), task(3, "b")], {level(3, "a"): 2})
+    rows = [task(1, "a"), task(2, "a"), task(3, "b")]
+    fair.replace(rows, Window(rows, {level(3, "a"): 2}))
     assert fair.covers((level(3, "a"), 2))
     assert not fair.covers((level(3, "a"), 4))
     assert fair.covers((level(3, "b"), 4))
+    assert not fair.whole
     order(fair, 2)
-    assert not fair.missing
+    assert fair.short == {}
     order(fair, 1)
-    assert fair.missing
+    assert fair.short == {level(3, "a"): 2}
+    fair.refill(level(3, "a"), [task(4, "a")], None)
+    assert (fair.short, fair.whole, order(fair, 2)) == ({}, True, ["a"])
 
 
-def test_the_later_half_of_each_key_can_be_left_in_the_store() -> None:
-    fair = Fair([*(task(n, "a") for n in range(10)), task(10, "b")])
-    assert fair.shrink() == {(level(3, "a"), n) for n in range(5, 10)}
-    assert Counter(order(fair, 10)) == {"a": 5, "b": 1}
+def test_keys_outside_get_their_turn_when_each_of_those_inside_had_one() -> None:
+    fair = Fair()
+    rows = [task(n, key) for n, key in enumerate("aabbcc")]
+    fair.replace(rows, Window(rows, {}, cursor=level(3, "c")))
+    assert (order(fair, 2), fair.wants_read) == (["a", "b"], False)
+    assert (order(fair, 1), fair.wants_read) == (["c"], True)
+
+
+def test_what_there_is_no_room_for_is_left_in_the_store() -> None:
+    fair = Fair([task(1, "a"), task(2, "a")])
+    fair.leave(task(3, "a"))
+    assert (fair.covers((level(3, "a"), 4)), fair.wants_read) == (False, False)
+    fair.leave(task(5, "b"))
+    assert fair.wants_read
+
+
+def test_keys_that_come_once_leave_little_behind() -> None:
+    """As many keys as there are customers: neither their passes nor their limits pile up."""
+    fair = Fair()
+    fair.configure({}, KeyRate(1.0, 1.0))
+    for n in range(10_000):
+        fair.push(task(n, f"customer {n}"))
+        assert fair.pop(n) is not None
+    assert len(fair._away) == 2000
+    assert fair._levels == {}
+    assert len(fair._heap) + len(fair._held) == 0
 
 
 def test_what_is_drawn_follows_the_weights() -> None:
@@ -151,6 +216,43 @@ async def test_polls_serve_keys_by_turns(offered: bool) -> None:
     assert bench.rows.rows == {}
 
 
+async def test_more_keys_than_are_looked_at_at_once_all_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key waits for others to have nothing left, wherever its level is; nor does a task without a key."""
+    monkeypatch.setattr("whistlestop.matching.queues._MOST_LEVELS", 20)
+    bench = Bench(MatchingConfig(buffer=30))
+    keys = [f"key {number}" for number in range(100)]
+    put(bench, [task(n, key) for n, key in enumerate(keys * 10)], offered=False)
+    put(bench, [task(n) for n in range(1000, 1010)], offered=False)
+    put(bench, [task(n, f"late {n}", priority=4) for n in range(2000, 2050)], offered=False)
+    got = await started(bench, 404)
+    assert {*keys, "none"} == set(got)
+    assert {got[key] for key in keys} <= {3, 4, 5}
+    await started(bench, 1060 - 404)
+    assert bench.rows.rows == {}
+
+
+async def test_more_keys_than_there_is_room_for_do_not_pile_up_in_memory() -> None:
+    bench = Bench(MatchingConfig(buffer=50))
+    poll = bench.poll_activity()
+    await settle()
+    poll.cancel()
+    await settle()
+    put(bench, [task(n, f"key {n}") for n in range(1000)], offered=True)
+    assert bench.matching.known_backlog <= 50
+    await started(bench, 1000)
+    assert bench.rows.rows == {}
+
+
+async def test_a_heavy_key_among_many_costs_no_look_at_all_of_them() -> None:
+    bench = Bench(MatchingConfig())
+    put(bench, [task(n, f"key {n % 100}") for n in range(2000)], offered=False)
+    put(bench, [task(n, "heavy", weight=500) for n in range(2000, 2400)], offered=False)
+    await started(bench, 5)
+    before = bench.rows.rows_read
+    assert (await started(bench, 300))["heavy"] > 290
+    assert bench.rows.rows_read - before < 1200
+
+
 async def test_functions_serve_keys_without_memory() -> None:
     bench = Bench(MatchingConfig(function_wait_s=0.2))
     put(bench, [task(n, "busy") for n in range(300)], offered=False)
@@ -169,3 +271,51 @@ async def test_stored_weights_and_limits_reach_a_queue_in_use() -> None:
     await started(bench, 5)
     assert (await started(bench, 50)) == pytest.approx({"a": 40, "b": 10}, abs=2)
     await settle()
+
+
+async def limit_keys(bench: Bench, rps: float) -> None:
+    update = rr.UpdateTaskQueueConfigRequest(task_queue="q", task_queue_type=queue_enums.TASK_QUEUE_TYPE_ACTIVITY)
+    update.update_fairness_key_rate_limit_default.rate_limit.requests_per_second = rps
+    await bench.ask("UpdateTaskQueueConfig", update)
+
+
+async def test_a_limit_of_keys_holds_over_functions() -> None:
+    """No function remembers anything: the buckets of the keys stand in the queue's row, as long as they are not full."""
+    bench = Bench(MatchingConfig(function_wait_s=0))
+    await limit_keys(bench, 2)
+    put(bench, [task(n, key) for n, key in enumerate(["a", "b", ""] * 10)], offered=False)
+    put(bench, [task(100 + n, "heavy", weight=2.5) for n in range(10)], offered=False)
+    assert await started(bench, 20, can_hold=False) == {"a": 2, "b": 2, "none": 2, "heavy": 5}
+    await bench.clock.advance(0.5)
+    assert await started(bench, 10, can_hold=False) == {"a": 1, "b": 1, "none": 1, "heavy": 2}
+    await bench.clock.advance(60)
+    put(bench, [task(200, "another")], offered=False)
+    for key in [key for key in bench.rows.rows if key.priority != level(3, "another")]:
+        del bench.rows.rows[key]
+    await started(bench, 1, can_hold=False)
+    (row,) = bench.rows.queues.values()
+    assert list(data_of(row).key_ready_ns) == [level(3, "another")]
+
+
+async def test_a_limit_of_keys_holds_over_processes() -> None:
+    bench = Bench(MatchingConfig(hear_others=False))
+    await limit_keys(bench, 2)
+    put(bench, [task(n, "ab"[n % 2]) for n in range(20)], offered=False)
+    polls = [bench.poll_activity() for _ in range(10)]
+    bench.matching = bench.another()
+    polls += [bench.poll_activity() for _ in range(10)]
+    await settle()
+    assert len(bench.history.started) == 4
+    await bench.clock.advance(1)
+    await settle()
+    assert Counter(name[0] for name in bench.history.started) == {"a": 4, "b": 4}
+    for poll in polls:
+        poll.cancel()
+    await settle()
+
+
+async def test_without_limits_a_function_reads_a_row_and_writes_none() -> None:
+    bench = Bench(MatchingConfig(function_wait_s=0))
+    put(bench, [task(n, "a") for n in range(3)], offered=False)
+    await started(bench, 3, can_hold=False)
+    assert bench.rows.queues == {}

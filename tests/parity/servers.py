@@ -109,6 +109,14 @@ LOW_LIMITS = (
 )
 
 
+# Order is told of one partition, and fairness keys are off by default there.
+ONE_FAIR_PARTITION = (
+    "matching.numTaskqueueReadPartitions=1",
+    "matching.numTaskqueueWritePartitions=1",
+    "matching.enableFairness=true",
+)
+
+
 def _flags(settings: tuple[str, ...]) -> list[str]:
     return [word for setting in settings for word in ("--dynamic-config-value", setting)]
 

@@ -62,7 +62,10 @@ class Stage:
         if server not in self._doors:
             name, limited, _ = server.partition(LIMITED)
             more = servers.LOW_LIMITS if limited else ()
-            starting = servers.real_server(more) if name.startswith(REAL) else servers.our_server(name, more)
+            if name.startswith(REAL):
+                starting = servers.real_server((*more, *servers.ONE_FAIR_PARTITION) if limited else ())
+            else:
+                starting = servers.our_server(name, more)
             try:
                 started = await self._stack.enter_async_context(starting)
             except RuntimeError as broken:

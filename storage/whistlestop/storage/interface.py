@@ -80,9 +80,9 @@ class TaskStore(Protocol):
         ...
 
     async def list_tasks_by_level(
-        self, namespace_id: str, task_queue: str, task_type: int, per_level: int, levels: int
+        self, namespace_id: str, task_queue: str, task_type: int, after: int, per_level: int, levels: int
     ) -> list[MatchingTask]:
-        """The first tasks of each of the first levels (values of `priority`), in order."""
+        """The first tasks of each of the first levels (values of `priority`) above `after`, in order."""
         ...
 
     async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:

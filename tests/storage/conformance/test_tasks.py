@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.storage.factories import NAMESPACE, QUEUE, START_NS, WORKFLOW_QUEUE, poller, queue_record, task
+from whistlestop.common.fairness import FIRST
 from whistlestop.storage.errors import LeaseLost
 from whistlestop.storage.records import EXPIRED_POLLERS_KEPT_NS, Backlog, TaskKey
 
@@ -85,9 +86,11 @@ async def test_the_first_tasks_of_each_level_are_listed(store: Store) -> None:
     tasks = [task(n, priority=level) for level in (-3_000_000, -5, 1, 3) for n in range(1, 6)]
     await store.put_tasks([*tasks, _elsewhere(NAMESPACE, "another", 1, 1)])
     assert await store.list_tasks(*ORDERS, None, 100) == tasks
-    assert await store.list_tasks_by_level(*ORDERS, 2, 100) == [each for each in tasks if each.key.task_id <= 2]
-    assert await store.list_tasks_by_level(*ORDERS, 100, 2) == tasks[:10]
-    assert await store.list_tasks_by_level(NAMESPACE, "nobody", 1, 100, 2) == []
+    assert await store.list_tasks_by_level(*ORDERS, FIRST, 2, 100) == [each for each in tasks if each.key.task_id <= 2]
+    assert await store.list_tasks_by_level(*ORDERS, FIRST, 100, 2) == tasks[:10]
+    assert await store.list_tasks_by_level(*ORDERS, -5, 100, 1) == tasks[10:15]
+    assert await store.list_tasks_by_level(*ORDERS, 3, 100, 1) == []
+    assert await store.list_tasks_by_level(NAMESPACE, "nobody", 1, FIRST, 100, 2) == []
     assert set(await store.backlog(*ORDERS, 10)) == {-3_000_000, -5, 1, 3}
 
 

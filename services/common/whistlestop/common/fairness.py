@@ -11,6 +11,7 @@ import zlib
 
 FIRST = -(1 << 31)
 """Below every level."""
+PRIORITIES = 5
 _KEYS = 1 << 20
 _BEHIND_ALL = 8
 

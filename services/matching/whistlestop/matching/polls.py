@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from whistlestop.matching.pollers import PollerRows
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.matching.queues import Queues
-    from whistlestop.matching.settings import Settings
+    from whistlestop.matching.settings import Refusal, Settings
     from whistlestop.matching.versions import Versions
     from whistlestop.matching.workers import Workers
     from whistlestop.storage.interface import TaskStore
@@ -113,7 +113,6 @@ class Polls:
         self._workers = workers
         self._due = due
         self._versions = versions
-        self._reread_ns = int(config.reread_s * SECOND_NS)
         self._settings_ns = int(config.queue_config_s * SECOND_NS)
         self.counters = Counters()
         self.closing = False
@@ -194,8 +193,10 @@ class Polls:
     ) -> Reply:
         now_ns = began_ns
         while now_ns < end_ns:
-            if queue.needs_read(now_ns, self._reread_ns):
+            if queue.needs_read(now_ns):
                 await self._queues.read(queue)
+                if queue.fair is not None:
+                    await self._bring_limits(queue, poll, now_ns)
                 now_ns = self._clock.now_ns()
             fresh = False
             task = None if queue.waiters else queue.take(now_ns)
@@ -207,7 +208,8 @@ class Polls:
                 task, fresh = waiter.future.result(), waiter.fresh
                 if task is None:
                     break
-            if queue.limiter.is_set and self._config.share_pollers and not await self._shared_token(queue, task, poll):
+            limited = queue.limiter.is_set or queue.key_rate is not None
+            if limited and self._config.share_pollers and not await self._shared_token(queue, task, poll):
                 now_ns = self._clock.now_ns()
                 continue
             reply = await self._start_from(queue, task, poll, context)
@@ -225,7 +227,7 @@ class Polls:
         """Stand in line until there is a task, the time is over, or somebody ends the poll."""
         future: asyncio.Future[MatchingTask | None] = asyncio.get_running_loop().create_future()
         waiter = Waiter(future, poll)
-        queue.waiters[waiter] = None
+        queue.wait(waiter)
         alarm = waiter.alarm = self._alarms.at(end_ns, waiter.end)
         try:
             await future
@@ -240,16 +242,18 @@ class Polls:
         return waiter
 
     async def _shared_token(self, queue: TaskQueue, task: MatchingTask, poll: PollRequest) -> bool:
-        """Other processes hand out from this limited queue, too: the bucket stands in its row."""
+        """Other processes hand out from this limited queue, too: the buckets stand in its row."""
         now_ns = self._clock.now_ns()
         try:
-            again_ns = await self._settings.take_shared_token(queue.key, worker_rps(poll), now_ns)
+            refusal = await self._settings.take_shared_token(queue.key, worker_rps(poll), task, now_ns)
         except BaseException:
             queue.release(task, self._clock.now_ns())
             raise
-        if again_ns:
-            queue.put_off(task, again_ns, self._clock.now_ns())
-        return not again_ns
+        if refusal is None:
+            return True
+        put_off = queue.hold_key if refusal.of_key else queue.put_off
+        put_off(task, refusal.again_ns, self._clock.now_ns())
+        return False
 
     async def _start_from(
         self, queue: TaskQueue, task: MatchingTask, poll: PollRequest, context: CallContext
@@ -298,14 +302,21 @@ class Polls:
                 await self._due.fire(context, first=first)
                 first = False
                 rows = await self._candidates(key)
+                again_ns, spent = end_ns, set[int]()
                 for index, task in enumerate(rows):
-                    if key[2] != WORKFLOW and not await self._token(key, poll, end_ns):
-                        return EMPTY
+                    if task.key.priority in spent:
+                        continue
+                    if key[2] != WORKFLOW and (refusal := await self._token(key, poll, task, end_ns)) is not None:
+                        if not refusal.of_key:
+                            return EMPTY
+                        spent.add(task.key.priority)
+                        again_ns = min(again_ns, refusal.again_ns)
+                        continue
                     reply = await self._start_row(task, poll, context)
                     if reply is not None:
                         self.counters.backlogged += 1
                         return with_own_fields(reply, own_fields(key[2], len(rows) - index - 1, 0))
-                if not await hints.wait(end_ns):
+                if not await hints.wait(again_ns) and self._clock.now_ns() >= end_ns:
                     return EMPTY
 
     async def _candidates(self, key: QueueKey) -> list[MatchingTask]:
@@ -313,24 +324,22 @@ class Polls:
         rows = await self._store.list_tasks(*key, None, self._config.page)
         if not rows or not is_keyed(rows[0].key.priority):
             return rows
-        rows, _ = await read_fairly(self._store, key, self._config.page)
+        window = await read_fairly(self._store, key)
         settings = settings_of(await self._settings.read(key))
-        return in_drawn_order(rows, settings.fairness_weight_overrides, self._draw)
+        return in_drawn_order(window.rows, settings.fairness_weight_overrides, self._draw)
 
     def _draw(self) -> float:
         """A number above 0 and up to 1."""
         return (zlib.crc32(self._ids.uuid().encode()) + 1) / 2**32
 
-    async def _token(self, key: QueueKey, poll: PollRequest, end_ns: int) -> bool:
-        """Wait for the queue's limit, if it has one, as long as the poll may."""
+    async def _token(self, key: QueueKey, poll: PollRequest, task: MatchingTask, end_ns: int) -> Refusal | None:
+        """Wait for the queue's limit, if it has one, as long as the poll may. That of a key stops nobody else."""
         while True:
             now_ns = self._clock.now_ns()
-            again_ns = await self._settings.take_shared_token(key, worker_rps(poll), now_ns)
-            if again_ns == 0:
-                return True
-            if again_ns >= end_ns:
-                return False
-            await self._clock.sleep((again_ns - now_ns) / SECOND_NS)
+            refusal = await self._settings.take_shared_token(key, worker_rps(poll), task, now_ns)
+            if refusal is None or refusal.of_key or refusal.again_ns >= end_ns:
+                return refusal
+            await self._clock.sleep((refusal.again_ns - now_ns) / SECOND_NS)
 
     async def _start_row(self, task: MatchingTask, poll: PollRequest, context: CallContext) -> Reply | None:
         try:

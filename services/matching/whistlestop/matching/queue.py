@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, TypeAlias
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.fairness import FIRST, is_keyed, priority_of
 from whistlestop.common.notify import task_queue_topic
-from whistlestop.matching.rate_limit import NEVER_NS, RateLimiter
+from whistlestop.matching.rate_limit import NEVER_NS, KeyRate, RateLimiter
 from whistlestop.matching.rates import Rate, RatePair
-from whistlestop.matching.ready import Fair, InOrder
+from whistlestop.matching.ready import Fair, InOrder, Window
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
@@ -71,9 +71,9 @@ class TaskQueue:
 
     __slots__ = (
         "_alarms", "_arrived", "_ask_for_read", "_buffer", "_busy", "_dispatch_alarm", "_failures", "_finished",
-        "_known", "_ready", "_retry_first_ns", "_retry_most_ns", "complete", "config_read_ns", "gone", "key",
-        "key_rps", "last_poll_ns", "last_read_ns", "level", "limited", "limiter", "listener", "made_ns", "pollers",
-        "polls", "rates", "reading", "scaled_ns", "sticky", "topic", "waiters", "weights",
+        "_known", "_ready", "_reread_ns", "_retry_first_ns", "_retry_most_ns", "complete", "config_read_ns", "gone",
+        "key", "key_rate", "last_poll_ns", "last_read_ns", "level", "limited", "limiter", "listener", "made_ns",
+        "pollers", "polls", "rates", "reading", "scaled_ns", "sticky", "topic", "waiters", "weights",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +91,7 @@ class TaskQueue:
         self._buffer = config.buffer
         self._retry_first_ns = int(config.retry_first_s * SECOND_NS)
         self._retry_most_ns = int(config.retry_most_s * SECOND_NS)
+        self._reread_ns = int(config.reread_s * SECOND_NS)
 
         self._ready: InOrder | Fair = InOrder()
         self._busy: set[Position] = set()
@@ -119,7 +120,7 @@ class TaskQueue:
         self._dispatch_alarm: Alarm | None = None
         self.config_read_ns = 0
         self.weights: Mapping[str, float] = {}
-        self.key_rps: float | None = None
+        self.key_rate: KeyRate | None = None
         self.rates: dict[int, RatePair] = {}
 
     # What comes in.
@@ -135,11 +136,11 @@ class TaskQueue:
             self._be_fair()
         if position in self._known or not self._covers(position):
             return
-        self._known.add(position)
         if self.fair is not None:
-            self.fair.push(task)
-            self.dispatch(now_ns)
-        elif not self._ready and self.waiters:
+            self._offer_fairly(self.fair, task, position, now_ns)
+            return
+        self._known.add(position)
+        if not self._ready and self.waiters:
             waiter = self._next_waiter()
             if waiter is not None and self._may_dispatch(now_ns):
                 waiter.fresh = True
@@ -152,6 +153,15 @@ class TaskQueue:
             self._ready.push(task)
         if len(self._ready) > self._buffer:
             self._shrink()
+
+    def _offer_fairly(self, fair: Fair, task: MatchingTask, position: Position, now_ns: int) -> None:
+        if len(fair) >= self._buffer:
+            fair.leave(task)
+            self.complete = False
+            return
+        self._known.add(position)
+        fair.push(task)
+        self.dispatch(now_ns)
 
     def _rates(self, level: int, now_ns: int) -> RatePair:
         priority = priority_of(level)
@@ -174,17 +184,21 @@ class TaskQueue:
         if isinstance(self._ready, Fair):
             return
         self._ready = Fair(self._ready)
-        self._ready.configure(self.weights, self.key_rps)
+        self._ready.configure(self.weights, self.key_rate)
         # What lies beyond the window in the order of rows may be some key's next.
         self.complete = self.complete and not self.reading
-        if not self.complete and not self.reading:
-            self._ask_for_read(self)
+        if not self.complete:
+            self._ready.doubt()
+            if not self.reading:
+                self._ask_for_read(self)
 
-    def set_fairness(self, weights: Mapping[str, float], key_rps: float | None) -> None:
-        """What the stored settings say of keys."""
-        self.weights, self.key_rps = weights, key_rps
+    def set_fairness(self, weights: Mapping[str, float], key_rate: KeyRate | None) -> None:
+        """What the stored settings say of keys. A limit holds for tasks without a key, too."""
+        self.weights, self.key_rate = weights, key_rate
         if self.fair is not None:
-            self.fair.configure(weights, key_rps)
+            self.fair.configure(weights, key_rate)
+        elif key_rate is not None:
+            self._be_fair()
 
     def begin_read(self) -> None:
         """The store is being asked for the first rows; what happens meanwhile is kept apart."""
@@ -192,45 +206,68 @@ class TaskQueue:
         self._arrived = []
         self._finished = set()
 
-    def end_read(
-        self,
-        rows: Sequence[MatchingTask] | None,
-        limit: int,
-        now_ns: int,
-        bounds: Mapping[int, int] | None = None,
-    ) -> None:
-        """The store answered with its first `limit` rows (None: it did not); waiters are served from them.
+    def abort_read(self) -> None:
+        """The store did not answer."""
+        self._end_reading()
 
-        `bounds`: with the first ones of each level, up to these task ids where there are more.
-        """
+    def end_read(self, rows: Sequence[MatchingTask], limit: int, now_ns: int) -> None:
+        """The store answered with its first `limit` rows; waiters are served from them."""
+        arrived, finished = self._end_reading()
+        self.last_read_ns = now_ns
+        self.complete = len(rows) < limit
+        self.level = _START if not rows else (rows[-1].key.priority, rows[-1].key.task_id)
+        ready = self._found(
+            (*rows, *(task for task in arrived if self.complete or _position(task) <= self.level)), finished
+        )
+        self._ready = InOrder(ready.values())
+        self._known = self._busy | ready.keys()
+        self.dispatch(now_ns)
+
+    def end_fair_read(self, window: Window, now_ns: int) -> None:
+        """The same for a queue with fairness keys."""
+        arrived, finished = self._end_reading()
+        self._be_fair()
+        fair = self._ready
+        assert isinstance(fair, Fair)
+        self.last_read_ns = now_ns
+        ready = self._found((*window.rows, *(task for task in arrived if _within(task, window.bounds))), finished)
+        fair.replace(ready.values(), window)
+        self._known = self._busy | ready.keys()
+        self.complete = fair.whole
+        if ready or self.complete or fair.short:
+            self.dispatch(now_ns)
+        else:
+            # All that was seen is being started: not again at once.
+            again_ns = now_ns + self._retry_first_ns
+            self._alarms.at(again_ns, lambda: self.dispatch(again_ns))
+
+    def end_refill(self, level: int, rows: Sequence[MatchingTask], bound: int | None, now_ns: int) -> None:
+        """The store answered with the next rows of a level that was short of tasks."""
+        arrived, finished = self._end_reading()
+        fair = self.fair
+        if fair is None or level not in fair.short:
+            return
+        bounds = {} if bound is None else {level: bound}
+        new = (task for task in arrived if task.key.priority == level and _within(task, bounds))
+        ready = self._found((*rows, *new), finished | self._known)
+        fair.refill(level, ready.values(), bound)
+        self._known |= ready.keys()
+        self.complete = fair.whole
+        self.dispatch(now_ns)
+
+    def _end_reading(self) -> tuple[list[MatchingTask], set[Position]]:
         self.reading = False
         arrived, self._arrived = self._arrived, []
         finished, self._finished = self._finished, set()
-        if rows is None:
-            return
-        self.last_read_ns = now_ns
-        if bounds is not None:
-            self._be_fair()
-            self.complete = not bounds
-        else:
-            self.complete = len(rows) < limit
-        self.level = _START if not rows else (rows[-1].key.priority, rows[-1].key.task_id)
-        ready: dict[Position, MatchingTask] = {}
-        for task in (*rows, *arrived):
-            position = (task.key.priority, task.key.task_id)
-            if position in self._busy or position in finished:
-                continue
-            beyond = bounds.get(position[0]) if bounds is not None else None
-            if bounds is None and not self.complete and position > self.level:
-                continue
-            if beyond is None or position[1] <= beyond:
-                ready[position] = task
-        if self.fair is not None:
-            self.fair.replace(ready.values(), bounds or {})
-        else:
-            self._ready = InOrder(ready.values())
-        self._known = self._busy | ready.keys()
-        self.dispatch(now_ns)
+        return arrived, finished
+
+    def _found(self, tasks: Iterable[MatchingTask], finished: set[Position]) -> dict[Position, MatchingTask]:
+        """Those that may be handed out: neither handed out already, nor gone since they were read."""
+        return {
+            position: task
+            for task in tasks
+            if (position := _position(task)) not in self._busy and position not in finished
+        }
 
     # What goes out.
 
@@ -251,9 +288,15 @@ class TaskQueue:
         if task is None:
             self.limiter.give_back()
             self._look_again(self._ready.wait_ns)
-        elif self._ready.missing and not self.reading:
+        if (self._ready.wants_read or self._ready.short) and not self.reading:
             self._ask_for_read(self)
         return task
+
+    def wait(self, waiter: Waiter) -> None:
+        """Stand in line. Nothing is ready for it, but something may be in the store."""
+        self.waiters[waiter] = None
+        if not self._ready and not self.complete and not self.reading:
+            self._ask_for_read(self)
 
     def dispatch(self, now_ns: int) -> None:
         """Serve waiters from what is ready; ask for a read when more may be in the store."""
@@ -284,25 +327,41 @@ class TaskQueue:
         if self.reading:
             self._finished.add(position)
         if not dispatched:
-            self.limiter.give_back()
+            self._give_back(task)
             return
         self._rates(position[0], now_ns).dispatched.add(now_ns)
 
     def release(self, task: MatchingTask, now_ns: int) -> None:
         """Its poll went away before anything was started: the next one gets it."""
-        position = (task.key.priority, task.key.task_id)
-        self.limiter.give_back()
-        self._busy.discard(position)
+        self._give_back(task)
+        self._busy.discard(_position(task))
         self._ready.push(task)
         self.dispatch(now_ns)
 
     def put_off(self, task: MatchingTask, until_ns: int, now_ns: int) -> None:
         """The limit that all processes share is used up until then: put the task back, and hand out nothing before."""
-        position = (task.key.priority, task.key.task_id)
         self.limiter.ready_ns = max(self.limiter.ready_ns, until_ns)
-        self._busy.discard(position)
+        self._busy.discard(_position(task))
+        if self.fair is not None:
+            self.fair.give_back(task)
         self._ready.push(task)
         self.dispatch(now_ns)
+
+    def hold_key(self, task: MatchingTask, until_ns: int, now_ns: int) -> None:
+        """The same of the limit of its key: the others go on."""
+        self.limiter.give_back()
+        self._busy.discard(_position(task))
+        if self.fair is not None:
+            self.fair.hold(task, until_ns)
+        else:
+            self._ready.push(task)
+        self.dispatch(now_ns)
+
+    def _give_back(self, task: MatchingTask) -> None:
+        """The token and the turn of a task that was not started."""
+        self.limiter.give_back()
+        if self.fair is not None:
+            self.fair.give_back(task)
 
     def lose_sight(self, task: MatchingTask, now_ns: int) -> None:
         """Its poll went away while history was asked: whether the row is still there is for the store to say."""
@@ -311,6 +370,8 @@ class TaskQueue:
         self._known.discard(position)
         self.complete = False
         self.level = _START
+        if self.fair is not None:
+            self.fair.doubt()
         self.dispatch(now_ns)
 
     def retry_later(self, task: MatchingTask, now_ns: int) -> None:
@@ -318,16 +379,20 @@ class TaskQueue:
         position = (task.key.priority, task.key.task_id)
         failures = self._failures[position] = self._failures.get(position, 0) + 1
         delay_ns = min(self._retry_first_ns << min(failures - 1, 20), self._retry_most_ns)
-        self.limiter.give_back()
+        self._give_back(task)
         self._alarms.at(now_ns + delay_ns, lambda: self._retry(task, position, now_ns + delay_ns))
 
     # What others ask.
 
-    def needs_read(self, now_ns: int, reread_ns: int) -> bool:
+    def needs_read(self, now_ns: int) -> bool:
         """A poll that comes now should look at the store first."""
         if self.reading:
             return False
-        return now_ns - self.last_read_ns >= reread_ns or not (self.complete or self._ready)
+        return self.is_old(now_ns) or not (self.complete or self._ready)
+
+    def is_old(self, now_ns: int) -> bool:
+        """Whether the last look at the store is too long ago, whatever the hints said."""
+        return now_ns - self.last_read_ns >= self._reread_ns
 
     @property
     def backlog(self) -> int:
@@ -415,10 +480,18 @@ class TaskQueue:
 
     def _shrink(self) -> None:
         """Leave the later half in the store, and with it whatever comes behind it."""
-        if isinstance(self._ready, Fair):
-            dropped = self._ready.shrink()
-        else:
-            dropped, self.level = self._ready.keep(self._buffer // 2)
+        assert isinstance(self._ready, InOrder)
+        dropped, self.level = self._ready.keep(self._buffer // 2)
         self._known -= dropped
         if dropped:
             self.complete = False
+
+
+def _position(task: MatchingTask) -> Position:
+    return task.key.priority, task.key.task_id
+
+
+def _within(task: MatchingTask, bounds: Mapping[int, int]) -> bool:
+    """Whether it stands before what is left in the store."""
+    bound = bounds.get(task.key.priority)
+    return bound is None or task.key.task_id <= bound

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.fairness import is_keyed
+from whistlestop.common.fairness import FIRST, PRIORITIES, is_keyed, priority_of
 from whistlestop.matching.queue import TaskQueue
+from whistlestop.matching.ready import Window
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.notify import Notifier, Subscription
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from whistlestop.matching.background import Background
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.queue import QueueKey
+    from whistlestop.matching.ready import Fair
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
 
@@ -29,19 +32,48 @@ log = logging.getLogger(__name__)
 _SWEEP_EVERY_NS = 60 * SECOND_NS
 _LISTEN_AT_ONCE_S = 60.0
 _RETRY_READ_NS = SECOND_NS
-_LEVELS_IN_MIND, _LEAST_PER_LEVEL, _MOST_LEVELS = 10, 4, 1000
+_PER_LEVEL, _MOST_LEVELS = 10, 500
 """Of a queue with fairness keys: so many tasks of so many keys are read at once."""
+_PER_LEVEL_OF_MANY = 2
+"""Where there are more keys than that, a look is for a turn of each."""
 
 
-async def read_fairly(
-    store: TaskStore, key: QueueKey, limit: int
-) -> tuple[list[MatchingTask], dict[int, int]]:
-    """The first tasks of each level, and the last task ids of levels that may have more."""
-    per_level = max(limit // _LEVELS_IN_MIND, _LEAST_PER_LEVEL)
-    rows = await store.list_tasks_by_level(*key, per_level, _MOST_LEVELS)
+async def read_fairly(store: TaskStore, key: QueueKey, cursor: int | None = None) -> Window:
+    """The first tasks of each key; of as many keys as `_MOST_LEVELS` where there are more.
+
+    All keys of the more urgent priorities are among them. Of the priority at which they are too many, a look begins
+    behind the `cursor` where the last one ended, so that all have their turns.
+    """
+    per_level = _PER_LEVEL if cursor is None else _PER_LEVEL_OF_MANY
+    rows = await store.list_tasks_by_level(*key, FIRST, per_level, _MOST_LEVELS)
+    levels = _levels(rows)
+    if len(levels) < _MOST_LEVELS:
+        return Window(rows, _bounds(rows, per_level))
+    cut = priority_of(levels[-1])
+    if cursor is not None and priority_of(cursor) == cut:
+        urgent = [row for row in rows if priority_of(row.key.priority) < cut]
+        room = _MOST_LEVELS - len(_levels(urgent))
+        further = await store.list_tasks_by_level(*key, cursor, per_level, room)
+        further = [row for row in further if priority_of(row.key.priority) == cut]
+        again = [level for level in levels if priority_of(level) == cut and level <= cursor]
+        wanted = set(again[: room - len(_levels(further))])
+        rows = [*urgent, *further, *(row for row in rows if row.key.priority in wanted)]
+        levels = _levels(rows)
+    # Those without a key stand behind all that have one.
+    plain = await store.list_tasks_by_level(*key, 0, per_level, PRIORITIES)
+    rows = [row for row in rows if is_keyed(row.key.priority)] + plain
+    return Window(rows, _bounds(rows, per_level), levels[-1])
+
+
+def _levels(rows: Iterable[MatchingTask]) -> list[int]:
+    return list(dict.fromkeys(row.key.priority for row in rows))
+
+
+def _bounds(rows: Sequence[MatchingTask], per_level: int) -> dict[int, int]:
+    """The last task ids of levels that may have more."""
     counts = Counter(row.key.priority for row in rows)
     last = {row.key.priority: row.key.task_id for row in rows}
-    return rows, {level: last[level] for level, count in counts.items() if count >= per_level}
+    return {level: last[level] for level, count in counts.items() if count >= per_level}
 
 
 class Queues:
@@ -107,19 +139,46 @@ class Queues:
 
     async def read(self, queue: TaskQueue) -> None:
         """Fill the window from the store. Raises StorageError, and then the window is as before."""
+        fair = queue.fair
+        if fair is not None and fair.short and not fair.wants_read and not queue.is_old(self._clock.now_ns()):
+            await self._refill(queue, fair)
+            return
         limit = self._config.page + queue.busy
+        with self._reading(queue):
+            window = None
+            rows: list[MatchingTask] = []
+            if fair is None:
+                rows = await self._store.list_tasks(*queue.key, None, limit)
+            if queue.fair is not None or (rows and is_keyed(rows[0].key.priority)):
+                window = await read_fairly(self._store, queue.key, None if fair is None else fair.cursor)
+        if window is None:
+            queue.end_read(rows, limit, self._clock.now_ns())
+        else:
+            queue.end_fair_read(window, self._clock.now_ns())
+
+    async def _refill(self, queue: TaskQueue, fair: Fair) -> None:
+        """More tasks of the keys that have used up theirs."""
+        limit = max(self._config.page // fair.levels, _PER_LEVEL)
+        while True:
+            level, last = next(iter(fair.short.items()))
+            with self._reading(queue):
+                rows = await self._store.list_tasks(*queue.key, (level, last), limit)
+            own = [row for row in rows if row.key.priority == level]
+            bound = own[-1].key.task_id if len(own) == limit else None
+            queue.end_refill(level, own, bound, self._clock.now_ns())
+            if queue.reading or queue.fair is not fair or fair or not fair.short:
+                return
+
+    @contextmanager
+    def _reading(self, queue: TaskQueue) -> Iterator[None]:
         queue.begin_read()
         try:
-            rows = await self._store.list_tasks(*queue.key, None, limit)
-            bounds = None
-            if queue.fair is not None or (rows and is_keyed(rows[0].key.priority)):
-                rows, bounds = await read_fairly(self._store, queue.key, limit)
+            yield
         except BaseException:
-            queue.end_read(None, limit, self._clock.now_ns())
+            queue.abort_read()
             if queue.waiters:
                 self._alarms.at(self._clock.now_ns() + _RETRY_READ_NS, lambda: self._read_if_wanted(queue))
             raise
-        queue.end_read(rows, limit, self._clock.now_ns(), bounds)
 
     def ask_for_read(self, queue: TaskQueue) -> None:
         """Read soon, on behalf of those who wait."""
@@ -164,11 +223,10 @@ class Queues:
         pause_s = self._config.hint_pause_s
         while queue.reading:
             await self._clock.sleep(pause_s)
+        queue.last_read_ns = 0
         if queue.waiters:
             queue.reading = True
             await self._read_quietly(queue)
-        else:
-            queue.last_read_ns = 0
         # A pause bounds what a busy writer elsewhere costs, and loses nothing.
         await self._clock.sleep(pause_s)
 

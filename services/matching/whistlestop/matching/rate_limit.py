@@ -9,6 +9,8 @@ and never more than the system's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
 from whistlestop.common.clock import SECOND_NS
@@ -16,8 +18,40 @@ from whistlestop.common.clock import SECOND_NS
 NEVER_NS = 1 << 62
 """An instant after every other: a queue whose limit is zero."""
 
+_NO_RATE = 1e-9
 _LONGEST_DEBT_TOKENS = 1
 """After a raise of the limit, nobody waits longer than for so many tokens of the new one."""
+
+
+def _spent(ready_ns: int, now_ns: int, interval_ns: int, span_ns: int) -> int:
+    """When a bucket that fills in `span_ns` has a token again, after one was taken now."""
+    # A burst of a whole interval less than the bucket keeps "N per second" from letting N + 1 through at once.
+    return max(ready_ns, now_ns - max(span_ns - interval_ns, 0)) + interval_ns
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRate:
+    """How fast each fairness key may go: tasks per second of a key of weight 1, the others in proportion."""
+
+    rps: float
+    burst_s: float
+
+    @property
+    def paused(self) -> bool:
+        """Nothing goes."""
+        return self.rps <= _NO_RATE
+
+    def spent(self, ready_ns: int, now_ns: int, weight: float) -> int:
+        """Until when the bucket of a key is empty, after a token was taken now."""
+        return _spent(ready_ns, now_ns, self.interval_ns(weight), int(self.burst_s * SECOND_NS))
+
+    def returned(self, ready_ns: int, weight: float) -> int:
+        """The same, after a token was given back."""
+        return ready_ns - self.interval_ns(weight)
+
+    def interval_ns(self, weight: float) -> int:
+        """Between two tokens of a key."""
+        return NEVER_NS if self.paused else min(int(SECOND_NS / (self.rps * weight)), NEVER_NS)
 
 
 class RateLimiter:
@@ -25,9 +59,8 @@ class RateLimiter:
 
     __slots__ = (
         "_api_rps",
-        "_burst_ns",
-        "_burst_s",
         "_interval_ns",
+        "_span_ns",
         "_system_rps",
         "_worker_rps",
         "ready_ns",
@@ -37,14 +70,13 @@ class RateLimiter:
 
     def __init__(self, system_rps: float, burst_s: float) -> None:
         self._system_rps = system_rps
-        self._burst_s = burst_s
+        self._span_ns = int(burst_s * SECOND_NS)
         self._api_rps: float | None = None
         self._worker_rps: float | None = None
         self.ready_ns = 0
         self.rps = 0.0
         self.source: queue_enums.RateLimitSource.ValueType = queue_enums.RATE_LIMIT_SOURCE_SYSTEM
         self._interval_ns = 0
-        self._burst_ns = 0
         self._settle(0)
 
     def set_api_rps(self, rps: float | None, now_ns: int) -> None:
@@ -68,8 +100,7 @@ class RateLimiter:
         """Use one token; False, and nothing changed, when the bucket is empty."""
         if self.ready_ns > now_ns:
             return False
-        earliest_ns = now_ns - self._burst_ns
-        self.ready_ns = max(self.ready_ns, earliest_ns) + self._interval_ns
+        self.ready_ns = _spent(self.ready_ns, now_ns, self._interval_ns, self._span_ns)
         return True
 
     def give_back(self) -> None:
@@ -85,10 +116,8 @@ class RateLimiter:
         elif self._worker_rps is not None and self._worker_rps < wanted:
             wanted, source = self._worker_rps, queue_enums.RATE_LIMIT_SOURCE_WORKER
         self.rps, self.source = wanted, source
-        if wanted <= 1e-9:
-            self._interval_ns, self._burst_ns, self.ready_ns = NEVER_NS, 0, NEVER_NS
+        if wanted <= _NO_RATE:
+            self._interval_ns = self.ready_ns = NEVER_NS
             return
         self._interval_ns = int(SECOND_NS / wanted)
-        # A burst of a whole interval less than the bucket keeps "N per second" from letting N + 1 through at once.
-        self._burst_ns = max(int(self._burst_s * SECOND_NS) - self._interval_ns, 0)
         self.ready_ns = min(self.ready_ns, now_ns + _LONGEST_DEBT_TOKENS * self._interval_ns)

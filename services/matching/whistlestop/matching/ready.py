@@ -1,8 +1,13 @@
 """The tasks of a queue that may be handed out, and in which order.
 
 `InOrder` is that of the rows. `Fair` takes over when a task with a fairness key comes: within a priority, keys take
-turns as their weights say (stride scheduling: each task that a key gets done moves its next one back by 1 / weight),
-however many tasks a key has. A limit per key holds a key back, and the others go on.
+turns as their weights say, however many tasks a key has. Each key has a pass: handing out one of its tasks moves the
+pass on by 1 / weight, and the lowest pass is next, as in Temporal (stride scheduling). A limit per key holds a key
+back, and the others go on.
+
+Bounded in memory: `Fair` holds what a look at the store brought (a few tasks of each of so many keys), what was offered
+while there was room, and the passes of the keys that had a task lately. What it leaves in the store it knows to be
+there: `wants_read` and `short` say when somebody has to look.
 
 Pure: the caller brings the time.
 """
@@ -11,15 +16,18 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import TYPE_CHECKING, TypeAlias
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
-from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.fairness import is_keyed, priority_of
+from whistlestop.common.fairness import priority_of
+from whistlestop.matching.rate_limit import NEVER_NS, KeyRate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from whistlestop.storage.records import MatchingTask
 
@@ -27,8 +35,10 @@ Position: TypeAlias = tuple[int, int]
 """Level and task id: the order of rows."""
 
 _STRIDE = 1000.0
-_LEAST_WEIGHT, _MOST_WEIGHT = 0.001, 1000.0
-_NEVER_NS = 1 << 62
+_LEAST_WEIGHT = 0.001
+_NEXUS: Final = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
+_KEYS_IN_MIND = 2000
+"""Keys without a task here whose passes and limits are remembered."""
 
 
 class InOrder:
@@ -67,41 +77,68 @@ class InOrder:
         return dropped, self._heap[-1][:2]
 
 
-class _Level:
-    """The tasks of one key (and priority): its own order, its weight, and when it is its turn."""
+_Turn: TypeAlias = tuple[int, float, int, int]
+"""Priority, pass, task id, level: the order of turns."""
 
-    __slots__ = ("bound", "finish", "ready_ns", "start", "tasks", "weight")
+
+class _Level:
+    """The tasks of one key (and priority)."""
+
+    __slots__ = ("bound", "passed", "ready_ns", "tasks", "turn")
 
     def __init__(self) -> None:
         self.tasks: list[tuple[int, MatchingTask]] = []
-        self.weight = 1.0
-        self.start = 0.0
-        """The pass of the first task; it has its turn when no other key's is lower."""
-        self.finish = 0.0
+        self.passed = 0.0
+        """The pass of the task that was handed out last."""
+        self.turn: _Turn | None = None
+        """Of its first task. Entries of the heaps that are not this one are out of date."""
         self.ready_ns = 0
         """Its limit holds it back until then."""
         self.bound: int | None = None
         """Tasks behind that id are in the store alone; None: all are here."""
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a look at the store brought of a queue with fairness keys."""
+
+    rows: Sequence[MatchingTask]
+    bounds: Mapping[int, int]
+    """By level: the last task id that is among the rows, where there may be more."""
+    cursor: int | None = None
+    """There are more keys: the level at which the next look goes on."""
+
+
 class Fair:
     """Keys take turns."""
 
-    __slots__ = ("_count", "_heap", "_levels", "_overrides", "_passes", "_rps", "missing", "wait_ns")
+    __slots__ = (
+        "_away", "_count", "_heap", "_held", "_levels", "_overrides", "_partial", "_passes", "_rate", "_turns",
+        "cursor", "short", "wait_ns",
+    )  # fmt: skip
 
     def __init__(self, tasks: Iterable[MatchingTask] = ()) -> None:
         self._levels: dict[int, _Level] = {}
-        self._heap: list[tuple[int, float, int]] = []
-        """Priority, pass and level of the levels with tasks; an entry that is out of date is passed over."""
+        """Those with tasks, here or (`bound`) in the store."""
+        self._away: OrderedDict[int, _Level] = OrderedDict()
+        """Those without, the longest gone first."""
+        self._heap: list[_Turn] = []
+        self._held: list[tuple[int, _Turn]] = []
+        """Turns that wait for the limit of their key."""
         self._passes: dict[int, float] = {}
         """By priority: the pass of what was handed out last. A key that was away does not get its turns back."""
         self._count = 0
         self._overrides: Mapping[str, float] = {}
-        self._rps: float | None = None
-        self.wait_ns = _NEVER_NS
+        self._rate: KeyRate | None = None
+        self._partial = False
+        """There may be keys in the store of which nothing is known here."""
+        self._turns = 0
+        """So many tasks are handed out before the keys outside get theirs."""
+        self.cursor: int | None = None
+        self.short: dict[int, int] = {}
+        """Levels that have used up their tasks here and have more in the store, behind these task ids."""
+        self.wait_ns = NEVER_NS
         """When the limits of keys let something through again, after `pop` gave nothing."""
-        self.missing = False
-        """A key has used up its tasks here, and has more in the store."""
         for task in tasks:
             self.push(task)
 
@@ -111,103 +148,183 @@ class Fair:
     def __iter__(self) -> Iterator[MatchingTask]:
         return (task for level in self._levels.values() for _, task in level.tasks)
 
-    def configure(self, overrides: Mapping[str, float], rps: float | None) -> None:
-        """Weights that hold instead of the tasks' own, and how many tasks per second a key of weight 1 gets."""
-        self._overrides = dict(overrides)
-        if rps != self._rps:
-            self._rps = rps
-            for level in self._levels.values():
-                level.ready_ns = 0
+    def configure(self, overrides: Mapping[str, float], rate: KeyRate | None) -> None:
+        """Weights that hold instead of the tasks' own, and how fast a key of weight 1 may go."""
+        if overrides != self._overrides:
+            self._overrides = dict(overrides)
+            for number, level in self._levels.items():
+                if level.tasks:
+                    self._take_turn(number, level)
+        if rate == self._rate:
+            return
+        self._rate = rate
+        for level in (*self._levels.values(), *self._away.values()):
+            level.ready_ns = 0
+        self._heap += (turn for _, turn in self._held)
+        heapq.heapify(self._heap)
+        self._held = []
+
+    # What comes in.
 
     def push(self, task: MatchingTask) -> None:
         """It may be handed out from now on."""
         number = task.key.priority
         level = self._levels.get(number)
         if level is None:
-            level = self._levels[number] = _Level()
+            level = self._enter(number)
         heapq.heappush(level.tasks, (task.key.task_id, task))
         self._count += 1
-        if len(level.tasks) == 1:
-            priority = priority_of(number)
-            level.start = max(level.finish, self._passes.get(priority, 0.0))
-            heapq.heappush(self._heap, (priority, level.start, number))
+        if level.tasks[0][1] is task:
+            self._take_turn(number, level)
 
-    def pop(self, now_ns: int) -> MatchingTask | None:
-        """The next one; None while limits hold all keys back."""
-        aside: list[tuple[int, float, int]] = []
-        found = None
-        self.wait_ns = _NEVER_NS
-        while self._heap and found is None:
-            entry = heapq.heappop(self._heap)
-            level = self._levels[entry[2]]
-            if not level.tasks or level.start != entry[1]:
-                continue
-            if level.ready_ns > now_ns and self._rps is not None:
-                self.wait_ns = min(self.wait_ns, level.ready_ns)
-                aside.append(entry)
-                continue
-            found = self._hand_out(entry, level, now_ns)
-        for entry in aside:
-            heapq.heappush(self._heap, entry)
-        return found
+    def _take_turn(self, number: int, level: _Level) -> None:
+        priority = priority_of(number)
+        task_id, task = level.tasks[0]
+        turn = max(self._passes.get(priority, 0.0), level.passed + _stride(weight_of(task, self._overrides)))
+        level.turn = (priority, turn, task_id, number)
+        heapq.heappush(self._heap, level.turn)
 
-    def _hand_out(self, entry: tuple[int, float, int], level: _Level, now_ns: int) -> MatchingTask:
-        priority, start, number = entry
-        _, task = heapq.heappop(level.tasks)
-        self._count -= 1
-        level.weight = _weight_of(task, self._overrides)
-        self._passes[priority] = start
-        level.finish = start + _STRIDE / level.weight
-        if self._rps is not None:
-            level.ready_ns = self._next_ns(level, now_ns)
-        if level.tasks:
-            level.start = level.finish
-            heapq.heappush(self._heap, (priority, level.start, number))
-        elif level.bound is not None:
-            self.missing = True
-        return task
-
-    def _next_ns(self, level: _Level, now_ns: int) -> int:
-        rate = (self._rps or 0.0) * level.weight
-        return max(level.ready_ns, now_ns) + int(SECOND_NS / rate) if rate > 1e-9 else _NEVER_NS
-
-    @property
-    def oldest_ns(self) -> int:
-        """When the oldest task was written that is some key's next."""
-        return min(level.tasks[0][1].created_ns for level in self._levels.values() if level.tasks)
-
-    # The window on the store.
-
-    def replace(self, tasks: Iterable[MatchingTask], bounds: Mapping[int, int]) -> None:
-        """Hold these tasks instead, which are all but what stands behind `bounds` (task ids, by level)."""
-        self._heap, self._count, self.missing = [], 0, False
-        for number, level in list(self._levels.items()):
-            level.tasks, level.bound = [], None
-            if level.finish <= self._passes.get(priority_of(number), 0.0) and not level.ready_ns:
-                del self._levels[number]
-        for task in tasks:
-            self.push(task)
-        for number, bound in bounds.items():
-            self._levels.setdefault(number, _Level()).bound = bound
+    def leave(self, task: MatchingTask) -> None:
+        """There is no room for it: it stays in the store."""
+        level = self._levels.get(task.key.priority)
+        if level is None or not level.tasks:
+            self._partial = True
+        elif level.bound is None:
+            level.bound = max(task_id for task_id, _ in level.tasks)
 
     def covers(self, position: Position) -> bool:
-        """Whether a row there would be known here."""
+        """Whether a row there belongs here: nothing of its key is known to be left in the store."""
         level = self._levels.get(position[0])
         return level is None or level.bound is None or position[1] <= level.bound
 
-    def shrink(self) -> set[Position]:
-        """Drop the later half of each key's tasks; their positions."""
-        dropped: set[Position] = set()
-        for number, level in self._levels.items():
-            level.tasks.sort(key=lambda entry: entry[0])
-            kept = (len(level.tasks) + 1) // 2
-            if kept == len(level.tasks):
+    def give_back(self, task: MatchingTask) -> None:
+        """It was not used for anything: its key has that turn again."""
+        number = task.key.priority
+        level = self._levels.get(number) or self._away.get(number)
+        if level is None:
+            return
+        weight = weight_of(task, self._overrides)
+        level.passed -= _stride(weight)
+        if self._rate is not None:
+            level.ready_ns = self._rate.returned(level.ready_ns, weight)
+        if level.tasks:
+            self._take_turn(number, level)
+
+    def hold(self, task: MatchingTask, until_ns: int) -> None:
+        """Others have used up what its key may have until then: put it back."""
+        self.give_back(task)
+        self.push(task)
+        level = self._levels[task.key.priority]
+        level.ready_ns = max(level.ready_ns, until_ns)
+
+    # What goes out.
+
+    def pop(self, now_ns: int) -> MatchingTask | None:
+        """The next one; None while limits hold all keys back."""
+        self.wait_ns = NEVER_NS
+        if self._rate is not None and self._rate.paused:
+            return None
+        while self._held and self._held[0][0] <= now_ns:
+            heapq.heappush(self._heap, heapq.heappop(self._held)[1])
+        while self._heap:
+            turn = heapq.heappop(self._heap)
+            level = self._levels.get(turn[3])
+            if level is None or level.turn is not turn:
                 continue
-            dropped.update((number, task_id) for task_id, _ in level.tasks[kept:])
-            del level.tasks[kept:]
-            level.bound = level.tasks[-1][0]
-        self._count -= len(dropped)
-        return dropped
+            if self._rate is not None and level.ready_ns > now_ns:
+                heapq.heappush(self._held, (level.ready_ns, turn))
+                continue
+            return self._hand_out(turn, level, now_ns)
+        if self._held:
+            self.wait_ns = self._held[0][0]
+        return None
+
+    def _hand_out(self, turn: _Turn, level: _Level, now_ns: int) -> MatchingTask:
+        priority, level.passed, _, number = turn
+        _, task = heapq.heappop(level.tasks)
+        self._count -= 1
+        self._turns -= 1
+        self._passes[priority] = max(level.passed, self._passes.get(priority, 0.0))
+        if self._rate is not None:
+            level.ready_ns = self._rate.spent(level.ready_ns, now_ns, weight_of(task, self._overrides))
+        if level.tasks:
+            self._take_turn(number, level)
+            return task
+        level.turn = None
+        if level.bound is not None:
+            self.short[number] = level.bound
+        else:
+            self._go_away(number, level)
+        return task
+
+    def _enter(self, number: int) -> _Level:
+        level = self._levels[number] = self._away.pop(number) if number in self._away else _Level()
+        return level
+
+    def _go_away(self, number: int, level: _Level) -> None:
+        del self._levels[number]
+        self._away[number] = level
+        if len(self._away) > _KEYS_IN_MIND:
+            self._away.popitem(last=False)
+
+    @property
+    def oldest_ns(self) -> int:
+        """When the task that is next (or held back next) was written."""
+        turn = self._heap[0] if self._heap else self._held[0][1]
+        level = self._levels.get(turn[3])
+        if level is None or not level.tasks:
+            level = next(level for level in self._levels.values() if level.tasks)
+        return level.tasks[0][1].created_ns
+
+    # The window on the store.
+
+    @property
+    def wants_read(self) -> bool:
+        """Keys outside should have their turn."""
+        return self._partial and self._turns <= 0
+
+    def replace(self, tasks: Iterable[MatchingTask], window: Window) -> None:
+        """Hold these tasks instead, which are those of the window, and what came and went while it was read."""
+        for number, level in list(self._levels.items()):
+            level.tasks, level.bound, level.turn = [], None, None
+            self._go_away(number, level)
+        self._heap, self._held, self._count, self.short = [], [], 0, {}
+        for number, bound in window.bounds.items():
+            self._enter(number).bound = bound
+        for task in tasks:
+            self.push(task)
+        self.short = {number: bound for number, bound in window.bounds.items() if not self._levels[number].tasks}
+        self.cursor, self._partial, self._turns = window.cursor, window.cursor is not None, len(self._levels)
+
+    def refill(self, number: int, tasks: Iterable[MatchingTask], bound: int | None) -> None:
+        """More of a level that was short of tasks; up to `bound`, where there is still more."""
+        self.short.pop(number, None)
+        level = self._levels.get(number)
+        if level is None:
+            level = self._enter(number)
+        level.bound = bound
+        for task in tasks:
+            self.push(task)
+        if level.tasks:
+            return
+        if bound is not None:
+            self.short[number] = bound
+        else:
+            self._go_away(number, level)
+
+    def doubt(self) -> None:
+        """Something may be in the store that should be here."""
+        self._partial = True
+
+    @property
+    def levels(self) -> int:
+        """How many keys have tasks."""
+        return len(self._levels)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all tasks of the store are here."""
+        return not self._partial and all(level.bound is None for level in self._levels.values())
 
 
 def in_drawn_order(
@@ -221,15 +338,22 @@ def in_drawn_order(
     for task in tasks:
         by_level.setdefault(task.key.priority, []).append(task)
     turns = sorted(
-        (priority_of(level), -math.log(draw()) / _weight_of(those[0], overrides), level)
+        (priority_of(level), -math.log(draw()) / weight_of(those[0], overrides), level)
         for level, those in by_level.items()
     )
     return [task for _, _, level in turns for task in by_level[level]]
 
 
-def _weight_of(task: MatchingTask, overrides: Mapping[str, float]) -> float:
-    own = common_pb.Priority()
-    if is_keyed(task.key.priority):
-        own.ParseFromString(task.data)
-    weight = overrides.get(own.fairness_key) or own.fairness_weight or 1.0
-    return min(max(weight, _LEAST_WEIGHT), _MOST_WEIGHT)
+def weight_of(task: MatchingTask, overrides: Mapping[str, float]) -> float:
+    """That of its key, where somebody set one for it, else its own."""
+    if not task.data or task.key.task_type == _NEXUS:
+        return 1.0
+    own = common_pb.Priority.FromString(task.data)
+    weight = overrides.get(own.fairness_key) or own.fairness_weight
+    return max(weight, _LEAST_WEIGHT) if weight > 0 else 1.0
+
+
+def _stride(weight: float) -> float:
+    """A whole number, as Temporal's: keys that meet at one pass take turns in the order of their tasks."""
+    # Weights are single-precision: 1000 / 0.1 is 9999.99985 in double.
+    return max(1.0, math.floor(round(_STRIDE / weight, 3)))

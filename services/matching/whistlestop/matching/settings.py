@@ -1,46 +1,49 @@
-"""What is stored of a queue: the limits set through UpdateTaskQueueConfig.
+"""What is stored of a queue: the limits set through UpdateTaskQueueConfig, and buckets.
 
-A `task_queues` row holds a `temporal.api.taskqueue.v1.TaskQueueConfig` behind eight bytes: the instant (nanoseconds)
-until which the queue's bucket is empty, for pollers that share no memory. Writers compare-and-set `range_id`.
+The buckets are those of the queue and of its fairness keys, for pollers that share no memory. A `task_queues` row holds
+a `TaskQueueData`. Writers compare-and-set `range_id`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from google.protobuf import timestamp_pb2
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
-from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 
 from whistlestop.common.clock import MILLISECOND_NS, SECOND_NS
 from whistlestop.common.errors import invalid_argument, unavailable
-from whistlestop.matching.rate_limit import RateLimiter
+from whistlestop.common.proto.task_queue_pb2 import TaskQueueData
+from whistlestop.matching.rate_limit import NEVER_NS, KeyRate, RateLimiter
+from whistlestop.matching.ready import weight_of
 from whistlestop.storage.errors import LeaseLost
 from whistlestop.storage.records import TaskQueueRecord
 
 if TYPE_CHECKING:
+    from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.queue import QueueKey, TaskQueue
     from whistlestop.storage.interface import TaskStore
+    from whistlestop.storage.records import MatchingTask
 
-_BUCKET_BYTES = 8
+_KEYS_IN_MIND = 2000
+"""Buckets of keys in a row at most."""
 _TRIES = 10
 _FAIRNESS_KEY_LENGTH = 64
 _REASON_LENGTH = 1000
 
 
+def data_of(record: TaskQueueRecord | None) -> TaskQueueData:
+    """What is stored, empty where nothing is."""
+    return TaskQueueData() if record is None else TaskQueueData.FromString(record.data)
+
+
 def settings_of(record: TaskQueueRecord | None) -> queue_pb.TaskQueueConfig:
     """The stored settings, empty where nothing is stored."""
-    if record is None:
-        return queue_pb.TaskQueueConfig()
-    return queue_pb.TaskQueueConfig.FromString(record.data[_BUCKET_BYTES:])
-
-
-def bucket_of(record: TaskQueueRecord | None) -> int:
-    """Until when the shared bucket is empty."""
-    return 0 if record is None else int.from_bytes(record.data[:_BUCKET_BYTES], "big")
+    return data_of(record).config
 
 
 def api_rps(settings: queue_pb.TaskQueueConfig) -> float | None:
@@ -50,11 +53,21 @@ def api_rps(settings: queue_pb.TaskQueueConfig) -> float | None:
     return None
 
 
-def key_rps(settings: queue_pb.TaskQueueConfig) -> float | None:
+def key_rate(settings: queue_pb.TaskQueueConfig, config: MatchingConfig) -> KeyRate | None:
     """The limit of a fairness key, where one is set."""
     if settings.fairness_keys_rate_limit_default.HasField("rate_limit"):
-        return settings.fairness_keys_rate_limit_default.rate_limit.requests_per_second
+        rps = settings.fairness_keys_rate_limit_default.rate_limit.requests_per_second
+        return KeyRate(rps, config.burst_s)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No task now: there will be a token at `again_ns`."""
+
+    again_ns: int
+    of_key: bool
+    """For tasks of this fairness key; else for any."""
 
 
 class Settings:
@@ -74,7 +87,7 @@ class Settings:
         record = await self._store.get_task_queue(*queue.key)
         settings = settings_of(record)
         queue.limiter.set_api_rps(api_rps(settings), now_ns)
-        queue.set_fairness(settings.fairness_weight_overrides, key_rps(settings))
+        queue.set_fairness(settings.fairness_weight_overrides, key_rate(settings, self._config))
 
     async def update(
         self, namespace_id: str, request: rr.UpdateTaskQueueConfigRequest, now_ns: int
@@ -84,45 +97,69 @@ class Settings:
         key = (namespace_id, request.task_queue, int(request.task_queue_type))
         for _ in range(_TRIES):
             record = await self._store.get_task_queue(*key)
-            settings = settings_of(record)
-            apply_update(settings, request, self._config, now_ns)
+            data = data_of(record)
+            apply_update(data.config, request, self._config, now_ns)
             try:
-                await self._write(key, record, bucket_of(record), settings.SerializeToString(), now_ns)
+                await self._write(key, record, data, now_ns)
             except LeaseLost:
                 continue
-            return settings
+            return data.config
         raise unavailable(f"task queue {request.task_queue} is being changed by others; try again")
 
-    async def take_shared_token(self, key: QueueKey, worker_rps: float | None, now_ns: int) -> int:
-        """For pollers without common memory: 0 when one task may go now, else the instant to try again at.
+    async def take_shared_token(
+        self, key: QueueKey, worker_rps: float | None, task: MatchingTask, now_ns: int
+    ) -> Refusal | None:
+        """For pollers without common memory: whether the task may go now.
 
         A queue without a limit of its own costs one read; one with a limit one write per task.
         """
         for _ in range(_TRIES):
             record = await self._store.get_task_queue(*key)
+            data = data_of(record)
+            rate = key_rate(data.config, self._config)
             limiter = RateLimiter(self._config.system_rps, self._config.burst_s)
-            limiter.set_api_rps(api_rps(settings_of(record)), now_ns)
+            limiter.set_api_rps(api_rps(data.config), now_ns)
             limiter.set_worker_rps(worker_rps, now_ns)
-            if not limiter.is_set:
-                return 0
-            if limiter.ready_ns <= now_ns:
-                limiter.ready_ns = min(bucket_of(record), now_ns + int(SECOND_NS / limiter.rps))
-            if not limiter.take(now_ns):
-                return limiter.ready_ns
-            data = b"" if record is None else record.data[_BUCKET_BYTES:]
+            if rate is None and not limiter.is_set:
+                return None
+            if rate is not None and (again_ns := _take_for_key(data, rate, task, now_ns)):
+                return Refusal(again_ns, of_key=True)
+            if limiter.is_set:
+                if limiter.ready_ns <= now_ns:
+                    limiter.ready_ns = min(data.ready_ns, now_ns + int(SECOND_NS / limiter.rps))
+                if not limiter.take(now_ns):
+                    return Refusal(limiter.ready_ns, of_key=False)
+                data.ready_ns = limiter.ready_ns
             try:
-                await self._write(key, record, limiter.ready_ns, data, now_ns)
+                await self._write(key, record, data, now_ns)
             except LeaseLost:
                 continue
-            return 0
-        return now_ns + SECOND_NS
+            return None
+        return Refusal(now_ns + SECOND_NS, of_key=False)
 
-    async def _write(
-        self, key: QueueKey, record: TaskQueueRecord | None, ready_ns: int, data: bytes, now_ns: int
-    ) -> None:
+    async def _write(self, key: QueueKey, record: TaskQueueRecord | None, data: TaskQueueData, now_ns: int) -> None:
         expected = 0 if record is None else record.range_id
-        row = TaskQueueRecord(*key, expected + 1, max(ready_ns, 0).to_bytes(_BUCKET_BYTES, "big") + data, now_ns)
-        await self._store.put_task_queue(row, expected)
+        await self._store.put_task_queue(
+            TaskQueueRecord(*key, expected + 1, data.SerializeToString(deterministic=True), now_ns), expected
+        )
+
+
+def _take_for_key(data: TaskQueueData, rate: KeyRate, task: MatchingTask, now_ns: int) -> int:
+    """Use a token of the task's key: 0, or the instant at which there is one. Full buckets are forgotten."""
+    if rate.paused:
+        return NEVER_NS
+    level, buckets = task.key.priority, data.key_ready_ns
+    weight = weight_of(task, data.config.fairness_weight_overrides)
+    ready_ns = min(buckets.get(level, 0), now_ns + rate.interval_ns(weight))
+    if ready_ns > now_ns:
+        return ready_ns
+    full_ns = now_ns - int(rate.burst_s * SECOND_NS)
+    for other in [other for other, at_ns in buckets.items() if at_ns <= full_ns]:
+        del buckets[other]
+    buckets[level] = rate.spent(ready_ns, now_ns, weight)
+    if len(buckets) > _KEYS_IN_MIND:
+        del buckets[min(buckets, key=buckets.__getitem__)]
+    return 0
 
 
 def check_update(request: rr.UpdateTaskQueueConfigRequest, config: MatchingConfig) -> None:

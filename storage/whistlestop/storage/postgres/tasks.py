@@ -87,9 +87,9 @@ class PostgresTasks(PostgresBase):
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
 
     async def list_tasks_by_level(
-        self, namespace_id: str, task_queue: str, task_type: int, per_level: int, levels: int
+        self, namespace_id: str, task_queue: str, task_type: int, after: int, per_level: int, levels: int
     ) -> list[MatchingTask]:
-        parameters = (namespace_id, task_queue, task_type, FIRST, per_level, levels)
+        parameters = (namespace_id, task_queue, task_type, after, per_level, levels)
         rows = await self._all(_LIST_BY_LEVEL, parameters)
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
 

@@ -72,12 +72,12 @@ class SqliteTasks(SqliteBase):
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
 
     async def list_tasks_by_level(
-        self, namespace_id: str, task_queue: str, task_type: int, per_level: int, levels: int
+        self, namespace_id: str, task_queue: str, task_type: int, after: int, per_level: int, levels: int
     ) -> list[MatchingTask]:
         # One step of the index per level, however long each is.
         queue = (namespace_id, task_queue, task_type)
         found: list[MatchingTask] = []
-        level = self._one(_NEXT_PRIORITY, (*queue, FIRST))[0]
+        level = self._one(_NEXT_PRIORITY, (*queue, after))[0]
         while level is not None and levels > 0:
             rows = self._all(_LIST_LEVEL, (*queue, level, per_level))
             found += [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]

@@ -57,7 +57,7 @@ def offer(
 ) -> None:
     """Write a matching task at the place that its priority and its fairness key give it."""
     data = b""
-    if priority.fairness_key:
+    if priority.fairness_key or priority.fairness_weight:
         data = common_pb.Priority(
             fairness_key=priority.fairness_key, fairness_weight=priority.fairness_weight
         ).SerializeToString()
