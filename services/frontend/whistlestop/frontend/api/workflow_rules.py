@@ -12,6 +12,7 @@ from temporalio.api.rules.v1 import message_pb2 as rules_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument, unimplemented
+from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.namespaces import edit
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
 
+_MOST_FILTER_LENGTH = 16 * 1024
 _NO_ID = "Workflow Rule ID is not set."
 _NOT_FOUND = "Workflow Rule with this ID not Found."
 
@@ -33,8 +35,12 @@ async def create_workflow_rule(
         raise invalid_argument("Rule Specification is not set.")
     if not request.spec.id:
         raise invalid_argument(_NO_ID)
-    if len(request.spec.id) > frontend.config.max_id_length:
+    if checks.length(request.spec.id) > frontend.config.max_id_length:
         raise invalid_argument("Workflow Rule Id length exceeds limit.")
+    for text in (request.spec.visibility_query, request.spec.activity_start.predicate):
+        if len(text) > _MOST_FILTER_LENGTH:
+            # Read in full whenever an activity of the namespace begins an attempt in another process.
+            raise invalid_argument(f"Workflow Rule filter length exceeds limit of {_MOST_FILTER_LENGTH}.")
     rule = rules_pb.WorkflowRule(
         spec=request.spec, created_by_identity=request.identity, description=request.description
     )
@@ -57,8 +63,12 @@ async def create_workflow_rule(
 def _drop_first_to_expire(data: NamespaceData) -> None:
     expiring = [rule for rule in data.workflow_rules.values() if rule.spec.HasField("expiration_time")]
     if expiring:
-        first = min(expiring, key=lambda rule: rule.spec.expiration_time.ToNanoseconds())
-        del data.workflow_rules[first.spec.id]
+        del data.workflow_rules[min(expiring, key=_expiry).spec.id]
+
+
+def _expiry(rule: rules_pb.WorkflowRule) -> tuple[int, int]:
+    """Whatever the caller wrote there, also an instant that is none."""
+    return rule.spec.expiration_time.seconds, rule.spec.expiration_time.nanos
 
 
 async def describe_workflow_rule(

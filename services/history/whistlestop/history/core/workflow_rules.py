@@ -6,6 +6,7 @@ A rule that can't be read matches nothing, as in Temporal: it was accepted when 
 from __future__ import annotations
 
 import operator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
@@ -99,13 +100,23 @@ def _of_activity(activity: Activity) -> dict[str, Field]:
 
 
 def _holds(text: str, fields: dict[str, Field]) -> bool:
+    condition = _read(text)
+    if condition is None:
+        raise _Unreadable(text)
+    return _evaluate(condition, fields)
+
+
+@lru_cache(maxsize=64)
+def _read(text: str) -> Node | None:
+    """The condition of a filter, None where it has none that can be read. Each attempt asks for the same few again."""
     # Imported when there is a rule to look at: few namespaces have one.
     from whistlestop.storage.visibility import syntax
 
-    statement = syntax.parse_statement(text)
-    if statement.where is None or statement.limited:
-        raise _Unreadable(text)
-    return _evaluate(statement.where, fields)
+    try:
+        statement = syntax.parse_statement(text)
+    except ValueError:
+        return None
+    return None if statement.limited else statement.where
 
 
 def _evaluate(node: Node, fields: dict[str, Field]) -> bool:
