@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -71,6 +72,16 @@ async def respond(
 
 def begin_update(p: Puppet, update_id: str = "u", **fields: Any) -> Pending:
     return p.begin("UpdateWorkflowExecution", **p.update_fields("change", update_id, **fields))
+
+
+async def admitted(p: Puppet, update_id: str = "u") -> None:
+    """Wait until the server knows of an update."""
+    reference = {"workflow_execution": p.execution(), "update_id": update_id}
+    for _ in range(200):
+        if await p.attempt("PollWorkflowExecutionUpdate", record=False, update_ref=reference):
+            return
+        await asyncio.sleep(0.03)
+    raise AssertionError(f"no update {update_id}")
 
 
 async def idle(p: Puppet) -> None:

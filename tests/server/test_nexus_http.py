@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import nexusrpc
 import nexusrpc.handler
+import pytest
 from temporalio import nexus, workflow
 from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
+from temporalio.client import WorkflowFailureError
 from temporalio.worker import Worker
 
 if TYPE_CHECKING:
@@ -86,6 +88,8 @@ async def test_callers_over_http_reach_a_worker_of_the_sdk(start_dev: Callable[.
         answer = await http.post(f"{base}/wait/cancel", headers={"nexus-operation-token": token})
         assert answer.status_code == 202
         handle = client.get_workflow_handle("waits-you")
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
         history = await handle.fetch_history()
         assert any(event.HasField("workflow_execution_cancel_requested_event_attributes") for event in history.events)
     assert server.end() == 0

@@ -167,9 +167,12 @@ async def handler_calls_its_refusal_final(p: Puppet) -> None:
 @slow_scenario
 async def handler_refuses_for_now(p: Puppet) -> None:
     await refuse(p, await called(p), "UNAVAILABLE")
-    await asyncio.sleep(0.2)
-    described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution())
-    pending = described.pending_nexus_operations[0]
+    for _ in range(100):
+        described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution())
+        pending = described.pending_nexus_operations[0]
+        if pending.HasField("last_attempt_failure"):
+            break
+        await asyncio.sleep(0.03)
     p.note("backing off", [pending.state, pending.attempt, p.normalised(pending.last_attempt_failure)])
     task = await nexus_task(p)
     await respond(p, task, start_operation={"sync_success": {"payload": payload("out")}})
@@ -216,6 +219,7 @@ async def request_to_cancel_before_the_start(p: Puppet) -> None:
     await p.step(cancel())
     await respond(p, task, start_operation={"async_success": {"operation_token": "token"}})
     await respond(p, await nexus_task(p), cancel_operation={})
+    await p.has_event("nexus_operation_cancel_request_completed")
     await end(p)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from tests.parity.commands import complete_workflow, timer
@@ -71,7 +70,7 @@ async def goes_with_the_workflow_task(p: Puppet) -> None:
     await p.step(timer())
     await p.signal("s")
     asked = _ask(p)
-    await _registered(p)
+    await p.arrived()
     task = await p.workflow_task()
     results = {key: {"result_type": "QUERY_RESULT_TYPE_ANSWERED", "answer": payloads("here")} for key in task.queries}
     p.note("queries", len(results))
@@ -81,18 +80,13 @@ async def goes_with_the_workflow_task(p: Puppet) -> None:
     await p.terminate()
 
 
-async def _registered(p: Puppet) -> None:
-    """A query that waits has no trace for a client to see: give it a moment to arrive."""
-    await asyncio.sleep(0.3)
-
-
 @scenario
 async def failure_goes_with_the_workflow_task(p: Puppet) -> None:
     await p.start()
     await p.step(timer())
     await p.signal("s")
     asked = _ask(p)
-    await _registered(p)
+    await p.arrived()
     task = await p.workflow_task()
     results = {
         key: {"result_type": "QUERY_RESULT_TYPE_FAILED", "error_message": "unknown query", "failure": failure("why")}
@@ -109,7 +103,7 @@ async def answered_as_the_workflow_completes(p: Puppet) -> None:
     await p.step(timer())
     await p.signal("s")
     asked = _ask(p)
-    await _registered(p)
+    await p.arrived()
     task = await p.workflow_task()
     results = {key: {"result_type": "QUERY_RESULT_TYPE_ANSWERED", "answer": payloads("here")} for key in task.queries}
     await p.complete(task, complete_workflow(), query_results=results)
@@ -122,7 +116,7 @@ async def unanswered_waits_for_the_next_task(p: Puppet) -> None:
     await p.step(timer())
     await p.signal("s")
     asked = _ask(p)
-    await _registered(p)
+    await p.arrived()
     task = await p.workflow_task()
     await p.complete(task)
     task = await p.workflow_task()
@@ -171,7 +165,7 @@ async def not_rejected_when_completed_cleanly(p: Puppet) -> None:
 async def before_the_first_task_completes(p: Puppet) -> None:
     await p.start()
     asked = _ask(p)
-    await _registered(p)
+    await p.arrived()
     task = await p.workflow_task()
     await p.complete(task, timer(), query_results={})
     await _answer(p, await p.workflow_task())

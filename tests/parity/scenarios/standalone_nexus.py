@@ -11,6 +11,8 @@ from tests.parity.scenarios import scenario, slow_scenario
 from tests.parity.scenarios.nexus import LINK, endpoint, nexus_task, refuse, respond
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.parity.puppet import Puppet
 
 TOKEN = {"async_success": {"operation_token": "token", "links": [LINK]}}
@@ -35,11 +37,16 @@ async def _start(p: Puppet, name: str = "o", **fields: Any) -> Any:
     return await p.call("StartNexusOperationExecution", **_fields(p, name, **fields))
 
 
-async def _describe(p: Puppet, name: str = "o") -> Any:
-    described = await p.call(
-        "DescribeNexusOperationExecution", record=False, operation_id=p.id(name),
-        include_input=True, include_outcome=True,
-    )  # fmt: skip
+async def _describe(p: Puppet, name: str = "o", *, once: Callable[[Any], bool] | None = None) -> Any:
+    """`once`: what has to hold of the operation first."""
+    for _ in range(100):
+        described = await p.call(
+            "DescribeNexusOperationExecution", record=False, operation_id=p.id(name),
+            include_input=True, include_outcome=True,
+        )  # fmt: skip
+        if once is None or once(described.info):
+            break
+        await asyncio.sleep(0.03)
     # The real server forgets when it was asked to cancel.
     described.info.cancellation_info.ClearField("requested_time")
     p.note("described", p.normalised(described))
@@ -96,8 +103,7 @@ async def refused_for_good(p: Puppet) -> None:
 @slow_scenario
 async def refused_for_now(p: Puppet) -> None:
     await refuse(p, await _called(p), "UNAVAILABLE")
-    await asyncio.sleep(0.2)
-    await _describe(p)
+    await _describe(p, once=lambda info: info.HasField("last_attempt_failure"))
     task = await nexus_task(p)
     await respond(p, task, start_operation={"sync_success": {"payload": payload("out")}})
     await _outcome(p)
@@ -113,8 +119,7 @@ async def goes_on_and_is_cancelled(p: Puppet) -> None:
     await p.call("RequestCancelNexusOperationExecution", **asked)
     await p.refused("RequestCancelNexusOperationExecution", **(asked | {"request_id": "other"}))
     await respond(p, await nexus_task(p), cancel_operation={})
-    await asyncio.sleep(0.2)
-    await _describe(p)
+    await _describe(p, once=lambda info: info.cancellation_info.HasField("last_attempt_complete_time"))
 
 
 @scenario

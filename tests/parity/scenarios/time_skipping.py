@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -283,15 +282,15 @@ async def a_fast_forward_that_is_given_up(p: Puppet) -> None:
     await p.start(**skipping(**forward("f", 4 * HOUR)))
     await p.workflow_task()
     poll = p.begin("PollWorkflowExecutionTimeSkipping", workflow_execution=p.execution(), fast_forward_id="f")
-    await asyncio.sleep(0.3)
+    await p.arrived()
     await _options(p, {"enabled": True, **forward("f", 5 * HOUR)})
     await poll.answer()
     poll = p.begin("PollWorkflowExecutionTimeSkipping", workflow_execution=p.execution(), fast_forward_id="f")
-    await asyncio.sleep(0.3)
+    await p.arrived()
     await _options(p, {"enabled": True, **forward("g", 5 * HOUR)})
     await poll.answer()
     poll = p.begin("PollWorkflowExecutionTimeSkipping", workflow_execution=p.execution(), fast_forward_id="g")
-    await asyncio.sleep(0.3)
+    await p.arrived()
     await p.terminate()
     await poll.answer()
     await _poll(p, "g")

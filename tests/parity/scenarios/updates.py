@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.update.v1 import message_pb2 as update_pb
@@ -10,7 +9,7 @@ from temporalio.api.update.v1 import message_pb2 as update_pb
 from tests.parity.commands import complete_workflow, continue_as_new, protocol_message, timer
 from tests.parity.puppet import cases, failure, seconds
 from tests.parity.scenarios import scenario, slow_scenario
-from tests.parity.updating import STAGE, accept, begin_update, finish, idle, packed, protocol, reject, respond
+from tests.parity.updating import STAGE, accept, admitted, begin_update, finish, idle, packed, protocol, reject, respond
 
 if TYPE_CHECKING:
     from tests.parity.puppet import Pending, Puppet
@@ -87,7 +86,7 @@ async def rejected_with_a_command_leaves_events(p: Puppet) -> None:
 async def before_the_first_task(p: Puppet) -> None:
     await p.start()
     update = begin_update(p)
-    await asyncio.sleep(0.3)
+    await admitted(p)
     task = await p.workflow_task()
     await respond(p, task, [accept(task.messages[0]), finish("u")])
     await update.answer()
@@ -100,7 +99,7 @@ async def with_a_scheduled_task(p: Puppet) -> None:
     await idle(p)
     await p.signal("s")
     update = begin_update(p)
-    await asyncio.sleep(0.3)
+    await admitted(p)
     task = await p.workflow_task()
     await respond(p, task, [accept(task.messages[0]), finish("u")], complete_workflow())
     await update.answer()
@@ -113,7 +112,7 @@ async def comes_while_a_task_is_out(p: Puppet) -> None:
     await p.signal("s")
     task = await p.workflow_task()
     update = begin_update(p)
-    await asyncio.sleep(0.3)
+    await admitted(p)
     await p.complete(task)
     task = await p.workflow_task()
     await respond(p, task, [accept(task.messages[0]), finish("u")])
@@ -166,7 +165,8 @@ async def speculative_task_fails(p: Puppet) -> None:
 async def same_id_is_one_update(p: Puppet) -> None:
     await idle(p)
     first, second = begin_update(p), begin_update(p)
-    await asyncio.sleep(0.2)
+    await admitted(p)
+    await p.arrived()
     task = await p.workflow_task()
     p.note("messages", len(task.messages))
     await respond(p, task, [accept(task.messages[0]), finish("u")])
@@ -183,7 +183,7 @@ async def several_at_once(p: Puppet) -> None:
     updates = []
     for name in "xyz":
         updates.append(begin_update(p, name))
-        await asyncio.sleep(0.15)
+        await admitted(p, name)
     task = await p.workflow_task()
     answers = []
     for request in task.messages:
