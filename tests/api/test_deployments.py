@@ -297,7 +297,7 @@ async def test_a_stale_token_and_a_stranger_are_refused(site: Site) -> None:
     await site.current("2", conflict_token=seen)
     with pytest.raises(ServiceError):
         await site.current("1", conflict_token=seen)
-    await site.call("SetWorkerDeploymentManager", deployment_name="d", manager_identity="boss")
+    await site.call("SetWorkerDeploymentManager", deployment_name="d", manager_identity="boss", identity="me")
     with pytest.raises(ServiceError):
         await site.current("1", identity="stranger")
     await site.current("1", identity="boss")

@@ -92,7 +92,7 @@ def test_a_full_buffer_fails_the_workflow_task() -> None:
     for _ in range(3):
         send(world)
     assert world.last("WorkflowTaskFailed").cause == fc.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND
-    assert world.names()[-4:] == ["WorkflowExecutionSignaled"] * 3 + ["WorkflowTaskScheduled"]
+    assert world.names()[-4:] == ["WorkflowTaskFailed"] + ["WorkflowExecutionSignaled"] * 3
 
 
 def test_only_the_parent_may_signal_its_child() -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 SPACES = re.compile(r"[ \u00a0]+")
+# Counted under the names of the store's columns, which are not those of the attributes.
+ATTRIBUTES_SIZE = re.compile(r"(total size of search attributes) \d+")
 # How Go prints a message is not its promise.
 GO_PAYLOAD = re.compile(r"value from <.*>")
 TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
@@ -108,6 +110,7 @@ class Normaliser:
         # Go prints messages with one blank or two, or a no-break one, by a coin tossed when it was built.
         text = SPACES.sub(" ", text).replace(self._prefix, "<scenario>")
         text = GO_PAYLOAD.sub("value from <payload>", text)
+        text = ATTRIBUTES_SIZE.sub(r"\1 <bytes>", text)
         return UUID.sub(lambda found: self._uuid(found.group()), text)
 
     def _uuid(self, uuid: str) -> str:

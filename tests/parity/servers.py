@@ -101,11 +101,20 @@ LOW_LIMITS = (
     "limit.memoSize.warn=100",
     "limit.historyCount.error=20",
     "limit.historyCount.warn=10",
+    "limit.historyCount.suggestContinueAsNew=9",
+    "limit.historySize.error=10000",
+    "limit.historySize.warn=4000",
+    "limit.historySize.suggestContinueAsNew=5000",
     "limit.maxIDLength=200",
     "history.maximumSignalsPerExecution=5",
     "history.maxInFlightUpdates=2",
+    "history.maxInFlightUpdatePayloads=1000",
+    "history.maxTotalUpdates=2",
+    "history.maxTotalUpdates.suggestContinueAsNewThreshold=0.6",
+    "history.maximumBufferedEventsBatch=3",
     "frontend.searchAttributesNumberOfKeysLimit=2",
     "frontend.searchAttributesSizeOfValueLimit=100",
+    "frontend.searchAttributesTotalSizeLimit=250",
 )
 
 

@@ -26,7 +26,9 @@ class FrontendConfig:
     http_address: str = ""
     max_id_length: int = 1000
     max_message_size: int = 4 * MIB
+    blob_size_limit_warn: int = 512 * KIB
     blob_size_limit_error: int = 2 * MIB
+    memo_size_limit_warn: int = 2 * KIB
     memo_size_limit_error: int = 2 * MIB
     workflow_task_completion_size_limit_error: int = 40 * MIB
     search_attributes_number_of_keys_limit: int = 100

@@ -7,6 +7,7 @@ to the function that serves it. What an RPC means is said in `api/<group>.py`; n
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,7 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, unavailable, unimplemented
+from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.frontend.api import AROUND, HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.namespace_resolution import NamespaceResolver
@@ -62,7 +64,8 @@ class Frontend:
         self.config = config or FrontendConfig()
         self.namespaces = namespaces or NamespaceCache(store, clock)
         self._access = self._access_control()
-        self._rules = Rules(self.config, ids)
+        self.warn = ThrottledWarnings(logging.getLogger(__name__), clock)
+        self._rules = Rules(self.config, ids, self.warn)
         self._resolver = NamespaceResolver(self.namespaces, self.config.max_id_length)
         self.registry = REGISTRY
         """What the doors offer to everybody."""

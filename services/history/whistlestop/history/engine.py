@@ -11,6 +11,7 @@ believed when it was made on a state read from the store.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from weakref import WeakValueDictionary
 
 from whistlestop.common.errors import Code, ServiceError, not_found, unavailable
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
+from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.history import push
 from whistlestop.history.core import history_limits, versioning
 from whistlestop.history.core.run import Run, StartEventNeeded
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import ExecutionWrite, HistoryBatch, MatchingTask, TransferTask
     from whistlestop.storage.visibility import AttributeType
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_CONFLICTS = 20
 RECENT_BYTES = 256 * 1024
@@ -131,6 +134,7 @@ class Engine:
         self._cache_limit = cache_bytes
         self._locks: WeakValueDictionary[ExecutionKey | tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._current: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._warn = ThrottledWarnings(log, clock)
         self._changes = 0
         """Grows with whatever makes a read that has begun out of date: such a read must not enter the cache."""
 
@@ -409,6 +413,8 @@ class Engine:
             self._note_current(run.key.namespace_id, run.key.workflow_id, run.key.run_id)
         if self.watch is not None:
             self.watch(run)
+        for warning in run.warnings:
+            self._warn("workflow %s, run %s: %s", run.key.workflow_id, run.key.run_id, warning)
         topics = [execution_topic(run.key.namespace_id, run.key.workflow_id, run.key.run_id)]
         if not run.is_open:
             topics.append(closed_topic(run.key.namespace_id, run.key.run_id))

@@ -32,6 +32,8 @@ LIMIT_KEYS: Mapping[str, str] = {
     "limit.historycount.warn": "history_count_warn",
     "limit.historycount.suggestcontinueasnew": "history_count_suggest_continue_as_new",
     "limit.mutablestatesize.error": "mutable_state_size_error",
+    "limit.mutablestatesize.warn": "mutable_state_size_warn",
+    "limit.mutablestateactivityfailuresize.error": "activity_failure_size_error",
     "limit.numpendingactivities.error": "pending_activities",
     "limit.numpendingchildexecutions.error": "pending_children",
     "limit.numpendingsignals.error": "pending_signals",
@@ -72,7 +74,9 @@ LIMIT_KEYS: Mapping[str, str] = {
 
 FRONTEND_KEYS: Mapping[str, str] = {
     "limit.blobsize.error": "blob_size_limit_error",
+    "limit.blobsize.warn": "blob_size_limit_warn",
     "limit.memosize.error": "memo_size_limit_error",
+    "limit.memosize.warn": "memo_size_limit_warn",
     "limit.maxidlength": "max_id_length",
     "frontend.searchattributesnumberofkeyslimit": "search_attributes_number_of_keys_limit",
     "frontend.searchattributessizeofvaluelimit": "search_attributes_size_of_value_limit",

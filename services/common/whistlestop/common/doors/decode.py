@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
-from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common.errors import Code, ServiceError
 

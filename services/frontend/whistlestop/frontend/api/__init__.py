@@ -18,6 +18,7 @@ from whistlestop.frontend.api import (
     task_queue,
     time_skipping,
     update_workflow,
+    versioning,
     visibility,
     worker_tasks,
     workflow_execution,
@@ -54,6 +55,7 @@ VALIDATORS: dict[str, Validator] = {
     **task_queue.VALIDATORS,
     **time_skipping.VALIDATORS,
     **update_workflow.VALIDATORS,
+    **versioning.VALIDATORS,
     **worker_tasks.VALIDATORS,
     **workflow_execution.VALIDATORS,
 }

@@ -111,6 +111,8 @@ def check_stop(request: service_pb.StopBatchOperationRequest, namespace: Namespa
 def _check_job_id(request: Any, rules: Rules) -> None:
     if not request.job_id:
         raise invalid_argument("JobId is not set on request.")
+    if checks.length(request.job_id) > rules.config.max_id_length:
+        raise invalid_argument("WorkflowId exceeds length limit.")
     checks.check_workflow_id(request.job_id, rules)
 
 

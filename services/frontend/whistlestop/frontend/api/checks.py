@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
     from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
-    from temporalio.api.common.v1.message_pb2 import Link, Priority, RetryPolicy, SearchAttributes, WorkflowExecution
+    from temporalio.api.common.v1.message_pb2 import (
+        Link,
+        Memo,
+        Priority,
+        RetryPolicy,
+        SearchAttributes,
+        WorkflowExecution,
+    )
     from temporalio.api.taskqueue.v1.message_pb2 import TaskQueue
 
     from whistlestop.frontend.api.rules import Rules
@@ -281,5 +288,21 @@ def stamp_types(attributes: SearchAttributes, namespace: Namespace) -> None:
 
 def check_blob(message: Message, rules: Rules) -> None:
     """One payload-like part of a request is not too large to be an event."""
-    if message.ByteSize() > rules.config.blob_size_limit_error:
+    check_blob_size(message.ByteSize(), rules)
+
+
+def check_blob_size(size: int, rules: Rules) -> None:
+    """The same of several parts together."""
+    if size > rules.config.blob_size_limit_error:
         raise invalid_argument(BLOB_TOO_LARGE)
+    if size > rules.config.blob_size_limit_warn:
+        rules.warn("payloads of %d bytes are over the warning limit of %d", size, rules.config.blob_size_limit_warn)
+
+
+def check_memo(memo: Memo, rules: Rules) -> None:
+    """The memo of a new workflow as a whole."""
+    size = memo.ByteSize()
+    if size > rules.config.memo_size_limit_error:
+        raise invalid_argument("Memo size exceeds limit.")
+    if size > rules.config.memo_size_limit_warn:
+        rules.warn("a memo of %d bytes is over the warning limit of %d", size, rules.config.memo_size_limit_warn)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
+    from whistlestop.common.throttle import ThrottledWarnings
     from whistlestop.frontend.config import FrontendConfig
     from whistlestop.frontend.service import Frontend
     from whistlestop.storage.namespaces import Namespace
@@ -24,6 +25,8 @@ class Rules:
 
     config: FrontendConfig
     ids: Ids
+    warn: ThrottledWarnings
+    """For the operator."""
 
 
 class UnknownSearchAttribute(ServiceError):

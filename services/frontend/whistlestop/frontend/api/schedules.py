@@ -66,6 +66,7 @@ def check_create(request: service_pb.CreateScheduleRequest, namespace: Namespace
     _check_schedule(request.schedule, namespace, rules)
     checks.check_search_attributes(request.search_attributes, namespace, rules)
     _check_size(request.schedule, request.memo.ByteSize(), rules)
+    checks.check_memo(request.memo, rules)
 
 
 def check_update(request: service_pb.UpdateScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
@@ -124,8 +125,7 @@ def _check_action(action: workflow_pb.NewWorkflowExecutionInfo, namespace: Names
 
 
 def _check_size(schedule: schedule_pb.Schedule, memo_bytes: int, rules: Rules) -> None:
-    if schedule.ByteSize() + memo_bytes > rules.config.blob_size_limit_error:
-        raise invalid_argument(checks.BLOB_TOO_LARGE)
+    checks.check_blob_size(schedule.ByteSize() + memo_bytes, rules)
 
 
 # ---- lists ----------------------------------------------------------------------------------------------------------

@@ -275,8 +275,7 @@ def _check_length(what: str, text: str, most: int) -> None:
 
 def _check_sizes(request: Any, rules: Rules) -> None:
     checks.check_blob(request.input, rules)
-    if request.memo.ByteSize() > rules.config.memo_size_limit_error:
-        raise invalid_argument("Memo size exceeds limit.")
+    checks.check_memo(request.memo, rules)
 
 
 VALIDATORS: dict[str, Validator] = {

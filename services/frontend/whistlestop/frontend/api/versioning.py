@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1.deployment_pb2 import WorkerVersioningMode
 from temporalio.api.enums.v1.workflow_pb2 import VersioningBehavior
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
 
@@ -14,11 +16,14 @@ if TYPE_CHECKING:
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentOptions
     from temporalio.api.workflow.v1.message_pb2 import VersioningOverride
 
-    from whistlestop.frontend.api.rules import Rules
+    from whistlestop.frontend.api.rules import Rules, Validator
+    from whistlestop.storage.namespaces import Namespace
 
 _NAME, _BUILD = "WorkerDeploymentName", "BuildID"
 # Both parts together name a workflow of the real server's; this is what its prefix takes of an id's length.
 _PREFIX_LENGTH = 39
+_NAME_MARKS = re.compile("[.:]")
+"""They part a name from a build id in a version's string."""
 
 
 def check_deployment_options(options: WorkerDeploymentOptions, rules: Rules) -> None:
@@ -32,11 +37,21 @@ def check_deployment_options(options: WorkerDeploymentOptions, rules: Rules) -> 
 
 def check_version(deployment_name: str, build_id: str, rules: Rules) -> None:
     """Both parts of a deployment version."""
+    check_deployment_name(deployment_name, rules)
+    check_build_id(build_id, rules)
+
+
+def check_deployment_name(deployment_name: str, rules: Rules) -> None:
+    """The name of a deployment, there or to be."""
     _check_part(_NAME, deployment_name, rules)
     for mark in (".", ":"):
         if mark in deployment_name:
             raise invalid_argument(f"worker deployment name cannot contain '{mark}'")
     _check_start(_NAME, deployment_name)
+
+
+def check_build_id(build_id: str, rules: Rules) -> None:
+    """The build id of a version, there or to be."""
     _check_part(_BUILD, build_id, rules)
     _check_start(_BUILD, build_id)
 
@@ -96,3 +111,74 @@ def _check_older_override(override: VersioningOverride, task_queue: str) -> None
         raise invalid_argument("override behavior is required")
     else:
         raise invalid_argument(f"override behavior {override.behavior} not recognized")
+
+
+# ---- the RPCs of deployments ----------------------------------------------------------------------------------------
+
+
+def _check_deployment(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """One that is, or isn't, there."""
+    if isinstance(request, service_pb.SetWorkerDeploymentManagerRequest) and not request.identity:
+        raise invalid_argument("Identity is required")
+    check_deployment_name(request.deployment_name, rules)
+
+
+def _check_new_deployment(
+    request: service_pb.CreateWorkerDeploymentRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    if not request.deployment_name:
+        raise invalid_argument("deployment name cannot be empty")
+    check_deployment_name(request.deployment_name, rules)
+
+
+def _check_new_version(
+    request: service_pb.CreateWorkerDeploymentVersionRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    version = request.deployment_version
+    if not version.deployment_name:
+        raise invalid_argument("deployment name cannot be empty")
+    if not version.build_id:
+        raise invalid_argument("build ID cannot be empty")
+    check_version(version.deployment_name, version.build_id, rules)
+
+
+def _check_named_version(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """A version that is, or isn't, there; of one that is to be deleted, the deployment is looked up first."""
+    name, build_id = request.deployment_version.deployment_name, request.deployment_version.build_id
+    if not request.HasField("deployment_version"):
+        name, _, build_id = request.version.partition(".")
+    if not name or not build_id:
+        shown = request.version or f"{name}.{build_id}"
+        raise invalid_argument(f'invalid version string "{shown}", expected format is "<deployment_name>.<build_id>"')
+    name = _NAME_MARKS.split(name)[0]
+    _check_part(_NAME, name, rules)
+    _check_start(_NAME, name)
+    if isinstance(request, service_pb.DescribeWorkerDeploymentVersionRequest):
+        check_build_id(build_id, rules)
+
+
+def _check_routed(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """What is to be current or ramping; whether its build is there is looked up later."""
+    name, build_id = request.deployment_name, request.build_id
+    if not name and isinstance(request, service_pb.SetWorkerDeploymentRampingVersionRequest) and build_id:
+        raise invalid_argument(f"invalid version string: deployment name is empty in version string .{build_id}")
+    if not name:
+        raise invalid_argument("deployment name cannot be empty")
+    if build_id and _NAME_MARKS.search(name):
+        raise invalid_argument(
+            f"invalid version string '{name}.{build_id}' does not match deployment name '{name}'"
+        )
+    check_deployment_name(name, rules)
+
+
+VALIDATORS: dict[str, Validator] = {
+    "CreateWorkerDeployment": _check_new_deployment,
+    "CreateWorkerDeploymentVersion": _check_new_version,
+    "DeleteWorkerDeployment": _check_deployment,
+    "DeleteWorkerDeploymentVersion": _check_named_version,
+    "DescribeWorkerDeployment": _check_deployment,
+    "DescribeWorkerDeploymentVersion": _check_named_version,
+    "SetWorkerDeploymentCurrentVersion": _check_routed,
+    "SetWorkerDeploymentManager": _check_deployment,
+    "SetWorkerDeploymentRampingVersion": _check_routed,
+}

@@ -9,28 +9,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1.query_pb2 import QueryResultType
-from temporalio.api.failure.v1.message_pb2 import Failure, ServerFailureInfo
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.versioning import check_deployment_options
 from whistlestop.frontend.registry import Feature, supports
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+    from temporalio.api.failure.v1.message_pb2 import Failure
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.config import FrontendConfig
     from whistlestop.frontend.service import Frontend
     from whistlestop.storage.namespaces import Namespace
 
 _RESULT_TOO_LARGE = "Complete result exceeds size limit."
-_FAILURE_TOO_LARGE = "Failure exceeds size limit."
 _CANCEL_TOO_LARGE = "Cancel details exceed size limit."
 _HEARTBEAT_TOO_LARGE = "Heartbeat details exceed size limit."
-_FAILURE_KEPT = 16 * 1024
 _WITH_SEARCH_ATTRIBUTES = frozenset({
     "upsert_workflow_search_attributes_command_attributes",
     "start_child_workflow_execution_command_attributes",
@@ -50,6 +50,15 @@ def check_workflow_task_completed(
                 checks.stamp_types(attributes.search_attributes, namespace)
     if request.HasField("deployment_options"):
         check_deployment_options(request.deployment_options, rules)
+
+
+def check_workflow_task_failed(
+    request: service_pb.RespondWorkflowTaskFailedRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """Who answers. A failure that is too large is cut."""
+    checks.check_identity(request.identity, rules)
+    if request.failure.ByteSize() > rules.config.blob_size_limit_error:
+        request.failure.CopyFrom(_cut(request.failure, rules.config))
 
 
 def check_identity_only(request: Any, namespace: Namespace | None, rules: Rules) -> None:
@@ -155,17 +164,11 @@ async def activity_failed(frontend: Frontend, request: Any, context: CallContext
     method = _method(request)
     response: Any = getattr(service_pb, f"{method}Response")()
     if not _fits(frontend, request.last_heartbeat_details):
-        response.failures.append(_server_failure(_HEARTBEAT_TOO_LARGE))
+        response.failures.append(server_failure(_HEARTBEAT_TOO_LARGE, non_retryable=True))
         request.ClearField("last_heartbeat_details")
     if not _fits(frontend, request.failure):
-        replaced = _server_failure(_FAILURE_TOO_LARGE)
-        replaced.cause.message = request.failure.message[:_FAILURE_KEPT]
-        replaced.cause.source = request.failure.source
-        info = request.failure.application_failure_info
-        replaced.cause.application_failure_info.type = info.type
-        replaced.cause.application_failure_info.non_retryable = info.non_retryable
-        request.failure.CopyFrom(replaced)
-        response.failures.append(replaced)
+        request.failure.CopyFrom(_cut(request.failure, frontend.config))
+        response.failures.append(request.failure)
     await frontend.history.call(method, request, context)
     return _as_message(response)
 
@@ -179,7 +182,7 @@ async def _fail_instead(frontend: Frontend, request: Any, context: CallContext, 
     names = ("namespace", "workflow_id", "run_id", "activity_id") if by_id else ("namespace", "task_token")
     for name in (*names, "identity"):
         setattr(failed, name, getattr(request, name))
-    failed.failure.CopyFrom(_server_failure(reason))
+    failed.failure.CopyFrom(server_failure(reason, non_retryable=True))
     await frontend.history.call(_method(failed), failed, context)
     return _as_message(getattr(service_pb, f"{method}Response")())
 
@@ -194,16 +197,20 @@ def _method(request: Message) -> str:
 
 
 def _fits(frontend: Frontend, part: Message) -> bool:
-    return part.ByteSize() <= frontend.config.blob_size_limit_error
+    size, config = part.ByteSize(), frontend.config
+    if size > config.blob_size_limit_warn:
+        frontend.warn("an activity's %d bytes are over the warning limit of %d", size, config.blob_size_limit_warn)
+    return size <= config.blob_size_limit_error
 
 
-def _server_failure(reason: str) -> Failure:
-    return Failure(message=reason, server_failure_info=ServerFailureInfo(non_retryable=True))
+def _cut(failure: Failure, config: FrontendConfig) -> Failure:
+    cut = truncate(failure, config.blob_size_limit_warn)
+    return server_failure(FAILURE_EXCEEDS_LIMIT, non_retryable=True, cause=cut)
 
 
 VALIDATORS: dict[str, Validator] = {
     "RespondWorkflowTaskCompleted": check_workflow_task_completed,
-    "RespondWorkflowTaskFailed": check_identity_only,
+    "RespondWorkflowTaskFailed": check_workflow_task_failed,
     "RespondActivityTaskCompleted": check_identity_only,
     "RespondActivityTaskCanceled": check_identity_only,
     "RespondActivityTaskFailed": check_activity_failed,

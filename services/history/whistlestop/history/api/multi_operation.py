@@ -147,8 +147,8 @@ class _UpdateWithStart:
         return reply
 
     async def _wait(self, key: ExecutionKey, ticket: update.Ticket) -> service_pb.UpdateWorkflowExecutionResponse:
-        deadline_ns = updates.deadline(self.service, self.context)
-        return await updates.respond(self.service, key, ticket, self.request, self.context, deadline_ns)
+        patience = updates.Patience.of(self.service, self.context)
+        return await updates.respond(self.service, key, ticket, self.request, self.context, patience)
 
     def _prepare(self, run: Run) -> None:
         core_start.first_workflow_task(run)

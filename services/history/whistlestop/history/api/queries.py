@@ -18,7 +18,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clients import Encoded, decoded
 from whistlestop.common.deployments import versioned_queue
-from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, not_found
+from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, invalid_argument, not_found
 from whistlestop.common.notify import execution_topic, query_topic
 from whistlestop.common.proto import internal_pb2
 from whistlestop.history import histories, tokens
@@ -32,6 +32,7 @@ from whistlestop.storage.records import MatchingTask, QueryRecord, TaskKey
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
+    from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.engine import Entry
@@ -206,7 +207,17 @@ async def _dispatch(
                 return await _answer(service, query_id)
 
 
+def stored(result: query_pb.WorkflowQueryResult, limits: Limits) -> bytes:
+    """A worker's answer beside a workflow task, as its row has it; one that is too large becomes a refusal."""
+    size = result.answer.ByteSize()
+    if size > limits.blob_size_error:
+        result = query_pb.WorkflowQueryResult(error_message="Blob data size exceeds limit.")
+    return result.SerializeToString()
+
+
 def _reply(result: query_pb.WorkflowQueryResult) -> service_pb.QueryWorkflowResponse:
+    if not result.result_type:
+        raise invalid_argument(result.error_message)
     if result.result_type == query_enums.QUERY_RESULT_TYPE_ANSWERED:
         reply = service_pb.QueryWorkflowResponse()
         reply.query_result.CopyFrom(result.answer)

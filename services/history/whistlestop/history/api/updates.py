@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import event_type_pb2 as et
@@ -14,6 +15,7 @@ from whistlestop.history import histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import update
 from whistlestop.history.core.run import PAUSED, RUNNING
+from whistlestop.history.core.times import SECOND_NS
 
 if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey
 
-LONG_POLL_S = 20.0
+LONG_POLL_S = 20
 
 
 async def update_workflow_execution(
@@ -32,14 +34,14 @@ async def update_workflow_execution(
 ) -> Reply:
     """Admit the update, and wait until it has come as far as the caller wants to know."""
     execution = request.workflow_execution
-    deadline_ns = deadline(service, context)
+    patience = Patience.of(service, context)
     run, ticket = await service.engine.transact(
         context.namespace_id,
         execution.workflow_id,
         execution.run_id,
         lambda run: update.admit(run, request.request, request.first_execution_run_id),
     )
-    return await respond(service, run.key, ticket, request, context, deadline_ns)
+    return await respond(service, run.key, ticket, request, context, patience)
 
 
 async def respond(
@@ -48,10 +50,10 @@ async def respond(
     ticket: update.Ticket,
     request: service_pb.UpdateWorkflowExecutionRequest,
     context: CallContext,
-    deadline_ns: int,
+    patience: Patience,
 ) -> service_pb.UpdateWorkflowExecutionResponse:
     """Wait for an admitted update, and build the reply."""
-    reached, outcome = await wait(service, key, ticket, request.wait_policy.lifecycle_stage, deadline_ns)
+    reached, outcome = await wait(service, key, ticket, request.wait_policy.lifecycle_stage, patience)
     reply = service_pb.UpdateWorkflowExecutionResponse(stage=reached.stage)  # type: ignore[arg-type]
     reply.update_ref.workflow_execution.workflow_id = key.workflow_id
     reply.update_ref.workflow_execution.run_id = key.run_id
@@ -93,10 +95,27 @@ def deadline(service: History, context: CallContext) -> int:
     return now_ns + int(min(LONG_POLL_S, left_s - min(1.0, left_s / 5)) * 1e9)
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a caller waits for an update, and what it gets when that is over."""
+
+    until_ns: int
+    refuses: bool
+    """The time is the caller's own: it learns nothing but that it is over. Else it learns how far the update is."""
+
+    @classmethod
+    def of(cls, service: History, context: CallContext) -> Patience:
+        """The caller's time when it is shorter than a long poll. In a function, the time may be the function's."""
+        latest_ns = context.deadline_ns
+        if context.can_hold and latest_ns is not None and latest_ns < service.wall.now_ns() + LONG_POLL_S * SECOND_NS:
+            return cls(latest_ns, refuses=True)
+        return cls(deadline(service, context), refuses=False)
+
+
 async def wait(
-    service: History, key: ExecutionKey, ticket: update.Ticket, stage: int, deadline_ns: int
+    service: History, key: ExecutionKey, ticket: update.Ticket, stage: int, patience: Patience
 ) -> tuple[update.Progress, update_pb.Outcome | None]:
-    """Until the update has reached `stage` or the time is over: how far it is, and its outcome if it has one."""
+    """Until the update has reached `stage`, or for as long as is waited: how far it is, its outcome if it has one."""
     with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
         while True:
             entry = await service.engine.read(key, audience)
@@ -110,7 +129,9 @@ async def wait(
                 return reached, reached.outcome
             if reached.stage >= stage or service.closing:
                 return reached, None
-            if not await audience.wait(deadline_ns):
+            if not await audience.wait(patience.until_ns):
+                if patience.refuses:
+                    raise deadline_exceeded()
                 return reached, None
 
 
@@ -124,10 +145,10 @@ async def poll_workflow_execution_update(
     )
     entry = await service.engine.read(key)
     ticket = update.find(entry.state, ref.update_id)
-    deadline_ns = deadline(service, context)
+    patience = Patience.of(service, context)
     if context.deadline_ns is not None and context.deadline_ns <= service.wall.now_ns():
         raise deadline_exceeded()
-    reached, outcome = await wait(service, key, ticket, request.wait_policy.lifecycle_stage, deadline_ns)
+    reached, outcome = await wait(service, key, ticket, request.wait_policy.lifecycle_stage, patience)
     reply = service_pb.PollWorkflowExecutionUpdateResponse(stage=reached.stage)  # type: ignore[arg-type]
     reply.update_ref.CopyFrom(ref)
     reply.update_ref.workflow_execution.run_id = key.run_id

@@ -120,7 +120,9 @@ async def respond_workflow_task_completed(
         run.check_search_attributes = checker
         run.nexus_endpoints = endpoints
         outcome = completion.respond_completed(run, token, request)
-        run.answers = [(query_id, result.SerializeToString()) for query_id, result in request.query_results.items()]
+        run.answers = [
+            (query_id, queries.stored(result, run.limits)) for query_id, result in request.query_results.items()
+        ]
         outcome.eager_activities = [
             scheduled_event_id
             for scheduled_event_id in outcome.eager_activities

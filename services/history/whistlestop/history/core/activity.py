@@ -410,7 +410,7 @@ def try_again(run: Run, activity: Activity, failure: failure_pb.Failure | None) 
     if retryable and run.rules:
         workflow_rules.apply(run, activity)
     if activity.paused and retryable:
-        _set_last_failure(activity, failure)
+        _set_last_failure(run, activity, failure)
         _clear_started(activity)
         activity.attempt += 1
         activity.stamp += 1
@@ -443,7 +443,7 @@ def wait_for_attempt(
     """No worker has the activity until attempt number `attempt` is offered at `due_ns`."""
     run.drop_task(activity.row)
     activity.last_worker_identity = activity.started_identity
-    _set_last_failure(activity, failure)
+    _set_last_failure(run, activity, failure)
     _clear_started(activity)
     if activity.reset_heartbeat:
         activity.ClearField("heartbeat_details")
@@ -459,11 +459,11 @@ def wait_for_attempt(
     run.arm(next_deadline(activity))
 
 
-def _set_last_failure(activity: Activity, failure: failure_pb.Failure | None) -> None:
+def _set_last_failure(run: Run, activity: Activity, failure: failure_pb.Failure | None) -> None:
     if failure is None:
         activity.ClearField("last_failure")
     else:
-        activity.last_failure.CopyFrom(sizes.kept_failure(failure))
+        activity.last_failure.CopyFrom(sizes.kept_failure(failure, run.limits))
 
 
 def _clear_started(activity: Activity) -> None:

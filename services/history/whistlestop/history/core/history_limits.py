@@ -20,18 +20,41 @@ MUTABLE_STATE_SIZE = "Workflow mutable state size exceeds limit."
 
 def enforce(run: Run, state_size: int) -> str:
     """Terminate the run if it is over a limit; returns the reason, or nothing. `state_size` in bytes, as stored."""
-    limits = run.limits
     if not run.is_open:
         return ""
-    if run.state.history_size_bytes > limits.history_size_error:
-        reason = HISTORY_SIZE
-    elif run.state.next_event_id - 1 > limits.history_count_error:
-        reason = HISTORY_COUNT
-    elif state_size > limits.mutable_state_size_error:
-        reason = MUTABLE_STATE_SIZE
-    else:
+    limits = run.limits
+    size, count = run.state.history_size_bytes, run.state.next_event_id - 1
+    if (
+        size <= limits.history_size_warn
+        and count <= limits.history_count_warn
+        and state_size <= limits.mutable_state_size_warn
+    ):
+        return ""
+    reason = (
+        _judge(run, "bytes of history", size, limits.history_size_warn, limits.history_size_error, HISTORY_SIZE)
+        or _judge(run, "events", count, limits.history_count_warn, limits.history_count_error, HISTORY_COUNT)
+        or _judge(
+            run,
+            "bytes of mutable state",
+            state_size,
+            limits.mutable_state_size_warn,
+            limits.mutable_state_size_error,
+            MUTABLE_STATE_SIZE,
+        )
+    )
+    if not reason:
         return ""
     run.restart()
+    run.warn(f"terminated: {reason}")
     if run.is_open:
         close.terminate(run, reason=reason, identity=close.HISTORY_SERVICE)
     return reason
+
+
+def _judge(run: Run, what: str, number: int, warn: int, error: int, exceeded: str) -> str:
+    """Why the run has to end, if it has; the operator is told of what comes near that."""
+    if number > error:
+        return exceeded
+    if number > warn:
+        run.warn(f"{number} {what} are over the warning limit of {warn}")
+    return ""

@@ -25,7 +25,10 @@ class Limits:
     history_count_warn: int = 10 * KIB
     history_count_error: int = 50 * KIB
     history_count_suggest_continue_as_new: int = 4 * KIB
+    mutable_state_size_warn: int = 1 * MIB
     mutable_state_size_error: int = 8 * MIB
+    activity_failure_size_error: int = 4 * KIB
+    """How much of the last attempt's failure a pending activity keeps."""
     pending_activities: int = 2000
     pending_children: int = 2000
     pending_signals: int = 2000

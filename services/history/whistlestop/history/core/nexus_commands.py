@@ -9,7 +9,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 
 from whistlestop.common.errors import ServiceError
-from whistlestop.history.core import nexus_operations, system_nexus
+from whistlestop.history.core import nexus_operations, sizes, system_nexus
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
 from whistlestop.history.core.nexus_deadlines import next_deadline
 from whistlestop.history.core.times import duration_ns
@@ -101,8 +101,7 @@ def _check_sizes(run: Run, attributes: command_pb.ScheduleNexusOperationCommandA
         if fault:
             name = "".join(part.capitalize() for part in field.split("_"))
             raise BadCommand(_BAD_SCHEDULE, f"{_NAME}.{name} is invalid: {fault}")
-    if attributes.input.ByteSize() > limits.blob_size_error:
-        raise BadCommand(_BAD_SCHEDULE, f"{_NAME}.Input exceeds size limit", terminate=True)
+    sizes.check_blob(run, _BAD_SCHEDULE, attributes.input.ByteSize(), f"{_NAME}.Input exceeds size limit")
 
 
 def _duration_fault(duration: Duration) -> str:

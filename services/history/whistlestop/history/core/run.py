@@ -204,6 +204,8 @@ class Run:
         """Queries that the worker answered, and what it said (serialised)."""
         self.next_run: Run | None = None
         """The run that this one's end starts in the same commit."""
+        self.warnings: list[str] = []
+        """What the operator should know once it is committed."""
         self.activity_ids: set[str] | None = None
         """Ids of the pending activities, once a command has asked for them."""
         self._wired: dict[int, int] = {}
@@ -211,6 +213,10 @@ class Run:
     def tell_time(self) -> None:
         """Read the run's own clock again: time may have been skipped."""
         self.now_ns = self.wall_ns + skipped_ns(self.state)
+
+    def warn(self, text: str) -> None:
+        """Something is near its limit."""
+        self.warnings.append(text)
 
     # ---- reading ----------------------------------------------------------------------------------------------
 

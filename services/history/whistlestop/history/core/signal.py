@@ -92,8 +92,11 @@ def is_known(run: Run, request_id: str) -> bool:
 def check(run: Run, input: common_pb.Payloads | None) -> None:  # noqa: A002 - the field's own name
     """Limits on signals. Raises INVALID_ARGUMENT, or RESOURCE_EXHAUSTED while the workflow tries to close."""
     limits, state = run.limits, run.state
-    if input is not None and input.ByteSize() > limits.blob_size_error:
+    size = 0 if input is None else input.ByteSize()
+    if size > limits.blob_size_error:
         raise invalid_argument("Blob data size exceeds limit.")
+    if size > limits.blob_size_warn:
+        run.warn(f"a signal of {size} bytes is over the warning limit")
     if 0 < limits.signals_per_execution <= state.signal_count:
         raise invalid_argument("exceeded workflow execution limit for signal events")
     if state.workflow_close_attempted and run.has_started_workflow_task:

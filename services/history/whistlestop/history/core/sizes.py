@@ -6,32 +6,41 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
-from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
+from whistlestop.common.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
 from whistlestop.history.core.apply import merge_payloads
 from whistlestop.history.core.completion import BadCommand, Cause
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from temporalio.api.failure.v1 import message_pb2 as failure_pb
+
+    from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.run import Run
 
-FAILURE_EXCEEDS_LIMIT = "Failure exceeds size limit."
-PENDING_FAILURE_BYTES = 4 * 1024
-"""How much of the last attempt's failure a pending activity keeps."""
-_MAX_CAUSES = 20
 
 
 def check_blob(run: Run, cause: Cause, size: int, message: str) -> None:
-    """The payloads of one command."""
+    """The payloads of one command; `message` says what is too large."""
     if size > run.limits.blob_size_error:
         raise BadCommand(cause, message, terminate=True)
+    if size > run.limits.blob_size_warn:
+        _warn(run, message, size)
 
 
 def check_memo(run: Run, cause: Cause, memo: common_pb.Memo, message: str) -> None:
     """A memo as a whole."""
-    if memo.ByteSize() > run.limits.memo_size_error:
+    size = memo.ByteSize()
+    if size > run.limits.memo_size_error:
         raise BadCommand(cause, message, terminate=True)
+    if size > run.limits.memo_size_warn:
+        _warn(run, message, size)
+
+
+def _warn(run: Run, message: str, size: int) -> None:
+    what = message.removesuffix(".").removesuffix(" exceeds size limit")
+    run.warn(f"{what}: {size} bytes are over the warning limit")
 
 
 def check_search_attributes(run: Run, cause: Cause, attributes: common_pb.SearchAttributes) -> None:
@@ -133,48 +142,9 @@ def check_pending_cancels(run: Run) -> None:
 # ---- failures that are too long --------------------------------------------------------------------------------------
 
 
-def server_failure(message: str, *, non_retryable: bool, cause: failure_pb.Failure | None = None) -> failure_pb.Failure:
-    """A failure that the server makes."""
-    failure = failure_pb.Failure(message=message)
-    failure.server_failure_info.non_retryable = non_retryable
-    if cause is not None:
-        failure.cause.CopyFrom(cause)
-    return failure
-
-
-def kept_failure(failure: failure_pb.Failure) -> failure_pb.Failure:
+def kept_failure(failure: failure_pb.Failure, limits: Limits) -> failure_pb.Failure:
     """What a pending activity keeps of an attempt's failure."""
-    if failure.ByteSize() <= PENDING_FAILURE_BYTES:
+    if failure.ByteSize() <= limits.activity_failure_size_error:
         return failure
-    cut = truncate(failure, PENDING_FAILURE_BYTES)
+    cut = truncate(failure, limits.activity_failure_size_error)
     return server_failure(FAILURE_EXCEEDS_LIMIT, non_retryable=False, cause=cut)
-
-
-def truncate(failure: failure_pb.Failure, max_size: int, depth: int = _MAX_CAUSES) -> failure_pb.Failure:
-    """The failure without payloads in about `max_size` bytes: type, source, message, trace, causes, in that order."""
-    left = max_size
-
-    def cut(text: str) -> str:
-        nonlocal left
-        data = text.encode()
-        if len(data) > left:
-            text = data[: max(left, 0)].decode(errors="ignore")
-            data = text.encode()
-        left -= len(data) + (4 if data else 0)
-        return text
-
-    result = failure_pb.Failure()
-    kind = failure.WhichOneof("failure_info")
-    if kind == "application_failure_info":
-        result.application_failure_info.non_retryable = failure.application_failure_info.non_retryable
-        result.application_failure_info.type = cut(failure.application_failure_info.type)
-        left -= 8
-    elif kind == "server_failure_info":
-        result.server_failure_info.non_retryable = failure.server_failure_info.non_retryable
-        left -= 4
-    result.source = cut(failure.source)
-    result.message = cut(failure.message)
-    result.stack_trace = cut(failure.stack_trace)
-    if failure.HasField("cause") and left > 4 and depth > 0:
-        result.cause.CopyFrom(truncate(failure.cause, left - 4, depth - 1))
-    return result

@@ -65,6 +65,7 @@ def _limit_buffer(run: Run) -> None:
     events = [*run.state.buffered_events, *run.mem_buffer]
     if len(events) > limits.buffered_events or sum(event.ByteSize() for event in events) > limits.buffered_bytes:
         workflow_task.fail(run, fc.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, "history-service")
+        run.flush_buffer()
         workflow_task.schedule(run)
 
 

@@ -26,7 +26,7 @@ from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
-from whistlestop.history.core import callbacks, options, workflow_task
+from whistlestop.history.core import callbacks, options, sizes, workflow_task
 from whistlestop.history.core.callbacks import CLOSED_BEFORE_COMPLETED
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
 from whistlestop.history.core.state_pb2 import RefusedUpdate, Update
@@ -225,6 +225,7 @@ def handle_message(completion: Completion, message: protocol_pb.Message) -> None
     if not message.HasField("body"):
         raise invalid_argument("nil message body")
     name = body.TypeName()
+    sizes.check_blob(run, BAD_MESSAGE, body.ByteSize(), f"Message type {name} exceeds size limit.")
     if not name.startswith("temporal.api.update.v1."):
         raise BadCommand(BAD_MESSAGE, f"unsupported protocol type {name.rpartition('.')[0] or 'unknown'}")
     kinds: dict[str, type[update_pb.Acceptance | update_pb.Rejection | update_pb.Response]] = {

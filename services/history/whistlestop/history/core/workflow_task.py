@@ -183,7 +183,8 @@ def _history_size_info(run: Run) -> list[int]:
         reasons.append(int(wf_enums.SUGGEST_CONTINUE_AS_NEW_REASON_HISTORY_SIZE_TOO_LARGE))
     if state.next_event_id >= limits.history_count_suggest_continue_as_new:
         reasons.append(int(wf_enums.SUGGEST_CONTINUE_AS_NEW_REASON_TOO_MANY_HISTORY_EVENTS))
-    if len(state.updates) * 100 >= limits.total_updates * limits.total_updates_suggest_continue_as_new_percent:
+    enough_updates = limits.total_updates * limits.total_updates_suggest_continue_as_new_percent
+    if 0 < enough_updates <= len(state.updates) * 100:
         reasons.append(int(wf_enums.SUGGEST_CONTINUE_AS_NEW_REASON_TOO_MANY_UPDATES))
     return reasons
 
