@@ -195,6 +195,7 @@ def listen(folder: Path, way: str) -> None:
         for function in FUNCTIONS:
             importlib.import_module(f"whistlestop.{function}.lambda_function")
         # What a first call imports.
+        importlib.import_module("whistlestop.common.aws")
         importlib.import_module("whistlestop.storage.sqlite.store")
         importlib.import_module("whistlestop.storage.postgres.store")
     listeners = {function: socket.socket(socket.AF_UNIX) for function in FUNCTIONS}
