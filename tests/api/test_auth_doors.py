@@ -135,8 +135,12 @@ async def test_nexus_asks(http: httpx.AsyncClient) -> None:
         ("/nexus/callback", "writer", 403),
         ("/nexus/callback", "operator", 400),
         ("/namespaces/unknown/task-queues/x/nexus-services/letters/send", "writer", 403),
+        # That there is no such endpoint is told to those who may see all of them.
+        ("/nexus/endpoints/unknown/services/letters/send", "stranger", 403),
+        ("/nexus/endpoints/unknown/services/letters/send", "writer", 403),
+        ("/nexus/endpoints/unknown/services/letters/send", "operator", 404),
     ):
-        answer = await http.post(path, headers=bearer(SECRETS[caller]))
+        answer = await http.post(path, headers=bearer(SECRETS.get(caller, "nobody")))
         assert (path, caller, answer.status_code) == (path, caller, status)
         if status == 403:
             assert answer.json()["message"] == "permission denied"

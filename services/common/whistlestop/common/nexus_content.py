@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from email.message import Message
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,10 @@ _LINK = re.compile(r"<([^>]*)>\s*;(.*)")
 _LINK_TYPE = re.compile(r"[A-Za-z0-9_./]+")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000}
+_LONGEST_MS = 2**63 / 1_000_000
 _UNKNOWN = "unknown/nexus-content"
+_DEEPEST = 50
+"""Messages within each other can't be read when there are a hundred, and failures stand within others."""
 
 
 # ---- payloads --------------------------------------------------------------------------------------------------------
@@ -87,6 +91,11 @@ def _media_type(text: str) -> tuple[str, dict[str, str]]:
     return message.get_content_type(), {name.lower(): value for name, value in parameters[1:]}
 
 
+def headers_of(ours: Mapping[str, str], callers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a request: one a name, and who had it made has the last word, as with Temporal."""
+    return {name.lower(): value for headers in (ours, callers) for name, value in headers.items()}
+
+
 # ---- failures --------------------------------------------------------------------------------------------------------
 
 
@@ -140,15 +149,26 @@ def nexus_failure_json(failure: nexus_pb.Failure) -> dict[str, Any]:
     return shown
 
 
-def nexus_failure(shown: dict[str, Any]) -> nexus_pb.Failure:
-    """The Nexus failure that JSON shows. Raises TypeError, AttributeError when it shows something else."""
+def read_failure(text: bytes) -> nexus_pb.Failure:
+    """The Nexus failure in a body of JSON. Raises ValueError, TypeError, AttributeError for something else."""
+    try:
+        shown = json.loads(text)
+    except RecursionError:
+        raise ValueError("too deep") from None
+    return nexus_failure(shown)
+
+
+def nexus_failure(shown: dict[str, Any], depth: int = 1) -> nexus_pb.Failure:
+    """The Nexus failure that JSON shows. Raises ValueError, TypeError, AttributeError when it shows something else."""
+    if depth > _DEEPEST:
+        raise ValueError(f"more than {_DEEPEST} causes")
     failure = nexus_pb.Failure(message=str(shown.get("message", "")), stack_trace=str(shown.get("stackTrace", "")))
     for name, value in (shown.get("metadata") or {}).items():
         failure.metadata[name] = str(value)
     if shown.get("details") is not None:
         failure.details = json.dumps(shown["details"]).encode()
     if shown.get("cause"):
-        failure.cause.CopyFrom(nexus_failure(shown["cause"]))
+        failure.cause.CopyFrom(nexus_failure(shown["cause"], depth + 1))
     return failure
 
 
@@ -156,9 +176,10 @@ def nexus_failure(shown: dict[str, Any]) -> nexus_pb.Failure:
 
 
 def duration_ms(text: str) -> int | None:
-    """A span as headers give it: a number and `ms`, `s` or `m`; None when it is something else."""
+    """A span as headers give it: a number and `ms`, `s` or `m`; None when it is something else, or without end."""
     match = _DURATION.fullmatch(text)
-    return int(float(match[1]) * _UNIT_MS[match[2]]) if match is not None else None
+    span_ms = float(match[1]) * _UNIT_MS[match[2]] if match is not None else math.inf
+    return int(span_ms) if span_ms < _LONGEST_MS else None
 
 
 # ---- links -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 
 from google.protobuf.message import DecodeError
@@ -26,6 +25,6 @@ def parse_token(text: str) -> OperationToken | None:
         if found.get("v") != _TOKEN_VERSION:
             return None
         token = OperationToken.FromString(base64.urlsafe_b64decode(found["d"]))
-    except (ValueError, KeyError, AttributeError, TypeError, binascii.Error, DecodeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, DecodeError):
         return None
     return token if token.workflow_id and token.request_id else None

@@ -9,6 +9,7 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
 from whistlestop.history import nexus_callbacks, nexus_http, outside, system_operations
 from whistlestop.history.core import callbacks, nexus_failures, nexus_operations, system_nexus
+from whistlestop.history.core.time_skipping_apply import skipped_ns
 from whistlestop.history.core.times import MILLISECOND_NS, timestamp_ns
 from whistlestop.storage.records import ExecutionKey
 
@@ -214,7 +215,8 @@ async def _settle(service: History, task: TransferTask, data: TransferData, refu
         else:
             due_ns = callbacks.put_off(run, data.callback_index, refusal.message)
             await service.engine.commit(run)
-            raise PutOff(due_ns)
+            # By everybody's clock: the run's own may be ahead.
+            raise PutOff(due_ns - skipped_ns(run.state))
         await service.engine.commit(run, done=task)
 
 

@@ -60,15 +60,15 @@ async def complete(url: str, headers: Mapping[str, str], completion: Completion)
     else:
         content, body = nexus_content.content_of(completion.result)
         state = "succeeded"
-    sent = {
+    ours = {
         **content,
         "Nexus-Operation-State": state,
         "Nexus-Operation-Start-Time": formatdate(completion.started_ns // SECOND_NS, usegmt=True),
         "Nexus-Operation-Close-Time": _timestamp(completion.closed_ns),
         "Nexus-Link": nexus_links.header_value(nexus_links.to_nexus(completion.link.workflow_event)),
         "User-Agent": "temporalio/server",
-        **headers,
     }
+    sent = nexus_content.headers_of(ours, headers)
     try:
         answer = await post(url, sent, body, TIMEOUT_S)
     except OSError as error:
@@ -129,6 +129,6 @@ def refusal_of(answer: Answer) -> failure_pb.Failure:
 def failure_of(body: bytes) -> nexus_pb.Failure:
     """The failure of a body. Raises nothing: what can't be read is its message."""
     try:
-        return nexus_content.nexus_failure(json.loads(body))
+        return nexus_content.read_failure(body)
     except (ValueError, TypeError, AttributeError):
         return nexus_pb.Failure(message=body[:1000].decode(errors="replace"))

@@ -6,6 +6,8 @@ import json
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
+from google.protobuf.message import DecodeError
+
 from whistlestop.common import nexus_content
 from whistlestop.common.outbound import post
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
@@ -48,16 +50,16 @@ async def request(service: History, run: Run, operation: NexusOperation, url: st
         service.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
     )
     path = f"{url.rstrip('/')}/{quote(operation.service, safe='')}/{quote(operation.operation, safe='')}"
-    headers = dict(scheduled.nexus_operation_scheduled_event_attributes.nexus_header)
-    headers |= {"Request-Timeout": f"{left_ns // MILLISECOND_NS}ms", "User-Agent": "temporalio/server"}
+    callers = scheduled.nexus_operation_scheduled_event_attributes.nexus_header
+    ours = {"Request-Timeout": f"{left_ns // MILLISECOND_NS}ms", "User-Agent": "temporalio/server"}
     body = b""
     if cancel:
         path += "/cancel"
-        headers["Nexus-Operation-Token"] = operation.operation_token
+        ours["Nexus-Operation-Token"] = operation.operation_token
     else:
-        path, body = _fill_start(run, operation, scheduled, path, headers)
+        path, body = _fill_start(run, operation, scheduled, path, ours)
     try:
-        answer = await post(path, headers, body, left_ns / SECOND_NS)
+        answer = await post(path, nexus_content.headers_of(ours, callers), body, left_ns / SECOND_NS)
     except OSError as error:
         failure = nexus_operations.call_error(f"{type(error).__name__}: {error}", retryable=True)
         return lambda run, operation: _try_again(run, operation, failure, cancel=cancel)
@@ -77,7 +79,7 @@ def _fill_start(
         "Temporal-Nexus-Failure-Support": "true",
     }
     timeout_ns = nexus_operations.operation_timeout(operation, run.now_ns)
-    if timeout_ns and "operation-timeout" not in headers:
+    if timeout_ns:
         headers["Operation-Timeout"] = f"{timeout_ns // MILLISECOND_NS}ms"
     template = run.limits.nexus_callback_url
     if not template:
@@ -113,8 +115,7 @@ def _record(run: Run, operation: NexusOperation, answer: Answer, *, cancel: bool
     if cancel and answer.status == 202:
         nexus_operations.cancel_delivered(run, operation)
     elif not cancel and answer.status == 200:
-        result = nexus_content.payload_of(answer.headers, answer.body)
-        nexus_operations.complete(run, operation, result, nexus_http.links_of(answer.headers))
+        _complete(run, operation, answer)
     elif not cancel and answer.status == 201 and (token := _token(answer)):
         nexus_operations.start(run, operation, token, nexus_http.links_of(answer.headers))
     elif not cancel and answer.status == _UNSUCCESSFUL:
@@ -125,9 +126,19 @@ def _record(run: Run, operation: NexusOperation, answer: Answer, *, cancel: bool
         nexus_operations.refused(run, operation, nexus_http.refusal_of(answer), cancel=cancel)
 
 
+def _complete(run: Run, operation: NexusOperation, answer: Answer) -> None:
+    try:
+        result = nexus_content.payload_of(answer.headers, answer.body)
+    except DecodeError:
+        failure = nexus_operations.call_error("the result is not what its content type says", retryable=True)
+        nexus_operations.try_again(run, operation, failure, cancel=False)
+        return
+    nexus_operations.complete(run, operation, result, nexus_http.links_of(answer.headers))
+
+
 def _token(answer: Answer) -> str:
     try:
         info = json.loads(answer.body)
         return str(info.get("token") or info.get("id") or "")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from whistlestop.common import addresses
 from whistlestop.common.errors import invalid_argument, unimplemented
+from whistlestop.frontend.api import checks
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,13 +35,14 @@ def check_callbacks(callbacks: Collection[Callback], rules: Rules) -> None:
 
 
 def _check_nexus(callback: Callback.Nexus, rules: Rules) -> None:
-    if len(callback.url) > rules.config.callback_url_max_length:
+    if checks.length(callback.url) > rules.config.callback_url_max_length:
         raise invalid_argument(
             f"invalid url: url length longer than max length allowed of {rules.config.callback_url_max_length}"
         )
     _check_url(callback.url, rules)
     headers = {name.lower(): value for name, value in callback.header.items()}
-    if sum(len(name) + len(value) for name, value in headers.items()) > rules.config.callback_header_max_size:
+    size = sum(checks.length(name) + checks.length(value) for name, value in headers.items())
+    if size > rules.config.callback_header_max_size:
         raise invalid_argument(
             f"invalid header: header size longer than max allowed size of {rules.config.callback_header_max_size}"
         )
@@ -57,10 +59,10 @@ def _check_url(url: str, rules: Rules) -> None:
         raise invalid_argument(f"invalid callback url: {error}") from None
     if parts.scheme not in ("http", "https"):
         raise invalid_argument(f"invalid url: unknown scheme: {url}")
-    if not parts.netloc:
+    if not addresses.host_of(parts):
         raise invalid_argument("invalid url: missing host")
     for pattern, allow_insecure in rules.config.callback_allowed_addresses:
-        if fnmatch.fnmatchcase(parts.netloc, pattern):
+        if addresses.matches(parts, pattern):
             if parts.scheme == "http" and not allow_insecure:
                 raise invalid_argument(f"invalid url: callback address does not allow insecure connections: {url}")
             return

@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from whistlestop.common.doors.settings import CallerSettings, FrontendSettings
 
 BEHIND_A_SIGNATURE = "x-whistlestop-authorization"
 """Where the credential stands when AWS's signature takes the usual header."""
-CREDENTIALS = frozenset({"authorization", BEHIND_A_SIGNATURE})
+_CREDENTIALS = frozenset({"authorization", BEHIND_A_SIGNATURE})
+_SIGNATURES = ("aws4-hmac-sha256", "aws4-ecdsa-p256-sha256")
+"""By which AWS knows callers before a function runs, in the usual header."""
+_OF_SIGNATURES = frozenset({"authorization", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"})
 _LEAST_SECRET = 32
 _SCHEMES = ("https://", "http://", "file://")
 
@@ -67,6 +72,14 @@ class AuthConfig:
         if self.jwt is not None:
             ways.append(f"a JWT by {self.jwt.jwks_url or 'the key given'}")
         return " or ".join(ways)
+
+
+def without_credentials(headers: Mapping[str, str], *, asked: bool) -> dict[str, str]:
+    """What others may see of a caller's headers: not what it is known by, here (where it is `asked`) or to AWS."""
+    dropped = _CREDENTIALS if asked else frozenset()
+    if headers.get("authorization", "").lower().startswith(_SIGNATURES):
+        dropped |= _OF_SIGNATURES
+    return {name: value for name, value in headers.items() if name not in dropped}
 
 
 def of_settings(settings: CallerSettings) -> AuthConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
     Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
     App: TypeAlias = Callable[[Mapping[str, Any], Receive, Send], Awaitable[None]]
+
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BREAKS = re.compile(r"[\r\n\0]")
 
 
 async def read_body(receive: Receive, most: int) -> bytes | None:
@@ -53,8 +58,12 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def send_answer(send: Send, answer: HttpAnswer) -> None:
-    """The answer with its length."""
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
+    """The answer with its length. Workers name some of its headers: one that HTTP can't carry is left out."""
+    headers = [
+        (name.encode("latin-1"), value.encode("latin-1", "replace"))
+        for name, value in answer.headers.items()
+        if _NAME.fullmatch(name) and not _BREAKS.search(value)
+    ]
     headers.append((b"content-length", str(len(answer.body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from whistlestop.common.context import CallContext
-from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.common.proto.nexus_pb2 import CompleteNexusOperationRequest
-from whistlestop.frontend.auth.config import CREDENTIALS
+from whistlestop.frontend.auth.config import without_credentials
 from whistlestop.frontend.doors import nexus_answers, nexus_requests
 from whistlestop.frontend.doors.answer import HttpAnswer
 from whistlestop.frontend.registry import Access
@@ -40,7 +40,7 @@ async def serve(
     support = request.headers.get(nexus_answers.FAILURE_SUPPORT_HEADER) == "true"
     callback = _CALLBACK.fullmatch(request.path)
     services = _SERVICES.fullmatch(request.path)
-    context = CallContext(deadline_ns=latest_ns, headers=request.headers, can_hold=can_hold)
+    context = CallContext(deadline_ns=latest_ns, can_hold=can_hold)
     try:
         if callback is not None:
             namespace = unquote(callback["namespace"] or "")
@@ -48,7 +48,7 @@ async def serve(
         if services is not None:
             parts = {name: unquote(part) for name, part in services.groupdict("").items()}
             if services["endpoint"]:
-                target = await nexus_requests.of_endpoint(frontend, parts["endpoint"])
+                target = await _of_endpoint(frontend, request, parts["endpoint"])
                 request = await _admitted(frontend, request, target.namespace.name)
             else:
                 request = await _admitted(frontend, request, parts["namespace"])
@@ -59,18 +59,30 @@ async def serve(
     return None
 
 
-async def _admitted(frontend: Frontend, request: HttpRequest, namespace: str) -> HttpRequest:
-    """The request without its credential, which is for nobody further on. Raises Refusal unless the caller may write.
+async def _of_endpoint(frontend: Frontend, request: HttpRequest, endpoint_id: str) -> nexus_requests.Target:
+    """Where an endpoint leads. That it leads nowhere is told to whoever may see all endpoints. Raises Refusal."""
+    if not await frontend.knows(request.headers):
+        raise nexus_answers.of_service_error(permission_denied())
+    try:
+        return await nexus_requests.of_endpoint(frontend, endpoint_id)
+    except nexus_answers.Refusal:
+        await _admitted(frontend, request, "", Access.READ)
+        raise
+
+
+async def _admitted(
+    frontend: Frontend, request: HttpRequest, namespace: str, access: Access = Access.WRITE
+) -> HttpRequest:
+    """The request without its credential, which is for nobody further on. Raises Refusal unless the caller may.
 
     An address that names no namespace takes a role in all of them.
     """
-    if frontend.config.auth is None:
-        return request
+    asked = frontend.config.auth is not None
     try:
-        await frontend.admit(Access.WRITE, namespace, request.headers)
+        await frontend.admit(access, namespace, request.headers)
     except ServiceError as error:
         raise nexus_answers.of_service_error(error) from None
-    return replace(request, headers={k: v for k, v in request.headers.items() if k not in CREDENTIALS})
+    return replace(request, headers=without_credentials(request.headers, asked=asked))
 
 
 async def _complete(frontend: Frontend, request: HttpRequest, namespace: str, context: CallContext) -> HttpAnswer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -81,7 +80,7 @@ def _failure(state: str, headers: Mapping[str, str], body: bytes) -> failure_pb.
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise invalid_argument(f'invalid request content type: "{content_type}"')
     try:
-        source = nexus_content.nexus_failure(json.loads(body))
+        source = nexus_content.read_failure(body)
     except (ValueError, TypeError, AttributeError):
         raise invalid_argument("failed to decode Failure from request body") from None
     return nexus_http.operation_failure(source, canceled=state == nexus_failures.CANCELED)
@@ -119,7 +118,7 @@ def _started_ns(text: str) -> int:
         return 0
     try:
         return int(parsedate_to_datetime(text).timestamp()) * SECOND_NS
-    except ValueError:
+    except (ValueError, OverflowError):
         raise invalid_argument("failed to parse operation start time header") from None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import fnmatch
 import hashlib
 import hmac
 import json
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
+from whistlestop.common import addresses
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.outbound import post
 from whistlestop.matching.push.provider import ProviderError
@@ -115,7 +115,7 @@ class Webhook:
         if parts.scheme not in ("http", "https") or not host or parts.username is not None:
             raise ProviderError(f"invalid webhook url, expected https://host/path without user or password: {url}")
         for pattern, insecure in self._allowed:
-            if fnmatch.fnmatchcase(parts.netloc, pattern) and (insecure or parts.scheme == "https"):
+            if addresses.matches(parts, pattern) and (insecure or parts.scheme == "https"):
                 return
         raise ProviderError(f"webhook url does not match any allowed address: {url}")
 

@@ -1,0 +1,86 @@
+"""Nexus with somebody outside: what goes along, what comes back, and when it is tried again."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from tests.core.test_nexus import SCHEDULED, called
+from tests.history.test_executions import bench as bench  # noqa: PLC0414 - a fixture
+from whistlestop.common import nexus_content
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.outbound import Answer
+from whistlestop.history import nexus_http, outside
+from whistlestop.storage.records import SLOTS
+
+if TYPE_CHECKING:
+    from tests.history.test_executions import Bench
+
+
+class Elsewhere:
+    """What was sent, instead of sending it."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = list(answers)
+        self.headers: list[dict[str, str]] = []
+
+    async def post(self, url: str, headers: dict[str, str], body: bytes, timeout_s: float) -> Answer:
+        self.headers.append(headers)
+        if not self.answers:
+            raise OSError("nobody there")
+        return self.answers.pop(0)
+
+
+async def owe_callback(bench: Bench, headers: dict[str, str], **fields: Any) -> None:
+    """A run that is over, and whose callback was tried once."""
+    callback = {"nexus": {"url": "http://elsewhere.example/x", "header": headers}}
+    await bench.start(completion_callbacks=[callback], **fields)
+    await bench.call("TerminateWorkflowExecution", workflow_execution={"workflow_id": "wf"})
+    await bench.history.transfers.drain()
+
+
+async def test_a_callback_of_a_run_that_is_ahead_is_tried_again_by_everybodys_clock(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nexus_http, "post", Elsewhere().post)
+    skipping = {"enabled": True, "max_session_skip_count": 9}
+    await owe_callback(bench, {}, workflow_start_delay=Duration(seconds=86400), time_skipping_config=skipping)
+    (row,) = await bench.store.due_transfers(0, SLOTS, bench.clock.now_ns() + 60 * SECOND_NS, 10)
+    assert (row.kind, row.attempt) == ("nexus_callback", 1)
+
+
+async def test_a_header_goes_out_once_and_the_callers_word_is_the_last(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = Elsewhere(Answer(200, {}, b""))
+    monkeypatch.setattr(nexus_http, "post", elsewhere.post)
+    await owe_callback(bench, {"content-type": "text/plain", "k": "v"})
+    (sent,) = elsewhere.headers
+    assert (sent["content-type"], sent["k"], sent["nexus-operation-state"]) == ("text/plain", "v", "failed")
+    assert all(name == name.lower() for name in sent)
+
+
+def nested(depth: int) -> bytes:
+    return b'{"cause":' * (depth - 1) + b'{"message":"x"}' + b"}" * (depth - 1)
+
+
+@pytest.mark.parametrize("depth", [51, 200, 100_000])
+def test_failures_within_failures_have_an_end(depth: int) -> None:
+    """What could not be stored, or not be read again, is no failure."""
+    assert nexus_content.read_failure(nested(50)).cause.cause.HasField("cause")
+    with pytest.raises(ValueError, match=r"too deep|causes"):
+        nexus_content.read_failure(nested(depth))
+    assert nexus_http.failure_of(nested(depth)).message.startswith('{"cause":')
+
+
+def test_a_result_that_is_not_what_it_says_is_asked_for_again() -> None:
+    world = called()
+    run = world.load()
+    operation = run.state.nexus_operations[SCHEDULED]
+    answer = Answer(200, {"content-type": "application/x-temporal-payload"}, b"\xff")
+    outside._record(run, operation, answer, cancel=False)
+    assert operation.start.retry_due_ns > run.now_ns
+    assert "content type" in json.dumps(operation.start.last_failure.message)
