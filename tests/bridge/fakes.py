@@ -14,12 +14,12 @@ from whistlestop.bridge.pollers import ACTIVITY, LOOK_PATH, WORKFLOW
 from whistlestop.bridge.service import Bridge
 from whistlestop.bridge.wake import WokenWake
 from whistlestop.common.clock import SECOND_NS, FakeClock
+from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import worker_pb2 as worker_pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from whistlestop.common.errors import ServiceError
 
 SERVICE = "/temporal.api.workflowservice.v1.WorkflowService/"
 
@@ -33,6 +33,11 @@ class FakeTarget:
         self.tasks: Counter[tuple[str, str]] = Counter()
         self.calls: list[tuple[float, str]] = []
         self.error: ServiceError | None = None
+        self.poll_error: ServiceError | None = None
+        self.refused: set[str] = set()
+        """What nobody is known by."""
+        self.garbled = 0
+        """So many looks are answered by what is no message."""
         self.changed = asyncio.Event()
         self.lag_s = 0.01
         self.answers: dict[str, bytes] = {}
@@ -55,8 +60,15 @@ class FakeTarget:
         await self.clock.sleep(self.lag_s)
         if self.error is not None:
             raise self.error
+        if headers.get("authorization") in self.refused:
+            raise ServiceError(Code.PERMISSION_DENIED, "Request unauthorized.")
+        if path == LOOK_PATH and self.garbled:
+            self.garbled -= 1
+            return b"\xff"
         if path == LOOK_PATH:
             return await self._look(body, timeout_s or 0)
+        if path in (WORKFLOW, ACTIVITY) and self.poll_error is not None:
+            raise self.poll_error
         if path in (WORKFLOW, ACTIVITY):
             kind_of: Any = rr.PollWorkflowTaskQueueRequest if path == WORKFLOW else rr.PollActivityTaskQueueRequest
             key = (path, kind_of.FromString(body).task_queue.name)
@@ -133,11 +145,19 @@ class Bench:
             await asyncio.sleep(0)
         await self.clock.advance(seconds)
 
-    def poll(self, queue: str = "q", path: str = WORKFLOW, seconds: float = 70, **fields: Any) -> asyncio.Task[bytes]:
+    def poll(
+        self,
+        queue: str = "q",
+        path: str = WORKFLOW,
+        seconds: float = 70,
+        headers: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> asyncio.Task[bytes]:
         kind: Any = rr.PollWorkflowTaskQueueRequest if path == WORKFLOW else rr.PollActivityTaskQueueRequest
-        request = kind(namespace="default", task_queue=queue_pb.TaskQueue(name=queue), identity="me", **fields)
+        fields = {"identity": "me", **fields}
+        request = kind(namespace="default", task_queue=queue_pb.TaskQueue(name=queue), **fields)
         deadline_ns = self.clock.now_ns() + int(seconds * SECOND_NS)
-        return asyncio.ensure_future(self.bridge.call(path, request.SerializeToString(), {}, deadline_ns))
+        return asyncio.ensure_future(self.bridge.call(path, request.SerializeToString(), headers or {}, deadline_ns))
 
     async def polling(self, queue: str, path: str = WORKFLOW) -> None:
         """Poll again and again, as an SDK does."""

@@ -1,8 +1,8 @@
 """The polls of workers: they wait here, and one look for all of them goes to the target.
 
 Rules of this file: a poll of a worker is sent on only where a look said that a task waits for it. Waiting polls cost
-the target nothing. A task that was taken for a poll goes to that poll, or to another one of the same queue and worker
-when it has gone away meanwhile.
+the target nothing. A task that was taken for a poll goes to that poll, or to another one of the same queue, worker and
+credential when it has gone away meanwhile, be it one that comes a little later.
 
 There is one look under way per namespace at any time. A server holds it until there is something (it is given up for
 another one when one more queue is polled); a function answers at once, and `WakeChannel` says when to look next.
@@ -15,11 +15,12 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from google.protobuf.message import DecodeError
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.bridge.counters import LOOK, POLL
 from whistlestop.bridge.heartbeats import Heartbeats
-from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.deployments import version_of, version_string
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import worker_pb2 as worker_pb
@@ -59,11 +60,17 @@ QUICK_LOOK_S = 1.0
 _MOST_AT_ONCE = 20
 _LEFT_S = 30.0
 """How long polls of a worker that has shut down are answered at once."""
+_KEPT_S = 5.0
+"""How long a task is kept whose poll has gone away: half of the time that a workflow task has by default."""
+_TOGETHER_S = 0.01
+"""Pollers of a worker that come as close together as this share a look."""
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 10.0
 _TRANSIENT = frozenset({
     Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.INTERNAL, Code.UNKNOWN, Code.ABORTED,
     Code.CANCELLED,
 })  # fmt: skip
+
+_AUTHORIZATION = "authorization"
 
 Key: TypeAlias = tuple[str, str, str]
 """Path of the poll, name of its queue, and the worker's deployment version: versions take different tasks."""
@@ -83,6 +90,11 @@ class Poller:
     """It is on its way to the target."""
     leaves: bool = False
     """Its worker shuts down: answered empty as soon as it is not on its way."""
+    worker: tuple[Key, str, str] = field(init=False)
+    """Whose polls may get each other's tasks: queue, identity, and what shows who calls."""
+
+    def __post_init__(self) -> None:
+        self.worker = (self.key, self.request.identity, self.headers.get(_AUTHORIZATION, ""))
 
     def answer(self, data: bytes) -> None:
         if not self.future.done():
@@ -98,6 +110,7 @@ class _Look:
     """One look under way."""
 
     keys: frozenset[Key]
+    """Queues that need no further look now: those that it counts, and those where polls are on their way."""
     task: asyncio.Task[bytes]
     is_held: bool
     superseded: bool = field(default=False)
@@ -122,6 +135,10 @@ class NamespacePolls:
         self._looked: frozenset[Key] = frozenset()
         self._limit = 1
         """Up to how many tasks the last look counted."""
+        self._poll_failures = 0
+        """Of polls that were sent on, in a row."""
+        self._kept: list[tuple[int, tuple[Key, str, str], bytes]] = []
+        """Until when, for whom: tasks whose polls have gone away."""
         self._look: _Look | None = None
         self._arrived = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
@@ -139,6 +156,9 @@ class NamespacePolls:
             return b""
         key = (path, request.task_queue.name, _version(request))
         poller = Poller(key, request, data, headers, asyncio.get_running_loop().create_future(), end_ns)
+        kept = self._kept_for(poller)
+        if kept:
+            return kept
         self._add(poller)
         ender = asyncio.ensure_future(self._clock.sleep((end_ns - self._clock.now_ns()) / SECOND_NS))
         try:
@@ -187,12 +207,23 @@ class NamespacePolls:
         return sum(map(len, self._waiting.values()))
 
     async def close(self) -> None:
-        """Answer all polls empty."""
+        """Answer all polls: those that are on their way with what comes back, the others empty."""
         self.end_where(lambda _: True)
+        if self._loop is not None:
+            self._loop.cancel()
+        if self._sending:
+            # A task that the target has given away is somebody's.
+            await wait_until(self._clock, self._clock.now_ns() + int(POLL_S * SECOND_NS), self._sent_all())
+        late = tuple(self._sent)
         tasks = [task for task in (self._loop, *self._sending) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for poller in late:
+            poller.answer(b"")
+
+    async def _sent_all(self) -> None:
+        await asyncio.gather(*self._sending, return_exceptions=True)
 
     # Who waits.
 
@@ -225,7 +256,7 @@ class NamespacePolls:
             look.superseded = True
             look.task.cancel()
         else:
-            self.wake.look_now()
+            self.wake.look_now(_TOGETHER_S)
 
     # Looking.
 
@@ -237,18 +268,20 @@ class NamespacePolls:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
+            is_asked = True
             if not self.holds:
-                await self.wake.wait()
+                is_asked = await self.wake.wait()
                 keys = self._waiting.keys() - self._busy
                 if not keys:
                     # It was time to look, and polls are on their way: whichever comes back is to be looked for.
                     self._looked = frozenset()
                     continue
             began_ns, was_held = self._clock.now_ns(), self.holds
+            poller = next(iter(self._waiting[next(iter(keys))]))
             try:
-                found = await self._look_once(keys)
+                found = await self._look_once(keys, poller.headers, is_asked=is_asked)
             except ServiceError as error:
-                failures = await self._failed(error, failures)
+                failures = await self._failed(error, poller, failures)
                 continue
             failures = 0
             if found is None:
@@ -258,7 +291,9 @@ class NamespacePolls:
             for key, count in found.items():
                 self._send(key, count)
 
-    async def _look_once(self, keys: Iterable[Key]) -> dict[Key, int] | None:
+    async def _look_once(
+        self, keys: Iterable[Key], headers: Mapping[str, str], *, is_asked: bool
+    ) -> dict[Key, int] | None:
         """How many tasks wait where; None when the look was given up for another one."""
         by_key = {key: next(iter(self._waiting[key])) for key in keys}
         request = worker_pb.LookForTasksRequest(namespace=self._namespace)
@@ -269,18 +304,21 @@ class NamespacePolls:
         for key, poller in by_key.items():
             ordered[key[0]].append(key)
             lists[key[0]].append(poller.request)  # type: ignore[attr-defined]  # each list takes its own kind
-        request.limit = self._limit = min(max(len(self._waiting[key]) for key in by_key), _MOST_AT_ONCE)
+        # One more than there are polls tells whether tasks are left.
+        request.limit = self._limit = min(max(len(self._waiting[key]) for key in by_key), _MOST_AT_ONCE) + 1
         heartbeats = self.heartbeats.waiting()
         request.heartbeats.extend(heartbeats)
         request.wake_queue = self.wake.wake_queue
-        headers = next(iter(by_key.values())).headers
         is_held = self.holds
         timeout_s = LONG_POLL_S if is_held else QUICK_LOOK_S
         work = self._target.call(LOOK_PATH, request.SerializeToString(), headers, timeout_s, LOOK)
-        self._looked = frozenset(by_key)
+        # What was told of may be for a queue where a poll is on its way: that one is looked at when the poll is back.
+        self._looked = frozenset(by_key) if is_asked else frozenset(by_key) | self._busy
         self._look = look = _Look(self._looked, asyncio.ensure_future(work), is_held)
         try:
             answer = worker_pb.LookForTasksResponse.FromString(await look.task)
+        except DecodeError:
+            raise ServiceError(Code.INTERNAL, "the target's answer to a look is not understood") from None
         except asyncio.CancelledError:
             look.task.cancel()
             task = asyncio.current_task()
@@ -298,15 +336,16 @@ class NamespacePolls:
             found |= {key: count for key, count in zip(ordered[path], counts, strict=False) if count}
         return found
 
-    async def _failed(self, error: ServiceError, failures: int) -> int:
-        """Wait before the next look; an error that will not pass is told to whoever polls."""
+    async def _failed(self, error: ServiceError, looked: Poller, failures: int) -> int:
+        """Wait before the next look. An error that will not pass is told to all that call as the one who looked."""
         if error.code not in _TRANSIENT:
             for pollers in list(self._waiting.values()):
                 for poller in list(pollers):
-                    self._remove(poller)
-                    poller.fail(error)
+                    if poller.worker[-1] == looked.worker[-1]:
+                        self._remove(poller)
+                        poller.fail(error)
             return 0
-        pause_s = min(_RETRY_FIRST_S * 2**failures, _RETRY_MOST_S)
+        pause_s = _pause_s(failures)
         if failures == 0:
             log.warning("no look for tasks of %s: %s; trying again", self._namespace, error.message)
         # What held looks before may not be what answers next.
@@ -340,7 +379,7 @@ class NamespacePolls:
         if any(served) and more:
             self.wake.look_now()
         elif any(served):
-            self.wake.happened()
+            self.wake.begun()
         if key in self._waiting:
             self._wanted(key)
 
@@ -352,9 +391,13 @@ class NamespacePolls:
             if error.code not in _TRANSIENT:
                 poller.fail(error)
             else:
-                await self._clock.sleep(_RETRY_FIRST_S)
+                pause_s = _pause_s(self._poll_failures)
+                self._poll_failures = min(self._poll_failures + 1, 10)
+                await self._clock.sleep(pause_s)
                 self._go_on(poller)
+                self.wake.look_now()  # what was found is still there, as far as is known
             return False
+        self._poll_failures = 0
         if not data:
             self._go_on(poller)
             return False
@@ -363,6 +406,7 @@ class NamespacePolls:
             heir = self._heir(poller)
             if heir is None:
                 log.warning("a task of %s was taken for a poll that has gone away", poller.key[1])
+                self._kept.append((self._clock.now_ns() + int(_KEPT_S * SECOND_NS), poller.worker, data))
                 return True
             self._remove(heir)
             heir.answer(data)
@@ -381,9 +425,22 @@ class NamespacePolls:
 
     def _heir(self, gone: Poller) -> Poller | None:
         for poller in self._waiting.get(gone.key, ()):
-            if poller.request.identity == gone.request.identity:
+            if poller.worker == gone.worker:
                 return poller
         return None
+
+    def _kept_for(self, poller: Poller) -> bytes:
+        now_ns = self._clock.now_ns()
+        self._kept = [kept for kept in self._kept if kept[0] > now_ns]
+        for kept in self._kept:
+            if kept[1] == poller.worker:
+                self._kept.remove(kept)
+                return kept[2]
+        return b""
+
+
+def _pause_s(failures: int) -> float:
+    return min(_RETRY_FIRST_S * float(2**failures), _RETRY_MOST_S)
 
 
 def _version(request: PollRequest) -> str:

@@ -87,6 +87,9 @@ class Bridge:
             await self._end_polls(data)
         elif path == _WORKER_HEARTBEAT and self._absorb(data):
             return b""
+        elif path in _WORK_AFTERWARDS:
+            for each in self._namespaces.values():
+                each.wake.begun()
         answer = await self._target.call(
             path, data, headers, self._left_s(deadline_ns), HEARTBEAT if path in _HEARTBEATS else OTHER
         )

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
 
 
+FIRST_S = 0.1
+"""The first look after one that found nothing, where nobody tells."""
+ENDS_S = 0.3
+"""How long what has begun is given to end."""
+
+
 class WakeChannel(Protocol):
     """Says when it is time to look. A wake too many costs a look, one too few is made up for by the next."""
 
@@ -37,12 +43,16 @@ class WakeChannel(Protocol):
         """Something went through the bridge that may make work for a worker, `after_s` from now."""
         ...
 
-    def look_now(self) -> None:
+    def begun(self) -> None:
+        """What may make work is under way here, a call or a task at a worker: looks wait for its end, but not long."""
+        ...
+
+    def look_now(self, after_s: float = 0.0) -> None:
         """There is something to look for that nobody will tell of: a queue that no look has named, a backlog."""
         ...
 
-    async def wait(self) -> None:
-        """Return when it is time for the next look."""
+    async def wait(self) -> bool:
+        """Return when it is time for the next look; whether it is for something that was told of."""
         ...
 
     def idle_s(self) -> float:
@@ -72,13 +82,15 @@ class AdaptiveWake:
 
     wake_queue = ""
 
-    def __init__(self, clock: Clock, first_s: float = 0.05, most_s: float = 30.0, share: float = 0.5) -> None:
+    def __init__(self, clock: Clock, first_s: float = FIRST_S, most_s: float = 30.0, share: float = 0.5) -> None:
         self._clock = clock
         self._first_s = first_s
         self._most_s = most_s
         self._share = share
         self._last_ns = clock.now_ns()
-        self._due_ns = self._last_ns
+        self._due_ns = self._last_ns + int(most_s * SECOND_NS)
+        self._is_asked = False
+        """The next look is for something that was told of."""
         self._changed = asyncio.Event()
 
     def answered(self, prefix: str, *, wakes: bool) -> None:
@@ -87,18 +99,27 @@ class AdaptiveWake:
     def happened(self, after_s: float = 0.0) -> None:
         self._last_ns = self._clock.now_ns()
         due_ns = self._last_ns + int(after_s * SECOND_NS)
+        self._is_asked = True
         if due_ns < self._due_ns:
             self._due_ns = due_ns
             self._changed.set()
 
-    def look_now(self) -> None:
-        AdaptiveWake.happened(self)
+    def begun(self) -> None:
+        self._last_ns = self._clock.now_ns()
+        if not self._is_asked:
+            self._due_ns = self._last_ns + int(max(self._pause_s(0), ENDS_S) * SECOND_NS)
+            self._changed.set()
 
-    async def wait(self) -> None:
+    def look_now(self, after_s: float = 0.0) -> None:
+        AdaptiveWake.happened(self, after_s)
+
+    async def wait(self) -> bool:
         while (now_ns := self._clock.now_ns()) < self._due_ns:
             self._changed.clear()
             await wait_until(self._clock, self._due_ns, self._changed.wait())
+        is_asked, self._is_asked = self._is_asked, False
         self._due_ns = now_ns + int(self._pause_s((now_ns - self._last_ns) / SECOND_NS) * SECOND_NS)
+        return is_asked
 
     def idle_s(self) -> float:
         return (self._clock.now_ns() - self._last_ns) / SECOND_NS
