@@ -18,7 +18,7 @@ from whistlestop.common.notify import LocalNotifier, Notifier
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.service import Matching
 from whistlestop.storage.errors import LeaseLost, Unavailable
-from whistlestop.storage.records import Backlog, MatchingTask, PollerRecord, TaskKey, TaskQueueRecord
+from whistlestop.storage.records import Backlog, MatchingTask, PollerRecord, TaskKey, TaskQueueRecord, add_backlog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,10 +93,7 @@ class FakeStore:
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
         found: dict[int, Backlog] = {}
         for row in await self.list_tasks(namespace_id, task_queue, task_type, None, limit):
-            seen = found.get(row.key.priority)
-            found[row.key.priority] = Backlog(
-                1 if seen is None else seen.count + 1, row.created_ns if seen is None else seen.oldest_created_ns
-            )
+            add_backlog(found, row.key.priority, 1, row.created_ns, limit)
         return found
 
     async def list_backlogged_queues(
@@ -120,14 +117,19 @@ class FakeStore:
         for row in pollers:
             self.pollers[row.namespace_id, row.task_queue, row.task_type, row.identity] = row
 
+    async def get_poller(self, namespace_id: str, task_queue: str, task_type: int, identity: str) -> PollerRecord | None:
+        return self.pollers.get((namespace_id, task_queue, task_type, identity))
+
     async def list_pollers(
-        self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int
+        self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int, after: str = ""
     ) -> list[PollerRecord]:
-        return [
+        found = [
             row
-            for key, row in self.pollers.items()
-            if key[:3] == (namespace_id, task_queue, task_type) and row.expires_ns > now_ns
+            for key, row in sorted(self.pollers.items())
+            if key[:3] == (namespace_id, task_queue, task_type) and row.expires_ns > now_ns and row.identity > after
         ][:limit]
+        self.rows_read += len(found)
+        return found
 
 
 class FakeHistory:

@@ -219,6 +219,28 @@ async def test_workers_are_listed_in_pages_and_system_workers_only_on_request() 
         await listed(bench, next_page_token=b"zz")
 
 
+@pytest.mark.parametrize("shared", [True, False])
+async def test_a_page_of_workers_costs_the_same_wherever_it_is(shared: bool) -> None:
+    """Of ten thousand in rows, a page reads what it shows; a description reads one."""
+    bench = Bench(MatchingConfig(hear_others=False, share_pollers=shared, shared_heartbeats=10_000))
+    beats = [heartbeat(f"w{n:05}") for n in range(10_000)]
+    await bench.ask("RecordWorkerHeartbeat", rr.RecordWorkerHeartbeatRequest(worker_heartbeat=beats))
+    token, found, pages = b"", [], 0
+    while token or not pages:
+        before = bench.rows.rows_read
+        reply = await bench.ask("ListWorkers", rr.ListWorkersRequest(page_size=900, next_page_token=token))
+        assert bench.rows.rows_read - before <= 901
+        token, pages = reply.next_page_token, pages + 1
+        found += [worker.worker_instance_key for worker in reply.workers]
+    assert (found, pages) == ([beat.worker_instance_key for beat in beats], 12)
+    assert (await bench.ask("CountWorkers", rr.CountWorkersRequest())).count == 10_000
+    assert len(await listed(bench)) == 1000
+    assert await listed(bench, "WorkerInstanceKey = 'w09999'") == ["w09999"]
+    before = bench.rows.rows_read
+    await bench.ask("DescribeWorker", rr.DescribeWorkerRequest(worker_instance_key="w05000"))
+    assert bench.rows.rows_read == before
+
+
 QUERIES = [
     ("", ["a", "b"]),
     ("TaskQueue = 'q1'", ["a"]),

@@ -94,7 +94,7 @@ class TaskStore(Protocol):
     async def delete_tasks(self, keys: Sequence[TaskKey]) -> None: ...
 
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
-        """By priority, each counted up to `limit`."""
+        """By priority, with fairness keys or without; each counted up to `limit`."""
         ...
 
     async def list_backlogged_queues(
@@ -113,9 +113,15 @@ class TaskStore(Protocol):
         """Write each unless its row was seen later (`last_access_ns`): a poll that was under way undoes no goodbye."""
         ...
 
+    async def get_poller(
+        self, namespace_id: str, task_queue: str, task_type: int, identity: str
+    ) -> PollerRecord | None: ...
+
     async def list_pollers(
-        self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int
-    ) -> list[PollerRecord]: ...
+        self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int, after: str = ""
+    ) -> list[PollerRecord]:
+        """Those that have not expired, by identity, from behind `after`."""
+        ...
 
 
 class TimerStore(Protocol):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from whistlestop.common.fairness import priority_of
+
 SLOTS = 16384
 """Hash slots of executions. Fixed for ever: ranges of slots are what is leased and scanned, not shards."""
 
@@ -301,6 +303,16 @@ class Backlog:
 
     count: int
     oldest_created_ns: int | None
+
+
+def add_backlog(found: dict[int, Backlog], level: int, count: int, oldest_ns: int | None, limit: int) -> None:
+    """Count what stands at a level, and at those of other keys, with the rest of its priority."""
+    if not count:
+        return
+    priority = priority_of(level)
+    other = found.get(priority, Backlog(0, None))
+    oldest = [each for each in (oldest_ns, other.oldest_created_ns) if each is not None]
+    found[priority] = Backlog(min(count + other.count, limit), min(oldest, default=None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.storage.factories import NAMESPACE, QUEUE, START_NS, WORKFLOW_QUEUE, poller, queue_record, task
-from whistlestop.common.fairness import FIRST
+from whistlestop.common.fairness import FIRST, level
 from whistlestop.storage.errors import LeaseLost
 from whistlestop.storage.records import EXPIRED_POLLERS_KEPT_NS, Backlog, TaskKey
 
@@ -83,7 +83,7 @@ async def test_a_backlog_is_counted_by_priority_up_to_the_limit(store: Store) ->
 
 async def test_the_first_tasks_of_each_level_are_listed(store: Store) -> None:
     """Levels below zero, too: those of fairness keys."""
-    tasks = [task(n, priority=level) for level in (-3_000_000, -5, 1, 3) for n in range(1, 6)]
+    tasks = [task(n, priority=at) for at in (-3_000_000, -5, 1, 3) for n in range(1, 6)]
     await store.put_tasks([*tasks, _elsewhere(NAMESPACE, "another", 1, 1)])
     assert await store.list_tasks(*ORDERS, None, 100) == tasks
     assert await store.list_tasks_by_level(*ORDERS, FIRST, 2, 100) == [each for each in tasks if each.key.task_id <= 2]
@@ -91,7 +91,17 @@ async def test_the_first_tasks_of_each_level_are_listed(store: Store) -> None:
     assert await store.list_tasks_by_level(*ORDERS, -5, 100, 1) == tasks[10:15]
     assert await store.list_tasks_by_level(*ORDERS, 3, 100, 1) == []
     assert await store.list_tasks_by_level(NAMESPACE, "nobody", 1, FIRST, 100, 2) == []
-    assert set(await store.backlog(*ORDERS, 10)) == {-3_000_000, -5, 1, 3}
+
+
+async def test_a_backlog_of_many_keys_is_counted_by_priority(store: Store) -> None:
+    at = ((1, "a"), (1, "b"), (3, ""), (3, "c"), (3, "d"), (5, "a"))
+    await store.put_tasks(
+        [task(n, priority=level(priority, key), created_ns=START_NS + n) for n, (priority, key) in enumerate(at)]
+    )
+    assert await store.backlog(*ORDERS, 10) == {
+        1: Backlog(2, START_NS), 3: Backlog(3, START_NS + 2), 5: Backlog(1, START_NS + 5)
+    }  # fmt: skip
+    assert (await store.backlog(*ORDERS, 2))[3].count == 2
 
 
 async def test_an_empty_queue_has_no_backlog(store: Store) -> None:
@@ -132,6 +142,9 @@ async def test_live_pollers_are_listed_by_identity(store: Store) -> None:
     await store.put_pollers([poller("worker-2"), poller("worker-1"), poller("worker-3", task_queue="other")])
     assert await store.list_pollers(*ORDERS, START_NS, 10) == [poller("worker-1"), poller("worker-2")]
     assert await store.list_pollers(*ORDERS, START_NS, 1) == [poller("worker-1")]
+    assert await store.list_pollers(*ORDERS, START_NS, 1, "worker-1") == [poller("worker-2")]
+    assert await store.get_poller(*ORDERS, "worker-2") == poller("worker-2")
+    assert await store.get_poller(*ORDERS, "worker-3") is None
 
 
 async def test_an_expired_poller_is_not_listed(store: Store) -> None:

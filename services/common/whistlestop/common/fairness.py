@@ -28,6 +28,11 @@ def is_keyed(level: int) -> bool:
     return level < 0
 
 
+def last_of(level: int) -> int:
+    """The last level of the same priority, of those with keys or of those without."""
+    return level if level >= 0 else (level // _KEYS + 1) * _KEYS - 1
+
+
 def priority_of(level: int) -> int:
     """The priority of a level's tasks."""
     return level if level >= 0 else level // _KEYS + _BEHIND_ALL

@@ -54,7 +54,7 @@ class MatchingConfig:
     heartbeat_ttl_s: float = 300.0
     heartbeats: int = 100_000
     shared_heartbeats: int = 10_000
-    """As many are read where they stand in rows."""
+    """As many are looked at for one list or count where they stand in rows."""
 
     system_rps: float = 4000.0
     """Tasks per second that one queue hands out at most, where nobody set less."""

@@ -16,16 +16,14 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.deployments import UNVERSIONED, versioned_queue
 from whistlestop.common.errors import invalid_argument
-from whistlestop.common.fairness import priority_of
 from whistlestop.common.proto.deployment_pb2 import DescribeVersionQueuesRequest, DescribeVersionQueuesResponse
 from whistlestop.matching.pollers import build_of, forget_old, poller_info
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, check_queue_name
 from whistlestop.matching.rate_limit import RateLimiter
 from whistlestop.matching.settings import api_rps, settings_of
-from whistlestop.storage.records import Backlog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
@@ -175,7 +173,7 @@ class Descriptions:
         return {identity: info for identity, (_, info) in seen.items()}
 
     async def _stats(self, key: QueueKey, now_ns: int) -> dict[int, queue_pb.TaskQueueStats]:
-        backlogs = by_priority(await self._store.backlog(*key, self._config.describe_limit))
+        backlogs = await self._store.backlog(*key, self._config.describe_limit)
         queue = self._queues.find(key)
         rates = {} if queue is None else queue.rates
         limited = queue is not None and queue.limited is not None and queue.limited.per_second(now_ns) > 0
@@ -222,17 +220,6 @@ class Descriptions:
         return rr.ListTaskQueuePartitionsResponse(
             activity_task_queue_partitions=[partition], workflow_task_queue_partitions=[partition]
         )
-
-
-def by_priority(backlogs: Mapping[int, Backlog]) -> dict[int, Backlog]:
-    """What stands in the levels of a priority, taken together."""
-    found: dict[int, Backlog] = {}
-    for level, backlog in backlogs.items():
-        priority = priority_of(level)
-        other = found.get(priority, Backlog(0, None))
-        oldest = [each.oldest_created_ns for each in (backlog, other) if each.oldest_created_ns is not None]
-        found[priority] = Backlog(backlog.count + other.count, min(oldest, default=None))
-    return found
 
 
 def merged(parts: Iterable[queue_pb.TaskQueueStats]) -> queue_pb.TaskQueueStats:

@@ -29,7 +29,7 @@ from whistlestop.matching.queues import Queues
 from whistlestop.matching.settings import Settings
 from whistlestop.matching.versions import Versions
 from whistlestop.matching.worker_rows import WorkerRows
-from whistlestop.matching.workers import Workers
+from whistlestop.matching.workers import Workers, count_workers, describe_worker, list_workers
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from whistlestop.matching.push.provider import Provider
     from whistlestop.matching.push.pusher import Pusher
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
+    from whistlestop.matching.workers import KnownWorkers
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
 
@@ -347,24 +348,21 @@ class Matching:
         if self._is_shared(context):
             await self._worker_rows.write(context.namespace_id, heartbeats, now_ns)
 
-    async def _known_workers(self, context: CallContext) -> Workers:
-        if self._is_shared(context):
-            heard = await self._worker_rows.read(context.namespace_id, self._clock.now_ns())
-            self._workers.replace(context.namespace_id, heard)
-        return self._workers
+    def _known_workers(self, context: CallContext) -> KnownWorkers:
+        return self._worker_rows if self._is_shared(context) else self._workers
 
     async def _record_heartbeat(self, request: rr.RecordWorkerHeartbeatRequest, context: CallContext) -> Reply:
         await self._heard(context, request.worker_heartbeat)
         return rr.RecordWorkerHeartbeatResponse()
 
     async def _list_workers(self, request: rr.ListWorkersRequest, context: CallContext) -> Reply:
-        workers = await self._known_workers(context)
-        return workers.list(context.namespace_id, request, self._clock.now_ns())
+        known = self._known_workers(context)
+        return await list_workers(known, context.namespace_id, request, self._clock.now_ns())
 
     async def _count_workers(self, request: rr.CountWorkersRequest, context: CallContext) -> Reply:
-        workers = await self._known_workers(context)
-        return workers.count(context.namespace_id, request, self._clock.now_ns())
+        known = self._known_workers(context)
+        return await count_workers(known, context.namespace_id, request, self._clock.now_ns())
 
     async def _describe_worker(self, request: rr.DescribeWorkerRequest, context: CallContext) -> Reply:
-        workers = await self._known_workers(context)
-        return workers.describe(context.namespace_id, request, self._clock.now_ns())
+        known = self._known_workers(context)
+        return await describe_worker(known, context.namespace_id, request, self._clock.now_ns())

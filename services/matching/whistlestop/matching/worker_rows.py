@@ -16,7 +16,7 @@ from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import PollerRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.storage.interface import TaskStore
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NO_QUEUE = ("", 0)
+_BATCH = 1000
 
 
 class WorkerRows:
@@ -48,7 +49,22 @@ class WorkerRows:
         except StorageError as error:
             log.warning("heartbeats of workers could not be written now: %s", error)
 
-    async def read(self, namespace_id: str, now_ns: int) -> list[tuple[int, worker_pb.WorkerHeartbeat]]:
-        """When each live worker was heard, and what it said."""
-        rows = await self._store.list_pollers(namespace_id, *_NO_QUEUE, now_ns, self._most)
-        return [(row.last_access_ns, worker_pb.WorkerHeartbeat.FromString(row.data)) for row in rows]
+    async def find(self, namespace_id: str, key: str, now_ns: int) -> worker_pb.WorkerHeartbeat | None:
+        """What that worker said last."""
+        row = await self._store.get_poller(namespace_id, *_NO_QUEUE, key)
+        if row is None or row.expires_ns <= now_ns:
+            return None
+        return worker_pb.WorkerHeartbeat.FromString(row.data)
+
+    async def after(
+        self, namespace_id: str, key: str, now_ns: int, few: int
+    ) -> AsyncIterator[worker_pb.WorkerHeartbeat]:
+        """Those that live, by instance key, from behind `key`."""
+        left, size = self._most, few
+        while left > 0:
+            rows = await self._store.list_pollers(namespace_id, *_NO_QUEUE, now_ns, min(size, left), key)
+            for row in rows:
+                yield worker_pb.WorkerHeartbeat.FromString(row.data)
+            if len(rows) < min(size, left):
+                return
+            left, size, key = left - len(rows), _BATCH, rows[-1].identity

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.worker.v1 import message_pb2 as worker_pb
+from temporalio.api.worker.v1.message_pb2 import WorkerHeartbeat
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.errors import invalid_argument, namespace_not_found, not_found
+from whistlestop.common.errors import namespace_not_found, not_found
+from whistlestop.common.page_tokens import last_of, page_token
 from whistlestop.matching.worker_query import matcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from whistlestop.matching.config import MatchingConfig
 
@@ -23,6 +25,7 @@ _WorkerKey = tuple[str, str]
 """Namespace id and worker instance key."""
 
 _SYSTEM_PREFIX = "temporal-sys-"
+MOST_PER_PAGE = 1000
 _SHUTDOWN = common_enums.WORKER_STATUS_SHUTDOWN
 
 
@@ -32,7 +35,11 @@ class Workers:
     def __init__(self, config: MatchingConfig) -> None:
         self._config = config
         self._left: OrderedDict[str, int] = OrderedDict()
-        self._heartbeats: OrderedDict[_WorkerKey, tuple[int, worker_pb.WorkerHeartbeat]] = OrderedDict()
+        self._ttl_ns = int(config.heartbeat_ttl_s * SECOND_NS)
+        self._heartbeats: OrderedDict[_WorkerKey, tuple[int, WorkerHeartbeat]] = OrderedDict()
+        """The one that was heard of last is the last."""
+        self._keys: dict[str, list[str]] = {}
+        """By namespace, in order."""
 
     # Those that have shut down.
 
@@ -57,84 +64,109 @@ class Workers:
 
     # Heartbeats.
 
-    def record(self, namespace_id: str, heartbeats: Iterable[worker_pb.WorkerHeartbeat], now_ns: int) -> None:
+    def record(self, namespace_id: str, heartbeats: Iterable[WorkerHeartbeat], now_ns: int) -> None:
         """Keep the latest of each worker; one that says it shuts down is dropped."""
         for heartbeat in heartbeats:
             key = (namespace_id, heartbeat.worker_instance_key)
-            self._heartbeats.pop(key, None)
-            if heartbeat.status != _SHUTDOWN:
-                kept = worker_pb.WorkerHeartbeat()
-                kept.CopyFrom(heartbeat)
-                self._heartbeats[key] = (now_ns, kept)
-        limit_ns = now_ns - int(self._config.heartbeat_ttl_s * SECOND_NS)
+            if heartbeat.status == _SHUTDOWN:
+                self._forget(key)
+                continue
+            kept = WorkerHeartbeat()
+            kept.CopyFrom(heartbeat)
+            if self._heartbeats.pop(key, None) is None:
+                insort(self._keys.setdefault(namespace_id, []), key[1])
+            self._heartbeats[key] = (now_ns, kept)
+        limit_ns = now_ns - self._ttl_ns
         while self._heartbeats:
-            seen_ns, _ = next(iter(self._heartbeats.values()))
+            oldest, (seen_ns, _) = next(iter(self._heartbeats.items()))
             if seen_ns >= limit_ns and len(self._heartbeats) <= self._config.heartbeats:
                 break
-            self._heartbeats.popitem(last=False)
+            self._forget(oldest)
 
-    def replace(self, namespace_id: str, heard: Iterable[tuple[int, worker_pb.WorkerHeartbeat]]) -> None:
-        """Know what the rows say (when each was heard, and what it said) in place of what this process heard."""
-        for key in [key for key in self._heartbeats if key[0] == namespace_id]:
-            del self._heartbeats[key]
-        for seen_ns, heartbeat in sorted(heard, key=lambda each: each[0]):
-            self._heartbeats[namespace_id, heartbeat.worker_instance_key] = (seen_ns, heartbeat)
+    def _forget(self, key: _WorkerKey) -> None:
+        if self._heartbeats.pop(key, None) is None:
+            return
+        keys = self._keys[key[0]]
+        del keys[bisect_left(keys, key[1])]
+        if not keys:
+            del self._keys[key[0]]
 
-    def _select(
-        self, namespace_id: str, query: str, now_ns: int, *, with_system: bool
-    ) -> list[worker_pb.WorkerHeartbeat]:
-        matches = matcher(query)
-        limit_ns = now_ns - int(self._config.heartbeat_ttl_s * SECOND_NS)
-        return [
-            heartbeat
-            for (namespace, _), (seen_ns, heartbeat) in self._heartbeats.items()
-            if namespace == namespace_id
-            and seen_ns >= limit_ns
-            and (with_system or not heartbeat.task_queue.startswith(_SYSTEM_PREFIX))
-            and matches(heartbeat)
-        ]
+    async def find(self, namespace_id: str, key: str, now_ns: int) -> WorkerHeartbeat | None:
+        """What that worker said last."""
+        found = self._heartbeats.get((namespace_id, key))
+        return found[1] if found is not None and found[0] >= now_ns - self._ttl_ns else None
 
-    def count(self, namespace_id: str, request: rr.CountWorkersRequest, now_ns: int) -> rr.CountWorkersResponse:
-        """CountWorkers."""
-        selected = self._select(namespace_id, request.query, now_ns, with_system=request.include_system_workers)
-        return rr.CountWorkersResponse(count=len(selected))
-
-    def list(self, namespace_id: str, request: rr.ListWorkersRequest, now_ns: int) -> rr.ListWorkersResponse:
-        """ListWorkers: by instance key, a page at a time where a page size is given."""
-        after = _after(request.next_page_token)
-        found = self._select(namespace_id, request.query, now_ns, with_system=request.include_system_workers)
-        response = rr.ListWorkersResponse()
-        if request.page_size > 0 or after:
-            found.sort(key=lambda heartbeat: heartbeat.worker_instance_key)
-            found = [heartbeat for heartbeat in found if not after or heartbeat.worker_instance_key > after]
-            if 0 < request.page_size < len(found):
-                found = found[: request.page_size]
-                response.next_page_token = json.dumps({"l": found[-1].worker_instance_key}).encode()
-        for heartbeat in found:
-            response.workers_info.add(worker_heartbeat=heartbeat)
-            response.workers.append(list_info(heartbeat))
-        return response
-
-    def describe(self, namespace_id: str, request: rr.DescribeWorkerRequest, now_ns: int) -> rr.DescribeWorkerResponse:
-        """DescribeWorker. Raises NOT_FOUND."""
-        found = self._heartbeats.get((namespace_id, request.worker_instance_key))
-        if found is None or found[0] < now_ns - int(self._config.heartbeat_ttl_s * SECOND_NS):
-            if not any(namespace == namespace_id for namespace, _ in self._heartbeats):
-                raise namespace_not_found(namespace_id)
-            raise not_found(f"Worker {request.worker_instance_key} not found")
-        return rr.DescribeWorkerResponse(worker_info=worker_pb.WorkerInfo(worker_heartbeat=found[1]))
+    async def after(self, namespace_id: str, key: str, now_ns: int, few: int) -> AsyncIterator[WorkerHeartbeat]:
+        """Those that live, by instance key, from behind `key`."""
+        keys = self._keys.get(namespace_id, [])
+        for at in range(bisect_right(keys, key), len(keys)):
+            seen_ns, heartbeat = self._heartbeats[namespace_id, keys[at]]
+            if seen_ns >= now_ns - self._ttl_ns:
+                yield heartbeat
 
 
-def _after(token: bytes) -> str:
-    if not token:
-        return ""
-    try:
-        return str(json.loads(token)["l"])
-    except (ValueError, KeyError, TypeError):
-        raise invalid_argument("invalid next_page_token") from None
+class KnownWorkers(Protocol):
+    """Where heartbeats are found: in this process, or in rows."""
+
+    async def find(self, namespace_id: str, key: str, now_ns: int) -> WorkerHeartbeat | None:
+        """What that worker said last."""
+        ...
+
+    def after(self, namespace_id: str, key: str, now_ns: int, few: int) -> AsyncIterator[WorkerHeartbeat]:
+        """Those that live, by instance key, from behind `key`. No more than `few` of them are likely to be wanted."""
+        ...
 
 
-def list_info(heartbeat: worker_pb.WorkerHeartbeat) -> worker_pb.WorkerListInfo:
+def _filter(query: str, *, with_system: bool) -> Callable[[WorkerHeartbeat], bool]:
+    matches = matcher(query)
+    return lambda heartbeat: (
+        with_system or not heartbeat.task_queue.startswith(_SYSTEM_PREFIX)
+    ) and matches(heartbeat)
+
+
+async def count_workers(
+    known: KnownWorkers, namespace_id: str, request: rr.CountWorkersRequest, now_ns: int
+) -> rr.CountWorkersResponse:
+    """CountWorkers."""
+    wanted = _filter(request.query, with_system=request.include_system_workers)
+    count = 0
+    async for heartbeat in known.after(namespace_id, "", now_ns, MOST_PER_PAGE):
+        count += wanted(heartbeat)
+    return rr.CountWorkersResponse(count=count)
+
+
+async def list_workers(
+    known: KnownWorkers, namespace_id: str, request: rr.ListWorkersRequest, now_ns: int
+) -> rr.ListWorkersResponse:
+    """ListWorkers: a page, by instance key."""
+    wanted = _filter(request.query, with_system=request.include_system_workers)
+    after = last_of(request.next_page_token, "invalid next_page_token")
+    size = min(request.page_size, MOST_PER_PAGE) if request.page_size > 0 else MOST_PER_PAGE
+    response = rr.ListWorkersResponse()
+    async for heartbeat in known.after(namespace_id, after, now_ns, size + 1):
+        if not wanted(heartbeat):
+            continue
+        if len(response.workers) == size:
+            response.next_page_token = page_token(response.workers[-1].worker_instance_key)
+            break
+        response.workers_info.add(worker_heartbeat=heartbeat)
+        response.workers.append(list_info(heartbeat))
+    return response
+
+
+async def describe_worker(
+    known: KnownWorkers, namespace_id: str, request: rr.DescribeWorkerRequest, now_ns: int
+) -> rr.DescribeWorkerResponse:
+    """DescribeWorker. Raises NOT_FOUND."""
+    found = await known.find(namespace_id, request.worker_instance_key, now_ns)
+    if found is not None:
+        return rr.DescribeWorkerResponse(worker_info=worker_pb.WorkerInfo(worker_heartbeat=found))
+    async for _ in known.after(namespace_id, "", now_ns, 1):
+        raise not_found(f"Worker {request.worker_instance_key} not found")
+    raise namespace_not_found(namespace_id)
+
+
+def list_info(heartbeat: WorkerHeartbeat) -> worker_pb.WorkerListInfo:
     """The short form that lists show."""
     info = worker_pb.WorkerListInfo(
         worker_instance_key=heartbeat.worker_instance_key,

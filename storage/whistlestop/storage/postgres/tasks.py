@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from whistlestop.common.fairness import FIRST
+from whistlestop.common.fairness import FIRST, last_of
 from whistlestop.storage.errors import LeaseLost
 from whistlestop.storage.limits import check_value
 from whistlestop.storage.postgres.base import PostgresBase
@@ -17,6 +17,7 @@ from whistlestop.storage.records import (
     PollerRecord,
     TaskKey,
     TaskQueueRecord,
+    add_backlog,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ _KEY_TYPES = ("text", "text", "bigint", "bigint", "bigint")
 _NEXT_PRIORITY = f"SELECT min(priority) FROM tasks WHERE {_QUEUE} AND priority > $4"
 _BACKLOG = (
     "SELECT count(*), min(created_ns) FROM"
-    f" (SELECT created_ns FROM tasks WHERE {_QUEUE} AND priority = $4 ORDER BY task_id LIMIT $5) AS first_ones"
+    f" (SELECT created_ns FROM tasks WHERE {_QUEUE} AND priority BETWEEN $4 AND $5 ORDER BY priority, task_id LIMIT $6)"
+    " AS first_ones"
 )
 _NEXT_QUEUE = (
     "SELECT namespace_id, task_queue, task_type FROM tasks WHERE (namespace_id, task_queue, task_type) > ($1, $2, $3)"
@@ -71,9 +73,12 @@ _COUNT_TASKS = (
     "(SELECT count(*) FROM (SELECT 1 FROM tasks WHERE namespace_id = {} AND task_queue = {} AND task_type = {}"
     " LIMIT {}) AS first_ones)"
 )
-_LIST_POLLERS = (
+_POLLERS = (
     "SELECT namespace_id, task_queue, task_type, identity, last_access_ns, data, expires_ns FROM task_queue_pollers"
-    f" WHERE {_QUEUE} AND expires_ns > $4 ORDER BY identity LIMIT $5"
+)
+_GET_POLLER = f"{_POLLERS} WHERE {_QUEUE} AND identity = $4"
+_LIST_POLLERS = (
+    f"{_POLLERS} WHERE {_QUEUE} AND identity > $4 AND expires_ns > $5 ORDER BY identity LIMIT $6"
 )
 
 
@@ -121,14 +126,14 @@ class PostgresTasks(PostgresBase):
         await self._run(f"DELETE FROM tasks WHERE ({names}) IN (SELECT * FROM {relation})", statement.parameters)
 
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
+        # Ten steps at most, however many fairness keys there are.
         queue = (namespace_id, task_queue, task_type)
         found: dict[int, Backlog] = {}
-        priority = (await self._one(_NEXT_PRIORITY, (*queue, FIRST)))[0]
-        while priority is not None:
-            count, oldest_ns = await self._one(_BACKLOG, (*queue, priority, limit))
-            if count:
-                found[priority] = Backlog(count, oldest_ns)
-            priority = (await self._one(_NEXT_PRIORITY, (*queue, priority)))[0]
+        last = FIRST
+        while (level := (await self._one(_NEXT_PRIORITY, (*queue, last)))[0]) is not None:
+            last = last_of(level)
+            count, oldest_ns = await self._one(_BACKLOG, (*queue, level, last, limit))
+            add_backlog(found, level, count, oldest_ns, limit)
         return found
 
     async def list_backlogged_queues(
@@ -181,8 +186,14 @@ class PostgresTasks(PostgresBase):
         sweep = _SWEEP_POLLERS.format(now=now, identities=identities)
         await self._run(statement.text(sweep).decode(), statement.parameters)
 
+    async def get_poller(
+        self, namespace_id: str, task_queue: str, task_type: int, identity: str
+    ) -> PollerRecord | None:
+        row = await self._one(_GET_POLLER, (namespace_id, task_queue, task_type, identity))
+        return PollerRecord(*row) if row else None
+
     async def list_pollers(
-        self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int
+        self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int, after: str = ""
     ) -> list[PollerRecord]:
-        rows = await self._all(_LIST_POLLERS, (namespace_id, task_queue, task_type, now_ns, limit))
+        rows = await self._all(_LIST_POLLERS, (namespace_id, task_queue, task_type, after, now_ns, limit))
         return [PollerRecord(*row) for row in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from whistlestop.common.fairness import FIRST
+from whistlestop.common.fairness import FIRST, last_of
 from whistlestop.storage.errors import LeaseLost
 from whistlestop.storage.limits import check_value
 from whistlestop.storage.records import (
@@ -15,6 +15,7 @@ from whistlestop.storage.records import (
     PollerRecord,
     TaskKey,
     TaskQueueRecord,
+    add_backlog,
 )
 from whistlestop.storage.sqlite.base import SqliteBase
 from whistlestop.storage.sqlite.transition import DELETE_TASK, PUT_TASK, task_row
@@ -37,7 +38,7 @@ _COUNT_TASKS = f"SELECT count(*) FROM (SELECT 1 FROM tasks WHERE {_QUEUE} LIMIT 
 _NEXT_PRIORITY = f"SELECT min(priority) FROM tasks WHERE {_QUEUE} AND priority > ?"
 _BACKLOG = (
     "SELECT count(*), min(created_ns) FROM"
-    f" (SELECT created_ns FROM tasks WHERE {_QUEUE} AND priority = ? ORDER BY task_id LIMIT ?)"
+    f" (SELECT created_ns FROM tasks WHERE {_QUEUE} AND priority BETWEEN ? AND ? ORDER BY priority, task_id LIMIT ?)"
 )
 _NEXT_QUEUE = (
     "SELECT namespace_id, task_queue, task_type FROM tasks WHERE (namespace_id, task_queue, task_type) > (?, ?, ?)"
@@ -56,9 +57,12 @@ _SWEEP_POLLERS = (
     "DELETE FROM task_queue_pollers WHERE (namespace_id, task_queue, task_type, identity) IN"
     " (SELECT namespace_id, task_queue, task_type, identity FROM task_queue_pollers WHERE expires_ns <= ? LIMIT 100)"
 )
-_LIST_POLLERS = (
+_POLLERS = (
     "SELECT namespace_id, task_queue, task_type, identity, last_access_ns, data, expires_ns FROM task_queue_pollers"
-    f" WHERE {_QUEUE} AND expires_ns > ? ORDER BY identity LIMIT ?"
+)
+_GET_POLLER = f"{_POLLERS} WHERE {_QUEUE} AND identity = ?"
+_LIST_POLLERS = (
+    f"{_POLLERS} WHERE {_QUEUE} AND identity > ? AND expires_ns > ? ORDER BY identity LIMIT ?"
 )
 
 
@@ -107,12 +111,14 @@ class SqliteTasks(SqliteBase):
         await self._write(run)
 
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
+        # Ten steps at most, however many fairness keys there are.
         queue = (namespace_id, task_queue, task_type)
         found: dict[int, Backlog] = {}
-        priority = self._one(_NEXT_PRIORITY, (*queue, FIRST))[0]
-        while priority is not None:
-            found[priority] = Backlog(*self._one(_BACKLOG, (*queue, priority, limit)))
-            priority = self._one(_NEXT_PRIORITY, (*queue, priority))[0]
+        last = FIRST
+        while (level := self._one(_NEXT_PRIORITY, (*queue, last))[0]) is not None:
+            last = last_of(level)
+            count, oldest_ns = self._one(_BACKLOG, (*queue, level, last, limit))
+            add_backlog(found, level, count, oldest_ns, limit)
         return found
 
     async def list_backlogged_queues(
@@ -149,10 +155,16 @@ class SqliteTasks(SqliteBase):
 
         await self._write(run)
 
+    async def get_poller(
+        self, namespace_id: str, task_queue: str, task_type: int, identity: str
+    ) -> PollerRecord | None:
+        row = self._one(_GET_POLLER, (namespace_id, task_queue, task_type, identity))
+        return PollerRecord(*row) if row else None
+
     async def list_pollers(
-        self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int
+        self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int, after: str = ""
     ) -> list[PollerRecord]:
-        rows = self._all(_LIST_POLLERS, (namespace_id, task_queue, task_type, now_ns, limit))
+        rows = self._all(_LIST_POLLERS, (namespace_id, task_queue, task_type, after, now_ns, limit))
         return [PollerRecord(*row) for row in rows]
 
 

@@ -6,6 +6,7 @@ a compare-and-set of the namespace's row, and then what waits is put where it be
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
@@ -22,6 +23,7 @@ from whistlestop.common.deployments import (
     versioned_queue,
 )
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
+from whistlestop.common.page_tokens import last_of, page_token
 from whistlestop.common.proto.deployment_pb2 import (
     DescribeVersionQueuesRequest,
     DescribeVersionQueuesResponse,
@@ -31,7 +33,7 @@ from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerRes
 from whistlestop.frontend.api import compute_config
 from whistlestop.frontend.api.compute_status import compute_status
 from whistlestop.storage.deployments import Deployments
-from whistlestop.storage.visibility import parse
+from whistlestop.storage.visibility import Attribute, AttributeType, parse
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersionInfo
@@ -45,6 +47,7 @@ _CURRENT = enums.WORKER_DEPLOYMENT_VERSION_STATUS_CURRENT
 _RAMPING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_RAMPING
 _DRAINING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING
 _DRAINED = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED
+_VERSION = Attribute("TemporalWorkerDeploymentVersion", AttributeType.Keyword, "TemporalWorkerDeploymentVersion")
 _PAGE = 100
 _MOST_DEPLOYMENTS = 100
 _MOST_VERSIONS = 100
@@ -135,17 +138,22 @@ async def _drained(
     frontend: Frontend, context: CallContext, infos: list[WorkerDeploymentVersionInfo], now_ns: int
 ) -> None:
     """A draining version is drained as soon as no pinned workflow is open on it."""
-    for info in infos:
-        if info.status != _DRAINING:
-            continue
-        version = version_string(info.deployment_version).replace("'", "''")
-        query = parse(
-            f"TemporalWorkerDeploymentVersion = '{version}' AND TemporalWorkflowVersioningBehavior = 'Pinned'"
-            " AND ExecutionStatus = 'Running'",
-            {},
-        )
+    draining = [info for info in infos if info.status == _DRAINING]
+    if not draining:
+        return
+    # One look at the open runs for all versions.
+    asked = ", ".join("'" + version_string(info.deployment_version).replace("'", "''") + "'" for info in draining)
+    query = parse(
+        f"TemporalWorkerDeploymentVersion IN ({asked}) AND TemporalWorkflowVersioningBehavior = 'Pinned'"
+        " AND ExecutionStatus = 'Running'",
+        {},
+    )
+    query = replace(query, group_by=(_VERSION,))
+    groups = await frontend.store.count_visibility_groups(context.namespace_id, query, len(draining))
+    pinned = {values[0] for values, _ in groups}
+    for info in draining:
         info.drainage_info.last_checked_time.FromNanoseconds(now_ns)
-        if not await frontend.store.count_visibility(context.namespace_id, query):
+        if version_string(info.deployment_version) not in pinned:
             info.status = _DRAINED
             info.drainage_info.status = enums.VERSION_DRAINAGE_STATUS_DRAINED
             info.drainage_info.last_changed_time.FromNanoseconds(now_ns)
@@ -221,18 +229,19 @@ async def list_worker_deployments(
 ) -> rr.ListWorkerDeploymentsResponse:
     """In the order of names; the token is the last name of the page."""
     known = await store_of(frontend).read(context.namespace_id)
-    after = request.next_page_token.decode(errors="replace")
+    after = last_of(request.next_page_token)
     size = min(request.page_size, _PAGE) if request.page_size > 0 else _PAGE
     everything = sorted(known.deployments, key=lambda data: data.description.worker_deployment_info.name)
     page = [data for data in everything if data.description.worker_deployment_info.name > after]
     reply = rr.ListWorkerDeploymentsResponse()
     if len(page) > size:
         page = page[:size]
-        reply.next_page_token = page[-1].description.worker_deployment_info.name.encode()
+        reply.next_page_token = page_token(page[-1].description.worker_deployment_info.name)
+    latest_ones = [each.worker_deployment_version_info for data in page for each in data.versions[-1:]]
+    await _drained(frontend, context, latest_ones, frontend.clock.now_ns())
     for data in page:
         described = data.description.worker_deployment_info
         infos = [each.worker_deployment_version_info for each in data.versions]
-        await _drained(frontend, context, infos[-1:], frontend.clock.now_ns())
         line = reply.worker_deployments.add(name=described.name)
         line.create_time.CopyFrom(described.create_time)
         line.routing_config.CopyFrom(described.routing_config)

@@ -119,16 +119,22 @@ async def list_nexus_endpoints(
     if request.page_size > _MOST_PER_PAGE:
         raise invalid_argument(f"page_size exceeds limit of {_MOST_PER_PAGE}")
     size = request.page_size or _DEFAULT_PAGE
-    try:
-        first_id = request.next_page_token.decode()
-    except UnicodeDecodeError:
-        raise invalid_argument("Invalid NextPageToken.") from None
+    first_id = _first_id(request.next_page_token)
     records = await frontend.store.list_nexus_endpoints(first_id, size + 1)
     for record in records[:size]:
         response.endpoints.append(await _shown(frontend, record))
     if len(records) > size:
         response.next_page_token = records[size].endpoint_id.encode()
     return response
+
+
+def _first_id(token: bytes) -> str:
+    if not token:
+        return ""
+    try:
+        return str(uuid.UUID(token.decode()))
+    except ValueError:
+        raise invalid_argument("invalid page token") from None
 
 
 async def _checked(frontend: Frontend, spec: nexus_pb.EndpointSpec) -> NexusEndpointData:
