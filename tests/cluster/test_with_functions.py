@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.cluster.conftest import Cluster
 
-SOON_S = 8.0
+SOON_S = 20.0
 """On a busy machine. Without a hint the server would look again after half a minute."""
 IDLE_S = 2.0
 

@@ -151,9 +151,10 @@ async def test_a_run_cached_by_a_stopped_worker_goes_on_at_another_at_once(clien
         handle = await client.start_workflow(Steps.run, 2, id=new("steps"), task_queue=queue)
         await handle.signal(Steps.tell)
         assert await handle.query(Steps.count) == 1
-    async with worker(client, Steps, queue=queue), asyncio.timeout(5):
+    async with worker(client, Steps, queue=queue):
         await handle.signal(Steps.tell)
         assert await handle.result() == [1, 2]
+    assert "WORKFLOW_TASK_TIMED_OUT" not in await kinds(handle)
 
 
 @on_every_store

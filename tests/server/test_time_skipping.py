@@ -20,6 +20,8 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
+from tests.patience import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -180,12 +182,14 @@ async def ahead(environment: WorkflowEnvironment) -> timedelta:
 
 
 async def test_months_pass_in_a_moment() -> None:
-    """What sleeps for a month is done in less than two seconds; so are children, retries and a schedule in cron."""
+    """What sleeps for a month takes no two seconds more than what does not; so do children, retries and a cron."""
     async with station() as environment:
         client = environment.client
         began = time.monotonic()
+        await client.execute_workflow(Sleeper.run, 0, **started())
+        awake_s = time.monotonic() - began
         assert await client.execute_workflow(Sleeper.run, 30, **started()) == pytest.approx(30, abs=1e-3)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 2 + 5 * awake_s, "a busy machine is slow at both"
         assert await ahead(environment) == 30 * DAY
         assert await client.execute_workflow(Parent.run, **started()) == pytest.approx([40, 2, 400], abs=1e-3)
         assert await ahead(environment) == 430 * DAY
@@ -202,7 +206,7 @@ async def test_months_pass_in_a_moment() -> None:
         result = history.events[0].workflow_execution_started_event_attributes.last_completion_result
         days = (await client.data_converter.decode(result.payloads, [str]))[0]
         assert days.startswith("01 01 ")
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < PATIENCE_S
 
 
 async def test_nothing_skips_while_time_is_locked() -> None:
@@ -262,7 +266,7 @@ async def test_an_activity_may_let_time_pass() -> None:
         began = time.monotonic()
         result = await environment.client.execute_workflow(Heartbeats.run, args=["nap", 3600], **started())
         assert result == "TimeoutError"
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < PATIENCE_S
         assert await ahead(environment) >= timedelta(hours=1)
 
 
