@@ -38,6 +38,7 @@ class _Methods:
         self._clock = clock
         self.most = frontend.config.max_message_size
         services = frozenset(spec.service for spec in frontend.registry.values())
+        self._knows = self._known if frontend.config.auth is not None else None
         self._served = services | {HEALTH_SERVICE, *REFLECTION_SERVICES}
         self.health = Health(services)
         self._by_path = {f"/{name}": self._of(spec) for name, spec in frontend.registry.items()}
@@ -54,6 +55,9 @@ class _Methods:
             return error
         raise AssertionError("a message of allowed size was refused")
 
+    async def _known(self, head: Head) -> bool:
+        return await self._frontend.knows(head.headers)
+
     def _of(self, spec: RpcSpec) -> Method:
         call, clock, name, kind = self._frontend.call, self._clock, spec.full_name, spec.request_type
         parse = kind.FromString
@@ -67,7 +71,7 @@ class _Methods:
             deadline_ns = None if left_s is None else clock.now_ns() + int(left_s * 1e9)
             return encoded(await call(name, request, CallContext(deadline_ns, head.headers)))
 
-        return Method(name, handle)
+        return Method(name, handle, knows=self._knows)
 
 
 def _unknown(path: str, served: Container[str]) -> Method:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, unavailable
+from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, permission_denied, unavailable
 from whistlestop.common.grpc import status
 from whistlestop.common.grpc.frames import ErrorCode
 from whistlestop.common.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, unary_message
@@ -22,6 +22,7 @@ from whistlestop.common.grpc.outbound import Outbound
 from whistlestop.common.grpc.streaming import StreamingCall
 
 if TYPE_CHECKING:
+    from whistlestop.common.grpc.head import Knows
     from whistlestop.common.grpc.limits import Limits, Service
     from whistlestop.common.grpc.stream import Stream
 
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # Deadlines this near to the timer's go with it.
 _SLACK_S = 0.001
+MOST_FROM_STRANGERS = 16 * 1024
+"""Bytes of a request that are kept, or unpacked, of whoever may be nobody."""
 
 
 class Calls(Outbound):
@@ -79,6 +82,8 @@ class Calls(Outbound):
                 self._refuse(stream, ServiceError(Code.INTERNAL, "grpc: a unary request with two messages"))
             elif self.buffered > self.limits.max_buffered:
                 self._refuse(stream, ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too many unfinished requests"))
+            elif len(stream.body) > MOST_FROM_STRANGERS and stream.asking is None:
+                self._ask(stream)
 
     def end(self, stream: Stream, data: bytes) -> None:
         """The request is whole with `data`."""
@@ -92,15 +97,65 @@ class Calls(Outbound):
             stream.body = b""
         else:
             body = data
+        head = stream.head
+        knows = head.method.knows  # type: ignore[union-attr]  # no others come here
+        if knows is not None and (head.gzipped or len(body) > MOST_FROM_STRANGERS):
+            self._running += 1
+            stream.task = self._loop.create_task(self._serve_if_known(stream, body, knows))
+            return
+        message = self._unpacked(stream, body)
+        if message is not None:
+            self._running += 1
+            stream.task = self._loop.create_task(self._serve(stream, message))
+
+    def _unpacked(self, stream: Stream, body: bytes) -> bytes | None:
+        """The message of a request; None when it is refused."""
         try:
-            message = unary_message(body, gzipped=stream.head.gzipped, most=self.limits.max_message)
+            return unary_message(body, gzipped=stream.head.gzipped, most=self.limits.max_message)
         except ServiceError as error:
             self._refuse(stream, error)
         except TooLarge as error:
             self._refuse(stream, self._service.too_large(error.size))
+        return None
+
+    # -- strangers --
+
+    def _ask(self, stream: Stream) -> None:
+        """Much is coming: no more than was granted does, until it is known from whom."""
+        knows = stream.head.method.knows  # type: ignore[union-attr]  # as above
+        if knows is not None:
+            stream.held = True
+            stream.asking = self._loop.create_task(self._find_out(stream, knows))
+
+    async def _find_out(self, stream: Stream, knows: Knows) -> None:
+        known = await self._is_known(stream, knows)
+        stream.held = False
+        if known and not stream.ended:
+            self.grant(stream)
+
+    async def _serve_if_known(self, stream: Stream, body: bytes, knows: Knows) -> None:
+        """What a stranger sent is not unpacked."""
+        message = None
+        try:
+            if await self._is_known(stream, knows):
+                message = self._unpacked(stream, body)
+        except asyncio.CancelledError:
+            self._cancelled(stream)
+        if message is None:
+            self._running -= 1
         else:
-            self._running += 1
-            stream.task = self._loop.create_task(self._serve(stream, message))
+            await self._serve(stream, message)
+
+    async def _is_known(self, stream: Stream, knows: Knows) -> bool:
+        """Who is not, is refused."""
+        try:
+            if await knows(stream.head):
+                return True
+            self._refuse(stream, permission_denied())
+        except Exception:
+            logger.exception("asking who calls %s failed", stream.head.path)
+            self._refuse(stream, ServiceError(Code.INTERNAL, "internal error"))
+        return False
 
     def _feed(self, stream: Stream, data: bytes, *, ended: bool) -> None:
         assert stream.call is not None

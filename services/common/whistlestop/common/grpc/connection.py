@@ -326,8 +326,11 @@ class Connection(Calls):
             self._strike()
             return
         self.take(stream, data[start:stop])
-        if stream.receive_left <= self._stream_grant_at and not stream.closed:
-            self.write(frames.window_update(number, self.limits.stream_window - stream.receive_left))
+        self.grant(stream)
+
+    def grant(self, stream: Stream) -> None:
+        if stream.receive_left <= self._stream_grant_at and not (stream.closed or stream.held):
+            self.write(frames.window_update(stream.number, self.limits.stream_window - stream.receive_left))
             stream.receive_left = self.limits.stream_window
 
     def _count_received(self, size: int) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from whistlestop.common.grpc.streaming import StreamingCall
 
     Unary = Callable[[bytes, "Head"], Coroutine[Any, Any, bytes]]
+    Knows = Callable[["Head"], Coroutine[Any, Any, bool]]
     Streaming = Callable[[StreamingCall], Coroutine[Any, Any, None]]
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
@@ -34,12 +35,16 @@ _CONTENT_TYPE = re.compile(r"application/grpc(\+proto)?\s*(;.*)?", re.IGNORECASE
 class Method:
     """What answers calls of one path: a unary handler or a streaming one."""
 
-    __slots__ = ("name", "streaming", "unary")
+    __slots__ = ("knows", "name", "streaming", "unary")
 
-    def __init__(self, name: str, unary: Unary | None = None, streaming: Streaming | None = None) -> None:
+    def __init__(
+        self, name: str, unary: Unary | None = None, streaming: Streaming | None = None, *, knows: Knows | None = None
+    ) -> None:
         self.name = name
         self.unary = unary
         self.streaming = streaming
+        self.knows = knows
+        """Whether a caller is anybody at all, asked before much of a request is kept. None: everybody is."""
 
 
 class Head:

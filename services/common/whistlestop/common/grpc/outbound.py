@@ -178,6 +178,9 @@ class Outbound(asyncio.Protocol):
     def idle(self) -> None:
         """The last stream has ended."""
 
+    def grant(self, stream: Stream) -> None:
+        """Let more of a request come, unless enough may."""
+
     # -- what waits for windows --
 
     def _send(self, stream: Stream, data: bytes) -> None:

@@ -15,8 +15,8 @@ class Stream:
     """From its HEADERS until our END_STREAM or a reset of either side; then it is `closed` and forgotten."""
 
     __slots__ = (
-        "body", "call", "closed", "deadline", "drained", "ended", "head", "headers_sent", "number", "outgoing",
-        "receive_left", "send_left", "task", "trailers",
+        "asking", "body", "call", "closed", "deadline", "drained", "ended", "head", "headers_sent", "held", "number",
+        "outgoing", "receive_left", "send_left", "task", "trailers",
     )  # fmt: skip
 
     def __init__(self, number: int, head: Head, receive_left: int, send_left: int) -> None:
@@ -31,6 +31,10 @@ class Stream:
         self.closed = False
         self.body: bytes | bytearray = b""
         """What came of the request so far."""
+        self.asking: asyncio.Task[None] | None = None
+        """Finds out whether the caller is known, since much is coming."""
+        self.held = False
+        """No more may come until that is found out."""
         self.task: asyncio.Task[None] | None = None
         self.deadline: float | None = None
         self.call: StreamingCall | None = None
