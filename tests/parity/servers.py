@@ -107,6 +107,7 @@ LOW_LIMITS = (
     "limit.historySize.suggestContinueAsNew=5000",
     "limit.maxIDLength=200",
     "history.maximumSignalsPerExecution=5",
+    'history.longPollExpirationInterval="0.8s"',
     "history.maxInFlightUpdates=2",
     "history.maxInFlightUpdatePayloads=1000",
     "history.maxTotalUpdates=2",

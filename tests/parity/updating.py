@@ -9,7 +9,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
 from tests.parity.commands import protocol_message, timer
-from tests.parity.puppet import failure, payloads
+from tests.parity.puppet import POLL_SECONDS, failure, payloads
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -70,8 +70,10 @@ async def respond(
     return await p.complete(task, *named, *commands, messages=messages, **fields)
 
 
-def begin_update(p: Puppet, update_id: str = "u", **fields: Any) -> Pending:
-    return p.begin("UpdateWorkflowExecution", **p.update_fields("change", update_id, **fields))
+def begin_update(p: Puppet, update_id: str = "u", *, deadline: float = POLL_SECONDS, **fields: Any) -> Pending:
+    """Ask for it. How a time that is too short is refused is not written down."""
+    given = p.update_fields("change", update_id, **fields)
+    return p.begin("UpdateWorkflowExecution", record=deadline > 1, deadline=deadline, **given)
 
 
 async def admitted(p: Puppet, update_id: str = "u") -> None:

@@ -49,6 +49,7 @@ LIMIT_KEYS: Mapping[str, str] = {
     "history.maxinflightupdatepayloads": "in_flight_updates_bytes",
     "history.maxtotalupdates": "total_updates",
     "history.maxtotalupdates.suggestcontinueasnewthreshold": "total_updates_suggest_continue_as_new_percent",
+    "history.longpollexpirationinterval": "long_poll_ns",
     "history.maxbufferedquerycount": "buffered_queries",
     "history.historymaxautoresetpoints": "auto_reset_points",
     "history.workflowtaskheartbeattimeout": "workflow_task_heartbeat_timeout_ns",

@@ -27,6 +27,7 @@ from whistlestop.history import histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import close, workflow_task
 from whistlestop.history.core.run import PAUSED, RUNNING
+from whistlestop.history.core.times import SECOND_NS
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
@@ -42,8 +43,8 @@ _MAY_GO_ON = frozenset({
     "workflow_execution_failed_event_attributes",
     "workflow_execution_timed_out_event_attributes",
 })
-LONG_POLL_S = 20.0
-LONG_POLL_MARGIN_S = 1.0
+_MARGIN_NS = SECOND_NS
+"""How long before a caller's time is over it is answered."""
 CLOSE_EVENT = wf_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
 CLIENTS_WITHOUT_UNWRITTEN_EVENTS = frozenset({"temporal-cli", "temporal-ui"})
 """Command line and UI show what is stored, and nothing that may yet disappear."""
@@ -233,9 +234,9 @@ async def _wait(
     service: History, key: ExecutionKey, context: CallContext, first: int, *, only_close: bool
 ) -> Entry:
     """Until there is something from `first` on (or the run closed), or the poll's time is over."""
-    clock = service.wall
-    hold_s = min(context.remaining_s(clock, LONG_POLL_S) - LONG_POLL_MARGIN_S, LONG_POLL_S)
-    deadline_ns = clock.now_ns() + int(hold_s * 1e9)
+    deadline_ns = service.wall.now_ns() + service.limits.long_poll_ns
+    if context.deadline_ns is not None:
+        deadline_ns = min(deadline_ns, context.deadline_ns - _MARGIN_NS)
     if only_close:
         topic = closed_topic(key.namespace_id, key.run_id)
     else:

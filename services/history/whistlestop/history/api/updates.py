@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey
 
-LONG_POLL_S = 20
-
 
 async def update_workflow_execution(
     service: History, request: service_pb.UpdateWorkflowExecutionRequest, context: CallContext
@@ -90,9 +88,11 @@ def _link(
 
 def deadline(service: History, context: CallContext) -> int:
     """Until when a caller is kept waiting: shortly before its own deadline, and never for very long."""
-    now_ns = service.wall.now_ns()
-    left_s = context.remaining_s(service.wall, LONG_POLL_S + 1)
-    return now_ns + int(min(LONG_POLL_S, left_s - min(1.0, left_s / 5)) * 1e9)
+    long_poll_ns, now_ns = service.limits.long_poll_ns, service.wall.now_ns()
+    if context.deadline_ns is None:
+        return now_ns + long_poll_ns
+    left_ns = context.deadline_ns - now_ns
+    return now_ns + min(long_poll_ns, left_ns - min(SECOND_NS, left_ns // 5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,8 @@ class Patience:
     def of(cls, service: History, context: CallContext) -> Patience:
         """The caller's time when it is shorter than a long poll. In a function, the time may be the function's."""
         latest_ns = context.deadline_ns
-        if context.can_hold and latest_ns is not None and latest_ns < service.wall.now_ns() + LONG_POLL_S * SECOND_NS:
+        long_poll_ns = service.wall.now_ns() + service.limits.long_poll_ns
+        if context.can_hold and latest_ns is not None and latest_ns < long_poll_ns:
             return cls(latest_ns, refuses=True)
         return cls(deadline(service, context), refuses=False)
 

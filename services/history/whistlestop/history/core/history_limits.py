@@ -24,12 +24,6 @@ def enforce(run: Run, state_size: int) -> str:
         return ""
     limits = run.limits
     size, count = run.state.history_size_bytes, run.state.next_event_id - 1
-    if (
-        size <= limits.history_size_warn
-        and count <= limits.history_count_warn
-        and state_size <= limits.mutable_state_size_warn
-    ):
-        return ""
     reason = (
         _judge(run, "bytes of history", size, limits.history_size_warn, limits.history_size_error, HISTORY_SIZE)
         or _judge(run, "events", count, limits.history_count_warn, limits.history_count_error, HISTORY_COUNT)

@@ -47,6 +47,8 @@ class Limits:
     search_attributes_total_size: int = 40 * KIB
     auto_reset_points: int = 20
 
+    long_poll_ns: int = 20 * SECOND_NS
+    """How long a caller is kept waiting that set itself no shorter time."""
     workflow_task_timeout_ns: int = 10 * SECOND_NS
     workflow_task_timeout_max_ns: int = 120 * SECOND_NS
     workflow_task_heartbeat_timeout_ns: int = 30 * 60 * SECOND_NS

@@ -183,10 +183,10 @@ async def delete_schedule(
 async def list_schedule_matching_times(
     service: History, request: service_pb.ListScheduleMatchingTimesRequest, context: CallContext
 ) -> Reply:
-    """The times within a range, as the schedule would take them."""
+    """The times within a range, as the schedule would take them; of one that has ended, too."""
     key = await _key(service, request.schedule_id, context)
     entry = await service.engine.read(key)
-    if not entry.state.schedule or entry.state.close_ns:
+    if not entry.state.schedule:
         raise not_found("schedule not found")
     if not (request.HasField("start_time") and request.HasField("end_time")):
         raise invalid_argument("missing or invalid query")
