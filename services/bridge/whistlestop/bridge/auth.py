@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import email.utils
+import logging
 import re
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
+from whistlestop.common.aws import Credentials, signed
+from whistlestop.common.errors import unavailable
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from whistlestop.common.http1 import Answer
+
+log = logging.getLogger(__name__)
 
 _FUNCTION_URL = re.compile(r"\.lambda-url\.([a-z0-9-]+)\.on\.aws$")
 _API_GATEWAY = re.compile(r"\.execute-api\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?$")
-_REFRESH_S = 300
+_SKEW: Final = dt.timedelta(seconds=60)
+"""AWS takes signatures that are up to five minutes old, or ahead."""
+_DOUBT_S: Final = 30.0
+"""A refusal is made sure of this often at most: most are meant."""
 CALLER_AUTHORIZATION = "x-whistlestop-authorization"
 """Where the caller's own authorization goes when the signature takes that header."""
 
@@ -21,7 +33,14 @@ class Auth(Protocol):
     """Adds to the headers of a call."""
 
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
-        """Change `headers` (names in lower case) in place. Raises ValueError when there are no credentials."""
+        """Change `headers` (names in lower case) in place.
+
+        Raises ValueError when there are no credentials, and ServiceError when they can't be had just now.
+        """
+        ...
+
+    def refused(self, answer: Answer) -> bool:
+        """Something in front of the target did not let the call through: whether it is worth another try."""
         ...
 
 
@@ -30,6 +49,9 @@ class NoAuth:
 
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
         return None
+
+    def refused(self, answer: Answer) -> bool:
+        return False
 
 
 class ApiKey:
@@ -41,6 +63,9 @@ class ApiKey:
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
         headers.setdefault("authorization", self._value)
 
+    def refused(self, answer: Answer) -> bool:
+        return False
+
 
 class InTurn:
     """One after the other: an API key first, whose place AWS's signature then takes."""
@@ -51,6 +76,9 @@ class InTurn:
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
         for auth in self._auths:
             await auth.sign(url, headers, body)
+
+    def refused(self, answer: Answer) -> bool:
+        return any(auth.refused(answer) for auth in self._auths)
 
 
 class SigV4:
@@ -69,32 +97,60 @@ class SigV4:
         self._region = region
         self._service = service or "lambda"
         self._credentials = credentials
+        self._find = _find_credentials if credentials is None else None
+        self._ahead = dt.timedelta()
+        """Of AWS's clock, where this machine's is wrong."""
+        self._doubted_s = -_DOUBT_S
 
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
         credentials = await self._fresh()
-        # Imported late: who brings an API key needs no botocore.
-        from botocore.auth import SigV4Auth  # type: ignore[import-untyped]  # carries no types
-        from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]  # as above
-
         if "authorization" in headers:
             headers[CALLER_AUTHORIZATION] = headers.pop("authorization")
-        request = AWSRequest("POST", url, data=body, headers={"content-type": headers.get("content-type", "")})
-        SigV4Auth(credentials.get_frozen_credentials(), self._service, self._region).add_auth(request)
-        signed: Mapping[str, str] = request.headers
-        for name in ("Authorization", "X-Amz-Date", "X-Amz-Security-Token", "X-Amz-Content-SHA256"):
-            if name in signed:
-                headers[name.lower()] = signed[name]
+        parts, now = urlsplit(url), dt.datetime.now(dt.UTC) + self._ahead
+        given = {"content-type": headers.get("content-type", "")}
+        made = signed(credentials, now, self._region, self._service, parts.netloc, parts.path or "/", body, given)
+        del made["host"]  # the connection's own
+        headers |= made
 
-    async def _fresh(self) -> Any:
+    def refused(self, answer: Answer) -> bool:
+        """A clock that is wrong, or keys that are not good any more, are no reason to give up."""
+        now_s = time.monotonic()
+        if now_s < self._doubted_s + _DOUBT_S:
+            return False
+        self._doubted_s = now_s
+        ahead = _ahead(answer.headers.get("date", ""))
+        if ahead is not None and abs(ahead - self._ahead) > _SKEW:
+            log.warning("this machine's clock is %.0f s behind AWS's: calls are signed by that", ahead.total_seconds())
+            self._ahead = ahead
+            return True
+        if self._find is None:
+            return False
+        self._credentials = None
+        return True
+
+    async def _fresh(self) -> Credentials:
         """Credentials that need no refresh now; finding and refreshing them may ask the network, so a thread does."""
-        if self._credentials is None:
-            self._credentials = await asyncio.to_thread(_find_credentials)
-        if self._credentials is None:
+        try:
+            if self._credentials is None and self._find is not None:
+                self._credentials = await asyncio.to_thread(self._find)
+            keys = None
+            if self._credentials is not None:
+                frozen = self._credentials.get_frozen_credentials
+                needed = getattr(self._credentials, "refresh_needed", None)
+                keys = await asyncio.to_thread(frozen) if needed is not None and needed() else frozen()
+        except Exception as error:  # botocore's providers raise what they like
+            raise unavailable(f"the bridge's AWS credentials can't be had just now: {error}") from error
+        if keys is None:
             raise ValueError("no AWS credentials were found")
-        needed = getattr(self._credentials, "refresh_needed", None)
-        if needed is not None and needed(_REFRESH_S):
-            await asyncio.to_thread(self._credentials.get_frozen_credentials)
-        return self._credentials
+        return Credentials(keys.access_key, keys.secret_key, keys.token or "")
+
+
+def _ahead(date: str) -> dt.timedelta | None:
+    """By how much the other side's clock is ahead of this one; None when it does not say."""
+    try:
+        return email.utils.parsedate_to_datetime(date) - dt.datetime.now(dt.UTC)
+    except (ValueError, TypeError):
+        return None
 
 
 def region_of(url: str) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import gzip
 import json
+import logging
 import zlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
@@ -31,11 +32,16 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
 
+    from whistlestop.common.http1 import Answer
+
+log = logging.getLogger(__name__)
+
 _GZIP_FROM = 2048
 _GUARD_S = 5.0
 """An answer to a call with a deadline may take this much longer on its way."""
 _NO_DEADLINE_S = 120.0
 _MOST_MS = 9_999_999_999
+_REFUSED = 403
 _BY_STATUS = {
     400: Code.INTERNAL,
     401: Code.UNAUTHENTICATED,
@@ -83,44 +89,73 @@ class ConnectTarget:
     async def call(
         self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float | None, kind: str = OTHER
     ) -> bytes:
-        sent = {**headers, **self._fixed}
+        fixed = dict(self._fixed)
         if timeout_s is not None:
             if timeout_s <= 0:
                 raise deadline_exceeded()
-            sent["connect-timeout-ms"] = str(min(max(int(timeout_s * 1000), 1), _MOST_MS))
+            fixed["connect-timeout-ms"] = str(min(max(int(timeout_s * 1000), 1), _MOST_MS))
         if len(body) >= _GZIP_FROM:
             body = gzip.compress(body, compresslevel=1, mtime=0)
-            sent["content-encoding"] = "gzip"
+            fixed["content-encoding"] = "gzip"
+        path = self._prefix + path
+        try:
+            answer = await self._post(path, {**headers, **fixed}, body, timeout_s, kind)
+            if answer.status == _REFUSED and not _is_ours(answer) and self._auth.refused(answer):
+                answer = await self._post(path, {**headers, **fixed}, body, timeout_s, kind)
+            return _reply(answer)
+        except TimeoutError:
+            self.counters.failures[kind] += 1
+            raise deadline_exceeded() from None
+        except Unreachable as error:
+            self.counters.failures[kind] += 1
+            raise unavailable(f"the bridge can't reach its target: {error}") from None
+        except ServiceError:
+            self.counters.failures[kind] += 1
+            raise
+        except Exception as error:
+            # Whoever waits for the answer is to hear of it, whatever it is.
+            self.counters.failures[kind] += 1
+            log.exception("a call of %s failed", path)
+            raise ServiceError(Code.INTERNAL, f"the bridge can't make this call: {error!r}") from error
+
+    async def _post(
+        self, path: str, headers: dict[str, str], body: bytes, timeout_s: float | None, kind: str
+    ) -> Answer:
         counters = self.counters
         counters.calls[kind] += 1
         counters.bytes_out += len(body)
-        path = self._prefix + path
         try:
-            await self._auth.sign(self._origin + path, sent, body)
-            async with asyncio.timeout(_NO_DEADLINE_S if timeout_s is None else timeout_s + _GUARD_S):
-                answer = await self._http.post(path, sent, body)
-            counters.bytes_in += len(answer.body)
-            found = _plain(answer.body) if answer.headers.get("content-encoding") == "gzip" else answer.body
-            kind_of = answer.headers.get("content-type", "")
-            if answer.status == 200 and kind_of.startswith("application/proto"):
-                return found
-            raise error_of(answer.status, kind_of, found)
-        except TimeoutError:
-            counters.failures[kind] += 1
-            raise deadline_exceeded() from None
-        except Unreachable as error:
-            counters.failures[kind] += 1
-            raise unavailable(f"the bridge can't reach its target: {error}") from None
+            await self._auth.sign(self._origin + path, headers, body)
         except ValueError as error:
-            counters.failures[kind] += 1
             raise ServiceError(Code.UNAUTHENTICATED, f"the bridge can't sign its calls: {error}") from None
-        except ServiceError:
-            counters.failures[kind] += 1
-            raise
+        async with asyncio.timeout(_NO_DEADLINE_S if timeout_s is None else timeout_s + _GUARD_S):
+            answer = await self._http.post(path, headers, body)
+        counters.bytes_in += len(answer.body)
+        return answer
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+
+def _reply(answer: Answer) -> bytes:
+    found = _body(answer)
+    kind_of = answer.headers.get("content-type", "")
+    if answer.status == 200 and kind_of.startswith("application/proto"):
+        return found
+    raise error_of(answer.status, kind_of, found)
+
+
+def _body(answer: Answer) -> bytes:
+    return _plain(answer.body) if answer.headers.get("content-encoding") == "gzip" else answer.body
+
+
+def _is_ours(answer: Answer) -> bool:
+    """Whether an error is the target's own word, and not of something in front of it."""
+    try:
+        return "code" in json.loads(_body(answer))
+    except (ValueError, TypeError):
+        return False
 
 
 def error_of(status: int, content_type: str, body: bytes) -> ServiceError:

@@ -130,24 +130,38 @@ class Aws:
         self, service: str, host: str, path: str, body: bytes, headers: Mapping[str, str]
     ) -> dict[str, str]:
         """`headers` (names in lower case) with signature version 4."""
-        now, credentials = _now(), self.credentials()
-        complete = {**headers, "host": host, "x-amz-date": f"{now:%Y%m%dT%H%M%SZ}"}
-        if credentials.token:
-            complete["x-amz-security-token"] = credentials.token
-        names = sorted(complete)
-        listed, signed_names = "".join(f"{name}:{complete[name].strip()}\n" for name in names), ";".join(names)
-        # The path is quoted already, and once more for the signature: so do all services but S3.
-        digest = hashlib.sha256(body).hexdigest()
-        request = f"POST\n{quote(path, safe='/-_.~')}\n\n{listed}\n{signed_names}\n{digest}"
-        scope = f"{now:%Y%m%d}/{self.region}/{service}/aws4_request"
-        complete["authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={signed_names}, "
-            f"Signature={_signature(credentials, now, scope, request)}"
-        )
+        complete = signed(self.credentials(), _now(), self.region, service, host, path, body, headers)
         # Lambda and X-Ray follow a call through functions by this header.
         if trace := os.environ.get("_X_AMZN_TRACE_ID"):
             complete["x-amzn-trace-id"] = trace
         return complete
+
+
+def signed(
+    credentials: Credentials,
+    now: dt.datetime,
+    region: str,
+    service: str,
+    host: str,
+    path: str,
+    body: bytes,
+    headers: Mapping[str, str],
+) -> dict[str, str]:
+    """`headers` (names in lower case) of a POST, the host among them, with signature version 4."""
+    complete = {**headers, "host": host, "x-amz-date": f"{now:%Y%m%dT%H%M%SZ}"}
+    if credentials.token:
+        complete["x-amz-security-token"] = credentials.token
+    names = sorted(complete)
+    listed, signed_names = "".join(f"{name}:{complete[name].strip()}\n" for name in names), ";".join(names)
+    # The path is quoted already, and once more for the signature: so do all services but S3.
+    digest = hashlib.sha256(body).hexdigest()
+    request = f"POST\n{quote(path, safe='/-_.~')}\n\n{listed}\n{signed_names}\n{digest}"
+    scope = f"{now:%Y%m%d}/{region}/{service}/aws4_request"
+    complete["authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={signed_names}, "
+        f"Signature={_signature(credentials, now, scope, request)}"
+    )
+    return complete
 
 
 class LambdaCalls:
