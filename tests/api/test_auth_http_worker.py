@@ -22,6 +22,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from tests.api.test_auth import DOCUMENT, SECRETS
 from tests.bridge.test_auth import guarded_functions
+from tests.patience import PATIENCE_S
 from whistlestop.bridge import connect
 from whistlestop.frontend.auth.config import AuthConfig
 from whistlestop.server.config import ServerConfig
@@ -34,7 +35,6 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "http_worker" / "worker.py"
 PAGE = ROOT / "docs" / "http-protocol.md"
 QUEUE = "letters"
-PATIENCE_S = 60
 
 
 @workflow.defn

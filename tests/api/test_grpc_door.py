@@ -12,6 +12,7 @@ import pytest_asyncio
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from tests.patience import PATIENCE_S
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.doors.status import error_from_status
 from whistlestop.common.errors import already_started
@@ -164,9 +165,9 @@ async def test_a_client_that_leaves_ends_its_poll(world: World, caller: _Caller)
     request.task_queue.name = "q"
     call = caller.call(f"{_SERVICE}/PollActivityTaskQueue", request.SerializeToString(), 60.0)
     polling = asyncio.ensure_future(call)
-    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.wait_for(started.wait(), PATIENCE_S)
     polling.cancel()
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), PATIENCE_S)
 
 
 async def test_a_drain_ends_open_polls_with_an_empty_answer(world: World, caller: _Caller) -> None:
@@ -182,9 +183,9 @@ async def test_a_drain_ends_open_polls_with_an_empty_answer(world: World, caller
     request.task_queue.name = "q"
     data = request.SerializeToString()
     polling = asyncio.ensure_future(caller.call(f"{_SERVICE}/PollActivityTaskQueue", data, 60.0))
-    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.wait_for(started.wait(), PATIENCE_S)
     await world.frontend.close()
-    assert await asyncio.wait_for(polling, 5) == b""
+    assert await asyncio.wait_for(polling, PATIENCE_S) == b""
     assert await caller.refused(f"{_SERVICE}/PollActivityTaskQueue", data) == (
         "UNAVAILABLE", "the server is shutting down",
     )

@@ -19,6 +19,7 @@ from tests.bridge.programs import QUEUE, Order, Outcome, Parcel, charge
 from tests.bridge.targets import Front, serving
 from tests.functions.client import Cloud, opened
 from tests.functions.conftest import platform
+from tests.patience import PATIENCE_S
 from whistlestop.bridge import connect
 from whistlestop.bridge.auth import CALLER_AUTHORIZATION, ApiKey, InTurn, SigV4
 from whistlestop.common.clock import SystemClock
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-PATIENCE_S = 60
 KEY, WORKER, READER = new_key(), new_key(), new_key()
 DOCUMENT = render([
     StoredKey("app", hash_of(KEY), ("default:write",)),

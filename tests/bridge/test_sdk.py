@@ -20,6 +20,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from tests.bridge.programs import QUEUE, Cancelled, Order, Outcome, Parcel, charge, endless
+from tests.patience import PATIENCE_S
 from whistlestop.bridge import BridgeConfig, RunningBridge, connect
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.sdk
 
-PATIENCE_S = 60
 TEMPORAL = Path(sys.executable).with_name("temporal")
 
 

@@ -10,6 +10,7 @@ import boto3  # type: ignore[import-untyped]  # carries no types
 import pytest
 from moto import mock_aws
 
+from tests.patience import PATIENCE_S
 from whistlestop.bridge import BridgeConfig, RunningBridge, sqs
 from whistlestop.bridge.counters import Counters
 from whistlestop.bridge.sqs import SqsWakeQueue
@@ -43,7 +44,7 @@ class Ears:
         self.heard.set()
 
     async def wake(self) -> None:
-        await asyncio.wait_for(self.heard.wait(), 10)
+        await asyncio.wait_for(self.heard.wait(), PATIENCE_S)
         self.heard.clear()
 
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
+from tests.patience import PATIENCE_S
 from whistlestop.bridge import BridgeConfig, RunningBridge
 from whistlestop.bridge.auth import CALLER_AUTHORIZATION, SigV4
 from whistlestop.bridge.door import headers_of
@@ -171,9 +172,9 @@ async def test_who_stops_waiting_closes_the_connection(origin: Origin) -> None:
     target = ConnectTarget(origin.url)
     origin.answers.append(b"")
     call = asyncio.create_task(target.call("/a.B/C", b"", {}, 60))
-    await asyncio.wait_for(origin.asked.wait(), 5)
+    await asyncio.wait_for(origin.asked.wait(), PATIENCE_S)
     call.cancel()
-    await asyncio.wait_for(origin.gone.wait(), 5)
+    await asyncio.wait_for(origin.gone.wait(), PATIENCE_S)
 
 
 async def test_sigv4_signs_body_and_host_and_moves_the_callers_own_authorization() -> None:

@@ -12,6 +12,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.history.test_executions import DAY_NS, NAMESPACE_ID, Bench
+from tests.patience import PATIENCE_S
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
@@ -190,7 +191,7 @@ async def test_who_waits_for_the_outcome_hears_of_it(shop: Shop) -> None:
     waiting = asyncio.ensure_future(shop.call("PollActivityExecution", activity_id="a"))
     await shop.complete(await shop.take())
     await asyncio.sleep(0)
-    assert (await asyncio.wait_for(waiting, 5)).outcome.HasField("result")
+    assert (await asyncio.wait_for(waiting, PATIENCE_S)).outcome.HasField("result")
 
 
 async def test_a_paused_one_is_not_offered_until_it_goes_on(shop: Shop) -> None:

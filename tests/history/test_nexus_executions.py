@@ -12,6 +12,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.history.test_executions import DAY_NS, NAMESPACE_ID, Bench
+from tests.patience import PATIENCE_S
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
@@ -176,7 +177,7 @@ async def test_who_waits_for_the_outcome_hears_of_it(desk: Desk) -> None:
     await desk.begin()
     waiting = asyncio.ensure_future(desk.call("PollNexusOperationExecution", operation_id="o"))
     await desk.answer(await desk.take(), start_operation={"sync_success": {"payload": RESULT}})
-    assert (await asyncio.wait_for(waiting, 5)).result.data == b'"out"'
+    assert (await asyncio.wait_for(waiting, PATIENCE_S)).result.data == b'"out"'
 
 
 async def test_of_starts_that_race_one_wins(desk: Desk) -> None:

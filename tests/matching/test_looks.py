@@ -12,6 +12,7 @@ from temporalio.api.worker.v1 import message_pb2 as workers_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.matching.fakes import NAMESPACE, Bench, settle
+from tests.patience import PATIENCE_S
 from whistlestop.common.deployments import ROW_NAME, ROW_TYPE
 from whistlestop.common.proto import worker_pb2 as worker_pb
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
@@ -137,7 +138,7 @@ async def test_closing_ends_looks() -> None:
     waiting = look(bench, "one")
     await settle()
     await bench.matching.close()
-    assert list((await asyncio.wait_for(waiting, 5)).workflow_tasks) == [0]
+    assert list((await asyncio.wait_for(waiting, PATIENCE_S)).workflow_tasks) == [0]
 
 
 FUNCTION = MatchingConfig(hear_others=False, wake_queue_prefix="stack-bridge-")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
+from tests.patience import PATIENCE_S
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.context import CallContext
@@ -168,7 +169,7 @@ async def test_a_caller_that_goes_away_ends_its_call(site: Site) -> None:
     calling = asyncio.create_task(site.client().call("PollWorkflowTaskQueue", POLL, CallContext()))
     await site.services[0].held.wait()
     calling.cancel()
-    await asyncio.wait_for(site.services[0].gone.wait(), 5)
+    await asyncio.wait_for(site.services[0].gone.wait(), PATIENCE_S)
 
 
 async def test_a_deadline_ends_a_call(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +177,7 @@ async def test_a_deadline_ends_a_call(site: Site, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("whistlestop.common.http_client._MARGIN_S", 0.05)
     error = await refusal(site.client(), POLL, deadline_ns=CLOCK.now_ns() + SECOND_NS // 10)
     assert error.code is Code.DEADLINE_EXCEEDED
-    await asyncio.wait_for(site.services[0].gone.wait(), 5)
+    await asyncio.wait_for(site.services[0].gone.wait(), PATIENCE_S)
 
 
 async def test_a_drain_ends_what_waits_and_refuses_what_comes(site: Site) -> None:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import hpack
 
+from tests.patience import PATIENCE_S
 from whistlestop.common.grpc import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +117,8 @@ class Peer:
     async def read(self) -> Frame | None:
         """The next frame, or None at the end of the connection."""
         try:
-            head = await asyncio.wait_for(self.reader.readexactly(9), WAIT_S)
-            payload = await asyncio.wait_for(self.reader.readexactly(int.from_bytes(head[:3], "big")), WAIT_S)
+            head = await asyncio.wait_for(self.reader.readexactly(9), PATIENCE_S)
+            payload = await asyncio.wait_for(self.reader.readexactly(int.from_bytes(head[:3], "big")), PATIENCE_S)
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
         return Frame(head[3], head[4], int.from_bytes(head[5:9], "big"), payload)

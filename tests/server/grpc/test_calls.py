@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
+from tests.patience import PATIENCE_S
 from tests.server.grpc.peer import Answer, Peer, message, request_fields
 from whistlestop.common.doors.status import error_from_status
 from whistlestop.common.errors import not_found
@@ -38,7 +39,7 @@ async def test_a_reply_leaves_in_one_write_once_connected(peer: Peer) -> None:
     """One packet, three frames."""
     assert await _echoed(peer)
     peer.call("/toy/Echo", b"x")
-    packet = await asyncio.wait_for(peer.reader.read(65_536), 5)
+    packet = await asyncio.wait_for(peer.reader.read(65_536), PATIENCE_S)
     assert packet == (
         frames.frame(frames.HEADERS, frames.END_HEADERS, 3, b"\x88\x00\x0ccontent-type\x10application/grpc")
         + frames.frame(frames.DATA, 0, 3, message(b"x"))
@@ -281,7 +282,7 @@ async def test_a_deadline_ends_the_handler(peer: Peer, toy: Toy) -> None:
     """DEADLINE_EXCEEDED, and the handler is cancelled."""
     answer = await peer.answer(peer.call("/toy/Hold", grpc_timeout="20m"))
     assert answer.status == ("4", "context deadline exceeded")
-    await asyncio.wait_for(toy.left.wait(), 5)
+    await asyncio.wait_for(toy.left.wait(), PATIENCE_S)
     assert toy.held == 0
 
 
@@ -301,9 +302,9 @@ async def test_a_deadline_counts_from_the_head(peer: Peer) -> None:
 async def test_a_reset_cancels_the_handler(peer: Peer, toy: Toy) -> None:
     """At once, and nothing more is said about it."""
     stream = peer.call("/toy/Hold")
-    await asyncio.wait_for(toy.entered.wait(), 5)
+    await asyncio.wait_for(toy.entered.wait(), PATIENCE_S)
     peer.send(frames.rst_stream(stream, frames.ErrorCode.CANCEL))
-    await asyncio.wait_for(toy.left.wait(), 5)
+    await asyncio.wait_for(toy.left.wait(), PATIENCE_S)
     assert toy.held == 0
     assert await _echoed(peer)
 
@@ -311,17 +312,17 @@ async def test_a_reset_cancels_the_handler(peer: Peer, toy: Toy) -> None:
 async def test_a_lost_connection_cancels_its_handlers(peer: Peer, toy: Toy) -> None:
     """Polls of a dead worker take no tasks."""
     peer.call("/toy/Hold")
-    await asyncio.wait_for(toy.entered.wait(), 5)
+    await asyncio.wait_for(toy.entered.wait(), PATIENCE_S)
     peer.writer.transport.abort()
-    await asyncio.wait_for(toy.left.wait(), 5)
+    await asyncio.wait_for(toy.left.wait(), PATIENCE_S)
 
 
 async def test_a_half_closed_connection_is_closed(peer: Peer, toy: Toy) -> None:
     """A client that writes no more is gone."""
     peer.call("/toy/Hold")
-    await asyncio.wait_for(toy.entered.wait(), 5)
+    await asyncio.wait_for(toy.entered.wait(), PATIENCE_S)
     peer.writer.write_eof()
-    await asyncio.wait_for(toy.left.wait(), 5)
+    await asyncio.wait_for(toy.left.wait(), PATIENCE_S)
 
 
 async def test_streams_of_messages(peer: Peer) -> None:

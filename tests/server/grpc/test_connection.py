@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.server.grpc.peer import Frame, Peer, message
 from whistlestop.common.grpc import frames
 from whistlestop.common.grpc.frames import ErrorCode
@@ -49,7 +50,7 @@ async def test_http_1_gets_a_plain_answer(port: int, verb: str) -> None:
     """For people with a browser or curl."""
     peer = await Peer.connect(port)
     peer.send(f"{verb} / HTTP/1.1\r\nhost: here\r\n\r\n".encode())
-    data = await asyncio.wait_for(peer.reader.read(), 5)
+    data = await asyncio.wait_for(peer.reader.read(), PATIENCE_S)
     assert data.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"gRPC" in data
 
@@ -239,7 +240,7 @@ async def test_a_peer_that_does_not_read_is_not_read(start: Start) -> None:
         await flood()
     peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
     reading = asyncio.ensure_future(peer.reader.read())
-    await asyncio.wait_for(peer.writer.drain(), 5)
+    await asyncio.wait_for(peer.writer.drain(), PATIENCE_S)
     peer.writer.transport.abort()
     await asyncio.wait([reading])
     reading.exception()
@@ -250,7 +251,7 @@ async def test_a_drain_lets_calls_finish(toy: Toy) -> None:
     server = GrpcServer(toy)
     peer = await Peer.greet(await server.start("127.0.0.1", 0))
     held = peer.call("/toy/Hold", b"x")
-    await asyncio.wait_for(toy.entered.wait(), 5)
+    await asyncio.wait_for(toy.entered.wait(), PATIENCE_S)
     stopping = asyncio.ensure_future(server.stop(5))
     first = await peer.until(lambda frame: frame.kind == frames.GOAWAY)
     assert (int.from_bytes(first.payload[:4], "big"), first.error) == (frames.MAX_WINDOW, ErrorCode.NO_ERROR)
@@ -268,7 +269,7 @@ async def test_a_drain_lets_calls_finish(toy: Toy) -> None:
     toy.release.set()
     assert (await peer.answer(held)).messages == [b"x"]
     assert await peer.read() is None
-    await asyncio.wait_for(stopping, 5)
+    await asyncio.wait_for(stopping, PATIENCE_S)
 
 
 async def test_what_is_not_finished_in_time_is_told(toy: Toy) -> None:
@@ -276,11 +277,11 @@ async def test_what_is_not_finished_in_time_is_told(toy: Toy) -> None:
     server = GrpcServer(toy)
     peer = await Peer.greet(await server.start("127.0.0.1", 0))
     held = peer.call("/toy/Hold")
-    await asyncio.wait_for(toy.entered.wait(), 5)
+    await asyncio.wait_for(toy.entered.wait(), PATIENCE_S)
     stopping = asyncio.ensure_future(server.stop(0.05))
     assert (await peer.answer(held)).status == ("14", "the server is shutting down")
     assert await peer.ended() == ErrorCode.NO_ERROR
-    await asyncio.wait_for(stopping, 5)
+    await asyncio.wait_for(stopping, PATIENCE_S)
     assert toy.held == 0
 
 

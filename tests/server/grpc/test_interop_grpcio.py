@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
+from tests.patience import PATIENCE_S
 from tests.server.test_start import Authority
 from whistlestop.common.grpc.server import GrpcServer, tls_context
 
@@ -83,9 +84,9 @@ async def test_metadata_and_deadline(channel: Any, toy: Toy) -> None:
 async def test_cancellation(channel: Any, toy: Toy) -> None:
     """Reaches the handler."""
     call = asyncio.ensure_future(channel.unary_unary("/toy/Hold")(b""))
-    await asyncio.wait_for(toy.entered.wait(), 5)
+    await asyncio.wait_for(toy.entered.wait(), PATIENCE_S)
     call.cancel()
-    await asyncio.wait_for(toy.left.wait(), 5)
+    await asyncio.wait_for(toy.left.wait(), PATIENCE_S)
 
 
 async def test_streams(channel: Any) -> None:
