@@ -20,7 +20,7 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.matching.push.provider import ProviderError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from whistlestop.matching.push.provider import Work
 
@@ -39,6 +39,8 @@ class Notes:
         self.validated: list[dict[str, Any]] = []
         self.refuses = ""
         self.dies = False
+        self.first: Callable[[], Awaitable[object]] | None = None
+        """What happens before a start is answered."""
 
     def check(self, details: Mapping[str, Any]) -> None:
         if "bad" in details:
@@ -54,6 +56,8 @@ class Notes:
         if self.refuses:
             raise ProviderError(self.refuses)
         self.started.append(count)
+        if self.first is not None:
+            await self.first()
         return count
 
 
@@ -198,6 +202,20 @@ async def test_a_version_is_created_once_by_its_request(site: Site) -> None:
     for request_id in ("", "other"):
         said = await site.refused("CreateWorkerDeploymentVersion", deployment_version=VERSION, request_id=request_id)
         assert said == (Code.ALREADY_EXISTS, 'Worker Deployment Version "d.1" already exists')
+
+
+async def test_a_worker_that_polls_before_its_version_is_stored_is_no_other_s_version(site: Site) -> None:
+    """A webhook may answer when the worker that it started is there."""
+    site.notes.first = site.poll
+    await site.create({"default": group()}, request_id="a")
+    described = await site.call("DescribeWorkerDeploymentVersion", deployment_version=VERSION)
+    info = described.worker_deployment_version_info
+    assert list(info.compute_config.scaling_groups) == ["default"]
+    assert [queue.name for queue in info.task_queue_infos] == ["q"]
+    await site.create({"default": group()}, request_id="a")
+    site.notes.first = None
+    code, _ = await site.refused("CreateWorkerDeploymentVersion", deployment_version=VERSION, request_id="b")
+    assert code is Code.ALREADY_EXISTS
 
 
 async def test_a_version_needs_a_name_and_a_deployment(site: Site) -> None:

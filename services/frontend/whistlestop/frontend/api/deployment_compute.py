@@ -99,9 +99,12 @@ async def create_version(
 
     def change(known: NamespaceDeployments) -> WorkerDeploymentVersionInfo | None:
         data = find(known, version.deployment_name)
-        if _is_created(data, request):
-            return None
-        info = add_version(data, version.build_id, now_ns)
+        info = find_version(data, version.build_id)
+        if info is None or not has_config or data.notes[version.build_id].create_request_id:
+            if _is_created(data, request):
+                return None
+            info = add_version(data, version.build_id, now_ns)
+        # Else the worker that was just started has polled already, which made the version known.
         info.last_modifier_identity = request.identity
         data.notes[version.build_id].create_request_id = request.request_id
         if has_config:
