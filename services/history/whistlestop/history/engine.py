@@ -398,14 +398,11 @@ class Engine:
         self._changes += 1
         entry = self._cache.get(run.key)
         recent: list[HistoryBatch] = []
-        if write.expected_version == 0:
-            recent = list(write.history)
-        elif entry is not None and entry.version == write.expected_version:
-            recent = entry.recent
-            recent.extend(write.history)
-        else:
-            recent = list(write.history)
-        size = sum(len(batch.data) for batch in recent)
+        size = 0
+        if entry is not None and 0 < write.expected_version == entry.version:
+            recent, size = entry.recent, entry.recent_bytes
+        recent.extend(write.history)
+        size += sum(len(batch.data) for batch in write.history)
         while size > RECENT_BYTES and len(recent) > 1:
             size -= len(recent.pop(0).data)
         self._put(Entry(run.key, run.state, write.expected_version + 1, len(write.state), recent, size))

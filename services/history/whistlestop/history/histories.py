@@ -60,10 +60,29 @@ async def read_event(engine: Engine, entry: Entry, batch_id: int, event_id: int)
     """One event, found by its batch. Raises LookupError when history does not have it."""
     for batch in await read_batches(engine, entry, batch_id or event_id, event_id + 1, limit=MAX_BATCHES):
         if batch.first_event_id <= event_id < batch.next_event_id:
-            for event in history_pb.History.FromString(batch.data).events:
-                if event.event_id == event_id:
-                    return event
+            event = _event_at(batch.data, event_id - batch.first_event_id)
+            if event.event_id == event_id:
+                return event
     raise LookupError(f"event {event_id} of {entry.key.workflow_id}/{entry.key.run_id} is not in history")
+
+
+def _event_at(data: bytes, index: int) -> history_pb.HistoryEvent:
+    """One event of a batch, the others unparsed: each is a length-delimited field, and their ids have no gap."""
+    at = 0
+    while True:
+        size = shift = 0
+        at += 1  # the field's tag
+        while True:
+            byte = data[at]
+            at += 1
+            size |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                break
+            shift += 7
+        if index == 0:
+            return history_pb.HistoryEvent.FromString(data[at : at + size])
+        index -= 1
+        at += size
 
 
 def spliced(field_number: int, data: bytes) -> bytes:
