@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 from temporalio.api.common.v1 import Payload
 
 from whistlestop.common.clock import SECOND_NS, FakeClock
+from whistlestop.common.ids import RandomIds
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.history.core.limits import Limits
@@ -204,3 +207,13 @@ async def test_a_member_renews_its_rows_and_takes_them_out() -> None:
     await member.leave()
     assert await store.list_members(clock.now_ns(), 10) == []
     await store.close()
+
+
+def test_random_ids_are_uuids_of_version_7() -> None:
+    before_ms, ids, after_ms = time.time_ns() // 10**6, RandomIds(), time.time_ns() // 10**6 + 1000
+    made = [ids.uuid() for _ in range(2000)]
+    read = [uuid.UUID(each) for each in made]
+    assert [str(each) for each in read] == made
+    assert {(each.version, each.variant) for each in read} == {(7, uuid.RFC_4122)}
+    assert all(before_ms <= each.int >> 80 <= after_ms for each in read)
+    assert len(set(made)) == len(made)
