@@ -39,9 +39,10 @@ class Stage:
 
     async def _start(self) -> list[tuple[str, Client]]:
         if not self._servers:
-            ours = servers.real_server() if OURS == "real" else servers.our_server(OURS)
+            more = servers.BUILD_IDS
+            ours = servers.real_server(more) if OURS == "real" else servers.our_server(OURS, more)
             addresses = await asyncio.gather(
-                *(self._stack.enter_async_context(each) for each in (servers.real_server(), ours))
+                *(self._stack.enter_async_context(each) for each in (servers.real_server(more), ours))
             )
             self._servers = [(address, await Client.connect(address, runtime=_RUNTIME)) for address in addresses]
         return self._servers

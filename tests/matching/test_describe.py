@@ -153,12 +153,10 @@ async def test_the_enhanced_description() -> None:
             api_mode=queue_enums.DESCRIBE_TASK_QUEUE_MODE_ENHANCED,
             report_stats=True,
             report_pollers=True,
-            report_task_reachability=True,
         ),
     )
     assert list(reply.versions_info) == [""]
     info = reply.versions_info[""]
-    assert info.task_reachability == queue_enums.BUILD_ID_TASK_REACHABILITY_REACHABLE
     poller = queue_pb.PollerInfo(identity="me", last_access_time=seen, rate_per_second=100_000)
     stats = queue_pb.TaskQueueStats(
         approximate_backlog_count=1, approximate_backlog_age=duration_pb2.Duration(), tasks_add_rate=0.0

@@ -32,6 +32,7 @@ PLACEHOLDERS = {
     "task_token": "<token>",
     "next_page_token": "<token>",
     "long_poll_token": "<token>",
+    "conflict_token": "<token>",
     "run_id_token": "<token>",
     # numbers of rows and bytes are the storage's own matter
     "task_id": "<task id>",

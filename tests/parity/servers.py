@@ -89,8 +89,19 @@ _REAL_SETTINGS = (
 )
 
 
-# Limits that a scenario reaches in no time.
+# Worker versioning of before deployments, which has been off by default for long.
+BUILD_IDS = ("frontend.workerVersioningDataAPIs=true", "frontend.workerVersioningRuleAPIs=true")
+
+
+# Limits that a scenario reaches in no time; and what is off on the other servers, so that it needs none of its own.
 LOW_LIMITS = (
+    *BUILD_IDS,
+    "limit.versionCompatibleSetLimitPerQueue=3",
+    "limit.versionBuildIdLimitPerQueue=4",
+    "limit.reachabilityTaskQueueScan=1",
+    "limit.wv.AssignmentRuleLimitPerQueue=3",
+    "limit.wv.RedirectRuleLimitPerQueue=4",
+    "limit.wv.RedirectRuleMaxUpstreamBuildIDsPerQueue=2",
     "limit.numPendingActivities.error=3",
     "limit.numPendingChildExecutions.error=3",
     "limit.numPendingSignals.error=3",

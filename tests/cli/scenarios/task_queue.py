@@ -67,16 +67,21 @@ async def configured(t: Terminal) -> None:
 
 @scenario
 async def version_sets(t: Terminal) -> None:
-    """The oldest worker versioning, which both servers have switched off."""
+    """The oldest worker versioning, which both servers have switched on."""
     of = ("-t", t.task_queue)
     await t.run("task-queue get-build-ids", *of)
-    await t.run("task-queue get-build-id-reachability", *of, "--build-id", "b1")
+    await t.run("task-queue update-build-ids promote-set", *of, "--build-id", "b1")
     await t.run("task-queue update-build-ids add-new-default", *of, "--build-id", "b1")
     await t.run(
         "task-queue update-build-ids add-new-compatible", *of, "--build-id", "b2", "--existing-compatible-build-id", "b1",
     )  # fmt: skip
     await t.run("task-queue update-build-ids promote-set", *of, "--build-id", "b1")
     await t.run("task-queue update-build-ids promote-id-in-set", *of, "--build-id", "b1")
+    await t.run("task-queue update-build-ids add-new-default", *of, "--build-id", "b3")
+    await t.run("task-queue get-build-ids", *of)
+    await t.run("task-queue get-build-ids", *of, "--max-sets", "1", output="text")
+    await t.run("task-queue get-build-id-reachability", *of, "--build-id", "b1", "--build-id", "b3")
+    await t.run("task-queue get-build-id-reachability", *of, "--build-id", "b1", output="text")
 
 
 @scenario
@@ -84,10 +89,15 @@ async def version_rules(t: Terminal) -> None:
     """The versioning by rules, likewise."""
     of = ("-t", t.task_queue)
     await t.run("task-queue versioning get-rules", *of)
+    await t.run("task-queue versioning delete-assignment-rule", *of, "-i", "0", "-y")
     await t.run("task-queue versioning insert-assignment-rule", *of, "--build-id", "b1", "-y")
     await t.run("task-queue versioning replace-assignment-rule", *of, "--build-id", "b1", "-i", "0", "-y")
     await t.run("task-queue versioning delete-assignment-rule", *of, "-i", "0", "-y")
     await t.run("task-queue versioning add-redirect-rule", *of, "--source-build-id", "b1", "--target-build-id", "b2", "-y")
     await t.run("task-queue versioning replace-redirect-rule", *of, "--source-build-id", "b1", "--target-build-id", "b2", "-y")
+    await t.run("task-queue versioning get-rules", *of, output="text")
+    await t.run("task-queue describe", *of, "--select-build-id", "b2", "--report-reachability", shaped=_queues)
     await t.run("task-queue versioning delete-redirect-rule", *of, "--source-build-id", "b1", "-y")
     await t.run("task-queue versioning commit-build-id", *of, "--build-id", "b1", "-y")
+    await t.run("task-queue versioning commit-build-id", *of, "--build-id", "b2", "--force", "-y")
+    await t.run("task-queue versioning get-rules", *of)

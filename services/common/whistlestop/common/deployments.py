@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
 from temporalio.api.enums.v1.task_queue_pb2 import TASK_QUEUE_TYPE_WORKFLOW
 
 from whistlestop.common.errors import failed_precondition
-from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments, VersioningData
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +32,7 @@ UNVERSIONED = "__unversioned__"
 
 Version = deployment_pb.WorkerDeploymentVersion
 EMPTY = NamespaceDeployments()
+_NO_VERSIONING = VersioningData()
 
 
 def versioned_queue(task_queue: str, version: Version | None) -> str:
@@ -39,8 +40,13 @@ def versioned_queue(task_queue: str, version: Version | None) -> str:
     return f"/_sys/{version_string(version)}/{task_queue}" if version is not None else task_queue
 
 
+def versioning_data(deployments: NamespaceDeployments, task_queue: str) -> VersioningData:
+    """The build-id sets and rules of the queue; empty where it has none. Not to be changed."""
+    return deployments.versioning.get(task_queue, _NO_VERSIONING)
+
+
 def is_versioned(queue: str) -> bool:
-    """Whether the tasks of some version wait on `queue`."""
+    """Whether the tasks of some version (or build id) wait on `queue`."""
     return queue.startswith("/_sys/")
 
 

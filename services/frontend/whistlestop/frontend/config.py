@@ -48,6 +48,28 @@ class FrontendConfig:
     endpoint_description_max_size: int = 20_000
     nexus_operation_token_max_length: int = 4096
     worker_build_id_size_limit: int = 255
+    worker_versioning_data_apis: bool = False
+    """Compatible sets of build ids may be read and changed."""
+    worker_versioning_rule_apis: bool = False
+    """Likewise rules that assign and redirect build ids."""
+    worker_versioning_workflow_apis: bool = True
+    """Workers may be versioned by build ids alone."""
+    version_sets_per_queue: int = 10
+    build_ids_per_queue: int = 100
+    task_queues_per_build_id: int = 20
+    assignment_rules_per_queue: int = 100
+    redirect_rules_per_queue: int = 500
+    redirect_upstream_build_ids: int = 50
+    """Of all rules that lead to one build id."""
+    deleted_rule_retention_s: float = 14 * 24 * 3600.0
+    reachability_build_ids: int = 5
+    """In one question."""
+    reachability_task_queues: int = 20
+    """Looked through for one build id."""
+    reachability_since_default_s: float = 300.0
+    """How long a set that is the default no more may still get new workflows."""
+    reachability_rule_grace_s: float = 180.0
+    """How long a rule that was deleted may still be seen in lists."""
     min_retention_s: int = 3600
     max_bad_binaries: int = 10
     workflow_rules_enabled: bool = True

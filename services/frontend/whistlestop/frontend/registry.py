@@ -51,8 +51,6 @@ class Feature(StrEnum):
 
     BATCH = "batch operations are not supported yet"
     OLD_DEPLOYMENTS = "no server offers the pre-release deployment API any more; use worker deployments"
-    VERSION_SETS = "worker versioning by version sets is deprecated: refused, as by default in Temporal"
-    VERSIONING_RULES = "worker versioning by rules is deprecated: refused, as by default in Temporal"
     WORKFLOW_PAUSE = "pausing workflows is not supported yet"
     STANDALONE_ACTIVITIES = "standalone activities are not supported yet"
     NEXUS = "Nexus is not supported yet"
@@ -65,13 +63,6 @@ class Feature(StrEnum):
 AS_TEMPORAL: Mapping[Feature, tuple[Code, str]] = {
     Feature.OLD_DEPLOYMENTS: (
         Code.UNIMPLEMENTED, "Deployments are deprecated and no longer supported, use Worker Deployments instead",
-    ),
-    Feature.VERSION_SETS: (
-        Code.PERMISSION_DENIED,
-        "Worker versioning v0.1 (Version Set-based, deprecated) is disabled on this namespace.",
-    ),
-    Feature.VERSIONING_RULES: (
-        Code.PERMISSION_DENIED, "Worker versioning v0.2 (Rules-based, deprecated) is disabled on this namespace.",
     ),
     Feature.RULE_TRIGGER: (Code.UNIMPLEMENTED, "method {method} not supported"),
     Feature.WORKER_CONFIG: (Code.UNIMPLEMENTED, "{method} command is not enabled."),
@@ -220,11 +211,11 @@ _WORKFLOW_RPCS: tuple[_Line, ...] = (
     ("TerminateNexusOperationExecution", _H, _WRITE),
     ("DeleteNexusOperationExecution", _H, _WRITE),
     # Versioning of workers
-    ("UpdateWorkerBuildIdCompatibility", Feature.VERSION_SETS, _WRITE),
-    ("GetWorkerBuildIdCompatibility", Feature.VERSION_SETS, _READ),
-    ("UpdateWorkerVersioningRules", Feature.VERSIONING_RULES, _WRITE),
-    ("GetWorkerVersioningRules", Feature.VERSIONING_RULES, _READ),
-    ("GetWorkerTaskReachability", Feature.VERSIONING_RULES, _READ),
+    ("UpdateWorkerBuildIdCompatibility", _F, _WRITE),
+    ("GetWorkerBuildIdCompatibility", _F, _READ),
+    ("UpdateWorkerVersioningRules", _F, _WRITE),
+    ("GetWorkerVersioningRules", _F, _READ),
+    ("GetWorkerTaskReachability", _F, _READ),
     ("DescribeDeployment", Feature.OLD_DEPLOYMENTS, _READ),
     ("ListDeployments", Feature.OLD_DEPLOYMENTS, _READ),
     ("GetDeploymentReachability", Feature.OLD_DEPLOYMENTS, _READ),

@@ -11,8 +11,6 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from temporalio.api.errordetails.v1 import message_pb2 as details_pb
-
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, unavailable, unimplemented
 from whistlestop.common.throttle import ThrottledWarnings
@@ -201,8 +199,7 @@ def _refusal(spec: RpcSpec) -> Serve:
     async def refuse(request: Message, context: CallContext) -> Reply:
         if spec.feature is not None and spec.feature in AS_TEMPORAL:
             code, text = AS_TEMPORAL[spec.feature]
-            details = (details_pb.PermissionDeniedFailure(),) if code is Code.PERMISSION_DENIED else ()
-            raise ServiceError(code, text.format(method=spec.method), *details)
+            raise ServiceError(code, text.format(method=spec.method))
         raise unimplemented(f"{spec.method} is not supported by this server: {spec.reason}")
 
     return refuse

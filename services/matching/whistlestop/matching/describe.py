@@ -13,6 +13,7 @@ from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
+from whistlestop.common.build_ids import build_queue
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.deployments import UNVERSIONED, versioned_queue
 from whistlestop.common.errors import invalid_argument
@@ -139,15 +140,8 @@ class Descriptions:
                 info = response.versions_info[build].types_info[int(task_type)]
                 info.pollers.extend(poller for poller in pollers if build_of(poller) == build)
                 if stats is not None:
-                    # All tasks stand in the unversioned queue.
-                    info.stats.CopyFrom(stats if not build else merged(()))
-        if request.report_task_reachability:
-            for build in builds:
-                response.versions_info[build].task_reachability = (
-                    queue_enums.BUILD_ID_TASK_REACHABILITY_UNREACHABLE
-                    if build
-                    else queue_enums.BUILD_ID_TASK_REACHABILITY_REACHABLE
-                )
+                    waits = (key[0], build_queue(build, key[1]), key[2])
+                    info.stats.CopyFrom(stats if not build else merged((await self._stats(waits, now_ns)).values()))
         return response
 
     def _limiter(self, key: QueueKey, settings: queue_pb.TaskQueueConfig, now_ns: int) -> RateLimiter:

@@ -100,7 +100,7 @@ class Looks:
         limit = min(max(request.limit, 1), _MOST_COUNTED)
         if request.heartbeats:
             await self._heard(context, request.heartbeats)
-        await self._register(asked, context)
+        asked = await self._register(asked, context)
         prefix = "" if context.can_hold else self._config.wake_queue_prefix
         wake_queue = request.wake_queue if prefix and _may_be_woken(request.wake_queue, prefix) else ""
         if context.can_hold:
@@ -117,15 +117,17 @@ class Looks:
             wakes=bool(wake_queue),
         )
 
-    async def _register(self, asked: Asked, context: CallContext) -> None:
+    async def _register(self, asked: Asked, context: CallContext) -> list[tuple[QueueKey, PollRequest]]:
         """A version is known from its worker's first look on, as it would be from its first poll."""
+        entered = list(asked)
         now_ns = self._clock.now_ns()
-        for key, poll in asked[:MOST_QUEUES]:
+        for index, (key, poll) in enumerate(asked[:MOST_QUEUES]):
             if self._is_good(poll):
                 try:
-                    await self._versions.enter(context, poll, key[2], now_ns)
+                    entered[index] = ((await self._versions.enter(context, poll, key[2], now_ns))[0], poll)
                 except ServiceError as error:
                     log.warning("a version of %s is not registered: %s", poll.task_queue.name, error.message)
+        return entered
 
     # In a function.
 

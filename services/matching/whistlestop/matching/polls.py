@@ -136,7 +136,7 @@ class Polls:
             self.counters.empty += 1
             return EMPTY
         try:
-            key = await self._versions.enter(context, poll, task_type, now_ns)
+            key, poll = await self._versions.enter(context, poll, task_type, now_ns)
             if context.can_hold:
                 if context.deadline_ns is not None:
                     end_ns = min(end_ns, context.deadline_ns - int(config.poll_margin_s * SECOND_NS))

@@ -1,4 +1,7 @@
-"""Versioned workers: their own queues, and the deployments and versions that come to be when they poll."""
+"""Versioned workers: their own queues, and the deployments and versions that come to be when they poll.
+
+Workers of the versioning of before deployments name a build id alone; see common/build_ids.py.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
+from whistlestop.common.build_ids import queue_of_poll
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.deployments import (
     UNVERSIONED,
@@ -16,6 +20,7 @@ from whistlestop.common.deployments import (
     has_queue,
     version_of,
     versioned_queue,
+    versioning_data,
 )
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments, RerouteTasksRequest
@@ -55,6 +60,14 @@ def queue_of(namespace_id: str, poll: PollRequest, task_type: int) -> QueueKey:
     return (namespace_id, versioned_queue(name, version_of(poll.deployment_options)), task_type)
 
 
+def build_of(poll: PollRequest) -> str:
+    """The build id of a worker that is versioned without a deployment."""
+    worker = poll.worker_version_capabilities
+    if not worker.use_versioning or worker.deployment_series_name or version_of(poll.deployment_options) is not None:
+        return ""
+    return worker.build_id
+
+
 class Versions:
     """Registers versions as their workers poll."""
 
@@ -75,25 +88,26 @@ class Versions:
         self._rows = rows
         self._seen: dict[QueueKey, int] = {}
 
-    async def enter(self, context: CallContext, poll: PollRequest, task_type: int, now_ns: int) -> QueueKey:
-        """The queue of the poll, whose version is known from here on. Raises RESOURCE_EXHAUSTED."""
+    async def enter(
+        self, context: CallContext, poll: PollRequest, task_type: int, now_ns: int
+    ) -> tuple[QueueKey, PollRequest]:
+        """The queue of the poll, whose version is known from here on, and the poll as history is to see it.
+
+        Raises RESOURCE_EXHAUSTED, and OUT_OF_RANGE where a newer build id gets the tasks.
+        """
         plain = (context.namespace_id, poll.task_queue.name, task_type)
+        if task_type != _NEXUS and (build_id := build_of(poll)):
+            return await self._enter_build(context, poll, plain, build_id, now_ns)
         key = queue_of(context.namespace_id, poll, task_type)
         version = version_of(poll.deployment_options)
         if version is None or poll.task_queue.kind == _STICKY:
-            return key
-        if poll.identity and key != plain:
-            # Descriptions of the queue show the pollers of all versions.
-            if context.can_hold:
-                note_in_memory(self._queues.get(plain, now_ns), poll.identity, poll, now_ns, self._config)
-            shared = self._config.share_pollers or not context.can_hold
-            if shared and self._rows.is_old(plain, poll.identity, now_ns):
-                await self._rows.write([self._rows.record(plain, poll.identity, poll, now_ns)])
+            return key, poll
+        if key != plain:
+            await self._show(context, poll, plain, now_ns)
         seen = (context.namespace_id, versioned_queue(poll.task_queue.name, version), task_type)
         if now_ns - self._seen.get(seen, 0) < _AGAIN_NS:
-            return key
-        if len(self._seen) >= _REMEMBERED:
-            self._seen.clear()
+            return key, poll
+        self._make_room()
         known = await self._deployments.read(context.namespace_id)
         if not has_queue(known, version, poll.task_queue.name, task_type):
             await self._deployments.change(
@@ -103,7 +117,45 @@ class Versions:
         self._seen[seen] = now_ns
         if key != plain:
             await self._look_astray(context, poll.task_queue.name, task_type)
-        return key
+        return key, poll
+
+    async def _enter_build(
+        self, context: CallContext, poll: PollRequest, plain: QueueKey, build_id: str, now_ns: int
+    ) -> tuple[QueueKey, PollRequest]:
+        """Of a worker of a build id: its set's queue or its own. A sticky queue is left where it is to get no more."""
+        sticky = poll.task_queue.kind == _STICKY
+        name = poll.task_queue.normal_name if sticky else poll.task_queue.name
+        known = await self._deployments.read(context.namespace_id)
+        queue, by_set = queue_of_poll(versioning_data(known, name), name, build_id)
+        asked = poll
+        if by_set or sticky:
+            # History takes a build id in a started task for one of the rule-based versioning.
+            asked = type(poll)()
+            asked.CopyFrom(poll)  # type: ignore[arg-type]
+            asked.worker_version_capabilities.build_id = ""
+        if sticky:
+            return plain, asked
+        await self._show(context, poll, plain, now_ns)
+        key = (context.namespace_id, queue, plain[2])
+        if now_ns - self._seen.get(key, 0) >= _AGAIN_NS:
+            self._make_room()
+            self._seen[key] = now_ns
+            await self._look_astray(context, name, plain[2])
+        return key, asked
+
+    def _make_room(self) -> None:
+        if len(self._seen) >= _REMEMBERED:
+            self._seen.clear()
+
+    async def _show(self, context: CallContext, poll: PollRequest, plain: QueueKey, now_ns: int) -> None:
+        """Descriptions of the queue show the pollers of all versions."""
+        if not poll.identity:
+            return
+        if context.can_hold:
+            note_in_memory(self._queues.get(plain, now_ns), poll.identity, poll, now_ns, self._config)
+        shared = self._config.share_pollers or not context.can_hold
+        if shared and self._rows.is_old(plain, poll.identity, now_ns):
+            await self._rows.write([self._rows.record(plain, poll.identity, poll, now_ns)])
 
     async def _look_astray(self, context: CallContext, task_queue: str, task_type: int) -> None:
         """A task that was written while routing changed stands on a queue that nobody may poll any more."""

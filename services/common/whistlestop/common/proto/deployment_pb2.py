@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from temporalio.api.compute.v1 import config_pb2 as temporal_dot_api_dot_compute_dot_v1_dot_config__pb2
 from temporalio.api.deployment.v1 import message_pb2 as temporal_dot_api_dot_deployment_dot_v1_dot_message__pb2
+from temporalio.api.taskqueue.v1 import message_pb2 as temporal_dot_api_dot_taskqueue_dot_v1_dot_message__pb2
 from temporalio.api.workflowservice.v1 import request_response_pb2 as temporal_dot_api_dot_workflowservice_dot_v1_dot_request__response__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)whistlestop/common/proto/deployment.proto\x12\x19whistlestop.deployment.v1\x1a$temporal/api/compute/v1/config.proto\x1a(temporal/api/deployment/v1/message.proto\x1a\x36temporal/api/workflowservice/v1/request_response.proto\"\x8d\x03\n\x0e\x44\x65ploymentData\x12V\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x41.temporal.api.workflowservice.v1.DescribeWorkerDeploymentResponse\x12Z\n\x08versions\x18\x02 \x03(\x0b\x32H.temporal.api.workflowservice.v1.DescribeWorkerDeploymentVersionResponse\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x19\n\x11\x63reate_request_id\x18\x04 \x01(\t\x12\x43\n\x05notes\x18\x05 \x03(\x0b\x32\x34.whistlestop.deployment.v1.DeploymentData.NotesEntry\x1aU\n\nNotesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x36\n\x05value\x18\x02 \x01(\x0b\x32\'.whistlestop.deployment.v1.VersionNotes:\x02\x38\x01\"\x89\x01\n\x0cVersionNotes\x12\x19\n\x11\x63reate_request_id\x18\x01 \x01(\t\x12\x1b\n\x13\x63ompute_request_ids\x18\x02 \x03(\t\x12\x41\n\x0e\x63ompute_status\x18\x03 \x01(\x0b\x32).temporal.api.deployment.v1.ComputeStatus\"V\n\x14NamespaceDeployments\x12>\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32).whistlestop.deployment.v1.DeploymentData\"\x93\x01\n\x13RerouteTasksRequest\x12\x44\n\x06queues\x18\x01 \x03(\x0b\x32\x34.whistlestop.deployment.v1.RerouteTasksRequest.Queue\x12\x0c\n\x04push\x18\x02 \x01(\x08\x1a(\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\x05\"%\n\x14RerouteTasksResponse\x12\r\n\x05moved\x18\x01 \x01(\x05\"\xaa\x01\n\x1c\x44\x65scribeVersionQueuesRequest\x12\x44\n\x07version\x18\x01 \x01(\x0b\x32\x33.temporal.api.deployment.v1.WorkerDeploymentVersion\x12\x44\n\x06queues\x18\x02 \x03(\x0b\x32\x34.whistlestop.deployment.v1.RerouteTasksRequest.Queue\"\x8a\x01\n\x1d\x44\x65scribeVersionQueuesResponse\x12i\n\x06queues\x18\x01 \x03(\x0b\x32Y.temporal.api.workflowservice.v1.DescribeWorkerDeploymentVersionResponse.VersionTaskQueue\"\xa2\x01\n\x13\x43heckComputeRequest\x12\x44\n\x07version\x18\x01 \x01(\x0b\x32\x33.temporal.api.deployment.v1.WorkerDeploymentVersion\x12\x36\n\x06\x63onfig\x18\x02 \x01(\x0b\x32&.temporal.api.compute.v1.ComputeConfig\x12\r\n\x05start\x18\x03 \x01(\x08\"\\\n\x14\x43heckComputeResponse\x12\x44\n\x06queues\x18\x01 \x03(\x0b\x32\x34.whistlestop.deployment.v1.RerouteTasksRequest.Queue\"i\n\x12PushWorkersRequest\x12\x44\n\x07version\x18\x01 \x01(\x0b\x32\x33.temporal.api.deployment.v1.WorkerDeploymentVersion\x12\r\n\x05\x61gain\x18\x02 \x01(\x08\"8\n\x13PushWorkersResponse\x12\x0f\n\x07started\x18\x01 \x01(\x05\x12\x10\n\x08\x61gain_ns\x18\x02 \x01(\x03\"\x9e\x01\n\x07PushRow\x12>\n\x06groups\x18\x01 \x03(\x0b\x32..whistlestop.deployment.v1.PushRow.GroupsEntry\x1aS\n\x0bGroupsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x33\n\x05value\x18\x02 \x01(\x0b\x32$.whistlestop.deployment.v1.PushState:\x02\x38\x01\"\xae\x01\n\tPushState\x12\x12\n\nstarted_ns\x18\x01 \x01(\x03\x12\x10\n\x08starting\x18\x02 \x01(\x05\x12\x19\n\x11starting_until_ns\x18\x03 \x01(\x03\x12\x14\n\x0c\x61live_before\x18\x04 \x01(\x05\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x05\x12\x15\n\rnot_before_ns\x18\x06 \x01(\x03\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x12\n\nchecked_ns\x18\x08 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)whistlestop/common/proto/deployment.proto\x12\x19whistlestop.deployment.v1\x1a$temporal/api/compute/v1/config.proto\x1a(temporal/api/deployment/v1/message.proto\x1a\'temporal/api/taskqueue/v1/message.proto\x1a\x36temporal/api/workflowservice/v1/request_response.proto\"\x8d\x03\n\x0e\x44\x65ploymentData\x12V\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x41.temporal.api.workflowservice.v1.DescribeWorkerDeploymentResponse\x12Z\n\x08versions\x18\x02 \x03(\x0b\x32H.temporal.api.workflowservice.v1.DescribeWorkerDeploymentVersionResponse\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x19\n\x11\x63reate_request_id\x18\x04 \x01(\t\x12\x43\n\x05notes\x18\x05 \x03(\x0b\x32\x34.whistlestop.deployment.v1.DeploymentData.NotesEntry\x1aU\n\nNotesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x36\n\x05value\x18\x02 \x01(\x0b\x32\'.whistlestop.deployment.v1.VersionNotes:\x02\x38\x01\"\x89\x01\n\x0cVersionNotes\x12\x19\n\x11\x63reate_request_id\x18\x01 \x01(\t\x12\x1b\n\x13\x63ompute_request_ids\x18\x02 \x03(\t\x12\x41\n\x0e\x63ompute_status\x18\x03 \x01(\x0b\x32).temporal.api.deployment.v1.ComputeStatus\"\x89\x02\n\x14NamespaceDeployments\x12>\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32).whistlestop.deployment.v1.DeploymentData\x12S\n\nversioning\x18\x02 \x03(\x0b\x32?.whistlestop.deployment.v1.NamespaceDeployments.VersioningEntry\x1a\\\n\x0fVersioningEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x38\n\x05value\x18\x02 \x01(\x0b\x32).whistlestop.deployment.v1.VersioningData:\x02\x38\x01\"\xbd\x05\n\x0eVersioningData\x12\x45\n\x04sets\x18\x01 \x03(\x0b\x32\x37.whistlestop.deployment.v1.VersioningData.CompatibleSet\x12R\n\x10\x61ssignment_rules\x18\x02 \x03(\x0b\x32\x38.whistlestop.deployment.v1.VersioningData.AssignmentRule\x12N\n\x0eredirect_rules\x18\x03 \x03(\x0b\x32\x36.whistlestop.deployment.v1.VersioningData.RedirectRule\x12\x10\n\x08\x63lock_ns\x18\x04 \x01(\x03\x1a\x30\n\x07\x42uildId\x12\n\n\x02id\x18\x01 \x01(\t\x12\x19\n\x11\x62\x65\x63\x61me_default_ns\x18\x02 \x01(\x03\x1a\x81\x01\n\rCompatibleSet\x12\x0f\n\x07set_ids\x18\x01 \x03(\t\x12\x44\n\tbuild_ids\x18\x02 \x03(\x0b\x32\x31.whistlestop.deployment.v1.VersioningData.BuildId\x12\x19\n\x11\x62\x65\x63\x61me_default_ns\x18\x03 \x01(\x03\x1ax\n\x0e\x41ssignmentRule\x12>\n\x04rule\x18\x01 \x01(\x0b\x32\x30.temporal.api.taskqueue.v1.BuildIdAssignmentRule\x12\x12\n\ncreated_ns\x18\x02 \x01(\x03\x12\x12\n\ndeleted_ns\x18\x03 \x01(\x03\x1a~\n\x0cRedirectRule\x12\x46\n\x04rule\x18\x01 \x01(\x0b\x32\x38.temporal.api.taskqueue.v1.CompatibleBuildIdRedirectRule\x12\x12\n\ncreated_ns\x18\x02 \x01(\x03\x12\x12\n\ndeleted_ns\x18\x03 \x01(\x03\"9\n\x0fVersioningClock\x12\x12\n\nwall_clock\x18\x01 \x01(\x03\x12\x12\n\ncluster_id\x18\x03 \x01(\x03\"\x93\x01\n\x13RerouteTasksRequest\x12\x44\n\x06queues\x18\x01 \x03(\x0b\x32\x34.whistlestop.deployment.v1.RerouteTasksRequest.Queue\x12\x0c\n\x04push\x18\x02 \x01(\x08\x1a(\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\x05\"%\n\x14RerouteTasksResponse\x12\r\n\x05moved\x18\x01 \x01(\x05\"\xaa\x01\n\x1c\x44\x65scribeVersionQueuesRequest\x12\x44\n\x07version\x18\x01 \x01(\x0b\x32\x33.temporal.api.deployment.v1.WorkerDeploymentVersion\x12\x44\n\x06queues\x18\x02 \x03(\x0b\x32\x34.whistlestop.deployment.v1.RerouteTasksRequest.Queue\"\x8a\x01\n\x1d\x44\x65scribeVersionQueuesResponse\x12i\n\x06queues\x18\x01 \x03(\x0b\x32Y.temporal.api.workflowservice.v1.DescribeWorkerDeploymentVersionResponse.VersionTaskQueue\"\xa2\x01\n\x13\x43heckComputeRequest\x12\x44\n\x07version\x18\x01 \x01(\x0b\x32\x33.temporal.api.deployment.v1.WorkerDeploymentVersion\x12\x36\n\x06\x63onfig\x18\x02 \x01(\x0b\x32&.temporal.api.compute.v1.ComputeConfig\x12\r\n\x05start\x18\x03 \x01(\x08\"\\\n\x14\x43heckComputeResponse\x12\x44\n\x06queues\x18\x01 \x03(\x0b\x32\x34.whistlestop.deployment.v1.RerouteTasksRequest.Queue\"i\n\x12PushWorkersRequest\x12\x44\n\x07version\x18\x01 \x01(\x0b\x32\x33.temporal.api.deployment.v1.WorkerDeploymentVersion\x12\r\n\x05\x61gain\x18\x02 \x01(\x08\"8\n\x13PushWorkersResponse\x12\x0f\n\x07started\x18\x01 \x01(\x05\x12\x10\n\x08\x61gain_ns\x18\x02 \x01(\x03\"\x9e\x01\n\x07PushRow\x12>\n\x06groups\x18\x01 \x03(\x0b\x32..whistlestop.deployment.v1.PushRow.GroupsEntry\x1aS\n\x0bGroupsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x33\n\x05value\x18\x02 \x01(\x0b\x32$.whistlestop.deployment.v1.PushState:\x02\x38\x01\"\xae\x01\n\tPushState\x12\x12\n\nstarted_ns\x18\x01 \x01(\x03\x12\x10\n\x08starting\x18\x02 \x01(\x05\x12\x19\n\x11starting_until_ns\x18\x03 \x01(\x03\x12\x14\n\x0c\x61live_before\x18\x04 \x01(\x05\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x05\x12\x15\n\rnot_before_ns\x18\x06 \x01(\x03\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x12\n\nchecked_ns\x18\x08 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,38 +37,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DEPLOYMENTDATA_NOTESENTRY']._loaded_options = None
   _globals['_DEPLOYMENTDATA_NOTESENTRY']._serialized_options = b'8\001'
+  _globals['_NAMESPACEDEPLOYMENTS_VERSIONINGENTRY']._loaded_options = None
+  _globals['_NAMESPACEDEPLOYMENTS_VERSIONINGENTRY']._serialized_options = b'8\001'
   _globals['_PUSHROW_GROUPSENTRY']._loaded_options = None
   _globals['_PUSHROW_GROUPSENTRY']._serialized_options = b'8\001'
-  _globals['_DEPLOYMENTDATA']._serialized_start=209
-  _globals['_DEPLOYMENTDATA']._serialized_end=606
-  _globals['_DEPLOYMENTDATA_NOTESENTRY']._serialized_start=521
-  _globals['_DEPLOYMENTDATA_NOTESENTRY']._serialized_end=606
-  _globals['_VERSIONNOTES']._serialized_start=609
-  _globals['_VERSIONNOTES']._serialized_end=746
-  _globals['_NAMESPACEDEPLOYMENTS']._serialized_start=748
-  _globals['_NAMESPACEDEPLOYMENTS']._serialized_end=834
-  _globals['_REROUTETASKSREQUEST']._serialized_start=837
-  _globals['_REROUTETASKSREQUEST']._serialized_end=984
-  _globals['_REROUTETASKSREQUEST_QUEUE']._serialized_start=944
-  _globals['_REROUTETASKSREQUEST_QUEUE']._serialized_end=984
-  _globals['_REROUTETASKSRESPONSE']._serialized_start=986
-  _globals['_REROUTETASKSRESPONSE']._serialized_end=1023
-  _globals['_DESCRIBEVERSIONQUEUESREQUEST']._serialized_start=1026
-  _globals['_DESCRIBEVERSIONQUEUESREQUEST']._serialized_end=1196
-  _globals['_DESCRIBEVERSIONQUEUESRESPONSE']._serialized_start=1199
-  _globals['_DESCRIBEVERSIONQUEUESRESPONSE']._serialized_end=1337
-  _globals['_CHECKCOMPUTEREQUEST']._serialized_start=1340
-  _globals['_CHECKCOMPUTEREQUEST']._serialized_end=1502
-  _globals['_CHECKCOMPUTERESPONSE']._serialized_start=1504
-  _globals['_CHECKCOMPUTERESPONSE']._serialized_end=1596
-  _globals['_PUSHWORKERSREQUEST']._serialized_start=1598
-  _globals['_PUSHWORKERSREQUEST']._serialized_end=1703
-  _globals['_PUSHWORKERSRESPONSE']._serialized_start=1705
-  _globals['_PUSHWORKERSRESPONSE']._serialized_end=1761
-  _globals['_PUSHROW']._serialized_start=1764
-  _globals['_PUSHROW']._serialized_end=1922
-  _globals['_PUSHROW_GROUPSENTRY']._serialized_start=1839
-  _globals['_PUSHROW_GROUPSENTRY']._serialized_end=1922
-  _globals['_PUSHSTATE']._serialized_start=1925
-  _globals['_PUSHSTATE']._serialized_end=2099
+  _globals['_DEPLOYMENTDATA']._serialized_start=250
+  _globals['_DEPLOYMENTDATA']._serialized_end=647
+  _globals['_DEPLOYMENTDATA_NOTESENTRY']._serialized_start=562
+  _globals['_DEPLOYMENTDATA_NOTESENTRY']._serialized_end=647
+  _globals['_VERSIONNOTES']._serialized_start=650
+  _globals['_VERSIONNOTES']._serialized_end=787
+  _globals['_NAMESPACEDEPLOYMENTS']._serialized_start=790
+  _globals['_NAMESPACEDEPLOYMENTS']._serialized_end=1055
+  _globals['_NAMESPACEDEPLOYMENTS_VERSIONINGENTRY']._serialized_start=963
+  _globals['_NAMESPACEDEPLOYMENTS_VERSIONINGENTRY']._serialized_end=1055
+  _globals['_VERSIONINGDATA']._serialized_start=1058
+  _globals['_VERSIONINGDATA']._serialized_end=1759
+  _globals['_VERSIONINGDATA_BUILDID']._serialized_start=1329
+  _globals['_VERSIONINGDATA_BUILDID']._serialized_end=1377
+  _globals['_VERSIONINGDATA_COMPATIBLESET']._serialized_start=1380
+  _globals['_VERSIONINGDATA_COMPATIBLESET']._serialized_end=1509
+  _globals['_VERSIONINGDATA_ASSIGNMENTRULE']._serialized_start=1511
+  _globals['_VERSIONINGDATA_ASSIGNMENTRULE']._serialized_end=1631
+  _globals['_VERSIONINGDATA_REDIRECTRULE']._serialized_start=1633
+  _globals['_VERSIONINGDATA_REDIRECTRULE']._serialized_end=1759
+  _globals['_VERSIONINGCLOCK']._serialized_start=1761
+  _globals['_VERSIONINGCLOCK']._serialized_end=1818
+  _globals['_REROUTETASKSREQUEST']._serialized_start=1821
+  _globals['_REROUTETASKSREQUEST']._serialized_end=1968
+  _globals['_REROUTETASKSREQUEST_QUEUE']._serialized_start=1928
+  _globals['_REROUTETASKSREQUEST_QUEUE']._serialized_end=1968
+  _globals['_REROUTETASKSRESPONSE']._serialized_start=1970
+  _globals['_REROUTETASKSRESPONSE']._serialized_end=2007
+  _globals['_DESCRIBEVERSIONQUEUESREQUEST']._serialized_start=2010
+  _globals['_DESCRIBEVERSIONQUEUESREQUEST']._serialized_end=2180
+  _globals['_DESCRIBEVERSIONQUEUESRESPONSE']._serialized_start=2183
+  _globals['_DESCRIBEVERSIONQUEUESRESPONSE']._serialized_end=2321
+  _globals['_CHECKCOMPUTEREQUEST']._serialized_start=2324
+  _globals['_CHECKCOMPUTEREQUEST']._serialized_end=2486
+  _globals['_CHECKCOMPUTERESPONSE']._serialized_start=2488
+  _globals['_CHECKCOMPUTERESPONSE']._serialized_end=2580
+  _globals['_PUSHWORKERSREQUEST']._serialized_start=2582
+  _globals['_PUSHWORKERSREQUEST']._serialized_end=2687
+  _globals['_PUSHWORKERSRESPONSE']._serialized_start=2689
+  _globals['_PUSHWORKERSRESPONSE']._serialized_end=2745
+  _globals['_PUSHROW']._serialized_start=2748
+  _globals['_PUSHROW']._serialized_end=2906
+  _globals['_PUSHROW_GROUPSENTRY']._serialized_start=2823
+  _globals['_PUSHROW_GROUPSENTRY']._serialized_end=2906
+  _globals['_PUSHSTATE']._serialized_start=2909
+  _globals['_PUSHSTATE']._serialized_end=3083
 # @@protoc_insertion_point(module_scope)

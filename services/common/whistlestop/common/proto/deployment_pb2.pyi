@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from temporalio.api.compute.v1 import config_pb2 as _config_pb2
 from temporalio.api.deployment.v1 import message_pb2 as _message_pb2
+from temporalio.api.taskqueue.v1 import message_pb2 as _message_pb2_1
 from temporalio.api.workflowservice.v1 import request_response_pb2 as _request_response_pb2
 import builtins as _builtins
 import sys
@@ -114,21 +115,204 @@ Global___VersionNotes: _TypeAlias = VersionNotes  # noqa: Y015
 class NamespaceDeployments(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class VersioningEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___VersioningData: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___VersioningData | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DEPLOYMENTS_FIELD_NUMBER: _builtins.int
+    VERSIONING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deployments(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeploymentData]: ...
+    @_builtins.property
+    def versioning(self) -> _containers.MessageMap[_builtins.str, Global___VersioningData]:
+        """By task queue: the worker versioning of before deployments."""
+
     def __init__(
         self,
         *,
         deployments: _abc.Iterable[Global___DeploymentData] | None = ...,
+        versioning: _abc.Mapping[_builtins.str, Global___VersioningData] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployments", b"deployments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployments", b"deployments", "versioning", b"versioning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NamespaceDeployments: _TypeAlias = NamespaceDeployments  # noqa: Y015
+
+@_typing.final
+class VersioningData(_message.Message):
+    """Compatible sets of build ids (the oldest worker versioning), and rules (the one after it). The last set is the
+    queue's default, the last build id of a set the set's.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class BuildId(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        BECAME_DEFAULT_NS_FIELD_NUMBER: _builtins.int
+        id: _builtins.str
+        became_default_ns: _builtins.int
+        def __init__(
+            self,
+            *,
+            id: _builtins.str = ...,
+            became_default_ns: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["became_default_ns", b"became_default_ns", "id", b"id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class CompatibleSet(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SET_IDS_FIELD_NUMBER: _builtins.int
+        BUILD_IDS_FIELD_NUMBER: _builtins.int
+        BECAME_DEFAULT_NS_FIELD_NUMBER: _builtins.int
+        became_default_ns: _builtins.int
+        @_builtins.property
+        def set_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Tasks wait under the first one; more than one where sets were merged."""
+
+        @_builtins.property
+        def build_ids(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersioningData.BuildId]: ...
+        def __init__(
+            self,
+            *,
+            set_ids: _abc.Iterable[_builtins.str] | None = ...,
+            build_ids: _abc.Iterable[Global___VersioningData.BuildId] | None = ...,
+            became_default_ns: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["became_default_ns", b"became_default_ns", "build_ids", b"build_ids", "set_ids", b"set_ids"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class AssignmentRule(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RULE_FIELD_NUMBER: _builtins.int
+        CREATED_NS_FIELD_NUMBER: _builtins.int
+        DELETED_NS_FIELD_NUMBER: _builtins.int
+        created_ns: _builtins.int
+        deleted_ns: _builtins.int
+        """0: in force; kept for a while, since workflows may still be seen under it"""
+        @_builtins.property
+        def rule(self) -> _message_pb2_1.BuildIdAssignmentRule: ...
+        def __init__(
+            self,
+            *,
+            rule: _message_pb2_1.BuildIdAssignmentRule | None = ...,
+            created_ns: _builtins.int = ...,
+            deleted_ns: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "deleted_ns", b"deleted_ns", "rule", b"rule"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RedirectRule(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RULE_FIELD_NUMBER: _builtins.int
+        CREATED_NS_FIELD_NUMBER: _builtins.int
+        DELETED_NS_FIELD_NUMBER: _builtins.int
+        created_ns: _builtins.int
+        deleted_ns: _builtins.int
+        @_builtins.property
+        def rule(self) -> _message_pb2_1.CompatibleBuildIdRedirectRule: ...
+        def __init__(
+            self,
+            *,
+            rule: _message_pb2_1.CompatibleBuildIdRedirectRule | None = ...,
+            created_ns: _builtins.int = ...,
+            deleted_ns: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "deleted_ns", b"deleted_ns", "rule", b"rule"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SETS_FIELD_NUMBER: _builtins.int
+    ASSIGNMENT_RULES_FIELD_NUMBER: _builtins.int
+    REDIRECT_RULES_FIELD_NUMBER: _builtins.int
+    CLOCK_NS_FIELD_NUMBER: _builtins.int
+    clock_ns: _builtins.int
+    """of the last change; each is later than the one before"""
+    @_builtins.property
+    def sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersioningData.CompatibleSet]: ...
+    @_builtins.property
+    def assignment_rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersioningData.AssignmentRule]: ...
+    @_builtins.property
+    def redirect_rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersioningData.RedirectRule]: ...
+    def __init__(
+        self,
+        *,
+        sets: _abc.Iterable[Global___VersioningData.CompatibleSet] | None = ...,
+        assignment_rules: _abc.Iterable[Global___VersioningData.AssignmentRule] | None = ...,
+        redirect_rules: _abc.Iterable[Global___VersioningData.RedirectRule] | None = ...,
+        clock_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_rules", b"assignment_rules", "clock_ns", b"clock_ns", "redirect_rules", b"redirect_rules", "sets", b"sets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersioningData: _TypeAlias = VersioningData  # noqa: Y015
+
+@_typing.final
+class VersioningClock(_message.Message):
+    """What a client sends back to say which rules it has seen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WALL_CLOCK_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    wall_clock: _builtins.int
+    cluster_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        wall_clock: _builtins.int = ...,
+        cluster_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "wall_clock", b"wall_clock"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersioningClock: _TypeAlias = VersioningClock  # noqa: Y015
 
 @_typing.final
 class RerouteTasksRequest(_message.Message):

@@ -16,9 +16,12 @@ from whistlestop.frontend.api import (
     standalone_nexus,
     start_workflow,
     task_queue,
+    task_reachability,
     time_skipping,
     update_workflow,
+    version_sets,
     versioning,
+    versioning_rules,
     visibility,
     worker_tasks,
     workflow_execution,
@@ -38,12 +41,15 @@ HANDLERS: dict[str, Handler] = {
     **search_attributes.HANDLERS,
     **standalone_activities.HANDLERS,
     **standalone_nexus.HANDLERS,
+    **task_reachability.HANDLERS,
+    **version_sets.HANDLERS,
+    **versioning_rules.HANDLERS,
     **visibility.HANDLERS,
     **workflow_rules.HANDLERS,
 }
 """RPCs that the frontend serves itself."""
 
-AROUND: dict[str, Handler] = {**deployment_routing.AROUND, **worker_tasks.AROUND}
+AROUND: dict[str, Handler] = {**deployment_routing.AROUND, **task_reachability.AROUND, **worker_tasks.AROUND}
 """RPCs of another function for which there is something to do before or after the call."""
 
 VALIDATORS: dict[str, Validator] = {
@@ -53,9 +59,12 @@ VALIDATORS: dict[str, Validator] = {
     **standalone_nexus.VALIDATORS,
     **start_workflow.VALIDATORS,
     **task_queue.VALIDATORS,
+    **task_reachability.VALIDATORS,
     **time_skipping.VALIDATORS,
     **update_workflow.VALIDATORS,
+    **version_sets.VALIDATORS,
     **versioning.VALIDATORS,
+    **versioning_rules.VALIDATORS,
     **worker_tasks.VALIDATORS,
     **workflow_execution.VALIDATORS,
 }

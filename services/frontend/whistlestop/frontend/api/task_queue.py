@@ -8,7 +8,7 @@ from temporalio.api.enums.v1.task_queue_pb2 import DescribeTaskQueueMode, TaskQu
 
 from whistlestop.common.errors import invalid_argument
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.versioning import check_deployment_options
+from whistlestop.frontend.api.worker_version import check_worker_version
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -113,20 +113,7 @@ def _check_text(field: str, text: str, most: int) -> None:
 
 
 def _check_versioning(request: Any, rules: Rules) -> None:
-    versioned = request.worker_version_capabilities.use_versioning
-    named = request.task_queue.kind != _STICKY or request.task_queue.normal_name
-    if not named and (versioned or request.HasField("deployment_options")):
-        raise invalid_argument(
-            "NormalName must be set on sticky queue when UseVersioning is true or DeploymentOptions are set."
-        )
-    if versioned and not request.worker_version_capabilities.build_id:
-        raise invalid_argument("WorkerVersionStamp must be present if UseVersioning is true.")
-    if checks.length(request.worker_version_capabilities.build_id) > rules.config.worker_build_id_size_limit:
-        raise invalid_argument(
-            "Build ID exceeds configured limit.workerBuildIdSize, use a shorter build ID."
-        )
-    if request.HasField("deployment_options"):
-        check_deployment_options(request.deployment_options, rules)
+    check_worker_version(request, request.worker_version_capabilities, request.task_queue, rules)
 
 
 VALIDATORS: dict[str, Validator] = {

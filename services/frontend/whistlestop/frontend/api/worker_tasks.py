@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.versioning import check_deployment_options
+from whistlestop.frontend.api.worker_version import check_worker_version
 from whistlestop.frontend.registry import Feature, supports
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def check_workflow_task_completed(
             if command.WhichOneof("attributes") in _WITH_SEARCH_ATTRIBUTES:
                 attributes = getattr(command, command.WhichOneof("attributes") or "")
                 checks.stamp_types(attributes.search_attributes, namespace)
-    if request.HasField("deployment_options"):
-        check_deployment_options(request.deployment_options, rules)
+    check_worker_version(request, request.worker_version_stamp, request.sticky_attributes.worker_task_queue, rules)
 
 
 def check_workflow_task_failed(

@@ -13,7 +13,7 @@ from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.activity_executions import ACTIVITIES
 from whistlestop.history.core import activity as core_activity
-from whistlestop.history.core import activity_execution, version_transition
+from whistlestop.history.core import activity_execution, build_ids, version_transition
 from whistlestop.history.core.activity_execution import ID_PREFIX, A
 from whistlestop.history.core.command_attributes import is_uuid
 from whistlestop.history.core.times import set_duration, set_timestamp
@@ -56,6 +56,7 @@ async def record_activity_task_started(
             request.request_id,
             poll.identity,
             poll.deployment_options if poll.HasField("deployment_options") else None,
+            build_ids.stamped(build_ids.stamp_of(poll)),
         )
 
     run, activity = await service.engine.transact(

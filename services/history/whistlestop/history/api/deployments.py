@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
 
-from whistlestop.common.deployments import serving_versions, versioned_queue
+from whistlestop.common.build_ids import queues_of
+from whistlestop.common.deployments import serving_versions, versioned_queue, versioning_data
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.deployment_pb2 import RerouteTasksResponse
 from whistlestop.history.api import METHODS
@@ -25,7 +26,7 @@ _MOST_PAGES = 100
 
 
 async def reroute_tasks(service: History, request: RerouteTasksRequest, context: CallContext) -> Reply:
-    """Look through what waits for unversioned workers and for versions that get nothing new by now."""
+    """Look through what waits for unversioned workers, for versions that get nothing new by now, and for build ids."""
     deployments = await service.engine.deployments.read(context.namespace_id)
     moved = 0
     for queue in request.queues:
@@ -35,6 +36,7 @@ async def reroute_tasks(service: History, request: RerouteTasksRequest, context:
             for info in serving_versions(deployments, queue.name, queue.task_type)
             if info.status != deployment_enums.WORKER_DEPLOYMENT_VERSION_STATUS_INACTIVE
         )
+        names.extend(queues_of(versioning_data(deployments, queue.name), queue.name))
         for name in names:
             moved += await _reroute(service, context.namespace_id, name, queue.task_type, deployments)
     if request.push:

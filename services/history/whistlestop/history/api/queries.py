@@ -17,7 +17,6 @@ from temporalio.api.query.v1 import message_pb2 as query_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clients import Encoded, decoded
-from whistlestop.common.deployments import versioned_queue
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, invalid_argument, not_found
 from whistlestop.common.notify import execution_topic, query_topic
 from whistlestop.common.proto import internal_pb2
@@ -143,7 +142,7 @@ async def _ask_directly(
     """Hand the query to a worker: to the one that has the run cached, else to any."""
     state = entry.state
     sticky = state.sticky_task_queue
-    if sticky:
+    if sticky and versioning.keeps_cache(state, await service.engine.deployments.cached(entry.key.namespace_id)):
         sticky_ns = state.sticky_schedule_to_start_timeout_ns or service.limits.sticky_timeout_default_ns
         until_ns = min(deadline_ns, service.wall.now_ns() + sticky_ns)
         if await _has_poller(service, entry, sticky):
@@ -183,8 +182,7 @@ async def _dispatch(
     now_ns = service.wall.now_ns()
     if task_queue == entry.state.task_queue:
         deployments = await service.engine.deployments.cached(key.namespace_id)
-        version = versioning.wanted_version(entry.state, deployments, task_queue, workflow_task.TASK_TYPE_WORKFLOW)
-        task_queue = versioned_queue(task_queue, version)
+        task_queue = versioning.queue_of_workflow_task(entry.state, deployments)
     row = TaskKey(
         key.namespace_id,
         task_queue,

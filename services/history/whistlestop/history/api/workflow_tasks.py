@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from temporalio.api.common.v1.message_pb2 import WorkerVersionStamp
 from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import task_queue_pb2
-from temporalio.api.enums.v1.deployment_pb2 import WORKER_VERSIONING_MODE_VERSIONED
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
@@ -19,7 +17,7 @@ from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS, activity_tasks, queries
 from whistlestop.history.api.histories import first_page
 from whistlestop.history.core import activity as core_activity
-from whistlestop.history.core import completion, update, version_transition, workflow_task
+from whistlestop.history.core import build_ids, completion, update, version_transition, workflow_task
 from whistlestop.history.core.times import set_timestamp
 from whistlestop.storage.visibility.attributes import Limits as AttributeLimits
 from whistlestop.storage.visibility.attributes import validate
@@ -61,7 +59,7 @@ async def record_workflow_task_started(
             raise not_found("Workflow task already started.")
         if state.sticky_task_queue and state.sticky_task_queue != request.task_queue:
             state.sticky_task_queue = ""
-        workflow_task.start(run, request_id=request.request_id, identity=poll.identity, stamp=_stamp_of(poll))
+        workflow_task.start(run, request_id=request.request_id, identity=poll.identity, stamp=build_ids.stamp_of(poll))
         version_transition.begin_with_workflow_task(run, version_of(poll.deployment_options))
         run.outgoing_messages = update.send(run, resend=True)
 
@@ -69,15 +67,6 @@ async def record_workflow_task_started(
         context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
     )
     return Encoded(await poll_reply(service, run, partial=bool(run.state.sticky_task_queue)))
-
-
-def _stamp_of(poll: service_pb.PollWorkflowTaskQueueRequest) -> WorkerVersionStamp | None:
-    """What an unversioned worker says of its build; a versioned one is known by its deployment."""
-    options, build = poll.deployment_options, poll.worker_version_capabilities
-    versioned = options.worker_versioning_mode == WORKER_VERSIONING_MODE_VERSIONED and options.deployment_name
-    if versioned or not build.build_id or (build.use_versioning and build.deployment_series_name):
-        return None
-    return WorkerVersionStamp(build_id=build.build_id, use_versioning=build.use_versioning)
 
 
 async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
@@ -234,6 +223,7 @@ async def respond_workflow_task_failed(
             request.failure if request.HasField("failure") else None,
             request.identity,
             binary_checksum=request.binary_checksum,
+            stamp=request.worker_version if request.HasField("worker_version") else None,
         )
         workflow_task.schedule(run)
 

@@ -21,7 +21,15 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.common.errors import invalid_argument, not_found
-from whistlestop.history.core import command_attributes, retry, sizes, workflow_rules, workflow_task
+from whistlestop.history.core import (
+    build_ids,
+    command_attributes,
+    retry,
+    sizes,
+    versioning,
+    workflow_rules,
+    workflow_task,
+)
 from whistlestop.history.core.activity_deadlines import close_deadline, next_deadline
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
 from whistlestop.history.core.times import set_timestamp
@@ -84,12 +92,21 @@ def schedule(completion: Completion, command: command_pb.Command) -> history_pb.
     run.append(event)
     _pending_ids(run).add(a.activity_id)
     activity = run.state.activities[event.event_id]
-    if attributes.request_eager_execution and run.limits.eager_activities and not run.state.paused:
+    if _is_eager(run, attributes):
         completion.eager_activities.append(event.event_id)
         run.arm(next_deadline(activity))
     else:
         dispatch(run, activity)
     return event
+
+
+def _is_eager(run: Run, attributes: command_pb.ScheduleActivityTaskCommandAttributes) -> bool:
+    """Whether the worker gets the activity with the reply: one that is on a build id is not sure to be for new work."""
+    state = run.state
+    if not attributes.request_eager_execution or not run.limits.eager_activities or state.paused:
+        return False
+    by_set = state.most_recent_worker_version_stamp.use_versioning and not versioning.behavior_of(state)
+    return attributes.use_workflow_build_id or not (by_set or state.assigned_build_id)
 
 
 def _pending_ids(run: Run) -> set[str]:
@@ -199,8 +216,9 @@ def start(
     request_id: str,
     identity: str,
     deployment: deployment_pb.WorkerDeploymentOptions | None = None,
+    build_id: str = "",
 ) -> Activity:
-    """A worker takes the attempt."""
+    """A worker takes the attempt; `build_id`: of one that is versioned by rules."""
     if not run.is_open:
         raise not_found(COMPLETED)
     activity = run.state.activities.get(scheduled_event_id)
@@ -220,6 +238,7 @@ def start(
     ):
         activity.last_deployment_version.deployment_name = deployment.deployment_name
         activity.last_deployment_version.build_id = deployment.build_id
+    build_ids.note_activity_started(run, activity, build_id)
     _set_started(run, activity, request_id, identity)
     return activity
 
@@ -229,6 +248,7 @@ def start_eagerly(run: Run, scheduled_event_id: int, request_id: str, identity: 
     activity = run.state.activities.get(scheduled_event_id) if run.is_open else None
     if activity is None or activity.started_ns:
         return None
+    build_ids.note_activity_started(run, activity, run.state.assigned_build_id)
     _set_started(run, activity, request_id, identity)
     return activity
 
@@ -291,8 +311,10 @@ def _write_started(run: Run, activity: Activity, stamp: common_pb.WorkerVersionS
     a.attempt = activity.attempt
     if activity.HasField("last_failure"):
         a.last_failure.CopyFrom(activity.last_failure)
+    stamp = build_ids.activity_stamp(activity, stamp)
     if stamp is not None:
         a.worker_version.CopyFrom(stamp)
+    a.build_id_redirect_counter = activity.last_redirect_counter
     run.append(event)
 
 

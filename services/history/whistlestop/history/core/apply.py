@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.history.core import nexus_apply, reset_points, time_skipping_apply, versioning
+from whistlestop.history.core import build_ids, nexus_apply, reset_points, time_skipping_apply, versioning
 from whistlestop.history.core.times import duration_ns, timestamp_ns
 
 if TYPE_CHECKING:
@@ -86,10 +86,10 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
         state.reset_points.CopyFrom(a.prev_auto_reset_points)
     if a.completion_callbacks:
         nexus_apply.add_callbacks(state, a.completion_callbacks, state.start_ns)
-    state.inherited_build_id = a.inherited_build_id
     if a.HasField("versioning_override"):
         state.versioning_info.versioning_override.CopyFrom(a.versioning_override)
     versioning.note_start(state, a)
+    build_ids.note_start(state, a)
     time_skipping_apply.note_start(state, a, event)
     state.status = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
     state.workflow_task.attempt = 1
@@ -229,18 +229,20 @@ def _workflow_task_started(state: MutableState, event: history_pb.HistoryEvent, 
     task.suggest_continue_as_new_reasons.extend(a.suggest_continue_as_new_reasons)
     task.history_size_bytes = a.history_size_bytes
     task.started_event_written = True
+    build_ids.note_task_started(state, build_ids.stamped(a.worker_version), a.build_id_redirect_counter)
 
 
 def clear_workflow_task(state: MutableState, *, attempt: int, attempts_since_last_success: int) -> None:
     """No task is pending; the counters say how the next one begins. The dispatch stamp goes on."""
     task = state.workflow_task
-    stamp = task.stamp
+    stamp, build_id = task.stamp, task.build_id
     original_ns = task.original_scheduled_ns
     task.Clear()
     task.stamp = stamp
     task.attempt = attempt
     task.attempts_since_last_success = attempts_since_last_success
     task.original_scheduled_ns = original_ns
+    task.build_id = build_id if attempt > 1 else ""
     state.workflow_close_attempted = False
 
 
@@ -305,6 +307,7 @@ def _activity_scheduled(state: MutableState, event: history_pb.HistoryEvent, bat
     if a.HasField("priority"):
         activity.priority.CopyFrom(a.priority)
     activity.use_workflow_build_id = a.use_workflow_build_id
+    activity.follows_assigned_build_id = a.use_workflow_build_id and bool(state.assigned_build_id)
     activity.first_scheduled_ns = timestamp_ns(event.event_time)
     activity.scheduled_ns = activity.first_scheduled_ns
     activity.attempt = 1
@@ -316,6 +319,9 @@ def _activity_started(state: MutableState, event: history_pb.HistoryEvent, batch
     activity.started_event_id = event.event_id
     activity.started_ns = activity.started_ns or timestamp_ns(event.event_time)
     activity.attempt = a.attempt
+    build_id = build_ids.stamped(a.worker_version)
+    if build_id and activity.follows_assigned_build_id:
+        build_ids.redirect(state, build_id, a.build_id_redirect_counter)
 
 
 def _activity_cancel_requested(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:

@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.history.core import callbacks, cron, retry, time_skipping_apply, versioning
+from whistlestop.history.core import build_ids, callbacks, cron, retry, time_skipping_apply, versioning
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp, timestamp_ns
 
@@ -104,6 +104,8 @@ def begin(
     if not following.is_cron:
         a.completion_callbacks.extend(callbacks.handed_on(run.state))
         versioning.hand_on_to_retry(run.state, previous, a)
+        if not versioning.behavior_of(run.state):
+            build_ids.hand_on_stamp(run.state, a)
     if last_completion_result is not None:
         a.last_completion_result.CopyFrom(last_completion_result)
     if failure is not None:

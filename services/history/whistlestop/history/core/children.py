@@ -14,7 +14,15 @@ from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.history.core import command_attributes, cron, sizes, time_skipping_apply, versioning, workflow_task
+from whistlestop.history.core import (
+    build_ids,
+    command_attributes,
+    cron,
+    sizes,
+    time_skipping_apply,
+    versioning,
+    workflow_task,
+)
 from whistlestop.history.core.completion import HANDLERS, Completion
 from whistlestop.history.core.start import copy_payloads, round_to_millisecond, run_timeout, task_timeout
 from whistlestop.history.core.state_pb2 import TransferData
@@ -135,6 +143,8 @@ def _hand_on_version(
     a: history_pb.WorkflowExecutionStartedEventAttributes,
 ) -> None:
     """A child on its parent's own queue begins where its parent is; deployments end at the namespace."""
+    if initiated.inherit_build_id and not versioning.behavior_of(parent):
+        build_ids.hand_on(parent, a)
     if initiated.namespace_id != parent.namespace_id:
         return
     override = parent.versioning_info.versioning_override

@@ -14,8 +14,9 @@ from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
+from whistlestop.common.deployments import version_of
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
-from whistlestop.history.core import workflow_task
+from whistlestop.history.core import build_ids, versioning, workflow_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +115,8 @@ def check_token(run: Run, token: TaskToken) -> None:
 def respond_completed(run: Run, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest) -> Outcome:
     """Carry out a worker's answer."""
     check_token(run, token)
+    deployed = version_of(request.deployment_options) is not None or versioning.behavior_of(run.state) != 0
+    build_ids.check_completion(run.state, request, deployed=deployed)
     if run.state.paused and request.force_create_new_workflow_task:
         raise failed_precondition("Workflow is paused and force create new workflow task is not allowed.")
     task = run.state.workflow_task
@@ -247,7 +250,10 @@ def _next_task(
         return outcome
     moves = run.state.versioning_info.HasField("version_transition")
     # The next task of a run that moves is for workers of another version than the one that asks.
-    inline = request.return_new_workflow_task and not moves
+    stamp = request.worker_version_stamp if request.HasField("worker_version_stamp") else None
+    stamp = build_ids.own_stamp(run.state, stamp)
+    elsewhere = bool(build_ids.stamped(stamp)) and build_ids.stamped(stamp) != run.state.assigned_build_id
+    inline = request.return_new_workflow_task and not moves and not elsewhere
     normal = (
         moves
         or request.force_create_new_workflow_task
@@ -261,7 +267,7 @@ def _next_task(
     else:
         return outcome
     if inline:
-        workflow_task.start(run, request_id=workflow_task.INLINE_REQUEST_ID, identity=request.identity)
+        workflow_task.start(run, request_id=workflow_task.INLINE_REQUEST_ID, identity=request.identity, stamp=stamp)
         run.outgoing_messages = update.send(run, resend=not request.force_create_new_workflow_task)
         outcome.new_task_started = True
     return outcome

@@ -9,7 +9,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.history.core import callbacks, chain, close, command_attributes, versioning
+from whistlestop.history.core import build_ids, callbacks, chain, close, command_attributes, versioning
 from whistlestop.history.core.completion import HANDLERS, Completion
 from whistlestop.history.core.start import copy_payloads
 from whistlestop.history.core.times import duration_ns, set_duration
@@ -92,8 +92,8 @@ def _begin(run: Run, attributes: command_pb.ContinueAsNewWorkflowExecutionComman
     a.workflow_run_timeout.CopyFrom(attributes.workflow_run_timeout)
     a.workflow_task_timeout.CopyFrom(attributes.workflow_task_timeout)
     a.completion_callbacks.extend(callbacks.handed_on(state))
-    if attributes.inherit_build_id:
-        a.inherited_build_id = state.assigned_build_id
+    if attributes.inherit_build_id and not versioning.behavior_of(state):
+        build_ids.hand_on(state, a)
     versioning.hand_on(state, a, initial_behavior=attributes.initial_versioning_behavior)
     a.initiator = attributes.initiator or wf_enums.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
     is_retry = a.initiator == wf_enums.CONTINUE_AS_NEW_INITIATOR_RETRY

@@ -257,8 +257,10 @@ def pending_activity(activity: Activity, *, now_ns: int) -> workflow_pb.PendingA
     info.activity_type.name = activity.activity_type
     info.attempt = max(activity.attempt, 1) if activity.has_retry_policy else 1
     info.paused = activity.paused
-    if activity.use_workflow_build_id:
+    if activity.follows_assigned_build_id:
         info.use_workflow_build_id.SetInParent()
+    elif activity.last_build_id:
+        info.last_independently_assigned_build_id = activity.last_build_id
     if activity.HasField("priority"):
         info.priority.CopyFrom(activity.priority)
     if activity.HasField("last_deployment_version"):

@@ -27,7 +27,7 @@ def note_completion(state: MutableState, event: history_pb.HistoryEvent) -> None
     """A workflow task was completed by some build."""
     a = event.workflow_task_completed_event_attributes
     build_id = a.worker_version.build_id
-    _note_build(state, build_id, use_versioning=a.worker_version.use_versioning)
+    note_build(state, build_id, use_versioning=a.worker_version.use_versioning)
     build_id = a.deployment_version.build_id or build_id
     points = state.reset_points.points
     if any(p.binary_checksum == a.binary_checksum and p.build_id == build_id for p in points):
@@ -47,7 +47,8 @@ def note_completion(state: MutableState, event: history_pb.HistoryEvent) -> None
         _set(state, "BinaryChecksums", list(dict.fromkeys(checksums)))
 
 
-def _note_build(state: MutableState, build_id: str, *, use_versioning: bool) -> None:
+def note_build(state: MutableState, build_id: str, *, use_versioning: bool) -> None:
+    """A worker of that build has worked on the run, or is to (empty: one that does not tell)."""
     entry = f"{'versioned' if use_versioning else UNVERSIONED}:{build_id}" if build_id else UNVERSIONED
     # A behavior, be it by an override, says more than "unversioned" does.
     is_versioned = use_versioning or BEHAVIOR in state.search_attributes
@@ -56,6 +57,8 @@ def _note_build(state: MutableState, build_id: str, *, use_versioning: bool) -> 
         return
     known = _get(state, "BuildIds")
     values = [] if is_versioned else [UNVERSIONED]
+    if use_versioning and state.assigned_build_id and BEHAVIOR not in state.search_attributes:
+        values = [f"assigned:{state.assigned_build_id}"]
     values += [value for value in known if value != UNVERSIONED and not value.startswith("assigned:")]
     if entry not in values and (build_id or not is_versioned):
         values.append(entry)

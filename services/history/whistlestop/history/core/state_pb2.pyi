@@ -93,6 +93,8 @@ class WorkflowTask(_message.Message):
     SENT_UPDATE_IDS_FIELD_NUMBER: _builtins.int
     WRITE_EVENTS_FIELD_NUMBER: _builtins.int
     STARTED_EVENT_WRITTEN_FIELD_NUMBER: _builtins.int
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    BUILD_ID_REDIRECT_COUNTER_FIELD_NUMBER: _builtins.int
     scheduled_event_id: _builtins.int
     """0: none is pending"""
     started_event_id: _builtins.int
@@ -120,6 +122,10 @@ class WorkflowTask(_message.Message):
     write_events: _builtins.bool
     """the scheduled event is in history"""
     started_event_written: _builtins.bool
+    build_id: _builtins.str
+    """of the versioned worker that the task (or, before it starts, its last attempt) went to"""
+    build_id_redirect_counter: _builtins.int
+    """what its started event says, or will"""
     @_builtins.property
     def suggest_continue_as_new_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -155,10 +161,12 @@ class WorkflowTask(_message.Message):
         sent_update_ids: _abc.Iterable[_builtins.str] | None = ...,
         write_events: _builtins.bool = ...,
         started_event_written: _builtins.bool = ...,
+        build_id: _builtins.str = ...,
+        build_id_redirect_counter: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["row", b"row"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempts_since_last_success", b"attempts_since_last_success", "history_size_bytes", b"history_size_bytes", "identity", b"identity", "original_scheduled_ns", b"original_scheduled_ns", "request_id", b"request_id", "row", b"row", "schedule_to_start_due_ns", b"schedule_to_start_due_ns", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "sent_update_ids", b"sent_update_ids", "speculative", b"speculative", "stamp", b"stamp", "started_event_id", b"started_event_id", "started_event_written", b"started_event_written", "started_ns", b"started_ns", "sticky", b"sticky", "suggest_continue_as_new", b"suggest_continue_as_new", "suggest_continue_as_new_reasons", b"suggest_continue_as_new_reasons", "task_queue", b"task_queue", "timeout_ns", b"timeout_ns", "write_events", b"write_events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempts_since_last_success", b"attempts_since_last_success", "build_id", b"build_id", "build_id_redirect_counter", b"build_id_redirect_counter", "history_size_bytes", b"history_size_bytes", "identity", b"identity", "original_scheduled_ns", b"original_scheduled_ns", "request_id", b"request_id", "row", b"row", "schedule_to_start_due_ns", b"schedule_to_start_due_ns", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "sent_update_ids", b"sent_update_ids", "speculative", b"speculative", "stamp", b"stamp", "started_event_id", b"started_event_id", "started_event_written", b"started_event_written", "started_ns", b"started_ns", "sticky", b"sticky", "suggest_continue_as_new", b"suggest_continue_as_new", "suggest_continue_as_new_reasons", b"suggest_continue_as_new_reasons", "task_queue", b"task_queue", "timeout_ns", b"timeout_ns", "write_events", b"write_events"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -209,6 +217,9 @@ class Activity(_message.Message):
     STARTED_STAMP_FIELD_NUMBER: _builtins.int
     PAUSE_RULE_FIELD_NUMBER: _builtins.int
     PAUSE_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FOLLOWS_ASSIGNED_BUILD_ID_FIELD_NUMBER: _builtins.int
+    LAST_BUILD_ID_FIELD_NUMBER: _builtins.int
+    LAST_REDIRECT_COUNTER_FIELD_NUMBER: _builtins.int
     scheduled_event_id: _builtins.int
     scheduled_event_batch_id: _builtins.int
     activity_id: _builtins.str
@@ -248,6 +259,11 @@ class Activity(_message.Message):
     activity_reset: _builtins.bool
     pause_rule: _builtins.str
     pause_request_id: _builtins.str
+    follows_assigned_build_id: _builtins.bool
+    """it goes where the run's assigned build id is, and may redirect the run"""
+    last_build_id: _builtins.str
+    """of the rule-based versioning: where it was dispatched last"""
+    last_redirect_counter: _builtins.int
     @_builtins.property
     def retry_policy(self) -> _message_pb2.RetryPolicy: ...
     @_builtins.property
@@ -306,10 +322,13 @@ class Activity(_message.Message):
         started_stamp: _message_pb2.WorkerVersionStamp | None = ...,
         pause_rule: _builtins.str = ...,
         pause_request_id: _builtins.str = ...,
+        follows_assigned_build_id: _builtins.bool = ...,
+        last_build_id: _builtins.str = ...,
+        last_redirect_counter: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_details", b"heartbeat_details", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "priority", b"priority", "retry_policy", b"retry_policy", "row", b"row", "started_stamp", b"started_stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_reset", b"activity_reset", "activity_type", b"activity_type", "attempt", b"attempt", "cancel_request_event_id", b"cancel_request_event_id", "cancel_requested", b"cancel_requested", "current_retry_interval_ns", b"current_retry_interval_ns", "first_scheduled_ns", b"first_scheduled_ns", "has_retry_policy", b"has_retry_policy", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout_ns", b"heartbeat_timeout_ns", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_worker_identity", b"last_worker_identity", "pause_identity", b"pause_identity", "pause_reason", b"pause_reason", "pause_request_id", b"pause_request_id", "pause_rule", b"pause_rule", "paused", b"paused", "paused_ns", b"paused_ns", "priority", b"priority", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "retry_due_ns", b"retry_due_ns", "retry_policy", b"retry_policy", "row", b"row", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "stamp", b"stamp", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_event_id", b"started_event_id", "started_identity", b"started_identity", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "task_queue", b"task_queue", "use_workflow_build_id", b"use_workflow_build_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_reset", b"activity_reset", "activity_type", b"activity_type", "attempt", b"attempt", "cancel_request_event_id", b"cancel_request_event_id", "cancel_requested", b"cancel_requested", "current_retry_interval_ns", b"current_retry_interval_ns", "first_scheduled_ns", b"first_scheduled_ns", "follows_assigned_build_id", b"follows_assigned_build_id", "has_retry_policy", b"has_retry_policy", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout_ns", b"heartbeat_timeout_ns", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_build_id", b"last_build_id", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_redirect_counter", b"last_redirect_counter", "last_worker_identity", b"last_worker_identity", "pause_identity", b"pause_identity", "pause_reason", b"pause_reason", "pause_request_id", b"pause_request_id", "pause_rule", b"pause_rule", "paused", b"paused", "paused_ns", b"paused_ns", "priority", b"priority", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "retry_due_ns", b"retry_due_ns", "retry_policy", b"retry_policy", "row", b"row", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "stamp", b"stamp", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_event_id", b"started_event_id", "started_identity", b"started_identity", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "task_queue", b"task_queue", "use_workflow_build_id", b"use_workflow_build_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1143,6 +1162,7 @@ class MutableState(_message.Message):
     WORKER_DEPLOYMENT_NAME_FIELD_NUMBER: _builtins.int
     INHERITED_BUILD_ID_FIELD_NUMBER: _builtins.int
     ASSIGNED_BUILD_ID_FIELD_NUMBER: _builtins.int
+    BUILD_ID_REDIRECT_COUNTER_FIELD_NUMBER: _builtins.int
     STICKY_TASK_QUEUE_FIELD_NUMBER: _builtins.int
     STICKY_SCHEDULE_TO_START_TIMEOUT_NS_FIELD_NUMBER: _builtins.int
     STICKY_WORKER_NAME_FIELD_NUMBER: _builtins.int
@@ -1224,6 +1244,8 @@ class MutableState(_message.Message):
     worker_deployment_name: _builtins.str
     inherited_build_id: _builtins.str
     assigned_build_id: _builtins.str
+    build_id_redirect_counter: _builtins.int
+    """how often the run was moved to another build id since"""
     sticky_task_queue: _builtins.str
     """(volatile)"""
     sticky_schedule_to_start_timeout_ns: _builtins.int
@@ -1398,6 +1420,7 @@ class MutableState(_message.Message):
         worker_deployment_name: _builtins.str = ...,
         inherited_build_id: _builtins.str = ...,
         assigned_build_id: _builtins.str = ...,
+        build_id_redirect_counter: _builtins.int = ...,
         sticky_task_queue: _builtins.str = ...,
         sticky_schedule_to_start_timeout_ns: _builtins.int = ...,
         sticky_worker_name: _builtins.str = ...,
@@ -1438,7 +1461,7 @@ class MutableState(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_execution_timeout_ns", b"_execution_timeout_ns", "_run_timeout_ns", b"_run_timeout_ns", "activity_execution", b"activity_execution", "execution_timeout_ns", b"execution_timeout_ns", "last_completion_result", b"last_completion_result", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "nexus_execution", b"nexus_execution", "parent", b"parent", "pause", b"pause", "priority", b"priority", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "run_timeout_ns", b"run_timeout_ns", "time_skipping", b"time_skipping", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "workflow_task", b"workflow_task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_execution_timeout_ns", b"_execution_timeout_ns", "_run_timeout_ns", b"_run_timeout_ns", "activities", b"activities", "activity_execution", b"activity_execution", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_execution", b"nexus_execution", "nexus_operations", b"nexus_operations", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "pause", b"pause", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "schedule", b"schedule", "scheduled_by", b"scheduled_by", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "time_skipping", b"time_skipping", "timers", b"timers", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_execution_timeout_ns", b"_execution_timeout_ns", "_run_timeout_ns", b"_run_timeout_ns", "activities", b"activities", "activity_execution", b"activity_execution", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "build_id_redirect_counter", b"build_id_redirect_counter", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_execution", b"nexus_execution", "nexus_operations", b"nexus_operations", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "pause", b"pause", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "schedule", b"schedule", "scheduled_by", b"scheduled_by", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "time_skipping", b"time_skipping", "timers", b"timers", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__execution_timeout_ns: _TypeAlias = _typing.Literal["execution_timeout_ns"]  # noqa: Y015
     _WhichOneofArgType__execution_timeout_ns: _TypeAlias = _typing.Literal["_execution_timeout_ns", b"_execution_timeout_ns"]  # noqa: Y015

@@ -4,6 +4,7 @@ Rules of this file, which are Temporal's:
 - A pinned run stays on its version, and so do its activities on queues that the version serves.
 - Everything else goes where the routing of the deployment sends it: current or ramping version, else unversioned.
 - An override set from outside comes before what the workflow said of itself.
+- Where no deployment says, a build id may (see core/build_ids.py).
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
+from whistlestop.common.build_ids import keeps_sticky, queue_of_task
 from whistlestop.common.deployments import (
     Version,
     has_queue,
+    is_versioned,
     named_version,
     target_of,
     version_of,
     version_string,
     versioned_queue,
+    versioning_data,
 )
-from whistlestop.history.core import reset_points
+from whistlestop.history.core import build_ids, reset_points
 from whistlestop.history.core.reset_points import BEHAVIOR
 from whistlestop.storage.records import MatchingTask, TaskKey
 
@@ -92,8 +96,44 @@ def wanted_version(
     return _routed(state, deployments, task_queue, task_type)[0]
 
 
+def place_of(
+    state: MutableState, deployments: NamespaceDeployments, task_queue: str, task_type: int, build_id: str | None
+) -> tuple[str, str]:
+    """The queue on which a task of the run waits for its workers, and the build id that rules give it (empty: none).
+
+    `build_id` is what the task is for where no deployment says, by core/build_ids.py.
+    """
+    if not build_id or _is_deployed(state):
+        version = wanted_version(state, deployments, task_queue, task_type)
+        if version is not None or build_id is None or _is_deployed(state):
+            return versioned_queue(task_queue, version), ""
+    return queue_of_task(versioning_data(deployments, task_queue), task_queue, build_id, state.run_id)
+
+
+def queue_of_workflow_task(state: MutableState, deployments: NamespaceDeployments) -> str:
+    """The queue on which the run's workflow tasks wait, but for those of a worker that has it cached."""
+    build_id = build_ids.of_workflow_task(state)
+    return place_of(state, deployments, state.task_queue, _WORKFLOW, build_id)[0]
+
+
+def _is_deployed(state: MutableState) -> bool:
+    return state.HasField("versioning_info") and (
+        state.versioning_info.HasField("version_transition") or behavior_of(state) != _UNSPECIFIED
+    )
+
+
+def keeps_cache(state: MutableState, deployments: NamespaceDeployments) -> bool:
+    """Whether the worker that has the run cached is to get its next task."""
+    if is_elsewhere(state, deployments):
+        return False
+    data = versioning_data(deployments, state.task_queue)
+    return not data.clock_ns or _is_deployed(state) or keeps_sticky(data, build_ids.of_workflow_task(state))
+
+
 def is_elsewhere(state: MutableState, deployments: NamespaceDeployments) -> bool:
     """The run's next workflow task is for another version than the one that worked on it last."""
+    if not _is_deployed(state) and build_ids.of_workflow_task(state):
+        return False
     info = state.versioning_info
     last = info.deployment_version if info.HasField("deployment_version") and info.behavior != _UNSPECIFIED else None
     return wanted_version(state, deployments, state.task_queue, _WORKFLOW) != last
@@ -117,24 +157,43 @@ def route_tasks(run: Run, deployments: NamespaceDeployments) -> None:
     """Before a commit: every new task goes to the queue of the version it is for."""
     for index, task in enumerate(run.tasks_added):
         row = _row_of(run, task)
-        if row is None:
+        if row is None or is_versioned(task.key.task_queue):
             continue
         state = run.state
         queue, task_type = task.key.task_queue, task.key.task_type
         if task_type == _WORKFLOW:
-            if state.sticky_task_queue == queue and not is_elsewhere(state, deployments):
+            if state.sticky_task_queue == queue and keeps_cache(state, deployments):
                 continue
-            queue = state.task_queue
+            queue, build_id = state.task_queue, build_ids.of_workflow_task(state)
             if state.workflow_task.sticky:
                 state.workflow_task.sticky = False
                 state.workflow_task.schedule_to_start_due_ns = 0
-        name = versioned_queue(queue, wanted_version(state, deployments, queue, task_type))
+        else:
+            build_id = _build_of_activity(state, task)
+        name, assigned = place_of(state, deployments, queue, task_type, build_id)
+        if assigned:
+            _note_assigned(run, task, assigned)
         if name != task.key.task_queue:
             row.task_queue = name
             key = TaskKey(task.key.namespace_id, name, task_type, task.key.priority, task.key.task_id)
             run.tasks_added[index] = MatchingTask(
                 key, task.workflow_id, task.run_id, task.scheduled_event_id, task.stamp, task.created_ns, data=task.data
             )
+
+
+def _build_of_activity(state: MutableState, task: MatchingTask) -> str | None:
+    activity = state.activities.get(task.scheduled_event_id)
+    return build_ids.of_activity(state, activity) if activity is not None else None
+
+
+def _note_assigned(run: Run, task: MatchingTask, build_id: str) -> None:
+    """Rules have given new work a build id, on which it stays while it waits."""
+    state = run.state
+    if task.key.task_type == _ACTIVITY:
+        state.activities[task.scheduled_event_id].last_build_id = build_id
+    elif state.assigned_build_id != build_id:
+        build_ids.assign(state, build_id)
+        run.visibility_changed = True
 
 
 def _row_of(run: Run, task: MatchingTask) -> TaskRow | None:
@@ -158,17 +217,22 @@ def redispatch(run: Run, task: MatchingTask, deployments: NamespaceDeployments) 
     if not run.is_open or row is None or row.task_queue != task.key.task_queue:
         return False
     state = run.state
+    build_id: str | None = None
     if task.key.task_type == _WORKFLOW:
-        queue = state.task_queue
+        queue, build_id = state.task_queue, state.assigned_build_id or build_ids.of_workflow_task(state)
     elif state.HasField("activity_execution"):
         queue = state.activity_execution.options.task_queue.name
     else:
-        queue = state.activities[task.scheduled_event_id].task_queue
-    if versioned_queue(queue, wanted_version(state, deployments, queue, task.key.task_type)) == row.task_queue:
+        activity = state.activities[task.scheduled_event_id]
+        queue = activity.task_queue
+        independent = "" if activity.use_workflow_build_id else activity.last_build_id
+        build_id = independent or build_ids.of_activity(state, activity)
+    name, _ = place_of(state, deployments, queue, task.key.task_type, build_id)
+    if name == row.task_queue:
         return False
     run.drop_task(row)
     stamp = _next_stamp(state, task)
-    run.add_task(row, queue, task.key.task_type, task.key.priority, task.scheduled_event_id, stamp, data=task.data)
+    run.add_task(row, name, task.key.task_type, task.key.priority, task.scheduled_event_id, stamp, data=task.data)
     run.changed = True
     return True
 

@@ -21,7 +21,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
 from whistlestop.common import fairness
-from whistlestop.history.core import versioning
+from whistlestop.history.core import build_ids, versioning
 from whistlestop.history.core.apply import clear_workflow_task, fail_workflow_task
 from whistlestop.history.core.times import SECOND_NS, set_duration, set_timestamp
 
@@ -199,9 +199,16 @@ def start(run: Run, *, request_id: str, identity: str, stamp: common_pb.WorkerVe
     if not task.write_events and task.scheduled_event_id != state.next_event_id:
         # Something was written since a transient or speculative task was scheduled: it becomes a first attempt.
         _write_scheduled(run, attempt=1, scheduled_ns=run.now_ns)
+    build_id, assigned = build_ids.stamped(stamp), state.assigned_build_id
+    counter = build_ids.next_redirect_counter(state, build_id) if build_id else 0
+    if build_id and task.attempt > 1 and task.build_id != build_id:
+        # Another build tries: that is a first attempt, which history shows.
+        _write_scheduled(run, attempt=task.attempt, scheduled_ns=task.scheduled_ns)
+        task.attempt = 1
     if task.write_events:
-        _write_started(run, request_id, identity, run.now_ns, reasons, size, stamp)
+        _write_started(run, request_id, identity, run.now_ns, reasons, size, stamp, counter)
     else:
+        build_ids.note_task_started(state, build_id, counter)
         task.started_event_id = task.scheduled_event_id + 1
         task.request_id = request_id
         task.started_ns = run.now_ns
@@ -211,6 +218,7 @@ def start(run: Run, *, request_id: str, identity: str, stamp: common_pb.WorkerVe
         task.suggest_continue_as_new_reasons.extend(reasons)
         task.history_size_bytes = size
         run.changed = True
+    run.visibility_changed |= state.assigned_build_id != assigned
     task.schedule_to_start_due_ns = 0
     run.arm(times_out_ns(task))
 
@@ -238,6 +246,7 @@ def _write_started(
     reasons: list[int],
     history_size_bytes: int,
     stamp: common_pb.WorkerVersionStamp | None,
+    redirect_counter: int,
 ) -> None:
     event = run.event(et.EVENT_TYPE_WORKFLOW_TASK_STARTED)
     set_timestamp(event.event_time, started_ns)
@@ -251,20 +260,25 @@ def _write_started(
     a.target_worker_deployment_version_changed = run.target_version_changed
     if stamp is not None:
         a.worker_version.CopyFrom(stamp)
+    a.build_id_redirect_counter = redirect_counter
     run.append(event)
     run.new_batch()
 
 
-def _write_both(run: Run, *, attempt: int, identity: str) -> None:
+def _write_both(
+    run: Run, *, attempt: int, identity: str, stamp: common_pb.WorkerVersionStamp | None = None
+) -> None:
     """Write the scheduled and the started event of a started task that went without.
 
-    `identity` is who ends the task, as Temporal has it: it does not keep who started one that wrote nothing.
+    `identity` (and `stamp`) is who ends the task, as Temporal has it: it does not keep who started one that wrote
+    nothing.
     """
     task = run.state.workflow_task
     request_id, started_ns = task.request_id, task.started_ns
     reasons, size = list(task.suggest_continue_as_new_reasons), task.history_size_bytes
+    counter = task.build_id_redirect_counter
     _write_scheduled(run, attempt=attempt, scheduled_ns=task.scheduled_ns)
-    _write_started(run, request_id, identity, started_ns, reasons, size, None)
+    _write_started(run, request_id, identity, started_ns, reasons, size, stamp, counter)
 
 
 def make_normal(run: Run) -> None:
@@ -298,7 +312,9 @@ def complete(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) 
         run.changed = True
         return None
     if not task.write_events:
-        _write_both(run, attempt=task.attempt, identity=request.identity)
+        stamp = request.worker_version_stamp if request.HasField("worker_version_stamp") else None
+        stamp = build_ids.own_stamp(state, stamp)
+        _write_both(run, attempt=task.attempt, identity=request.identity, stamp=stamp)
     event = run.event(et.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
     a = event.workflow_task_completed_event_attributes
     a.scheduled_event_id = task.scheduled_event_id
@@ -312,11 +328,19 @@ def complete(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) 
     if request.HasField("metering_metadata"):
         a.metering_metadata.CopyFrom(request.metering_metadata)
     versioning.describe_completion(a, request)
-    before = state.versioning_info.SerializeToString()
+    before = state.versioning_info.SerializeToString(), _build_ids_shown(run)
     run.append(event)
-    if state.versioning_info.SerializeToString() != before:
+    if (state.versioning_info.SerializeToString(), _build_ids_shown(run)) != before:
         run.visibility_changed = True
     return event
+
+
+def _build_ids_shown(run: Run) -> bytes:
+    """What lists are to find the run by at once: where queues have sets or rules, it is asked which builds are used."""
+    state = run.state
+    if not state.most_recent_worker_version_stamp.use_versioning and state.task_queue not in run.deployments.versioning:
+        return b""
+    return state.search_attributes["BuildIds"].data if "BuildIds" in state.search_attributes else b""
 
 
 def fail(
@@ -328,13 +352,14 @@ def fail(
     binary_checksum: str = "",
     base_run_id: str = "",
     new_run_id: str = "",
+    stamp: common_pb.WorkerVersionStamp | None = None,
 ) -> None:
     """The started task failed. A transient one leaves no event."""
     state = run.state
     task = state.workflow_task
     close_attempted = cause == failed_cause_pb2.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
     if task.speculative:
-        _write_both(run, attempt=task.attempt, identity=identity)
+        _write_both(run, attempt=task.attempt, identity=identity, stamp=build_ids.own_stamp(state, stamp))
     if task.attempt > 1:
         fail_workflow_task(state, increment_attempt=True)
         state.last_workflow_task_failure_cause = cause
@@ -418,4 +443,6 @@ def unwritten_events(run: Run) -> list[history_pb.HistoryEvent]:
     b.suggest_continue_as_new = task.suggest_continue_as_new
     b.suggest_continue_as_new_reasons.extend(task.suggest_continue_as_new_reasons)  # type: ignore[arg-type]
     b.history_size_bytes = task.history_size_bytes
+    if task.build_id:
+        b.worker_version.build_id, b.worker_version.use_versioning = task.build_id, True
     return [scheduled, started]
