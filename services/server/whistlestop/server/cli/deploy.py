@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 - typer reads the hints
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from whistlestop.server.cli.errors import CommandError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from whistlestop.server.cli.stack import Stack, on_a_stack
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-StackName = Annotated[str, typer.Option("--stack-name", help="Of the CloudFormation stack; resources are named by it.")]
-Region = Annotated[
-    str, typer.Option("--region", help="The AWS region.", show_default="by the environment or the profile")
-]
-Profile = Annotated[str, typer.Option("--profile", envvar="AWS_PROFILE", help="Of the AWS credentials.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 DatabaseUrl = Annotated[
     str,
     typer.Option(
@@ -43,11 +34,10 @@ def _group() -> None:
 
 
 @app.command()
+@on_a_stack
 def aws(
+    stack: Stack,
     *,
-    stack_name: StackName = "whistlestop",
-    region: Region = "",
-    profile: Profile = "",
     database_url: DatabaseUrl = "",
     create_database: CreateDatabase = "",
     plain_url: PlainUrl = False,
@@ -89,16 +79,13 @@ def aws(
     migrate: Annotated[
         bool, typer.Option("--migrate/--no-migrate", help="Bring the schema up to this release's, from here.")
     ] = True,
-    yes: Yes = False,
-    dry_run: DryRun = False,
 ) -> None:
     """Create the stack or update it: three functions, their queue and schedules, over a Postgres.
 
     What is not said stays as it is in a stack that is there.
     """
     from whistlestop.server.deploy import run
-    from whistlestop.server.deploy.cloud import Cloud
-    from whistlestop.server.deploy.settings import DeployError, Settings
+    from whistlestop.server.deploy.settings import Settings
 
     others: dict[str, str] = {}
     for each in parameter or ():
@@ -109,28 +96,8 @@ def aws(
     if auth not in {"", "iam", "none"}:
         raise CommandError(f"--auth {auth} is none of iam, none", 2)
     settings = Settings(
-        stack_name, database_url, create_database, plain_url, vpc_id, subnet_ids, runtime, architecture, memory, auth,
+        stack.name, database_url, create_database, plain_url, vpc_id, subnet_ids, runtime, architecture, memory, auth,
         sweep_rate, alarm_topic, log_retention, metrics, tracing, others,
     )  # fmt: skip
-    try:
-        manner = run.Manner(print, asking(yes=yes), dry_run, bundles, migrate, namespace)
-        run.deploy(Cloud(region, profile), settings, manner)
-    except DeployError as error:
-        raise complaint(error) from error
-
-
-def asking(*, yes: bool) -> Callable[[str], bool]:
-    """How a yes is had."""
-    return (lambda _: True) if yes else _confirm
-
-
-def _confirm(question: str) -> bool:
-    return typer.confirm(question)
-
-
-def complaint(error: Exception) -> CommandError:
-    """Its first line is the complaint; what more there is (failed events) has lines of its own, and is printed here."""
-    first, _, rest = str(error).partition("\n")
-    if rest:
-        typer.echo(rest, err=True)
-    return CommandError(first)
+    manner = run.Manner(print, stack.confirm, stack.dry_run, bundles, migrate, namespace)
+    run.deploy(stack.cloud, settings, manner)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from whistlestop.server.cli.deploy import DryRun, Profile, Region, StackName, Yes, asking, complaint
+from whistlestop.server.cli.stack import Stack, on_a_stack
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -17,24 +17,16 @@ def _group() -> None:
 
 
 @app.command()
+@on_a_stack
 def aws(
+    stack: Stack,
     *,
-    stack_name: StackName = "whistlestop",
-    region: Region = "",
-    profile: Profile = "",
     delete_data: Annotated[
         bool, typer.Option("--delete-data", help="Delete the DSQL cluster that the stack created, too.")
     ] = False,
-    yes: Yes = False,
-    dry_run: DryRun = False,
 ) -> None:
     """Delete the stack. A database of yours is not touched; one that the stack created stays or leaves a snapshot."""
     from whistlestop.server.deploy import run
-    from whistlestop.server.deploy.cloud import Cloud
-    from whistlestop.server.deploy.settings import DeployError
 
-    try:
-        manner = run.Manner(print, asking(yes=yes), dry_run)
-        run.destroy(Cloud(region, profile), stack_name, manner, delete_data=delete_data)
-    except DeployError as error:
-        raise complaint(error) from error
+    manner = run.Manner(print, stack.confirm, stack.dry_run)
+    run.destroy(stack.cloud, stack.name, manner, delete_data=delete_data)
