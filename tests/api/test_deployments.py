@@ -311,3 +311,30 @@ async def test_a_version_goes_when_nobody_needs_it(site: Site) -> None:
     await site.backend.clock.advance(600)
     await site.call("DeleteWorkerDeploymentVersion", deployment_version=version)
     assert list(await site.statuses()) == ["2"]
+
+
+async def test_a_description_looks_once_for_all_versions_that_drain(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many versions as a deployment can have, one of them with a pinned workflow that is open."""
+    for build_id in map(str, range(8)):
+        await site.poll(build_id)
+        await site.poll(build_id, "Activity")
+    for build_id in map(str, range(8)):
+        await site.current(build_id)
+        if build_id == "3":
+            await site.start("pinned")
+            task = await site.poll(build_id)
+            await site.complete(task, build_id, PINNED)
+    store: Any = site.backend.store
+    counted = store.count_visibility_groups
+    looks = []
+
+    async def counting(*arguments: Any) -> Any:
+        looks.append(arguments)
+        return await counted(*arguments)
+
+    monkeypatch.setattr(type(store), "count_visibility_groups", lambda _, *arguments: counting(*arguments))
+    statuses = await site.statuses()
+    assert len(looks) == 1
+    assert statuses == {"7": CURRENT, "3": DRAINING} | dict.fromkeys("012456", DRAINED)
+    await site.call("ListWorkerDeployments")
+    assert len(looks) <= 2

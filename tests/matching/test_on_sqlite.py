@@ -11,6 +11,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.matching.fakes import NAMESPACE, Bench, got, settle
 from whistlestop.common.clients import Encoded, Reply
+from whistlestop.common.fairness import level
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.storage.sqlite.store import SqliteStore
 
@@ -80,3 +81,20 @@ async def test_settings_and_pollers_reach_a_fresh_instance(bench: Bench) -> None
     )
     assert dict(reply.config.fairness_weight_overrides) == {"a": 2}
     assert [poller.identity for poller in reply.pollers] == ["somebody"]
+
+
+async def test_describing_a_queue_costs_the_same_however_many_keys_wait(bench: Bench) -> None:
+    store: Any = bench.store
+    request = rr.DescribeTaskQueueRequest(report_stats=True, report_config=True)
+    request.task_queue.name = "q"
+    costs = []
+    for keys in (1, 5000):
+        rows = [bench.task(f"{n}", priority=level(1 + n % 5, f"key {n // 5}")) for n in range(keys * 5)]
+        await store.put_tasks(rows)
+        statements: list[str] = []
+        store._reader.connection.set_trace_callback(statements.append)
+        answer = await bench.ask("DescribeTaskQueue", request)
+        costs.append(len(statements))
+        store._reader.connection.set_trace_callback(None)
+    assert answer.stats.approximate_backlog_count == 25_005
+    assert costs[1] == costs[0] <= 15

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MAX_BATCHES = 256
 MAX_PAGE_BYTES = 2 * 1024 * 1024
+_LEAST_BATCHES = 4
 
 
 def branches_of(state: MutableState) -> list[BranchRange]:
@@ -30,19 +31,24 @@ async def read_batches(
     *,
     reverse: bool = False,
 ) -> list[HistoryBatch]:
-    """Batches that cover events `first_event_id <= id < next_event_id`, up to `limit` of them, edges whole."""
+    """Batches that cover events `first_event_id <= id < next_event_id`, up to `limit` of them, edges whole.
+
+    Fewer where they are large: what would not fit into a page is hardly read.
+    """
     if first_event_id >= next_event_id:
         return []
     recent = entry.recent
     if not reverse and recent and recent[0].first_event_id <= first_event_id:
         found = [b for b in recent if b.next_event_id > first_event_id and b.first_event_id < next_event_id]
         return found[:limit]
+    bytes_per_event = max(entry.state.history_size_bytes // entry.state.next_event_id, 1)
+    bearable = max(2 * MAX_PAGE_BYTES // bytes_per_event, _LEAST_BATCHES)
     return await engine.store.read_history(
         entry.key.namespace_id,
         branches_of(entry.state),
         first_event_id,
         next_event_id,
-        limit,
+        min(limit, bearable),
         reverse=reverse,
     )
 
