@@ -13,11 +13,11 @@ import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from tests.api.fixtures import Remembering
+from whistlestop.common import aws
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.doors import lambda_shell
 from whistlestop.common.errors import not_found
 from whistlestop.common.ids import RandomIds
-from whistlestop.common.transports import LambdaClient
 from whistlestop.frontend import lambda_function
 from whistlestop.frontend.api.namespaces import ensure_namespace
 from whistlestop.frontend.service import Frontend
@@ -65,7 +65,7 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remembe
     monkeypatch.setenv("WHISTLESTOP_AUTH_MODE", "AWS_IAM")
     monkeypatch.setenv("WHISTLESTOP_HISTORY_FUNCTION", "history")
     monkeypatch.setenv("WHISTLESTOP_MATCHING_FUNCTION", "matching")
-    monkeypatch.setattr(lambda_function, "_client", lambda name: LambdaClient(name.lower(), SystemClock(), client))
+    monkeypatch.setattr(aws, "client", lambda *_: client)
     monkeypatch.setattr(lambda_function, "_instances", [])
     monkeypatch.setattr(lambda_shell, "log_through_powertools", lambda *_: None)
     yield remembering

@@ -14,12 +14,16 @@ from temporalio.common import SearchAttributeKey
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
+from tests.patience import PATIENCE_S
+
 if TYPE_CHECKING:
     from temporalio.client import Client
 
 pytestmark = pytest.mark.sdk
 
 EXECUTABLE = Path(sys.executable).with_name("whistlestop")
+BUSY = timedelta(seconds=PATIENCE_S)
+"""The SDK's own patience is 5 s, which a machine under load can use up."""
 SHOP = SearchAttributeKey.for_keyword("Shop")
 
 
@@ -43,7 +47,9 @@ async def greeted(client: Client) -> str:
 
 async def test_start_local_runs_ours() -> None:
     """As the SDK starts it without any options."""
-    async with await WorkflowEnvironment.start_local(dev_server_existing_path=str(EXECUTABLE)) as environment:
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=str(EXECUTABLE), dev_server_startup_timeout=BUSY
+    ) as environment:
         assert await greeted(environment.client) == "Hello, world!"
 
 
@@ -55,6 +61,7 @@ async def test_start_local_with_all_its_options(tmp_path: Path) -> None:
         ui=True,
         search_attributes=[SHOP],
         dev_server_existing_path=str(EXECUTABLE),
+        dev_server_startup_timeout=BUSY,
         dev_server_database_filename=str(tmp_path / "state.db"),
         dev_server_extra_args=["--dynamic-config-value", "system.enableEagerWorkflowStart=true"],
         dev_server_log_level="warn",

@@ -160,7 +160,8 @@ WORKFLOWS = [Sleeper, WaitsForSignal, WorksBeside, Retries, Heartbeats, Parent, 
 async def station(*extra: str) -> AsyncIterator[WorkflowEnvironment]:
     """The test server with a worker."""
     environment = await WorkflowEnvironment.start_time_skipping(
-        test_server_existing_path=str(EXECUTABLE), test_server_extra_args=extra
+        test_server_existing_path=str(EXECUTABLE), test_server_extra_args=extra,
+        test_server_startup_timeout=timedelta(seconds=PATIENCE_S),
     )
     async with (
         environment,
@@ -285,6 +286,7 @@ async def test_each_workflow_may_skip_for_itself(tmp_path: Path) -> None:
     async with (
         await WorkflowEnvironment.start_time_skipping_v2(
             dev_server_existing_path=str(SERVER),
+            dev_server_startup_timeout=timedelta(seconds=PATIENCE_S),
             dev_server_database_filename=str(tmp_path / "state.db"),
             dev_server_extra_args=["--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"],
         ) as environment,

@@ -97,6 +97,7 @@ async def timeouts_of_nothing(p: Puppet) -> None:
         child = p.id(f"child-{number}")
         await p.complete(await p.workflow_task(queue), commands.child(child, p.id("elsewhere"), **fields))
         await p.has_event("child_workflow_execution_started", name)
+        await p.has_event("workflow_task_scheduled", child)
         await p.describe(child)
         await p.terminate(name)
 
