@@ -24,6 +24,7 @@ from tests.core import random_commands
 from tests.core.checks import OPEN, CheckedWorld
 from tests.core.commands import complete_workflow, payload, payloads
 from tests.core.harness import HANDLERS_NAMESPACE_ID, NAMESPACE, NAMESPACE_ID
+from whistlestop.common.deployments import EMPTY
 from whistlestop.common.errors import ServiceError, not_found
 from whistlestop.common.proto.nexus_pb2 import NexusTaskData
 from whistlestop.history import tokens
@@ -492,7 +493,9 @@ class Actor:
             self.world.commit(parent)
             return
         run = core_start.new_run(
-            children.started_attributes(parent.state, initiated, now_ns=self.world.now_ns, limits=self.world.limits),
+            children.started_attributes(
+                parent.state, initiated, now_ns=self.world.now_ns, limits=self.world.limits, deployments=EMPTY
+            ),
             namespace_id=NAMESPACE_ID,
             namespace=NAMESPACE,
             workflow_id=data.target_workflow_id,

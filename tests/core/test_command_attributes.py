@@ -12,7 +12,8 @@ from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
 from tests.core.commands import fill, payload, payloads, schedule_activity
 from tests.core.harness import World
-from whistlestop.history.core import command_attributes, retry, sizes
+from whistlestop.common.failures import truncate
+from whistlestop.history.core import command_attributes, retry
 from whistlestop.history.core.completion import BadCommand
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration
@@ -338,7 +339,7 @@ def test_truncating_keeps_the_most_important_first() -> None:
     failure = application_failure("m" * 100, kind="T" * 10)
     failure.stack_trace = "s" * 1000
     failure.cause.message = "never seen"
-    cut = sizes.truncate(failure, 200)
+    cut = truncate(failure, 200)
     assert (len(cut.application_failure_info.type), len(cut.message)) == (10, 100)
     assert 0 < len(cut.stack_trace) < 100
     assert not cut.HasField("cause")

@@ -93,6 +93,7 @@ async def _start_child(service: History, task: TransferTask, data: TransferData)
                 await engine.commit(parent, done=task)
                 return
             expected = current.run_id
+        parent.deployments = await engine.deployments.cached(task.key.namespace_id)
         run = _new_child(service, parent, initiated, child.request_id, expected)
         children.record_started(parent, initiated, run.key.run_id)
         await engine.commit(parent, also=run, done=task)
@@ -116,7 +117,9 @@ def _new_child(
     now_ns = service.clock.now_ns()
     attributes = initiated.start_child_workflow_execution_initiated_event_attributes
     run = core_start.new_run(
-        children.started_attributes(parent.state, initiated, now_ns=now_ns, limits=service.limits),
+        children.started_attributes(
+            parent.state, initiated, now_ns=now_ns, limits=service.limits, deployments=parent.deployments
+        ),
         namespace_id=attributes.namespace_id,
         namespace=attributes.namespace,
         workflow_id=attributes.workflow_id,

@@ -174,10 +174,10 @@ def _options_updated(state: MutableState, event: history_pb.HistoryEvent, batch_
     if a.unset_versioning_override:
         if state.HasField("versioning_info"):
             state.versioning_info.ClearField("versioning_override")
-            versioning.index(state)
+            versioning.index_override(state)
     elif a.HasField("versioning_override"):
         state.versioning_info.versioning_override.CopyFrom(a.versioning_override)
-        versioning.index(state)
+        versioning.index_override(state)
     if a.HasField("priority"):
         state.priority.CopyFrom(a.priority)
     time_skipping_apply.note_options(state, a, event)

@@ -14,6 +14,7 @@ from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
+from whistlestop.common.deployments import named_version
 from whistlestop.history.core import build_ids, callbacks, cron, retry, time_skipping_apply, versioning
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp, timestamp_ns
@@ -103,7 +104,7 @@ def begin(
     a.attempt = 1 if following.is_cron else run.state.attempt + 1
     if not following.is_cron:
         a.completion_callbacks.extend(callbacks.handed_on(run.state))
-        versioning.hand_on_to_retry(run.state, previous, a)
+        versioning.hand_on_to_retry(run.state, previous, a, run.deployments)
         if not versioning.behavior_of(run.state):
             build_ids.hand_on_stamp(run.state, a)
     if last_completion_result is not None:
@@ -134,7 +135,7 @@ def inherited(run: Run) -> history_pb.WorkflowExecutionStartedEventAttributes:
     if state.execution_expiration_ns:
         set_timestamp(a.workflow_execution_expiration_time, state.execution_expiration_ns)
     override = state.versioning_info.versioning_override
-    if override.HasField("pinned"):
+    if named_version(override) is not None and not override.HasField("one_time"):
         a.versioning_override.CopyFrom(override)
     time_skipping_apply.hand_on_to_next_run(state, a)
     return a

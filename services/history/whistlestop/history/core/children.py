@@ -14,6 +14,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
+from whistlestop.common.deployments import named_version
 from whistlestop.history.core import (
     build_ids,
     command_attributes,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from temporalio.api.command.v1 import message_pb2 as command_pb
     from temporalio.api.common.v1 import message_pb2 as common_pb
 
+    from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import Child, MutableState
@@ -91,7 +93,12 @@ def initiate(completion: Completion, command: command_pb.Command) -> history_pb.
 
 
 def started_attributes(
-    parent: MutableState, event: history_pb.HistoryEvent, *, now_ns: int, limits: Limits
+    parent: MutableState,
+    event: history_pb.HistoryEvent,
+    *,
+    now_ns: int,
+    limits: Limits,
+    deployments: NamespaceDeployments,
 ) -> history_pb.WorkflowExecutionStartedEventAttributes:
     """The child's first event, from the parent's initiated event."""
     initiated = event.start_child_workflow_execution_initiated_event_attributes
@@ -119,7 +126,7 @@ def started_attributes(
     a.parent_initiated_event_id = event.event_id
     a.root_workflow_execution.workflow_id = parent.root_workflow_id
     a.root_workflow_execution.run_id = parent.root_run_id
-    _hand_on_version(parent, initiated, a)
+    _hand_on_version(parent, initiated, a, deployments)
     a.cron_schedule = initiated.cron_schedule
     execution_ns = duration_ns(initiated.workflow_execution_timeout)
     run_ns = run_timeout(duration_ns(initiated.workflow_run_timeout), execution_ns)
@@ -141,17 +148,17 @@ def _hand_on_version(
     parent: MutableState,
     initiated: history_pb.StartChildWorkflowExecutionInitiatedEventAttributes,
     a: history_pb.WorkflowExecutionStartedEventAttributes,
+    deployments: NamespaceDeployments,
 ) -> None:
-    """A child on its parent's own queue begins where its parent is; deployments end at the namespace."""
+    """A child begins where its parent is; deployments end at the namespace."""
     if initiated.inherit_build_id and not versioning.behavior_of(parent):
         build_ids.hand_on(parent, a)
     if initiated.namespace_id != parent.namespace_id:
         return
     override = parent.versioning_info.versioning_override
-    if override.HasField("pinned"):
+    if named_version(override) is not None:
         a.versioning_override.CopyFrom(override)
-    if initiated.task_queue.name == parent.task_queue:
-        versioning.hand_on(parent, a)
+    versioning.hand_on(parent, a, deployments)
 
 
 def merged_priority(base: common_pb.Priority, override: common_pb.Priority) -> common_pb.Priority:

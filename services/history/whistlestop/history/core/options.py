@@ -65,11 +65,10 @@ def update(run: Run, change: Change) -> None:
     run.append(event)
     if change.versioning_override is not None or change.unset_versioning_override:
         run.visibility_changed = True
-        if versioning.pinned_version(run.state) is not None:
-            # Wherever it was on its way to, it is pinned now.
-            run.state.versioning_info.ClearField("version_transition")
         task = run.state.workflow_task
-        if task.row.task_id and not task.started_event_id:
+        # A run that is moving to another version does that first.
+        moves = run.state.versioning_info.HasField("version_transition")
+        if task.row.task_id and not task.started_event_id and not moves:
             # The task that waits may be for workers of another version now.
             run.state.sticky_task_queue = ""
             workflow_task.move_to_normal_queue(run)

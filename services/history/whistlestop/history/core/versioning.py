@@ -309,16 +309,30 @@ def note_start(state: MutableState, a: history_pb.WorkflowExecutionStartedEventA
 
 
 def hand_on(
-    state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes, *, initial_behavior: int = 0
+    state: MutableState,
+    a: history_pb.WorkflowExecutionStartedEventAttributes,
+    deployments: NamespaceDeployments,
+    *,
+    initial_behavior: int = 0,
 ) -> None:
-    """To the next run or a child: a pinned run's version, unless the next run is to begin on a newer one."""
-    info = state.versioning_info
+    """To the next run or a child: a pinned run's version, unless the next run is to begin on a newer one.
+
+    On another task queue than this run's, a version (and what pins to it from outside) counts only if it serves that.
+    """
+    info, queue = state.versioning_info, a.task_queue.name
+
+    def serves(version: Version) -> bool:
+        return queue == state.task_queue or has_queue(deployments, version, queue, _WORKFLOW)
+
     pinned = None if info.HasField("version_transition") else pinned_version(state)
+    if queue != state.task_queue and (pinned is None or initial_behavior or not serves(pinned)):
+        a.ClearField("versioning_override")
     if pinned is not None and not initial_behavior:
-        a.inherited_pinned_version.CopyFrom(pinned)
+        if serves(pinned):
+            a.inherited_pinned_version.CopyFrom(pinned)
         return
     source = pinned or own_version(state)
-    if source is None or not info.revision_number:
+    if source is None or not info.revision_number or not serves(source):
         return
     inherited = a.inherited_auto_upgrade_info
     inherited.source_deployment_version.CopyFrom(source)
@@ -330,10 +344,11 @@ def hand_on_to_retry(
     state: MutableState,
     previous: history_pb.WorkflowExecutionStartedEventAttributes,
     a: history_pb.WorkflowExecutionStartedEventAttributes,
+    deployments: NamespaceDeployments,
 ) -> None:
     """To another attempt: what the run has inherited itself, or the version that an upgrading run is on by now."""
     if pinned_version(state) is None or previous.HasField("inherited_pinned_version"):
-        hand_on(state, a)
+        hand_on(state, a, deployments)
         if a.HasField("inherited_auto_upgrade_info"):
             a.inherited_auto_upgrade_info.continue_as_new_initial_versioning_behavior = (
                 state.versioning_info.continue_as_new_initial_versioning_behavior
@@ -347,6 +362,12 @@ def own_version(state: MutableState) -> Version | None:
         moving_to = info.version_transition
         return moving_to.deployment_version if moving_to.HasField("deployment_version") else None
     return info.deployment_version if info.HasField("deployment_version") and behavior_of(state) else None
+
+
+def index_override(state: MutableState) -> None:
+    """Of an override that came or went; it counts for a run that moves to another version when it has."""
+    if not state.versioning_info.HasField("version_transition"):
+        index(state)
 
 
 def index(state: MutableState, used: Version | None = None) -> None:
