@@ -24,6 +24,24 @@ async def sets_and_rules(p: Puppet) -> None:
 
 
 @scenario
+async def a_build_id_that_nothing_is_for(p: Puppet) -> None:
+    """Workers may be versioned by build ids alone, though no queue has sets or rules: they get no unversioned work."""
+    await p.start()
+    versioned = {"build_id": "1", "use_versioning": True}
+    for rpc in ("PollWorkflowTaskQueue", "PollActivityTaskQueue"):
+        await p.call(rpc, deadline=3.5, worker_version_capabilities=versioned, **p.poll_fields())
+        for fields in cases({"build_id": ""}, {"build_id": "x" * 256}):
+            await p.attempt(rpc, worker_version_capabilities={**versioned, **fields}, **p.poll_fields())
+    task = await p.workflow_task()
+    for stamp in cases({"use_versioning": True}, {"build_id": "x" * 256}, {"build_id": "1"}):
+        await p.attempt(
+            "RespondWorkflowTaskCompleted", task_token=task.task_token, identity="worker", worker_version_stamp=stamp
+        )
+    await p.describe()
+    await p.history()
+
+
+@scenario
 async def task_queues_by_build_id(p: Puppet) -> None:
     await p.start()
     for versions in cases({}, {"unversioned": True}, {"build_ids": ["1"]}, {"all_active": True}):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.parity.commands import activity, child, complete_workflow, continue_as_new
 from tests.parity.scenarios import limited_scenario
-from tests.parity.scenarios.version_sets import add, none_for, take, work, worker
+from tests.parity.scenarios.version_sets import add, describe_pending, none_for, take, work, worker
 
 if TYPE_CHECKING:
     from tests.parity.puppet import Puppet
@@ -98,7 +98,7 @@ async def assigned_and_redirected(p: Puppet) -> None:
     await p.describe()
     await work(p, "1", activity("a", p.task_queue, use_workflow_build_id=True), activity("b", p.task_queue))
     await asyncio.sleep(0.7)  # the real server writes down later what its queues decide
-    await p.describe()
+    await describe_pending(p)
     await change(p, redirect("1", "1.1"))
     await take(p, "1")
     for _ in range(2):
@@ -109,7 +109,7 @@ async def assigned_and_redirected(p: Puppet) -> None:
             first = task
         else:
             second = task
-    await p.describe()
+    await describe_pending(p)
     for task in (first, second):
         await p.call(
             "RespondActivityTaskCompleted", task_token=task.task_token, identity="worker",

@@ -103,6 +103,14 @@ async def work(p: Puppet, build_id: str, *commands: dict[str, Any], **fields: An
     return task
 
 
+async def describe_pending(p: Puppet) -> None:
+    """A description, with its pending activities in order: the real server's come in any."""
+    answer = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution())
+    shown = p.normalised(answer)
+    shown["pending_activities"].sort(key=lambda activity: activity["activity_id"])
+    p.transcript.add("DescribeWorkflowExecution", shown)
+
+
 async def reachability(p: Puppet, *build_ids: str, kind: str = "UNSPECIFIED", queue: str = "") -> None:
     for build_id in build_ids:
         await p.call(
@@ -118,7 +126,7 @@ async def only_the_default_gets_new_work(p: Puppet) -> None:
     await take(p, "2")
     await p.together(none_for(p, "1"), none_for(p, "9"), none_for(p, "b", versioned=False))
     await work(p, "2.1", activity("a", p.task_queue, use_workflow_build_id=True), activity("b", p.task_queue))
-    await p.describe()
+    await describe_pending(p)
     await change(p, add("3"))
     first = await take(p, "2.1", kind="Activity")
     second = await take(p, "3", kind="Activity")
@@ -131,6 +139,25 @@ async def only_the_default_gets_new_work(p: Puppet) -> None:
     await work(p, "2.1", complete_workflow())
     await p.history()
     await p.describe()
+
+
+@limited_scenario
+async def what_waits(p: Puppet) -> None:
+    await change(p, add("1"))
+    await p.start()
+    await p.start(p.id("other"))
+    await asyncio.sleep(0.3)
+    queue = {"name": p.task_queue}
+    for fields in cases(
+        {"report_stats": True, "task_queue_type": "TASK_QUEUE_TYPE_WORKFLOW"},
+        {"api_mode": "DESCRIBE_TASK_QUEUE_MODE_ENHANCED", "report_stats": True},
+        {"api_mode": "DESCRIBE_TASK_QUEUE_MODE_ENHANCED", "report_stats": True, "versions": {"build_ids": ["1"]}},
+    ):
+        described = await p.call("DescribeTaskQueue", record=False, task_queue=queue, **fields)
+        counts = [described.stats.approximate_backlog_count]
+        for info in described.versions_info.values():
+            counts += [info.types_info[1].stats.approximate_backlog_count]
+        p.note("waiting", counts)
 
 
 @limited_scenario

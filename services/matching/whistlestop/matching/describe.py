@@ -13,15 +13,16 @@ from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.common.build_ids import build_queue
+from whistlestop.common.build_ids import build_queue, set_queue
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.deployments import UNVERSIONED, versioned_queue
+from whistlestop.common.deployments import UNVERSIONED, serving_versions, versioned_queue, versioning_data
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.proto.deployment_pb2 import DescribeVersionQueuesRequest, DescribeVersionQueuesResponse
 from whistlestop.matching.pollers import build_of, forget_old, poller_info
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, check_queue_name
 from whistlestop.matching.rate_limit import RateLimiter
 from whistlestop.matching.settings import api_rps, settings_of
+from whistlestop.storage.deployments import Deployments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,6 +66,7 @@ class Descriptions:
         self._queues = queues
         self._rows = rows
         self._settings = settings
+        self._deployments = Deployments(store, clock)
 
     async def describe(
         self, request: rr.DescribeTaskQueueRequest, context: CallContext
@@ -106,7 +108,7 @@ class Descriptions:
         if request.report_config and record is not None:
             response.config.CopyFrom(settings)
         if request.report_stats or request.include_task_queue_status:
-            by_priority = await self._stats(key, now_ns)
+            by_priority = await self._stats_with(key, now_ns, versions=True)
             if request.report_stats:
                 response.stats.CopyFrom(merged(by_priority.values()))
                 for priority, stats in by_priority.items():
@@ -135,7 +137,9 @@ class Descriptions:
         for task_type in request.task_queue_types or (WORKFLOW, ACTIVITY):
             key = (context.namespace_id, request.task_queue.name, int(task_type))
             pollers = (await self._pollers(key, context, now_ns)).values() if request.report_pollers else ()
-            stats = merged((await self._stats(key, now_ns)).values()) if request.report_stats else None
+            stats = None
+            if request.report_stats:
+                stats = merged((await self._stats_with(key, now_ns, versions=False)).values())
             for build in builds:
                 info = response.versions_info[build].types_info[int(task_type)]
                 info.pollers.extend(poller for poller in pollers if build_of(poller) == build)
@@ -165,6 +169,19 @@ class Descriptions:
                 if seen[identity][0] <= seen_ns if identity in seen else seen_ns >= since_ns:
                     seen[identity] = (seen_ns, poller_info(identity, seen_ns, poll))
         return {identity: info for identity, (_, info) in seen.items()}
+
+    async def _stats_with(self, key: QueueKey, now_ns: int, *, versions: bool) -> dict[int, queue_pb.TaskQueueStats]:
+        """Of the queue and what waits beside it for its compatible sets; `versions`: and for its versions."""
+        namespace_id, name, kind = key
+        known = await self._deployments.cached(namespace_id)
+        beside = [set_queue(set_id, name) for each in versioning_data(known, name).sets for set_id in each.set_ids]
+        if versions:
+            beside += [versioned_queue(name, info.deployment_version) for info in serving_versions(known, name, kind)]
+        found = await self._stats(key, now_ns)
+        for other in beside:
+            for priority, stats in (await self._stats((namespace_id, other, kind), now_ns)).items():
+                found[priority] = merged((found[priority], stats)) if priority in found else stats
+        return found
 
     async def _stats(self, key: QueueKey, now_ns: int) -> dict[int, queue_pb.TaskQueueStats]:
         backlogs = await self._store.backlog(*key, self._config.describe_limit)
