@@ -173,7 +173,7 @@ class Descriptions:
     async def _stats_with(self, key: QueueKey, now_ns: int, *, versions: bool) -> dict[int, queue_pb.TaskQueueStats]:
         """Of the queue and what waits beside it for its compatible sets; `versions`: and for its versions."""
         namespace_id, name, kind = key
-        known = await self._deployments.cached(namespace_id)
+        known = await self._deployments.read(namespace_id)
         beside = [set_queue(set_id, name) for each in versioning_data(known, name).sets for set_id in each.set_ids]
         if versions:
             beside += [versioned_queue(name, info.deployment_version) for info in serving_versions(known, name, kind)]
