@@ -334,7 +334,7 @@ def test_the_document_is_read_as_it_was_written() -> None:
     [
         ("{", "not a document"),
         ("[]", "not a document"),
-        ('{"keys": [{"name": "x"}]}', "sha256"),
+        ('{"keys": [{"name": "x", "grants": []}]}', "SHA-256"),
         ('{"keys": [{"name": "x", "sha256": "abc", "grants": []}]}', "SHA-256"),
         ('{"keys": [{"name": "x", "sha256": "' + "0" * 64 + '", "grants": ["default"]}]}', "NAMESPACE:ROLE"),
         ('{"keys": [{"name": "x", "sha256": "' + "0" * 64 + '", "grants": [], "expires": "soon"}]}', "soon"),

@@ -332,6 +332,10 @@ def test_keys_are_made_listed_and_revoked(run_command: Callable[..., Any], tmp_p
     assert secret not in run_command("key", "list", *where).stdout
     assert run_command("key", "revoke", "ci", *where).returncode == 0
     assert json.loads(keys.read_text()) == {"keys": []}
+    shown = run_command("key", "create", "w", "--grant", "orders:worker", "--certificate", "CN-of-workers", *where)
+    assert (shown.returncode, shown.stdout) == (0, "")
+    (entry,) = json.loads(keys.read_text())["keys"]
+    assert (entry["certificate"], entry["grants"], "sha256" in entry) == ("CN-of-workers", ["orders:worker"], False)
 
 
 @pytest.mark.parametrize(

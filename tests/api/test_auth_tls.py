@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,15 @@ from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 from tests.api.test_auth import DOCUMENT, SECRETS
 from tests.server.test_start import Authority
 from whistlestop.bridge import connect
+from whistlestop.common import certificates
+from whistlestop.common.clock import FakeClock
+from whistlestop.frontend.auth.access import AccessControl
 from whistlestop.frontend.auth.config import AuthConfig
 from whistlestop.frontend.registry import WORKFLOW_SERVICE
 from whistlestop.server.config import ServerConfig, TlsConfig
 from whistlestop.server.process import Server
+from whistlestop.storage.namespaces import NamespaceCache
+from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,9 +48,9 @@ class Setting:
         self.strangers = self.theirs.issue("client")
         self.root = self.ours.path.read_bytes()
 
-    def config(self, *, auth: bool) -> ServerConfig:
+    def config(self, *, auth: bool, document: str = DOCUMENT) -> ServerConfig:
         tls = TlsConfig(str(self.certificate), str(self.key), str(self.ours.path))
-        return ServerConfig(port=0, metrics_port=None, tls=tls, auth=AuthConfig(DOCUMENT) if auth else None)
+        return ServerConfig(port=0, metrics_port=None, tls=tls, auth=AuthConfig(document) if auth else None)
 
     def credentials(self, pair: tuple[Path, Path] | None) -> grpc.ChannelCredentials:
         if pair is None:
@@ -104,6 +110,60 @@ async def test_http_takes_certificates_of_its_authority_alone(server: Server, se
     for pair in (None, setting.strangers):
         with pytest.raises(httpx.TransportError):
             await status(pair, authorization=KEY)
+
+
+CERTIFICATES = json.dumps(
+    {
+        "keys": [
+            *json.loads(DOCUMENT)["keys"],
+            {"name": "workers", "certificate": "client", "grants": ["default:read"]},
+            {"name": "once", "certificate": "leaver", "grants": ["default:read"], "expires": "2020-01-01T00:00:00Z"},
+        ]
+    }
+)
+
+
+async def test_a_certificate_may_be_granted_what_a_key_is(setting: Setting) -> None:
+    """By a name in it; one without a grant, or whose grant is over, opens nothing, and a bad key is no better for it."""
+    pairs = {"client": setting.mine, **{name: setting.ours.issue(name) for name in ("other", "leaver")}}
+    async with Server(setting.config(auth=True, document=CERTIFICATES)) as server:
+        url = f"https://127.0.0.1:{server.http_port}{COUNT}"
+        for name, key, status, code in (
+            ("client", "", 200, "OK"),
+            ("client", "Bearer wsk_stranger", 403, "PERMISSION_DENIED"),
+            ("other", KEY, 200, "OK"),
+            ("other", "", 403, "PERMISSION_DENIED"),
+            ("leaver", "", 403, "PERMISSION_DENIED"),
+        ):
+            assert (name, key, await by_grpc(server, setting.credentials(pairs[name]), key)) == (name, key, code)
+            headers = {"authorization": key} if key else {}
+            async with httpx.AsyncClient(verify=setting.context(pairs[name])) as http:
+                answer = await http.post(url, json={"namespace": "default"}, headers=headers)
+                assert (name, key, answer.status_code) == (name, key, status)
+        async with httpx.AsyncClient(verify=setting.context(setting.mine)) as http:
+            terminate = url.replace("CountWorkflowExecutions", "TerminateWorkflowExecution")
+            assert (await http.post(terminate, json={"namespace": "default"})).status_code == 403
+        said = await _raw(server, setting.context(pairs["other"]), f"POST {COUNT} HTTP/1.1", ":certificate: client")
+        assert b" 400 " in said or b" 403 " in said
+
+
+async def _raw(server: Server, context: ssl.SSLContext, *lines: str) -> bytes:
+    """The first line of an answer to a request that no client library would make."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port, ssl=context)
+    writer.write("\r\n".join((*lines, "host: x", "content-type: application/json", "content-length: 2", "", "{}")).encode())
+    try:
+        async with asyncio.timeout(10):
+            return await reader.readline()
+    finally:
+        writer.close()
+
+
+async def test_where_no_door_asks_for_certificates_their_names_are_nobodys() -> None:
+    store = SqliteStore(":memory:")
+    access = AccessControl(AuthConfig(CERTIFICATES), NamespaceCache(store, FakeClock()), FakeClock())
+    assert not await access.knows({certificates.HEADER: "client"})
+    access = AccessControl(AuthConfig(CERTIFICATES, certificates=True), NamespaceCache(store, FakeClock()), FakeClock())
+    assert await access.knows({certificates.HEADER: "nobody\nclient"})
 
 
 async def test_an_sdk_and_a_bridge_with_both(setting: Setting) -> None:

@@ -5,7 +5,7 @@ Rules of this file: construction only. Nothing here decides anything about workf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from whistlestop.common.clock import SystemClock
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
+    from whistlestop.frontend.auth.config import AuthConfig
     from whistlestop.server.config import ServerConfig
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask
@@ -112,7 +113,7 @@ def assemble(
             wall=clock,
         )
     frontend_config = config.dynamic.apply(
-        FrontendConfig(persistence_store=config.store.kind, auth=config.auth, dynamic=dict(config.dynamic.values)),
+        FrontendConfig(persistence_store=config.store.kind, auth=_auth(config), dynamic=dict(config.dynamic.values)),
         FRONTEND_KEYS,
     )
     frontend = Frontend(
@@ -121,6 +122,13 @@ def assemble(
     )  # fmt: skip
     clients = tuple(client for client in (at_history, at_matching) if client is not None)
     return Services(store, notifier, clock, ids, frontend, history, matching, offers, clients)
+
+
+def _auth(config: ServerConfig) -> AuthConfig | None:
+    """With client certificates, the names that TLS has checked may be known like keys."""
+    if config.auth is None or config.tls is None or not config.tls.client_ca:
+        return config.auth
+    return replace(config.auth, certificates=True)
 
 
 def _elsewhere(name: str, urls: Sequence[str], config: ServerConfig, clock: Clock) -> HttpClient | None:

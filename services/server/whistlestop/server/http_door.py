@@ -8,6 +8,9 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from whistlestop.common import certificates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +28,14 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _WithCertificates(HttpToolsProtocol):
+    """Tells the application whose certificate the client has shown: ASGI's scope has a place for a server's own."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, certificates.HEADER: certificates.names_of(transport)}
 
 
 class HttpDoor:
@@ -45,7 +56,9 @@ class HttpDoor:
 
             secure = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
             if tls.client_ca:
-                secure |= {"ssl_ca_certs": tls.client_ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
+                secure |= {
+                    "ssl_ca_certs": tls.client_ca, "ssl_cert_reqs": ssl.CERT_REQUIRED, "http": _WithCertificates,
+                }  # fmt: skip
         config = uvicorn.Config(
             self._app, loop="none", lifespan="off", log_config=None, access_log=False, ws="none",
             timeout_keep_alive=self._keep_alive_s, timeout_graceful_shutdown=_STOP_S, server_header=False, **secure,

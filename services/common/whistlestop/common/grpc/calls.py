@@ -99,7 +99,7 @@ class Calls(Outbound):
             body = data
         head = stream.head
         knows = head.method.knows  # type: ignore[union-attr]  # no others come here
-        if knows is not None and (head.gzipped or len(body) > MOST_FROM_STRANGERS):
+        if knows is not None and _is_much(body, gzipped=head.gzipped):
             self._running += 1
             stream.task = self._loop.create_task(self._serve_if_known(stream, body, knows))
             return
@@ -274,3 +274,16 @@ class Calls(Outbound):
                 earliest = at
         if earliest is not None:
             self._set_timer(earliest)
+
+
+def _is_much(body: bytes, *, gzipped: bool) -> bool:
+    """It is, or it would be unpacked."""
+    if not gzipped or len(body) > MOST_FROM_STRANGERS:
+        return len(body) > MOST_FROM_STRANGERS
+    try:
+        unary_message(body, gzipped=True, most=MOST_FROM_STRANGERS)
+    except TooLarge:
+        return True
+    except ServiceError:
+        return False
+    return False

@@ -18,6 +18,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from whistlestop.common import certificates
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.grpc import frames, status
 from whistlestop.common.grpc.calls import Calls
@@ -79,6 +80,8 @@ class Connection(Calls):
         self._settled = False
         self._last = 0
         """The highest stream number of the peer."""
+        self._certificate = ""
+        """The names in the peer's certificate."""
         self._decoder = Decoder()
         self._known: dict[bytes, Head] = {}
         """Heads by their blocks, as long as the table that the blocks were read with stays as it is."""
@@ -105,6 +108,7 @@ class Connection(Calls):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple) and ipaddress.ip_address(str(peer[0]).partition("%")[0]).is_loopback:
             self._compress_from = None
+        self._certificate = certificates.names_of(transport)
         _keep_alive(transport.get_extra_info("socket"))
         self._came(self)
 
@@ -283,6 +287,8 @@ class Connection(Calls):
             )
             return head
         head = read_head(fields, self._service.method)
+        if self._certificate and head is not MALFORMED:
+            head.headers = {**head.headers, certificates.HEADER: self._certificate}
         if decoder.changes != before or len(self._known) >= _MOST_KNOWN:
             self._known.clear()
         if decoder.changes == before and len(block) <= _LONGEST_KNOWN:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
+from whistlestop.common import certificates
 from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.frontend.auth.config import BEHIND_A_SIGNATURE
@@ -45,6 +46,7 @@ class AccessControl:
         self._clock = clock
         self._namespaces = namespaces
         self._keys = source_of(config.keys, clock) if config.keys else None
+        self._certificates = config.certificates
         self._tokens = None
         if config.jwt is not None:
             from whistlestop.frontend.auth.tokens import TokenVerifier
@@ -83,6 +85,7 @@ class AccessControl:
 
     async def _known(self, headers: Mapping[str, str]) -> Claims:
         token = _bearer(headers)
+        names = headers.get(certificates.HEADER) if self._certificates else None
         if token:
             hashed = hash_of(token)
             now_ns = self._clock.now_ns()
@@ -96,6 +99,11 @@ class AccessControl:
                 claims = self._tokens.peek(hashed, now_ns) or await self._tokens.verify(token, hashed)
                 if claims is not None:
                     return claims
+        elif names and self._keys is not None:
+            keys = self._keys.peek() or await self._keys.load()
+            claims = keys.of_certificate(names.split("\n"), self._clock.now_ns())
+            if claims is not None:
+                return claims
         log.debug("a call was refused: %s", "its credential is not valid" if token else "it brought no credential")
         raise permission_denied()
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whistlestop.common import certificates
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -59,6 +61,8 @@ class AuthConfig:
     keys: str = ""
     """`ssm:<parameter>`, `secretsmanager:<ARN>` or a file, which hold the document of `auth.keys`; or that itself."""
     jwt: JwtConfig | None = None
+    certificates: bool = False
+    """The doors ask for client certificates, and the document may grant something to whom they are of."""
 
     @property
     def configured(self) -> bool:
@@ -76,7 +80,7 @@ class AuthConfig:
 
 def without_credentials(headers: Mapping[str, str], *, asked: bool) -> dict[str, str]:
     """What others may see of a caller's headers: not what it is known by, here (where it is `asked`) or to AWS."""
-    dropped = _CREDENTIALS if asked else frozenset()
+    dropped = _CREDENTIALS | {certificates.HEADER} if asked else frozenset({certificates.HEADER})
     if headers.get("authorization", "").lower().startswith(_SIGNATURES):
         dropped |= _OF_SIGNATURES
     return {name: value for name, value in headers.items() if name not in dropped}

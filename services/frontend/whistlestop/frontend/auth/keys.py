@@ -4,6 +4,7 @@ A key is 32 random bytes behind a prefix, so SHA-256 keeps it as safe as a slow 
 
     {"keys": [{"name": "ci", "sha256": "…", "grants": ["orders:write"], "created": "…", "expires": "…"}]}
 
+Instead of a hash, an entry may have a `certificate`: a name in a client's certificate, where a server asks for them.
 It holds no secret: it may stand in a file, in an environment variable, or in a secret of its own.
 """
 
@@ -40,6 +41,8 @@ class ApiKey:
     grants: tuple[str, ...]
     created_ns: int = 0
     expires_ns: int = 0
+    certificate: str = ""
+    """A name in the client's certificate, which stands for the key."""
 
     def claims(self) -> Claims:
         """What it allows. Raises BadGrant."""
@@ -70,6 +73,9 @@ def parse(text: str) -> list[ApiKey]:
     names = [key.name for key in keys]
     if len(set(names)) != len(names):
         raise BadKeys("two API keys have the same name")
+    certificates = [key.certificate for key in keys if key.certificate]
+    if len(set(certificates)) != len(certificates):
+        raise BadKeys("two API keys are for the same certificate")
     return keys
 
 
@@ -77,7 +83,8 @@ def render(keys: Iterable[ApiKey]) -> str:
     """The document."""
     entries = []
     for key in keys:
-        entry: dict[str, Any] = {"name": key.name, "sha256": key.sha256, "grants": list(key.grants)}
+        known_by = {"certificate": key.certificate} if key.certificate else {"sha256": key.sha256}
+        entry: dict[str, Any] = {"name": key.name, **known_by, "grants": list(key.grants)}
         for name, instant_ns in (("created", key.created_ns), ("expires", key.expires_ns)):
             if instant_ns:
                 entry[name] = dt.datetime.fromtimestamp(instant_ns // 10**9, dt.UTC).strftime(_INSTANT)
@@ -86,12 +93,25 @@ def render(keys: Iterable[ApiKey]) -> str:
 
 
 class KeySet:
-    """Keys, found by their hashes."""
+    """Keys, found by their hashes, and clients by their certificates."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
-        self._by_hash: Mapping[str, tuple[int, Claims]] = {
-            key.sha256: (key.expires_ns, key.claims()) for key in keys
-        }
+        self._by_hash: dict[str, tuple[int, Claims]] = {}
+        self._by_certificate: dict[str, tuple[int, Claims]] = {}
+        for key in keys:
+            known = key.expires_ns, key.claims()
+            if key.certificate:
+                self._by_certificate[key.certificate] = known
+            else:
+                self._by_hash[key.sha256] = known
+
+    def of_certificate(self, names: Iterable[str], now_ns: int) -> Claims | None:
+        """What is granted to the first of these names that is known; None when none is, or not any more."""
+        for name in names:
+            found = self._by_certificate.get(name)
+            if found is not None and not 0 < found[0] <= now_ns:
+                return found[1]
+        return None
 
     def find(self, hashed: str, now_ns: int) -> Claims | None:
         """What the key of that hash allows; None when there is none, or not any more."""
@@ -103,11 +123,14 @@ class KeySet:
 
 def _key(entry: Mapping[str, Any]) -> ApiKey:
     key = ApiKey(
-        name=str(entry["name"]), sha256=str(entry["sha256"]).lower(), grants=tuple(map(str, entry["grants"])),
+        name=str(entry["name"]), sha256=str(entry.get("sha256", "")).lower(), grants=tuple(map(str, entry["grants"])),
         created_ns=_instant_ns(entry.get("created")), expires_ns=_instant_ns(entry.get("expires")),
+        certificate=str(entry.get("certificate", "")),
     )  # fmt: skip
-    if not key.name or not _HASH.fullmatch(key.sha256):
-        raise BadKeys(f'API key "{key.name}" needs a name and the SHA-256 of the key in hexadecimal')
+    if not key.name or bool(key.certificate) == bool(key.sha256) or (key.sha256 and not _HASH.fullmatch(key.sha256)):
+        raise BadKeys(
+            f'API key "{key.name}" needs a name and either the SHA-256 of the key in hexadecimal or a certificate'
+        )
     key.claims()
     return key
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from whistlestop.common import certificates
 from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.frontend.doors import connect
 from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest, compressed
@@ -71,6 +72,9 @@ def make_app(frontend: Frontend, clock: Clock) -> App:
         if scope["type"] != "http":
             return
         headers = _headers(scope["headers"])
+        headers.pop(certificates.HEADER, None)
+        if certificate := scope.get("state", {}).get(certificates.HEADER):
+            headers[certificates.HEADER] = certificate
         known = await frontend.knows(headers)
         body = await read_body(receive, _MOST_BODY if known else _MOST_FROM_STRANGERS)
         if body is None:

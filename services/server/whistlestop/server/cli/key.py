@@ -52,10 +52,17 @@ def create(
     expires_in: Annotated[
         str, typer.Option("--expires-in", metavar="SPAN", help="Such as 90d, 12h.", show_default="never")
     ] = "",
+    certificate: Annotated[
+        str,
+        typer.Option(
+            "--certificate", metavar="NAME", show_default=False,
+            help="No key: clients whose certificate has this name (CN, DNS, URI or email), with --tls-client-ca.",
+        ),
+    ] = "",
     api_keys: Where = _DEFAULT,
     output: Output = "table",
 ) -> None:
-    """Make a key and print it: nobody will be able to show it again."""
+    """Make a key and print it: nobody will be able to show it again. Or let a certificate stand for one."""
     from whistlestop.frontend.auth.grants import BadGrant, parse_grant
     from whistlestop.frontend.auth.keys import ApiKey, hash_of, new_key
 
@@ -70,11 +77,15 @@ def create(
     keys = _read(api_keys)
     if any(key.name == name for key in keys):
         raise CommandError(f'there is a key "{name}" already: revoke it first, or choose another name')
-    secret = new_key()
-    _write(api_keys, [*keys, ApiKey(name, hash_of(secret), tuple(grant), now_ns, expires_ns)])
+    if certificate and any(key.certificate == certificate for key in keys):
+        raise CommandError(f'there is an entry for the certificate "{certificate}" already')
+    secret = "" if certificate else new_key()
+    hashed = hash_of(secret) if secret else ""
+    _write(api_keys, [*keys, ApiKey(name, hashed, tuple(grant), now_ns, expires_ns, certificate)])
     if as_json:
-        print_json({"name": name, "key": secret, "grants": grant, "expires": instant(expires_ns)})
-    else:
+        known_by = {"key": secret} if secret else {"certificate": certificate}
+        print_json({"name": name, **known_by, "grants": grant, "expires": instant(expires_ns)})
+    elif secret:
         print(secret)
 
 
@@ -83,12 +94,14 @@ def list_keys(api_keys: Where = _DEFAULT, output: Output = "table") -> None:
     """List the keys, without their secrets."""
     as_json = wants_json(output)
     keys = _read(api_keys, must_exist=True)
-    columns = ("name", "grants", "created", "expires")
-    rows = [(key.name, list(key.grants), instant(key.created_ns), instant(key.expires_ns)) for key in keys]
+    columns = ("name", "grants", "created", "expires", "certificate")
+    rows = [
+        (key.name, list(key.grants), instant(key.created_ns), instant(key.expires_ns), key.certificate) for key in keys
+    ]
     if as_json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
-        print_table(columns, [(name, ", ".join(grants), *instants) for name, grants, *instants in rows])
+        print_table(columns, [(name, ", ".join(grants), *others) for name, grants, *others in rows])
 
 
 @app.command()
