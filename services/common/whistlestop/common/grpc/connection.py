@@ -12,15 +12,13 @@ the second GOAWAY, with the true last stream, cuts off no call that was under wa
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from whistlestop.common import certificates
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc import frames, status
+from whistlestop.common.grpc import frames, peers, status
 from whistlestop.common.grpc.calls import Calls
 from whistlestop.common.grpc.frames import (
     CONTINUATION,
@@ -55,12 +53,6 @@ _MOST_KNOWN = 256
 _LONGEST_KNOWN = 1_024
 _MOST_CONTINUATIONS = 64
 _PING_SIZE = 8
-_HTTP_1 = (
-    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
-)
-_HTTP_1_HINT = b"This port speaks gRPC, which is HTTP/2. The HTTP API has a port of its own.\n"
-# Half-open connections are found in two minutes: a poll of a machine that is gone would be given a task.
-_KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3))
 
 
 class Connection(Calls):
@@ -105,11 +97,10 @@ class Connection(Calls):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._watch = self._loop.call_later(self.limits.handshake_s, self._handshake_expired)
-        peer = transport.get_extra_info("peername")
-        if isinstance(peer, tuple) and ipaddress.ip_address(str(peer[0]).partition("%")[0]).is_loopback:
+        if peers.is_on_this_machine(transport):
             self._compress_from = None
         self._certificate = certificates.names_of(transport)
-        _keep_alive(transport.get_extra_info("socket"))
+        peers.keep_alive(transport.get_extra_info("socket"))
         self._came(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -193,8 +184,8 @@ class Connection(Calls):
         if not data.startswith(frames.PREFACE):
             if frames.PREFACE.startswith(data):
                 self._rest = data
-            elif _looks_like_http_1(data):
-                self.write(_HTTP_1 % (len(_HTTP_1_HINT), _HTTP_1_HINT))
+            elif peers.speaks_http_1(data):
+                self.write(peers.HTTP_1_ANSWER)
                 self._hang_up()
             else:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 preface")
@@ -498,17 +489,3 @@ class Connection(Calls):
     def abort(self) -> None:
         """Close without a word."""
         self.transport.abort()
-
-
-def _looks_like_http_1(data: bytes) -> bool:
-    verb = data.split(b" ", 1)[0]
-    return verb.isalpha() and verb.isupper() and len(verb) <= 16 and b"HTTP/1." in data[:8_192]
-
-
-def _keep_alive(connection: socket.socket | None) -> None:
-    if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE:
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
