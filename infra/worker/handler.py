@@ -29,7 +29,7 @@ async def configure(config: LambdaWorkerConfig) -> AsyncGenerator[None, None]:
         os.environ["WHISTLESTOP_URL"],
         sigv4=True,
         region=os.environ["AWS_REGION"],
-        # The time is paid for anyway, so it looks for tasks more often than a worker elsewhere.
+        # A look costs a tenth of the second that the worker waits: see docs/cost.md, "Pushed workers".
         most_idle_s=1.0,
     )
     async with RunningBridge(bridge) as running:

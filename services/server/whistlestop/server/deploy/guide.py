@@ -11,7 +11,7 @@ from whistlestop.server.prices import Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ECHO: Final = Usage(invocations=32, gb_seconds=0.30, sqs_requests=0.3, statements=38)
+ECHO: Final = Usage(invocations=26, gb_seconds=0.24, sqs_requests=0.1, statements=31)
 """Of a workflow with one activity whose worker pulls, one at a time, the worker's empty looks included: measured by
 `python benchmarks/functions.py workflows` at 512 MB, as docs/cost.md has it."""
 _TRANSITIONS_OF_ECHO: Final = 7
