@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
-WORKERS ?= 2
+# One more than CI has cores: half of what tests do is waiting.
+WORKERS ?= 3
 
 .PHONY: help demo test test-fast test-infra test-typescript lint proto bench check clean
 .DEFAULT_GOAL := help
