@@ -18,6 +18,7 @@ from tests.simulation.faults import Weather
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.frontend.batch import worker
+from whistlestop.frontend.batch.worker import page_s
 from whistlestop.frontend.registry import WORKFLOW_SERVICE
 
 if TYPE_CHECKING:
@@ -108,6 +109,13 @@ async def test_pages_go_at_the_rate_that_is_set(yard: Yard) -> None:
     assert await yard.counts() == (COMPLETED, 120, 120, 0)
     left = await yard.call("CountWorkflowExecutions", query=f"{ALL} AND ExecutionStatus = 'Running'")
     assert left.count == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seconds"), [(0, 1), (10, 5), (1000, 1), (float("inf"), 1), (-5, 1), (float("nan"), 1)]
+)
+def test_no_rate_that_is_asked_for_is_above_the_servers(wanted: float, seconds: float) -> None:
+    assert page_s(wanted, 50) == seconds
 
 
 async def test_a_crash_in_the_middle(yard: Yard) -> None:

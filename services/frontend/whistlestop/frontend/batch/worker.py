@@ -105,6 +105,11 @@ def resume_batches(frontend: Frontend) -> None:
     frontend.begin(_sweep(frontend))
 
 
+def page_s(wanted_per_s: float, most_per_s: float) -> float:
+    """Seconds that a page takes at least. Who asks for no rate, or for one that is none, gets the server's."""
+    return PAGE / (min(wanted_per_s, most_per_s) if wanted_per_s > 0 else most_per_s)
+
+
 async def work_on_batches(frontend: Frontend) -> int:
     """In a function that was woken: a turn of each open job, oldest first, while there is time. Returns how many."""
     jobs = await _noted(frontend)
@@ -322,7 +327,7 @@ class Attempt:
         self._operations = Operations(frontend, self._job, context)
         self._query = _query(self._job)
         self._on_activities = self._job.WhichOneof("operation") in ON_ACTIVITIES
-        self._page_s = PAGE / min(self._job.max_operations_per_second or 1e9, frontend.config.batch_operations_per_s)
+        self._page_s = page_s(self._job.max_operations_per_second, frontend.config.batch_operations_per_s)
 
     async def run(self) -> None:
         """Page after page, to the end or to the end of the turn."""
