@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 from tests.parity import commands as c
 from tests.parity.puppet import attribute, failure, payload, payloads, seconds
 from tests.parity.scenarios import limited_scenario, scenario
-from tests.parity.updating import accept, begin_update, finish, idle, respond
+from tests.parity.updating import accept, admitted, begin_update, finish, idle, respond
 
 if TYPE_CHECKING:
     from tests.parity.puppet import Puppet
@@ -121,7 +120,7 @@ async def queries(p: Puppet) -> None:
     await asked.refused()
     await p.signal("s")
     asked = p.begin("QueryWorkflow", execution=p.execution(), query={"query_type": "q"})
-    await asyncio.sleep(0.3)
+    await p.arrived()
     task = await p.workflow_task()
     answers = {
         name: {"result_type": "QUERY_RESULT_TYPE_ANSWERED", "answer": payloads(BIG)} for name in task.queries
@@ -211,15 +210,11 @@ async def names_in_commands(p: Puppet) -> None:
 @limited_scenario
 async def updates_in_flight(p: Puppet) -> None:
     await idle(p)
-    first, second = begin_update(p, "u1"), begin_update(p, "u2")
-    await asyncio.sleep(0.2)
+    waiting = [begin_update(p, name) for name in ("u1", "u2")]
+    await p.together(admitted(p, "u1"), admitted(p, "u2"))
     await begin_update(p, "u3").refused()
-    task = await p.workflow_task(record=False)
-    answers = [part for each in task.messages for part in (accept(each), finish(each.protocol_instance_id))]
-    await p.complete(
-        task, *(c.protocol_message(each["id"]) for each in answers), messages=answers, record=False
-    )
-    await p.together(first.answer(), second.answer())
+    for each in waiting:
+        await each.abandon()
     await p.terminate()
 
 
