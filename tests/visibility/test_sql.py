@@ -219,6 +219,12 @@ def test_more_values_than_a_statement_may_have_are_refused() -> None:
         parse(f"WorkflowId IN ({', '.join(['1'.join(chr(39) * 2)] * 10_001)})", support.CUSTOM)
 
 
+def test_a_filter_of_megabytes_is_refused_before_it_is_read_to_its_end() -> None:
+    """It would hold up the server for seconds."""
+    with pytest.raises(InvalidQuery, match="more than 100000 words"):
+        parse("CustomInt = 1 OR " * 200_000, support.CUSTOM)
+
+
 def _pages(connection: sqlite3.Connection, size: int) -> list[str]:
     listed: list[str] = []
     token = b""

@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from whistlestop.storage.visibility.errors import MALFORMED, InvalidQuery
+from whistlestop.storage.visibility.errors import MALFORMED, NOT_SUPPORTED, InvalidQuery
 
 _STATEMENT = "select * from table1 "
+
+MAX_TOKENS = 100_000
+"""More than any filter of as many values as are allowed has: reading it takes a fraction of a second at most."""
 
 # Words that structure a query and so can't be names. (Further words of SQL can: nothing here would confuse them.)
 KEYWORDS = frozenset(
@@ -85,6 +88,8 @@ class Tokens:
             found.append(Token(kind, text, match.end()))
             if kind in _FAULTS:
                 return found
+            if len(found) > MAX_TOKENS:
+                raise InvalidQuery(f"{NOT_SUPPORTED}: more than {MAX_TOKENS} words")
         found.append(Token("end", "", len(self._sql)))
         return found
 
