@@ -175,6 +175,22 @@ async def children_by_rules(p: Puppet) -> None:
 
 
 @limited_scenario
+async def after_a_reset(p: Puppet) -> None:
+    await change(p, insert("1"))
+    run_id = await p.start()
+    await work(p, "1")
+    await change(p, insert("2"), redirect("1", "1.1"))
+    answer = await p.call(
+        "ResetWorkflowExecution", workflow_execution=p.execution(run_id=run_id), reason="r",
+        workflow_task_finish_event_id=4, request_id=p.id("reset"),
+    )  # fmt: skip
+    # It has completed no task, so it is new work.
+    await work(p, "2", complete_workflow())
+    await p.history(run_id=answer.run_id)
+    await p.describe(run_id=answer.run_id)
+
+
+@limited_scenario
 async def reachable_by_rules(p: Puppet) -> None:
     await p.start(p.id("old"))
     await p.step(complete_workflow())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from tests.parity.commands import activity, child, complete_workflow, continue_as_new
-from tests.parity.puppet import cases
+from tests.parity.commands import activity, child, complete_workflow, continue_as_new, fail_workflow
+from tests.parity.puppet import cases, payloads, seconds
 from tests.parity.scenarios import limited_scenario
 
 if TYPE_CHECKING:
@@ -237,6 +237,30 @@ async def the_next_run(p: Puppet) -> None:
         await work(p, "1" if inherit else "2", complete_workflow())
         await p.history(p.id(f"run-{len(inherit)}"))
         await p.describe(p.id(f"run-{len(inherit)}"))
+
+
+@limited_scenario
+async def queries_retries_and_resets(p: Puppet) -> None:
+    await change(p, add("1"))
+    run_id = await p.start(retry_policy={"maximum_attempts": 2, "initial_interval": seconds(0.01)})
+    await work(p, "1")
+    await change(p, add("2"))
+    asked = p.begin("QueryWorkflow", execution=p.execution(), query={"query_type": "q"})
+    task = await take(p, "1")
+    await p.call(
+        "RespondQueryTaskCompleted", task_token=task.task_token, completed_type="QUERY_RESULT_TYPE_ANSWERED",
+        query_result=payloads("here"),
+    )  # fmt: skip
+    await asked.answer()
+    answer = await p.call(
+        "ResetWorkflowExecution", workflow_execution=p.execution(run_id=run_id), reason="r",
+        workflow_task_finish_event_id=4, request_id=p.id("reset"),
+    )  # fmt: skip
+    await work(p, "2", fail_workflow())
+    await p.history(run_id=answer.run_id)
+    await work(p, "2", complete_workflow())
+    await p.history()
+    await p.describe()
 
 
 @limited_scenario

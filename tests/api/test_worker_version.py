@@ -1,0 +1,28 @@
+"""Workers that are versioned by build ids alone may be switched off."""
+
+from __future__ import annotations
+
+import pytest
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.ids import CountedIds
+from whistlestop.frontend.api import VALIDATORS, Rules
+from whistlestop.frontend.config import FrontendConfig
+
+
+@pytest.mark.parametrize(
+    "request_type", [rr.PollWorkflowTaskQueueRequest, rr.PollActivityTaskQueueRequest, rr.PollNexusTaskQueueRequest]
+)
+def test_polls(request_type: type[rr.PollWorkflowTaskQueueRequest]) -> None:
+    request = request_type()
+    request.task_queue.name = "q"
+    request.worker_version_capabilities.build_id = "1"
+    validate = VALIDATORS[request_type.__name__.removesuffix("Request")]
+    rules = Rules(FrontendConfig(worker_versioning_workflow_apis=False), CountedIds())
+    validate(request, None, rules)
+    request.worker_version_capabilities.use_versioning = True
+    with pytest.raises(ServiceError) as refused:
+        validate(request, None, rules)
+    assert refused.value.code is Code.PERMISSION_DENIED
+    validate(request, None, Rules(FrontendConfig(), CountedIds()))
