@@ -254,14 +254,19 @@ async def test_a_worker_of_the_old_version_ends_no_move(site: Site) -> None:
     assert (await site.poll("1", "Activity")).activity_id == "a"
 
 
-async def test_a_pin_ends_a_move(site: Site) -> None:
-    await _moving(site)
+async def test_a_pin_waits_for_the_move_under_way(site: Site) -> None:
+    task = await _moving(site)
     override = {"pinned": {"behavior": 1, "version": {"deployment_name": "d", "build_id": "1"}}}
     await site.call(
         "UpdateWorkflowExecutionOptions", workflow_execution={"workflow_id": "w"},
         workflow_execution_options={"versioning_override": override}, update_mask={"paths": ["versioning_override"]},
     )  # fmt: skip
-    assert not (await _versioning(site)).HasField("version_transition")
+    assert (await _versioning(site)).version_transition.deployment_version.build_id == "2"
+    assert await site.poll("1", "Activity") is None
+    await site.complete(task, "2", AUTO_UPGRADE)
+    info = await _versioning(site)
+    assert not info.HasField("version_transition")
+    assert info.versioning_override.pinned.version.build_id == "1"
     assert (await site.poll("1", "Activity")).activity_id == "a"
 
 

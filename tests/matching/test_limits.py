@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
@@ -12,10 +13,13 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from tests.matching.fakes import Bench, code_of, settle
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import ServiceError
+from whistlestop.common.proto.task_queue_pb2 import TaskQueueData
 from whistlestop.matching.alarms import Alarms
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.rate_limit import RateLimiter
 from whistlestop.matching.rates import Rate
+from whistlestop.matching.settings import data_of
+from whistlestop.storage.records import TaskQueueRecord
 
 
 def update(
@@ -119,6 +123,15 @@ async def test_a_stored_limit_holds_for_fresh_instances_that_share_nothing() -> 
         poll.cancel()
     assert 40 <= len(bench.history.started) <= 52
     assert count > 0
+
+
+@pytest.mark.parametrize("ready_ns", [0, 1_790_000_000 * SECOND_NS])
+def test_a_row_from_before_keys_had_buckets_is_read(ready_ns: int) -> None:
+    config = queue_pb.TaskQueueConfig(fairness_weight_overrides={"a": 2.0})
+    record = TaskQueueRecord("ns", "q", 2, 1, ready_ns.to_bytes(8, "big") + config.SerializeToString(), 0)
+    assert data_of(record) == TaskQueueData(config=config, ready_ns=ready_ns)
+    for data in (TaskQueueData(config=config), TaskQueueData(ready_ns=5), TaskQueueData(key_ready_ns={7: 5})):
+        assert data_of(replace(record, data=data.SerializeToString())) == data
 
 
 async def test_processes_over_one_store_keep_one_limit_together() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf import timestamp_pb2
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 
 from whistlestop.common.clock import MILLISECOND_NS, SECOND_NS
 from whistlestop.common.errors import invalid_argument, unavailable
@@ -21,7 +22,6 @@ from whistlestop.storage.errors import LeaseLost
 from whistlestop.storage.records import TaskQueueRecord
 
 if TYPE_CHECKING:
-    from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
     from whistlestop.matching.config import MatchingConfig
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _KEYS_IN_MIND = 2000
 """Buckets of keys in a row at most."""
+_FIRST_BYTES = b"\x0a\x10\x1a"
+"""Tags of the fields of a TaskQueueData: the nanoseconds of this century begin otherwise."""
 _TRIES = 10
 _FAIRNESS_KEY_LENGTH = 64
 _REASON_LENGTH = 1000
@@ -38,7 +40,14 @@ _REASON_LENGTH = 1000
 
 def data_of(record: TaskQueueRecord | None) -> TaskQueueData:
     """What is stored, empty where nothing is."""
-    return TaskQueueData() if record is None else TaskQueueData.FromString(record.data)
+    if record is None:
+        return TaskQueueData()
+    data = record.data
+    if data and data[0] not in _FIRST_BYTES:
+        # As it was before keys had buckets: until when the queue's is empty, in eight bytes, and the settings.
+        config = queue_pb.TaskQueueConfig.FromString(data[8:])
+        return TaskQueueData(config=config, ready_ns=int.from_bytes(data[:8], "big"))
+    return TaskQueueData.FromString(data)
 
 
 def settings_of(record: TaskQueueRecord | None) -> queue_pb.TaskQueueConfig:
