@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
+from whistlestop.common.clock import FakeClock
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.ids import CountedIds
+from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.frontend.api import VALIDATORS, Rules
 from whistlestop.frontend.config import FrontendConfig
 
@@ -19,10 +23,11 @@ def test_polls(request_type: type[rr.PollWorkflowTaskQueueRequest]) -> None:
     request.task_queue.name = "q"
     request.worker_version_capabilities.build_id = "1"
     validate = VALIDATORS[request_type.__name__.removesuffix("Request")]
-    rules = Rules(FrontendConfig(worker_versioning_workflow_apis=False), CountedIds())
+    warn = ThrottledWarnings(logging.getLogger(__name__), FakeClock())
+    rules = Rules(FrontendConfig(worker_versioning_workflow_apis=False), CountedIds(), warn)
     validate(request, None, rules)
     request.worker_version_capabilities.use_versioning = True
     with pytest.raises(ServiceError) as refused:
         validate(request, None, rules)
     assert refused.value.code is Code.PERMISSION_DENIED
-    validate(request, None, Rules(FrontendConfig(), CountedIds()))
+    validate(request, None, Rules(FrontendConfig(), CountedIds(), warn))
