@@ -11,6 +11,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from tests.matching.fakes import NAMESPACE, NORMAL, STICKY, Bench, code_of
 from whistlestop.common.build_ids import build_queue, set_queue
 from whistlestop.common.errors import ServiceError
+from whistlestop.common.proto import internal_pb2 as internal
 from whistlestop.storage.deployments import Deployments
 
 if TYPE_CHECKING:
@@ -102,6 +103,20 @@ async def test_what_went_astray_is_looked_for_now_and_then() -> None:
     bench.commit("w", queue=set_queue("s", "q"))
     await poll(bench, "1.1")
     assert [method for method, _ in bench.history.calls].count("RerouteTasks") == 2
+
+
+async def test_who_polled_is_known_for_as_long_as_is_asked() -> None:
+    """A sticky queue is asked for the last ten seconds, a build id that is to be committed for seventy."""
+    bench = Bench()
+    await store(bench)
+    bench.task("w")
+    assert (await bench.poll()).workflow_execution.workflow_id == "w"
+    await bench.clock.advance(60)
+    for within_s, found in ((0, False), (70, True)):
+        request = internal.HasPollerRequest(task_queue="q", within_s=within_s)
+        assert (await bench.ask("HasPoller", request)).has_poller is found
+    await bench.clock.advance(11)
+    assert not (await bench.ask("HasPoller", request)).has_poller
 
 
 async def test_an_unversioned_poll_asks_for_no_build_ids() -> None:

@@ -224,24 +224,25 @@ class Matching:
 
     async def _has_poller(self, request: internal.HasPollerRequest, context: CallContext) -> Reply:
         key = (context.namespace_id, request.task_queue, request.task_type or WORKFLOW)
-        found = await self._is_polled(key, shared=self._is_shared(context))
+        window_ns = request.within_s * SECOND_NS or self._window_ns
+        found = await self._is_polled(key, window_ns, shared=self._is_shared(context))
         return internal.HasPollerResponse(has_poller=found)
 
-    async def _is_polled(self, key: QueueKey, *, shared: bool) -> bool:
+    async def _is_polled(self, key: QueueKey, window_ns: int, *, shared: bool) -> bool:
         now_ns = self._clock.now_ns()
         queue = self._queues.find(key)
-        if queue is not None and queue.polled_since(now_ns - self._window_ns):
+        if queue is not None and queue.polled_since(now_ns - window_ns):
             return True
         if not shared:
             return False
-        since_ns = now_ns - self._window_ns - int(_HELD_POLL_S * SECOND_NS)
+        since_ns = now_ns - window_ns - int(_HELD_POLL_S * SECOND_NS)
         return any(row.last_access_ns >= since_ns for row in await self._rows.read(key, now_ns))
 
     # Sticky queues.
 
     async def _reset_if_unpolled(self, task: MatchingTask, key: QueueKey) -> None:
         try:
-            if not await self._is_polled(key, shared=self._config.share_pollers):
+            if not await self._is_polled(key, self._window_ns, shared=self._config.share_pollers):
                 await self._reset_sticky(task, CallContext(namespace_id=key[0]))
         except StorageError as error:
             log.debug("pollers of %s are unknown now: %s", key[1], error)

@@ -276,23 +276,27 @@ Global___FireDueResponse: _TypeAlias = FireDueResponse  # noqa: Y015
 
 @_typing.final
 class HasPollerRequest(_message.Message):
-    """history -> matching: does somebody poll this queue (within the last ten seconds)?"""
+    """does somebody poll this queue?"""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_QUEUE_FIELD_NUMBER: _builtins.int
     TASK_TYPE_FIELD_NUMBER: _builtins.int
+    WITHIN_S_FIELD_NUMBER: _builtins.int
     task_queue: _builtins.str
     task_type: _builtins.int
+    within_s: _builtins.int
+    """Within so many of the last seconds; 0: ten."""
     def __init__(
         self,
         *,
         task_queue: _builtins.str = ...,
         task_type: _builtins.int = ...,
+        within_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_queue", b"task_queue", "task_type", b"task_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_queue", b"task_queue", "task_type", b"task_type", "within_s", b"within_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

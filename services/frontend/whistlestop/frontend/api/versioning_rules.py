@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _Update = rr.UpdateWorkerVersioningRulesRequest
 _CLUSTER = 1
 _ID_LENGTH = 255
-_POLLER_WINDOW = "1m10s"
+_POLLER_WINDOW_S, _POLLER_WINDOW = 70, "1m10s"
 """How Temporal says for how long a worker counts as seen."""
 
 
@@ -120,7 +120,8 @@ async def get_rules(
 async def _is_polled(frontend: Frontend, request: _Update, context: CallContext) -> bool:
     """Whether a worker of the build id that is to be committed has been seen lately."""
     queue = build_queue(request.commit_build_id.target_build_id, request.task_queue)
-    reply = await frontend.matching.call("HasPoller", HasPollerRequest(task_queue=queue), context)
+    asked = HasPollerRequest(task_queue=queue, within_s=_POLLER_WINDOW_S)
+    reply = await frontend.matching.call("HasPoller", asked, context)
     answer: Any = decoded(reply, HasPollerResponse)
     return bool(answer.has_poller)
 
