@@ -135,7 +135,8 @@ resource "aws_iam_policy" "worker" {
       {
         Effect = "Allow"
         Action = [
-          "sqs:CreateQueue", "sqs:DeleteQueue", "sqs:GetQueueAttributes", "sqs:ReceiveMessage", "sqs:SetQueueAttributes"
+          "sqs:CreateQueue", "sqs:DeleteMessage", "sqs:DeleteQueue", "sqs:GetQueueAttributes", "sqs:ReceiveMessage",
+          "sqs:SetQueueAttributes"
         ]
         Resource = ["${local.queue_arns}-bridge-*"]
       },

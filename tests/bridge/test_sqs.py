@@ -114,8 +114,43 @@ async def test_a_queue_of_somebody_else_is_used_and_left(client: Any) -> None:
     ears.queue.offered("another-prefix-")
     client.send_message(QueueUrl=url, MessageBody="look")
     await ears.wake()
+    for _ in range(500):
+        if (left := _held(client, url)) == ("0", "0"):
+            break
+        await asyncio.sleep(0.01)
+    assert left == ("0", "0"), "what was heard does not come again"
     await ears.queue.close()
     assert names(client) == ["stack-bridge-mine"]
+
+
+def _held(client: Any, url: str) -> tuple[str, str]:
+    """Messages there, and those that somebody has received."""
+    wanted = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
+    found = client.get_queue_attributes(QueueUrl=url, AttributeNames=list(wanted))["Attributes"]
+    return found[wanted[0]], found[wanted[1]]
+
+
+async def test_who_may_delete_no_message_says_so_once(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    url = client.create_queue(QueueName="stack-bridge-mine")["QueueUrl"]
+
+    class Reader:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(client, name)
+
+        def delete_message_batch(self, **_: Any) -> Any:
+            raise PermissionError("AccessDenied")
+
+    queue = SqsWakeQueue(url, make_client=Reader, wait_s=0)
+    heard = asyncio.Event()
+    queue.listen(heard.set)
+    queue.start()
+    for _ in range(3):
+        await asyncio.wait_for(heard.wait(), PATIENCE_S)
+        heard.clear()
+        client.send_message(QueueUrl=url, MessageBody="look")
+    await asyncio.wait_for(heard.wait(), PATIENCE_S)
+    await queue.close()
+    assert caplog.text.count("can't be deleted") == 1
 
 
 async def test_what_a_killed_bridge_left_is_deleted_when_it_is_old(

@@ -3,7 +3,8 @@
 Rules of this file:
 
     - Waiting is SQS's long poll of twenty seconds, three requests a minute; it runs no function.
-    - A message is never deleted: it hides for longer than it lives. That saves a request per message.
+    - A message of an `auto` queue is never deleted: it hides for longer than it lives. That saves a request per wake.
+      In a queue that somebody else made it would come back for days, so it is deleted there.
     - `auto` makes a queue as soon as a target tells how names must begin, and deletes it in the end. What a bridge left
       behind that was killed is deleted by another one, which knows it by its age: a live queue is touched twice a day.
     - Calls block, so they are made on a thread of their own, which does not keep the process alive.
@@ -64,6 +65,7 @@ class SqsWakeQueue:
         self._url = ""
         self._prefix = ""
         self._touched_s = 0.0
+        self._has_complained = False
         self.name = ""
 
     def listen(self, wake: Callable[[], None]) -> None:
@@ -109,6 +111,8 @@ class SqsWakeQueue:
             self._set_name(self._url.rpartition("/")[2])
             if messages:
                 self._tell()
+                if self._which != AUTO:
+                    self._delete_messages(messages)
                 self._stopping.wait(_TOGETHER_S)
 
     def _client(self) -> Any:
@@ -137,6 +141,21 @@ class SqsWakeQueue:
         wait_s = self._wait_s if self.name else 0
         answer = self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=wait_s)
         return list(answer.get("Messages", ()))
+
+    def _delete_messages(self, messages: list[Any]) -> None:
+        """A message that stays comes again, and costs a look each time."""
+        if self._counters is not None:
+            self._counters.sqs += 1
+        entries = [
+            {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]} for number, message in enumerate(messages)
+        ]
+        try:
+            failed = self._sqs.delete_message_batch(QueueUrl=self._url, Entries=entries).get("Failed", ())
+        except Exception as error:  # noqa: BLE001 - it was heard, whatever becomes of it
+            failed = [repr(error)]
+        if failed and not self._has_complained:
+            self._has_complained = True
+            log.warning("messages of the wake queue can't be deleted, and come again: %s", failed[0])
 
     def _failed(self, error: Exception, failures: int) -> int:
         if self._stopping.is_set():
