@@ -44,6 +44,8 @@ async def test_it_says_where_it_listens_serves_and_ends_with_its_counters(start_
     [
         (["--target", "ftp://x"], "not an http(s) URL"),
         (["--target", "http://x", "--listen", "nowhere"], "not host:port"),
+        (["--target", "http://x", "--listen", "0.0.0.0:0"], "say --allow-anonymous"),
+        (["--target", "http://x", "--listen", ":0"], "say --allow-anonymous"),
         (["--target", "https://x", "--tls-cert", "x.pem"], "mTLS needs a certificate and its key"),
     ],
 )

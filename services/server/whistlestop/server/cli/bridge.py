@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from whistlestop.server.cli.auth_flags import AllowAnonymous  # noqa: TC001 - typer reads the annotation
 from whistlestop.server.cli.errors import CommandError
 
 if TYPE_CHECKING:
@@ -70,11 +72,14 @@ def bridge(
             show_default=False,
         ),
     ] = "",
+    allow_anonymous: AllowAnonymous = False,
     log_every_s: Annotated[
         float, typer.Option("--log-every", min=0, help="Seconds between two lines that count calls; 0: never.")
     ] = 60.0,
 ) -> None:
     """Serve gRPC beside a worker, and pass its calls on over HTTP: long polls wait here, not at the target."""
+    if not allow_anonymous:
+        _refuse_strangers(listen)
     # Temporal's API modules import grpcio where they find it, for stubs that a bridge does not use: 9 MB less.
     sys.modules.setdefault("grpc", None)  # type: ignore[arg-type]  # Python's way to say that a module is not there
     from whistlestop.bridge import BridgeConfig
@@ -91,6 +96,24 @@ def bridge(
         raise CommandError(str(error), 2) from error
     except OSError as error:
         raise CommandError(str(error)) from error
+
+
+def _refuse_strangers(listen: str) -> None:
+    """Whoever reaches the bridge calls the target with its credentials. Raises CommandError."""
+    from whistlestop.server.config import BadConfig, bind_address
+
+    host, colon, _ = listen.rpartition(":")
+    try:
+        # Without a host it would be all addresses.
+        is_loopback = not colon or (host != "" and ipaddress.ip_address(bind_address(host)).is_loopback)
+    except BadConfig:
+        return  # the door complains of what is no address
+    if not is_loopback:
+        raise CommandError(
+            f"{listen} can be reached from other machines, and whoever reaches the bridge calls with its credentials: "
+            "listen on 127.0.0.1, or say --allow-anonymous",
+            2,
+        )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
