@@ -4,11 +4,13 @@ The SDK's own Lambda worker, with the bridge inside: it speaks gRPC to the bridg
 Function URL. What it works on stands in `program.py`: put yours in its place.
 
 Environment: WHISTLESTOP_URL (the Function URL), DEPLOYMENT_NAME, BUILD_ID, TEMPORAL_TASK_QUEUE, TEMPORAL_NAMESPACE,
-MAX_IDLE (seconds without work after which the worker ends, 0: when its time is over).
+MAX_IDLE (seconds without work after which the worker ends, 0: when its time is over), API_KEY_SECRET_ARN (the secret
+that is the worker's API key, where the server asks for one).
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING
 
@@ -23,12 +25,23 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 
+def api_key() -> str:
+    """Read anew at each invocation: a key may be replaced. Empty: the server asks for none."""
+    arn = os.environ.get("API_KEY_SECRET_ARN", "")
+    if not arn:
+        return ""
+    import boto3
+
+    return str(boto3.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"])
+
+
 async def configure(config: LambdaWorkerConfig) -> AsyncGenerator[None, None]:
     """Runs at each invocation: the bridge lives as long as the worker."""
     bridge = BridgeConfig(
         os.environ["WHISTLESTOP_URL"],
         sigv4=True,
         region=os.environ["AWS_REGION"],
+        api_key=await asyncio.to_thread(api_key),
         # A look costs a tenth of the second that the worker waits: see docs/cost.md, "Pushed workers".
         most_idle_s=1.0,
     )
