@@ -12,7 +12,7 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history import histories, nexus_deliveries, push
 from whistlestop.history.core import children, close, external
 from whistlestop.history.core import start as core_start
-from whistlestop.history.core.command_attributes import RESERVED_ID_PREFIXES
+from whistlestop.history.core.command_faults import RESERVED_ID_PREFIXES
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.storage.errors import VersionConflict
 from whistlestop.storage.records import ExecutionKey

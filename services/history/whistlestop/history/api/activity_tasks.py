@@ -15,7 +15,7 @@ from whistlestop.history.api.activity_executions import ACTIVITIES
 from whistlestop.history.core import activity as core_activity
 from whistlestop.history.core import activity_execution, build_ids, version_transition
 from whistlestop.history.core.activity_execution import ID_PREFIX, A
-from whistlestop.history.core.command_attributes import is_uuid
+from whistlestop.history.core.command_faults import is_uuid
 from whistlestop.history.core.times import set_duration, set_timestamp
 
 if TYPE_CHECKING:

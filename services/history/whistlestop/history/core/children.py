@@ -17,7 +17,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from whistlestop.common.deployments import named_version
 from whistlestop.history.core import (
     build_ids,
-    command_attributes,
+    command_externals,
     cron,
     sizes,
     time_skipping_apply,
@@ -45,7 +45,7 @@ def initiate(completion: Completion, command: command_pb.Command) -> history_pb.
     """StartChildWorkflowExecution."""
     run = completion.run
     attributes = command.start_child_workflow_execution_command_attributes
-    command_attributes.start_child_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
+    command_externals.start_child_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
     sizes.check_pending_children(run)
     event = run.event(et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED)
     a = event.start_child_workflow_execution_initiated_event_attributes

@@ -8,7 +8,7 @@ from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2
 
-from whistlestop.history.core import command_attributes, sizes, workflow_task
+from whistlestop.history.core import command_externals, sizes, workflow_task
 from whistlestop.history.core.completion import HANDLERS, Completion
 from whistlestop.history.core.state_pb2 import TransferData
 
@@ -23,7 +23,7 @@ def initiate_signal(completion: Completion, command: command_pb.Command) -> hist
     """SignalExternalWorkflowExecution."""
     run = completion.run
     attributes = command.signal_external_workflow_execution_command_attributes
-    command_attributes.signal_external_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
+    command_externals.signal_external_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
     sizes.check_pending_signals(run)
     event = run.event(et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED)
     a = event.signal_external_workflow_execution_initiated_event_attributes
@@ -46,7 +46,7 @@ def initiate_cancel(completion: Completion, command: command_pb.Command) -> hist
     """RequestCancelExternalWorkflowExecution."""
     run = completion.run
     attributes = command.request_cancel_external_workflow_execution_command_attributes
-    command_attributes.request_cancel_external_workflow(
+    command_externals.request_cancel_external_workflow(
         run, attributes, is_set=command.WhichOneof("attributes") is not None
     )
     sizes.check_pending_cancels(run)

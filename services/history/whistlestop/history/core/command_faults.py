@@ -1,0 +1,101 @@
+"""What is wrong with parts that several commands have: queues, priorities, ids, search attributes."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+from temporalio.api.enums.v1 import task_queue_pb2
+
+from whistlestop.history.core import retry
+from whistlestop.history.core.completion import BadCommand, Cause
+
+if TYPE_CHECKING:
+    from temporalio.api.common.v1 import message_pb2 as common_pb
+    from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
+
+    from whistlestop.history.core.run import Run
+
+RESERVED_QUEUE_PREFIX = "/_sys/"
+RESERVED_ID_PREFIXES = ("temporal-sys-scheduler:", "temporal-sys-activity:", "temporal-sys-nexus-operation:")
+"""Of the server's own runs, which share the ids of workflows."""
+PER_NAMESPACE_WORKER_QUEUE = "temporal-sys-per-ns-tq"
+FAIRNESS_KEY_BYTES = 64
+
+
+def task_queue_fault(queue: taskqueue_pb.TaskQueue, default_name: str, own_queue: str, id_length: int) -> str:
+    """Complete a task queue, or say what is wrong with it."""
+    if queue.kind == task_queue_pb2.TASK_QUEUE_KIND_UNSPECIFIED:
+        queue.kind = task_queue_pb2.TASK_QUEUE_KIND_NORMAL
+    if not queue.name:
+        if not default_name:
+            return "missing task queue name"
+        queue.name = default_name
+    if len(queue.name.encode()) > id_length:
+        return "taskQueue length exceeds limit"
+    if queue.name.startswith(RESERVED_QUEUE_PREFIX):
+        return f"task queue name cannot start with reserved prefix {RESERVED_QUEUE_PREFIX}"
+    if (
+        queue.kind == task_queue_pb2.TASK_QUEUE_KIND_STICKY
+        and queue.normal_name
+        and len(queue.normal_name.encode()) > id_length
+    ):
+        return "taskQueue length exceeds limit"
+    if queue.name == PER_NAMESPACE_WORKER_QUEUE != own_queue:
+        fault = f"cannot use internal per-namespace task queue:{queue.name}"
+        return f"{fault} (in parent component task queue: {own_queue})" if own_queue else fault
+    return ""
+
+
+def priority_fault(priority: common_pb.Priority) -> str:
+    """What is wrong with a priority, or nothing."""
+    if priority.priority_key < 0:
+        return "priority key can't be negative"
+    if len(priority.fairness_key.encode()) > FAIRNESS_KEY_BYTES:
+        return "fairness key length exceeds limit"
+    if priority.fairness_weight < 0:
+        return "must be greater than zero"
+    return ""
+
+
+def shown_queue(queue: taskqueue_pb.TaskQueue) -> str:
+    """As complaints show it."""
+    return str(queue).strip().replace("\n", " ").replace(": ", ":")
+
+
+def too_long(text: str, run: Run) -> bool:
+    """For an id or a name, in bytes."""
+    return len(text.encode()) > run.limits.id_length
+
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
+
+
+def is_uuid(text: str) -> bool:
+    """Whether the text can be a run id."""
+    return _UUID.fullmatch(text) is not None
+
+
+def check_namespace(run: Run, cause: Cause, namespace: str) -> None:
+    """Raise BadCommand for another one."""
+    if namespace and namespace != run.state.namespace:
+        raise BadCommand(cause, "cross namespace commands are not allowed")
+
+
+def workflow_retry_fault(policy: common_pb.RetryPolicy, run: Run) -> str:
+    """Complete a retry policy, or say what is wrong with it."""
+    retry.set_defaults(policy, run.limits)
+    return retry.fault(policy)
+
+
+def check_search_attributes(run: Run, attributes: common_pb.SearchAttributes, prefix: str, suffix: str) -> None:
+    """Names and types, when the shell said which attributes the namespace has."""
+    if run.check_search_attributes is None:
+        return
+    fault = run.check_search_attributes(attributes)
+    if not fault:
+        return
+    if "has no mapping defined" not in fault:
+        fault = f"{prefix}{fault}{suffix}"
+    raise BadCommand(fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES, fault)
