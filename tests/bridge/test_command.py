@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from temporalio.client import Client
 
+from whistlestop.server.cli.bridge import _refuse_strangers
+from whistlestop.server.cli.errors import CommandError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -54,6 +57,18 @@ def test_what_a_person_can_mend_is_one_line(arguments: list[str], complaint: str
     assert done.returncode in {1, 2}
     assert done.stderr.startswith("Error: ")
     assert complaint in done.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "[::]", "", "[]", "*", "no-such-host.invalid"])
+def test_strangers_reach_no_bridge_by_accident(host: str) -> None:
+    """`*`, `[]` and no host at all are names of nothing, and yet a socket that is bound to them listens everywhere."""
+    with pytest.raises(CommandError, match="--allow-anonymous"):
+        _refuse_strangers(f"{host}:7233")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "[::1]"])
+def test_loopback_needs_no_flag(host: str) -> None:
+    _refuse_strangers(f"{host}:7233")
 
 
 def test_a_bridge_needs_no_grpcio_and_imports_nothing_heavy() -> None:

@@ -103,15 +103,17 @@ def _refuse_strangers(listen: str) -> None:
     from whistlestop.server.config import BadConfig, bind_address
 
     host, colon, _ = listen.rpartition(":")
+    if not colon:
+        return  # the door complains
     try:
-        # Without a host it would be all addresses.
-        is_loopback = not colon or (host != "" and ipaddress.ip_address(bind_address(host)).is_loopback)
+        is_loopback = ipaddress.ip_address(bind_address(host)).is_loopback
     except BadConfig:
-        return  # the door complains of what is no address
+        # Not only names that nobody knows: to a socket that listens, `*` and no host at all are every address.
+        is_loopback = False
     if not is_loopback:
         raise CommandError(
-            f"{listen} can be reached from other machines, and whoever reaches the bridge calls with its credentials: "
-            "listen on 127.0.0.1, or say --allow-anonymous",
+            f"{listen} is no loopback address, and whoever reaches the bridge calls with its credentials: listen on "
+            "127.0.0.1, or say --allow-anonymous",
             2,
         )
 
