@@ -13,6 +13,7 @@ from typing import Any
 import hcl2
 import pytest
 
+from whistlestop.bridge import sqs
 from whistlestop.server.deploy import template
 from whistlestop.server.deploy.target import FUNCTIONS
 
@@ -135,6 +136,17 @@ def test_functions_may_do_the_same(stack: dict[str, Any], local: dict[str, Any],
     statements = [*local["statements_of_all"], *local["statements"][function]]
     here = sorted([logs, *(tuple(sorted(statement["actions"])) for statement in statements)])
     assert here == _actions_of_the_template(stack["Resources"][f"{function.capitalize()}Role"])
+
+
+def test_workers_may_do_the_same_and_what_a_bridge_does(stack: dict[str, Any], resources: dict[str, Any]) -> None:
+    """Each call that the bridge makes to SQS is allowed, and none that it does not make."""
+    statements = stack["Resources"]["WorkerPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    there = {action for each in statements for action in ([each["Action"]] if isinstance(each["Action"], str) else each["Action"])}
+    assert set(re.findall(r'"((?:sqs|lambda):\w+)"', resources["aws_iam_policy.worker"]["policy"])) == there
+    called = re.findall(r"self\._sqs\.(\w+)\(", Path(sqs.__file__).read_text("utf-8"))
+    # IAM knows a batch by the name of what it is a batch of.
+    made = {"sqs:" + name.removesuffix("_batch").title().replace("_", "") for name in called}
+    assert {action for action in there if action.startswith("sqs:")} == made
 
 
 @pytest.mark.parametrize(
