@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from tests.parity.commands import activity, child, complete_workflow, continue_as_new
 from tests.parity.scenarios import limited_scenario
-from tests.parity.scenarios.version_sets import add, describe_pending, none_for, take, work, worker
+from tests.parity.scenarios.version_sets import (
+    add,
+    describe_pending,
+    none_for,
+    take,
+    taken,
+    two_taken,
+    work,
+    worker,
+)
 
 if TYPE_CHECKING:
     from tests.parity.puppet import Puppet
@@ -160,11 +169,7 @@ async def children_by_rules(p: Puppet) -> None:
     await work(p, "1", child(p.id("kept"), p.task_queue, inherit_build_id=True))
     await p.has_event("child_workflow_execution_started")
     await change(p, insert("2"))
-    tasks = {}
-    for _ in range(2):
-        fields = {**p.poll_fields(), "worker_version_capabilities": worker("1")}
-        task = await p.call("PollWorkflowTaskQueue", record=False, **fields)
-        tasks[task.workflow_execution.workflow_id] = task
+    tasks = await two_taken(p, "1")
     kept = tasks[p.id("kept")]
     await p.complete(kept, continue_as_new(p.task_queue, inherit_build_id=True), worker_version_stamp=worker("1"))
     await p.complete(tasks[p.workflow_id], child(p.id("new"), p.task_queue), worker_version_stamp=worker("1"))
@@ -185,10 +190,7 @@ async def after_a_reset(p: Puppet) -> None:
         workflow_task_finish_event_id=4, request_id=p.id("reset"),
     )  # fmt: skip
     # It has completed no task, so it is new work.
-    task = await p.call(
-        "PollWorkflowTaskQueue", record=False, worker_version_capabilities=worker("2"), **p.poll_fields()
-    )
-    await p.complete(task, complete_workflow(), worker_version_stamp=worker("2"))
+    await p.complete(await taken(p, "2"), complete_workflow(), worker_version_stamp=worker("2"))
     told = await p.call("GetWorkflowExecutionHistory", record=False, execution=p.execution(run_id=answer.run_id))
     for event in told.history.events:
         # There a worker races with the note of where its task went: if it is first, that counts as a move.

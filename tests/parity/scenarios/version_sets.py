@@ -87,6 +87,18 @@ async def take(p: Puppet, build_id: str, *, versioned: bool = True, sticky: str 
     )
 
 
+async def taken(p: Puppet, build_id: str) -> Any:
+    """A workflow task polled as a worker of that build, and not written down."""
+    fields = {**p.poll_fields(), "worker_version_capabilities": worker(build_id)}
+    return await p.call("PollWorkflowTaskQueue", record=False, **fields)
+
+
+async def two_taken(p: Puppet, build_id: str) -> dict[str, Any]:
+    """By workflow id: a parent's and a child's come in any order."""
+    tasks = [await taken(p, build_id) for _ in range(2)]
+    return {task.workflow_execution.workflow_id: task for task in tasks}
+
+
 async def none_for(p: Puppet, build_id: str, *, versioned: bool = True, kind: str = "Workflow") -> None:
     """A worker of that build finds nothing."""
     pending = p.begin(
@@ -210,12 +222,7 @@ async def children(p: Puppet) -> None:
     await work(p, "1", child(p.id("kept"), p.task_queue, inherit_build_id=True))
     await p.has_event("child_workflow_execution_started")
     await change(p, add("2"))
-    tasks = {}
-    for _ in range(2):
-        # The parent's and the child's come in any order.
-        fields = {**p.poll_fields(), "worker_version_capabilities": worker("1")}
-        task = await p.call("PollWorkflowTaskQueue", record=False, **fields)
-        tasks[task.workflow_execution.workflow_id] = task
+    tasks = await two_taken(p, "1")
     await p.complete(tasks[p.workflow_id], child(p.id("new"), p.task_queue), worker_version_stamp=worker("1"))
     await p.complete(tasks[p.id("kept")], complete_workflow(), worker_version_stamp=worker("1"))
     await work(p, "2", complete_workflow())
