@@ -65,10 +65,10 @@ async def test_an_address_that_does_not_answer_can_not_be_opened(address: str) -
 async def test_a_fresh_database_says_that_it_must_be_migrated(url: str) -> None:
     store = PostgresStore(url)
     await store.open()
-    assert (await store.schema_version())[0] == 0
+    assert (await store.schema_status()).version == 0
     with pytest.raises(SchemaMismatch, match="db migrate"):
         await store.get_execution(run_key())
-    assert await store.migrate() == ["0001_initial", "0002_nexus_endpoints", "0003_visibility_by_division"]
+    assert await store.migrate() == [migration.name for migration in schema.migrations()]
     await store.close()
 
 
@@ -85,7 +85,7 @@ async def test_those_who_migrate_at_once_do_it_once(url: str) -> None:
     for store in stores:
         await store.open()
     done = await asyncio.gather(*(store.migrate() for store in stores))
-    assert sorted(name for each in done for name in each) == ["0001_initial", "0002_nexus_endpoints", "0003_visibility_by_division"]
+    assert sorted(name for each in done for name in each) == [migration.name for migration in schema.migrations()]
     for store in stores:
         await store.close()
 
@@ -225,7 +225,7 @@ def test_aurora_dsql_takes_the_migrations(tmp_path: Path) -> None:
     rendered = [
         statement for migration in schema.migrations() for statement in schema.statements(migration.sql, dsql=True)
     ]
-    (tmp_path / "schema.sql").write_text(";\n".join([schema.VERSION_TABLE, *rendered, ""]))
+    (tmp_path / "schema.sql").write_text(";\n".join([*schema.VERSION_TABLES, *rendered, ""]))
     assert _dsql_findings(tmp_path / "schema.sql") == ""
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.storage.factories import NAMESPACE, commit, run_key, start, step, stored
 from whistlestop.storage.errors import CannotOpen, SchemaMismatch, StorageError, Unavailable
-from whistlestop.storage.sqlite import SqliteStore
+from whistlestop.storage.sqlite import SqliteStore, schema
 from whistlestop.storage.visibility import parse
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ async def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None
 async def test_a_fresh_database_says_that_it_must_be_migrated(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "store.db"))
     await store.open()
-    assert (await store.schema_version())[0] == 0
+    assert (await store.schema_status()).version == 0
     with pytest.raises(SchemaMismatch, match="db migrate"):
         await store.get_execution(run_key())
-    assert await store.migrate() == ["0001_initial", "0002_nexus_endpoints", "0003_visibility_by_division"]
+    assert await store.migrate() == [migration.name for migration in schema.migrations()]
     await store.close()
 
 

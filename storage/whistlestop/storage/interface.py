@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from whistlestop.storage.migrations import SchemaStatus
     from whistlestop.storage.outreach import Outreach
     from whistlestop.storage.records import (
         Backlog,
@@ -284,12 +285,12 @@ class Store(
         """Finish what was taken on, then let go."""
         ...
 
-    async def migrate(self) -> list[str]:
-        """Bring the schema up to this code's version; the names of the migrations that were applied."""
+    async def migrate(self, *, contract: bool = False) -> list[str]:
+        """Apply the migrations that are missing; return their names. Contract migrations only when asked for."""
         ...
 
-    async def schema_version(self) -> tuple[int, int]:
-        """(the database's, this code's)."""
+    async def schema_status(self) -> SchemaStatus:
+        """Compare the database with this release."""
         ...
 
     async def backup(self, target: str) -> None:

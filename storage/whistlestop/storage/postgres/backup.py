@@ -23,7 +23,7 @@ _BLOCK_BYTES = 1 << 20
 
 def table_names() -> list[str]:
     """All tables that the migrations make, and the one that remembers them."""
-    found = ["schema_version"]
+    found = ["schema_migrations", "schema_version"]
     for migration in schema.migrations():
         for statement in schema.statements(migration.sql):
             words = statement.split()
@@ -49,10 +49,16 @@ async def write_backup(db: AsyncConnection[Any], target: str) -> None:
 async def _copy_all(db: AsyncConnection[Any], file: BinaryIO) -> None:
     await db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
-        version = await schema.database_version(db)
+        applied = await schema.applied(db)
+        known = {migration.version for migration in schema.migrations()}
+        if unknown := applied.versions - known:
+            raise CannotOpen(
+                f"a newer release has migrated the database (migration {max(unknown)}), and a backup by this one would "
+                "lack its tables: take the backup with that release"
+            )
         head = ["-- A backup of Whistlestop. Restore it into an empty database: psql --single-transaction -f FILE URL"]
-        head.append(schema.VERSION_TABLE + ";")
-        head += [migration.sql for migration in schema.migrations() if migration.version <= version]
+        head += [table + ";" for table in schema.VERSION_TABLES]
+        head += [migration.sql for migration in schema.migrations() if migration.version in applied.versions]
         await asyncio.to_thread(file.write, "\n".join([*head, ""]).encode())
         tables = await (await db.execute(_TABLES, (table_names(),))).fetchall()
         for table, columns in tables:

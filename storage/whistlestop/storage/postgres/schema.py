@@ -1,89 +1,90 @@
-"""Numbered migrations: `migrations/NNNN_name.sql`, each applied once, in order."""
+"""Apply the numbered migrations of `migrations/` (see `whistlestop.storage.migrations` for their rules)."""
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
-from importlib import resources
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from psycopg.errors import DuplicateObject, DuplicateTable, UndefinedTable, UniqueViolation
 
-from whistlestop.storage.errors import SchemaMismatch
+from whistlestop.storage.migrations import BASELINE, Applied, Migration, SchemaStatus, load, missing
+from whistlestop.storage.migrations import refuse_newer as refuse
+from whistlestop.storage.migrations import statements as split
+from whistlestop.storage.migrations import status as compare
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
-VERSION_TABLE = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL)"
+VERSION_TABLES = (
+    "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL)",
+)
+"""The first is what release 0.1.0 reads."""
+
+_TABLES_THERE = (
+    "SELECT relname FROM pg_class WHERE relname IN ('schema_version', 'schema_migrations')"
+    " AND relkind = 'r' AND pg_table_is_visible(oid)"
+)
 
 
-class Migration(NamedTuple):
-    """One step of the schema."""
-
-    version: int
-    name: str
-    sql: str
-
-
+@cache
 def migrations() -> list[Migration]:
-    """All that this code knows, in order."""
-    found = []
-    for entry in resources.files(__package__).joinpath("migrations").iterdir():
-        match = re.fullmatch(r"(\d{4})_\w+\.sql", entry.name)
-        if match:
-            found.append(Migration(int(match[1]), entry.name.removesuffix(".sql"), entry.read_text("utf-8")))
-    return sorted(found)
-
-
-def latest_version() -> int:
-    """The schema that this code serves."""
-    return migrations()[-1].version
+    """Return all that this code knows, in order."""
+    return load(__package__)
 
 
 def statements(sql: str, *, dsql: bool = False) -> list[str]:
-    """Split a migration, and render it for Aurora DSQL if asked. No statement holds a semicolon within."""
-    bare = "\n".join(line for line in sql.splitlines() if not line.lstrip().startswith("--"))
+    """Split a migration, and render it for Aurora DSQL if asked."""
     if dsql:
         # It collates by "C" alone, its indexes ascend, and it builds them while the table is in use.
         for ours, its in ((' COLLATE "C"', ""), (" DESC", ""), ("CREATE INDEX ", "CREATE INDEX ASYNC ")):
-            bare = bare.replace(ours, its)
-    return [part.strip() for part in bare.split(";") if part.strip()]
+            sql = sql.replace(ours, its)
+    return split(sql)
 
 
-async def database_version(db: AsyncConnection[Any]) -> int:
-    """The newest migration that the database has seen; 0 for a fresh one."""
-    try:
-        row = await (await db.execute("SELECT max(version) FROM schema_version")).fetchone()
-    except UndefinedTable:
-        return 0
+async def applied(db: AsyncConnection[Any]) -> Applied:
+    """Return what the database remembers."""
+    tables = {row[0] for row in await (await db.execute(_TABLES_THERE)).fetchall()}
+    oldest = await _oldest(db) if "schema_version" in tables else 0
+    rows = []
+    if "schema_migrations" in tables:  # release 0.1.0 makes none
+        rows = await (await db.execute("SELECT version FROM schema_migrations")).fetchall()
+    return Applied(frozenset(range(1, min(oldest, BASELINE) + 1)) | {row[0] for row in rows}, oldest)
+
+
+async def _oldest(db: AsyncConnection[Any]) -> int:
+    row = await (await db.execute("SELECT max(version) FROM schema_version")).fetchone()
     return int(row[0] or 0) if row else 0
 
 
-def refuse_newer(version: int) -> None:
-    """Raise SchemaMismatch for a database that a later release wrote."""
-    latest = latest_version()
-    if version > latest:
-        raise SchemaMismatch(
-            f"the database has schema version {version}, this release serves up to {latest}: "
-            "use the release that wrote it, or a newer one"
-        )
+async def status(db: AsyncConnection[Any]) -> SchemaStatus:
+    """Compare the database with this release."""
+    return compare(migrations(), await applied(db))
 
 
-async def migrate(db: AsyncConnection[Any]) -> list[str]:
-    """Apply what is missing on a connection in autocommit mode; the names of what was applied."""
+async def refuse_newer(db: AsyncConnection[Any]) -> None:
+    """Raise SchemaMismatch for a database that a later release changed beyond what this one can serve."""
+    with suppress(UndefinedTable):  # a fresh one
+        refuse("the database", migrations(), await _oldest(db))
+
+
+async def migrate(db: AsyncConnection[Any], *, contract: bool = False) -> list[str]:
+    """Apply what is missing on a connection in autocommit mode; return the names of what was applied."""
     dsql = await _is_dsql(db)
-    with suppress(UniqueViolation, DuplicateTable, DuplicateObject):  # Postgres's IF NOT EXISTS does not bear a rival.
-        await db.execute(VERSION_TABLE)
-    refuse_newer(await database_version(db))
-    applied = []
-    for migration in migrations():
+    for table in VERSION_TABLES:
+        # Postgres's IF NOT EXISTS does not bear a rival.
+        with suppress(UniqueViolation, DuplicateTable, DuplicateObject):
+            await db.execute(table.encode())
+    await refuse_newer(db)
+    names = []
+    for migration in missing(migrations(), await applied(db), contract=contract):
         if dsql:
-            done = await _apply_one_by_one(db, migration)
-        else:
-            done = await _apply(db, migration)
-        if done:
-            applied.append(migration.name)
-    return applied
+            await _apply_one_by_one(db, migration)
+        elif not await _apply(db, migration):
+            continue
+        names.append(migration.name)
+    return names
 
 
 async def _is_dsql(db: AsyncConnection[Any]) -> bool:
@@ -92,10 +93,10 @@ async def _is_dsql(db: AsyncConnection[Any]) -> bool:
 
 
 async def _apply(db: AsyncConnection[Any], migration: Migration) -> bool:
-    """In one transaction. Others who migrate at the same time wait for the lock and then find it done."""
+    """Apply in one transaction. Others who migrate at the same time wait for the lock and then find it done."""
     async with db.transaction():
         await db.execute("LOCK TABLE schema_version IN EXCLUSIVE MODE")
-        if await database_version(db) >= migration.version:
+        if migration.version in (await applied(db)).versions:
             return False
         for statement in statements(migration.sql):
             await db.execute(statement.encode())
@@ -103,18 +104,24 @@ async def _apply(db: AsyncConnection[Any], migration: Migration) -> bool:
     return True
 
 
-async def _apply_one_by_one(db: AsyncConnection[Any], migration: Migration) -> bool:
+async def _apply_one_by_one(db: AsyncConnection[Any], migration: Migration) -> None:
     """Aurora DSQL takes one DDL statement per transaction: so each tolerates having been run before."""
-    if await database_version(db) >= migration.version:
-        return False
     for statement in statements(migration.sql, dsql=True):
-        guarded = statement.replace("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ").replace(
-            "CREATE INDEX ASYNC ", "CREATE INDEX ASYNC IF NOT EXISTS "
-        )
-        await db.execute(guarded.encode())
+        for ours, guarded in (
+            ("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS "),
+            ("CREATE INDEX ASYNC ", "CREATE INDEX ASYNC IF NOT EXISTS "),
+            (" ADD COLUMN ", " ADD COLUMN IF NOT EXISTS "),
+            ("DROP INDEX ", "DROP INDEX IF EXISTS "),
+        ):
+            statement = statement.replace(ours, guarded)  # noqa: PLW2901  # one after the other
+        await db.execute(statement.encode())
     await _record(db, migration)
-    return True
 
 
 async def _record(db: AsyncConnection[Any], migration: Migration) -> None:
-    await db.execute("INSERT INTO schema_version (version, name) VALUES ($1, $2)", migration[:2])
+    for table, version in (("schema_version", migration.oldest), ("schema_migrations", migration.version)):
+        if version:
+            await db.execute(
+                f"INSERT INTO {table} (version, name) VALUES ($1, $2) ON CONFLICT (version) DO NOTHING".encode(),
+                (version, migration.name),
+            )

@@ -22,6 +22,7 @@ from whistlestop.storage.postgres.writer import TransitionWriter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from whistlestop.storage.migrations import SchemaStatus
     from whistlestop.storage.records import Finding
 
 
@@ -51,7 +52,7 @@ class PostgresStore(
         try:
             await pool.open()
             async with pool.connection() as connection:
-                schema.refuse_newer(await schema.database_version(connection))
+                await schema.refuse_newer(connection)
         except EXPECTED as error:
             await pool.close()
             raise CannotOpen(f"can't use the database: {one_line(error)}") from error
@@ -69,21 +70,21 @@ class PostgresStore(
             await self._pool.close()
         self._pool = self._writer = None
 
-    async def migrate(self) -> list[str]:
+    async def migrate(self, *, contract: bool = False) -> list[str]:
         async with self._connections().connection() as connection:
             try:
-                return await schema.migrate(connection)
+                return await schema.migrate(connection, contract=contract)
             except EXPECTED as error:
                 raise translate(error) from error
 
-    async def schema_version(self) -> tuple[int, int]:
+    async def schema_status(self) -> SchemaStatus:
         pool = self._connections()
 
-        async def run() -> int:
+        async def run() -> SchemaStatus:
             async with pool.connection() as connection:
-                return await schema.database_version(connection)
+                return await schema.status(connection)
 
-        return await retried(run, read=True), schema.latest_version()
+        return await retried(run, read=True)
 
     async def backup(self, target: str) -> None:
         async with self._connections().connection() as connection:

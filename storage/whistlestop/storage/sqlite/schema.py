@@ -1,81 +1,81 @@
-"""Numbered migrations: `migrations/NNNN_name.sql`, each applied once, in order, in a transaction of its own."""
+"""Apply the numbered migrations of `migrations/` (see `whistlestop.storage.migrations` for their rules)."""
 
 from __future__ import annotations
 
-import re
-from importlib import resources
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING
 
-from whistlestop.storage.errors import SchemaMismatch
+from whistlestop.storage.migrations import (
+    BASELINE,
+    NOTHING,
+    Applied,
+    Migration,
+    SchemaStatus,
+    load,
+    missing,
+    statements,
+)
+from whistlestop.storage.migrations import refuse_newer as refuse
+from whistlestop.storage.migrations import status as compare
 
 if TYPE_CHECKING:
     import sqlite3
 
-
-class Migration(NamedTuple):
-    """One step of the schema."""
-
-    version: int
-    name: str
-    sql: str
+_VERSION_TABLES = (
+    "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, name TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL)",
+)
+"""The first is what release 0.1.0 reads."""
 
 
+@cache
 def migrations() -> list[Migration]:
-    """All that this code knows, in order."""
-    found = []
-    for entry in resources.files(__package__).joinpath("migrations").iterdir():
-        match = re.fullmatch(r"(\d{4})_\w+\.sql", entry.name)
-        if match:
-            found.append(Migration(int(match[1]), entry.name.removesuffix(".sql"), entry.read_text("utf-8")))
-    return sorted(found)
+    """Return all that this code knows, in order."""
+    return load(__package__)
 
 
-def latest_version() -> int:
-    """The schema that this code serves."""
-    return migrations()[-1].version
+def applied(db: sqlite3.Connection) -> Applied:
+    """Return what the database remembers."""
+    found = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'schema|_%' ESCAPE '|'")
+    tables = {name for (name,) in found.fetchall()}
+    if "schema_version" not in tables:
+        return NOTHING
+    oldest = int(db.execute("SELECT max(version) FROM schema_version").fetchone()[0] or 0)
+    rows = db.execute("SELECT version FROM schema_migrations").fetchall() if "schema_migrations" in tables else []
+    return Applied(frozenset(range(1, min(oldest, BASELINE) + 1)) | {version for (version,) in rows}, oldest)
 
 
-def database_version(db: sqlite3.Connection) -> int:
-    """The newest migration that the database has seen; 0 for a fresh one."""
-    if not db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'").fetchone():
-        return 0
-    row = db.execute("SELECT max(version) FROM schema_version").fetchone()
-    return int(row[0] or 0)
+def status(db: sqlite3.Connection) -> SchemaStatus:
+    """Compare the database with this release."""
+    return compare(migrations(), applied(db))
 
 
-def refuse_newer(path: str, version: int) -> None:
-    """Raise SchemaMismatch for a database that a later release wrote."""
-    latest = latest_version()
-    if version > latest:
-        raise SchemaMismatch(
-            f"{path} has schema version {version}, this release serves up to {latest}: "
-            "use the release that wrote it, or a newer one"
-        )
+def refuse_newer(db: sqlite3.Connection, path: str) -> None:
+    """Raise SchemaMismatch for a database that a later release changed beyond what this one can serve."""
+    refuse(path, migrations(), applied(db).oldest)
 
 
-def migrate(db: sqlite3.Connection, path: str) -> list[str]:
-    """Apply what is missing; the names of what was applied."""
-    applied: list[str] = []
+def migrate(db: sqlite3.Connection, path: str, *, contract: bool = False) -> list[str]:
+    """Apply what is missing in one transaction; return the names of what was applied."""
+    names: list[str] = []
     db.execute("BEGIN IMMEDIATE")
     try:
-        db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, name TEXT NOT NULL)")
-        version = database_version(db)
-        refuse_newer(path, version)
-        for migration in migrations():
-            if migration.version <= version:
-                continue
+        for table in _VERSION_TABLES:
+            db.execute(table)
+        refuse_newer(db, path)
+        for migration in missing(migrations(), applied(db), contract=contract):
             for statement in statements(migration.sql):
                 db.execute(statement)
-            db.execute("INSERT INTO schema_version (version, name) VALUES (?, ?)", migration[:2])
-            applied.append(migration.name)
+            _record(db, migration)
+            names.append(migration.name)
     except BaseException:
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
-    return applied
+    return names
 
 
-def statements(sql: str) -> list[str]:
-    """Split a migration. No statement holds a semicolon within, and comments stand on lines of their own."""
-    bare = "\n".join(line for line in sql.splitlines() if not line.lstrip().startswith("--"))
-    return [part.strip() for part in bare.split(";") if part.strip()]
+def _record(db: sqlite3.Connection, migration: Migration) -> None:
+    for table, version in (("schema_version", migration.oldest), ("schema_migrations", migration.version)):
+        if version:
+            db.execute(f"INSERT OR IGNORE INTO {table} (version, name) VALUES (?, ?)", (version, migration.name))

@@ -24,6 +24,7 @@ from whistlestop.storage.sqlite.writer import DirectWriter, GroupWriter
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from whistlestop.storage.migrations import SchemaStatus
     from whistlestop.storage.records import Finding
 
 
@@ -43,7 +44,7 @@ class SqliteStore(
     async def open(self) -> None:
         main = connect(self.path, self._pragmas)
         try:
-            schema.refuse_newer(self.path, schema.database_version(main))
+            schema.refuse_newer(main, self.path)
             if self.path == MEMORY:
                 self._reader, self._lister, self._slow = main.cursor(), main, main
                 self._writer = DirectWriter(main)
@@ -72,14 +73,14 @@ class SqliteStore(
         self._main.close()
         self._main = self._reader = self._lister = self._slow = self._slow_thread = self._writer = None
 
-    async def migrate(self) -> list[str]:
+    async def migrate(self, *, contract: bool = False) -> list[str]:
         try:
-            return schema.migrate(self._open_main(), self.path)
+            return schema.migrate(self._open_main(), self.path, contract=contract)
         except sqlite3.Error as error:
             raise translate(error) from error
 
-    async def schema_version(self) -> tuple[int, int]:
-        return schema.database_version(self._open_main()), schema.latest_version()
+    async def schema_status(self) -> SchemaStatus:
+        return schema.status(self._open_main())
 
     async def backup(self, target: str) -> None:
         def copy(db: sqlite3.Connection) -> None:

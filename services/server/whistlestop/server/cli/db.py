@@ -13,41 +13,55 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
-def migrate(db_filename: DbFilename = "", database_url: DatabaseUrl = "", output: Output = "table") -> None:
+def migrate(
+    db_filename: DbFilename = "",
+    database_url: DatabaseUrl = "",
+    contract: Annotated[
+        bool, typer.Option("--contract", help="Also drop what older releases need: afterwards they can't start.")
+    ] = False,
+    output: Output = "table",
+) -> None:
     """Bring the schema up to this release's; a SQLite file is made when it is not there."""
     as_json = wants_json(output)
 
     async def work() -> None:
         async with open_store(db_filename, database_url, create=True) as (store, config):
-            applied = await store.migrate()
-            have, _ = await store.schema_version()
+            applied = await store.migrate(contract=contract)
+            schema = await store.schema_status()
         if as_json:
-            print_json({"store": config.describe(), "applied": applied, "schema_version": have})
-        elif applied:
-            print(f"{config.describe()}: applied {', '.join(applied)}; the schema is at version {have}")
-        else:
-            print(f"{config.describe()}: nothing to do, the schema is at version {have}")
+            shown = {"applied": applied, "schema_version": schema.version, "contracts": schema.contracts}
+            print_json({"store": config.describe(), **shown})
+            return
+        done = f"applied {', '.join(applied)};" if applied else "nothing to do,"
+        print(f"{config.describe()}: {done} the schema is at version {schema.version}")
+        if schema.contracts:
+            print(f"With --contract, once no older release runs: {', '.join(schema.contracts)}")
 
     run(work)
 
 
 @app.command()
 def status(db_filename: DbFilename = "", database_url: DatabaseUrl = "", output: Output = "table") -> None:
-    """Show the schema's version, and whether this release serves it (exit code 1 when it does not)."""
+    """Show the schema's version; exit code 1 when migrations of this release are missing."""
     as_json = wants_json(output)
 
     async def work() -> bool:
         async with open_store(db_filename, database_url) as (store, config):
             await store.ping()
-            have, want = await store.schema_version()
-        verdict = (
-            "up to date" if have == want else "needs `whistlestop db migrate`" if have < want else "of a newer release"
-        )
+            schema = await store.schema_status()
+        if schema.pending:
+            verdict = "needs `whistlestop db migrate`"
+        elif schema.version > schema.release_version:
+            verdict = "up to date, and prepared for a newer release"
+        else:
+            verdict = "up to date"
+        have, want = schema.version, schema.release_version
         if as_json:
-            print_json({"store": config.describe(), "schema_version": have, "release_version": want, "status": verdict})
+            shown = {"schema_version": have, "release_version": want, "status": verdict}
+            print_json({"store": config.describe(), **shown, "pending": schema.pending, "contracts": schema.contracts})
         else:
             print_table(("store", "schema", "this release", "status"), [(config.describe(), have, want, verdict)])
-        return have == want
+        return not schema.pending
 
     if not run(work):
         raise typer.Exit(1)
