@@ -1,0 +1,175 @@
+"""Accept connections within the process's budget, before TLS and before any protocol sees them.
+
+asyncio's own servers accept without measure, tell a protocol of a TLS connection only after its handshake, and stop
+for a second when descriptors run out. Here each connection has an account from its first moment; at the limit of
+descriptors an unauthenticated connection is closed for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import resource
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from whistlestop.common.budget import Account, Bounds, Budget
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Callable
+
+    Make = Callable[[Account], asyncio.BaseProtocol]
+
+logger = logging.getLogger(__name__)
+
+BACKLOG: Final = 1_024
+TLS_HANDSHAKE_S: Final = 10.0
+_MOST_AT_ONCE: Final = 32
+"""Connections accepted in one turn of the event loop."""
+_RETRY_S: Final = 0.1
+_SWEEP_S: Final = 1.0
+_MOST_DESCRIPTORS: Final = 1 << 20
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def raise_descriptor_limit() -> int:
+    """Allow the process as many descriptors as the system lets it have; return how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    with suppress(ValueError, OSError):  # a system may have another bound, and then the old limit stays
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return int(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def bounds_of_process(limit: int) -> Bounds:
+    """Return the bounds for a process that may have `limit` descriptors: a part is for files and the database."""
+    connections = max(16, limit - max(64, min(1_024, limit // 8)))
+    bounds = Bounds()
+    return Bounds(all_connections=min(bounds.all_connections, connections))
+
+
+class _Handshake:
+    """A connection of which there is no protocol yet."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+
+    def activity(self) -> int:
+        return 0
+
+    def is_busy(self) -> bool:
+        return False
+
+    def close_idle(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+
+class Listener:
+    """Takes connections from a listening socket.
+
+    `make` returns the protocol of a connection, given its account. The protocol sets `account.peer` when it is
+    connected, and calls `account.close()` when it loses its connection.
+    """
+
+    def __init__(
+        self, listener: socket.socket, budget: Budget, make: Make, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._listener = listener
+        self._budget = budget
+        self._make = make
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_open = True
+        listener.setblocking(False)
+        self._listen()
+        self._sweep_later()
+
+    @property
+    def port(self) -> int:
+        """Return the bound port."""
+        return int(self._listener.getsockname()[1])
+
+    def close(self) -> None:
+        """Take no more connections. Those that are there stay."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._handshakes:
+            task.cancel()
+
+    def _listen(self) -> None:
+        if self._is_open:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _sweep_later(self) -> None:
+        self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        # Each listener sweeps the budget that they share: more often than needed does no harm.
+        try:
+            self._budget.sweep()
+        except Exception:
+            logger.exception("sweeping connections failed")
+        self._sweep_later()
+
+    def _accept(self) -> None:
+        for _ in range(_MOST_AT_ONCE):
+            try:
+                connection, peer_name = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTOR:
+                    raise
+                self._out_of_descriptors(error)
+                return
+            self._begin(connection, peer_name)
+
+    def _out_of_descriptors(self, error: OSError) -> None:
+        if self._budget.make_room():
+            return  # its descriptor is free with the next turn of the loop, which comes back here
+        logger.warning("can't accept a connection: %s; all that are open are in use", error.strerror)
+        self._loop.remove_reader(self._listener)
+        self._loop.call_later(_RETRY_S, self._listen)
+
+    def _begin(self, connection: socket.socket, peer_name: object) -> None:
+        handshake = _Handshake()
+        account = self._budget.connect(peer_name, handshake)
+        if account is None:
+            connection.close()
+            return
+        connection.setblocking(False)
+        handshake.task = task = self._loop.create_task(self._connect(connection, account))
+        self._handshakes.add(task)
+        task.add_done_callback(partial(self._connected, connection, account))
+
+    async def _connect(self, connection: socket.socket, account: Account) -> None:
+        with suppress(OSError):  # the peer left, or speaks no TLS; ssl.SSLError is one
+            await self._loop.connect_accepted_socket(
+                lambda: self._make(account), connection, ssl=self._tls,
+                ssl_handshake_timeout=TLS_HANDSHAKE_S if self._tls is not None else None,
+            )  # fmt: skip
+
+    def _connected(self, connection: socket.socket, account: Account, task: asyncio.Task[None]) -> None:
+        self._handshakes.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a connection could not be taken", exc_info=task.exception())
+        if isinstance(account.peer, _Handshake):  # no protocol took over
+            account.close()
+            connection.close()
