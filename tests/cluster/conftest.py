@@ -14,7 +14,8 @@ import pytest
 from temporalio.client import Client
 
 from tests.postgres import available, fresh_database
-from tests.server.conftest import COMMAND, EXIT_S, Running, _environment
+from tests.server.conftest import EXIT_S, Running, _environment
+from tests.upgrade.release import CURRENT, Release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,8 @@ class Cluster:
     url: str
     folder: Path
     servers: dict[str, Running] = field(default_factory=dict)
+    release: Release = CURRENT
+    """What is started next."""
 
     def start(self, *names: str) -> None:
         """Whole servers."""
@@ -44,9 +47,9 @@ class Cluster:
         if name in self.servers:
             _let_go(self.servers[name])
         process = subprocess.Popen(
-            [*COMMAND, "server", "start", "--database-url", self.url, "--log-level", "warn", *flags],
+            [*self.release.command, "server", "start", "--database-url", self.url, "--log-level", "warn", *flags],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder,
-            env=_environment(),
+            env={**_environment(), **self.release.environment},
         )  # fmt: skip
         self.servers[name] = Running(process)
         self.servers[name].watch()
@@ -63,8 +66,9 @@ class Cluster:
     async def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`whistlestop ARGUMENTS… --database-url URL`."""
         return await asyncio.to_thread(
-            subprocess.run, [*COMMAND, *arguments, "--database-url", self.url], stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, cwd=self.folder, env=_environment(), timeout=EXIT_S, check=False,
+            subprocess.run, [*self.release.command, *arguments, "--database-url", self.url],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=self.folder,
+            env={**_environment(), **self.release.environment}, timeout=EXIT_S, check=False,
         )  # fmt: skip
 
     async def members(self) -> list[dict[str, Any]]:

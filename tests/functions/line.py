@@ -15,11 +15,14 @@ from unittest import mock
 from tests.bridge.targets import Front, serving
 from tests.functions import fake_aws, instance, small_lambda
 from tests.functions.client import SCHEDULED, Cloud, opened
+from tests.upgrade.release import CURRENT
 from whistlestop.bridge import BridgeConfig, RunningBridge
 from whistlestop.bridge.sqs import SqsWakeQueue
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from tests.upgrade.release import Release
 
 INSTANCES = 12
 NO_FAULTS = fake_aws.Faults()
@@ -37,6 +40,10 @@ class Line:
     aws: fake_aws.FakeAws
     bridge: RunningBridge
 
+    def release(self, function: str, which: str) -> None:
+        """Let calls go to the `new` or the `old` release of a function."""
+        _point(self.cloud.folder, function, which)
+
     async def sweep(self, every_s: float) -> None:
         """The recurring schedule."""
         while True:
@@ -52,15 +59,23 @@ async def built(
     faults: fake_aws.Faults = NO_FAULTS,
     wake_queue: str = "auto",
     instances: int = INSTANCES,
+    old: Release | None = None,
 ) -> AsyncIterator[Line]:
-    """The three functions over that database, with the namespace `default`. `faults` are those of all messages."""
+    """The three functions over that database, with the namespace `default`. `faults` are those of all messages.
+
+    With an `old` release there are functions of that one as well, which are those that are called at first.
+    """
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     env = {"WHISTLESTOP_DATABASE_URL": database_url, **fake_aws.ENVIRONMENT}
     async with AsyncExitStack() as stack:
-        async with opened(env) as store:
-            await store.migrate()
+        if old is None:
+            async with opened(env) as store:
+                await store.migrate()
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ws-")))
-        running = stack.enter_context(small_lambda.running(folder, instances))
+        if old is None:
+            running = stack.enter_context(small_lambda.running(folder, instances))
+        else:
+            running = _two_releases(stack, folder, instances, old)
         cloud = Cloud(folder, env)
 
         async def wake(bodies: list[str]) -> object:
@@ -77,3 +92,22 @@ async def built(
         config = BridgeConfig(url, wake_queue=wake_queue, log_every_s=0)
         bridge = await stack.enter_async_context(RunningBridge(config))
         yield Line(running, cloud, front, fake, bridge)
+
+
+def _two_releases(stack: AsyncExitStack, folder: Path, instances: int, old: Release) -> small_lambda.Platform:
+    """Start both; the sockets of `folder` lead to one or the other. Returns the platform of the new ones."""
+    platforms = {}
+    for which, release in (("old", old), ("new", CURRENT)):
+        (folder / which).mkdir()
+        platforms[which] = stack.enter_context(
+            small_lambda.running(folder / which, instances, calls=folder, release=release)
+        )
+    for function in instance.FUNCTIONS:
+        _point(folder, function, "old")
+    return platforms["new"]
+
+
+def _point(folder: Path, function: str, which: str) -> None:
+    link = folder / f"{function}.next"
+    link.symlink_to(folder / which / f"{function}.sock")
+    link.rename(folder / f"{function}.sock")

@@ -1,10 +1,11 @@
 """A small Lambda: warm instances as processes of their own, counted, and killed at will.
 
-    python -m tests.functions.small_lambda <folder> <instances>
+    python -m tests.functions.small_lambda <folder> <instances> [<calls>]
 
 listens on `<folder>/<function>.sock` as `instance` does. Instances live from call to call and take whatever call comes
 next; one that was killed is replaced, and its caller hears what Lambda tells of a function that died. What they do is
-counted in a table that outlives them. Calls to AWS go to `<folder>/aws.sock`, where `fake_aws.FakeAws` answers.
+counted in a table that outlives them. Calls to AWS go to `<calls>/aws.sock`, where `fake_aws.FakeAws` answers, and those to
+other functions to the sockets of `<calls>`, which is `<folder>` where nothing else is said.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.functions.instance import FUNCTIONS, _Context, _set_clock, as_in_a_bundle, call
+from tests.upgrade.release import CURRENT
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Sequence
+
+    from tests.upgrade.release import Release
 
 _SLOT = struct.Struct("8q")
 _PID, _BUSY_NS, _CALLS, _WALL_US, _CPU_US, _BILLED_US, _STATEMENTS, _AWS = range(8)
@@ -112,12 +116,15 @@ class Platform:
 
 
 @contextmanager
-def running(folder: Path, instances: int = 8) -> Iterator[Platform]:
+def running(
+    folder: Path, instances: int = 8, *, calls: Path | None = None, release: Release = CURRENT
+) -> Iterator[Platform]:
     """A platform with so many instances of each function. `folder` is to have a short path: sockets are in it."""
     table = Table(folder / "table", len(FUNCTIONS) * instances)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.functions.small_lambda", str(folder), str(instances)],
+        [*release.python, "-m", "tests.functions.small_lambda", str(folder), str(instances), str(calls or folder)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+        env={**os.environ, **release.environment},
     )  # fmt: skip
     with process:
         assert process.stdin is not None
@@ -139,7 +146,7 @@ class _Calls:
         self._service = service
 
     def invoke(self, *, FunctionName: str, InvocationType: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803 - AWS's names
-        answer = call(_Now.folder, FunctionName, json.loads(Payload), _Now.env)
+        answer = call(_Now.calls, FunctionName, json.loads(Payload), _Now.env)
         _Now.waited_us += INVOCATION_US + answer.get("billed_us", 0)
         failed = {"FunctionError": "Unhandled"} if "error" in answer else {}
         return {
@@ -153,7 +160,7 @@ class _Calls:
             _Now.aws += 1
             _Now.waited_us += AWS_US
             with socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(str(_Now.folder / "aws.sock"))
+                connection.connect(str(_Now.calls / "aws.sock"))
                 asked = {"service": self._service, "operation": operation, "fields": given}
                 connection.sendall(json.dumps(asked).encode() + b"\n")
                 with connection.makefile("rb") as lines:
@@ -168,7 +175,8 @@ class _Calls:
 class _Now:
     """The call that this process serves."""
 
-    folder = Path()
+    calls = Path()
+    """Where it finds other functions, and AWS."""
     env: dict[str, str] = {}  # noqa: RUF012 - of the one call
     waited_us = 0
     aws = 0
@@ -211,11 +219,11 @@ def _count_pauses() -> None:
     SystemClock.sleep = sleep  # type: ignore[method-assign]
 
 
-def _serve(folder: Path, function: str, request: dict[str, Any]) -> dict[str, Any]:
+def _serve(function: str, request: dict[str, Any]) -> dict[str, Any]:
     began_s, cpu_s = time.perf_counter(), time.process_time()
     env: dict[str, str] = request["env"]
     os.environ.update(env)
-    _Now.folder, _Now.env, _Now.waited_us, _Now.aws, _Now.statements = folder, env, 0, 0, 0
+    _Now.env, _Now.waited_us, _Now.aws, _Now.statements = env, 0, 0, 0
     try:
         module = importlib.import_module(f"whistlestop.{function}.lambda_function")
         _set_clock(int(env.get("TEST_CLOCK_AHEAD_NS", "0")))
@@ -229,7 +237,7 @@ def _serve(folder: Path, function: str, request: dict[str, Any]) -> dict[str, An
     return {**answer, "used": used, "wall_us": wall_us, "cpu_us": cpu_us, "billed_us": billed_us}
 
 
-def _instance(folder: Path, function: str, listener: socket.socket, table: Table, row: int) -> None:
+def _instance(function: str, listener: socket.socket, table: Table, row: int) -> None:
     """Take call after call, until killed."""
     from whistlestop.common import aws
 
@@ -242,7 +250,7 @@ def _instance(folder: Path, function: str, listener: socket.socket, table: Table
         with connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             with connection.makefile("rb") as lines:
                 request = json.loads(lines.read())
-            answer = _serve(folder, function, request)
+            answer = _serve(function, request)
             for column, value in (
                 (_CALLS, 1), (_WALL_US, answer["wall_us"]), (_CPU_US, answer["cpu_us"]),
                 (_BILLED_US, answer["billed_us"]), (_STATEMENTS, _Now.statements), (_AWS, _Now.aws),
@@ -258,7 +266,7 @@ def _instance(folder: Path, function: str, listener: socket.socket, table: Table
 # ---- the process that has them ---------------------------------------------------------------------------------------
 
 
-def _fork(folder: Path, listeners: Sequence[socket.socket], table: Table, row: int) -> None:
+def _fork(listeners: Sequence[socket.socket], table: Table, row: int) -> None:
     kind = row * len(FUNCTIONS) // table.rows
     table.put(row, _BUSY_NS, 0)
     process_id = os.fork()
@@ -266,13 +274,14 @@ def _fork(folder: Path, listeners: Sequence[socket.socket], table: Table, row: i
         table.put(row, _PID, process_id)
         return
     with contextlib.suppress(BaseException):
-        _instance(folder, FUNCTIONS[kind], listeners[kind], table, row)
+        _instance(FUNCTIONS[kind], listeners[kind], table, row)
     os._exit(1)
 
 
 def main() -> None:
     """Keep instances alive until standard input is closed."""
     folder, instances = Path(sys.argv[1]), int(sys.argv[2])
+    _Now.calls = Path(sys.argv[3]) if len(sys.argv) > 3 else folder
     as_in_a_bundle()
     for function in FUNCTIONS:
         importlib.import_module(f"whistlestop.{function}.lambda_function")
@@ -284,14 +293,14 @@ def main() -> None:
         listener.bind(str(folder / f"{function}.sock"))
         listener.listen(256)
     for row in range(table.rows):
-        _fork(folder, listeners, table, row)
+        _fork(listeners, table, row)
     threading.Thread(target=_end_with_parent, args=(table,), daemon=True).start()
     print("listening", flush=True)
     while True:
         ended, _ = os.wait()
         for row in range(table.rows):
             if table.read(row)[_PID] == ended:
-                _fork(folder, listeners, table, row)
+                _fork(listeners, table, row)
 
 
 def _end_with_parent(table: Table) -> None:
