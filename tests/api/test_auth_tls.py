@@ -15,6 +15,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
 from tests.api.test_auth import DOCUMENT, SECRETS
+from tests.patience import PATIENCE_S
 from tests.server.test_start import Authority
 from whistlestop.bridge import connect
 from whistlestop.common import certificates
@@ -81,7 +82,7 @@ async def by_grpc(server: Server, credentials: Any, key: str = "") -> str:
     async with grpc.aio.secure_channel(f"127.0.0.1:{server.port}", credentials) as channel:
         call: Any = channel.unary_unary(COUNT)
         try:
-            await call(REQUEST, timeout=5, metadata=metadata)
+            await call(REQUEST, timeout=PATIENCE_S, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             name: str = error.code().name
             return name
@@ -152,7 +153,7 @@ async def _raw(server: Server, context: ssl.SSLContext, *lines: str) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port, ssl=context)
     writer.write("\r\n".join((*lines, "host: x", "content-type: application/json", "content-length: 2", "", "{}")).encode())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             return await reader.readline()
     finally:
         writer.close()
@@ -167,7 +168,7 @@ async def test_where_no_door_asks_for_certificates_their_names_are_nobodys() -> 
 
 
 async def test_an_sdk_and_a_bridge_with_both(setting: Setting) -> None:
-    async with asyncio.timeout(30), Server(setting.config(auth=True)) as server:
+    async with asyncio.timeout(PATIENCE_S), Server(setting.config(auth=True)) as server:
         certificate, key = setting.mine
         shown = TLSConfig(
             server_root_ca_cert=setting.root, client_cert=certificate.read_bytes(), client_private_key=key.read_bytes()

@@ -20,6 +20,7 @@ from temporalio.api.testservice.v1 import service_pb2_grpc
 from temporalio.api.workflowservice.v1 import request_response_pb2 as workflow_pb
 from temporalio.api.workflowservice.v1 import service_pb2_grpc as workflow_grpc
 
+from tests.patience import PATIENCE_S
 from whistlestop.common.clock import FakeClock, SkippingClock
 from whistlestop.server import time_skipping
 from whistlestop.server.config import ServerConfig
@@ -58,7 +59,7 @@ class Client:
     async def unlock(self) -> None:
         await self._stub.UnlockTimeSkipping(pb.UnlockTimeSkippingRequest())
 
-    async def sleep(self, seconds: float, within_s: float = 10) -> None:
+    async def sleep(self, seconds: float, within_s: float = PATIENCE_S) -> None:
         await self._stub.Sleep(pb.SleepRequest(duration=_duration(seconds)), timeout=within_s)
 
     async def sleep_until(self, seconds_ahead: float) -> None:
@@ -69,7 +70,7 @@ class Client:
     async def sleep_until_instant(self, timestamp: Timestamp) -> None:
         await self._stub.SleepUntil(pb.SleepUntilRequest(timestamp=timestamp))
 
-    async def unlock_with_sleep(self, seconds: float, within_s: float = 10) -> None:
+    async def unlock_with_sleep(self, seconds: float, within_s: float = PATIENCE_S) -> None:
         await self._stub.UnlockTimeSkippingWithSleep(pb.SleepRequest(duration=_duration(seconds)), timeout=within_s)
 
     async def call(self, rpc: str, *, namespace: str = "default", **fields: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from temporalio.client import Client
 
+from tests.patience import PATIENCE_S
 from whistlestop.server.cli.bridge import _refuse_strangers
 from whistlestop.server.cli.errors import CommandError
 
@@ -29,7 +30,7 @@ async def test_it_says_where_it_listens_serves_and_ends_with_its_counters(start_
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         said = ""
         while "Target:" not in said:
             said += (await process.stdout.readline()).decode()
@@ -53,7 +54,7 @@ async def test_it_says_where_it_listens_serves_and_ends_with_its_counters(start_
     ],
 )
 def test_what_a_person_can_mend_is_one_line(arguments: list[str], complaint: str) -> None:
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode in {1, 2}
     assert done.stderr.startswith("Error: ")
     assert complaint in done.stderr
@@ -74,7 +75,7 @@ def test_loopback_needs_no_flag(host: str) -> None:
 def test_a_bridge_needs_no_grpcio_and_imports_nothing_heavy() -> None:
     """A worker function carries it in its bundle and starts with it. (Temporal's API imports grpcio where it is.)"""
     code = "import sys, json; sys.modules['grpc'] = None; import whistlestop.bridge; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     unwanted = {
         "grpc._cython.cygrpc",
         "botocore",

@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import sys
-import time
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from tests.bridge.programs import QUEUE, Cancelled, Order, Outcome, Parcel, charge, endless
-from tests.patience import PATIENCE_S
+from tests.patience import LONG_POLL_S, PATIENCE_S
 from whistlestop.bridge import BridgeConfig, RunningBridge, connect
 
 if TYPE_CHECKING:
@@ -84,11 +83,11 @@ async def test_errors_keep_their_details(target: str) -> None:
 
 async def test_a_worker_shuts_down_at_once(target: str) -> None:
     """Its polls wait in the bridge, which ends them."""
-    async with asyncio.timeout(PATIENCE_S), connect(target) as client:
-        async with worker(client):
-            assert await client.execute_workflow(Parcel.run, "tea", id="parcel", task_queue=QUEUE) == "parcel of tea"
-            began_s = time.monotonic()
-        assert time.monotonic() - began_s < 5
+    async with asyncio.timeout(LONG_POLL_S), connect(target) as client:
+        for number in range(5):
+            async with worker(client):
+                parcel = client.execute_workflow(Parcel.run, "tea", id=f"parcel-{number}", task_queue=QUEUE)
+                assert await parcel == "parcel of tea"
 
 
 async def test_a_deadline_ends_a_call(target: str) -> None:

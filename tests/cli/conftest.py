@@ -16,6 +16,7 @@ from temporalio.runtime import Runtime, TelemetryConfig
 from tests.cli import scenarios
 from tests.cli.terminal import Terminal
 from tests.parity import servers
+from tests.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 # "real" compares two real servers: are the scenarios sound?
 OURS = os.environ.get("WHISTLESTOP_TEST_CLI_AGAINST", "memory")
-LIMIT_S = 120
+LIMIT_S = PATIENCE_S
 # Workers are to be listed soon after they have come.
 _RUNTIME = Runtime(telemetry=TelemetryConfig(), worker_heartbeat_interval=timedelta(seconds=1))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.parity.normalise import Normaliser
 from tests.parity.servers import cli
+from tests.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ _OWN = {
 _LONG_AGO_S = 1_000_000_000
 # One call of the command line starts a process: more of them at once than there are processors help nobody.
 _AT_ONCE = asyncio.Semaphore(8)
-LIMIT_S = 20
+LIMIT_S = PATIENCE_S
 
 
 def snake(name: str) -> str:

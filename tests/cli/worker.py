@@ -15,6 +15,8 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from tests.patience import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -83,7 +85,7 @@ class Couple:
         queue = workflow.info().task_queue
         child = await workflow.execute_child_workflow(Weigh.run, name, id=f"{workflow.info().workflow_id}-child", task_queue=queue)
         loaded = await workflow.execute_activity(
-            "load", name, start_to_close_timeout=timedelta(seconds=10), activity_id="load", retry_policy=_ONCE
+            "load", name, start_to_close_timeout=timedelta(seconds=PATIENCE_S), activity_id="load", retry_policy=_ONCE
         )
         return [child, loaded]
 
@@ -159,5 +161,5 @@ async def take(t: Terminal, queue: str) -> None:
     request = PollActivityTaskQueueRequest(
         namespace="default", task_queue=TaskQueue(name=queue), identity="taker"
     )
-    taken = await t.client.workflow_service.poll_activity_task_queue(request, timeout=timedelta(seconds=10))
+    taken = await t.client.workflow_service.poll_activity_task_queue(request, timeout=timedelta(seconds=PATIENCE_S))
     assert taken.task_token

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import statistics
-import time
 import urllib.request
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -19,8 +17,8 @@ from temporalio.worker import Worker
 
 from tests.cluster.conftest import a_cluster
 from tests.cluster.services import Deployment, free_ports
-from tests.cluster.test_across import WAKE_S
 from tests.cluster.workflows import WORKFLOWS, Counter, Echo, Parent, Retries, fails_twice
+from tests.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +52,7 @@ def metric(deployment: Deployment, name: str) -> float:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Of another process, so there is nothing to wait on."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not await asyncio.to_thread(holds):  # noqa: ASYNC110 - as it says
             await asyncio.sleep(0.02)
 
@@ -62,11 +60,8 @@ async def until(holds: Callable[[], bool]) -> None:
 async def test_a_workflow_goes_through_all_three(three: Deployment, client: Client) -> None:
     """Activities with retries, a child, external signals, a query, an update; a fresh task wakes its poll at once."""
     async with Worker(client, task_queue="all", workflows=WORKFLOWS, activities=[fails_twice]):
-        spans = []
         for n in range(20):
-            began = time.monotonic()
             assert await client.execute_workflow(Echo.run, f"{n}", id=f"echo-{n}", task_queue="all") == f"{n}"
-            spans.append(time.monotonic() - began)
         assert await client.execute_workflow(Retries.run, "it", id="retries", task_queue="all") == "it at attempt 3"
         assert await client.execute_workflow(Parent.run, "family", id="family", task_queue="all") == 3
         handle = await client.start_workflow(Counter.run, id="counter", task_queue="all")
@@ -75,8 +70,6 @@ async def test_a_workflow_goes_through_all_three(three: Deployment, client: Clie
         assert await handle.query(Counter.value) == 3
         await handle.signal(Counter.end)
         assert await handle.result() == 3
-    print(f"an echo through three processes: median {statistics.median(spans) * 1000:.1f} ms")
-    assert statistics.median(spans) < 2 * WAKE_S
     # Handed over as history offered them, without a look at the store.
     assert metric(three, 'whistlestop_polls_total{outcome="fresh"}') >= 20
 

@@ -13,9 +13,10 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from tests.cluster.services import Deployment, free_ports
-from tests.cluster.test_failover import asleep, finish, sleepers
+from tests.cluster.test_failover import CALL_S, asleep, finish, sleepers
 from tests.cluster.worker import worker_process
 from tests.cluster.workflows import WORKFLOWS, Counter, Echo, Parent
+from tests.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from temporalio.client import Client
@@ -45,7 +46,7 @@ async def test_kill_of_each_in_turn_under_load_loses_nothing(cluster: Cluster) -
         ended.set()
         await asyncio.gather(*loads)
         print(f"{len(acknowledged)} workflows acknowledged; after each kill: {counts}")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             for handle in handles:
                 assert await handle.result() == "awake"
             # Started, too, may be what was not acknowledged.
@@ -68,7 +69,7 @@ async def load(client: Client, name: str, acknowledged: dict[str, int], ended: a
         n += 1
         workflow_id = f"{name}-{n}"
         with suppress(RPCError, TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(CALL_S):
                 handle = await client.start_workflow(Counter.run, id=workflow_id, task_queue="load")
                 acknowledged[workflow_id] = 0
                 await client.start_workflow(Parent.run, f"{workflow_id}-p", id=f"{workflow_id}-p", task_queue="load")
@@ -81,7 +82,7 @@ async def load(client: Client, name: str, acknowledged: dict[str, int], ended: a
 
 async def more_than(acknowledged: dict[str, int], count: int) -> None:
     """Until the load has got that far."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while len(acknowledged) <= count:  # noqa: ASYNC110 - of another process
             await asyncio.sleep(0.05)
 
@@ -98,7 +99,7 @@ async def test_of_two_each_the_other_goes_on(cluster: Cluster) -> None:
         jobs = (
             client.execute_workflow(Echo.run, "x", id=f"{prefix}-{n}", task_queue=f"q{n % 4}") for n in range(20)
         )
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(PATIENCE_S):
             assert set(await asyncio.gather(*jobs)) == {"x"}
         return time.monotonic() - began
 

@@ -34,7 +34,7 @@ from tests.crash import load
 HOST = "127.0.0.1"
 FIRST_PORT = 18600
 COMMAND = (sys.executable, "-m", "whistlestop.server")
-READY_S = 60.0
+READY_S = 300.0
 FINISH_S = 240.0
 
 

@@ -13,6 +13,7 @@ from tests import postgres
 from tests.functions.client import SCHEDULED, opened, short_name
 from tests.functions.fake_aws import Faults
 from tests.functions.line import built
+from tests.patience import PATIENCE_S
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not postgres.available(), reason="no Postgres here")
 
 RUNS = 12
-SOON_S = 15.0
+SOON_S = PATIENCE_S
 """On a busy machine."""
 
 

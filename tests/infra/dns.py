@@ -9,10 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from tests.patience import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CALL_S = 90
+_CALL_S = PATIENCE_S
 _OF_THE_CONNECTION = {"host", "connection", "transfer-encoding", "content-length", "keep-alive"}
 
 

@@ -22,13 +22,14 @@ from infra.localstack.environment import ensure
 from infra.localstack.server import REGION
 
 from tests.functions.client import Cloud
+from tests.patience import PATIENCE_S
 from whistlestop.server.deploy.target import here
 
 if TYPE_CHECKING:
     from infra.localstack.server import LocalStack
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
-_CALL_S = 90
+_CALL_S = PATIENCE_S
 
 
 def sam(*arguments: str, environ: dict[str, str], folder: Path = INFRA) -> str:

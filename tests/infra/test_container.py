@@ -18,6 +18,7 @@ import pytest
 import typer
 import yaml  # type: ignore[import-untyped]  # carries no types
 
+from tests.patience import PATIENCE_S
 from whistlestop.server.cli.app import GROUPS
 from whistlestop.server.cli.server import app as server_commands
 
@@ -126,7 +127,7 @@ def test_the_health_check_asks_the_door(status: int, code: int) -> None:
         thread.start()
         url = f"http://127.0.0.1:{server.server_port if status else 9}/healthz"
         done = subprocess.run(
-            [sys.executable, str(FOLDER / "healthy.py")], env={**os.environ, "WHISTLESTOP_HEALTH_URL": url}, timeout=20,
+            [sys.executable, str(FOLDER / "healthy.py")], env={**os.environ, "WHISTLESTOP_HEALTH_URL": url}, timeout=PATIENCE_S,
             check=False,
         )  # fmt: skip
         server.shutdown()
@@ -150,11 +151,11 @@ def test_the_wheel_is_built_from_what_is_copied_and_runs(tmp_path: Path) -> None
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run(
         [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)], check=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )  # fmt: skip
     [wheel] = tmp_path.glob("whistlestop-*.whl")
     subprocess.run(
-        [*pip, "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)], check=True, timeout=120
+        [*pip, "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)], check=True, timeout=PATIENCE_S
     )
     code = (
         "import sys, whistlestop.server.internal_door as door, whistlestop.bridge as bridge\n"
@@ -164,7 +165,7 @@ def test_the_wheel_is_built_from_what_is_copied_and_runs(tmp_path: Path) -> None
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(site)], env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True,
-        timeout=60, check=False, cwd=tmp_path,
+        timeout=PATIENCE_S, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "--internal-port" in done.stdout

@@ -27,6 +27,7 @@ from tests.infra.dns import door_to
 from tests.infra.stack import INFRA, Deployed, Stack, deploy
 from tests.parity import commands
 from tests.parity.puppet import payloads
+from tests.patience import PATIENCE_S
 from whistlestop.bridge import connect
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.aws_alarm import scheduled_ns
@@ -43,7 +44,7 @@ pytestmark = [pytest.mark.timeout(1200), pytest.mark.sdk]
 PORT = 19610
 NAME = "whistlestop-test"
 HOUR_S = 3600
-SDK_S = 120
+SDK_S = PATIENCE_S
 IDLE_S = 12
 """After this a bridge that is woken looks by itself once in 70 seconds."""
 TIMES = {"echo": 5, "saga": 1, "timer": 1}

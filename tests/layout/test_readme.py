@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -93,7 +95,7 @@ def quick_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
         program = folder / "greeting.py"
         (text,) = blocks("sdk")
         program.write_text(_moved(text, ports), "utf-8")
-        done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         # The SDK's native threads now and then crash an interpreter that shuts down (SIGABRT, SIGSEGV).
         assert done.returncode in {0, -signal.SIGABRT, -signal.SIGSEGV}, done.stderr
         assert done.stdout == "Hello, world!\n"
@@ -114,7 +116,7 @@ def test_a_look_inside(quick_start: tuple[Path, dict[str, str]], arguments: list
     folder, ports = quick_start
     environment = {**os.environ, "TEMPORAL_ADDRESS": ports["127.0.0.1:7233"]}
     done = subprocess.run(
-        [BIN / arguments[0], *arguments[1:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=60,
+        [BIN / arguments[0], *arguments[1:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.matching.fakes import NAMESPACE, Bench, got, settle
+from tests.patience import PATIENCE_S
 from whistlestop.common.clients import Encoded, Reply
 from whistlestop.common.fairness import level
 from whistlestop.matching.config import MatchingConfig
@@ -53,7 +54,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 async def eventually(poll: asyncio.Task[rr.PollWorkflowTaskQueueResponse]) -> str:
-    await asyncio.wait([poll], timeout=10)
+    await asyncio.wait([poll], timeout=PATIENCE_S)
     return got(poll)
 
 

@@ -16,6 +16,7 @@ import pytest
 from tests import postgres
 from tests.parity import scenarios, servers
 from tests.parity.puppet import Puppet
+from tests.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +92,7 @@ class Stage:
         """The transcript; a scenario that breaks off leaves what it has, and why."""
         puppet = Puppet(*await self._enter(f"{server}{LIMITED}" if scenario.limited else server))
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 await scenario.play(puppet)
         except Exception as broken:  # noqa: BLE001  (the transcript says it; the comparison decides)
             puppet.note("broken off", f"{type(broken).__name__}: {broken}")

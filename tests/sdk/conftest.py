@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER = Path(__file__).parent
-TEST_LIMIT_S = 60
 GIVEN = os.environ.get("WHISTLESTOP_TEST_SDK_ADDRESS", "")
 """A server to test instead: run against Temporal's own, the tests show that they ask for nothing else."""
 EVERY_STORE = (
@@ -46,7 +45,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if FOLDER in item.path.parents:
             item.add_marker(pytest.mark.sdk)
-            item.add_marker(pytest.mark.timeout(TEST_LIMIT_S))
 
 
 @dataclass

@@ -219,8 +219,9 @@ async def test_changed_code_fails_the_workflow_task_alone(client: Client) -> Non
 
 
 async def told(client: Client, queue: str, *texts: str) -> str:
-    """The id of a run that was told this, one text in a workflow task."""
+    """Signal a new run with each text, after its first workflow task (events 2 to 4); return its id."""
     handle = await client.start_workflow(Collects.run, id=new("collects"), task_queue=queue)
+    await event_of(handle, "WORKFLOW_TASK_COMPLETED")
     for text in texts:
         await handle.signal(Collects.tell, text)
     return handle.id

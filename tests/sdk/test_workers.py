@@ -14,6 +14,7 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
+from tests.patience import LONG_POLL_S
 from tests.sdk.support import LONG, SOON, cause_of, event_of, kinds, new, on_every_store, until, worker
 
 BEGAN: dict[str, asyncio.Event] = {}
@@ -204,7 +205,7 @@ async def test_a_workflow_that_no_worker_knows_waits(client: Client) -> None:
 
 async def test_a_worker_ends_soon(client: Client) -> None:
     """Its open polls are answered, not waited for."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LONG_POLL_S):
         for _ in range(5):
             async with worker(client, Mends, activities=[who]):
                 pass

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from temporalio.client import Client
 
+from tests.patience import PATIENCE_S
 from tests.postgres import fresh_database
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-W", "error", "-m", "whistlestop.server"]
-READY_S = 30.0
-EXIT_S = 30.0
+READY_S = PATIENCE_S
+EXIT_S = PATIENCE_S
 
 
 def _environment() -> dict[str, str]:

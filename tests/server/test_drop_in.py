@@ -42,7 +42,7 @@ class Greeting:
 async def greeted(client: Client) -> str:
     async with Worker(client, task_queue="greetings", workflows=[Greeting], activities=[greet]):
         work = client.execute_workflow(Greeting.run, "world", id="greeting-1", task_queue="greetings")
-        return await asyncio.wait_for(work, 30)
+        return await asyncio.wait_for(work, PATIENCE_S)
 
 
 async def test_start_local_runs_ours() -> None:

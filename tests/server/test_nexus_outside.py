@@ -20,6 +20,8 @@ from temporalio.api.workflowservice.v1 import (
     StartWorkflowExecutionRequest,
 )
 
+from tests.patience import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -134,7 +136,7 @@ async def test_an_operation_elsewhere_ends_by_its_completion(
         if name.startswith("nexus-callback-")
     }
     for status in (200, 404):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
         connection.request("POST", callback.path, b'"out"', {**token, **JSON, "nexus-operation-state": "succeeded"})
         assert connection.getresponse().status == status
         connection.close()

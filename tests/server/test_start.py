@@ -18,6 +18,8 @@ from cryptography.x509.oid import NameOID
 from temporalio.client import Client
 from temporalio.service import TLSConfig
 
+from tests.patience import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -99,7 +101,7 @@ async def test_tls_with_client_certificates(launch: Launch, tmp_path: Path) -> N
 
 
 def _get(url: str, context: ssl.SSLContext) -> bytes:
-    with urllib.request.urlopen(url, timeout=10, context=context) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S, context=context) as answer:
         data: bytes = answer.read()
     return data
 

@@ -24,6 +24,8 @@ from temporalio.api.workflowservice.v1 import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
+from tests.patience import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -88,7 +90,7 @@ async def test_an_open_poll_ends_empty_when_the_server_drains(start_dev: Launch)
 
 
 async def waiting_polls(server: Any, count: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while f"whistlestop_polls_waiting {count}.0" not in await scrape(server):
             pass
 
@@ -97,7 +99,7 @@ async def scrape(server: Any) -> str:
     url = f"http://127.0.0.1:{server.port('Metrics')}/metrics"
 
     def get() -> str:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
             text: bytes = answer.read()
         return text.decode()
 

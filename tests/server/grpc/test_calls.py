@@ -287,10 +287,12 @@ async def test_a_deadline_ends_the_handler(peer: Peer, toy: Toy) -> None:
 
 
 async def test_deadlines_in_any_order(peer: Peer) -> None:
-    """An earlier one that comes later is kept, and ended calls need none."""
+    """Keep an earlier one that comes later, and forget that of a call which has ended."""
     late = peer.call("/toy/Hold", grpc_timeout="60m")
-    assert (await peer.answer(peer.call("/toy/Echo", b"x", grpc_timeout="30m"))).messages == [b"x"]
+    assert (await peer.answer(peer.call("/toy/Echo", b"x", grpc_timeout="1H"))).messages == [b"x"]
+    earlier = peer.call("/toy/Hold", grpc_timeout="30m")
     assert (await peer.answer(peer.call("/toy/Hold", grpc_timeout="10m"))).status[0] == "4"
+    assert (await peer.answer(earlier)).status[0] == "4"
     assert (await peer.answer(late)).status[0] == "4"
 
 

@@ -16,6 +16,8 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import GrpcCompression, RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from tests.patience import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -82,7 +84,7 @@ async def test_the_cli(start_dev: Callable[..., Running]) -> None:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(_CLI), *arguments, "--address", server.address]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
     def check() -> None:
         start = run("workflow", "start", "--type", "T", "--task-queue", "q", "--workflow-id", "from-cli", "-o", "json")
