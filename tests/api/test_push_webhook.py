@@ -62,7 +62,7 @@ class Site:
 
     async def events(self, wanted: int, kind: int) -> list[Any]:
         """The events of that kind, once there are as many."""
-        for _ in range(400):
+        for _ in range(30000):
             history = await self.call("GetWorkflowExecutionHistory", execution={"workflow_id": "w"})
             found = [event for event in history.history.events if event.event_type == kind]
             if len(found) >= wanted:

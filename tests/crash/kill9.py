@@ -132,7 +132,7 @@ def _where(options: Options, folder: Path) -> list[str]:
 
 
 async def _connect(server: Server, runtime: Runtime) -> Client:
-    for _ in range(100):
+    for _ in range(3000):
         try:
             return await Client.connect(f"{HOST}:{server.port}", runtime=runtime)
         except (RuntimeError, RPCError):

@@ -275,7 +275,7 @@ class Puppet:
     async def has_event(self, name: str, workflow_id: str | None = None, run_id: str = "", *, count: int = 1) -> None:
         """Wait until the history holds an event of the type, without writing it down."""
         attributes = f"{name}_event_attributes"
-        for _ in range(200):
+        for _ in range(10000):
             answer = await self.call(
                 "GetWorkflowExecutionHistory", record=False, execution=self.execution(workflow_id, run_id)
             )
@@ -308,7 +308,7 @@ class Puppet:
 
     async def listed(self, query: str, rpc: str = "ListWorkflowExecutions", *, count: int, **fields: Any) -> Any:
         """List when as many as expected are there: the real server's visibility is eventually consistent."""
-        for _ in range(100):
+        for _ in range(6000):
             answer = await self.call(
                 "CountWorkflowExecutions", record=False, query=query.split(" ORDER BY ", maxsplit=1)[0]
             )

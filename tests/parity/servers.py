@@ -211,7 +211,7 @@ async def _ready(address: str, process: subprocess.Popen[bytes]) -> bool:
             request_serializer=GetSystemInfoRequest.SerializeToString,
             response_deserializer=GetSystemInfoResponse.FromString,
         )
-        for _ in range(100):
+        for _ in range(3000):
             if process.poll() is not None:
                 return False
             with suppress(grpc.aio.AioRpcError):

@@ -82,7 +82,7 @@ class Stage:
         """Search attributes that all scenarios may use."""
         puppet = Puppet(channel)
         await puppet.call("AddSearchAttributes", search_attributes=SEARCH_ATTRIBUTES)
-        for _ in range(100):
+        for _ in range(3000):
             listed = await puppet.call("ListSearchAttributes")
             if SEARCH_ATTRIBUTES.keys() <= listed.custom_attributes.keys():
                 return

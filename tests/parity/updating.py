@@ -79,7 +79,7 @@ def begin_update(p: Puppet, update_id: str = "u", *, deadline: float = POLL_SECO
 async def admitted(p: Puppet, update_id: str = "u") -> None:
     """Wait until the server knows of an update."""
     reference = {"workflow_execution": p.execution(), "update_id": update_id}
-    for _ in range(200):
+    for _ in range(10000):
         if await p.attempt("PollWorkflowExecutionUpdate", record=False, update_ref=reference):
             return
         await asyncio.sleep(0.03)

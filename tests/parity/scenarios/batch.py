@@ -17,7 +17,7 @@ _ENDED = 2
 
 async def _batch(p: Puppet, name: str = "job", **fields: Any) -> Any:
     """Start a job, wait until it has ended, and write down how. One runs at a time in a namespace: others wait."""
-    for _ in range(200):
+    for _ in range(3000):
         try:
             await p.call(
                 "StartBatchOperation", record=False, job_id=p.id(name), **{"reason": "why", **fields}
@@ -27,7 +27,7 @@ async def _batch(p: Puppet, name: str = "job", **fields: Any) -> Any:
             if refusal.code != "RESOURCE_EXHAUSTED":
                 raise
             await asyncio.sleep(0.1)
-    for _ in range(200):
+    for _ in range(6000):
         described = await p.call("DescribeBatchOperation", record=False, job_id=p.id(name))
         if described.state >= _ENDED:
             break
@@ -81,7 +81,7 @@ async def cancels_and_deletes(p: Puppet) -> None:
         p, "delete", executions=[p.execution(each) for each in ids], deletion_operation={"identity": "client"}
     )
     for each in ids:
-        for _ in range(100):
+        for _ in range(6000):
             try:
                 await p.call("DescribeWorkflowExecution", record=False, execution=p.execution(each))
             except Refused as refusal:
@@ -196,7 +196,7 @@ async def a_job_id_is_used_once(p: Puppet) -> None:
     await p.start()
     await _batch(p, executions=[p.execution()], termination_operation={})
     again = {"job_id": p.id("job"), "reason": "why", "executions": [p.execution()], "termination_operation": {}}
-    for _ in range(100):
+    for _ in range(3000):
         # Until the real server's count of running jobs, which it takes from visibility, has noticed the end.
         if (await p.refused("StartBatchOperation", record=False, **again)).code != "RESOURCE_EXHAUSTED":
             break
@@ -213,7 +213,7 @@ async def ends_standalone_activities(p: Puppet) -> None:
             task_queue={"name": p.task_queue}, start_to_close_timeout=seconds(30), request_id=p.id(name),
         )  # fmt: skip
     query = f"TaskQueue = '{p.task_queue}'"
-    for _ in range(100):
+    for _ in range(6000):
         if (await p.call("CountActivityExecutions", record=False, query=query)).count == len("ab"):
             break
         await asyncio.sleep(0.05)

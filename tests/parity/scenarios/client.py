@@ -353,7 +353,7 @@ async def bad_resets(p: Puppet) -> None:
 
 
 async def _gone(p: Puppet, workflow_id: str | None = None) -> None:
-    for _ in range(100):
+    for _ in range(6000):
         try:
             await p.call("DescribeWorkflowExecution", record=False, execution=p.execution(workflow_id))
         except Refused as refusal:

@@ -59,7 +59,7 @@ async def _registered(p: Puppet, name: str, **fields: Any) -> None:
         data={"k": "v"},
         **{"workflow_execution_retention_period": seconds(86400 * 2), **fields},
     )
-    for _ in range(100):
+    for _ in range(3000):
         try:
             await p.call("DescribeNamespace", record=False, namespace=name)
         except Refused:

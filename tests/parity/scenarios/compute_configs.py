@@ -110,7 +110,7 @@ async def the_same_workflow_ids_are_in_a_ramp(p: Puppet) -> None:
         )
         await asyncio.sleep(1)
         await _start_many(p)
-        for _ in range(400):
+        for _ in range(6000):
             if sum(len(ids) for ids in taken.values()) >= 40:
                 break
             await asyncio.sleep(0.05)
@@ -122,7 +122,7 @@ async def the_same_workflow_ids_are_in_a_ramp(p: Puppet) -> None:
 
 
 async def _registered(p: Puppet, name: str, build_id: str) -> None:
-    for _ in range(200):
+    for _ in range(6000):
         try:
             await p.call(
                 "DescribeWorkerDeploymentVersion", record=False,

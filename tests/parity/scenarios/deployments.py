@@ -38,7 +38,7 @@ async def registered(p: Puppet, *builds: str) -> None:
         for kind in ("Workflow", "Activity")
     ]
     for build_id in builds:
-        for _ in range(400):
+        for _ in range(6000):
             try:
                 described = await p.call(
                     "DescribeWorkerDeploymentVersion", record=False, deployment_version=version(p, build_id)
@@ -59,7 +59,7 @@ async def current(p: Puppet, build_id: str) -> None:
         "SetWorkerDeploymentCurrentVersion", record=False, deployment_name=p.id("deployment"), build_id=build_id,
         identity="me",
     )  # fmt: skip
-    for _ in range(200):
+    for _ in range(6000):
         described = await p.call("DescribeWorkerDeployment", record=False, deployment_name=p.id("deployment"))
         state = described.worker_deployment_info.routing_config_update_state
         if state != 1:  # in progress
@@ -134,12 +134,12 @@ async def an_activity_begins_a_transition(p: Puppet) -> None:
     await p.start()
     await completed(p, await taken(p, "1"), "1", AUTO_UPGRADE, commands.activity("a", p.task_queue))
     await current(p, "2")
-    activity = asyncio.create_task(taken(p, "2", "Activity"))
+    activity = p.begin("PollActivityTaskQueue", **p.poll_fields(), **options(p, "2"))
     task = await taken(p, "2")
     await described(p, "in transition")
     p.note("the activity waits", not activity.done())
     await completed(p, task, "2", AUTO_UPGRADE)
-    await p.complete_activity(await activity)
+    await p.complete_activity(await activity.answer())
     await described(p, "moved")
     await p.history()
 

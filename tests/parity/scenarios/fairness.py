@@ -45,7 +45,7 @@ async def backlog(p: Puppet, *given: dict[str, Any]) -> None:
 
 async def waits(p: Puppet, kind: str, count: int) -> None:
     """Until the queue knows of all of its tasks."""
-    for _ in range(200):
+    for _ in range(10000):
         answer = await p.call(
             "DescribeTaskQueue", record=False, task_queue={"name": p.task_queue}, task_queue_type=kind, report_stats=True
         )
@@ -134,7 +134,7 @@ async def a_key_that_comes_late(p: Puppet) -> None:
 
 async def _described(p: Puppet, kind: str, expected: queue_pb.TaskQueueConfig | None = None) -> None:
     """With the settings that were just made: they are told to the real server's partitions, and arrive a little later."""
-    for _ in range(200):
+    for _ in range(10000):
         answer = await p.call(
             "DescribeTaskQueue", record=False, task_queue={"name": p.task_queue}, task_queue_type=kind,
             report_config=True, report_stats=True,

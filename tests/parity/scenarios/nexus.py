@@ -167,7 +167,7 @@ async def handler_calls_its_refusal_final(p: Puppet) -> None:
 @slow_scenario
 async def handler_refuses_for_now(p: Puppet) -> None:
     await refuse(p, await called(p), "UNAVAILABLE")
-    for _ in range(100):
+    for _ in range(10000):
         described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution())
         pending = described.pending_nexus_operations[0]
         if pending.HasField("last_attempt_failure"):
@@ -286,7 +286,7 @@ async def handled_by_a_workflow(p: Puppet, closing: dict[str, Any], ending: str,
     handler_task = await p.workflow_task(p.id("handlers"), record=False)
     await p.complete(handler_task, closing)
     await p.has_event(f"nexus_operation_{ending}")
-    for _ in range(100):
+    for _ in range(10000):
         described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution(p.id("handler")))
         if described.callbacks[0].attempt:
             break

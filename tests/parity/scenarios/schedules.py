@@ -55,7 +55,7 @@ async def _create(p: Puppet, schedule_id: str = "s", **fields: Any) -> None:
 
 async def _until(p: Puppet, holds: Callable[[Any], bool], schedule_id: str = "s") -> Any:
     """Describe when the schedule has come so far."""
-    for _ in range(150):
+    for _ in range(6000):
         answer = await p.call("DescribeSchedule", record=False, schedule_id=p.id(schedule_id))
         if holds(answer):
             break
@@ -385,7 +385,7 @@ async def listed(p: Puppet) -> None:
                                                   "ParityKeyword": attribute(f'"{p.prefix}"')}},
         )  # fmt: skip
     mine = f"ParityKeyword = '{p.prefix}'"
-    for _ in range(100):
+    for _ in range(6000):
         answer = await p.call("CountSchedules", record=False, query=f"{mine} AND TemporalSchedulePaused = true")
         others = await p.call("CountSchedules", record=False, query=f"{mine} AND TemporalSchedulePaused = false")
         everything = await p.call("CountSchedules", record=False, query=mine)

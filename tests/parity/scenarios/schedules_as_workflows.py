@@ -21,7 +21,7 @@ async def _created(p: Puppet) -> dict[str, str]:
         schedule=_schedule(p),
     )
     execution = p.execution(f"temporal-sys-scheduler:{p.id('s')}")
-    for _ in range(100):
+    for _ in range(6000):
         told = await p.call("DescribeWorkflowExecution", record=False, execution=execution)
         if told.workflow_execution_info.history_length not in (2, 3):  # the real one's first task is done
             break
@@ -84,7 +84,7 @@ async def terminated(p: Puppet) -> None:
 async def deleted_as_a_workflow(p: Puppet) -> None:
     execution = await _created(p)
     await p.call("DeleteWorkflowExecution", workflow_execution=execution)
-    for _ in range(100):
+    for _ in range(3000):
         try:
             await p.call("DescribeWorkflowExecution", record=False, execution=execution)
         except Refused:

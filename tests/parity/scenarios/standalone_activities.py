@@ -317,7 +317,7 @@ async def is_found_in_lists(p: Puppet) -> None:
         f"TaskQueue = '{p.id('b')}'",
         f"{mine} AND ActivityType != 'Act'",
     ):
-        for _ in range(100):
+        for _ in range(6000):
             found = await p.call("CountActivityExecutions", record=False, query=f"{mine} AND ExecutionStatus = 'Terminated'")
             whole = await p.call("CountActivityExecutions", record=False, query=mine)
             if (found.count, whole.count) == (1, 3):

@@ -39,7 +39,7 @@ async def _start(p: Puppet, name: str = "o", **fields: Any) -> Any:
 
 async def _describe(p: Puppet, name: str = "o", *, once: Callable[[Any], bool] | None = None) -> Any:
     """`once`: what has to hold of the operation first."""
-    for _ in range(100):
+    for _ in range(10000):
         described = await p.call(
             "DescribeNexusOperationExecution", record=False, operation_id=p.id(name),
             include_input=True, include_outcome=True,
@@ -209,7 +209,7 @@ async def requests_that_are_refused(p: Puppet) -> None:
 async def deleted(p: Puppet) -> None:
     await _called(p)
     await p.call("DeleteNexusOperationExecution", operation_id=p.id("o"))
-    for _ in range(50):
+    for _ in range(3000):
         with suppress(Refused):
             await p.call("DescribeNexusOperationExecution", record=False, operation_id=p.id("o"))
             await asyncio.sleep(0.1)
@@ -228,7 +228,7 @@ async def listed(p: Puppet) -> None:
         f"Endpoint = '{p.id('endpoint')}' AND ExecutionStatus = 'Completed'",
         f"Endpoint = '{p.id('endpoint')}' AND Service = 'other'",
     ):
-        for _ in range(30):
+        for _ in range(3000):
             counted = await p.call("CountNexusOperationExecutions", record=False, query=query)
             if counted.count == (0 if "other" in query else 1):
                 break

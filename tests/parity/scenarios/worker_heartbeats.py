@@ -26,7 +26,7 @@ async def told_and_shown(p: Puppet) -> None:
         }
         await p.call("RecordWorkerHeartbeat", identity="worker", worker_heartbeat=[heartbeat])
     query = f"TaskQueue = '{p.task_queue}'"
-    for _ in range(50):
+    for _ in range(3000):
         if (await p.call("CountWorkers", record=False, query=query)).count == 2:
             break
         await asyncio.sleep(0.1)

@@ -21,7 +21,7 @@ async def namespace(p: Puppet) -> str:
     """One of the scenario's own: rules hold for all of a namespace."""
     name = p.id("namespace")
     await p.call("RegisterNamespace", record=False, namespace=name, workflow_execution_retention_period=seconds(86400))
-    for _ in range(200):
+    for _ in range(3000):
         try:
             await p.call("GetWorkflowExecutionHistory", record=False, namespace=name, execution=p.execution("nobody"))
         except Refused as refusal:
@@ -101,7 +101,7 @@ async def a_rule_pauses_activities_that_are_about_to_start(p: Puppet) -> None:
     p.note("started", task.activity_id)
     poll = p.begin("PollActivityTaskQueue", record=False, namespace=name, **p.poll_fields())
     described = None
-    for _ in range(100):
+    for _ in range(6000):
         described = await p.call(
             "DescribeWorkflowExecution", record=False, namespace=name, execution=p.execution()
         )
