@@ -114,7 +114,7 @@ async def test_a_queue_of_somebody_else_is_used_and_left(client: Any) -> None:
     ears.queue.offered("another-prefix-")
     client.send_message(QueueUrl=url, MessageBody="look")
     await ears.wake()
-    for _ in range(500):
+    for _ in range(30000):
         if (left := _held(client, url)) == ("0", "0"):
             break
         await asyncio.sleep(0.01)
@@ -185,7 +185,7 @@ async def test_who_may_make_no_queue_looks_without(client: Any, caplog: pytest.L
     queue = SqsWakeQueue("auto", make_client=Forbidden)
     queue.start()
     queue.offered(PREFIX)
-    for _ in range(500):
+    for _ in range(30000):
         if caplog.records:
             break
         await asyncio.sleep(0.01)

@@ -113,7 +113,7 @@ class Terminal:
         self, wanted: Callable[[Any], bool], command: str, *words: str, record: bool = True, **options: Any
     ) -> Printed:
         """The call again and again until what it prints (JSON) is what is wanted; only that is kept."""
-        for _ in range(100):
+        for _ in range(3000):
             printed = await self.run(command, *words, record=False, **options)
             if not printed.code and wanted(printed.json if printed.out.strip() else {}):
                 break
