@@ -189,7 +189,7 @@ def _length(answer: Any) -> int:
 
 
 @pytest.mark.parametrize(
-    "name", ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.timeout(60)])]
+    "name", ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres])]
 )
 async def test_the_last_page_costs_what_the_first_one_does(name: str) -> None:
     if name == "postgres" and not postgres.available():

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.cli import scenarios, tree
+from tests.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Stage
     from tests.cli.scenarios import Play
 
-pytestmark = [pytest.mark.parity, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.parity, pytest.mark.timeout(2 * PATIENCE_S)]
 
 # Path, or its beginning: why no scenario calls it.
 NOT_CALLED = {

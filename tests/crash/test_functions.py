@@ -35,7 +35,7 @@ DUE = 60
 
 @pytest.mark.slow
 @pytest.mark.sdk
-@pytest.mark.timeout(180 + 5 * KILLS)
+@pytest.mark.timeout(600 + 5 * KILLS)
 async def test_nothing_acknowledged_is_lost() -> None:
     """Wakes are lost, doubled and late meanwhile."""
     seed = secrets.randbelow(1_000_000)

@@ -26,7 +26,7 @@ def free_port() -> int:
 
 @pytest.mark.slow
 @pytest.mark.sdk
-@pytest.mark.timeout(120 + 20 * KILLS)
+@pytest.mark.timeout(600 + 20 * KILLS)
 @pytest.mark.parametrize(
     "store",
     [

@@ -66,7 +66,7 @@ async def _problems(client: Client, schedule_id: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.sdk
-@pytest.mark.timeout(120 + 20 * KILLS)
+@pytest.mark.timeout(600 + 20 * KILLS)
 async def test_every_action_is_taken_once(tmp_path: Path) -> None:
     seed = secrets.randbelow(1_000_000)
     print(f"seed {seed}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.parity.scenarios import Scenario
 
-pytestmark = [pytest.mark.parity, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.parity, pytest.mark.timeout(2 * PATIENCE_S)]
 
 SEARCH_ATTRIBUTES = {
     "ParityKeyword": "INDEXED_VALUE_TYPE_KEYWORD",

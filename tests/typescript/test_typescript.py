@@ -15,7 +15,7 @@ import pytest
 from tests import postgres
 from tests.parity import servers
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 HERE = Path(__file__).parent
 BUILT = HERE.parents[1] / "build" / "typescript"

@@ -173,7 +173,7 @@ async def abandoned_child_started_and_closed_at_once(p: Puppet) -> None:
     await p.start()
     await p.step(child(kid, queue, parent_close_policy=CLOSE + "ABANDON"), complete_workflow())
     await p.history()
-    for _ in range(3000):
+    for _ in range(30):
         await asyncio.sleep(0.1)
         try:
             await p.call("DescribeWorkflowExecution", record=False, execution=p.execution(kid))
