@@ -12,6 +12,7 @@ from tests.core.test_nexus import SCHEDULED, called
 from tests.history.test_executions import bench as bench  # noqa: PLC0414 - a fixture
 from whistlestop.common import nexus_content
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.nesting import MAX_CAUSES
 from whistlestop.common.outbound import Answer
 from whistlestop.history import nexus_http, outside
 from whistlestop.storage.records import SLOTS
@@ -67,10 +68,10 @@ def nested(depth: int) -> bytes:
     return b'{"cause":' * (depth - 1) + b'{"message":"x"}' + b"}" * (depth - 1)
 
 
-@pytest.mark.parametrize("depth", [51, 200, 100_000])
+@pytest.mark.parametrize("depth", [MAX_CAUSES + 1, 200, 100_000])
 def test_failures_within_failures_have_an_end(depth: int) -> None:
     """What could not be stored, or not be read again, is no failure."""
-    assert nexus_content.read_failure(nested(50)).cause.cause.HasField("cause")
+    assert nexus_content.read_failure(nested(MAX_CAUSES)).cause.cause.HasField("cause")
     with pytest.raises(ValueError, match=r"too deep|causes"):
         nexus_content.read_failure(nested(depth))
     assert nexus_http.failure_of(nested(depth)).message.startswith('{"cause":')

@@ -15,6 +15,8 @@ from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
+from whistlestop.common.nesting import MAX_CAUSES, load_json
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -32,8 +34,6 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000}
 _LONGEST_MS = 2**63 / 1_000_000
 _UNKNOWN = "unknown/nexus-content"
-_DEEPEST = 50
-"""Messages within each other can't be read when there are a hundred, and failures stand within others."""
 
 
 # ---- payloads --------------------------------------------------------------------------------------------------------
@@ -99,14 +99,18 @@ def headers_of(ours: Mapping[str, str], callers: Mapping[str, str]) -> dict[str,
 # ---- failures --------------------------------------------------------------------------------------------------------
 
 
-def failure_json(failure: failure_pb.Failure) -> dict[str, Any]:
-    """A Temporal failure as Nexus writes one; the receiver makes it into the same failure again."""
+def failure_json(failure: failure_pb.Failure, *, of_cause: bool = False) -> dict[str, Any]:
+    """A Temporal failure as Nexus writes one; the receiver makes it into the same failure again.
+
+    Its details hold the causes once more, for receivers that know of no `cause`. Those of a cause (`of_cause`) need
+    not: such a receiver never sees them, and a long chain would be written out as often as it has causes.
+    """
     if failure.HasField("nexus_handler_failure_info"):
         kind, details = HANDLER_ERROR, _handler_details(failure)
     else:
         bare = failure_pb.Failure()
         bare.CopyFrom(failure)
-        for field in ("message", "stack_trace"):
+        for field in ("message", "stack_trace", "cause") if of_cause else ("message", "stack_trace"):
             bare.ClearField(field)
         kind, details = FAILURE_TYPE, json_format.MessageToDict(bare)
     shown: dict[str, Any] = {"metadata": {"type": kind}, "details": details}
@@ -115,7 +119,7 @@ def failure_json(failure: failure_pb.Failure) -> dict[str, Any]:
     if failure.stack_trace:
         shown["stackTrace"] = failure.stack_trace
     if failure.HasField("cause"):
-        shown["cause"] = failure_json(failure.cause)
+        shown["cause"] = failure_json(failure.cause, of_cause=True)
     return shown
 
 
@@ -143,7 +147,7 @@ def nexus_failure_json(failure: nexus_pb.Failure) -> dict[str, Any]:
     if failure.metadata:
         shown["metadata"] = dict(failure.metadata)
     if failure.details:
-        shown["details"] = json.loads(failure.details)
+        shown["details"] = load_json(failure.details)
     if failure.HasField("cause"):
         shown["cause"] = nexus_failure_json(failure.cause)
     return shown
@@ -151,17 +155,13 @@ def nexus_failure_json(failure: nexus_pb.Failure) -> dict[str, Any]:
 
 def read_failure(text: bytes) -> nexus_pb.Failure:
     """The Nexus failure in a body of JSON. Raises ValueError, TypeError, AttributeError for something else."""
-    try:
-        shown = json.loads(text)
-    except RecursionError:
-        raise ValueError("too deep") from None
-    return nexus_failure(shown)
+    return nexus_failure(load_json(text))
 
 
 def nexus_failure(shown: dict[str, Any], depth: int = 1) -> nexus_pb.Failure:
     """The Nexus failure that JSON shows. Raises ValueError, TypeError, AttributeError when it shows something else."""
-    if depth > _DEEPEST:
-        raise ValueError(f"more than {_DEEPEST} causes")
+    if depth > MAX_CAUSES:
+        raise ValueError(f"more than {MAX_CAUSES} causes")
     failure = nexus_pb.Failure(message=str(shown.get("message", "")), stack_trace=str(shown.get("stackTrace", "")))
     for name, value in (shown.get("metadata") or {}).items():
         failure.metadata[name] = str(value)

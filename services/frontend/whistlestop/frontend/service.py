@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, unavailable, unimplemented
+from whistlestop.common.nesting import bound_of
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.frontend.api import AROUND, HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
 from whistlestop.frontend.config import FrontendConfig
@@ -45,6 +46,8 @@ class _Route:
     spec: RpcSpec
     serve: Serve
     validate: Validator | None
+    bound: Callable[[Message], None] | None
+    """Cuts the failures in a request to what can be stored and read again."""
 
 
 class Frontend:
@@ -110,6 +113,8 @@ class Frontend:
         return route
 
     async def _perform(self, route: _Route, request: Message, context: CallContext) -> Reply:
+        if route.bound is not None:
+            route.bound(request)
         try:
             if route.spec.namespaced:
                 context = await self._enter_namespace(route, request, context)
@@ -122,7 +127,7 @@ class Frontend:
     def add(self, spec: RpcSpec, serve: Serve) -> None:
         """An RPC that this process offers beyond Temporal's public services, before its doors open."""
         self.registry = self.registry | {spec.full_name: spec}
-        self._routes[spec.full_name] = _Route(spec, serve, None)
+        self._routes[spec.full_name] = _Route(spec, serve, None, bound_of(spec.request_type))
 
     def begin(self, work: Coroutine[Any, Any, object]) -> None:
         """Let `work` go on behind the caller's back, until it is done or the frontend closes."""
@@ -145,7 +150,7 @@ class Frontend:
             await asyncio.sleep(0)
 
     def _route(self, spec: RpcSpec) -> _Route:
-        return _Route(spec, self._server_of(spec), VALIDATORS.get(spec.method))
+        return _Route(spec, self._server_of(spec), VALIDATORS.get(spec.method), bound_of(spec.request_type))
 
     def _server_of(self, spec: RpcSpec) -> Serve:
         if spec.served is Served.FRONTEND or spec.method in AROUND:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
+from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history import histories, nexus_deliveries, push
 from whistlestop.history.core import children, close, external
@@ -40,7 +41,7 @@ async def deliver(service: History, task: TransferTask) -> Rest | None:
     if task.kind == push.KIND:
         await service.push.deliver(task)
         return None
-    data = TransferData.FromString(task.data)
+    data = nesting.parse(TransferData, task.data)
     if task.kind in nexus_deliveries.KINDS:
         return await nexus_deliveries.deliver(service, task, data)
     await service.engine.again(task.key, partial(_KINDS[task.kind], service, task, data))

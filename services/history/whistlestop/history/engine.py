@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
+from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError, not_found, unavailable
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
 from whistlestop.common.throttle import ThrottledWarnings
@@ -198,8 +199,7 @@ class Engine:
         known = self._cache.get(key)
         if known is not None and known.version == stored.db_record_version:
             return known
-        state = MutableState()
-        state.ParseFromString(stored.state)
+        state = nesting.parse(MutableState, stored.state)
         entry = Entry(key, state, stored.db_record_version, len(stored.state))
         if changes == self._changes:
             self._put(entry)

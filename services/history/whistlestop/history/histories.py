@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
+from whistlestop.common import nesting
 from whistlestop.storage.records import BranchRange, HistoryBatch
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def trimmed(batch: HistoryBatch, first_event_id: int, next_event_id: int) -> byt
     """The batch's data without events outside the range; parsed only when something has to go."""
     if batch.first_event_id >= first_event_id and batch.next_event_id <= next_event_id:
         return batch.data
-    history = history_pb.History.FromString(batch.data)
+    history = nesting.parse(history_pb.History, batch.data)
     kept = [e for e in history.events if first_event_id <= e.event_id < next_event_id]
     return history_pb.History(events=kept).SerializeToString()
 
@@ -86,7 +87,7 @@ def _event_at(data: bytes, index: int) -> history_pb.HistoryEvent:
                 break
             shift += 7
         if index == 0:
-            return history_pb.HistoryEvent.FromString(data[at : at + size])
+            return nesting.parse(history_pb.HistoryEvent, data[at : at + size])
         index -= 1
         at += size
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
+from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
 
 if TYPE_CHECKING:
@@ -22,9 +23,12 @@ def check_size(size: int, most: int) -> None:
 
 
 def parse_request(kind: type[Message], data: bytes) -> Message:
-    """The request. Raises ServiceError(INTERNAL) for bytes that are no such message, as gRPC servers in Go do."""
+    """The request. Raises ServiceError(INTERNAL) for bytes that are no such message, as gRPC servers in Go do.
+
+    A failure that nests too deeply for the parser is cut to the causes that are kept of any.
+    """
     try:
-        return kind.FromString(data)
+        return nesting.parse(kind, data, most_fields=nesting.MAX_REQUEST_FIELDS)
     except DecodeError as error:
         # The parser does not say what is wrong, but text of another encoding is worth naming.
         reason = (

@@ -10,11 +10,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
+
+from whistlestop.common.nesting import load_json
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import EnumDescriptor
@@ -40,7 +43,7 @@ def fill_from_json(message: Message, data: bytes) -> None:
     """Parse into `message`. Raises ValueError with the reason."""
     if not data.strip():
         return
-    tree = json.loads(data.decode("utf-8"), parse_float=_number, parse_constant=_no_constant)
+    tree = load_json(data, parse_float=_number)
     try:
         json_format.ParseDict(_lengthen(message.DESCRIPTOR, tree), message)
     except json_format.ParseError as error:
@@ -86,9 +89,9 @@ def _short_value(payload: Any) -> tuple[bool, Any]:
     encoding = payload.metadata.get("encoding", b"")
     try:
         if encoding == _PLAIN and len(payload.metadata) == 1:
-            return True, json.loads(payload.data, parse_float=_number)
+            return True, load_json(payload.data, parse_float=_number)
         if encoding == _PROTO and len(payload.metadata) == 2 and payload.metadata.get("messageType"):
-            value = json.loads(payload.data, parse_float=_number)
+            value = load_json(payload.data, parse_float=_number)
             if isinstance(value, dict):
                 return True, {**value, _MESSAGE_TYPE: payload.metadata["messageType"].decode("utf-8", "replace")}
     except ValueError:
@@ -168,10 +171,8 @@ def _encoded(data: bytes) -> str:
 
 
 def _number(text: str) -> int | float:
-    """As Go writes it back: a whole number has no point."""
+    """As Go writes it back: a whole number has no point. Raises ValueError for one that Go can't hold."""
     value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is out of range")
     return int(value) if value.is_integer() and abs(value) < 1e21 else value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")

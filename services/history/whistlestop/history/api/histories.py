@@ -20,6 +20,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common import nesting
 from whistlestop.common.clients import Encoded
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.notify import closed_topic, execution_topic
@@ -204,7 +205,7 @@ async def _close_event(
 
 def _as_continued(data: bytes) -> bytes:
     """Clients that do not say that they follow a retry or a cron run to the next one follow continue-as-new alone."""
-    history = history_pb.History.FromString(data)
+    history = nesting.parse(history_pb.History, data)
     for event in history.events:
         kind = event.WhichOneof("attributes") or ""
         attributes = getattr(event, kind)
@@ -265,7 +266,7 @@ async def get_workflow_execution_history_reverse(
     reply = service_pb.GetWorkflowExecutionHistoryReverseResponse()
     reply.history.SetInParent()
     for batch in batches:
-        events = history_pb.History.FromString(histories.trimmed(batch, 1, end)).events
+        events = nesting.parse(history_pb.History, histories.trimmed(batch, 1, end)).events
         reply.history.events.extend(reversed(events))
     if batches and batches[-1].first_event_id > 1:
         reply.next_page_token = PageToken(key.run_id, batches[-1].first_event_id).encode()

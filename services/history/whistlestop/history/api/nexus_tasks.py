@@ -6,12 +6,12 @@ answer needs, so that any instance may take the answer.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument, not_found
+from whistlestop.common.nesting import load_json
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.proto.nexus_pb2 import OperationToken, RecordNexusTaskStartedRequest
 from whistlestop.history import histories, tokens
@@ -201,7 +201,7 @@ def _token(data: bytes) -> internal_pb2.TaskToken:
 def _check_details(failure: nexus_pb.Failure) -> None:
     if failure.details:
         try:
-            json.loads(failure.details)
+            load_json(failure.details)
         except ValueError:
             raise invalid_argument("failure details must be JSON serializable") from None
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS
@@ -112,7 +113,7 @@ async def _reset_locked(
 async def _begin(service: History, request: service_pb.ResetWorkflowExecutionRequest, entry: Entry) -> Run:
     finish_event_id = request.workflow_task_finish_event_id
     batches = [
-        (batch.data, list(history_pb.History.FromString(batch.data).events))
+        (batch.data, list(nesting.parse(history_pb.History, batch.data).events))
         async for batch in _batches(service.engine, entry, 1, finish_event_id)
     ]
     return core_reset.begin(
@@ -148,7 +149,7 @@ async def _reapply(
         end = entry.state.next_event_id
         following = ""
         async for batch in _batches(engine, entry, first, end):
-            events = history_pb.History.FromString(histories.trimmed(batch, first, end)).events
+            events = nesting.parse(history_pb.History, histories.trimmed(batch, first, end)).events
             following = core_reset.reapply(run, events, kinds)
         if current is not None and entry.key == current.key:
             for flushed in (*current.batches, current.batch):

@@ -15,6 +15,7 @@ from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.common import nexus_content
+from whistlestop.common.nesting import cut_causes, load_json
 
 if TYPE_CHECKING:
     from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
@@ -69,12 +70,18 @@ def of_operation_error(error: nexus_pb.UnsuccessfulOperationError) -> failure_pb
 
 
 def to_temporal(source: nexus_pb.Failure) -> failure_pb.Failure:
-    """A Nexus failure as a Temporal one."""
+    """A Nexus failure as a Temporal one. Its details may have causes beside its own: they are cut as any."""
+    failure = _converted(source)
+    cut_causes(failure)
+    return failure
+
+
+def _converted(source: nexus_pb.Failure) -> failure_pb.Failure:
     failure = failure_pb.Failure()
     if source.metadata.get("type") == nexus_content.FAILURE_TYPE:
         try:
-            json_format.Parse(source.details.decode(), failure, ignore_unknown_fields=True)
-        except (json_format.ParseError, UnicodeDecodeError):
+            json_format.ParseDict(load_json(source.details), failure, ignore_unknown_fields=True)
+        except (json_format.ParseError, ValueError, TypeError, AttributeError):
             failure.Clear()
     elif source.metadata.get("type") == nexus_content.HANDLER_ERROR:
         details = _details(source)
@@ -96,13 +103,13 @@ def to_temporal(source: nexus_pb.Failure) -> failure_pb.Failure:
     failure.message = source.message
     failure.stack_trace = source.stack_trace
     if source.HasField("cause"):
-        failure.cause.CopyFrom(to_temporal(source.cause))
+        failure.cause.CopyFrom(_converted(source.cause))
     return failure
 
 
 def _details(source: nexus_pb.Failure) -> dict[str, Any]:
     try:
-        details = json.loads(source.details or b"{}")
+        details = load_json(source.details or b"{}")
     except ValueError:
         return {}
     return details if isinstance(details, dict) else {}
@@ -114,7 +121,7 @@ def _as_json(source: nexus_pb.Failure) -> bytes:
         kept["metadata"] = dict(source.metadata)
     if source.details:
         try:
-            kept["details"] = json.loads(source.details)
+            kept["details"] = load_json(source.details)
         except ValueError:
             kept["details"] = source.details.decode(errors="replace")
     return json.dumps(kept, separators=(",", ":")).encode()

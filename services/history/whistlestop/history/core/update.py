@@ -25,6 +25,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
+from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.history.core import callbacks, options, sizes, workflow_task
 from whistlestop.history.core.callbacks import CLOSED_BEFORE_COMPLETED
@@ -237,9 +238,12 @@ def handle_message(completion: Completion, message: protocol_pb.Message) -> None
     if kind is None:
         raise BadCommand(BAD_MESSAGE, f"Message type *update.{name.rpartition('.')[2]} not supported")
     try:
-        parsed = kind.FromString(body.value)
+        parsed = nesting.parse(kind, body.value, most_fields=nesting.MAX_REQUEST_FIELDS)
     except DecodeError as error:
         raise BadCommand(BAD_MESSAGE, f"unable to unmarshal request: {error}") from error
+    bound = nesting.bound_of(kind)
+    if bound is not None:
+        bound(parsed)
     update = run.state.updates.get(update_id) or _resurrected(run, update_id, parsed)
     if update is None:
         raise BadCommand(

@@ -21,6 +21,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common import nesting
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.history import histories
@@ -99,7 +100,7 @@ async def work(
             run = engine.run_of(entry)
             if not run.is_open or not run.state.schedule:
                 raise not_found(_CLOSED)
-            turn = _Turn(service, run, ScheduleData.FromString(run.state.schedule))
+            turn = _Turn(service, run, nesting.parse(ScheduleData, run.state.schedule))
             try:
                 await turn.run_to_end(decide)
                 write(run, turn.data, turn.spec)

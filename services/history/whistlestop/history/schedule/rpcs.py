@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common import nesting
 from whistlestop.common.errors import (
     Code,
     ServiceError,
@@ -96,7 +97,7 @@ async def describe_schedule(
     entry = await service.engine.read(key)
     if not entry.state.schedule or entry.state.close_ns:
         raise not_found("schedule not found")
-    data = ScheduleData.FromString(entry.state.schedule)
+    data = nesting.parse(ScheduleData, entry.state.schedule)
     schedule, info = policy.shown(data, policy.compiled(data, context.namespace_id))
     running = [each for each in info.running_workflows if await driver.is_running(service, context.namespace_id, each)]
     del info.running_workflows[len(running) :]
@@ -190,7 +191,7 @@ async def list_schedule_matching_times(
         raise not_found("schedule not found")
     if not (request.HasField("start_time") and request.HasField("end_time")):
         raise invalid_argument("missing or invalid query")
-    data = ScheduleData.FromString(entry.state.schedule)
+    data = nesting.parse(ScheduleData, entry.state.schedule)
     spec = policy.compiled(data, context.namespace_id)
     if spec is None:
         raise invalid_argument("invalid schedule")

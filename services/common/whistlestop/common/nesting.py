@@ -1,0 +1,302 @@
+"""Bounds on how deeply messages and JSON nest, so that whatever is stored can be read again.
+
+Protobuf parsers refuse messages that nest more than 100 deep (upb in Python, prost in the SDKs' core, and others), and
+what a client sends is stored within further messages: an event, a history, a reply. Of all messages of the API only two
+contain themselves: Failure and Nexus's Failure, by their `cause`. Every other message nests 13 deep at most. So a
+bound on the causes, applied where a request enters, bounds everything.
+
+Temporal keeps 20 causes of a failure that is too large, and up to 10,000 of one that is not, which SDKs then fail to
+read. Here 64 are kept: a child workflow that fails adds two, so that is a tree of 32 generations.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from google.protobuf.message import DecodeError, Message
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
+from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+    Bound = Callable[[Any], None]
+
+M = TypeVar("M", bound=Message)
+
+MAX_CAUSES = 64
+CUT_OFF = f"Further causes were cut off: a failure keeps {MAX_CAUSES} of them."
+MAX_JSON_DEPTH = 200
+"""Go's parser takes 10,000; Python's own limit depends on how deep the caller stands on the stack."""
+
+MAX_REQUEST_FIELDS = 20_000
+"""Fields that are looked at one by one in a request that nests too deeply to be parsed."""
+MAX_STORED_FIELDS = 2_000_000
+
+_FAILURE, _NEXUS_FAILURE = failure_pb.Failure.DESCRIPTOR.full_name, nexus_pb.Failure.DESCRIPTOR.full_name
+_RECURSIVE = frozenset({_FAILURE, _NEXUS_FAILURE})
+_CAUSE = {
+    name: kind.DESCRIPTOR.fields_by_name["cause"].number
+    for name, kind in ((_FAILURE, failure_pb.Failure), (_NEXUS_FAILURE, nexus_pb.Failure))
+}
+_LENGTH_DELIMITED = 2
+_WALKED = MAX_CAUSES + 1
+"""One more is left, so that `cut_causes` sees that there were too many."""
+
+
+# ---- failures in messages --------------------------------------------------------------------------------------------
+
+
+def cut_causes(failure: failure_pb.Failure | nexus_pb.Failure) -> None:
+    """Keep the first causes of a failure, in place; where there were more, the last one kept says so."""
+    current: Any = failure
+    for _ in range(MAX_CAUSES):
+        if not current.HasField("cause"):
+            return
+        last, current = current, current.cause
+    if current.HasField("cause"):
+        last.ClearField("cause")
+        last.cause.message = CUT_OFF
+        if isinstance(failure, failure_pb.Failure):
+            last.cause.source = "Server"
+            last.cause.server_failure_info.SetInParent()
+
+
+def bound_of(kind: type[Message]) -> Bound | None:
+    """What cuts the causes of all failures in a message of that kind, in place; None when it can't hold any."""
+    return _bound(cast("Descriptor", kind.DESCRIPTOR))
+
+
+_bounds: dict[str, Any] = {}
+
+
+def _bound(descriptor: Descriptor) -> Bound | None:
+    name = descriptor.full_name
+    if name in _RECURSIVE:
+        return cut_causes
+    if name not in _bounds:
+        _bounds[name] = None
+        steps = [step for field in descriptor.fields if (step := _step(field)) is not None]
+        if steps:
+            _bounds[name] = _all_of(descriptor, steps)
+    found: Bound | None = _bounds[name]
+    return found
+
+
+def _step(field: FieldDescriptor) -> tuple[str, Bound, str] | None:
+    """How to go on into a field: its name, what to do there, and of which oneof it is (if any)."""
+    kind = field.message_type
+    if kind is None:
+        return None
+    if kind.GetOptions().map_entry:
+        inner = kind.fields_by_name["value"].message_type
+        bound = None if inner is None else _bound(inner)
+        return None if bound is None else (field.name, _each_value(field.name, bound), "")
+    bound = _bound(kind)
+    if bound is None:
+        return None
+    if field.is_repeated:
+        return field.name, _each(field.name, bound), ""
+    oneof = field.containing_oneof
+    return field.name, _one(field.name, bound), "" if oneof is None else oneof.name
+
+
+def _each_value(name: str, bound: Bound) -> Bound:
+    def visit(message: Any) -> None:
+        for value in getattr(message, name).values():
+            bound(value)
+
+    return visit
+
+
+def _each(name: str, bound: Bound) -> Bound:
+    def visit(message: Any) -> None:
+        for value in getattr(message, name):
+            bound(value)
+
+    return visit
+
+
+def _one(name: str, bound: Bound) -> Bound:
+    def visit(message: Any) -> None:
+        if message.HasField(name):
+            bound(getattr(message, name))
+
+    return visit
+
+
+def _all_of(descriptor: Descriptor, steps: list[tuple[str, Bound, str]]) -> Bound:
+    plain = [visit for _, visit, oneof in steps if not oneof]
+    # Of a oneof one look tells whether there is anything to do: commands are many, and few of them carry a failure.
+    oneofs = {
+        oneof: {name: visit for name, visit, of in steps if of == oneof} for oneof in {of for _, _, of in steps if of}
+    }
+
+    def visit_all(message: Any) -> None:
+        for visit in plain:
+            visit(message)
+        for oneof, by_field in oneofs.items():
+            of_field = by_field.get(message.WhichOneof(oneof))
+            if of_field is not None:
+                of_field(message)
+
+    return visit_all
+
+
+# ---- bytes that nest too deeply to be parsed -------------------------------------------------------------------------
+
+
+def parse(kind: type[M], data: bytes, *, most_fields: int = MAX_STORED_FIELDS) -> M:
+    """The message in the bytes. One that nests too deeply loses the causes that are too many. Raises DecodeError."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        cut = shallow(kind, data, most_fields)
+        if cut is None:
+            raise
+        return kind.FromString(cut)
+
+
+def shallow(kind: type[Message], data: bytes, most_fields: int) -> bytes | None:
+    """The serialised message without the causes that are too many; None when that does not help."""
+    walk = _Walk(data, most_fields)
+    try:
+        parts, _ = walk.message(cast("Descriptor", kind.DESCRIPTOR), 0, len(data), _WALKED)
+    except (_GivenUp, IndexError, RecursionError):
+        return None
+    return b"".join(parts) if walk.has_cut else None
+
+
+class _GivenUp(Exception):
+    """Not well formed, or too many fields."""
+
+
+class _Walk:
+    """Goes through the fields that may hold a failure, and skips the others whole."""
+
+    def __init__(self, data: bytes, most_fields: int) -> None:
+        self._data = data
+        self._view = memoryview(data)
+        self._left = most_fields
+        self.has_cut = False
+
+    def message(self, descriptor: Descriptor, at: int, end: int, causes: int) -> tuple[list[bytes | memoryview], int]:
+        """The parts of the message between two offsets, and their length together."""
+        parts: list[bytes | memoryview] = []
+        length, kept = 0, at
+        cause = _CAUSE.get(descriptor.full_name, 0)
+        while at < end:
+            start = at
+            self._left -= 1
+            if self._left < 0:
+                raise _GivenUp
+            key, at = self._varint(at)
+            number, wire_type = key >> 3, key & 7
+            first, at = self._value(wire_type, at)
+            if at > end:
+                raise _GivenUp
+            inner = self._inner(descriptor, number) if wire_type == _LENGTH_DELIMITED else None
+            if inner is None:
+                continue
+            parts.append(self._view[kept:start])
+            length += start - kept
+            kept = at
+            if number == cause and not causes:
+                self.has_cut = True
+                continue
+            within, size = self.message(inner, first, at, causes - 1 if number == cause else _WALKED)
+            head = _varint(key) + _varint(size)
+            parts.append(head)
+            parts += within
+            length += len(head) + size
+        parts.append(self._view[kept:end])
+        return parts, length + end - kept
+
+    @staticmethod
+    def _inner(descriptor: Descriptor, number: int) -> Descriptor | None:
+        field = descriptor.fields_by_number.get(number)
+        kind = None if field is None else field.message_type
+        return kind if kind is not None and _reaches(kind) else None
+
+    def _value(self, wire_type: int, at: int) -> tuple[int, int]:
+        """Where the value begins, and where it ends."""
+        if wire_type == 0:
+            return at, self._varint(at)[1]
+        if wire_type == 1:
+            return at, at + 8
+        if wire_type == 5:
+            return at, at + 4
+        if wire_type != _LENGTH_DELIMITED:
+            raise _GivenUp
+        size, at = self._varint(at)
+        return at, at + size
+
+    def _varint(self, at: int) -> tuple[int, int]:
+        data, shift, value = self._data, 0, 0
+        while shift < 70:
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value, at
+            shift += 7
+        raise _GivenUp
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _reaches(descriptor: Descriptor) -> bool:
+    """Whether a message of that kind is a failure or may hold one."""
+    if descriptor.GetOptions().map_entry:
+        inner = descriptor.fields_by_name["value"].message_type
+        return inner is not None and _reaches(inner)
+    return _bound(descriptor) is not None
+
+
+# ---- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def load_json(data: bytes | str, parse_float: Callable[[str], Any] | None = None) -> Any:
+    """The value in a text of JSON. Raises ValueError for what is none, nests too deeply, or has NaN or Infinity."""
+    text = data if isinstance(data, str) else data.decode("utf-8-sig", "surrogatepass")
+    if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
+        _check_json_depth(text)
+    try:
+        return json.loads(text, parse_float=parse_float, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _check_json_depth(text: str) -> None:
+    """Raise ValueError when more brackets are open at once than may be."""
+    depth = 0
+    for match in _json_brackets().finditer(text):
+        mark = match[0][0]
+        if mark in "[{":
+            depth += 1
+            if depth > MAX_JSON_DEPTH:
+                raise ValueError("nested too deeply")
+        elif mark in "]}":
+            depth -= 1
+
+
+@functools.cache
+def _json_brackets() -> Any:
+    import re
+
+    return re.compile(r'[\[\]{}]|"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
