@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import json
 import logging
@@ -34,8 +33,7 @@ from whistlestop.frontend.auth.grants import BadGrant, Role, parse_grant
 from whistlestop.frontend.auth.keys import ApiKey, BadKeys, KeySet, hash_of, new_key, parse, render
 from whistlestop.frontend.auth.sources import AGAIN_NS, FILE_AGE_NS, KEPT_AGE_NS, FileKeys, KeptByAws, source_of
 from whistlestop.frontend.config import FrontendConfig
-from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest
-from whistlestop.frontend.doors.http import HttpApi, make_app
+from whistlestop.frontend.doors.http import make_app
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import OPERATOR_SERVICE, REGISTRY, WORKFLOW_SERVICE, Served
 from whistlestop.frontend.service import Frontend
@@ -268,31 +266,69 @@ async def test_what_is_no_rpc_is_asked_as_well(world: World) -> None:
             await world.frontend.admit(Access.WRITE, namespace, as_caller(caller).headers)
 
 
-async def test_what_strangers_send_is_not_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before a body is read whole, and unzipped, its sender has to be known."""
-    kept: list[int] = []
-    statuses: list[int] = []
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/{WORKFLOW_SERVICE}/CountWorkflowExecutions", "/api/v1/namespaces/default/workflows/w",
+        "/namespaces/default/task-queues/q/nexus-services/s/o", "/nexus/callback", "/nexus/endpoints/e/services/s/o",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("credential", ["", "Bearer wsk_unknown"])
+async def test_strangers_are_refused_at_the_head(world: World, path: str, credential: str) -> None:
+    """No byte of a body is asked for."""
+    status, read = await asgi_call(world, path, {"authorization": credential, "content-type": "application/json"})
+    assert (status, read) == (403, 0)
 
-    async def handle(api: HttpApi, request: HttpRequest, latest_ns: int | None = None) -> HttpAnswer:
-        kept.append(len(request.body))
-        return HttpAnswer(200, b"", {})
+
+@pytest.mark.parametrize("path", ["/", "/no/such/path", "/api/v1/nothing", f"/{WORKFLOW_SERVICE}/Nothing", "/nexus", "/x/nexus"])
+async def test_paths_that_do_not_exist_are_refused_at_the_head(world: World, path: str) -> None:
+    """Even of known callers."""
+    headers = {"authorization": f"Bearer {SECRETS['writer']}", "content-type": "application/json"}
+    status, read = await asgi_call(world, path, headers)
+    assert (status, read) == (501 if WORKFLOW_SERVICE in path else 404, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (f"/{WORKFLOW_SERVICE}/CountWorkflowExecutions", 429),
+        ("/api/v1/namespaces/default/workflows/w", 400),
+        ("/namespaces/default/task-queues/q/nexus-services/s/o", 400),
+    ],
+)
+async def test_of_a_body_that_is_too_large_no_more_is_read(world: World, path: str, status: int) -> None:
+    """Whether its length is announced or not."""
+    headers = {"authorization": f"Bearer {SECRETS['writer']}", "content-type": "application/json"}
+    assert await asgi_call(world, path, {**headers, "content-length": str(100 * 1024 * 1024)}) == (status, 0)
+    found, read = await asgi_call(world, path, {**headers, "transfer-encoding": "chunked"})
+    assert found == status
+    assert read < 6 * 1024 * 1024
+
+
+async def test_what_everybody_may_ask_is_small(world: World) -> None:
+    headers = {"content-type": "application/json", "transfer-encoding": "chunked"}
+    status, read = await asgi_call(world, f"/{WORKFLOW_SERVICE}/GetSystemInfo", headers)
+    assert status == 429
+    assert read <= 60_000
+
+
+async def asgi_call(world: World, path: str, headers: dict[str, str]) -> tuple[int, int]:
+    """The status that the ASGI application answers with, and how much it read of a body of 60 MB."""
+    read = 0
+    statuses: list[int] = []
 
     async def send(message: dict[str, Any]) -> None:
         statuses.extend([message["status"]] if "status" in message else [])
 
-    monkeypatch.setattr(HttpApi, "handle", handle)
-    app = make_app(world.frontend, world.clock)
-    for credential in ("", "Bearer wsk_unknown", f"Bearer {SECRETS['nobody']}"):
-        messages = [{"type": "http.request", "body": b"x" * 60_000, "more_body": n < 9} for n in range(10)]
+    async def receive() -> dict[str, Any]:
+        nonlocal read
+        read += 60_000
+        return {"type": "http.request", "body": b" " * 60_000, "more_body": read < 60_000_000}
 
-        async def receive(left: list[dict[str, Any]] = messages) -> dict[str, Any]:
-            return left.pop(0) if left else await asyncio.Event().wait()  # type: ignore[return-value]
-
-        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "query_string": b""}
-        scope["headers"] = [(b"authorization", credential.encode())]
-        await app(scope, receive, send)
-    assert statuses == [403, 403, 200]
-    assert kept == [600_000]
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "query_string": b""}
+    scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await make_app(world.frontend, world.clock)(scope, receive, send)
+    return statuses[0], read
 
 
 def test_every_served_rpc_is_in_one_of_two_classes() -> None:

@@ -163,7 +163,7 @@ def _unwrap(
             namespace=str(shown.get("namespace", "")),
             can_hold=can_hold and bool(shown.get("can_hold", True)),
         )
-    except (KeyError, TypeError, AttributeError, ValueError, DecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, DecodeError) as error:
         raise invalid_argument(f"not an envelope: {type(error).__name__}") from None
     return method, request, context
 

@@ -82,6 +82,8 @@ class FrontendConfig:
     batch_concurrency: int = 5
     time_skipping_enabled: bool = False
     time_skipping_max_session_skips: int = 200
+    http_allowed_hosts: tuple[str, ...] | None = None
+    """What the `Host` header of HTTP requests may be, in which `*` stands for anything; None: see `doors.browsers`."""
     auth: AuthConfig | None = None
     """How callers are known; None: anybody may do anything."""
     dynamic: dict[str, object] = field(default_factory=dict)

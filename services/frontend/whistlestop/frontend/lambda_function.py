@@ -6,6 +6,7 @@ who may call. With nothing said of that, nobody may.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clock import SECOND_NS, SystemClock
@@ -17,7 +18,7 @@ from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.ids import RandomIds
 from whistlestop.frontend.auth.config import of_function
 from whistlestop.frontend.config import FrontendConfig
-from whistlestop.frontend.doors.answer import HttpRequest
+from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest
 from whistlestop.frontend.doors.http import HttpApi
 from whistlestop.frontend.service import Frontend
 from whistlestop.storage.presence import Presence
@@ -47,16 +48,25 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
         from whistlestop.frontend.batch.worker import work_on_batches
 
         return {"deleted": await finish_deletions(frontend), "batches": await work_on_batches(frontend)}
-    method, path, query, headers, body = lambda_shell.http_parts(event)
-    answer = await api.handle(
-        HttpRequest(method, path, query, headers, body), lambda_shell.latest_ns(context, _clock)
-    )
+    answer = await _answer(api, event, lambda_shell.latest_ns(context, _clock))
     await presence.note()
     if counts is not None:
         seconds = (_clock.now_ns() - began_ns) / SECOND_NS
-        counts.request(path, "OK" if answer.status < _FAILED else str(answer.status), seconds)
+        counts.request("", "OK" if answer.status < _FAILED else str(answer.status), seconds)
         counts.flush()
     return lambda_shell.http_answer(answer.status, answer.headers, answer.body)
+
+
+async def _answer(api: HttpApi, event: dict[str, Any], latest_ns: int | None) -> HttpAnswer:
+    """The answer to an HTTP event. Its body is decoded once its head is in order."""
+    try:
+        request = HttpRequest(*lambda_shell.http_head(event))
+        found = await api.look(request)
+        if isinstance(found, HttpAnswer):
+            return found
+        return await api.serve(replace(request, body=lambda_shell.http_body(event)), found, latest_ns)
+    except ValueError as error:
+        return HttpAnswer(400, str(error).encode(), {"content-type": "text/plain; charset=utf-8"})
 
 
 async def _instance() -> tuple[Frontend, HttpApi, Presence, Counts | None]:
@@ -77,7 +87,13 @@ async def _instance() -> tuple[Frontend, HttpApi, Presence, Counts | None]:
             history, matching = traces.client(history, "history"), traces.client(matching, "matching")
         frontend = Frontend(store, history, matching, _clock, RandomIds(), config)
         presence = Presence(store, _clock, lambda_shell.instance_name(), "frontend")
-        _instances.append((frontend, HttpApi(frontend, _clock, can_hold=False), presence, counts))
+        browsers = None
+        if settings.auth_mode == "NONE" and config.auth is None:
+            from whistlestop.frontend.doors.browsers import BrowserRules
+
+            browsers = BrowserRules()
+        api = HttpApi(frontend, _clock, can_hold=False, browsers=browsers)
+        _instances.append((frontend, api, presence, counts))
     return _instances[0]
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WORKFLOW_SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
 OPERATOR_SERVICE = "temporal.api.operatorservice.v1.OperatorService"
+FOR_EVERYBODY = "GetSystemInfo"
+"""The one method that takes no credential: SDKs call it before anything else."""
 
 
 class Served(StrEnum):

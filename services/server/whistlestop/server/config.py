@@ -105,6 +105,8 @@ class ServerConfig:
     """What other members are told; the bound address where empty."""
     retention_s: int = 24 * 3600
     """Of the namespaces that this process creates."""
+    http_cors_origins: tuple[str, ...] = ()
+    """Other sites whose pages may call the HTTP endpoints."""
     drain_s: float = 5.0
     internal_ip: str = ""
     """Address of the internal door; `ip` where empty."""

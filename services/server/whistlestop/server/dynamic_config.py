@@ -82,6 +82,7 @@ FRONTEND_KEYS: Mapping[str, str] = {
     "frontend.searchattributesnumberofkeyslimit": "search_attributes_number_of_keys_limit",
     "frontend.searchattributessizeofvaluelimit": "search_attributes_size_of_value_limit",
     "frontend.searchattributestotalsizelimit": "search_attributes_total_size_limit",
+    "frontend.httpallowedhosts": "http_allowed_hosts",
     "frontend.visibilitymaxpagesize": "visibility_max_page_size",
     "frontend.historymaxpagesize": "history_max_page_size",
     "limit.historymaxpagesize": "history_max_page_size",
@@ -193,6 +194,8 @@ def _converted(key: str, name: str, value: object, present: object) -> object:
         return round(seconds * 1_000_000_000) if name.endswith("_ns") else seconds
     if name in ("callback_allowed_addresses", "push_webhook_addresses"):
         return _addresses(key, value)
+    if name == "http_allowed_hosts" and isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return tuple(value)
     if isinstance(present, str) and isinstance(value, str):
         return value
     if isinstance(present, bool):

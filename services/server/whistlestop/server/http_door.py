@@ -1,36 +1,61 @@
-"""The HTTP doors of a process: uvicorn around an ASGI application."""
+"""The HTTP endpoints of a process: a listener around an ASGI application, and uvicorn's protocol within bounds."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Any
+import time
+from dataclasses import replace
+from email.utils import formatdate
+from typing import TYPE_CHECKING
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from whistlestop.common import certificates
+from whistlestop.common.budget import Budget
+from whistlestop.common.listener import BACKLOG, Listener
+from whistlestop.server.http_protocol import BoundedProtocol, HttpLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from whistlestop.frontend.doors.asgi import App
     from whistlestop.server.config import TlsConfig
 
-_BACKLOG = 1024
 _STOP_S = 5
 
 
-class _Server(uvicorn.Server):
-    """Signals are the process's matter, not the door's."""
+class ServerState:
+    """What the connections of one listener share; uvicorn's protocol reads and fills the first four."""
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    def __init__(self) -> None:
+        self.total_requests = 0
+        self.connections: set[BoundedProtocol] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._date_s = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self.empty = asyncio.Event()
+        self.empty.set()
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        """Headers of every answer: the date, written once a second."""
+        now_s = int(time.time())
+        if now_s != self._date_s:
+            self._date_s = now_s
+            self._headers = [(b"date", formatdate(now_s, usegmt=True).encode())]
+        return self._headers
+
+    def came(self) -> None:
+        """A connection is there."""
+        self.empty.clear()
+
+    def gone(self) -> None:
+        """A connection has ended."""
+        if not self.connections:
+            self.empty.set()
 
 
-class _WithCertificates(HttpToolsProtocol):
+class _WithCertificates(BoundedProtocol):
     """Tells the application whose certificate the client has shown: ASGI's scope has a place for a server's own."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
@@ -41,42 +66,55 @@ class _WithCertificates(HttpToolsProtocol):
 class HttpDoor:
     """Serves an application on one address. A connection may idle for `keep_alive_s`."""
 
-    def __init__(self, app: App, keep_alive_s: int = 5) -> None:
+    def __init__(
+        self, app: App, keep_alive_s: float = 5, *, budget: Budget | None = None, limits: HttpLimits | None = None
+    ) -> None:
         self._app = app
-        self._keep_alive_s = keep_alive_s
-        self._server: _Server | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._limits = replace(limits or HttpLimits(), keep_alive_s=keep_alive_s)
+        self._budget = budget or Budget(time.monotonic)
+        self._listener: Listener | None = None
+        self._state = ServerState()
 
     async def start(self, ip: str, port: int, tls: TlsConfig | None = None) -> int:
         """Listen; the bound port. Raises OSError."""
-        listener = _listen(ip, port)
-        secure: dict[str, Any] = {}
-        if tls is not None:
-            import ssl
-
-            secure = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
-            if tls.client_ca:
-                secure |= {
-                    "ssl_ca_certs": tls.client_ca, "ssl_cert_reqs": ssl.CERT_REQUIRED, "http": _WithCertificates,
-                }  # fmt: skip
+        kind = _WithCertificates if tls is not None and tls.client_ca else BoundedProtocol
         config = uvicorn.Config(
-            self._app, loop="none", lifespan="off", log_config=None, access_log=False, ws="none",
-            timeout_keep_alive=self._keep_alive_s, timeout_graceful_shutdown=_STOP_S, server_header=False, **secure,
+            self._app, interface="asgi3", http=kind, loop="none", lifespan="off", log_config=None, access_log=False,
+            ws="none", proxy_headers=False,
         )  # fmt: skip
-        self._server = _Server(config)
-        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
-        while not self._server.started:
-            if self._task.done():
-                await self._task
-                raise OSError("the HTTP server ended at its start")
-            await asyncio.sleep(0)
-        return int(listener.getsockname()[1])
+        config.load()
+        context = None
+        if tls is not None:
+            from whistlestop.common.grpc.server import tls_context
+
+            context = tls_context(tls.certificate, tls.key, tls.client_ca)
+            context.set_alpn_protocols(["http/1.1"])
+        self._listener = Listener(
+            _listen(ip, port), self._budget, lambda account: kind(config, self._state, self._limits, account), context
+        )
+        return self._listener.port
 
     async def stop(self) -> None:
         """Refuse new requests, let running ones end for a moment."""
-        if self._server is not None and self._task is not None:
-            self._server.should_exit = True
-            await asyncio.gather(self._task, return_exceptions=True)
+        if self._listener is None:
+            return
+        self._listener.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._until_done(), _STOP_S)
+        for task in list(self._state.tasks):
+            task.cancel()
+        for connection in list(self._state.connections):
+            connection.transport.abort()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=_STOP_S)
+
+    async def _until_done(self) -> None:
+        if self._state.connections:
+            await self._state.empty.wait()
+        while self._state.tasks:
+            await asyncio.wait(self._state.tasks)
 
 
 def _listen(ip: str, port: int) -> socket.socket:
@@ -84,7 +122,7 @@ def _listen(ip: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((ip, port))
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError:
         listener.close()

@@ -13,9 +13,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.errors import Code, ServiceError, unavailable
+from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.common.transports import error_answer, invoke_envelope
 from whistlestop.frontend.doors.answer import HttpAnswer
-from whistlestop.frontend.doors.asgi import read_body, send_answer, unless_gone
+from whistlestop.frontend.doors.asgi import HEALTH, PEER, headers_of, local_ip_of, read_body, send_answer, unless_gone
+from whistlestop.frontend.doors.browsers import BrowserRules
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
 
@@ -49,26 +51,34 @@ class InternalApi:
     def __init__(self, services: Mapping[str, ServiceClient], clock: Clock, secret: str) -> None:
         self._by_path = {f"/{name}": service for name, service in services.items()}
         self._clock = clock
+        self._browsers = BrowserRules(open=not secret)
         self._expected = credential(secret).get("authorization", "").encode()
+        self._warn = ThrottledWarnings(log, clock)
         self._held: set[asyncio.Task[object]] = set()
         self._draining = False
 
-    def refusal(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> HttpAnswer | None:
+    def refusal(
+        self, method: str, path: str, headers: Mapping[str, str], local_ip: str = ""
+    ) -> HttpAnswer | None:
         """What is wrong with a request, as far as its head tells."""
-        if self._expected and not hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
-            log.warning("a call at the internal door does not show the secret")
+        shown = headers.get("authorization", "").encode("latin-1", "replace")
+        if self._expected and not hmac.compare_digest(shown, self._expected):
+            self._warn("a call at the internal door does not show the secret")
             return _refused(401, Code.UNAUTHENTICATED, "the internal secret is missing or wrong")
         if method != "POST" or path not in self._by_path:
             return _refused(404, Code.UNIMPLEMENTED, f"POST to {' or '.join(sorted(self._by_path))}")
-        if int(headers.get(b"content-length", b"0")) > MOST_BODY:
-            return _refused(413, Code.RESOURCE_EXHAUSTED, f"an envelope may have {MOST_BODY} bytes")
+        refused = self._browsers.refusal(headers, local_ip)
+        if refused is not None:
+            return _refused(403, refused.code, refused.message)
+        if int(headers.get("content-length", "") or 0) > MOST_BODY:
+            return _too_large()
         return None
 
     async def invoke(self, path: str, body: bytes) -> HttpAnswer:
         """Run one envelope."""
         try:
             envelope = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             envelope = None
         if not isinstance(envelope, dict):
             envelope = {}
@@ -111,15 +121,21 @@ def internal_app(api: InternalApi) -> App:
         if scope["type"] != "http":
             return
         path = scope["path"]
-        if path == "/healthz":
+        if path == HEALTH:
             await send_answer(send, _answered(200, {"status": "SERVING"}))
             return
-        refused = api.refusal(scope["method"], path, dict(scope["headers"]))
+        refused = api.refusal(scope["method"], path, headers_of(scope["headers"]), local_ip_of(scope))
         if refused is not None:
             await send_answer(send, refused)
             return
+        peer = scope.get("state", {}).get(PEER)
+        if peer is not None:
+            peer.authenticate()
         body = await read_body(receive, MOST_BODY)
         if body is None:
+            return
+        if len(body) > MOST_BODY:
+            await send_answer(send, _too_large())
             return
         answer = await unless_gone(api.invoke(path, body), receive)
         if answer is not None:
@@ -130,6 +146,10 @@ def internal_app(api: InternalApi) -> App:
 
 def _answered(status: int, answer: Mapping[str, Any]) -> HttpAnswer:
     return HttpAnswer(status, json.dumps(answer).encode(), _JSON)
+
+
+def _too_large() -> HttpAnswer:
+    return _refused(413, Code.RESOURCE_EXHAUSTED, f"an envelope may have {MOST_BODY} bytes")
 
 
 def _refused(status: int, code: Code, message: str) -> HttpAnswer:

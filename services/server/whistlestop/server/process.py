@@ -18,6 +18,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from whistlestop.common.budget import Budget
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.metrics import NO_METRICS
@@ -52,10 +53,11 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.metrics import Metrics
     from whistlestop.common.notify import Notifier
+    from whistlestop.frontend.doors.browsers import BrowserRules
     from whistlestop.frontend.service import Frontend
     from whistlestop.server.config import TlsConfig
     from whistlestop.server.grpc_door import GrpcDoor
-    from whistlestop.server.prometheus import MetricsDoor, PrometheusMetrics
+    from whistlestop.server.prometheus import PrometheusMetrics
     from whistlestop.storage.interface import Store
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,8 @@ class Server:
         self.metrics_port = 0
         self.internal_port = 0
         self.applied_migrations: list[str] = []
+        self._budget = Budget(time.monotonic)
+        """What callers of all listeners may cost before they are known."""
         self._closers = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -194,7 +198,8 @@ class Server:
                         raise BadConfig(f"--search-attribute {name}: {error.message}") from error
 
     async def _open_metrics(self, ip: str, metrics: PrometheusMetrics, services: Services) -> None:
-        from whistlestop.server.prometheus import MetricsDoor
+        from whistlestop.server.http_door import HttpDoor
+        from whistlestop.server.prometheus import metrics_app
 
         matching = services.matching
         if matching is not None:
@@ -206,7 +211,8 @@ class Server:
                 },
                 lambda: matching.waiting,
             )  # fmt: skip
-        door: MetricsDoor = MetricsDoor(metrics, _Backlog(services, metrics).refresh)
+        app = metrics_app(metrics, _Backlog(services, metrics).refresh, _browser_rules(self.config, services))
+        door = HttpDoor(app, budget=self._budget)
         port = self.config.metrics_port or 0
         try:
             self.metrics_port = await door.start(ip, port)
@@ -237,7 +243,8 @@ class Server:
         from whistlestop.frontend.doors.http import make_app
         from whistlestop.server.http_door import HttpDoor
 
-        door = HttpDoor(make_app(frontend, services.clock))  # type: ignore[arg-type]  # as above
+        app = make_app(frontend, services.clock, _browser_rules(self.config, services))  # type: ignore[arg-type]
+        door = HttpDoor(app, budget=self._budget)
         port = self.config.http_port
         try:
             self.http_port = await door.start(ip, port, self.config.tls)
@@ -256,7 +263,7 @@ class Server:
             if role in self.config.roles & INTERNAL_ROLES and service is not None
         }
         api = InternalApi(served, services.clock, self.config.internal_secret)
-        door = HttpDoor(internal_app(api), KEEP_ALIVE_S)
+        door = HttpDoor(internal_app(api), KEEP_ALIVE_S, budget=self._budget)
         try:
             self.internal_port = await door.start(ip, port)
         except OSError as error:
@@ -335,6 +342,16 @@ def _make_metrics() -> PrometheusMetrics:
 def _cannot_listen(flag: str, ip: str, port: int, error: OSError) -> BadConfig:
     reason = error.strerror or str(error)
     return BadConfig(f"can't listen on {host_port(ip, port)} ({flag}): {reason}")
+
+
+def _browser_rules(config: ServerConfig, services: Services) -> BrowserRules:
+    from whistlestop.frontend.doors.browsers import BrowserRules, hosts_of
+
+    # A browser shows a client certificate whichever site's page makes it call.
+    asks_nobody = config.auth is None or (config.tls is not None and bool(config.tls.client_ca))
+    names = frozenset({"localhost", socket.gethostname().lower(), config.ip.lower()})
+    hosts = hosts_of(services.frontend.config.http_allowed_hosts)
+    return BrowserRules(asks_nobody, frozenset(config.http_cors_origins), hosts, names)
 
 
 def _tls_context(tls: TlsConfig) -> ssl.SSLContext:

@@ -1,10 +1,8 @@
-"""`/metrics` for Prometheus: the numbers, and the small HTTP door that shows them."""
+"""`/metrics` for Prometheus: the numbers, and the ASGI application that shows them."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -17,14 +15,20 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from whistlestop.frontend.doors.answer import HttpAnswer
+from whistlestop.frontend.doors.asgi import headers_of, local_ip_of, send_answer
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from prometheus_client import Metric
 
+    from whistlestop.frontend.doors.asgi import App, Receive, Send
+    from whistlestop.frontend.doors.browsers import BrowserRules
+
 TASK_TYPES = {1: "workflow", 2: "activity", 3: "nexus"}
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-_HEADER_LIMIT = 64 * 1024
+_TEXT = {"content-type": "text/plain; charset=utf-8"}
 
 
 class PrometheusMetrics:
@@ -108,42 +112,20 @@ class _Polls:
         yield GaugeMetricFamily("whistlestop_polls_waiting", "Polls that wait for a task now", value=self._waiting())
 
 
-class MetricsDoor:
-    """Answers `GET /metrics`, one request a connection: a scrape every few seconds needs no more."""
+def metrics_app(metrics: PrometheusMetrics, refresh: Callable[[], Awaitable[None]], browsers: BrowserRules) -> App:
+    """The ASGI application that answers `GET /metrics`, and nobody who calls is asked for."""
 
-    def __init__(self, metrics: PrometheusMetrics, refresh: Callable[[], Awaitable[None]]) -> None:
-        self._metrics = metrics
-        self._refresh = refresh
-        self._server: asyncio.Server | None = None
+    async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        refused = browsers.refusal(headers_of(scope["headers"]), local_ip_of(scope))
+        if refused is not None:
+            answer = HttpAnswer(403, f"{refused.message}\n".encode(), dict(_TEXT))
+        elif scope["method"] not in {"GET", "HEAD"} or scope["path"] != "/metrics":
+            answer = HttpAnswer(404, b"metrics are at /metrics\n", dict(_TEXT))
+        else:
+            await refresh()
+            answer = HttpAnswer(200, metrics.render(), {"content-type": CONTENT_TYPE_LATEST})
+        await send_answer(send, answer)
 
-    async def start(self, ip: str, port: int) -> int:
-        """Listen; the bound port. Raises OSError."""
-        self._server = await asyncio.start_server(self._serve, ip, port, limit=_HEADER_LIMIT, reuse_address=True)
-        return int(self._server.sockets[0].getsockname()[1])
-
-    async def stop(self) -> None:
-        """Let go of the port."""
-        if self._server is not None:
-            self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-            writer.write(await self._answer(head.split(b"\r\n", 1)[0]))
-            await writer.drain()
-        writer.close()
-
-    async def _answer(self, request_line: bytes) -> bytes:
-        parts = request_line.split(b" ")
-        path = parts[1].split(b"?", 1)[0] if len(parts) > 1 else b""
-        if parts[0] not in (b"GET", b"HEAD") or path != b"/metrics":
-            return _response("404 Not Found", "text/plain; charset=utf-8", b"metrics are at /metrics\n", b"GET")
-        await self._refresh()
-        return _response("200 OK", CONTENT_TYPE_LATEST, self._metrics.render(), parts[0])
-
-
-def _response(status: str, content_type: str, body: bytes, method: bytes) -> bytes:
-    head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + (b"" if method == b"HEAD" else body)
+    return app

@@ -38,19 +38,29 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def is_http(event: Mapping[str, Any]) -> bool:
     """Whether the event came by a Function URL or API Gateway (format 2.0)."""
-    return "http" in event.get("requestContext", {})
+    return "http" in (event.get("requestContext") or {})
 
 
-def http_parts(event: Mapping[str, Any]) -> tuple[str, str, str, dict[str, str], bytes]:
-    """(method, path, query, headers, body) of an HTTP event."""
-    body: str = event.get("body") or ""
-    raw = base64.b64decode(body) if event.get("isBase64Encoded") else body.encode()
-    headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
-    path = event.get("rawPath") or event["requestContext"]["http"]["path"]
-    stage = event["requestContext"].get("stage", "$default")
-    if stage != "$default":
-        path = path.removeprefix(f"/{stage}")
-    return event["requestContext"]["http"]["method"], path, event.get("rawQueryString", ""), headers, raw
+def http_head(event: Mapping[str, Any]) -> tuple[str, str, str, dict[str, str]]:
+    """(method, path, query, headers) of an HTTP event. Raises ValueError for one that AWS does not send."""
+    try:
+        about = event["requestContext"]
+        headers = {str(name).lower(): str(value) for name, value in (event.get("headers") or {}).items()}
+        path = event.get("rawPath") or about["http"]["path"]
+        stage = about.get("stage", "$default")
+        if stage != "$default":
+            path = path.removeprefix(f"/{stage}")
+        return str(about["http"]["method"]), str(path), str(event.get("rawQueryString") or ""), headers
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not an HTTP event: {type(error).__name__}") from None
+
+
+def http_body(event: Mapping[str, Any]) -> bytes:
+    """The body of an HTTP event. Raises ValueError, as above."""
+    body = event.get("body") or ""
+    if not isinstance(body, str):
+        raise ValueError("not an HTTP event: its body is no text")  # noqa: TRY004 - as for any other wrong event
+    return base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else body.encode("utf-8", "replace")
 
 
 def http_answer(status: int, headers: Mapping[str, str], body: bytes) -> Event:
@@ -77,8 +87,8 @@ async def serve_event(service: ServiceClient, event: Event, clock: Clock, latest
     if not is_http(event):
         return await invoke_envelope(service, event, clock, latest_ns=latest_ns)
     try:
-        envelope = json.loads(http_parts(event)[4])
-    except ValueError:
+        envelope = json.loads(http_body(event))
+    except (ValueError, RecursionError):
         envelope = {}
     answer = await invoke_envelope(
         service, envelope if isinstance(envelope, dict) else {}, clock, latest_ns=latest_ns

@@ -20,6 +20,7 @@ from whistlestop.frontend.auth.config import BEHIND_A_SIGNATURE
 from whistlestop.frontend.auth.grants import roles_for
 from whistlestop.frontend.auth.keys import PREFIX, hash_of
 from whistlestop.frontend.auth.sources import source_of
+from whistlestop.frontend.registry import FOR_EVERYBODY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FOR_EVERYBODY = "GetSystemInfo"
 _LISTED = "ListNamespaces"
 
 
@@ -56,7 +56,7 @@ class AccessControl:
     async def admit(self, spec: RpcSpec, request: Message, context: CallContext) -> CallContext:
         """The call's context, if it may go on. Raises ServiceError(PERMISSION_DENIED)."""
         method = spec.method
-        if method == _FOR_EVERYBODY:
+        if method == FOR_EVERYBODY:
             return context
         claims = await self._known(context.headers)
         if method == _LISTED:

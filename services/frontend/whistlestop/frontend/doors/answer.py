@@ -43,7 +43,10 @@ class HttpRequest:
     path: str
     query: str
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes = b""
+    """Empty as long as only the head is there."""
+    local_ip: str = ""
+    """Of this side of the connection, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)

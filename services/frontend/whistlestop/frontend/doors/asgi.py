@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from whistlestop.frontend.doors.answer import HttpAnswer
 
@@ -16,12 +16,30 @@ if TYPE_CHECKING:
     App: TypeAlias = Callable[[Mapping[str, Any], Receive, Send], Awaitable[None]]
 
 
+HEALTH = "/healthz"
+PEER = "peer"
+"""Where the state of ASGI's scope has the connection, if a server of ours has put it there."""
+
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BREAKS = re.compile(r"[\r\n\0]")
 
 
+def headers_of(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """One value a name: what came in several lines is put together, as HTTP has it."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in pairs:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def local_ip_of(scope: Mapping[str, Any]) -> str:
+    """The address of this side of the connection."""
+    return str((scope.get("server") or ("",))[0] or "")
+
+
 async def read_body(receive: Receive, most: int) -> bytes | None:
-    """The whole body; None when the client went away. One that is too large is cut, and refused further on."""
+    """The whole body; None when the client went away. Of one that is too large, the first `most` bytes and one more."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -29,10 +47,9 @@ async def read_body(receive: Receive, most: int) -> bytes | None:
         if message["type"] == "http.disconnect":
             return None
         part = message.get("body", b"")
-        if size <= most:
-            parts.append(part[: most + 1 - size])
-            size += len(parts[-1])
-        if not message.get("more_body", False):
+        parts.append(part[: most + 1 - size])
+        size += len(parts[-1])
+        if size > most or not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

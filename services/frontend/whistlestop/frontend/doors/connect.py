@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from whistlestop.frontend.service import Frontend
 
 _PROTO, _JSON = "application/proto", "application/json"
-_MOST_BODY = 128 * 1024 * 1024
+_ENCODINGS = frozenset({"", "identity", "gzip"})
 
 
 def is_connect(path: str) -> bool:
@@ -48,22 +48,15 @@ def _spec(name: str) -> RpcSpec | None:
 
 
 async def serve(
-    frontend: Frontend, clock: Clock, request: HttpRequest, *, can_hold: bool, latest_ns: int | None = None
+    frontend: Frontend, clock: Clock, request: HttpRequest, most: int, *, can_hold: bool,
+    latest_ns: int | None = None,
 ) -> HttpAnswer:
-    """Answer one call."""
-    if request.method != "POST":
-        return HttpAnswer(405, b"", {"allow": "POST"})
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in (_PROTO, _JSON):
-        return HttpAnswer(415, b"", {"accept-post": f"{_PROTO}, {_JSON}"})
+    """Answer one call, whose head `refusal` lets pass. A body may have `most` bytes, zipped or not."""
+    name, kind = request.path.removeprefix("/"), _kind(request)
+    spec = _spec(name)
+    assert spec is not None
     try:
-        _check_version(request)
-        name = request.path.removeprefix("/")
-        spec = _spec(name)
-        if spec is None:
-            service, _, method = name.partition("/")
-            raise unimplemented(f"unknown method {method} for service {service}")
-        message = _message(spec, kind, request, frontend.config.max_message_size)
+        message = _message(spec, kind, request, most)
         deadline_ns = deadlines.of_headers(request.headers, clock, latest_ns)
         context = CallContext(deadline_ns, request.headers, can_hold=can_hold)
         reply = await frontend.call(name, message, context)
@@ -71,6 +64,38 @@ async def serve(
         return HttpAnswer(200, body, {"content-type": kind})
     except ServiceError as error:
         return error_answer(error)
+
+
+def refusal(request: HttpRequest) -> HttpAnswer | None:
+    """What is wrong with a call, as far as its head tells."""
+    if request.method != "POST":
+        return HttpAnswer(405, b"", {"allow": "POST"})
+    if _kind(request) not in (_PROTO, _JSON):
+        return HttpAnswer(415, b"", {"accept-post": f"{_PROTO}, {_JSON}"})
+    version = request.headers.get("connect-protocol-version", "1")
+    if version != "1":
+        return error_answer(invalid_argument(f'connect-protocol-version must be "1": got "{version}"'))
+    name = request.path.removeprefix("/")
+    if _spec(name) is None:
+        service, _, method = name.partition("/")
+        return error_answer(unimplemented(f"unknown method {method} for service {service}"))
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding not in _ENCODINGS:
+        return error_answer(unimplemented(f'unknown compression "{encoding}": supported encodings are gzip'))
+    return None
+
+
+def too_large(size: int, most: int) -> ServiceError:
+    """The refusal of a body over `most` bytes."""
+    try:
+        check_size(size, most)
+    except ServiceError as error:
+        return error
+    raise AssertionError("a body of allowed size was refused")
+
+
+def _kind(request: HttpRequest) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def error_answer(error: ServiceError) -> HttpAnswer:
@@ -109,15 +134,8 @@ def _word(code: Code) -> str:
     return "canceled" if code is Code.CANCELLED else code.name.lower()
 
 
-def _check_version(request: HttpRequest) -> None:
-    version = request.headers.get("connect-protocol-version", "1")
-    if version != "1":
-        raise invalid_argument(f'connect-protocol-version must be "1": got "{version}"')
-
-
 def _message(spec: RpcSpec, kind: str, request: HttpRequest, most: int) -> Message:
-    body = plain_body(request)
-    check_size(len(body), most)
+    body = _plain_body(request, most)
     if kind == _PROTO:
         return parse_request(spec.request_type, body)
     from google.protobuf import json_format
@@ -128,21 +146,21 @@ def _message(spec: RpcSpec, kind: str, request: HttpRequest, most: int) -> Messa
         raise invalid_argument(f"unmarshal message: {error}") from None
 
 
-def plain_body(request: HttpRequest) -> bytes:
+def _plain_body(request: HttpRequest, most: int) -> bytes:
     """The body, unzipped where it came zipped. Raises ServiceError."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding == "gzip":
-        unzip = zlib.decompressobj(wbits=31)
-        try:
-            body = unzip.decompress(request.body, _MOST_BODY + 1)
-        except zlib.error as error:
-            raise invalid_argument(f"decompress: {error}") from None
-    elif encoding in ("", "identity"):
-        body = request.body
-    else:
-        raise unimplemented(f'unknown compression "{encoding}": supported encodings are gzip')
-    if len(body) > _MOST_BODY:
-        raise ServiceError(Code.RESOURCE_EXHAUSTED, f"message size {len(body)} is larger than max {_MOST_BODY}")
+    check_size(len(request.body), most)
+    if request.headers.get("content-encoding", "identity") != "gzip":
+        return request.body
+    unzip = zlib.decompressobj(wbits=31)
+    try:
+        body = unzip.decompress(request.body, most + 1)
+    except zlib.error as error:
+        raise invalid_argument(f"decompress: {error}") from None
+    if len(body) > most:
+        # A gzip's last four bytes tell the size; they are taken for the wording only.
+        check_size(max(int.from_bytes(request.body[-4:], "little"), most + 1), most)
+    if not unzip.eof or unzip.unused_data:
+        raise invalid_argument("decompress: it is not one whole gzip member")
     return body
 
 

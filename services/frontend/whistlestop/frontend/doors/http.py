@@ -1,114 +1,248 @@
-"""All that the frontend says over HTTP, free of any transport, and the ASGI application around it."""
+"""All that the frontend says over HTTP, free of any transport, and the ASGI application around it.
+
+Rules of this file: a request is refused by its head if it can be. Whether its path exists, whether a web page may have
+sent it and who calls is asked before a byte of its body is kept, decoded or unzipped.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common import certificates
 from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.frontend.doors import connect
 from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest, compressed
-from whistlestop.frontend.doors.asgi import read_body, send_answer, unless_gone
+from whistlestop.frontend.doors.asgi import HEALTH, PEER, headers_of, local_ip_of, read_body, send_answer, unless_gone
+from whistlestop.frontend.registry import FOR_EVERYBODY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from whistlestop.common.clock import Clock
     from whistlestop.frontend.doors.asgi import App, Receive, Send
+    from whistlestop.frontend.doors.browsers import BrowserRules
     from whistlestop.frontend.service import Frontend
 
 
 logger = logging.getLogger(__name__)
-_MOST_BODY = 128 * 1024 * 1024
-_MOST_FROM_STRANGERS = 16 * 1024
-"""Whoever brings no credential that is known is refused further on: no more of what they send is kept, or unzipped."""
+_MOST_FROM_ANYBODY = 16 * 1024
+"""Of a body, zipped or not, to the one method that takes no credential."""
+_UNSUPPORTED_MEDIA_TYPE = 415
+
+
+class Kind(Enum):
+    """Whose rules a path is served by."""
+
+    CONNECT = auto()
+    NEXUS = auto()
+    JSON = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A request whose head is in order."""
+
+    kind: Kind
+    most_body: int
+    """Bytes, zipped or not."""
+    known: bool
+    """Whether it is of a known caller (where nobody is asked: of anybody), and not what everybody may ask."""
 
 
 class HttpApi:
-    """Connect, the JSON API, Nexus and the health check. `can_hold` is False where a wait is billed (a function)."""
+    """Connect, the JSON API, Nexus and the health check. `can_hold` is False where a wait is billed (a function).
 
-    def __init__(self, frontend: Frontend, clock: Clock, *, can_hold: bool = True) -> None:
+    `browsers`: what web pages may send; without it, whatever they can.
+    """
+
+    def __init__(
+        self, frontend: Frontend, clock: Clock, *, can_hold: bool = True, browsers: BrowserRules | None = None
+    ) -> None:
         self._frontend = frontend
         self._clock = clock
         self._can_hold = can_hold
+        self._browsers = browsers
 
     async def handle(self, request: HttpRequest, latest_ns: int | None = None) -> HttpAnswer:
         """Answer one request, whatever it is, by `latest_ns` if that is set. Raises nothing but cancellation."""
-        is_connect = connect.is_connect(request.path)
+        found = await self.look(request)
+        return await self.serve(request, found, latest_ns) if isinstance(found, Passed) else found
+
+    async def look(self, request: HttpRequest) -> Passed | HttpAnswer:
+        """Look at the head of a request: the answer if its body does not matter, or what `serve` goes on with."""
         try:
-            answer = await self._answer(request, latest_ns, is_connect=is_connect)
+            found = await self._look(request)
+        except ServiceError as error:
+            found = _error_answer(request, error)
         except Exception:
             logger.exception("%s %s failed", request.method, request.path)
-            answer = _failed(ServiceError(Code.INTERNAL, "internal error"), is_connect=is_connect)
-        return compressed(answer, request.headers.get("accept-encoding", ""))
+            found = _internal_error(request)
+        return found if isinstance(found, Passed) else self._readable(request, found)
 
-    async def _answer(self, request: HttpRequest, latest_ns: int | None, *, is_connect: bool) -> HttpAnswer:
-        if is_connect:
-            return await connect.serve(
-                self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns
-            )
-        if request.path == "/healthz":
-            return HttpAnswer(200, b'{"status":"SERVING"}', {"content-type": "application/json"})
-        if "/nexus" in request.path:
+    async def serve(self, request: HttpRequest, passed: Passed, latest_ns: int | None = None) -> HttpAnswer:
+        """Answer a request that `look` lets pass, by `latest_ns` if that is set."""
+        if len(request.body) > passed.most_body:
+            return self.too_large(request, passed, len(request.body))
+        try:
+            answer = await self._answer(request, passed, latest_ns)
+        except Exception:
+            logger.exception("%s %s failed", request.method, request.path)
+            answer = _internal_error(request)
+        return self._readable(request, compressed(answer, request.headers.get("accept-encoding", "")))
+
+    def too_large(self, request: HttpRequest, passed: Passed, size: int) -> HttpAnswer:
+        """The answer to a body of `size` bytes."""
+        if passed.kind is Kind.CONNECT:
+            answer = connect.error_answer(connect.too_large(size, passed.most_body))
+        elif passed.kind is Kind.NEXUS:
             from whistlestop.frontend.doors import nexus
 
-            answer = await nexus.serve(
-                self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns
+            answer = nexus.error_answer(request, nexus.too_large(request))
+        else:
+            from whistlestop.frontend.doors import json_api
+
+            answer = json_api.error_answer(json_api.too_large())
+        return self._readable(request, answer)
+
+    async def _look(self, request: HttpRequest) -> Passed | HttpAnswer:
+        """As `look`. Raises ServiceError."""
+        kind = _kind(request.path)
+        if self._browsers is not None:
+            allowed = self._browsers.preflight(request.method, request.headers)
+            if allowed is not None:
+                return HttpAnswer(204, b"", allowed)
+            refused = self._browsers.refusal(
+                request.headers, request.local_ip, any_content=kind is Kind.NEXUS
             )
+            if refused is not None:
+                raise refused
+        if request.path == HEALTH:
+            return HttpAnswer(200, b'{"status":"SERVING"}', {"content-type": "application/json"})
+        for_everybody = False
+        if kind is Kind.CONNECT:
+            answer = connect.refusal(request)
             if answer is not None:
                 return answer
-        # Imported when first needed: paths and JSON cost more to import than a function's start may.
+            for_everybody = request.path.endswith(f"/{FOR_EVERYBODY}")
+            most = self._frontend.config.max_message_size
+        elif kind is Kind.NEXUS:
+            from whistlestop.frontend.doors import nexus_requests
+
+            most = nexus_requests.MOST_BODY
+        else:
+            # Imported when first needed: paths and JSON cost more to import than a function's start may.
+            from whistlestop.frontend.doors import json_api
+
+            found = json_api.rpc_of(request)
+            if isinstance(found, HttpAnswer):
+                return found
+            for_everybody = found.method == FOR_EVERYBODY
+            most = json_api.MOST_BODY
+        if for_everybody:
+            return Passed(kind, _MOST_FROM_ANYBODY, known=False)
+        if not await self._frontend.knows(request.headers):
+            raise permission_denied()
+        return Passed(kind, most, known=True)
+
+    async def _answer(self, request: HttpRequest, passed: Passed, latest_ns: int | None) -> HttpAnswer:
+        if passed.kind is Kind.CONNECT:
+            return await connect.serve(
+                self._frontend, self._clock, request, passed.most_body, can_hold=self._can_hold, latest_ns=latest_ns
+            )
+        if passed.kind is Kind.NEXUS:
+            from whistlestop.frontend.doors import nexus
+
+            return await nexus.serve(
+                self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns
+            )
         from whistlestop.frontend.doors import json_api
 
         return await json_api.serve(self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns)
 
+    def _readable(self, request: HttpRequest, answer: HttpAnswer) -> HttpAnswer:
+        """With the headers for pages of configured origins."""
+        added = {} if self._browsers is None else self._browsers.cors(request.headers)
+        return replace(answer, headers=answer.headers | added) if added else answer
 
-def make_app(frontend: Frontend, clock: Clock) -> App:
+
+def make_app(frontend: Frontend, clock: Clock, browsers: BrowserRules | None = None) -> App:
     """The ASGI application."""
-    api = HttpApi(frontend, clock)
+    api = HttpApi(frontend, clock, browsers=browsers)
 
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        headers = _headers(scope["headers"])
+        state = scope.get("state", {})
+        peer = state.get(PEER)
+        began_s = 0.0 if peer is None else time.thread_time()
+        headers = headers_of(scope["headers"])
         headers.pop(certificates.HEADER, None)
-        if certificate := scope.get("state", {}).get(certificates.HEADER):
+        if certificate := state.get(certificates.HEADER):
             headers[certificates.HEADER] = certificate
-        known = await frontend.knows(headers)
-        body = await read_body(receive, _MOST_BODY if known else _MOST_FROM_STRANGERS)
-        if body is None:
-            return
         request = HttpRequest(
             method=scope["method"],
             path=scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].decode("latin-1"),
             query=scope["query_string"].decode("latin-1"),
             headers=headers,
-            body=body,
+            local_ip=local_ip_of(scope),
         )
-        if not known and len(body) > _MOST_FROM_STRANGERS:
-            # What was cut off would be taken for a bad request.
-            await send_answer(send, _failed(permission_denied(), is_connect=connect.is_connect(request.path)))
+        found = await api.look(request)
+        if peer is not None:
+            if isinstance(found, Passed) and found.known:
+                peer.authenticate()
+            else:
+                peer.spend_cpu(time.thread_time() - began_s)
+        if not isinstance(found, Passed):
+            await send_answer(send, found)
             return
-        answer = await unless_gone(api.handle(request), receive)
+        size = int(headers.get("content-length", "") or 0)
+        if size <= found.most_body:
+            body = await read_body(receive, found.most_body)
+            if body is None:
+                return
+            request, size = replace(request, body=body), len(body)
+        if size > found.most_body:
+            await send_answer(send, api.too_large(request, found, size))
+            return
+        answer = await unless_gone(api.serve(request, found), receive)
         if answer is not None:
             await send_answer(send, answer)
 
     return app
 
 
-def _headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """One value a name: what came in several lines is put together, as HTTP has it."""
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in pairs:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+def _kind(path: str) -> Kind:
+    if connect.is_connect(path):
+        return Kind.CONNECT
+    if "/nexus" in path:
+        from whistlestop.frontend.doors import nexus
+
+        if nexus.is_nexus(path):
+            return Kind.NEXUS
+    return Kind.JSON
 
 
-def _failed(error: ServiceError, *, is_connect: bool) -> HttpAnswer:
-    if is_connect:
-        return connect.error_answer(error)
-    from whistlestop.frontend.doors import json_api
+def _error_answer(request: HttpRequest, error: ServiceError) -> HttpAnswer:
+    """The error as the protocol of the path has it."""
+    kind = _kind(request.path)
+    if kind is Kind.CONNECT:
+        answer = connect.error_answer(error)
+    elif kind is Kind.NEXUS:
+        from whistlestop.frontend.doors import nexus
 
-    return json_api.error_answer(error)
+        answer = nexus.error_answer(request, error)
+    else:
+        from whistlestop.frontend.doors import json_api
+
+        answer = json_api.error_answer(error)
+    from whistlestop.frontend.doors.browsers import UnsupportedMediaType
+
+    return replace(answer, status=_UNSUPPORTED_MEDIA_TYPE) if isinstance(error, UnsupportedMediaType) else answer
+
+
+def _internal_error(request: HttpRequest) -> HttpAnswer:
+    return _error_answer(request, ServiceError(Code.INTERNAL, "internal error"))

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clock import Clock
     from whistlestop.frontend.doors.answer import HttpRequest
+    from whistlestop.frontend.registry import RpcSpec
     from whistlestop.frontend.service import Frontend
 
 _JSON = {"content-type": "application/json"}
-_MOST_BODY = 4 * 1024 * 1024
+MOST_BODY = 4 * 1024 * 1024
 _FORM = frozenset({"pretty", "noPayloadShorthand"})
 
 
@@ -47,6 +48,17 @@ async def serve(
         return HttpAnswer(200, body, dict(_JSON))
     except ServiceError as error:
         return error_answer(error, pretty=pretty)
+
+
+def rpc_of(request: HttpRequest) -> RpcSpec | HttpAnswer:
+    """The RPC that a head leads to, or the answer that there is none."""
+    match = transcoding.find(request.method, request.path)
+    return error_answer(_no_such_path(request)) if match is None else match.binding.spec
+
+
+def too_large() -> ServiceError:
+    """The refusal of a body over MOST_BODY."""
+    return invalid_argument("http: request body too large")
 
 
 def error_answer(error: ServiceError, *, pretty: bool = False) -> HttpAnswer:
@@ -72,8 +84,8 @@ def _no_such_path(request: HttpRequest) -> ServiceError:
 def _message(match: transcoding.Match, request: HttpRequest, parameters: dict[str, list[str]]) -> Message:
     binding = match.binding
     message = binding.spec.request_type()
-    if len(request.body) > _MOST_BODY:
-        raise invalid_argument("http: request body too large")
+    if len(request.body) > MOST_BODY:
+        raise too_large()
     try:
         if binding.body == "*":
             payload_json.fill_from_json(message, request.body)

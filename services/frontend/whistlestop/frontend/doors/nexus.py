@@ -35,8 +35,8 @@ _SERVICES = re.compile(
 
 async def serve(
     frontend: Frontend, clock: Clock, request: HttpRequest, *, can_hold: bool, latest_ns: int | None = None
-) -> HttpAnswer | None:
-    """Answer one request; None when its path is not one of these."""
+) -> HttpAnswer:
+    """Answer one request, whose path is one of these (`is_nexus`)."""
     support = request.headers.get(nexus_answers.FAILURE_SUPPORT_HEADER) == "true"
     callback = _CALLBACK.fullmatch(request.path)
     services = _SERVICES.fullmatch(request.path)
@@ -45,18 +45,34 @@ async def serve(
         if callback is not None:
             namespace = unquote(callback["namespace"] or "")
             return await _complete(frontend, await _admitted(frontend, request, namespace), namespace, context)
-        if services is not None:
-            parts = {name: unquote(part) for name, part in services.groupdict("").items()}
-            if services["endpoint"]:
-                target = await _of_endpoint(frontend, request, parts["endpoint"])
-                request = await _admitted(frontend, request, target.namespace.name)
-            else:
-                request = await _admitted(frontend, request, parts["namespace"])
-                target = await nexus_requests.of_queue(frontend, parts["namespace"], parts["task_queue"])
-            return await nexus_requests.serve(frontend, clock, request, target, parts["rest"], context)
+        assert services is not None
+        parts = {name: unquote(part) for name, part in services.groupdict("").items()}
+        if services["endpoint"]:
+            target = await _of_endpoint(frontend, request, parts["endpoint"])
+            request = await _admitted(frontend, request, target.namespace.name)
+        else:
+            request = await _admitted(frontend, request, parts["namespace"])
+            target = await nexus_requests.of_queue(frontend, parts["namespace"], parts["task_queue"])
+        return await nexus_requests.serve(frontend, clock, request, target, parts["rest"], context)
     except nexus_answers.Refusal as refusal:
         return refusal.answer(failure_support=support)
-    return None
+
+
+def is_nexus(path: str) -> bool:
+    """Whether a path is one of these."""
+    return "/nexus" in path and (_CALLBACK.fullmatch(path) is not None or _SERVICES.fullmatch(path) is not None)
+
+
+def error_answer(request: HttpRequest, error: ServiceError | nexus_answers.Refusal) -> HttpAnswer:
+    """The error as Nexus has it."""
+    refusal = nexus_answers.of_service_error(error) if isinstance(error, ServiceError) else error
+    return refusal.answer(failure_support=request.headers.get(nexus_answers.FAILURE_SUPPORT_HEADER) == "true")
+
+
+def too_large(request: HttpRequest) -> nexus_answers.Refusal:
+    """The refusal of a body over MOST_BODY."""
+    is_callback = _CALLBACK.fullmatch(request.path) is not None
+    return nexus_answers.refusal("BAD_REQUEST", "invalid result content" if is_callback else "invalid input")
 
 
 async def _of_endpoint(frontend: Frontend, request: HttpRequest, endpoint_id: str) -> nexus_requests.Target:
@@ -91,7 +107,7 @@ async def _complete(frontend: Frontend, request: HttpRequest, namespace: str, co
     The namespace of the address is the token's, or the completion is refused: whoever may write there was asked before.
     """
     if len(request.body) > nexus_requests.MOST_BODY:
-        raise nexus_answers.refusal("BAD_REQUEST", "invalid result content")
+        raise too_large(request)
     completion = CompleteNexusOperationRequest(headers=request.headers, body=request.body, namespace=namespace)
     try:
         await frontend.history.call("CompleteNexusOperation", completion, context)

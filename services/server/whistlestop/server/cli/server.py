@@ -54,6 +54,13 @@ _BroadcastAddress = Annotated[
     str,
     typer.Option("--broadcast-address", metavar="HOST:PORT", help="What others are told this process's address is."),
 ]
+_CorsOrigins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--http-cors-origin", metavar="ORIGIN",
+        help="Site whose pages may call the HTTP API, such as https://ui.example.com. Repeatable.",
+    ),
+]  # fmt: skip
 _MetricsPort = Annotated[
     int,
     typer.Option(
@@ -119,6 +126,7 @@ def start_dev(
         int, typer.Option("--http-port", min=0, max=65535, help="Port of the HTTP door.", show_default="a free one")
     ] = 0,
     metrics_port: _MetricsPort = 0,
+    http_cors_origin: _CorsOrigins = None,
     ui_port: Annotated[int, typer.Option("--ui-port", help="Taken for compatibility: no web UI is shipped.")] = 0,
     ui_ip: Annotated[str, typer.Option("--ui-ip", help="As --ui-port.")] = "",
     ui_asset_path: Annotated[str, typer.Option("--ui-asset-path", help="As --ui-port.")] = "",
@@ -150,6 +158,7 @@ def start_dev(
         port=port,
         http_port=http_port,
         metrics_port=metrics_port,
+        http_cors_origins=_origins(http_cors_origin),
         namespaces=_namespaces(namespace),
         search_attributes=_search_attributes(search_attribute),
         dynamic=_dynamic(dynamic_config_value),
@@ -179,6 +188,7 @@ def start(
     metrics_port: Annotated[
         int | None, typer.Option("--metrics-port", min=0, max=65535, help="Port of /metrics.", show_default="none")
     ] = None,
+    http_cors_origin: _CorsOrigins = None,
     db_filename: Annotated[str, typer.Option("--db-filename", "-f", help="SQLite file that keeps the state.")] = "",
     database_url: _DatabaseUrl = "",
     services: _Services = "frontend,history,matching",
@@ -215,6 +225,7 @@ def start(
         port=port,
         http_port=http_port,
         metrics_port=metrics_port,
+        http_cors_origins=_origins(http_cors_origin),
         namespaces=_namespaces(namespace),
         search_attributes=_search_attributes(search_attribute),
         dynamic=_dynamic(dynamic_config_value),
@@ -248,6 +259,15 @@ def _store(database_url: str, path: str, pragmas: list[str] | None) -> StoreConf
     if not database_url.startswith(("postgresql://", "postgres://")):
         raise CommandError("--database-url must begin with postgresql://", 2)
     return StoreConfig(database_url=database_url)
+
+
+def _origins(given: list[str] | None) -> tuple[str, ...]:
+    from whistlestop.frontend.doors.browsers import origins_of
+
+    try:
+        return tuple(sorted(origins_of(given or [])))
+    except ValueError as error:
+        raise CommandError(f"--http-cors-origin {error}", 2) from error
 
 
 def _secret(given: str, path: str) -> str:

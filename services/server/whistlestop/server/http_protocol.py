@@ -1,0 +1,470 @@
+"""One HTTP/1.1 connection within bounds: uvicorn's protocol, and limits on what a peer may cost.
+
+Rules of this file:
+  - every phase of a connection has a limit in bytes and in time: no request yet, a head, a body, an answer that the
+    peer does not fetch. A request that arrives in one piece costs no timer;
+  - as long as the peer has shown no credential, it also counts towards the process's budget (`common.budget`), is read
+    in small pieces, and no further piece of a body is read before the application wants it;
+  - a head is checked before the application sees it. What a proxy in front of us could read differently is refused;
+  - trailers are counted and dropped: they come after the caller was authorized, so they may not change its headers;
+  - the rest of a body that nobody wants is discarded up to a limit, so that its sender can read the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+from collections import deque
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+
+import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from whistlestop.frontend.doors.asgi import PEER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import uvicorn
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from whistlestop.common.budget import Account, Request
+    from whistlestop.server.http_door import ServerState
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Sizes in bytes, times in seconds."""
+
+    head: int = 64 * 1024
+    """Of a request line and its headers."""
+    target: int = 32 * 1024
+    """Of a request line's path and query."""
+    headers: int = 256
+    framing: int = 16 * 1024
+    """Of chunk sizes, chunk extensions and trailers, beyond what 16 bytes a chunk and twice its data allow for."""
+    discarded: int = 256 * 1024
+    """Of a body that comes in although its request is answered."""
+    pipelined: int = 16
+    """Requests of one connection that wait for the answer to an earlier one."""
+    head_s: float = 10.0
+    """From the first byte (of a new connection: from its start) to the end of the head."""
+    body_s: float = 60.0
+    linger_s: float = 2.0
+    """For a peer to read a refusal while it is still sending."""
+    stalled_s: float = 20.0
+    """For the next 64 KiB of an answer to be fetched."""
+    keep_alive_s: float = 5.0
+
+
+_PIECE_OF_STRANGERS = 16 * 1024
+_PIECE = 256 * 1024
+_buffer = memoryview(bytearray(_PIECE))
+"""What is read lands here and is copied at once, so all connections can share it."""
+_PROGRESS = 64 * 1024
+_REQUEST_LINE = len("  HTTP/1.1\r\n")
+_HEADER_LINE = len(": \r\n")
+_PER_CHUNK = 16
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class _Phase(enum.Enum):
+    IDLE = enum.auto()
+    HEAD = enum.auto()
+    BODY = enum.auto()
+
+
+class _RefusedRequest(Exception):
+    """Stops the parser; the refusal is kept in the protocol."""
+
+
+class _Flow(FlowControl):
+    """Uvicorn's flow control, with one more reason not to read."""
+
+    rests = False
+    """The peer has used up its CPU time."""
+
+    def resume_reading(self) -> None:
+        if not self.rests:
+            super().resume_reading()
+
+
+class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
+    """See the rules of this file. It stands in the ASGI scope's state as PEER."""
+
+    flow: _Flow
+
+    def __init__(self, config: uvicorn.Config, state: ServerState, limits: HttpLimits, account: Account) -> None:
+        super().__init__(config, state, {PEER: self})  # type: ignore[arg-type]  # it has the attributes that are used
+        self._state = state
+        self._limits = limits
+        self._account = account
+        self._received = 0
+        self.timeout_keep_alive = limits.keep_alive_s  # type: ignore[assignment]  # a float will do
+        self._phase = _Phase.IDLE
+        self._outside = 0
+        """Bytes of the current message outside its body; after its head, only those behind the head."""
+        self._allowed = 0
+        """What `_outside` may be in a body."""
+        self._head_size = self._header_count = self._discarded = 0
+        self._refusal: tuple[HTTPStatus, str] | None = None
+        self._counted: deque[Request] = deque()
+        """What the budget has of requests that are not answered."""
+        self._ending = False
+        """Nothing more is read."""
+        self._timed: _Phase | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
+        self._unsent = 0
+
+    # -- the connection --
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        super().connection_made(transport)
+        self.flow = _Flow(transport)
+        self._account.peer = self
+        self._state.came()
+        self._watch(_Phase.HEAD)
+        if not self._account.is_open:  # it had to make room during its TLS handshake
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unset_keepalive_if_required()
+        for timer in (self._timer, self._stall_timer, self._rest_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._stall_timer = self._rest_timer = None
+        self._ending = True
+        self._account.close()
+        super().connection_lost(exc)
+        self._state.gone()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _buffer if self._account.authenticated else _buffer[:_PIECE_OF_STRANGERS]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._ending:
+            return
+        self._received += 1
+        data = bytes(_buffer[:nbytes])
+        if self._account.authenticated:
+            self.data_received(data)
+            return
+        began_s = time.thread_time()
+        self.data_received(data)
+        if self._phase is _Phase.BODY and not self._account.authenticated:
+            self.flow.pause_reading()  # until the application wants the body
+        self.spend_cpu(time.thread_time() - began_s)
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._outside += len(data)
+        if not self._fed(data):
+            return
+        if self._phase is _Phase.BODY:
+            if self._outside > self._allowed:
+                self._refuse(HTTPStatus.BAD_REQUEST, "The chunks of the body have too much around them.")
+                return
+            self._watch(_Phase.BODY)
+        elif self._phase is _Phase.HEAD or self._outside:
+            if self._outside > self._limits.head:
+                self._refuse(*_HEAD_TOO_LARGE)
+                return
+            self._watch(_Phase.HEAD)
+        else:
+            self._watch(None)
+            if self._is_answered(none_is=False) and self.timeout_keep_alive_task is None:
+                # The answer went out before the request was complete.
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+
+    def _fed(self, data: bytes) -> bool:
+        """Parse. False if the connection ends here."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            # Nothing is logged: whoever sends rubbish would write our log.
+            self._refuse(*(self._refusal or (HTTPStatus.BAD_REQUEST, "Invalid HTTP request received.")))
+            return False
+        return not self._ending
+
+    def _without_upgrade(self, rest: bytes) -> bool:
+        """Go on with HTTP/1.1: a server may ignore an `Upgrade`. The parser has taken the body for another protocol."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        for name, value in self.headers:
+            if name in _FRAMING:
+                self._fed(b"POST / HTTP/1.1\r\n%b: %b\r\n\r\n" % (name, value))
+        return self._fed(rest) if rest else not self._ending
+
+    # -- the parser's callbacks --
+
+    def on_message_begin(self) -> None:
+        if self._is_resumed():
+            return
+        super().on_message_begin()
+        self._phase = _Phase.HEAD
+        self._head_size = self._header_count = 0
+        if not self._account.authenticated:
+            counted = self._account.open_request(self._make_room)
+            if counted is None:
+                self._stop(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests at once.")
+            else:
+                self._counted.append(counted)
+
+    def on_url(self, url: bytes) -> None:
+        if self._is_resumed():
+            return
+        super().on_url(url)
+        if len(self.url) > self._limits.target:
+            self._stop(HTTPStatus.REQUEST_URI_TOO_LONG, f"The path and query exceed {self._limits.target} bytes.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._phase is not _Phase.HEAD:
+            return  # a trailer, or the head of a body that is resumed
+        super().on_header(name, value)
+        self._header_count += 1
+        self._head_size += len(name) + len(value) + _HEADER_LINE
+        if self._header_count > self._limits.headers or self._head_size > self._limits.head:
+            self._stop(*_HEAD_TOO_LARGE)
+
+    def on_headers_complete(self) -> None:
+        if self._is_resumed():
+            return
+        wrong = _fault(self.headers, self.url, self.parser.get_http_version(), self.parser.get_method())
+        if wrong is not None:
+            self._stop(HTTPStatus.BAD_REQUEST, wrong)
+        if len(self.pipeline) >= self._limits.pipelined:
+            self._stop(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests at once on one connection.")
+        head = self._head_size + len(self.url) + len(self.parser.get_method()) + _REQUEST_LINE
+        self._hold(head)
+        self._phase = _Phase.BODY
+        self._outside = max(self._outside - head, 0)
+        self._allowed = self._limits.framing
+        self._discarded = 0
+        super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        """Httptools calls this at the head of each chunk."""
+        self._allowed += _PER_CHUNK
+
+    def on_body(self, body: bytes) -> None:
+        self._outside = max(self._outside - len(body), 0)
+        self._allowed += 2 * len(body)
+        if self.cycle.response_complete:
+            self._discarded += len(body)
+            if self._discarded > self._limits.discarded:
+                self._end()
+            return
+        self._hold(len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and any(name in _FRAMING for name, _ in self.headers):
+            return  # the body is still to come, see `_without_upgrade`
+        super().on_message_complete()
+        self._phase = _Phase.IDLE
+        self._outside = 0
+        if self._counted:
+            self._counted[-1].finish()
+
+    def _is_resumed(self) -> bool:
+        """Whether a second parser reads the body of a request whose head a first one has read."""
+        return self._phase is _Phase.BODY
+
+    def _hold(self, size: int) -> None:
+        if self._counted and not self._counted[-1].hold(size):
+            self._stop(HTTPStatus.TOO_MANY_REQUESTS, "Too much is sent by callers who are not known yet.")
+
+    def _stop(self, status: HTTPStatus, message: str) -> None:
+        self._refusal = status, message
+        raise _RefusedRequest
+
+    # -- what the application knows of the peer --
+
+    def authenticate(self) -> None:
+        """Note that a known caller uses this connection."""
+        self._account.authenticate()
+        while self._counted:
+            self._counted.popleft().close()
+
+    def spend_cpu(self, seconds: float) -> None:
+        """Count CPU time, and stop reading for a while if it was too much."""
+        rest_s = self._account.spend_cpu(seconds)
+        if rest_s > 0 and not self._ending and not self.flow.rests:
+            self.flow.pause_reading()
+            self.flow.rests = True
+            self._rest_timer = self.loop.call_later(rest_s, self._rested)
+
+    def _rested(self) -> None:
+        self._rest_timer = None
+        self.flow.rests = False
+        if not self._ending and not self.pipeline:
+            self.flow.resume_reading()
+
+    # -- as the budget sees it --
+
+    def activity(self) -> int:
+        """Return a number that grows whenever something comes."""
+        return self._received
+
+    def is_busy(self) -> bool:
+        """Return whether a request is under way."""
+        return self._phase is not _Phase.IDLE or not self._is_answered(none_is=True)
+
+    def close_idle(self) -> None:
+        """Close: there is nothing to do."""
+        self._close()
+
+    def abort(self) -> None:
+        """Close at once, without a word."""
+        self.transport.abort()
+
+    # -- answers --
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._counted:
+            self._counted.popleft().close()
+        if self.transport.get_write_buffer_size():
+            self._watch_writing()
+        if self.transport.is_closing() or self._phase is _Phase.IDLE:
+            return
+        if self.cycle.response_complete and self._phase is _Phase.BODY:
+            self._set_timer(self._limits.linger_s, self._expire)  # the rest of a body that nobody wants
+        else:
+            self._timed = None
+            self._watch(self._phase)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        if self._stall_timer is None:
+            self._unsent = self.transport.get_write_buffer_size()
+            self._stall_timer = self.loop.call_later(self._limits.stalled_s, self._check_writing)
+
+    def _check_writing(self) -> None:
+        """Drop a peer that does not fetch what it asked for."""
+        self._stall_timer = None
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent:
+            return
+        if self._unsent - unsent < min(_PROGRESS, self._unsent):
+            self.transport.abort()
+        else:
+            self._watch_writing()
+
+    # -- the end --
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        """Answer what is no request, and end. Behind a request that is not answered yet, end without a word."""
+        if self._phase is _Phase.BODY:
+            in_turn = not self.cycle.response_started and not self.pipeline
+        else:
+            in_turn = self._is_answered(none_is=True)
+        if in_turn:
+            body = message.encode()
+            self.transport.write(
+                f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: text/plain; charset=utf-8\r\n"
+                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
+            )
+        self._end()
+
+    def _end(self) -> None:
+        """Read no more, stop what is running, and close when the peer has had a moment to read the answer."""
+        self._ending = True
+        self._unset_keepalive_if_required()
+        self.pipeline.clear()
+        if not self._is_answered(none_is=True):
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.flow.pause_reading()
+        self.flow.rests = True
+        self._set_timer(self._limits.linger_s, self._close)
+
+    def _close(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self._watch_writing()
+        self.transport.close()
+
+    def _watch(self, phase: _Phase | None) -> None:
+        """Time a phase from its start on."""
+        if phase is self._timed:
+            return
+        self._timed = phase
+        if phase is not None:
+            self._set_timer(self._limits.head_s if phase is _Phase.HEAD else self._limits.body_s, self._expire)
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self, after_s: float, action: Callable[[], Any]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(after_s, action)
+
+    def _expire(self) -> None:
+        """End what takes too long, or has to make room."""
+        if self._ending or self.transport.is_closing():
+            return
+        if self._is_answering_another():
+            self._timed = None  # timed anew when that answer is complete
+        elif self._outside or self._phase is not _Phase.IDLE:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request did not come in time.")
+        else:
+            self._close()
+
+    def _make_room(self) -> None:
+        """End what the budget has no room for any more."""
+        if self._phase is _Phase.IDLE:
+            self._end()
+        else:
+            self._expire()
+
+    def _is_answering_another(self) -> bool:
+        """Whether an earlier request than the one that comes in has no complete answer yet."""
+        if self._phase is _Phase.BODY:
+            return bool(self.pipeline)
+        return not self._is_answered(none_is=True)
+
+    def _is_answered(self, *, none_is: bool) -> bool:
+        """Whether the last request has its answer; `none_is` where there was no request yet."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle.response_complete if cycle is not None else none_is
+
+
+_HEAD_TOO_LARGE = (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large.")
+
+
+def _fault(headers: Iterable[tuple[bytes, bytes]], url: bytes, version: str, method: bytes) -> str | None:
+    """What is wrong with a head that the parser let pass: where it ends for another reader, or whom it is for."""
+    host = None
+    for name, value in headers:
+        if name == b"host":
+            if host is not None:
+                return "There are several Host headers."
+            host = value
+        elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version != "1.1"):
+            return "Transfer-Encoding has to be chunked, in HTTP/1.1."
+    if host is None and version == "1.1":
+        return "The Host header is missing."
+    if method == b"CONNECT":
+        return "CONNECT is not served here."
+    if not url.startswith((b"/", b"*")):
+        authority = url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+        if host is not None and authority != host:
+            return "The Host header is not that of the address."
+    return None
