@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import Child, MutableState
     from whistlestop.history.engine import Engine
     from whistlestop.history.nexus_deliveries import Rest
     from whistlestop.history.service import History
@@ -138,17 +139,32 @@ def _new_child(
 
 async def _after_resets(engine: Engine, key: ExecutionKey) -> ExecutionKey:
     """A parent that was reset goes on in another run, with the children that it had at that point."""
+    state: MutableState | None = None
     for _ in range(MAX_CONFLICTS):
-        try:
-            state = (await engine.load(key, fresh=not engine.exclusive)).state
-        except ServiceError as error:
-            if error.code is not Code.NOT_FOUND:
-                raise
+        state = await _state_of(engine, key)
+        if state is None or not state.close_ns:
             return key
-        if not state.close_ns or not state.reset_run_id:
-            return key
+        if not state.reset_run_id:
+            break
         key = ExecutionKey(key.namespace_id, key.workflow_id, state.reset_run_id)
+    if state is not None and state.original_run_id != state.run_id:
+        # A run that was reset twice names its last reset only: the open one may stem from another run of the family.
+        current = await engine.store.get_current(key.namespace_id, key.workflow_id)
+        other = key if current is None else ExecutionKey(key.namespace_id, key.workflow_id, current.run_id)
+        found = await _state_of(engine, other) if other != key else None
+        if found is not None and found.original_run_id == state.original_run_id:
+            return other
     return key
+
+
+async def _state_of(engine: Engine, key: ExecutionKey) -> MutableState | None:
+    """The run's mutable state; None when it is gone."""
+    try:
+        return (await engine.load(key, fresh=not engine.exclusive)).state
+    except ServiceError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        return None
 
 
 async def _child_closed(service: History, task: TransferTask, data: TransferData) -> None:
@@ -168,11 +184,18 @@ async def _child_closed(service: History, task: TransferTask, data: TransferData
         if not parent.is_open and parent.state.reset_run_id:
             raise VersionConflict(key)
         child = parent.state.children.get(data.initiated_event_id)
-        if not parent.is_open or child is None or child.workflow_id != task.key.workflow_id:
+        if not parent.is_open or child is None or not _is_that_child(child, task, data):
             await service.store.delete_transfer(task)
             return
         children.record_closed(parent, child, task.key.run_id, data.close_event)
         await engine.commit(parent, done=task)
+
+
+def _is_that_child(child: Child, task: TransferTask, data: TransferData) -> bool:
+    """The chain that ended is the one which the parent waits for: a reset parent may have started another."""
+    if child.workflow_id != task.key.workflow_id:
+        return False
+    return not (child.run_id and data.request_id) or child.run_id == data.request_id
 
 
 async def _parent_closed(service: History, task: TransferTask, data: TransferData) -> None:

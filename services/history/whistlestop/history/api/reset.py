@@ -9,9 +9,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history import histories
+from whistlestop.history import chains, histories
 from whistlestop.history.api import METHODS
-from whistlestop.history.core import close
+from whistlestop.history.core import children, close
 from whistlestop.history.core import reset as core_reset
 from whistlestop.storage.errors import CurrentConflict, VersionConflict
 from whistlestop.storage.records import CurrentWrite, ExecutionKey
@@ -40,8 +40,9 @@ async def reset_workflow_execution(
             run_id = await _reset(service, request, context)
         except (VersionConflict, CurrentConflict):
             continue
-        if run_id:
-            return service_pb.ResetWorkflowExecutionResponse(run_id=run_id)
+        key = ExecutionKey(context.namespace_id, request.workflow_execution.workflow_id, run_id)
+        await _hear_of_children(service.engine, key)
+        return service_pb.ResetWorkflowExecutionResponse(run_id=run_id)
     raise ServiceError(Code.UNAVAILABLE, f"workflow {request.workflow_execution.workflow_id} is too busy; try again")
 
 
@@ -97,8 +98,7 @@ async def _reset_locked(
         close.terminate(current, reason=request.reason, identity=core_reset.RESETTER, by_reset=True)
         current.superseded = True
     kinds = core_reset.excluded(request)
-    if not core_reset.excludes_everything(kinds):
-        await _reapply(engine, run, entry, request.workflow_task_finish_event_id, kinds, current)
+    await _reapply(engine, run, entry, request.workflow_task_finish_event_id, kinds, current)
     core_reset.finish(run, request)
     base.state.reset_run_id = run.key.run_id
     base.changed = True
@@ -163,6 +163,30 @@ async def _reapply(
             if error.code is not Code.NOT_FOUND:
                 raise
             return
+
+
+async def _hear_of_children(engine: Engine, key: ExecutionKey) -> None:
+    """Tell the new run of children that ended while no run of their parent was open to hear of it.
+
+    After the commit: a child that ends from then on finds the new run by itself. A request that is repeated because
+    this was interrupted comes here again.
+    """
+    entry = await chains.entry_of(engine, key)
+    pending = [] if entry is None else [child for child in entry.state.children.values() if child.started_event_id]
+    endings: dict[int, chains.Ending] = {}
+    for child in pending:
+        ending = await chains.ending(engine, child.namespace_id, child.workflow_id, child.run_id)
+        if ending is not None and ending.event is not None:
+            endings[child.initiated_event_id] = ending
+
+    def decide(run: Run) -> None:
+        for initiated_event_id, ending in endings.items():
+            child = run.state.children.get(initiated_event_id)
+            if run.is_open and child is not None and ending.event is not None:
+                children.record_closed(run, child, ending.run_id, ending.event)
+
+    if endings:
+        await engine.transact(key.namespace_id, key.workflow_id, key.run_id, decide)
 
 
 METHODS["ResetWorkflowExecution"] = reset_workflow_execution

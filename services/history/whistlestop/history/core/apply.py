@@ -397,9 +397,17 @@ def _external_initiated(map_field: str) -> Callable[[MutableState, history_pb.Hi
         external = getattr(state, map_field)[event.event_id]
         external.initiated_event_id = event.event_id
         external.initiated_event_batch_id = batch_id
-        external.request_id = derived_uuid(state.run_id, event.event_id)
+        external.request_id = derived_uuid(_writer_of(state, event.event_id), event.event_id)
 
     return applier
+
+
+def _writer_of(state: MutableState, event_id: int) -> str:
+    """The run that wrote the event: after a reset, what it asked of others is asked again under the same request id."""
+    for branch in state.branches:
+        if branch.first_event_id <= event_id < branch.next_event_id:
+            return branch.branch_id
+    return state.run_id
 
 
 def _external_over(map_field: str, field: str) -> Callable[[MutableState, history_pb.HistoryEvent, int], None]:

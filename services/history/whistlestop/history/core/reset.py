@@ -92,8 +92,8 @@ def excluded(request: service_pb.ResetWorkflowExecutionRequest) -> frozenset[int
     return frozenset(kinds)
 
 
-def excludes_everything(kinds: frozenset[int]) -> bool:
-    """Nothing at all is applied again."""
+def _excludes_everything(kinds: frozenset[int]) -> bool:
+    """Nothing is applied again but what became of children: a run that is not told of those would wait for ever."""
     every = {int(kind) for kind in reset_enums.ResetReapplyExcludeType.values()} - {0}
     return every <= kinds
 
@@ -129,9 +129,9 @@ def begin(
             f"StateRebuilder unable to Rebuild mutable state to event ID: {finish_event_id - 1}, version: 0, "
             "this event must be at the boundary"
         )
+    _share_branches(state, base, finish_event_id)
     rebuild(state, [events for _, events in batches])
     state.history_size_bytes = sum(len(data) for data, _ in batches)
-    _share_branches(state, base, finish_event_id)
     start_request_id = next(
         (key for key, info in base.request_ids.items() if info.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED),
         base.create_request_id,
@@ -290,6 +290,7 @@ _NEXUS_EVENTS = {
 def reapply(run: Run, events: Iterable[history_pb.HistoryEvent], kinds: frozenset[int]) -> str:
     """Apply again what the outside did, but for the excluded `kinds`; returns the run that continued this as new."""
     continued = ""
+    everything = _excludes_everything(kinds)
     for event in events:
         kind = event.event_type
         if kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED and EXCLUDE_SIGNAL not in kinds:
@@ -302,7 +303,7 @@ def reapply(run: Run, events: Iterable[history_pb.HistoryEvent], kinds: frozense
             # Without its request it was admitted by an event of its own, which has been seen.
             if accepted.HasField("accepted_request"):
                 _admit_again(run, accepted.accepted_request, update_enums.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY)
-        elif kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
+        elif kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED and not everything:
             _change_options_again(run, event)
         elif kind in _CHILD_EVENTS:
             _tell_of_child_again(run, event)

@@ -24,7 +24,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common import nesting
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, not_found
-from whistlestop.history import histories
+from whistlestop.history import chains
 from whistlestop.history.core import cancel, close, retry
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.run import PAUSED, RUNNING
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.run import Run
-    from whistlestop.history.engine import Entry
     from whistlestop.history.schedule.spec import CompiledSpec
     from whistlestop.history.service import History
     from whistlestop.storage.records import TransferTask
@@ -60,7 +59,6 @@ OWN_ATTRIBUTES = (PAUSED_ATTRIBUTE, DIVISION_ATTRIBUTE, "BinaryChecksums", "Buil
 _REQUEST_IDS = uuid.UUID("5b0e6a5e-7d0f-5c1b-9f53-0c1d6a3f3a10")
 MAX_CONFLICTS = 20
 MAX_ROUNDS = 100
-MAX_CHAIN = 100
 _CLOSED = "workflow execution already completed"
 _STATUS_OF = {
     et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED: wf_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED,
@@ -294,34 +292,11 @@ async def _closed(
     service: History, namespace_id: str, execution: common_pb.WorkflowExecution
 ) -> tuple[wf_enums.WorkflowExecutionStatus.ValueType, history_pb.HistoryEvent | None] | None:
     """How a chain ended, by the run it began with; None while it goes on. A chain that is gone ended somehow."""
-    engine = service.engine
-    run_id = execution.run_id
-    current = await service.store.get_current(namespace_id, execution.workflow_id)
-    if current is not None:
-        entry = await _entry(service, ExecutionKey(namespace_id, execution.workflow_id, current.run_id))
-        if entry is not None and entry.state.first_run_id == execution.run_id:
-            run_id = current.run_id
-    for _ in range(MAX_CHAIN):
-        entry = await _entry(service, ExecutionKey(namespace_id, execution.workflow_id, run_id))
-        if entry is None:
-            return wf_enums.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED, None
-        state = entry.state
-        if state.status in (RUNNING, PAUSED):
-            return None
-        if not (state.new_run_id or state.reset_run_id):
-            event = await histories.read_event(engine, entry, state.close_event_batch_id, state.next_event_id - 1)
-            return _STATUS_OF.get(event.event_type, wf_enums.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED), event
-        run_id = state.new_run_id or state.reset_run_id
-    return None
-
-
-async def _entry(service: History, key: ExecutionKey) -> Entry | None:
-    try:
-        return await service.engine.read(key)
-    except ServiceError as error:
-        if error.code is not Code.NOT_FOUND:
-            raise
+    ending = await chains.ending(service.engine, namespace_id, execution.workflow_id, execution.run_id)
+    if ending is None:
         return None
+    kind = et.EVENT_TYPE_UNSPECIFIED if ending.event is None else ending.event.event_type
+    return _STATUS_OF.get(kind, wf_enums.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED), ending.event
 
 
 async def is_running(service: History, namespace_id: str, execution: common_pb.WorkflowExecution) -> bool:

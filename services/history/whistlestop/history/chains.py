@@ -1,0 +1,59 @@
+"""Chains of runs, by the run that each began with: retries, cron, continue-as-new and resets follow one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.history import histories
+from whistlestop.history.core.run import PAUSED, RUNNING
+from whistlestop.storage.records import ExecutionKey
+
+if TYPE_CHECKING:
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.history.engine import Engine, Entry
+
+MAX_RUNS = 100
+"""Runs of one chain that are followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a chain ended. `event` is None when the run that ended it has been deleted."""
+
+    run_id: str
+    event: history_pb.HistoryEvent | None
+
+
+async def ending(engine: Engine, namespace_id: str, workflow_id: str, first_run_id: str) -> Ending | None:
+    """How the chain that began with that run ended; None while it goes on."""
+    run_id = first_run_id
+    current = await engine.store.get_current(namespace_id, workflow_id)
+    if current is not None:
+        entry = await entry_of(engine, ExecutionKey(namespace_id, workflow_id, current.run_id))
+        if entry is not None and entry.state.first_run_id == first_run_id:
+            run_id = current.run_id
+    for _ in range(MAX_RUNS):
+        entry = await entry_of(engine, ExecutionKey(namespace_id, workflow_id, run_id))
+        if entry is None:
+            return Ending(run_id, None)
+        state = entry.state
+        if state.status in (RUNNING, PAUSED):
+            return None
+        if not (state.new_run_id or state.reset_run_id):
+            event = await histories.read_event(engine, entry, state.close_event_batch_id, state.next_event_id - 1)
+            return Ending(run_id, event)
+        run_id = state.new_run_id or state.reset_run_id
+    return None
+
+
+async def entry_of(engine: Engine, key: ExecutionKey) -> Entry | None:
+    """The run as stored now; None when it is gone."""
+    try:
+        return await engine.read(key)
+    except ServiceError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        return None
