@@ -10,6 +10,8 @@ from tests.parity.commands import (
     complete_workflow,
     continue_as_new,
     fail_workflow,
+    marker,
+    protocol_message,
     timer,
     upsert_memo,
     upsert_search_attributes,
@@ -247,3 +249,45 @@ async def unknown_command(p: Puppet) -> None:
     await p.bad_step({"command_type": 0})
     await p.history()
     await p.terminate()
+
+
+_SEQUENCES: tuple[tuple[str, ...], ...] = (
+    ("complete", "marker"),
+    ("complete", "complete"),
+    ("fail", "complete"),
+    ("complete", "fail"),
+    ("cancel", "timer"),
+    ("continue", "complete"),
+    ("fail", "continue"),
+    ("complete", "message"),
+    ("timer", "complete", "cancel", "marker"),
+    ("complete", "unknown"),
+    ("unknown", "complete", "complete"),
+    ("bad timer", "unknown"),
+    ("bad timer", "complete", "complete"),
+)
+
+
+@scenario
+async def nothing_follows_a_closing_command(p: Puppet) -> None:
+    commands = {
+        "complete": complete_workflow(),
+        "fail": fail_workflow(),
+        "cancel": cancel_workflow(),
+        "continue": continue_as_new(p.task_queue),
+        "marker": marker(),
+        "timer": timer(),
+        "bad timer": timer("", 1),
+        "message": protocol_message("m"),
+        "unknown": {"command_type": 99},
+    }
+    await p.start()
+    task = await p.workflow_task()
+    for names in _SEQUENCES:
+        p.note("commands", list(names))
+        await p.attempt(
+            "RespondWorkflowTaskCompleted", task_token=task.task_token, commands=[commands[name] for name in names]
+        )
+    await p.history()
+    await p.complete(task, complete_workflow("the end"))
+    await p.history()

@@ -15,13 +15,14 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
-from whistlestop.history import histories
+from whistlestop.history import chains, histories
 from whistlestop.history.api import METHODS, links, updates
 from whistlestop.history.api import start as start_api
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core import update
 from whistlestop.history.core.run import PAUSED, RUNNING
 from whistlestop.history.core.state_pb2 import Update
+from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
     from whistlestop.history.engine import Entry
     from whistlestop.history.service import History
-    from whistlestop.storage.records import ExecutionKey
 
 MESSAGE = "Update-with-Start could not be executed."
 ATTEMPTS_AFTER_CLOSING = 2
@@ -83,7 +83,7 @@ class _UpdateWithStart:
             done = await self._outcome_of(entry)
             if done is not None:
                 return done
-            if entry.state.status in (RUNNING, PAUSED) and self._joins(entry):
+            if self._joins(entry):
                 return await self._join(entry)
         return await self._start()
 
@@ -118,11 +118,12 @@ class _UpdateWithStart:
         return reply
 
     def _joins(self, entry: Entry) -> bool:
-        """The run that is there was started by this very request, or knows the update, or may be used."""
+        """The run that is there was started by this very request, or is open and knows the update, or may be used."""
         state = entry.state
-        return (
-            self.start.request_id in state.request_ids
-            or self.request.request.meta.update_id in state.updates
+        if self.start.request_id in state.request_ids:
+            return True
+        return state.status in (RUNNING, PAUSED) and (
+            self.request.request.meta.update_id in state.updates
             or self.start.workflow_id_conflict_policy == wf_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
         )
 
@@ -141,7 +142,7 @@ class _UpdateWithStart:
         reply = service_pb.ExecuteMultiOperationResponse()
         started = reply.responses.add().start_workflow
         started.run_id = key.run_id
-        started.status = RUNNING
+        started.status = entry.state.status  # type: ignore[assignment]
         started.link.CopyFrom(links.to_started_event(self.context.namespace, key.workflow_id, key.run_id))
         reply.responses.add().update_workflow.CopyFrom(updated)
         return reply
@@ -165,6 +166,14 @@ class _UpdateWithStart:
             raise failure(aborted(), refused.error) from refused
         except ServiceError as error:
             raise failure(error, aborted()) from error
+        if run is None and started.started:
+            entry = await chains.entry_of(
+                self.service.engine,
+                ExecutionKey(self.context.namespace_id, self.start.workflow_id, started.run_id),
+            )
+            if entry is not None:
+                # This very request was carried out before, by a run that another one has continued.
+                return await self._outcome_of(entry) or await self._join(entry)
         if run is None or self.ticket is None:
             raise failure(
                 ServiceError(Code.UNAVAILABLE, "Workflow was not started: another request came between"), aborted()

@@ -11,6 +11,7 @@ from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history import chains, histories
 from whistlestop.history.api import METHODS
+from whistlestop.history.api.start import MAX_LOOKED_BACK
 from whistlestop.history.core import children, close
 from whistlestop.history.core import reset as core_reset
 from whistlestop.storage.errors import CurrentConflict, VersionConflict
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.engine import Engine, Entry
     from whistlestop.history.service import History
     from whistlestop.storage.records import HistoryBatch
@@ -81,18 +83,19 @@ async def _reset_locked(
 ) -> str:
     engine = service.engine
     entry = await engine.load(base_key, fresh=not engine.exclusive)
-    core_reset.check_point(entry.state, request.workflow_task_finish_event_id)
-    if request.post_reset_operations:
-        known = await engine.deployments.read(base_key.namespace_id)
-        core_reset.check_operations(entry.state, request, known)
     base = engine.run_of(entry)
     current: Run | None = None
     if current_key == base_key:
         current = base
     elif current_key is not None:
         current = engine.run_of(await engine.load(current_key, fresh=not engine.exclusive))
-    if current is not None and current.state.create_request_id == request.request_id:
-        return current.key.run_id
+    made = await _made_before(engine, request.request_id, entry, current.state if current is not None else None)
+    if made:
+        return made
+    core_reset.check_point(entry.state, request.workflow_task_finish_event_id)
+    if request.post_reset_operations:
+        known = await engine.deployments.read(base_key.namespace_id)
+        core_reset.check_operations(entry.state, request, known)
     run = await _begin(service, request, entry)
     if current is not None and current.is_open:
         close.terminate(current, reason=request.reason, identity=core_reset.RESETTER, by_reset=True)
@@ -100,6 +103,7 @@ async def _reset_locked(
     kinds = core_reset.excluded(request)
     await _reapply(engine, run, entry, request.workflow_task_finish_event_id, kinds, current)
     core_reset.finish(run, request)
+    core_reset.remember(run, request.request_id, (current or base).state)
     base.state.reset_run_id = run.key.run_id
     base.changed = True
     run.current = CurrentWrite(
@@ -108,6 +112,22 @@ async def _reset_locked(
     others = [base] if current is None or current is base else [base, *([current] if current.is_dirty else [])]
     await engine.commit(run, also=others)
     return run.key.run_id
+
+
+async def _made_before(engine: Engine, request_id: str, base: Entry, current: MutableState | None) -> str:
+    """The run that this very request made, if it was sent before: the current one, or one that has gone on since."""
+    state = current or base.state
+    made = core_reset.made_by(state, request_id)
+    previous = [base.state.reset_run_id, state.continued_run_id]
+    for _ in range(MAX_LOOKED_BACK):
+        run_id = previous.pop() if previous else ""
+        if made or not run_id:
+            break
+        entry = await chains.entry_of(engine, ExecutionKey(base.key.namespace_id, base.key.workflow_id, run_id))
+        if entry is not None:
+            made = core_reset.made_by(entry.state, request_id)
+            previous.append(entry.state.continued_run_id)
+    return made
 
 
 async def _begin(service: History, request: service_pb.ResetWorkflowExecutionRequest, entry: Entry) -> Run:

@@ -10,7 +10,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.api import METHODS, links
-from whistlestop.history.api.start import MAX_CONFLICTS, Start
+from whistlestop.history.api.start import MAX_CONFLICTS, Start, first_of_chain
 from whistlestop.history.core import id_policies, signal
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.id_policies import Verdict
@@ -106,15 +106,25 @@ async def signal_with_start_workflow_execution(
             run = await _start_with_signal(starting)
             started = True
         if run is not None:
+            run_id = run.key.run_id
+            if not started and request.request_id in run.state.signal_request_ids:
+                run_id = await _started_by(service, run, request.request_id)
             return service_pb.SignalWithStartWorkflowExecutionResponse(
-                run_id=run.key.run_id,
+                run_id=run_id,
                 first_execution_run_id=run.state.first_run_id,
                 started=started,
                 signal_link=links.to_request(
-                    context.namespace, request.workflow_id, run.key.run_id, request.request_id, SIGNALED
+                    context.namespace, request.workflow_id, run_id, request.request_id, SIGNALED
                 ),
             )
     raise ServiceError(Code.UNAVAILABLE, f"workflow {request.workflow_id} is too busy; try again")
+
+
+async def _started_by(service: History, run: Run, request_id: str) -> str:
+    """The run that this very request started, when it is the first of the chain that `run` continues; else `run`."""
+    engine = service.engine
+    first = await first_of_chain(engine, await engine.load(run.key))
+    return run.key.run_id if first is None or first.state.create_request_id != request_id else first.key.run_id
 
 
 def _signal(request: service_pb.SignalWithStartWorkflowExecutionRequest) -> dict[str, object]:
@@ -131,10 +141,10 @@ def _signal(request: service_pb.SignalWithStartWorkflowExecutionRequest) -> dict
 async def _signal_current(
     service: History, request: service_pb.SignalWithStartWorkflowExecutionRequest, context: CallContext
 ) -> Run | None:
-    """The open run, signalled; None when there is none."""
+    """The open run, signalled, or the one that took this very request before; None when there is none."""
 
     def decide(run: Run) -> None:
-        if not run.is_open:
+        if not run.is_open and not signal.is_known(run.state, request.request_id):
             raise _ClosedError
         signal.receive(run, with_start=True, **_signal(request))  # type: ignore[arg-type]
 
@@ -162,6 +172,9 @@ async def _start_with_signal(starting: Start) -> Run | None:
             entry = await starting.current(conflict.current.run_id)
         if entry is None:
             return None
+        if signal.is_known(entry.state, request.request_id):
+            # It started this run, and was sent again.
+            return starting.service.engine.run_of(entry)
         verdict = id_policies.decide(entry.state, request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)
         if verdict is Verdict.TERMINATE:
             return await starting.replace(entry)

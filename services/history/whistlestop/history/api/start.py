@@ -17,6 +17,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.history import chains
 from whistlestop.history.api import METHODS, links
 from whistlestop.history.core import close, id_policies, options, workflow_task
 from whistlestop.history.core import start as core_start
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState
-    from whistlestop.history.engine import Entry
+    from whistlestop.history.engine import Engine, Entry
     from whistlestop.history.service import History
 
 MAX_CONFLICTS = 20
+MAX_LOOKED_BACK = 10
+"""Runs of a chain that are looked through for a request which is sent again."""
 RUNNING = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 
 
@@ -184,7 +187,11 @@ async def _seen_before(
     request = starting.request
     event_type = id_policies.request_of(state, request.request_id)
     if event_type is None:
-        return None
+        before = await _run_before(starting, entry)
+        if before is None:
+            return None
+        state = before.state
+        event_type = id_policies.request_of(state, request.request_id)
     reply = _started(starting, state)
     reply.status = state.status  # type: ignore[assignment]
     if event_type != et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
@@ -196,6 +203,36 @@ async def _seen_before(
     if request.request_eager_execution and task.scheduled_event_id and task.started_event_id == 3 and task.attempt == 1:
         run = starting.service.engine.run_of(entry)
     return reply, run
+
+
+async def _run_before(starting: Start, entry: Entry) -> Entry | None:
+    """The run of the chain that took this very request before `entry` continued it: the first one was started by it.
+
+    What is attached to a run may be attached to any: only for such a request are more of them read.
+    """
+    engine, request = starting.service.engine, starting.request
+    first = await first_of_chain(engine, entry)
+    if first is not None and first.state.create_request_id == request.request_id:
+        return first
+    if request.on_conflict_options.attach_request_id:
+        for _ in range(MAX_LOOKED_BACK):
+            run_id = entry.state.continued_run_id
+            key = ExecutionKey(entry.key.namespace_id, entry.key.workflow_id, run_id)
+            before = await chains.entry_of(engine, key) if run_id else None
+            if before is None:
+                break
+            if request.request_id in before.state.request_ids:
+                return before
+            entry = before
+    return None
+
+
+async def first_of_chain(engine: Engine, entry: Entry) -> Entry | None:
+    """The run that began the chain which `entry` continues; None when that is itself, or gone."""
+    first_run_id = entry.state.first_run_id
+    if first_run_id in ("", entry.key.run_id):
+        return None
+    return await chains.entry_of(engine, ExecutionKey(entry.key.namespace_id, entry.key.workflow_id, first_run_id))
 
 
 def _request_link(starting: Start, state: MutableState) -> common_pb.Link:

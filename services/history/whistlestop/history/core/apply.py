@@ -200,6 +200,7 @@ def _unpaused(state: MutableState, event: history_pb.HistoryEvent, batch_id: int
     state.status = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
     state.paused = False
     state.ClearField("pause")
+    state.unpause_request_id = event.workflow_execution_unpaused_event_attributes.request_id
 
 
 def _workflow_task_scheduled(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:

@@ -15,7 +15,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.common.deployments import named_version
-from whistlestop.history.core import build_ids, callbacks, cron, retry, time_skipping_apply, versioning
+from whistlestop.history.core import build_ids, callbacks, cron, retry, signal, time_skipping_apply, versioning
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp, timestamp_ns
 
@@ -182,5 +182,6 @@ def attach(
         expected_current_run_id=state.run_id,
     )
     following.state.scheduled_by = state.scheduled_by
+    signal.hand_on_requests(state, following.state)
     core_start.first_workflow_task(following)
     run.next_run = following

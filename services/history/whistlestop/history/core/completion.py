@@ -169,10 +169,7 @@ def _carry_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest
     )
     _check_sequence(request)
     for command in request.commands:
-        handler = HANDLERS.get(command.command_type)
-        if handler is None:
-            raise invalid_argument(f"unknown command type: {command_name(command.command_type)}")
-        written = handler(completion, command)
+        written = HANDLERS[command.command_type](completion, command)
         if written is not None and command.HasField("user_metadata"):
             written.user_metadata.CopyFrom(command.user_metadata)
     for message in list(completion.messages.values()):
@@ -191,16 +188,18 @@ def command_name(command_type: int) -> str:
 
 
 def _check_sequence(request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
-    """A command that ends the workflow has to be the last one (but for messages)."""
+    """Nothing may follow a command that ends the workflow, be it another ending. Raises INVALID_ARGUMENT."""
     closing = ""
     for command in request.commands:
-        if command.command_type in CLOSING:
-            closing = command_name(command.command_type)
-        elif closing and command.command_type != ct.COMMAND_TYPE_PROTOCOL_MESSAGE:
+        if closing:
             raise invalid_argument(
                 f"invalid command sequence: [{', '.join(command_name(c.command_type) for c in request.commands)}], "
                 f"command {closing} must be the last command."
             )
+        if command.command_type not in HANDLERS:
+            raise invalid_argument(f"unknown command type: {command_name(command.command_type)}")
+        if command.command_type in CLOSING:
+            closing = command_name(command.command_type)
 
 
 def _fail_task(

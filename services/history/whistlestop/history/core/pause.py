@@ -49,10 +49,12 @@ def pause(run: Run, request: service_pb.PauseWorkflowExecutionRequest) -> None:
 
 
 def unpause(run: Run, request: service_pb.UnpauseWorkflowExecutionRequest) -> None:
-    """Go on: offer what waits, and let the workflow see what has happened."""
+    """Go on: offer what waits, and let the workflow see what has happened. The same request twice is one."""
     if not run.is_open:
         raise not_found("workflow execution already completed")
     if not run.state.paused:
+        if request.request_id and request.request_id == run.state.unpause_request_id:
+            return
         raise failed_precondition("workflow is not paused.")
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_UNPAUSED)
     event.worker_may_ignore = True

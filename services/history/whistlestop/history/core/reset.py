@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.limits import Limits
 
 RESETTER = "history-resetter"
+REMEMBERED_REQUESTS = 10
 EXCLUDE_SIGNAL = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL
 EXCLUDE_NEXUS = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_NEXUS
 EXCLUDE_UPDATE = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE
@@ -129,15 +130,16 @@ def begin(
             f"StateRebuilder unable to Rebuild mutable state to event ID: {finish_event_id - 1}, version: 0, "
             "this event must be at the boundary"
         )
-    _share_branches(state, base, finish_event_id)
-    rebuild(state, [events for _, events in batches])
-    state.history_size_bytes = sum(len(data) for data, _ in batches)
     start_request_id = next(
         (key for key, info in base.request_ids.items() if info.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED),
         base.create_request_id,
     )
+    # Before the rebuild: a signal that came with the start has the same request id.
     state.request_ids[start_request_id].event_type = et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
     state.request_ids[start_request_id].event_id = 1
+    _share_branches(state, base, finish_event_id)
+    rebuild(state, [events for _, events in batches])
+    state.history_size_bytes = sum(len(data) for data, _ in batches)
     _renew_deadlines(state, now_ns + time_skipping_apply.skipped_ns(state))
     run = Run(state, version=0, now_ns=now_ns, ids=ids, limits=limits)
     run.forked_from = tuple(
@@ -317,7 +319,7 @@ def reapply(run: Run, events: Iterable[history_pb.HistoryEvent], kinds: frozense
 
 def _signal_again(run: Run, event: history_pb.HistoryEvent) -> None:
     a = event.workflow_execution_signaled_event_attributes
-    if a.request_id and signal.is_known(run, a.request_id):
+    if a.request_id and signal.is_known(run.state, a.request_id):
         # One request, repeated by its sender: two runs of the chain took it, and this one takes it once.
         return
     signal.record(
@@ -394,6 +396,19 @@ def _tell_of_operation_again(run: Run, event: history_pb.HistoryEvent) -> None:
     again.links.extend(event.links)
     getattr(again, _NEXUS_EVENTS[event.event_type]).CopyFrom(attributes)
     run.append(again)
+
+
+def made_by(state: MutableState, request_id: str) -> str:
+    """The run that the reset of that request id made, as far as this one knows; empty when it knows of none."""
+    if state.create_request_id == request_id:
+        return state.run_id
+    return next((each.run_id for each in state.reset_requests if each.request_id == request_id), "")
+
+
+def remember(run: Run, request_id: str, previous: MutableState) -> None:
+    """Let a repeated request be known, also after further resets."""
+    run.state.reset_requests.extend(previous.reset_requests[-REMEMBERED_REQUESTS + 1 :])
+    run.state.reset_requests.add(request_id=request_id, run_id=run.key.run_id)
 
 
 def finish(run: Run, request: service_pb.ResetWorkflowExecutionRequest) -> None:

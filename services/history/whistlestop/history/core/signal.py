@@ -6,6 +6,7 @@ waits for its first workflow task keeps waiting, unless the signal came with a s
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.run import Run
+    from whistlestop.history.core.state_pb2 import MutableState
 
 ALREADY_COMPLETED = "workflow execution already completed"
 HISTORY_SERVICE = "history-service"
+HANDED_ON = 64
+"""Request ids of signals that the next run of a chain is told of: clients repeat a request within seconds."""
 PARENT_MISMATCH = "workflow parent does not match"
 
 
@@ -42,7 +46,7 @@ def receive(
     with_start: bool = False,
 ) -> None:
     """Record the signal, and let the workflow see it. Raises NOT_FOUND for a run that is closed."""
-    if request_id and is_known(run, request_id):
+    if request_id and is_known(run.state, request_id):
         return
     if not run.is_open:
         raise not_found(ALREADY_COMPLETED)
@@ -78,15 +82,26 @@ def from_workflow(
     )
 
 
-def is_known(run: Run, request_id: str) -> bool:
-    """The request was carried out before."""
-    state = run.state
+def is_known(state: MutableState, request_id: str) -> bool:
+    """The request was carried out before, by this run or by one that it continues."""
     if request_id in state.signal_request_ids:
         return True
     return (
         request_id in state.request_ids
         and state.request_ids[request_id].event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
     )
+
+
+def hand_on_requests(state: MutableState, following: MutableState) -> None:
+    """Let the next run of the chain know the last signals, so that one which is sent again is not received again."""
+    taken = [
+        (info.event_id, request_id)
+        for request_id, info in state.request_ids.items()
+        if info.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+    ]
+    newest = [request_id for _, request_id in heapq.nlargest(HANDED_ON, taken)]
+    known = [*state.signal_request_ids, *reversed(newest)]
+    following.signal_request_ids.extend(known[-HANDED_ON:])
 
 
 def check(run: Run, input: common_pb.Payloads | None) -> None:  # noqa: A002 - the field's own name
