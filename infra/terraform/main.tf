@@ -54,9 +54,11 @@ locals {
       WHISTLESTOP_WAKE_SCHEDULE_GROUP = aws_scheduler_schedule_group.wakes.name
       WHISTLESTOP_WAKE_ROLE_ARN       = aws_iam_role.scheduler.arn
       WHISTLESTOP_WORKER_WAKE_PREFIX  = "${var.name}-bridge-"
+      WHISTLESTOP_ALLOW_OUTBOUND      = var.allow_outbound
     }
     matching = {
       WHISTLESTOP_WORKER_WAKE_PREFIX = "${var.name}-bridge-"
+      WHISTLESTOP_ALLOW_OUTBOUND     = var.allow_outbound
       WHISTLESTOP_HISTORY_FUNCTION   = "${var.name}-history"
     }
   }

@@ -251,6 +251,12 @@ variable "worker_role_arns" {
   default     = []
 }
 
+variable "allow_outbound" {
+  description = "Addresses, networks and hosts, with spaces between, that callbacks, webhooks and Nexus endpoints may reach although they are not public."
+  type        = string
+  default     = ""
+}
+
 variable "alarm_topic_arn" {
   description = "An SNS topic that alarms are sent to; none if empty."
   type        = string

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ from whistlestop.frontend.registry import WORKFLOW_SERVICE
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from whistlestop.common.outbound import Outbound
     from whistlestop.frontend.auth.grants import Claims
 
 SECRET = "a shared secret of more than thirty-two bytes"
@@ -201,9 +204,9 @@ async def test_the_issuers_keys_are_asked_for_sparingly(issuer: Issuer, monkeypa
     asked: list[str] = []
     fetch = tokens._fetch
 
-    def counted(url: str) -> bytes:
+    async def counted(url: str, outbound: Outbound) -> bytes:
         asked.append(url)
-        return fetch(url)
+        return await fetch(url, outbound)
 
     monkeypatch.setattr(tokens, "_fetch", counted)
     for number in range(3):
@@ -221,6 +224,39 @@ async def test_the_issuers_keys_are_asked_for_sparingly(issuer: Issuer, monkeypa
     issuer.path.unlink()
     assert await issuer.verify(issuer.token(jti="still")) is not None
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "known"),
+    [
+        ("200 OK", jwks(one=RSA).encode(), True),
+        ("302 Found\r\nlocation: /", jwks(one=RSA).encode(), False),
+        ("503 Unavailable", jwks(one=RSA).encode(), False),
+        ("200 OK", b"[" * 100_000, False),
+        ("200 OK", jwks(one=RSA).encode() + b" " * (1 << 20), False),
+    ],
+    ids=["good", "redirect", "unavailable", "nested", "large"],
+)
+async def test_an_issuer_that_answers_over_http(status: str, body: bytes, known: bool) -> None:
+    """A configured address may be in the operator's own network. Redirects are not followed, and much is not read."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /keys?v=1 HTTP/1.1\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    keys = tokens.Jwks(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys?v=1", FakeClock())
+    if known:
+        assert await keys.key("one") is not None
+    else:
+        with pytest.raises(ServiceError) as refusal:
+            await keys.key("one")
+        assert refusal.value.code is Code.UNAVAILABLE
+    server.close()
+    await server.wait_closed()
 
 
 async def test_while_the_issuers_keys_are_not_known_callers_try_again(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.simulation.backend import NAMESPACE, Backend
 from tests.simulation.faults import Weather
-from whistlestop.common.outbound import Answer
+from whistlestop.common.outbound import Answer, Outbound
 from whistlestop.matching.push.webhook import Webhook
 
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ VERSION = {"deployment_name": "hooks", "build_id": "1"}
 SECRET = "not very secret, but long"
 
 
-class Site:
+class Site(Outbound):
     """A backend, and the receiver of its webhooks."""
 
     def __init__(self, backend: Backend) -> None:
+        super().__init__()
         self.backend = backend
         self.tasks: list[Any] = []
         self.answers: list[tuple[int, Any]] = []
@@ -77,7 +78,7 @@ async def site() -> AsyncIterator[Site]:
     weather.clear()
     backend = Backend(random.Random(1), processes=1, weather=weather, note=lambda _: None)
     made = Site(backend)
-    backend.providers = {"webhook": Webhook(backend.clock, backend.ids, post=made.post)}
+    backend.providers = {"webhook": Webhook(backend.clock, backend.ids, outbound=made)}
     await backend.open()
     await made.call("CreateWorkerDeployment", deployment_name="hooks", request_id="d")
     details = {"url": "https://example.org/", "secret": SECRET, "mode": "task", "task_queues": ["acts"]}

@@ -13,25 +13,28 @@ from tests.history.test_executions import bench as bench  # noqa: PLC0414 - a fi
 from whistlestop.common import nexus_content
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.nesting import MAX_CAUSES
-from whistlestop.common.outbound import Answer
+from whistlestop.common.outbound import Answer, NoAnswer, Outbound
 from whistlestop.history import nexus_http, outside
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tests.history.test_executions import Bench
 
 
-class Elsewhere:
+class Elsewhere(Outbound):
     """What was sent, instead of sending it."""
 
     def __init__(self, *answers: Answer) -> None:
+        super().__init__()
         self.answers = list(answers)
         self.headers: list[dict[str, str]] = []
 
-    async def post(self, url: str, headers: dict[str, str], body: bytes, timeout_s: float) -> Answer:
-        self.headers.append(headers)
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
+        self.headers.append(dict(headers))
         if not self.answers:
-            raise OSError("nobody there")
+            raise NoAnswer
         return self.answers.pop(0)
 
 
@@ -43,21 +46,16 @@ async def owe_callback(bench: Bench, headers: dict[str, str], **fields: Any) -> 
     await bench.history.transfers.drain()
 
 
-async def test_a_callback_of_a_run_that_is_ahead_is_tried_again_by_everybodys_clock(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(nexus_http, "post", Elsewhere().post)
+async def test_a_callback_of_a_run_that_is_ahead_is_tried_again_by_everybodys_clock(bench: Bench) -> None:
+    bench.history.outbound = Elsewhere()
     skipping = {"enabled": True, "max_session_skip_count": 9}
     await owe_callback(bench, {}, workflow_start_delay=Duration(seconds=86400), time_skipping_config=skipping)
     (row,) = await bench.store.due_transfers(0, SLOTS, bench.clock.now_ns() + 60 * SECOND_NS, 10)
     assert (row.kind, row.attempt) == ("nexus_callback", 1)
 
 
-async def test_a_header_goes_out_once_and_the_callers_word_is_the_last(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    elsewhere = Elsewhere(Answer(200, {}, b""))
-    monkeypatch.setattr(nexus_http, "post", elsewhere.post)
+async def test_a_header_goes_out_once_and_the_callers_word_is_the_last(bench: Bench) -> None:
+    bench.history.outbound = elsewhere = Elsewhere(Answer(200, {}, b""))
     await owe_callback(bench, {"content-type": "text/plain", "k": "v"})
     (sent,) = elsewhere.headers
     assert (sent["content-type"], sent["k"], sent["nexus-operation-state"]) == ("text/plain", "v", "failed")

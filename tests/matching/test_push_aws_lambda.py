@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import pytest
 from botocore.stub import Stubber  # type: ignore[import-untyped]  # carries no types
 from moto import mock_aws
 
+from whistlestop.common import aws as aws_calls
+from whistlestop.common.aws import AwsError, LambdaCalls
 from whistlestop.common.context import CallContext
 from whistlestop.common.deployments import Version
 from whistlestop.matching.push.aws_lambda import AwsLambda
@@ -19,6 +22,7 @@ from whistlestop.matching.push.provider import ProviderError, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 WORK = Work(CallContext(namespace_id="n"), Version(deployment_name="d", build_id="1"), "default")
 REGION = "eu-central-1"
@@ -152,3 +156,53 @@ def test_where_a_role_is_required_it_has_to_come_with_an_external_id() -> None:
         provider.check({"arn": arn})
     with pytest.raises(ProviderError, match=r'^AWS Lambda compute provider requires "role_external_id" to be'):
         provider.check({"arn": arn, "role": ROLE})
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """A machine without credentials, and every connection that is tried from it. None is made."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    tried: list[str] = []
+
+    def connect(address: tuple[str, int], *args: Any, **kwargs: Any) -> Any:
+        tried.append(address[0])
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr("botocore.awsrequest.AWSHTTPConnection._new_conn", lambda self: connect((self.host, self.port)))
+    monkeypatch.setattr("socket.create_connection", connect)
+    return tried
+
+
+@pytest.mark.parametrize("role", [{}, {"role": ROLE, "role_external_id": "outside"}], ids=["own", "assumed"])
+async def test_no_caller_makes_the_server_ask_a_metadata_address(asked: list[str], role: dict[str, str]) -> None:
+    """With nothing configured, there are no credentials, and that is said at once."""
+    arn = f"arn:aws:lambda:{REGION}:123456789012:function:worker"
+    with pytest.raises(ProviderError, match=r"^cannot connect to the compute provider: .*credentials"):
+        await AwsLambda().validate({"arn": arn, **role})
+    assert asked == []
+
+
+async def test_an_operator_may_have_the_metadata_service_asked(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    monkeypatch.setenv("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "1")
+    arn = f"arn:aws:lambda:{REGION}:123456789012:function:worker"
+    with pytest.raises(ProviderError, match="credentials"):
+        await AwsLambda().validate({"arn": arn})
+    assert set(asked) == {"169.254.169.254"}
+
+
+@pytest.mark.parametrize("region", ["attacker.example/", "x.attacker.example:443/", "a#", "a@b", "eu_central", "EU", "a b", "-"])
+async def test_a_region_leads_to_no_other_domain(asked: list[str], region: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with pytest.raises(ProviderError, match="region not valid in ARN"):
+        await AwsLambda().validate({"arn": f"arn:aws:lambda:{region}:123456789012:function:worker"})
+    with pytest.raises(AwsError, match="is not the name of a region"):
+        LambdaCalls(aws_calls.Aws(region, lambda: aws_calls.Credentials("k", "s"), {})).invoke(FunctionName="f")
+    assert asked == []

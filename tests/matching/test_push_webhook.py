@@ -17,7 +17,7 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.deployments import Version, versioned_queue
 from whistlestop.common.errors import not_found
 from whistlestop.common.ids import CountedIds
-from whistlestop.common.outbound import Answer
+from whistlestop.common.outbound import Answer, NoAnswer, Outbound
 from whistlestop.matching.push.provider import ProviderError, Work
 from whistlestop.matching.push.tasks import TaskPushes
 from whistlestop.matching.push.webhook import Webhook, signature
@@ -36,10 +36,11 @@ VERSION = Version(deployment_name="d", build_id="1")
 ACTIVITY = 2
 
 
-class Receiver:
+class Receiver(Outbound):
     """The other side. `answers` says what it answers to a message."""
 
     def __init__(self, answers: Callable[[dict[str, Any]], tuple[int, Any]]) -> None:
+        super().__init__()
         self.requests: list[tuple[str, Mapping[str, str], bytes, float]] = []
         self._answers = answers
 
@@ -54,7 +55,7 @@ class Receiver:
 
 
 def hook(receiver: Receiver) -> Webhook:
-    return Webhook(FakeClock(), CountedIds(), post=receiver.post)
+    return Webhook(FakeClock(), CountedIds(), outbound=receiver)
 
 
 def work(context: CallContext | None = None) -> Work:
@@ -91,9 +92,9 @@ async def test_an_answer_that_is_no_success_or_none_at_all_is_a_failure() -> Non
         await hook(Receiver(lambda _: (503, b""))).start(DETAILS, work(), 1)
 
     def silent(_: Any) -> tuple[int, Any]:
-        raise ConnectionRefusedError("nobody listens")
+        raise NoAnswer
 
-    with pytest.raises(ProviderError, match=r"^the webhook did not answer: ConnectionRefusedError: nobody listens$"):
+    with pytest.raises(ProviderError, match=r"^the webhook did not answer: no usable answer"):
         await hook(Receiver(silent)).start(DETAILS, work(), 1)
 
 

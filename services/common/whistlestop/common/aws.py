@@ -18,6 +18,7 @@ import io
 import json
 import os
 import random
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,11 @@ CALL_S = 10.0
 _BACKOFF_S = 0.1
 _THROTTLED = 429
 _SERVERS_FAULT = 500
+_REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
+_NO_CREDENTIALS = (
+    "no AWS credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile (AWS_PROFILE), or "
+    "set AWS_EC2_METADATA_DISABLED=false to use the role of an EC2 instance"
+)
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
@@ -122,6 +128,9 @@ class Aws:
             connections.close()
 
     def _endpoint(self, service: str) -> str:
+        # Regions come from ARNs of callers as well, and must not lead to another domain.
+        if not _REGION.fullmatch(self.region):
+            raise AwsError("InvalidRegion", f"{self.region!r} is not the name of a region")
         given = self.endpoints.get(f"AWS_ENDPOINT_URL_{service.upper()}") or self.endpoints.get("AWS_ENDPOINT_URL")
         suffix = "amazonaws.com.cn" if self.region.startswith("cn-") else "amazonaws.com"
         return (given or f"https://{service}.{self.region}.{suffix}").rstrip("/")
@@ -234,26 +243,42 @@ def client(service: str, aws: Aws | None = None) -> Any:
     return _CALLS[service](aws or from_environment())
 
 
-def from_environment(environ: Mapping[str, str] = os.environ) -> Aws:
-    """As Lambda sets it. Where keys are not in the environment (SnapStart, a person's machine), botocore finds them."""
+def from_environment(environ: Mapping[str, str] = os.environ, *, for_caller: bool = False) -> Aws:
+    """As Lambda sets it. Where keys are not in the environment (SnapStart, a person's machine), botocore finds them.
+
+    `for_caller`: as `find_session` has it.
+    """
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or ""
     if environ.get("AWS_ACCESS_KEY_ID"):
         kept = Credentials(
             environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"], environ.get("AWS_SESSION_TOKEN", "")
         )
         return Aws(region, lambda: kept, environ)
-    import botocore.session  # type: ignore[import-untyped]  # carries no types
-
-    session = botocore.session.get_session()
+    session = find_session(environ, for_caller=for_caller)
     found = session.get_credentials()
     if found is None:
-        raise AwsError("NoCredentials", "no AWS credentials were found")
+        raise AwsError("NoCredentials", _NO_CREDENTIALS)
 
     def fresh() -> Credentials:
         frozen = found.get_frozen_credentials()
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")
 
     return Aws(region or session.get_config_variable("region") or "", fresh, environ)
+
+
+def find_session(environ: Mapping[str, str] = os.environ, *, for_caller: bool = False) -> Any:
+    """A session of botocore, which finds credentials in the environment, profiles and so on.
+
+    On behalf of a caller of ours, the metadata service of an EC2 instance is asked only where the operator says so
+    (AWS_EC2_METADATA_DISABLED=false): no caller is to make a server send requests to a link-local address. Credentials
+    of containers and of SSO need settings of their own, without which nobody is asked.
+    """
+    import botocore.session  # type: ignore[import-untyped]  # carries no types
+
+    session = botocore.session.get_session()
+    if for_caller and environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "false":
+        session.get_component("credential_provider").remove("iam-role")
+    return session
 
 
 def _refusal(answer: Answer) -> AwsError:

@@ -1,8 +1,9 @@
-"""HTTP/1.1 towards one origin: POST, keep-alive, nothing else.
+"""HTTP/1.1 towards one origin, with keep-alive.
 
 Rules of this file: one request per connection at a time; a cancelled or failed exchange closes its connection, which is
-how the other side learns that nobody waits any more. Written on asyncio's streams since a general client costs several
-times the CPU of the exchange itself (docs/bridge.md has the figures).
+how the other side learns that nobody waits any more. Whatever an answer consists of (heads, chunks, trailers) is read
+up to a limit, and costs no more than its bytes. Written on asyncio's streams since a general client costs several times
+the CPU of the exchange itself (docs/bridge.md has the figures).
 """
 
 from __future__ import annotations
@@ -15,10 +16,17 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
 MOST_BODY = 128 * 1024 * 1024
-_MOST_HEAD = 64 * 1024
+MOST_HEAD = 64 * 1024
+_MOST_DIGITS = 12
+_MOST_FIELDS = 256
+"""Header lines of an answer."""
+_MOST_INTERIM = 8
+"""Answers of the kind `100 Continue` before the answer itself."""
+_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
+_STATUS = re.compile(r"HTTP/1\.[01] ([1-9][0-9]{2})(?: .*)?")
 _NOT_IN_HEADS = re.compile(r"[\r\n\0]")
 _NOT_IN_TARGETS = re.compile(r"[\x00-\x20\x7f]")
 _MOST_IDLE = 32
@@ -67,9 +75,18 @@ class Http1Client:
     """
 
     def __init__(
-        self, url: str, tls: ssl.SSLContext | None = None, *, resend: bool = True, most_body: int = MOST_BODY
+        self,
+        url: str,
+        tls: ssl.SSLContext | None = None,
+        *,
+        resend: bool = True,
+        most_body: int = MOST_BODY,
+        connect: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] | None = None,
     ) -> None:
-        """`most_body`: bytes of an answer. Raises ValueError for what is not an http(s) URL."""
+        """`most_body`: bytes of an answer; `connect`: instead of connecting to the URL's host.
+
+        Raises ValueError for what is not an http(s) URL.
+        """
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"not an http(s) URL: {url}")
@@ -81,14 +98,19 @@ class Http1Client:
             self.host += f":{parts.port}"
         self._resend = resend
         self._most_body = most_body
+        self._open = connect or self._open_by_name
         self._idle: list[_Connection] = []
         self.connects = 0
 
     async def post(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """One exchange. Raises Unreachable, and ValueError for a path or a header that would break the head."""
+        return await self.request("POST", path, headers, body)
+
+    async def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """As `post`."""
         if _NOT_IN_TARGETS.search(path):
             raise ValueError(f"invalid path: {path!r}")
-        head = [f"POST {path} HTTP/1.1\r\nhost: {self.host}\r\n"]
+        head = [f"{method} {path} HTTP/1.1\r\nhost: {self.host}\r\n"]
         for name, value in headers.items():
             if _NOT_IN_TARGETS.search(name) or ":" in name or _NOT_IN_HEADS.search(value):
                 raise ValueError(f"invalid header: {name!r}")
@@ -135,14 +157,15 @@ class Http1Client:
         self.connects += 1
         try:
             async with asyncio.timeout(_CONNECT_S):
-                reader, writer = await asyncio.open_connection(
-                    self.hostname, self._port, ssl=self._tls, limit=_MOST_HEAD
-                )
+                reader, writer = await self._open()
         except TimeoutError as error:
             raise NotConnected(f"{self.host}: no connection within {_CONNECT_S:.0f} s") from error
         except OSError as error:
             raise NotConnected(f"{self.host}: {error}") from error
         return _Connection(reader, writer)
+
+    async def _open_by_name(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self.hostname, self._port, ssl=self._tls, limit=MOST_HEAD)
 
 
 class _Stale(Exception):
@@ -155,7 +178,9 @@ async def _exchange(connection: _Connection, request: bytes, most: int) -> tuple
         writer.write(request)
         await writer.drain()
         head = await reader.readuntil(b"\r\n\r\n")
-        while head.startswith(b"HTTP/1.1 1"):
+        for _ in range(_MOST_INTERIM):
+            if not head.startswith(b"HTTP/1.1 1"):
+                break
             head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError as error:
         if not error.partial:
@@ -173,14 +198,17 @@ async def _exchange(connection: _Connection, request: bytes, most: int) -> tuple
 
 def _parsed(head: bytes) -> tuple[int, dict[str, str]]:
     first, *lines = head[:-4].decode("latin-1").split("\r\n")
-    if not first.startswith("HTTP/1."):
+    status = _STATUS.fullmatch(first)
+    if status is None or status[1].startswith("1"):
         raise ValueError("not HTTP/1.1")
+    if len(lines) > _MOST_FIELDS:
+        raise ValueError("the head of the answer has too many fields")
     headers: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(":")
         name, value = name.lower(), value.strip()
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return int(first[9:12]), headers
+    return int(status[1]), headers
 
 
 async def _body(
@@ -192,16 +220,18 @@ async def _body(
     if headers.get("transfer-encoding", "").lower() == "chunked":
         return await _chunks(reader, most), True
     if "content-length" in headers:
-        size = int(headers["content-length"])
-        if not 0 <= size <= most:
-            raise ValueError(f"a body of {size} bytes is too long")
-        return await reader.readexactly(size), True
+        length = headers["content-length"]
+        if not (length.isascii() and length.isdecimal()):
+            raise ValueError("the length of the body is not a number")
+        if len(length) > _MOST_DIGITS or int(length) > most:
+            raise ValueError(f"a body of {length[:_MOST_DIGITS]} bytes is too long")
+        return await reader.readexactly(int(length)), True
     return await _until_closed(reader, most), False
 
 
 async def _until_closed(reader: asyncio.StreamReader, most: int) -> bytes:
     parts: list[bytes] = []
-    while part := await reader.read(_MOST_HEAD):
+    while part := await reader.read(MOST_HEAD):
         parts.append(part)
         most -= len(part)
         if most < 0:
@@ -210,16 +240,32 @@ async def _until_closed(reader: asyncio.StreamReader, most: int) -> bytes:
 
 
 async def _chunks(reader: asyncio.StreamReader, most: int) -> bytes:
-    parts: list[bytes] = []
+    """Read the chunks. Their lines count as content does: many small chunks, or long extensions, are bounded, too."""
+    body = bytearray()
     left = most
     while True:
-        size = int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16)
-        left -= size
-        if size < 0 or left < 0:
+        line = await _line(reader)
+        found = _CHUNK_SIZE.fullmatch(line)
+        if found is None:
+            raise ValueError("a chunk has no size")
+        size = int(found[1], 16)
+        left -= size + len(line)
+        if left < 0:
             raise ValueError("the body is too long")
         if size == 0:
             break
-        parts.append((await reader.readexactly(size + 2))[:-2])
-    while await reader.readuntil(b"\r\n") != b"\r\n":
-        pass  # trailers, which nobody wants
-    return b"".join(parts)
+        body += (await reader.readexactly(size + 2))[:-2]
+    # Trailers, which nobody wants.
+    left = MOST_HEAD
+    while (line := await _line(reader)) != b"\r\n":
+        left -= len(line)
+        if left < 0:
+            raise ValueError("the trailers of the answer are too long")
+    return bytes(body)
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n")
+    except asyncio.LimitOverrunError:
+        raise ValueError("a line of the answer is too long") from None

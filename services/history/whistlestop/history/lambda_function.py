@@ -25,6 +25,7 @@ from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.notify import RecheckNotifier
+from whistlestop.common.outbound import Named, Outbound
 from whistlestop.common.proto import internal_pb2
 from whistlestop.history.alarm import Dues, NoAlarm
 from whistlestop.history.engine import Effects
@@ -183,7 +184,7 @@ async def _instance() -> Instance:
         waits = _Waits(_clock)
         history = History(
             store, matching if traces is None else traces.client(matching, "matching"), _clock, RandomIds(), waits,
-            exclusive=False,
+            exclusive=False, outbound=Outbound(Named.parse(settings.allow_outbound)),
         )  # fmt: skip
         waits.history = history
         dues = Dues()

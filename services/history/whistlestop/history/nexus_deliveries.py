@@ -197,7 +197,7 @@ async def _call_outside(service: History, task: TransferTask, data: TransferData
         closed_ns=timestamp_ns(data.close_event.event_time) or run.now_ns,
         link=callbacks.link_of(run.state, data.callback_index),
     )
-    refusal = await nexus_http.complete(callback.url, dict(callback.header), completion)
+    refusal = await nexus_http.complete(service.outbound, callback.url, dict(callback.header), completion)
     await service.engine.again(task.key, partial(_settle, service, task, data, refusal))
 
 

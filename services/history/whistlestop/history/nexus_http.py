@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
 from whistlestop.common import nexus_content
-from whistlestop.common.outbound import post
+from whistlestop.common.outbound import BadRequest, NoAnswer
 from whistlestop.history.core import nexus_failures, nexus_links
 from whistlestop.history.core.times import SECOND_NS
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-    from whistlestop.common.outbound import Answer
+    from whistlestop.common.outbound import Answer, Outbound
 
 TIMEOUT_S = 10.0
 _KINDS = {
@@ -50,7 +50,9 @@ class Refused:
     retryable: bool
 
 
-async def complete(url: str, headers: Mapping[str, str], completion: Completion) -> Refused | None:
+async def complete(
+    outbound: Outbound, url: str, headers: Mapping[str, str], completion: Completion
+) -> Refused | None:
     """Tell whoever waits behind `url`; None when it was heard."""
     if completion.failure is not None:
         body = json.dumps(nexus_content.failure_json(completion.failure)).encode()
@@ -70,9 +72,9 @@ async def complete(url: str, headers: Mapping[str, str], completion: Completion)
     }
     sent = nexus_content.headers_of(ours, headers)
     try:
-        answer = await post(url, sent, body, TIMEOUT_S)
-    except OSError as error:
-        return Refused(f"{type(error).__name__}: {error}", retryable=True)
+        answer = await outbound.post(url, sent, body, TIMEOUT_S)
+    except (NoAnswer, BadRequest) as error:
+        return Refused(str(error), retryable=True)
     if 200 <= answer.status < 300:
         return None
     kind = _KINDS.get(answer.status)

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 from google.protobuf.message import DecodeError
 
 from whistlestop.common import nexus_content
-from whistlestop.common.outbound import post
+from whistlestop.common.outbound import BadRequest, NoAnswer
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
 from whistlestop.history import histories, nexus_http
 from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
@@ -59,9 +59,9 @@ async def request(service: History, run: Run, operation: NexusOperation, url: st
     else:
         path, body = _fill_start(run, operation, scheduled, path, ours)
     try:
-        answer = await post(path, nexus_content.headers_of(ours, callers), body, left_ns / SECOND_NS)
-    except OSError as error:
-        failure = nexus_operations.call_error(f"{type(error).__name__}: {error}", retryable=True)
+        answer = await service.outbound.post(path, nexus_content.headers_of(ours, callers), body, left_ns / SECOND_NS)
+    except (NoAnswer, BadRequest) as error:
+        failure = nexus_operations.call_error(str(error), retryable=True)
         return lambda run, operation: _try_again(run, operation, failure, cancel=cancel)
     return lambda run, operation: _record(run, operation, answer, cancel=cancel)
 

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from whistlestop.common.errors import invalid_argument, unavailable, unimplemented
+from whistlestop.common.outbound import Outbound
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import commands as _commands  # noqa: F401 - fills the table of command handlers
 from whistlestop.history.core.limits import Limits
@@ -54,6 +55,7 @@ class History:
         task_listener: Callable[[Sequence[MatchingTask]], None] | None = None,
         exclusive: bool = True,
         wall: Clock | None = None,
+        outbound: Outbound | None = None,
     ) -> None:
         self.store = store
         self.matching = matching
@@ -63,6 +65,8 @@ class History:
         self.ids = ids
         self.notifier = notifier
         self.limits = limits or Limits()
+        self.outbound = outbound or Outbound()
+        """By which callbacks and endpoints elsewhere are reached."""
         self.engine = Engine(store, clock, ids, notifier, self.limits, exclusive=exclusive)
         self.namespaces = NamespaceCache(store, clock)
         self.engine.retention_of = self._retention_of

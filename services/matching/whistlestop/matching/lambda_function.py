@@ -19,6 +19,7 @@ from whistlestop.common.doors.settings import MatchingSettings, read
 from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.notify import RecheckNotifier
+from whistlestop.common.outbound import Named, Outbound
 from whistlestop.common.proto.deployment_pb2 import PushWorkersResponse
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.due import DueRows
@@ -89,6 +90,7 @@ async def _instance() -> Instance:
         config = MatchingConfig(hear_others=False, wake_queue_prefix=settings.worker_wake_prefix)
         matching = Matching(
             store, history, _clock, RandomIds(), RecheckNotifier(_clock), config, due=DueRows(store, history, _clock),
+            outbound=Outbound(Named.parse(settings.allow_outbound)),
         )  # fmt: skip
         presence = Presence(store, _clock, lambda_shell.instance_name(), "matching")
         _instances.append(Instance(matching, presence, counts))

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
+    from whistlestop.common.outbound import Outbound
     from whistlestop.common.proto.deployment_pb2 import CheckComputeRequest, PushWorkersRequest
     from whistlestop.matching.due import Due
     from whistlestop.matching.polls import Counters
@@ -75,6 +76,7 @@ class Matching:
         *,
         due: Due | None = None,
         providers: Mapping[str, Provider] | None = None,
+        outbound: Outbound | None = None,
     ) -> None:
         config = config or MatchingConfig()
         self._store = store
@@ -112,6 +114,7 @@ class Matching:
             due=due or NothingDue(), heard=self._heard, versions=versions,
         )  # fmt: skip
         self._ids = ids
+        self._outbound = outbound
         self._providers = providers
         self._made_pusher: Pusher | None = None
         self._methods: dict[str, Callable[[Any, CallContext], Awaitable[Reply]]] = {
@@ -270,6 +273,7 @@ class Matching:
             self._made_pusher = Pusher(
                 store=self._store, history=self._history, clock=self._clock, ids=self._ids, config=self._config,
                 queues=self._queues, rows=self._rows, background=self._background, providers=self._providers,
+                outbound=self._outbound,
             )  # fmt: skip
         return self._made_pusher
 

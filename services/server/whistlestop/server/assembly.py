@@ -12,6 +12,7 @@ from whistlestop.common.clock import SystemClock
 from whistlestop.common.http_client import HttpClient
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.metrics import NO_METRICS, Metrics
+from whistlestop.common.outbound import Named, Outbound
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.service import Frontend
 from whistlestop.history.core.limits import Limits
@@ -87,6 +88,7 @@ def assemble(
     late = _Late()
     at_history = _elsewhere("history", config.history_urls, config, clock)
     at_matching = _elsewhere("matching", config.matching_urls, config, clock)
+    outbound = _outbound(config)
     matching = offers = history = None
     if at_matching is None:
         settings = MatchingConfig(
@@ -95,7 +97,7 @@ def assemble(
             share_pollers=not alone,
         )
         settings = config.dynamic.apply(settings, MATCHING_KEYS)
-        matching = Matching(store, at_history or late, clock, ids, notifier, settings)
+        matching = Matching(store, at_history or late, clock, ids, notifier, settings, outbound=outbound)
     elif at_history is None:
         offers = RemoteOffers(at_matching, clock)
     to_matching: ServiceClient = at_matching or _made(matching)
@@ -111,6 +113,7 @@ def assemble(
             task_listener=_listener(listener, metrics),
             exclusive=alone,
             wall=clock,
+            outbound=outbound,
         )
     frontend_config = config.dynamic.apply(
         FrontendConfig(persistence_store=config.store.kind, auth=_auth(config), dynamic=dict(config.dynamic.values)),
@@ -122,6 +125,15 @@ def assemble(
     )  # fmt: skip
     clients = tuple(client for client in (at_history, at_matching) if client is not None)
     return Services(store, notifier, clock, ids, frontend, history, matching, offers, clients)
+
+
+def _outbound(config: ServerConfig) -> Outbound:
+    """Requests to addresses of callers. Hosts that `allowedAddresses` name one by one are named for all of them."""
+    patterns = (
+        *config.dynamic.apply(FrontendConfig(), FRONTEND_KEYS).callback_allowed_addresses,
+        *config.dynamic.apply(MatchingConfig(), MATCHING_KEYS).push_webhook_addresses,
+    )
+    return Outbound(Named.parse(config.allow_outbound) | Named.by_patterns(pattern for pattern, _ in patterns))
 
 
 def _auth(config: ServerConfig) -> AuthConfig | None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from whistlestop.server.dynamic_config import DynamicConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from whistlestop.frontend.auth.config import AuthConfig
 
@@ -99,6 +99,8 @@ class ServerConfig:
     tls: TlsConfig | None = None
     auth: AuthConfig | None = None
     """How callers are known; None: nobody is asked."""
+    allow_outbound: tuple[str, ...] = ()
+    """Addresses, networks and hosts that requests named by callers may go to although they are not public."""
     allow_anonymous: bool = False
     """Open doors to strangers although nobody is asked."""
     broadcast_address: str = ""
@@ -118,6 +120,7 @@ class ServerConfig:
     matching_urls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_outbound(self.allow_outbound)
         if Role.FRONTEND in self.roles and Role.MATCHING not in self.roles and not self.matching_urls:
             raise BadConfig(
                 "--services frontend serves polls, so it needs matching: in this process, or --matching-url"
@@ -135,6 +138,18 @@ class ServerConfig:
                 _check_url(url, f"--{role}-url")
             if urls and not self.store.database_url:
                 raise BadConfig(f"--{role}-url needs --database-url: several processes share no SQLite file")
+
+
+def _check_outbound(entries: Sequence[str]) -> None:
+    if not entries:
+        return
+    # Imported here: the command line reads this module for each of its commands, and few need asyncio.
+    from whistlestop.common.outbound import Named
+
+    try:
+        Named.parse(entries)
+    except ValueError as error:
+        raise BadConfig(f"--allow-outbound: {error}") from None
 
 
 def _check_url(url: str, flag: str) -> None:
@@ -189,6 +204,18 @@ def bind_address(ip: str) -> str:
     # IPv4 first: SDKs connect to 127.0.0.1.
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     return str(found[0][4][0])
+
+
+def development_outbound(ip: str) -> tuple[str, ...]:
+    """What a development server may call besides public addresses: this machine, if it serves this machine alone.
+
+    Whoever can call such a server can reach the loopback addresses anyway.
+    """
+    try:
+        is_loopback = ipaddress.ip_address(bind_address(ip)).is_loopback
+    except BadConfig:
+        return ()  # the start of the server says so
+    return ("127.0.0.0/8", "::1/128") if is_loopback else ()
 
 
 def host_port(ip: str, port: int) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Never
 
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.cli.lean import leave_out_grpcio
-from whistlestop.server.config import ServerConfig
+from whistlestop.server.config import ServerConfig, development_outbound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> Never:
     from whistlestop.server.time_skipping import TimeSkippingServer
 
     configure(parsed.log_level, LogFormat.PRETTY)
-    config = ServerConfig(ip=parsed.ip, port=parsed.port, http_port=None, metrics_port=None, drain_s=1.0)
+    config = ServerConfig(
+        ip=parsed.ip, port=parsed.port, http_port=None, metrics_port=None, drain_s=1.0,
+        allow_outbound=development_outbound(parsed.ip),
+    )  # fmt: skip
     server = TimeSkippingServer(config, locked=not parsed.enable_time_skipping)
     try:
         sys.exit(serve(server, "Whistlestop test server", ["Time skips while TestService lets it."]))

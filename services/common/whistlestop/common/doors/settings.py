@@ -130,6 +130,17 @@ class FrontendSettings(CallerSettings, FunctionSettings):
     time_skipping: bool = _variable(False, "workflows may skip time (tests)", _flag)
 
 
+_ALLOW_OUTBOUND = "addresses, networks and hosts that callers' requests may go to although they are not public"
+
+
+def _named(text: str) -> tuple[str, ...]:
+    from whistlestop.common.outbound import Named
+
+    entries = tuple(text.replace(",", " ").split())
+    Named.parse(entries)
+    return entries
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistorySettings(FunctionSettings):
     """Where matching is, and how the function is woken."""
@@ -141,6 +152,7 @@ class HistorySettings(FunctionSettings):
     wake_schedule_group: str = _variable("", "group of one-time schedules")
     wake_role_arn: str = _variable("", "the role they send with", _begins("arn:"))
     worker_wake_prefix: str = _variable("", "how queues that wake idle workers begin")
+    allow_outbound: tuple[str, ...] = _variable((), _ALLOW_OUTBOUND, _named)
 
     def problems(self) -> list[str]:
         """A queue without the rest can't be reached by a schedule."""
@@ -159,6 +171,7 @@ class MatchingSettings(FunctionSettings):
     history_function: str = _variable("", "name or ARN of the history function")
     history_url: str = _variable("", "or its URL", _HTTP)
     worker_wake_prefix: str = _variable("", "how queues that wake idle workers begin")
+    allow_outbound: tuple[str, ...] = _variable((), _ALLOW_OUTBOUND, _named)
 
 
 BY_FUNCTION: dict[str, type[FunctionSettings]] = {

@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import unavailable
+from whistlestop.common.outbound import Named, Outbound
 from whistlestop.frontend.auth.grants import BadGrant, Claims, Role, claims_of, parse_grant
 
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ JWKS_AGE_NS = 300 * SECOND_NS
 JWKS_AGAIN_NS = 10 * SECOND_NS
 """Tokens with an unknown key id make us ask the issuer, but not more often."""
 _FETCH_S = 5.0
+_MOST_JWKS = 1024 * 1024
 _PUBLIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _SECRET = ("HS256", "HS384", "HS512")
 
@@ -121,6 +126,8 @@ class Jwks:
 
     def __init__(self, url: str, clock: Clock) -> None:
         self._url = url
+        # Who configures an issuer names its host: many stand in the operator's own network.
+        self._outbound = Outbound(Named.by_url(url))
         self._clock = clock
         self._keys: dict[str, Any] = {}
         self._known = False
@@ -149,9 +156,13 @@ class Jwks:
 
         self._asked_ns = self._clock.now_ns()
         try:
-            document = json.loads(await asyncio.to_thread(_fetch, self._url))
+            document = json.loads(await _fetch(self._url, self._outbound))
             keys = jwt.PyJWKSet.from_dict(document).keys
-        except (OSError, ValueError, TypeError, AttributeError, jwt.PyJWTError) as error:
+        except OSError as error:
+            log.warning("the JWKS document can't be read: %s", error)
+            return
+        except (ValueError, TypeError, AttributeError, RecursionError, jwt.PyJWTError) as error:
+            # The type says enough; a message might quote the document.
             log.warning("the JWKS document can't be read: %s", type(error).__name__)
             return
         self._keys = {key.key_id: key for key in keys if key.key_id and key.public_key_use in (None, "sig")}
@@ -159,9 +170,17 @@ class Jwks:
         self._fresh_until_ns = self._asked_ns + JWKS_AGE_NS
 
 
-def _fetch(url: str) -> bytes:
-    from urllib.request import urlopen
+async def _fetch(url: str, outbound: Outbound) -> bytes:
+    """The document. Raises OSError."""
+    if url.startswith("file:"):
+        return await asyncio.to_thread(_read, url)
+    answer = await outbound.get(url, _FETCH_S, _MOST_JWKS)
+    if answer.status != HTTPStatus.OK:
+        raise OSError(f"the issuer answered with status {answer.status}")
+    return answer.body
 
-    with urlopen(url, timeout=_FETCH_S) as answer:  # noqa: S310 - of the operator's configuration, its scheme checked
-        data: bytes = answer.read()
-    return data
+
+def _read(url: str) -> bytes:
+    """A file of the operator's configuration."""
+    with Path(unquote(urlsplit(url).path)).open("rb") as file:
+        return file.read(_MOST_JWKS)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _SESSION = "whistlestop-push"
 _RENEW_S = 60.0
 _SECTIONS = 6
+_REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 _ROLE = re.compile(r"role/.+")
 _TIMEOUT_S = 10
 
@@ -95,6 +96,8 @@ class AwsLambda:
         region = _sections(arn)[3]
         if not region:
             raise ProviderError(f"region not found in ARN: {arn}")
+        if not _REGION.fullmatch(region):
+            raise ProviderError(f"region not valid in ARN: {arn}")
         role = _text(details, "role")
         if role:
             service, resource = _sections(role)[2], _sections(role)[5]
@@ -147,15 +150,16 @@ def _text(details: Details, name: str) -> str:
 
 
 def _our_client(service: str, *, region_name: str, **keys: str) -> Any:
+    from whistlestop.common import aws
+
     if service != "lambda":
         import boto3  # type: ignore[import-untyped]  # carries no types
         from botocore.config import Config  # type: ignore[import-untyped]  # carries no types
 
         config = Config(connect_timeout=_TIMEOUT_S, read_timeout=_TIMEOUT_S, retries={"max_attempts": 2})
-        return boto3.client(service, config=config, region_name=region_name)
-    from whistlestop.common import aws
-
-    found = aws.from_environment() if not keys else None
+        session = boto3.session.Session(botocore_session=aws.find_session(for_caller=True))
+        return session.client(service, config=config, region_name=region_name)
+    found = aws.from_environment(for_caller=True) if not keys else None
     given = aws.Credentials(
         keys.get("aws_access_key_id", ""), keys.get("aws_secret_access_key", ""), keys.get("aws_session_token", "")
     )

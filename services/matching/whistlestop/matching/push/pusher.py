@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.deployments import Version
     from whistlestop.common.ids import Ids
+    from whistlestop.common.outbound import Outbound
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.matching.background import Background
     from whistlestop.matching.config import MatchingConfig
@@ -78,6 +79,7 @@ class Pusher:
         rows: PollerRows,
         background: Background,
         providers: Mapping[str, Provider] | None = None,
+        outbound: Outbound | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -91,7 +93,7 @@ class Pusher:
 
             providers = {
                 "aws-lambda": AwsLambda(require_role=config.push_require_role),
-                "webhook": webhook.Webhook(clock, ids, config.push_webhook_addresses),
+                "webhook": webhook.Webhook(clock, ids, config.push_webhook_addresses, outbound),
             }
         self._providers = providers
         hook = providers.get("webhook")

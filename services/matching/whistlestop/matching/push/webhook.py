@@ -18,18 +18,16 @@ from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
 from whistlestop.common import addresses
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.outbound import post
+from whistlestop.common.outbound import BadRequest, NoAnswer, Outbound
 from whistlestop.matching.push.provider import ProviderError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.common.outbound import Answer
     from whistlestop.matching.push.provider import Details, Work
-
-    Post = Callable[[str, Mapping[str, str], bytes, float], Awaitable[Answer]]
 
 WAKE = "wake"
 TASK = "task"
@@ -72,13 +70,17 @@ class Webhook:
     backlog_per_worker = 10
 
     def __init__(
-        self, clock: Clock, ids: Ids, allowed: Sequence[tuple[str, bool]] = (("*", False),), post: Post = post
+        self,
+        clock: Clock,
+        ids: Ids,
+        allowed: Sequence[tuple[str, bool]] = (("*", False),),
+        outbound: Outbound | None = None,
     ) -> None:
         """`allowed`: patterns of host[:port], and whether without TLS."""
         self._clock = clock
         self._ids = ids
         self._allowed = allowed
-        self._post = post
+        self._outbound = outbound or Outbound()
 
     def check(self, details: Details) -> None:
         for name in details:
@@ -115,6 +117,8 @@ class Webhook:
         if parts.scheme not in ("http", "https") or not host or parts.username is not None:
             raise ProviderError(f"invalid webhook url, expected https://host/path without user or password: {url}")
         for pattern, insecure in self._allowed:
+            if not self._outbound.may_be_stored(parts):
+                break
             if addresses.matches(parts, pattern) and (insecure or parts.scheme == "https"):
                 return
         raise ProviderError(f"webhook url does not match any allowed address: {url}")
@@ -160,6 +164,6 @@ class Webhook:
         }
         timeout_s = timeout_ms_of(details) / 1000
         try:
-            return await self._post(details["url"], headers, body, timeout_s)
-        except OSError as error:
-            raise ProviderError(f"the webhook did not answer: {type(error).__name__}: {error}") from error
+            return await self._outbound.post(details["url"], headers, body, timeout_s)
+        except (NoAnswer, BadRequest) as error:
+            raise ProviderError(f"the webhook did not answer: {error}") from None

@@ -20,6 +20,7 @@ from whistlestop.server.config import (
     ServerConfig,
     StoreConfig,
     TlsConfig,
+    development_outbound,
 )
 from whistlestop.server.dynamic_config import DynamicConfig, InvalidDynamicConfig
 
@@ -50,6 +51,13 @@ _LogLevel = Annotated[str, typer.Option("--log-level", help=f"One of {', '.join(
 _LogFormat = Annotated[str, typer.Option("--log-format", help=f"One of {', '.join(LOG_FORMATS)}.")]
 _Port = Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port of the gRPC door; 0: a free one.")]
 _TlsClientCa = Annotated[str, typer.Option("--tls-client-ca", help="PEM file; clients must show a certificate of it.")]
+_AllowOutbound = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-outbound", metavar="ADDRESS|NETWORK|HOST[:PORT]", envvar="WHISTLESTOP_ALLOW_OUTBOUND",
+        help="What callbacks, webhooks and Nexus endpoints may reach although it is not public. Repeatable.",
+    ),
+]  # fmt: skip
 _BroadcastAddress = Annotated[
     str,
     typer.Option("--broadcast-address", metavar="HOST:PORT", help="What others are told this process's address is."),
@@ -149,6 +157,7 @@ def start_dev(
     sqlite_pragma: _Pragmas = None,
     api_keys: ApiKeys = "",
     allow_anonymous: AllowAnonymous = False,
+    allow_outbound: _AllowOutbound = None,
 ) -> None:
     """Start a development server: everything in one process, state in memory unless --db-filename is given."""
     _configure_logs(log_level, log_format)
@@ -164,6 +173,7 @@ def start_dev(
         dynamic=_dynamic(dynamic_config_value),
         auth=auth_config(api_keys),
         allow_anonymous=allow_anonymous,
+        allow_outbound=(*development_outbound(ip), *_urls(allow_outbound)),
         drain_s=1.0,
     )
     if log_config:
@@ -211,6 +221,7 @@ def start(
     drain_s: Annotated[float, typer.Option("--drain", min=0, help="Seconds that running calls get at the end.")] = 5.0,
     api_keys: ApiKeys = "",
     allow_anonymous: AllowAnonymous = False,
+    allow_outbound: _AllowOutbound = None,
 ) -> None:
     """Start a server that keeps its state: in a SQLite file, or in Postgres with other processes beside it."""
     del config_file  # read before the flags were
@@ -233,6 +244,7 @@ def start(
         tls=TlsConfig(tls_cert, tls_key, tls_client_ca) if tls_cert else None,
         auth=auth_config(api_keys),
         allow_anonymous=allow_anonymous,
+        allow_outbound=_urls(allow_outbound),
         broadcast_address=broadcast_address,
         drain_s=drain_s,
         internal_ip=internal_ip,
