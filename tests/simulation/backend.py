@@ -1,4 +1,4 @@
-"""Several processes of the backend over one store, in one event loop and on one fake clock."""
+"""Several processes of the backend over one store, in one event loop: a simulated one, or any with a fake clock."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from google.protobuf.message import Message
 
 from tests.simulation.faults import FaultyStore, Weather
+from tests.simulation.loop import LoopClock
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.context import CallContext
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from tests.simulation.loop import SimulatedLoop
     from whistlestop.common.clients import Reply
     from whistlestop.common.notify import Subscription
     from whistlestop.matching.push.provider import Provider
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Message)
 NAMESPACE = "default"
+
+
+def _trace_nothing(*what: str | bytes) -> None:
+    return None
 
 
 class SeededIds:
@@ -111,7 +117,8 @@ class Process:
     history: History
     matching: Matching
     frontend: Frontend
-    calls: set[asyncio.Task[Any]] = field(default_factory=set)
+    calls: dict[asyncio.Task[Any], None] = field(default_factory=dict)
+    """In the order in which they began."""
 
     @property
     def dead(self) -> bool:
@@ -121,16 +128,20 @@ class Process:
 class Backend:
     """The store and the processes that live now."""
 
-    def __init__(self, chance: random.Random, *, processes: int, weather: Weather, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, chance: random.Random, *, processes: int, weather: Weather, note: Callable[[str], None],
+        loop: SimulatedLoop | None = None,
+    ) -> None:  # fmt: skip
+        self.trace: Callable[..., None] = loop.trace if loop is not None else _trace_nothing
         self.chance = chance
         self.weather = weather
         self.note = note
-        self.clock = FakeClock()
+        self.clock = LoopClock(loop) if loop is not None else FakeClock()
         self.ids = SeededIds(chance)
         self.store = SqliteStore(":memory:")
         self.wanted = processes
         self.processes: list[Process] = []
-        self._ending: set[asyncio.Task[Any]] = set()
+        self._ending: dict[asyncio.Task[Any], None] = {}
         self.crashes = 0
         self.namespace_id = ""
         self.providers: Mapping[str, Provider] | None = None
@@ -155,7 +166,9 @@ class Backend:
 
     async def _new_process(self) -> Process:
         made: list[Process] = []
-        store: Any = FaultyStore(self.store, self.chance, self.weather, lambda: self.crash(made[0]), self.note)
+        store: Any = FaultyStore(
+            self.store, self.chance, self.weather, lambda: self.crash(made[0]), self.note, self.trace
+        )
         hints = Hints(self)
         late = _Late()
         alone = self.wanted == 1
@@ -182,14 +195,24 @@ class Backend:
         for call in list(process.calls):
             call.cancel()
         ending = asyncio.get_running_loop().create_task(self._bury(process))
-        self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
+        self._ending[ending] = None
+        ending.add_done_callback(self._ending.pop)
 
     async def _bury(self, process: Process) -> None:
-        await asyncio.gather(process.history.close(), process.matching.close(), process.frontend.close(), return_exceptions=True)
+        await asyncio.gather(process.history.close(), process.matching.close(), process.frontend.close())
 
     async def call(self, method: str, request: Message, kind: type[M], *, timeout_s: float = 10) -> M:
         """A call of a client, to whichever process lives. Raises ServiceError."""
+        self.trace("call", method, request.SerializeToString(deterministic=True))
+        try:
+            message = await self._call(method, request, kind, timeout_s)
+        except ServiceError as error:
+            self.trace("refused", method, error.code.name, error.message)
+            raise
+        self.trace("answer", method, message.SerializeToString(deterministic=True))
+        return message
+
+    async def _call(self, method: str, request: Message, kind: type[M], timeout_s: float) -> M:
         living = [process for process in self.processes if not process.dead]
         if not living:
             await self.clock.sleep(0.1)
@@ -197,14 +220,14 @@ class Backend:
         process = self.chance.choice(living)
         context = CallContext(deadline_ns=self.clock.now_ns() + round(timeout_s * SECOND_NS))
         task = asyncio.ensure_future(process.frontend.call(f"{WORKFLOW_SERVICE}/{method}", request, context))
-        process.calls.add(task)
+        process.calls[task] = None
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:
             task.cancel()
             raise
         finally:
-            process.calls.discard(task)
+            del process.calls[task]
         if task.cancelled():
             raise ServiceError(Code.UNAVAILABLE, "the connection broke")
         reply = task.result()
@@ -220,5 +243,5 @@ class Backend:
             await process.history.close()
             await process.matching.close()
             await process.frontend.close()
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await asyncio.gather(*self._ending)
         await self.store.close()

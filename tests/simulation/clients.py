@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.simulation.backend import NAMESPACE
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from tests.simulation.world import Simulation
 
+UNKNOWN_OUTCOME = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
 COMPLETED = update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
 ACCEPTED = update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
 
@@ -38,11 +41,8 @@ class Seen:
     """(workflow id, run id, update id, outcome or None for accepted)."""
     activities: list[tuple[str, str, str, common_pb.Payloads]] = field(default_factory=list)
     """(workflow id, run id, activity id, result)."""
-    with_start: set[str] = field(default_factory=set)
-    """Names of signals that were to start a workflow: tried again after its end, they start another."""
-    reset: set[str] = field(default_factory=set)
-    """Workflow ids of which some run was to be reset: signals are applied again there."""
-    terminated: set[str] = field(default_factory=set)
+    tries: Counter[str] = field(default_factory=Counter)
+    """By a signal's name, how many calls may have sent it: acknowledged, or of unknown outcome."""
     queries: int = 0
 
 
@@ -61,17 +61,20 @@ class Client:
         known = self.world.seen.started
         return self.world.chance.choice(known)[0] if known else "nobody"
 
-    async def _insist(self, method: str, request: Any, kind: Any, timeout_s: float = 10) -> Any:
-        """The answer, once there is one. Raises ServiceError for a refusal, and when it takes too long."""
-        for _ in range(40):
+    async def _insist(self, method: str, request: Any, kind: Any, timeout_s: float = 10, signal: str = "") -> Any:
+        """The answer, once there is one. Raises ServiceError for a refusal. Counts the tries of a signal."""
+        while True:
+            if signal:
+                self.world.seen.tries[signal] += 1
             try:
                 return await self.world.backend.call(method, request, kind, timeout_s=timeout_s)
             except ServiceError as error:
                 self.world.allow(error, method)
-                if error.code not in TRY_AGAIN:
+                if signal and error.code not in UNKNOWN_OUTCOME:
+                    self.world.seen.tries[signal] -= 1
+                if error.code not in TRY_AGAIN or _can_not_start_again(error):
                     raise
                 await self.world.backend.clock.sleep(self.world.chance.choice([0.05, 0.3, 2]))
-        raise ServiceError(Code.DEADLINE_EXCEEDED, "gave up")
 
     # ---- operations ---------------------------------------------------------------------------------------------
 
@@ -104,7 +107,9 @@ class Client:
             namespace=NAMESPACE, signal_name=self.name("signal "), request_id=self.world.backend.ids.uuid()
         )
         request.workflow_execution.workflow_id = self.a_workflow()
-        await self._insist("SignalWorkflowExecution", request, rr.SignalWorkflowExecutionResponse)
+        await self._insist(
+            "SignalWorkflowExecution", request, rr.SignalWorkflowExecutionResponse, signal=request.signal_name
+        )
         self.world.seen.signals.append((request.workflow_execution.workflow_id, request.signal_name))
 
     async def signal_with_start(self) -> None:
@@ -116,12 +121,12 @@ class Client:
         if self.world.chance.random() < 0.5 and self.world.seen.started:
             request.workflow_id = self.a_workflow()
             request.workflow_id_reuse_policy = wf_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
-        self.world.seen.with_start.add(request.signal_name)
         request.workflow_type.CopyFrom(started.workflow_type)
         request.task_queue.CopyFrom(started.task_queue)
         reply = await self._insist(
-            "SignalWithStartWorkflowExecution", request, rr.SignalWithStartWorkflowExecutionResponse
-        )
+            "SignalWithStartWorkflowExecution", request, rr.SignalWithStartWorkflowExecutionResponse,
+            signal=request.signal_name,
+        )  # fmt: skip
         self.world.seen.signals.append((request.workflow_id, request.signal_name))
         if reply.started:
             self.world.seen.started.append((request.workflow_id, reply.run_id))
@@ -135,7 +140,7 @@ class Client:
         request.request.meta.update_id = self.name("update ")
         request.request.input.name = chance.choice(["now", "now", "late", "no"])
         request.wait_policy.lifecycle_stage = chance.choice([ACCEPTED, COMPLETED])
-        for _ in range(8):
+        while True:
             reply = await self._insist("UpdateWorkflowExecution", request, rr.UpdateWorkflowExecutionResponse, 20)
             outcome = reply.outcome if reply.HasField("outcome") else None
             if outcome is not None or reply.stage >= request.wait_policy.lifecycle_stage:
@@ -178,7 +183,6 @@ class Client:
         if request.workflow_type.name not in PROGRAMS:
             return
         request.workflow_id_conflict_policy = wf_enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
-        self.world.seen.terminated.add(request.workflow_id)
         reply = await self._insist("StartWorkflowExecution", request, rr.StartWorkflowExecutionResponse)
         self.world.seen.started.append((request.workflow_id, reply.run_id))
 
@@ -202,7 +206,11 @@ class Client:
             return
         request = rr.TerminateWorkflowExecutionRequest(namespace=NAMESPACE)
         request.workflow_execution.workflow_id = self.a_workflow()
-        self.world.seen.terminated.add(request.workflow_execution.workflow_id)
+        await self._insist("TerminateWorkflowExecution", request, rr.TerminateWorkflowExecutionResponse)
+
+    async def terminate_run(self, workflow_id: str, run_id: str) -> None:
+        request = rr.TerminateWorkflowExecutionRequest(namespace=NAMESPACE)
+        request.workflow_execution.workflow_id, request.workflow_execution.run_id = workflow_id, run_id
         await self._insist("TerminateWorkflowExecution", request, rr.TerminateWorkflowExecutionResponse)
 
     async def reset(self) -> None:
@@ -221,7 +229,6 @@ class Client:
             workflow_task_finish_event_id=self.world.chance.choice(points),
         )
         request.workflow_execution.CopyFrom(asked.execution)
-        self.world.seen.reset.add(asked.execution.workflow_id)
         reply = await self._insist("ResetWorkflowExecution", request, rr.ResetWorkflowExecutionResponse)
         self.world.seen.started.append((asked.execution.workflow_id, reply.run_id))
 
@@ -238,7 +245,7 @@ class Client:
         request = rr.GetWorkflowExecutionHistoryRequest(namespace=NAMESPACE, wait_new_event=True)
         request.history_event_filter_type = wf_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
         request.execution.workflow_id = self.a_workflow()
-        for _ in range(30):
+        while True:
             reply = await self._insist(
                 "GetWorkflowExecutionHistory", request, rr.GetWorkflowExecutionHistoryResponse, 20
             )
@@ -246,6 +253,14 @@ class Client:
                 assert len(reply.history.events) == 1
                 return
             request.next_page_token = reply.next_page_token
+
+
+def _can_not_start_again(error: ServiceError) -> bool:
+    """Update-with-start began a run whose end overtook the update: Temporal answers every retry with UNAVAILABLE."""
+    details = error.details[0] if error.details else None
+    if not isinstance(details, details_pb.MultiOperationExecutionFailure):
+        return False
+    return details.statuses[0].message.startswith("Workflow was not started")
 
 
 OPERATIONS = (

@@ -49,13 +49,15 @@ class FaultyStore:
     """Every method of the store, with trouble."""
 
     def __init__(
-        self, store: Store, chance: random.Random, weather: Weather, crash: Callable[[], None], note: Callable[[str], None]
-    ) -> None:
+        self, store: Store, chance: random.Random, weather: Weather, crash: Callable[[], None],
+        note: Callable[[str], None], trace: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self._store = store
         self._chance = chance
         self._weather = weather
         self._crash = crash
         self._note = note
+        self._trace = trace
         self.dead = False
 
     def __getattr__(self, name: str) -> Any:
@@ -66,6 +68,7 @@ class FaultyStore:
 
         async def call(*arguments: Any, **keywords: Any) -> Any:
             chance, weather = self._chance, self._weather
+            self._trace(name)
             for _ in range(chance.randrange(3)):
                 await asyncio.sleep(0)
             self._check(name)

@@ -40,8 +40,9 @@ def decode(value: common_pb.Payloads) -> Any:
 class Progress:
     """What history says so far, and the commands that are wanted now."""
 
-    def __init__(self, events: Iterable[history_pb.HistoryEvent], workflow_id: str) -> None:
+    def __init__(self, events: Iterable[history_pb.HistoryEvent], workflow_id: str, run_id: str) -> None:
         self.workflow_id = workflow_id
+        self.run_id = run_id
         self.commands: list[command_pb.Command] = []
         self.asked: set[str] = set()
         self.over: dict[str, str] = {}
@@ -210,7 +211,7 @@ def waiter(p: Progress) -> bool:
 
 def pinger(p: Progress) -> bool:
     target = p.argument.get("target", "nobody")
-    sent = [p.signal_other(f"s{i}", target, f"ping {p.workflow_id} {i}") for i in range(3)]
+    sent = [p.signal_other(f"s{i}", target, f"ping {p.workflow_id} {p.run_id} {i}") for i in range(3)]
     return all(sent) and p.timer("t", 1)
 
 

@@ -5,7 +5,7 @@
     SIM_SEEDS=500 pytest tests/simulation          more of them
     python -m tests.simulation --seeds 500         the same without pytest
 
-Each run prints the seeds that failed. The seeds run in a process of their own, see `__main__`.
+Each run prints the seeds that failed.
 """
 
 from __future__ import annotations
@@ -27,3 +27,19 @@ def test_nothing_acknowledged_is_lost_and_everything_ends() -> None:
     print(done.stdout)
     print(done.stderr[-20_000:])
     assert done.returncode == 0, f"seeds failed: {done.stdout.splitlines()[-1:]}"
+
+
+def test_a_seed_is_the_same_history_under_any_hash_seed_and_load() -> None:
+    """Three processes at once (so that they hinder each other), each with another order of sets and other addresses."""
+    command = [sys.executable, "-m", "tests.simulation", "--first", "7", "--seeds", "3", "--hashes"]
+    running = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONHASHSEED": seed, "PADDING": "x" * length}
+        )
+        for seed, length in (("1", 0), ("2", 3000), ("random", 70_000))
+    ]
+    printed = [process.communicate(timeout=170)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    hashes = [[line for line in text.splitlines() if line.startswith("seed ")] for text in printed]
+    assert len(hashes[0]) == 3, printed[0]
+    assert hashes[0] == hashes[1] == hashes[2]

@@ -67,7 +67,7 @@ class Worker:
         events = await self._history(task)
         if events is None:
             return None
-        progress = Progress(events, task.workflow_execution.workflow_id)
+        progress = Progress(events, task.workflow_execution.workflow_id, task.workflow_execution.run_id)
         if task.HasField("query"):
             await self._answer_query(task, progress)
             return None

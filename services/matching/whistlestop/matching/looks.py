@@ -77,7 +77,8 @@ class Looks:
         self._due = due
         self._heard = heard
         self._versions = versions
-        self._watchers: dict[QueueKey, set[asyncio.Event]] = {}
+        self._watchers: dict[QueueKey, dict[asyncio.Event, None]] = {}
+        """In the order in which they came, so that simulations replay."""
         self._closing = False
 
     def offered(self, key: QueueKey) -> None:
@@ -163,7 +164,7 @@ class Looks:
         watched = [self._enter(key, poll, now_ns) for key, poll in asked if key in keys]
         event = asyncio.Event()
         for key in keys:
-            self._watchers.setdefault(key, set()).add(event)
+            self._watchers.setdefault(key, {})[event] = None
         hearing = asyncio.ensure_future(self._hear(keys, event)) if self._config.hear_others else None
         try:
             while True:
@@ -179,7 +180,7 @@ class Looks:
             if hearing is not None:
                 hearing.cancel()
             for key in keys:
-                self._watchers[key].discard(event)
+                self._watchers[key].pop(event, None)
                 if not self._watchers[key]:
                     del self._watchers[key]
             for queue in watched:
