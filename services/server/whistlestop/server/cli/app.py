@@ -89,4 +89,6 @@ def run(arguments: list[str]) -> int:
 
 
 def _complain(message: str) -> None:
-    print("Error: " + " ".join(message.split()), file=sys.stderr)
+    from whistlestop.server.cli.output import escaped
+
+    print("Error: " + escaped(" ".join(message.split())), file=sys.stderr)

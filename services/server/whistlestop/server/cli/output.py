@@ -1,8 +1,19 @@
-"""Tables for people, JSON for machines."""
+"""What commands print: tables and summaries for people, JSON for programs.
+
+Rules of this file:
+  - an id is never broken over lines or shortened, since it is there to be copied. A table that is wider than the
+    terminal first loses the columns that its caller calls optional; then its lines are longer than the terminal;
+  - what came from outside (ids, names, messages) is escaped: a control character never reaches the terminal;
+  - a file or a pipe gets every column and plain text. Colours follow NO_COLOR and the terminal, as rich does it.
+"""
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
+import re
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,43 +21,128 @@ import typer
 from whistlestop.server.cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
-Output = Annotated[str, typer.Option("--output", "-o", help="table or json.")]
+    from google.protobuf.message import Message
+
+Output = Annotated[str, typer.Option("--output", "-o", help="table, json, jsonl or none.")]
+
+_JSON_PLAIN = base64.b64encode(b"json/plain").decode()
+_FORMS = ("table", "json", "jsonl", "none")
+_PADDING = 2
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, line separators, marks that reverse the direction of text, and lone surrogates."""
+_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def form_of(output: str) -> str:
+    """Return the form that `--output` asks for. Raises CommandError for one that there is not."""
+    form = "table" if output == "text" else output
+    if form not in _FORMS:
+        raise CommandError(f'--output "{output}" is not one of {", ".join(_FORMS)}', 2)
+    return form
 
 
 def wants_json(output: str) -> bool:
-    """Whether `--output` asks for JSON. Raises CommandError for an unknown form."""
-    if output not in ("table", "text", "json"):
-        raise CommandError(f'--output "{output}" is not one of table, json', 2)
-    return output == "json"
+    """Return whether `--output` asks for a JSON document. Raises CommandError for an unknown form."""
+    form = form_of(output)
+    if form in ("jsonl", "none"):
+        raise CommandError(f'--output "{output}" is not one of table, json here', 2)
+    return form == "json"
+
+
+def escaped(value: object) -> str:
+    """Return the text with each control character written as a backslash sequence."""
+    return _CONTROL.sub(_escape, str(value))
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return _NAMED.get(found[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
 def print_json(value: object) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print one JSON document on standard output."""
+    print(_dumped(value, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """A table as wide as the terminal; unwrapped when the output goes to a file or pipe."""
+def print_json_lines(values: Iterable[object]) -> None:
+    """Print a JSON document a line."""
+    for value in values:
+        print(_dumped(value))
+
+
+def _dumped(value: object, indent: int | None = None) -> str:
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    # JSON escapes what is below a space; the rest of what a terminal might act on is escaped here.
+    return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+
+
+def as_json(message: Message) -> object:
+    """Return the message as Temporal's JSON, with payloads (of search attributes as well) as the values that they hold."""
+    from whistlestop.frontend.doors.payload_json import to_json
+
+    return _with_values(json.loads(to_json(message, shorthand=True, pretty=False)))
+
+
+def _with_values(tree: object) -> object:
+    """Return the JSON with each search attribute's payload, which has a type besides its encoding, as its value."""
+    if isinstance(tree, list):
+        return [_with_values(each) for each in tree]
+    if not isinstance(tree, dict):
+        return tree
+    metadata = tree.get("metadata")
+    if isinstance(metadata, dict) and metadata.keys() == {"encoding", "type"} and metadata["encoding"] == _JSON_PLAIN:
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(base64.b64decode(tree.get("data", "")))
+    return {key: _with_values(value) for key, value in tree.items()}
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", optional: Collection[str] = ()
+) -> None:
+    """Print a table; on a terminal that is too narrow without the `optional` columns, the last of them first."""
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
+    cells = [["" if cell is None else escaped(cell) for cell in row] for row in rows]
+    widths = [max([cell_len(name), *(cell_len(row[index]) for row in cells)]) for index, name in enumerate(columns)]
+    shown = list(range(len(columns)))
+    for index in reversed(range(len(columns))):
+        if console.is_terminal and columns[index] in optional and _width(widths, shown) > console.width:
+            shown.remove(index)
+    console.width = max(console.width if console.is_terminal else 0, _width(widths, shown), cell_len(title), 40)
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    if not console.is_terminal:
-        console.width = max(console.measure(table).maximum, 40)
+    for index in shown:
+        table.add_column(columns[index], no_wrap=True, overflow="ignore", min_width=widths[index])
+    for row in cells:
+        table.add_row(*(Text(row[index]) for index in shown))
     console.print(table)
 
 
+def _width(widths: Sequence[int], shown: Sequence[int]) -> int:
+    return sum(widths[index] for index in shown) + _PADDING * len(shown) + 2
+
+
+def print_fields(title: str, fields: Iterable[tuple[str, object]]) -> None:
+    """Print a title, and a line for each field that has a value."""
+    print(escaped(title))
+    for name, value in fields:
+        if value not in ("", None):
+            print(f"  {name}: {escaped(value)}")
+
+
+def remark(text: str) -> None:
+    """Say on standard error what is not a result, such as that nothing was found."""
+    print(escaped(text), file=sys.stderr)
+
+
 def instant(ns: int) -> str:
-    """Nanoseconds since the epoch as UTC to the second; empty for 0."""
+    """Return nanoseconds since the epoch as UTC to the second; an empty text for 0."""
     import datetime as dt
 
     if ns <= 0:

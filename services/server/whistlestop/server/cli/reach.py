@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from whistlestop.server.cli.connection import Connection
     from whistlestop.server.config import StoreConfig
     from whistlestop.storage.interface import Store
 
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 WORKFLOW_SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
 CALL_TIMEOUT_S = 15.0
 
-Address = Annotated[
-    str, typer.Option("--address", envvar="TEMPORAL_ADDRESS", metavar="HOST:PORT", help="The server's gRPC address.")
-]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", envvar="TEMPORAL_NAMESPACE", help="The namespace.")]
 DbFilename = Annotated[
     str, typer.Option("--db-filename", "-f", help="A SQLite file to read instead of asking a server.")
 ]
@@ -49,12 +45,14 @@ class Api(Protocol):
         ...
 
 
-class _OverGrpc:
-    def __init__(self, channel: object, address: str) -> None:
+class OverGrpc:
+    """The API of a server."""
+
+    def __init__(self, channel: object, connection: Connection) -> None:
         self._channel = channel
-        self._address = address
-        key = os.environ.get("TEMPORAL_API_KEY")
-        self._credential = (("authorization", f"Bearer {key}"),) if key else ()
+        self._connection = connection
+        key = connection.api_key
+        self._metadata = (*connection.metadata, *((("authorization", f"Bearer {key}"),) if key else ()))
 
     async def call(self, method: str, request: Message, answer: type[MessageT]) -> MessageT:
         import grpc
@@ -65,10 +63,13 @@ class _OverGrpc:
             response_deserializer=answer.FromString,
         )
         try:
-            reply: MessageT = await send(request, timeout=CALL_TIMEOUT_S, metadata=self._credential)
+            reply: MessageT = await send(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                raise CommandError(f"no server answers at {self._address} (--address): {error.details()}") from error
+                manner = "without TLS (--tls)" if self._connection.tls is None else "with TLS (--no-tls)"
+                raise CommandError(
+                    f"no server answers at {self._connection.address} (--address) {manner}: {error.details()}"
+                ) from error
             raise CommandError(f"{method}: {error.details()} ({error.code().name})") from error
         return reply
 
@@ -96,16 +97,10 @@ class _OverStore:
 
 
 @contextlib.asynccontextmanager
-async def reach(address: str, db_filename: str, database_url: str) -> AsyncIterator[Api]:
-    """The API of the server at `address`, or over the database where one is named."""
-    if db_filename or database_url:
-        async with open_store(db_filename, database_url) as (store, config):
-            yield _OverStore(store, config)
-        return
-    import grpc.aio
-
-    async with grpc.aio.insecure_channel(address) as channel:
-        yield _OverGrpc(channel, address)
+async def over_store(db_filename: str, database_url: str) -> AsyncIterator[Api]:
+    """Yield the API over the database that is named."""
+    async with open_store(db_filename, database_url) as (store, config):
+        yield _OverStore(store, config)
 
 
 def store_config(db_filename: str, database_url: str) -> StoreConfig:

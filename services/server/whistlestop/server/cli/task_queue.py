@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from whistlestop.server.cli.output import Output, instant, print_json, print_table, wants_json
-from whistlestop.server.cli.reach import Address, Api, DatabaseUrl, DbFilename, Namespace, reach, run
-from whistlestop.server.cli.workflow import ADDRESS
-from whistlestop.server.config import DEFAULT_NAMESPACE
+from whistlestop.server.cli.connection import Connection, on_a_server
+from whistlestop.server.cli.output import Output, as_json, instant, print_json, print_table, remark, wants_json
+from whistlestop.server.cli.reach import Api, run
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -22,26 +21,24 @@ def _group() -> None:
 
 
 @app.command()
+@on_a_server
 def describe(
+    connection: Connection,
     name: Annotated[str, typer.Argument(help="The task queue.")],
     *,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    address: Address = ADDRESS,
-    db_filename: DbFilename = "",
-    database_url: DatabaseUrl = "",
     output: Output = "table",
 ) -> None:
     """Show who polls a task queue and what waits in it."""
-    as_json = wants_json(output)
+    json_wanted = wants_json(output)
 
     async def work() -> None:
-        async with reach(address, db_filename, database_url) as api:
-            answers = {kind: await _describe(api, namespace, name, number) for number, kind in KINDS.items()}
-        if as_json:
-            from google.protobuf.json_format import MessageToDict
-
-            print_json({kind: MessageToDict(answer) for kind, answer in answers.items()})
+        async with connection.open() as api:
+            answers = {kind: await _describe(api, connection.namespace, name, number) for number, kind in KINDS.items()}
+        if json_wanted:
+            print_json({kind: as_json(answer) for kind, answer in answers.items()})
             return
+        if not any(answer.pollers or answer.stats.approximate_backlog_count for answer in answers.values()):
+            remark(f"no worker polls {name} and no task waits in it; a queue that nobody has used looks the same")
         print_table(
             ("kind", "backlog", "oldest", "tasks added /s", "tasks handed out /s", "pollers"),
             [

@@ -258,13 +258,13 @@ async def _prepare(url: str, namespace: str) -> tuple[list[str], bool]:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
     from whistlestop.server.cli.errors import CommandError
-    from whistlestop.server.cli.reach import open_store, reach
+    from whistlestop.server.cli.reach import open_store, over_store
 
     async with open_store("", url) as (store, _):
         applied = await store.migrate()
     if not namespace:
         return applied, False
-    async with reach("", "", url) as api:
+    async with over_store("", url) as api:
         request = rr.RegisterNamespaceRequest(namespace=namespace)
         request.workflow_execution_retention_period.seconds = RETENTION_S
         try:
