@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import typer
-import yaml  # type: ignore[import-untyped]  # carries no types
+import yaml
 
 from tests.patience import PATIENCE_S
 from whistlestop.server.cli.app import GROUPS

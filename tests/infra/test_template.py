@@ -8,7 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # its stubs are another package
+import yaml
 from infra.localstack.environment import ensure
 
 from tests.infra.stack import INFRA, sam
@@ -25,7 +25,7 @@ TEMPLATE = INFRA / "template.yaml"
 WORKER = INFRA / "worker" / "template.yaml"
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # as above
+class _Loader(yaml.SafeLoader):
     """Short forms such as `!Ref` become {"!Ref": …}."""
 
 

@@ -57,6 +57,7 @@ def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -
     try:
         if path != MEMORY and not read_only:
             db.execute("PRAGMA journal_mode = WAL")
+        _refuse_unknown(pragmas, db)
         for name, value in {**_PRAGMAS, **pragmas}.items():
             db.execute(f"PRAGMA {_word(name)} = {_word(value)}")
         if read_only:
@@ -72,6 +73,14 @@ def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -
         db.close()
         raise
     return db
+
+
+def _refuse_unknown(pragmas: Mapping[str, str], db: sqlite3.Connection) -> None:
+    """Raise CannotOpen for a pragma that this SQLite does not have: it ignores such a pragma in silence."""
+    known = {name for (name,) in db.execute("PRAGMA pragma_list")} if pragmas else set()
+    for name in pragmas:
+        if name.lower() not in known:
+            raise CannotOpen(f"SQLite {sqlite3.sqlite_version} has no pragma {name!r}")
 
 
 def _word(text: str) -> str:

@@ -91,4 +91,5 @@ def run(arguments: list[str]) -> int:
 def _complain(message: str) -> None:
     from whistlestop.server.cli.output import escaped
 
-    print("Error: " + escaped(" ".join(message.split())), file=sys.stderr)
+    lines = [escaped(" ".join(line.split())) for line in message.splitlines() if line.strip()]
+    print("Error: " + "\n       ".join(lines), file=sys.stderr)

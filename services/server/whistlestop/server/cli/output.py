@@ -79,7 +79,7 @@ def _dumped(value: object, indent: int | None = None) -> str:
 
 
 def as_json(message: Message) -> object:
-    """Return the message as Temporal's JSON, with payloads (of search attributes as well) as the values that they hold."""
+    """Return the message as Temporal's JSON, with payloads as the values that they hold, search attributes as well."""
     from whistlestop.frontend.doors.payload_json import to_json
 
     return _with_values(json.loads(to_json(message, shorthand=True, pretty=False)))

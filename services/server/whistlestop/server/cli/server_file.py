@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from whistlestop.server import logs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _one_of(known: Iterable[str]) -> AfterValidator:
+    names = tuple(known)
+
+    def check(value: str) -> str:
+        if value and value.lower() not in names:
+            raise ValueError(f'"{value}" is not one of {", ".join(names)}')
+        return value
+
+    return AfterValidator(check)
+
+
+LogLevel = Annotated[str, _one_of(logs.LEVELS)]
+LogFormat = Annotated[str, _one_of(each.value for each in logs.LogFormat)]
 
 
 class ServerFile(BaseModel):
@@ -31,8 +51,8 @@ class ServerFile(BaseModel):
     search_attribute: dict[str, str] = {}
     dynamic_config_value: dict[str, Any] = {}
     sqlite_pragma: dict[str, str] = {}
-    log_level: str = ""
-    log_format: str = ""
+    log_level: LogLevel = ""
+    log_format: LogFormat = ""
     tls_cert: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from whistlestop.common.aws import Aws, Credentials
 from whistlestop.server.deploy.settings import DeployError
@@ -30,7 +32,7 @@ def in_words() -> Iterator[None]:
     try:
         yield
     except exceptions.NoRegionError:
-        raise DeployError("no region is named: give --region, or set AWS_REGION") from None
+        raise DeployError("no region is named: give --region, set AWS_REGION, or name one in the profile") from None
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError):
         raise DeployError(
             "no AWS credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --profile "
@@ -64,6 +66,8 @@ class Cloud:
     def __init__(self, region: str = "", profile: str = "") -> None:
         import boto3  # type: ignore[import-untyped]  # carries no types
 
+        # Lambda and the other AWS tools read AWS_REGION; boto3 alone reads AWS_DEFAULT_REGION only.
+        region = region or os.environ.get("AWS_REGION", "")
         with in_words():
             self.session: Any = boto3.session.Session(region_name=region or None, profile_name=profile or None)
             self.cloudformation = self.session.client("cloudformation")
@@ -73,6 +77,11 @@ class Cloud:
     def account(self) -> str:
         with in_words():
             return str(self.session.client("sts").get_caller_identity()["Account"])
+
+    @property
+    def is_local(self) -> bool:
+        """Whether AWS is played by this machine, as LocalStack does."""
+        return urlsplit(self.cloudformation.meta.endpoint_url).hostname in {"127.0.0.1", "::1", "localhost"}
 
     def aws(self) -> Aws:
         """Our own calls, with the credentials of the session."""

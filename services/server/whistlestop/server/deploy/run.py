@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.common.aws import AwsError
 from whistlestop.common.doors.database import database_url, kept_url
 from whistlestop.common.doors.settings import FunctionSettings, read
-from whistlestop.server.deploy import guide, template
+from whistlestop.server.deploy import checks, guide, template
 from whistlestop.server.deploy.bundle import BundleError, bundle, pack, size
 from whistlestop.server.deploy.settings import DeployError, Settings
 from whistlestop.server.deploy.target import FUNCTIONS, Target, here
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from whistlestop.server.deploy.cloud import Cloud, Stack
 
+_LEAST_SUBNETS = 2
 RETENTION_S = 72 * 3600
 """Of a namespace that the deployment registers."""
 
@@ -70,12 +71,7 @@ def plan(settings: Settings, found: Stack | None) -> Plan:
     made = Plan(settings, found, template.load())
     known: Mapping[str, Mapping[str, Any]] = made.template["Parameters"]
     made.parameters = settings.parameters()
-    for name, value in made.parameters.items():
-        if name not in known:
-            raise DeployError(f"the template has no parameter {name}; it has {', '.join(known)}")
-        allowed = [str(each) for each in known[name].get("AllowedValues", ())]
-        if allowed and value not in allowed:
-            raise DeployError(f"{name} can't be {value}: it is one of {', '.join(allowed)}")
+    checks.check_parameters(made.parameters, known)
     if found is None:
         # A bundle for this interpreter's version can hold bytecode, which makes cold starts shorter.
         if "PythonRuntime" not in made.parameters and here().runtime in known["PythonRuntime"]["AllowedValues"]:
@@ -84,16 +80,23 @@ def plan(settings: Settings, found: Stack | None) -> Plan:
             raise DeployError("a new stack needs a database: --database-url, or --create-database dsql")
     defaults = {name: str(each.get("Default", "")) for name, each in known.items()}
     made.complete = {**defaults, **({} if found is None else found.parameters), **made.parameters}
-    if made.complete["CreateDatabase"] == "aurora-serverless" and not made.complete["AuroraVpcId"]:
-        raise DeployError("--create-database aurora-serverless takes --vpc-id and --subnet-ids")
+    if made.complete["CreateDatabase"] == "aurora-serverless":
+        subnets = [each for each in made.complete["AuroraSubnetIds"].split(",") if each.strip()]
+        if not made.complete["AuroraVpcId"] or len(subnets) < _LEAST_SUBNETS:
+            raise DeployError("--create-database aurora-serverless takes --vpc-id and two --subnet-ids or more")
     return made
 
 
 def deploy(cloud: Cloud, settings: Settings, manner: Manner) -> None:
     """Create or update the stack. Raises DeployError."""
+    checks.check_stack_name(settings.stack)
+    checks.check_bundles(manner.bundles, FUNCTIONS)
     account = cloud.account
     found = cloud.stack(settings.stack)
     made = plan(settings, None if found is not None and not found.outputs else found)
+    url = _url(cloud, made)
+    if url and settings.database_url:
+        checks.check_database(url, on_this_machine=cloud.is_local)
     manner.say(_outline(made, account, cloud.region, found))
     if manner.dry_run:
         manner.say(guide.costs(made.complete, guide.alarms_of(made.template), cloud.region))
@@ -106,7 +109,6 @@ def deploy(cloud: Cloud, settings: Settings, manner: Manner) -> None:
     if kept := settings.url_parameter():
         cloud.keep_secret(kept, settings.database_url)
         manner.say(f"The URL of the database is kept in Systems Manager as {kept}")
-    url = _url(cloud, made)
     if url:
         _migrate(url, manner)
     addresses = {function: f"s3://{bucket}/{key}" for function, (bucket, key) in code.items()}

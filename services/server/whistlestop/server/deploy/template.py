@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml  # type: ignore[import-untyped]  # its stubs are another package
+import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ MOST_BYTES = 51_200
 _PLAIN = {"Ref", "Condition"}
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # as above
+class _Loader(yaml.SafeLoader):
     """Knows CloudFormation's short forms."""
 
 
@@ -32,6 +32,7 @@ def _short_form(loader: yaml.Loader, tag: str, node: yaml.Node) -> dict[str, Any
     elif isinstance(node, yaml.SequenceNode):
         value = loader.construct_sequence(node, deep=True)
     else:
+        assert isinstance(node, yaml.MappingNode)
         value = loader.construct_mapping(node, deep=True)
     return {tag if tag in _PLAIN else f"Fn::{tag}": value}
 
