@@ -42,6 +42,7 @@ class ServerFile(BaseModel):
     db_filename: str = ""
     database_url: Annotated[str, Field(pattern="^postgres(ql)?://")] = ""
     services: list[Literal["frontend", "history", "matching"]] = []
+    allow_outbound: list[str] = []
     history_url: list[str] = []
     matching_url: list[str] = []
     internal_port: Port = 0
