@@ -43,9 +43,11 @@ class Callers:
         namespaces = cast("NamespaceCache", None)
         self._control = AccessControl(AuthConfig(render(keys)), namespaces, SystemClock())
 
-    async def may(self, spec: RpcSpec, grant: str) -> bool:
-        """Whether a caller with this grant may make the call in the namespace."""
+    async def may(self, spec: RpcSpec, grant: str, field: str = "") -> bool:
+        """Whether a caller with this grant may make the call in the namespace; `field`: with that one set."""
         request = spec.request_type()
+        if field:
+            getattr(request, field).SetInParent()
         if spec.namespaced:
             request.namespace = NAMESPACE  # type: ignore[attr-defined]  # `namespaced` says that it is there
         headers = {"authorization": f"Bearer {self._secrets[grant]}"} if grant else {}
@@ -55,15 +57,15 @@ class Callers:
             return False
         return True
 
-    async def row(self, spec: RpcSpec) -> tuple[str, str]:
+    async def row(self, spec: RpcSpec, field: str = "") -> tuple[str, str]:
         """Who may call: by a role in the request's namespace, and by a role in `temporal-system`."""
-        if await self.may(spec, ""):
+        if await self.may(spec, "", field):
             return "everybody", "everybody"
-        if await self.may(spec, "elsewhere:admin"):
+        if await self.may(spec, "elsewhere:admin", field):
             return "any role in any namespace", "any role"
         return (
-            _joined([role for role in ROLES if await self.may(spec, f"{NAMESPACE}:{role}")]),
-            _joined([role for role in ROLES if await self.may(spec, f"{SYSTEM}:{role}")]),
+            _joined([role for role in ROLES if await self.may(spec, f"{NAMESPACE}:{role}", field)]),
+            _joined([role for role in ROLES if await self.may(spec, f"{SYSTEM}:{role}", field)]),
         )
 
 
@@ -78,6 +80,8 @@ async def table() -> str:
     groups: dict[tuple[str, str], list[str]] = {}
     for spec in (REGISTRY | OWN_REGISTRY).values():
         groups.setdefault(await callers.row(spec), []).append(spec.method)
+        for field in spec.admin_fields:
+            groups.setdefault(await callers.row(spec, field), []).append(f"{spec.method} with a {field}")
     lines = ["| role in the namespace | or role in `temporal-system` | RPCs |", "|---|---|---|"]
     for (inside, system), methods in sorted(groups.items(), key=lambda each: (each[0][0].count("`"), each[0])):
         lines.append(f"| {inside} | {system} | {', '.join(sorted(methods))} |")

@@ -18,6 +18,7 @@ _LOOK = RpcSpec(
     access=Access.WORKER,
     namespaced=True,
     by_token=False,
+    admin_fields=(),
     holds=True,
 )
 

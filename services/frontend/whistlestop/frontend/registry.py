@@ -21,7 +21,7 @@ from whistlestop.common.errors import Code
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+    from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
 
 WORKFLOW_SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
@@ -88,8 +88,17 @@ class RpcSpec:
     """The request names a namespace (or carries a task token that does)."""
     by_token: bool
     """The request carries a task token."""
+    admin_fields: tuple[str, ...]
+    """Fields by which the request asks for what is an admin's to decide, if it has one of them."""
     holds: bool
     """A long poll: ends with an empty answer at its deadline or when the server drains."""
+
+    def access_to(self, request: Message) -> Access:
+        """What the caller of this very request must be allowed to do."""
+        for field in self.admin_fields:
+            if request.HasField(field):
+                return Access.ADMIN
+        return self.access
 
     @property
     def reason(self) -> str:
@@ -233,8 +242,8 @@ _WORKFLOW_RPCS: tuple[_Line, ...] = (
     ("SetWorkerDeploymentCurrentVersion", _F, _WRITE),
     ("SetWorkerDeploymentRampingVersion", _F, _WRITE),
     ("SetWorkerDeploymentManager", _F, _WRITE),
-    ("UpdateWorkerDeploymentVersionComputeConfig", _F, _WRITE),
-    ("ValidateWorkerDeploymentVersionComputeConfig", _F, _WRITE),
+    ("UpdateWorkerDeploymentVersionComputeConfig", _F, _ADMIN),
+    ("ValidateWorkerDeploymentVersionComputeConfig", _F, _ADMIN),
     ("UpdateWorkerDeploymentVersionMetadata", _F, _WRITE),
 )
 
@@ -270,6 +279,15 @@ _HOLDS = frozenset({
 })
 
 
+_COMPUTE = "temporal.api.compute."
+"""Messages that say what is started with the server's credentials, and at whose expense: an admin's to decide."""
+
+
+def _is_admins(field: FieldDescriptor) -> bool:
+    kind = field.message_type
+    return kind is not None and field.has_presence and kind.full_name.startswith(_COMPUTE)
+
+
 def _spec(service: ServiceDescriptor, line: _Line) -> RpcSpec:
     name, served, access = line
     method: MethodDescriptor = service.methods_by_name[name]
@@ -285,6 +303,7 @@ def _spec(service: ServiceDescriptor, line: _Line) -> RpcSpec:
         access=access,
         namespaced="namespace" in fields,
         by_token="task_token" in fields,
+        admin_fields=tuple(field.name for field in method.input_type.fields if _is_admins(field)),
         holds=name in _HOLDS,
     )
 

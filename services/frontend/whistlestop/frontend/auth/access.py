@@ -64,7 +64,7 @@ class AccessControl:
         namespace: str = request.namespace if spec.namespaced else ""  # type: ignore[attr-defined]  # it is there
         if not namespace and spec.by_token:
             namespace = await self._namespace_of_token(request)
-        if not claims.has(roles_for(spec.access, method), namespace):
+        if not claims.has(roles_for(spec.access_to(request), method), namespace):
             raise _refused(claims, method, namespace)
         return context
 
