@@ -19,6 +19,7 @@ from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError, unavailable
 from whistlestop.common.notify import task_queue_topic
 from whistlestop.common.proto import worker_pb2 as worker_pb
+from whistlestop.common.task_queues import is_internal
 from whistlestop.matching.pollers import note_in_memory
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, check_poll
 from whistlestop.matching.versions import queue_of
@@ -223,7 +224,8 @@ class Looks:
             check_poll(poll, self._config.max_id_length)
         except ServiceError:
             return False
-        return True
+        # The server's own queues are refused by the frontend, which a poll passes and a look does not.
+        return not is_internal(poll.task_queue.name)
 
 
 def _may_be_woken(name: str, prefix: str) -> bool:

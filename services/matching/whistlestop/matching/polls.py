@@ -18,6 +18,7 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
+from whistlestop.common import task_queues
 from whistlestop.common.clients import Encoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, unavailable
@@ -35,7 +36,6 @@ from whistlestop.matching.ready import in_drawn_order
 from whistlestop.matching.scaling import advise, own_fields
 from whistlestop.matching.settings import settings_of
 from whistlestop.storage.errors import StorageError
-from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -67,7 +67,6 @@ NEXUS: Final = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
 EMPTY: Final = Encoded(b"")
 """The answer of a poll that got nothing: an empty message of any kind."""
 
-_RESERVED_PREFIX = "/_sys/"
 
 
 class Counters:
@@ -148,7 +147,7 @@ class Polls:
                 end_ns = min(end_ns, now_ns + int(config.function_wait_s * SECOND_NS))
                 reply = await self._poll_function(key, poll, context, now_ns, end_ns)
         except StorageError as error:
-            raise service_error(error) from error
+            raise unavailable(f"the store did not answer: {error}") from error
         if reply is EMPTY:
             self.counters.empty += 1
         return reply
@@ -421,5 +420,5 @@ def check_queue_name(name: str, max_length: int, *, partitions: bool = False) ->
         raise invalid_argument("missing task queue name")
     if len(name) > max_length:
         raise invalid_argument("taskQueue length exceeds limit")
-    if not partitions and name.startswith(_RESERVED_PREFIX):
-        raise invalid_argument(f"task queue name cannot start with reserved prefix {_RESERVED_PREFIX}")
+    if not partitions and name.startswith(task_queues.RESERVED_PREFIX):
+        raise invalid_argument(task_queues.RESERVED)

@@ -18,6 +18,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common import task_queues
 from whistlestop.common.clients import decoded
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
 from whistlestop.frontend.api import checks
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 DIVISION = "TemporalBatcher"
 WORKFLOW_TYPE = "temporal-sys-batch-workflow-protobuf"
-TASK_QUEUE = "temporal-sys-per-ns-tq"
+TASK_QUEUE = task_queues.PER_NAMESPACE_QUEUE
 STATS_MEMO = "batch_operation_stats"
 _TYPE_MEMO = "batch_operation_type"
 _REASON_MEMO = "batch_operation_reason"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.enums.v1.task_queue_pb2 import TaskQueueKind
 from temporalio.api.enums.v1.workflow_pb2 import TimeoutType
 
+from whistlestop.common import task_queues
 from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.frontend.api.rules import UnknownSearchAttribute
 from whistlestop.storage.visibility.attributes import SYSTEM_AND_PREDEFINED, Limits, validate
@@ -43,9 +44,6 @@ _UUID = re.compile(
 )
 _MAX_INT64 = 2**63 - 1
 _HUNDRED_YEARS_S = 100 * 365 * 24 * 3600
-_RESERVED_QUEUE_PREFIX = "/_sys/"
-_INTERNAL_QUEUE_PREFIX = "temporal-sys-per-ns-"
-_INTERNAL_QUEUE = "temporal-sys-worker-controller-per-ns-tq"
 _FAIRNESS_KEY_LENGTH = 64
 _TIMEOUT_PREFIX = "TemporalTimeout:"
 
@@ -185,7 +183,8 @@ def _check_timeout_type(name: str) -> None:
 def check_task_queue(request: Message, rules: Rules, *, user_defined: bool = False, partition: bool = False) -> None:
     """The request's `task_queue` has a usable name; its kind becomes normal where nobody said.
 
-    `user_defined`: a workflow is to run there, so it can't be one of the server's own. `partition`: any name will do.
+    `user_defined`: something of the caller's is to run there, so it can't be one of the server's own. `partition`: any
+    name will do.
     """
     if not request.HasField("task_queue"):
         raise invalid_argument("taskQueue is not set")
@@ -197,16 +196,22 @@ def check_task_queue(request: Message, rules: Rules, *, user_defined: bool = Fal
     check_queue_name(queue.name, rules, partition=partition)
     if queue.kind == TaskQueueKind.TASK_QUEUE_KIND_STICKY and queue.normal_name:
         check_queue_name(queue.normal_name, rules, partition=True)
-    if user_defined and (queue.name.startswith(_INTERNAL_QUEUE_PREFIX) or queue.name == _INTERNAL_QUEUE):
-        raise invalid_argument(f"cannot use internal per-namespace task queue:{queue.name}")
+    if user_defined:
+        check_not_internal(queue.name)
 
 
 def check_queue_name(name: str, rules: Rules, *, partition: bool = False) -> None:
     """Length, and no name that belongs to the server."""
     if length(name) > rules.config.max_id_length:
         raise invalid_argument("taskQueue length exceeds limit")
-    if not partition and name.startswith(_RESERVED_QUEUE_PREFIX):
-        raise invalid_argument(f"task queue name cannot start with reserved prefix {_RESERVED_QUEUE_PREFIX}")
+    if not partition and name.startswith(task_queues.RESERVED_PREFIX):
+        raise invalid_argument(task_queues.RESERVED)
+
+
+def check_not_internal(name: str) -> None:
+    """The queue is none of those on which the server works itself."""
+    if fault := task_queues.internal_fault(name):
+        raise invalid_argument(fault)
 
 
 def check_priority(priority: Priority) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 
+from whistlestop.common import task_queues
 from whistlestop.common.errors import (
     Code,
     ServiceError,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9\-]*[a-zA-Z0-9]")
 _NAME_SHOWN = r"^[a-zA-Z][a-zA-Z0-9\\-]*[a-zA-Z0-9]$"
 _URL_PREFIX = "/nexus/endpoints/{}/services"
-_RESERVED_QUEUE_PREFIX = "/_sys/"
 _DEFAULT_PAGE = 100
 _MOST_PER_PAGE = 1000
 
@@ -186,9 +186,9 @@ def _queue_issue(name: str, most: int) -> str:
         return "taskQueue is not set"
     if len(name.encode()) > most:
         return "taskQueue length exceeds limit"
-    if name.startswith(_RESERVED_QUEUE_PREFIX):
-        return f"task queue name cannot start with reserved prefix {_RESERVED_QUEUE_PREFIX}"
-    return ""
+    if name.startswith(task_queues.RESERVED_PREFIX):
+        return task_queues.RESERVED
+    return task_queues.internal_fault(name)
 
 
 def _url_issues(url: str, most: int) -> list[str]:

@@ -30,7 +30,8 @@ def check_poll_workflow(
     """Who polls, and which queue."""
     checks.check_identity(request.identity, rules)
     _check_versioning(request, rules)
-    checks.check_task_queue(request, rules)
+    checks.check_task_queue(request, rules, user_defined=True)
+    checks.check_not_internal(request.task_queue.normal_name)
     if namespace is not None and request.binary_checksum in namespace.data.config.bad_binaries.binaries:
         bad = namespace.data.config.bad_binaries.binaries[request.binary_checksum]
         raise invalid_argument(f"Binary {request.binary_checksum} already marked as bad deployment: {bad.reason}")
@@ -38,9 +39,15 @@ def check_poll_workflow(
 
 def check_poll(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """Of activities and Nexus tasks: which queue, and who polls."""
-    checks.check_task_queue(request, rules)
+    checks.check_task_queue(request, rules, user_defined=True)
     checks.check_identity(request.identity, rules)
     _check_versioning(request, rules)
+
+
+def check_shutdown(request: service_pb.ShutdownWorkerRequest, namespace: Namespace | None, rules: Rules) -> None:
+    """A worker leaves its own queues, not the server's."""
+    checks.check_not_internal(request.task_queue)
+    checks.check_not_internal(request.sticky_task_queue)
 
 
 def check_describe_task_queue(
@@ -69,6 +76,7 @@ def check_update_config(
     request: service_pb.UpdateTaskQueueConfigRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
     """Rates are for activities (and Nexus), reasons are short, weights positive."""
+    checks.check_not_internal(request.task_queue)
     for update, label, noun in (
         (request.update_queue_rate_limit, "UpdateQueueRateLimit", "rate limit"),
         (
@@ -123,4 +131,5 @@ VALIDATORS: dict[str, Validator] = {
     "DescribeTaskQueue": check_describe_task_queue,
     "ListTaskQueuePartitions": check_list_partitions,
     "UpdateTaskQueueConfig": check_update_config,
+    "ShutdownWorker": check_shutdown,
 }

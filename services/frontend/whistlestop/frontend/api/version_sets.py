@@ -57,6 +57,7 @@ def check_update(request: _Update, namespace: Namespace | None, rules: Rules) ->
     if faults:
         raise invalid_argument(", ".join(("request to update worker build ID compatability requires: ", *faults)))
     checks.check_queue_name(request.task_queue, rules)
+    checks.check_not_internal(request.task_queue)
 
 
 _OLD_NAMES = {

@@ -55,6 +55,7 @@ def check_update(request: _Update, namespace: Namespace | None, rules: Rules) ->
         _check_length(asked.rule.target_build_id)
         _check_length(asked.rule.source_build_id)
     _check_queue(request.task_queue, rules)
+    checks.check_not_internal(request.task_queue)
 
 
 def check_get(request: rr.GetWorkerVersioningRulesRequest, namespace: Namespace | None, rules: Rules) -> None:

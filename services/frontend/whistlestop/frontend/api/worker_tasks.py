@@ -43,6 +43,7 @@ def check_workflow_task_completed(
 ) -> None:
     """Who answers, and with which deployment. Commands are history's to judge: a bad one fails the task."""
     checks.check_identity(request.identity, rules)
+    checks.check_not_internal(request.sticky_attributes.worker_task_queue.name)
     if namespace is not None:
         for command in request.commands:
             if command.WhichOneof("attributes") in _WITH_SEARCH_ATTRIBUTES:

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from temporalio.api.enums.v1 import namespace_pb2 as namespace_enums
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
-from whistlestop.common import nexus_content
+from whistlestop.common import nexus_content, task_queues
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import MILLISECOND_NS
 from whistlestop.common.context import CallContext
@@ -72,6 +72,8 @@ async def of_queue(frontend: Frontend, name: str, task_queue: str) -> Target:
     namespace = await frontend.namespaces.by_name(name)
     if namespace is None:
         raise refusal("NOT_FOUND", f'namespace not found: "{name}"')
+    if fault := task_queues.internal_fault(task_queue):
+        raise refusal("BAD_REQUEST", fault)
     return Target(namespace, task_queue)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import task_queue_pb2
 
+from whistlestop.common import task_queues
 from whistlestop.history.core import retry
 from whistlestop.history.core.completion import BadCommand, Cause
 
@@ -17,10 +18,8 @@ if TYPE_CHECKING:
 
     from whistlestop.history.core.run import Run
 
-RESERVED_QUEUE_PREFIX = "/_sys/"
 RESERVED_ID_PREFIXES = ("temporal-sys-scheduler:", "temporal-sys-activity:", "temporal-sys-nexus-operation:")
 """Of the server's own runs, which share the ids of workflows."""
-PER_NAMESPACE_WORKER_QUEUE = "temporal-sys-per-ns-tq"
 FAIRNESS_KEY_BYTES = 64
 
 
@@ -34,18 +33,15 @@ def task_queue_fault(queue: taskqueue_pb.TaskQueue, default_name: str, own_queue
         queue.name = default_name
     if len(queue.name.encode()) > id_length:
         return "taskQueue length exceeds limit"
-    if queue.name.startswith(RESERVED_QUEUE_PREFIX):
-        return f"task queue name cannot start with reserved prefix {RESERVED_QUEUE_PREFIX}"
+    if queue.name.startswith(task_queues.RESERVED_PREFIX):
+        return task_queues.RESERVED
     if (
         queue.kind == task_queue_pb2.TASK_QUEUE_KIND_STICKY
         and queue.normal_name
         and len(queue.normal_name.encode()) > id_length
     ):
         return "taskQueue length exceeds limit"
-    if queue.name == PER_NAMESPACE_WORKER_QUEUE != own_queue:
-        fault = f"cannot use internal per-namespace task queue:{queue.name}"
-        return f"{fault} (in parent component task queue: {own_queue})" if own_queue else fault
-    return ""
+    return task_queues.internal_fault(queue.name, own_queue)
 
 
 def priority_fault(priority: common_pb.Priority) -> str:

@@ -10,7 +10,9 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common import task_queues
 from whistlestop.common.errors import invalid_argument, not_found
+from whistlestop.history.core.command_faults import RESERVED_ID_PREFIXES
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -57,6 +59,11 @@ def parse(call: Call, namespace: str) -> service_pb.SignalWithStartWorkflowExecu
     for name, value in missing:
         if not value:
             raise invalid_argument(f"{name} is not set on request.")
+    fault = task_queues.internal_fault(request.task_queue.name)
+    if fault:
+        raise invalid_argument(fault)
+    if request.workflow_id.startswith(RESERVED_ID_PREFIXES):
+        raise invalid_argument(f"WorkflowId cannot start with reserved prefix {request.workflow_id.partition(':')[0]}:")
     request.task_queue.kind = request.task_queue.kind or task_queue_pb2.TASK_QUEUE_KIND_NORMAL
     return request
 

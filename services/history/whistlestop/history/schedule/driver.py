@@ -21,7 +21,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common import nesting
+from whistlestop.common import nesting, task_queues
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.history import chains
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 ID_PREFIX = "temporal-sys-scheduler:"
 WORKFLOW_TYPE = "temporal-sys-scheduler-workflow"
-TASK_QUEUE = "temporal-sys-per-ns-tq"
+TASK_QUEUE = task_queues.PER_NAMESPACE_QUEUE
 DIVISION = "TemporalScheduler"
 MEMO_INFO = "ScheduleInfo"
 PAUSED_ATTRIBUTE = "TemporalSchedulePaused"
