@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from whistlestop.common.clock import Clock
 
@@ -22,8 +22,8 @@ class CallContext:
     namespace: str = ""
     can_hold: bool = True
     """False inside a function, where a wait is billed: waits re-check with back-off and end early."""
-    sees: Callable[[str], bool] | None = None
-    """Which namespaces, by name, may be shown to the caller of a list of them; None: all."""
+    sees: frozenset[str] | None = None
+    """The names of the namespaces that may be shown to the caller of a list of them; None: all."""
 
     def remaining_s(self, clock: Clock, default_s: float) -> float:
         """Seconds until the deadline, or `default_s` when the caller set none."""

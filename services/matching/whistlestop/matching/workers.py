@@ -13,7 +13,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import namespace_not_found, not_found
-from whistlestop.common.page_tokens import last_of, page_token
+from whistlestop.common.page_tokens import last_of, list_mark, page_token
 from whistlestop.matching.worker_query import matcher
 
 if TYPE_CHECKING:
@@ -140,14 +140,15 @@ async def list_workers(
 ) -> rr.ListWorkersResponse:
     """ListWorkers: a page, by instance key."""
     wanted = _filter(request.query, with_system=request.include_system_workers)
-    after = last_of(request.next_page_token, "invalid next_page_token")
+    mark = list_mark(namespace_id, request.query, str(request.include_system_workers))
+    after = last_of(request.next_page_token, mark, "invalid next_page_token")
     size = min(request.page_size, MOST_PER_PAGE) if request.page_size > 0 else MOST_PER_PAGE
     response = rr.ListWorkersResponse()
     async for heartbeat in known.after(namespace_id, after, now_ns, size + 1):
         if not wanted(heartbeat):
             continue
         if len(response.workers) == size:
-            response.next_page_token = page_token(response.workers[-1].worker_instance_key)
+            response.next_page_token = page_token(response.workers[-1].worker_instance_key, mark)
             break
         response.workers_info.add(worker_heartbeat=heartbeat)
         response.workers.append(list_info(heartbeat))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.page_tokens import last_of
+from whistlestop.common.page_tokens import last_of, list_mark
 from whistlestop.frontend.config import SERVER_VERSION
 from whistlestop.frontend.registry import Feature, supports
 
@@ -73,7 +73,7 @@ async def list_clusters(
     frontend: Frontend, request: operator_pb.ListClustersRequest, context: CallContext
 ) -> operator_pb.ListClustersResponse:
     """The one cluster there is, on one page."""
-    last_of(request.next_page_token)
+    last_of(request.next_page_token, list_mark(""))
     config = frontend.config
     return operator_pb.ListClustersResponse(
         clusters=[

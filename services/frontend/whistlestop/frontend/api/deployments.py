@@ -23,7 +23,7 @@ from whistlestop.common.deployments import (
     versioned_queue,
 )
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
-from whistlestop.common.page_tokens import last_of, page_token
+from whistlestop.common.page_tokens import last_of, list_mark, page_token
 from whistlestop.common.proto.deployment_pb2 import (
     DescribeVersionQueuesRequest,
     DescribeVersionQueuesResponse,
@@ -229,14 +229,15 @@ async def list_worker_deployments(
 ) -> rr.ListWorkerDeploymentsResponse:
     """In the order of names; the token is the last name of the page."""
     known = await store_of(frontend).read(context.namespace_id)
-    after = last_of(request.next_page_token)
+    mark = list_mark(context.namespace_id)
+    after = last_of(request.next_page_token, mark)
     size = min(request.page_size, _PAGE) if request.page_size > 0 else _PAGE
     everything = sorted(known.deployments, key=lambda data: data.description.worker_deployment_info.name)
     page = [data for data in everything if data.description.worker_deployment_info.name > after]
     reply = rr.ListWorkerDeploymentsResponse()
     if len(page) > size:
         page = page[:size]
-        reply.next_page_token = page_token(page[-1].description.worker_deployment_info.name)
+        reply.next_page_token = page_token(page[-1].description.worker_deployment_info.name, mark)
     latest_ones = [each.worker_deployment_version_info for data in page for each in data.versions[-1:]]
     await _drained(frontend, context, latest_ones, frontend.clock.now_ns())
     for data in page:

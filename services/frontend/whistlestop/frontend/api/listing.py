@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.page_tokens import check_mark, list_mark, marked
 from whistlestop.storage.visibility import AttributeType, InvalidQuery, group_payloads, parse, row_payloads
 from whistlestop.storage.visibility.query import And, Between, Compare, Expression, In, Not, Or, StartsWith
 
@@ -39,15 +40,21 @@ _Response = TypeVar("_Response", bound=CountResponse)
 
 
 async def page(
-    frontend: Frontend, context: CallContext, query: Query, size: int, after: bytes
+    frontend: Frontend, context: CallContext, query: Query, size: int, after: bytes, *of: str
 ) -> tuple[list[VisibilityRow], bytes]:
-    """One page of rows, and the token of the next. A size that is none, or too large, is the largest."""
+    """One page of rows, and the token of the next. A size that is none, or too large, is the largest.
+
+    `of`: the filter as it was given, and what it is a filter of: a token goes with no other.
+    """
     most = frontend.config.visibility_max_page_size
     limit = size if 0 < size <= most else most
+    mark = list_mark(context.namespace_id, *of)
+    check_mark(after, mark)
     try:
-        return await frontend.store.list_visibility(context.namespace_id, query, limit, after)
+        rows, token = await frontend.store.list_visibility(context.namespace_id, query, limit, after)
     except InvalidQuery as error:
         raise invalid_argument(error.message) from None
+    return rows, marked(token, mark)
 
 
 async def fill_count(frontend: Frontend, context: CallContext, query: Query, response: _Response) -> _Response:

@@ -29,7 +29,7 @@ from whistlestop.storage.errors import NamespaceConflict, NamespaceExists
 from whistlestop.storage.records import NamespaceRecord, QueueMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from google.protobuf.duration_pb2 import Duration
 
@@ -132,6 +132,17 @@ async def describe_namespace(
     return _described(NamespaceData.FromString(record.data), record, frontend.config)
 
 
+async def _named(frontend: Frontend, names: Collection[str], after: str, limit: int) -> list[NamespaceRecord]:
+    """The first of these namespaces behind `after`, in the order of names; some may not exist."""
+    found: list[NamespaceRecord] = []
+    for name in sorted(names):
+        if name > after and len(found) < limit:
+            record = await frontend.store.get_namespace(name=name)
+            if record is not None:
+                found.append(record)
+    return found
+
+
 async def list_namespaces(
     frontend: Frontend, request: service_pb.ListNamespacesRequest, context: CallContext
 ) -> service_pb.ListNamespacesResponse:
@@ -141,11 +152,14 @@ async def list_namespaces(
         after = request.next_page_token.decode()
     except UnicodeDecodeError:
         raise invalid_argument("Invalid NextPageToken.") from None
-    records = await frontend.store.list_namespaces(after, size + 1)
+    if context.sees is None:
+        records = await frontend.store.list_namespaces(after, size + 1)
+    else:
+        # Not by pages of them all: a page's token would be the name of a namespace that the caller must not know of.
+        size = min(size, _DEFAULT_PAGE)
+        records = await _named(frontend, context.sees, after, size + 1)
     response = service_pb.ListNamespacesResponse()
     for record in records[:size]:
-        if context.sees is not None and not context.sees(record.name):
-            continue
         data = NamespaceData.FromString(record.data)
         if data.info.state != enums_pb.NAMESPACE_STATE_DELETED or request.namespace_filter.include_deleted:
             response.namespaces.append(_described(data, record, frontend.config))

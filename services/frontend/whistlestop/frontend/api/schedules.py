@@ -136,7 +136,9 @@ async def list_schedules(
 ) -> service_pb.ListSchedulesResponse:
     """A page of schedules, newest first."""
     query, custom = await DIVISION.parsed(frontend, context, request.query, _check_names)
-    rows, token = await page(frontend, context, query, request.maximum_page_size, request.next_page_token)
+    rows, token = await page(
+        frontend, context, query, request.maximum_page_size, request.next_page_token, request.query, DIVISION.base
+    )
     return service_pb.ListSchedulesResponse(schedules=[_entry(row, custom) for row in rows], next_page_token=token)
 
 

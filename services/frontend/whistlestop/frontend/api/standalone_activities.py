@@ -248,7 +248,9 @@ async def list_activity_executions(
 ) -> service_pb.ListActivityExecutionsResponse:
     """A page of activities, newest first."""
     query, custom = await DIVISION.parsed(frontend, context, request.query)
-    rows, token = await page(frontend, context, query, request.page_size, request.next_page_token)
+    rows, token = await page(
+        frontend, context, query, request.page_size, request.next_page_token, request.query, DIVISION.base
+    )
     return service_pb.ListActivityExecutionsResponse(
         executions=[_entry(row, custom) for row in rows], next_page_token=token
     )

@@ -170,7 +170,9 @@ async def list_nexus_operation_executions(
 ) -> service_pb.ListNexusOperationExecutionsResponse:
     """A page of operations, newest first."""
     query, custom = await DIVISION.parsed(frontend, context, request.query)
-    rows, token = await page(frontend, context, query, request.page_size, request.next_page_token)
+    rows, token = await page(
+        frontend, context, query, request.page_size, request.next_page_token, request.query, DIVISION.base
+    )
     return service_pb.ListNexusOperationExecutionsResponse(
         operations=[_entry(row, custom) for row in rows], next_page_token=token
     )

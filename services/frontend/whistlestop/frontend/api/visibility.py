@@ -100,7 +100,7 @@ async def _page(
     frontend: Frontend, context: CallContext, text: str, size: int, after: bytes
 ) -> tuple[list[workflow_pb.WorkflowExecutionInfo], bytes]:
     query, custom = await parsed_filter(frontend, context, text)
-    rows, token = await page(frontend, context, query, size, after)
+    rows, token = await page(frontend, context, query, size, after, text)
     return [execution_info(row, custom) for row in rows], token
 
 

@@ -55,9 +55,10 @@ class Claims:
         """Whether the caller has one of these roles in the namespace (the cluster, if empty) or in the system."""
         return bool((self.system | self.namespaces.get(namespace, Role.NONE)) & one_of)
 
-    def sees(self, namespace: str) -> bool:
-        """Whether the caller may know of the namespace."""
-        return bool(self.system | self.namespaces.get(namespace, Role.NONE))
+    @property
+    def sees(self) -> frozenset[str] | None:
+        """The namespaces that the caller may know of; None: all."""
+        return None if self.system else frozenset(name for name, role in self.namespaces.items() if role)
 
 
 def roles_for(access: Access, method: str = "") -> Role:

@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import DecodeError
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
@@ -46,6 +47,7 @@ _MAY_GO_ON = frozenset({
 })
 _MARGIN_NS = SECOND_NS
 """How long before a caller's time is over it is answered."""
+_MOST_EVENT_ID = 2**62
 CLOSE_EVENT = wf_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
 CLIENTS_WITHOUT_UNWRITTEN_EVENTS = frozenset({"temporal-cli", "temporal-ui"})
 """Command line and UI show what is stored, and nothing that may yet disappear."""
@@ -80,15 +82,16 @@ def parse_token(data: bytes, run_id: str) -> PageToken:
     """The token, which has to be of the run that the request names, if it names one. Raises INVALID_ARGUMENT."""
     try:
         fields = json.loads(data)
+        suffix = base64.b64decode(fields.get("suffix", ""))
+        if suffix:
+            history_pb.History.FromString(suffix)
         token = PageToken(
-            str(fields["run"]),
-            int(fields["next"]),
-            int(fields.get("end", 0)),
-            base64.b64decode(fields.get("suffix", "")),
-            not fields.get("closed", False),
+            str(fields["run"]), fields["next"], fields.get("end", 0), suffix, not fields.get("closed", False)
         )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, DecodeError) as error:
         raise invalid_argument("Invalid NextPageToken.") from error
+    if not all(type(each) is int and 0 <= each <= _MOST_EVENT_ID for each in (token.next_event_id, token.end_event_id)):
+        raise invalid_argument("Invalid NextPageToken.")
     if run_id and run_id != token.run_id:
         raise invalid_argument("RunId in the request does not match the NextPageToken.")
     return token

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import ExecutionKey
 
 _T = TypeVar("_T")
+_MOST_DIGITS = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def long_poll_token(entry: Entry) -> bytes:
 
 def _version_of(token: bytes, run_id: str) -> int:
     owner, _, version = token.decode(errors="replace").rpartition("/")
-    if not version.isdigit():
+    if not (version.isascii() and version.isdigit() and len(version) < _MOST_DIGITS):
         raise invalid_argument("invalid long poll token")
     if owner != run_id:
         raise invalid_argument("long poll token does not match execution")
