@@ -419,13 +419,16 @@ class Actor:
             return
         task = offered[n.below(len(offered))]
         cancel = NexusTaskData.FromString(task.data).cancel
-        self.world.transact(
-            lambda run: nexus_operations.take(run, task.scheduled_event_id, task.stamp, cancel=cancel), task.run_id
-        )
+
+        def take(run: Run) -> TaskToken:
+            operation = nexus_operations.take(run, task.scheduled_event_id, task.stamp, cancel=cancel)
+            return tokens.parse(tokens.of_nexus_task(run, operation, cancel=cancel))
+
+        token = self.world.transact(take, task.run_id)
         kind = n.below(5)
 
         def decide(run: Run) -> None:
-            operation = nexus_operations.answered(run, task.scheduled_event_id, task.stamp, cancel=cancel)
+            operation = nexus_operations.answered(run, token, "")
             if kind == 1:
                 failure = nexus_failures.handler_failure(n.of("INTERNAL", "BAD_REQUEST"), "no")
                 nexus_operations.refused(run, operation, failure, cancel=cancel)

@@ -16,11 +16,13 @@ from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 from tests.core.commands import complete_workflow, fill, payload
 from tests.core.harness import HANDLERS_NAMESPACE_ID, World
 from whistlestop.common.errors import ServiceError
+from whistlestop.history import tokens
 from whistlestop.history.core import close, nexus_failures, nexus_links, nexus_operations, options, workflow_task
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import SECOND_NS
 
 if TYPE_CHECKING:
+    from whistlestop.common.proto.internal_pb2 import TaskToken
     from whistlestop.history.core.run import Run
 
 TARGET = nexus_operations.Target(HANDLERS_NAMESPACE_ID, "payments")
@@ -57,10 +59,20 @@ def deliver(world: World) -> list[str]:
 
 def answer(world: World, *, cancel: bool = False) -> Any:
     """A working copy of the run, and the operation whose request was taken and is answered now."""
-    [task] = world.offered(3)
-    world.transact(lambda run: nexus_operations.take(run, SCHEDULED, task.stamp, cancel=cancel))
+    token = take(world, cancel=cancel)
     run = world.load()
-    return run, nexus_operations.answered(run, SCHEDULED, task.stamp, cancel=cancel)
+    return run, nexus_operations.answered(run, token, "")
+
+
+def take(world: World, *, cancel: bool = False) -> TaskToken:
+    """A worker takes the request that is offered; the token that it gets."""
+    [task] = world.offered(3)
+
+    def decide(run: Run) -> TaskToken:
+        operation = nexus_operations.take(run, SCHEDULED, task.stamp, cancel=cancel)
+        return tokens.parse(tokens.of_nexus_task(run, operation, cancel=cancel))
+
+    return world.transact(decide)
 
 
 def called(**fields: Any) -> World:
@@ -91,11 +103,10 @@ def test_a_request_that_nobody_answers_is_made_again_after_a_back_off() -> None:
 
 def test_a_late_answer_is_refused() -> None:
     world = called()
-    [task] = world.offered(3)
-    world.transact(lambda run: nexus_operations.take(run, SCHEDULED, task.stamp, cancel=False))
+    token = take(world)
     world.advance(9)
     with pytest.raises(ServiceError, match="not found or already expired"):
-        world.transact(lambda run: nexus_operations.answered(run, SCHEDULED, task.stamp, cancel=False))
+        world.transact(lambda run: nexus_operations.answered(run, token, ""))
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,9 @@ class SeededIds:
         self._count += 1
         return (now_ns // 1000 << 10) + self._count
 
+    def nonce(self) -> int:
+        return self._chance.getrandbits(64) or 1
+
 
 class _Late:
     service: Any = None

@@ -10,7 +10,18 @@ import pytest
 import pytest_asyncio
 
 from tests import postgres
-from tests.storage.factories import NAMESPACE, QUEUE, WORKFLOW_QUEUE, close, member, query, start, step, task
+from tests.storage.factories import (
+    NAMESPACE,
+    QUEUE,
+    WORKFLOW_QUEUE,
+    close,
+    member,
+    query,
+    run_key,
+    start,
+    step,
+    task,
+)
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
 from whistlestop.storage.outreach import Outreach
@@ -133,14 +144,14 @@ async def test_servers_hear_of_what_a_function_commits() -> None:
             assert not await queue.wait(SystemClock().now_ns() + SECOND_NS // 5)
             await store.heartbeat(member(expires_ns=now_ns + 60 * SECOND_NS))
 
-            await store.commit(Transition((step(tasks_added=(task(2),)),), answers=(("query-1", b"yes"),)))
+            await store.commit(Transition((step(tasks_added=(task(2),)),), answers=(("query-1", run_key(), b"yes"),)))
             assert await run.wait(_soon())
             assert await queue.wait(_soon())
             assert await answer.wait(_soon())
             await store.put_query(query("query-1", answer=None), task(3, query_id="query-1"))
             assert await queue.wait(_soon())
             assert not await answer.wait(0)
-            assert await store.answer_query("query-1", b"yes")
+            assert await store.answer_query("query-1", run_key(), b"yes")
             assert await answer.wait(_soon())
             assert not await closed.wait(0)
             await store.commit(Transition((close(version=2),)))

@@ -168,8 +168,8 @@ class QueryStore(Protocol):
         """Unanswered, unexpired, buffered ones of the run, oldest first."""
         ...
 
-    async def answer_query(self, query_id: str, answer: bytes) -> bool:
-        """False when it is gone or answered."""
+    async def answer_query(self, query_id: str, key: ExecutionKey, answer: bytes) -> bool:
+        """False when it is gone, answered, or not asked of that run."""
         ...
 
     async def delete_query(self, query_id: str) -> None: ...

@@ -56,7 +56,7 @@ def topics_of(transition: Transition) -> list[str]:
     # A run that closes writes its visibility row.
     rows = [write.visibility for write in transition.writes if write.visibility is not None]
     topics += (closed_topic(row.key.namespace_id, row.key.run_id) for row in rows if row.close_time_us is not None)
-    topics += (query_topic(query_id) for query_id, _ in transition.answers)
+    topics += (query_topic(query_id) for query_id, _, _ in transition.answers)
     return topics + task_topics(tasks_of(transition))
 
 

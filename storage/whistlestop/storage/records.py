@@ -198,9 +198,9 @@ class Transition:
     writes: tuple[ExecutionWrite, ...]
     transfers_done: tuple[TransferTask, ...] = ()
     """Outbox rows that this very commit makes done."""
-    answers: tuple[tuple[str, bytes], ...] = ()
-    """Query ids and what a completed workflow task answered (serialised `WorkflowQueryResult`s); an id that is gone or
-    answered already is passed over."""
+    answers: tuple[tuple[str, ExecutionKey, bytes], ...] = ()
+    """Query ids, the run that was asked, and what its workflow task answered (serialised `WorkflowQueryResult`s). An id
+    that is gone, answered already, or of another run is passed over."""
 
 
 @dataclass(frozen=True, slots=True)

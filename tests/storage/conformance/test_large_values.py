@@ -77,8 +77,8 @@ async def test_long_queries_and_answers_come_back_whole(store: Store) -> None:
     long = query(request=_long(1_500_000))
     await store.put_query(long, None)
     assert await store.list_buffered_queries(run_key(), START_NS, 10) == [long]
-    assert await store.answer_query("query-1", _long(seed=3)) is True
-    assert await store.answer_query("query-1", _long(seed=4)) is False
+    assert await store.answer_query("query-1", run_key(), _long(seed=3)) is True
+    assert await store.answer_query("query-1", run_key(), _long(seed=4)) is False
     assert await store.get_query("query-1") == replace(long, answer=_long(seed=3))
     await store.delete_query("query-1")
     assert await store.get_query("query-1") is None

@@ -20,6 +20,10 @@ class Ids(Protocol):
         """A new row id below 2**63, in time order within a process and nearly so between processes."""
         ...
 
+    def nonce(self) -> int:
+        """What nobody guesses: 64 random bits, not all of them zero."""
+        ...
+
 
 class RandomIds:
     """Time-ordered UUIDs (version 7), and task ids of microseconds since the epoch plus 10 random or counted bits.
@@ -45,6 +49,9 @@ class RandomIds:
             self._last = candidate if candidate > self._last else self._last + 1
             return self._last
 
+    def nonce(self) -> int:
+        return int.from_bytes(os.urandom(8), "big") or 1
+
 
 class CountedIds:
     """Predictable ids for tests."""
@@ -59,3 +66,7 @@ class CountedIds:
     def task_id(self, now_ns: int) -> int:
         self._n += 1
         return (now_ns // 1000 << 10) + self._n
+
+    def nonce(self) -> int:
+        self._n += 1
+        return self._n

@@ -34,6 +34,8 @@ _START, _CANCEL, _CALLBACK = "nexus_start", "nexus_cancel", "nexus_callback"
 KINDS = frozenset({_START, _CANCEL, _CALLBACK})
 """Of the rows."""
 _TARGET_GONE = "endpoint not registered"
+_OUTSIDE = "outside"
+"""In the place of a namespace's id."""
 
 
 class PutOff(Exception):
@@ -165,13 +167,14 @@ async def _call_caller(
         await _settle(service, task, data, nexus_http.Refused("invalid callback token", retryable=False))
         return
     target = await _waiting_run(service, token)
+    led_to = await _led_to(service, target, token) if target is not None else ""
     async with engine.locked(task.key, *([target] if target is not None else [])):
         run = await _run_of(service, task.key)
         if run is None or not callbacks.is_owed(run.state, data.callback_index):
             await service.store.delete_transfer(task)
             return
         caller = await _run_of(service, target) if target is not None else None
-        refusal = _tell(run, caller, token, data, _header(callback, OPERATION_HEADER))
+        refusal = _tell(run, caller, token, data, _header(callback, OPERATION_HEADER), led_to)
         if refusal:
             callbacks.failed(run, data.callback_index, refusal)
         else:
@@ -234,7 +237,21 @@ async def _waiting_run(service: History, token: OperationToken) -> ExecutionKey 
         return None
 
 
-def _tell(run: Run, caller: Run | None, token: OperationToken, data: TransferData, operation_token: str) -> str:
+async def _led_to(service: History, target: ExecutionKey, token: OperationToken) -> str:
+    """The namespace that the operation's endpoint has led to since it was made; empty where that is not known."""
+    caller = await _run_of(service, target)
+    operation = caller.state.nexus_operations.get(token.scheduled_event_id) if caller is not None else None
+    if operation is None or operation.start.handler_namespace_id:
+        return ""
+    record = await service.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
+    if record is None or record.version != 1:
+        return ""
+    return NexusEndpointData.FromString(record.data).target_namespace_id or _OUTSIDE
+
+
+def _tell(
+    run: Run, caller: Run | None, token: OperationToken, data: TransferData, operation_token: str, led_to: str
+) -> str:
     """Let the caller see the end. Returns what is wrong, if the operation is not there (any more)."""
     if caller is None:
         return f"handler error (NOT_FOUND): {nexus_operations.NOT_FOUND}"
@@ -242,6 +259,9 @@ def _tell(run: Run, caller: Run | None, token: OperationToken, data: TransferDat
         operation = nexus_operations.of_callback(caller, token.scheduled_event_id, token.request_id)
     except ServiceError as error:
         return f"handler error (NOT_FOUND): {error.message}"
+    if not nexus_operations.may_tell(caller, operation, run.key.namespace_id, led_to):
+        # Whoever holds a token of another namespace's request hears what they would without one.
+        return f"handler error (NOT_FOUND): {nexus_operations.NOT_FOUND}"
     link = callbacks.link_of(run.state, data.callback_index)
     # Nexus carries times in milliseconds.
     started_ns = run.state.start_ns // MILLISECOND_NS * MILLISECOND_NS

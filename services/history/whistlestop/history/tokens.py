@@ -1,17 +1,33 @@
-"""Task tokens: opaque to workers, all that a completion needs."""
+"""Task tokens: opaque to workers, all that a completion needs.
+
+A token is plain protobuf, so anybody can make one. What it takes to be accepted: its namespace is the caller's, its
+kind is the RPC's, and every field of it, the nonce above all, is what the state of the attempt says (`core/nonces.py`;
+of queries and Nexus requests, the id of the row). See docs/decisions/0001-task-tokens.md.
+"""
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from whistlestop.common.errors import invalid_argument
+from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.common.proto.internal_pb2 import TaskToken
 
 if TYPE_CHECKING:
+    from whistlestop.common.context import CallContext
     from whistlestop.history.core.run import Run
-    from whistlestop.history.core.state_pb2 import Activity, MutableState
+    from whistlestop.history.core.state_pb2 import Activity, MutableState, NexusOperation
+
+
+class Kind(Enum):
+    """What a token is handed out for."""
+
+    WORKFLOW = 1
+    ACTIVITY = 2
+    QUERY = 3
+    NEXUS = 4
 
 
 def of_workflow_task(run: Run) -> bytes:
@@ -26,7 +42,7 @@ def of_workflow_task(run: Run) -> bytes:
         started_event_id=task.started_event_id,
         attempt=task.attempt,
         started_time_ns=task.started_ns,
-        workflow_type=state.workflow_type,
+        nonce=task.nonce,
     ).SerializeToString()
 
 
@@ -41,9 +57,7 @@ def of_activity(run: Run, activity: Activity) -> bytes:
         attempt=activity.attempt,
         started_time_ns=activity.started_ns,
         activity_id=activity.activity_id,
-        workflow_type=state.workflow_type,
-        activity_type=activity.activity_type,
-        stamp=activity.stamp,
+        nonce=activity.nonce,
     ).SerializeToString()
 
 
@@ -58,8 +72,24 @@ def of_activity_execution(run: Run) -> bytes:
         attempt=activity.attempt,
         started_time_ns=activity.started_ns,
         activity_id=activity.activity_id,
-        activity_type=state.workflow_type,
         stamp=activity.started_stamp,
+        nonce=activity.nonce,
+    ).SerializeToString()
+
+
+def of_nexus_task(run: Run, operation: NexusOperation, *, cancel: bool) -> bytes:
+    """The token of a request that was taken. Its namespace is the handler's."""
+    state: MutableState = run.state
+    attempt = operation.cancel if cancel else operation.start
+    return TaskToken(
+        namespace_id=attempt.handler_namespace_id,
+        caller_namespace_id=state.namespace_id,
+        workflow_id=state.workflow_id,
+        run_id=state.run_id,
+        scheduled_event_id=operation.scheduled_event_id,
+        stamp=attempt.stamp,
+        nexus_cancel=cancel,
+        nonce=attempt.nonce,
     ).SerializeToString()
 
 
@@ -73,3 +103,34 @@ def parse(data: bytes) -> TaskToken:
     if not token.workflow_id and not token.query_id:
         raise invalid_argument("error deserializing task token")
     return token
+
+
+def received(data: bytes, kind: Kind, context: CallContext, gone: str) -> TaskToken:
+    """The token that came with a call: INVALID_ARGUMENT unless it is of the call's namespace.
+
+    NOT_FOUND with the text `gone` if it is not of that kind. What the attempt's state says of it is to be checked.
+    """
+    token = parse(data)
+    if token.namespace_id != context.namespace_id:
+        raise invalid_argument("Operation requested with a token from a different namespace.")
+    if _kind_of(token) is not kind:
+        raise not_found(gone)
+    return token
+
+
+def _kind_of(token: TaskToken) -> Kind | None:
+    """None for what was never handed out: a token that is cut off, for example."""
+    if not token.workflow_id:
+        return Kind.NEXUS
+    if not token.run_id:
+        return None
+    if token.query_id:
+        return Kind.QUERY
+    if token.caller_namespace_id:
+        return Kind.NEXUS
+    if token.attempt and token.started_time_ns:
+        if token.activity_id:
+            return Kind.ACTIVITY
+        if token.started_event_id:
+            return Kind.WORKFLOW
+    return None

@@ -9,7 +9,16 @@ from whistlestop.storage.limits import check_chunked
 from whistlestop.storage.outreach import task_topics
 from whistlestop.storage.postgres.base import PostgresBase, split
 from whistlestop.storage.postgres.statement import Statement
-from whistlestop.storage.postgres.transition import CHUNK, CHUNK_TYPES, SET_CHUNK, TASK, TASK_TYPES, reach, task_row
+from whistlestop.storage.postgres.transition import (
+    CHUNK,
+    CHUNK_TYPES,
+    SET_CHUNK,
+    TASK,
+    TASK_TYPES,
+    reach,
+    set_answer,
+    task_row,
+)
 from whistlestop.storage.records import ExecutionKey, QueryRecord
 
 if TYPE_CHECKING:
@@ -73,16 +82,11 @@ class PostgresQueries(PostgresBase):
         rows = await self._all(_BUFFERED, (key.run_id, key.namespace_id, key.workflow_id, now_ns, limit))
         return [await self._query(row) for row in rows]
 
-    async def answer_query(self, query_id: str, answer: bytes) -> bool:
+    async def answer_query(self, query_id: str, key: ExecutionKey, answer: bytes) -> bool:
         check_chunked("query answer", len(answer))
         data, more = split(answer)
         statement = Statement()
-        place, parts, name = statement.add(data, len(more), query_id).split(", ")
-        statement.expression(
-            "ok",
-            f"UPDATE queries SET answer = {place}, answer_parts = {parts}"
-            f" WHERE query_id = {name} AND answer IS NULL RETURNING 1",
-        )
+        statement.expression("ok", set_answer(statement, query_id, key, data, len(more)))
         if more:
             rows = [("answer", query_id, part, piece) for part, piece in enumerate(more, 1)]
             statement.insert("k", CHUNK, CHUNK_TYPES, rows, SET_CHUNK)

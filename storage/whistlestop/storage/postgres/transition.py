@@ -149,7 +149,7 @@ def prepare(transition: Transition, outreach: Outreach | None = None) -> Prepare
     for n, write in enumerate(writes):
         _belongings(statement, n, write, chunks)
     _transfers_done(statement, transition.transfers_done)
-    _answers(statement, transition.answers, chunks)
+    _answers(statement, transition.answers)
     if chunks:
         statement.insert("chunk", CHUNK, CHUNK_TYPES, chunks, SET_CHUNK)
     if outreach is None:
@@ -381,17 +381,31 @@ def _transfers_done(statement: Statement, transfers: Sequence[TransferTask]) -> 
 
 
 def _answers(
-    statement: Statement, answers: Sequence[tuple[str, bytes]], chunks: list[tuple[str, str, int, bytes]]
+    statement: Statement, answers: Sequence[tuple[str, ExecutionKey, bytes]]
 ) -> None:
-    for n, (query_id, answer) in enumerate(answers):
+    for n, (query_id, key, answer) in enumerate(answers):
         data, more = split(answer)
-        place, parts, name = statement.add(data, len(more), query_id).split(", ")
-        statement.expression(
-            f"q{n}",
-            f"UPDATE queries SET answer = {place}, answer_parts = {parts}"
-            f" WHERE query_id = {name} AND answer IS NULL AND {_OK}",
-        )
-        chunks.extend(("answer", query_id, part, piece) for part, piece in enumerate(more, 1))
+        statement.expression(f"q{n}", set_answer(statement, query_id, key, data, len(more), _OK))
+        if more:
+            # Parts of an answer that is not taken must not replace those of one that was.
+            parts = [("answer", query_id, part, piece) for part, piece in enumerate(more, 1)]
+            rows = statement.rows(CHUNK_TYPES, parts)
+            statement.expression(
+                f"qc{n}", f"INSERT INTO {CHUNK} SELECT * FROM {rows} WHERE EXISTS (SELECT 1 FROM q{n}) {SET_CHUNK}"
+            )
+
+
+def set_answer(
+    statement: Statement, query_id: str, key: ExecutionKey, first_part: bytes, more: int, condition: str = "true"
+) -> str:
+    """The update that answers a query of that run; it returns a row if the answer was taken."""
+    places = statement.add(first_part, more, query_id, key.namespace_id, key.workflow_id, key.run_id).split(", ")
+    place, parts, name, namespace_id, workflow_id, run_id = places
+    return (
+        f"UPDATE queries SET answer = {place}, answer_parts = {parts} WHERE query_id = {name} AND answer IS NULL"
+        f" AND namespace_id = {namespace_id} AND workflow_id = {workflow_id} AND run_id = {run_id} AND {condition}"
+        " RETURNING 1"
+    )
 
 
 def execution_owner(key: ExecutionKey) -> str:

@@ -6,15 +6,7 @@ import re
 import sqlite3
 from typing import TYPE_CHECKING
 
-from whistlestop.common import private_files
-from whistlestop.storage.errors import (
-    CannotOpen,
-    PermanentError,
-    Refused,
-    SchemaMismatch,
-    StorageError,
-    Unavailable,
-)
+from whistlestop.storage.errors import CannotOpen, SchemaMismatch, StorageError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,25 +23,8 @@ _PRAGMAS = {
 }
 
 
-_PASSING = frozenset(
-    (
-        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_ABORT, sqlite3.SQLITE_CONSTRAINT,
-    )
-)  # fmt: skip
-"""Result codes that may pass: others at work, a full disk, a rival who was faster."""
-
-
 def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode with our pragmas, then the caller's. Raises CannotOpen."""
-    try:
-        if path != MEMORY and not read_only:
-            # SQLite gives `-wal` and `-shm` the mode of the file.
-            private_files.make(path)
-            private_files.warn_if_open("the database", path, f"{path}-wal")
-    except OSError as error:
-        raise CannotOpen(f"can't open the database {path}: {error.strerror}") from error
     try:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
     except sqlite3.Error as error:
@@ -94,13 +69,6 @@ def translate(error: Exception) -> StorageError:
     text = str(error)
     if "no such table" in text or "no such column" in text:
         return SchemaMismatch(f"the schema is older than this release ({text}): run `whistlestop db migrate`")
-    if isinstance(error, (OverflowError, UnicodeError, sqlite3.DataError)):
-        return Refused("a value that no store holds")
-    if not isinstance(error, sqlite3.Error):
-        return StorageError(f"the database was not asked: {type(error).__name__}: {text}")
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
-    if code == sqlite3.SQLITE_TOOBIG or (code == sqlite3.SQLITE_ERROR and "malformed JSON" in text):
-        return Refused(f"a value that the database does not hold ({text})")
-    if code in _PASSING:
+    if isinstance(error, sqlite3.OperationalError):
         return Unavailable(f"the database did not take it: {text}")
-    return PermanentError(f"the database refused it: {text}")
+    return StorageError(f"the database refused it: {text}")

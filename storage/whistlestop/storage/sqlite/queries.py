@@ -57,11 +57,12 @@ class SqliteQueries(SqliteBase):
         rows = self._all(_BUFFERED, (key.run_id, key.namespace_id, key.workflow_id, now_ns, limit))
         return [_query(row) for row in rows]
 
-    async def answer_query(self, query_id: str, answer: bytes) -> bool:
+    async def answer_query(self, query_id: str, key: ExecutionKey, answer: bytes) -> bool:
         check_chunked("query answer", len(answer))
 
         def run(cursor: sqlite3.Cursor) -> bool:
-            return cursor.execute(ANSWER_QUERY, (answer, query_id)).rowcount == 1
+            row = (answer, query_id, key.namespace_id, key.workflow_id, key.run_id)
+            return cursor.execute(ANSWER_QUERY, row).rowcount == 1
 
         return await self._write(run)
 

@@ -7,7 +7,6 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common import private_files
 from whistlestop.storage.admin import check, table_counts
 from whistlestop.storage.errors import CannotOpen, Unavailable
 from whistlestop.storage.sqlite import schema
@@ -85,12 +84,8 @@ class SqliteStore(
 
     async def backup(self, target: str) -> None:
         def copy(db: sqlite3.Connection) -> None:
-            try:
-                os.close(private_files.create(target))
-            except FileExistsError:
-                raise CannotOpen(f"the backup {target} exists already: name a new file") from None
-            except OSError as error:
-                raise CannotOpen(f"can't write the backup {target}: {error.strerror}") from error
+            if os.path.lexists(target):
+                raise CannotOpen(f"the backup {target} exists already: name a new file")
             try:
                 copied = sqlite3.connect(target)
             except sqlite3.Error as error:

@@ -72,7 +72,10 @@ _SELECT_WAKE_QUEUES = (
     "SELECT identity FROM task_queue_pollers WHERE namespace_id = ? AND task_queue = ? AND task_type = ?"
     " AND expires_ns > ?"
 )
-ANSWER_QUERY = "UPDATE queries SET answer = ? WHERE query_id = ? AND answer IS NULL"
+ANSWER_QUERY = (
+    "UPDATE queries SET answer = ? WHERE query_id = ? AND namespace_id = ? AND workflow_id = ? AND run_id = ?"
+    " AND answer IS NULL"
+)
 DELETE_TRANSFER = "DELETE FROM transfer_tasks WHERE shard_id = ? AND task_id = ?"
 
 VISIBILITY_COLUMNS = (
@@ -106,8 +109,8 @@ def apply_transition(cursor: sqlite3.Cursor, transition: Transition) -> None:
         _put(cursor, write)
     for transfer in transition.transfers_done:
         cursor.execute(DELETE_TRANSFER, (transfer.slot, transfer.task_id))
-    for query_id, answer in transition.answers:
-        cursor.execute(ANSWER_QUERY, (answer, query_id))
+    for query_id, key, answer in transition.answers:
+        cursor.execute(ANSWER_QUERY, (answer, query_id, key.namespace_id, key.workflow_id, key.run_id))
 
 
 def wake_queues(cursor: sqlite3.Cursor, tasks: Sequence[MatchingTask]) -> list[str]:

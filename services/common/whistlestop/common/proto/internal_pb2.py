@@ -26,7 +26,7 @@ from temporalio.api.common.v1 import message_pb2 as temporal_dot_api_dot_common_
 from temporalio.api.workflowservice.v1 import request_response_pb2 as temporal_dot_api_dot_workflowservice_dot_v1_dot_request__response__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'whistlestop/common/proto/internal.proto\x12\x17whistlestop.internal.v1\x1a$temporal/api/common/v1/message.proto\x1a\x36temporal/api/workflowservice/v1/request_response.proto\"\xbd\x02\n\tTaskToken\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\x18\n\x10started_event_id\x18\x05 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x17\n\x0fstarted_time_ns\x18\x07 \x01(\x03\x12\x13\n\x0b\x61\x63tivity_id\x18\x08 \x01(\t\x12\x15\n\rworkflow_type\x18\t \x01(\t\x12\x15\n\ractivity_type\x18\n \x01(\t\x12\r\n\x05stamp\x18\x0b \x01(\x05\x12\x10\n\x08query_id\x18\x0c \x01(\t\x12\x1b\n\x13\x63\x61ller_namespace_id\x18\r \x01(\t\x12\x14\n\x0cnexus_cancel\x18\x0e \x01(\x08\"\x80\x02\n RecordWorkflowTaskStartedRequest\x12<\n\texecution\x18\x01 \x01(\x0b\x32).temporal.api.common.v1.WorkflowExecution\x12\x1a\n\x12scheduled_event_id\x18\x02 \x01(\x03\x12\r\n\x05stamp\x18\x03 \x01(\x05\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12K\n\x04poll\x18\x05 \x01(\x0b\x32=.temporal.api.workflowservice.v1.PollWorkflowTaskQueueRequest\x12\x12\n\ntask_queue\x18\x06 \x01(\t\"\xec\x01\n RecordActivityTaskStartedRequest\x12<\n\texecution\x18\x01 \x01(\x0b\x32).temporal.api.common.v1.WorkflowExecution\x12\x1a\n\x12scheduled_event_id\x18\x02 \x01(\x03\x12\r\n\x05stamp\x18\x03 \x01(\x05\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12K\n\x04poll\x18\x05 \x01(\x0b\x32=.temporal.api.workflowservice.v1.PollActivityTaskQueueRequest\"\xd0\x01\n\x1dRecordQueryTaskStartedRequest\x12<\n\texecution\x18\x01 \x01(\x0b\x32).temporal.api.common.v1.WorkflowExecution\x12\x10\n\x08query_id\x18\x02 \x01(\t\x12K\n\x04poll\x18\x03 \x01(\x0b\x32=.temporal.api.workflowservice.v1.PollWorkflowTaskQueueRequest\x12\x12\n\ntask_queue\x18\x04 \x01(\t\"\x81\x01\n\x16ResetStickyTaskRequest\x12<\n\texecution\x18\x01 \x01(\x0b\x32).temporal.api.common.v1.WorkflowExecution\x12\x1a\n\x12scheduled_event_id\x18\x02 \x01(\x03\x12\r\n\x05stamp\x18\x03 \x01(\x05\"\x1f\n\x0e\x46ireDueRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\"W\n\x0f\x46ireDueResponse\x12\x0e\n\x06timers\x18\x01 \x01(\x05\x12\x11\n\ttransfers\x18\x02 \x01(\x05\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\x13\n\x0bnext_due_ns\x18\x04 \x01(\x03\"K\n\x10HasPollerRequest\x12\x12\n\ntask_queue\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\x05\x12\x10\n\x08within_s\x18\x03 \x01(\x05\"\'\n\x11HasPollerResponse\x12\x12\n\nhas_poller\x18\x01 \x01(\x08\"\xc0\x02\n\x11OfferTasksRequest\x12>\n\x05tasks\x18\x01 \x03(\x0b\x32/.whistlestop.internal.v1.OfferTasksRequest.Task\x1a\xea\x01\n\x04Task\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x12\n\ntask_queue\x18\x02 \x01(\t\x12\x11\n\ttask_type\x18\x03 \x01(\x05\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x0f\n\x07task_id\x18\x05 \x01(\x03\x12\x13\n\x0bworkflow_id\x18\x06 \x01(\t\x12\x0e\n\x06run_id\x18\x07 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x08 \x01(\x03\x12\r\n\x05stamp\x18\t \x01(\x05\x12\x12\n\ncreated_ns\x18\n \x01(\x03\x12\x10\n\x08query_id\x18\x0b \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x0c \x01(\x0c\"\x07\n\x05\x45mptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'whistlestop/common/proto/internal.proto\x12\x17whistlestop.internal.v1\x1a$temporal/api/common/v1/message.proto\x1a\x36temporal/api/workflowservice/v1/request_response.proto\"\xaa\x02\n\tTaskToken\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\x18\n\x10started_event_id\x18\x05 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x17\n\x0fstarted_time_ns\x18\x07 \x01(\x03\x12\x13\n\x0b\x61\x63tivity_id\x18\x08 \x01(\t\x12\r\n\x05stamp\x18\x0b \x01(\x05\x12\x10\n\x08query_id\x18\x0c \x01(\t\x12\x1b\n\x13\x63\x61ller_namespace_id\x18\r \x01(\t\x12\x14\n\x0cnexus_cancel\x18\x0e \x01(\x08\x12\r\n\x05nonce\x18\x0f \x01(\x06J\x04\x08\t\x10\nJ\x04\x08\n\x10\x0b\"\x80\x02\n RecordWorkflowTaskStartedRequest\x12<\n\texecution\x18\x01 \x01(\x0b\x32).temporal.api.common.v1.WorkflowExecution\x12\x1a\n\x12scheduled_event_id\x18\x02 \x01(\x03\x12\r\n\x05stamp\x18\x03 \x01(\x05\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12K\n\x04poll\x18\x05 \x01(\x0b\x32=.temporal.api.workflowservice.v1.PollWorkflowTaskQueueRequest\x12\x12\n\ntask_queue\x18\x06 \x01(\t\"\xec\x01\n RecordActivityTaskStartedRequest\x12<\n\texecution\x18\x01 \x01(\x0b\x32).temporal.api.common.v1.WorkflowExecution\x12\x1a\n\x12scheduled_event_id\x18\x02 \x01(\x03\x12\r\n\x05stamp\x18\x03 \x01(\x05\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12K\n\x04poll\x18\x05 \x01(\x0b\x32=.temporal.api.workflowservice.v1.PollActivityTaskQueueRequest\"\xd0\x01\n\x1dRecordQueryTaskStartedRequest\x12<\n\texecution\x18\x01 \x01(\x0b\x32).temporal.api.common.v1.WorkflowExecution\x12\x10\n\x08query_id\x18\x02 \x01(\t\x12K\n\x04poll\x18\x03 \x01(\x0b\x32=.temporal.api.workflowservice.v1.PollWorkflowTaskQueueRequest\x12\x12\n\ntask_queue\x18\x04 \x01(\t\"\x81\x01\n\x16ResetStickyTaskRequest\x12<\n\texecution\x18\x01 \x01(\x0b\x32).temporal.api.common.v1.WorkflowExecution\x12\x1a\n\x12scheduled_event_id\x18\x02 \x01(\x03\x12\r\n\x05stamp\x18\x03 \x01(\x05\"\x1f\n\x0e\x46ireDueRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\"W\n\x0f\x46ireDueResponse\x12\x0e\n\x06timers\x18\x01 \x01(\x05\x12\x11\n\ttransfers\x18\x02 \x01(\x05\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\x13\n\x0bnext_due_ns\x18\x04 \x01(\x03\"K\n\x10HasPollerRequest\x12\x12\n\ntask_queue\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\x05\x12\x10\n\x08within_s\x18\x03 \x01(\x05\"\'\n\x11HasPollerResponse\x12\x12\n\nhas_poller\x18\x01 \x01(\x08\"\xc0\x02\n\x11OfferTasksRequest\x12>\n\x05tasks\x18\x01 \x03(\x0b\x32/.whistlestop.internal.v1.OfferTasksRequest.Task\x1a\xea\x01\n\x04Task\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x12\n\ntask_queue\x18\x02 \x01(\t\x12\x11\n\ttask_type\x18\x03 \x01(\x05\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x0f\n\x07task_id\x18\x05 \x01(\x03\x12\x13\n\x0bworkflow_id\x18\x06 \x01(\t\x12\x0e\n\x06run_id\x18\x07 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x08 \x01(\x03\x12\r\n\x05stamp\x18\t \x01(\x05\x12\x12\n\ncreated_ns\x18\n \x01(\x03\x12\x10\n\x08query_id\x18\x0b \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x0c \x01(\x0c\"\x07\n\x05\x45mptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,27 +34,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'whistlestop.common.proto.in
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TASKTOKEN']._serialized_start=163
-  _globals['_TASKTOKEN']._serialized_end=480
-  _globals['_RECORDWORKFLOWTASKSTARTEDREQUEST']._serialized_start=483
-  _globals['_RECORDWORKFLOWTASKSTARTEDREQUEST']._serialized_end=739
-  _globals['_RECORDACTIVITYTASKSTARTEDREQUEST']._serialized_start=742
-  _globals['_RECORDACTIVITYTASKSTARTEDREQUEST']._serialized_end=978
-  _globals['_RECORDQUERYTASKSTARTEDREQUEST']._serialized_start=981
-  _globals['_RECORDQUERYTASKSTARTEDREQUEST']._serialized_end=1189
-  _globals['_RESETSTICKYTASKREQUEST']._serialized_start=1192
-  _globals['_RESETSTICKYTASKREQUEST']._serialized_end=1321
-  _globals['_FIREDUEREQUEST']._serialized_start=1323
-  _globals['_FIREDUEREQUEST']._serialized_end=1354
-  _globals['_FIREDUERESPONSE']._serialized_start=1356
-  _globals['_FIREDUERESPONSE']._serialized_end=1443
-  _globals['_HASPOLLERREQUEST']._serialized_start=1445
-  _globals['_HASPOLLERREQUEST']._serialized_end=1520
-  _globals['_HASPOLLERRESPONSE']._serialized_start=1522
-  _globals['_HASPOLLERRESPONSE']._serialized_end=1561
-  _globals['_OFFERTASKSREQUEST']._serialized_start=1564
-  _globals['_OFFERTASKSREQUEST']._serialized_end=1884
-  _globals['_OFFERTASKSREQUEST_TASK']._serialized_start=1650
-  _globals['_OFFERTASKSREQUEST_TASK']._serialized_end=1884
-  _globals['_EMPTY']._serialized_start=1886
-  _globals['_EMPTY']._serialized_end=1893
+  _globals['_TASKTOKEN']._serialized_end=461
+  _globals['_RECORDWORKFLOWTASKSTARTEDREQUEST']._serialized_start=464
+  _globals['_RECORDWORKFLOWTASKSTARTEDREQUEST']._serialized_end=720
+  _globals['_RECORDACTIVITYTASKSTARTEDREQUEST']._serialized_start=723
+  _globals['_RECORDACTIVITYTASKSTARTEDREQUEST']._serialized_end=959
+  _globals['_RECORDQUERYTASKSTARTEDREQUEST']._serialized_start=962
+  _globals['_RECORDQUERYTASKSTARTEDREQUEST']._serialized_end=1170
+  _globals['_RESETSTICKYTASKREQUEST']._serialized_start=1173
+  _globals['_RESETSTICKYTASKREQUEST']._serialized_end=1302
+  _globals['_FIREDUEREQUEST']._serialized_start=1304
+  _globals['_FIREDUEREQUEST']._serialized_end=1335
+  _globals['_FIREDUERESPONSE']._serialized_start=1337
+  _globals['_FIREDUERESPONSE']._serialized_end=1424
+  _globals['_HASPOLLERREQUEST']._serialized_start=1426
+  _globals['_HASPOLLERREQUEST']._serialized_end=1501
+  _globals['_HASPOLLERRESPONSE']._serialized_start=1503
+  _globals['_HASPOLLERRESPONSE']._serialized_end=1542
+  _globals['_OFFERTASKSREQUEST']._serialized_start=1545
+  _globals['_OFFERTASKSREQUEST']._serialized_end=1865
+  _globals['_OFFERTASKSREQUEST_TASK']._serialized_start=1631
+  _globals['_OFFERTASKSREQUEST_TASK']._serialized_end=1865
+  _globals['_EMPTY']._serialized_start=1867
+  _globals['_EMPTY']._serialized_end=1874
 # @@protoc_insertion_point(module_scope)

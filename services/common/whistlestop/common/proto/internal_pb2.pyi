@@ -34,12 +34,11 @@ class TaskToken(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     STARTED_TIME_NS_FIELD_NUMBER: _builtins.int
     ACTIVITY_ID_FIELD_NUMBER: _builtins.int
-    WORKFLOW_TYPE_FIELD_NUMBER: _builtins.int
-    ACTIVITY_TYPE_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
     QUERY_ID_FIELD_NUMBER: _builtins.int
     CALLER_NAMESPACE_ID_FIELD_NUMBER: _builtins.int
     NEXUS_CANCEL_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
     namespace_id: _builtins.str
     workflow_id: _builtins.str
     run_id: _builtins.str
@@ -49,8 +48,6 @@ class TaskToken(_message.Message):
     started_time_ns: _builtins.int
     """What tells one start of a task from another: a late answer to an earlier start is refused."""
     activity_id: _builtins.str
-    workflow_type: _builtins.str
-    activity_type: _builtins.str
     stamp: _builtins.int
     query_id: _builtins.str
     """Set on the token of a direct query alone."""
@@ -59,6 +56,10 @@ class TaskToken(_message.Message):
     asks to cancel.
     """
     nexus_cancel: _builtins.bool
+    nonce: _builtins.int
+    """Of the attempt, as its state has it (core/nonces.py); none on tokens of queries and Nexus requests, whose query_id
+    is as good, and none on tokens that 0.1.0 handed out. The last field: what is cut off a token is this first.
+    """
     def __init__(
         self,
         *,
@@ -70,16 +71,15 @@ class TaskToken(_message.Message):
         attempt: _builtins.int = ...,
         started_time_ns: _builtins.int = ...,
         activity_id: _builtins.str = ...,
-        workflow_type: _builtins.str = ...,
-        activity_type: _builtins.str = ...,
         stamp: _builtins.int = ...,
         query_id: _builtins.str = ...,
         caller_namespace_id: _builtins.str = ...,
         nexus_cancel: _builtins.bool = ...,
+        nonce: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_type", b"activity_type", "attempt", b"attempt", "caller_namespace_id", b"caller_namespace_id", "namespace_id", b"namespace_id", "nexus_cancel", b"nexus_cancel", "query_id", b"query_id", "run_id", b"run_id", "scheduled_event_id", b"scheduled_event_id", "stamp", b"stamp", "started_event_id", b"started_event_id", "started_time_ns", b"started_time_ns", "workflow_id", b"workflow_id", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "attempt", b"attempt", "caller_namespace_id", b"caller_namespace_id", "namespace_id", b"namespace_id", "nexus_cancel", b"nexus_cancel", "nonce", b"nonce", "query_id", b"query_id", "run_id", b"run_id", "scheduled_event_id", b"scheduled_event_id", "stamp", b"stamp", "started_event_id", b"started_event_id", "started_time_ns", b"started_time_ns", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -159,10 +159,7 @@ def _token(request: Any, context: CallContext) -> TaskToken:
             run_id=request.run_id,
             activity_id=request.activity_id,
         )
-    token = tokens.parse(request.task_token)
-    if context.namespace_id and token.namespace_id != context.namespace_id:
-        raise invalid_argument("Operation requested with a token from a different namespace.")
-    return token
+    return tokens.received(request.task_token, tokens.Kind.ACTIVITY, context, core_activity.GONE)
 
 
 async def _transact(service: History, token: TaskToken, decide: Callable[[Run], T]) -> T:

@@ -107,7 +107,8 @@ def _shorten_operation_timeout(request: nexus_pb.Request, now_ns: int) -> None:
 
 async def answered(service: History, token: internal_pb2.TaskToken, answer: DispatchNexusTaskResponse) -> None:
     """A worker's answer. NOT_FOUND when nobody waits for it."""
-    if not await service.store.answer_query(token.query_id, answer.SerializeToString()):
+    key = ExecutionKey(token.namespace_id, "", "")
+    if not await service.store.answer_query(token.query_id, key, answer.SerializeToString()):
         raise not_found(nexus_operations.TASK_GONE)
     service.notifier.publish((query_topic(token.query_id),))
 

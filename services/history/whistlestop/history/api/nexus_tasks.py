@@ -12,14 +12,14 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.common.nesting import load_json
-from whistlestop.common.proto import internal_pb2
-from whistlestop.common.proto.nexus_pb2 import OperationToken, RecordNexusTaskStartedRequest
+from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken, RecordNexusTaskStartedRequest
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS, nexus_requests
 from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
 from whistlestop.history.core.times import MILLISECOND_NS, set_timestamp
 from whistlestop.history.nexus_callbacks import CALLBACK_HEADER, token_of
 from whistlestop.history.nexus_deliveries import SYSTEM_URL
+from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
+    from whistlestop.common.proto import internal_pb2
     from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState, NexusOperation
     from whistlestop.history.service import History
@@ -51,17 +52,7 @@ async def record_nexus_task_started(
     scheduled = await histories.read_event(
         service.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
     )
-    reply = service_pb.PollNexusTaskQueueResponse(
-        task_token=internal_pb2.TaskToken(
-            namespace_id=request.handler_namespace_id,
-            caller_namespace_id=run.key.namespace_id,
-            workflow_id=run.key.workflow_id,
-            run_id=run.key.run_id,
-            scheduled_event_id=operation.scheduled_event_id,
-            stamp=request.stamp,
-            nexus_cancel=cancel,
-        ).SerializeToString()
-    )
+    reply = service_pb.PollNexusTaskQueueResponse(task_token=tokens.of_nexus_task(run, operation, cancel=cancel))
     _fill_common(reply.request, operation, scheduled, run.now_ns, cancel=cancel)
     if cancel:
         _fill_cancel(reply.request.cancel_operation, operation)
@@ -129,15 +120,16 @@ async def respond_nexus_task_completed(
     service: History, request: service_pb.RespondNexusTaskCompletedRequest, context: CallContext
 ) -> Reply:
     """The handler did what it was asked for, or says that the operation itself failed."""
-    token = _token(request.task_token)
+    token = tokens.received(request.task_token, tokens.Kind.NEXUS, context, nexus_operations.TASK_GONE)
     response = request.response
     _check_details(response.start_operation.operation_error.failure)
     if token.query_id:
         await nexus_requests.completed(service, token, request)
         return service_pb.RespondNexusTaskCompletedResponse()
+    believed = await _believed_namespace(service, token)
 
     def decide(run: Run) -> None:
-        operation = nexus_operations.answered(run, token.scheduled_event_id, token.stamp, cancel=token.nexus_cancel)
+        operation = nexus_operations.answered(run, token, believed)
         if token.nexus_cancel:
             nexus_operations.cancel_delivered(run, operation)
         else:
@@ -176,26 +168,32 @@ async def respond_nexus_task_failed(
     service: History, request: service_pb.RespondNexusTaskFailedRequest, context: CallContext
 ) -> Reply:
     """The handler refuses the request, or could not work on it."""
-    token = _token(request.task_token)
+    token = tokens.received(request.task_token, tokens.Kind.NEXUS, context, nexus_operations.TASK_GONE)
     _check_details(request.error.failure)
     if token.query_id:
         await nexus_requests.failed(service, token, request)
         return service_pb.RespondNexusTaskFailedResponse()
     failure = request.failure if request.HasField("failure") else nexus_failures.of_handler_error(request.error)
+    believed = await _believed_namespace(service, token)
 
     def decide(run: Run) -> None:
-        operation = nexus_operations.answered(run, token.scheduled_event_id, token.stamp, cancel=token.nexus_cancel)
+        operation = nexus_operations.answered(run, token, believed)
         nexus_operations.refused(run, operation, failure, cancel=token.nexus_cancel)
 
     await service.engine.transact(token.caller_namespace_id, token.workflow_id, token.run_id, decide)
     return service_pb.RespondNexusTaskFailedResponse()
 
 
-def _token(data: bytes) -> internal_pb2.TaskToken:
-    token = tokens.parse(data)
-    if not token.caller_namespace_id and not token.query_id:
+async def _believed_namespace(service: History, token: internal_pb2.TaskToken) -> str:
+    """Where the operation's endpoint leads, for a token of 0.1.0: its state may not say where the request went."""
+    if token.nonce:
+        return ""
+    entry = await service.engine.load(ExecutionKey(token.caller_namespace_id, token.workflow_id, token.run_id))
+    operation = entry.state.nexus_operations.get(token.scheduled_event_id)
+    if operation is None:
         raise not_found(nexus_operations.TASK_GONE)
-    return token
+    record = await service.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
+    return "" if record is None else NexusEndpointData.FromString(record.data).target_namespace_id
 
 
 def _check_details(failure: nexus_pb.Failure) -> None:

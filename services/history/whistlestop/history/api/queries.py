@@ -26,7 +26,7 @@ from whistlestop.history.api.histories import first_page
 from whistlestop.history.core import update, versioning, workflow_task
 from whistlestop.history.core.run import PAUSED, RUNNING
 from whistlestop.history.core.times import SECOND_NS
-from whistlestop.storage.records import MatchingTask, QueryRecord, TaskKey
+from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
@@ -41,6 +41,7 @@ DEFAULT_TIMEOUT_S = 10.0
 KEEP_NS = 10 * SECOND_NS
 FAILING_TASK_ATTEMPTS = 3
 MAX_ATTACHED = 100
+TASK_GONE = "query task not found, or already expired"
 PollResponse = service_pb.PollWorkflowTaskQueueResponse
 _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
 
@@ -240,7 +241,7 @@ async def record_query_task_started(
     """A poller gets a direct query: its reply holds the query and, off the sticky queue, the whole history."""
     record = await service.store.get_query(request.query_id)
     if record is None or record.answer is not None or record.expires_ns - KEEP_NS <= service.wall.now_ns():
-        raise not_found("query task not found, or already expired")
+        raise not_found(TASK_GONE)
     entry = await service.engine.read(record.key)
     state = entry.state
     reply = PollResponse(
@@ -270,14 +271,15 @@ async def respond_query_task_completed(
     service: History, request: service_pb.RespondQueryTaskCompletedRequest, context: CallContext
 ) -> Reply:
     """A worker's answer to a direct query."""
-    token = tokens.parse(request.task_token)
+    token = tokens.received(request.task_token, tokens.Kind.QUERY, context, TASK_GONE)
     result = query_pb.WorkflowQueryResult(result_type=request.completed_type, error_message=request.error_message)
     if request.HasField("query_result"):
         result.answer.CopyFrom(request.query_result)
     if request.HasField("failure"):
         result.failure.CopyFrom(request.failure)
-    if not token.query_id or not await service.store.answer_query(token.query_id, result.SerializeToString()):
-        raise not_found("query task not found, or already expired")
+    key = ExecutionKey(token.namespace_id, token.workflow_id, token.run_id)
+    if not await service.store.answer_query(token.query_id, key, result.SerializeToString()):
+        raise not_found(TASK_GONE)
     service.notifier.publish((query_topic(token.query_id),))
     return service_pb.RespondQueryTaskCompletedResponse()
 

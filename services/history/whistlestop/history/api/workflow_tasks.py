@@ -51,7 +51,7 @@ async def record_workflow_task_started(
         if not run.is_open:
             raise not_found("workflow execution already completed")
         if task.scheduled_event_id == 0 or task.stamp != request.stamp:
-            raise not_found("Workflow task not found.")
+            raise not_found(completion.TASK_GONE)
         if task.started_event_id:
             if task.request_id == request.request_id:
                 run.outgoing_messages = update.send(run, resend=True)
@@ -100,7 +100,7 @@ async def respond_workflow_task_completed(
     service: History, request: service_pb.RespondWorkflowTaskCompletedRequest, context: CallContext
 ) -> Reply:
     """A worker's commands."""
-    token = tokens.parse(request.task_token)
+    token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_GONE)
     await _check_namespaces(service, request)
     checker = await _search_attribute_checker(service, token.namespace_id, request)
     endpoints = await _nexus_endpoints(service, request)
@@ -211,7 +211,7 @@ async def respond_workflow_task_failed(
     service: History, request: service_pb.RespondWorkflowTaskFailedRequest, context: CallContext
 ) -> Reply:
     """The worker could not work the task through."""
-    token = tokens.parse(request.task_token)
+    token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_GONE)
 
     def decide(run: Run) -> None:
         if not run.is_open:
@@ -240,7 +240,7 @@ async def reset_sticky_task(
         task = run.state.workflow_task
         waits = task.scheduled_event_id == request.scheduled_event_id and not task.started_event_id
         if not run.is_open or not waits or task.stamp != request.stamp:
-            raise not_found("Workflow task not found.")
+            raise not_found(completion.TASK_GONE)
         workflow_task.move_to_normal_queue(run)
 
     await service.engine.transact(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)

@@ -24,6 +24,7 @@ from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.history.core import (
     build_ids,
     command_attributes,
+    nonces,
     retry,
     sizes,
     versioning,
@@ -256,6 +257,7 @@ def start_eagerly(run: Run, scheduled_event_id: int, request_id: str, identity: 
 def _set_started(run: Run, activity: Activity, request_id: str, identity: str) -> None:
     run.drop_task(activity.row)
     activity.started_ns = run.now_ns
+    nonces.draw(activity, activity.started_ns, run.ids)
     activity.request_id = request_id
     activity.started_identity = identity
     activity.retry_due_ns = 0
@@ -280,7 +282,10 @@ def of_token(run: Run, token: TaskToken, *, completes: bool = False) -> Activity
     if not activity.started_ns and not (by_id and completes):
         raise not_found(GONE)
     if not by_id and (
-        activity.attempt != token.attempt or token.started_time_ns not in (0, activity.started_ns)
+        activity.attempt != token.attempt
+        or activity.started_ns != token.started_time_ns
+        or activity.activity_id != token.activity_id
+        or nonces.current(activity, activity.started_ns) != token.nonce
     ):
         raise not_found(GONE)
     return activity

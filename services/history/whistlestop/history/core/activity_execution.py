@@ -21,7 +21,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.common.errors import failed_precondition, invalid_argument, not_found
-from whistlestop.history.core import close, retry, sizes, workflow_task
+from whistlestop.history.core import close, nonces, retry, sizes, workflow_task
 from whistlestop.history.core.activity import TASK_TYPE_ACTIVITY
 from whistlestop.history.core.run import PAUSED as RUN_PAUSED
 from whistlestop.history.core.run import RUNNING
@@ -208,6 +208,7 @@ def start(
     set_status(run, A.STARTED)
     activity.started_ns = run.now_ns
     activity.started_stamp = stamp
+    nonces.draw(activity, activity.started_ns, run.ids)
     activity.first_started_ns = activity.first_started_ns or run.now_ns
     activity.request_id = request_id
     activity.last_worker_identity = identity
@@ -244,7 +245,13 @@ def of_token(run: Run, token: TaskToken, *, completes: bool = False) -> Activity
         raise failed_precondition(f"invalid transition from {status_word(activity)}")
     if activity.status not in IN_PROGRESS and not (completes and by_id):
         raise not_found(GONE.format(activity.activity_id))
-    if not by_id and (token.attempt != activity.attempt or token.stamp != activity.started_stamp):
+    if not by_id and (
+        token.attempt != activity.attempt
+        or token.stamp != activity.started_stamp
+        or token.started_time_ns != activity.started_ns
+        or token.workflow_id != run.state.workflow_id
+        or token.nonce != nonces.current(activity, activity.started_ns)
+    ):
         raise not_found(GONE.format(activity.activity_id))
     return activity
 

@@ -24,7 +24,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.common.errors import not_found
 from whistlestop.common.proto.nexus_pb2 import NexusTaskData
-from whistlestop.history.core import nexus_execution, nexus_failures, workflow_task
+from whistlestop.history.core import nexus_execution, nexus_failures, nonces, workflow_task
 from whistlestop.history.core.nexus_deadlines import next_deadline
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, set_timestamp
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
+    from whistlestop.common.proto.internal_pb2 import TaskToken
     from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import NexusAttempt, NexusOperation
 
@@ -99,6 +100,7 @@ def dispatch(run: Run, operation: NexusOperation, target: Target, *, cancel: boo
     left_ns, _ = time_for(run, operation, cancel=cancel)
     attempt = attempt_of(operation, cancel=cancel)
     attempt.stamp += 1
+    attempt.handler_namespace_id = target.namespace_id
     attempt.deadline_ns = run.now_ns + left_ns - ANSWER_MARGIN_NS
     data = NexusTaskData(namespace_id=run.state.namespace_id, cancel=cancel)
     run.add_task(
@@ -165,7 +167,10 @@ def operation_timeout(operation: NexusOperation, now_ns: int) -> int:
 
 def requested(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
     """A request was made and answered outside the queues."""
-    _end_attempt(run, attempt_of(operation, cancel=cancel))
+    attempt = attempt_of(operation, cancel=cancel)
+    attempt.handler_namespace_id = ""
+    nonces.draw(attempt, attempt.stamp, run.ids)
+    _end_attempt(run, attempt)
 
 
 def take(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> NexusOperation:
@@ -174,15 +179,28 @@ def take(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> Nexu
     attempt = attempt_of(operation, cancel=cancel)
     if attempt.row.task_id == 0:
         raise not_found(TASK_GONE)
+    attempt.handler_namespace_id = attempt.row.namespace_id
     run.drop_task(attempt.row)
+    nonces.draw(attempt, attempt.stamp, run.ids)
     run.changed = True
     return operation
 
 
-def answered(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> NexusOperation:
-    """The operation whose request was answered in time. Raises NOT_FOUND."""
-    operation = _under_way(run, scheduled_event_id, stamp, cancel=cancel)
-    _end_attempt(run, attempt_of(operation, cancel=cancel))
+def answered(run: Run, token: TaskToken, believed_namespace_id: str) -> NexusOperation:
+    """The operation whose request the holder of the token answers in time. Raises NOT_FOUND.
+
+    `believed_namespace_id`: where its endpoint leads, for a request that 0.1.0 sent without noting where to.
+    """
+    operation = _under_way(run, token.scheduled_event_id, token.stamp, cancel=token.nexus_cancel)
+    attempt = attempt_of(operation, cancel=token.nexus_cancel)
+    handler_namespace_id = attempt.handler_namespace_id or believed_namespace_id
+    if (
+        attempt.row.task_id  # nobody has taken it
+        or nonces.current(attempt, attempt.stamp) != token.nonce
+        or handler_namespace_id != token.namespace_id
+    ):
+        raise not_found(TASK_GONE)
+    _end_attempt(run, attempt)
     return operation
 
 
@@ -376,6 +394,17 @@ def fail_cancel(run: Run, operation: NexusOperation, failure: failure_pb.Failure
 
 
 # ---- told by callback ------------------------------------------------------------------------------------------------
+
+
+def may_tell(run: Run, operation: NexusOperation, namespace_id: str, led_to: str) -> bool:
+    """Whether a run of that namespace may tell how the operation ended: one where its request went, or its caller's.
+
+    `led_to`: for a request of 0.1.0, which did not note where it went, where the endpoint has always led, if known.
+    """
+    start = operation.start
+    if namespace_id in (run.state.namespace_id, start.handler_namespace_id):
+        return True
+    return not nonces.current(start, start.stamp) and led_to in ("", namespace_id)
 
 
 def of_callback(run: Run, scheduled_event_id: int, request_id: str) -> NexusOperation:

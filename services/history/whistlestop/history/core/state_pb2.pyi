@@ -95,6 +95,8 @@ class WorkflowTask(_message.Message):
     STARTED_EVENT_WRITTEN_FIELD_NUMBER: _builtins.int
     BUILD_ID_FIELD_NUMBER: _builtins.int
     BUILD_ID_REDIRECT_COUNTER_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    NONCE_OF_FIELD_NUMBER: _builtins.int
     scheduled_event_id: _builtins.int
     """0: none is pending"""
     started_event_id: _builtins.int
@@ -126,6 +128,9 @@ class WorkflowTask(_message.Message):
     """of the versioned worker that the task (or, before it starts, its last attempt) went to"""
     build_id_redirect_counter: _builtins.int
     """what its started event says, or will"""
+    nonce: _builtins.int
+    """(volatile) what the attempt's task token has to know, and of which start it is (core/nonces.py)"""
+    nonce_of: _builtins.int
     @_builtins.property
     def suggest_continue_as_new_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -163,10 +168,12 @@ class WorkflowTask(_message.Message):
         started_event_written: _builtins.bool = ...,
         build_id: _builtins.str = ...,
         build_id_redirect_counter: _builtins.int = ...,
+        nonce: _builtins.int = ...,
+        nonce_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["row", b"row"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempts_since_last_success", b"attempts_since_last_success", "build_id", b"build_id", "build_id_redirect_counter", b"build_id_redirect_counter", "history_size_bytes", b"history_size_bytes", "identity", b"identity", "original_scheduled_ns", b"original_scheduled_ns", "request_id", b"request_id", "row", b"row", "schedule_to_start_due_ns", b"schedule_to_start_due_ns", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "sent_update_ids", b"sent_update_ids", "speculative", b"speculative", "stamp", b"stamp", "started_event_id", b"started_event_id", "started_event_written", b"started_event_written", "started_ns", b"started_ns", "sticky", b"sticky", "suggest_continue_as_new", b"suggest_continue_as_new", "suggest_continue_as_new_reasons", b"suggest_continue_as_new_reasons", "task_queue", b"task_queue", "timeout_ns", b"timeout_ns", "write_events", b"write_events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempts_since_last_success", b"attempts_since_last_success", "build_id", b"build_id", "build_id_redirect_counter", b"build_id_redirect_counter", "history_size_bytes", b"history_size_bytes", "identity", b"identity", "nonce", b"nonce", "nonce_of", b"nonce_of", "original_scheduled_ns", b"original_scheduled_ns", "request_id", b"request_id", "row", b"row", "schedule_to_start_due_ns", b"schedule_to_start_due_ns", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "sent_update_ids", b"sent_update_ids", "speculative", b"speculative", "stamp", b"stamp", "started_event_id", b"started_event_id", "started_event_written", b"started_event_written", "started_ns", b"started_ns", "sticky", b"sticky", "suggest_continue_as_new", b"suggest_continue_as_new", "suggest_continue_as_new_reasons", b"suggest_continue_as_new_reasons", "task_queue", b"task_queue", "timeout_ns", b"timeout_ns", "write_events", b"write_events"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,6 +227,8 @@ class Activity(_message.Message):
     FOLLOWS_ASSIGNED_BUILD_ID_FIELD_NUMBER: _builtins.int
     LAST_BUILD_ID_FIELD_NUMBER: _builtins.int
     LAST_REDIRECT_COUNTER_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    NONCE_OF_FIELD_NUMBER: _builtins.int
     scheduled_event_id: _builtins.int
     scheduled_event_batch_id: _builtins.int
     activity_id: _builtins.str
@@ -264,6 +273,9 @@ class Activity(_message.Message):
     last_build_id: _builtins.str
     """of the rule-based versioning: where it was dispatched last"""
     last_redirect_counter: _builtins.int
+    nonce: _builtins.int
+    """(volatile) what the attempt's task token has to know, and of which start it is (core/nonces.py)"""
+    nonce_of: _builtins.int
     @_builtins.property
     def retry_policy(self) -> _message_pb2.RetryPolicy: ...
     @_builtins.property
@@ -325,10 +337,12 @@ class Activity(_message.Message):
         follows_assigned_build_id: _builtins.bool = ...,
         last_build_id: _builtins.str = ...,
         last_redirect_counter: _builtins.int = ...,
+        nonce: _builtins.int = ...,
+        nonce_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_details", b"heartbeat_details", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "priority", b"priority", "retry_policy", b"retry_policy", "row", b"row", "started_stamp", b"started_stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_reset", b"activity_reset", "activity_type", b"activity_type", "attempt", b"attempt", "cancel_request_event_id", b"cancel_request_event_id", "cancel_requested", b"cancel_requested", "current_retry_interval_ns", b"current_retry_interval_ns", "first_scheduled_ns", b"first_scheduled_ns", "follows_assigned_build_id", b"follows_assigned_build_id", "has_retry_policy", b"has_retry_policy", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout_ns", b"heartbeat_timeout_ns", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_build_id", b"last_build_id", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_redirect_counter", b"last_redirect_counter", "last_worker_identity", b"last_worker_identity", "pause_identity", b"pause_identity", "pause_reason", b"pause_reason", "pause_request_id", b"pause_request_id", "pause_rule", b"pause_rule", "paused", b"paused", "paused_ns", b"paused_ns", "priority", b"priority", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "retry_due_ns", b"retry_due_ns", "retry_policy", b"retry_policy", "row", b"row", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "stamp", b"stamp", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_event_id", b"started_event_id", "started_identity", b"started_identity", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "task_queue", b"task_queue", "use_workflow_build_id", b"use_workflow_build_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_reset", b"activity_reset", "activity_type", b"activity_type", "attempt", b"attempt", "cancel_request_event_id", b"cancel_request_event_id", "cancel_requested", b"cancel_requested", "current_retry_interval_ns", b"current_retry_interval_ns", "first_scheduled_ns", b"first_scheduled_ns", "follows_assigned_build_id", b"follows_assigned_build_id", "has_retry_policy", b"has_retry_policy", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout_ns", b"heartbeat_timeout_ns", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_build_id", b"last_build_id", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_redirect_counter", b"last_redirect_counter", "last_worker_identity", b"last_worker_identity", "nonce", b"nonce", "nonce_of", b"nonce_of", "pause_identity", b"pause_identity", "pause_reason", b"pause_reason", "pause_request_id", b"pause_request_id", "pause_rule", b"pause_rule", "paused", b"paused", "paused_ns", b"paused_ns", "priority", b"priority", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "retry_due_ns", b"retry_due_ns", "retry_policy", b"retry_policy", "row", b"row", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "stamp", b"stamp", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_event_id", b"started_event_id", "started_identity", b"started_identity", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "task_queue", b"task_queue", "use_workflow_build_id", b"use_workflow_build_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -426,6 +440,9 @@ class NexusAttempt(_message.Message):
     ROW_FIELD_NUMBER: _builtins.int
     OVER_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    HANDLER_NAMESPACE_ID_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    NONCE_OF_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """how many were made"""
     stamp: _builtins.int
@@ -439,6 +456,11 @@ class NexusAttempt(_message.Message):
     """(of a cancel request) it was answered; nothing more is sent"""
     failed: _builtins.bool
     """(of a cancel request) … with a refusal"""
+    handler_namespace_id: _builtins.str
+    """of the queue that the last request went to; empty: outside, or 0.1.0 sent it"""
+    nonce: _builtins.int
+    """what the attempt's task token has to know, and of which start it is (core/nonces.py)"""
+    nonce_of: _builtins.int
     @_builtins.property
     def last_failure(self) -> _message_pb2_1.Failure: ...
     @_builtins.property
@@ -457,10 +479,13 @@ class NexusAttempt(_message.Message):
         row: Global___TaskRow | None = ...,
         over: _builtins.bool = ...,
         failed: _builtins.bool = ...,
+        handler_namespace_id: _builtins.str = ...,
+        nonce: _builtins.int = ...,
+        nonce_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure", "row", b"row"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ns", b"deadline_ns", "failed", b"failed", "last_complete_ns", b"last_complete_ns", "last_failure", b"last_failure", "over", b"over", "retry_due_ns", b"retry_due_ns", "row", b"row", "stamp", b"stamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ns", b"deadline_ns", "failed", b"failed", "handler_namespace_id", b"handler_namespace_id", "last_complete_ns", b"last_complete_ns", "last_failure", b"last_failure", "nonce", b"nonce", "nonce_of", b"nonce_of", "over", b"over", "retry_due_ns", b"retry_due_ns", "row", b"row", "stamp", b"stamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1586,6 +1611,8 @@ class ActivityExecution(_message.Message):
     RESET_OPTIONS_FIELD_NUMBER: _builtins.int
     RESET_HEARTBEAT_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    NONCE_OF_FIELD_NUMBER: _builtins.int
     activity_id: _builtins.str
     status: Global___ActivityExecution.Status.ValueType
     attempt: _builtins.int
@@ -1623,6 +1650,9 @@ class ActivityExecution(_message.Message):
     """these three wait for the attempt that is under way to end"""
     reset_options: _builtins.bool
     reset_heartbeat: _builtins.bool
+    nonce: _builtins.int
+    """What the attempt's task token has to know, and of which start it is (core/nonces.py)"""
+    nonce_of: _builtins.int
     @_builtins.property
     def options(self) -> _message_pb2_6.ActivityOptions: ...
     @_builtins.property
@@ -1687,10 +1717,12 @@ class ActivityExecution(_message.Message):
         reset_options: _builtins.bool = ...,
         reset_heartbeat: _builtins.bool = ...,
         links: _abc.Iterable[_message_pb2.Link] | None = ...,
+        nonce: _builtins.int = ...,
+        nonce_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "heartbeat_details", b"heartbeat_details", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "options", b"options", "original_options", b"original_options", "result", b"result", "row", b"row"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "attempt", b"attempt", "cancel_identity", b"cancel_identity", "cancel_reason", b"cancel_reason", "cancel_request_id", b"cancel_request_id", "dispatch_ns", b"dispatch_ns", "failure", b"failure", "first_started_ns", b"first_started_ns", "heartbeat_count", b"heartbeat_count", "heartbeat_details", b"heartbeat_details", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_worker_identity", b"last_worker_identity", "links", b"links", "options", b"options", "original_options", b"original_options", "pause_request_id", b"pause_request_id", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "reset_keeps_paused", b"reset_keeps_paused", "reset_options", b"reset_options", "reset_request_id", b"reset_request_id", "result", b"result", "retry_interval_is_workers", b"retry_interval_is_workers", "retry_interval_ns", b"retry_interval_ns", "retry_state", b"retry_state", "row", b"row", "sdk_name", b"sdk_name", "sdk_version", b"sdk_version", "stamp", b"stamp", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "status", b"status", "terminate_request_id", b"terminate_request_id", "to_dispatch", b"to_dispatch", "unpause_request_id", b"unpause_request_id", "update_request_id", b"update_request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "attempt", b"attempt", "cancel_identity", b"cancel_identity", "cancel_reason", b"cancel_reason", "cancel_request_id", b"cancel_request_id", "dispatch_ns", b"dispatch_ns", "failure", b"failure", "first_started_ns", b"first_started_ns", "heartbeat_count", b"heartbeat_count", "heartbeat_details", b"heartbeat_details", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_worker_identity", b"last_worker_identity", "links", b"links", "nonce", b"nonce", "nonce_of", b"nonce_of", "options", b"options", "original_options", b"original_options", "pause_request_id", b"pause_request_id", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "reset_keeps_paused", b"reset_keeps_paused", "reset_options", b"reset_options", "reset_request_id", b"reset_request_id", "result", b"result", "retry_interval_is_workers", b"retry_interval_is_workers", "retry_interval_ns", b"retry_interval_ns", "retry_state", b"retry_state", "row", b"row", "sdk_name", b"sdk_name", "sdk_version", b"sdk_version", "stamp", b"stamp", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "status", b"status", "terminate_request_id", b"terminate_request_id", "to_dispatch", b"to_dispatch", "unpause_request_id", b"unpause_request_id", "update_request_id", b"update_request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,7 +21,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
 from whistlestop.common import fairness
-from whistlestop.history.core import build_ids, versioning
+from whistlestop.history.core import build_ids, nonces, versioning
 from whistlestop.history.core.apply import clear_workflow_task, fail_workflow_task
 from whistlestop.history.core.times import SECOND_NS, set_duration, set_timestamp
 
@@ -218,6 +218,7 @@ def start(run: Run, *, request_id: str, identity: str, stamp: common_pb.WorkerVe
         task.suggest_continue_as_new_reasons.extend(reasons)
         task.history_size_bytes = size
         run.changed = True
+    nonces.draw(task, task.started_ns, run.ids)
     run.visibility_changed |= state.assigned_build_id != assigned
     task.schedule_to_start_due_ns = 0
     run.arm(times_out_ns(task))
