@@ -16,6 +16,7 @@ from whistlestop.bridge.service import Bridge
 from whistlestop.bridge.target import ConnectTarget
 from whistlestop.bridge.wake import AdaptiveWake, WokenWake
 from whistlestop.common.clock import SystemClock
+from whistlestop.common.private_files import warn_if_open
 
 if TYPE_CHECKING:
     import ssl
@@ -141,5 +142,6 @@ def _tls(config: BridgeConfig) -> ssl.SSLContext | None:
     context = ssl.create_default_context(cafile=config.tls_ca or None)
     context.set_alpn_protocols(["http/1.1"])
     if config.tls_cert:
+        warn_if_open("the key of TLS", config.tls_key)
         context.load_cert_chain(config.tls_cert, config.tls_key)
     return context

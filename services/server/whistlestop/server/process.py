@@ -18,6 +18,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from whistlestop.common import private_files
 from whistlestop.common.budget import Budget
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
@@ -130,7 +131,7 @@ class Server:
             return
         try:
             # Never closed before SQLite's own descriptors: closing one would drop SQLite's locks on the file.
-            descriptor = os.open(store.sqlite_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = private_files.open_or_create(store.sqlite_path)
         except OSError as error:
             raise BadConfig(f"can't open {store.sqlite_path}: {error.strerror}") from error
         self._closers.callback(os.close, descriptor)
@@ -360,6 +361,7 @@ def _tls_context(tls: TlsConfig) -> ssl.SSLContext:
     for flag, path in (("--tls-cert", tls.certificate), ("--tls-key", tls.key), ("--tls-client-ca", tls.client_ca)):
         if path:
             _check_readable(path, flag)
+    private_files.warn_if_open("the key of TLS", tls.key)
     try:
         return tls_context(tls.certificate, tls.key, tls.client_ca)
     except OSError as error:  # ssl.SSLError is one

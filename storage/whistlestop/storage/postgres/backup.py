@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from whistlestop.common import private_files
 from whistlestop.storage.errors import CannotOpen
 from whistlestop.storage.postgres import schema
 
@@ -38,7 +39,7 @@ async def write_backup(db: AsyncConnection[Any], target: str) -> None:
         raise CannotOpen(f"the backup {target} exists already: name a new file")
     partial = Path(f"{target}.partial")
     try:
-        with await asyncio.to_thread(partial.open, "wb") as file:
+        with await asyncio.to_thread(_create, partial) as file:
             await _copy_all(db, file)
             await asyncio.to_thread(_flush, file)
         await asyncio.to_thread(partial.rename, target)
@@ -77,6 +78,12 @@ async def _copy_table(db: AsyncConnection[Any], file: BinaryIO, relation: str) -
                 await asyncio.to_thread(file.write, bytes(block))
                 block.clear()
     await asyncio.to_thread(file.write, bytes(block) + b"\\.\n")
+
+
+def _create(path: Path) -> BinaryIO:
+    """A new file in the place of one that an earlier attempt may have left."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(private_files.create(str(path)), "wb")
 
 
 def _flush(file: BinaryIO) -> None:

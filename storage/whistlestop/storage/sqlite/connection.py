@@ -6,6 +6,7 @@ import re
 import sqlite3
 from typing import TYPE_CHECKING
 
+from whistlestop.common import private_files
 from whistlestop.storage.errors import CannotOpen, SchemaMismatch, StorageError, Unavailable
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ _PRAGMAS = {
 
 def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode with our pragmas, then the caller's. Raises CannotOpen."""
+    try:
+        if path != MEMORY and not read_only:
+            # SQLite gives `-wal` and `-shm` the mode of the file.
+            private_files.make(path)
+            private_files.warn_if_open("the database", path, f"{path}-wal")
+    except OSError as error:
+        raise CannotOpen(f"can't open the database {path}: {error.strerror}") from error
     try:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
     except sqlite3.Error as error:

@@ -7,6 +7,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from whistlestop.common import private_files
 from whistlestop.storage.admin import check, table_counts
 from whistlestop.storage.errors import CannotOpen, Unavailable
 from whistlestop.storage.sqlite import schema
@@ -84,8 +85,12 @@ class SqliteStore(
 
     async def backup(self, target: str) -> None:
         def copy(db: sqlite3.Connection) -> None:
-            if os.path.lexists(target):
-                raise CannotOpen(f"the backup {target} exists already: name a new file")
+            try:
+                os.close(private_files.create(target))
+            except FileExistsError:
+                raise CannotOpen(f"the backup {target} exists already: name a new file") from None
+            except OSError as error:
+                raise CannotOpen(f"can't write the backup {target}: {error.strerror}") from error
             try:
                 copied = sqlite3.connect(target)
             except sqlite3.Error as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whistlestop.common import certificates
+from whistlestop.common.private_files import warn_if_open
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,6 +110,9 @@ def _text(path: str) -> str:
     if not path:
         return ""
     try:
-        return Path(path).read_text("utf-8").strip()
+        text = Path(path).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise BadAuth(f"JWT: {path} can't be read: {error}") from error
+    if "-----BEGIN" not in text:  # a shared secret, and no public key
+        warn_if_open("the secret of JWTs", path)
+    return text

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import unavailable
+from whistlestop.common.private_files import warn_if_open
 from whistlestop.frontend.auth.keys import BadKeys, KeySet, parse
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class FileKeys:
             raise BadKeys(f"API keys {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise BadKeys(f"API keys {path}: not UTF-8") from error
+        warn_if_open("the file of API keys", path)
         self._fresh_until_ns = clock.now_ns() + FILE_AGE_NS
 
     def peek(self) -> KeySet | None:

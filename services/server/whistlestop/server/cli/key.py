@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -179,12 +181,26 @@ def _write(place: str, keys: list[ApiKey]) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-        # It holds no secret, and the server may be another user's.
-        Path(scratch).chmod(0o644)
+        _take_after(path, scratch)
         Path(scratch).replace(path)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
+
+
+def _take_after(path: Path, scratch: str) -> None:
+    """Give the new file owner and mode of the one before, for the server may be another user's; a first one is 0600."""
+    from whistlestop.common import private_files
+
+    try:
+        before = path.stat()
+    except FileNotFoundError:
+        Path(scratch).chmod(private_files.MODE)
+        return
+    with contextlib.suppress(PermissionError):
+        os.chown(scratch, before.st_uid, before.st_gid)
+    Path(scratch).chmod(stat.S_IMODE(before.st_mode))
+    private_files.warn_if_open("the file of API keys", str(path))
 
 
 def _to_aws(place: str, text: str) -> None:

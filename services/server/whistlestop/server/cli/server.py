@@ -292,6 +292,9 @@ def _secret(given: str, path: str) -> str:
         raise CommandError(f"--internal-secret-file {path}: {getattr(error, 'strerror', None) or error}") from error
     if not found:
         raise CommandError(f"--internal-secret-file {path} is empty", 2)
+    from whistlestop.common.private_files import warn_if_open
+
+    warn_if_open("the internal secret", path)
     return found
 
 
