@@ -52,11 +52,19 @@ class LeaseLost(StorageError):
     """The range lease is held by somebody else (a newer `range_id`); nothing was written."""
 
 
-class TooLarge(StorageError):
+class PermanentError(StorageError):
+    """Nothing was written, and trying again does not help: somebody has to change the request or the database."""
+
+
+class Refused(PermanentError):
+    """No store can hold a value of this kind. The message is for the caller: it names the value and holds no SQL."""
+
+
+class TooLarge(Refused):
     """A single value exceeds what the store accepts."""
 
 
-class SchemaMismatch(StorageError):
+class SchemaMismatch(PermanentError):
     """The database's schema is newer (or older) than this code can serve; says both versions and what to do."""
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from whistlestop.common.context import CallContext
-from whistlestop.common.errors import Code, ServiceError, unavailable, unimplemented
+from whistlestop.common.errors import ServiceError, invalid_argument, unavailable, unimplemented
 from whistlestop.common.nesting import bound_of
+from whistlestop.common.storable import nul_field
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.frontend.api import AROUND, HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
 from whistlestop.frontend.config import FrontendConfig
@@ -22,6 +23,7 @@ from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import AS_TEMPORAL, REGISTRY, RpcSpec, Served
 from whistlestop.storage import errors as storage_errors
 from whistlestop.storage.namespaces import NamespaceCache
+from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -82,7 +84,7 @@ class Frontend:
             try:
                 context = await self._access.admit(route.spec, request, context)
             except storage_errors.StorageError as error:
-                raise _from_storage(error) from error
+                raise self._from_storage(error) from error
         return await self._perform(route, request, context)
 
     async def call_as_server(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:
@@ -115,6 +117,8 @@ class Frontend:
     async def _perform(self, route: _Route, request: Message, context: CallContext) -> Reply:
         if route.bound is not None:
             route.bound(request)
+        if field := nul_field(request):
+            raise invalid_argument(f"{field} must not contain U+0000: no store holds a name or an id with it.")
         try:
             if route.spec.namespaced:
                 context = await self._enter_namespace(route, request, context)
@@ -122,7 +126,7 @@ class Frontend:
                 return await self._hold(route, request, context)
             return await route.serve(request, context)
         except storage_errors.StorageError as error:
-            raise _from_storage(error) from error
+            raise self._from_storage(error) from error
 
     def add(self, spec: RpcSpec, serve: Serve) -> None:
         """An RPC that this process offers beyond Temporal's public services, before its doors open."""
@@ -179,6 +183,10 @@ class Frontend:
             context.deadline_ns, context.headers, namespace.namespace_id, namespace.name, context.can_hold
         )
 
+    def _from_storage(self, error: storage_errors.StorageError) -> ServiceError:
+        self.warn("the store: %s", error)
+        return service_error(error)
+
     def _draining(self) -> bool:
         return self._closing
 
@@ -210,9 +218,3 @@ def _refusal(spec: RpcSpec) -> Serve:
     return refuse
 
 
-def _from_storage(error: storage_errors.StorageError) -> ServiceError:
-    if isinstance(error, storage_errors.TooLarge):
-        return ServiceError(Code.INVALID_ARGUMENT, f"The request is too large for the store: {error}")
-    if isinstance(error, storage_errors.Unavailable):
-        return unavailable("The store did not answer. Try again.")
-    return unavailable(f"The store refused the write: {error}")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 from whistlestop.common import nesting
-from whistlestop.common.errors import Code, ServiceError, not_found, unavailable
+from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.history import push
@@ -29,8 +29,9 @@ from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.time_skipping_apply import skipped_ns
 from whistlestop.history.core.transition import write_of
 from whistlestop.storage.deployments import Deployments
-from whistlestop.storage.errors import CurrentConflict, StorageError, TooLarge, VersionConflict
+from whistlestop.storage.errors import CurrentConflict, StorageError, VersionConflict
 from whistlestop.storage.records import ExecutionKey, TimerTask, Transition
+from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -372,14 +373,11 @@ class Engine:
             await self.store.commit(transition)
         except (VersionConflict, CurrentConflict):
             raise
-        except TooLarge as error:
-            for each in runs:
-                self.forget(each.key)
-            raise ServiceError(Code.INVALID_ARGUMENT, str(error)) from error
         except StorageError as error:
             for each in runs:
                 self.forget(each.key)
-            raise unavailable(f"the store did not answer: {error}") from error
+            self._warn("workflow %s was not written: %s", runs[0].key.workflow_id, error)
+            raise service_error(error) from error
         finally:
             self.writing -= 1
         for each, write in zip(runs, transition.writes, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from whistlestop.common.errors import invalid_argument, unavailable, unimplemented
+from whistlestop.common.errors import unimplemented
 from whistlestop.common.outbound import Outbound
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import commands as _commands  # noqa: F401 - fills the table of command handlers
@@ -14,8 +14,9 @@ from whistlestop.history.engine import Effects, Engine
 from whistlestop.history.push import Pushes
 from whistlestop.history.timers import EVERYTHING, TimerProcessor
 from whistlestop.history.transfers import TransferProcessor
-from whistlestop.storage.errors import StorageError, TooLarge
+from whistlestop.storage.errors import StorageError
 from whistlestop.storage.namespaces import NamespaceCache
+from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -87,10 +88,8 @@ class History:
             raise unimplemented(f"unknown method {method} of the history service")
         try:
             return await handler(self, request, context)
-        except TooLarge as error:
-            raise invalid_argument(f"The request is too large for the store: {error}") from error
         except StorageError as error:
-            raise unavailable(f"the store did not answer: {error}") from error
+            raise service_error(error) from error
 
     async def _fire_schedule(self, timer: TimerTask) -> None:
         from whistlestop.history.schedule import driver

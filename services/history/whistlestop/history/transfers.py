@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError
-from whistlestop.history import deliveries, push
+from whistlestop.history import deliveries, push, undeliverable
 from whistlestop.history.nexus_deliveries import PutOff
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS
@@ -189,6 +189,8 @@ class TransferProcessor:
         except PutOff as put_off:
             await self._postpone(task, put_off.until_ns)
         except (ServiceError, StorageError) as error:
+            if undeliverable.is_final(error) and await self._gave_up(task, error):
+                return None
             _log.warning(
                 "transfer task %s of %s/%s failed (%s); trying again",
                 task.kind,
@@ -201,6 +203,14 @@ class TransferProcessor:
             _log.exception("transfer task %s of %s/%s", task.kind, task.key.workflow_id, task.key.run_id)
             await self._postpone(task)
         return None
+
+    async def _gave_up(self, task: TransferTask, reason: Exception) -> bool:
+        try:
+            await undeliverable.give_up(self._service, task, reason)
+        except (ServiceError, StorageError) as error:
+            _log.warning("the sender could not be told (%s); trying again", error)
+            return False
+        return True
 
     async def _postpone(self, task: TransferTask, until_ns: int = 0) -> None:
         clock = self._service.clock

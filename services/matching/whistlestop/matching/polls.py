@@ -36,6 +36,7 @@ from whistlestop.matching.ready import in_drawn_order
 from whistlestop.matching.scaling import advise, own_fields
 from whistlestop.matching.settings import settings_of
 from whistlestop.storage.errors import StorageError
+from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -147,7 +148,7 @@ class Polls:
                 end_ns = min(end_ns, now_ns + int(config.function_wait_s * SECOND_NS))
                 reply = await self._poll_function(key, poll, context, now_ns, end_ns)
         except StorageError as error:
-            raise unavailable(f"the store did not answer: {error}") from error
+            raise service_error(error) from error
         if reply is EMPTY:
             self.counters.empty += 1
         return reply

@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
-from whistlestop.common.errors import ServiceError, unavailable, unimplemented
+from whistlestop.common.errors import ServiceError, unimplemented
 from whistlestop.common.proto import internal_pb2 as internal
 from whistlestop.matching.alarms import Alarms
 from whistlestop.matching.background import Background, RowDeletes
@@ -31,6 +31,7 @@ from whistlestop.matching.versions import Versions
 from whistlestop.matching.worker_rows import WorkerRows
 from whistlestop.matching.workers import Workers, count_workers, describe_worker, list_workers
 from whistlestop.storage.errors import StorageError
+from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -165,7 +166,7 @@ class Matching:
         try:
             return await handler(request, context)
         except StorageError as error:
-            raise unavailable(f"the store did not answer: {error}") from error
+            raise service_error(error) from error
 
     def offer(self, tasks: Sequence[MatchingTask]) -> None:
         """Rows that were committed just now: waiting polls get them without a look at the store."""

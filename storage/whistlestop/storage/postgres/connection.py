@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import struct
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -14,7 +15,14 @@ from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
 from psycopg.types.string import StrBinaryDumper
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from whistlestop.storage.errors import CannotOpen, SchemaMismatch, StorageError, Unavailable
+from whistlestop.storage.errors import (
+    CannotOpen,
+    PermanentError,
+    Refused,
+    SchemaMismatch,
+    StorageError,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,6 +45,18 @@ _CONTENTION = (errors.SerializationFailure, errors.DeadlockDetected)
 _POOL_TROUBLE = (PoolTimeout, PoolClosed, TooManyRequests)
 EXPECTED = (psycopg.Error, *_POOL_TROUBLE)
 """All that the driver and its pool raise."""
+
+
+_UNENCODABLE = (psycopg.DataError, OverflowError, UnicodeError, struct.error)
+"""What the driver itself raises over a value (numbers beyond 64 bits, lone surrogates), before anything is sent."""
+_REFUSED_CLASSES = ("22", "54")
+"""Data exceptions, and limits of the server (the size of an index row, say): the value is wrong for this database."""
+_PERMANENT_CLASSES = ("0A", "21", "23502", "23503", "23514", "2F", "38", "39", "3D", "3F", "42", "44", "F0", "XX")
+"""Syntax, permissions, missing objects, corruption: the same statement fails again until somebody repairs something.
+
+All else may pass: broken connections (08), rivals (23505, 40, 55), a primary that became a standby (25), prepared
+statements that a pooler lost (26), resources (53), shutdowns and time-outs (57), the machine (58).
+"""
 
 
 class _Adapters:
@@ -93,9 +113,25 @@ def translate(error: Exception) -> StorageError:
         return SchemaMismatch(
             f"the database's schema is older than this release ({one_line(error)}): run `whistlestop db migrate`"
         )
-    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, *_POOL_TROUBLE)):
-        return Unavailable(f"the database did not take it: {one_line(error)}")
-    return StorageError(f"the database refused it: {one_line(error)}")
+    if isinstance(error, _UNENCODABLE):
+        return Refused("a value that no store holds")
+    if not isinstance(error, EXPECTED):
+        return StorageError(f"the database was not asked: {type(error).__name__}: {one_line(error)}")
+    state = getattr(error, "sqlstate", None)
+    if state is None:
+        if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, *_POOL_TROUBLE)):
+            return Unavailable(f"the database did not take it: {one_line(error)}")
+        return PermanentError(f"the database refused it: {one_line(error)}")
+    if state.startswith(_REFUSED_CLASSES):
+        return Refused(f"a value that the database does not hold (SQLSTATE {state})")
+    if state.startswith(_PERMANENT_CLASSES):
+        return PermanentError(f"the database refused it: {one_line(error)} (SQLSTATE {state})")
+    return Unavailable(f"the database did not take it: {one_line(error)} (SQLSTATE {state})")
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether trying again can't help: the statement or one of its values is wrong, not the connection."""
+    return isinstance(translate(error), PermanentError) if isinstance(error, Exception) else False
 
 
 def is_contention(error: BaseException) -> bool:
@@ -119,7 +155,7 @@ async def retried(run: Callable[[], Awaitable[T]], *, read: bool) -> T:
         attempt += 1
         try:
             return await run()
-        except EXPECTED as error:
+        except (*EXPECTED, *_UNENCODABLE) as error:
             broken = read and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
             if attempt >= ATTEMPTS or not (is_contention(error) or broken):
                 raise translate(error) from error

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import errors
 
 from whistlestop.storage.errors import StorageError, Unavailable
-from whistlestop.storage.postgres.connection import ATTEMPTS, EXPECTED, is_contention, pause, translate
+from whistlestop.storage.postgres.connection import ATTEMPTS, EXPECTED, is_contention, is_permanent, pause, translate
 from whistlestop.storage.postgres.transition import conflict_of
 
 if TYPE_CHECKING:
@@ -86,10 +86,11 @@ class TransitionWriter:
         if len(group) > 1:
             try:
                 return await self._together(group)
-            except (errors.IntegrityError, errors.DataError, errors.TransactionRollback):
+            except (errors.IntegrityError, errors.TransactionRollback):
                 pass  # Rolled back for the sake of one of them.
-            except EXPECTED as error:
-                return [translate(error)] * len(group)
+            except Exception as error:  # noqa: BLE001 - what one of them can't be encoded by is no fault of the others
+                if isinstance(error, EXPECTED) and not is_permanent(error):
+                    return [translate(error)] * len(group)
         return [await self._alone(prepared) for prepared in group]
 
     async def _together(self, group: list[Prepared]) -> list[Outcome]:
@@ -124,7 +125,7 @@ class TransitionWriter:
                 return _outcome(prepared, row)
             except errors.UniqueViolation as error:
                 return conflict_of(error.diag.constraint_name or "", prepared.transition) or translate(error)
-            except EXPECTED as error:
+            except Exception as error:  # noqa: BLE001 - the next one of the group is to be written
                 if attempt >= ATTEMPTS or not is_contention(error):
                     return translate(error)
             await pause(attempt)

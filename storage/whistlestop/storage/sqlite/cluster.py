@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.storage.errors import LeaseLost, NamespaceConflict, NamespaceExists
-from whistlestop.storage.limits import check_value
+from whistlestop.storage.limits import check_text, check_value
 from whistlestop.storage.records import Member, NamespaceRecord, QueueMessage, ShardLease
 from whistlestop.storage.sqlite.base import SqliteBase
 
@@ -23,6 +23,7 @@ class SqliteCluster(SqliteBase):
 
     async def create_namespace(self, record: NamespaceRecord) -> None:
         check_value("namespace", len(record.data))
+        check_text(record.name)
 
         def run(cursor: sqlite3.Cursor) -> None:
             cursor.execute(
@@ -44,6 +45,7 @@ class SqliteCluster(SqliteBase):
 
     async def update_namespace(self, record: NamespaceRecord) -> None:
         check_value("namespace", len(record.data))
+        check_text(record.name)
         await self._write(partial(_update_namespace, record))
 
     async def list_namespaces(self, after_name: str, limit: int) -> list[NamespaceRecord]:
@@ -98,6 +100,7 @@ class SqliteCluster(SqliteBase):
 
     async def enqueue(self, message: QueueMessage) -> None:
         check_value("queue message", len(message.data))
+        check_text(message.queue_name)
 
         def run(cursor: sqlite3.Cursor) -> None:
             cursor.execute(

@@ -7,7 +7,14 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from whistlestop.common import private_files
-from whistlestop.storage.errors import CannotOpen, SchemaMismatch, StorageError, Unavailable
+from whistlestop.storage.errors import (
+    CannotOpen,
+    PermanentError,
+    Refused,
+    SchemaMismatch,
+    StorageError,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +29,16 @@ _PRAGMAS = {
     "wal_autocheckpoint": "4000",
     "journal_size_limit": "67108864",
 }
+
+
+_PASSING = frozenset(
+    (
+        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_ABORT, sqlite3.SQLITE_CONSTRAINT,
+    )
+)  # fmt: skip
+"""Result codes that may pass: others at work, a full disk, a rival who was faster."""
 
 
 def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -> sqlite3.Connection:
@@ -77,6 +94,13 @@ def translate(error: Exception) -> StorageError:
     text = str(error)
     if "no such table" in text or "no such column" in text:
         return SchemaMismatch(f"the schema is older than this release ({text}): run `whistlestop db migrate`")
-    if isinstance(error, sqlite3.OperationalError):
+    if isinstance(error, (OverflowError, UnicodeError, sqlite3.DataError)):
+        return Refused("a value that no store holds")
+    if not isinstance(error, sqlite3.Error):
+        return StorageError(f"the database was not asked: {type(error).__name__}: {text}")
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
+    if code == sqlite3.SQLITE_TOOBIG or (code == sqlite3.SQLITE_ERROR and "malformed JSON" in text):
+        return Refused(f"a value that the database does not hold ({text})")
+    if code in _PASSING:
         return Unavailable(f"the database did not take it: {text}")
-    return StorageError(f"the database refused it: {text}")
+    return PermanentError(f"the database refused it: {text}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.storage.errors import EndpointConflict, EndpointExists
-from whistlestop.storage.limits import check_value
+from whistlestop.storage.limits import check_text, check_value
 from whistlestop.storage.records import NexusEndpointRecord
 from whistlestop.storage.sqlite.base import SqliteBase
 
@@ -20,6 +20,7 @@ class SqliteNexus(SqliteBase):
 
     async def create_nexus_endpoint(self, record: NexusEndpointRecord) -> None:
         check_value("nexus endpoint", len(record.data))
+        check_text(record.name)
 
         def run(cursor: sqlite3.Cursor) -> None:
             cursor.execute(
@@ -38,6 +39,7 @@ class SqliteNexus(SqliteBase):
 
     async def update_nexus_endpoint(self, record: NexusEndpointRecord) -> None:
         check_value("nexus endpoint", len(record.data))
+        check_text(record.name)
 
         def run(cursor: sqlite3.Cursor) -> None:
             taken = cursor.execute("SELECT id FROM nexus_endpoints WHERE name = ?", (record.name,)).fetchone()

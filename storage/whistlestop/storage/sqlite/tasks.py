@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from whistlestop.common.fairness import FIRST, last_of
 from whistlestop.storage.errors import LeaseLost
-from whistlestop.storage.limits import check_value
+from whistlestop.storage.limits import check_text, check_value
 from whistlestop.storage.records import (
     EXPIRED_POLLERS_KEPT_NS,
     Backlog,
@@ -95,6 +95,7 @@ class SqliteTasks(SqliteBase):
     async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
         for task in tasks:
             check_value("task", len(task.data))
+        check_text(*(task.key.task_queue for task in tasks), *(task.workflow_id for task in tasks))
         rows = [task_row(task) for task in tasks]
 
         def run(cursor: sqlite3.Cursor) -> None:
@@ -138,11 +139,13 @@ class SqliteTasks(SqliteBase):
 
     async def put_task_queue(self, record: TaskQueueRecord, expected_range_id: int) -> None:
         check_value("task queue", len(record.data))
+        check_text(record.task_queue)
         await self._write(partial(_put_queue, record, expected_range_id))
 
     async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None:
         if not pollers:
             return
+        check_text(*(p.task_queue for p in pollers), *(p.identity for p in pollers))
         rows = [
             (p.namespace_id, p.task_queue, p.task_type, p.identity, p.last_access_ns, p.expires_ns, p.data)
             for p in pollers

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.common.proto.nexus_pb2 import CompleteNexusOperationRequest
+from whistlestop.common.storable import NUL
 from whistlestop.frontend.auth.config import without_credentials
 from whistlestop.frontend.doors import nexus_answers, nexus_requests
 from whistlestop.frontend.doors.answer import HttpAnswer
@@ -47,6 +48,8 @@ async def serve(
             return await _complete(frontend, await _admitted(frontend, request, namespace), namespace, context)
         assert services is not None
         parts = {name: unquote(part) for name, part in services.groupdict("").items()}
+        if NUL in unquote(request.path):
+            raise nexus_answers.refusal("BAD_REQUEST", "the path must not contain U+0000")
         if services["endpoint"]:
             target = await _of_endpoint(frontend, request, parts["endpoint"])
             request = await _admitted(frontend, request, target.namespace.name)

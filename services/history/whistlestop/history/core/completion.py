@@ -16,6 +16,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.common.deployments import version_of
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
+from whistlestop.common.storable import nul_field
 from whistlestop.history.core import build_ids, nonces, versioning, workflow_task
 
 if TYPE_CHECKING:
@@ -83,6 +84,33 @@ CLOSING = frozenset(
         ct.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
     }
 )
+
+
+_BAD_ATTRIBUTES = {
+    ct.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES,
+    ct.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY_ATTRIBUTES,
+    ct.COMMAND_TYPE_START_TIMER: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES,
+    ct.COMMAND_TYPE_CANCEL_TIMER: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_TIMER_ATTRIBUTES,
+    ct.COMMAND_TYPE_RECORD_MARKER: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_RECORD_MARKER_ATTRIBUTES,
+    ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION:
+        fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES,
+    ct.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_FAIL_WORKFLOW_EXECUTION_ATTRIBUTES,
+    ct.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_WORKFLOW_EXECUTION_ATTRIBUTES,
+    ct.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES,
+    ct.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_CHILD_EXECUTION_ATTRIBUTES,
+    ct.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION:
+        fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SIGNAL_WORKFLOW_EXECUTION_ATTRIBUTES,
+    ct.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION:
+        fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_ATTRIBUTES,
+    ct.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES,
+    ct.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES:
+        fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_MODIFY_WORKFLOW_PROPERTIES_ATTRIBUTES,
+    ct.COMMAND_TYPE_PROTOCOL_MESSAGE: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE,
+    ct.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION:
+        fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_NEXUS_OPERATION_ATTRIBUTES,
+    ct.COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION:
+        fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_NEXUS_OPERATION_ATTRIBUTES,
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -171,6 +199,7 @@ def _carry_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest
     )
     _check_sequence(request)
     for command in request.commands:
+        _check_names(command)
         written = HANDLERS[command.command_type](completion, command)
         if written is not None and command.HasField("user_metadata"):
             written.user_metadata.CopyFrom(command.user_metadata)
@@ -178,6 +207,15 @@ def _carry_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest
         update.handle_message(completion, message)
     update.reject_unprocessed(completion)
     return completion if event is not None else None
+
+
+def _check_names(command: command_pb.Command) -> None:
+    """Raise BadCommand for a name or id that no store holds."""
+    chosen = command.WhichOneof("attributes")
+    field = nul_field(getattr(command, chosen)) if chosen else ""
+    if field:
+        cause = _BAD_ATTRIBUTES.get(command.command_type, fc.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED)
+        raise BadCommand(cause, f"{field} must not contain U+0000: no store holds a name or an id with it")
 
 
 def command_name(command_type: int) -> str:

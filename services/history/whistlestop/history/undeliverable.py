@@ -1,0 +1,156 @@
+"""End effects that can never be delivered: the sender learns of it by an event, and the row goes.
+
+The store can never hold what the target would become: an id of an older release with U+0000, a value that is too large.
+Trying again for ever would leave the sender waiting for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+from temporalio.api.history.v1 import message_pb2 as history_pb
+
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.history import histories
+from whistlestop.history.core import callbacks, children, external, nexus_failures, nexus_operations
+from whistlestop.history.core.state_pb2 import TransferData
+from whistlestop.storage.errors import Refused
+from whistlestop.storage.records import ExecutionKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whistlestop.history.core.run import Run
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import TransferTask
+
+_log = logging.getLogger(__name__)
+_NEXUS = {"nexus_start": False, "nexus_cancel": True}
+
+
+def is_final(error: Exception) -> bool:
+    """Whether no later attempt at a delivery can do better."""
+    return isinstance(error, Refused) or (isinstance(error, ServiceError) and error.code is Code.INVALID_ARGUMENT)
+
+
+async def give_up(service: History, task: TransferTask, error: Exception) -> None:
+    """Tell the sender, if it waits for an answer, and delete the row. Raises as a delivery does."""
+    _log.error(
+        "%s of %s/%s can never be delivered (%s): it ends as failed",
+        task.kind, task.key.workflow_id, task.key.run_id, error,
+    )  # fmt: skip
+    data = TransferData.FromString(task.data) if task.kind in _ANSWERED else TransferData()
+    try:
+        await service.engine.again(task.key, partial(_answer, service, task, data, str(error)))
+    except (Refused, ServiceError) as second:
+        if not is_final(second):
+            raise
+        _log.exception("nor can %s/%s be told of it", task.key.workflow_id, task.key.run_id)
+        await service.store.delete_transfer(task)
+
+
+async def _answer(service: History, task: TransferTask, data: TransferData, why: str) -> None:
+    engine = service.engine
+    write = _ANSWERED.get(task.kind)
+    key = task.key
+    if task.kind == "child_closed":  # the sender is the child, and who waits is its parent
+        key = ExecutionKey(data.target_namespace_id, data.target_workflow_id, data.target_run_id)
+    async with engine.lock(key):
+        run = await _open_run(service, key) if write is not None else None
+        if run is None or write is None:
+            await service.store.delete_transfer(task)
+            return
+        initiated = None
+        if task.kind in _BY_INITIATED:
+            entry = await engine.load(key, fresh=not engine.exclusive)
+            initiated = await histories.read_event(
+                engine, entry, data.initiated_event_batch_id, data.initiated_event_id
+            )
+        write(run, task, data, initiated or history_pb.HistoryEvent(), why)
+        if run.is_dirty:
+            await engine.commit(run, done=task)
+        else:
+            await service.store.delete_transfer(task)
+
+
+async def _open_run(service: History, key: ExecutionKey) -> Run | None:
+    engine = service.engine
+    try:
+        run = engine.run_of(await engine.load(key, fresh=not engine.exclusive))
+    except ServiceError as error:
+        if error.code is Code.NOT_FOUND:
+            return None
+        raise
+    return run
+
+
+# ---- what each kind writes -------------------------------------------------------------------------------------------
+
+
+def _child_not_started(
+    run: Run, task: TransferTask, data: TransferData, initiated: history_pb.HistoryEvent, why: str
+) -> None:
+    child = run.state.children.get(data.initiated_event_id)
+    if run.is_open and child is not None and not child.started_event_id:
+        # The one cause that every SDK takes: the Python SDK can't go on after any other.
+        cause = fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
+        children.record_start_failed(run, initiated, cause)
+
+
+def _child_lost(
+    run: Run, task: TransferTask, data: TransferData, initiated: history_pb.HistoryEvent, why: str
+) -> None:
+    child = run.state.children.get(data.initiated_event_id)
+    if run.is_open and child is not None and child.workflow_id == task.key.workflow_id:
+        closing = history_pb.HistoryEvent(event_type=et.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED)
+        failure = closing.workflow_execution_failed_event_attributes.failure
+        failure.message = f"how the child ended can't be told: {why}"
+        failure.server_failure_info.non_retryable = True
+        children.record_closed(run, child, task.key.run_id, closing)
+
+
+def _not_signaled(
+    run: Run, task: TransferTask, data: TransferData, initiated: history_pb.HistoryEvent, why: str
+) -> None:
+    if run.is_open and data.initiated_event_id in run.state.external_signals:
+        cause = fc.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_UNSPECIFIED
+        external.record_signal_failed(run, initiated, cause)
+
+
+def _not_cancelled(
+    run: Run, task: TransferTask, data: TransferData, initiated: history_pb.HistoryEvent, why: str
+) -> None:
+    if run.is_open and data.initiated_event_id in run.state.external_cancels:
+        external.record_cancel_failed(run, initiated, fc.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_UNSPECIFIED)
+
+
+def _operation_refused(
+    run: Run, task: TransferTask, data: TransferData, initiated: history_pb.HistoryEvent, why: str
+) -> None:
+    cancel = _NEXUS[task.kind]
+    operation = run.state.nexus_operations.get(data.initiated_event_id)
+    if run.is_open and operation is not None and nexus_operations.is_wanted(operation, cancel=cancel):
+        nexus_operations.refused(run, operation, nexus_failures.handler_failure("BAD_REQUEST", why), cancel=cancel)
+
+
+def _callback_failed(
+    run: Run, task: TransferTask, data: TransferData, initiated: history_pb.HistoryEvent, why: str
+) -> None:
+    if callbacks.is_owed(run.state, data.callback_index):
+        callbacks.failed(run, data.callback_index, why)
+
+
+_ANSWERED: dict[str, Callable[[Run, TransferTask, TransferData, history_pb.HistoryEvent, str], None]] = {
+    "start_child": _child_not_started,
+    "child_closed": _child_lost,
+    "signal_external": _not_signaled,
+    "cancel_external": _not_cancelled,
+    "nexus_start": _operation_refused,
+    "nexus_cancel": _operation_refused,
+    "nexus_callback": _callback_failed,
+}
+_BY_INITIATED = frozenset(("start_child", "signal_external", "cancel_external"))

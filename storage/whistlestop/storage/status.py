@@ -1,0 +1,19 @@
+"""What an error of the store is to a caller."""
+
+from __future__ import annotations
+
+from whistlestop.common.errors import ServiceError, failed_precondition, invalid_argument, unavailable
+from whistlestop.storage.errors import PermanentError, Refused, SchemaMismatch, StorageError, TooLarge
+
+
+def service_error(error: StorageError) -> ServiceError:
+    """Return the error for a caller: retryable only where trying again may help, and without the database's words."""
+    if isinstance(error, TooLarge):
+        return invalid_argument(f"The request is too large for the store: {error}")
+    if isinstance(error, Refused):
+        return invalid_argument(f"The store can't hold the request: {error}")
+    if isinstance(error, SchemaMismatch):
+        return failed_precondition("The database's schema is not that of this release: run `whistlestop db migrate`.")
+    if isinstance(error, PermanentError):
+        return failed_precondition("The database refused it, and will until it is repaired: see the server's log.")
+    return unavailable("The store did not answer. Try again.")
