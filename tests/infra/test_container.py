@@ -82,6 +82,7 @@ def test_its_command_is_one_that_the_server_takes() -> None:
     assert [point.value for point in entry_points(group="console_scripts", name="whistlestop")]
     flags = parsed(yaml.safe_load(command))
     assert (flags["ip"], flags["port"], flags["http_port"], flags["metrics_port"]) == ("0.0.0.0", 7233, 7243, 9090)
+    assert flags["metrics_ip"] == "0.0.0.0"
 
 
 def test_the_commands_of_compose_fit_together() -> None:

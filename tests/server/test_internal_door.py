@@ -7,6 +7,7 @@ import socket
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
@@ -22,6 +23,7 @@ from whistlestop.server import internal_door
 from whistlestop.server.config import BadConfig, Role, ServerConfig, StoreConfig, check_internal_address
 from whistlestop.server.http_door import HttpDoor
 from whistlestop.server.internal_door import InternalApi, credential, internal_app
+from whistlestop.server.process import Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -69,9 +71,9 @@ class Site:
         self.apis: list[InternalApi] = []
         self.urls: list[str] = []
 
-    async def open(self, secret: str = SECRET) -> None:
+    async def open(self, *secrets: str) -> None:
         service = Service()
-        api = InternalApi({"history": service}, CLOCK, secret)
+        api = InternalApi({"history": service}, CLOCK, secrets or (SECRET,))
         door = HttpDoor(internal_app(api))
         port = await door.start("127.0.0.1", 0)
         self._stack.push_async_callback(door.stop)
@@ -80,7 +82,7 @@ class Site:
         self.urls.append(f"http://127.0.0.1:{port}/history")
 
     def client(self, *urls: str, secret: str = SECRET) -> HttpClient:
-        made = HttpClient(urls or self.urls, CLOCK, credential(secret), name="the history service", resend=False)
+        made = HttpClient(urls or self.urls, CLOCK, credential([secret] if secret else []), name="the history service", resend=False)
         self._stack.callback(made.close)
         return made
 
@@ -148,11 +150,55 @@ async def test_who_does_not_know_the_secret_is_refused(site: Site, secret: str) 
     assert site.services[0].seen == []
 
 
+async def test_two_secrets_are_taken_while_one_replaces_the_other(site: Site) -> None:
+    """A process that knows both shows the first; so neither order of restarts refuses anybody."""
+    await site.open("new", "old")
+    for secrets in (["old"], ["new"], ["new", "old"], ["old", "new"]):
+        headers = credential(secrets)
+        assert headers == {"authorization": f"Bearer {secrets[0]}"}
+        client = Http1Client(site.urls[1])
+        assert (await client.post("/history", headers, b"{}")).status == 200
+        assert (await client.post("/history", credential(["other"]), b"{}")).status == 401
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("ip", "metrics_ip", "expected"),
+    [
+        ("127.0.0.1", "", "127.0.0.1"), ("localhost", "", "127.0.0.1"), ("::1", "", "::1"), ("127.0.0.2", "", "127.0.0.2"),
+        ("0.0.0.0", "", "127.0.0.1"), ("::", "", "127.0.0.1"), ("192.0.2.1", "", "127.0.0.1"),
+        ("0.0.0.0", "192.0.2.1", "192.0.2.1"), ("127.0.0.1", "0.0.0.0", "0.0.0.0"),
+    ],
+)  # fmt: skip
+def test_metrics_are_for_strangers_only_where_somebody_says_so(ip: str, metrics_ip: str, expected: str) -> None:
+    """They ask nobody, so they stay on loopback unless their own address is named."""
+    assert ServerConfig(ip=ip, metrics_ip=metrics_ip).metrics_address() == expected
+
+
+async def test_metrics_are_served_on_their_own_address() -> None:
+    async with Server(ServerConfig(port=0, metrics_port=0, metrics_ip="127.0.0.2")) as server:
+        listening = {each.laddr for each in psutil.Process().net_connections() if each.status == psutil.CONN_LISTEN}
+        assert ("127.0.0.2", server.metrics_port) in listening
+        # The same number on the other address may have fallen to another endpoint.
+        of_others = {server.port, server.http_port}
+        assert server.metrics_port in of_others or ("127.0.0.1", server.metrics_port) not in listening
+
+
+def test_a_secret_and_its_successor_stand_in_lines() -> None:
+    assert ServerConfig(internal_secret="new\nold\n").internal_secrets() == ("new", "old")
+    assert ServerConfig(internal_secret="a b").internal_secrets() == ("a b",)
+    assert ServerConfig().internal_secrets() == ()
+    with pytest.raises(BadConfig, match="3 lines"):
+        ServerConfig(internal_secret="a\nb\nc")
+    with pytest.raises(BadConfig, match="is empty"):
+        ServerConfig(internal_secret=" \n ")
+
+
 async def test_anything_else_is_not_found_and_health_is_for_all(site: Site) -> None:
     client = Http1Client(site.urls[0])
-    assert (await client.post("/matching", credential(SECRET), b"{}")).status == 404
+    assert (await client.post("/matching", credential([SECRET]), b"{}")).status == 404
     assert (await client.post("/healthz", {}, b"")).status == 200
-    assert (await client.post("/history", credential(SECRET), b"nothing")).status == 200  # an error in an envelope
+    assert (await client.post("/history", credential([SECRET]), b"nothing")).status == 200  # an error in an envelope
     client.close()
     assert site.services[0].seen == []
 
@@ -275,9 +321,9 @@ def test_what_does_not_go_together_is_refused(settings: dict[str, Any], words: s
 
 
 def test_a_door_that_asks_for_nothing_is_for_loopback() -> None:
-    check_internal_address("127.0.0.1", "")
-    check_internal_address("::1", "")
-    check_internal_address("0.0.0.0", SECRET)
+    check_internal_address("127.0.0.1", ())
+    check_internal_address("::1", ())
+    check_internal_address("0.0.0.0", (SECRET,))
     with pytest.raises(BadConfig, match="--internal-secret-file"):
-        check_internal_address("0.0.0.0", "")
+        check_internal_address("0.0.0.0", ())
     assert SECRET not in repr(ServerConfig(internal_secret=SECRET))

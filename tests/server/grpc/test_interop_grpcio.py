@@ -12,7 +12,8 @@ import pytest_asyncio
 
 from tests.patience import PATIENCE_S
 from tests.server.test_start import Authority
-from whistlestop.common.grpc.server import GrpcServer, tls_context
+from whistlestop.common.grpc.server import GrpcServer
+from whistlestop.common.tls import server_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -143,7 +144,7 @@ async def test_tls(toy: Toy, tmp_path: Path, mutual: bool) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("server")
     server = GrpcServer(toy)
-    context = tls_context(str(certificate), str(key), str(authority.path) if mutual else "")
+    context = server_context(str(certificate), str(key), str(authority.path) if mutual else "", "h2")
     port = await server.start("127.0.0.1", 0, context)
     root = authority.path.read_bytes()
     mine, secret = authority.issue("client")

@@ -139,9 +139,15 @@ def _tls(config: BridgeConfig) -> ssl.SSLContext | None:
         return None
     import ssl
 
-    context = ssl.create_default_context(cafile=config.tls_ca or None)
-    context.set_alpn_protocols(["http/1.1"])
-    if config.tls_cert:
+    from whistlestop.common.tls import ReloadedContext
+
+    def make() -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=config.tls_ca or None)
+        context.set_alpn_protocols(["http/1.1"])
+        if config.tls_cert:
+            context.load_cert_chain(config.tls_cert, config.tls_key)
+        return context
+
+    if config.tls_key:
         warn_if_open("the key of TLS", config.tls_key)
-        context.load_cert_chain(config.tls_cert, config.tls_key)
-    return context
+    return ReloadedContext(make, (config.tls_ca, config.tls_cert, config.tls_key))

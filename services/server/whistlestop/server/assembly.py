@@ -148,7 +148,7 @@ def _elsewhere(name: str, urls: Sequence[str], config: ServerConfig, clock: Cloc
     if not urls:
         return None
     doors = [f"{url.rstrip('/')}/{name}" for url in urls]
-    return HttpClient(doors, clock, credential(config.internal_secret), name=f"the {name} service", resend=False)
+    return HttpClient(doors, clock, credential(config.internal_secrets()), name=f"the {name} service", resend=False)
 
 
 def _made(service: T | None) -> T:

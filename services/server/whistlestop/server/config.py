@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 7233
 DEFAULT_NAMESPACE = "default"
 MEMORY = ":memory:"
+_MOST_SECRETS = 2
 
 
 class Role(StrEnum):
@@ -91,6 +92,8 @@ class ServerConfig:
     port: int = DEFAULT_PORT
     http_port: int | None = 0
     metrics_port: int | None = 0
+    metrics_ip: str = ""
+    """Address of `/metrics`, which asks nobody. Where empty: `ip` if that is a loopback address, else 127.0.0.1."""
     namespaces: tuple[str, ...] = (DEFAULT_NAMESPACE,)
     search_attributes: Mapping[str, int] = field(default_factory=dict)
     """Name -> number of Temporal's IndexedValueType; registered in each of `namespaces`."""
@@ -114,12 +117,32 @@ class ServerConfig:
     """Address of the internal door; `ip` where empty."""
     internal_port: int | None = None
     internal_secret: str = field(default="", repr=False)
-    """What processes of one deployment show each other."""
+    """What processes of one deployment show each other. Two of them, one a line, while it is rotated: the first is
+    shown, and both are taken."""
     history_urls: tuple[str, ...] = ()
     """Internal doors of the processes that serve history; empty: this one does."""
     matching_urls: tuple[str, ...] = ()
 
+    def metrics_address(self) -> str:
+        """Where `/metrics` is served. Raises BadConfig."""
+        if self.metrics_ip:
+            return self.metrics_ip
+        ip = bind_address(self.ip)
+        return ip if ipaddress.ip_address(ip).is_loopback else "127.0.0.1"
+
+    def internal_secrets(self) -> tuple[str, ...]:
+        """The secrets of the internal door, the one that is shown first. Raises BadConfig for more than two."""
+        secrets = tuple(line.strip() for line in self.internal_secret.splitlines() if line.strip())
+        if len(secrets) > _MOST_SECRETS:
+            raise BadConfig(
+                f"the internal secret has {len(secrets)} lines: give one secret, or while it is rotated two, one a line"
+            )
+        if self.internal_secret and not secrets:
+            raise BadConfig("the internal secret is empty")
+        return secrets
+
     def __post_init__(self) -> None:
+        self.internal_secrets()
         _check_outbound(self.allow_outbound)
         if Role.FRONTEND in self.roles and Role.MATCHING not in self.roles and not self.matching_urls:
             raise BadConfig(
@@ -158,9 +181,9 @@ def _check_url(url: str, flag: str) -> None:
         raise BadConfig(f"{flag} {url}: expected http://HOST:PORT")
 
 
-def check_internal_address(ip: str, secret: str) -> None:
+def check_internal_address(ip: str, secrets: Sequence[str]) -> None:
     """Raise BadConfig where strangers could reach a door that asks for nothing."""
-    if not secret and not ipaddress.ip_address(ip).is_loopback:
+    if not secrets and not ipaddress.ip_address(ip).is_loopback:
         raise BadConfig(
             f"the internal door on {ip} needs a secret: --internal-secret-file, or WHISTLESTOP_INTERNAL_SECRET"
         )

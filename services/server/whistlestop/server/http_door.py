@@ -18,8 +18,9 @@ from whistlestop.common.listener import BACKLOG, Listener
 from whistlestop.server.http_protocol import BoundedProtocol, HttpLimits
 
 if TYPE_CHECKING:
+    import ssl
+
     from whistlestop.frontend.doors.asgi import App
-    from whistlestop.server.config import TlsConfig
 
 _STOP_S = 5
 
@@ -75,22 +76,18 @@ class HttpDoor:
         self._listener: Listener | None = None
         self._state = ServerState()
 
-    async def start(self, ip: str, port: int, tls: TlsConfig | None = None) -> int:
+    async def start(
+        self, ip: str, port: int, tls: ssl.SSLContext | None = None, *, asks_for_certificates: bool = False
+    ) -> int:
         """Listen; the bound port. Raises OSError."""
-        kind = _WithCertificates if tls is not None and tls.client_ca else BoundedProtocol
+        kind = _WithCertificates if asks_for_certificates else BoundedProtocol
         config = uvicorn.Config(
             self._app, interface="asgi3", http=kind, loop="none", lifespan="off", log_config=None, access_log=False,
             ws="none", proxy_headers=False,
         )  # fmt: skip
         config.load()
-        context = None
-        if tls is not None:
-            from whistlestop.common.grpc.server import tls_context
-
-            context = tls_context(tls.certificate, tls.key, tls.client_ca)
-            context.set_alpn_protocols(["http/1.1"])
         self._listener = Listener(
-            _listen(ip, port), self._budget, lambda account: kind(config, self._state, self._limits, account), context
+            _listen(ip, port), self._budget, lambda account: kind(config, self._state, self._limits, account), tls
         )
         return self._listener.port
 

@@ -22,7 +22,7 @@ from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from whistlestop.common.clients import ServiceClient
     from whistlestop.common.clock import Clock
@@ -40,19 +40,19 @@ _SHUTTING_DOWN = "the server is shutting down"
 _JSON = {"content-type": "application/json"}
 
 
-def credential(secret: str) -> dict[str, str]:
-    """The header that shows the secret."""
-    return {"authorization": f"Bearer {secret}"} if secret else {}
+def credential(secrets: Sequence[str]) -> dict[str, str]:
+    """The header that shows the first of the secrets."""
+    return {"authorization": f"Bearer {secrets[0]}"} if secrets else {}
 
 
 class InternalApi:
-    """The services that live in this process, for those who know the secret."""
+    """The services that live in this process, for those who know one of the secrets; for everybody without any."""
 
-    def __init__(self, services: Mapping[str, ServiceClient], clock: Clock, secret: str) -> None:
+    def __init__(self, services: Mapping[str, ServiceClient], clock: Clock, secrets: Sequence[str]) -> None:
         self._by_path = {f"/{name}": service for name, service in services.items()}
         self._clock = clock
-        self._browsers = BrowserRules(open=not secret)
-        self._expected = credential(secret).get("authorization", "").encode()
+        self._browsers = BrowserRules(open=not secrets)
+        self._expected = [credential([secret])["authorization"].encode() for secret in secrets]
         self._warn = ThrottledWarnings(log, clock)
         self._held: set[asyncio.Task[object]] = set()
         self._draining = False
@@ -62,7 +62,7 @@ class InternalApi:
     ) -> HttpAnswer | None:
         """What is wrong with a request, as far as its head tells."""
         shown = headers.get("authorization", "").encode("latin-1", "replace")
-        if self._expected and not hmac.compare_digest(shown, self._expected):
+        if self._expected and not self._shows_secret(shown):
             self._warn("a call at the internal door does not show the secret")
             return _refused(401, Code.UNAUTHENTICATED, "the internal secret is missing or wrong")
         if method != "POST" or path not in self._by_path:
@@ -73,6 +73,9 @@ class InternalApi:
         if int(headers.get("content-length", "") or 0) > MOST_BODY:
             return _too_large()
         return None
+
+    def _shows_secret(self, shown: bytes) -> bool:
+        return any(hmac.compare_digest(shown, expected) for expected in self._expected)
 
     async def invoke(self, path: str, body: bytes) -> HttpAnswer:
         """Run one envelope."""

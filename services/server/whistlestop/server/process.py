@@ -102,7 +102,7 @@ class Server:
         refuse_strangers(config, ip)
         internal_ip = bind_address(config.internal_ip or config.ip)
         if config.internal_port is not None:
-            check_internal_address(internal_ip, config.internal_secret)
+            check_internal_address(internal_ip, config.internal_secrets())
         self._hold_file()
         metrics = _make_metrics() if config.metrics_port is not None else None
         services, membership = await self._open_services(metrics)
@@ -112,7 +112,7 @@ class Server:
             await services.history.start(() if config.store.database_url else EVERYTHING)
         await self._register(services)
         if metrics is not None:
-            await self._open_metrics(ip, metrics, services)
+            await self._open_metrics(bind_address(config.metrics_address()), metrics, services)
         if config.internal_port is not None:
             await self._open_internal(internal_ip, config.internal_port, services)
         if Role.FRONTEND in config.roles:
@@ -225,7 +225,7 @@ class Server:
         from whistlestop.server.grpc_door import GrpcDoor
 
         door: GrpcDoor = GrpcDoor(frontend, services.clock)  # type: ignore[arg-type]  # measured, it has the same `call`
-        tls = None if self.config.tls is None else _tls_context(self.config.tls)
+        tls = None if self.config.tls is None else _tls_context(self.config.tls, "h2")
         address = host_port(ip, self.config.port)
         try:
             self.port = await door.start(address, tls)
@@ -246,9 +246,11 @@ class Server:
 
         app = make_app(frontend, services.clock, _browser_rules(self.config, services))  # type: ignore[arg-type]
         door = HttpDoor(app, budget=self._budget)
-        port = self.config.http_port
+        port, tls = self.config.http_port, self.config.tls
+        context = None if tls is None else _tls_context(tls, "http/1.1")
+        asks = tls is not None and bool(tls.client_ca)
         try:
-            self.http_port = await door.start(ip, port, self.config.tls)
+            self.http_port = await door.start(ip, port, context, asks_for_certificates=asks)
         except OSError as error:
             raise _cannot_listen("--http-port", ip, port, error) from error
         self._closers.push_async_callback(door.stop)
@@ -263,7 +265,7 @@ class Server:
             for role, service in named.items()
             if role in self.config.roles & INTERNAL_ROLES and service is not None
         }
-        api = InternalApi(served, services.clock, self.config.internal_secret)
+        api = InternalApi(served, services.clock, self.config.internal_secrets())
         door = HttpDoor(internal_app(api), KEEP_ALIVE_S, budget=self._budget)
         try:
             self.internal_port = await door.start(ip, port)
@@ -355,15 +357,15 @@ def _browser_rules(config: ServerConfig, services: Services) -> BrowserRules:
     return BrowserRules(asks_nobody, frozenset(config.http_cors_origins), hosts, names)
 
 
-def _tls_context(tls: TlsConfig) -> ssl.SSLContext:
-    from whistlestop.common.grpc.server import tls_context
+def _tls_context(tls: TlsConfig, protocol: str) -> ssl.SSLContext:
+    from whistlestop.common.tls import server_context
 
     for flag, path in (("--tls-cert", tls.certificate), ("--tls-key", tls.key), ("--tls-client-ca", tls.client_ca)):
         if path:
             _check_readable(path, flag)
     private_files.warn_if_open("the key of TLS", tls.key)
     try:
-        return tls_context(tls.certificate, tls.key, tls.client_ca)
+        return server_context(tls.certificate, tls.key, tls.client_ca, protocol)
     except OSError as error:  # ssl.SSLError is one
         reason = getattr(error, "reason", None) or error
         raise BadConfig(f"--tls-cert {tls.certificate}, --tls-key {tls.key}: not usable ({reason})") from error

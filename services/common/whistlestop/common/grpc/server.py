@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from typing import TYPE_CHECKING
 
 from whistlestop.common.grpc.connection import Connection
 from whistlestop.common.grpc.limits import Limits
 
 if TYPE_CHECKING:
+    import ssl
+
     from whistlestop.common.grpc.limits import Service
 
 _BACKLOG = 1_024
@@ -103,15 +104,3 @@ async def _listen(loop: asyncio.AbstractEventLoop, host: str, port: int) -> sock
         listener.close()
         raise
     return listener
-
-
-def tls_context(certificate: str, key: str, client_ca: str = "") -> ssl.SSLContext:
-    """TLS for HTTP/2 from PEM files; with `client_ca`, clients must show a certificate of it. Raises OSError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
-    context.load_cert_chain(certificate, key)
-    if client_ca:
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context

@@ -64,7 +64,7 @@ def _announce(server: Server, title: str, hints: Sequence[str]) -> None:
     if server.internal_port:
         lines.append(f"Internal: http://{host_port(config.internal_ip or ip, server.internal_port)}")
     if server.metrics_port:
-        lines.append(f"Metrics: http://{host_port(ip, server.metrics_port)}/metrics")
+        lines.append(f"Metrics: http://{host_port(config.metrics_address(), server.metrics_port)}/metrics")
     if asked := callers(config, bind_address(ip)):
         lines.append(f"Callers: {asked}")
     lines.append(f"State:   {config.store.describe()}")

@@ -122,7 +122,19 @@ _InternalSecret = Annotated[
         help="What processes show each other. A flag stands in the list of processes: better in the environment.",
     ),
 ]  # fmt: skip
-_InternalSecretFile = Annotated[str, typer.Option("--internal-secret-file", help="File that holds the secret instead.")]
+_InternalSecretFile = Annotated[
+    str,
+    typer.Option(
+        "--internal-secret-file", help="File that holds the secret instead; while it is rotated two, one a line."
+    ),
+]
+_MetricsIp = Annotated[
+    str,
+    typer.Option(
+        "--metrics-ip", envvar="WHISTLESTOP_METRICS_IP", show_default="that of --ip on loopback, else 127.0.0.1",
+        help="Address of /metrics, where nobody is asked who they are.",
+    ),
+]  # fmt: skip
 
 
 @app.command("start-dev")
@@ -134,6 +146,7 @@ def start_dev(
         int, typer.Option("--http-port", min=0, max=65535, help="Port of the HTTP door.", show_default="a free one")
     ] = 0,
     metrics_port: _MetricsPort = 0,
+    metrics_ip: _MetricsIp = "",
     http_cors_origin: _CorsOrigins = None,
     ui_port: Annotated[int, typer.Option("--ui-port", help="Taken for compatibility: no web UI is shipped.")] = 0,
     ui_ip: Annotated[str, typer.Option("--ui-ip", help="As --ui-port.")] = "",
@@ -167,6 +180,7 @@ def start_dev(
         port=port,
         http_port=http_port,
         metrics_port=metrics_port,
+        metrics_ip=metrics_ip,
         http_cors_origins=_origins(http_cors_origin),
         namespaces=_namespaces(namespace),
         search_attributes=_search_attributes(search_attribute),
@@ -199,6 +213,7 @@ def start(
         int | None, typer.Option("--metrics-port", min=0, max=65535, help="Port of /metrics.", show_default="none")
     ] = None,
     http_cors_origin: _CorsOrigins = None,
+    metrics_ip: _MetricsIp = "",
     db_filename: Annotated[str, typer.Option("--db-filename", "-f", help="SQLite file that keeps the state.")] = "",
     database_url: _DatabaseUrl = "",
     services: _Services = "frontend,history,matching",
@@ -236,6 +251,7 @@ def start(
         port=port,
         http_port=http_port,
         metrics_port=metrics_port,
+        metrics_ip=metrics_ip,
         http_cors_origins=_origins(http_cors_origin),
         namespaces=_namespaces(namespace),
         search_attributes=_search_attributes(search_attribute),

@@ -38,6 +38,7 @@ class ServerFile(BaseModel):
     port: Port = 0
     http_port: Port = 0
     metrics_port: Port = 0
+    metrics_ip: str = ""
     http_cors_origin: list[str] = []
     db_filename: str = ""
     database_url: Annotated[str, Field(pattern="^postgres(ql)?://")] = ""

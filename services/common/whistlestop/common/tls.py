@@ -1,0 +1,109 @@
+"""TLS from files that are replaced while they are in use, as certificates are every few weeks.
+
+Rules of this file:
+
+    - A handshake goes by the files as they are. They are looked at when one begins, once a second at most: nothing runs
+      in the background.
+    - Connections that are there go on with what they began with. No session of before is resumed under new files, since
+      a resumed session would not show its certificate again.
+    - Files that can't be used (one of two was replaced, say) change nothing: the log says so, and they are looked at
+      again.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Seen = tuple[tuple[int, int, int] | None, ...]
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+
+
+class ReloadedContext(ssl.SSLContext):
+    """Stands for the newest context of `make`, wherever asyncio takes one.
+
+    asyncio and uvloop use a context by its `wrap_bio` alone, once for each connection.
+    """
+
+    _current: ssl.SSLContext
+
+    def __new__(cls, make: Callable[[], ssl.SSLContext], *_: Any, **__: Any) -> Self:
+        """Raises what `make` raises."""
+        current = make()
+        self = super().__new__(cls, current.protocol)
+        self._current = current
+        return self
+
+    def __init__(
+        self, make: Callable[[], ssl.SSLContext], paths: Sequence[str], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`make` reads the files at `paths`. `now`: seconds of a clock."""
+        self._make = make
+        self._paths = [Path(path) for path in paths if path]
+        self._now = now
+        self._look_at_s = now() + LOOK_S
+        self._seen = self._tried = self._look()
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """As the base class, by the files as they are."""
+        return self.current().wrap_bio(*args, **kwargs)
+
+    def current(self) -> ssl.SSLContext:
+        """The context of the files as they are."""
+        now_s = self._now()
+        if now_s >= self._look_at_s:
+            self._look_at_s = now_s + LOOK_S
+            seen = self._look()
+            if seen != self._seen:
+                self._reload(seen)
+        return self._current
+
+    def _reload(self, seen: Seen) -> None:
+        try:
+            self._current = self._make()
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            if seen != self._tried:
+                log.warning("new TLS files can't be used, those of before stay in use: %s", error)
+            self._tried = seen
+            return
+        self._seen = self._tried = seen
+        log.info("TLS files were read again: %s", ", ".join(map(str, self._paths)))
+
+    def _look(self) -> Seen:
+        return tuple(_state_of(path) for path in self._paths)
+
+
+def _state_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def server_context(certificate: str, key: str, client_ca: str, protocol: str) -> ssl.SSLContext:
+    """TLS 1.2 or later from PEM files, for `h2` or `http/1.1`. Raises OSError.
+
+    With `client_ca`, clients must show a certificate of it.
+    """
+
+    def make() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols([protocol])
+        context.load_cert_chain(certificate, key)
+        if client_ca:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    return ReloadedContext(make, (certificate, key, client_ca))
