@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG: Final = 1_024
 TLS_HANDSHAKE_S: Final = 10.0
-_MOST_AT_ONCE: Final = 32
+_MOST_AT_ONCE: Final = 8
 """Connections accepted in one turn of the event loop."""
 _RETRY_S: Final = 0.1
 _SWEEP_S: Final = 1.0

@@ -72,7 +72,7 @@ class HttpDoor:
     ) -> None:
         self._app = app
         self._limits = replace(limits or HttpLimits(), keep_alive_s=keep_alive_s)
-        self._budget = budget or Budget(time.monotonic)
+        self._budget = Budget(time.monotonic) if budget is None else budget
         self._listener: Listener | None = None
         self._state = ServerState()
 

@@ -61,7 +61,7 @@ class HttpLimits:
     keep_alive_s: float = 5.0
 
 
-_PIECE_OF_STRANGERS = 16 * 1024
+_PIECE_OF_STRANGERS = 8 * 1024
 _PIECE = 256 * 1024
 _buffer = memoryview(bytearray(_PIECE))
 """What is read lands here and is copied at once, so all connections can share it."""
@@ -116,6 +116,8 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         """What the budget has of requests that are not answered."""
         self._ending = False
         """Nothing more is read."""
+        self._running: RequestResponseCycle
+        """The request that the application has, or had last."""
         self._timed: _Phase | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -330,6 +332,10 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     # -- answers --
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self._counted:
@@ -370,12 +376,14 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     # -- the end --
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Answer what is no request, and end. Behind a request that is not answered yet, end without a word."""
-        if self._phase is _Phase.BODY:
-            in_turn = not self.cycle.response_started and not self.pipeline
-        else:
-            in_turn = self._is_answered(none_is=True)
-        if in_turn:
+        """Answer what is no request, and end. Behind requests that are not answered yet, end with their answers."""
+        if self._is_answering_another():
+            if self._phase is _Phase.BODY:
+                self.pipeline.popleft()  # the one that is refused, and which no answer is due for any more
+            self._stop_reading()
+            (self.pipeline[0][0] if self.pipeline else self._running).keep_alive = False
+            return
+        if self._phase is not _Phase.BODY or not self.cycle.response_started:
             body = message.encode()
             self.transport.write(
                 f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: text/plain; charset=utf-8\r\n"
@@ -385,15 +393,18 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def _end(self) -> None:
         """Read no more, stop what is running, and close when the peer has had a moment to read the answer."""
-        self._ending = True
-        self._unset_keepalive_if_required()
+        self._stop_reading()
         self.pipeline.clear()
         if not self._is_answered(none_is=True):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+        self._set_timer(self._limits.linger_s, self._close)
+
+    def _stop_reading(self) -> None:
+        self._ending = True
+        self._unset_keepalive_if_required()
         self.flow.pause_reading()
         self.flow.rests = True
-        self._set_timer(self._limits.linger_s, self._close)
 
     def _close(self) -> None:
         if self.transport.get_write_buffer_size():

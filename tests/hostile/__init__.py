@@ -1,0 +1,1 @@
+"""Peers that mean harm: what they send, and what it costs us."""
