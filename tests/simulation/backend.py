@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
+from tests.simulation.calls import CallLog
 from tests.simulation.faults import FaultyStore, Weather
 from tests.simulation.loop import LoopClock
 from whistlestop.common.clients import decoded
@@ -141,6 +142,7 @@ class Backend:
         self.note = note
         self.clock = LoopClock(loop) if loop is not None else FakeClock()
         self.ids = SeededIds(chance)
+        self.log = CallLog()
         self.store = SqliteStore(":memory:")
         self.wanted = processes
         self.processes: list[Process] = []
@@ -170,7 +172,8 @@ class Backend:
     async def _new_process(self) -> Process:
         made: list[Process] = []
         store: Any = FaultyStore(
-            self.store, self.chance, self.weather, lambda: self.crash(made[0]), self.note, self.trace
+            self.store, self.chance, self.weather, lambda: self.crash(made[0]), self.note, self.trace,
+            self.log.committed,
         )
         hints = Hints(self)
         late = _Late()
@@ -207,11 +210,14 @@ class Backend:
     async def call(self, method: str, request: Message, kind: type[M], *, timeout_s: float = 10) -> M:
         """A call of a client, to whichever process lives. Raises ServiceError."""
         self.trace("call", method, request.SerializeToString(deterministic=True))
+        record = self.log.called(method, request)
         try:
             message = await self._call(method, request, kind, timeout_s)
         except ServiceError as error:
+            self.log.returned(record, None, error)
             self.trace("refused", method, error.code.name, error.message)
             raise
+        self.log.returned(record, message, None)
         self.trace("answer", method, message.SerializeToString(deterministic=True))
         return message
 

@@ -12,6 +12,7 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.simulation.backend import NAMESPACE
+from tests.simulation.calls import CLIENT
 from tests.simulation.programs import PROGRAMS, encode
 from tests.simulation.workers import TRY_AGAIN
 from whistlestop.common.clock import SECOND_NS
@@ -204,12 +205,12 @@ class Client:
     async def terminate(self) -> None:
         if self.world.chance.random() < 0.8:
             return
-        request = rr.TerminateWorkflowExecutionRequest(namespace=NAMESPACE)
+        request = rr.TerminateWorkflowExecutionRequest(namespace=NAMESPACE, identity=CLIENT)
         request.workflow_execution.workflow_id = self.a_workflow()
         await self._insist("TerminateWorkflowExecution", request, rr.TerminateWorkflowExecutionResponse)
 
     async def terminate_run(self, workflow_id: str, run_id: str) -> None:
-        request = rr.TerminateWorkflowExecutionRequest(namespace=NAMESPACE)
+        request = rr.TerminateWorkflowExecutionRequest(namespace=NAMESPACE, identity=CLIENT)
         request.workflow_execution.workflow_id, request.workflow_execution.run_id = workflow_id, run_id
         await self._insist("TerminateWorkflowExecution", request, rr.TerminateWorkflowExecutionResponse)
 
@@ -241,6 +242,12 @@ class Client:
         request.execution.workflow_id = self.a_workflow()
         await self._insist("DescribeWorkflowExecution", request, rr.DescribeWorkflowExecutionResponse)
 
+    async def list(self) -> None:
+        """All runs of one workflow id."""
+        query = f'WorkflowId = "{self.a_workflow()}"'
+        request = rr.ListWorkflowExecutionsRequest(namespace=NAMESPACE, query=query, page_size=100)
+        await self._insist("ListWorkflowExecutions", request, rr.ListWorkflowExecutionsResponse)
+
     async def wait_for_end(self) -> None:
         request = rr.GetWorkflowExecutionHistoryRequest(namespace=NAMESPACE, wait_new_event=True)
         request.history_event_filter_type = wf_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
@@ -265,5 +272,5 @@ def _can_not_start_again(error: ServiceError) -> bool:
 
 OPERATIONS = (
     "start", "start", "signal", "signal", "signal_with_start", "update", "update", "query", "cancel", "terminate",
-    "describe", "wait_for_end", "reset", "update_with_start", "replace",
+    "describe", "wait_for_end", "reset", "update_with_start", "replace", "list",
 )

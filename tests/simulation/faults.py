@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from whistlestop.storage.interface import Store
+    from whistlestop.storage.records import Transition
 
 WRITES = frozenset({
     "commit", "put_tasks", "delete_tasks", "put_timer", "delete_timer", "delete_transfer", "postpone_transfer",
@@ -51,6 +52,7 @@ class FaultyStore:
     def __init__(
         self, store: Store, chance: random.Random, weather: Weather, crash: Callable[[], None],
         note: Callable[[str], None], trace: Callable[[str], None],
+        committed: Callable[[Transition], None],
     ) -> None:  # fmt: skip
         self._store = store
         self._chance = chance
@@ -58,6 +60,7 @@ class FaultyStore:
         self._crash = crash
         self._note = note
         self._trace = trace
+        self._committed = committed
         self.dead = False
 
     def __getattr__(self, name: str) -> Any:
@@ -78,6 +81,8 @@ class FaultyStore:
                     self._crash()
                 raise Unavailable("trouble before")
             result = await method(*arguments, **keywords)
+            if name == "commit":
+                self._committed(*arguments)
             if is_write and chance.random() < weather.after:
                 self._note(f"{name} fails after")
                 if chance.random() < weather.crash * 10:

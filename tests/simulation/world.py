@@ -9,11 +9,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.history.v1 import message_pb2 as history_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.core.checks import check_order
 from tests.core.harness import Stored, check_rebuilt, short_name
 from tests.simulation import checks
-from tests.simulation.backend import Backend
+from tests.simulation.backend import NAMESPACE, Backend
 from tests.simulation.clients import OPERATIONS, Client, Seen
 from tests.simulation.faults import Weather
 from tests.simulation.loop import START_NS, SimulatedLoop, simulate
@@ -207,11 +208,38 @@ class Simulation:
             checks.check_timers(events, run_id)
         for key in self.seen.started:
             assert key in histories, f"the started workflow {key} is not there"
+        self.backend.log.check()
+        await self._check_visibility()
         checks.check_signals(histories, self.seen.tries, self.seen.signals)
         for workflow_id, run_id, update_id, outcome in self.seen.updates:
             checks.check_update(histories[workflow_id, run_id], update_id, outcome)
         for workflow_id, run_id, activity_id, result in self.seen.activities:
             checks.check_activity(histories[workflow_id, run_id], activity_id, result)
+
+    async def _check_visibility(self) -> None:
+        """At rest, lists and counts say of each run what describing it says, and name no other run."""
+        listed: dict[tuple[str, str], Any] = {}
+        request = rr.ListWorkflowExecutionsRequest(namespace=NAMESPACE, page_size=50)
+        while True:
+            page = await self.backend.call("ListWorkflowExecutions", request, rr.ListWorkflowExecutionsResponse)
+            listed.update(((info.execution.workflow_id, info.execution.run_id), info) for info in page.executions)
+            request.next_page_token = page.next_page_token
+            if not page.next_page_token:
+                break
+        runs = {(execution.key.workflow_id, execution.key.run_id) for execution in await self._all_runs()}
+        assert set(listed) == runs, f"listed and not there, or the other way: {set(listed) ^ runs}"
+        for (workflow_id, run_id), shown in listed.items():
+            asked = rr.DescribeWorkflowExecutionRequest(namespace=NAMESPACE)
+            asked.execution.workflow_id, asked.execution.run_id = workflow_id, run_id
+            reply = await self.backend.call("DescribeWorkflowExecution", asked, rr.DescribeWorkflowExecutionResponse)
+            info = reply.workflow_execution_info
+            for name in ("type", "status", "start_time", "close_time", "execution_time", "task_queue", "parent_execution"):
+                assert getattr(shown, name) == getattr(info, name), f"{workflow_id}/{run_id}: {name} is listed otherwise"
+        counts: dict[int, int] = Counter(info.status for info in listed.values())
+        for status, name in ((1, "Running"), (2, "Completed"), (3, "Failed"), (5, "Terminated")):
+            counting = rr.CountWorkflowExecutionsRequest(namespace=NAMESPACE, query=f"ExecutionStatus = '{name}'")
+            found = await self.backend.call("CountWorkflowExecutions", counting, rr.CountWorkflowExecutionsResponse)
+            assert found.count == counts[status], f"{found.count} are counted as {name}, and {counts[status]} are listed"
 
     async def _histories(self) -> dict[tuple[str, str], list[history_pb.HistoryEvent]]:
         """The events of all runs, each of which is checked."""
