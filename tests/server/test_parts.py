@@ -14,6 +14,7 @@ from temporalio.api.common.v1 import Payload
 
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.ids import RandomIds
+from whistlestop.common.listen_address import host_port
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.history.core.limits import Limits
@@ -24,7 +25,6 @@ from whistlestop.server.config import (
     ServerConfig,
     StoreConfig,
     bind_address,
-    host_port,
     without_password,
 )
 from whistlestop.server.dynamic_config import (

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from whistlestop.bridge.service import Bridge
     from whistlestop.common.clock import Clock
     from whistlestop.common.grpc.head import Head
+    from whistlestop.common.listen_address import ListenAddress
 
 _MOST_MESSAGE = 128 * 1024 * 1024
 """What the bridge itself takes; the limit that counts is the target's, which refuses in words that SDKs know."""
@@ -81,13 +82,10 @@ class Door:
         self._methods = _Methods(bridge, clock)
         self._server = GrpcServer(self._methods, Limits(max_message=_MOST_MESSAGE))
 
-    async def start(self, address: str) -> int:
-        """Listen on `host:port`; the bound port. Raises OSError."""
-        host, _, port = address.rpartition(":")
-        if not port.isdecimal():
-            raise OSError(errno.EINVAL, f"not host:port: {address}")
+    async def start(self, address: ListenAddress) -> int:
+        """Listen there; the bound port. Raises OSError."""
         try:
-            return await self._server.start(host.strip("[]"), int(port))
+            return await self._server.start(address.ip, address.port)
         except OSError as error:
             hint = ": is the port taken?" if error.errno == errno.EADDRINUSE else ""
             raise OSError(error.errno, f"can't listen on {address}: {error.strerror or error}{hint}") from error

@@ -16,6 +16,7 @@ from whistlestop.bridge.service import Bridge
 from whistlestop.bridge.target import ConnectTarget
 from whistlestop.bridge.wake import AdaptiveWake, WokenWake
 from whistlestop.common.clock import SystemClock
+from whistlestop.common.listen_address import host_port, parse_listen
 from whistlestop.common.private_files import warn_if_open
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class BridgeConfig:
     target: str
     """http(s) address of a frontend: a Function URL, an API Gateway, a server's HTTP door."""
     listen: str = "127.0.0.1:0"
-    """Where SDKs find the bridge. It does not ask who calls: keep it on loopback."""
+    """Where SDKs find the bridge: `HOST:PORT`, or `PORT` of 127.0.0.1. It asks nobody: keep it on loopback."""
     api_key: str = field(default="", repr=False)
     """Sent for callers that bring none; beside a signature, in `X-Whistlestop-Authorization`."""
     sigv4: bool = False
@@ -62,6 +63,9 @@ class RunningBridge:
 
     def __init__(self, config: BridgeConfig) -> None:
         self.config = config
+        self._address = parse_listen(config.listen)
+        if not self._address.is_loopback:
+            logger.warning("%s: whoever reaches this address calls with the bridge's credentials", self._address)
         self.counters = Counters()
         self._clock = SystemClock()
         self._target = ConnectTarget(config.target, _auth(config), self.counters, _tls(config))
@@ -79,10 +83,10 @@ class RunningBridge:
     @property
     def address(self) -> str:
         """`host:port` for SDKs."""
-        return f"{self.config.listen.rpartition(':')[0]}:{self.port}"
+        return host_port(self._address.ip, self.port)
 
     async def __aenter__(self) -> Self:
-        self.port = await self._door.start(self.config.listen)
+        self.port = await self._door.start(self._address)
         if self._wake_queue is not None:
             self._wake_queue.start()
         if self.config.log_every_s:

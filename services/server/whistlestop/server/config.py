@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from whistlestop.common.listen_address import bind_ip, is_loopback
 from whistlestop.server.dynamic_config import DynamicConfig
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ class ServerConfig:
         if self.metrics_ip:
             return self.metrics_ip
         ip = bind_address(self.ip)
-        return ip if ipaddress.ip_address(ip).is_loopback else "127.0.0.1"
+        return ip if is_loopback(ip) else "127.0.0.1"
 
     def internal_secrets(self) -> tuple[str, ...]:
         """The secrets of the internal door, the one that is shown first. Raises BadConfig for more than two."""
@@ -183,7 +182,7 @@ def _check_url(url: str, flag: str) -> None:
 
 def check_internal_address(ip: str, secrets: Sequence[str]) -> None:
     """Raise BadConfig where strangers could reach a door that asks for nothing."""
-    if not secrets and not ipaddress.ip_address(ip).is_loopback:
+    if not secrets and not is_loopback(ip):
         raise BadConfig(
             f"the internal door on {ip} needs a secret: --internal-secret-file, or WHISTLESTOP_INTERNAL_SECRET"
         )
@@ -201,7 +200,7 @@ def callers(config: ServerConfig, ip: str) -> str:
         ways.insert(0, f"a certificate of {config.tls.client_ca}")
     if ways:
         return f"with {' and '.join(ways)}"
-    return "" if ipaddress.ip_address(ip).is_loopback else _ANYBODY
+    return "" if is_loopback(ip) else _ANYBODY
 
 
 def refuse_strangers(config: ServerConfig, ip: str) -> None:
@@ -214,19 +213,12 @@ def refuse_strangers(config: ServerConfig, ip: str) -> None:
     )
 
 
-def bind_address(ip: str) -> str:
-    """The address to bind for `--ip`, which may be a name (`localhost`). Raises BadConfig."""
+def bind_address(ip: str, flag: str = "--ip") -> str:
+    """Return the address to bind for `--ip`, which may be a name (`localhost`). Raises BadConfig."""
     try:
-        return str(ipaddress.ip_address(ip.strip("[]")))
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(ip, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise BadConfig(f"--ip {ip} is not an address of this machine: {error.strerror or error}") from error
-    # IPv4 first: SDKs connect to 127.0.0.1.
-    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    return str(found[0][4][0])
+        return bind_ip(ip)
+    except ValueError as error:
+        raise BadConfig(f"{flag}: {error}") from error
 
 
 def development_outbound(ip: str) -> tuple[str, ...]:
@@ -235,15 +227,10 @@ def development_outbound(ip: str) -> tuple[str, ...]:
     Whoever can call such a server can reach the loopback addresses anyway.
     """
     try:
-        is_loopback = ipaddress.ip_address(bind_address(ip)).is_loopback
+        on_loopback = is_loopback(bind_address(ip))
     except BadConfig:
         return ()  # the start of the server says so
-    return ("127.0.0.0/8", "::1/128") if is_loopback else ()
-
-
-def host_port(ip: str, port: int) -> str:
-    """`host:port`, with brackets around an IPv6 address."""
-    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+    return ("127.0.0.0/8", "::1/128") if on_loopback else ()
 
 
 def without_password(url: str) -> str:

@@ -22,6 +22,7 @@ from whistlestop.common import private_files
 from whistlestop.common.budget import Budget
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.listen_address import host_port
 from whistlestop.common.metrics import NO_METRICS
 from whistlestop.history.timers import EVERYTHING
 from whistlestop.server.assembly import Services, assemble
@@ -32,7 +33,6 @@ from whistlestop.server.config import (
     ServerConfig,
     bind_address,
     check_internal_address,
-    host_port,
     refuse_strangers,
 )
 from whistlestop.server.membership import Membership
@@ -100,7 +100,7 @@ class Server:
         config = self.config
         ip = bind_address(config.ip)
         refuse_strangers(config, ip)
-        internal_ip = bind_address(config.internal_ip or config.ip)
+        internal_ip = bind_address(config.internal_ip, "--internal-ip") if config.internal_ip else ip
         if config.internal_port is not None:
             check_internal_address(internal_ip, config.internal_secrets())
         self._hold_file()
@@ -112,7 +112,7 @@ class Server:
             await services.history.start(() if config.store.database_url else EVERYTHING)
         await self._register(services)
         if metrics is not None:
-            await self._open_metrics(bind_address(config.metrics_address()), metrics, services)
+            await self._open_metrics(bind_address(config.metrics_address(), "--metrics-ip"), metrics, services)
         if config.internal_port is not None:
             await self._open_internal(internal_ip, config.internal_port, services)
         if Role.FRONTEND in config.roles:

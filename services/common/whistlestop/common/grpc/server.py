@@ -7,6 +7,7 @@ it without a word, is never set.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,9 @@ class GrpcServer:
 
 
 async def _listen(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    if not host:
+        raise OSError(errno.EINVAL, "no address to listen on")  # to a socket, no host means every address
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     # IPv4 first where a name has both: clients try it first.
     family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
     listener = socket.socket(family, socket.SOCK_STREAM)

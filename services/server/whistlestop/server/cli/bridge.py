@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import signal
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from whistlestop.common.listen_address import ListenAddress, parse_listen
 from whistlestop.server.cli.auth_flags import AllowAnonymous  # noqa: TC001 - typer reads the annotation
 from whistlestop.server.cli.errors import CommandError
 
@@ -38,7 +38,7 @@ def bridge(
     listen: Annotated[
         str,
         typer.Option(
-            "--listen", metavar="HOST:PORT", help="Where SDKs and the CLI find the bridge; port 0: a free one."
+            "--listen", metavar="[HOST:]PORT", help="Where SDKs and the CLI find the bridge; port 0: a free one."
         ),
     ] = "127.0.0.1:7233",
     api_key: Annotated[
@@ -78,15 +78,14 @@ def bridge(
     ] = 60.0,
 ) -> None:
     """Serve gRPC beside a worker, and pass its calls on over HTTP: long polls wait here, not at the target."""
-    if not allow_anonymous:
-        _refuse_strangers(listen)
+    address = _listen_address(listen, allow_anonymous=allow_anonymous)
     # Temporal's API modules import grpcio where they find it, for stubs that a bridge does not use: 9 MB less.
     sys.modules.setdefault("grpc", None)  # type: ignore[arg-type]  # Python's way to say that a module is not there
     from whistlestop.bridge import BridgeConfig
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = BridgeConfig(
-        target, listen, api_key=api_key, sigv4=sigv4, region=region, signed_service=signed_service, tls_ca=tls_ca,
+        target, str(address), api_key=api_key, sigv4=sigv4, region=region, signed_service=signed_service, tls_ca=tls_ca,
         tls_cert=tls_cert, tls_key=tls_key, most_idle_s=most_idle_s, log_every_s=log_every_s, wake_queue=wake_queue,
     )  # fmt: skip
     try:
@@ -98,24 +97,19 @@ def bridge(
         raise CommandError(str(error)) from error
 
 
-def _refuse_strangers(listen: str) -> None:
-    """Whoever reaches the bridge calls the target with its credentials. Raises CommandError."""
-    from whistlestop.server.config import BadConfig, bind_address
-
-    host, colon, _ = listen.rpartition(":")
-    if not colon:
-        return  # the door complains
+def _listen_address(text: str, *, allow_anonymous: bool) -> ListenAddress:
+    """Return where to listen. Whoever reaches the bridge calls the target with its credentials. Raises CommandError."""
     try:
-        is_loopback = ipaddress.ip_address(bind_address(host)).is_loopback
-    except BadConfig:
-        # Not only names that nobody knows: to a socket that listens, `*` and no host at all are every address.
-        is_loopback = False
-    if not is_loopback:
+        address = parse_listen(text)
+    except ValueError as error:
+        raise CommandError(f"--listen {error}", 2) from error
+    if not address.is_loopback and not allow_anonymous:
         raise CommandError(
-            f"{listen} is no loopback address, and whoever reaches the bridge calls with its credentials: listen on "
+            f"{text} is no loopback address, and whoever reaches the bridge calls with its credentials: listen on "
             "127.0.0.1, or say --allow-anonymous",
             2,
         )
+    return address
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -135,5 +129,7 @@ async def _serve(config: BridgeConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     async with RunningBridge(config) as running:
         print(f"Whistlestop bridge {version('whistlestop')}\n\ngRPC:    {running.address}", flush=True)
+        if not parse_listen(config.listen).is_loopback:
+            print("Callers: anybody who reaches this address, with the bridge's credentials", flush=True)
         print(f"Target:  {config.target}", flush=True)
         await stop.wait()

@@ -8,9 +8,10 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from whistlestop.common.listen_address import host_port, is_loopback
 from whistlestop.frontend.auth.keys import BadKeys
 from whistlestop.server.cli.errors import CommandError
-from whistlestop.server.config import BadConfig, bind_address, callers, host_port
+from whistlestop.server.config import BadConfig, bind_address, callers
 from whistlestop.server.dynamic_config import InvalidDynamicConfig
 from whistlestop.storage.errors import StorageError
 
@@ -64,7 +65,9 @@ def _announce(server: Server, title: str, hints: Sequence[str]) -> None:
     if server.internal_port:
         lines.append(f"Internal: http://{host_port(config.internal_ip or ip, server.internal_port)}")
     if server.metrics_port:
-        lines.append(f"Metrics: http://{host_port(config.metrics_address(), server.metrics_port)}/metrics")
+        metrics_ip = config.metrics_address()
+        said = "" if is_loopback(bind_address(metrics_ip)) else " (open to anybody who reaches this address)"
+        lines.append(f"Metrics: http://{host_port(metrics_ip, server.metrics_port)}/metrics{said}")
     if asked := callers(config, bind_address(ip)):
         lines.append(f"Callers: {asked}")
     lines.append(f"State:   {config.store.describe()}")
