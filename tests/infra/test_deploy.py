@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,13 +26,14 @@ from whistlestop.storage.postgres import PostgresStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from infra.localstack.server import LocalStack
 
 pytestmark = [pytest.mark.timeout(600)]
 
 NAME = "trains"
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
 ACCOUNT = "000000000000"
 
 
@@ -135,6 +139,36 @@ async def test_destroy_takes_all_but_the_data(person: Person) -> None:
     await store.open()
     assert await store.check(10) == []
     await store.close()
+
+
+def _indented_block(page: str, heading: str) -> str:
+    """Return the first block of commands below a heading of a page in docs."""
+    section = (ROOT / "docs" / page).read_text("utf-8").partition(f"## {heading}\n")[2]
+    found = re.search(r"(?:^    .+\n)+", section, re.MULTILINE)
+    assert found, heading
+    return textwrap.dedent(found[0])
+
+
+def test_the_commands_of_the_deploy_page_work_as_they_stand(person: Person) -> None:
+    """With the page's own AWS_REGION alone, a database of this test, and "y" where the command asks."""
+    said = []
+    for heading in ("2. Deploy", "Take it down"):
+        script = _indented_block("deploy.md", heading).replace("postgresql://…", person.url)
+        environ = {**os.environ, **person.server.client_environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+        if heading == "2. Deploy":
+            environ.pop("AWS_REGION", None)
+        else:
+            environ["AWS_REGION"] = "eu-central-1"
+        environ.pop("AWS_DEFAULT_REGION", None)
+        done = subprocess.run(
+            ["sh", "-euc", f"pip() {{ test \"$*\" = 'install whistlestop'; }}\n{script}"], env=environ, input="y\n" * 3,
+            cwd=person.server.log.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        said.append(done.stdout)
+    assert "Nothing was changed (--dry-run)." in said[0]
+    assert "Endpoint: " in said[0]
+    assert "The stack whistlestop is gone" in said[1]
 
 
 def test_what_is_not_there_cannot_be_destroyed(person: Person) -> None:
