@@ -32,100 +32,111 @@ DEFAULT_ADDRESS = "127.0.0.1:7233"
 _TLS = "TLS"
 
 
+_Address = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="The server's gRPC address. [env var: TEMPORAL_ADDRESS]",
+        show_default=DEFAULT_ADDRESS,
+    ),
+]
+_Namespace = Annotated[
+    str,
+    typer.Option(
+        "--namespace", "-n", help="The namespace. [env var: TEMPORAL_NAMESPACE]", show_default=DEFAULT_NAMESPACE
+    ),
+]
+_ApiKey = Annotated[
+    str, typer.Option("--api-key", help="The API key to send. [env var: TEMPORAL_API_KEY]", show_default=False)
+]
+_Tls = Annotated[
+    bool | None,
+    typer.Option(
+        "--tls/--no-tls",
+        rich_help_panel=_TLS,
+        help="Use TLS, or do not. [env var: TEMPORAL_TLS]",
+        show_default="TLS with an API key or another TLS option",
+    ),
+]
+_TlsCaPath = Annotated[
+    str,
+    typer.Option(
+        "--tls-ca-path",
+        metavar="FILE",
+        help="Certificates of the authorities to trust.",
+        show_default="the system's",
+    ),
+]
+_TlsCaData = Annotated[str, typer.Option("--tls-ca-data", metavar="PEM", help="The same, as text.", show_default=False)]
+_TlsCertPath = Annotated[
+    str, typer.Option("--tls-cert-path", metavar="FILE", help="The client's certificate.", show_default=False)
+]
+_TlsCertData = Annotated[
+    str, typer.Option("--tls-cert-data", metavar="PEM", help="The same, as text.", show_default=False)
+]
+_TlsKeyPath = Annotated[str, typer.Option("--tls-key-path", metavar="FILE", help="Its key.", show_default=False)]
+_TlsKeyData = Annotated[
+    str, typer.Option("--tls-key-data", metavar="PEM", help="The same, as text.", show_default=False)
+]
+_TlsServerName = Annotated[
+    str,
+    typer.Option(
+        "--tls-server-name",
+        metavar="NAME",
+        help="Expect this name in the server's certificate.",
+        show_default="the host's",
+    ),
+]
+_Profile = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        help="Profile of Temporal's client configuration. [env var: TEMPORAL_PROFILE]",
+        show_default="default",
+    ),
+]
+_ConfigFile = Annotated[
+    str,
+    typer.Option(
+        "--config-file",
+        metavar="FILE",
+        show_default="Temporal's own",
+        help="The configuration file that has the profile. [env var: TEMPORAL_CONFIG_FILE]",
+    ),
+]
+_DbFilename = Annotated[
+    str,
+    typer.Option("--db-filename", "-f", help="Read this SQLite file instead of asking a server.", show_default=False),
+]
+_DatabaseUrl = Annotated[
+    str,
+    typer.Option(
+        "--database-url",
+        envvar="WHISTLESTOP_DATABASE_URL",
+        help="Read this Postgres database instead.",
+        show_default=False,
+    ),
+]
+
+
 def _options(
     *,
-    address: Annotated[
-        str,
-        typer.Option(
-            "--address",
-            metavar="HOST:PORT",
-            help="The server's gRPC address. [env var: TEMPORAL_ADDRESS]",
-            show_default=DEFAULT_ADDRESS,
-        ),
-    ] = "",
-    namespace: Annotated[
-        str,
-        typer.Option(
-            "--namespace", "-n", help="The namespace. [env var: TEMPORAL_NAMESPACE]", show_default=DEFAULT_NAMESPACE
-        ),
-    ] = "",
-    api_key: Annotated[
-        str, typer.Option("--api-key", help="The API key to send. [env var: TEMPORAL_API_KEY]", show_default=False)
-    ] = "",
-    tls: Annotated[
-        bool | None,
-        typer.Option(
-            "--tls/--no-tls",
-            rich_help_panel=_TLS,
-            help="Use TLS, or do not. [env var: TEMPORAL_TLS]",
-            show_default="TLS with an API key or another TLS option",
-        ),
-    ] = None,
-    tls_ca_path: Annotated[
-        str,
-        typer.Option(
-            "--tls-ca-path",
-            metavar="FILE",
-            help="Certificates of the authorities to trust.",
-            show_default="the system's",
-        ),
-    ] = "",
-    tls_ca_data: Annotated[
-        str, typer.Option("--tls-ca-data", metavar="PEM", help="The same, as text.", show_default=False)
-    ] = "",
-    tls_cert_path: Annotated[
-        str, typer.Option("--tls-cert-path", metavar="FILE", help="The client's certificate.", show_default=False)
-    ] = "",
-    tls_cert_data: Annotated[
-        str, typer.Option("--tls-cert-data", metavar="PEM", help="The same, as text.", show_default=False)
-    ] = "",
-    tls_key_path: Annotated[
-        str, typer.Option("--tls-key-path", metavar="FILE", help="Its key.", show_default=False)
-    ] = "",
-    tls_key_data: Annotated[
-        str, typer.Option("--tls-key-data", metavar="PEM", help="The same, as text.", show_default=False)
-    ] = "",
-    tls_server_name: Annotated[
-        str,
-        typer.Option(
-            "--tls-server-name",
-            metavar="NAME",
-            help="Expect this name in the server's certificate.",
-            show_default="the host's",
-        ),
-    ] = "",
-    profile: Annotated[
-        str,
-        typer.Option(
-            "--profile",
-            help="Profile of Temporal's client configuration. [env var: TEMPORAL_PROFILE]",
-            show_default="default",
-        ),
-    ] = "",
-    config_file: Annotated[
-        str,
-        typer.Option(
-            "--config-file",
-            metavar="FILE",
-            show_default="Temporal's own",
-            help="The configuration file that has the profile. [env var: TEMPORAL_CONFIG_FILE]",
-        ),
-    ] = "",
-    db_filename: Annotated[
-        str,
-        typer.Option(
-            "--db-filename", "-f", help="Read this SQLite file instead of asking a server.", show_default=False
-        ),
-    ] = "",
-    database_url: Annotated[
-        str,
-        typer.Option(
-            "--database-url",
-            envvar="WHISTLESTOP_DATABASE_URL",
-            help="Read this Postgres database instead.",
-            show_default=False,
-        ),
-    ] = "",
+    address: _Address = "",
+    namespace: _Namespace = "",
+    api_key: _ApiKey = "",
+    tls: _Tls = None,
+    tls_ca_path: _TlsCaPath = "",
+    tls_ca_data: _TlsCaData = "",
+    tls_cert_path: _TlsCertPath = "",
+    tls_cert_data: _TlsCertData = "",
+    tls_key_path: _TlsKeyPath = "",
+    tls_key_data: _TlsKeyData = "",
+    tls_server_name: _TlsServerName = "",
+    profile: _Profile = "",
+    config_file: _ConfigFile = "",
+    db_filename: _DbFilename = "",
+    database_url: _DatabaseUrl = "",
 ) -> None:
     """Hold the options that every command on a server takes."""
 

@@ -79,7 +79,7 @@ def check_database(url: str, *, on_this_machine: bool) -> None:
         parts = conninfo_to_dict(url)
     except ProgrammingError as error:
         raise DeployError(f"--database-url can't be read: {str(error).strip()}") from None
-    for port in str(parts.get("port") or "5432").split(","):
+    for port in filter(None, str(parts.get("port") or "").split(",")):
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise DeployError(f"--database-url can't be read: {port} is not a port")
     hosts = [host for key in ("host", "hostaddr") for host in str(parts.get(key) or "").split(",") if host]
