@@ -227,6 +227,7 @@ async def test_header_blocks_are_bounded(peer: Peer) -> None:
 async def test_a_peer_that_does_not_read_is_not_read(start: Start) -> None:
     """Its pings pile up on its own side."""
     peer = await Peer.greet(await start(Limits(max_strikes=1 << 40)))
+    await peer.answer(peer.call("/toy/Echo"))
     peer.writer.transport.set_write_buffer_limits(1 << 16)
     peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
     pings = frames.frame(frames.PING, 0, 0, bytes(8)) * 10_000

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.server.grpc.conftest import Toy
 from tests.server.grpc.peer import Peer, message, request_fields
+from tests.server.grpc.wire import Wire
 from whistlestop.common.grpc import frames
-from whistlestop.common.grpc.connection import Connection
 from whistlestop.common.grpc.frames import ErrorCode, frame
 from whistlestop.common.grpc.hpack import literal
 from whistlestop.common.grpc.limits import Limits
@@ -148,36 +148,20 @@ async def test_late_frames_of_ended_streams_are_let_pass(peer: Peer) -> None:
     stream = peer.call("/toy/Echo", b"x")
     await peer.answer(stream)
     peer.send(frames.window_update(stream, 5) + frames.rst_stream(stream, ErrorCode.CANCEL))
-    peer.frame(frames.DATA, 0, stream, b"late")
     await peer.ping()
 
 
-class _Transport(asyncio.Transport):
-    """Takes everything, and remembers it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = bytearray()
-        self.closed = False
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        return default
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        return
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert not self.closed
-        self.written += data
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.closed = True
+async def test_the_rest_of_a_request_that_was_refused_is_let_pass(start: Start) -> None:
+    """Its sender could not know yet."""
+    peer = await Peer.greet(await start(Limits(max_message=100)))
+    stream = peer.headers("/toy/Echo")
+    peer.frame(frames.DATA, 0, stream, message(bytes(101)))
+    await peer.answer(stream)
+    peer.frame(frames.DATA, 0, stream, b"late")
+    peer.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream, literal(b"a", b"b"))
+    await peer.ping()
+    peer.frame(frames.DATA, 0, stream, b"after its end")
+    assert await peer.ended() == _S
 
 
 _NUMBERS = st.sampled_from([0, 1, 2, 3, 5, 0x7FFFFFFF, 0xFFFFFFFF])
@@ -200,15 +184,11 @@ def test_any_input_is_served_or_refused(caplog: pytest.LogCaptureFixture, pieces
 
 async def _feed(pieces: list[bytes], cut: int, greeted: bool) -> None:
     toy = Toy()
-    came: list[Connection] = []
-    gone: list[Connection] = []
-    connection = Connection(toy, Limits(), asyncio.get_running_loop(), came.append, gone.append)
-    transport = _Transport()
-    connection.connection_made(transport)
+    wire = Wire(toy)
+    connection, transport = wire.connection, wire.transport
     data = (frames.PREFACE + frames.settings(()) if greeted else b"") + b"".join(pieces)
     for at in range(0, len(data), cut):
-        connection.data_received(data[at : at + cut])
-        await asyncio.sleep(0)
+        await wire.send_all(data[at : at + cut])
     rest = bytes(transport.written)
     while rest and not rest.startswith(b"HTTP/1."):
         size = int.from_bytes(rest[:3], "big")
@@ -219,4 +199,4 @@ async def _feed(pieces: list[bytes], cut: int, greeted: bool) -> None:
     connection.connection_lost(None)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert (toy.held, len(gone), connection.streams) == (0, 1, {})
+    assert (toy.held, wire.gone, connection.streams) == (0, 1, {})

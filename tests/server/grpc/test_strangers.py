@@ -1,4 +1,4 @@
-"""Who calls is asked before much of a request is kept or unpacked."""
+"""Who calls is asked at the head of a request, before anything of it is kept or unpacked."""
 
 from __future__ import annotations
 
@@ -9,27 +9,38 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from tests.server.grpc.peer import Peer, message
+from tests.server.grpc.peer import Frame, message
+from tests.server.grpc.wire import Wire, block_of, body, call, headers
+from whistlestop.common.budget import Bounds
+from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.grpc import frames
-from whistlestop.common.grpc.calls import MOST_FROM_STRANGERS
+from whistlestop.common.grpc.frames import ErrorCode
 from whistlestop.common.grpc.head import Head, Method
-from whistlestop.common.grpc.limits import Limits
+from whistlestop.common.grpc.health import HEALTH_SERVICE, Health
+from whistlestop.common.grpc.reflection import REFLECTION_SERVICES, Reflection
 
 if TYPE_CHECKING:
-    from tests.server.grpc.conftest import Start, Toy
+    from tests.server.grpc.conftest import Toy
 
 PATH = "/toy/Guarded"
+WATCH = f"/{HEALTH_SERVICE}/Watch"
+CHECK = f"/{HEALTH_SERVICE}/Check"
+REFLECT = f"/{REFLECTION_SERVICES[0]}/ServerReflectionInfo"
 PART = bytes(frames.LEAST_MAX_FRAME)
-LIMITS = Limits(stream_window=8 * len(PART))
+BOMB = message(gzip.compress(bytes(4_000_000), 9), 1)
 
 
 class Guard:
-    """Knows a key, once it is let say so."""
+    """Knows a key, once it is let say so; `peeks`, it knows at once."""
 
     def __init__(self) -> None:
         self.asked = self.served = 0
+        self.peeks = False
         self.says = asyncio.Event()
         self.says.set()
+
+    def peek(self, head: Head) -> bool | None:
+        return head.headers.get("key") == "good" if self.peeks else None
 
     async def knows(self, head: Head) -> bool:
         self.asked += 1
@@ -44,62 +55,238 @@ class Guard:
         return b"%d" % len(data)
 
 
-@pytest_asyncio.fixture
-async def guard(toy: Toy) -> Guard:
+@pytest.fixture
+def guard(toy: Toy) -> Guard:
     made = Guard()
-    toy._methods[PATH] = Method("toy/Guarded", made.measure, knows=made.knows)
+    toy._methods |= Health(frozenset()).methods() | Reflection(frozenset()).methods()
+    toy._methods[PATH] = Method("toy/Guarded", made.measure, knows=made.knows, peek=made.peek)
+    toy._methods["/toy/Public"] = Method("toy/Public", made.measure, public=True, most=1_000)
+    toy._methods["/toy/Unknown"] = Method("", refusal=ServiceError(Code.UNIMPLEMENTED, "unknown method"))
     return made
 
 
 @pytest_asyncio.fixture
-async def peer(start: Start, guard: Guard) -> Peer:
-    return await Peer.greet(await start(LIMITS))
+async def wire(toy: Toy, guard: Guard) -> Wire:
+    return Wire(toy).greet()
 
 
-def begin(peer: Peer, parts: int, **more: str) -> int:
-    """A request of which as many parts are sent, and one is missing."""
-    stream = peer.headers(PATH, **more)
-    body = message(bytes((parts + 1) * len(PART)))
-    for at in range(parts):
-        peer.frame(frames.DATA, 0, stream, body[at * len(PART) : (at + 1) * len(PART)])
-    return stream
+def status_of(answers: list[Frame], stream: int) -> int | None:
+    """The gRPC status in the last header block of a stream, which the server does not compress."""
+    blocks = [each.payload for each in answers if each.stream == stream and each.kind == frames.HEADERS]
+    for block in reversed(blocks):
+        _, found, rest = block.partition(b"\x0bgrpc-status")
+        if found:
+            return int(rest[1 : 1 + rest[0]])
+    return None
 
 
-@pytest.mark.parametrize(("key", "code"), [("bad", "7"), ("broken", "13")])
-async def test_a_stranger_is_refused_before_the_end(peer: Peer, guard: Guard, key: str, code: str) -> None:
-    answer = await peer.answer(begin(peer, 2, key=key))
-    assert answer.status[0] == code
-    assert (guard.asked, guard.served) == (1, 0)
+# -- at the head --
 
 
-async def test_no_more_is_let_come_until_it_is_known_from_whom(peer: Peer, guard: Guard) -> None:
+@pytest.mark.parametrize("peeks", [True, False])
+@pytest.mark.parametrize(("path", "code"), [(PATH, Code.PERMISSION_DENIED), ("/toy/Unknown", Code.UNIMPLEMENTED)])
+async def test_a_call_is_refused_at_its_head(wire: Wire, guard: Guard, path: str, code: Code, peeks: bool) -> None:
+    guard.peeks = peeks
+    await wire.send_all(headers(1, path, key="bad"))
+
+    assert status_of(wire.answers(), 1) == code
+    assert wire.connection.streams == {}
+    assert not wire.account.authenticated
+
+
+async def test_that_it_cant_be_found_out_who_calls_is_our_fault(wire: Wire, guard: Guard) -> None:
+    await wire.send_all(headers(1, PATH, key="broken"))
+
+    assert status_of(wire.answers(), 1) == Code.INTERNAL
+
+
+@pytest.mark.parametrize("path", [PATH, "/toy/Unknown"])
+async def test_nothing_is_kept_of_calls_that_were_refused(wire: Wire, guard: Guard, path: str) -> None:
+    """However many come, large or small; their sender is told to stop."""
+    guard.peeks = True
+    for number in range(50):
+        stream = 2 * number + 1
+        await wire.send_all(headers(stream, path) + body(stream, message(bytes(100_000))))
+        assert wire.connection.buffered == 0
+        assert wire.budget.bytes == 0
+        assert len(wire.connection._rest) <= len(PART) + 9
+    stopped = {each.stream for each in wire.answers() if each.kind == frames.RST_STREAM}
+    assert stopped == {2 * number + 1 for number in range(50)}
+
+
+async def test_nothing_more_is_read_until_it_is_known_who_calls(wire: Wire, guard: Guard) -> None:
     guard.says.clear()
-    stream = begin(peer, 8, key="good")
-    peer.frame(frames.PING, 0, 0, b"are here")
-    following = await peer.read()
-    assert following is not None
-    assert following.kind == frames.PING
+    request = headers(1, PATH, key="good") + body(1, message(bytes(3_000_000)), end=True)
+    wire.send(request)
+    await wire.turns()
+    assert wire.transport.paused
+    assert len(wire.unread) > len(request) - 2 * len(PART)
+    assert wire.account.requests
+
     guard.says.set()
-    more = await peer.until(lambda frame: frame.kind == frames.WINDOW_UPDATE)
-    assert (more.stream, int.from_bytes(more.payload, "big")) == (stream, 8 * len(PART))
-    peer.frame(frames.DATA, 0, stream, PART)
-    peer.frame(frames.DATA, frames.END_STREAM, stream, bytes(len(message(b""))))
-    assert (await peer.answer(stream)).messages == [b"%d" % (9 * len(PART))]
+    await wire.send_all(wire.unread)
+
+    assert status_of(wire.answers(), 1) == Code.OK
+    assert (guard.asked, guard.served) == (1, 1)
+    assert wire.account.authenticated
+    assert not wire.account.requests
 
 
-async def test_much_that_a_stranger_packed_is_not_unpacked(peer: Peer, guard: Guard) -> None:
-    """However little it is as it comes; a friend's is, and so is a little of anybody."""
-    for key, size, status in (("bad", 100_000, "7"), ("good", 100_000, "0"), ("bad", 5, "0")):
-        stream = peer.headers(PATH, grpc_encoding="gzip", key=key)
-        peer.frame(frames.DATA, frames.END_STREAM, stream, message(gzip.compress(bytes(size)), 1))
-        answer = await peer.answer(stream)
-        assert (key, size, answer.status[0]) == (key, size, status)
-        assert answer.messages == ([b"%d" % size] if status == "0" else [])
+async def test_a_connection_that_is_known_goes_on_while_another_credential_is_looked_at(wire: Wire, guard: Guard) -> None:
+    await wire.send_all(call(1, PATH, key="good"))
+    guard.says.clear()
+    await wire.send_all(call(3, PATH, key="other"))
+    await wire.send_all(call(5, PATH, key="good"))
+
+    assert status_of(wire.answers(), 5) == Code.OK
+    guard.says.set()
+    await wire.turns()
+    assert status_of(wire.answers(), 3) == Code.PERMISSION_DENIED
 
 
-async def test_friends_notice_nothing(peer: Peer, guard: Guard) -> None:
-    """And of small requests nobody is asked here: their method does."""
-    for key, size, asked in (("bad", 5, 0), ("bad", MOST_FROM_STRANGERS - 5, 0), ("good", MOST_FROM_STRANGERS, 1)):
-        guard.asked = 0
-        assert (await peer.answer(peer.call(PATH, bytes(size), key=key))).messages == [b"%d" % size]
-        assert guard.asked == asked
+async def test_a_known_caller_is_asked_again_after_a_while(wire: Wire, guard: Guard) -> None:
+    for number, wait_s in enumerate((0.0, 1.0, 10.0)):
+        wire.loop.advance(wait_s)
+        await wire.send_all(call(2 * number + 1, PATH, key="good"))
+    assert guard.asked == 2
+    assert guard.served == 3
+
+
+async def test_what_a_stranger_packed_is_not_unpacked(wire: Wire, guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little it is as it comes."""
+    unpacked: list[int] = []
+    monkeypatch.setattr("zlib.decompressobj", lambda *_: unpacked.append(1))
+    await wire.send_all(headers(1, PATH, grpc_encoding="gzip") + body(1, BOMB, end=True))
+
+    assert unpacked == []
+    assert status_of(wire.answers(), 1) == Code.PERMISSION_DENIED
+
+
+# -- what is for everybody --
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+@pytest.mark.parametrize("path", ["/toy/Public", CHECK, WATCH, REFLECT])
+async def test_large_messages_to_public_methods_are_refused(wire: Wire, guard: Guard, path: str, encoding: str) -> None:
+    data = BOMB if encoding == "gzip" else message(bytes(100_000))
+    await wire.send_all(headers(1, path, grpc_encoding=encoding) + body(1, data))
+    if path != WATCH and encoding == "gzip":
+        await wire.send_all(frames.frame(frames.DATA, frames.END_STREAM, 1, b""))
+
+    assert status_of(wire.answers(), 1) == Code.RESOURCE_EXHAUSTED
+    assert wire.connection.streams == {}
+    assert wire.budget.bytes == 0
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+async def test_small_packed_messages_to_public_methods_are_served(wire: Wire, guard: Guard, encoding: str) -> None:
+    """SDKs may pack every message."""
+    data = message(gzip.compress(b"x"), 1) if encoding == "gzip" else message(b"x")
+    await wire.send_all(headers(1, "/toy/Public", grpc_encoding=encoding) + body(1, data, end=True))
+
+    assert status_of(wire.answers(), 1) == Code.OK
+
+
+async def test_a_watch_takes_one_message(wire: Wire, guard: Guard) -> None:
+    await wire.send_all(headers(1, WATCH) + body(1, message(b"")))
+    assert status_of(wire.answers(), 1) is None
+    await wire.send_all(body(1, message(b"")))
+
+    assert status_of(wire.answers(), 1) == Code.INTERNAL
+    assert wire.budget.bytes == 0
+
+
+async def test_a_handler_that_does_not_read_bounds_what_is_kept(toy: Toy, guard: Guard) -> None:
+    async def deaf(call: object) -> None:
+        await asyncio.Event().wait()
+
+    toy._methods["/toy/Deaf"] = Method("toy/Deaf", streaming=deaf, public=True)
+    wire = Wire(toy).greet()
+    await wire.send_all(headers(1, "/toy/Deaf") + body(1, message(bytes(10_000)) * 400))
+
+    assert status_of(wire.answers(), 1) == Code.RESOURCE_EXHAUSTED
+    assert wire.budget.bytes == 0
+
+
+async def test_public_calls_of_one_connection_are_counted(wire: Wire, guard: Guard) -> None:
+    """Those that are too many are refused, which costs little, and the connection goes on."""
+    most = Bounds().connection.requests
+    await wire.send_all(b"".join(headers(2 * number + 1, "/toy/Public") for number in range(most + 50)))
+
+    refused = [each for each in wire.answers() if each.kind == frames.RST_STREAM]
+    assert [each.error for each in refused] == [ErrorCode.REFUSED_STREAM] * 50
+    assert len(wire.connection.streams) == most
+
+
+async def test_an_unfinished_public_call_expires(wire: Wire, guard: Guard) -> None:
+    await wire.send_all(headers(1, "/toy/Public") + headers(3, WATCH) + body(3, message(b""), end=True))
+    wire.loop.advance(11)
+    wire.budget.sweep()
+
+    assert status_of(wire.answers(), 1) == Code.RESOURCE_EXHAUSTED
+    assert list(wire.connection.streams) == [3]  # a watch waits for us, not for its client
+
+
+async def test_metadata_of_public_calls_counts(toy: Toy, guard: Guard) -> None:
+    wire = Wire(toy).greet()
+    many = {f"x_{number}": "y" * 1_000 for number in range(40)}
+    most = 0
+    for number in range(50):
+        await wire.send_all(split_headers(2 * number + 1, "/toy/Public", **many))
+        most = max(most, wire.budget.bytes)
+
+    assert 800_000 < most <= wire.budget.bounds.connection.bytes
+    assert [each.error for each in wire.answers() if each.kind == frames.GOAWAY] == [ErrorCode.ENHANCE_YOUR_CALM]
+    assert wire.budget.bytes == 0
+
+
+def split_headers(stream: int, path: str, **more: str) -> bytes:
+    """A long header block as HEADERS and CONTINUATION."""
+    return frames.header_frames(stream, block_of(path, **more), frames.LEAST_MAX_FRAME, end_stream=False)
+
+
+# -- header blocks and connections --
+
+
+async def test_an_unfinished_header_block_expires(wire: Wire, guard: Guard) -> None:
+    wire.send(frames.frame(frames.HEADERS, 0, 1, bytes(10_000)))
+    assert wire.budget.bytes == 10_000
+    wire.loop.advance(11)
+    wire.budget.sweep()
+
+    assert wire.transport.closed
+    wire.lose()
+    assert wire.budget.bytes == 0
+
+
+async def test_an_idle_connection_is_told_and_closed(wire: Wire, guard: Guard) -> None:
+    for _ in range(35):
+        wire.loop.advance(1)
+        wire.budget.sweep()
+    assert [each.kind for each in wire.answers()][:1] == [frames.GOAWAY]
+    assert wire.transport.ended
+
+
+async def test_a_connection_with_a_call_is_not_idle(wire: Wire, guard: Guard, toy: Toy) -> None:
+    await wire.send_all(call(1, "/toy/Hold"))
+    for _ in range(200):
+        wire.loop.advance(1)
+        wire.budget.sweep()
+    assert wire.answers() == []
+    toy.release.set()
+    await wire.turns()
+    assert status_of(wire.answers(), 1) == Code.OK
+
+
+async def test_a_stranger_is_read_from_in_small_pieces(wire: Wire, guard: Guard) -> None:
+    assert len(wire.connection.get_buffer(-1)) == len(PART)
+    await wire.send_all(call(1, PATH, key="good"))
+    assert len(wire.connection.get_buffer(-1)) > len(PART)
+
+
+async def test_a_stranger_whose_cpu_time_is_spent_is_not_read_from(wire: Wire, guard: Guard) -> None:
+    wire.account.spend_cpu(10.0)
+    wire.send(frames.frame(frames.PING, 0, 0, bytes(8)))
+    assert wire.transport.paused
+    wire.loop.advance(1.1)
+    assert not wire.transport.paused

@@ -62,6 +62,8 @@ class Feature(StrEnum):
     CLUSTERS = "this server is a single cluster; remote clusters are not supported"
 
 
+FOR_EVERYBODY = "GetSystemInfo"
+"""The one RPC that takes no credential: SDKs ask it before anything else."""
 AS_TEMPORAL: Mapping[Feature, tuple[Code, str]] = {
     Feature.OLD_DEPLOYMENTS: (
         Code.UNIMPLEMENTED, "Deployments are deprecated and no longer supported, use Worker Deployments instead",

@@ -100,6 +100,10 @@ class Frontend:
         """Whether these headers make somebody known; everybody is where nobody is asked."""
         return self._access is None or await self._access.knows(headers)
 
+    def peek_known(self, headers: Mapping[str, str]) -> bool | None:
+        """As `knows`, without waiting; None when that needs a look elsewhere."""
+        return True if self._access is None else self._access.peek(headers)
+
     def _access_control(self) -> AccessControl | None:
         if self.config.auth is None:
             return None

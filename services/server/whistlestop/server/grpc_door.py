@@ -20,15 +20,21 @@ from whistlestop.common.grpc.health import HEALTH_SERVICE, Health
 from whistlestop.common.grpc.limits import Limits
 from whistlestop.common.grpc.reflection import REFLECTION_SERVICES, Reflection
 from whistlestop.common.grpc.server import GrpcServer
+from whistlestop.frontend.registry import FOR_EVERYBODY
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Container
 
+    from whistlestop.common.budget import Budget
     from whistlestop.common.clock import Clock
     from whistlestop.common.grpc.head import Head
     from whistlestop.frontend.registry import RpcSpec
     from whistlestop.frontend.service import Frontend
+
+_MOST_PUBLIC = 4_096
+"""Bytes of a request that anybody may send. GetSystemInfo's has no fields."""
+
 
 class _Methods:
     """Every method of the registry, health and reflection, and an answer for whatever else is called."""
@@ -38,7 +44,9 @@ class _Methods:
         self._clock = clock
         self.most = frontend.config.max_message_size
         services = frozenset(spec.service for spec in frontend.registry.values())
-        self._knows = self._known if frontend.config.auth is not None else None
+        asks = frontend.config.auth is not None
+        self._knows = self._known if asks else None
+        self._peek = self._peek_known if asks else None
         self._served = services | {HEALTH_SERVICE, *REFLECTION_SERVICES}
         self.health = Health(services)
         self._by_path = {f"/{name}": self._of(spec) for name, spec in frontend.registry.items()}
@@ -58,6 +66,9 @@ class _Methods:
     async def _known(self, head: Head) -> bool:
         return await self._frontend.knows(head.headers)
 
+    def _peek_known(self, head: Head) -> bool | None:
+        return self._frontend.peek_known(head.headers)
+
     def _of(self, spec: RpcSpec) -> Method:
         call, clock, name, kind = self._frontend.call, self._clock, spec.full_name, spec.request_type
         parse = kind.FromString
@@ -71,7 +82,9 @@ class _Methods:
             deadline_ns = None if left_s is None else clock.now_ns() + int(left_s * 1e9)
             return encoded(await call(name, request, CallContext(deadline_ns, head.headers)))
 
-        return Method(name, handle, knows=self._knows)
+        if spec.method == FOR_EVERYBODY:
+            return Method(name, handle, public=True, most=_MOST_PUBLIC)
+        return Method(name, handle, knows=self._knows, peek=self._peek)
 
 
 def _unknown(path: str, served: Container[str]) -> Method:
@@ -82,19 +95,15 @@ def _unknown(path: str, served: Container[str]) -> Method:
         message = f"unknown method {method} for service {service}"
     else:
         message = f"unknown service {service}"
-
-    async def refuse(data: bytes, head: Head) -> bytes:
-        raise ServiceError(Code.UNIMPLEMENTED, message)
-
-    return Method(path, refuse)
+    return Method(path, refusal=ServiceError(Code.UNIMPLEMENTED, message))
 
 
 class GrpcDoor:
     """A gRPC server on one address. `port` is the bound one (useful after asking for 0)."""
 
-    def __init__(self, frontend: Frontend, clock: Clock) -> None:
+    def __init__(self, frontend: Frontend, clock: Clock, budget: Budget | None = None) -> None:
         self._methods = _Methods(frontend, clock)
-        self._server = GrpcServer(self._methods, Limits(max_message=self._methods.most))
+        self._server = GrpcServer(self._methods, Limits(max_message=self._methods.most), budget)
         self.port = 0
 
     async def start(self, address: str, tls: ssl.SSLContext | None = None) -> int:

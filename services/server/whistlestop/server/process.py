@@ -23,6 +23,7 @@ from whistlestop.common.budget import Budget
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.listen_address import host_port
+from whistlestop.common.listener import bounds_of_process, raise_descriptor_limit
 from whistlestop.common.metrics import NO_METRICS
 from whistlestop.history.timers import EVERYTHING
 from whistlestop.server.assembly import Services, assemble
@@ -79,8 +80,8 @@ class Server:
         self.metrics_port = 0
         self.internal_port = 0
         self.applied_migrations: list[str] = []
-        self._budget = Budget(time.monotonic)
-        """What callers of all listeners may cost before they are known."""
+        self._budget = Budget(time.monotonic, bounds_of_process(raise_descriptor_limit()))
+        """What peers of all listeners may cost before they are known."""
         self._closers = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -224,7 +225,8 @@ class Server:
     async def _open_grpc(self, ip: str, frontend: Frontend | _Measured, services: Services) -> None:
         from whistlestop.server.grpc_door import GrpcDoor
 
-        door: GrpcDoor = GrpcDoor(frontend, services.clock)  # type: ignore[arg-type]  # measured, it has the same `call`
+        # Measured, a frontend has the same `call`.
+        door: GrpcDoor = GrpcDoor(frontend, services.clock, self._budget)  # type: ignore[arg-type]
         tls = None if self.config.tls is None else _tls_context(self.config.tls, "h2")
         address = host_port(ip, self.config.port)
         try:

@@ -1,28 +1,34 @@
-"""The middle storey of a connection: calls, from their head to their handler's end.
+"""The second storey of a connection: calls, from their head to their handler's end.
 
 Rules of this file: it knows handlers and deadlines, no frames. Each call has one task, which ends in exactly one of:
 a reply, a refusal, or silence when the stream was closed meanwhile (reset by the peer, expired, or lost). Whoever
 closes a stream cancels its task; the handler sees CancelledError where it waits.
 
+Who calls is asked at a call's head (`admit`), before anything of its request is kept. Where that takes a look
+elsewhere, nothing more is read from a connection that has not shown a credential yet.
+
 Deadlines share one timer per connection. It is set for the earliest deadline it knew when it was set; calls that
-end before leave it alone, and when it fires it looks at the calls that are there. So a call costs no timer.
+end before leave it alone, and when it fires it looks at the calls that are there. So a call costs no timer. With more
+calls the timer is less exact, so that looking at them stays a small part of the time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, permission_denied, unavailable
-from whistlestop.common.grpc import status
+from whistlestop.common.grpc import status, strikes
 from whistlestop.common.grpc.frames import ErrorCode
 from whistlestop.common.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, unary_message
-from whistlestop.common.grpc.outbound import Outbound
+from whistlestop.common.grpc.outbound import ASKING, Outbound
 from whistlestop.common.grpc.streaming import StreamingCall
 
 if TYPE_CHECKING:
-    from whistlestop.common.grpc.head import Knows
+    from whistlestop.common.budget import Account
+    from whistlestop.common.grpc.head import Head, Knows
     from whistlestop.common.grpc.limits import Limits, Service
     from whistlestop.common.grpc.stream import Stream
 
@@ -30,35 +36,141 @@ logger = logging.getLogger(__name__)
 
 # Deadlines this near to the timer's go with it.
 _SLACK_S = 0.001
-MOST_FROM_STRANGERS = 16 * 1024
-"""Bytes of a request that are kept, or unpacked, of whoever may be nobody."""
+_SLACK_PER_CALL_S = 5e-6
+_DENIED: Final = status.trailers_only(permission_denied())
+_CROWDED: Final = status.trailers_only(
+    ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too much is under way for callers who are not known")
+)
 
 
 class Calls(Outbound):
     """Handlers and their tasks."""
 
-    def __init__(self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(limits)
+    def __init__(
+        self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop, account: Account
+    ) -> None:
+        super().__init__(limits, loop)
+        self.account = account
         self._service = service
-        self._loop = loop
         self._running = 0
+        self._begun = 0
+        """Calls that were begun in this turn."""
         self._leaving: set[asyncio.Task[None]] = set()
         """Cancelled, not yet ended; the loop itself holds tasks weakly."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self.buffered = 0
 
+    # -- who calls --
+
+    def admit(self, stream: Stream) -> bool:
+        """Whether the call may begin, as far as its head tells; if not, it is refused."""
+        head = stream.head
+        method = head.method
+        assert method is not None
+        if method.public:
+            return self._count(stream)
+        if method.knows is None:
+            self._vouch()
+            return True
+        now = self._loop.time()
+        if head.known_until > now:
+            return True
+        known = None if method.peek is None else method.peek(head)
+        if known:
+            head.known_until = now + self.limits.credential_kept_s
+            self._vouch()
+            return True
+        if known is None:
+            return self._ask(stream, method.knows)
+        self._deny(stream, strikes.ONE)
+        return False
+
+    def _vouch(self) -> None:
+        """A known caller uses the connection."""
+        if not self.account.authenticated:
+            self.account.authenticate()
+            self.trust()
+
+    def _count(self, stream: Stream) -> bool:
+        """Let the budget know of a call whose caller is not known; refuse it when there is no room."""
+        head = stream.head
+        stream.request = self.account.open_request(partial(self._expired, stream))
+        size = sum(len(name) + len(value) for name, value in head.headers.items())
+        if stream.request is not None and stream.request.hold(size):
+            return True
+        self.strikes.add(strikes.CHEAP)
+        self.reset(stream, ErrorCode.REFUSED_STREAM)
+        return False
+
+    def _expired(self, stream: Stream) -> None:
+        """A request stayed unfinished for too long, or has to make room for others."""
+        self._cut(stream, ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: the request was not finished in time"))
+
+    def _ask(self, stream: Stream, knows: Knows) -> bool:
+        if not self.account.authenticated:
+            if not self._count(stream):
+                return False
+            self.read_no_more(ASKING)
+        stream.admitted = False
+        self._running += 1
+        stream.task = self._loop.create_task(self._find_out(stream, knows))
+        return True
+
+    async def _find_out(self, stream: Stream, knows: Knows) -> None:
+        try:
+            known = await self._is_known(stream, knows)
+        except asyncio.CancelledError:
+            self._cancelled(stream)
+            known = False
+        finally:
+            self._running -= 1
+        if known and not stream.closed:
+            stream.admitted = True
+            stream.head.known_until = self._loop.time() + self.limits.credential_kept_s
+            if stream.request is not None:
+                stream.request.close()
+                stream.request = None
+            self._vouch()
+            if stream.ended:
+                self._serve_whole(stream, bytes(stream.body))
+        self.read_again(ASKING)
+
+    async def _is_known(self, stream: Stream, knows: Knows) -> bool:
+        """Who is not, is refused."""
+        try:
+            if await knows(stream.head):
+                return True
+        except Exception:
+            logger.exception("asking who calls %s failed", stream.head.path)
+            self._refuse(stream, ServiceError(Code.INTERNAL, "internal error"))
+            return False
+        self.strike(strikes.OF_A_QUESTION)
+        if not stream.closed:
+            self._deny(stream, 0.0)
+        return False
+
+    def _deny(self, stream: Stream, cost: float) -> None:
+        self.refuse(stream, _DENIED, b"")
+        self.strikes.add(cost)
+
+    def strike(self, cost: float) -> None:
+        """Count what no frame at hand has cost; ends the connection when it is too much."""
+        raise NotImplementedError
+
     # -- a call begins --
 
     def begin(self, stream: Stream) -> None:
         """A stream's head is there."""
         head = stream.head
+        self._begun += 1
+        stream.begun = True
         if head.timeout_s is not None:
             stream.deadline = at = self._loop.time() + head.timeout_s
-            if self._timer is None or at < self._timer_at - _SLACK_S:
+            if self._timer is None or at < self._timer_at - self._slack_s():
                 self._set_timer(at)
         if head.method is not None and head.method.streaming is not None:
-            stream.call = StreamingCall(self, stream)
+            stream.call = StreamingCall(self, stream, head.method)
             self._running += 1
             stream.task = self._loop.create_task(self._serve_streaming(stream, stream.call))
 
@@ -66,6 +178,9 @@ class Calls(Outbound):
         """More of a request."""
         if stream.call is not None:
             self._feed(stream, data, ended=False)
+            return
+        if stream.request is not None and not stream.request.hold(len(data)):
+            self.refuse(stream, _CROWDED, b"")
             return
         self.buffered += len(data)
         if not stream.body:
@@ -76,33 +191,33 @@ class Calls(Outbound):
             stream.body += data
         if len(stream.body) >= PREFIX_SIZE:
             length = PREFIX.unpack_from(stream.body)[1]
-            if length > self.limits.max_message:
-                self._refuse(stream, self._service.too_large(length))
+            most = self._most(stream.head)
+            if length > most:
+                self._refuse(stream, self._too_large(stream.head, length))
             elif len(stream.body) > length + PREFIX_SIZE:
                 self._refuse(stream, ServiceError(Code.INTERNAL, "grpc: a unary request with two messages"))
             elif self.buffered > self.limits.max_buffered:
                 self._refuse(stream, ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too many unfinished requests"))
-            elif len(stream.body) > MOST_FROM_STRANGERS and stream.asking is None:
-                self._ask(stream)
 
     def end(self, stream: Stream, data: bytes) -> None:
         """The request is whole with `data`."""
         stream.ended = True
         if stream.call is not None:
             self._feed(stream, data, ended=True)
+            if stream.request is not None:
+                stream.request.finish()
             return
+        if not stream.admitted:
+            self.take(stream, data)
+            return
+        self._serve_whole(stream, bytes(stream.body) + data if stream.body else data)
+
+    def _serve_whole(self, stream: Stream, body: bytes) -> None:
         if stream.body:
-            body = bytes(stream.body) + data if data else bytes(stream.body)
             self.buffered -= len(stream.body)
             stream.body = b""
-        else:
-            body = data
-        head = stream.head
-        knows = head.method.knows  # type: ignore[union-attr]  # no others come here
-        if knows is not None and _is_much(body, gzipped=head.gzipped):
-            self._running += 1
-            stream.task = self._loop.create_task(self._serve_if_known(stream, body, knows))
-            return
+        if stream.request is not None:
+            stream.request.finish()
         message = self._unpacked(stream, body)
         if message is not None:
             self._running += 1
@@ -111,60 +226,31 @@ class Calls(Outbound):
     def _unpacked(self, stream: Stream, body: bytes) -> bytes | None:
         """The message of a request; None when it is refused."""
         try:
-            return unary_message(body, gzipped=stream.head.gzipped, most=self.limits.max_message)
+            return unary_message(body, gzipped=stream.head.gzipped, most=self._most(stream.head))
         except ServiceError as error:
             self._refuse(stream, error)
         except TooLarge as error:
-            self._refuse(stream, self._service.too_large(error.size))
+            self._refuse(stream, self._too_large(stream.head, error.size))
         return None
 
-    # -- strangers --
+    def _most(self, head: Head) -> int:
+        most = head.method.most  # type: ignore[union-attr]  # a call without a method has not begun
+        return self.limits.max_message if most is None else most
 
-    def _ask(self, stream: Stream) -> None:
-        """Much is coming: no more than was granted does, until it is known from whom."""
-        knows = stream.head.method.knows  # type: ignore[union-attr]  # as above
-        if knows is not None:
-            stream.held = True
-            stream.asking = self._loop.create_task(self._find_out(stream, knows))
-
-    async def _find_out(self, stream: Stream, knows: Knows) -> None:
-        known = await self._is_known(stream, knows)
-        stream.held = False
-        if known and not stream.ended:
-            self.grant(stream)
-
-    async def _serve_if_known(self, stream: Stream, body: bytes, knows: Knows) -> None:
-        """What a stranger sent is not unpacked."""
-        message = None
-        try:
-            if await self._is_known(stream, knows):
-                message = self._unpacked(stream, body)
-        except asyncio.CancelledError:
-            self._cancelled(stream)
-        if message is None:
-            self._running -= 1
-        else:
-            await self._serve(stream, message)
-
-    async def _is_known(self, stream: Stream, knows: Knows) -> bool:
-        """Who is not, is refused."""
-        try:
-            if await knows(stream.head):
-                return True
-            self._refuse(stream, permission_denied())
-        except Exception:
-            logger.exception("asking who calls %s failed", stream.head.path)
-            self._refuse(stream, ServiceError(Code.INTERNAL, "internal error"))
-        return False
+    def _too_large(self, head: Head, size: int) -> ServiceError:
+        most = self._most(head)
+        if most >= self.limits.max_message:
+            return self._service.too_large(size)
+        return ServiceError(Code.RESOURCE_EXHAUSTED, f"grpc: received message larger than max ({size} vs. {most})")
 
     def _feed(self, stream: Stream, data: bytes, *, ended: bool) -> None:
         assert stream.call is not None
         try:
-            stream.call.feed(data, self.limits.max_message, ended=ended)
+            stream.call.feed(data, self._most(stream.head), ended=ended)
         except ServiceError as error:
             self._cut(stream, error)
         except TooLarge as error:
-            self._cut(stream, self._service.too_large(error.size))
+            self._cut(stream, self._too_large(stream.head, error.size))
 
     # -- handlers --
 
@@ -225,10 +311,16 @@ class Calls(Outbound):
 
     def _cut(self, stream: Stream, error: ServiceError) -> None:
         """End a call from our side, with an error where that can still be said."""
+        if stream.closed:
+            return
         if stream.outgoing is not None:
             self.reset(stream, ErrorCode.CANCEL)
         else:
             self._refuse(stream, error)
+        self._cancel(stream)
+
+    def give_up_stream(self, stream: Stream) -> None:
+        self.reset(stream, ErrorCode.CANCEL)
         self._cancel(stream)
 
     def _cancel(self, stream: Stream) -> None:
@@ -246,6 +338,8 @@ class Calls(Outbound):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.stop_watching_unsent()
+        self.over.clear()
 
     def refuse_all(self) -> None:
         """The time to finish is over."""
@@ -253,6 +347,9 @@ class Calls(Outbound):
             self._cut(stream, unavailable("the server is shutting down"))
 
     # -- deadlines --
+
+    def _slack_s(self) -> float:
+        return _SLACK_S + _SLACK_PER_CALL_S * len(self.streams)
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:
@@ -262,28 +359,16 @@ class Calls(Outbound):
 
     def _expire(self) -> None:
         self._timer = None
-        due = self._loop.time() + _SLACK_S
+        now = self._loop.time()
+        slack_s = self._slack_s()
         earliest: float | None = None
         for stream in list(self.streams.values()):
             at = stream.deadline
             if at is None:
                 continue
-            if at <= due:
+            if at <= now + _SLACK_S:
                 self._cut(stream, deadline_exceeded())
             elif earliest is None or at < earliest:
                 earliest = at
         if earliest is not None:
-            self._set_timer(earliest)
-
-
-def _is_much(body: bytes, *, gzipped: bool) -> bool:
-    """It is, or it would be unpacked."""
-    if not gzipped or len(body) > MOST_FROM_STRANGERS:
-        return len(body) > MOST_FROM_STRANGERS
-    try:
-        unary_message(body, gzipped=True, most=MOST_FROM_STRANGERS)
-    except TooLarge:
-        return True
-    except ServiceError:
-        return False
-    return False
+            self._set_timer(max(earliest, now + slack_s))

@@ -2,9 +2,12 @@
 
 Rules of this file: it takes frames apart and tells the storeys below. Every frame is checked against the state it
 meets; a fault ends the stream or the connection with the code that the RFC names, never with a traceback. What a
-peer may make us keep or do is bounded in `limits.py`.
+peer may make us keep or do is bounded in `limits.py`, and by the process's budget.
 
     preface -> SETTINGS -> frames ... -> GOAWAY (drain) -> GOAWAY (last stream) -> closed
+
+A connection takes turns with all others: after a few milliseconds, or some calls, it lets the event loop go on and
+reads nothing meanwhile. One whose caller is not known is read from in small pieces, and its CPU time is counted.
 
 A drain says GOAWAY with the largest stream number and a ping; the ping's answer shows that the peer has read it, so
 the second GOAWAY, with the true last stream, cuts off no call that was under way.
@@ -13,80 +16,64 @@ the second GOAWAY, with the true last stream, cuts off no call that was under wa
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from whistlestop.common import certificates
-from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc import frames, peers, status
-from whistlestop.common.grpc.calls import Calls
+from whistlestop.common.grpc import frames, peers, strikes
 from whistlestop.common.grpc.frames import (
     CONTINUATION,
     DATA,
-    END_HEADERS,
-    END_STREAM,
     FRAME_HEADER,
     HEADER_SIZE,
     HEADERS,
     LEAST_MAX_FRAME,
-    PADDED,
     STREAM_ID,
-    WITH_PRIORITY,
     ConnectionFault,
     ErrorCode,
     StreamFault,
 )
-from whistlestop.common.grpc.head import MALFORMED, Head, read_head
-from whistlestop.common.grpc.hpack import Decoder, HpackError
-from whistlestop.common.grpc.stream import Stream
+from whistlestop.common.grpc.hpack import HpackError
+from whistlestop.common.grpc.outbound import TURN, UNREAD
+from whistlestop.common.grpc.requests import Requests
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from whistlestop.common.budget import Account
     from whistlestop.common.grpc.limits import Limits, Service
 
 logger = logging.getLogger(__name__)
 
+READ_SIZE: Final = 256 * 1024
+READ_SIZE_UNAUTHENTICATED: Final = 16 * 1024
 _DRAIN_PING: Final = b"draining"
-_MOST_KNOWN = 256
-_LONGEST_KNOWN = 1_024
-_MOST_CONTINUATIONS = 64
 _PING_SIZE = 8
+_WORK_UNTIL_A_LOOK = 16
+"""Frames, or kilobytes of them that are not DATA, after which the clock is looked at."""
 
 
-class Connection(Calls):
-    """One connection of one peer."""
+class Connection(Requests):
+    """One connection of one peer. `buffer` is what is read into: connections of one event loop share it."""
 
     def __init__(
-        self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop,
+        self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop, account: Account, buffer: memoryview,
         came: Callable[[Connection], None], gone: Callable[[Connection], None],
-    ) -> None:
-        super().__init__(service, limits, loop)
+    ) -> None:  # fmt: skip
+        super().__init__(service, limits, loop, account)
+        self._buffer = buffer
         self._came = came
         self._gone = gone
         self._watch: asyncio.TimerHandle | None = None
         """Ends a connection that takes too long to greet, or to close."""
         self._rest = b""
+        self._next_turn: asyncio.Handle | None = None
         self._greeted = False
         self._settled = False
-        self._last = 0
-        """The highest stream number of the peer."""
-        self._certificate = ""
-        """The names in the peer's certificate."""
-        self._decoder = Decoder()
-        self._known: dict[bytes, Head] = {}
-        """Heads by their blocks, as long as the table that the blocks were read with stays as it is."""
-        self._open_block: tuple[int, int, bytearray] | None = None
-        self._continuations = 0
-        self._unacknowledged = 0
-        self._receive_left = limits.connection_window
-        self._grant_at = limits.connection_window // 2
-        self._stream_grant_at = limits.stream_window // 2
-        self._struck_at = loop.time()
+        self._unauthenticated_buffer = buffer[:READ_SIZE_UNAUTHENTICATED]
         self._draining = False
-        self._cut_off: int | None = None
-        """Streams above it are not served any more."""
         self._by_kind: tuple[Callable[[bytes, int, int], None], ...] = (
             self._on_priority, self._on_rst_stream, self._on_settings, self._on_push_promise, self._on_ping,
             self._on_goaway, self._on_window_update,
@@ -96,36 +83,61 @@ class Connection(Calls):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.account.peer = self
         self._watch = self._loop.call_later(self.limits.handshake_s, self._handshake_expired)
         if peers.is_on_this_machine(transport):
             self._compress_from = None
         self._certificate = certificates.names_of(transport)
         peers.keep_alive(transport.get_extra_info("socket"))
         self._came(self)
+        if not self.account.is_open:
+            self.abort()  # it had to make room already
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_watch()
         self.abandon_all()
+        self._drop_block()
         self._rest = b""
         self._known.clear()
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+        self.account.close()
         self._gone(self)
 
     def eof_received(self) -> bool:
         return False
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer if self.account.authenticated else self._unauthenticated_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._buffer[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
+        """Look at what was read."""
         if self.lost:
             return
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        at = 0
+        if self._held:
+            self._rest = data  # a transport may still deliver what it had
+            return
+        self._take_turn(data)
+
+    def go_on(self) -> None:
+        data, self._rest = self._rest, b""
+        if data and not self.lost:
+            self._take_turn(data)
+
+    def _take_turn(self, data: bytes) -> None:
+        """Look at frames until there is none, or others should go first."""
+        counted = not self.account.authenticated
+        began = time.thread_time() if counted else 0.0
+        self.begin_turn()
+        self._in_turn = True
         try:
-            if not self._greeted:
-                if not self._greet(data):
-                    return
-                at = len(frames.PREFACE)
-            at = self._read_frames(data, at)
+            at = self._read(data)
         except ConnectionFault as fault:
             self._fail(fault.code, fault.reason)
             return
@@ -136,15 +148,40 @@ class Connection(Calls):
             logger.exception("a connection failed")
             self._fail(ErrorCode.INTERNAL_ERROR, "internal error")
             return
+        finally:
+            self._in_turn = False
+            self.flush()
+        if self.lost:
+            return
         if at < len(data):
             self._rest = data[at:]
+        rest_s = self.account.spend_cpu(time.thread_time() - began) if counted else 0.0
+        if rest_s > 0.0 or self._turn_is_over:
+            self.read_no_more(TURN)
+            self._next_turn = (
+                self._loop.call_later(rest_s, self._turn_comes) if rest_s else self._loop.call_soon(self._turn_comes)
+            )
         if self._paused:
-            self.hold_reading()
+            self.read_no_more(UNREAD)
+
+    def _turn_comes(self) -> None:
+        self._next_turn = None
+        self.read_again(TURN)
+
+    def _read(self, data: bytes) -> int:
+        self._turn_is_over = False
+        if self._greeted:
+            return self._read_frames(data, 0)
+        if not self._greet(data):
+            return len(data)
+        return self._read_frames(data, len(frames.PREFACE))
 
     def _read_frames(self, data: bytes, at: int) -> int:
-        """Serve all whole frames from `at` on; where the rest begins."""
+        """Serve whole frames from `at` on; where the rest begins."""
         unpack = FRAME_HEADER.unpack_from
         end = len(data)
+        until = time.perf_counter() + self.limits.turn_s
+        work = 0
         while end - at >= HEADER_SIZE:
             head, flags, number = unpack(data, at)
             start = at + HEADER_SIZE
@@ -153,6 +190,13 @@ class Connection(Calls):
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than was agreed")
             if stop > end:
                 break
+            if work >= _WORK_UNTIL_A_LOOK:
+                if time.perf_counter() > until or self._begun >= self.limits.calls_per_turn:
+                    self._turn_is_over = True
+                    break
+                work = 0
+            if self._held:
+                break
             at = stop
             kind = head & 0xFF
             number &= STREAM_ID
@@ -160,22 +204,62 @@ class Connection(Calls):
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
             try:
                 if kind == DATA:
+                    work += 1
                     self._on_data(data, start, stop, flags, number)
-                elif kind == HEADERS:
-                    self._on_headers(data, start, stop, flags, number)
-                elif not self._settled and kind != frames.SETTINGS:
-                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-                elif kind == CONTINUATION:
-                    self._on_continuation(data[start:stop], flags)
-                elif kind < CONTINUATION:
-                    self._by_kind[kind - 2](data[start:stop], flags, number)
                 else:
-                    self._strike()  # of an extension: to be ignored
+                    work += 1 + (stop - start >> 10)
+                    self._on_frame(kind, data, start, stop, flags, number)
             except StreamFault as fault:
                 self._on_stream_fault(fault)
             if self.lost:
                 return end
         return at
+
+    def _on_frame(self, kind: int, data: bytes, start: int, stop: int, flags: int, number: int) -> None:
+        if not self._settled and kind != frames.SETTINGS:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if kind == HEADERS:
+            self._on_headers(data, start, stop, flags, number)
+        elif kind == CONTINUATION:
+            self._on_continuation(data[start:stop], flags)
+        elif kind < CONTINUATION:
+            self._by_kind[kind - 2](data[start:stop], flags, number)
+        else:
+            self.strikes.add()  # of an extension: to be ignored
+
+    # -- as the budget sees it --
+
+    def activity(self) -> int:
+        return self._last
+
+    def is_busy(self) -> bool:
+        return bool(self.streams)
+
+    def close_idle(self) -> None:
+        """Let the peer know, so that no call of it is lost, and close soon."""
+        if self._draining:
+            self._hang_up()
+            return
+        self.drain()
+        if not self.lost:
+            self._stop_watch()
+            self._watch = self._loop.call_later(self.limits.linger_s, self._hang_up_if_idle)
+
+    def _hang_up_if_idle(self) -> None:
+        if not self.streams and not self.lost:
+            self._hang_up()
+
+    def give_up_reader(self) -> None:
+        """The peer does not read its answers, or does not finish a header block."""
+        self._fail(ErrorCode.ENHANCE_YOUR_CALM, "nothing gets on")
+        self.abort()
+
+    def strike(self, cost: float) -> None:
+        try:
+            self.strikes.add(cost)
+        except ConnectionFault as fault:
+            if not self.lost:
+                self._fail(fault.code, fault.reason)
 
     # -- the beginning --
 
@@ -212,133 +296,6 @@ class Connection(Calls):
         if not self._settled and not self.lost:
             self._fail(ErrorCode.SETTINGS_TIMEOUT, "no SETTINGS came")
 
-    # -- requests --
-
-    def _on_headers(self, data: bytes, start: int, stop: int, flags: int, number: int) -> None:
-        if not self._settled:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        if not number & 1:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client's streams have odd numbers")
-        if flags & (PADDED | WITH_PRIORITY):
-            if flags & PADDED:
-                start, stop = frames.unpadded(data, start, stop)
-            if flags & WITH_PRIORITY:
-                start += 5
-                if start > stop:
-                    raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "HEADERS shorter than their priority")
-        if flags & END_HEADERS:
-            self._on_block(data[start:stop], flags, number)
-        else:
-            self._open_block = (number, flags, bytearray(data[start:stop]))
-            self._continuations = 0
-
-    def _on_continuation(self, payload: bytes, flags: int) -> None:
-        if self._open_block is None:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
-        number, first_flags, block = self._open_block
-        block += payload
-        self._continuations += 1
-        if len(block) > self.limits.max_header_list or self._continuations > _MOST_CONTINUATIONS:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header block without measure")
-        if flags & END_HEADERS:
-            self._open_block = None
-            self._on_block(bytes(block), first_flags, number)
-
-    def _on_block(self, block: bytes, flags: int, number: int) -> None:
-        head = self._known.get(block) or self._read_head(block)
-        if number <= self._last:
-            self._on_trailers(flags, number)
-            return
-        if self._cut_off is not None:
-            return
-        self._last = number
-        limits = self.limits
-        if head is MALFORMED:
-            raise StreamFault(number, ErrorCode.PROTOCOL_ERROR)
-        if len(self.streams) >= limits.max_streams or self._running >= limits.max_streams:
-            raise StreamFault(number, ErrorCode.REFUSED_STREAM)
-        stream = Stream(number, head, limits.stream_window, self._initial_window)
-        self.streams[number] = stream
-        if head.refusal is not None:
-            stream.ended = bool(flags & END_STREAM)
-            self.refuse(stream, head.refusal, b"")
-            return
-        self.begin(stream)
-        if flags & END_STREAM:
-            self.end(stream, b"")
-
-    def _read_head(self, block: bytes) -> Head:
-        decoder = self._decoder
-        before = decoder.changes
-        fields = decoder.decode(block, self.limits.max_header_list)
-        if fields is None:
-            head = Head("", None)
-            head.refusal = status.trailers_only(
-                ServiceError(Code.RESOURCE_EXHAUSTED, "the request's metadata is too large"), 431
-            )
-            return head
-        head = read_head(fields, self._service.method)
-        if self._certificate and head is not MALFORMED:
-            head.headers = {**head.headers, certificates.HEADER: self._certificate}
-        if decoder.changes != before or len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
-        if decoder.changes == before and len(block) <= _LONGEST_KNOWN:
-            self._known[block] = head
-        return head
-
-    def _on_trailers(self, flags: int, number: int) -> None:
-        """A second header block: what it says means nothing to gRPC, but it ends the request."""
-        stream = self.streams.get(number)
-        if stream is None:
-            self._strike()  # of a stream that is over
-        elif stream.ended:
-            raise StreamFault(number, ErrorCode.STREAM_CLOSED)
-        elif not flags & END_STREAM:
-            raise StreamFault(number, ErrorCode.PROTOCOL_ERROR)
-        else:
-            self.end(stream, b"")
-
-    def _on_data(self, data: bytes, start: int, stop: int, flags: int, number: int) -> None:
-        size = stop - start
-        self._count_received(size)
-        stream = self.streams.get(number)
-        if stream is None:
-            if number > self._last or not number & 1:
-                if self._cut_off is not None and number & 1:
-                    return
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA on a stream that was not opened")
-            self._strike()  # on its way while the stream ended
-            return
-        if stream.ended:
-            raise StreamFault(number, ErrorCode.STREAM_CLOSED)
-        stream.receive_left -= size
-        if stream.receive_left < 0:
-            raise StreamFault(number, ErrorCode.FLOW_CONTROL_ERROR)
-        if flags & PADDED:
-            start, stop = frames.unpadded(data, start, stop)
-        if flags & END_STREAM:
-            self.end(stream, data[start:stop])
-            return
-        if start == stop:
-            self._strike()
-            return
-        self.take(stream, data[start:stop])
-        self.grant(stream)
-
-    def grant(self, stream: Stream) -> None:
-        if stream.receive_left <= self._stream_grant_at and not (stream.closed or stream.held):
-            self.write(frames.window_update(stream.number, self.limits.stream_window - stream.receive_left))
-            stream.receive_left = self.limits.stream_window
-
-    def _count_received(self, size: int) -> None:
-        """The connection's receive window, granted anew in large steps: requests are bounded one by one."""
-        self._receive_left -= size
-        if self._receive_left <= self._grant_at:
-            if self._receive_left < 0:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the window allows")
-            self.write(frames.window_update(0, self.limits.connection_window - self._receive_left))
-            self._receive_left = self.limits.connection_window
-
     # -- the other frames --
 
     def _on_priority(self, payload: bytes, flags: int, number: int) -> None:
@@ -346,16 +303,19 @@ class Connection(Calls):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY of the connection")
         if len(payload) != 5:
             raise StreamFault(number, ErrorCode.FRAME_SIZE_ERROR)
-        self._strike()
+        self.strikes.add()
 
     def _on_rst_stream(self, payload: bytes, flags: int, number: int) -> None:
         frames.read_number(payload)
         if number == 0 or (number > self._last and self._cut_off is None):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM of a stream that was not opened")
-        self._strike()
         stream = self.streams.get(number)
-        if stream is not None:
+        if stream is None:
+            self.over.ended(number)
+            self.strikes.add()
+        else:
             self.abandon(stream)
+            self.strikes.add(strikes.OF_A_CALL)
 
     def _on_settings(self, payload: bytes, flags: int, number: int) -> None:
         if number != 0:
@@ -369,7 +329,7 @@ class Connection(Calls):
         if not self._settled:
             self._settled = True
             self._stop_watch()
-        self._strike()
+        self.strikes.add()
         self.take_settings(payload)
 
     def _on_push_promise(self, payload: bytes, flags: int, number: int) -> None:
@@ -381,7 +341,7 @@ class Connection(Calls):
         if len(payload) != _PING_SIZE:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PING carries eight bytes")
         if not flags & frames.ACK:
-            self._strike()
+            self.strikes.add()
             self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif self._draining and payload == _DRAIN_PING:
             self._cut_off_here()
@@ -391,7 +351,7 @@ class Connection(Calls):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY of a stream")
         if len(payload) < 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a short GOAWAY")
-        self._strike()  # the peer opens no more streams, and closes when its own are done
+        self.strikes.add()  # the peer opens no more streams, and closes when its own are done
 
     def _on_window_update(self, payload: bytes, flags: int, number: int) -> None:
         increment = frames.read_number(payload) & STREAM_ID
@@ -403,29 +363,18 @@ class Connection(Calls):
             raise StreamFault(number, ErrorCode.PROTOCOL_ERROR)
         self.open_window(number, increment)
 
-    # -- abuse --
-
-    def _strike(self) -> None:
-        """A frame that brought nothing. Raises ConnectionFault when there are too many."""
-        self.strikes += 1
-        if self.strikes < self.limits.max_strikes:
-            return
-        now = self._loop.time()
-        self.strikes = max(0.0, self.strikes - (now - self._struck_at) * self.limits.strikes_forgiven_per_s)
-        self._struck_at = now
-        if self.strikes >= self.limits.max_strikes:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring nothing")
-
     # -- the end --
 
     def _on_stream_fault(self, fault: StreamFault) -> None:
-        self._strike()
         stream = self.streams.get(fault.stream_id)
         if stream is None:
             self.write(frames.rst_stream(fault.stream_id, fault.code))
+            self.over.reset(fault.stream_id)
+            self.strikes.add()
             return
         self.reset(stream, fault.code)
         self._cancel(stream)
+        self.strikes.add(strikes.OF_A_CALL)
 
     def _fail(self, code: ErrorCode, reason: str) -> None:
         if not self._greeted:
@@ -438,13 +387,15 @@ class Connection(Calls):
         """Say no more, and close when the peer does: a close while it sends would cost it what it has not read yet."""
         if self.lost:
             return
+        self.flush()
         self._rest = b""
-        self._open_block = None
+        self._drop_block()
+        if self._held and not self.transport.is_closing():
+            self.transport.resume_reading()
+        self._held = 0
         self.abandon_all()
         self._stop_watch()
         self._watch = self._loop.call_later(self.limits.linger_s, self.transport.abort)
-        if self._reading_paused:
-            self.transport.resume_reading()
         if self.transport.can_write_eof():
             with suppress(OSError):  # the peer may have gone before its end was seen here
                 self.transport.write_eof()

@@ -149,6 +149,11 @@ def unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:
     return start + 1, end
 
 
+def parent_of(data: bytes, at: int) -> int:
+    """The stream that the priority fields at this place say to depend on; 0, the root, where they end early."""
+    return int.from_bytes(data[at : at + 4], "big") & STREAM_ID
+
+
 def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
     """The settings of a payload in order, each checked against its bounds. Raises ConnectionFault."""
     if len(payload) % _SETTING.size:

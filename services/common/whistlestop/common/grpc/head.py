@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
     Unary = Callable[[bytes, "Head"], Coroutine[Any, Any, bytes]]
     Knows = Callable[["Head"], Coroutine[Any, Any, bool]]
+    Peek = Callable[["Head"], bool | None]
     Streaming = Callable[[StreamingCall], Coroutine[Any, Any, None]]
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _BAD_VALUE = re.compile(rb"[\x00\r\n]")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
 # They speak of a connection, which HTTP/2 does in frames (RFC 9113, 8.2.2).
 _OF_CONNECTIONS = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
@@ -33,35 +35,53 @@ _CONTENT_TYPE = re.compile(r"application/grpc(\+proto)?\s*(;.*)?", re.IGNORECASE
 
 
 class Method:
-    """What answers calls of one path: a unary handler or a streaming one."""
+    """What answers calls of one path: a unary handler or a streaming one, or a refusal."""
 
-    __slots__ = ("knows", "name", "streaming", "unary")
+    __slots__ = ("knows", "most", "name", "peek", "public", "refusal", "streaming", "streams_requests", "unary")
 
     def __init__(
-        self, name: str, unary: Unary | None = None, streaming: Streaming | None = None, *, knows: Knows | None = None
-    ) -> None:
+        self, name: str, unary: Unary | None = None, streaming: Streaming | None = None, *, knows: Knows | None = None,
+        peek: Peek | None = None, public: bool = False, most: int | None = None, streams_requests: bool = True,
+        refusal: ServiceError | None = None,
+    ) -> None:  # fmt: skip
         self.name = name
         self.unary = unary
         self.streaming = streaming
         self.knows = knows
-        """Whether a caller is anybody at all, asked before much of a request is kept. None: everybody is."""
+        """Whether a caller is anybody at all, asked before anything of a request is kept. None: everybody is."""
+        self.peek = peek
+        """As `knows`, without waiting; it returns None when that needs a look elsewhere."""
+        self.public = public
+        """Calls are for everybody, and count towards the budget of those who are not known."""
+        self.most = most
+        """Bytes of a message, where that is less than the server's bound."""
+        self.streams_requests = streams_requests
+        """A streaming method takes more than one message."""
+        self.refusal = refusal
+        """Calls are refused at their head by this."""
 
 
 class Head:
     """A call as its headers describe it. With `refusal` (a header block), it is over before it begins."""
 
-    __slots__ = ("accepts_gzip", "binary", "gzipped", "headers", "method", "path", "refusal", "timeout_s")
+    __slots__ = (
+        "accepts_gzip", "binary", "content_length", "gzipped", "headers", "known_until", "method", "path", "refusal",
+        "timeout_s",
+    )  # fmt: skip
 
     def __init__(self, path: str, method: Method | None) -> None:
         self.path = path
         self.method = method
         self.timeout_s: float | None = None
+        self.content_length: int | None = None
         self.gzipped = False
         self.accepts_gzip = False
         self.headers: Mapping[str, str] = _NOTHING
         """Metadata, names in lower case; binary values stand in `binary`."""
         self.binary: Mapping[str, bytes] = _NO_BYTES
         self.refusal: bytes | None = None
+        self.known_until = 0.0
+        """Until then (in the time of the event loop) its caller counts as known."""
 
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
@@ -87,14 +107,24 @@ def read_head(fields: Iterable[Field], method_of: Callable[[str], Method]) -> He
     if b":scheme" not in pseudo or b":method" not in pseudo or not pseudo.get(b":path"):
         return MALFORMED
     path = pseudo[b":path"].decode("latin-1")
-    refusal = _refusal(pseudo[b":method"], plain)
-    if refusal is not None:
-        head = Head(path, None)
-        head.refusal = refusal
-        return head
-    head = Head(path, method_of(path))
-    _take_plain(head, plain)
+    length = plain.get("content-length")
+    if length is not None and _LENGTH.fullmatch(length) is None:
+        return MALFORMED
+    head = Head(path, None)
+    head.content_length = None if length is None else int(length)
+    head.refusal = _refusal(pseudo[b":method"], plain)
+    if head.refusal is None:
+        head.method = method_of(path)
+        if head.method.refusal is not None:
+            head.refusal = status.trailers_only(head.method.refusal)
+        else:
+            _take_plain(head, plain)
     return head
+
+
+def are_trailers(fields: Iterable[Field]) -> bool:
+    """Whether the fields may stand behind a request: none of them is a pseudo-header field or malformed."""
+    return all(name[:1] != b":" and _is_wellformed(name, value) for name, value in fields)
 
 
 def _is_wellformed(name: bytes, value: bytes) -> bool:

@@ -18,6 +18,7 @@ HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 _SERVING = b"\x08\x01"
 _NOT_SERVING = b"\x08\x02"
 _SERVICE_UNKNOWN = b"\x08\x03"
+_MOST_REQUEST = 1_024
 
 
 class Health:
@@ -30,7 +31,10 @@ class Health:
     def methods(self) -> dict[str, Method]:
         """By their paths."""
         check, watch = f"/{HEALTH_SERVICE}/Check", f"/{HEALTH_SERVICE}/Watch"
-        return {check: Method(check, self._check), watch: Method(watch, streaming=self._watch)}
+        return {
+            check: Method(check, self._check, public=True, most=_MOST_REQUEST),
+            watch: Method(watch, streaming=self._watch, public=True, most=_MOST_REQUEST, streams_requests=False),
+        }
 
     def drain(self) -> None:
         """Tell whoever asks that this server is going away."""

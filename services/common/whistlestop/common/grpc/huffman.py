@@ -69,20 +69,33 @@ def _padding(nodes: list[list[int]]) -> frozenset[int]:
 _NODES = _tree()
 _ENDS = _padding(_NODES)
 _steps: dict[int, tuple[int, bytes]] = {}
+_half_steps: dict[int, tuple[int, bytes]] = {}
+"""By four bits: there are some 4,000 of them, so that strings made of rare codes stay cheap as well."""
 _strings: dict[bytes, bytes] = {}
 
 
 def _step(node: int, byte: int) -> tuple[int, bytes]:
+    node, first = _half_step(node, byte >> 4)
+    node, second = _half_step(node, byte & 15)
+    return node, first + second
+
+
+def _half_step(node: int, bits: int) -> tuple[int, bytes]:
+    key = node << 4 | bits
+    known = _half_steps.get(key)
+    if known is not None:
+        return known
     out = bytearray()
-    for shift in range(7, -1, -1):
-        node = _NODES[node][byte >> shift & 1]
+    for shift in range(3, -1, -1):
+        node = _NODES[node][bits >> shift & 1]
         if node < 0:
             symbol = -1 - node
             if symbol == _EOS:
                 raise HuffmanError("an end-of-string mark inside a string")
             out.append(symbol)
             node = 0
-    return node, bytes(out)
+    step = _half_steps[key] = node, bytes(out)
+    return step
 
 
 def decode(data: bytes) -> bytes:
@@ -96,9 +109,9 @@ def decode(data: bytes) -> bytes:
         key = node << 8 | byte
         step = _steps.get(key)
         if step is None:
-            if len(_steps) >= _MOST_STEPS:
-                _steps.clear()
-            step = _steps[key] = _step(node, byte)
+            step = _step(node, byte)
+            if len(_steps) < _MOST_STEPS:
+                _steps[key] = step
         node, piece = step
         pieces.append(piece)
     if node not in _ENDS:

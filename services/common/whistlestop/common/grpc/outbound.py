@@ -5,20 +5,27 @@ nobody is in front of it) leaves in one write. All else waits in its stream's `o
 stream in turn, as far as three things allow: the stream's window, the connection's, and the transport's buffer.
 
     _queue      streams with something to send which their own window lets out
-    (nowhere)   streams whose own window is shut: its WINDOW_UPDATE or SETTINGS bring them back
+    _shut       streams whose own window is shut: its WINDOW_UPDATE or SETTINGS bring them back
+
+What is written while frames are being read leaves in one piece at the end of the turn. What waits is bounded, and a
+peer that lets nothing out for long loses the stream, or the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from struct import Struct
 from typing import TYPE_CHECKING, Final, cast
 
-from whistlestop.common.grpc import frames
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.grpc import frames, strikes
+from whistlestop.common.grpc.closed import ClosedStreams
 from whistlestop.common.grpc.frames import DATA, END_HEADERS, END_STREAM, FRAME_HEADER, HEADERS
 from whistlestop.common.grpc.hpack import NO_DYNAMIC_TABLE
 from whistlestop.common.grpc.messages import PREFIX, PREFIX_SIZE, compressed
-from whistlestop.common.grpc.status import ANSWER, GZIP_ANSWER, OK
+from whistlestop.common.grpc.status import ANSWER, GZIP_ANSWER, OK, trailers_only
+from whistlestop.common.grpc.strikes import Strikes
 
 if TYPE_CHECKING:
     from whistlestop.common.grpc.limits import Limits
@@ -27,6 +34,21 @@ if TYPE_CHECKING:
 _QUANTUM = 64 * 1024
 _HIGH_WATER = 256 * 1024
 _LOW_WATER = 64 * 1024
+_MOST_IN_A_TURN = 64 * 1024
+_STREAMS_PER_STRIKE = 50
+_LEAST_UPDATE = 256
+_OF_A_SMALL_UPDATE = 0.25
+"""Strikes of a WINDOW_UPDATE that allows less than that, although something waits for it."""
+_TOO_MUCH_UNSENT: Final = trailers_only(
+    ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too many answers wait for the client to read them")
+)
+# Reasons not to read.
+UNREAD: Final = 1
+"""The peer does not fetch what was written."""
+TURN: Final = 2
+"""Others go first."""
+ASKING: Final = 4
+"""It is being found out who calls."""
 
 # Headers, then the head of the DATA frame and the message's prefix: one pack for all before the message.
 _BEFORE: Final = Struct(f">IBI{len(ANSWER)}sIBIBI")
@@ -36,49 +58,104 @@ _TRAILERS_HEAD: Final = len(OK) << 8 | HEADERS
 _END: Final = END_HEADERS | END_STREAM
 
 
-class Outbound(asyncio.Protocol):
+class Outbound(asyncio.BufferedProtocol):
     """Windows, the queue of what waits for them, and the frames of answers."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self.limits = limits
+        self._loop = loop
         self.streams: dict[int, Stream] = {}
+        self.over = ClosedStreams()
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.lost = False
         """Nothing is read or written any more."""
+        self.strikes = Strikes(
+            limits.max_strikes_unauthenticated, limits.strikes_forgiven_unauthenticated_per_s, loop.time
+        )
         self._compress_from = limits.compress_from
         self._send_left = frames.DEFAULT_WINDOW
         self._initial_window = frames.DEFAULT_WINDOW
+        self._most_credit = 0
+        """No stream's credit is larger."""
         self._max_frame = frames.LEAST_MAX_FRAME
-        self._queue: dict[int, Stream] = {}
+        self._queue: OrderedDict[int, Stream] = OrderedDict()
+        self._shut: dict[int, Stream] = {}
+        self._unsent = 0
+        self._most_unsent = limits.max_unsent_unauthenticated
+        self._stalled_s = limits.stalled_unauthenticated_s
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._sent = 0
+        """Bytes of answers, and times that the transport took up writing again: it grows as long as a peer reads."""
+        self._seen_sent = -1
         self._paused = False
-        self._reading_paused = False
+        self._held = 0
+        """Why nothing is read, as bits."""
+        self._in_turn = False
+        self._turn_out: list[bytes] = []
+        self._turn_size = 0
         self._told_table = False
-        self.strikes = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(_HIGH_WATER, _LOW_WATER)
 
+    def trust(self) -> None:
+        """The peer is known: bounds are wider."""
+        limits = self.limits
+        self.strikes.allow(limits.max_strikes, limits.strikes_forgiven_per_s)
+        self._most_unsent = limits.max_unsent
+        self._stalled_s = limits.stalled_s
+
+    # -- the transport --
+
     def pause_writing(self) -> None:
         self._paused = True
+        self._watch_unsent()
 
     def resume_writing(self) -> None:
         self._paused = False
-        if self._reading_paused:
-            self._reading_paused = False
-            self.transport.resume_reading()
+        self._sent += 1
+        self.read_again(UNREAD)
         self._pump()
 
-    def hold_reading(self) -> None:
-        """A peer that does not fetch our answers gets no more questions in."""
-        if self._paused and not self._reading_paused and not self.lost:
-            self._reading_paused = True
+    def read_no_more(self, reason: int) -> None:
+        """Have nothing read until every reason is gone."""
+        if not self._held and not self.lost and not self.transport.is_closing():
             self.transport.pause_reading()
+        self._held |= reason
+
+    def read_again(self, reason: int) -> None:
+        """A reason not to read is gone."""
+        if not self._held & reason:
+            return
+        self._held &= ~reason
+        if not self._held and not self.lost and not self.transport.is_closing():
+            self.transport.resume_reading()
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Take up what was read and not looked at."""
 
     def write(self, data: bytes) -> None:
         """Frames that no window holds back."""
-        if not self.lost:
+        if self.lost:
+            return
+        if self._in_turn:
+            self._turn_out.append(data)
+            self._turn_size += len(data)
+            if self._turn_size >= _MOST_IN_A_TURN:
+                self.flush()
+        else:
             self.transport.write(data)
+
+    def flush(self) -> None:
+        """Let what was written in this turn go."""
+        if self._turn_out:
+            data = b"".join(self._turn_out)
+            self._turn_out.clear()
+            self._turn_size = 0
+            if not self.lost:
+                self.transport.write(data)
 
     # -- answers --
 
@@ -86,15 +163,15 @@ class Outbound(asyncio.Protocol):
         """The whole answer of a unary call, and the end of its stream."""
         size = len(message) + PREFIX_SIZE
         if (
-            size > self._max_frame or size > self._send_left or size > stream.send_left or self._paused
-            or self._queue or not self._told_table
+            size > self._max_frame or size > self._send_left or size > stream.credit + self._initial_window
+            or self._paused or self._queue or not self._told_table
             or (self._compress_from is not None and size > self._compress_from and stream.head.accepts_gzip)
         ):  # fmt: skip
             self._reply_in_pieces(stream, message)
             return
         number = stream.number
         self._send_left -= size
-        self.transport.write(
+        self.write(
             b"".join((
                 _BEFORE.pack(
                     _HEADERS_HEAD, END_HEADERS, number, ANSWER,
@@ -104,12 +181,16 @@ class Outbound(asyncio.Protocol):
                 _AFTER.pack(_TRAILERS_HEAD, _END, number, OK),
             ))
         )  # fmt: skip
+        self.strikes.earn()
         self._close(stream)
 
     def _reply_in_pieces(self, stream: Stream, message: bytes) -> None:
         flag = 0
         if self._compress_from is not None and len(message) >= self._compress_from and stream.head.accepts_gzip:
             message, flag = compressed(message), 1
+        if self._unsent + len(message) > self._most_unsent:
+            self.refuse(stream, _TOO_MUCH_UNSENT, b"")
+            return
         self._open_answer(stream, GZIP_ANSWER if flag else ANSWER)
         self._send(stream, PREFIX.pack(flag, len(message)) + message)
         self.finish(stream, OK)
@@ -147,29 +228,44 @@ class Outbound(asyncio.Protocol):
 
     def _write_trailers(self, stream: Stream, trailers: bytes) -> None:
         self.write(frames.header_frames(stream.number, trailers, self._max_frame, end_stream=True))
+        if trailers is OK:
+            self.strikes.earn()
         self._close(stream)
 
     def reset(self, stream: Stream, code: int) -> None:
         """End a stream without an answer."""
         self.write(frames.rst_stream(stream.number, code))
+        if not stream.ended:
+            self.over.reset(stream.number)
         self.forget(stream)
 
     def _close(self, stream: Stream) -> None:
-        """A stream is over for us. A peer who has not finished is told to spare itself the rest."""
+        """A stream is over for us. A peer who has not finished is told to spare itself the rest.
+
+        If the call was refused at its head, the rest may be on its way, and short: it is checked and thrown away.
+        """
+        number: int | None = stream.number
         if not stream.ended:
-            self.write(frames.rst_stream(stream.number, frames.ErrorCode.NO_ERROR))
-        if self.strikes > 0:
-            self.strikes -= 4
+            if stream.begun:
+                self.over.reset(stream.number)
+            else:
+                number = self.over.answered(stream.number, stream.content_left, stream.credit + self._initial_window)
+            if number is not None:
+                self.write(frames.rst_stream(number, frames.ErrorCode.NO_ERROR))
         self.forget(stream)
 
     def forget(self, stream: Stream) -> None:
         """Let go of a stream, whoever ended it."""
         stream.closed = stream.ended = True
         self.streams.pop(stream.number, None)
-        if self._queue:
-            self._queue.pop(stream.number, None)
         stream.body = b""
-        stream.outgoing = None
+        if stream.request is not None:
+            stream.request.close()
+        if stream.outgoing is not None:
+            self._unsent -= len(stream.outgoing)
+            stream.outgoing = None
+            self._queue.pop(stream.number, None)
+            self._shut.pop(stream.number, None)
         if stream.drained is not None and not stream.drained.done():
             stream.drained.set_result(None)
         if not self.streams:
@@ -186,20 +282,28 @@ class Outbound(asyncio.Protocol):
     def _send(self, stream: Stream, data: bytes) -> None:
         waiting = stream.outgoing
         stream.outgoing = memoryview(data if waiting is None else b"".join((waiting, data)))
-        if stream.send_left > 0:
+        stream.seen_unsent = -1
+        self._unsent += len(data)
+        self._line_up(stream)
+        self._pump()
+        if stream.outgoing is not None:
+            self._watch_unsent()
+
+    def _line_up(self, stream: Stream) -> None:
+        if stream.credit + self._initial_window > 0:
+            self._shut.pop(stream.number, None)
             self._queue[stream.number] = stream
-            self._pump()
+        else:
+            self._shut[stream.number] = stream
 
     def _pump(self) -> None:
         """Send what may be sent, the streams in turn."""
         queue = self._queue
         while queue and self._send_left > 0 and not self._paused and not self.lost:
-            number = next(iter(queue))
-            stream = queue.pop(number)
+            _, stream = queue.popitem(last=False)
             self._send_some(stream)
             if stream.outgoing is not None:
-                if stream.send_left > 0:
-                    queue[number] = stream
+                self._line_up(stream)
                 continue
             if stream.drained is not None and not stream.drained.done():
                 stream.drained.set_result(None)
@@ -209,20 +313,61 @@ class Outbound(asyncio.Protocol):
     def _send_some(self, stream: Stream) -> None:
         data = stream.outgoing
         assert data is not None
-        allowed = min(len(data), stream.send_left, self._send_left, _QUANTUM)
+        allowed = min(len(data), stream.credit + self._initial_window, self._send_left, _QUANTUM)
+        if allowed <= 0:
+            return  # its window has shrunk meanwhile
         parts: list[bytes | memoryview] = []
         for at in range(0, allowed, self._max_frame):
             piece = data[at : min(at + self._max_frame, allowed)]
             parts += (FRAME_HEADER.pack(len(piece) << 8 | DATA, 0, stream.number), piece)
         self._send_left -= allowed
-        stream.send_left -= allowed
+        self._unsent -= allowed
+        self._sent += allowed
+        stream.credit -= allowed
         stream.outgoing = data[allowed:] if allowed < len(data) else None
         self.write(b"".join(parts))
+
+    # -- a peer that does not read --
+
+    def _watch_unsent(self) -> None:
+        if self._stall_timer is None and not self.lost:
+            self._seen_sent = self._sent
+            self._stall_timer = self._loop.call_later(self._stalled_s, self.look_at_unsent)
+
+    def look_at_unsent(self) -> None:
+        """End what has waited since the last look without getting on."""
+        self._stall_timer = None
+        if self.lost or not (self._paused or self._queue or self._shut):
+            return
+        if self._sent == self._seen_sent and (self._paused or self._queue):
+            self.give_up_reader()
+            return
+        for stream in list(self._shut.values()):
+            left = len(stream.outgoing or b"")
+            if left == stream.seen_unsent:
+                self.give_up_stream(stream)
+            stream.seen_unsent = left
+        self._seen_sent = self._sent
+        self._stall_timer = self._loop.call_later(self._stalled_s, self.look_at_unsent)
+
+    def give_up_reader(self) -> None:
+        """The peer reads nothing."""
+
+    def give_up_stream(self, stream: Stream) -> None:
+        """The peer lets nothing of this answer out."""
+
+    def stop_watching_unsent(self) -> None:
+        """The connection is over."""
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     # -- the peer's windows and settings --
 
     def open_window(self, number: int, increment: int) -> None:
         """The peer lets us send more. Raises ConnectionFault or StreamFault for more than 2^31-1."""
+        if increment < _LEAST_UPDATE:
+            self.strikes.add(_OF_A_SMALL_UPDATE if self._unsent else strikes.ONE)
         if number == 0:
             self._send_left += increment
             if self._send_left > frames.MAX_WINDOW:
@@ -230,30 +375,52 @@ class Outbound(asyncio.Protocol):
         else:
             stream = self.streams.get(number)
             if stream is None:
+                self._open_closed_window(number, increment)
                 return
-            stream.send_left += increment
-            if stream.send_left > frames.MAX_WINDOW:
+            stream.credit += increment
+            if stream.credit + self._initial_window > frames.MAX_WINDOW:
                 raise frames.StreamFault(number, frames.ErrorCode.FLOW_CONTROL_ERROR)
-            if stream.outgoing is not None and stream.send_left > 0:
-                self._queue[number] = stream
+            self._most_credit = max(self._most_credit, stream.credit)
+            if stream.outgoing is not None:
+                self._line_up(stream)
         if self._queue:
             self._pump()
 
+    def _open_closed_window(self, number: int, increment: int) -> None:
+        closed = self.over.half_closed.get(number)
+        if closed is not None:
+            closed.send_left += increment
+            if closed.send_left > frames.MAX_WINDOW:
+                raise frames.StreamFault(number, frames.ErrorCode.FLOW_CONTROL_ERROR)
+
     def take_settings(self, payload: bytes) -> None:
-        """The peer's settings, in force at once. Raises ConnectionFault."""
+        """The peer's settings, in force at once. Raises ConnectionFault.
+
+        Of several initial windows in one frame the last one counts, and the highest one must not overflow a window:
+        streams are looked at once a frame, and only those that wait.
+        """
+        window = highest = self._initial_window
         for key, value in frames.read_settings(payload):
             if key == frames.MAX_FRAME_SIZE:
                 self._max_frame = value
             elif key == frames.INITIAL_WINDOW_SIZE:
-                self._shift_windows(value - self._initial_window)
-                self._initial_window = value
+                window = value
+                highest = max(highest, value)
+        if highest > self._initial_window:
+            self._check_windows(highest)
+        raised = window > self._initial_window
+        self._initial_window = window
+        if raised and self._shut:
+            self.strikes.add(len(self._shut) / _STREAMS_PER_STRIKE)
+            for stream in list(self._shut.values()):
+                self._line_up(stream)
         self.write(frames.SETTINGS_ACK)
         self._pump()
 
-    def _shift_windows(self, by: int) -> None:
-        for stream in self.streams.values():
-            stream.send_left += by
-            if stream.send_left > frames.MAX_WINDOW:
-                raise frames.ConnectionFault(frames.ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31-1")
-            if stream.outgoing is not None and stream.send_left > 0:
-                self._queue[stream.number] = stream
+    def _check_windows(self, initial: int) -> None:
+        most = frames.MAX_WINDOW - initial
+        if self._most_credit <= most:
+            return
+        self.strikes.add(len(self.streams) / _STREAMS_PER_STRIKE)
+        if any(stream.credit > most for stream in self.streams.values()):
+            raise frames.ConnectionFault(frames.ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31-1")

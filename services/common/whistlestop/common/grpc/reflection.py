@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf import descriptor_pool
+from google.protobuf.message import DecodeError
 
-from whistlestop.common.errors import Code
+from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.grpc.head import Method
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.grpc.streaming import StreamingCall
 
+_MOST_REQUEST: Final = 4_096
 REFLECTION_SERVICES: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 
@@ -30,13 +32,16 @@ class Reflection:
     def methods(self) -> dict[str, Method]:
         """By their paths."""
         paths = (f"/{service}/ServerReflectionInfo" for service in REFLECTION_SERVICES)
-        return {path: Method(path, streaming=self._answer) for path in paths}
+        return {path: Method(path, streaming=self._answer, public=True, most=_MOST_REQUEST) for path in paths}
 
     async def _answer(self, call: StreamingCall) -> None:
         from grpc_reflection.v1alpha import reflection_pb2 as reflection_pb
 
         async for data in call:
-            request = reflection_pb.ServerReflectionRequest.FromString(data)
+            try:
+                request = reflection_pb.ServerReflectionRequest.FromString(data)
+            except DecodeError:
+                raise ServiceError(Code.INTERNAL, "grpc: the reflection request does not parse") from None
             response = reflection_pb.ServerReflectionResponse(
                 valid_host=request.host, original_request=request
             )

@@ -11,25 +11,26 @@ import errno
 import socket
 from typing import TYPE_CHECKING
 
-from whistlestop.common.grpc.connection import Connection
+from whistlestop.common.budget import Budget
+from whistlestop.common.grpc.connection import READ_SIZE, Connection
 from whistlestop.common.grpc.limits import Limits
+from whistlestop.common.listener import BACKLOG, Listener
 
 if TYPE_CHECKING:
     import ssl
 
+    from whistlestop.common.budget import Account
     from whistlestop.common.grpc.limits import Service
-
-_BACKLOG = 1_024
-_TLS_HANDSHAKE_S = 20.0
 
 
 class GrpcServer:
-    """Serves `service`. `start` once, `stop` once."""
+    """Serves `service`, within the budget that it shares with the other listeners. `start` once, `stop` once."""
 
-    def __init__(self, service: Service, limits: Limits | None = None) -> None:
+    def __init__(self, service: Service, limits: Limits | None = None, budget: Budget | None = None) -> None:
         self._service = service
         self._limits = limits or Limits()
-        self._server: asyncio.Server | None = None
+        self._budget = budget
+        self._listener: Listener | None = None
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -39,26 +40,20 @@ class GrpcServer:
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen; the bound port. Raises OSError."""
         loop = asyncio.get_running_loop()
+        budget = self._budget or Budget(loop.time)
+        buffer = memoryview(bytearray(READ_SIZE))
 
-        def connect() -> Connection:
-            return Connection(self._service, self._limits, loop, self._came, self._gone)
+        def connect(account: Account) -> Connection:
+            return Connection(self._service, self._limits, loop, account, buffer, self._came, self._gone)
 
-        listener = await _listen(loop, host, port)
-        try:
-            self._server = await loop.create_server(
-                connect, sock=listener, ssl=tls, backlog=_BACKLOG,
-                ssl_handshake_timeout=_TLS_HANDSHAKE_S if tls is not None else None,
-            )  # fmt: skip
-        except BaseException:
-            listener.close()
-            raise
-        return int(listener.getsockname()[1])
+        self._listener = Listener(await _listen(loop, host, port), budget, connect, tls)
+        return self._listener.port
 
     async def stop(self, grace_s: float) -> None:
         """Take no new connections and calls, give running calls `grace_s`, then end them."""
         self._stopping = True
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
         for connection in list(self._connections):
             connection.drain()
         await self._until_empty(grace_s)
@@ -101,7 +96,7 @@ async def _listen(loop: asyncio.AbstractEventLoop, host: str, port: int) -> sock
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError:
         listener.close()

@@ -1,32 +1,38 @@
 """Calls with streams of messages. Temporal's API has none; health's Watch and reflection do.
 
-Rules of this file: small and bounded, not fast.
+Rules of this file: small and bounded, not fast. Whoever may call such a method need not be known, so what it sends and
+what it does not read count towards the budget; a handler that reads slowly bounds what is kept of a stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, plain_message
 
 if TYPE_CHECKING:
-    from whistlestop.common.grpc.head import Head
+    from whistlestop.common.grpc.head import Head, Method
     from whistlestop.common.grpc.outbound import Outbound
     from whistlestop.common.grpc.stream import Stream
 
-_MOST_WAITING = 1_000
+MOST_WAITING: Final = 100
+MOST_WAITING_BYTES: Final = 256 * 1024
 
 
 class StreamingCall:
     """What a streaming handler works with: iterate over it for messages, `send` answers, return or raise to end."""
 
-    def __init__(self, connection: Outbound, stream: Stream) -> None:
+    def __init__(self, connection: Outbound, stream: Stream, method: Method) -> None:
         self._connection = connection
         self._stream = stream
+        self._streams_requests = method.streams_requests
         self._messages: deque[bytes] = deque()
+        self._waiting = 0
+        """Bytes of the messages that wait."""
+        self._count = 0
         self._came = asyncio.Event()
         self._ended = False
         self._partial = bytearray()
@@ -45,22 +51,30 @@ class StreamingCall:
                 raise StopAsyncIteration
             self._came.clear()
             await self._came.wait()
-        return self._messages.popleft()
+        message = self._messages.popleft()
+        self._waiting -= len(message)
+        self._release(len(message))
+        return message
 
     async def send(self, message: bytes) -> None:
         """Send one message; returns when it has left for the transport."""
         stream = self._stream
         if stream.closed:
             return
+        self._hold(len(message))
         self._connection.send_message(stream, message)
         if stream.outgoing is not None:
             stream.drained = asyncio.get_running_loop().create_future()
             await stream.drained
             stream.drained = None
+        self._release(len(message))
 
     def feed(self, data: bytes, most: int, *, ended: bool) -> None:
         """Take in what came. Raises ServiceError or TooLarge."""
         partial = self._partial
+        self._hold(len(data))
+        if self._stream.request is not None:
+            self._stream.request.restart()
         partial += data
         while len(partial) >= PREFIX_SIZE:
             flag, length = PREFIX.unpack_from(partial)
@@ -69,13 +83,31 @@ class StreamingCall:
             end = PREFIX_SIZE + length
             if len(partial) < end:
                 break
-            if len(self._messages) >= _MOST_WAITING:
-                raise ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: more messages than the handler reads")
-            message = plain_message(bytes(partial[PREFIX_SIZE:end]), flag, gzipped=self.head.gzipped, most=most)
-            self._messages.append(message)
+            self._take(bytes(partial[PREFIX_SIZE:end]), flag, most)
             del partial[:end]
+            self._release(end)
         if ended:
             if partial:
                 raise ServiceError(Code.INTERNAL, "grpc: a message that ends early")
             self._ended = True
         self._came.set()
+
+    def _take(self, data: bytes, flag: int, most: int) -> None:
+        self._count += 1
+        if self._count > 1 and not self._streams_requests:
+            raise ServiceError(Code.INTERNAL, "grpc: a request of one message with two messages")
+        if len(self._messages) >= MOST_WAITING or self._waiting > MOST_WAITING_BYTES:
+            raise ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: more messages than the handler reads")
+        message = plain_message(data, flag, gzipped=self.head.gzipped, most=most)
+        self._hold(len(message))
+        self._waiting += len(message)
+        self._messages.append(message)
+
+    def _hold(self, size: int) -> None:
+        request = self._stream.request
+        if request is not None and not request.hold(size):
+            raise ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too much is under way for callers who are not known")
+
+    def _release(self, size: int) -> None:
+        if self._stream.request is not None:
+            self._stream.request.release(size)
