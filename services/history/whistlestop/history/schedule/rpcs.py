@@ -124,8 +124,7 @@ async def update_schedule(
     def decide(run: Run, data: ScheduleData) -> None:
         if policy.is_repeated(data, request.request_id):
             return
-        token = int.from_bytes(request.conflict_token[:8], "big") if len(request.conflict_token) >= 8 else 0
-        if token and token != data.conflict_token:
+        if request.conflict_token not in (b"", _token(data.conflict_token)):
             raise failed_precondition("mismatched conflict token")
         policy.update(data, request.schedule, run.now_ns)
         if request.HasField("search_attributes"):

@@ -1,0 +1,1 @@
+"""Attacks by callers who are known: what they must not reach, spend or spoil."""
