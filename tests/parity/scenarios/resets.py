@@ -251,6 +251,6 @@ async def what_others_were_asked_for_is_answered_after_that_point(p: Puppet) -> 
     await _reset(p, 9)
     await p.has_event("external_workflow_execution_signaled")
     await p.has_event("external_workflow_execution_cancel_requested")
-    await p.step(complete_workflow())
+    await p.complete(await p.workflow_task(record=False), complete_workflow())
     answer = await p.call("GetWorkflowExecutionHistory", record=False, execution=p.execution())
     p.note("events", sorted(event.event_type for event in answer.history.events))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
+from whistlestop.common.error_size import fit
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -39,13 +41,15 @@ class Code(IntEnum):
 
 
 class ServiceError(Exception):
-    """An RPC ends with `code` and `message`; `details` travel in the status details, in order."""
+    """An RPC ends with `code` and `message`; `details` travel in the status details, in order.
+
+    Both are cut to what every transport can carry, so a message may quote whatever a caller sent.
+    """
 
     def __init__(self, code: Code, message: str, *details: Message) -> None:
-        super().__init__(message)
         self.code = code
-        self.message = message
-        self.details: tuple[Message, ...] = details
+        self.message, self.details = fit(message, details)
+        super().__init__(self.message)
 
     def __repr__(self) -> str:
         return f"ServiceError({self.code.name}, {self.message!r}, {len(self.details)} details)"

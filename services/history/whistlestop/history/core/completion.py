@@ -15,6 +15,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.common.deployments import version_of
+from whistlestop.common.error_size import MOST_MESSAGE_BYTES, cut
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.common.storable import nul_field
 from whistlestop.history.core import build_ids, nonces, versioning, workflow_task
@@ -46,9 +47,9 @@ class BadCommand(Exception):
 
     @property
     def message(self) -> str:
-        """Temporal's wording: the cause's short name and the reason."""
+        """Temporal's wording: the cause's short name and the reason. It goes into history, too."""
         name = cause_name(self.cause)
-        return f"{name}: {self.reason}" if self.reason else name
+        return cut(f"{name}: {self.reason}", MOST_MESSAGE_BYTES) if self.reason else name
 
 
 def cause_name(cause: int) -> str:
