@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     Handle = WorkflowHandle[OrderWorkflow, Receipt]
 
 OURS = [sys.executable, "-m", "whistlestop.server", "server", "start-dev", "--headless"]
-READY_S = 20.0
-STAGE_S = 30.0
-RESULT_S = 60.0
+READY_S = 120.0
+STAGE_S = 120.0
+RESULT_S = 300.0
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 

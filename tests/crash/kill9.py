@@ -57,7 +57,7 @@ class Server:
     def kill(self, number: int = signal.SIGKILL) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(READY_S)
 
     def last_words(self) -> str:
         """The end of the log."""

@@ -91,7 +91,7 @@ def quick_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        assert ready.wait(30), output
+        assert ready.wait(PATIENCE_S), output
         program = folder / "greeting.py"
         (text,) = blocks("sdk")
         program.write_text(_moved(text, ports), "utf-8")
@@ -102,8 +102,8 @@ def quick_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
         yield folder, ports
     finally:
         server.send_signal(signal.SIGTERM)
-        code = server.wait(30)
-        reader.join(10)
+        code = server.wait(PATIENCE_S)
+        reader.join(PATIENCE_S)
         assert server.stdout is not None
         server.stdout.close()
     assert code == 0, output

@@ -48,7 +48,7 @@ class Elsewhere:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 elsewhere.asked.append((self.path, headers, body))
                 if self.path == "/slow":
-                    elsewhere.slow.wait(30)
+                    elsewhere.slow.wait(PATIENCE_S)
                 status, sent, data = elsewhere.answers.pop(0) if elsewhere.answers else (200, {}, b"")
                 self.send_response(status)
                 for name, value in {**sent, "content-length": str(len(data))}.items():
