@@ -51,8 +51,8 @@ class Bounds:
     """Every bound has a number. Sizes in bytes, times in seconds."""
 
     connection: Share = Share(1, 100, 1024 * 1024, 0.1, 0.1)
-    address: Share = Share(512, 1_000, 8 * 1024 * 1024, 0.25, 0.5)
-    process: Share = Share(2_048, 4_000, 32 * 1024 * 1024, 0.5, 1.0)
+    address: Share = Share(512, 1_000, 4 * 1024 * 1024, 0.25, 0.5)
+    process: Share = Share(2_048, 4_000, 16 * 1024 * 1024, 0.5, 1.0)
     all_connections: int = 65_536
     """Authenticated ones included: what the process has descriptors for."""
     request_s: float = 10.0

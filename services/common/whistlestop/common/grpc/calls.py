@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 # Deadlines this near to the timer's go with it.
 _SLACK_S = 0.001
 _SLACK_PER_CALL_S = 5e-6
+_CPU_OF_A_PUBLIC_CALL_S: Final = 50e-6
+"""Of its handler, which is not measured; what frames cost is."""
 _DENIED: Final = status.trailers_only(permission_denied())
 _CROWDED: Final = status.trailers_only(
     ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too much is under way for callers who are not known")
@@ -98,6 +100,7 @@ class Calls(Outbound):
         stream.request = self.account.open_request(partial(self._expired, stream))
         size = sum(len(name) + len(value) for name, value in head.headers.items())
         if stream.request is not None and stream.request.hold(size):
+            self.account.spend_cpu(_CPU_OF_A_PUBLIC_CALL_S)
             return True
         self.strikes.add(strikes.CHEAP)
         self.reset(stream, ErrorCode.REFUSED_STREAM)
@@ -145,7 +148,7 @@ class Calls(Outbound):
             logger.exception("asking who calls %s failed", stream.head.path)
             self._refuse(stream, ServiceError(Code.INTERNAL, "internal error"))
             return False
-        self.strike(strikes.OF_A_QUESTION)
+        self.strike(strikes.OF_A_REFUSAL)
         if not stream.closed:
             self._deny(stream, 0.0)
         return False
@@ -294,8 +297,12 @@ class Calls(Outbound):
             self._refuse(stream, ServiceError(Code.CANCELLED, "the call was cancelled"))
 
     def _refuse(self, stream: Stream, error: ServiceError) -> None:
-        if not stream.closed:
-            self.refuse(stream, status.trailers_only(error), status.trailers(error))
+        if stream.closed:
+            return
+        is_counted = stream.request is not None
+        self.refuse(stream, status.trailers_only(error), status.trailers(error))
+        if is_counted:
+            self.strike(strikes.OF_A_REFUSAL)
 
     # -- a call is cut short --
 

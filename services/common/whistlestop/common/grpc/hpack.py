@@ -19,6 +19,10 @@ DEFAULT_TABLE_SIZE: Final = 4_096
 _ENTRY_OVERHEAD = 32
 # Five bytes of continuation reach beyond 2^32: no length or index of ours is that large.
 _LONGEST_INTEGER = 5
+_MOST_UPDATES = 2
+"""Of the table's size, before the fields of one block: to its lowest and to its last value (RFC 7541, section 4.2)."""
+_FAR = 2
+"""By how much a header list may be too large, and still be read to its end."""
 
 # fmt: off
 STATIC_TABLE: Final[tuple[Field, ...]] = (
@@ -130,10 +134,14 @@ class Decoder:
         self._size = 0
         self.changes = 0
 
-    def decode(self, block: bytes, most: int) -> list[Field] | None:
-        """The fields in order, or None when they add up to more than `most` bytes. Raises HpackError."""
+    def decode(self, block: bytes, most: int, most_fields: int = 1 << 20) -> list[Field] | None:
+        """The fields in order, or None when they are more than `most_fields`, or add up to more than `most` bytes.
+
+        Raises HpackError, also for a block that goes far beyond that: a few bytes may stand for many fields, and
+        reading on only to keep the table in step would be work without measure.
+        """
         fields: list[Field] = []
-        size = at = 0
+        size = at = updates = count = 0
         end = len(block)
         try:
             while at < end:
@@ -142,21 +150,25 @@ class Decoder:
                     index, at = _integer(block, at, 0x7F)
                     field = self._at(index)
                 elif byte & 0xE0 == 0x20:
-                    if size:
-                        raise HpackError("a table size update after a field")
+                    updates += 1
+                    if size or updates > _MOST_UPDATES:
+                        raise HpackError("a table size update after a field, or one too many")
                     limit, at = _integer(block, at, 0x1F)
                     self._resize(limit)
                     continue
                 else:
                     field, at = self._literal(block, at)
                 size += len(field[0]) + len(field[1]) + _ENTRY_OVERHEAD
+                count += 1
                 if size <= most:
                     fields.append(field)
+                if size > _FAR * most or count > _FAR * most_fields:
+                    raise HpackError("a header list without measure")
         except IndexError:
             raise HpackError("a block that ends within a field") from None
         except HuffmanError as error:
             raise HpackError(str(error)) from None
-        return fields if size <= most else None
+        return fields if size <= most and count <= most_fields else None
 
     def _literal(self, block: bytes, at: int) -> tuple[Field, int]:
         indexing = block[at] & 0x40

@@ -138,7 +138,7 @@ class Outbound(asyncio.BufferedProtocol):
 
     def write(self, data: bytes) -> None:
         """Frames that no window holds back."""
-        if self.lost:
+        if self.lost or self.transport.is_closing():  # or asyncio would log each attempt
             return
         if self._in_turn:
             self._turn_out.append(data)
@@ -154,7 +154,7 @@ class Outbound(asyncio.BufferedProtocol):
             data = b"".join(self._turn_out)
             self._turn_out.clear()
             self._turn_size = 0
-            if not self.lost:
+            if not self.lost and not self.transport.is_closing():
                 self.transport.write(data)
 
     # -- answers --
@@ -299,7 +299,8 @@ class Outbound(asyncio.BufferedProtocol):
     def _pump(self) -> None:
         """Send what may be sent, the streams in turn."""
         queue = self._queue
-        while queue and self._send_left > 0 and not self._paused and not self.lost:
+        closing = self.transport.is_closing
+        while queue and self._send_left > 0 and not (self._paused or self.lost or closing()):
             _, stream = queue.popitem(last=False)
             self._send_some(stream)
             if stream.outgoing is not None:

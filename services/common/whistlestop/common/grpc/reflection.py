@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from whistlestop.common.grpc.streaming import StreamingCall
 
 _MOST_REQUEST: Final = 4_096
+_LONGEST_KEPT: Final = 256
+_MOST_KEPT: Final = 2 * 1024 * 1024
+_MOST_ANSWERS: Final = 64
 REFLECTION_SERVICES: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 
@@ -28,6 +31,8 @@ class Reflection:
 
     def __init__(self, services: frozenset[str]) -> None:
         self._services = sorted({*services, *REFLECTION_SERVICES})
+        self._kept: dict[bytes, bytes] = {}
+        """Answers by the bytes of their requests."""
 
     def methods(self) -> dict[str, Method]:
         """By their paths."""
@@ -38,15 +43,25 @@ class Reflection:
         from grpc_reflection.v1alpha import reflection_pb2 as reflection_pb
 
         async for data in call:
-            try:
-                request = reflection_pb.ServerReflectionRequest.FromString(data)
-            except DecodeError:
-                raise ServiceError(Code.INTERNAL, "grpc: the reflection request does not parse") from None
-            response = reflection_pb.ServerReflectionResponse(
-                valid_host=request.host, original_request=request
-            )
-            self._fill(request, response)
-            await call.send(response.SerializeToString())
+            answer = self._kept.get(data)
+            if answer is None:
+                try:
+                    request = reflection_pb.ServerReflectionRequest.FromString(data)
+                except DecodeError:
+                    raise ServiceError(Code.INTERNAL, "grpc: the reflection request does not parse") from None
+                response = reflection_pb.ServerReflectionResponse(valid_host=request.host, original_request=request)
+                self._fill(request, response)
+                answer = response.SerializeToString()
+                self._keep(data, answer)
+            await call.send(answer)
+
+    def _keep(self, data: bytes, answer: bytes) -> None:
+        """Tools ask the same again and again, and some answers are large."""
+        if len(data) > _LONGEST_KEPT or len(answer) > _MOST_KEPT:
+            return
+        if sum(map(len, self._kept.values())) + len(answer) > _MOST_KEPT or len(self._kept) >= _MOST_ANSWERS:
+            self._kept.clear()
+        self._kept[data] = answer
 
     def _fill(self, request: Any, response: Any) -> None:
         kind = request.WhichOneof("message_request")

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _MOST_KNOWN = 256
 _MOST_KNOWN_UNAUTHENTICATED = 8
 _LONGEST_KNOWN = 1_024
+_BYTES_PER_STRIKE = 256
+"""Of long header blocks: those of strangers, and trailers, which nobody needs."""
 _MOST_CONTINUATIONS = 64
 _PRIORITY_SIZE = 5
 _MOST_REFUSED_AT_ONCE = 100
@@ -171,8 +173,11 @@ class Requests(Calls):
     def _read_head(self, block: bytes) -> Head:
         decoder = self._decoder
         before = decoder.changes
-        fields = decoder.decode(block, self.limits.max_header_list)
-        if fields is None or len(fields) > self.limits.max_header_fields:
+        if not self.account.authenticated and len(block) > _LONGEST_KNOWN:
+            self.strikes.add(len(block) / _BYTES_PER_STRIKE)
+        fields = decoder.decode(block, self.limits.max_header_list, self.limits.max_header_fields)
+        if fields is None:
+            self.strikes.add(strikes.OF_A_REFUSAL)
             head = Head("", None)
             head.refusal = _TOO_LARGE
             return head
@@ -190,7 +195,9 @@ class Requests(Calls):
         """A second header block: what it says means nothing to gRPC, but it ends the request."""
         decoder = self._decoder
         before = decoder.changes
-        fields = decoder.decode(block, self.limits.max_header_list)
+        if len(block) > _LONGEST_KNOWN:
+            self.strikes.add(len(block) / _BYTES_PER_STRIKE)
+        fields = decoder.decode(block, self.limits.max_header_list, self.limits.max_header_fields)
         if decoder.changes != before:
             self._known.clear()
         stream = self.streams.get(number)

@@ -62,12 +62,14 @@ class StreamingCall:
         if stream.closed:
             return
         self._hold(len(message))
+        size = len(message)
         self._connection.send_message(stream, message)
+        del message  # a copy of it waits
         if stream.outgoing is not None:
             stream.drained = asyncio.get_running_loop().create_future()
             await stream.drained
             stream.drained = None
-        self._release(len(message))
+        self._release(size)
 
     def feed(self, data: bytes, most: int, *, ended: bool) -> None:
         """Take in what came. Raises ServiceError or TooLarge."""

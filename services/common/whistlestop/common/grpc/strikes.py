@@ -19,8 +19,8 @@ CHEAP: Final = 0.05
 """Of what is refused by a look at two numbers, or ignored."""
 OF_A_CALL: Final = 4.0
 """Of a call that was begun in vain; what a call that succeeds makes up for."""
-OF_A_QUESTION: Final = 10.0
-"""Of a credential that had to be verified, and was wrong."""
+OF_A_REFUSAL: Final = 10.0
+"""Of a call that was looked at before it was refused: its credential was verified, or its message unpacked."""
 
 
 class Strikes:
