@@ -140,3 +140,24 @@ def test_records_go_through_powertools(capsys: pytest.CaptureFixture[str]) -> No
     handler.emit(logging.LogRecord("n", logging.ERROR, __file__, 1, "%s failed", ("it",), None))
     shown = json.loads(capsys.readouterr().out)
     assert (shown["level"], shown["message"], shown["service"]) == ("ERROR", "it failed", "frontend")
+
+
+@pytest.mark.parametrize("name", ["api_gateway_v1", "load_balancer"])
+def test_other_sources_of_events_reach_history(history: Remembering, name: str) -> None:
+    """An encoded slash is of the id."""
+    history.answers["DescribeWorkflowExecution"] = service_pb.DescribeWorkflowExecutionResponse()
+    answer = lambda_function.handler(_event(name), _Context())
+    assert (answer["statusCode"], json.loads(answer["body"])) == (200, {})
+    [(_, request, _)] = history.calls
+    assert isinstance(request, service_pb.DescribeWorkflowExecutionRequest)
+    assert request.execution.workflow_id == "order/7"
+
+
+def test_an_id_that_a_gateway_took_apart_is_refused_with_the_reason(history: Remembering) -> None:
+    event = _event("api_gateway_v2")
+    event["requestContext"]["http"]["method"] = "GET"
+    event["rawPath"] = "/prod/api/v1/namespaces/default/workflows/a/b"
+    answer = lambda_function.handler(event, _Context())
+    assert answer["statusCode"] == 404
+    assert "decodes paths" in json.loads(answer["body"])["message"]
+    assert history.calls == []

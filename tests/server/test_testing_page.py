@@ -61,7 +61,7 @@ def in_a_test(block: str) -> str:
 
 
 def block_with(text: str) -> str:
-    (found,) = [block for block in BLOCKS if text in block]
+    (found,) = [str(block) for block in BLOCKS if text in block]
     return found
 
 

@@ -1,4 +1,4 @@
-"""The frontend as a Lambda function: Function URL and API Gateway v2 events in, HTTP answers out.
+"""The frontend as a Lambda function: HTTP requests as events in (see `common.doors.http_events`), answers out.
 
 Its environment is FrontendSettings (`common.doors.settings`): where the database and the other two functions are, and
 who may call. With nothing said of that, nobody may.
@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clock import SECOND_NS, SystemClock
-from whistlestop.common.doors import lambda_shell
+from whistlestop.common.doors import http_events, lambda_shell
 from whistlestop.common.doors.counts import counts_of
 from whistlestop.common.doors.database import database_url
 from whistlestop.common.doors.settings import FrontendSettings, read
@@ -42,7 +42,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
     began_ns = _clock.now_ns()
     frontend, api, presence, counts = await _instance()
-    if not lambda_shell.is_http(event):
+    if not http_events.is_http(event):
         # Imported here: only the schedule's calls need it.
         from whistlestop.frontend.api.namespaces import finish_deletions
         from whistlestop.frontend.batch.worker import work_on_batches
@@ -54,17 +54,20 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
         seconds = (_clock.now_ns() - began_ns) / SECOND_NS
         counts.request("", "OK" if answer.status < _FAILED else str(answer.status), seconds)
         counts.flush()
-    return lambda_shell.http_answer(answer.status, answer.headers, answer.body)
+    return http_events.answer_to(event, answer.status, answer.headers, answer.body)
 
 
 async def _answer(api: HttpApi, event: dict[str, Any], latest_ns: int | None) -> HttpAnswer:
     """The answer to an HTTP event. Its body is decoded once its head is in order."""
     try:
-        request = HttpRequest(*lambda_shell.http_head(event))
+        head = http_events.head_of(event)
+        request = HttpRequest(
+            head.method, head.path, head.query, head.headers, path_was_decoded=head.path_was_decoded
+        )
         found = await api.look(request)
         if isinstance(found, HttpAnswer):
             return found
-        return await api.serve(replace(request, body=lambda_shell.http_body(event)), found, latest_ns)
+        return await api.serve(replace(request, body=http_events.body_of(event)), found, latest_ns)
     except ValueError as error:
         return HttpAnswer(400, str(error).encode(), {"content-type": "text/plain; charset=utf-8"})
 

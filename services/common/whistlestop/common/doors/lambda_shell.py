@@ -6,7 +6,6 @@ Import cost is the rule of this file: whatever is not needed by every call is im
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ import sys
 import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from whistlestop.common.doors import http_events
 from whistlestop.common.transports import LambdaClient, invoke_envelope
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Event = dict[str, Any]
 
-_TEXT = ("application/json", "text/")
 _loops: list[asyncio.AbstractEventLoop] = []
 
 
@@ -36,47 +35,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return _loops[0].run_until_complete(work)
 
 
-def is_http(event: Mapping[str, Any]) -> bool:
-    """Whether the event came by a Function URL or API Gateway (format 2.0)."""
-    return "http" in (event.get("requestContext") or {})
-
-
-def http_head(event: Mapping[str, Any]) -> tuple[str, str, str, dict[str, str]]:
-    """(method, path, query, headers) of an HTTP event. Raises ValueError for one that AWS does not send."""
-    try:
-        about = event["requestContext"]
-        headers = {str(name).lower(): str(value) for name, value in (event.get("headers") or {}).items()}
-        path = event.get("rawPath") or about["http"]["path"]
-        stage = about.get("stage", "$default")
-        if stage != "$default":
-            path = path.removeprefix(f"/{stage}")
-        return str(about["http"]["method"]), str(path), str(event.get("rawQueryString") or ""), headers
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not an HTTP event: {type(error).__name__}") from None
-
-
-def http_body(event: Mapping[str, Any]) -> bytes:
-    """The body of an HTTP event. Raises ValueError, as above."""
-    body = event.get("body") or ""
-    if not isinstance(body, str):
-        raise ValueError("not an HTTP event: its body is no text")  # noqa: TRY004 - as for any other wrong event
-    return base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else body.encode("utf-8", "replace")
-
-
-def http_answer(status: int, headers: Mapping[str, str], body: bytes) -> Event:
-    """The answer to an HTTP event: text as it is, anything else in base64."""
-    plain = headers.get("content-type", "").startswith(_TEXT) and "content-encoding" not in headers
-    return {
-        "statusCode": status,
-        "headers": dict(headers),
-        "body": body.decode("utf-8") if plain else base64.b64encode(body).decode("ascii"),
-        "isBase64Encoded": not plain,
-    }
-
-
 def is_call(event: Mapping[str, Any]) -> bool:
     """Whether another function calls; anything else (a schedule, a queue's messages) is a wake."""
-    return "method" in event or is_http(event)
+    return "method" in event or http_events.is_http(event)
 
 
 async def serve_event(service: ServiceClient, event: Event, clock: Clock, latest_ns: int | None = None) -> Event:
@@ -84,16 +45,18 @@ async def serve_event(service: ServiceClient, event: Event, clock: Clock, latest
 
     `latest_ns` bounds the caller's own deadline.
     """
-    if not is_http(event):
+    if not http_events.is_http(event):
         return await invoke_envelope(service, event, clock, latest_ns=latest_ns)
     try:
-        envelope = json.loads(http_body(event))
+        envelope = json.loads(http_events.body_of(event))
     except (ValueError, RecursionError):
         envelope = {}
     answer = await invoke_envelope(
         service, envelope if isinstance(envelope, dict) else {}, clock, latest_ns=latest_ns
     )
-    return http_answer(200, {"content-type": "application/json"}, json.dumps(answer).encode())
+    return http_events.answer_to(
+        event, 200, {"content-type": "application/json"}, json.dumps(answer).encode()
+    )
 
 
 def other_function(function: str, url: str, clock: Clock) -> ServiceClient:

@@ -47,6 +47,8 @@ class HttpRequest:
     """Empty as long as only the head is there."""
     local_ip: str = ""
     """Of this side of the connection, where there is one."""
+    path_was_decoded: bool = False
+    """Whether a gateway decoded the path, so that a slash of an id looks like a separator."""
 
 
 @dataclass(frozen=True, slots=True)

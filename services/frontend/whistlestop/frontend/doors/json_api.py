@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 _JSON = {"content-type": "application/json"}
 MOST_BODY = 4 * 1024 * 1024
 _FORM = frozenset({"pretty", "noPayloadShorthand"})
+_DECODED = (
+    "An HTTP API of API Gateway decodes paths, so an id with a slash or a question mark cannot be told from other"
+    " paths: use the function's own URL, or the Connect protocol, which has ids in the body."
+)
 
 
 async def serve(
@@ -78,6 +82,8 @@ def _detail(message: Message) -> dict[str, Any]:
 def _no_such_path(request: HttpRequest) -> ServiceError:
     if transcoding.other_methods(request.path):
         return ServiceError(Code.UNIMPLEMENTED, "Method Not Allowed")
+    if request.path_was_decoded:
+        return ServiceError(Code.NOT_FOUND, f"Not Found. {_DECODED}")
     return ServiceError(Code.NOT_FOUND, "Not Found")
 
 
