@@ -5,6 +5,7 @@ What is checked:
   - every run has a visibility row of equal status
   - an open run is the current run of its workflow id, and the current row's status is the run's
   - a current row, a visibility row, a task, an execution or retention timer names a run that exists
+  - no row was set aside because it could not be processed
   - a shared branch is shared by a run that exists, and no history is left over that nobody reads
 
 Transfer tasks are not held against their run: what a run owes to others outlives its deletion.
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.storage.records import Finding
+from whistlestop.storage import set_aside
+from whistlestop.storage.records import Finding, QueueMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -37,7 +39,7 @@ _RUNS = (
     " WHERE (e.namespace_id, e.workflow_id, e.run_id) > (?, ?, ?)"
     " ORDER BY e.namespace_id, e.workflow_id, e.run_id LIMIT ?"
 )
-_FORKS_OF = (
+SHARED_BRANCHES = (
     "SELECT branch_id, first_event_id, next_event_id FROM forks WHERE namespace_id = ? AND run_id = ?"
     " AND first_event_id > 0 ORDER BY first_event_id"
 )
@@ -87,6 +89,32 @@ _BRANCHES = (
 _OWNER = "SELECT 1 FROM executions WHERE namespace_id = ? AND (run_id = ? OR branch_id = ?) LIMIT 1"
 
 
+_NOTES = (
+    "SELECT queue_name, message_id, data FROM queue WHERE queue_name = 'set-aside' AND message_id > ?"
+    " ORDER BY message_id LIMIT ?"
+)
+# By table: whether what a note is of is still there, and which parts of its key are numbers.
+_NOTED: dict[str, tuple[str, frozenset[int]]] = {
+    "executions": (
+        "SELECT 1 FROM executions WHERE namespace_id = ? AND workflow_id = ? AND run_id = ?", frozenset()
+    ),
+    "executions_visibility": (
+        "SELECT 1 FROM executions_visibility WHERE namespace_id = ? AND run_id = ?", frozenset()
+    ),
+    "timer_tasks": (
+        "SELECT 1 FROM timer_tasks WHERE namespace_id = ? AND workflow_id = ? AND run_id = ? AND kind = ?", frozenset()
+    ),
+    "transfer_tasks": ("SELECT 1 FROM transfer_tasks WHERE shard_id = ? AND task_id = ?", frozenset({0, 1})),
+    # A task is taken out of its queue when it is set aside; what it is of is what matters from then on.
+    "tasks": (
+        "SELECT 1 FROM executions WHERE namespace_id = ? AND workflow_id = ? AND run_id = ? AND status = 1", frozenset()
+    ),
+    "namespaces": ("SELECT 1 FROM namespaces WHERE id = ?", frozenset()),
+    "nexus_endpoints": ("SELECT 1 FROM nexus_endpoints WHERE id = ?", frozenset()),
+    "queue": ("SELECT 1 FROM queue WHERE queue_name = ? AND message_id = ?", frozenset({1})),
+}  # fmt: skip
+
+
 TABLES = (
     "namespaces", "shards", "executions", "current_executions", "history_node", "forks", "task_queues",
     "task_queue_pollers", "tasks", "timer_tasks", "transfer_tasks", "queries", "executions_visibility",
@@ -106,12 +134,44 @@ async def table_counts(read: Read, limit: int) -> dict[str, int]:
 async def check(read: Read, limit: int) -> list[Finding]:
     """At most `limit` findings."""
     findings: list[Finding] = []
-    for walk in (_walk_runs, _walk_current, _walk_visibility, _walk_tasks, _walk_timers, _walk_forks, _walk_branches):
+    for walk in (
+        _walk_set_aside, _walk_runs, _walk_current, _walk_visibility, _walk_tasks, _walk_timers, _walk_forks,
+        _walk_branches,
+    ):  # fmt: skip
         async for finding in walk(read):
             if len(findings) >= limit:
                 return findings
             findings.append(finding)
     return findings
+
+
+async def notes_set_aside(read: Read, limit: int) -> list[tuple[QueueMessage, bool]]:
+    """Notes of rows that were set aside, and whether what they are of is still there."""
+    found = []
+    for row in await read(_NOTES, (-1, limit)):
+        message = QueueMessage(*row)
+        aside = set_aside.decoded(message.data)
+        found.append((message, aside is not None and await _is_there(read, aside)))
+    return found
+
+
+async def _is_there(read: Read, aside: set_aside.Aside) -> bool:
+    sql, numbers = _NOTED.get(aside.table, ("", frozenset[int]()))
+    if not sql:
+        return True
+    try:
+        key = [int(part) if index in numbers else part for index, part in enumerate(aside.key)]
+    except ValueError:
+        return False
+    return sql.count("?") == len(key) and bool(await read(sql, key))
+
+
+async def _walk_set_aside(read: Read) -> AsyncIterator[Finding]:
+    for message, is_there in await notes_set_aside(read, PAGE):
+        aside = set_aside.decoded(message.data)
+        if aside is not None and is_there:
+            problem = f"was set aside, tried {aside.times} times: {aside.problem}"
+            yield Finding(aside.table, "/".join(aside.key), problem)
 
 
 async def _pages(read: Read, sql: str, start: tuple[Any, ...]) -> AsyncIterator[Any]:
@@ -145,7 +205,7 @@ async def _walk_runs(read: Read) -> AsyncIterator[Finding]:
 
 async def _history_problem(read: Read, run: tuple[str, str, str], next_event_id: int) -> str:
     namespace_id, run_id, branch_id = run
-    ranges = [tuple(row) for row in await read(_FORKS_OF, (namespace_id, run_id))]
+    ranges = [tuple(row) for row in await read(SHARED_BRANCHES, (namespace_id, run_id))]
     own_first = ranges[-1][2] if ranges else 1
     expected = 1
     for branch, first, end in (*ranges, (branch_id, own_first, 2**62)):

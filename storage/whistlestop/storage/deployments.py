@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from google.protobuf.message import DecodeError
+
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.deployments import EMPTY, ROW_NAME, ROW_TYPE
 from whistlestop.common.errors import unavailable
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
-from whistlestop.storage.errors import LeaseLost
+from whistlestop.storage.errors import LeaseLost, Unreadable
 from whistlestop.storage.records import TaskQueueRecord
 
 if TYPE_CHECKING:
@@ -24,6 +26,13 @@ _KEPT_NS = SECOND_NS
 _MOST_NAMESPACES = 1000
 
 
+def _parsed(namespace_id: str, data: bytes) -> NamespaceDeployments:
+    try:
+        return NamespaceDeployments.FromString(data)
+    except DecodeError as error:
+        raise Unreadable(f"the worker deployments of the namespace {namespace_id} can't be read") from error
+
+
 class Deployments:
     """Reads and changes. `cached` may be a second behind what another process wrote."""
 
@@ -35,7 +44,7 @@ class Deployments:
     async def read(self, namespace_id: str) -> NamespaceDeployments:
         """As stored now."""
         record = await self._store.get_task_queue(namespace_id, ROW_NAME, ROW_TYPE)
-        found = EMPTY if record is None else NamespaceDeployments.FromString(record.data)
+        found = EMPTY if record is None else _parsed(namespace_id, record.data)
         if len(self._known) >= _MOST_NAMESPACES:
             self._known.clear()
         self._known[namespace_id] = (self._clock.now_ns(), found)
@@ -53,7 +62,7 @@ class Deployments:
         for _ in range(_TRIES):
             record = await self._store.get_task_queue(namespace_id, ROW_NAME, ROW_TYPE)
             before = b"" if record is None else record.data
-            wanted = NamespaceDeployments.FromString(before)
+            wanted = _parsed(namespace_id, before)
             result = change(wanted)
             data = wanted.SerializeToString()
             if data == before:

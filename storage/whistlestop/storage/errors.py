@@ -52,6 +52,10 @@ class LeaseLost(StorageError):
     """The range lease is held by somebody else (a newer `range_id`); nothing was written."""
 
 
+class Unreadable(StorageError):
+    """A stored value is not what it should be: damaged, or written by something else. Trying again does not help."""
+
+
 class PermanentError(StorageError):
     """Nothing was written, and trying again does not help: somebody has to change the request or the database."""
 
@@ -70,3 +74,14 @@ class SchemaMismatch(PermanentError):
 
 class CannotOpen(StorageError):
     """The database can't be opened: path not writable, not a database, wrong address or credentials."""
+
+
+_PASSING = (
+    Unavailable, VersionConflict, CurrentConflict, NamespaceConflict, EndpointConflict, LeaseLost, SchemaMismatch,
+    CannotOpen,
+)  # fmt: skip
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the store may well take the same again later: the row that was being worked on is not to blame."""
+    return isinstance(error, _PASSING)

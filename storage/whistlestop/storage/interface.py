@@ -60,6 +60,10 @@ class ExecutionStore(Protocol):
         """
         ...
 
+    async def branches_of(self, key: ExecutionKey) -> list[BranchRange]:
+        """Where the run's history stands: the ranges shared with other branches, then its own, which is open."""
+        ...
+
     async def list_executions(
         self, after: ExecutionKey | None, limit: int, namespace_id: str = ""
     ) -> list[StoredExecution]:
@@ -144,6 +148,10 @@ class TimerStore(Protocol):
 
     async def delete_timer(self, timer: TimerTask) -> None:
         """Delete that very row; one that was re-armed since (another `fire_at_ns`) stays."""
+        ...
+
+    async def postpone_timer(self, timer: TimerTask, fire_at_ns: int) -> bool:
+        """Move that very row to another time; False when it was re-armed or deleted since."""
         ...
 
     async def due_transfers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TransferTask]:
@@ -299,6 +307,10 @@ class Store(
 
     async def check(self, limit: int) -> list[Finding]:
         """Walk the invariants page by page; at most `limit` findings."""
+        ...
+
+    async def notes_set_aside(self, limit: int) -> list[tuple[QueueMessage, bool]]:
+        """Notes of rows that were set aside (see whistlestop.storage.set_aside), and whether the row is still there."""
         ...
 
     async def ping(self) -> None:

@@ -6,8 +6,12 @@ added) calls `refresh`; whoever writes one calls `forget`.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+from temporalio.api.enums.v1 import namespace_pb2 as enums_pb
 
 from whistlestop.common.proto import namespace_pb2 as namespace_pb
 from whistlestop.storage.visibility.attributes import AttributeType
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
     from whistlestop.storage.interface import NamespaceStore
     from whistlestop.storage.records import NamespaceRecord
+
+_log = logging.getLogger(__name__)
+_damaged: set[str] = set()
+"""Ids of namespaces whose damaged rows were logged."""
 
 TTL_NS = 10_000_000_000
 MOST_ENTRIES = 10_000
@@ -41,9 +49,30 @@ class Namespace:
     record: NamespaceRecord
 
 
+def read(record: NamespaceRecord) -> namespace_pb.NamespaceData:
+    """What a stored record says.
+
+    Of a damaged row that is its id and its name: runs of the namespace go on, and nothing of them is deleted for being
+    old. Its settings are lost; an update or a deletion of the namespace writes the row anew.
+    """
+    try:
+        return namespace_pb.NamespaceData.FromString(record.data)
+    except DecodeError as error:
+        if record.namespace_id not in _damaged:
+            _damaged.add(record.namespace_id)
+            _log.error(
+                "the row of namespace %s (%s) can't be read (%s): it is served without its settings. Update or delete"
+                " the namespace to repair it.", record.name, record.namespace_id, error,
+            )  # fmt: skip
+        data = namespace_pb.NamespaceData()
+        data.info.id, data.info.name = record.namespace_id, record.name
+        data.info.state = enums_pb.NAMESPACE_STATE_REGISTERED
+        return data
+
+
 def parse(record: NamespaceRecord) -> Namespace:
     """The namespace that a stored record describes."""
-    data = namespace_pb.NamespaceData.FromString(record.data)
+    data = read(record)
     retention = data.config.workflow_execution_retention_ttl
     return Namespace(
         namespace_id=record.namespace_id,

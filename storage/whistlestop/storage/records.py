@@ -42,6 +42,11 @@ class BranchRange:
     next_event_id: int
 
 
+def own_branch(shared: list[BranchRange], branch_id: str) -> BranchRange:
+    """The branch that a run writes, behind those that it shares."""
+    return BranchRange(branch_id, shared[-1].next_event_id if shared else 1, 2**62)
+
+
 @dataclass(frozen=True, slots=True)
 class TaskKey:
     """Where one matching task stands. Order within a queue is (priority, task_id)."""

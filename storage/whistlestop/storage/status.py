@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from whistlestop.common.errors import ServiceError, failed_precondition, invalid_argument, unavailable
-from whistlestop.storage.errors import PermanentError, Refused, SchemaMismatch, StorageError, TooLarge
+from whistlestop.common.errors import ServiceError, data_loss, failed_precondition, invalid_argument, unavailable
+from whistlestop.storage.errors import PermanentError, Refused, SchemaMismatch, StorageError, TooLarge, Unreadable
 
 
 def service_error(error: StorageError) -> ServiceError:
@@ -12,6 +12,8 @@ def service_error(error: StorageError) -> ServiceError:
         return invalid_argument(f"The request is too large for the store: {error}")
     if isinstance(error, Refused):
         return invalid_argument(f"The store can't hold the request: {error}")
+    if isinstance(error, Unreadable):
+        return data_loss(str(error))
     if isinstance(error, SchemaMismatch):
         return failed_precondition("The database's schema is not that of this release: run `whistlestop db migrate`.")
     if isinstance(error, PermanentError):

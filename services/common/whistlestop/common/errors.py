@@ -102,6 +102,11 @@ def unimplemented(message: str) -> ServiceError:
     return ServiceError(Code.UNIMPLEMENTED, message)
 
 
+def data_loss(message: str) -> ServiceError:
+    """What is stored can't be read. Trying again does not help."""
+    return ServiceError(Code.DATA_LOSS, message)
+
+
 def unavailable(message: str) -> ServiceError:
     """Try again: the server is closing, or the store did not answer."""
     return ServiceError(Code.UNAVAILABLE, message)

@@ -11,8 +11,10 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from google.protobuf.message import DecodeError
+
 from whistlestop.common.context import CallContext
-from whistlestop.common.errors import ServiceError, invalid_argument, unavailable, unimplemented
+from whistlestop.common.errors import ServiceError, data_loss, invalid_argument, unavailable, unimplemented
 from whistlestop.common.nesting import bound_of
 from whistlestop.common.storable import nul_field
 from whistlestop.common.throttle import ThrottledWarnings
@@ -23,6 +25,7 @@ from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import AS_TEMPORAL, REGISTRY, RpcSpec, Served
 from whistlestop.storage import errors as storage_errors
 from whistlestop.storage.namespaces import NamespaceCache
+from whistlestop.storage.set_aside import SetAside
 from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
@@ -66,6 +69,8 @@ class Frontend:
         self.ids = ids
         self.config = config or FrontendConfig()
         self.namespaces = namespaces or NamespaceCache(store, clock)
+        self.aside = SetAside(store, clock)
+        """Rows that could not be shown, and work that could not be done."""
         self._access = self._access_control()
         self.warn = ThrottledWarnings(logging.getLogger(__name__), clock)
         self._rules = Rules(self.config, ids, self.warn)
@@ -131,6 +136,9 @@ class Frontend:
             return await route.serve(request, context)
         except storage_errors.StorageError as error:
             raise self._from_storage(error) from error
+        except DecodeError as error:
+            # The request was parsed before: this is something that was stored.
+            raise data_loss(f"{route.spec.method} found stored data that can't be read: {error}") from error
 
     def add(self, spec: RpcSpec, serve: Serve) -> None:
         """An RPC that this process offers beyond Temporal's public services, before its doors open."""

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
+from google.protobuf.message import DecodeError
+
 from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
@@ -29,8 +31,9 @@ from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.time_skipping_apply import skipped_ns
 from whistlestop.history.core.transition import write_of
 from whistlestop.storage.deployments import Deployments
-from whistlestop.storage.errors import CurrentConflict, StorageError, VersionConflict
+from whistlestop.storage.errors import CurrentConflict, StorageError, Unreadable, VersionConflict
 from whistlestop.storage.records import ExecutionKey, TimerTask, Transition
+from whistlestop.storage.set_aside import SetAside
 from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
@@ -137,6 +140,9 @@ class Engine:
         self._locks: WeakValueDictionary[ExecutionKey | tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._current: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._warn = ThrottledWarnings(log, clock)
+        self.aside = SetAside(store, clock)
+        """Rows that could not be processed."""
+        self._forgetting: set[asyncio.Task[None]] = set()
         self._changes = 0
         """Grows with whatever makes a read that has begun out of date: such a read must not enter the cache."""
 
@@ -200,11 +206,21 @@ class Engine:
         known = self._cache.get(key)
         if known is not None and known.version == stored.db_record_version:
             return known
-        state = nesting.parse(MutableState, stored.state)
+        try:
+            state = nesting.parse(MutableState, stored.state)
+        except DecodeError as error:
+            raise await self._unreadable(key, error) from error
         entry = Entry(key, state, stored.db_record_version, len(stored.state))
         if changes == self._changes:
             self._put(entry)
         return entry
+
+    async def _unreadable(self, key: ExecutionKey, error: DecodeError) -> Unreadable:
+        row = (key.namespace_id, key.workflow_id, key.run_id)
+        await self.aside.seen("executions", row, error)
+        return Unreadable(
+            f"the state of workflow {key.workflow_id}, run {key.run_id} can't be read: terminate or delete the workflow"
+        )
 
     async def read(self, key: ExecutionKey, woken: Subscription | None = None) -> Entry:
         """The run's entry for a reader: as the store has it now.
@@ -250,17 +266,19 @@ class Engine:
         decide: Callable[[Run], T],
         *,
         done: TransferTask | None = None,
+        repairs: bool = False,
     ) -> tuple[Run, T]:
         """Decide on the run (the current one when `run_id` is empty) and commit; again on a conflict.
 
-        `decide` may be called several times. `done` is an outbox row that this very commit settles.
+        `decide` may be called several times. `done` is an outbox row that this very commit settles. With `repairs` a
+        state that can't be read is rebuilt from history: for what ends the run. Raises storage errors only there.
         """
         fresh = False
         for _ in range(MAX_CONFLICTS):
             key = await self.resolve(namespace_id, workflow_id, run_id, fresh=fresh, guarded=True)
             async with self.lock(key):
                 try:
-                    entry = await self.load(key, fresh=fresh)
+                    entry = await self._load(key, fresh=fresh, repairs=repairs)
                 except ServiceError:
                     if run_id or fresh:
                         raise
@@ -297,6 +315,16 @@ class Engine:
                     raise ServiceError(Code.INVALID_ARGUMENT, excess)
                 return run, reply
         raise ServiceError(Code.UNAVAILABLE, f"workflow {workflow_id} is too busy; try again")
+
+    async def _load(self, key: ExecutionKey, *, fresh: bool, repairs: bool) -> Entry:
+        try:
+            return await self.load(key, fresh=fresh)
+        except Unreadable:
+            if not repairs:
+                raise
+        from whistlestop.history import rebuilding
+
+        return await rebuilding.entry_of(self, key)
 
     async def again(self, key: ExecutionKey, attempt: Callable[[], Awaitable[None]]) -> None:
         """Make an attempt to commit to that run, and another whenever somebody else's commit came between."""
@@ -391,9 +419,17 @@ class Engine:
                 task_queue_topic(task.key.namespace_id, task.key.task_queue, task.key.task_type) for task in tasks
             )
 
+    def _mended(self, key: ExecutionKey) -> None:
+        """A state that could not be read was written anew."""
+        task = asyncio.ensure_future(self.aside.forget("executions", (key.namespace_id, key.workflow_id, key.run_id)))
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
+
     def _committed(self, run: Run, write: ExecutionWrite) -> None:
         """The commit stands: keep the new state, and tell whoever waits."""
         self._changes += 1
+        if self.aside.knows("executions", (run.key.namespace_id, run.key.workflow_id, run.key.run_id)):
+            self._mended(run.key)
         entry = self._cache.get(run.key)
         recent: list[HistoryBatch] = []
         size = 0

@@ -70,6 +70,7 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
             instance.counts.count("TimersFired", answer["timers"])
     await instance.settle(latest_ns)
     if instance.counts is not None:
+        instance.counts.grown("aside", {"failed": instance.history.aside.counted}, {"failed": "RowsFailed"})
         instance.counts.flush()
     return answer
 
@@ -91,6 +92,7 @@ async def _wake(instance: Instance, latest_ns: int | None) -> dict[str, Any]:
         next_due_ns = reply.next_due_ns
     instance.dues.note(_clock.now_ns() if more else next_due_ns)
     purged = await history.store.purge_queries(_clock.now_ns(), _PURGE_PAGE)
+    await history.aside.tidy()
     return {"timers": timers, "transfers": transfers, "queries": purged}
 
 
@@ -189,7 +191,7 @@ async def _instance() -> Instance:
         waits.history = history
         dues = Dues()
         history.engine.effects = _FunctionEffects(history, dues)
-        history.transfers.postponed = dues.note
+        history.transfers.postponed = history.timers.postponed = dues.note
         presence = Presence(store, _clock, lambda_shell.instance_name(), "history")
         wakes = _worker_wakes(settings)
         # Aurora DSQL has no NOTIFY, and no server can listen on it.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from whistlestop.common.errors import unimplemented
+from google.protobuf.message import DecodeError
+
+from whistlestop.common.errors import data_loss, unimplemented
 from whistlestop.common.outbound import Outbound
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import commands as _commands  # noqa: F401 - fills the table of command handlers
@@ -73,6 +75,7 @@ class History:
         self.engine.retention_of = self._retention_of
         self.engine.attribute_types_of = self._attribute_types_of
         self.engine.rules_of = self._rules_of
+        self.aside = self.engine.aside
         self.timers = TimerProcessor(self.engine)
         self.timers.handlers["schedule"] = self._fire_schedule
         self.transfers = TransferProcessor(self)
@@ -90,6 +93,9 @@ class History:
             return await handler(self, request, context)
         except StorageError as error:
             raise service_error(error) from error
+        except DecodeError as error:
+            # Requests were parsed before: this is something that was stored.
+            raise data_loss(f"{method} found stored data that can't be read: {error}") from error
 
     async def _fire_schedule(self, timer: TimerTask) -> None:
         from whistlestop.history.schedule import driver

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.core import timers as core_timers
+from whistlestop.history.passing import is_passing
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS, TimerTask
 
@@ -31,7 +33,16 @@ CONCURRENT = 64
 RETRY_S = 1.0
 FIRE_AGAIN_NS = 5 * SECOND_NS
 EVERYTHING = ((0, SLOTS),)
+TABLE = "timer_tasks"
 _log = logging.getLogger(__name__)
+
+
+def _nobody(at_ns: int) -> None:
+    return None
+
+
+def _row_of(timer: TimerTask) -> tuple[str, ...]:
+    return timer.key.namespace_id, timer.key.workflow_id, timer.key.run_id, timer.kind
 
 
 class TimerProcessor:
@@ -54,6 +65,8 @@ class TimerProcessor:
             "retention": self._fire_retention,
         }
         """By the row's kind. A handler settles its row: it re-arms or deletes it."""
+        self.postponed: Callable[[int], None] = _nobody
+        """Told when a row that could not be processed is to be tried again."""
 
     def hint(self, timer: TimerTask) -> None:
         """A row was written."""
@@ -98,9 +111,14 @@ class TimerProcessor:
             except StorageError as error:
                 _log.warning("reading timers failed (%s); trying again", error)
                 await self._engine.clock.sleep(RETRY_S)
+            except Exception:  # noqa: BLE001
+                # Whatever it is, it must not end the timers of everybody.
+                _log.exception("reading timers failed; trying again")
+                await self._engine.clock.sleep(RETRY_S)
 
     async def _refresh(self) -> None:
         """Read the rows up to a new horizon (nearer when there are very many)."""
+        await self._engine.aside.tidy()
         now_ns = self._engine.clock.now_ns()
         # What is committed while the store is being read may not be in the answer: it is armed as it comes.
         horizon_ns = self._horizon_ns = now_ns + HORIZON_NS
@@ -154,17 +172,53 @@ class TimerProcessor:
         """Fire up to `limit` rows that are due now, without any memory of earlier ones; how many there were."""
         rows = await self._engine.store.due_timers(0, SLOTS, self._engine.clock.now_ns(), limit)
         for first in range(0, len(rows), CONCURRENT):
-            await asyncio.gather(*(self.fire(row) for row in rows[first : first + CONCURRENT]))
+            # Rows that fail for now stand aside where they would fill the next page as well.
+            firing = (self.fire(row, in_the_way=len(rows) == limit) for row in rows[first : first + CONCURRENT])
+            await asyncio.gather(*firing)
         return len(rows)
 
-    async def fire(self, timer: TimerTask) -> None:
-        """Let the owner of one row look what is due."""
+    async def fire(self, timer: TimerTask, *, in_the_way: bool = False) -> None:
+        """Let the owner of one row look what is due. One that can't be processed is set aside; nothing is raised."""
+        aside = self._engine.aside
+        row = _row_of(timer)
         try:
-            await self.handlers[timer.kind](timer)
+            handler = self.handlers.get(timer.kind)
+            if handler is None:
+                await self._set_aside(timer, f"nobody knows timers of the kind {timer.kind!r}")
+                return
+            await handler(timer)
         except (ServiceError, StorageError) as error:
+            if not is_passing(error):
+                await self._set_aside(timer, error)
+                return
             _log.warning("timer of %s failed (%s); trying again", timer.key.workflow_id, error)
             if self._task is not None:
                 self._push(timer, armed=False, at_ns=self._engine.clock.now_ns() + FIRE_AGAIN_NS)
+            elif in_the_way:
+                await self._move(timer, self._engine.clock.now_ns() + FIRE_AGAIN_NS)
+        except Exception as error:  # noqa: BLE001 - a bug, or damaged data, of one row must not stop the others
+            await self._set_aside(timer, error)
+        else:
+            if aside.knows(TABLE, row):
+                await aside.forget(TABLE, row)
+
+    async def _set_aside(self, timer: TimerTask, error: BaseException | str) -> None:
+        """Note that the row can't be processed, and look at it again later and later."""
+        noted = await self._engine.aside.note(TABLE, _row_of(timer), error)
+        await self._move(timer, noted.next_ns)
+
+    async def _move(self, timer: TimerTask, at_ns: int) -> None:
+        """Let rows behind it have their turn."""
+        try:
+            moved = await self._engine.store.postpone_timer(timer, at_ns)
+        except StorageError as error:
+            _log.warning("a timer that failed could not be postponed: %s", error)
+            moved = False
+        if not moved:
+            return
+        self.postponed(at_ns)
+        if self._task is not None and at_ns <= self._horizon_ns:
+            self._push(replace(timer, fire_at_ns=at_ns), armed=False)
 
     async def _fire_execution(self, timer: TimerTask) -> None:
         key = timer.key

@@ -18,6 +18,7 @@ from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError
 from whistlestop.history import deliveries, push, undeliverable
 from whistlestop.history.nexus_deliveries import PutOff
+from whistlestop.history.passing import is_passing
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS
 
@@ -33,6 +34,7 @@ SWEEP_S = 60.0
 SWEPT_AGE_NS = 2 * SECOND_NS
 """What is younger is on its way already, in the process that committed it."""
 EVERYTHING = ((0, SLOTS),)
+TABLE = "transfer_tasks"
 PAGE = 500
 CONCURRENT = 32
 """Deliveries at a time; and as many beside them that wait for somebody outside."""
@@ -43,6 +45,10 @@ _log = logging.getLogger(__name__)
 
 def _nobody(at_ns: int) -> None:
     return None
+
+
+def _row_of(task: TransferTask) -> tuple[str, ...]:
+    return str(task.slot), str(task.task_id)
 
 
 class TransferProcessor:
@@ -145,6 +151,9 @@ class TransferProcessor:
                     await self.drain()
             except StorageError as error:
                 _log.warning("reading transfer tasks failed (%s); trying again", error)
+            except Exception:  # noqa: BLE001
+                # Whatever it is, it must not end the deliveries of everybody.
+                _log.exception("reading transfer tasks failed; trying again")
             await wait_until(clock, clock.now_ns() + int(SWEEP_S * SECOND_NS), self._look.wait())
 
     async def _work(self, key: ExecutionKey) -> None:
@@ -184,12 +193,16 @@ class TransferProcessor:
 
     async def _attempt(self, task: TransferTask, part: Callable[[], Awaitable[T]]) -> T | None:
         """Do (a part of) the delivery, or have it tried again later."""
+        aside = self._service.aside
         try:
-            return await part()
+            done = await part()
         except PutOff as put_off:
             await self._postpone(task, put_off.until_ns)
         except (ServiceError, StorageError) as error:
             if undeliverable.is_final(error) and await self._gave_up(task, error):
+                return None
+            if not is_passing(error):
+                await self._set_aside(task, error)
                 return None
             _log.warning(
                 "transfer task %s of %s/%s failed (%s); trying again",
@@ -199,18 +212,34 @@ class TransferProcessor:
                 error,
             )
             await self._postpone(task)
-        except Exception:  # noqa: BLE001 - a bug in one delivery must not stop the others
-            _log.exception("transfer task %s of %s/%s", task.kind, task.key.workflow_id, task.key.run_id)
-            await self._postpone(task)
+        except Exception as error:  # noqa: BLE001 - a bug, or damaged data, of one delivery must not stop the others
+            await self._set_aside(task, error)
+        else:
+            if aside.knows(TABLE, _row_of(task)):
+                await aside.forget(TABLE, _row_of(task))
+            return done
         return None
 
     async def _gave_up(self, task: TransferTask, reason: Exception) -> bool:
         try:
             await undeliverable.give_up(self._service, task, reason)
-        except (ServiceError, StorageError) as error:
+        except Exception as error:  # noqa: BLE001 - damaged data among them
             _log.warning("the sender could not be told (%s); trying again", error)
             return False
         return True
+
+    async def _set_aside(self, task: TransferTask, error: BaseException) -> None:
+        """Note that the row can't be processed, and try it again later and later."""
+        noted = await self._service.aside.note(TABLE, _row_of(task), error)
+        try:
+            if task.kind != push.KIND and await self._service.store.get_execution(task.key) is None:
+                # It has failed for as long as its run was there: nobody will repair it any more.
+                await self._service.store.delete_transfer(task)
+                await self._service.aside.forget(TABLE, _row_of(task))
+                return
+        except StorageError as failure:
+            _log.warning("whether the run of a transfer task is still there is not known: %s", failure)
+        await self._postpone(task, noted.next_ns)
 
     async def _postpone(self, task: TransferTask, until_ns: int = 0) -> None:
         clock = self._service.clock

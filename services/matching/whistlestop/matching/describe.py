@@ -6,9 +6,11 @@ rows others wrote; rates are what this process saw in the last half minute.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from google.protobuf import duration_pb2, timestamp_pb2
+from google.protobuf.message import DecodeError
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
@@ -161,7 +163,8 @@ class Descriptions:
         since_ns = now_ns - int(self._config.poller_write_s * SECOND_NS) if shared else 0
         if shared:
             for row in await self._rows.read(key, now_ns):
-                seen[row.identity] = (row.last_access_ns, queue_pb.PollerInfo.FromString(row.data))
+                with contextlib.suppress(DecodeError):  # The next poll writes a damaged row anew.
+                    seen[row.identity] = (row.last_access_ns, queue_pb.PollerInfo.FromString(row.data))
         queue = self._queues.find(key)
         if queue is not None:
             forget_old(queue, now_ns, self._config)

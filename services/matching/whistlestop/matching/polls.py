@@ -14,6 +14,7 @@ import logging
 import zlib
 from typing import TYPE_CHECKING, Final
 
+from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from whistlestop.matching.workers import Workers
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
+    from whistlestop.storage.set_aside import SetAside
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,8 @@ NEXUS: Final = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
 EMPTY: Final = Encoded(b"")
 """The answer of a poll that got nothing: an empty message of any kind."""
 
+_MOST_FAILURES = 10
+"""After so many a task is set aside: some ten minutes, as attempts go."""
 
 
 class Counters:
@@ -99,6 +103,7 @@ class Polls:
         workers: Workers,
         due: Due,
         versions: Versions,
+        aside: SetAside,
     ) -> None:
         self._store = store
         self._history = history
@@ -114,6 +119,7 @@ class Polls:
         self._workers = workers
         self._due = due
         self._versions = versions
+        self._aside = aside
         self._settings_ns = int(config.queue_config_s * SECOND_NS)
         self.counters = Counters()
         self.closing = False
@@ -267,6 +273,8 @@ class Polls:
                 self.counters.stale += 1
                 queue.finish(task, dispatched=False, now_ns=self._clock.now_ns())
                 self._deletes.add(task.key)
+            elif error.code is Code.DATA_LOSS:
+                await self._set_aside(task, error, queue)
             else:
                 self.counters.failed += 1
                 log.debug("task of %s/%s could not be started: %r", task.workflow_id, task.run_id, error)
@@ -275,7 +283,10 @@ class Polls:
         except asyncio.CancelledError:
             queue.lose_sight(task, self._clock.now_ns())
             raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, DecodeError) or queue.failures_of(task) >= _MOST_FAILURES:
+                await self._set_aside(task, error, queue)
+                return None
             self.counters.failed += 1
             log.exception("task of %s/%s could not be started", task.workflow_id, task.run_id)
             queue.retry_later(task, self._clock.now_ns())
@@ -285,6 +296,16 @@ class Polls:
             await self._store.delete_tasks([task.key])
         queue.finish(task, dispatched=True, now_ns=self._clock.now_ns())
         return reply
+
+    async def _set_aside(self, task: MatchingTask, error: BaseException, queue: TaskQueue | None = None) -> None:
+        """Take a task that can't be started out of its queue: it would be the first that every poll tries."""
+        self.counters.failed += 1
+        await self._aside.note("tasks", (task.key.namespace_id, task.workflow_id, task.run_id), error)
+        if queue is None:
+            await self._store.delete_tasks([task.key])
+        else:
+            queue.finish(task, dispatched=False, now_ns=self._clock.now_ns())
+            self._deletes.add(task.key)
 
     async def _start(self, task: MatchingTask, poll: PollRequest, context: CallContext) -> Reply:
         method, request = start_request(task, poll, self._ids)
@@ -349,8 +370,13 @@ class Polls:
             if error.code is Code.NOT_FOUND:
                 self.counters.stale += 1
                 await self._store.delete_tasks([task.key])
+            elif error.code is Code.DATA_LOSS:
+                await self._set_aside(task, error)
             else:
                 self.counters.failed += 1
+            return None
+        except DecodeError as error:
+            await self._set_aside(task, error)
             return None
         if task.query_id:
             await self._store.delete_tasks([task.key])

@@ -363,6 +363,10 @@ class TaskQueue:
         if self.fair is not None:
             self.fair.give_back(task)
 
+    def failures_of(self, task: MatchingTask) -> int:
+        """How often history failed to start it."""
+        return self._failures.get(_position(task), 0)
+
     def lose_sight(self, task: MatchingTask, now_ns: int) -> None:
         """Its poll went away while history was asked: whether the row is still there is for the store to say."""
         position = (task.key.priority, task.key.task_id)

@@ -20,6 +20,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
@@ -348,7 +349,10 @@ def weight_of(task: MatchingTask, overrides: Mapping[str, float]) -> float:
     """That of its key, where somebody set one for it, else its own."""
     if not task.data or task.key.task_type == _NEXUS:
         return 1.0
-    own = common_pb.Priority.FromString(task.data)
+    try:
+        own = common_pb.Priority.FromString(task.data)
+    except DecodeError:
+        return 1.0  # Damaged: the task itself is none the worse for it.
     weight = overrides.get(own.fairness_key) or own.fairness_weight
     return max(weight, _LEAST_WEIGHT) if weight > 0 else 1.0
 

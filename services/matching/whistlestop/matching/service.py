@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
-from whistlestop.common.errors import ServiceError, unimplemented
+from whistlestop.common.errors import ServiceError, data_loss, unimplemented
 from whistlestop.common.proto import internal_pb2 as internal
 from whistlestop.matching.alarms import Alarms
 from whistlestop.matching.background import Background, RowDeletes
@@ -31,6 +32,7 @@ from whistlestop.matching.versions import Versions
 from whistlestop.matching.worker_rows import WorkerRows
 from whistlestop.matching.workers import Workers, count_workers, describe_worker, list_workers
 from whistlestop.storage.errors import StorageError
+from whistlestop.storage.set_aside import SetAside
 from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
@@ -94,6 +96,8 @@ class Matching:
         self._worker_rows = WorkerRows(store, config)
         self._descriptions = Descriptions(store, clock, config, self._queues, self._rows, self._settings)
         versions = Versions(store, history, clock, config, self._queues, self._rows)
+        self.aside = SetAside(store, clock)  # type: ignore[arg-type]  # a store of tasks is all of a store
+        """Tasks that could not be started."""
         self._polls = Polls(
             store=store,
             history=history,
@@ -109,6 +113,7 @@ class Matching:
             workers=self._workers,
             due=due or NothingDue(),
             versions=versions,
+            aside=self.aside,
         )
         self._looks = Looks(
             store=store, clock=clock, notifier=notifier, config=config, queues=self._queues, rows=self._rows,
@@ -167,6 +172,9 @@ class Matching:
             return await handler(request, context)
         except StorageError as error:
             raise service_error(error) from error
+        except DecodeError as error:
+            # Requests were parsed before: this is something that was stored.
+            raise data_loss(f"{method} found stored data that can't be read: {error}") from error
 
     def offer(self, tasks: Sequence[MatchingTask]) -> None:
         """Rows that were committed just now: waiting polls get them without a look at the store."""

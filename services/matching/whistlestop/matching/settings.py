@@ -6,10 +6,12 @@ a `TaskQueueData`. Writers compare-and-set `range_id`.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from google.protobuf import timestamp_pb2
+from google.protobuf.message import DecodeError
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
 
+log = logging.getLogger(__name__)
+
 _KEYS_IN_MIND = 2000
 """Buckets of keys in a row at most."""
 _FIRST_BYTES = b"\x0a\x10\x1a"
@@ -42,7 +46,16 @@ def data_of(record: TaskQueueRecord | None) -> TaskQueueData:
     """What is stored, empty where nothing is."""
     if record is None:
         return TaskQueueData()
-    data = record.data
+    try:
+        return _parsed(record.data)
+    except DecodeError:
+        log.warning(  # At most as often as settings are read again.
+            "the settings of task queue %s can't be read: it is served as if it had none", record.task_queue
+        )
+        return TaskQueueData()
+
+
+def _parsed(data: bytes) -> TaskQueueData:
     if data and data[0] not in _FIRST_BYTES:
         # As it was before keys had buckets: until when the queue's is empty, in eight bytes, and the settings.
         config = queue_pb.TaskQueueConfig.FromString(data[8:])

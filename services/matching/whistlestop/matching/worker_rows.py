@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import DecodeError
 from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.worker.v1 import message_pb2 as worker_pb
 
@@ -54,7 +55,7 @@ class WorkerRows:
         row = await self._store.get_poller(namespace_id, *_NO_QUEUE, key)
         if row is None or row.expires_ns <= now_ns:
             return None
-        return worker_pb.WorkerHeartbeat.FromString(row.data)
+        return _read(row)
 
     async def after(
         self, namespace_id: str, key: str, now_ns: int, few: int
@@ -64,7 +65,17 @@ class WorkerRows:
         while left > 0:
             rows = await self._store.list_pollers(namespace_id, *_NO_QUEUE, now_ns, min(size, left), key)
             for row in rows:
-                yield worker_pb.WorkerHeartbeat.FromString(row.data)
+                heartbeat = _read(row)
+                if heartbeat is not None:
+                    yield heartbeat
             if len(rows) < min(size, left):
                 return
             left, size, key = left - len(rows), _BATCH, rows[-1].identity
+
+
+def _read(row: PollerRecord) -> worker_pb.WorkerHeartbeat | None:
+    """What the worker said; None for a damaged row, which the next heartbeat writes anew."""
+    try:
+        return worker_pb.WorkerHeartbeat.FromString(row.data)
+    except DecodeError:
+        return None

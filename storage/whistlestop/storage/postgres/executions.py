@@ -5,11 +5,20 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from whistlestop.storage.admin import SHARED_BRANCHES
 from whistlestop.storage.errors import CurrentConflict, Unavailable
 from whistlestop.storage.limits import check_transition
 from whistlestop.storage.postgres.base import PostgresBase
+from whistlestop.storage.postgres.statement import numbered
 from whistlestop.storage.postgres.transition import current_of, execution_owner, node_owner, prepare
-from whistlestop.storage.records import CurrentExecution, ExecutionKey, HistoryBatch, StoredExecution
+from whistlestop.storage.records import (
+    BranchRange,
+    CurrentExecution,
+    ExecutionKey,
+    HistoryBatch,
+    StoredExecution,
+    own_branch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
     from whistlestop.storage.postgres.writer import TransitionWriter
-    from whistlestop.storage.records import BranchRange, Transition
+    from whistlestop.storage.records import Transition
 
 _EXECUTION = (
     "SELECT namespace_id, workflow_id, run_id, shard_id, db_record_version, data, data_encoding, next_event_id, status,"
@@ -118,6 +127,13 @@ class PostgresExecutions(PostgresBase):
                 owner = node_owner(namespace_id, branch.branch_id, node_id)
                 found.append(HistoryBatch(node_id, next_id, await self._whole("history", owner, parts, data)))
         return found
+
+    async def branches_of(self, key: ExecutionKey) -> list[BranchRange]:
+        run = (key.namespace_id, key.workflow_id, key.run_id)
+        rows = await self._all(numbered(SHARED_BRANCHES, "?"), (key.namespace_id, key.run_id))
+        shared = [BranchRange(*row) for row in rows]
+        own = await self._one(f"SELECT branch_id FROM executions WHERE {_RUN}", run)
+        return [*shared, own_branch(shared, own[0] if own else key.run_id)]
 
     async def list_executions(
         self, after: ExecutionKey | None, limit: int, namespace_id: str = ""

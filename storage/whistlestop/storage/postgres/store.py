@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.storage.admin import check, table_counts
+from whistlestop.storage.admin import check, notes_set_aside, table_counts
 from whistlestop.storage.errors import CannotOpen
 from whistlestop.storage.postgres import schema
 from whistlestop.storage.postgres.backup import write_backup
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from whistlestop.storage.migrations import SchemaStatus
-    from whistlestop.storage.records import Finding
+    from whistlestop.storage.records import Finding, QueueMessage
 
 
 class PostgresStore(
@@ -95,6 +95,9 @@ class PostgresStore(
 
     async def check(self, limit: int) -> list[Finding]:
         return await check(self._with_marks, limit)
+
+    async def notes_set_aside(self, limit: int) -> list[tuple[QueueMessage, bool]]:
+        return await notes_set_aside(self._with_marks, limit)
 
     async def table_counts(self, limit: int) -> dict[str, int]:
         """Rows by table, each counted up to `limit`."""

@@ -27,6 +27,10 @@ _DELETE_TIMER = (
     "DELETE FROM timer_tasks"
     " WHERE namespace_id = $1 AND run_id = $2 AND workflow_id = $3 AND kind = $4 AND fire_at_ns = $5"
 )
+_POSTPONE_TIMER = (
+    "UPDATE timer_tasks SET fire_at_ns = $6"
+    " WHERE namespace_id = $1 AND run_id = $2 AND workflow_id = $3 AND kind = $4 AND fire_at_ns = $5"
+)
 _DUE_TRANSFERS = (
     "SELECT shard_id, task_id, namespace_id, workflow_id, run_id, kind, data, visible_at_ns, attempt, parts"
     " FROM transfer_tasks WHERE visible_at_ns <= $1 AND shard_id >= $2 AND shard_id < $3"
@@ -59,6 +63,11 @@ class PostgresTimers(PostgresBase):
     async def delete_timer(self, timer: TimerTask) -> None:
         key = timer.key
         await self._run(_DELETE_TIMER, (key.namespace_id, key.run_id, key.workflow_id, timer.kind, timer.fire_at_ns))
+
+    async def postpone_timer(self, timer: TimerTask, fire_at_ns: int) -> bool:
+        key = timer.key
+        values = (key.namespace_id, key.run_id, key.workflow_id, timer.kind, timer.fire_at_ns, fire_at_ns)
+        return await self._run(_POSTPONE_TIMER, values) == 1
 
     async def due_transfers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TransferTask]:
         found = []

@@ -5,9 +5,17 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from whistlestop.storage.admin import SHARED_BRANCHES
 from whistlestop.storage.limits import check_transition
 from whistlestop.storage.outreach import tasks_of
-from whistlestop.storage.records import CurrentExecution, ExecutionKey, HistoryBatch, StoredExecution
+from whistlestop.storage.records import (
+    BranchRange,
+    CurrentExecution,
+    ExecutionKey,
+    HistoryBatch,
+    StoredExecution,
+    own_branch,
+)
 from whistlestop.storage.sqlite.base import SqliteBase
 from whistlestop.storage.sqlite.transition import SELECT_CURRENT, apply_transition, wake_queues
 
@@ -15,7 +23,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from whistlestop.storage.records import BranchRange, Transition
+    from whistlestop.storage.records import Transition
 
 _EXECUTION = (
     "SELECT namespace_id, workflow_id, run_id, shard_id, db_record_version, data, data_encoding, next_event_id, status"
@@ -38,6 +46,9 @@ _READ_NODES = (
 )
 _READ_FORWARD = _READ_NODES.format(order="ASC")
 _READ_BACKWARD = _READ_NODES.format(order="DESC")
+
+
+_WHERE_RUN = "WHERE namespace_id = ? AND workflow_id = ? AND run_id = ?"
 
 
 class SqliteExecutions(SqliteBase):
@@ -71,6 +82,12 @@ class SqliteExecutions(SqliteBase):
             found.extend(HistoryBatch(*row) for row in rows)
         return found
 
+    async def branches_of(self, key: ExecutionKey) -> list[BranchRange]:
+        run = (key.namespace_id, key.workflow_id, key.run_id)
+        shared = [BranchRange(*row) for row in self._all(SHARED_BRANCHES, (key.namespace_id, key.run_id))]
+        own = self._one(f"SELECT branch_id FROM executions {_WHERE_RUN}", run)
+        return [*shared, own_branch(shared, own[0] if own else key.run_id)]
+
     async def list_executions(
         self, after: ExecutionKey | None, limit: int, namespace_id: str = ""
     ) -> list[StoredExecution]:
@@ -94,14 +111,13 @@ def _delete(key: ExecutionKey, cursor: sqlite3.Cursor) -> None:
     """Remove the run; of the branches that only it held, those nodes that no fork needs."""
     namespace_id, run_id = key.namespace_id, key.run_id
     run = (namespace_id, key.workflow_id, run_id)
-    where_run = "WHERE namespace_id = ? AND workflow_id = ? AND run_id = ?"
-    row = cursor.execute(f"SELECT branch_id FROM executions {where_run}", run).fetchone()
+    row = cursor.execute(f"SELECT branch_id FROM executions {_WHERE_RUN}", run).fetchone()
     branches = {row[0] if row else run_id}
     shared = cursor.execute("SELECT branch_id FROM forks WHERE namespace_id = ? AND run_id = ?", (namespace_id, run_id))
     branches.update(branch_id for (branch_id,) in shared.fetchall())
     cursor.execute("DELETE FROM forks WHERE namespace_id = ? AND run_id = ?", (namespace_id, run_id))
     for table in ("executions", "current_executions", "timer_tasks"):
-        cursor.execute(f"DELETE FROM {table} {where_run}", run)
+        cursor.execute(f"DELETE FROM {table} {_WHERE_RUN}", run)
     cursor.execute("DELETE FROM executions_visibility WHERE namespace_id = ? AND run_id = ?", (namespace_id, run_id))
     cursor.execute(
         "DELETE FROM tasks WHERE run_id = ? AND namespace_id = ? AND workflow_id = ?",

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common import private_files
-from whistlestop.storage.admin import check, table_counts
+from whistlestop.storage.admin import check, notes_set_aside, table_counts
 from whistlestop.storage.errors import CannotOpen, Unavailable
 from whistlestop.storage.sqlite import schema
 from whistlestop.storage.sqlite.base import INLINE_OPERATIONS
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from whistlestop.storage.migrations import SchemaStatus
-    from whistlestop.storage.records import Finding
+    from whistlestop.storage.records import Finding, QueueMessage
 
 
 class SqliteStore(
@@ -106,6 +106,9 @@ class SqliteStore(
 
     async def check(self, limit: int) -> list[Finding]:
         return await check(self._slowly, limit)
+
+    async def notes_set_aside(self, limit: int) -> list[tuple[QueueMessage, bool]]:
+        return await notes_set_aside(self._slowly, limit)
 
     async def table_counts(self, limit: int) -> dict[str, int]:
         """Rows by table, each counted up to `limit`."""

@@ -25,6 +25,10 @@ _NEXT_TIMERS = f"{_TIMERS} WHERE fire_at_ns > ? {_IN_RANGE}"
 _DELETE_TIMER = (
     "DELETE FROM timer_tasks WHERE namespace_id = ? AND run_id = ? AND workflow_id = ? AND kind = ? AND fire_at_ns = ?"
 )
+_POSTPONE_TIMER = (
+    "UPDATE timer_tasks SET fire_at_ns = ?"
+    " WHERE namespace_id = ? AND run_id = ? AND workflow_id = ? AND kind = ? AND fire_at_ns = ?"
+)
 # `+` keeps the planner from the primary key: it would sort all that waits instead of reading the first few in order.
 _DUE_TRANSFERS = (
     "SELECT shard_id, task_id, namespace_id, workflow_id, run_id, kind, data, visible_at_ns, attempt"
@@ -53,6 +57,16 @@ class SqliteTimers(SqliteBase):
     async def delete_timer(self, timer: TimerTask) -> None:
         key = timer.key
         await self._run(_DELETE_TIMER, (key.namespace_id, key.run_id, key.workflow_id, timer.kind, timer.fire_at_ns))
+
+    async def postpone_timer(self, timer: TimerTask, fire_at_ns: int) -> bool:
+        key = timer.key
+        values = (fire_at_ns, key.namespace_id, key.run_id, key.workflow_id, timer.kind, timer.fire_at_ns)
+
+        def run(cursor: sqlite3.Cursor) -> bool:
+            cursor.execute(_POSTPONE_TIMER, values)
+            return cursor.rowcount == 1
+
+        return await self._write(run)
 
     async def due_transfers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TransferTask]:
         rows = self._all(_DUE_TRANSFERS, (now_ns, first_slot, next_slot, limit))

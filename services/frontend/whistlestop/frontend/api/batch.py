@@ -21,6 +21,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common import task_queues
 from whistlestop.common.clients import decoded
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
+from whistlestop.common.nesting import load_json
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.listing import parsed_filter
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
@@ -377,7 +378,11 @@ def json_payload(value: Any) -> common_pb.Payload:
 
 
 def _value(payload: common_pb.Payload) -> Any:
-    return json.loads(payload.data) if payload.data else None
+    """None for what is none of ours: a user's workflow may stand in the division, and say what it likes."""
+    try:
+        return load_json(payload.data) if payload.data else None
+    except ValueError:
+        return None
 
 
 HANDLERS: dict[str, Handler] = {

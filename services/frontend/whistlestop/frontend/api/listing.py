@@ -6,6 +6,7 @@ division of its own. A filter over a division uses the names that its users know
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -15,7 +16,7 @@ from whistlestop.storage.visibility import AttributeType, InvalidQuery, group_pa
 from whistlestop.storage.visibility.query import And, Between, Compare, Expression, In, Not, Or, StartsWith
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from temporalio.api.common.v1 import message_pb2 as common_pb
 
@@ -37,6 +38,7 @@ class CountResponse(Protocol):
 
 
 _Response = TypeVar("_Response", bound=CountResponse)
+_Entry = TypeVar("_Entry")
 
 
 async def page(
@@ -80,6 +82,21 @@ async def parsed_filter(
         except InvalidQuery as error:
             problem = error
     raise invalid_argument(problem.message)
+
+
+async def entries(
+    frontend: Frontend, rows: Sequence[VisibilityRow], make: Callable[[VisibilityRow], _Entry]
+) -> list[_Entry]:
+    """A page as clients see it. A row that can't be shown spoils no other: it is shown without memo and attributes."""
+    made: list[_Entry] = []
+    for row in rows:
+        try:
+            made.append(make(row))
+        except Exception as error:  # noqa: BLE001 - what a client stored, or a damaged row, must not fail the page
+            await frontend.aside.seen("executions_visibility", (row.key.namespace_id, row.key.run_id), error)
+            with contextlib.suppress(Exception):
+                made.append(make(replace(row, memo=b"", search_attributes="{}")))
+    return made
 
 
 def show_attributes(shown: common_pb.SearchAttributes, row: VisibilityRow, custom: Custom) -> None:

@@ -25,7 +25,8 @@ from whistlestop.common.errors import (
 )
 from whistlestop.common.proto.namespace_pb2 import NamespaceData
 from whistlestop.frontend.registry import Feature, supports
-from whistlestop.storage.errors import NamespaceConflict, NamespaceExists
+from whistlestop.storage.errors import NamespaceConflict, NamespaceExists, StorageError, is_passing
+from whistlestop.storage.namespaces import read
 from whistlestop.storage.records import NamespaceRecord, QueueMessage
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ async def describe_namespace(
     record = await frontend.store.get_namespace(name=request.namespace, namespace_id=request.id)
     if record is None:
         raise namespace_not_found(request.id or request.namespace)
-    return _described(NamespaceData.FromString(record.data), record, frontend.config)
+    return _described(read(record), record, frontend.config)
 
 
 async def _named(frontend: Frontend, names: Collection[str], after: str, limit: int) -> list[NamespaceRecord]:
@@ -160,7 +161,7 @@ async def list_namespaces(
         records = await _named(frontend, context.sees, after, size + 1)
     response = service_pb.ListNamespacesResponse()
     for record in records[:size]:
-        data = NamespaceData.FromString(record.data)
+        data = read(record)
         if data.info.state != enums_pb.NAMESPACE_STATE_DELETED or request.namespace_filter.include_deleted:
             response.namespaces.append(_described(data, record, frontend.config))
     if len(records) > size:
@@ -237,6 +238,10 @@ def resume_deletions(frontend: Frontend) -> None:
     frontend.begin(_finish_all_deletions(frontend))
 
 
+_MOST_DELETIONS = 1000
+"""Namespaces under deletion that are looked at in a round."""
+
+
 async def _finish_all_deletions(frontend: Frontend) -> None:
     while await finish_deletions(frontend):
         pass
@@ -248,20 +253,31 @@ async def finish_deletions(frontend: Frontend, limit: int = 100) -> int:
     Safe to run anywhere, at any time and twice: a message stays until its namespace is gone.
     """
     done = 0
-    for message in await frontend.store.read_queue(DELETION_QUEUE, 0, 10):
-        namespace_id = message.data.decode()
-        page = await frontend.store.list_executions(None, limit - done, namespace_id)
-        for stored in page:
-            await frontend.store.delete_execution(stored.key)
-        done += len(page)
-        if len(page) == 0:
-            await frontend.store.delete_namespace(namespace_id)
-            await frontend.store.delete_message(message)
-            frontend.namespaces.forget(namespace_id)
-            done += 1
+    for message in await frontend.store.read_queue(DELETION_QUEUE, 0, _MOST_DELETIONS):
+        try:
+            done += await _delete_some(frontend, message, limit - done)
+        except Exception as error:
+            if isinstance(error, StorageError) and is_passing(error):
+                raise
+            # Others have their turn; the next round tries this one again.
+            await frontend.aside.seen("queue", (message.queue_name, str(message.message_id)), error)
         if done >= limit:
             break
     return done
+
+
+async def _delete_some(frontend: Frontend, message: QueueMessage, limit: int) -> int:
+    """Up to `limit` executions of one deleted namespace, or the namespace itself when none is left."""
+    namespace_id = message.data.decode()
+    page = await frontend.store.list_executions(None, limit, namespace_id)
+    for stored in page:
+        await frontend.store.delete_execution(stored.key)
+    if page:
+        return len(page)
+    await frontend.store.delete_namespace(namespace_id)
+    await frontend.store.delete_message(message)
+    frontend.namespaces.forget(namespace_id)
+    return 1
 
 
 async def edit(
@@ -283,7 +299,7 @@ async def _read(frontend: Frontend, name: str) -> tuple[NamespaceRecord, Namespa
     record = await frontend.store.get_namespace(name=name)
     if record is None:
         raise namespace_not_found(name)
-    return record, NamespaceData.FromString(record.data)
+    return record, read(record)
 
 
 async def _write(frontend: Frontend, record: NamespaceRecord, data: NamespaceData) -> None:

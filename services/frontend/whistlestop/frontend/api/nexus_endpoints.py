@@ -6,11 +6,13 @@ soon as its creation was answered.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from google.protobuf.message import DecodeError
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 
 from whistlestop.common import task_queues
@@ -23,7 +25,7 @@ from whistlestop.common.errors import (
     unavailable,
 )
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
-from whistlestop.storage.errors import EndpointConflict, EndpointExists
+from whistlestop.storage.errors import EndpointConflict, EndpointExists, Unreadable
 from whistlestop.storage.records import NexusEndpointRecord
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ async def update_nexus_endpoint(
         raise failed_precondition(
             f"nexus endpoint version mismatch. received: {request.version} expected {previous.version}"
         )
-    data.endpoint.created_time.CopyFrom(NexusEndpointData.FromString(previous.data).endpoint.created_time)
+    with contextlib.suppress(Unreadable):  # It is repaired by this very update.
+        data.endpoint.created_time.CopyFrom(_read(previous).endpoint.created_time)
     data.endpoint.last_modified_time.FromNanoseconds(frontend.clock.now_ns())
     record = NexusEndpointRecord(request.id, request.spec.name, data.SerializeToString(), previous.version)
     try:
@@ -122,7 +125,10 @@ async def list_nexus_endpoints(
     first_id = _first_id(request.next_page_token)
     records = await frontend.store.list_nexus_endpoints(first_id, size + 1)
     for record in records[:size]:
-        response.endpoints.append(await _shown(frontend, record))
+        try:
+            response.endpoints.append(await _shown(frontend, record))
+        except Unreadable as error:
+            await frontend.aside.seen("nexus_endpoints", (record.endpoint_id,), error)
     if len(records) > size:
         response.next_page_token = records[size].endpoint_id.encode()
     return response
@@ -226,9 +232,18 @@ def _exists(doing: str, name: str) -> ServiceError:
     )
 
 
+def _read(record: NexusEndpointRecord) -> NexusEndpointData:
+    try:
+        return NexusEndpointData.FromString(record.data)
+    except DecodeError as error:
+        raise Unreadable(
+            f"the row of the Nexus endpoint {record.name} ({record.endpoint_id}) can't be read: update or delete it"
+        ) from error
+
+
 async def _shown(frontend: Frontend, record: NexusEndpointRecord, version: int = 0) -> nexus_pb.Endpoint:
     """The endpoint as callers see it; a worker target by its namespace's present name."""
-    data = NexusEndpointData.FromString(record.data)
+    data = _read(record)
     endpoint = data.endpoint
     endpoint.id = record.endpoint_id
     endpoint.version = version or record.version

@@ -15,7 +15,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.listing import Division, fill_count, page
+from whistlestop.frontend.api.listing import Division, entries, fill_count, page
 from whistlestop.frontend.api.start_workflow import check_timeouts
 from whistlestop.frontend.api.versioning import check_override
 from whistlestop.storage.visibility import row_payloads
@@ -139,7 +139,8 @@ async def list_schedules(
     rows, token = await page(
         frontend, context, query, request.maximum_page_size, request.next_page_token, request.query, DIVISION.base
     )
-    return service_pb.ListSchedulesResponse(schedules=[_entry(row, custom) for row in rows], next_page_token=token)
+    shown = await entries(frontend, rows, lambda row: _entry(row, custom))
+    return service_pb.ListSchedulesResponse(schedules=shown, next_page_token=token)
 
 
 async def count_schedules(

@@ -17,7 +17,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import ServiceError, invalid_argument
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.callbacks import check_callbacks
-from whistlestop.frontend.api.listing import Division, fill_count, page, show_attributes
+from whistlestop.frontend.api.listing import Division, entries, fill_count, page, show_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -252,7 +252,7 @@ async def list_activity_executions(
         frontend, context, query, request.page_size, request.next_page_token, request.query, DIVISION.base
     )
     return service_pb.ListActivityExecutionsResponse(
-        executions=[_entry(row, custom) for row in rows], next_page_token=token
+        executions=await entries(frontend, rows, lambda row: _entry(row, custom)), next_page_token=token
     )
 
 

@@ -14,7 +14,7 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
-from whistlestop.frontend.api.listing import fill_count, page, parsed_filter, show_attributes
+from whistlestop.frontend.api.listing import entries, fill_count, page, parsed_filter, show_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,7 +101,7 @@ async def _page(
 ) -> tuple[list[workflow_pb.WorkflowExecutionInfo], bytes]:
     query, custom = await parsed_filter(frontend, context, text)
     rows, token = await page(frontend, context, query, size, after, text)
-    return [execution_info(row, custom) for row in rows], token
+    return await entries(frontend, rows, lambda row: execution_info(row, custom)), token
 
 
 def execution_info(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> workflow_pb.WorkflowExecutionInfo:

@@ -6,6 +6,7 @@ deed.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from whistlestop.frontend.service import Frontend
 
 _ROOT = uuid.UUID(int=0)
+log = logging.getLogger(__name__)
+
 _HISTORY_PAGE = 256
 _MOST_HISTORY_PAGES = 1000
 _AGAIN = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED, Code.ABORTED})
@@ -58,6 +61,9 @@ class Operations:
                     return True
                 if error.code not in _AGAIN or attempt == _ATTEMPTS - 1:
                     return False
+            except Exception:  # this execution counts as failed; the others have their turn
+                log.exception("a batch operation on %s/%s failed", execution.workflow_id, execution.run_id)
+                return False
             else:
                 return True
             await self._frontend.clock.sleep(wait_s)

@@ -26,6 +26,7 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.nesting import load_json
 from whistlestop.frontend.api.batch import ON_ACTIVITIES, STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
 from whistlestop.frontend.batch.operations import Operations
@@ -83,12 +84,17 @@ async def note_job(frontend: Frontend, context: CallContext, job_id: str) -> Job
 
 
 async def _noted(frontend: Frontend) -> list[Job]:
-    messages = await frontend.store.read_queue(OPEN_JOBS, 0, _MOST_JOBS)
-    return [_job(message) for message in messages]
+    jobs = []
+    for message in await frontend.store.read_queue(OPEN_JOBS, 0, _MOST_JOBS):
+        try:
+            jobs.append(_job(message))
+        except (ValueError, TypeError) as error:
+            await frontend.aside.seen("queue", (message.queue_name, str(message.message_id)), error)
+    return jobs
 
 
 def _job(message: QueueMessage) -> Job:
-    namespace_id, job_id, noted_ns = json.loads(message.data)
+    namespace_id, job_id, noted_ns = load_json(message.data)
     return Job(namespace_id, job_id, noted_ns, message)
 
 
@@ -117,7 +123,10 @@ async def work_on_batches(frontend: Frontend) -> int:
     for job in jobs:
         if frontend.clock.now_ns() >= ends_ns:
             break
-        await _turn(frontend, job)
+        try:
+            await _turn(frontend, job)
+        except Exception:  # the other jobs have their turns, and this one its next
+            log.exception("batch job %s goes on with the next wake", job.job_id)
     return len(jobs)
 
 
@@ -149,6 +158,9 @@ async def _drive(frontend: Frontend, job: Job) -> None:
         except (ServiceError, StorageError) as error:
             log.warning("batch job %s goes on in a second: %r", job.job_id, error)
             await frontend.clock.sleep(1)
+        except Exception as error:  # noqa: BLE001 - it must not end the work on this job
+            await frontend.aside.seen("queue", (job.message.queue_name, str(job.message.message_id)), error)
+            await frontend.clock.sleep(_SWEEP_S)
 
 
 async def _turn(frontend: Frontend, job: Job) -> None:

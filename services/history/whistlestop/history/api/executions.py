@@ -8,6 +8,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.deployments import EMPTY, check_override, named_version
 from whistlestop.common.errors import not_found
+from whistlestop.history import rebuilding
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import cancel, close, describe, options
 from whistlestop.history.core.signal import ALREADY_COMPLETED
@@ -59,7 +60,7 @@ async def terminate_workflow_execution(
         )
 
     run_id = "" if request.first_execution_run_id else execution.run_id
-    await service.engine.transact(context.namespace_id, execution.workflow_id, run_id, decide)
+    await service.engine.transact(context.namespace_id, execution.workflow_id, run_id, decide, repairs=True)
     return service_pb.TerminateWorkflowExecutionResponse()
 
 
@@ -68,15 +69,7 @@ async def delete_workflow_execution(
 ) -> Reply:
     """Terminate the run if it is open, so that parent and children hear of it; then remove all that is stored of it."""
     execution = request.workflow_execution
-
-    def decide(run: Run) -> None:
-        if run.is_open:
-            close.terminate(run, reason="Delete workflow execution", identity=close.HISTORY_SERVICE)
-
-    run, _ = await service.engine.transact(context.namespace_id, execution.workflow_id, execution.run_id, decide)
-    async with service.engine.lock(run.key):
-        await service.store.delete_execution(run.key)
-        service.engine.forget(run.key)
+    await rebuilding.end_and_delete(service.engine, context.namespace_id, execution.workflow_id, execution.run_id)
     return service_pb.DeleteWorkflowExecutionResponse()
 
 

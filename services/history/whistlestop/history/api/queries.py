@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import DecodeError
 from temporalio.api.enums.v1 import query_pb2 as query_enums
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
@@ -232,7 +233,13 @@ async def attach(service: History, run: Run, reply: PollResponse) -> None:
     if not run.state.buffered_queries:
         return
     for record in await service.store.list_buffered_queries(run.key, service.wall.now_ns(), MAX_ATTACHED):
-        reply.queries[record.query_id].ParseFromString(record.request)
+        try:
+            reply.queries[record.query_id].ParseFromString(record.request)
+        except DecodeError as error:
+            # Its caller's time runs out; the workflow task goes to its worker.
+            del reply.queries[record.query_id]
+            await service.aside.note("queries", (record.query_id,), error)
+            await service.store.delete_query(record.query_id)
 
 
 async def record_query_task_started(

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
 from whistlestop.common.notify import execution_topic
+from whistlestop.history import rebuilding
 from whistlestop.history.api.updates import deadline
+from whistlestop.storage.errors import Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +112,11 @@ class Standalone:
             if run.is_open:
                 end(run)
 
-        run, _ = await self.transact(service, namespace_id, user_id, run_id, decide)
+        try:
+            run, _ = await self.transact(service, namespace_id, user_id, run_id, decide)
+        except Unreadable:
+            await rebuilding.end_and_delete(service.engine, namespace_id, self.workflow_id(user_id), run_id)
+            return
         async with service.engine.lock(run.key):
             await service.store.delete_execution(run.key)
             service.engine.forget(run.key)
