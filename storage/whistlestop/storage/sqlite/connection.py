@@ -15,6 +15,7 @@ from whistlestop.storage.errors import (
     StorageError,
     Unavailable,
 )
+from whistlestop.storage.sqlite import file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ _PRAGMAS = {
     "busy_timeout": "5000",
     "cache_size": "-32768",
     "temp_store": "MEMORY",
-    "wal_autocheckpoint": "4000",
+    "wal_autocheckpoint": "0",  # the writer does it: see `file.seal`
     "journal_size_limit": "67108864",
 }
 
@@ -43,8 +44,12 @@ _PASSING = frozenset(
 
 def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode with our pragmas, then the caller's. Raises CannotOpen."""
+    first = path != MEMORY and not read_only
+    if first:
+        file.check(path)
+    fresh = not first or file.is_fresh(path)
     try:
-        if path != MEMORY and not read_only:
+        if first:
             # SQLite gives `-wal` and `-shm` the mode of the file.
             private_files.make(path)
             private_files.warn_if_open("the database", path, f"{path}-wal")
@@ -55,8 +60,12 @@ def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -
     except sqlite3.Error as error:
         raise CannotOpen(f"can't open the database {path}: {error}") from error
     try:
-        if path != MEMORY and not read_only:
+        if first:
+            if fresh:
+                file.claim(db)
+            file.check_tables(db, path, fresh=fresh)
             db.execute("PRAGMA journal_mode = WAL")
+            file.settle(db)
         _refuse_unknown(pragmas, db)
         for name, value in {**_PRAGMAS, **pragmas}.items():
             db.execute(f"PRAGMA {_word(name)} = {_word(value)}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.common import private_files
 from whistlestop.storage.admin import check, notes_set_aside, table_counts
 from whistlestop.storage.errors import CannotOpen, Unavailable
-from whistlestop.storage.sqlite import schema
+from whistlestop.storage.sqlite import file, schema
 from whistlestop.storage.sqlite.base import INLINE_OPERATIONS
 from whistlestop.storage.sqlite.cluster import SqliteCluster
 from whistlestop.storage.sqlite.connection import MEMORY, connect, translate
@@ -55,7 +55,7 @@ class SqliteStore(
                 self._lister.set_progress_handler(_interrupt, INLINE_OPERATIONS)
                 self._slow = connect(self.path, self._pragmas, read_only=True)
                 self._slow_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-reader")
-                self._writer = GroupWriter(main)
+                self._writer = GroupWriter(main, self.path)
         except BaseException:
             main.close()
             raise
@@ -75,10 +75,15 @@ class SqliteStore(
         self._main = self._reader = self._lister = self._slow = self._slow_thread = self._writer = None
 
     async def migrate(self, *, contract: bool = False) -> list[str]:
+        main = self._open_main()
         try:
-            return schema.migrate(self._open_main(), self.path, contract=contract)
+            applied = schema.migrate(main, self.path, contract=contract)
+            if self.path != MEMORY and (file.claim(main) or applied):
+                # From here on the file itself is a database, whatever happens to its -wal.
+                main.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
             raise translate(error) from error
+        return applied
 
     async def schema_status(self) -> SchemaStatus:
         return schema.status(self._open_main())
@@ -97,6 +102,8 @@ class SqliteStore(
                 raise CannotOpen(f"can't write the backup {target}: {error}") from error
             try:
                 db.backup(copied, pages=-1 if self.path == MEMORY else 1024)
+                file.claim(copied)
+                file.renew(copied)
             except sqlite3.Error as error:
                 raise CannotOpen(f"can't write the backup {target}: {error}") from error
             finally:

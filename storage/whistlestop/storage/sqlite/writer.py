@@ -11,18 +11,34 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import queue
 import sqlite3
 import threading
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from whistlestop.storage.errors import StorageError, Unavailable
+from whistlestop.storage.errors import PermanentError, StorageError, Unavailable
+from whistlestop.storage.sqlite import file
 from whistlestop.storage.sqlite.connection import translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_S = 10.0
+"""After a write, at most so much later it is in the file itself."""
+
+CHECKPOINT_BYTES = 16 << 20
+"""Of the WAL: earlier than that under load, so that it stays small."""
+
+LOOK_AT_WAL = 16
+"""Groups between two looks at its size."""
 
 GROUP_LIMIT = 128
 """Jobs of one group: bounds how long the event loop is held."""
@@ -73,11 +89,23 @@ def run_group(db: sqlite3.Connection, cursor: sqlite3.Cursor, jobs: list[_Job]) 
             job.result, job.error = None, None
 
 
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
 class GroupWriter:
     """The one writer of a database file."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, path: str) -> None:
         self._db = db
+        self._wal = f"{os.path.realpath(path)}-wal"
+        self._identity = file.Identity(path)
+        self._seal_due = True
+        """Before the first group as well, so that the file says that it is in use."""
+        self._sealing: asyncio.TimerHandle | None = None
         self._cursor = db.cursor()
         self._pending: list[_Job] = []
         self._busy = False
@@ -86,8 +114,8 @@ class GroupWriter:
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop = asyncio.get_running_loop()
-        self._commits: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._commit_forever, name="sqlite-writer", daemon=True)
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work_forever, name="sqlite-writer", daemon=True)
         self._thread.start()
         self.groups = 0
         """Commits so far; fewer than jobs when groups form."""
@@ -104,12 +132,17 @@ class GroupWriter:
 
     def _schedule(self) -> None:
         # By call_soon, so that all that is ready in this turn of the loop gets into the group.
-        if self._pending and not self._busy and not self._scheduled:
+        if (self._pending or self._seal_due) and not self._busy and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._start_group)
 
     def _start_group(self) -> None:
         self._scheduled = False
+        if self._seal_due:
+            self._seal_due = False
+            self._busy = True
+            self._work.put(self._seal)
+            return
         jobs, self._pending = self._pending[:GROUP_LIMIT], self._pending[GROUP_LIMIT:]
         try:
             run_group(self._db, self._cursor, jobs)
@@ -117,28 +150,59 @@ class GroupWriter:
             self._finish(jobs, translate(error))
             return
         self._busy = True
-        self._commits.put(jobs)
+        self._work.put(partial(self._commit, jobs))
 
-    def _commit_forever(self) -> None:
-        while (jobs := self._commits.get()) is not None:
-            error: StorageError | None = None
+    # On the writer thread.
+
+    def _work_forever(self) -> None:
+        while (work := self._work.get()) is not None:
             try:
-                self._cursor.execute("COMMIT")
-            except sqlite3.Error as failure:
-                error = translate(failure)
-            try:
-                self._loop.call_soon_threadsafe(self._finish, jobs, error)
+                work()
             except RuntimeError:  # the loop is gone, and everybody who waited with it
                 return
 
+    def _commit(self, jobs: list[_Job]) -> None:
+        error: StorageError | None = None
+        try:
+            if trouble := self._identity.trouble():
+                error = PermanentError(trouble)
+            else:
+                self._cursor.execute("COMMIT")
+        except sqlite3.Error as failure:
+            error = translate(failure)
+        self._loop.call_soon_threadsafe(self._finish, jobs, error)
+
+    def _seal(self) -> None:
+        try:
+            if not self._identity.trouble():
+                file.seal(self._db)
+        except sqlite3.Error as failure:  # the next one will do
+            log.warning("a checkpoint failed: %s", failure)
+        self._loop.call_soon_threadsafe(self._next)
+
+    # On the event loop.
+
     def _finish(self, jobs: list[_Job], error: StorageError | None) -> None:
-        self._busy = False
         self.groups += 1
         if error is not None and self._db.in_transaction:
             self._db.execute("ROLLBACK")
         for job in jobs:
             job.settle(error)
-        if self._pending:
+        if self._sealing is None:
+            self._sealing = self._loop.call_later(CHECKPOINT_S, self._seal_soon)
+        elif self.groups % LOOK_AT_WAL == 0 and _size(self._wal) > CHECKPOINT_BYTES:
+            self._seal_due = True
+        self._next()
+
+    def _seal_soon(self) -> None:
+        self._sealing = None
+        self._seal_due = True
+        self._idle.clear()
+        self._schedule()
+
+    def _next(self) -> None:
+        self._busy = False
+        if self._pending or self._seal_due:
             self._schedule()
         else:
             self._idle.set()
@@ -146,8 +210,10 @@ class GroupWriter:
     async def close(self) -> None:
         """Finish what was taken on."""
         self._closed = True
+        if self._sealing is not None:
+            self._sealing.cancel()  # SQLite does it when the last connection closes
         await self._idle.wait()
-        self._commits.put(None)
+        self._work.put(None)
         self._thread.join()
 
 

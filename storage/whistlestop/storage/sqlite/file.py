@@ -1,0 +1,246 @@
+"""The database file itself: whether it is whole and ours before it is opened, and the marks by which that is known.
+
+SQLite keeps what was written last in FILE-wal. A copy, a move or a restore that takes one file without the other gives
+a database that opens, and has lost what was acknowledged. So the file carries marks in its header:
+
+- `application_id` says that it is ours;
+- `user_version` is a generation and a state. While a server writes, the file itself says IN_USE and the WAL says
+  COMPLETE (`seal`): whoever opens both sees COMPLETE, whoever has the file alone sees IN_USE. The generation grows with
+  each checkpoint, so a WAL beside a file of another time or place is noticed, too.
+
+Release 0.1.0 leaves both marks alone, and files that it made have none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
+
+from whistlestop.storage.errors import CannotOpen
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+APPLICATION_ID = 0x57485354
+IN_USE, COMPLETE = 1, 2
+_STATES = 4
+_MOST_GENERATION = 1 << 28
+_MAGIC = b"SQLite format 3\0"
+_WAL_MAGIC = (0x377F0682, 0x377F0683)
+_HEADER_BYTES = 100
+_WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
+_BACKUP = "use a copy made by `whistlestop db backup`, or one of the file and its -wal made while no server ran"
+
+
+class _Header(NamedTuple):
+    """What the first page tells."""
+
+    page_size: int
+    pages: int
+    """0 where it does not say."""
+    application_id: int
+    generation: int
+    state: int
+
+
+def check(path: str) -> None:
+    """Raise CannotOpen for a file that is not whole, or not ours.
+
+    To be called before SQLite opens the file in this process: closing it again drops SQLite's locks on it.
+    """
+    real = os.path.realpath(path)
+    wal = f"{real}-wal"
+    wal_bytes = _size(wal)
+    size = _size(real)
+    if not size:
+        if wal_bytes > _WAL_HEADER_BYTES:
+            raise CannotOpen(
+                f"{wal} is there, and its database {path} is {'empty' if os.path.lexists(real) else 'not'}: put the "
+                "database back beside it, or move the -wal file away to begin with an empty one"
+            )
+        return
+    try:
+        with open(real, "rb") as file:  # noqa: PTH123 - bytes of a file, not of a path
+            header = _header(path, file.read(_HEADER_BYTES))
+        generations = _wal_generations(wal, header) if wal_bytes > _WAL_HEADER_BYTES else None
+    except OSError as error:
+        raise CannotOpen(f"can't open the database {path}: {error.strerror}") from error
+    if header.application_id not in {0, APPLICATION_ID}:
+        raise CannotOpen(f"{path} is a database of another program (application id {header.application_id:#x})")
+    if generations is None:
+        _check_alone(path, header, size, wal_is_there=os.path.lexists(wal))
+        return
+    if header.generation and generations and not generations & {header.generation, header.generation + 1}:
+        raise CannotOpen(
+            f"{wal} is not of {path} as it is now (a backup was put in its place, or an older copy): move the -wal and "
+            "-shm files away if the database is to be used as it is, or put back the database that they belong to"
+        )
+    if size < header.pages * header.page_size or size % header.page_size:
+        # A checkpoint that a crash has cut short looks like that as well: then the WAL has what is missing.
+        _check_pages(path, real)
+
+
+def _check_pages(path: str, real: str) -> None:
+    """Look through all pages; on a connection that can't write, since another one would end the WAL when it closes."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(real)}?mode=ro", uri=True)) as db:
+            found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        found = str(error)
+    if found != "ok":
+        raise CannotOpen(f"{path} is damaged or cut off ({' '.join(found.split())[:200]}); {_BACKUP}")
+
+
+def settle(db: sqlite3.Connection) -> None:
+    """Note that the database is complete, where a crash has cut `seal` short."""
+    generation, state = _mark_of(db)
+    if state == IN_USE:
+        _put(db, generation, COMPLETE)
+
+
+def _check_alone(path: str, header: _Header, size: int, *, wal_is_there: bool) -> None:
+    """A database that has nothing in a WAL."""
+    if header.pages and size < header.pages * header.page_size:
+        raise CannotOpen(
+            f"{path} is cut off, with {size} of {header.pages * header.page_size} bytes; {_BACKUP}"
+        )
+    if header.state == IN_USE and not wal_is_there:
+        raise CannotOpen(
+            f"{path} has lost {path}-wal, which holds what was written last: it was copied or moved without it while "
+            f"a server used it. Put the -wal file beside it, or {_BACKUP}. To go on without what is lost, create an "
+            f"empty {path}-wal"
+        )
+
+
+def check_tables(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
+    """Raise CannotOpen for a database that has other tables than ours, or none although it is not new."""
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "schema_version" in tables or (fresh and not tables):
+        return
+    if tables:
+        raise CannotOpen(
+            f"{path} is a database of another program: it has the table {min(tables)}, and no schema of ours"
+        )
+    ours = db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+    if not ours:
+        raise CannotOpen(
+            f"{path} is a database without any table: a copy that lost its -wal, or of another program; "
+            f"{_BACKUP}, or delete it to begin with an empty one"
+        )
+
+
+def is_fresh(path: str) -> bool:
+    """Whether there is nothing in the file yet."""
+    return _size(os.path.realpath(path)) == 0
+
+
+def claim(db: sqlite3.Connection) -> bool:
+    """Mark the database as ours; whether that changed it."""
+    changed = False
+    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        changed = True
+    if not _mark_of(db)[0]:
+        renew(db)
+        changed = True
+    return changed
+
+
+def renew(db: sqlite3.Connection) -> None:
+    """Give a database a generation of its own: no WAL of another one goes with it."""
+    _put(db, 1 + secrets.randbelow(_MOST_GENERATION // 2), COMPLETE)
+
+
+def seal(db: sqlite3.Connection) -> None:
+    """Move what is in the WAL into the file, and leave the file marked as one that needs its WAL."""
+    generation = _mark_of(db)[0]
+    if not generation:
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return
+    generation = generation + 1 if generation + 1 < _MOST_GENERATION else 1
+    _put(db, generation, IN_USE)
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    _put(db, generation, COMPLETE)
+
+
+def _mark_of(db: sqlite3.Connection) -> tuple[int, int]:
+    return divmod(int(db.execute("PRAGMA user_version").fetchone()[0]), _STATES)
+
+
+def _put(db: sqlite3.Connection, generation: int, state: int) -> None:
+    db.execute(f"PRAGMA user_version = {generation * _STATES + state}")
+
+
+class Identity:
+    """The file that was opened, to notice that another one has taken its name."""
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.realpath(path)
+        self._opened = self._now()
+
+    def _now(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)  # noqa: PTH116 - for every commit: no object in between
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def trouble(self) -> str:
+        """What happened to the file, in words; empty while it is where it was."""
+        now = self._now()
+        if now == self._opened:
+            return ""
+        what = "moved or deleted" if now is None else "replaced by another file"
+        return f"{self._path} was {what} while it was in use: nothing more is written; stop the server and put it back"
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - of text
+    except OSError:
+        return 0
+
+
+def _header(path: str, data: bytes) -> _Header:
+    if not data.startswith(_MAGIC) or len(data) < _HEADER_BYTES:
+        what = "is cut off" if _MAGIC.startswith(data[:16]) or data.startswith(_MAGIC) else "is not a database"
+        raise CannotOpen(f"can't use the database {path}: the file {what}")
+    (page_size,) = struct.unpack_from(">H", data, 16)
+    changes, pages = struct.unpack_from(">II", data, 24)
+    (version,) = struct.unpack_from(">i", data, 60)
+    (application_id,) = struct.unpack_from(">I", data, 68)
+    (valid_for,) = struct.unpack_from(">I", data, 92)
+    generation, state = divmod(version, _STATES) if version > 0 and application_id == APPLICATION_ID else (0, 0)
+    size = 65536 if page_size == 1 else page_size
+    return _Header(size, pages if changes == valid_for else 0, application_id, generation, state)
+
+
+def _wal_generations(path: str, header: _Header) -> set[int] | None:
+    """The generations of which a WAL tells; None when it holds no frame."""
+    with open(path, "rb") as file:  # noqa: PTH123 - as above
+        head = file.read(_WAL_HEADER_BYTES)
+        if len(head) < _WAL_HEADER_BYTES or struct.unpack_from(">I", head)[0] not in _WAL_MAGIC:
+            return None
+        (page_size,) = struct.unpack_from(">I", head, 8)
+        return _generations(file, page_size, head[16:24])
+
+
+def _generations(file: BinaryIO, page_size: int, salts: bytes) -> set[int] | None:
+    found: set[int] = set()
+    frames = 0
+    while True:
+        frame = file.read(_FRAME_HEADER_BYTES)
+        if len(frame) < _FRAME_HEADER_BYTES or frame[8:16] != salts:
+            return found if frames else None
+        frames += 1
+        if frame[:4] == b"\0\0\0\1":
+            page = file.read(page_size)
+            if len(page) >= _HEADER_BYTES and struct.unpack_from(">I", page, 68)[0] == APPLICATION_ID:
+                found.add(struct.unpack_from(">i", page, 60)[0] // _STATES)
+        else:
+            file.seek(page_size, os.SEEK_CUR)
