@@ -2,7 +2,23 @@ locals {
   # Of each function's role; those whose resources are empty are left out.
   statements_of_all = [
     { actions = ["dsql:DbConnectAdmin"], resources = local.has_dsql ? [aws_dsql_cluster.database[0].arn] : [] },
-    { actions = ["secretsmanager:GetSecretValue"], resources = local.has_aurora ? [local.aurora_secret_arn] : [] },
+    {
+      actions   = ["secretsmanager:GetSecretValue"]
+      resources = local.has_aurora && var.database_user == "" ? [local.aurora_secret_arn] : []
+    },
+    {
+      actions = ["rds-db:connect"]
+      resources = var.database_user == "" ? [] : [
+        "arn:${local.partition}:rds-db:${local.region}:${local.account}:dbuser:${local.aurora_resource_id}/${var.database_user}"
+      ]
+    },
+    {
+      actions = ["ssm:GetParameter"]
+      resources = var.database_ca_parameter == "" ? [] : [
+        "arn:${local.partition}:ssm:${local.region}:${local.account}:parameter${var.database_ca_parameter}"
+      ]
+    },
+    { actions = ["secretsmanager:GetSecretValue"], resources = compact([var.database_ca_secret_arn]) },
     {
       actions = ["ssm:GetParameter"]
       resources = var.database_url_parameter == "" ? [] : [

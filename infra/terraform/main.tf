@@ -23,6 +23,15 @@ locals {
     var.database_url_parameter != "" ? "ssm:${var.database_url_parameter}" :
     var.database_url_secret_arn != "" ? "secretsmanager:${var.database_url_secret_arn}" : var.database_url
   )
+  database_ca = (
+    var.database_ca_parameter != "" ? "ssm:${var.database_ca_parameter}" :
+    var.database_ca_secret_arn != "" ? "secretsmanager:${var.database_ca_secret_arn}" : ""
+  )
+  concurrency = {
+    frontend = var.frontend_concurrency
+    history  = var.history_concurrency
+    matching = var.matching_concurrency
+  }
   api_keys = var.api_keys_secret_arn != "" ? "secretsmanager:${var.api_keys_secret_arn}" : var.api_keys
 
   # A variable that is null is left out.
@@ -33,7 +42,10 @@ locals {
     WHISTLESTOP_DATABASE_URL    = local.database_url == "" ? null : local.database_url
     WHISTLESTOP_DSQL_HOST       = local.has_dsql ? local.dsql_host : null
     WHISTLESTOP_DATABASE_HOST   = local.has_aurora ? aws_rds_cluster.aurora[0].endpoint : null
-    WHISTLESTOP_DATABASE_SECRET = local.has_aurora ? local.aurora_secret_arn : null
+    WHISTLESTOP_DATABASE_SECRET = local.has_aurora && var.database_user == "" ? local.aurora_secret_arn : null
+    WHISTLESTOP_DATABASE_USER   = var.database_user
+    WHISTLESTOP_DATABASE_TLS    = var.database_tls
+    WHISTLESTOP_DATABASE_CA     = local.database_ca == "" ? null : local.database_ca
   }
 
   environment = {
@@ -77,7 +89,10 @@ resource "aws_lambda_function" "function" {
   memory_size      = var.memory_size
   # Calls bound themselves by their callers' deadlines; only a poll or a wait for a result comes near this.
   timeout = 70
-  role    = aws_iam_role.function[each.key].arn
+  # -1 is the provider's word for no reservation, too.
+  reserved_concurrent_executions = local.concurrency[each.key]
+
+  role = aws_iam_role.function[each.key].arn
 
   environment {
     variables = {

@@ -38,6 +38,50 @@ variable "database_url_secret_arn" {
   }
 }
 
+variable "database_user" {
+  description = "The role of the database (RDS, Aurora) that the functions sign in as, by tokens of IAM that hold for 15 minutes instead of a password. `whistlestop db role` makes one that owns its schema and nothing else."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^[a-z0-9_]*$", var.database_user))
+    error_message = "It has to match the pattern."
+  }
+}
+
+variable "database_tls" {
+  description = "What is asked of the database's certificate, where the URL does not say it (sslmode)."
+  type        = string
+  default     = "verify-full"
+
+  validation {
+    condition     = contains(["verify-full", "verify-ca", "require"], var.database_tls)
+    error_message = "One of verify-full, verify-ca, require."
+  }
+}
+
+variable "database_ca_parameter" {
+  description = "The parameter of Systems Manager that holds the authorities of the database's certificate, in PEM. For RDS and Aurora, the bundle of the region. Whom the system trusts if both are empty."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^(|/[A-Za-z0-9_.\\-/]+)$", var.database_ca_parameter))
+    error_message = "It has to match the pattern."
+  }
+}
+
+variable "database_ca_secret_arn" {
+  description = "The same, in a secret of Secrets Manager."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^(|arn:.+:secretsmanager:.+)$", var.database_ca_secret_arn))
+    error_message = "It has to match the pattern."
+  }
+}
+
 variable "create_database" {
   description = "Create an Aurora DSQL cluster, or an Aurora Serverless v2 cluster that pauses, with the stack."
   type        = string
@@ -62,9 +106,14 @@ variable "aurora_subnet_ids" {
 }
 
 variable "aurora_client_cidr" {
-  description = "For aurora-serverless, who may connect. Functions outside a VPC have no fixed addresses."
+  description = "For aurora-serverless, who may connect. Functions outside a VPC have no fixed addresses, so they need 0.0.0.0/0; whoever reaches the port then still needs a password or a token."
   type        = string
-  default     = "0.0.0.0/0"
+  default     = ""
+
+  validation {
+    condition     = can(regex("^(|[0-9.]+/[0-9]+)$", var.aurora_client_cidr))
+    error_message = "It has to match the pattern."
+  }
 }
 
 variable "aurora_max_capacity" {
@@ -109,6 +158,24 @@ variable "memory_size" {
     condition     = var.memory_size >= 256 && var.memory_size <= 10240
     error_message = "From 256 to 10240."
   }
+}
+
+variable "frontend_concurrency" {
+  description = "Instances of the frontend at most, reserved for it. -1 for no limit but the account's."
+  type        = number
+  default     = -1
+}
+
+variable "history_concurrency" {
+  description = "The same of history. Each instance has one connection to the database."
+  type        = number
+  default     = -1
+}
+
+variable "matching_concurrency" {
+  description = "The same of matching."
+  type        = number
+  default     = -1
 }
 
 variable "log_retention_days" {

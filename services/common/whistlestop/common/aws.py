@@ -108,11 +108,19 @@ class Aws:
         return dict(json.loads(answer.body or b"{}"))
 
     def dsql_token(self, host: str, expires_s: int) -> str:
-        """What the user `admin` of an Aurora DSQL cluster signs in with: a request that is signed and never sent."""
+        """What the user `admin` of an Aurora DSQL cluster signs in with."""
+        return self._signed_url("dsql", host, {"Action": "DbConnectAdmin"}, expires_s)
+
+    def rds_token(self, host: str, port: int, user: str, expires_s: int) -> str:
+        """What a user of RDS or Aurora signs in with, to whom IAM lets this role connect (`rds-db:connect`)."""
+        return self._signed_url("rds-db", f"{host}:{port}", {"Action": "connect", "DBUser": user}, expires_s)
+
+    def _signed_url(self, service: str, host: str, asked: Mapping[str, str], expires_s: int) -> str:
+        """A request that is signed and never sent: a password for so long."""
         now, credentials = _now(), self.credentials()
-        scope = f"{now:%Y%m%d}/{self.region}/dsql/aws4_request"
+        scope = f"{now:%Y%m%d}/{self.region}/{service}/aws4_request"
         query = {
-            "Action": "DbConnectAdmin", "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+            **asked, "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
             "X-Amz-Credential": f"{credentials.access_key}/{scope}", "X-Amz-Date": f"{now:%Y%m%dT%H%M%SZ}",
             "X-Amz-Expires": str(expires_s), "X-Amz-SignedHeaders": "host",
         }  # fmt: skip

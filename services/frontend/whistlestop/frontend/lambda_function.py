@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.doors import http_events, lambda_shell
 from whistlestop.common.doors.counts import counts_of
-from whistlestop.common.doors.database import database_url
+from whistlestop.common.doors.database import database_password, database_url
 from whistlestop.common.doors.settings import FrontendSettings, read
 from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.ids import RandomIds
@@ -105,7 +105,7 @@ def _store(settings: FrontendSettings) -> Store:
     if url:
         from whistlestop.storage.postgres.store import PostgresStore
 
-        return PostgresStore(url, pool_size=1, prepare=False)
+        return PostgresStore(url, pool_size=1, prepare=False, password=database_password(settings, url))
     from whistlestop.storage.sqlite.store import SqliteStore
 
     return SqliteStore(settings.sqlite_path)

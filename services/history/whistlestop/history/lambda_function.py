@@ -19,7 +19,7 @@ from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors import lambda_shell
 from whistlestop.common.doors.counts import counts_of
-from whistlestop.common.doors.database import database_url
+from whistlestop.common.doors.database import database_password, database_url
 from whistlestop.common.doors.settings import HistorySettings, read
 from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.errors import ServiceError
@@ -225,7 +225,7 @@ def _store(settings: HistorySettings) -> Store:
     if url:
         from whistlestop.storage.postgres.store import PostgresStore
 
-        return PostgresStore(url, pool_size=1, prepare=False)
+        return PostgresStore(url, pool_size=1, prepare=False, password=database_password(settings, url))
     from whistlestop.storage.sqlite.store import SqliteStore
 
     return SqliteStore(settings.sqlite_path)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor, errors
 from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import make_conninfo
 from psycopg.types.array import ListBinaryDumper
 from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
 from psycopg.types.string import StrBinaryDumper
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from psycopg.abc import AdaptContext
+
+    Password = Callable[[], str]
 
 T = TypeVar("T")
 
@@ -72,11 +76,18 @@ class _Adapters:
         self.adapters.register_dumper(str, StrBinaryDumper)
 
 
-def create_pool(url: str, pool_size: int, *, prepare: bool) -> AsyncConnectionPool[AsyncConnection[Any]]:
+def conninfo(url: str, password: Password | None) -> str:
+    """How to connect now: `password` gives one that is good for a while."""
+    return url if password is None else make_conninfo(url, password=password())
+
+
+def create_pool(
+    url: str, pool_size: int, *, prepare: bool, password: Password | None = None
+) -> AsyncConnectionPool[AsyncConnection[Any]]:
     """A pool that is not open yet. Without `prepare` nothing outlives a transaction on a connection."""
     context: AdaptContext = _Adapters()
     return AsyncConnectionPool(
-        url,
+        partial(conninfo, url, password),
         min_size=1,
         max_size=pool_size,
         open=False,
@@ -93,10 +104,12 @@ def create_pool(url: str, pool_size: int, *, prepare: bool) -> AsyncConnectionPo
     )
 
 
-async def try_connection(url: str) -> None:
+async def try_connection(url: str, password: Password | None = None) -> None:
     """Raise CannotOpen, in one line, when the address does not answer."""
     try:
-        connection = await AsyncConnection.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+        connection = await AsyncConnection.connect(
+            conninfo(url, password), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
+        )
     except psycopg.Error as error:
         raise CannotOpen(f"can't reach the database: {one_line(error)}") from error
     await connection.close()

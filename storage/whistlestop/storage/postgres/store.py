@@ -20,7 +20,7 @@ from whistlestop.storage.postgres.visibility import PostgresVisibility
 from whistlestop.storage.postgres.writer import TransitionWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from whistlestop.storage.migrations import SchemaStatus
     from whistlestop.storage.records import Finding, QueueMessage
@@ -37,18 +37,22 @@ class PostgresStore(
 ):
     """See whistlestop.storage.interface.Store.
 
+    `password` is asked for each connection, where the URL has none: tokens hold for a while.
     `prepare=False` keeps no prepared statements: for poolers that hand a server connection on after each transaction.
     `open` takes a fresh or older database too, so that `migrate` can follow; it refuses a newer one.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 8, prepare: bool = True) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 8, prepare: bool = True, password: Callable[[], str] | None = None
+    ) -> None:
         self.url = url
+        self._password = password
         self._pool_size = pool_size
         self._prepare = prepare
 
     async def open(self) -> None:
-        await try_connection(self.url)
-        pool = create_pool(self.url, self._pool_size, prepare=self._prepare)
+        await try_connection(self.url, self._password)
+        pool = create_pool(self.url, self._pool_size, prepare=self._prepare, password=self._password)
         try:
             await pool.open()
             async with pool.connection() as connection:

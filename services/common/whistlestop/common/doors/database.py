@@ -1,56 +1,110 @@
 """Which database a function uses: a URL as it stands, one that AWS keeps, or one put together from credentials.
 
     database_url      postgresql://…; or ssm:<name of a parameter> or secretsmanager:<ARN of a secret> that holds one
-    dsql_host         of an Aurora DSQL cluster, whose password is a token made from the function's role
+    dsql_host         of an Aurora DSQL cluster, where the function signs in by its own role
     database_host     with database_secret, a secret of Secrets Manager with username and password
+    database_user     with database_url or database_host: sign in as this user by a token of IAM, without a password
 
-Credentials are read once, when an instance starts, and never written to a log.
+Rules of this file: the database's certificate is verified, name and all, unless the URL itself or `database_tls` says
+otherwise, or the database is on this machine. Credentials never stand in a log. A token is made for each connection,
+and holds for a quarter of an hour: whoever finds one has little of it.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from whistlestop.common.aws import Aws
     from whistlestop.common.doors.settings import FunctionSettings
 
 DATABASE = "whistlestop"
-TOKEN_S = 7 * 24 * 3600
-"""The most that DSQL takes. A token is looked at when a connection is made, so it must outlive the instance."""
+TOKEN_S = 15 * 60
+"""A token is looked at when a connection is made, and no longer."""
+PORT = 5432
 BY_PARAMETER, BY_SECRET = "ssm:", "secretsmanager:"
+VERIFIED = "verify-full"
+_SYSTEM_ROOTS = (
+    "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/pki/tls/cert.pem",
+    "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem",
+)  # fmt: skip
+"""Where Debian, Amazon Linux, Alpine, macOS and SUSE have the authorities that they trust."""
+_LOCAL = frozenset({"", "localhost", "127.0.0.1", "::1"})
 
 
 def database_url(settings: FunctionSettings, aws: Aws | None = None) -> str:
     """Empty when no Postgres is named. Raises ValueError for one that can't be, AwsError when AWS does not tell it."""
-    if settings.database_url:
-        return kept_url(settings.database_url, aws)
-    if host := settings.dsql_host:
-        from whistlestop.common.aws import from_environment
+    url = _named(settings, aws)
+    return verified(url, settings.database_tls, lambda: authorities(settings.database_ca, aws)) if url else ""
 
-        return _url("admin", (aws or from_environment()).dsql_token(host, TOKEN_S), host, "postgres")
+
+def _named(settings: FunctionSettings, aws: Aws | None) -> str:
+    if settings.database_url:
+        url = kept_url(settings.database_url, aws)
+        return _with_user(url, settings.database_user) if settings.database_user else url
+    if settings.dsql_host:
+        return _url("admin", settings.dsql_host, "postgres")
+    if settings.database_host and settings.database_user:
+        return _url(quote(settings.database_user, safe=""), settings.database_host, DATABASE)
     if settings.database_host:
         secret = json.loads(_secret(settings.database_secret, aws))
-        return _url(secret["username"], secret["password"], settings.database_host, DATABASE)
+        login = f"{quote(secret['username'], safe='')}:{quote(secret['password'], safe='')}"
+        return _url(login, settings.database_host, DATABASE)
     return ""
+
+
+def database_password(settings: FunctionSettings, url: str, aws: Aws | None = None) -> Callable[[], str] | None:
+    """What makes the password of each connection; None where the URL has it, or needs none."""
+    if not settings.dsql_host and not settings.database_user:
+        return None
+    if aws is None:
+        from whistlestop.common.aws import from_environment
+
+        aws = from_environment()
+    made_by = aws
+    if host := settings.dsql_host:
+        return lambda: made_by.dsql_token(host, TOKEN_S)
+    parts = urlsplit(url)
+    host, port, user = parts.hostname or "", parts.port or PORT, settings.database_user
+    return lambda: made_by.rds_token(host, port, user, TOKEN_S)
+
+
+def signed_in(settings: FunctionSettings, aws: Aws | None = None) -> str:
+    """As `database_url`, with a password in it that is good for a quarter of an hour at least: for one task by hand."""
+    url = database_url(settings, aws)
+    password = database_password(settings, url, aws)
+    if password is None:
+        return url
+    parts = urlsplit(url)
+    login, place = parts.username or "", parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{login}:{quote(password(), safe='')}@{place}").geturl()
 
 
 def kept_url(named: str, aws: Aws | None = None) -> str:
     """The URL that `named` is, or that AWS keeps under that name."""
     url, where = named, "the URL of the database"
     if named.startswith(BY_PARAMETER):
-        from whistlestop.common.aws import client
-
         where = named
-        found = client("ssm", aws).get_parameter(Name=named.removeprefix(BY_PARAMETER), WithDecryption=True)
-        url = found["Parameter"]["Value"]
+        url = _parameter(named.removeprefix(BY_PARAMETER), aws)
     elif named.startswith(BY_SECRET):
         where, url = named, _secret(named.removeprefix(BY_SECRET), aws)
     if not url.startswith(("postgresql://", "postgres://")):
         raise ValueError(f"{where} has to be a URL that begins with postgresql://")
     return url
+
+
+def _parameter(name: str, aws: Aws | None) -> str:
+    from whistlestop.common.aws import client
+
+    found = client("ssm", aws).get_parameter(Name=name, WithDecryption=True)
+    return str(found["Parameter"]["Value"])
 
 
 def _secret(name: str, aws: Aws | None) -> str:
@@ -59,5 +113,71 @@ def _secret(name: str, aws: Aws | None) -> str:
     return str(client("secretsmanager", aws).get_secret_value(SecretId=name)["SecretString"])
 
 
-def _url(user: str, password: str, host: str, database: str) -> str:
-    return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@{host}:5432/{database}?sslmode=require"
+def _with_user(url: str, user: str) -> str:
+    """The URL with this user and no password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"{quote(user, safe='')}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def _url(login: str, host: str, database: str) -> str:
+    return f"postgresql://{login}@{host}:{PORT}/{database}"
+
+
+# ---- whose certificate it is -----------------------------------------------------------------------------------------
+
+
+def verified(url: str, tls: str, root: Callable[[], str]) -> str:
+    """The URL with `sslmode` and a file of authorities, where it does not say them itself. `root` names that file."""
+    separator = "&" if "?" in url else "?"
+    said = parse_qs(urlsplit(url).query)
+    if said.keys() & {"sslmode", "ssl"} or "PGSSLMODE" in os.environ or _is_local(url, said):
+        return url
+    added = {"sslmode": tls}
+    if tls.startswith("verify-") and "sslrootcert" not in said and "PGSSLROOTCERT" not in os.environ:
+        added["sslrootcert"] = root()
+    return f"{url}{separator}{urlencode(added)}"
+
+
+def _is_local(url: str, said: dict[str, list[str]]) -> bool:
+    """Whether nothing leaves this machine: a socket, or a loopback address."""
+    places = [urlsplit(url).netloc.rpartition("@")[2], *said.get("host", []), *said.get("hostaddr", [])]
+    hosts = [_without_port(unquote(each)) for place in places for each in place.split(",")]
+    return all(host in _LOCAL or host.startswith("/") for host in hosts)
+
+
+def _without_port(place: str) -> str:
+    if place.startswith("["):
+        return place[1:].partition("]")[0]
+    return place if place.count(":") > 1 or place.startswith("/") else place.partition(":")[0]
+
+
+def authorities(ca: str, aws: Aws | None = None) -> str:
+    """The file of those that sign the database's certificate.
+
+    `ca` is a file, the PEM text itself, or where AWS keeps it (ssm:…, secretsmanager:…); empty: the system's.
+    Raises ValueError for a text that is none.
+    """
+    if not ca:
+        return _system_roots()
+    text, where = ca, "the authority of the database"
+    if ca.startswith(BY_PARAMETER):
+        text, where = _parameter(ca.removeprefix(BY_PARAMETER), aws), ca
+    elif ca.startswith(BY_SECRET):
+        text, where = _secret(ca.removeprefix(BY_SECRET), aws), ca
+    elif "-----BEGIN" not in ca:
+        return ca
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise ValueError(f"{where} has to be certificates in PEM")
+    # 0600, and a name that nobody can foresee: others could put their own authority there.
+    handle, path = tempfile.mkstemp(prefix="whistlestop-database-ca-", suffix=".pem")
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(text)
+    return path
+
+
+def _system_roots() -> str:
+    named = os.environ.get("SSL_CERT_FILE", "")
+    for path in filter(None, (named, *_SYSTEM_ROOTS)):
+        if Path(path).is_file():
+            return path
+    return "system"  # libpq's own word for those that its OpenSSL was built with

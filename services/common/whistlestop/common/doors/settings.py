@@ -83,14 +83,23 @@ class FunctionSettings(Settings):
     dsql_host: str = _variable("", "host of an Aurora DSQL cluster")
     database_host: str = _variable("", "host of an Aurora cluster, with the secret below")
     database_secret: str = _variable("", "ARN of the secret with `username` and `password`")
+    database_user: str = _variable("", "a user of RDS or Aurora to sign in as by tokens of IAM, without a password")
+    database_tls: str = _variable(
+        "verify-full", "`sslmode` where the URL says none, and the database is not on this machine",
+        _one_of("verify-full", "verify-ca", "require"),
+    )  # fmt: skip
+    database_ca: str = _variable(
+        "", "who signs the database's certificate: a file, PEM, or `ssm:NAME` or `secretsmanager:ARN` that hold it; "
+        "empty: whom the system trusts",
+    )  # fmt: skip
     sqlite_path: str = _variable("", "a SQLite file, for tests")
 
     def problems(self) -> list[str]:
         found = []
         if not (self.database_url or self.dsql_host or self.database_host or self.sqlite_path):
             found.append(f"{PREFIX}DATABASE_URL: no database is named")
-        if self.database_host and not self.database_secret:
-            found.append(f"{PREFIX}DATABASE_SECRET: needed with {PREFIX}DATABASE_HOST")
+        if self.database_host and not (self.database_secret or self.database_user):
+            found.append(f"{PREFIX}DATABASE_SECRET: needed with {PREFIX}DATABASE_HOST, or {PREFIX}DATABASE_USER")
         found.extend(
             f"{PREFIX}{service}_FUNCTION: neither it nor {PREFIX}{service}_URL is set"
             for service in ("HISTORY", "MATCHING")

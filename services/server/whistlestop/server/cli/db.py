@@ -1,4 +1,4 @@
-"""`whistlestop db migrate | status | backup | check`."""
+"""`whistlestop db migrate | status | backup | check | role`."""
 
 from __future__ import annotations
 
@@ -107,3 +107,34 @@ def check(
 
     if run(work):
         raise typer.Exit(1)
+
+
+@app.command()
+def role(
+    name: Annotated[str, typer.Argument(help="Of the role, and of its schema.")],
+    database_url: DatabaseUrl = "",
+    iam: Annotated[
+        bool, typer.Option("--iam", help="It signs in by tokens of IAM (RDS, Aurora) instead of a password.")
+    ] = False,
+) -> None:
+    """Make a role that owns its schema and nothing else. Prints the URL to serve with, and its password only here.
+
+    --database-url is an administrator's. What serves from another schema already is not moved.
+    """
+    import secrets
+    from urllib.parse import urlsplit
+
+    from whistlestop.server.cli.errors import CommandError
+    from whistlestop.storage.postgres.roles import create_role
+
+    if not database_url:
+        raise CommandError("name the database by an administrator's --database-url postgresql://…", 2)
+    password = "" if iam else secrets.token_urlsafe(24)
+
+    async def work() -> None:
+        await create_role(database_url, name, password=password, iam=iam)
+
+    run(work)
+    parts = urlsplit(database_url)
+    login = name if iam else f"{name}:{password}"
+    print(parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}").geturl())

@@ -41,6 +41,15 @@ def aws(
     database_url: DatabaseUrl = "",
     create_database: CreateDatabase = "",
     plain_url: PlainUrl = False,
+    database_ca: Annotated[
+        str, typer.Option("--database-ca", metavar="FILE", help="PEM of who signs the database's certificate.")
+    ] = "",
+    database_user: Annotated[
+        str, typer.Option("--database-user", help="Whom functions sign in as by IAM tokens (RDS, Aurora).")
+    ] = "",
+    client_cidr: Annotated[
+        str, typer.Option("--client-cidr", help="For aurora-serverless: who may connect; everybody is 0.0.0.0/0.")
+    ] = "",
     vpc_id: Annotated[str, typer.Option("--vpc-id", help="For aurora-serverless.")] = "",
     subnet_ids: Annotated[
         str, typer.Option("--subnet-ids", help="For aurora-serverless: two public ones or more, by commas.")
@@ -96,8 +105,9 @@ def aws(
     if auth not in {"", "iam", "none"}:
         raise CommandError(f"--auth {auth} is none of iam, none", 2)
     settings = Settings(
-        stack.name, database_url, create_database, plain_url, vpc_id, subnet_ids, runtime, architecture, memory, auth,
-        sweep_rate, alarm_topic, log_retention, metrics, tracing, others,
+        stack.name, database_url, create_database, plain_url, database_ca, database_user, client_cidr, vpc_id,
+        subnet_ids, runtime, architecture, memory, auth, sweep_rate, alarm_topic, log_retention, metrics, tracing,
+        others,
     )  # fmt: skip
     manner = run.Manner(print, stack.confirm, stack.dry_run, bundles, migrate, namespace)
     run.deploy(stack.cloud, settings, manner)

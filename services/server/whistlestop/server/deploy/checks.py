@@ -61,7 +61,7 @@ def _check_value(name: str, value: str, rules: Mapping[str, Any]) -> None:
         raise DeployError(f"{name} can't be {value}: it must match {pattern}")
     if rules["Type"] == "Number":
         least, most = rules.get("MinValue"), rules.get("MaxValue")
-        if not re.fullmatch(r"[0-9]+", value):
+        if not re.fullmatch(r"-?[0-9]+", value):
             raise DeployError(f"{name} can't be {value}: it is a number")
         if (least is not None and int(value) < least) or (most is not None and int(value) > most):
             raise DeployError(f"{name} can't be {value}: it is {least} to {most}")

@@ -269,7 +269,9 @@ class Cloud:
 
     def keep_secret(self, name: str, value: str) -> None:
         with in_words():
-            self.session.client("ssm").put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=True)
+            self.session.client("ssm").put_parameter(
+                Name=name, Value=value, Type="SecureString", Overwrite=True, Tier="Intelligent-Tiering"
+            )
 
     def forget_secret(self, name: str) -> None:
         from botocore.exceptions import ClientError

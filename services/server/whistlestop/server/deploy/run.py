@@ -14,12 +14,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.aws import AwsError
-from whistlestop.common.doors.database import database_url, kept_url
+from whistlestop.common.doors.database import signed_in
 from whistlestop.common.doors.settings import FunctionSettings, read
 from whistlestop.server.deploy import checks, guide, template
 from whistlestop.server.deploy.bundle import BundleError, bundle, pack, size
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from whistlestop.server.deploy.cloud import Cloud, Stack
 
 _LEAST_SUBNETS = 2
+_NONE = "none"
+"""What an output of the stack says where there is nothing."""
 RETENTION_S = 72 * 3600
 """Of a namespace that the deployment registers."""
 
@@ -84,7 +86,23 @@ def plan(settings: Settings, found: Stack | None) -> Plan:
         subnets = [each for each in made.complete["AuroraSubnetIds"].split(",") if each.strip()]
         if not made.complete["AuroraVpcId"] or len(subnets) < _LEAST_SUBNETS:
             raise DeployError("--create-database aurora-serverless takes --vpc-id and two --subnet-ids or more")
+        _check_aurora(made.complete)
     return made
+
+
+def _check_aurora(complete: Mapping[str, str]) -> None:
+    """Raise DeployError for a cluster that nobody could reach, or whose certificate would not be taken."""
+    if not complete["AuroraClientCidr"]:
+        raise DeployError(
+            "--create-database aurora-serverless takes --client-cidr: who may connect. Functions have no fixed "
+            "addresses, so they need 0.0.0.0/0, which is everybody"
+        )
+    has_authorities = complete["DatabaseCaParameter"] or complete["DatabaseCaSecretArn"]
+    if not has_authorities and complete["DatabaseTls"] != "require":
+        raise DeployError(
+            "Aurora's certificates are signed by Amazon's own authorities: give --database-ca with the bundle of the "
+            "region (AWS's documentation of RDS has its address), or --parameter DatabaseTls=require to verify nothing"
+        )
 
 
 def deploy(cloud: Cloud, settings: Settings, manner: Manner) -> None:
@@ -106,6 +124,9 @@ def deploy(cloud: Cloud, settings: Settings, manner: Manner) -> None:
         raise DeployError("nothing was changed")
     made.found = cloud.clear_leftover(settings.stack, found, manner.say)
     code = _upload(cloud, made, manner)
+    if kept := settings.ca_parameter():
+        cloud.keep_secret(kept, settings.authorities())
+        manner.say(f"The authorities of the database's certificate are kept in Systems Manager as {kept}")
     if kept := settings.url_parameter():
         cloud.keep_secret(kept, settings.database_url)
         manner.say(f"The URL of the database is kept in Systems Manager as {kept}")
@@ -152,6 +173,8 @@ def destroy(cloud: Cloud, name: str, manner: Manner, *, delete_data: bool = Fals
         cloud.prune(bucket, f"{name}/")
     if found.parameters.get("DatabaseUrlParameter") == f"/{name}/database-url":
         cloud.forget_secret(f"/{name}/database-url")
+    if found.parameters.get("DatabaseCaParameter") == f"/{name}/database-ca":
+        cloud.forget_secret(f"/{name}/database-ca")
     if created == "dsql" and delete_data:
         cloud.delete_dsql(cluster.partition(".")[0])
     manner.say(f"The stack {name} is gone; {kept}.")
@@ -216,7 +239,7 @@ def _url(cloud: Cloud, made: Plan) -> str:
     """Of a database that is there before the stack is changed; empty when the stack makes it."""
     if made.settings.database_url:
         with _in_words():
-            return kept_url(made.settings.database_url, cloud.aws())
+            return signed_in(_as_functions(made), cloud.aws())
     if made.found is not None and "CreateDatabase" not in made.parameters:
         return _url_of(cloud, made.found)
     return ""
@@ -225,8 +248,38 @@ def _url(cloud: Cloud, made: Plan) -> str:
 def _url_of(cloud: Cloud, stack: Stack) -> str:
     """Of the database that its functions use."""
     environ = cloud.environment(stack.outputs["HistoryFunctionName"])
+    settings = read(FunctionSettings, environ)
+    secret = stack.outputs.get("DatabaseSecret", _NONE)
     with _in_words():
-        return database_url(read(FunctionSettings, environ), cloud.aws())
+        if not settings.database_user or secret == _NONE:
+            return signed_in(settings, cloud.aws())
+        # The stack made the database: its administrator makes the role, and the tables as that role.
+        administrator = replace(settings, database_user="", database_secret=secret)
+        return _with_role(signed_in(administrator, cloud.aws()), settings.database_user)
+
+
+def _as_functions(made: Plan) -> FunctionSettings:
+    """How functions will reach the database that was named. Its authorities may not be kept at AWS yet."""
+    parameter, secret = made.complete["DatabaseCaParameter"], made.complete["DatabaseCaSecretArn"]
+    kept = f"ssm:{parameter}" if parameter else f"secretsmanager:{secret}" if secret else ""
+    return FunctionSettings(
+        database_url=made.settings.database_url, database_user=made.complete["DatabaseUser"],
+        database_tls=made.complete["DatabaseTls"], database_ca=made.settings.database_ca or kept,
+    )  # fmt: skip
+
+
+def _with_role(url: str, name: str) -> str:
+    """Make the role that functions sign in as; the URL of a session that acts as it."""
+    import asyncio
+
+    from whistlestop.storage.errors import StorageError
+    from whistlestop.storage.postgres.roles import as_role, create_role
+
+    try:
+        asyncio.run(create_role(url, name, iam=True))
+    except StorageError as error:
+        raise DeployError(str(error)) from error
+    return as_role(url, name)
 
 
 @contextlib.contextmanager

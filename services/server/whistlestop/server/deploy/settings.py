@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whistlestop.common.doors.database import BY_PARAMETER, BY_SECRET
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 NAME = "whistlestop"
 NEVER = "never"
+_MOST_CA = 8192
+"""Characters of a parameter of Systems Manager (of the advanced kind)."""
 
 
 class DeployError(Exception):
@@ -27,6 +30,10 @@ class Settings:
     create_database: str = ""
     plain_url: bool = False
     """Leave the URL in the functions' environment instead of keeping it in Systems Manager."""
+    database_ca: str = ""
+    """A file with the authorities of the database's certificate."""
+    database_user: str = ""
+    client_cidr: str = ""
     vpc_id: str = ""
     subnet_ids: str = ""
     runtime: str = ""
@@ -46,12 +53,33 @@ class Settings:
         is_kept_elsewhere = self.database_url.startswith((BY_PARAMETER, BY_SECRET))
         return "" if not self.database_url or self.plain_url or is_kept_elsewhere else f"/{self.stack}/database-url"
 
+    def ca_parameter(self) -> str:
+        """The name under which Systems Manager keeps the authorities of the database; empty when it does not."""
+        return f"/{self.stack}/database-ca" if self.database_ca else ""
+
+    def authorities(self) -> str:
+        """What stands in the file. Raises DeployError."""
+        what = f"--database-ca {self.database_ca}"
+        try:
+            text = Path(self.database_ca).read_text("ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DeployError(f"{what}: {getattr(error, 'strerror', None) or error}") from error
+        if "-----BEGIN CERTIFICATE-----" not in text:
+            raise DeployError(f"{what} has no certificates in PEM")
+        if len(text) > _MOST_CA:
+            raise DeployError(
+                f"{what} has {len(text)} bytes, and a parameter holds {_MOST_CA}: take the bundle of the region alone"
+            )
+        return text
+
     def parameters(self) -> dict[str, str]:
         """Those that differ from what the template or the stack says. Raises DeployError."""
         if self.database_url and self.create_database not in {"", "none"}:
             raise DeployError("--database-url and --create-database exclude each other")
         given = {
             "CreateDatabase": self.create_database, "AuroraVpcId": self.vpc_id, "AuroraSubnetIds": self.subnet_ids,
+            "AuroraClientCidr": self.client_cidr, "DatabaseUser": self.database_user,
+            "DatabaseCaParameter": self.ca_parameter(),
             "PythonRuntime": self.runtime, "Architecture": self.architecture,
             "MemorySize": str(self.memory_mb or ""), "AuthMode": {"iam": "AWS_IAM", "none": "NONE"}.get(self.auth, ""),
             "SweepRate": self.sweep_rate, "AlarmTopicArn": self.alarm_topic,
