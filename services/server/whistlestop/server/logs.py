@@ -1,7 +1,7 @@
 """Structured logs: one line a record, for people (`pretty`, `text`) or for machines (`json`).
 
 Payloads never reach a log: records carry identifiers only (`workflow_id`, `run_id`, `namespace`, … by `extra=`), and
-protobuf messages in arguments are replaced by their type's name.
+protobuf messages in arguments are replaced by their type's name. Control characters are escaped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from enum import StrEnum
 from typing import IO, Any
 
 from google.protobuf.message import Message
+
+from whistlestop.common.log_text import escaped, escaped_lines
 
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "never": 100}
 FIELDS = (
@@ -85,8 +87,9 @@ class TextFormatter(logging.Formatter):
         line = f"{_instant(record)} {level:5} {record.name}: {record.getMessage()}"
         for name, value in fields_of(record).items():
             line += f" {name}={value}"
+        line = escaped(line)
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + escaped_lines(self.formatException(record.exc_info))
         return line
 
 
@@ -103,4 +106,5 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        # JSON itself escapes no more than the first 32 characters.
+        return escaped(json.dumps(entry, ensure_ascii=False, default=str))

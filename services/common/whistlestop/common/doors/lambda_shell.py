@@ -14,6 +14,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.common.doors import http_events
+from whistlestop.common.log_text import escaped
 from whistlestop.common.transports import LambdaClient, invoke_envelope
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class _PowertoolsHandler(logging.Handler):
             from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 
             self.setFormatter(LambdaPowertoolsFormatter(service=self._service))
-        sys.stdout.write(self.format(record) + "\n")
+        sys.stdout.write(escaped(self.format(record)) + "\n")
 
 
 def log_through_powertools(service: str, level: str = "INFO") -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whistlestop.common.listen_address import ListenAddress, parse_listen
+from whistlestop.common.log_text import LineFormatter
 from whistlestop.server.cli.auth_flags import AllowAnonymous  # noqa: TC001 - typer reads the annotation
 from whistlestop.server.cli.errors import CommandError
 
@@ -83,7 +84,9 @@ def bridge(
     sys.modules.setdefault("grpc", None)  # type: ignore[arg-type]  # Python's way to say that a module is not there
     from whistlestop.bridge import BridgeConfig
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     config = BridgeConfig(
         target, str(address), api_key=api_key, sigv4=sigv4, region=region, signed_service=signed_service, tls_ca=tls_ca,
         tls_cert=tls_cert, tls_key=tls_key, most_idle_s=most_idle_s, log_every_s=log_every_s, wake_queue=wake_queue,
