@@ -192,8 +192,37 @@ def test_most_timeouts_cost_no_timer_write() -> None:
         world.advance(1)
         world.transact(lambda run: activity.heartbeat(run, token, None, "w"))
         alarms.update(world.timers.values())
-    # The workflow task's, and the first two that were too early for the heartbeat.
-    assert len(alarms) == 3
+    # The workflow task's, and one whenever less than half of the heartbeat timeout was left.
+    assert len(alarms) == 4
+
+
+@pytest.mark.parametrize("interval_s", [1, 8, 16, 24, 29])
+def test_a_heartbeat_is_one_transition_and_one_commit(interval_s: int) -> None:
+    """However long its worker waits between them: the timer row does not fire in between."""
+    world = scheduled(start_to_close_timeout_s=10_000, heartbeat_timeout_s=30)
+    token = world.poll_activity()
+    world.advance(interval_s)
+    world.transact(lambda run: activity.heartbeat(run, token, None, "w"))
+    commits, transitions = world.stored[world.run_id].version, world.state().state_transition_count
+    for _ in range(20):
+        world.advance(interval_s)
+        world.transact(lambda run: activity.heartbeat(run, token, None, "w"))
+    assert world.stored[world.run_id].version == commits + 20
+    assert world.state().state_transition_count == transitions + 20
+
+
+def test_looking_whether_something_is_due_is_no_transition() -> None:
+    """The row is a lower bound: at the workflow task's timeout, nothing is due any more."""
+    world = World()
+    world.start()
+    world.turn(start_timer("t", 3600))
+    commits, transitions = world.stored[world.run_id].version, world.state().state_transition_count
+    world.advance(60)
+    assert world.stored[world.run_id].version == commits + 1
+    assert world.state().state_transition_count == transitions
+    world.advance(3600)
+    assert "TimerFired" in world.names()
+    assert world.state().state_transition_count == transitions + 1
 
 
 # ---- the run itself ---------------------------------------------------------------------------------------------------

@@ -38,7 +38,6 @@ PLACEHOLDERS = {
     "task_id": "<task id>",
     "history_size_bytes": "<bytes>",
     "state_size_bytes": "<bytes>",
-    "state_transition_count": "<count>",
     "mutable_state_size_bytes": "<bytes>",
     # names of one installation
     "server_version": "<version>",

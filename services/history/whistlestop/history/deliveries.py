@@ -134,6 +134,8 @@ def _new_child(
         expected_current_run_id=expected,
     )
     core_start.first_workflow_task(run)
+    # In Temporal, a call of its own schedules a child's first workflow task, once its parent has noted its start.
+    run.transitions = 2
     return run
 
 

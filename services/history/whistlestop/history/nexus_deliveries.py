@@ -95,6 +95,7 @@ async def _note(
             return
         target, failure = await _target(service, operation.endpoint_id, operation.endpoint)
         if target is not None:
+            run.bookkeeping = True
             nexus_operations.dispatch(run, operation, target, cancel=cancel)
         else:
             nexus_operations.refused(run, operation, failure, cancel=cancel)

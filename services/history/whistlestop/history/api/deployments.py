@@ -63,6 +63,7 @@ async def _reroute(
 
 async def _redispatch(service: History, task: MatchingTask, deployments: NamespaceDeployments) -> bool:
     def decide(run: Run) -> bool:
+        run.bookkeeping = True
         return versioning.redispatch(run, task, deployments)
 
     try:

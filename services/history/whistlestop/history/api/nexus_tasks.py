@@ -43,6 +43,7 @@ async def record_nexus_task_started(
     cancel = request.task.cancel
 
     def decide(run: Run) -> NexusOperation:
+        run.bookkeeping = True
         return nexus_operations.take(run, request.scheduled_event_id, request.stamp, cancel=cancel)
 
     run, operation = await service.engine.transact(

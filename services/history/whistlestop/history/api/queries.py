@@ -128,7 +128,7 @@ def _note_waiting(run: Run) -> None:
     """The next workflow task's start is to look for queries."""
     if run.has_pending_workflow_task or run.state.first_workflow_task_backoff_until_ns:
         run.state.buffered_queries = 1
-        run.changed = True
+        run.changed = run.bookkeeping = True
 
 
 async def _answer(service: History, query_id: str) -> query_pb.WorkflowQueryResult | None:

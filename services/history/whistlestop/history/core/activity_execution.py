@@ -136,6 +136,11 @@ def changed(run: Run) -> None:
         run.arm(earliest_due(run.state))
 
 
+def note_repeated(run: Run) -> None:
+    """A request that took effect before changes nothing; Temporal counts a state transition for it all the same."""
+    run.changed = True
+
+
 # ---- beginning and offering ------------------------------------------------------------------------------------------
 
 
@@ -303,9 +308,12 @@ def cancel(run: Run, token: TaskToken, details: common_pb.Payloads | None) -> No
 
 
 def heartbeat(run: Run, token: TaskToken, details: common_pb.Payloads | None) -> ActivityExecution:
-    """The worker is alive; the reply tells it what is wanted of the attempt."""
+    """The worker is alive; the reply tells it what is wanted of the attempt. The timer row moves before it fires."""
     activity = of_token(run, token)
     _note_progress(run, details)
+    alarm_ns, following_ns = run.state.alarm_ns, earliest_due(run.state)
+    if alarm_ns < following_ns and (alarm_ns - run.now_ns) * 2 <= duration_ns(activity.options.heartbeat_timeout):
+        run.set_alarm(following_ns)
     return activity
 
 
@@ -414,6 +422,7 @@ def fire_due(run: Run) -> None:
     activity = of(run)
     due = sorted((due_ns, timeout_type) for due_ns, timeout_type in timeouts(run.state) if due_ns <= run.now_ns)
     if due:
+        run.bookkeeping = False
         # One is enough: it ends the activity or the attempt.
         _time_out(run, due[0][1])
     if run.is_open and activity.to_dispatch and activity.dispatch_ns <= run.now_ns:
@@ -502,6 +511,7 @@ def terminate(run: Run, *, reason: str, identity: str, request_id: str) -> None:
     activity = of(run)
     if activity.status == A.TERMINATED:
         if activity.terminate_request_id == request_id:
+            note_repeated(run)
             return
         raise failed_precondition(f"already terminated with request ID {activity.terminate_request_id}")
     if activity.status in TERMINAL:
@@ -517,6 +527,7 @@ def request_cancel(run: Run, *, reason: str, identity: str, request_id: str) -> 
     """A started attempt learns of it by its heartbeat; without one it is over at once."""
     activity = of(run)
     if request_id and activity.cancel_request_id == request_id:
+        note_repeated(run)
         return
     if activity.status in TERMINAL:
         raise failed_precondition(f"activity is in terminal state {status_word(activity)}")

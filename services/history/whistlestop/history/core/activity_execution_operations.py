@@ -37,6 +37,7 @@ def pause(run: Run, *, request_id: str) -> None:
     """Offer no further attempt until it is unpaused."""
     activity = core.of(run)
     if request_id and activity.pause_request_id == request_id:
+        core.note_repeated(run)
         return
     if activity.status == A.SCHEDULED:
         core.withdraw(run)
@@ -53,6 +54,7 @@ def unpause(run: Run, *, request_id: str, jitter_ns: int) -> None:
     """Go on; a back-off that was waited for is waited for still."""
     activity = core.of(run)
     if request_id and activity.unpause_request_id == request_id:
+        core.note_repeated(run)
         return
     if activity.status in TERMINAL:
         raise failed_precondition(f"activity is in terminal state {status_word(activity)}")
@@ -79,6 +81,7 @@ def reset(
     """Count attempts from 1 again."""
     activity = core.of(run)
     if request_id and activity.reset_request_id == request_id:
+        core.note_repeated(run)
         return
     if activity.status == A.CANCEL_REQUESTED:
         raise failed_precondition("cannot reset an activity with a pending cancellation")
@@ -113,6 +116,7 @@ def update_options(
     """Change what `paths` name to what stands in `changes`, or go back to the first options; how they are now."""
     activity = core.of(run)
     if request_id and activity.update_request_id == request_id:
+        core.note_repeated(run)
         return activity.options
     if activity.status not in _UPDATABLE:
         raise failed_precondition(f"Cannot update options for activity in state {status_word(activity)}")

@@ -15,6 +15,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.common.errors import failed_precondition
 from whistlestop.history.core import close
+from whistlestop.history.core.activity_execution import note_repeated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -134,6 +135,7 @@ def request_cancel(run: Run, *, reason: str, request_id: str) -> NexusOperation 
     """The operation if the request to cancel is to be sent now; else it is, if ever, once it has started."""
     execution = run.state.nexus_execution
     if execution.cancel_requested_ns and execution.cancel_request_id == request_id:
+        note_repeated(run)
         return None
     if not run.is_open:
         raise failed_precondition(ALREADY_COMPLETED)
@@ -155,6 +157,7 @@ def terminate(run: Run, *, reason: str, identity: str, request_id: str) -> None:
     execution = run.state.nexus_execution
     if execution.terminated:
         if execution.terminate_request_id == request_id:
+            note_repeated(run)
             return
         raise failed_precondition(f"already terminated with request ID {execution.terminate_request_id}")
     if not run.is_open:

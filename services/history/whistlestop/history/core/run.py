@@ -196,6 +196,11 @@ class Run:
         self.target_version_changed = False
         """The run is pinned, and its queue is routed to another version by now."""
         self.finished = False
+        self.bookkeeping = False
+        """No event and no state of the workflow's is changed, only what this server notes of it: no state transition
+        in Temporal's sense, which keeps it in other places or in memory. Events make it one all the same."""
+        self.transitions = 1
+        """For how many state transitions of Temporal's this commit stands."""
         self.changed = False
         """Something is to be committed even though no event was written."""
         self.outgoing_messages: list[protocol_pb.Message] = []

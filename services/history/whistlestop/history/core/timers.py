@@ -81,6 +81,8 @@ def fire_due(run: Run) -> None:
     state = run.state
     if not run.is_open or state.alarm_ns == 0 or run.now_ns < state.alarm_ns:
         return
+    # Looking, offering a retry and moving the row to what is due next are no transitions; timeouts are.
+    run.bookkeeping = True
     if 0 < run_deadline(state) <= run.now_ns:
         close.time_out(run)
     elif activity_execution.is_one(state):
@@ -139,9 +141,11 @@ def _fire_workflow_task(run: Run) -> None:
         return
     if task.started_event_id:
         if workflow_task.times_out_ns(task) <= run.now_ns:
+            run.bookkeeping = False
             workflow_task.time_out(run)
             workflow_task.schedule(run)
     elif 0 < task.schedule_to_start_due_ns <= run.now_ns:
+        run.bookkeeping = False
         workflow_task.time_out_before_start(run)
         workflow_task.schedule(run)
 
@@ -197,6 +201,7 @@ def _fire_activities(run: Run) -> None:
 
 def _time_out(run: Run, activity: Activity, timeout_type: int) -> bool:
     """A timeout is due: another attempt, or the end of the activity (True)."""
+    run.bookkeeping = False
     failure = _timeout_failure(f"activity {retry.timeout_name(timeout_type)} timeout", timeout_type)
     state = core_activity.try_again(run, activity, failure)
     if state == retry.IN_PROGRESS:
@@ -223,6 +228,7 @@ def _fire_nexus_operations(run: Run) -> None:
         operation = operations[scheduled_event_id]
         due = sorted(each for each in nexus_deadlines.timeouts(operation) if each[0] <= run.now_ns)
         if due:
+            run.bookkeeping = False
             nexus_operations.time_out(run, operation, due[0][1])
         else:
             _fire_nexus_attempts(run, operation)
@@ -234,8 +240,10 @@ def _fire_nexus_attempts(run: Run, operation: NexusOperation) -> None:
     for cancel in (False, True):
         attempt = nexus_operations.attempt_of(operation, cancel=cancel)
         if 0 < attempt.deadline_ns <= run.now_ns:
+            run.bookkeeping = False
             nexus_operations.attempt_timed_out(run, operation, cancel=cancel)
         elif 0 < attempt.retry_due_ns <= run.now_ns:
+            run.bookkeeping = False
             attempt.retry_due_ns = 0
             want = nexus_operations.want_cancel if cancel else nexus_operations.want_start
             want(run, operation)

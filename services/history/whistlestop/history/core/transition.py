@@ -21,13 +21,15 @@ def write_of(run: Run) -> ExecutionWrite:
         workflow_task.make_normal(run)
     _limit_buffer(run)
     time_skipping.skip_if_idle(run)
+    happened = bool(run.batch or run.batches or run.mem_buffer)
     if not run.has_started_workflow_task:
         run.flush_buffer()
     elif run.mem_buffer:
         state.buffered_events.extend(run.mem_buffer)
         run.mem_buffer.clear()
     run.new_batch()
-    state.state_transition_count += 1
+    if happened or not run.bookkeeping:
+        state.state_transition_count += run.transitions
     batches = tuple(_serialise(run))
     timer_removed = run.timer_removed
     if not run.is_open:

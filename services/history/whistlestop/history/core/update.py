@@ -119,7 +119,7 @@ def admit(run: Run, request: update_pb.Request, first_execution_run_id: str = ""
     update.request.CopyFrom(request)
     update.instance = state.update_admissions
     state.in_flight_updates.append(update_id)
-    run.changed = True
+    run.changed = run.bookkeeping = True
     if schedule and not run.has_pending_workflow_task:
         workflow_task.schedule(run, speculative=True)
     return Ticket(update_id, update.instance)
@@ -137,7 +137,7 @@ def _attach(run: Run, update: Update, request: update_pb.Request) -> None:
         known = {update.request.request_id, *(each.request_id for each in update.attachments)}
         if request.request_id not in known:
             update.attachments.add().CopyFrom(request)
-            run.changed = True
+            run.changed = run.bookkeeping = True
 
 
 def _write_attachment(run: Run, update_id: str, request: update_pb.Request) -> None:

@@ -187,12 +187,15 @@ def _build_of_activity(state: MutableState, task: MatchingTask) -> str | None:
 
 
 def _note_assigned(run: Run, task: MatchingTask, build_id: str) -> None:
-    """Rules have given new work a build id, on which it stays while it waits."""
+    """Rules have given new work a build id, on which it stays while it waits: in Temporal, a transition of its own."""
     state = run.state
     if task.key.task_type == _ACTIVITY:
-        state.activities[task.scheduled_event_id].last_build_id = build_id
+        activity = state.activities[task.scheduled_event_id]
+        run.transitions += activity.last_build_id != build_id
+        activity.last_build_id = build_id
     elif state.assigned_build_id != build_id:
         build_ids.assign(state, build_id)
+        run.transitions += 1
         run.visibility_changed = True
 
 

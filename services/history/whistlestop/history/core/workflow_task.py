@@ -218,6 +218,7 @@ def start(run: Run, *, request_id: str, identity: str, stamp: common_pb.WorkerVe
         task.suggest_continue_as_new_reasons.extend(reasons)
         task.history_size_bytes = size
         run.changed = True
+        run.bookkeeping = task.speculative
     nonces.draw(task, task.started_ns, run.ids)
     run.visibility_changed |= state.assigned_build_id != assigned
     task.schedule_to_start_due_ns = 0
@@ -310,7 +311,7 @@ def complete(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) 
     task = state.workflow_task
     if _is_without_effect(run, request):
         clear_workflow_task(state, attempt=1, attempts_since_last_success=0)
-        run.changed = True
+        run.changed = run.bookkeeping = True
         return None
     if not task.write_events:
         stamp = request.worker_version_stamp if request.HasField("worker_version_stamp") else None
