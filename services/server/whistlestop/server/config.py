@@ -55,6 +55,8 @@ class StoreConfig:
     database_url: str = field(default="", repr=False)
     """It may hold a password."""
     pragmas: Mapping[str, str] = field(default_factory=dict)
+    listen_url: str = field(default="", repr=False)
+    """The database's own address, where `database_url` is that of a pooler: to listen to hints of other processes."""
 
     @property
     def in_memory(self) -> bool:

@@ -54,7 +54,7 @@ async def make_notifier(config: StoreConfig, clock: Clock) -> Notifier:
         return LocalNotifier(clock)
     from whistlestop.storage.postgres.notify import PostgresNotifier
 
-    notifier = PostgresNotifier(config.database_url, clock)
+    notifier = PostgresNotifier(config.database_url, clock, listen_url=config.listen_url)
     await notifier.start()
     return notifier
 

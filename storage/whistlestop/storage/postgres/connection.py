@@ -53,6 +53,7 @@ EXPECTED = (psycopg.Error, *_POOL_TROUBLE)
 
 _UNENCODABLE = (psycopg.DataError, OverflowError, UnicodeError, struct.error)
 """What the driver itself raises over a value (numbers beyond 64 bits, lone surrogates), before anything is sent."""
+_LOST_STATEMENTS = ("26000", "42P05")
 _REFUSED_CLASSES = ("22", "54")
 """Data exceptions, and limits of the server (the size of an index row, say): the value is wrong for this database."""
 _PERMANENT_CLASSES = ("0A", "21", "23502", "23503", "23514", "2F", "38", "39", "3D", "3F", "42", "44", "F0", "XX")
@@ -104,15 +105,21 @@ def create_pool(
     )
 
 
-async def try_connection(url: str, password: Password | None = None) -> None:
-    """Raise CannotOpen, in one line, when the address does not answer."""
+async def try_connection(url: str, password: Password | None = None, *, ask: bool = True) -> bool:
+    """Return whether a pooler answers (if asked). Raises CannotOpen, in one line, when the address does not answer."""
     try:
-        connection = await AsyncConnection.connect(
-            conninfo(url, password), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
-        )
+        async with await AsyncConnection.connect(
+            conninfo(url, password), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
+        ) as connection:
+            return ask and await is_pooled(connection)
     except psycopg.Error as error:
         raise CannotOpen(f"can't reach the database: {one_line(error)}") from error
-    await connection.close()
+
+
+async def is_pooled(connection: AsyncConnection[Any]) -> bool:
+    """Whether somebody stands between: who pools gives its clients process ids of its own, so that they can cancel."""
+    row = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
+    return row is None or row[0] != connection.info.backend_pid
 
 
 def one_line(error: BaseException) -> str:
@@ -135,6 +142,11 @@ def translate(error: Exception) -> StorageError:
         if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, *_POOL_TROUBLE)):
             return Unavailable(f"the database did not take it: {one_line(error)}")
         return PermanentError(f"the database refused it: {one_line(error)}")
+    if state in _LOST_STATEMENTS:
+        return Unavailable(
+            f"prepared statements are lost between transactions (SQLSTATE {state}): a pooler stands before the "
+            "database and does not show it; use the database's own address"
+        )
     if state.startswith(_REFUSED_CLASSES):
         return Refused(f"a value that the database does not hold (SQLSTATE {state})")
     if state.startswith(_PERMANENT_CLASSES):

@@ -9,12 +9,15 @@ Rules of this file:
   - who knows that nobody else listens (`others` False) sends nothing. A process that begins to listen says so first,
     and whoever hears of another sends again.
 
-It needs a session of its own, so the address must not be that of a pooler that pools transactions.
+LISTEN needs a session of its own, which a pooler that pools transactions does not give: then `listen_url` may be the
+database's own address. Where there is none, nothing is heard, and everybody is woken every RECHECK_S to look at the
+store.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from base64 import urlsafe_b64encode
 from contextlib import suppress
@@ -25,7 +28,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from whistlestop.common.notify import LocalNotifier
-from whistlestop.storage.postgres.connection import CONNECT_TIMEOUT_S
+from whistlestop.storage.postgres.connection import CONNECT_TIMEOUT_S, is_pooled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,13 +48,21 @@ _FLUSH_S = 1.0
 _QUIET_NS = 30_000_000_000
 """One that was heard this recently may be about to join."""
 _RECONNECT_S = (0.1, 5.0)
+RECHECK_S = 2.0
+"""Between two looks at the store, where other processes can't be heard."""
+
+_HEARD_S = 2.0
+"""How long one's own hint may take to come back."""
+
+log = logging.getLogger(__name__)
 
 
 class PostgresNotifier:
     """A whistlestop.common.notify.Notifier. Hints go within the process alone until `start`; `close` it at the end."""
 
-    def __init__(self, url: str, clock: Clock, channel: str = CHANNEL) -> None:
+    def __init__(self, url: str, clock: Clock, channel: str = CHANNEL, *, listen_url: str = "") -> None:
         self._url = url
+        self._listen_url = listen_url or url
         self._clock = clock
         self._channel = channel
         self._local = LocalNotifier(clock)
@@ -59,6 +70,8 @@ class PostgresNotifier:
         self.others = True
         """Other processes may be listening."""
         self._heard_ns = 0
+        self._deaf = False
+        """Nobody else can be heard."""
         self._outbox: set[str] = set()
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
@@ -79,7 +92,7 @@ class PostgresNotifier:
 
     def nobody_else(self) -> None:
         """The members of the cluster say so: send nothing until another process is heard of."""
-        if self._clock.now_ns() - self._heard_ns > _QUIET_NS:
+        if not self._deaf and self._clock.now_ns() - self._heard_ns > _QUIET_NS:
             self.others = False
 
     def wake_everybody(self) -> None:
@@ -89,8 +102,8 @@ class PostgresNotifier:
     async def start(self) -> None:
         """Connect in the background; returns when it listens, or after a few seconds without."""
         self._tasks = [
-            asyncio.create_task(self._keep(self._listen), name="postgres-listen"),
-            asyncio.create_task(self._keep(self._send), name="postgres-notify"),
+            asyncio.create_task(self._keep(self._listen_url, self._listen), name="postgres-listen"),
+            asyncio.create_task(self._keep(self._url, self._send), name="postgres-notify"),
         ]
         try:
             await asyncio.wait_for(self._listening.wait(), CONNECT_TIMEOUT_S)
@@ -107,13 +120,13 @@ class PostgresNotifier:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _keep(self, work: Any) -> None:
+    async def _keep(self, url: str, work: Any) -> None:
         """Run `work` on a connection of its own, and again on another when it breaks."""
         delay_s = _RECONNECT_S[0]
         while True:
             try:
                 connection = await AsyncConnection.connect(
-                    self._url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
+                    url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
                 )
                 async with connection:
                     delay_s = _RECONNECT_S[0]
@@ -124,6 +137,8 @@ class PostgresNotifier:
 
     async def _listen(self, connection: AsyncConnection[Any]) -> None:
         await connection.execute(f'LISTEN "{self._channel}"'.encode())
+        if await is_pooled(connection) and not await self._is_heard(connection):
+            await self._recheck()
         await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, f"{self._me} {digest(HELLO_TOPIC)}"))
         # Nobody knows what was said while nobody listened.
         self.wake_everybody()
@@ -135,6 +150,31 @@ class PostgresNotifier:
                 self._heard_ns = self._clock.now_ns()
                 self._local.publish(digests.split(" "), elsewhere=True)
         raise psycopg.OperationalError("the server closed the connection")
+
+    async def _is_heard(self, connection: AsyncConnection[Any]) -> bool:
+        """Whether a hint that is sent on another connection comes to this one: a pooler may pool sessions."""
+        hello = f"{self._me} {digest(HELLO_TOPIC)}"
+        async with await AsyncConnection.connect(
+            self._listen_url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
+        ) as other:
+            await other.execute("SELECT pg_notify(%s, %s)", (self._channel, hello))
+            async for notification in connection.notifies(timeout=_HEARD_S):
+                if notification.payload == hello:
+                    return True
+        await connection.execute("UNLISTEN *")
+        return False
+
+    async def _recheck(self) -> None:
+        log.warning(
+            "a pooler in transaction mode stands before the database, so hints of other processes are not heard: "
+            "what waits here looks every %g s (--database-listen-url with the database's own address is quicker)",
+            RECHECK_S,
+        )
+        self._deaf = self.others = True
+        self._listening.set()
+        while True:
+            self.wake_everybody()
+            await self._clock.sleep(RECHECK_S)
 
     async def _send(self, connection: AsyncConnection[Any]) -> None:
         while True:

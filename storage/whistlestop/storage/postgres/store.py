@@ -39,11 +39,12 @@ class PostgresStore(
 
     `password` is asked for each connection, where the URL has none: tokens hold for a while.
     `prepare=False` keeps no prepared statements: for poolers that hand a server connection on after each transaction.
+    By default `open` asks whether a pooler answers.
     `open` takes a fresh or older database too, so that `migrate` can follow; it refuses a newer one.
     """
 
     def __init__(
-        self, url: str, *, pool_size: int = 8, prepare: bool = True, password: Callable[[], str] | None = None
+        self, url: str, *, pool_size: int = 8, prepare: bool | None = None, password: Callable[[], str] | None = None
     ) -> None:
         self.url = url
         self._password = password
@@ -51,8 +52,9 @@ class PostgresStore(
         self._prepare = prepare
 
     async def open(self) -> None:
-        await try_connection(self.url, self._password)
-        pool = create_pool(self.url, self._pool_size, prepare=self._prepare, password=self._password)
+        pooled = await try_connection(self.url, self._password, ask=self._prepare is None)
+        prepare = not pooled if self._prepare is None else self._prepare
+        pool = create_pool(self.url, self._pool_size, prepare=prepare, password=self._password)
         try:
             await pool.open()
             async with pool.connection() as connection:

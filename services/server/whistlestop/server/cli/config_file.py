@@ -51,7 +51,7 @@ def _parsed(path: str) -> dict[str, Any]:
         # Without the values: some are secret.
         lines = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
         raise CommandError("\n".join(f"--config {path}: {line}" for line in lines), 2) from None
-    if "@" in checked.database_url:  # a user, and perhaps a password
+    if "@" in checked.database_url + checked.database_listen_url:  # a user, and perhaps a password
         from whistlestop.common.private_files import warn_if_open
 
         warn_if_open("--config", path)

@@ -77,6 +77,14 @@ _MetricsPort = Annotated[
 ]
 
 
+_ListenUrl = Annotated[
+    str,
+    typer.Option(
+        "--database-listen-url",
+        help="The database's own address, to hear other processes, where --database-url is that of a pooler.",
+        envvar="WHISTLESTOP_DATABASE_LISTEN_URL",
+    ),
+]
 _DatabaseUrl = Annotated[
     str,
     typer.Option(
@@ -216,6 +224,7 @@ def start(
     metrics_ip: _MetricsIp = "",
     db_filename: Annotated[str, typer.Option("--db-filename", "-f", help="SQLite file that keeps the state.")] = "",
     database_url: _DatabaseUrl = "",
+    database_listen_url: _ListenUrl = "",
     services: _Services = "frontend,history,matching",
     history_url: _HistoryUrls = None,
     matching_url: _MatchingUrls = None,
@@ -246,7 +255,7 @@ def start(
     if bool(tls_cert) != bool(tls_key) or (tls_client_ca and not tls_cert):
         raise CommandError("TLS needs --tls-cert and --tls-key together (and --tls-client-ca only with them)", 2)
     config = _config(
-        store=_store(database_url, db_filename or "whistlestop.db", sqlite_pragma),
+        store=_store(database_url, db_filename or "whistlestop.db", sqlite_pragma, database_listen_url),
         ip=ip,
         port=port,
         http_port=http_port,
@@ -279,14 +288,18 @@ def _config(**settings: object) -> ServerConfig:
         raise CommandError(str(error), 2) from error
 
 
-def _store(database_url: str, path: str, pragmas: list[str] | None) -> StoreConfig:
+def _store(database_url: str, path: str, pragmas: list[str] | None, listen_url: str) -> StoreConfig:
     import os
 
+    if listen_url and not database_url:
+        raise CommandError("--database-listen-url goes with --database-url", 2)
+    if listen_url and not listen_url.startswith(("postgresql://", "postgres://")):
+        raise CommandError("--database-listen-url must begin with postgresql://", 2)
     if not database_url:
         return StoreConfig(os.path.abspath(path), pragmas=_pairs("--sqlite-pragma", pragmas))  # noqa: PTH100
     if not database_url.startswith(("postgresql://", "postgres://")):
         raise CommandError("--database-url must begin with postgresql://", 2)
-    return StoreConfig(database_url=database_url)
+    return StoreConfig(database_url=database_url, listen_url=listen_url)
 
 
 def _origins(given: list[str] | None) -> tuple[str, ...]:

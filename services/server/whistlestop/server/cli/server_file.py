@@ -42,6 +42,7 @@ class ServerFile(BaseModel):
     http_cors_origin: list[str] = []
     db_filename: str = ""
     database_url: Annotated[str, Field(pattern="^postgres(ql)?://")] = ""
+    database_listen_url: Annotated[str, Field(pattern="^postgres(ql)?://")] = ""
     services: list[Literal["frontend", "history", "matching"]] = []
     allow_outbound: list[str] = []
     history_url: list[str] = []
