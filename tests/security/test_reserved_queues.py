@@ -6,6 +6,7 @@ descriptors: a new one fails here until it is tried.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -168,6 +169,31 @@ async def test_an_activity_is_not_moved_there(place: Town) -> None:
     await place.later(3)
     described = await place.call("DescribeWorkflowExecution", "victim", execution={"workflow_id": "w"})
     assert described.pending_activities[0].activity_options.task_queue.name == "q"
+
+
+@pytest.mark.parametrize("method", sorted(method for method in SPECS if method.endswith("ById")))
+async def test_the_servers_own_activities_are_not_answered_by_their_ids(place: Town, method: str) -> None:
+    """A worker could say that a batch is done, or where it is to go on."""
+    for n in range(60):
+        await place.start("victim", f"w{n}")
+    await place.call(
+        "StartBatchOperation", "victim", job_id="j", reason="why", termination_operation={},
+        visibility_query="WorkflowType = 'T'",
+    )  # fmt: skip
+    while not (pending := await _pending(place)):  # noqa: ASYNC110 - the clock stands still
+        await asyncio.sleep(0)
+    before = await place.stored()
+    rest = {"failure": {"message": "f", "application_failure_info": {}}} if "Failed" in method else {}
+    named = {"workflow_id": "j", "activity_id": pending[0].activity_id}
+    assert (await place.refusal(method, "victim", "victim-worker", **named, **rest)).startswith("NOT_FOUND")
+    assert [each.state for each in before if each.key.workflow_id == "j"] == [
+        each.state for each in await place.stored() if each.key.workflow_id == "j"
+    ]
+
+
+async def _pending(place: Town) -> Any:
+    described = await place.call("DescribeWorkflowExecution", "victim", execution={"workflow_id": "j"})
+    return [each for each in described.pending_activities if each.heartbeat_details.payloads]
 
 
 async def test_an_endpoint_is_not_led_there(place: Town) -> None:

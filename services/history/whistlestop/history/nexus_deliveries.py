@@ -167,8 +167,7 @@ async def _call_caller(
     if token is None:
         await _settle(service, task, data, nexus_http.Refused("invalid callback token", retryable=False))
         return
-    target = await _waiting_run(service, token)
-    led_to = await _led_to(service, target, token) if target is not None else ""
+    target, led_to = await _waiting_run(service, token)
     async with engine.locked(task.key, *([target] if target is not None else [])):
         run = await _run_of(service, task.key)
         if run is None or not callbacks.is_owed(run.state, data.callback_index):
@@ -224,23 +223,23 @@ async def _settle(service: History, task: TransferTask, data: TransferData, refu
         await service.engine.commit(run, done=task)
 
 
-async def _waiting_run(service: History, token: OperationToken) -> ExecutionKey | None:
-    """The run that waits: the one that scheduled the operation, or the one that it was reset to."""
+async def _waiting_run(service: History, token: OperationToken) -> tuple[ExecutionKey | None, str]:
+    """The run that waits: the one that scheduled the operation, or the one that it was reset to; and `_led_to`."""
     key = ExecutionKey(token.namespace_id, token.workflow_id, token.run_id)
     run = await _run_of(service, key)
-    if run is not None and run.is_open and token.scheduled_event_id in run.state.nexus_operations:
-        return key
-    try:
-        return await service.engine.resolve(token.namespace_id, token.workflow_id, fresh=True)
-    except ServiceError as error:
-        if error.code is not Code.NOT_FOUND:
-            raise
-        return None
+    if run is None or not run.is_open or token.scheduled_event_id not in run.state.nexus_operations:
+        try:
+            key = await service.engine.resolve(token.namespace_id, token.workflow_id, fresh=True)
+        except ServiceError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            return None, ""
+        run = await _run_of(service, key)
+    return key, await _led_to(service, run, token)
 
 
-async def _led_to(service: History, target: ExecutionKey, token: OperationToken) -> str:
-    """The namespace that the operation's endpoint has led to since it was made; empty where that is not known."""
-    caller = await _run_of(service, target)
+async def _led_to(service: History, caller: Run | None, token: OperationToken) -> str:
+    """The namespace that the operation's endpoint has led to since it was made; empty where that does not matter."""
     operation = caller.state.nexus_operations.get(token.scheduled_event_id) if caller is not None else None
     if operation is None or operation.start.handler_namespace_id:
         return ""
