@@ -154,7 +154,7 @@ def _is_ours(answer: Answer) -> bool:
     """Whether an error is the target's own word, and not of something in front of it."""
     try:
         return "code" in json.loads(_body(answer))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return False
 
 
@@ -172,7 +172,7 @@ def error_of(status: int, content_type: str, body: bytes) -> ServiceError:
             for each in shown.get("details", ())
         ]
         details = [detail for detail in map(unpacked, packed) if detail is not None]
-    except (ValueError, KeyError, TypeError, AttributeError, DecodeError):
+    except (ValueError, KeyError, TypeError, AttributeError, DecodeError, RecursionError):
         code = _BY_STATUS.get(status, Code.UNKNOWN)
         if status == 413:
             # The words that SDKs know a request by that will never fit.

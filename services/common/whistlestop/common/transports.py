@@ -172,7 +172,7 @@ def answer_of(status: int, body: bytes) -> Envelope:
     """The answer in the body of an HTTP answer. Raises ServiceError(UNAVAILABLE) when there is none."""
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict) or not {"response", "error"} & set(answer):
         raise unavailable(f"the service answered with HTTP status {status}. Try again.")

@@ -356,11 +356,11 @@ def _cannot_listen(flag: str, ip: str, port: int, error: OSError) -> BadConfig:
 
 
 def _browser_rules(config: ServerConfig, services: Services) -> BrowserRules:
-    from whistlestop.frontend.doors.browsers import BrowserRules, hosts_of
+    from whistlestop.frontend.doors.browsers import LOCAL_NAMES, BrowserRules, hosts_of
 
     # A browser shows a client certificate whichever site's page makes it call.
     asks_nobody = config.auth is None or (config.tls is not None and bool(config.tls.client_ca))
-    names = frozenset({"localhost", socket.gethostname().lower(), config.ip.lower()})
+    names = LOCAL_NAMES | {socket.gethostname().lower(), config.ip.lower()}
     hosts = hosts_of(services.frontend.config.http_allowed_hosts)
     return BrowserRules(asks_nobody, frozenset(config.http_cors_origins), hosts, names)
 

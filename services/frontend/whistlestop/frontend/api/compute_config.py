@@ -115,7 +115,7 @@ def summary(config: ComputeConfig) -> compute_pb.ComputeConfigSummary:
 def _details(payload: Payload) -> dict[str, Any]:
     try:
         found = json.loads(payload.data or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -31,6 +31,13 @@ _SIMPLE = frozenset({"", "text/plain", "multipart/form-data", "application/x-www
 """Content types that a page may send to any site without asking."""
 _TOKENS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z, -]{0,1000}")
 _MAX_AGE_S = 600
+
+
+LOCAL_NAMES = frozenset({
+    "localhost", "host.docker.internal", "gateway.docker.internal", "kubernetes.docker.internal",
+    "host.containers.internal",
+})  # fmt: skip
+"""Containers on a developer's machine reach it by the others."""
 
 
 class UnsupportedMediaType(ServiceError):
@@ -50,7 +57,8 @@ class BrowserRules:
     """Origins of other sites whose pages may call, such as `https://ui.example.com`."""
     hosts: re.Pattern[str] | None = None
     """What `Host` has to match, if this is configured."""
-    local_names: frozenset[str] = field(default=frozenset({"localhost"}))
+    local_names: frozenset[str] = LOCAL_NAMES
+    """Names of this machine: no page of another site has one of these."""
 
     def refusal(
         self, headers: Mapping[str, str], local_ip: str = "", *, any_content: bool = False

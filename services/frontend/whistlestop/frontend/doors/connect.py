@@ -125,7 +125,7 @@ def error_from_answer(status: int, body: bytes) -> ServiceError:
             value = each["value"] + "=" * (-len(each["value"]) % 4)
             details.append(symbol_database.Default().GetSymbol(each["type"]).FromString(base64.b64decode(value)))
         return ServiceError(code, str(shown.get("message", "")), *details)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         back = {number: code for code, number in HTTP_STATUS.items() if code not in (Code.OK, Code.UNKNOWN)}
         return ServiceError(back.get(status, Code.UNKNOWN), f"HTTP status {status}")
 

@@ -61,7 +61,7 @@ def decode(payload: Payload) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(payload.data or b"null")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise invalid_argument(f"unable to decode: {error}") from None
     if found is None:
         return {}

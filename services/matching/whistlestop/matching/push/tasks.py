@@ -133,7 +133,7 @@ class TaskPushes:
                 return ""
             done = rr.RespondActivityTaskCompletedRequest()
             json_format.ParseDict({"result": body.get("result")}, done)
-        except (ValueError, TypeError, AttributeError, json_format.ParseError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError, json_format.ParseError) as error:
             await self._fail(work, token, _failure(f"the webhook's answer is not understood: {error}"))
             return ""
         done.namespace, done.identity, done.task_token = work.context.namespace, IDENTITY, token
