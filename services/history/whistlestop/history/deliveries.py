@@ -210,6 +210,9 @@ async def _parent_closed(service: History, task: TransferTask, data: TransferDat
         async with engine.lock(key):
             run = engine.run_of(await engine.load(key, fresh=not engine.exclusive))
             is_it = run.state.parent.run_id == task.key.run_id and run.state.first_run_id == data.target_run_id
+            if not run.is_open and await engine.is_succeeded(key):
+                # The child went on in another run before its lock was taken: that one is meant.
+                raise VersionConflict(key)
             if not run.is_open or not is_it:
                 await service.store.delete_transfer(task)
                 return

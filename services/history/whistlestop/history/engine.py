@@ -230,6 +230,28 @@ class Engine:
         """
         return await self.load(key, fresh=not self.exclusive and (woken is None or woken.elsewhere))
 
+    async def find(self, namespace_id: str, workflow_id: str, run_id: str = "") -> Entry:
+        """That run, or the current one, for a reader: as it was at some moment of the call. Raises NOT_FOUND."""
+        for _ in range(MAX_CONFLICTS):
+            key = await self.resolve(namespace_id, workflow_id, run_id, fresh=not self.exclusive)
+            entry = await self.read(key)
+            if run_id or not entry.state.close_ns or not await self.is_succeeded(key):
+                return entry
+        raise ServiceError(Code.UNAVAILABLE, f"workflow {workflow_id} is too busy; try again")
+
+    async def is_succeeded(self, key: ExecutionKey) -> bool:
+        """Whether another run holds the workflow id by now.
+
+        To be asked by who resolved a workflow id and found the run closed: between the two it may have been reset,
+        replaced or continued as new, and what is said of the id must be true of the run that holds it. An open run
+        holds it, so this read is not needed there.
+        """
+        current = await self.store.get_current(key.namespace_id, key.workflow_id)
+        if current is None or current.run_id == key.run_id:
+            return False
+        self._current.pop((key.namespace_id, key.workflow_id), None)
+        return True
+
     def peek(self, key: ExecutionKey) -> Entry | None:
         """The cached entry, as it is: at least as new as this process's own last commit, when there is one."""
         return self._cache.get(key)
@@ -288,7 +310,7 @@ class Engine:
                 run.retention_ns = await self.retention_of(key.namespace_id)
                 run.rules = self.rules_of(key.namespace_id)
                 versioning.prepare(run, await self.deployments.cached(key.namespace_id))
-                if not run_id and not run.is_open and not fresh:
+                if not run_id and not run.is_open and (not fresh or await self.is_succeeded(key)):
                     # By now the workflow id may be held by a newer run.
                     fresh = True
                     continue

@@ -50,8 +50,7 @@ async def _originals(
 ) -> dict[int, history_pb.ActivityTaskScheduledEventAttributes]:
     """The scheduled events of the run's pending activities: what their options were at first."""
     engine = service.engine
-    key = await engine.resolve(context.namespace_id, request.execution.workflow_id, request.execution.run_id)
-    entry = await engine.read(key)
+    entry = await engine.find(context.namespace_id, request.execution.workflow_id, request.execution.run_id)
     found = {}
     for activity in entry.state.activities.values():
         event = await histories.read_event(

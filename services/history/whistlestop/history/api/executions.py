@@ -79,10 +79,7 @@ async def describe_workflow_execution(
     """Everything about a run but its history."""
     engine = service.engine
     execution = request.execution
-    key = await engine.resolve(
-        context.namespace_id, execution.workflow_id, execution.run_id, fresh=not engine.exclusive
-    )
-    entry = await engine.read(key)
+    entry = await engine.find(context.namespace_id, execution.workflow_id, execution.run_id)
     reply = describe.workflow(entry.state, now_ns=service.clock.now_ns())
     if any(activity.pause_info.HasField("rule") for activity in reply.pending_activities):
         await _tell_of_rules(service, context.namespace_id, reply)

@@ -90,8 +90,7 @@ class _UpdateWithStart:
     async def _current(self) -> Entry | None:
         engine = self.service.engine
         try:
-            key = await engine.resolve(self.context.namespace_id, self.start.workflow_id, fresh=True)
-            return await engine.read(key)
+            return await engine.find(self.context.namespace_id, self.start.workflow_id)
         except ServiceError as error:
             if error.code is Code.NOT_FOUND:
                 return None

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 10.0
 KEEP_NS = 10 * SECOND_NS
 FAILING_TASK_ATTEMPTS = 3
+MAX_CONFLICTS = 20
 MAX_ATTACHED = 100
 TASK_GONE = "query task not found, or already expired"
 PollResponse = service_pb.PollWorkflowTaskQueueResponse
@@ -52,9 +53,22 @@ async def query_workflow(service: History, request: service_pb.QueryWorkflowRequ
     engine = service.engine
     now_ns = service.wall.now_ns()
     deadline_ns = now_ns + int(context.remaining_s(service.wall, DEFAULT_TIMEOUT_S) * 1e9)
-    key = await engine.resolve(
-        context.namespace_id, request.execution.workflow_id, request.execution.run_id, fresh=not engine.exclusive
-    )
+    execution = request.execution
+    for _ in range(MAX_CONFLICTS):
+        key = await engine.resolve(
+            context.namespace_id, execution.workflow_id, execution.run_id, fresh=not engine.exclusive
+        )
+        reply = await _query_run(service, request, key, deadline_ns)
+        if reply is not None:
+            return reply
+    raise ServiceError(Code.UNAVAILABLE, f"workflow {execution.workflow_id} is too busy; try again")
+
+
+async def _query_run(
+    service: History, request: service_pb.QueryWorkflowRequest, key: ExecutionKey, deadline_ns: int
+) -> Reply | None:
+    """Ask that run; None when the workflow id is held by another one by now, which is the one that is meant."""
+    engine = service.engine
     query_id = service.ids.uuid()
     buffered = False
     with service.notifier.subscribe(
@@ -62,6 +76,9 @@ async def query_workflow(service: History, request: service_pb.QueryWorkflowRequ
     ) as audience:
         while True:
             entry = await engine.read(key, audience)
+            may_be_overtaken = entry.state.close_ns and not buffered and not request.execution.run_id
+            if may_be_overtaken and await engine.is_succeeded(key):
+                return None
             # An answer and the state that shows the task's end are one commit, so the answer is looked for second.
             answer = await _answer(service, query_id) if buffered else None
             if answer is not None:

@@ -141,10 +141,10 @@ async def poll_workflow_execution_update(
 ) -> Reply:
     """Wait for the outcome of an update that was admitted before."""
     ref = request.update_ref
-    key = await service.engine.resolve(
+    entry = await service.engine.find(
         context.namespace_id, ref.workflow_execution.workflow_id, ref.workflow_execution.run_id
     )
-    entry = await service.engine.read(key)
+    key = entry.key
     ticket = update.find(entry.state, ref.update_id)
     patience = Patience.of(service, context)
     if context.deadline_ns is not None and context.deadline_ns <= service.wall.now_ns():

@@ -343,6 +343,9 @@ async def stop_action(service: History, task: TransferTask, data: TransferData) 
         key = await engine.resolve(data.target_namespace_id, data.target_workflow_id, fresh=True)
         async with engine.lock(key):
             run = engine.run_of(await engine.load(key, fresh=not engine.exclusive))
+            if not run.is_open and await engine.is_succeeded(key):
+                # It went on in another run before its lock was taken: that one is meant.
+                raise VersionConflict(key)
             if run.is_open and run.state.first_run_id == data.target_run_id:
                 # The row's `namespace` field carries the schedule's identity: nothing else of it is needed here.
                 if task.kind == "schedule_terminate":
