@@ -494,6 +494,7 @@ async def test_a_start_that_a_crash_swallowed_is_made_again(site: Site) -> None:
     process = site.backend.processes[0]
     await process.history.transfers.sweep_once()
     await process.history.transfers.drain()
+    await site.settle()
     assert site.notes.started == []
     await site.pass_time(32)
     assert site.notes.started == [1]

@@ -33,6 +33,8 @@ class Run:
     """Those accepted, by id: None, or the outcome."""
     continues: str = ""
     """The run that was continued as this one."""
+    first: str = ""
+    """The first run of its chain."""
 
     @property
     def is_open(self) -> bool:
@@ -52,12 +54,19 @@ class Start:
 
     request_id: str
     run_id: str | None
-    """That of the reply; "": refused since the id is taken. Unknown: of the run with this request id, if there is one."""
-    unknown: bool = False
+    """That of the reply; "": refused since the id is taken; None: the outcome is unknown."""
+    candidates: tuple[str, ...] = ()
+    """Where it is unknown: all runs that this request id made. Repeated after others replaced its run, it makes more."""
     terminates: bool = False
     uses_existing: bool = False
     rejects_closed: bool = False
+    joins: bool = False
+    """Update-with-start: an open run is as good as the one that the request made."""
     signal: str = ""
+
+    def may_tell(self, run_id: str) -> bool:
+        """Whether the caller may have been told of this run; "": of a refusal."""
+        return self.run_id is None or self.run_id == run_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +143,7 @@ class Inside:
     begins: bool = False
     request_id: str = ""
     continues: str = ""
+    first: str = ""
     closes: int = 0
     pings: int = 0
     accepted: tuple[str, ...] = ()
@@ -224,25 +234,37 @@ def _take(run: Run, name: str) -> Run:
 
 def _start(state: State, start: Start) -> Iterator[State]:
     current = state[-1] if state else None
-    if current is not None and start.request_id and current.request_id == start.request_id:
+    before = _made_before(state, start)
+    if current is not None and current.is_open and start.joins and start.may_tell(current.run_id):
+        yield state
+    elif before is not None:
         # The same request again is told what it did, and does nothing.
-        if start.unknown or start.run_id == current.run_id:
+        if start.may_tell(before.run_id):
             yield state
-        return
-    if current is not None and current.is_open and not start.terminates:
+    elif current is not None and current.is_open and not start.terminates:
         if start.signal or start.uses_existing:
-            if start.unknown or start.run_id == current.run_id:
+            if start.may_tell(current.run_id):
                 yield _put(state, _take(current, start.signal))
-        elif start.run_id == "" or start.unknown:
+        elif start.may_tell(""):
             yield state
-        return
-    if current is not None and not current.is_open and start.rejects_closed:
-        if start.run_id == "" or start.unknown:
+    elif current is not None and not current.is_open and start.rejects_closed:
+        if start.may_tell(""):
             yield state
-        return
-    if start.run_id and _target(state, start.run_id) is None:
-        run = _take(Run(start.run_id, request_id=start.request_id), start.signal)
-        yield (*_closed(state), run)
+    else:
+        for run_id in start.candidates if start.run_id is None else (start.run_id,):
+            if run_id and _target(state, run_id) is None:
+                yield (*_closed(state), _take(Run(run_id, request_id=start.request_id), start.signal))
+
+
+def _made_before(state: State, start: Start) -> Run | None:
+    """The current run, or the first one of its chain, when that very request made it, or signalled it."""
+    if not state:
+        return None
+    candidates = (state[-1], _target(state, state[-1].first))
+    for run in candidates:
+        if run is not None and start.request_id and run.request_id == start.request_id:
+            return run
+    return state[-1] if start.signal and start.signal in state[-1].signals else None
 
 
 def _closed(state: State) -> State:
@@ -270,8 +292,9 @@ def _reset(state: State, reset: Reset) -> Iterator[State]:
         pings += origin.pings
         origin = next((run for run in state if run.continues == origin.run_id), None)
     run = Run(
-        reset.run_id, request_id=reset.request_id, signals=tuple(sorted(names)), pings=pings, updates=base.updates
-    )
+        reset.run_id, request_id=reset.request_id, signals=tuple(sorted(names)), pings=pings, updates=base.updates,
+        first=base.first or base.run_id,
+    )  # fmt: skip
     yield (*_closed(state), run)
 
 
@@ -279,7 +302,7 @@ def _inside(state: State, inside: Inside) -> Iterator[State]:
     if inside.begins:
         if _target(state, inside.run_id) is not None or (state and state[-1].is_open):
             return
-        state = (*state, Run(inside.run_id, request_id=inside.request_id, continues=inside.continues))
+        state = (*state, Run(inside.run_id, request_id=inside.request_id, continues=inside.continues, first=inside.first))
     run = _target(state, inside.run_id)
     if run is None:
         return

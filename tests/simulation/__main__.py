@@ -1,5 +1,6 @@
 """Run seeds of the simulation: `python -m tests.simulation --first 0 --seeds 400`, or one again: `--first 17 --seeds 1 -v`.
 
+`--jobs 2` shares the seeds among processes. `--shrink` makes each seed that fails small and prints it as a test.
 `--hashes` prints a hash over all that happened in each seed. `--repeat 20` runs the seeds that often, each time in a
 process of its own with another hash seed, beside busy loops on all processors, and compares the hashes.
 """
@@ -7,42 +8,14 @@ process of its own with another hash seed, beside busy loops on all processors, 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import subprocess
 import sys
 import time
-import traceback
-from collections import Counter
 
-
-def run(first: int, seeds: int, steps: int, *, verbose: bool, hashes: bool) -> int:
-    """How many seeds failed."""
-    from tests.simulation.world import Simulation
-
-    failed: list[int] = []
-    totals: Counter[str] = Counter()
-    began = time.monotonic()
-    for seed in range(first, first + seeds):
-        simulation = Simulation(seed, steps)
-        try:
-            simulation.run()
-        except Exception:  # noqa: BLE001 - reported, and the next seed's turn
-            failed.append(seed)
-            traceback.print_exc(limit=-6)
-            print(f"seed {seed} failed: replay with SIM_SEED={seed} pytest tests/simulation", flush=True)
-        if verbose:
-            print("\n".join(simulation.log))
-        if hashes:
-            print(f"seed {seed}: {simulation.loop.digest}, {simulation.loop.steps} callbacks", flush=True)
-        seen = simulation.seen
-        totals.update({
-            "started": len(seen.started), "signals": len(seen.signals), "updates": len(seen.updates),
-            "activities": len(seen.activities), "queries": seen.queries, "crashes": simulation.backend.crashes,
-        })
-    told = ", ".join(f"{count} {name}" for name, count in totals.items())
-    print(f"{seeds} seeds, {len(failed)} failed {failed}, {time.monotonic() - began:.1f} s: {told}")
-    return len(failed)
+from tests.simulation.plan import as_test, plan_of
+from tests.simulation.run import run_many
+from tests.simulation.shrink import shrink
 
 
 def compare(first: int, seeds: int, steps: int, times: int) -> int:
@@ -68,21 +41,39 @@ def compare(first: int, seeds: int, steps: int, times: int) -> int:
     return int(len(found) != 1)
 
 
+def show_small(seed: int, steps: int) -> None:
+    """Print a failing seed as a test of few operations."""
+    plan, error = shrink(plan_of(seed, steps))
+    print(f"seed {seed}, {plan.operations()} operations left:\n{error[:3000]}\n\n{as_test(plan, error)}", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=0, help="instead of what each seed says")
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--hashes", action="store_true")
+    parser.add_argument("--shrink", action="store_true")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("-v", "--verbose", action="store_true")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.CRITICAL)
     if options.repeat > 1:
         return compare(options.first, options.seeds, options.steps, options.repeat)
-    return min(
-        run(options.first, options.seeds, options.steps, verbose=options.verbose, hashes=options.hashes), 1
+    began = time.monotonic()
+    total = run_many(
+        options.first, options.seeds, options.steps, options.jobs, verbose=options.verbose, hashes=options.hashes
     )
+    if options.shrink:
+        for seed in total.failed:
+            show_small(seed, options.steps)
+    cpu_ms = total.totals.pop("ms CPU")
+    told = ", ".join(f"{count} {name}" for name, count in total.totals.items())
+    print(
+        f"{total.seeds} seeds, {len(total.failed)} failed {sorted(total.failed)}, {time.monotonic() - began:.1f} s, "
+        f"{cpu_ms / max(total.seeds, 1):.0f} ms of CPU each: {told}"
+    )
+    return min(len(total.failed), 1)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
 from tests.simulation.calls import CallLog
-from tests.simulation.faults import FaultyStore, Weather
+from tests.simulation.faults import FaultyStore, Link, Weather, jump, over_the_wire
 from tests.simulation.loop import LoopClock
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS, FakeClock
@@ -30,13 +31,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tests.simulation.loop import SimulatedLoop
-    from whistlestop.common.clients import Reply
     from whistlestop.common.notify import Subscription
     from whistlestop.matching.push.provider import Provider
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
 
 M = TypeVar("M", bound=Message)
 NAMESPACE = "default"
+
+
+def _ignore(request: Message) -> None:
+    return None
+
+
+def _hear(task: asyncio.Task[Any]) -> None:
+    """Whoever called may have gone: the answer is nobody's."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _trace_nothing(*what: str | bytes) -> None:
@@ -61,27 +71,24 @@ class SeededIds:
         return self._chance.getrandbits(64) or 1
 
 
-class _Late:
-    service: Any = None
-
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        reply: Reply = await self.service.call(method, request, context)
-        return reply
-
-
 class Hints:
     """The hints of one process, heard by the others too, if the weather lets them."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, clock: FakeClock) -> None:
         self._backend = backend
-        self.local = LocalNotifier(backend.clock)
+        self.local = LocalNotifier(clock)
 
     def publish(self, topics: Iterable[str]) -> None:
-        names = list(topics)
-        for process in self._backend.processes:
-            own = process.hints is self
-            if own or self._backend.chance.random() >= self._backend.weather.lost_hint:
-                process.hints.local.publish(names, elsewhere=not own)
+        backend, weather, names = self._backend, self._backend.weather, list(topics)
+        for process in backend.processes:
+            if process.hints is self:
+                self.local.publish(names)
+            elif not weather.strike(weather.lost_hint, "a hint is lost"):
+                publish = partial(process.hints.local.publish, names, elsewhere=True)
+                if weather.strike(weather.late_hint, "a hint is late"):
+                    backend.later(backend.chance.choice([0.01, 1, 20]), publish)
+                else:
+                    publish()
 
     def subscribe(self, *topics: str) -> Subscription:
         return self.local.subscribe(*topics)
@@ -97,7 +104,7 @@ class LossyEffects:
         self._inner = inner
 
     def _heard(self) -> bool:
-        return self._backend.chance.random() >= self._backend.weather.lost_hint
+        return not self._backend.weather.strike(self._backend.weather.lost_hint, "nobody is told of a commit")
 
     def tasks(self, tasks: Sequence[MatchingTask]) -> None:
         if self._heard():
@@ -116,6 +123,7 @@ class LossyEffects:
 class Process:
     """One instance of all three services."""
 
+    clock: FakeClock
     store: FaultyStore
     hints: Hints
     history: History
@@ -136,9 +144,11 @@ class Backend:
         self, chance: random.Random, *, processes: int, weather: Weather, note: Callable[[str], None],
         loop: SimulatedLoop | None = None,
     ) -> None:  # fmt: skip
+        self.loop = loop
         self.trace: Callable[..., None] = loop.trace if loop is not None else _trace_nothing
         self.chance = chance
         self.weather = weather
+        self.weather.note = note
         self.note = note
         self.clock = LoopClock(loop) if loop is not None else FakeClock()
         self.ids = SeededIds(chance)
@@ -150,13 +160,16 @@ class Backend:
         self.crashes = 0
         self.namespace_id = ""
         self.providers: Mapping[str, Provider] | None = None
+        self.on_double: Callable[[Message], None] = _ignore
+        """Told of a request that arrives twice."""
 
     async def open(self) -> None:
         await self.store.open()
         await self.store.migrate()
         calm, self.weather.calm = self.weather.calm, True
         await self.fill()
-        frontend = Frontend(self.store, _Late(), _Late(), self.clock, self.ids)
+        own = self.processes[0]
+        frontend = Frontend(self.store, own.history, own.matching, self.clock, self.ids)
         await ensure_namespace(frontend, NAMESPACE)
         found = await self.store.get_namespace(name=NAMESPACE)
         assert found is not None
@@ -171,25 +184,52 @@ class Backend:
 
     async def _new_process(self) -> Process:
         made: list[Process] = []
-        store: Any = FaultyStore(
-            self.store, self.chance, self.weather, lambda: self.crash(made[0]), self.note, self.trace,
-            self.log.committed,
-        )
-        hints = Hints(self)
-        late = _Late()
+        store: Any = FaultyStore(self.store, self, lambda: self.crash(made[0]), self.log.committed)
+        clock = LoopClock(self.loop) if self.loop is not None else self.clock
+        hints = Hints(self, clock)
+        to_history, to_matching = Link(self, "history"), Link(self, "matching")
         alone = self.wanted == 1
         config = MatchingConfig(hear_others=not alone, share_pollers=not alone)
-        matching = Matching(store, late, self.clock, self.ids, hints, config, providers=self.providers)
-        history = History(
-            store, matching, self.clock, self.ids, hints, task_listener=matching.offer, exclusive=alone
-        )
+        matching = Matching(store, to_history, clock, self.ids, hints, config, providers=self.providers)
+        history = History(store, to_matching, clock, self.ids, hints, task_listener=matching.offer, exclusive=alone)
         history.engine.effects = LossyEffects(self, history.engine.effects)  # type: ignore[assignment]
-        late.service = history
-        frontend = Frontend(store, history, matching, self.clock, self.ids)
-        process = Process(store, hints, history, matching, frontend)
+        frontend = Frontend(store, to_history, to_matching, clock, self.ids)
+        process = Process(clock, store, hints, history, matching, frontend)
+        to_history.process = to_matching.process = process
         made.append(process)
         await history.start()
         return process
+
+    # ---- trouble ------------------------------------------------------------------------------------------------
+
+    def later(self, delay_s: float, what: Callable[[], None]) -> None:
+        """Do it after that time."""
+        assert self.loop is not None
+        self.loop.call_at_ns(self.loop.now_ns + round(delay_s * SECOND_NS), what)
+
+    async def delay(self, method: str) -> None:
+        """Whatever is under way may take its time."""
+        if self.weather.slow and self.weather.strike(self.weather.slow, f"{method} is slow"):
+            await self.clock.sleep(self.chance.choice([0.001, 0.02, 0.2, 0.2, 2, 12]))
+
+    def set_a_clock(self) -> None:
+        """The clock of some process is set."""
+        process = self.chance.choice(self.processes)
+        if isinstance(process.clock, LoopClock):
+            process.clock.ahead_ns = jump(self.chance)
+            self.note(f"a clock is {process.clock.ahead_ns / SECOND_NS:.1f} s ahead")
+
+    def ask(self, process: Process, serve: Any, *arguments: Any) -> asyncio.Task[Any]:
+        """A call that the process serves, as long as it lives."""
+        task: asyncio.Task[Any] = asyncio.ensure_future(serve(*arguments))
+        process.calls[task] = None
+        task.add_done_callback(partial(process.calls.pop))
+        task.add_done_callback(_hear)
+        return task
+
+    async def over_the_wire(self, answer: asyncio.Task[Any], method: str, limit_s: float) -> Any:
+        """See `faults`."""
+        return await over_the_wire(self, answer, method, limit_s)
 
     def crash(self, process: Process) -> None:
         """The process is gone: nothing of it reaches the store any more, and its callers lose their connections."""
@@ -227,19 +267,19 @@ class Backend:
             await self.clock.sleep(0.1)
             raise ServiceError(Code.UNAVAILABLE, "nobody serves")
         process = self.chance.choice(living)
-        context = CallContext(deadline_ns=self.clock.now_ns() + round(timeout_s * SECOND_NS))
-        task = asyncio.ensure_future(process.frontend.call(f"{WORKFLOW_SERVICE}/{method}", request, context))
-        process.calls[task] = None
+        deadline_ns = process.clock.now_ns() + round(timeout_s * SECOND_NS)
+        arguments = f"{WORKFLOW_SERVICE}/{method}", request, CallContext(deadline_ns=deadline_ns)
+        if self.weather.doubled and self.weather.strike(self.weather.doubled, f"{method} arrives twice"):
+            # Its caller has given up on one of them: nobody knows what became of it.
+            self.log.called(method, request)
+            self.on_double(request)
+            self.ask(process, process.frontend.call, *arguments)
+        task = self.ask(process, process.frontend.call, *arguments)
         try:
-            await asyncio.wait({task})
+            reply = await self.over_the_wire(task, method, timeout_s)
         except asyncio.CancelledError:
             task.cancel()
             raise
-        finally:
-            del process.calls[task]
-        if task.cancelled():
-            raise ServiceError(Code.UNAVAILABLE, "the connection broke")
-        reply = task.result()
         if process.dead:
             raise ServiceError(Code.UNAVAILABLE, "the connection broke before the answer")
         message = decoded(reply, kind)

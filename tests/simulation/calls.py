@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
@@ -20,12 +20,13 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.core.state_pb2 import MutableState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from google.protobuf.message import Message
 
     from whistlestop.storage.records import ExecutionWrite, Transition
 
+RunIds: TypeAlias = "Mapping[str, list[str]]"
 UNKNOWN = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.ABORTED})
 CLIENT = "client"
 """The identity of clients that terminate workflows."""
@@ -108,7 +109,7 @@ def _complaint(workflow_id: str, calls: list[Call[Any]], verdict: checker.Verdic
 # ---- what callers did -----------------------------------------------------------------------------------------------
 
 
-def _calls_of(record: _Record, run_ids: dict[str, str]) -> Iterator[tuple[str, Call[Any]]]:
+def _calls_of(record: _Record, run_ids: RunIds) -> Iterator[tuple[str, Call[Any]]]:
     error = record.error
     unknown = record.returned is None or (error is not None and error.code in UNKNOWN)
     if error is not None and not unknown and error.code not in (Code.NOT_FOUND, Code.ALREADY_EXISTS):
@@ -122,30 +123,31 @@ def _found(record: _Record, unknown: bool) -> bool | None:
     return None if unknown else record.error is None
 
 
-def _start_of(request: Any, run_id: str, *, unknown: bool, signal: str = "") -> model.Start:
+def _start_of(request: Any, run_id: str | None, candidates: RunIds, *, signal: str = "", joins: bool = False) -> Any:
     return model.Start(
-        request.request_id, run_id, unknown=unknown, signal=signal,
+        request.request_id, run_id, signal=signal, joins=joins,
+        candidates=tuple(candidates.get(request.request_id, ())) if run_id is None else (),
         terminates=request.workflow_id_conflict_policy == wf_enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING,
         uses_existing=request.workflow_id_conflict_policy == wf_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
         rejects_closed=request.workflow_id_reuse_policy == wf_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
     )  # fmt: skip
 
 
-def _start(record: _Record, unknown: bool, run_ids: dict[str, str]) -> Iterator[tuple[str, Any]]:
+def _start(record: _Record, unknown: bool, run_ids: RunIds) -> Iterator[tuple[str, Any]]:
     request = record.request
-    run_id = run_ids.get(request.request_id, "") if unknown else record.reply.run_id if record.reply else ""
-    signal = getattr(request, "signal_name", "")
-    yield request.workflow_id, _start_of(request, run_id, unknown=unknown, signal=signal)
+    run_id = None if unknown else record.reply.run_id if record.reply else ""
+    yield request.workflow_id, _start_of(request, run_id, run_ids, signal=getattr(request, "signal_name", ""))
 
 
-def _multi(record: _Record, unknown: bool, run_ids: dict[str, str]) -> Iterator[tuple[str, Any]]:
+def _multi(record: _Record, unknown: bool, run_ids: RunIds) -> Iterator[tuple[str, Any]]:
     request = record.request.operations[0].start_workflow
     if record.reply is None:
-        yield request.workflow_id, _start_of(request, run_ids.get(request.request_id, ""), unknown=True)
+        # Whatever it failed of: the workflow may have been started.
+        yield request.workflow_id, _start_of(request, None, run_ids, joins=True)
         return
     started = record.reply.responses[0].start_workflow
     if started.status in model.OPEN:
-        yield request.workflow_id, _start_of(request, started.run_id, unknown=False)
+        yield request.workflow_id, _start_of(request, started.run_id, run_ids, joins=True)
     yield from _updated(request.workflow_id, record.reply.responses[1].update_workflow)
 
 
@@ -158,35 +160,35 @@ def _updated(workflow_id: str, reply: Any) -> Iterator[tuple[str, Any]]:
         yield workflow_id, model.Updated(reply.update_ref.update_id, run_id, outcome)
 
 
-def _update(record: _Record, unknown: bool, run_ids: dict[str, str]) -> Iterator[tuple[str, Any]]:
+def _update(record: _Record, unknown: bool, run_ids: RunIds) -> Iterator[tuple[str, Any]]:
     if record.reply is not None:
         yield from _updated(record.request.workflow_execution.workflow_id, record.reply)
 
 
-def _signal(record: _Record, unknown: bool, run_ids: dict[str, str]) -> Iterator[tuple[str, Any]]:
+def _signal(record: _Record, unknown: bool, run_ids: RunIds) -> Iterator[tuple[str, Any]]:
     execution = record.request.workflow_execution
     yield execution.workflow_id, model.Signal(record.request.signal_name, execution.run_id, _found(record, unknown))
 
 
-def _terminate(record: _Record, unknown: bool, run_ids: dict[str, str]) -> Iterator[tuple[str, Any]]:
+def _terminate(record: _Record, unknown: bool, run_ids: RunIds) -> Iterator[tuple[str, Any]]:
     execution = record.request.workflow_execution
     yield execution.workflow_id, model.Terminate(execution.run_id, _found(record, unknown))
 
 
-def _cancel(record: _Record, unknown: bool, run_ids: dict[str, str]) -> Iterator[tuple[str, Any]]:
+def _cancel(record: _Record, unknown: bool, run_ids: RunIds) -> Iterator[tuple[str, Any]]:
     execution = record.request.workflow_execution
     yield execution.workflow_id, model.Cancel(execution.run_id, _found(record, unknown))
 
 
-def _reset(record: _Record, unknown: bool, run_ids: dict[str, str]) -> Iterator[tuple[str, Any]]:
+def _reset(record: _Record, unknown: bool, run_ids: RunIds) -> Iterator[tuple[str, Any]]:
     if record.reply is None and not unknown:
         return
     execution = record.request.workflow_execution
-    run_id = record.reply.run_id if record.reply else run_ids.get(record.request.request_id, "")
+    run_id = record.reply.run_id if record.reply else "".join(run_ids.get(record.request.request_id, [])[:1])
     yield execution.workflow_id, model.Reset(execution.run_id, record.request.request_id, run_id)
 
 
-def _describe(record: _Record, unknown: bool, run_ids: dict[str, str]) -> Iterator[tuple[str, Any]]:
+def _describe(record: _Record, unknown: bool, run_ids: RunIds) -> Iterator[tuple[str, Any]]:
     if unknown:
         return
     workflow_id = record.request.execution.workflow_id
@@ -200,14 +202,14 @@ def _describe(record: _Record, unknown: bool, run_ids: dict[str, str]) -> Iterat
         yield workflow_id, model.Current(info.execution.run_id, info.status)
 
 
-def _list(record: _Record, unknown: bool, run_ids: dict[str, str]) -> Iterator[tuple[str, Any]]:
+def _list(record: _Record, unknown: bool, run_ids: RunIds) -> Iterator[tuple[str, Any]]:
     if record.reply is not None:
         workflow_id = record.request.query.partition('"')[2].rpartition('"')[0]
         runs = frozenset((info.execution.run_id, int(info.status)) for info in record.reply.executions)
         yield workflow_id, model.Listed(runs)
 
 
-def _query(record: _Record, unknown: bool, run_ids: dict[str, str]) -> Iterator[tuple[str, Any]]:
+def _query(record: _Record, unknown: bool, run_ids: RunIds) -> Iterator[tuple[str, Any]]:
     if record.reply is not None:
         yield record.request.execution.workflow_id, model.Queried(decode(record.reply.query_result))
 
@@ -234,7 +236,7 @@ class _Inside:
     """Finds in commits what no caller asked for."""
 
     def __init__(self, records: list[_Record]) -> None:
-        self.run_ids: dict[str, str] = {}
+        self.run_ids: dict[str, list[str]] = defaultdict(list)
         """The run that a request created, by request id."""
         self._asked: set[str] = set()
         for record in records:
@@ -251,7 +253,7 @@ class _Inside:
         for write in transition.writes:
             state = MutableState.FromString(write.state)
             if not write.expected_version and state.create_request_id:
-                self.run_ids.setdefault(state.create_request_id, write.key.run_id)
+                self.run_ids[state.create_request_id].append(write.key.run_id)
                 if state.create_request_id in self._asked:
                     taken_over.add(write.key.workflow_id)
         for write in transition.writes:
@@ -279,7 +281,7 @@ class _Inside:
         completed = [event.workflow_execution_update_completed_event_attributes for event in events]
         inside = model.Inside(
             run_id, begins=begins, request_id=state.create_request_id if begins else "",
-            continues=_continued(events) if begins else "", closes=closes, pings=0 if asked else pings,
+            continues=_continued(events) if begins else "", first=state.first_run_id if begins else "", closes=closes, pings=0 if asked else pings,
             accepted=tuple(a.protocol_instance_id for a in accepted if a.protocol_instance_id),
             completed=tuple(
                 (c.meta.update_id, c.outcome.SerializeToString(deterministic=True)) for c in completed if c.meta.update_id

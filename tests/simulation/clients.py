@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -48,19 +49,19 @@ class Seen:
 
 
 class Client:
-    """All clients together."""
+    """One client, who does one thing."""
 
-    def __init__(self, world: Simulation) -> None:
+    def __init__(self, world: Simulation, number: int) -> None:
         self.world = world
-        self._count = 0
+        self.chance = random.Random(f"{world.seed} client {number}")
+        self._number = number
 
     def name(self, prefix: str) -> str:
-        self._count += 1
-        return f"{prefix}{self._count}"
+        return f"{prefix}{self._number}"
 
     def a_workflow(self) -> str:
         known = self.world.seen.started
-        return self.world.chance.choice(known)[0] if known else "nobody"
+        return self.chance.choice(known)[0] if known else "nobody"
 
     async def _insist(self, method: str, request: Any, kind: Any, timeout_s: float = 10, signal: str = "") -> Any:
         """The answer, once there is one. Raises ServiceError for a refusal. Counts the tries of a signal."""
@@ -75,12 +76,12 @@ class Client:
                     self.world.seen.tries[signal] -= 1
                 if error.code not in TRY_AGAIN or _can_not_start_again(error):
                     raise
-                await self.world.backend.clock.sleep(self.world.chance.choice([0.05, 0.3, 2]))
+                await self.world.backend.clock.sleep(self.chance.choice([0.05, 0.3, 2]))
 
     # ---- operations ---------------------------------------------------------------------------------------------
 
     def _start_request(self) -> rr.StartWorkflowExecutionRequest:
-        chance = self.world.chance
+        chance = self.chance
         program = chance.choice(sorted(PROGRAMS))
         request = rr.StartWorkflowExecutionRequest(
             namespace=NAMESPACE, workflow_id=self.name(f"{program}-"), request_id=self.world.backend.ids.uuid(),
@@ -119,7 +120,7 @@ class Client:
             namespace=NAMESPACE, workflow_id=started.workflow_id, request_id=started.request_id,
             signal_name=self.name("signal "), input=started.input,
         )
-        if self.world.chance.random() < 0.5 and self.world.seen.started:
+        if self.chance.random() < 0.5 and self.world.seen.started:
             request.workflow_id = self.a_workflow()
             request.workflow_id_reuse_policy = wf_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
         request.workflow_type.CopyFrom(started.workflow_type)
@@ -133,7 +134,7 @@ class Client:
             self.world.seen.started.append((request.workflow_id, reply.run_id))
 
     async def update(self) -> None:
-        chance = self.world.chance
+        chance = self.chance
         names = [workflow_id for workflow_id, _ in self.world.seen.started if workflow_id.startswith("updated")]
         workflow_id = chance.choice(names) if names and chance.random() < 0.7 else self.a_workflow()
         request = rr.UpdateWorkflowExecutionRequest(namespace=NAMESPACE)
@@ -152,7 +153,7 @@ class Client:
     async def update_with_start(self) -> None:
         """Of a new workflow, or one that may run already."""
         started = self._start_request()
-        if self.world.seen.started and self.world.chance.random() < 0.5:
+        if self.world.seen.started and self.chance.random() < 0.5:
             started.workflow_id = self.a_workflow()
         started.workflow_type.name = started.workflow_id.partition("-")[0].partition("/")[0]
         started.ClearField("workflow_start_delay")
@@ -164,7 +165,7 @@ class Client:
         update.namespace = NAMESPACE
         update.workflow_execution.workflow_id = started.workflow_id
         update.request.meta.update_id = self.name("update ")
-        update.request.input.name = self.world.chance.choice(["now", "late"])
+        update.request.input.name = self.chance.choice(["now", "late"])
         update.wait_policy.lifecycle_stage = ACCEPTED
         reply = await self._insist("ExecuteMultiOperation", request, rr.ExecuteMultiOperationResponse, 20)
         start, updated = reply.responses[0].start_workflow, reply.responses[1].update_workflow
@@ -176,7 +177,7 @@ class Client:
 
     async def replace(self) -> None:
         """Start in place of whatever runs."""
-        if self.world.chance.random() < 0.6:
+        if self.chance.random() < 0.6:
             return
         request = self._start_request()
         request.workflow_id = self.a_workflow()
@@ -196,14 +197,14 @@ class Client:
         self.world.seen.queries += 1
 
     async def cancel(self) -> None:
-        if self.world.chance.random() < 0.7:
+        if self.chance.random() < 0.7:
             return
         request = rr.RequestCancelWorkflowExecutionRequest(namespace=NAMESPACE, request_id=self.world.backend.ids.uuid())
         request.workflow_execution.workflow_id = self.a_workflow()
         await self._insist("RequestCancelWorkflowExecution", request, rr.RequestCancelWorkflowExecutionResponse)
 
     async def terminate(self) -> None:
-        if self.world.chance.random() < 0.8:
+        if self.chance.random() < 0.8:
             return
         request = rr.TerminateWorkflowExecutionRequest(namespace=NAMESPACE, identity=CLIENT)
         request.workflow_execution.workflow_id = self.a_workflow()
@@ -227,7 +228,7 @@ class Client:
             return
         request = rr.ResetWorkflowExecutionRequest(
             namespace=NAMESPACE, reason="try again", request_id=self.world.backend.ids.uuid(),
-            workflow_task_finish_event_id=self.world.chance.choice(points),
+            workflow_task_finish_event_id=self.chance.choice(points),
         )
         request.workflow_execution.CopyFrom(asked.execution)
         reply = await self._insist("ResetWorkflowExecution", request, rr.ResetWorkflowExecutionResponse)
@@ -235,7 +236,7 @@ class Client:
 
     def a_run(self) -> tuple[str, str]:
         known = self.world.seen.started
-        return self.world.chance.choice(known) if known else ("nobody", "")
+        return self.chance.choice(known) if known else ("nobody", "")
 
     async def describe(self) -> None:
         request = rr.DescribeWorkflowExecutionRequest(namespace=NAMESPACE)
@@ -268,9 +269,3 @@ def _can_not_start_again(error: ServiceError) -> bool:
     if not isinstance(details, details_pb.MultiOperationExecutionFailure):
         return False
     return details.statuses[0].message.startswith("Workflow was not started")
-
-
-OPERATIONS = (
-    "start", "start", "signal", "signal", "signal_with_start", "update", "update", "query", "cancel", "terminate",
-    "describe", "wait_for_end", "reset", "update_with_start", "replace", "list",
-)

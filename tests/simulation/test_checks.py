@@ -16,6 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from tests.simulation import checks
 from tests.simulation.backend import NAMESPACE
 from tests.simulation.loop import simulate
+from tests.simulation.plan import Plan
 from tests.simulation.programs import encode
 from tests.simulation.world import Simulation
 
@@ -29,7 +30,7 @@ class Calm(Simulation):
     """A backend without trouble, whose clients do what a test says."""
 
     def __init__(self, seed: int = 1) -> None:
-        super().__init__(seed, steps=0)
+        super().__init__(Plan(seed, ()))
         self.backend.weather.clear()
         self.calm = True
 

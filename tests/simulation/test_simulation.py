@@ -3,7 +3,8 @@
     pytest tests/simulation                        the seeds of CI
     SIM_SEED=17 pytest tests/simulation -s         one seed again
     SIM_SEEDS=500 pytest tests/simulation          more of them
-    python -m tests.simulation --seeds 500         the same without pytest
+    python -m tests.simulation --seeds 500 --jobs 2 --shrink
+                                                   the same without pytest; what fails is printed as a small test
 
 Each run prints the seeds that failed.
 """
@@ -16,7 +17,7 @@ import sys
 
 SEED = os.environ.get("SIM_SEED", "")
 FIRST = int(SEED or os.environ.get("SIM_FIRST", "0"))
-SEEDS = 1 if SEED else int(os.environ.get("SIM_SEEDS", "40"))
+SEEDS = 1 if SEED else int(os.environ.get("SIM_SEEDS", "100"))
 
 
 def test_nothing_acknowledged_is_lost_and_everything_ends() -> None:

@@ -15,8 +15,8 @@ from tests.core.checks import check_order
 from tests.core.harness import Stored, check_rebuilt, short_name
 from tests.simulation import checks
 from tests.simulation.backend import NAMESPACE, Backend
-from tests.simulation.clients import OPERATIONS, Client, Seen
-from tests.simulation.faults import Weather
+from tests.simulation.clients import Client, Seen
+from tests.simulation.faults import MOST_AHEAD_S, weather_of
 from tests.simulation.loop import START_NS, SimulatedLoop, simulate
 from tests.simulation.workers import Worker, stop
 from whistlestop.common.clock import SECOND_NS
@@ -29,6 +29,7 @@ from whistlestop.storage.records import SLOTS, BranchRange
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from tests.simulation.plan import Plan, Step
     from whistlestop.storage.records import StoredExecution
 
 NOT_ALLOWED = frozenset({Code.INTERNAL, Code.UNKNOWN, Code.DATA_LOSS, Code.UNIMPLEMENTED, Code.UNAUTHENTICATED})
@@ -37,29 +38,30 @@ NOT_ALLOWED = frozenset({Code.INTERNAL, Code.UNKNOWN, Code.DATA_LOSS, Code.UNIMP
 class Simulation:
     """A backend, its workers and its clients."""
 
-    def __init__(self, seed: int, steps: int = 60) -> None:
-        self.seed = seed
-        self.steps = steps
-        self.chance = random.Random(seed)
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.seed = plan.seed
+        self.chance = random.Random(f"{plan.seed} workers")
         self.log: list[str] = []
         self.seen = Seen()
         self.errors: list[str] = []
         self.refusals: Counter[str] = Counter()
-        weather = Weather()
-        if self.chance.random() < 0.2:
-            weather.clear()
-        elif self.chance.random() < 0.3:
-            weather.before = weather.after = 0.08
-            weather.lost_hint = 0.4
         self.calm = False
         self.loop = SimulatedLoop()
+        weather = weather_of(random.Random(f"{plan.seed} weather"))
+        weather.spared = plan.spared
+        chance = random.Random(f"{plan.seed} backend")
         self.backend = Backend(
-            self.chance, processes=self.chance.choice([1, 1, 2, 3]), weather=weather, note=self.note, loop=self.loop
+            chance, processes=chance.choice([1, 1, 2, 3]), weather=weather, note=self.note, loop=self.loop
         )
-        self.client = Client(self)
+        self.backend.on_double = self._note_double
         self.workers = [Worker(self, f"worker{i}", sticky=self.chance.random() < 0.6) for i in range(2)]
         self._tasks: list[asyncio.Task[Any]] = []
         self._operations: dict[asyncio.Task[None], None] = {}
+
+    def _note_double(self, request: Any) -> None:
+        if hasattr(request, "signal_name"):
+            self.seen.tries[request.signal_name] += 1
 
     def note(self, what: str) -> None:
         self.loop.trace(what)
@@ -83,8 +85,8 @@ class Simulation:
         try:
             await self.backend.open()
             self._tasks = [self._spawn(loop, worker.name) for worker in self.workers for loop in worker.polls()]
-            for _ in range(self.steps):
-                await self._step()
+            for step in self.plan.steps:
+                await self._step(step)
                 self._raise_errors()
             await self._calm_down()
             self._raise_errors()
@@ -112,22 +114,27 @@ class Simulation:
     def _raise_errors(self) -> None:
         assert not self.errors, f"{self.errors[:5]}"
 
-    async def _step(self) -> None:
-        chance, clock = self.chance, self.backend.clock
-        for _ in range(chance.randrange(4)):
-            name = chance.choice(OPERATIONS)
-            self.note(name)
-            operation = self._spawn(getattr(self.client, name)(), name)
+    async def _step(self, step: Step) -> None:
+        for number, name in step.operations:
+            self.note(f"{number} {name}")
+            operation = self._spawn(getattr(Client(self, number), name)(), f"{number} {name}")
             self._operations[operation] = None
             operation.add_done_callback(self._operations.pop)
-        if chance.random() < 0.1:
+        if step.disturbs:
             await self._disturb()
-        if chance.random() < 0.05:
-            self.backend.crash(chance.choice(self.backend.processes))
-        await clock.sleep(chance.choice([0.001, 0.05, 0.3, 1, 4, 11]))
+        if step.sets_clock:
+            self.backend.set_a_clock()
+        if step.crash >= 0:
+            self.loop.after_steps(step.crash, self._crash)
+        await self.backend.clock.sleep(step.delay_s)
         await self.backend.fill()
-        if chance.random() < 0.2:
+        if self.chance.random() < 0.1:
             await self._check_some()
+
+    def _crash(self) -> None:
+        living = [process for process in self.backend.processes if not process.dead]
+        if living:
+            self.backend.crash(self.chance.choice(living))
 
     async def _disturb(self) -> None:
         """Deliver again what may have been delivered, and fire what is not due."""
@@ -179,7 +186,7 @@ class Simulation:
         for state in still:
             if checks.waits_in_vain(state, histories):
                 self.note(f"{state.workflow_id} waits in vain")
-                await self.client.terminate_run(state.workflow_id, state.run_id)
+                await Client(self, 0).terminate_run(state.workflow_id, state.run_id)
 
     # ---- checking -----------------------------------------------------------------------------------------------
 
@@ -205,7 +212,7 @@ class Simulation:
         findings = await self.backend.store.check(100)
         assert not findings, f"{findings}"
         for (_, run_id), events in histories.items():
-            checks.check_timers(events, run_id)
+            checks.check_timers(events, run_id, 2 * round(MOST_AHEAD_S * SECOND_NS))
         for key in self.seen.started:
             assert key in histories, f"the started workflow {key} is not there"
         self.backend.log.check()
