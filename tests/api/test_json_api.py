@@ -11,7 +11,7 @@ from temporalio.api.enums.v1.workflow_pb2 import HistoryEventFilterType
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import not_found
-from whistlestop.frontend.doors import payload_json, transcoding
+from whistlestop.frontend.doors import payload_json, request_json, transcoding
 from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest
 from whistlestop.frontend.doors.http import HttpApi
 
@@ -154,7 +154,7 @@ _SHORTHAND: list[tuple[str, Any]] = [
 def test_payload_shorthand_reads_and_writes_as_the_real_server_does(given: str, shown: Any) -> None:
     """In, then out again."""
     request = service_pb.StartWorkflowExecutionRequest()
-    payload_json.fill_from_json(request, b'{"input":' + given.encode() + b"}")
+    request_json.fill_from_json(request, b'{"input":' + given.encode() + b"}")
     tree = json.loads(payload_json.to_json(request, shorthand=True, pretty=False))
     assert tree["input"] == shown
 
@@ -162,7 +162,7 @@ def test_payload_shorthand_reads_and_writes_as_the_real_server_does(given: str, 
 def test_single_payloads_and_maps_of_them() -> None:
     """Memo and header fields."""
     request = service_pb.StartWorkflowExecutionRequest()
-    payload_json.fill_from_json(request, b'{"memo":{"fields":{"m":"v<>&"}},"header":{"fields":{"h":null}}}')
+    request_json.fill_from_json(request, b'{"memo":{"fields":{"m":"v<>&"}},"header":{"fields":{"h":null}}}')
     assert request.memo.fields["m"].data == b'"v<>&"'
     assert json.loads(payload_json.to_json(request, shorthand=True, pretty=False)) == {
         "memo": {"fields": {"m": "v<>&"}},
@@ -173,7 +173,7 @@ def test_single_payloads_and_maps_of_them() -> None:
 def test_short_names_of_enums_are_read() -> None:
     """`Normal` for TASK_QUEUE_KIND_NORMAL, as older histories have it."""
     request = service_pb.StartWorkflowExecutionRequest()
-    payload_json.fill_from_json(
+    request_json.fill_from_json(
         request,
         b'{"taskQueue":{"name":"q","kind":"Normal"},"workflowIdReusePolicy":"RejectDuplicate",'
         b'"links":[{"workflowEvent":{"eventRef":{"eventType":"WorkflowExecutionStarted"}}}]}',

@@ -267,12 +267,26 @@ def _reaches(descriptor: Descriptor) -> bool:
 # ---- JSON ------------------------------------------------------------------------------------------------------------
 
 
-def load_json(data: bytes | str, parse_float: Callable[[str], Any] | None = None) -> Any:
-    """The value in a text of JSON. Raises ValueError for what is none, nests too deeply, or has NaN or Infinity."""
+def load_json(
+    data: bytes | str,
+    parse_float: Callable[[str], Any] | None = None,
+    *,
+    parse_pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    first_only: bool = False,
+) -> Any:
+    """The value in a text of JSON. Raises ValueError for what is none, nests too deeply, or has NaN or Infinity.
+
+    `parse_pairs` makes the objects; with `first_only`, what follows the first value is not looked at.
+    """
     text = data if isinstance(data, str) else data.decode("utf-8-sig", "surrogatepass")
     if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
         _check_json_depth(text)
     try:
+        if first_only or parse_pairs is not None:
+            decoder = json.JSONDecoder(
+                parse_float=parse_float, parse_constant=_no_constant, object_pairs_hook=parse_pairs
+            )
+            return decoder.raw_decode(text.lstrip(" \t\r\n"))[0] if first_only else decoder.decode(text)
         return json.loads(text, parse_float=parse_float, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None

@@ -105,7 +105,7 @@ class HttpApi:
         else:
             from whistlestop.frontend.doors import json_api
 
-            answer = json_api.error_answer(json_api.too_large())
+            answer = json_api.error_answer(json_api.too_large(), request)
         return self._readable(request, answer)
 
     async def _look(self, request: HttpRequest) -> Passed | HttpAnswer:
@@ -238,7 +238,7 @@ def _error_answer(request: HttpRequest, error: ServiceError) -> HttpAnswer:
     else:
         from whistlestop.frontend.doors import json_api
 
-        answer = json_api.error_answer(error)
+        answer = json_api.error_answer(error, request)
     from whistlestop.frontend.doors.browsers import UnsupportedMediaType
 
     return replace(answer, status=_UNSUPPORTED_MEDIA_TYPE) if isinstance(error, UnsupportedMediaType) else answer

@@ -1,19 +1,21 @@
 """Temporal's public JSON API, `/api/v1/...` (and the same paths without that prefix).
 
-Query parameters `pretty` and `noPayloadShorthand` choose the form of the answer. Errors are JSON forms of
-`google.rpc.Status`.
+The form of the answer is chosen by `Accept`, by the query parameters `pretty` and `noPayloadShorthand`, or else by
+`Content-Type`, which says what form the body is in. Errors are JSON forms of `google.rpc.Status`.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from whistlestop.common.clients import decoded
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
-from whistlestop.frontend.doors import deadlines, payload_json, transcoding
+from whistlestop.frontend.doors import deadlines, payload_json, request_json, transcoding
 from whistlestop.frontend.doors.answer import HTTP_STATUS, HttpAnswer
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from whistlestop.frontend.registry import RpcSpec
     from whistlestop.frontend.service import Frontend
 
-_JSON = {"content-type": "application/json"}
 MOST_BODY = 4 * 1024 * 1024
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _FORM = frozenset({"pretty", "noPayloadShorthand"})
 _DECODED = (
     "An HTTP API of API Gateway decodes paths, so an id with a slash or a question mark cannot be told from other"
@@ -38,7 +40,7 @@ async def serve(
 ) -> HttpAnswer:
     """Answer one request. Raises nothing but cancellation and what Frontend.call did not expect."""
     parameters = parse_qs(request.query, keep_blank_values=True)
-    pretty = "pretty" in parameters
+    form = _form_of_answer(request, parameters)
     try:
         match = transcoding.find(request.method, request.path)
         if match is None:
@@ -48,16 +50,18 @@ async def serve(
         context = CallContext(deadline_ns, request.headers, can_hold=can_hold)
         spec = match.binding.spec
         reply = decoded(await frontend.call(spec.full_name, message, context), spec.response_type)
-        body = payload_json.to_json(reply, shorthand="noPayloadShorthand" not in parameters, pretty=pretty)
-        return HttpAnswer(200, body, dict(_JSON))
+        body = payload_json.to_json(reply, shorthand=form.shorthand, pretty=form.pretty)
+        return HttpAnswer(200, body, {"content-type": form.media_type})
     except ServiceError as error:
-        return error_answer(error, pretty=pretty)
+        return _error_answer(error, form)
 
 
 def rpc_of(request: HttpRequest) -> RpcSpec | HttpAnswer:
     """The RPC that a head leads to, or the answer that there is none."""
+    if not request.path_was_decoded and _BAD_ESCAPE.search(request.path):
+        return error_answer(invalid_argument(f"invalid URL escape in path {request.path}"), request)
     match = transcoding.find(request.method, request.path)
-    return error_answer(_no_such_path(request)) if match is None else match.binding.spec
+    return error_answer(_no_such_path(request), request) if match is None else match.binding.spec
 
 
 def too_large() -> ServiceError:
@@ -65,17 +69,55 @@ def too_large() -> ServiceError:
     return invalid_argument("http: request body too large")
 
 
-def error_answer(error: ServiceError, *, pretty: bool = False) -> HttpAnswer:
-    """The error as this API gives it."""
+def error_answer(error: ServiceError, request: HttpRequest) -> HttpAnswer:
+    """The error as this API gives it to that request."""
+    return _error_answer(error, _form_of_answer(request, parse_qs(request.query, keep_blank_values=True)))
+
+
+def _error_answer(error: ServiceError, form: _Form) -> HttpAnswer:
     shown: dict[str, Any] = {"code": int(error.code), "message": error.message}
     if error.details:
-        shown["details"] = [_detail(each) for each in error.details]
-    text = json.dumps(shown, ensure_ascii=False, **({"indent": 2} if pretty else {"separators": (",", ":")}))
-    return HttpAnswer(HTTP_STATUS[error.code], text.encode("utf-8", "replace"), dict(_JSON))
+        shown["details"] = [_detail(each, form) for each in error.details]
+    text = json.dumps(shown, ensure_ascii=False, **({"indent": 2} if form.pretty else {"separators": (",", ":")}))
+    return HttpAnswer(HTTP_STATUS[error.code], text.encode("utf-8", "replace"), {"content-type": form.media_type})
 
 
-def _detail(message: Message) -> dict[str, Any]:
-    tree: dict[str, Any] = json.loads(payload_json.to_json(message, shorthand=True, pretty=False))
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A form of JSON that has a media type of its own."""
+
+    media_type: str
+    pretty: bool = False
+    shorthand: bool = True
+
+
+_PLAIN = _Form("application/json")
+_FORMS = {
+    form.media_type: form
+    for form in (
+        _Form("application/json+pretty", pretty=True),
+        _Form("application/json+no-payload-shorthand", shorthand=False),
+        _Form("application/json+pretty+no-payload-shorthand", pretty=True, shorthand=False),
+    )
+}
+
+
+def _form_of_body(request: HttpRequest) -> _Form:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return _FORMS.get(kind, _PLAIN)
+
+
+def _form_of_answer(request: HttpRequest, parameters: dict[str, list[str]]) -> _Form:
+    asked = [each.strip() for each in request.headers.get("accept", "").split(",")]
+    if _FORM & parameters.keys():
+        pretty = "+pretty" * ("pretty" in parameters)
+        asked = [f"application/json{pretty}{'+no-payload-shorthand' * ('noPayloadShorthand' in parameters)}"]
+    known = next((each for each in asked if each in _FORMS or each == _PLAIN.media_type), "")
+    return _FORMS.get(known) or _form_of_body(request)
+
+
+def _detail(message: Message, form: _Form) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads(payload_json.to_json(message, shorthand=form.shorthand, pretty=False))
     return {"@type": f"type.googleapis.com/{message.DESCRIPTOR.full_name}", **tree}
 
 
@@ -90,13 +132,15 @@ def _no_such_path(request: HttpRequest) -> ServiceError:
 def _message(match: transcoding.Match, request: HttpRequest, parameters: dict[str, list[str]]) -> Message:
     binding = match.binding
     message = binding.spec.request_type()
+    shorthand = _form_of_body(request).shorthand
     if len(request.body) > MOST_BODY:
         raise too_large()
     try:
         if binding.body == "*":
-            payload_json.fill_from_json(message, request.body)
+            request_json.fill_from_json(message, request.body, shorthand=shorthand)
         elif binding.body:
-            payload_json.fill_from_json(getattr(message, binding.body), request.body)
+            part = getattr(message, binding.body)
+            request_json.fill_from_json(part, request.body, shorthand=shorthand)
         if binding.body != "*":
             for name, values in parameters.items():
                 if name not in _FORM:

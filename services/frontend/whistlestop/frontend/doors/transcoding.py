@@ -56,8 +56,10 @@ class Match:
 
 
 def find(http_method: str, path: str) -> Match | None:
-    """The binding of a percent-encoded path."""
-    segments = tuple(path.strip("/").split("/"))
+    """The binding of a percent-encoded path. A slash at its end is one too many, but where a variable is empty."""
+    if not path.startswith("/"):
+        return None
+    segments = tuple(path[1:].split("/"))
     for binding in _table().get((http_method, len(segments)), ()):
         variables = _variables(binding, segments)
         if variables is not None:
@@ -139,9 +141,10 @@ def _field(message: Any, name: str) -> Any:
 
 def _variables(binding: Binding, segments: tuple[str, ...]) -> dict[str, str] | None:
     variables = {}
-    for expected, actual in zip(binding.segments, segments, strict=True):
+    last = len(segments) - 1
+    for index, (expected, actual) in enumerate(zip(binding.segments, segments, strict=True)):
         if expected.startswith("{"):
-            if not actual:
+            if not actual and index != last:
                 return None
             variables[expected[1:-1]] = unquote(actual)
         elif expected != unquote(actual):
