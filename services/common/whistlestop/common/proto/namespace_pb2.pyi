@@ -66,33 +66,12 @@ class NamespaceData(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    @_typing.final
-    class WorkflowRuleRequestIdsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.str
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.str = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
     INFO_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     REPLICATION_CONFIG_FIELD_NUMBER: _builtins.int
     FAILOVER_VERSION_FIELD_NUMBER: _builtins.int
     CUSTOM_SEARCH_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     WORKFLOW_RULES_FIELD_NUMBER: _builtins.int
-    WORKFLOW_RULE_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     failover_version: _builtins.int
     @_builtins.property
     def info(self) -> _message_pb2_1.NamespaceInfo: ...
@@ -108,10 +87,6 @@ class NamespaceData(_message.Message):
     def workflow_rules(self) -> _containers.MessageMap[_builtins.str, _message_pb2.WorkflowRule]:
         """By their ids."""
 
-    @_builtins.property
-    def workflow_rule_request_ids(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """By the ids of rules: the requests that created them."""
-
     def __init__(
         self,
         *,
@@ -121,11 +96,10 @@ class NamespaceData(_message.Message):
         failover_version: _builtins.int = ...,
         custom_search_attributes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         workflow_rules: _abc.Mapping[_builtins.str, _message_pb2.WorkflowRule] | None = ...,
-        workflow_rule_request_ids: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "info", b"info", "replication_config", b"replication_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "custom_search_attributes", b"custom_search_attributes", "failover_version", b"failover_version", "info", b"info", "replication_config", b"replication_config", "workflow_rule_request_ids", b"workflow_rule_request_ids", "workflow_rules", b"workflow_rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "custom_search_attributes", b"custom_search_attributes", "failover_version", b"failover_version", "info", b"info", "replication_config", b"replication_config", "workflow_rules", b"workflow_rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

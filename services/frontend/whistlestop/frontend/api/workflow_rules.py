@@ -29,7 +29,7 @@ _NOT_FOUND = "Workflow Rule with this ID not Found."
 async def create_workflow_rule(
     frontend: Frontend, request: service_pb.CreateWorkflowRuleRequest, context: CallContext
 ) -> service_pb.CreateWorkflowRuleResponse:
-    """Whether its filters can be read shows when they are used. The same request twice is one."""
+    """Whether its filters can be read shows when they are used."""
     _check_enabled(frontend, "CreateWorkflowRule")
     if not request.HasField("spec"):
         raise invalid_argument("Rule Specification is not set.")
@@ -48,10 +48,6 @@ async def create_workflow_rule(
 
     def add(data: NamespaceData) -> None:
         rules, most = data.workflow_rules, frontend.config.max_workflow_rules
-        requests = data.workflow_rule_request_ids
-        if rule.spec.id in rules and request.request_id and requests.get(rule.spec.id) == request.request_id:
-            rule.CopyFrom(rules[rule.spec.id])
-            return
         if len(rules) >= most:
             _drop_first_to_expire(data)
         if len(rules) >= most:
@@ -59,12 +55,6 @@ async def create_workflow_rule(
         if rule.spec.id in rules:
             raise invalid_argument("Workflow Rule with this ID already exists.")
         rules[rule.spec.id].CopyFrom(rule)
-        for rule_id in [rule_id for rule_id in requests if rule_id not in rules]:
-            del requests[rule_id]
-        if request.request_id:
-            requests[rule.spec.id] = request.request_id
-        else:
-            requests.pop(rule.spec.id, None)
 
     await edit(frontend, request.namespace, add)
     return service_pb.CreateWorkflowRuleResponse(rule=rule)
