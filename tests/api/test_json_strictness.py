@@ -80,7 +80,7 @@ async def test_the_form_of_an_answer(
     headers = {"accept": accept} if accept else {}
     if content_type:
         headers["content_type"] = content_type
-    answer = await _ask(world, "POST", QUERY + query, **headers)
+    answer = await _ask(world, "POST", QUERY + query, b"", **headers)
     assert (answer.status, answer.headers["content-type"]) == (404 if refused else 200, media_type)
     assert (b"\n" in answer.body) == ("+pretty" in media_type)
     if not refused:
