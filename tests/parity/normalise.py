@@ -56,9 +56,10 @@ DROPPED = {
     "poller_group_id",
     "poller_group_infos",
     # replication's version: 0 on a cluster that is alone, absent or present as the writer likes
-    "version",
     "failover_version",
 }
+# The same of events, and the release of an installation; a worker deployment's version has a name in it.
+NUMBERED_VERSION = re.compile(r"[0-9.]*")
 # What a server says it can do in parts that are not compared here: Nexus, deployments, standalone activities.
 OTHER_PARTS = {
     "nexus",
@@ -153,7 +154,11 @@ class Normaliser:
             return encoded
 
     def _fields(self, fields: dict[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in fields.items() if key not in DROPPED}
+        kept = {
+            key: value
+            for key, value in fields.items()
+            if key not in DROPPED and not (key == "version" and NUMBERED_VERSION.fullmatch(str(value)))
+        }
         if _is_map_of_uuids(kept):
             # The keys are of the server's making (query ids): ordered by what they lead to.
             values = sorted((self._value("", value) for value in kept.values()), key=repr)

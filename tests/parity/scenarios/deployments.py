@@ -84,6 +84,7 @@ async def described(p: Puppet, label: str, workflow_id: str | None = None, run_i
     info = reply.workflow_execution_info
     p.note(label, p.normalised(info.versioning_info) if info.HasField("versioning_info") else None)
     p.note(f"{label}: attributes", p.normalised(info.search_attributes))
+    p.note(f"{label}: deployment", info.worker_deployment_name)
 
 
 @slow_scenario
@@ -114,7 +115,7 @@ async def an_auto_upgrading_run_moves_with_the_routing(p: Puppet) -> None:
 async def a_transition_ends_with_the_task_that_is_lost(p: Puppet) -> None:
     await registered(p, "1", "2")
     await current(p, "1")
-    await p.start(workflow_task_timeout={"seconds": 1})
+    await p.start(workflow_task_timeout={"seconds": 4})
     await completed(p, await taken(p, "1"), "1", AUTO_UPGRADE)
     await current(p, "2")
     await p.signal("go")

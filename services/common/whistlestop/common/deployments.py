@@ -65,6 +65,11 @@ def version_string(version: Version) -> str:
     return f"{version.deployment_name}:{version.build_id}"
 
 
+def older_version_string(version: Version | None) -> str:
+    """Return the form of fields that the API has deprecated; None is no version at all."""
+    return UNVERSIONED if version is None else f"{version.deployment_name}.{version.build_id}"
+
+
 def version_of(options: deployment_pb.WorkerDeploymentOptions) -> Version | None:
     """Of a versioned worker."""
     if options.worker_versioning_mode != deployment_enums.WORKER_VERSIONING_MODE_VERSIONED:

@@ -11,6 +11,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common.deployments import older_version_string
 from whistlestop.history.core import time_skipping_apply
 from whistlestop.history.core.apply import BUFFERED_EVENT_ID
 from whistlestop.history.core.state_pb2 import CallbackInfo
@@ -64,15 +65,22 @@ def _fill_config(config: workflow_pb.WorkflowExecutionConfig, state: MutableStat
         config.user_metadata.CopyFrom(state.user_metadata)
 
 
-def _add_older_form(override: workflow_pb.VersioningOverride) -> None:
-    """Older clients read an override from fields that newer ones leave out; the oldest form is not shown any more."""
+def _add_older_forms(info: workflow_pb.WorkflowExecutionVersioningInfo) -> None:
+    """Fill the fields from which older clients read versions; the oldest form is not shown any more."""
+    if info.HasField("deployment_version"):
+        info.version = older_version_string(info.deployment_version)
+    transition = info.version_transition
+    if info.HasField("version_transition"):
+        moves_to = transition.deployment_version if transition.HasField("deployment_version") else None
+        transition.version = older_version_string(moves_to)
+    override = info.versioning_override
     if override.HasField("override"):
         override.ClearField("deployment")
     if override.auto_upgrade:
         override.behavior = wf_enums.VERSIONING_BEHAVIOR_AUTO_UPGRADE
     elif override.HasField("pinned"):
         override.behavior = wf_enums.VERSIONING_BEHAVIOR_PINNED
-        override.pinned_version = f"{override.pinned.version.deployment_name}.{override.pinned.version.build_id}"
+        override.pinned_version = older_version_string(override.pinned.version)
 
 
 def _fill_info(info: workflow_pb.WorkflowExecutionInfo, state: MutableState) -> None:
@@ -107,7 +115,7 @@ def _fill_info(info: workflow_pb.WorkflowExecutionInfo, state: MutableState) -> 
         info.most_recent_worker_version_stamp.CopyFrom(state.most_recent_worker_version_stamp)
     if state.HasField("versioning_info"):
         info.versioning_info.CopyFrom(state.versioning_info)
-        _add_older_form(info.versioning_info.versioning_override)
+        _add_older_forms(info.versioning_info)
     if state.HasField("priority"):
         info.priority.CopyFrom(state.priority)
     info.worker_deployment_name = state.worker_deployment_name

@@ -261,6 +261,7 @@ def describe_completion(
     """What a versioned worker says of itself and of the workflow."""
     version = version_of(request.deployment_options)
     if version is None:
+        a.worker_deployment_name = request.deployment_options.deployment_name or request.deployment.series_name
         return
     a.versioning_behavior = request.versioning_behavior
     a.worker_deployment_name = version.deployment_name
@@ -309,6 +310,8 @@ def note_start(state: MutableState, a: history_pb.WorkflowExecutionStartedEventA
         state.versioning_info.revision_number = inherited.source_deployment_revision_number
     if state.HasField("versioning_info"):
         index(state)
+        effective = pinned_version(state) or own_version(state)
+        state.worker_deployment_name = effective.deployment_name if effective is not None else ""
 
 
 def hand_on(
@@ -369,6 +372,12 @@ def own_version(state: MutableState) -> Version | None:
 
 def index_override(state: MutableState) -> None:
     """Of an override that came or went; it counts for a run that moves to another version when it has."""
+    info = state.versioning_info
+    named = named_version(info.versioning_override)
+    if named is not None:
+        state.worker_deployment_name = named.deployment_name
+    elif not info.HasField("versioning_override"):
+        state.worker_deployment_name = info.deployment_version.deployment_name
     if not state.versioning_info.HasField("version_transition"):
         index(state)
 
