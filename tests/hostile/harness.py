@@ -70,9 +70,9 @@ class Victim:
     ports: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def start(cls) -> Self:
+    def start(cls, *arguments: str) -> Self:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.hostile.victim"],
+            [sys.executable, "-m", "tests.hostile.victim", *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
         )  # fmt: skip
         victim = cls(process)

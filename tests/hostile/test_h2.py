@@ -43,10 +43,13 @@ def victim() -> Iterator[Victim]:
 def ask(victim: Victim, path: str = LIST) -> bytes:
     """What a caller with a key is answered on a connection of its own, beside what goes on."""
     with Attacker(victim.ports["grpc"], Cost("a neighbour")) as neighbour:
-        connection = greet(neighbour, reads=False)
-        head_ = head(1, path, authorization=f"Bearer {SECRETS['reader']}")
-        neighbour.send(connection, head_ + body(1, message(b""), end=True))
-        return _until_end(connection)
+        return _call(neighbour, greet(neighbour, reads=False), 1, path)
+
+
+def _call(caller: Attacker, connection: socket.socket, stream: int, path: str = LIST) -> bytes:
+    start = head(stream, path, authorization=f"Bearer {SECRETS['reader']}")
+    caller.send(connection, start + body(stream, message(b""), end=True))
+    return _until_end(connection)
 
 
 def _until_end(connection: socket.socket) -> bytes:
@@ -75,6 +78,24 @@ def test_an_attack_costs_little(
     assert cost.peak < MOST_PEAK
     assert cost.longest_s < LONGEST_TURN_S, cost.longest
     assert cost.cpu_s < BESIDES_S + cost.sent / MIB * MOST_CPU_PER_MIB_S
+
+
+@pytest.mark.parametrize(("port", "greeting"), [("grpc", frames.PREFACE + frames.settings(())), ("http", b"")])
+def test_silent_connections_shut_nobody_out(port: str, greeting: bytes) -> None:
+    """With few descriptors: those of peers who have shown no credential are closed for others."""
+    victim = Victim.start("256")
+    try:
+        with Attacker(victim.ports["grpc"], Cost("friends")) as friends:
+            known = friends.connect()
+            friends.send(known, frames.PREFACE + frames.settings(()))
+            with Attacker(victim.ports[port], Cost("silence")) as attacker:
+                assert _call(friends, known, 1) == b"grpc-status\x010"
+                for _ in range(400):
+                    attacker.send(attacker.connect(), greeting)
+                assert ask(victim) == b"grpc-status\x010"
+                assert _call(friends, known, 3) == b"grpc-status\x010"
+    finally:
+        victim.stop()
 
 
 def test_attacks_are_many_and_named() -> None:

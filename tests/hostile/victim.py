@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import gc
 import json
+import resource
 import sys
 import time
 from asyncio import events
@@ -69,7 +70,9 @@ def _report() -> dict[str, Any]:
 
 
 async def main() -> None:
-    """Serve until standard input ends."""
+    """Serve until standard input ends; with a number as argument, with so many descriptors."""
+    if len(sys.argv) > 1:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[1])))
     events.Handle._run = _measured  # type: ignore[method-assign,assignment]
     gc.freeze()
     async with Server(ServerConfig(port=0, http_port=0, metrics_port=0, auth=AuthConfig(DOCUMENT))) as server:

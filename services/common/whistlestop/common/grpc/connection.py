@@ -52,7 +52,7 @@ READ_SIZE_UNAUTHENTICATED: Final = 16 * 1024
 _DRAIN_PING: Final = b"draining"
 _PING_SIZE = 8
 _WORK_UNTIL_A_LOOK = 16
-"""Frames, or kilobytes of them that are not DATA, after which the clock is looked at."""
+"""Frames, or kilobytes of header blocks, after which the clock is looked at."""
 
 
 class Connection(Requests):
@@ -180,7 +180,7 @@ class Connection(Requests):
         """Serve whole frames from `at` on; where the rest begins."""
         unpack = FRAME_HEADER.unpack_from
         end = len(data)
-        until = time.perf_counter() + self.limits.turn_s
+        until = 0.0
         work = 0
         while end - at >= HEADER_SIZE:
             head, flags, number = unpack(data, at)
@@ -191,10 +191,10 @@ class Connection(Requests):
             if stop > end:
                 break
             if work >= _WORK_UNTIL_A_LOOK:
-                if time.perf_counter() > until or self._begun >= self.limits.calls_per_turn:
-                    self._turn_is_over = True
-                    break
                 work = 0
+                until = self._look_at_clock(until)
+                if self._turn_is_over:
+                    break
             if self._held:
                 break
             at = stop
@@ -203,27 +203,36 @@ class Connection(Requests):
             if self._open_block is not None and (kind != CONTINUATION or number != self._open_block[0]):
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
             try:
+                work += 1
                 if kind == DATA:
-                    work += 1
                     self._on_data(data, start, stop, flags, number)
+                elif kind == HEADERS and self._settled:
+                    work += stop - start >> 10
+                    self._on_headers(data, start, stop, flags, number)
                 else:
-                    work += 1 + (stop - start >> 10)
-                    self._on_frame(kind, data, start, stop, flags, number)
+                    work += stop - start >> 10
+                    self._on_frame(kind, data[start:stop], flags, number)
             except StreamFault as fault:
                 self._on_stream_fault(fault)
             if self.lost:
                 return end
         return at
 
-    def _on_frame(self, kind: int, data: bytes, start: int, stop: int, flags: int, number: int) -> None:
+    def _look_at_clock(self, until: float) -> float:
+        """Find out whether the turn is over; `until` is when, 0 until the first look."""
+        now = time.perf_counter()
+        if not until:
+            return now + self.limits.turn_s
+        self._turn_is_over = now > until or self._begun >= self.limits.calls_per_turn
+        return until
+
+    def _on_frame(self, kind: int, payload: bytes, flags: int, number: int) -> None:
         if not self._settled and kind != frames.SETTINGS:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        if kind == HEADERS:
-            self._on_headers(data, start, stop, flags, number)
-        elif kind == CONTINUATION:
-            self._on_continuation(data[start:stop], flags)
+        if kind == CONTINUATION:
+            self._on_continuation(payload, flags)
         elif kind < CONTINUATION:
-            self._by_kind[kind - 2](data[start:stop], flags, number)
+            self._by_kind[kind - 2](payload, flags, number)
         else:
             self.strikes.add()  # of an extension: to be ignored
 

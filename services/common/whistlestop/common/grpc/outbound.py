@@ -181,7 +181,8 @@ class Outbound(asyncio.BufferedProtocol):
                 _AFTER.pack(_TRAILERS_HEAD, _END, number, OK),
             ))
         )  # fmt: skip
-        self.strikes.earn()
+        if self.strikes.count:
+            self.strikes.earn()
         self._close(stream)
 
     def _reply_in_pieces(self, stream: Stream, message: bytes) -> None:
