@@ -18,6 +18,7 @@ import httptools
 import uvicorn
 from google.protobuf.message import DecodeError
 
+from tests.fuzz import h2
 from whistlestop.common.budget import Budget
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.context import CallContext
@@ -189,6 +190,18 @@ async def _connection(data: bytes) -> None:
     parser = httptools.HttpResponseParser(answers)
     parser.feed_data(transport.written)
     assert transport.written.count(b"HTTP/1.1 ") == answers.whole
+
+
+@target
+def h2_frames(data: bytes) -> None:
+    """A connection behind its greeting; the first byte says in how many pieces its frames come."""
+    run(h2.connection(data))
+
+
+@target
+def header_blocks(data: bytes) -> None:
+    """Header blocks of one connection, one after another."""
+    h2.header_blocks(data)
 
 
 @target

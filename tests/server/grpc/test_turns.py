@@ -174,6 +174,17 @@ async def test_calls_that_are_reset_cost_what_calls_cost(toy: Toy) -> None:
     assert (toy.held, wire.connection._running) == (0, 0)
 
 
+@pytest.mark.parametrize("path", ["/toy/Hold", "/toy/Count"])
+async def test_calls_that_are_reset_before_their_handler_begins_are_not_counted_for_ever(toy: Toy, path: str) -> None:
+    """Once as many were reset as may run, a connection would take no more."""
+    wire = await known(toy, Limits(max_streams=10))
+    for number in range(3, 103, 2):
+        await wire.send_all(call(number, path) + frames.rst_stream(number, 8))
+    assert wire.connection._running == 0
+    await wire.send_all(call(103, "/toy/Echo"))
+    assert any(each.kind == frames.DATA and each.stream == 103 for each in wire.answers())
+
+
 async def test_a_flood_is_cut_off_and_a_slow_one_is_not(toy: Toy) -> None:
     limits = Limits(max_strikes=100, strikes_forgiven_per_s=10)
     fast, slow = await known(toy, limits), await known(toy, limits)

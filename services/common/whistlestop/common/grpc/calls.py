@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, permission_denied, unavailable
 from whistlestop.common.grpc import status, strikes
@@ -27,6 +27,8 @@ from whistlestop.common.grpc.outbound import ASKING, Outbound
 from whistlestop.common.grpc.streaming import StreamingCall
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from whistlestop.common.budget import Account
     from whistlestop.common.grpc.head import Head, Knows
     from whistlestop.common.grpc.limits import Limits, Service
@@ -116,8 +118,7 @@ class Calls(Outbound):
                 return False
             self.read_no_more(ASKING)
         stream.admitted = False
-        self._running += 1
-        stream.task = self._loop.create_task(self._find_out(stream, knows))
+        self._run(stream, self._find_out(stream, knows))
         return True
 
     async def _find_out(self, stream: Stream, knows: Knows) -> None:
@@ -127,7 +128,7 @@ class Calls(Outbound):
             self._cancelled(stream)
             known = False
         finally:
-            self._running -= 1
+            self._ran(stream)
         if known and not stream.closed:
             stream.admitted = True
             stream.head.known_until = self._loop.time() + self.limits.credential_kept_s
@@ -174,8 +175,7 @@ class Calls(Outbound):
                 self._set_timer(at)
         if head.method is not None and head.method.streaming is not None:
             stream.call = StreamingCall(self, stream, head.method)
-            self._running += 1
-            stream.task = self._loop.create_task(self._serve_streaming(stream, stream.call))
+            self._run(stream, self._serve_streaming(stream, stream.call))
 
     def take(self, stream: Stream, data: bytes) -> None:
         """More of a request."""
@@ -223,8 +223,7 @@ class Calls(Outbound):
             stream.request.finish()
         message = self._unpacked(stream, body)
         if message is not None:
-            self._running += 1
-            stream.task = self._loop.create_task(self._serve(stream, message))
+            self._run(stream, self._serve(stream, message))
 
     def _unpacked(self, stream: Stream, body: bytes) -> bytes | None:
         """The message of a request; None when it is refused."""
@@ -257,6 +256,16 @@ class Calls(Outbound):
 
     # -- handlers --
 
+    def _run(self, stream: Stream, work: Coroutine[Any, Any, None]) -> None:
+        self._running += 1
+        stream.running = True
+        stream.task = self._loop.create_task(work)
+
+    def _ran(self, stream: Stream) -> None:
+        if stream.running:
+            stream.running = False
+            self._running -= 1
+
     async def _serve(self, stream: Stream, message: bytes) -> None:
         head = stream.head
         try:
@@ -272,7 +281,7 @@ class Calls(Outbound):
             logger.exception("%s failed", head.path)
             self._refuse(stream, ServiceError(Code.INTERNAL, "internal error"))
         finally:
-            self._running -= 1
+            self._ran(stream)
 
     async def _serve_streaming(self, stream: Stream, call: StreamingCall) -> None:
         head = stream.head
@@ -289,7 +298,7 @@ class Calls(Outbound):
             logger.exception("%s failed", head.path)
             self._refuse(stream, ServiceError(Code.INTERNAL, "internal error"))
         finally:
-            self._running -= 1
+            self._ran(stream)
 
     def _cancelled(self, stream: Stream) -> None:
         if not stream.closed:
@@ -334,8 +343,15 @@ class Calls(Outbound):
         task = stream.task
         if task is not None and not task.done():
             self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+            task.add_done_callback(partial(self._left, stream))
             task.cancel()
+
+    def _left(self, stream: Stream, task: asyncio.Task[None]) -> None:
+        self._leaving.discard(task)
+        # A task that was cancelled before its first step has run nothing of itself.
+        self._ran(stream)
+        if not stream.admitted:
+            self.read_again(ASKING)
 
     def abandon_all(self) -> None:
         """The connection is lost."""

@@ -17,7 +17,8 @@ class Stream:
 
     __slots__ = (
         "admitted", "begun", "body", "call", "closed", "content_left", "credit", "deadline", "drained", "ended", "head",
-        "headers_sent", "number", "outgoing", "receive_left", "request", "seen_unsent", "task", "trailers",
+        "headers_sent", "number", "outgoing", "receive_left", "request", "running", "seen_unsent", "task",
+        "trailers",
     )  # fmt: skip
 
     def __init__(self, number: int, head: Head, receive_left: int) -> None:
@@ -41,6 +42,8 @@ class Stream:
         self.body: bytes | bytearray = b""
         """What came of the request so far."""
         self.task: asyncio.Task[None] | None = None
+        self.running = False
+        """The task counts as running."""
         self.deadline: float | None = None
         self.call: StreamingCall | None = None
         self.headers_sent = False
