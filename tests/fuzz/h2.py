@@ -17,9 +17,16 @@ from whistlestop.common.grpc.reflection import Reflection
 _MOST_LIST = 1 << 20
 
 
+async def _large(data: bytes, head: Head) -> bytes:
+    return data * 1_000
+
+
 def service() -> Toy:
     """Methods of all kinds: for everybody, for whoever is known, unknown ones, streams."""
     toy = Toy()
+    for name in ("Bug", "Big"):  # which fail on purpose, and for a body that is no number
+        del toy._methods[f"/toy/{name}"]
+    toy._methods["/toy/Big"] = Method("toy/Big", _large)
     toy._methods |= Health(frozenset({"a"})).methods() | Reflection(frozenset({"a"})).methods()
 
     async def knows(head: Head) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.hostile import h2_attacks, http_attacks
-from tests.hostile.harness import TABLE_HEAD, Attacker, Cost, Victim
+from tests.hostile.harness import TABLE_HEAD, UNIT_S, Attacker, Cost, Victim
 from tests.hostile.victim import unit_s
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Foreign:
 
     def __init__(self, port: int, pid: int) -> None:
         self.ports = {"grpc": port, "http": port}
+        self._unit_s = unit_s()
         self._process = Path("/proc") / str(pid)
 
     @contextmanager
@@ -39,7 +40,7 @@ class Foreign:
         (self._process / "clear_refs").write_text("5", "utf-8")
         began_s, size = self._cpu_s(), self._memory("VmRSS")
         yield cost
-        cost.cpu_s = self._cpu_s() - began_s
+        cost.cpu_s = (self._cpu_s() - began_s) * UNIT_S / self._unit_s
         cost.peak = self._memory("VmHWM") - size
 
     def _cpu_s(self) -> float:

@@ -303,10 +303,15 @@ def _store(database_url: str, path: str, pragmas: list[str] | None, listen_url: 
 
 
 def _origins(given: list[str] | None) -> tuple[str, ...]:
+    if not given:
+        return ()
+    from whistlestop.server.cli.lean import leave_out_grpcio
+
+    leave_out_grpcio()  # before anything imports Temporal's API
     from whistlestop.frontend.doors.browsers import origins_of
 
     try:
-        return tuple(sorted(origins_of(given or [])))
+        return tuple(sorted(origins_of(given)))
     except ValueError as error:
         raise CommandError(f"--http-cors-origin {error}", 2) from error
 
