@@ -17,7 +17,15 @@ from tests.core.commands import complete_workflow, fill, payload
 from tests.core.harness import HANDLERS_NAMESPACE_ID, World
 from whistlestop.common.errors import ServiceError
 from whistlestop.history import tokens
-from whistlestop.history.core import close, nexus_failures, nexus_links, nexus_operations, options, workflow_task
+from whistlestop.history.core import (
+    close,
+    nexus_failures,
+    nexus_links,
+    nexus_operations,
+    options,
+    update,
+    workflow_task,
+)
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import SECOND_NS
 
@@ -181,6 +189,29 @@ def test_callbacks_are_owed_when_the_run_ends() -> None:
     world.transact(lambda run: options.update(run, change))
     world.transact(lambda run: close.terminate(run, reason="r", identity="i", by_reset=True))
     assert world.transfers == [], "the run that it was reset to owes them"
+
+
+def test_callbacks_of_a_reapplied_update_are_owed_when_it_is_rejected() -> None:
+    world = World()
+    world.start()
+    callback = common_pb.Callback(nexus=common_pb.Callback.Nexus(url="temporal://system"))
+    rejection = failure_pb.Failure(message="no")
+
+    def reapply(run: Run) -> None:
+        event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED)
+        request = event.workflow_execution_update_admitted_event_attributes.request
+        request.meta.update_id, request.request_id = "u", "r"
+        request.completion_callbacks.append(callback)
+        run.append(event)
+
+    def reject(run: Run) -> None:
+        update.refuse(run, run.state.updates["u"], rejection)
+
+    world.transact(reapply)
+    world.transact(reject)
+    (transfer,) = world.transfers
+    assert transfer.kind == "nexus_callback"
+    assert TransferData.FromString(transfer.data).outcome.failure == rejection
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from tests.core.commands import cancel_timer, complete_workflow, payloads, schedule_activity, start_timer
 from tests.core.harness import World
 from tests.core.test_activity import SCHEDULED_ID, application_failure, fail, scheduled
-from whistlestop.history.core import activity
+from whistlestop.common.errors import ServiceError
+from whistlestop.history.core import activity, signal
 from whistlestop.history.core.times import SECOND_NS, set_duration
 
 TIMEOUT = wf_enums.RETRY_STATE_TIMEOUT
@@ -245,13 +246,18 @@ def test_activity_timeouts_are_bounded_by_the_run() -> None:
     assert [a.schedule_to_close_timeout.seconds, a.schedule_to_start_timeout.seconds, a.start_to_close_timeout.seconds] == [5, 5, 5]
 
 
-def test_an_answer_less_than_a_second_late_still_counts() -> None:
+def test_an_answer_counts_until_the_timeout_and_no_longer() -> None:
     world = World()
     world.start(task_timeout_s=1)
     world.poll()
-    world.advance(1.9)
+    world.advance(0.9)
     assert world.complete().error is None
-    assert world.names()[-1] == "WorkflowTaskCompleted"
+    world.transact(lambda run: signal.receive(run, name="go", input=payloads(), identity="c", request_id="r"))
+    token = world.poll()
+    world.advance(1)
+    assert world.names()[-1] == "WorkflowTaskTimedOut"
+    with pytest.raises(ServiceError, match="Workflow task not found"):
+        world.complete(token=token)
 
 
 def test_workflow_task_times_out_and_is_offered_again() -> None:

@@ -14,6 +14,8 @@ from tests.parity.puppet import payload
 from tests.parity.scenarios import nexus, scenario
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from tests.parity.puppet import Puppet
 
 async def _reset(p: Puppet, finish_event_id: int, run_id: str = "", **fields: Any) -> str:
@@ -160,6 +162,69 @@ async def update_had_been_completed_before_that_point(p: Puppet) -> None:
     await p.history()
     await p.call("UpdateWorkflowExecution", **p.update_fields("u", "id"))
     await p.step(complete_workflow())
+
+
+async def _with_reapplied_update(p: Puppet) -> Any:
+    """A reset to before an update that had completed; the new run's first task, which has it as an event."""
+    await p.start()
+    await p.step()
+    update = p.begin("UpdateWorkflowExecution", **p.update_fields("u", "id"))
+    await _answer_update(p)
+    await update.answer()
+    await _reset(p, 4)
+    return await p.workflow_task()
+
+
+def _body(message: Message) -> Any_:
+    body = Any_()
+    body.Pack(message)
+    return body
+
+
+@scenario
+async def update_that_is_reapplied_is_accepted_again(p: Puppet) -> None:
+    task = await _with_reapplied_update(p)
+    admitted = task.history.events[-3]
+    asked = admitted.workflow_execution_update_admitted_event_attributes.request
+    accepted = update_pb.Acceptance(
+        accepted_request_message_id="id/request", accepted_request_sequencing_event_id=admitted.event_id,
+        accepted_request=asked,
+    )  # fmt: skip
+    answered = update_pb.Response(meta=asked.meta, outcome=update_pb.Outcome(success=common_pb.Payloads()))
+    await p.complete(
+        task,
+        commands.protocol_message("accept"),
+        commands.protocol_message("answer"),
+        messages=[
+            {"id": "accept", "protocol_instance_id": "id", "body": _body(accepted)},
+            {"id": "answer", "protocol_instance_id": "id", "body": _body(answered)},
+        ],
+    )
+    await p.history()
+    await p.call("UpdateWorkflowExecution", **p.update_fields("u", "id"))
+    await p.terminate()
+
+
+@scenario
+async def update_that_is_reapplied_is_rejected(p: Puppet) -> None:
+    task = await _with_reapplied_update(p)
+    asked = task.history.events[-3].workflow_execution_update_admitted_event_attributes.request
+    rejected = update_pb.Rejection(
+        rejected_request_message_id="id/request", rejected_request_sequencing_event_id=task.history.events[-3].event_id,
+        rejected_request=asked,
+    )  # fmt: skip
+    rejected.failure.message = "no"
+    rejected.failure.application_failure_info.type = "No"
+    await p.complete(task, messages=[{"id": "reject", "protocol_instance_id": "id", "body": _body(rejected)}])
+    await p.history()
+    await p.terminate()
+
+
+@scenario
+async def update_that_is_reapplied_to_a_worker_that_says_nothing(p: Puppet) -> None:
+    await p.complete(await _with_reapplied_update(p))
+    await p.history()
+    await p.terminate()
 
 
 async def _answer_update(p: Puppet) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+
 from tests.parity.commands import activity, cancel_timer, complete_workflow, continue_as_new, marker, timer
-from tests.parity.puppet import payload, seconds
+from tests.parity.puppet import Refused, payload, seconds
 from tests.parity.scenarios import scenario, slow_scenario
 
 if TYPE_CHECKING:
@@ -44,6 +46,22 @@ async def fail_with_every_field(p: Puppet) -> None:
     )
     await p.history()
     await p.terminate()
+
+
+@scenario
+async def failed_for_each_cause(p: Puppet) -> None:
+    """Also with something buffered, since one cause ends the run."""
+    for cause in WorkflowTaskFailedCause.keys():  # noqa: SIM118 - an enum's wrapper is no mapping
+        name = p.id(cause.lower().replace("_", "-"))
+        await p.start(name, task_queue={"name": name})
+        task = await p.workflow_task(name)
+        await p.signal("meanwhile", workflow_id=name)
+        try:
+            await p.fail_task(task, cause=cause.removeprefix("WORKFLOW_TASK_FAILED_CAUSE_"))
+        except Refused:
+            p.note("refused", cause)
+        await p.history(name)
+        await p.attempt("TerminateWorkflowExecution", workflow_execution=p.execution(name), identity="client")
 
 
 @slow_scenario

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import command_type_pb2 as ct
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -17,7 +18,7 @@ from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS, activity_tasks, queries
 from whistlestop.history.api.histories import first_page
 from whistlestop.history.core import activity as core_activity
-from whistlestop.history.core import build_ids, completion, update, version_transition, workflow_task
+from whistlestop.history.core import build_ids, close, completion, update, version_transition, workflow_task
 from whistlestop.history.core.times import set_timestamp
 from whistlestop.storage.visibility.attributes import Limits as AttributeLimits
 from whistlestop.storage.visibility.attributes import validate
@@ -217,6 +218,10 @@ async def respond_workflow_task_failed(
         if not run.is_open:
             raise not_found("workflow execution already completed")
         completion.check_token(run, token)
+        if request.cause == fc.WORKFLOW_TASK_FAILED_CAUSE_GRPC_MESSAGE_TOO_LARGE:
+            # Its history or its answer does not fit into a message: another attempt would end in the same way.
+            close.terminate(run, reason="GrpcMessageTooLarge", identity=close.HISTORY_SERVICE)
+            return
         workflow_task.fail(
             run,
             request.cause,

@@ -205,7 +205,8 @@ def send(run: Run, *, resend: bool) -> list[protocol_pb.Message]:
         if update.stage != Update.ADMITTED and not (resend and update.stage == Update.SENT):
             continue
         update.stage = Update.SENT
-        if not update.HasField("request"):
+        if not update.HasField("request") or update.admitted_event_id:
+            # The worker makes the request out of the admitted event; a message besides would be a second request.
             continue
         message = protocol_pb.Message(id=f"{update_id}/request", protocol_instance_id=update_id)
         message.event_id = state.workflow_task.started_event_id - 1
@@ -355,9 +356,11 @@ def refuse(run: Run, update: Update, rejection: failure_pb.Failure | None) -> No
         del state.refused_updates[:]
         state.refused_updates.extend(copies)
     refused = state.refused_updates.add(update_id=update.update_id, instance=update.instance, refused_ns=run.now_ns)
+    update_id = update.update_id
     if rejection is not None:
         refused.rejection.CopyFrom(rejection)
-    update_id = update.update_id
+        # Those of an update that a reset reapplied are attached since it was admitted.
+        callbacks.on_update_completed(run, update_id, update_pb.Outcome(failure=rejection))
     _over(state, update_id)
     del state.updates[update_id]
     run.changed = True

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 TASK_TYPE_WORKFLOW = int(task_queue_pb2.TASK_QUEUE_TYPE_WORKFLOW)
 SPECULATIVE_SCHEDULE_TO_START_NS = 5 * SECOND_NS
-LATE_ANSWER_NS = SECOND_NS
-"""How much later than its timeout a task counts as timed out. A worker counts from when the task reached it, a server
-from when it was handed out; Temporal's timers leave a second at most, and workers of short tasks live by it."""
 INLINE_REQUEST_ID = "request-from-RespondWorkflowTaskCompleted"
 DEFAULT_PRIORITY = 3
 
@@ -88,7 +85,7 @@ def _start_to_close_ns(run: Run, attempt: int) -> int:
 
 def times_out_ns(task: WorkflowTask) -> int:
     """When the started task is given up."""
-    return task.started_ns + task.timeout_ns + LATE_ANSWER_NS
+    return task.started_ns + task.timeout_ns
 
 
 def schedule(
