@@ -13,7 +13,14 @@ import pytest
 
 from tests.server.test_start import Authority
 from whistlestop.common.aws import Aws, Credentials
-from whistlestop.common.doors.database import TOKEN_S, authorities, database_password, database_url, verified
+from whistlestop.common.doors.database import (
+    TOKEN_S,
+    authorities,
+    database_password,
+    database_url,
+    is_verified,
+    verified,
+)
 from whistlestop.common.doors.settings import FunctionSettings
 
 REGION = "eu-central-1"
@@ -141,6 +148,19 @@ def test_certificates_are_verified_unless_the_url_says_otherwise(url: str, added
     monkeypatch.delenv("PGSSLMODE", raising=False)
     monkeypatch.delenv("PGSSLROOTCERT", raising=False)
     assert verified(url, "verify-full", lambda: "/roots.pem") == url + added
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://db.example/x", False), ("postgresql://db.example/x?sslmode=require", False),
+        ("postgresql://db.example/x?sslmode=verify-full", True), ("postgresql://db.example/x?sslmode=verify-ca", True),
+        ("postgresql://127.0.0.1/x", True), ("postgresql:///x?host=/run", True),
+    ],
+)
+def test_a_server_knows_whether_it_verifies(url: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+    assert is_verified(url) is expected
 
 
 def test_less_can_be_asked_for() -> None:

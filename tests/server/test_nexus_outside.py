@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -21,6 +23,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from tests.patience import PATIENCE_S
+from whistlestop.common import outbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,10 +175,12 @@ ALLOWED = ("--dynamic-config-value", 'callback.allowedAddresses=[{"Pattern":"*",
 async def callbacks(client: Client, workflow_id: str, until: Callable[[Any], bool]) -> Any:
     """The callbacks of the workflow once `until` holds of them, or as they are in the end."""
     request = DescribeWorkflowExecutionRequest(namespace="default", execution={"workflow_id": workflow_id})  # type: ignore[arg-type]
-    for _ in range(200):
+    ends_s = time.monotonic() + PATIENCE_S
+    while True:
         found = (await client.workflow_service.describe_workflow_execution(request)).callbacks
-        if until(found):
+        if until(found) or time.monotonic() > ends_s:
             break
+        await asyncio.sleep(0.01)
     return found
 
 
@@ -209,4 +214,24 @@ async def test_a_header_that_http_can_t_carry_is_an_attempt_that_failed(
     (found,) = await callbacks(client, "bad", lambda each: each[0].attempt > 0)
     assert "header" in found.last_attempt_failure.message
     assert elsewhere.asked == []
+    assert server.end() == 0
+
+
+@pytest.mark.parametrize("allow", [(), ("--allow-outbound", "127.0.0.1")], ids=["refused", "named"])
+async def test_a_server_calls_its_own_network_only_where_that_is_named(
+    launch: Callable[..., Any], elsewhere: Elsewhere, allow: tuple[str, ...]
+) -> None:
+    """A pattern of all addresses names none, and the caller does not learn that somebody listens there."""
+    server = launch("server", "start", "--port", "0", *ALLOWED, *allow).until_ready()
+    client = await server.client()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        closed = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    nexus = [{"nexus": {"url": f"{url}/x"}} for url in (elsewhere.url, closed)]
+    await start(client, "asks", completion_callbacks=nexus)
+    await step(client, "complete_workflow_execution")
+    found = await callbacks(client, "asks", lambda each: all(callback.attempt for callback in each))
+    failures = [callback.last_attempt_failure.message for callback in found]
+    assert all(callback.attempt for callback in found), found
+    assert failures == (["", outbound.NO_ANSWER] if allow else [outbound.NO_ANSWER] * 2)
+    assert [path for path, _, _ in elsewhere.asked] == (["/x"] if allow else [])
     assert server.end() == 0

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from whistlestop.common import private_files
 from whistlestop.common.budget import Budget
 from whistlestop.common.context import CallContext
+from whistlestop.common.doors.database import is_verified
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.listen_address import host_port
 from whistlestop.common.listener import bounds_of_process, raise_descriptor_limit
@@ -145,6 +146,11 @@ class Server:
 
     async def _open_services(self, metrics: PrometheusMetrics | None) -> tuple[Services, Membership]:
         config = self.config
+        if config.store.database_url and not is_verified(config.store.database_url):
+            log.warning(
+                "the certificate of the database is not verified, so others may pass for it: add "
+                "sslmode=verify-full and sslrootcert=FILE to its URL"
+            )
         store = make_store(config.store) if metrics is None else make_store(config.store, metrics)
         await store.open()
         self._closers.push_async_callback(store.close)

@@ -138,6 +138,13 @@ def verified(url: str, tls: str, root: Callable[[], str]) -> str:
     return f"{url}{separator}{urlencode(added)}"
 
 
+def is_verified(url: str) -> bool:
+    """Whether the database's certificate is verified, or nothing leaves this machine."""
+    said = parse_qs(urlsplit(url).query)
+    mode = (said.get("sslmode") or [os.environ.get("PGSSLMODE", "")])[0]
+    return mode.startswith("verify-") or _is_local(url, said)
+
+
 def _is_local(url: str, said: dict[str, list[str]]) -> bool:
     """Whether nothing leaves this machine: a socket, or a loopback address."""
     places = [urlsplit(url).netloc.rpartition("@")[2], *said.get("host", []), *said.get("hostaddr", [])]
