@@ -63,29 +63,33 @@ class NamespaceResolver:
         return found
 
     async def _by_token(self, request: Any) -> Namespace | None:
-        if not request.task_token:
-            if request.namespace and await self._cache.by_name(request.namespace) is None:
-                raise namespace_not_found(request.namespace)
-            raise invalid_argument("Task token not set on request.")
         try:
-            token = TaskToken.FromString(request.task_token)
+            namespace_id = TaskToken.FromString(request.task_token).namespace_id
         except DecodeError:
-            raise invalid_argument("Error deserializing task token.") from None
-        if not token.namespace_id:
-            raise invalid_argument("Namespace not set on request.")
-        if len(request.namespace) > self._max_length:
-            raise invalid_argument("Namespace length exceeds limit.")
-        found = await self._cache.by_id(token.namespace_id)
-        if found is None:
-            raise namespace_not_found(token.namespace_id)
-        if not request.namespace:
-            request.namespace = found.name
-        elif request.namespace != found.name:
-            named = await self._cache.by_name(request.namespace)
-            if named is None:
-                raise namespace_not_found(request.namespace)
-            raise invalid_argument("Operation requested with a token from a different namespace.")
+            namespace_id = ""
+        found = await self._cache.by_id(namespace_id) if namespace_id else None
+        if found is None or request.namespace not in ("", found.name):
+            raise await self._fault_by_token(request, namespace_id)
+        request.namespace = found.name
         return found
+
+    async def _fault_by_token(self, request: Any, namespace_id: str) -> ServiceError:
+        """What is wrong: first with the namespace that the request names, then with its token."""
+        if len(request.namespace.encode()) > self._max_length:
+            return invalid_argument("Namespace length exceeds limit.")
+        if request.namespace and await self._cache.by_name(request.namespace) is None:
+            return namespace_not_found(request.namespace)
+        if not request.task_token:
+            return invalid_argument("Task token not set on request.")
+        try:
+            TaskToken.FromString(request.task_token)
+        except DecodeError:
+            return invalid_argument("Error deserializing task token.")
+        if not namespace_id:
+            return invalid_argument("Namespace not set on request.")
+        if await self._cache.by_id(namespace_id) is None:
+            return namespace_not_found(namespace_id)
+        return invalid_argument("Operation requested with a token from a different namespace.")
 
     async def _by_request(self, spec: RpcSpec, request: Any) -> Namespace | None:
         name: str = request.namespace

@@ -105,9 +105,11 @@ def check_start(request: service_pb.StartBatchOperationRequest, namespace: Names
 
 def check_stop(request: service_pb.StopBatchOperationRequest, namespace: Namespace | None, rules: Rules) -> None:
     """A job id and a reason."""
-    _check_job_id(request, rules)
+    if not request.job_id:
+        raise invalid_argument("JobId is not set on request.")
     if not request.reason:
         raise invalid_argument("Reason is not set on request.")
+    checks.check_workflow_id(request.job_id[: rules.config.max_id_length], rules)
 
 
 def _check_job_id(request: Any, rules: Rules) -> None:

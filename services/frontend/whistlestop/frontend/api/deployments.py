@@ -353,6 +353,8 @@ async def update_version_metadata(
     frontend: Frontend, request: rr.UpdateWorkerDeploymentVersionMetadataRequest, context: CallContext
 ) -> rr.UpdateWorkerDeploymentVersionMetadataResponse:
     """Set and remove entries."""
+    if not request.upsert_entries and not request.remove_entries:
+        raise invalid_argument("At least one of remove_entries or upsert_entries must be provided")
     name, build_id = _named_version(request)
 
     def change(known: NamespaceDeployments) -> rr.UpdateWorkerDeploymentVersionMetadataResponse:

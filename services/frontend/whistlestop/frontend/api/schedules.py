@@ -6,7 +6,7 @@ user can set; of the server's own attributes only TemporalSchedulePaused, and `S
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1.workflow_pb2 import WorkflowIdReusePolicy
@@ -57,16 +57,22 @@ _REUSE = (
 def check_create(request: service_pb.CreateScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
     """An id, a request id, an action that could be started, search attributes that there are."""
     assert namespace is not None
-    if not request.schedule_id:
-        raise invalid_argument("Can't load workflow execution. WorkflowId not set.")
-    checks.check_workflow_id(ID_PREFIX + request.schedule_id, rules, internal=True)
+    if request.schedule_id:
+        checks.check_workflow_id(ID_PREFIX + request.schedule_id, rules, internal=True)
     if not request.request_id:
         raise invalid_argument("RequestId is not set on request.")
     checks.fill_request_id(request, rules)
+    check_schedule_id(request, namespace, rules)
     _check_schedule(request.schedule, namespace, rules)
     checks.check_search_attributes(request.search_attributes, namespace, rules)
     _check_size(request.schedule, request.memo.ByteSize(), rules)
     checks.check_memo(request.memo, rules)
+
+
+def check_schedule_id(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """Which schedule is meant."""
+    if not request.schedule_id:
+        raise invalid_argument("Can't load workflow execution. WorkflowId not set.")
 
 
 def check_update(request: service_pb.UpdateScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
@@ -191,4 +197,7 @@ VALIDATORS: dict[str, Validator] = {
     "CreateSchedule": check_create,
     "UpdateSchedule": check_update,
     "PatchSchedule": check_patch,
+    "DescribeSchedule": check_schedule_id,
+    "DeleteSchedule": check_schedule_id,
+    "ListScheduleMatchingTimes": check_schedule_id,
 }

@@ -59,6 +59,9 @@ _PATHS = frozenset({
 })  # fmt: skip
 
 
+_ENDS = (service_pb.RequestCancelActivityExecutionRequest, service_pb.TerminateActivityExecutionRequest)
+
+
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
@@ -95,6 +98,10 @@ def check_start(
     if links:
         checks.check_links(links, rules)
     _check_on_conflict(request)
+    if request.id_reuse_policy not in enums.ActivityIdReusePolicy.values():
+        raise invalid_argument(f"unsupported ID reuse policy: {request.id_reuse_policy}")
+    if request.id_conflict_policy not in enums.ActivityIdConflictPolicy.values():
+        raise invalid_argument(f"unsupported ID conflict policy: {request.id_conflict_policy}")
 
 
 def _check_metadata(request: service_pb.StartActivityExecutionRequest) -> None:
@@ -177,13 +184,17 @@ def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> 
 
 def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """Which activity is meant, who asks, and why."""
-    _check_id(request, rules)
+    if isinstance(request, _ENDS):
+        _check_id(request, rules)
     _check_request_id(request, rules)
+    _check_id(request, rules)
     _check_length("identity", request.identity, rules)
     _check_run_id(request)
     has_reason = "reason" in request.DESCRIPTOR.fields_by_name
     if has_reason and checks.length(request.reason) > rules.config.blob_size_limit_error:
         raise invalid_argument("reason exceeds length limit")
+    if "jitter" in request.DESCRIPTOR.fields_by_name:
+        _check_span(request.jitter, "jitter")
 
 
 def _check_id(request: Any, rules: Rules) -> None:

@@ -145,10 +145,13 @@ def _check_new_version(
 def _check_named_version(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """A version that is, or isn't, there; of one that is to be deleted, the deployment is looked up first."""
     name, build_id = request.deployment_version.deployment_name, request.deployment_version.build_id
-    if not request.HasField("deployment_version"):
+    given = request.HasField("deployment_version")
+    if not given:
         name, _, build_id = request.version.partition(".")
+    if not (given or request.version) and isinstance(request, service_pb.DescribeWorkerDeploymentVersionRequest):
+        raise invalid_argument("deployment version cannot be empty")
     if not name or not build_id:
-        shown = request.version or f"{name}.{build_id}"
+        shown = request.version or (f"{name}.{build_id}" if given else "")
         raise invalid_argument(f'invalid version string "{shown}", expected format is "<deployment_name>.<build_id>"')
     name = _NAME_MARKS.split(name)[0]
     _check_part(_NAME, name, rules)

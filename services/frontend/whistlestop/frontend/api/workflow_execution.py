@@ -129,16 +129,17 @@ def check_pause(
     namespace: Namespace | None, rules: Rules,
 ) -> None:  # fmt: skip
     """An execution, and words that are not too long."""
-    if not request.workflow_id:
-        raise invalid_argument("WorkflowId is not set on request.")
-    checks.check_run_id(request.run_id)
-    checks.check_is_a_workflow(request.workflow_id, request.run_id)
-    checks.check_no_schedule(request.workflow_id)
     for name, value in (
         ("reason", request.reason), ("request id", request.request_id), ("identity", request.identity)
     ):  # fmt: skip
         if checks.length(value) > rules.config.max_id_length:
             raise invalid_argument(f"{name} is too long.")
+    if not request.workflow_id:
+        raise invalid_argument("Can't load workflow execution. WorkflowId not set.")
+    if not checks.is_run_id(request.run_id):
+        raise invalid_argument("RunId is not valid UUID.")
+    checks.check_is_a_workflow(request.workflow_id, request.run_id)
+    checks.check_no_schedule(request.workflow_id)
 
 
 def _fill_page_size(

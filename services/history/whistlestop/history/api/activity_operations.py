@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -27,6 +28,16 @@ def _check(request: Any) -> None:
         raise invalid_argument("WorkflowId is not set on request.")
     if request.WhichOneof("activity") is None:
         raise invalid_argument("Either Activity.Id or Activity.Type should be set on request.")
+    if request.execution.run_id and not _is_uuid(request.execution.run_id):
+        raise invalid_argument("RunId is not valid UUID.")
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _selected(run: Run, request: Any) -> list[Activity]:

@@ -400,7 +400,7 @@ def _tell_of_operation_again(run: Run, event: history_pb.HistoryEvent) -> None:
 
 def made_by(state: MutableState, request_id: str) -> str:
     """The run that the reset of that request id made, as far as this one knows; empty when it knows of none."""
-    if state.create_request_id == request_id:
+    if state.create_request_id == request_id and state.original_run_id != state.run_id:
         return state.run_id
     return next((each.run_id for each in state.reset_requests if each.request_id == request_id), "")
 
