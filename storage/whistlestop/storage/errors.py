@@ -16,6 +16,10 @@ class Unavailable(StorageError):
     """The store can't be reached or did not answer in time; whether a write took place is unknown."""
 
 
+class TimedOut(StorageError):
+    """A read took longer than its caller would wait; it was stopped."""
+
+
 class VersionConflict(StorageError):
     """Somebody else changed the execution since it was read (or it was created meanwhile); nothing was written."""
 
@@ -77,8 +81,8 @@ class CannotOpen(StorageError):
 
 
 _PASSING = (
-    Unavailable, VersionConflict, CurrentConflict, NamespaceConflict, EndpointConflict, LeaseLost, SchemaMismatch,
-    CannotOpen,
+    Unavailable, TimedOut, VersionConflict, CurrentConflict, NamespaceConflict, EndpointConflict, LeaseLost,
+    SchemaMismatch, CannotOpen,
 )  # fmt: skip
 
 

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from whistlestop.storage.visibility import Query
 
 
+LONGEST_READ_S = 60.0
+"""How long a list or a count may take where nobody says."""
+
+
 class ExecutionStore(Protocol):
     """Runs, which run is current, and their history."""
 
@@ -188,18 +192,21 @@ class QueryStore(Protocol):
 
 
 class VisibilityStore(Protocol):
-    """Lists and counts. Rows are written by `commit`, so they are exact at commit."""
+    """Lists and counts. Rows are written by `commit`, so they are exact at commit.
+
+    What takes longer than `within_s` is stopped and raises TimedOut; when its caller is cancelled it is stopped, too.
+    """
 
     async def list_visibility(
-        self, namespace_id: str, query: Query, limit: int, after: bytes
+        self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = LONGEST_READ_S
     ) -> tuple[list[VisibilityRow], bytes]:
         """A page and the token of the next (empty: no more). Raises whistlestop.storage.visibility.InvalidQuery."""
         ...
 
-    async def count_visibility(self, namespace_id: str, query: Query) -> int: ...
+    async def count_visibility(self, namespace_id: str, query: Query, within_s: float = LONGEST_READ_S) -> int: ...
 
     async def count_visibility_groups(
-        self, namespace_id: str, query: Query, limit: int
+        self, namespace_id: str, query: Query, limit: int, within_s: float = LONGEST_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
         """For a query with GROUP BY: group values and counts."""
         ...

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from whistlestop.common.errors import ServiceError, data_loss, failed_precondition, invalid_argument, unavailable
-from whistlestop.storage.errors import PermanentError, Refused, SchemaMismatch, StorageError, TooLarge, Unreadable
+from whistlestop.common.errors import (
+    ServiceError,
+    data_loss,
+    deadline_exceeded,
+    failed_precondition,
+    invalid_argument,
+    unavailable,
+)
+from whistlestop.storage.errors import (
+    PermanentError,
+    Refused,
+    SchemaMismatch,
+    StorageError,
+    TimedOut,
+    TooLarge,
+    Unreadable,
+)
 
 
 def service_error(error: StorageError) -> ServiceError:
@@ -12,6 +27,8 @@ def service_error(error: StorageError) -> ServiceError:
         return invalid_argument(f"The request is too large for the store: {error}")
     if isinstance(error, Refused):
         return invalid_argument(f"The store can't hold the request: {error}")
+    if isinstance(error, TimedOut):
+        return deadline_exceeded()
     if isinstance(error, Unreadable):
         return data_loss(str(error))
     if isinstance(error, SchemaMismatch):

@@ -35,6 +35,8 @@ class FrontendConfig:
     search_attributes_size_of_value_limit: int = 2 * KIB
     search_attributes_total_size_limit: int = 40 * KIB
     visibility_max_page_size: int = 1000
+    visibility_read_s: float = 30.0
+    """How long the store may read for a list or a count, whatever its caller's deadline."""
     history_max_page_size: int = 256
     max_links_per_request: int = 10
     link_max_size: int = 4000

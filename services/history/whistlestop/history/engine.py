@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
+from whistlestop.common.offload import off_loop
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.history import push
 from whistlestop.history.core import history_limits, versioning
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_CONFLICTS = 20
 RECENT_BYTES = 256 * 1024
+MANY_EVENTS = 500
+"""In one commit: so many are serialised off the event loop."""
 WORKFLOW_NOT_FOUND = "workflow not found for ID: {}"
 RUN_NOT_FOUND = 'workflow execution not found for workflow ID "{}" and run ID "{}"'
 
@@ -96,6 +99,10 @@ def _no_rules(namespace_id: str) -> Sequence[rules_pb.WorkflowRule]:
 
 async def _no_custom_attributes(namespace_id: str) -> Mapping[str, AttributeType]:
     return {}
+
+
+def _writes(runs: Sequence[Run]) -> tuple[ExecutionWrite, ...]:
+    return tuple(write_of(each) for each in runs)
 
 
 def _ignore_result(committing: asyncio.Future[None]) -> None:
@@ -289,11 +296,13 @@ class Engine:
         *,
         done: TransferTask | None = None,
         repairs: bool = False,
+        is_long: bool = False,
     ) -> tuple[Run, T]:
         """Decide on the run (the current one when `run_id` is empty) and commit; again on a conflict.
 
         `decide` may be called several times. `done` is an outbox row that this very commit settles. With `repairs` a
         state that can't be read is rebuilt from history: for what ends the run. Raises storage errors only there.
+        With `is_long` it is decided off the event loop.
         """
         fresh = False
         for _ in range(MAX_CONFLICTS):
@@ -315,7 +324,7 @@ class Engine:
                     fresh = True
                     continue
                 try:
-                    reply = await self._decide(run, entry, decide)
+                    reply = await self._decide(run, entry, decide, is_long=is_long)
                     if not run.is_dirty and done is None:
                         if self.exclusive or fresh:
                             return run, reply
@@ -357,14 +366,14 @@ class Engine:
                 self.forget(key)
         raise ServiceError(Code.UNAVAILABLE, "too many conflicts")
 
-    async def _decide(self, run: Run, entry: Entry, decide: Callable[[Run], T]) -> T:
+    async def _decide(self, run: Run, entry: Entry, decide: Callable[[Run], T], *, is_long: bool) -> T:
         """Decide; when that needs the run's first event, read it and decide again."""
         try:
-            return decide(run)
+            return await off_loop(decide, run) if is_long else decide(run)
         except StartEventNeeded:
             run.restart()
             await self.read_first_event(run, entry)
-            return decide(run)
+            return await off_loop(decide, run) if is_long else decide(run)
 
     async def read_first_event(self, run: Run, entry: Entry) -> None:
         """Let the core see how the run began."""
@@ -398,7 +407,8 @@ class Engine:
                 await self._route(each)
             if each.visibility_changed and each.state.search_attributes:
                 each.search_attribute_types = await self.attribute_types_of(each.key.namespace_id)
-        writes = tuple(write_of(each) for each in runs)
+        is_long = sum(len(each.batch) for each in runs) > MANY_EVENTS
+        writes = await off_loop(_writes, runs) if is_long else _writes(runs)
         answers = tuple((query_id, each.key, data) for each in runs for query_id, data in each.answers)
         transition = Transition(writes, transfers_done=() if done is None else (done,), answers=answers)
         # A caller that goes away must not come between the commit and what follows from it.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Condition: TypeAlias = "Callable[[worker_pb.WorkerHeartbeat], bool]"
 
 _LONGEST = 10_000
+MOST_CONDITIONS = 100
+"""Each is held against every worker."""
 _SELECT = "select * from table1 where "
 """What Temporal puts in front of a filter before it parses it: its positions count from there."""
 
@@ -108,6 +110,7 @@ class _Parser:
         self._query = query
         self._tokens: list[_Token] = []
         self._depth = 0
+        self._conditions = 0
         at = 0
         while True:
             found = _TOKENS.match(query, at)
@@ -171,6 +174,9 @@ class _Parser:
         return self._comparison(token.text.strip("`"))
 
     def _comparison(self, field: str) -> Condition:
+        self._conditions += 1
+        if self._conditions > MOST_CONDITIONS:
+            raise invalid_argument(f"malformed query: more than {MOST_CONDITIONS} conditions")
         if self._word("is", "not", "null"):
             return _null(field, wanted=False)
         if self._word("is", "null"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol
@@ -27,6 +28,9 @@ _WorkerKey = tuple[str, str]
 _SYSTEM_PREFIX = "temporal-sys-"
 MOST_PER_PAGE = 1000
 _SHUTDOWN = common_enums.WORKER_STATUS_SHUTDOWN
+
+_TURN = 50
+"""Workers that are looked at in one turn of the event loop."""
 
 
 class Workers:
@@ -99,9 +103,10 @@ class Workers:
     async def after(self, namespace_id: str, key: str, now_ns: int, few: int) -> AsyncIterator[WorkerHeartbeat]:
         """Those that live, by instance key, from behind `key`."""
         keys = self._keys.get(namespace_id, [])
-        for at in range(bisect_right(keys, key), len(keys)):
-            seen_ns, heartbeat = self._heartbeats[namespace_id, keys[at]]
-            if seen_ns >= now_ns - self._ttl_ns:
+        # A copy: who reads may give others their turn in between, and workers come and go.
+        for each in keys[bisect_right(keys, key) :]:
+            seen_ns, heartbeat = self._heartbeats.get((namespace_id, each), (0, None))
+            if heartbeat is not None and seen_ns >= now_ns - self._ttl_ns:
                 yield heartbeat
 
 
@@ -124,13 +129,23 @@ def _filter(query: str, *, with_system: bool) -> Callable[[WorkerHeartbeat], boo
     ) and matches(heartbeat)
 
 
+async def _in_turns(heartbeats: AsyncIterator[WorkerHeartbeat]) -> AsyncIterator[WorkerHeartbeat]:
+    """The same, with turns for the others in between: many workers may be held against a long filter."""
+    count = 0
+    async for heartbeat in heartbeats:
+        yield heartbeat
+        count += 1
+        if not count % _TURN:
+            await asyncio.sleep(0)
+
+
 async def count_workers(
     known: KnownWorkers, namespace_id: str, request: rr.CountWorkersRequest, now_ns: int
 ) -> rr.CountWorkersResponse:
     """CountWorkers."""
     wanted = _filter(request.query, with_system=request.include_system_workers)
     count = 0
-    async for heartbeat in known.after(namespace_id, "", now_ns, MOST_PER_PAGE):
+    async for heartbeat in _in_turns(known.after(namespace_id, "", now_ns, MOST_PER_PAGE)):
         count += wanted(heartbeat)
     return rr.CountWorkersResponse(count=count)
 
@@ -144,7 +159,7 @@ async def list_workers(
     after = last_of(request.next_page_token, mark, "invalid next_page_token")
     size = min(request.page_size, MOST_PER_PAGE) if request.page_size > 0 else MOST_PER_PAGE
     response = rr.ListWorkersResponse()
-    async for heartbeat in known.after(namespace_id, after, now_ns, size + 1):
+    async for heartbeat in _in_turns(known.after(namespace_id, after, now_ns, size + 1)):
         if not wanted(heartbeat):
             continue
         if len(response.workers) == size:

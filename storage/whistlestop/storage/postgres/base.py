@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from whistlestop.storage.errors import Unavailable
+from whistlestop.storage.errors import TimedOut, Unavailable
 from whistlestop.storage.postgres.connection import CHUNK_BYTES, retried
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ class PostgresBase:
     """Every method is one statement, and so one transaction, unless it says otherwise."""
 
     _pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
+    _long_reads: asyncio.Semaphore | None = None
+    _has_timeouts = True
+    """Aurora DSQL has no `statement_timeout`."""
     outreach: Outreach | None = None
     """Set in functions."""
 
@@ -46,6 +50,33 @@ class PostgresBase:
                 return await cursor.fetchall()
 
         return await retried(run, read=read)
+
+    async def _within(self, seconds: float, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        """A read that may be long: the server stops it in time, and at once when its caller is cancelled.
+
+        Few at a time, so that the other connections are there for what is short.
+        """
+        pool = self._connections()
+        if self._long_reads is None:
+            self._long_reads = asyncio.Semaphore(max(1, pool.max_size // 4))
+
+        async def run() -> list[Any]:
+            async with pool.connection() as connection:
+                cursor = connection.cursor(binary=True)
+                if not self._has_timeouts:
+                    await cursor.execute(sql.encode(), parameters)
+                    return await cursor.fetchall()
+                # In a pipeline these are two round trips, not four.
+                async with connection.pipeline(), connection.transaction():
+                    await connection.execute(f"SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}".encode())
+                    await cursor.execute(sql.encode(), parameters)
+                    return await cursor.fetchall()
+
+        try:
+            async with asyncio.timeout(seconds), self._long_reads:
+                return await retried(run, read=True)
+        except TimeoutError:
+            raise TimedOut(f"the database did not answer within {seconds:.1f} s") from None
 
     async def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         rows = await self._all(sql, parameters)

@@ -23,6 +23,7 @@ from whistlestop.storage.errors import (
     Refused,
     SchemaMismatch,
     StorageError,
+    TimedOut,
     Unavailable,
 )
 
@@ -133,6 +134,8 @@ def translate(error: Exception) -> StorageError:
         return SchemaMismatch(
             f"the database's schema is older than this release ({one_line(error)}): run `whistlestop db migrate`"
         )
+    if isinstance(error, errors.QueryCanceled):
+        return TimedOut(f"the database stopped it: {one_line(error)}")
     if isinstance(error, _UNENCODABLE):
         return Refused("a value that no store holds")
     if not isinstance(error, EXPECTED):
@@ -182,6 +185,7 @@ async def retried(run: Callable[[], Awaitable[T]], *, read: bool) -> T:
             return await run()
         except (*EXPECTED, *_UNENCODABLE) as error:
             broken = read and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+            broken = broken and not isinstance(error, errors.QueryCanceled)
             if attempt >= ATTEMPTS or not (is_contention(error) or broken):
                 raise translate(error) from error
         await pause(attempt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from whistlestop.storage.interface import LONGEST_READ_S
 from whistlestop.storage.postgres.base import PostgresBase
 from whistlestop.storage.postgres.statement import numbered
 from whistlestop.storage.postgres.transition import VISIBILITY_COLUMNS
@@ -12,6 +13,7 @@ from whistlestop.storage.visibility import (
     POSTGRES,
     PageKey,
     Query,
+    compiled,
     group_by_columns,
     list_clause,
     page_steps,
@@ -29,16 +31,16 @@ class PostgresVisibility(PostgresBase):
     """See whistlestop.storage.interface.VisibilityStore."""
 
     async def list_visibility(
-        self, namespace_id: str, query: Query, limit: int, after: bytes
+        self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = LONGEST_READ_S
     ) -> tuple[list[VisibilityRow], bytes]:
-        where, values = list_clause(query, POSTGRES)
+        where, values = await compiled(list_clause, query, POSTGRES)
         rows: list[Any] = []
         for behind, more, order in page_steps(query, parse_page_token(after), POSTGRES):
             sql = numbered(
                 f"SELECT {_COLUMNS} FROM executions_visibility WHERE namespace_id = %s AND {where} AND {behind}"
                 f" ORDER BY {order} LIMIT %s"
             )
-            rows += await self._all(sql, (namespace_id, *values, *more, limit + 1 - len(rows)))
+            rows += await self._within(within_s, sql, (namespace_id, *values, *more, limit + 1 - len(rows)))
             if len(rows) > limit:
                 break
         found = [_row(row) for row in rows[:limit]]
@@ -47,23 +49,22 @@ class PostgresVisibility(PostgresBase):
         last = found[-1]
         return found, PageKey(last.close_time_us, last.start_time_us, last.key.run_id).token()
 
-    async def count_visibility(self, namespace_id: str, query: Query) -> int:
-        where, values = where_clause(query, POSTGRES)
+    async def count_visibility(self, namespace_id: str, query: Query, within_s: float = LONGEST_READ_S) -> int:
+        where, values = await compiled(where_clause, query, POSTGRES)
         sql = numbered(f"SELECT count(*) FROM executions_visibility WHERE namespace_id = %s AND {where}")
-        count: int = (await self._one(sql, (namespace_id, *values)))[0]
-        return count
+        return int((await self._within(within_s, sql, (namespace_id, *values)))[0][0])
 
     async def count_visibility_groups(
-        self, namespace_id: str, query: Query, limit: int
+        self, namespace_id: str, query: Query, limit: int, within_s: float = LONGEST_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
         columns, values = group_by_columns(query, POSTGRES)
-        where, more = where_clause(query, POSTGRES)
+        where, more = await compiled(where_clause, query, POSTGRES)
         numbers = ", ".join(str(n) for n in range(1, len(columns) + 1))
         sql = numbered(
             f"SELECT {', '.join(columns)}, count(*) FROM executions_visibility WHERE namespace_id = %s AND {where}"
             f" GROUP BY {numbers} ORDER BY {numbers} LIMIT %s"
         )
-        rows = await self._all(sql, (*values, namespace_id, *more, limit))
+        rows = await self._within(within_s, sql, (*values, namespace_id, *more, limit))
         return [(tuple(row[:-1]), row[-1]) for row in rows]
 
 

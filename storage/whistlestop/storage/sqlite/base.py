@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from whistlestop.storage.errors import Unavailable
+from whistlestop.storage.errors import TimedOut, Unavailable
+from whistlestop.storage.interface import LONGEST_READ_S
 from whistlestop.storage.sqlite.connection import translate
 
 if TYPE_CHECKING:
+    import queue
     from collections.abc import Callable, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     from whistlestop.storage.outreach import Outreach
 
 T = TypeVar("T")
+
+SLOW_THREADS = 2
+LONGEST_HOLD_S = 5.0
+WATCHED_OPERATIONS = 50_000
+"""Steps of SQLite's virtual machine after which a long read looks whether it is still wanted."""
 
 INLINE_OPERATIONS = 100_000
 """Steps of SQLite's virtual machine (some milliseconds) that a list may take before it moves to a thread."""
@@ -36,8 +44,9 @@ class SqliteBase:
 
     _reader: sqlite3.Cursor | None = None
     _lister: sqlite3.Connection | None = None
-    _slow: sqlite3.Connection | None = None
-    _slow_thread: ThreadPoolExecutor | None = None
+    _slow: queue.SimpleQueue[sqlite3.Connection] | None = None
+    """Connections for long reads: as many as there are threads for them."""
+    _slow_threads: ThreadPoolExecutor | None = None
     _writer: Writer | None = None
     outreach: Outreach | None = None
     """Set in functions."""
@@ -68,27 +77,77 @@ class SqliteBase:
             raise Unavailable("the store is not open")
         return await self._writer.write(run)
 
-    async def _list(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+    async def _list(
+        self, sql: str, parameters: Sequence[Any], *, is_large: bool = False, within_s: float = LONGEST_READ_S
+    ) -> list[Any]:
         """A read that may be long: on the event loop as far as it is short, else on a thread."""
         if self._lister is None:
             raise Unavailable("the store is not open")
-        try:
-            return self._lister.execute(sql, parameters).fetchall()
-        except sqlite3.OperationalError as error:
-            if "interrupted" not in str(error):
+        if not is_large:
+            try:
+                return self._lister.execute(sql, parameters).fetchall()
+            except sqlite3.OperationalError as error:
+                if "interrupted" not in str(error):
+                    raise translate(error) from error
+            except sqlite3.Error as error:
                 raise translate(error) from error
-        except sqlite3.Error as error:
-            raise translate(error) from error
-        return await self._in_thread(lambda db: db.execute(sql, parameters).fetchall())
+        return await self._in_thread(lambda db: db.execute(sql, parameters).fetchall(), within_s)
 
-    async def _in_thread(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        """A long read, on the connection that one thread owns. In memory there is one connection: on the spot."""
-        slow, thread = self._slow, self._slow_thread
+    async def _in_thread(self, read: Callable[[sqlite3.Connection], T], within_s: float | None = None) -> T:
+        """A long read, on one of the connections that threads have for it.
+
+        In memory there is one connection, and whoever reads for long holds up the others: on the spot, but not for
+        longer than LONGEST_HOLD_S.
+        """
+        slow, threads = self._slow, self._slow_threads
         if slow is None:
             raise Unavailable("the store is not open")
+        if threads is None:
+            within_s = None if within_s is None else min(within_s, LONGEST_HOLD_S)
+        watch = _Watch(within_s)
+
+        def run() -> T:
+            db = slow.get()
+            try:
+                return watch.read(db, read)
+            finally:
+                slow.put(db)
+
         try:
-            if thread is None:
-                return read(slow)
-            return await asyncio.get_running_loop().run_in_executor(thread, read, slow)
+            if threads is None:
+                return run()
+            return await asyncio.get_running_loop().run_in_executor(threads, run)
+        except asyncio.CancelledError:
+            watch.stop()
+            raise
         except sqlite3.Error as error:
+            if watch.is_over:
+                raise TimedOut(f"the database did not answer within {within_s:.1f} s") from error
             raise translate(error) from error
+
+
+class _Watch:
+    """Stops a read when its time is over, or when nobody waits for it any more."""
+
+    def __init__(self, within_s: float | None) -> None:
+        self._ends_s = None if within_s is None else time.monotonic() + within_s
+        self._stopped = False
+
+    def stop(self) -> None:
+        """From the event loop: the caller has gone away."""
+        self._stopped = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the read had to be stopped."""
+        return self._stopped or (self._ends_s is not None and time.monotonic() > self._ends_s)
+
+    def read(self, db: sqlite3.Connection, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Read, and look now and then."""
+        if self.is_over:
+            raise sqlite3.OperationalError("interrupted")
+        db.set_progress_handler(lambda: self.is_over, WATCHED_OPERATIONS)
+        try:
+            return read(db)
+        finally:
+            db.set_progress_handler(None, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from whistlestop.common import private_files
 from whistlestop.storage.admin import check, notes_set_aside, table_counts
 from whistlestop.storage.errors import CannotOpen, Unavailable
 from whistlestop.storage.sqlite import file, schema
-from whistlestop.storage.sqlite.base import INLINE_OPERATIONS
+from whistlestop.storage.sqlite.base import INLINE_OPERATIONS, SLOW_THREADS
 from whistlestop.storage.sqlite.cluster import SqliteCluster
 from whistlestop.storage.sqlite.connection import MEMORY, connect, translate
 from whistlestop.storage.sqlite.executions import SqliteExecutions
@@ -46,15 +47,18 @@ class SqliteStore(
         main = connect(self.path, self._pragmas)
         try:
             schema.refuse_newer(main, self.path)
+            self._slow = queue.SimpleQueue()
             if self.path == MEMORY:
-                self._reader, self._lister, self._slow = main.cursor(), main, main
+                self._reader, self._lister = main.cursor(), main
+                self._slow.put(main)
                 self._writer = DirectWriter(main)
             else:
                 self._reader = connect(self.path, self._pragmas, read_only=True).cursor()
                 self._lister = connect(self.path, self._pragmas, read_only=True)
                 self._lister.set_progress_handler(_interrupt, INLINE_OPERATIONS)
-                self._slow = connect(self.path, self._pragmas, read_only=True)
-                self._slow_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-reader")
+                for _ in range(SLOW_THREADS):
+                    self._slow.put(connect(self.path, self._pragmas, read_only=True))
+                self._slow_threads = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="sqlite-reader")
                 self._writer = GroupWriter(main, self.path)
         except BaseException:
             main.close()
@@ -65,14 +69,15 @@ class SqliteStore(
         if self._main is None or self._writer is None:
             return
         await self._writer.close()
-        if self._slow_thread is not None:
-            self._slow_thread.shutdown()
+        if self._slow_threads is not None:
+            self._slow_threads.shutdown()
         if self.path != MEMORY:
-            for db in (self._reader and self._reader.connection, self._lister, self._slow):
+            slow = [] if self._slow is None else [self._slow.get() for _ in range(SLOW_THREADS)]
+            for db in (self._reader and self._reader.connection, self._lister, *slow):
                 if db is not None:
                     db.close()
         self._main.close()
-        self._main = self._reader = self._lister = self._slow = self._slow_thread = self._writer = None
+        self._main = self._reader = self._lister = self._slow = self._slow_threads = self._writer = None
 
     async def migrate(self, *, contract: bool = False) -> list[str]:
         main = self._open_main()

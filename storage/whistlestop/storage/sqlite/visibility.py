@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from whistlestop.storage.interface import LONGEST_READ_S
 from whistlestop.storage.records import ExecutionKey, VisibilityRow
 from whistlestop.storage.sqlite.base import SqliteBase
 from whistlestop.storage.sqlite.transition import VISIBILITY_COLUMNS
@@ -11,6 +12,7 @@ from whistlestop.storage.visibility import (
     SQLITE,
     PageKey,
     Query,
+    compiled,
     group_by_columns,
     list_clause,
     page_steps,
@@ -28,15 +30,17 @@ class SqliteVisibility(SqliteBase):
     """See whistlestop.storage.interface.VisibilityStore."""
 
     async def list_visibility(
-        self, namespace_id: str, query: Query, limit: int, after: bytes
+        self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = LONGEST_READ_S
     ) -> tuple[list[VisibilityRow], bytes]:
-        where, values = list_clause(query, SQLITE)
+        where, values = await compiled(list_clause, query, SQLITE)
         rows: list[Any] = []
         for behind, more, order in page_steps(query, parse_page_token(after), SQLITE):
             rows += await self._list(
                 f"SELECT {_COLUMNS} FROM executions_visibility WHERE namespace_id = ? AND {where} AND {behind}"
                 f" ORDER BY {order} LIMIT ?",
                 (namespace_id, *values, *more, limit + 1 - len(rows)),
+                is_large=query.is_large,
+                within_s=within_s,
             )
             if len(rows) > limit:
                 break
@@ -46,22 +50,24 @@ class SqliteVisibility(SqliteBase):
         last = found[-1]
         return found, PageKey(last.close_time_us, last.start_time_us, last.key.run_id).token()
 
-    async def count_visibility(self, namespace_id: str, query: Query) -> int:
-        where, values = where_clause(query, SQLITE)
+    async def count_visibility(self, namespace_id: str, query: Query, within_s: float = LONGEST_READ_S) -> int:
+        where, values = await compiled(where_clause, query, SQLITE)
         sql = f"SELECT count(*) FROM executions_visibility WHERE namespace_id = ? AND {where}"
-        count: int = (await self._list(sql, (namespace_id, *values)))[0][0]
-        return count
+        rows = await self._list(sql, (namespace_id, *values), is_large=query.is_large, within_s=within_s)
+        return int(rows[0][0])
 
     async def count_visibility_groups(
-        self, namespace_id: str, query: Query, limit: int
+        self, namespace_id: str, query: Query, limit: int, within_s: float = LONGEST_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
         columns, values = group_by_columns(query, SQLITE)
-        where, more = where_clause(query, SQLITE)
+        where, more = await compiled(where_clause, query, SQLITE)
         numbers = ", ".join(str(n) for n in range(1, len(columns) + 1))
         rows = await self._list(
             f"SELECT {', '.join(columns)}, count(*) FROM executions_visibility WHERE namespace_id = ? AND {where}"
             f" GROUP BY {numbers} ORDER BY {numbers} LIMIT ?",
             (*values, namespace_id, *more, limit),
+            is_large=query.is_large,
+            within_s=within_s,
         )
         return [(tuple(row[:-1]), row[-1]) for row in rows]
 

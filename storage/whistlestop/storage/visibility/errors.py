@@ -5,6 +5,7 @@ from __future__ import annotations
 MALFORMED = "malformed SQL query"
 NOT_SUPPORTED = "operation is not supported"
 INVALID_EXPRESSION = "invalid expression"
+UNKNOWN_ATTRIBUTE = "invalid search attribute"
 
 
 class InvalidQuery(ValueError):

@@ -8,7 +8,7 @@ types a missing value is NULL and satisfies no comparison).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from whistlestop.storage.visibility import syntax
@@ -20,7 +20,7 @@ from whistlestop.storage.visibility.attributes import (
     AttributeType,
     joined_words,
 )
-from whistlestop.storage.visibility.errors import INVALID_EXPRESSION, NOT_SUPPORTED, InvalidQuery
+from whistlestop.storage.visibility.errors import INVALID_EXPRESSION, NOT_SUPPORTED, UNKNOWN_ATTRIBUTE, InvalidQuery
 from whistlestop.storage.visibility.literals import Scalar, read_value
 
 if TYPE_CHECKING:
@@ -43,6 +43,12 @@ MAX_DEPTH = 30
 
 MAX_VALUES = 10_000
 """Literals in one query; databases bound the parameters of a statement."""
+
+MAX_WORDS = 1000
+"""In all comparisons of Text attributes: each is looked for in each row."""
+
+LARGE = 1000
+"""Characters of a filter that takes more than a moment to be read, and to be made into a statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,8 @@ class Query:
 
     where: Expression | None
     group_by: tuple[Attribute, ...] = ()
+    is_large: bool = False
+    """Too large to be worked on within one turn of an event loop."""
 
 
 def parse(text: str, custom: Mapping[str, AttributeType]) -> Query:
@@ -146,7 +154,8 @@ def parse(text: str, custom: Mapping[str, AttributeType]) -> Query:
     Unless the filter names TemporalNamespaceDivision, only what has none is meant (schedulers, batchers and the like
     run in divisions of their own).
     """
-    return _Converter(custom).convert(syntax.parse_statement(text))
+    query = _Converter(custom).convert(syntax.parse_statement(text))
+    return replace(query, is_large=True) if len(text) > LARGE else query
 
 
 class _Converter:
@@ -154,6 +163,7 @@ class _Converter:
         self._custom = custom
         self._division_seen = False
         self._values = 0
+        self._words = 0
         self._depth = 0
 
     def convert(self, statement: syntax.Statement) -> Query:
@@ -231,7 +241,7 @@ class _Converter:
             case AttributeType.KeywordList:
                 return HasAny(attribute, tuple(str(value) for value in values), negated)
             case AttributeType.Text:
-                return _has_words(attribute, str(values[0]), negated=negated)
+                return self._has_words(attribute, str(values[0]), negated=negated)
         if operator in _LISTS:
             return In(attribute, tuple(values), negated)
         if operator in _PREFIXES:
@@ -240,6 +250,19 @@ class _Converter:
                 raise _needs_string(operator, attribute, values)
             return StartsWith(attribute, prefix, negated)
         return Compare(attribute, _COMPARE[operator], values[0])
+
+    def _has_words(self, attribute: Attribute, text: str, *, negated: bool) -> HasWords:
+        """Blanks divide the text into terms, any of which will do."""
+        terms = [term for term in text.split(" ") if term]
+        if not terms:
+            raise InvalidQuery(
+                f"{INVALID_EXPRESSION}: no tokens found filtering on Text type search attribute {attribute.alias}"
+            )
+        self._words += len(terms)
+        if self._words > MAX_WORDS:
+            raise InvalidQuery(f"{NOT_SUPPORTED}: more than {MAX_WORDS} words")
+        joined = (joined_words(term) for term in terms)
+        return HasWords(attribute, tuple(term for term in joined if term), negated)
 
     def _range(self, node: Node) -> Between:
         left, low, high = node.items
@@ -270,7 +293,7 @@ class _Converter:
             raise InvalidQuery(f"{INVALID_EXPRESSION}: must be a column name but was {node.kind}")
         attribute = resolve(node.text, self._custom)
         if attribute is None:
-            raise InvalidQuery(f"invalid search attribute: {node.text}")
+            raise InvalidQuery(f"{UNKNOWN_ATTRIBUTE}: {node.text}")
         self._division_seen = self._division_seen or attribute.name == _DIVISION
         return attribute
 
@@ -318,17 +341,6 @@ def _needs_string(operator: str, attribute: Attribute, values: list[Scalar]) -> 
         )
     shown = ", ".join(f"'{value}'" if isinstance(value, str) else str(value) for value in values)
     return InvalidQuery(f"{INVALID_EXPRESSION}: unexpected value type (expected string, got ({shown}))")
-
-
-def _has_words(attribute: Attribute, text: str, *, negated: bool) -> HasWords:
-    """Blanks divide the text into terms, any of which will do."""
-    terms = [term for term in text.split(" ") if term]
-    if not terms:
-        raise InvalidQuery(
-            f"{INVALID_EXPRESSION}: no tokens found filtering on Text type search attribute {attribute.alias}"
-        )
-    joined = (joined_words(term) for term in terms)
-    return HasWords(attribute, tuple(term for term in joined if term), negated)
 
 
 def is_column(attribute: Attribute) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from whistlestop.common.offload import off_loop
 from whistlestop.storage.visibility.attributes import MAX_INT, Attribute, AttributeType, encode_value
 from whistlestop.storage.visibility.errors import InvalidPageToken
 from whistlestop.storage.visibility.literals import STATUS_NAMES, STATUS_NUMBERS, Scalar
@@ -32,7 +33,7 @@ from whistlestop.storage.visibility.query import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from temporalio.api.common.v1 import Payload
 
@@ -75,6 +76,13 @@ _OPEN_STATUSES = frozenset({STATUS_NUMBERS["Running"], STATUS_NUMBERS["Paused"]}
 _ORDER_OF_OPEN = "start_time DESC, run_id"
 ORDER_BY = f"{_CLOSE_TIME} DESC, start_time DESC, run_id"
 """The order of a list, without the keyword. (Run ids are ASCII, so that any collation gives one order per store.)"""
+
+
+async def compiled(
+    clause: Callable[[Query, Dialect], tuple[str, list[Parameter]]], query: Query, dialect: Dialect
+) -> tuple[str, list[Parameter]]:
+    """One of the two clauses below; of a large filter off the event loop."""
+    return await off_loop(clause, query, dialect) if query.is_large else clause(query, dialect)
 
 
 def where_clause(query: Query, dialect: Dialect) -> tuple[str, list[Parameter]]:

@@ -36,6 +36,9 @@ SUBQUERY = "*sqlparser.Subquery"
 MAX_NESTING = 100
 """Parentheses and NOTs around each other; half of what Temporal takes, to stay within Python's stack."""
 
+MAX_CONDITIONS = 5000
+"""Comparisons and the like in a filter."""
+
 _COMPARE = frozenset({"=", "<", ">", "<=", ">=", "!=", "<=>"})
 _WORD_OPERATORS = frozenset({"in", "like", "regexp", "starts_with", "between"})
 _ARITHMETIC = frozenset({"+", "-", "*", "/", "%", "^", "&", "|", "<<", ">>", "div", "mod", "->", "->>"})
@@ -70,12 +73,23 @@ def parse_statement(query: str) -> Statement:
     return _Parser(Tokens(query.strip())).statement()
 
 
+def conditions_of(query: str) -> int:
+    """How many conditions a filter has; none when it can't be read."""
+    try:
+        parser = _Parser(Tokens(query.strip()))
+        parser.statement()
+    except InvalidQuery:
+        return 0
+    return parser.conditions
+
+
 class _Parser:
     """Precedence climbing."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
         self._depth = 0
+        self.conditions = 0
 
     def statement(self) -> Statement:
         tokens = self._tokens
@@ -137,7 +151,14 @@ class _Parser:
             else:
                 return left
 
+    def _count(self) -> None:
+        """One more condition."""
+        self.conditions += 1
+        if self.conditions > MAX_CONDITIONS:
+            raise InvalidQuery(f"{NOT_SUPPORTED}: more than {MAX_CONDITIONS} conditions")
+
     def _is_suffix(self) -> str:
+        self._count()
         tokens = self._tokens
         tokens.next()
         negated = "not " if tokens.accept("not") else ""
@@ -151,6 +172,7 @@ class _Parser:
             raise InvalidQuery(f"{NOT_SUPPORTED}: expression of type *sqlparser.ExistsExpr")
         left = self._operand()
         if tokens.kind in _COMPARE:
+            self._count()
             operator = tokens.next().kind
             return Node(COMPARISON, operator, (left, self._operand()))
         negated = "not " if tokens.accept("not") else ""
@@ -159,6 +181,7 @@ class _Parser:
             if negated:
                 raise tokens.error()
             return left
+        self._count()
         tokens.next()
         if operator == "between":
             low = self._operand()

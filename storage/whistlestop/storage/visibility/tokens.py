@@ -13,8 +13,11 @@ from whistlestop.storage.visibility.errors import MALFORMED, NOT_SUPPORTED, Inva
 
 _STATEMENT = "select * from table1 "
 
+MAX_LENGTH = 256 * 1024
+"""Characters of a filter: six thousand workflow ids that are UUIDs."""
+
 MAX_TOKENS = 100_000
-"""More than any filter of as many values as are allowed has: reading it takes a fraction of a second at most."""
+"""More than any filter of as many values and conditions as are allowed has."""
 
 # Words that structure a query and so can't be names. (Further words of SQL can: nothing here would confuse them.)
 KEYWORDS = frozenset(
@@ -72,6 +75,8 @@ class Tokens:
         self._sql = _STATEMENT + ("" if bare else "where ") + query
         self._start = len(self._sql) - len(query)
         self._tokens = self._scan()
+        if len(query) > MAX_LENGTH:
+            raise _too_long()
         self._at = 0
 
     def _scan(self) -> list[Token]:
@@ -81,6 +86,8 @@ class Tokens:
             group = match.lastgroup or ""
             if group in _SKIPPED:
                 continue
+            if match.end() - match.start() > MAX_LENGTH:
+                raise _too_long()
             kind, text = _classify(group, match[0])
             if text == "?":
                 arguments += 1
@@ -129,6 +136,10 @@ class Tokens:
             read = f"{read[:-1]}?"
         position = len(read.encode("utf-8", "replace")) + 1
         return InvalidQuery(f"{MALFORMED}: {problem} at position {position}{near}")
+
+
+def _too_long() -> InvalidQuery:
+    return InvalidQuery(f"{NOT_SUPPORTED}: longer than {MAX_LENGTH} characters")
 
 
 def _classify(group: str, text: str) -> tuple[str, str]:

@@ -10,10 +10,13 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.offload import off_loop
 from whistlestop.common.page_tokens import check_mark, list_mark, marked
 from whistlestop.storage.visibility import AttributeType, InvalidQuery, group_payloads, parse, row_payloads
-from whistlestop.storage.visibility.query import And, Between, Compare, Expression, In, Not, Or, StartsWith
+from whistlestop.storage.visibility.errors import UNKNOWN_ATTRIBUTE
+from whistlestop.storage.visibility.query import LARGE, And, Between, Compare, Expression, In, Not, Or, StartsWith
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +44,14 @@ _Response = TypeVar("_Response", bound=CountResponse)
 _Entry = TypeVar("_Entry")
 
 
+def left_s(frontend: Frontend, context: CallContext) -> float:
+    """How long the store may read for this caller: as long as it waits, and no longer than is configured."""
+    most = frontend.config.visibility_read_s
+    if context.deadline_ns is None:
+        return most
+    return max(min((context.deadline_ns - frontend.clock.now_ns()) / SECOND_NS, most), 0.001)
+
+
 async def page(
     frontend: Frontend, context: CallContext, query: Query, size: int, after: bytes, *of: str
 ) -> tuple[list[VisibilityRow], bytes]:
@@ -53,7 +64,9 @@ async def page(
     mark = list_mark(context.namespace_id, *of)
     check_mark(after, mark)
     try:
-        rows, token = await frontend.store.list_visibility(context.namespace_id, query, limit, after)
+        rows, token = await frontend.store.list_visibility(
+            context.namespace_id, query, limit, after, left_s(frontend, context)
+        )
     except InvalidQuery as error:
         raise invalid_argument(error.message) from None
     return rows, marked(token, mark)
@@ -62,9 +75,14 @@ async def page(
 async def fill_count(frontend: Frontend, context: CallContext, query: Query, response: _Response) -> _Response:
     """One number, and one per group when the filter groups."""
     if not query.group_by:
-        response.count = await frontend.store.count_visibility(context.namespace_id, query)
+        response.count = await frontend.store.count_visibility(
+            context.namespace_id, query, left_s(frontend, context)
+        )
         return response
-    for values, count in await frontend.store.count_visibility_groups(context.namespace_id, query, _MOST_GROUPS):
+    groups = await frontend.store.count_visibility_groups(
+        context.namespace_id, query, _MOST_GROUPS, left_s(frontend, context)
+    )
+    for values, count in groups:
         response.count += count
         response.groups.add(count=count, group_values=group_payloads(query, values))  # type: ignore[attr-defined]
     return response
@@ -77,10 +95,13 @@ async def parsed_filter(
     for look in (frontend.namespaces.by_id, frontend.namespaces.refresh):
         namespace = await look(context.namespace_id)
         custom: Custom = {} if namespace is None else namespace.custom_search_attributes
+        known = {**custom, **aliases} if aliases else custom
         try:
-            return parse(text, {**custom, **aliases} if aliases else custom), custom
+            return await off_loop(parse, text, known) if len(text) > LARGE else parse(text, known), custom
         except InvalidQuery as error:
             problem = error
+            if UNKNOWN_ATTRIBUTE not in error.message and len(text) > LARGE:
+                break  # Not for want of an attribute: it need not be read again.
     raise invalid_argument(problem.message)
 
 

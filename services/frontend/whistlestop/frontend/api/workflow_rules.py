@@ -14,6 +14,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import invalid_argument, unimplemented
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.namespaces import edit
+from whistlestop.storage.visibility.syntax import conditions_of
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
 
+_MOST_CONDITIONS = 100
+"""Each attempt of an activity of the namespace is held to them."""
 _MOST_FILTER_LENGTH = 16 * 1024
 _NO_ID = "Workflow Rule ID is not set."
 _NOT_FOUND = "Workflow Rule with this ID not Found."
@@ -41,6 +44,8 @@ async def create_workflow_rule(
         if len(text) > _MOST_FILTER_LENGTH:
             # Read in full whenever an activity of the namespace begins an attempt in another process.
             raise invalid_argument(f"Workflow Rule filter length exceeds limit of {_MOST_FILTER_LENGTH}.")
+        if conditions_of(text) > _MOST_CONDITIONS:
+            raise invalid_argument(f"Workflow Rule filter exceeds limit of {_MOST_CONDITIONS} conditions.")
     rule = rules_pb.WorkflowRule(
         spec=request.spec, created_by_identity=request.identity, description=request.description
     )

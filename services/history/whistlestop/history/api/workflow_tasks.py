@@ -39,6 +39,9 @@ PollResponse = service_pb.PollWorkflowTaskQueueResponse
 _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
 _TASK_FIELD = service_pb.RespondWorkflowTaskCompletedResponse.DESCRIPTOR.fields_by_name["workflow_task"].number
 
+MANY_COMMANDS = 100
+"""Of one completion: they are worked through off the event loop."""
+
 
 async def record_workflow_task_started(
     service: History, request: internal_pb2.RecordWorkflowTaskStartedRequest, context: CallContext
@@ -120,7 +123,10 @@ async def respond_workflow_task_completed(
         ]
         return outcome
 
-    run, outcome = await service.engine.transact(token.namespace_id, token.workflow_id, token.run_id, decide)
+    is_long = len(request.commands) > MANY_COMMANDS
+    run, outcome = await service.engine.transact(
+        token.namespace_id, token.workflow_id, token.run_id, decide, is_long=is_long
+    )
     if outcome.error is not None:
         raise outcome.error
     reply = service_pb.RespondWorkflowTaskCompletedResponse()

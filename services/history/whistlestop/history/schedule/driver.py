@@ -14,7 +14,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import event_type_pb2 as et
@@ -24,6 +24,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common import nesting, task_queues
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, not_found
+from whistlestop.common.offload import off_loop
 from whistlestop.history import chains
 from whistlestop.history.core import cancel, close, retry
 from whistlestop.history.core import start as core_start
@@ -79,6 +80,10 @@ def identity_of(run: Run, data: ScheduleData) -> str:
     return f"temporal-scheduler-{run.state.namespace}-{data.schedule_id}"
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
 def no_change(run: Run, data: ScheduleData) -> None:
     """Only do what is due."""
 
@@ -101,7 +106,8 @@ async def work(
             turn = _Turn(service, run, nesting.parse(ScheduleData, run.state.schedule))
             try:
                 await turn.run_to_end(decide)
-                write(run, turn.data, turn.spec)
+                if run.is_open:
+                    write(run, turn.data, await off_loop_if(turn.spec, outlook, turn.data, turn.spec, run.now_ns))
                 await engine.commit(run, also=turn.started, done=done)
             except (VersionConflict, CurrentConflict):
                 engine.forget(key)
@@ -111,11 +117,22 @@ async def work(
     raise ServiceError(Code.UNAVAILABLE, f"schedule {key.workflow_id} is too busy; try again")
 
 
-def write(run: Run, data: ScheduleData, spec: CompiledSpec | None) -> None:
-    """Put the data into the run, with the timer and what lists show."""
-    if not run.is_open:
-        return
-    due_ns = policy.next_look(data, spec, run.now_ns)
+async def off_loop_if(spec: CompiledSpec | None, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """What `work` gives: off the event loop for a spec whose times take long to find."""
+    if spec is not None and spec.is_long:
+        return await off_loop(work, *arguments, **named)
+    return work(*arguments, **named)
+
+
+def outlook(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> tuple[int, bytes]:
+    """When to look at the schedule again, and what lists show of it (serialised)."""
+    shown = policy.listed(data, spec).SerializeToString(deterministic=True)
+    return policy.next_look(data, spec, now_ns), shown
+
+
+def write(run: Run, data: ScheduleData, looks: tuple[int, bytes]) -> None:
+    """Put the data of an open schedule into its run, with the timer and what lists show (see `outlook`)."""
+    due_ns, shown = looks
     if due_ns != data.alarm_ns:
         data.alarm_ns = due_ns
         if due_ns:
@@ -123,7 +140,7 @@ def write(run: Run, data: ScheduleData, spec: CompiledSpec | None) -> None:
     run.state.schedule = data.SerializeToString()
     run.changed = True
     payload = common_pb.Payload(metadata={"encoding": b"binary/plain"})
-    payload.data = policy.listed(data, spec).SerializeToString(deterministic=True)
+    payload.data = shown
     if MEMO_INFO not in run.state.memo or run.state.memo[MEMO_INFO] != payload:
         run.state.memo[MEMO_INFO].CopyFrom(payload)
         run.visibility_changed = True
@@ -152,7 +169,7 @@ class _Turn:
     async def run_to_end(self, decide: Decide) -> None:
         run, data = self.run, self.data
         self.spec = policy.compiled(data, run.state.namespace_id)
-        policy.advance(data, self.spec, run.now_ns)
+        await off_loop_if(self.spec, policy.advance, data, self.spec, run.now_ns)
         if data.HasField("initial_patch"):
             policy.patch(data, data.initial_patch, run.now_ns)
             data.ClearField("initial_patch")
@@ -160,8 +177,8 @@ class _Turn:
         if not run.is_open:
             return
         self.spec = policy.compiled(data, run.state.namespace_id)
-        policy.advance(data, self.spec, run.now_ns)
-        policy.backfill(data, self.spec)
+        await off_loop_if(self.spec, policy.advance, data, self.spec, run.now_ns)
+        await off_loop_if(self.spec, policy.backfill, data, self.spec)
         if not data.schedule.action.HasField("start_workflow"):
             del data.buffered[:]
         if data.buffered:
@@ -169,7 +186,7 @@ class _Turn:
         for _ in range(MAX_ROUNDS):
             if not await self._take():
                 break
-        if policy.is_over(data, self.spec, run.now_ns):
+        if await off_loop_if(self.spec, policy.is_over, data, self.spec, run.now_ns):
             event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED)
             event.workflow_execution_completed_event_attributes.SetInParent()
             close.finish(run, event)

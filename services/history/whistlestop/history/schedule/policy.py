@@ -435,8 +435,10 @@ def listed(data: ScheduleData, spec: CompiledSpec | None) -> schedule_pb.Schedul
 def matching_times(spec: CompiledSpec, after_ns: int, end_ns: int) -> list[int]:
     """Times within a range, at most a thousand. Raises TooManyExclusions."""
     found: list[int] = []
+    looks = times.Looks(spec)
+    looks.left += MAX_MATCHING_TIMES
     while len(found) < MAX_MATCHING_TIMES:
-        following = spec.next_after(after_ns)
+        following = spec.next_of(after_ns, looks)
         if following is None or following.actual_ns > end_ns:
             break
         after_ns = following.actual_ns

@@ -19,6 +19,7 @@ from whistlestop.common.errors import (
     invalid_argument,
     not_found,
 )
+from whistlestop.common.offload import off_loop
 from whistlestop.history.api.start import Start, start
 from whistlestop.history.core import close
 from whistlestop.history.core.times import timestamp_ns
@@ -49,14 +50,17 @@ async def create_schedule(
     service: History, request: service_pb.CreateScheduleRequest, context: CallContext
 ) -> Reply:
     """A schedule, unless one of that id is there."""
-    _make_canonical(request.schedule)
+    await _make_canonical(request.schedule)
     patch = request.initial_patch if request.HasField("initial_patch") else None
-    data = policy.create(request.schedule_id, request.schedule, patch, service.clock.now_ns())
+    now_ns = service.clock.now_ns()
+    data = policy.create(request.schedule_id, request.schedule, patch, now_ns)
+    spec = await off_loop(policy.compiled, data, context.namespace_id)
+    looks = await driver.off_loop_if(spec, driver.outlook, data, spec, now_ns)
 
     def prepare(run: Run) -> None:
         fresh = ScheduleData()
         fresh.CopyFrom(data)
-        driver.write(run, fresh, policy.compiled(fresh, context.namespace_id))
+        driver.write(run, fresh, looks)
 
     try:
         _, run = await start(Start(service, _start_request(request), context, prepare))
@@ -98,7 +102,8 @@ async def describe_schedule(
     if not entry.state.schedule or entry.state.close_ns:
         raise not_found("schedule not found")
     data = nesting.parse(ScheduleData, entry.state.schedule)
-    schedule, info = policy.shown(data, policy.compiled(data, context.namespace_id))
+    spec = policy.compiled(data, context.namespace_id)
+    schedule, info = await driver.off_loop_if(spec, policy.shown, data, spec)
     running = [each for each in info.running_workflows if await driver.is_running(service, context.namespace_id, each)]
     del info.running_workflows[len(running) :]
     for target, source in zip(info.running_workflows, running, strict=True):
@@ -119,7 +124,7 @@ async def update_schedule(
     service: History, request: service_pb.UpdateScheduleRequest, context: CallContext
 ) -> Reply:
     """Replace the schedule, and its search attributes and memo where they are given."""
-    _make_canonical(request.schedule)
+    await _make_canonical(request.schedule)
 
     def decide(run: Run, data: ScheduleData) -> None:
         if policy.is_repeated(data, request.request_id):
@@ -196,7 +201,9 @@ async def list_schedule_matching_times(
         raise invalid_argument("invalid schedule")
     response = service_pb.ListScheduleMatchingTimesResponse()
     try:
-        found = policy.matching_times(spec, timestamp_ns(request.start_time), timestamp_ns(request.end_time))
+        found = await off_loop(
+            policy.matching_times, spec, timestamp_ns(request.start_time), timestamp_ns(request.end_time)
+        )
     except times.TooManyExclusions:
         raise invalid_argument(TOO_MANY_EXCLUSIONS) from None
     for instant_ns in found:
@@ -204,9 +211,11 @@ async def list_schedule_matching_times(
     return response
 
 
-def _make_canonical(schedule: schedule_pb.Schedule) -> None:
+async def _make_canonical(schedule: schedule_pb.Schedule) -> None:
+    spec = schedule.spec
+    is_long = len(spec.calendar) + len(spec.structured_calendar) + len(spec.cron_string) > 10
     try:
-        schedule.spec.CopyFrom(times.canonical(schedule.spec))
+        spec.CopyFrom(await off_loop(times.canonical, spec) if is_long else times.canonical(spec))
     except SpecError as error:
         raise invalid_argument(f"Invalid schedule spec: {error}") from None
 

@@ -8,7 +8,7 @@ and the schedule's identity.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -21,7 +21,16 @@ from whistlestop.history.schedule.farmhash import fingerprint32
 from whistlestop.history.schedule.ranges import FIELDS, MAX_YEAR, SpecError, parse_cron, structured
 
 MAX_LOOKS = 20_000
-"""Times in a row that may be excluded. Exclusions of whole hours and days are passed over in one step."""
+"""Times in a row that may be excluded (of many exclusions, fewer: each looks at each of these times).
+
+Exclusions of whole hours and days are passed over in one step.
+"""
+LEAST_LOOKS = 100
+MAX_TIMES = 100
+"""Calendars, intervals and cron strings of a schedule: each is asked whenever the next time is looked for."""
+MAX_EXCLUSIONS = 300
+MAX_ZONE_BYTES = 64 * 1024
+"""The largest time zone of the public database has 4 KiB."""
 MAX_COMMENT = 200
 _MILLISECOND_NS = 1_000_000
 _YEAR_ONE_TO_EPOCH_S = 62_135_596_800
@@ -54,11 +63,24 @@ class CompiledSpec:
     end_ns: int | None
     jitter_ns: int
     seed: bytes
+    _matches: dict[int, tuple[int, int | None]] = field(default_factory=dict, compare=False, repr=False)
+    """By a calendar's index: a second, and the calendar's next match after it. It holds until that match has passed, so
+    most calendars need not be asked again for the next time."""
+
+    @property
+    def is_long(self) -> bool:
+        """So many calendars that their times should not be looked for within one turn of an event loop."""
+        return len(self.calendars) + len(self.intervals) + len(self.exclusions) > 10
 
     def next_after(self, after_ns: int) -> Next | None:
         """The first time (before jitter) later than `after_ns`; None when no more come. Raises TooManyExclusions."""
+        return self.next_of(after_ns, Looks(self))
+
+    def next_of(self, after_ns: int, looks: Looks) -> Next | None:
+        """As `next_after`, within so many looks."""
         after = max(after_ns, self.start_ns - SECOND_NS) // SECOND_NS
-        for _ in range(MAX_LOOKS):
+        while looks.left > 0:
+            looks.left -= 1
             nominal = self._nominal_after(after)
             if nominal is None or nominal >= _END_S or self._is_past_end(nominal):
                 return None
@@ -72,9 +94,16 @@ class CompiledSpec:
         return self.end_ns is not None and second * SECOND_NS > self.end_ns
 
     def _nominal_after(self, after: int) -> int | None:
-        found = [match for calendar in self.calendars if (match := calendar.next_after(after)) is not None]
+        found = [match for index in range(len(self.calendars)) if (match := self._next_match(index, after)) is not None]
         found += [((after - phase) // length + 1) * length + phase for length, phase in self.intervals]
         return min(found, default=None)
+
+    def _next_match(self, index: int, after: int) -> int | None:
+        since, match = self._matches.get(index, (after + 1, None))
+        if since > after or (match is not None and match <= after):
+            match = self.calendars[index].next_after(after)
+            self._matches[index] = (after, match)
+        return match
 
     def _free_from(self, second: int) -> int:
         return max((each.free_from(second) for each in self.exclusions if each.matches(second)), default=second)
@@ -94,8 +123,21 @@ class CompiledSpec:
         return Next(nominal_ns, nominal_ns + jitter_ms * _MILLISECOND_NS)
 
 
+class Looks:
+    """How many times may still be looked at in a search."""
+
+    def __init__(self, spec: CompiledSpec) -> None:
+        self.left = max(MAX_LOOKS // max(len(spec.exclusions), 1), LEAST_LOOKS)
+
+
 def canonical(spec: schedule_pb.ScheduleSpec) -> schedule_pb.ScheduleSpec:
     """A copy in which calendars and cron strings have become structured calendars and intervals. Raises SpecError."""
+    if len(spec.calendar) + len(spec.structured_calendar) + len(spec.interval) + len(spec.cron_string) > MAX_TIMES:
+        raise SpecError(f"more than {MAX_TIMES} calendars, intervals and cron strings")
+    if len(spec.timezone_data) > MAX_ZONE_BYTES:
+        raise SpecError("malformed time zone information")
+    if len(spec.exclude_calendar) + len(spec.exclude_structured_calendar) > MAX_EXCLUSIONS:
+        raise SpecError(f"more than {MAX_EXCLUSIONS} excluded calendars")
     result = schedule_pb.ScheduleSpec()
     result.CopyFrom(spec)
     result.structured_calendar.extend(structured(calendar) for calendar in spec.calendar)
@@ -142,8 +184,8 @@ def filled(spec: schedule_pb.ScheduleSpec) -> None:
     """Write out, in place, what ranges leave to defaults: this is how a spec is shown."""
     for calendars in (spec.structured_calendar, spec.exclude_structured_calendar):
         for calendar in calendars:
-            for field in FIELDS:
-                for each in getattr(calendar, field.name):
+            for part in FIELDS:
+                for each in getattr(calendar, part.name):
                     each.end = max(each.end, each.start)
                     each.step = each.step or 1
 
@@ -179,15 +221,15 @@ def _take_zone(zones: set[str], spec: schedule_pb.ScheduleSpec) -> None:
 def _check_calendar(calendar: schedule_pb.StructuredCalendarSpec) -> None:
     problems = []
     for name in ("second", "minute", "hour", "day_of_month", "month", "year", "day_of_week"):
-        field = next(field for field in FIELDS if field.name == name)
-        most = 6 if name == "day_of_week" else field.most
+        part = next(each for each in FIELDS if each.name == name)
+        most = 6 if name == "day_of_week" else part.most
         for each in getattr(calendar, name):
-            if not field.least <= each.start <= most:
-                problems.append(f"{field.shown} Start is not in range [{field.least}-{most}]")
+            if not part.least <= each.start <= most:
+                problems.append(f"{part.shown} Start is not in range [{part.least}-{most}]")
             if each.end and not each.start <= each.end <= most:
-                problems.append(f"{field.shown} End is before Start or not in range [{field.least}-{most}]")
+                problems.append(f"{part.shown} End is before Start or not in range [{part.least}-{most}]")
             if each.step < 0:
-                problems.append(f"{field.shown} has invalid Step")
+                problems.append(f"{part.shown} has invalid Step")
     if len(calendar.comment.encode()) > MAX_COMMENT:
         problems.append("comment is too long")
     if problems:
