@@ -8,6 +8,8 @@ PYTEST_ARGS ?=
 WORKERS ?= 3
 # For each target of fuzzing.
 FUZZ_SECONDS ?= 300
+LONG_SEEDS ?= 10000
+LONG_KILLS ?= 200
 
 .PHONY: help demo test test-fast test-infra test-typescript long lint proto bench check clean
 .DEFAULT_GOAL := help
@@ -17,7 +19,7 @@ help:
 	@echo "make test   all tests"
 	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 1 GB)"
 	@echo "make test-typescript   the TypeScript SDK against our server (needs node >= 20 and npm; 262 MB)"
-	@echo "make long   fuzzing, FUZZ_SECONDS (300) a target"
+	@echo "make long   fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200)"
 	@echo "make lint   ruff, mypy strict, import contracts"
 	@echo "make check  lint and all tests, as CI runs them"
 	@echo "make proto  generate *_pb2.py from our .proto files"
@@ -52,6 +54,12 @@ test-typescript: $(STAMP)
 long: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
 	$(BIN)/python -m tests.fuzz all $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.simulation --seeds $(LONG_SEEDS) --jobs 2 --shrink
+	$(BIN)/python -m tests.simulation --seeds 3 --repeat 20
+	$(BIN)/python -m tests.planted --seeds $(LONG_SEEDS) --jobs 2
+	$(BIN)/python -m tests.crash.kill9 --kills $(LONG_KILLS) --store sqlite
+	$(BIN)/python -m tests.crash.kill9 --kills $(LONG_KILLS) --store postgres --servers 2
+	$(BIN)/python -m tests.crash.functions --kills $(LONG_KILLS) --faults
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -30,6 +30,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from tests.crash import load
+from tests.crash.contention import Contention
 
 HOST = "127.0.0.1"
 FIRST_PORT = 18600
@@ -153,11 +154,14 @@ async def _under_load(
         clients[-1], task_queue=load.QUEUE, workflows=[load.Order, load.Child], activities=[load.quick, load.from_outside],
         max_cached_workflows=20, graceful_shutdown_timeout=timedelta(),
     )
+    contention = Contention(clients, f"contended-{options.seed}-", options.seed)
+    contending = asyncio.create_task(contention.run())
     working = asyncio.create_task(worker.run())
     running = asyncio.create_task(traffic.run())
     try:
         await _kill_again_and_again(options, servers, chance, traffic, running)
-        traffic.stopping = True
+        traffic.stopping = contention.stopping = True
+        await contending
         try:
             await asyncio.wait_for(running, FINISH_S)
         except TimeoutError:
@@ -165,11 +169,14 @@ async def _under_load(
             missing = [f"not finished: {unfinished}"]
         else:
             missing = await load.check(clients[0], traffic.told)
+            missing += await contention.check(clients[0])
+        print(contention, flush=True)
         await worker.shutdown()
         await working
     finally:
         # A worker without a server would wait for it for ever.
         running.cancel()
+        contending.cancel()
         working.cancel()
     return traffic.told, missing
 

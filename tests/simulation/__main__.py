@@ -55,6 +55,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--hashes", action="store_true")
     parser.add_argument("--shrink", action="store_true")
+    parser.add_argument("--until-failure", action="store_true")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("-v", "--verbose", action="store_true")
     options = parser.parse_args()
@@ -62,8 +63,9 @@ def main() -> int:
         return compare(options.first, options.seeds, options.steps, options.repeat)
     began = time.monotonic()
     total = run_many(
-        options.first, options.seeds, options.steps, options.jobs, verbose=options.verbose, hashes=options.hashes
-    )
+        options.first, options.seeds, options.steps, options.jobs, verbose=options.verbose, hashes=options.hashes,
+        until_failure=options.until_failure,
+    )  # fmt: skip
     if options.shrink:
         for seed in total.failed:
             show_small(seed, options.steps)

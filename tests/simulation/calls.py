@@ -106,6 +106,15 @@ def _complaint(workflow_id: str, calls: list[Call[Any]], verdict: checker.Verdic
     )
 
 
+def operations_of(
+    method: str, request: Any, reply: Any, unknown: bool, run_ids: RunIds
+) -> list[tuple[str, Any]]:
+    """What the model is to be told of one call, by workflow id. No reply: it was refused, or its outcome is unknown."""
+    refused = None if reply is not None or unknown else ServiceError(Code.NOT_FOUND, "")
+    record = _Record(method, request, 0, None if unknown else 0, reply, refused)
+    return list(_OPERATIONS[method](record, unknown, run_ids))
+
+
 # ---- what callers did -----------------------------------------------------------------------------------------------
 
 

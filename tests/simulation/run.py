@@ -60,18 +60,26 @@ def run(seeds: range, steps: int, *, verbose: bool = False, hashes: bool = False
     return result
 
 
-def run_many(first: int, seeds: int, steps: int, jobs: int, *, verbose: bool = False, hashes: bool = False) -> Result:
-    """Run them in so many processes, and print what failed as it comes."""
+def run_many(
+    first: int, seeds: int, steps: int, jobs: int, *, verbose: bool = False, hashes: bool = False,
+    until_failure: bool = False,
+) -> Result:  # fmt: skip
+    """Run them in so many processes, and print what failed as it comes; with `until_failure`, up to the first."""
     parts = [range(begin, min(begin + CHUNK, first + seeds)) for begin in range(first, first + seeds, CHUNK)]
-    work = partial(run, steps=steps, verbose=verbose, hashes=hashes)
+    work = partial(run, steps=steps, verbose=verbose, hashes=hashes, first_failure=until_failure)
     total = Result()
     if jobs == 1:
         for part in parts:
             _tell(total, work(part))
+            if until_failure and total.failed:
+                break
     else:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             for result in pool.map(work, parts):
                 _tell(total, result)
+                if until_failure and total.failed:
+                    pool.shutdown(cancel_futures=True)
+                    break
     return total
 
 
