@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from whistlestop.common import addresses
@@ -10,7 +10,7 @@ from whistlestop.common.errors import invalid_argument, unimplemented
 from whistlestop.frontend.api import checks
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from temporalio.api.common.v1.message_pb2 import Callback
 
@@ -67,3 +67,12 @@ def _check_url(url: str, rules: Rules) -> None:
                 raise invalid_argument(f"invalid url: callback address does not allow insecure connections: {url}")
             return
     raise invalid_argument(f"invalid url: url does not match any configured callback address: {url}")
+
+
+def drop_links_of_callbacks(links: Any, callbacks: Iterable[Callback]) -> None:
+    """Leave out, in place, the links that the Nexus callbacks beside them have, too: both are shown."""
+    known = [link for callback in callbacks if callback.HasField("nexus") for link in callback.links]
+    if known and links:
+        kept = [link for link in links if link not in known]
+        del links[:]
+        links.extend(kept)

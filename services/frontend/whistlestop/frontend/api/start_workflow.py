@@ -14,7 +14,7 @@ from whistlestop.common import cron
 from whistlestop.common.doors.status import packed
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.frontend.api import checks, time_skipping
-from whistlestop.frontend.api.callbacks import check_callbacks
+from whistlestop.frontend.api.callbacks import check_callbacks, drop_links_of_callbacks
 from whistlestop.frontend.api.rules import UnknownSearchAttribute
 from whistlestop.frontend.api.update_workflow import check_update
 from whistlestop.frontend.api.versioning import check_override
@@ -61,6 +61,7 @@ def check_start(
     checks.check_priority(request.priority)
     if request.completion_callbacks:
         check_callbacks(request.completion_callbacks, rules)
+        drop_links_of_callbacks(request.links, request.completion_callbacks)
     links = [*request.links, *(link for callback in request.completion_callbacks for link in callback.links)]
     if links:
         checks.check_links(links, rules)

@@ -9,7 +9,7 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.frontend.api import checks, time_skipping
-from whistlestop.frontend.api.callbacks import check_callbacks
+from whistlestop.frontend.api.callbacks import check_callbacks, drop_links_of_callbacks
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -49,6 +49,7 @@ def check_update(
         )
     if request.request.completion_callbacks:
         check_callbacks(request.request.completion_callbacks, rules)
+        drop_links_of_callbacks(request.request.links, request.request.completion_callbacks)
     links = [*request.request.links, *(x for c in request.request.completion_callbacks for x in c.links)]
     if links:
         checks.check_links(links, rules)

@@ -56,13 +56,16 @@ def initiate(completion: Completion, command: command_pb.Command) -> history_pb.
         "task_queue",
         "input",
         "header",
-        "memo",
-        "search_attributes",
         "retry_policy",
         "priority",
     ):
         if attributes.HasField(field):
             getattr(a, field).CopyFrom(getattr(attributes, field))
+    # Empty, they are nothing.
+    if attributes.memo.fields:
+        a.memo.CopyFrom(attributes.memo)
+    if attributes.search_attributes.indexed_fields:
+        a.search_attributes.CopyFrom(attributes.search_attributes)
     if attributes.HasField("workflow_execution_timeout"):
         a.workflow_execution_timeout.CopyFrom(attributes.workflow_execution_timeout)
     for field in ("workflow_run_timeout", "workflow_task_timeout"):
@@ -110,10 +113,10 @@ def started_attributes(
     ):  # fmt: skip
         if initiated.HasField(field):
             getattr(a, field).CopyFrom(getattr(initiated, field))
-    if initiated.HasField("memo"):
+    if initiated.memo.fields:
         a.memo.SetInParent()
         copy_payloads(a.memo.fields, initiated.memo.fields)
-    if initiated.HasField("search_attributes"):
+    if initiated.search_attributes.indexed_fields:
         a.search_attributes.SetInParent()
         copy_payloads(a.search_attributes.indexed_fields, initiated.search_attributes.indexed_fields)
     priority = merged_priority(parent.priority, initiated.priority)

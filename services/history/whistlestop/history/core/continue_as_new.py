@@ -66,10 +66,10 @@ def _copy_visible(
     source: command_pb.ContinueAsNewWorkflowExecutionCommandAttributes,
 ) -> None:
     """Memo and search attributes, without those that say "nothing"."""
-    if source.HasField("memo"):
+    if source.memo.fields:
         target.memo.SetInParent()
         copy_payloads(target.memo.fields, source.memo.fields)
-    if source.HasField("search_attributes"):
+    if source.search_attributes.indexed_fields:
         target.search_attributes.SetInParent()
         copy_payloads(target.search_attributes.indexed_fields, source.search_attributes.indexed_fields)
 

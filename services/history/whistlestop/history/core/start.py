@@ -102,10 +102,10 @@ def started_attributes(
     ):  # fmt: skip
         if request.HasField(field):
             getattr(a, field).CopyFrom(getattr(request, field))
-    if request.HasField("memo"):
+    if request.memo.fields:
         a.memo.SetInParent()
         copy_payloads(a.memo.fields, request.memo.fields)
-    if request.HasField("search_attributes"):
+    if request.search_attributes.indexed_fields:
         a.search_attributes.SetInParent()
         copy_payloads(a.search_attributes.indexed_fields, request.search_attributes.indexed_fields)
     a.completion_callbacks.extend(request.completion_callbacks)
