@@ -128,6 +128,42 @@ async def a_transition_ends_with_the_task_that_is_lost(p: Puppet) -> None:
 
 
 @slow_scenario
+async def a_task_queue_tells_its_routing(p: Puppet) -> None:
+    async def told(label: str) -> None:
+        for kind in ("TASK_QUEUE_TYPE_WORKFLOW", "TASK_QUEUE_TYPE_ACTIVITY"):
+            for _ in range(6000):
+                found = await p.call(
+                    "DescribeTaskQueue", record=False, task_queue={"name": p.task_queue}, task_queue_type=kind
+                )
+                if found.versioning_info.current_deployment_version.build_id == expected[0] and (
+                    found.versioning_info.ramping_version_percentage == expected[1]
+                ):
+                    break
+                await asyncio.sleep(0.05)
+            p.note(f"{label}: {kind}", p.normalised(found.versioning_info))
+
+    async def ramp(build_id: str, percentage: float) -> None:
+        await p.call(
+            "SetWorkerDeploymentRampingVersion", record=False, deployment_name=p.id("deployment"), build_id=build_id,
+            percentage=percentage, identity="me",
+        )  # fmt: skip
+
+    expected = "", 0.0
+    await told("nobody")
+    await registered(p, "1", "2")
+    await told("registered")
+    await current(p, "1")
+    expected = "1", 0.0
+    await told("current")
+    await ramp("2", 30)
+    expected = "1", 30.0
+    await told("ramping")
+    await current(p, "2")
+    expected = "2", 0.0
+    await told("the ramping one has become current")
+
+
+@slow_scenario
 async def an_activity_begins_a_transition(p: Puppet) -> None:
     """The workflow moves first; the activity starts when it has."""
     await registered(p, "1", "2")

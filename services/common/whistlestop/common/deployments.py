@@ -7,7 +7,7 @@ worker of another one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
 from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
@@ -145,13 +145,25 @@ def pushed_version(deployments: NamespaceDeployments, queue: str, task_type: int
     return None
 
 
-def target_of(
-    deployments: NamespaceDeployments, task_queue: str, task_type: int, workflow_id: str, *, use_ramping: bool = False
-) -> tuple[Version | None, int]:
-    """Where a task that is pinned to nothing goes: the current or, for its share, the ramping version; None: none.
+class Routing(NamedTuple):
+    """Where tasks of one queue go that are pinned to nothing; no version at all is the workers without one."""
 
-    With it the revision of the routing that says so; 0 where none does. Of several deployments that serve the queue,
-    the one whose routing changed last counts, as in Temporal.
+    current: Version | None
+    current_ns: int
+    """When it became current; 0: nobody said."""
+    current_revision: int
+    ramping: Version | None
+    ramping_ns: int
+    ramping_revision: int
+    ramps: bool
+    """Whether a share goes to `ramping`, which may be no version."""
+    percentage: float
+
+
+def routing_of(deployments: NamespaceDeployments, task_queue: str, task_type: int) -> Routing:
+    """Return how a queue is routed.
+
+    Of several deployments that serve it, the one whose routing changed last counts, as in Temporal.
     """
     current: Version | None = None
     current_ns, revision = -1, 0
@@ -172,9 +184,22 @@ def target_of(
             ramping, ramping_ns = None if away else routing.ramping_deployment_version, changed_ns
             ramps, percentage = True, routing.ramping_version_percentage
             ramping_revision = 0 if away else routing.revision_number
-    if ramps and (use_ramping or in_ramp(workflow_id, percentage)):
-        return ramping, ramping_revision
-    return current, revision
+    return Routing(
+        current, max(current_ns, 0), revision, ramping, max(ramping_ns, 0), ramping_revision, ramps, percentage
+    )
+
+
+def target_of(
+    deployments: NamespaceDeployments, task_queue: str, task_type: int, workflow_id: str, *, use_ramping: bool = False
+) -> tuple[Version | None, int]:
+    """Return where a task that is pinned to nothing goes: to the current version or, for its share, the ramping one.
+
+    None is the workers without a version. With it the revision of the routing that says so; 0 where none does.
+    """
+    routing = routing_of(deployments, task_queue, task_type)
+    if routing.ramps and (use_ramping or in_ramp(workflow_id, routing.percentage)):
+        return routing.ramping, routing.ramping_revision
+    return routing.current, routing.current_revision
 
 
 def in_ramp(workflow_id: str, percentage: float) -> bool:

@@ -17,7 +17,13 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.build_ids import build_queue, set_queue
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.deployments import UNVERSIONED, serving_versions, versioned_queue, versioning_data
+from whistlestop.common.deployments import (
+    older_version_string,
+    routing_of,
+    serving_versions,
+    versioned_queue,
+    versioning_data,
+)
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.proto.deployment_pb2 import DescribeVersionQueuesRequest, DescribeVersionQueuesResponse
 from whistlestop.matching.pollers import build_of, forget_old, poller_info
@@ -102,11 +108,12 @@ class Descriptions:
         limiter = self._limiter(key, settings, now_ns)
         response = rr.DescribeTaskQueueResponse(
             pollers=(await self._pollers(key, context, now_ns)).values(),
-            versioning_info=queue_pb.TaskQueueVersioningInfo(current_version=UNVERSIONED, update_time=_ZERO_TIME),
             effective_rate_limit=rr.DescribeTaskQueueResponse.EffectiveRateLimit(
                 requests_per_second=limiter.rps, rate_limit_source=limiter.source
             ),
         )
+        if request.task_queue.kind != _STICKY:
+            response.versioning_info.CopyFrom(await self._versioning_info(key))
         if request.report_config and record is not None:
             response.config.CopyFrom(settings)
         if request.report_stats or request.include_task_queue_status:
@@ -125,6 +132,26 @@ class Descriptions:
                     )
                 )
         return response
+
+    async def _versioning_info(self, key: QueueKey) -> queue_pb.TaskQueueVersioningInfo:
+        """Return how the queue's tasks are routed by worker deployments, in the newer and the older form."""
+        namespace_id, name, task_type = key
+        routing = routing_of(await self._deployments.read(namespace_id), name, task_type)
+        info = queue_pb.TaskQueueVersioningInfo(
+            current_version=older_version_string(routing.current), current_deployment_version=routing.current
+        )
+        changed_ns = routing.current_ns
+        if routing.ramps:
+            info.ramping_version = older_version_string(routing.ramping)
+            info.ramping_version_percentage = routing.percentage
+            if routing.ramping is not None:
+                info.ramping_deployment_version.CopyFrom(routing.ramping)
+            changed_ns = max(changed_ns, routing.ramping_ns)
+        if changed_ns:
+            info.update_time.FromNanoseconds(changed_ns)
+        else:
+            info.update_time.CopyFrom(_ZERO_TIME)
+        return info
 
     async def _enhanced(
         self, request: rr.DescribeTaskQueueRequest, context: CallContext
