@@ -493,3 +493,37 @@ async def test_without_bad_rows_nothing_is_read_or_written_for_them(backend: Bac
     await backend.history.timers.fire_page(10)
     assert "timer_fired" in await events(backend, "w")
     assert asked == []
+
+
+async def test_what_nobody_has_met_so_far_is_found_by_a_check(backend: Backend) -> None:
+    from whistlestop.server.unreadable import unreadable
+
+    await backend.open("damaged")
+    run_id = await backend.start("bad")
+    await backend.start("good")
+    key = await spoil(backend, "bad", run_id)
+    record = await backend.store.get_namespace(name="damaged")
+    assert record is not None
+    await backend.store.update_namespace(NamespaceRecord(record.namespace_id, "damaged", JUNK, record.version))
+    found = {(finding.table, finding.key) for finding in await unreadable(backend.store, 10)}
+    assert found == {
+        ("executions", f"{key.namespace_id}/bad/{run_id}"), ("namespaces", record.namespace_id),
+    }  # fmt: skip
+    assert len(await unreadable(backend.store, 1)) == 1
+
+
+async def test_rows_that_were_set_aside_are_metrics(backend: Backend) -> None:
+    from whistlestop.server.process import _Backlog
+    from whistlestop.server.prometheus import PrometheusMetrics
+
+    metrics = PrometheusMetrics()
+    backend.history.aside.listener = metrics.row_failed
+    await backend.store.put_timer(TimerTask("unknown", 1, ExecutionKey("n", "w", "r"), backend.clock.now_ns()))
+    for _ in range(2):
+        await backend.history.timers.fire_page(10)
+        await backend.clock.advance(10)
+    services: Any = backend
+    await _Backlog(services, metrics).refresh()
+    text = metrics.render().decode()
+    assert 'whistlestop_rows_failed_total{table="timer_tasks"} 2.0' in text
+    assert 'whistlestop_rows_set_aside{table="timer_tasks"} 1.0' in text

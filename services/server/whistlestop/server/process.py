@@ -46,6 +46,7 @@ from whistlestop.server.stores import (
     make_store,
     nobody_else_hears,
 )
+from whistlestop.storage import set_aside
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -209,6 +210,9 @@ class Server:
         from whistlestop.server.http_door import HttpDoor
         from whistlestop.server.prometheus import metrics_app
 
+        for service in (services.history, services.matching, services.frontend):
+            if service is not None:
+                service.aside.listener = metrics.row_failed
         matching = services.matching
         if matching is not None:
             counters = matching.counters
@@ -334,7 +338,12 @@ class _Backlog:
             return
         self._next_s = now_s + BACKLOG_AGE_S
         counts: dict[int, int] = {}
+        aside: dict[str, int] = {}
         try:
+            for message, is_there in await self._store.notes_set_aside(set_aside.MOST_NOTES):
+                note = set_aside.decoded(message.data)
+                if note is not None and is_there:
+                    aside[note.table] = aside.get(note.table, 0) + 1
             for namespace_id, queue, task_type in await self._store.list_backlogged_queues(None, BACKLOG_PAGE):
                 backlog = await self._store.backlog(namespace_id, queue, task_type, BACKLOG_COUNT)
                 counts[task_type] = counts.get(task_type, 0) + sum(each.count for each in backlog.values())
@@ -342,6 +351,7 @@ class _Backlog:
             log.warning("the backlog could not be counted: %s", error)
             return
         self._metrics.set_backlog(counts)
+        self._metrics.set_aside(aside)
 
 
 def _make_metrics() -> PrometheusMetrics:

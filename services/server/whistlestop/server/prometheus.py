@@ -60,6 +60,12 @@ class PrometheusMetrics:
             ("task_type",),
             registry=self.registry,
         )
+        self._failed_rows = Counter(
+            "whistlestop_rows_failed", "Stored rows that could not be processed", ("table",), registry=self.registry
+        )
+        self._aside = Gauge(
+            "whistlestop_rows_set_aside", "Stored rows that are set aside now", ("table",), registry=self.registry
+        )
         self._by_request: dict[tuple[str, str], Counter] = {}
         self._by_rpc: dict[str, Histogram] = {}
         self._by_type = {number: self._tasks.labels(name) for number, name in TASK_TYPES.items()}
@@ -89,6 +95,17 @@ class PrometheusMetrics:
         """Tasks that wait, by Temporal's TaskQueueType."""
         for number, name in TASK_TYPES.items():
             self._backlog.labels(name).set(counts.get(number, 0))
+
+    def row_failed(self, table: str) -> None:
+        """A row could not be processed."""
+        self._failed_rows.labels(table).inc()
+
+    def set_aside(self, counts: dict[str, int]) -> None:
+        """Rows that are set aside, by table."""
+        self._aside.clear()
+        self._aside.labels("timer_tasks").set(0)
+        for table, count in counts.items():
+            self._aside.labels(table).set(count)
 
     def watch_polls(self, read: Callable[[], dict[str, int]], waiting: Callable[[], int]) -> None:
         """Read how polls ended, and how many wait, whenever somebody looks."""

@@ -91,11 +91,17 @@ def check(
     output: Output = "table",
 ) -> None:
     """Walk the invariants of the stored state; exit code 1 when one is broken."""
+    from whistlestop.server.unreadable import unreadable
+
     as_json = wants_json(output)
 
     async def work() -> int:
         async with open_store(db_filename, database_url) as (store, config):
             findings = await store.check(limit)
+            known = {(finding.table, finding.key) for finding in findings}
+            for finding in await unreadable(store, limit):
+                if (finding.table, finding.key) not in known and len(findings) < limit:
+                    findings.append(finding)
         rows = [(finding.table, finding.key, finding.problem) for finding in findings]
         if as_json:
             print_json([dict(zip(("table", "key", "problem"), row, strict=True)) for row in rows])
