@@ -77,6 +77,12 @@ class AccessControl:
     def peek(self, headers: Mapping[str, str]) -> bool | None:
         """As `knows`, without waiting; None when that needs a look elsewhere."""
         token = _bearer(headers)
+        known = self._peek(token, headers)
+        if known is False:
+            _note_refusal(token)
+        return known
+
+    def _peek(self, token: str, headers: Mapping[str, str]) -> bool | None:
         names = headers.get(certificates.HEADER) if self._certificates else None
         now_ns = self._clock.now_ns()
         if token and not token.startswith(PREFIX):
@@ -122,7 +128,7 @@ class AccessControl:
             claims = keys.of_certificate(names.split("\n"), self._clock.now_ns())
             if claims is not None:
                 return claims
-        log.debug("a call was refused: %s", "its credential is not valid" if token else "it brought no credential")
+        _note_refusal(token)
         raise permission_denied()
 
     async def _namespace_of_token(self, request: Message) -> str:
@@ -133,6 +139,10 @@ class AccessControl:
             return ""
         found = await self._namespaces.by_id(token.namespace_id) if token.namespace_id else None
         return found.name if found is not None else ""
+
+
+def _note_refusal(token: str) -> None:
+    log.debug("a call was refused: %s", "its credential is not valid" if token else "it brought no credential")
 
 
 def _refused(claims: Claims, method: str, namespace: str) -> Exception:
