@@ -150,8 +150,20 @@ def _indented_block(page: str, heading: str) -> str:
 
 
 def test_the_commands_of_the_deploy_page_work_as_they_stand(person: Person) -> None:
-    """With the page's own AWS_REGION alone, a database of this test, and "y" where the command asks."""
+    """With the page's own AWS_REGION alone, a database of this test, and "y" where the command asks.
+
+    Functions are made for this machine's architecture, since LocalStack runs them here.
+    """
     said = []
+    shell = f"""
+        pip() {{ test "$*" = 'install whistlestop'; }}
+        whistlestop() {{
+            case $1 in
+                deploy) command whistlestop "$@" --architecture {here().architecture} ;;
+                *) command whistlestop "$@" ;;
+            esac
+        }}
+    """
     for heading in ("2. Deploy", "Take it down"):
         script = _indented_block("deploy.md", heading).replace("postgresql://…", person.url)
         environ = {**os.environ, **person.server.client_environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
@@ -161,7 +173,7 @@ def test_the_commands_of_the_deploy_page_work_as_they_stand(person: Person) -> N
             environ["AWS_REGION"] = "eu-central-1"
         environ.pop("AWS_DEFAULT_REGION", None)
         done = subprocess.run(
-            ["sh", "-euc", f"pip() {{ test \"$*\" = 'install whistlestop'; }}\n{script}"], env=environ, input="y\n" * 3,
+            ["sh", "-euc", shell + script], env=environ, input="y\n" * 3,
             cwd=person.server.log.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout
