@@ -19,6 +19,7 @@ import uvicorn
 from google.protobuf.message import DecodeError
 
 from tests.fuzz import h2
+from tests.fuzz.filling import filled
 from whistlestop.common.budget import Budget
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.context import CallContext
@@ -255,6 +256,14 @@ def protobuf_requests(data: bytes) -> None:
     """An RPC, chosen by the first byte, and its request."""
     if data:
         _call(RPCS[data[0] % len(RPCS)], data[1:])
+
+
+@target
+def filled_requests(data: bytes) -> None:
+    """An RPC, chosen by the first byte, and a request whose fields the others choose."""
+    if data:
+        name = RPCS[data[0] % len(RPCS)]
+        _call(name, filled((REGISTRY | OWN_REGISTRY)[name].request_type, data[1:]).SerializeToString())
 
 
 @target

@@ -13,12 +13,11 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-import enum
 import time
 from collections import deque
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -69,13 +68,12 @@ _PROGRESS = 64 * 1024
 _REQUEST_LINE = len("  HTTP/1.1\r\n")
 _HEADER_LINE = len(": \r\n")
 _PER_CHUNK = 16
+_TARGETS = frozenset({b"/", b"*"})
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
-class _Phase(enum.Enum):
-    IDLE = enum.auto()
-    HEAD = enum.auto()
-    BODY = enum.auto()
+_IDLE, _HEAD, _BODY = range(3)
+"""What is read: nothing, a head, a body. Plain numbers, since they are compared several times a request."""
 
 
 class _RefusedRequest(Exception):
@@ -104,13 +102,16 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._limits = limits
         self._account = account
         self._received = 0
+        self.url = b""
         self.timeout_keep_alive = limits.keep_alive_s  # type: ignore[assignment]  # a float will do
-        self._phase = _Phase.IDLE
+        self._phase = _IDLE
         self._outside = 0
         """Bytes of the current message outside its body; after its head, only those behind the head."""
         self._allowed = 0
         """What `_outside` may be in a body."""
-        self._head_size = self._header_count = self._discarded = 0
+        self._discarded = 0
+        self._head: list[tuple[bytes, bytes]] = []
+        """The headers of the request whose body comes in."""
         self._refusal: tuple[HTTPStatus, str] | None = None
         self._counted: deque[Request] = deque()
         """What the budget has of requests that are not answered."""
@@ -118,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         """Nothing more is read."""
         self._running: RequestResponseCycle
         """The request that the application has, or had last."""
-        self._timed: _Phase | None = None
+        self._timed: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
@@ -131,7 +132,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.flow = _Flow(transport)
         self._account.peer = self
         self._state.came()
-        self._watch(_Phase.HEAD)
+        self._watch(_HEAD)
         if not self._account.is_open:  # it had to make room during its TLS handshake
             transport.abort()
 
@@ -159,7 +160,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             return
         began_s = time.thread_time()
         self.data_received(data)
-        if self._phase is _Phase.BODY and not self._account.authenticated:
+        if self._phase == _BODY and not self._account.authenticated:
             self.flow.pause_reading()  # until the application wants the body
         self.spend_cpu(time.thread_time() - began_s)
 
@@ -168,18 +169,22 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._outside += len(data)
         if not self._fed(data):
             return
-        if self._phase is _Phase.BODY:
+        if self._phase == _BODY:
             if self._outside > self._allowed:
                 self._refuse(HTTPStatus.BAD_REQUEST, "The chunks of the body have too much around them.")
                 return
-            self._watch(_Phase.BODY)
-        elif self._phase is _Phase.HEAD or self._outside:
-            if self._outside > self._limits.head:
+            self._watch(_BODY)
+        elif self._phase == _HEAD or self._outside:
+            if len(self.url) > self._limits.target:
+                self._refuse(*_TARGET_TOO_LONG)
+                return
+            if self._outside > self._limits.head or len(self.headers or ()) > self._limits.headers:
                 self._refuse(*_HEAD_TOO_LARGE)
                 return
-            self._watch(_Phase.HEAD)
+            self._watch(_HEAD)
         else:
-            self._watch(None)
+            if self._timed is not None:
+                self._watch(None)
             if self._is_answered(none_is=False) and self.timeout_keep_alive_task is None:
                 # The answer went out before the request was complete.
                 self.timeout_keep_alive_task = self.loop.call_later(
@@ -202,7 +207,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         """Go on with HTTP/1.1: a server may ignore an `Upgrade`. The parser has taken the body for another protocol."""
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        for name, value in self.headers:
+        for name, value in self._head:
             if name in _FRAMING:
                 self._fed(b"POST / HTTP/1.1\r\n%b: %b\r\n\r\n" % (name, value))
         return self._fed(rest) if rest else not self._ending
@@ -210,11 +215,10 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     # -- the parser's callbacks --
 
     def on_message_begin(self) -> None:
-        if self._is_resumed():
-            return
+        if self._phase == _BODY:
+            return  # a second parser reads the body of a request whose head a first one has read
         super().on_message_begin()
-        self._phase = _Phase.HEAD
-        self._head_size = self._header_count = 0
+        self._phase = _HEAD
         if not self._account.authenticated:
             counted = self._account.open_request(self._make_room)
             if counted is None:
@@ -222,36 +226,32 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             else:
                 self._counted.append(counted)
 
-    def on_url(self, url: bytes) -> None:
-        if self._is_resumed():
-            return
-        super().on_url(url)
-        if len(self.url) > self._limits.target:
-            self._stop(HTTPStatus.REQUEST_URI_TOO_LONG, f"The path and query exceed {self._limits.target} bytes.")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._phase is not _Phase.HEAD:
-            return  # a trailer, or the head of a body that is resumed
-        super().on_header(name, value)
-        self._header_count += 1
-        self._head_size += len(name) + len(value) + _HEADER_LINE
-        if self._header_count > self._limits.headers or self._head_size > self._limits.head:
-            self._stop(*_HEAD_TOO_LARGE)
-
     def on_headers_complete(self) -> None:
-        if self._is_resumed():
-            return
-        wrong = _fault(self.headers, self.url, self.parser.get_http_version(), self.parser.get_method())
+        if self._phase == _BODY:
+            return  # as above
+        limits = self._limits
+        if len(self.url) > limits.target:
+            self._stop(*_TARGET_TOO_LONG)
+        if len(self.headers) > limits.headers:
+            self._stop(*_HEAD_TOO_LARGE)
+        head, wrong = _looked_at(self.headers, self.url, self.parser)
         if wrong is not None:
             self._stop(HTTPStatus.BAD_REQUEST, wrong)
-        if len(self.pipeline) >= self._limits.pipelined:
+        if head > limits.head:
+            self._stop(*_HEAD_TOO_LARGE)
+        if self.pipeline and len(self.pipeline) >= limits.pipelined:
             self._stop(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests at once on one connection.")
-        head = self._head_size + len(self.url) + len(self.parser.get_method()) + _REQUEST_LINE
-        self._hold(head)
+        if self._counted:
+            self._hold(head)
+        earlier: Any = self.cycle
         super().on_headers_complete()
-        self._phase = _Phase.BODY
-        self._outside = max(self._outside - head, 0)
-        self._allowed = self._limits.framing
+        if earlier is None or earlier.response_complete:
+            self._running = self.cycle
+        self._head = self.headers
+        self.headers = []  # what comes from now on are trailers
+        self._phase = _BODY
+        self._outside = self._outside - head if self._outside > head else 0
+        self._allowed = limits.framing
         self._discarded = 0
 
     def on_chunk_header(self) -> None:
@@ -259,31 +259,29 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._allowed += _PER_CHUNK
 
     def on_body(self, body: bytes) -> None:
-        self._outside = max(self._outside - len(body), 0)
-        self._allowed += 2 * len(body)
+        size = len(body)
+        self._outside = self._outside - size if self._outside > size else 0
+        self._allowed += 2 * size
         if self.cycle.response_complete:
-            self._discarded += len(body)
+            self._discarded += size
             if self._discarded > self._limits.discarded:
                 self._end()
             return
-        self._hold(len(body))
+        if self._counted:
+            self._hold(size)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self.parser.should_upgrade() and any(name in _FRAMING for name, _ in self.headers):
+        if self.parser.should_upgrade() and any(name in _FRAMING for name, _ in self._head):
             return  # the body is still to come, see `_without_upgrade`
         super().on_message_complete()
-        self._phase = _Phase.IDLE
+        self._phase = _IDLE
         self._outside = 0
         if self._counted:
             self._counted[-1].finish()
 
-    def _is_resumed(self) -> bool:
-        """Whether a second parser reads the body of a request whose head a first one has read."""
-        return self._phase is _Phase.BODY
-
     def _hold(self, size: int) -> None:
-        if self._counted and not self._counted[-1].hold(size):
+        if not self._counted[-1].hold(size):
             self._stop(HTTPStatus.TOO_MANY_REQUESTS, "Too much is sent by callers who are not known yet.")
 
     def _stop(self, status: HTTPStatus, message: str) -> None:
@@ -291,6 +289,11 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         raise _RefusedRequest
 
     # -- what the application knows of the peer --
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a known caller has used this connection."""
+        return self._account.authenticated
 
     def authenticate(self) -> None:
         """Note that a known caller uses this connection."""
@@ -320,7 +323,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def is_busy(self) -> bool:
         """Return whether a request is under way."""
-        return self._phase is not _Phase.IDLE or not self._is_answered(none_is=True)
+        return self._phase != _IDLE or not self._is_answered(none_is=True)
 
     def close_idle(self) -> None:
         """Close: there is nothing to do."""
@@ -332,19 +335,17 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     # -- answers --
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
-
     def on_response_complete(self) -> None:
+        if self.pipeline:
+            self._running = self.pipeline[-1][0]
         super().on_response_complete()
         if self._counted:
             self._counted.popleft().close()
         if self.transport.get_write_buffer_size():
             self._watch_writing()
-        if self.transport.is_closing() or self._phase is _Phase.IDLE:
+        if self.transport.is_closing() or self._phase == _IDLE:
             return
-        if self.cycle.response_complete and self._phase is _Phase.BODY:
+        if self.cycle.response_complete and self._phase == _BODY:
             self._set_timer(self._limits.linger_s, self._expire)  # the rest of a body that nobody wants
         else:
             self._timed = None
@@ -378,12 +379,12 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         """Answer what is no request, and end. Behind requests that are not answered yet, end with their answers."""
         if self._is_answering_another():
-            if self._phase is _Phase.BODY:
+            if self._phase == _BODY:
                 self.pipeline.popleft()  # the one that is refused, and which no answer is due for any more
             self._stop_reading()
             (self.pipeline[0][0] if self.pipeline else self._running).keep_alive = False
             return
-        if self._phase is not _Phase.BODY or not self.cycle.response_started:
+        if self._phase != _BODY or not self.cycle.response_started:
             body = message.encode()
             self.transport.write(
                 f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: text/plain; charset=utf-8\r\n"
@@ -412,13 +413,13 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._watch_writing()
         self.transport.close()
 
-    def _watch(self, phase: _Phase | None) -> None:
+    def _watch(self, phase: int | None) -> None:
         """Time a phase from its start on."""
-        if phase is self._timed:
+        if phase == self._timed:
             return
         self._timed = phase
         if phase is not None:
-            self._set_timer(self._limits.head_s if phase is _Phase.HEAD else self._limits.body_s, self._expire)
+            self._set_timer(self._limits.head_s if phase == _HEAD else self._limits.body_s, self._expire)
         elif self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -434,49 +435,55 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             return
         if self._is_answering_another():
             self._timed = None  # timed anew when that answer is complete
-        elif self._outside or self._phase is not _Phase.IDLE:
+        elif self._outside or self._phase != _IDLE:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request did not come in time.")
         else:
             self._close()
 
     def _make_room(self) -> None:
         """End what the budget has no room for any more."""
-        if self._phase is _Phase.IDLE:
+        if self._phase == _IDLE:
             self._end()
         else:
             self._expire()
 
     def _is_answering_another(self) -> bool:
         """Whether an earlier request than the one that comes in has no complete answer yet."""
-        if self._phase is _Phase.BODY:
+        if self._phase == _BODY:
             return bool(self.pipeline)
         return not self._is_answered(none_is=True)
 
     def _is_answered(self, *, none_is: bool) -> bool:
         """Whether the last request has its answer; `none_is` where there was no request yet."""
-        cycle = cast("RequestResponseCycle | None", self.cycle)
+        cycle: Any = self.cycle
         return cycle.response_complete if cycle is not None else none_is
 
 
+_TARGET_TOO_LONG = (HTTPStatus.REQUEST_URI_TOO_LONG, "The path and query of the request are too long.")
 _HEAD_TOO_LARGE = (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large.")
 
 
-def _fault(headers: Iterable[tuple[bytes, bytes]], url: bytes, version: str, method: bytes) -> str | None:
-    """What is wrong with a head that the parser let pass: where it ends for another reader, or whom it is for."""
-    host = None
+def _looked_at(
+    headers: Iterable[tuple[bytes, bytes]], url: bytes, parser: httptools.HttpRequestParser
+) -> tuple[int, str | None]:
+    """The size of a head, and what is wrong with it that the parser let pass: where it ends, or whom it is for."""
+    method, version = parser.get_method(), parser.get_http_version()
+    size = len(method) + len(url) + _REQUEST_LINE
+    host = wrong = None
     for name, value in headers:
+        size += len(name) + len(value) + _HEADER_LINE
         if name == b"host":
             if host is not None:
-                return "There are several Host headers."
+                wrong = "There are several Host headers."
             host = value
         elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version != "1.1"):
-            return "Transfer-Encoding has to be chunked, in HTTP/1.1."
+            wrong = "Transfer-Encoding has to be chunked, in HTTP/1.1."
     if host is None and version == "1.1":
-        return "The Host header is missing."
-    if method == b"CONNECT":
-        return "CONNECT is not served here."
-    if not url.startswith((b"/", b"*")):
+        wrong = "The Host header is missing."
+    elif method == b"CONNECT":
+        wrong = "CONNECT is not served here."
+    elif url[:1] not in _TARGETS:
         authority = url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
         if host is not None and authority != host:
-            return "The Host header is not that of the address."
-    return None
+            wrong = "The Host header is not that of the address."
+    return size, wrong

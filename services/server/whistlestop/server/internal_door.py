@@ -132,7 +132,7 @@ def internal_app(api: InternalApi) -> App:
             await send_answer(send, refused)
             return
         peer = scope.get("state", {}).get(PEER)
-        if peer is not None:
+        if peer is not None and not peer.is_known:
             peer.authenticate()
         body = await read_body(receive, MOST_BODY)
         if body is None:

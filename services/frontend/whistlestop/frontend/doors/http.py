@@ -178,7 +178,8 @@ def make_app(frontend: Frontend, clock: Clock, browsers: BrowserRules | None = N
             return
         state = scope.get("state", {})
         peer = state.get(PEER)
-        began_s = 0.0 if peer is None else time.thread_time()
+        counts = peer is not None and not peer.is_known
+        began_s = time.thread_time() if counts else 0.0
         headers = headers_of(scope["headers"])
         headers.pop(certificates.HEADER, None)
         if certificate := state.get(certificates.HEADER):
@@ -191,7 +192,7 @@ def make_app(frontend: Frontend, clock: Clock, browsers: BrowserRules | None = N
             local_ip=local_ip_of(scope),
         )
         found = await api.look(request)
-        if peer is not None:
+        if counts:
             if isinstance(found, Passed) and found.known:
                 peer.authenticate()
             else:
