@@ -18,6 +18,7 @@ from whistlestop.common.errors import ServiceError, data_loss, invalid_argument,
 from whistlestop.common.nesting import bound_of
 from whistlestop.common.storable import nul_field
 from whistlestop.common.throttle import ThrottledWarnings
+from whistlestop.common.times import invalid_time
 from whistlestop.frontend.api import AROUND, HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.namespace_resolution import NamespaceResolver
@@ -126,8 +127,11 @@ class Frontend:
     async def _perform(self, route: _Route, request: Message, context: CallContext) -> Reply:
         if route.bound is not None:
             route.bound(request)
-        if field := nul_field(request):
+        data = request.SerializeToString()
+        if field := nul_field(request, data):
             raise invalid_argument(f"{field} must not contain U+0000: no store holds a name or an id with it.")
+        if field := invalid_time(request, data):
+            raise invalid_argument(f"{field} is out of the range of timestamps and durations.")
         try:
             if route.spec.namespaced:
                 context = await self._enter_namespace(route, request, context)

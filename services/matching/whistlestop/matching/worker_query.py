@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from temporalio.api.enums.v1 import common_pb2 as common_enums
 
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import invalid_argument
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ _TOKENS = re.compile(
 
 
 def _status(heartbeat: worker_pb.WorkerHeartbeat) -> str:
-    name = common_enums.WorkerStatus.Name(heartbeat.status).removeprefix("WORKER_STATUS_")
+    name = enum_name(common_enums.WorkerStatus, heartbeat.status).removeprefix("WORKER_STATUS_")
     return name.title().replace("_", "")
 
 

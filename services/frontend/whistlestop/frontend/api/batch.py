@@ -20,6 +20,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common import task_queues
 from whistlestop.common.clients import decoded
+from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
 from whistlestop.common.nesting import load_json
 from whistlestop.frontend.api import checks
@@ -139,7 +140,7 @@ def _check_targets(request: service_pb.StartBatchOperationRequest, operation: st
 
 
 def _execution_type(number: int) -> str:
-    name = common_enums.ExecutionType.Name(number)  # type: ignore[arg-type]  # a number of the enum
+    name = enum_name(common_enums.ExecutionType, number)
     return name.removeprefix("EXECUTION_TYPE_").title()
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.compute.v1 import config_pb2 as compute_pb
 from temporalio.api.enums.v1.task_queue_pb2 import TaskQueueType
 
+from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import invalid_argument
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def check(config: ComputeConfig) -> None:
             has_catch_all = True
         for kind in group.task_queue_types:
             if kind in seen:
-                shown = TaskQueueType.Name(kind).removeprefix("TASK_QUEUE_TYPE_").capitalize()
+                shown = enum_name(TaskQueueType, kind).removeprefix("TASK_QUEUE_TYPE_").capitalize()
                 raise invalid_argument(f"entry {name}: task type {shown} appears in more than one entry")
             if not kind:
                 raise invalid_argument(f"entry {name}: task type undefined not allowed in compute spec")

@@ -20,6 +20,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
+from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import failed_precondition, invalid_argument, not_found
 from whistlestop.history.core import close, nonces, retry, sizes, workflow_task
 from whistlestop.history.core.activity import TASK_TYPE_ACTIVITY
@@ -76,7 +77,7 @@ def is_worked_at(state: MutableState) -> bool:
 
 def status_word(activity: ActivityExecution) -> str:
     """`CANCEL_REQUESTED` is told as `CancelRequested`."""
-    return ActivityExecution.Status.Name(activity.status).title().replace("_", "")
+    return enum_name(ActivityExecution.Status, activity.status).title().replace("_", "")
 
 
 # ---- times -----------------------------------------------------------------------------------------------------------

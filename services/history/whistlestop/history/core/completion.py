@@ -15,6 +15,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.common.deployments import version_of
+from whistlestop.common.enum_names import enum_name
 from whistlestop.common.error_size import MOST_MESSAGE_BYTES, cut
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.common.storable import nul_field
@@ -54,7 +55,7 @@ class BadCommand(Exception):
 
 def cause_name(cause: int) -> str:
     """`WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND` is called `UnhandledCommand`."""
-    name = fc.WorkflowTaskFailedCause.Name(cause)  # type: ignore[arg-type]
+    name = enum_name(fc.WorkflowTaskFailedCause, cause)
     return "".join(part.capitalize() for part in name.removeprefix("WORKFLOW_TASK_FAILED_CAUSE_").split("_"))
 
 
@@ -221,10 +222,7 @@ def _check_names(command: command_pb.Command) -> None:
 
 def command_name(command_type: int) -> str:
     """`COMMAND_TYPE_START_TIMER` is called `StartTimer`; unknown numbers stay numbers."""
-    try:
-        name = ct.CommandType.Name(command_type)  # type: ignore[arg-type]
-    except ValueError:
-        return str(command_type)
+    name = enum_name(ct.CommandType, command_type)
     return "".join(part.capitalize() for part in name.removeprefix("COMMAND_TYPE_").split("_"))
 
 

@@ -10,6 +10,7 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
+from whistlestop.common.enum_names import enum_name
 from whistlestop.history.core import nexus_execution
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _parsed_operation(link: nexus_pb.Link) -> common_pb.Link | None:
 
 def _short(event_type: et.EventType.ValueType) -> str:
     """`EVENT_TYPE_TIMER_FIRED` is `TimerFired`."""
-    name = et.EventType.Name(event_type).removeprefix("EVENT_TYPE_")
+    name = enum_name(et.EventType, event_type).removeprefix("EVENT_TYPE_")
     return "".join(part.capitalize() for part in name.split("_"))
 
 

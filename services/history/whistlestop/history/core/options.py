@@ -9,6 +9,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 
+from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import failed_precondition, invalid_argument, not_found
 from whistlestop.history.core import activity, versioning, workflow_task
 from whistlestop.history.core.signal import ALREADY_COMPLETED
@@ -130,7 +131,7 @@ def _pin_where_it_is(run: Run, override: workflow_pb.VersioningOverride) -> None
         return
     version = versioning.pinned_version(run.state)
     if version is None:
-        behavior = wf_enums.VersioningBehavior.Name(run.state.versioning_info.behavior)
+        behavior = enum_name(wf_enums.VersioningBehavior, run.state.versioning_info.behavior)
         shown = "".join(word.capitalize() for word in behavior.removeprefix("VERSIONING_BEHAVIOR_").split("_"))
         raise failed_precondition(
             f"must specify a specific pinned override version because workflow with id {run.state.workflow_id} has "

@@ -18,6 +18,7 @@ from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
 from whistlestop.common import addresses
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.enum_names import enum_name
 from whistlestop.common.outbound import BadRequest, NoAnswer, Outbound
 from whistlestop.matching.push.provider import ProviderError
 
@@ -144,7 +145,7 @@ class Webhook:
             "build_id": work.version.build_id,
             "scaling_group": work.group,
             "task_queues": [
-                {"name": name, "type": queue_enums.TaskQueueType.Name(kind), "backlog": backlog}  # type: ignore[arg-type]
+                {"name": name, "type": enum_name(queue_enums.TaskQueueType, kind), "backlog": backlog}
                 for name, kind, backlog in work.queues
             ],
         }
