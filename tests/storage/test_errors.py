@@ -19,6 +19,7 @@ from whistlestop.storage.errors import (
     Refused,
     SchemaMismatch,
     StorageError,
+    TimedOut,
     TooLarge,
     Unavailable,
     VersionConflict,
@@ -38,7 +39,8 @@ RETRYABLE = {Code.UNAVAILABLE}
 STATES: dict[str, type[StorageError]] = {
     # what passes
     **dict.fromkeys(("08000", "08003", "08006", "40001", "40P01", "53100", "53200", "53300", "55P03"), Unavailable),
-    **dict.fromkeys(("25006", "25P03", "26000", "57014", "57P01", "57P02", "57P03", "58030", "23505"), Unavailable),
+    "57014": TimedOut,
+    **dict.fromkeys(("25006", "25P03", "26000", "57P01", "57P02", "57P03", "58030", "23505"), Unavailable),
     # values
     **dict.fromkeys(("22021", "22003", "22P05", "22P02", "22001", "54000", "54001"), Refused),
     # statements, schema, permissions, corruption

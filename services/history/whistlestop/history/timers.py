@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.loops import Loop
 from whistlestop.history.core import timers as core_timers
 from whistlestop.history.passing import is_passing
 from whistlestop.storage.errors import StorageError
@@ -79,7 +80,7 @@ class TimerProcessor:
     def start(self, spans: Sequence[tuple[int, int]] = EVERYTHING) -> None:
         """Begin with the rows of these spans of slots."""
         self._spans = tuple(spans)
-        self._task = asyncio.create_task(self._loop(), name="timers")
+        self._task = asyncio.create_task(Loop("timers", self._engine.clock).run(self._turn), name="timers")
 
     def scan(self, spans: Sequence[tuple[int, int]]) -> None:
         """From now on the rows of these spans of slots are fired here: look at them all."""
@@ -103,18 +104,9 @@ class TimerProcessor:
         if due_ns < self._sleeps_until_ns:
             self._wake.set()
 
-    async def _loop(self) -> None:
-        while True:
-            try:
-                await self._refresh()
-                await self._run_until_horizon()
-            except StorageError as error:
-                _log.warning("reading timers failed (%s); trying again", error)
-                await self._engine.clock.sleep(RETRY_S)
-            except Exception:  # noqa: BLE001
-                # Whatever it is, it must not end the timers of everybody.
-                _log.exception("reading timers failed; trying again")
-                await self._engine.clock.sleep(RETRY_S)
+    async def _turn(self) -> None:
+        await self._refresh()
+        await self._run_until_horizon()
 
     async def _refresh(self) -> None:
         """Read the rows up to a new horizon (nearer when there are very many)."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError
+from whistlestop.common.loops import Loop
 from whistlestop.history import deliveries, push, undeliverable
 from whistlestop.history.nexus_deliveries import PutOff
 from whistlestop.history.passing import is_passing
@@ -63,6 +64,7 @@ class TransferProcessor:
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._outside = asyncio.Semaphore(CONCURRENT)
         self._sweeper: asyncio.Task[None] | None = None
+        self._loop = Loop("transfers", service.clock)
         self._spans: Sequence[tuple[int, int]] = EVERYTHING
         self._look = asyncio.Event()
         self._closing = False
@@ -142,19 +144,22 @@ class TransferProcessor:
         return found
 
     async def _sweep(self) -> None:
+        await self._loop.run(self._turn)
+
+    async def _turn(self) -> None:
+        """Look, and wait for the next one. Where the look fails, the loop tries it again."""
         clock = self._service.clock
-        while True:
-            older_ns = 0 if self._look.is_set() else SWEPT_AGE_NS
-            self._look.clear()
-            try:
-                while await self.sweep_once(older_ns=older_ns) == PAGE:
-                    await self.drain()
-            except StorageError as error:
-                _log.warning("reading transfer tasks failed (%s); trying again", error)
-            except Exception:  # noqa: BLE001
-                # Whatever it is, it must not end the deliveries of everybody.
-                _log.exception("reading transfer tasks failed; trying again")
-            await wait_until(clock, clock.now_ns() + int(SWEEP_S * SECOND_NS), self._look.wait())
+        older_ns = 0 if self._look.is_set() else SWEPT_AGE_NS
+        self._look.clear()
+        try:
+            while await self.sweep_once(older_ns=older_ns) == PAGE:
+                await self.drain()
+        except Exception:
+            if not older_ns:
+                self._look.set()
+            raise
+        self._loop.succeeded()
+        await wait_until(clock, clock.now_ns() + int(SWEEP_S * SECOND_NS), self._look.wait())
 
     async def _work(self, key: ExecutionKey) -> None:
         queue = self._waiting[key]

@@ -12,6 +12,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
+from whistlestop.common import loops
 from whistlestop.common.errors import Code, ServiceError, unavailable
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.common.transports import error_answer, invoke_envelope
@@ -125,7 +126,7 @@ def internal_app(api: InternalApi) -> App:
             return
         path = scope["path"]
         if path == HEALTH:
-            await send_answer(send, _answered(200, {"status": "SERVING"}))
+            await send_answer(send, _answered(200, loops.health()))
             return
         refused = api.refusal(scope["method"], path, headers_of(scope["headers"]), local_ip_of(scope))
         if refused is not None:

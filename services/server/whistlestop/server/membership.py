@@ -15,9 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.loops import Loop
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import Member
 
@@ -114,6 +116,7 @@ class Membership:
         self.on_gone: Callable[[], None] | None = None
         """Told when one of the others is silent for too long: what it committed last it may not have told."""
         self._alive: frozenset[str] = frozenset()
+        self._loop = Loop("membership", clock, most_pause_s=BESIDE_OTHERS_S)
 
     async def join(self, rpc_address: str, rpc_port: int) -> None:
         """Write the first heartbeat and go on."""
@@ -164,8 +167,11 @@ class Membership:
                 called = False
                 while not called and await hints.wait(deadline_ns):
                     called = hints.elsewhere
-                await self._look_quietly(reread=called)
+                # A heartbeat that failed is tried again soon: the rows must not expire meanwhile.
+                while not await self._loop.attempt(partial(self._look, reread=called)):
+                    called = True
         finally:
+            self._loop.ended()
             hints.__exit__(None, None, None)
 
     async def _call(self) -> None:
@@ -173,13 +179,7 @@ class Membership:
         began_ns = self._clock.now_ns()
         self._notifier.publish((TOPIC,))
         await self._clock.sleep(CALL_S)
-        await self._look_quietly(reread=True, doubt_ns=began_ns)
-
-    async def _look_quietly(self, *, reread: bool, doubt_ns: int = 0) -> None:
-        try:
-            await self._look(reread=reread, doubt_ns=doubt_ns)
-        except StorageError as error:
-            log.warning("the heartbeat was not written: %s", error, extra={"host_id": self._host_id})
+        await self._loop.attempt(partial(self._look, reread=True, doubt_ns=began_ns))
 
     async def _look(self, *, reread: bool, doubt_ns: int = 0) -> None:
         """Beat, read who else there is, and settle who scans what."""

@@ -18,7 +18,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from whistlestop.common import private_files
+from whistlestop.common import loops, private_files
 from whistlestop.common.budget import Budget
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors.database import is_verified
@@ -213,6 +213,7 @@ class Server:
         for service in (services.history, services.matching, services.frontend):
             if service is not None:
                 service.aside.listener = metrics.row_failed
+        metrics.watch_loops(loops.failures)
         matching = services.matching
         if matching is not None:
             counters = matching.counters

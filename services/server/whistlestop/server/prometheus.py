@@ -111,6 +111,10 @@ class PrometheusMetrics:
         """Read how polls ended, and how many wait, whenever somebody looks."""
         self.registry.register(_Polls(read, waiting))
 
+    def watch_loops(self, read: Callable[[], dict[str, int]]) -> None:
+        """Read how many turns of each background loop have failed, whenever somebody looks."""
+        self.registry.register(_Loops(read))
+
     def render(self) -> bytes:
         """The text format."""
         return generate_latest(self.registry)
@@ -127,6 +131,19 @@ class _Polls:
             ended.add_metric((outcome,), count)
         yield ended
         yield GaugeMetricFamily("whistlestop_polls_waiting", "Polls that wait for a task now", value=self._waiting())
+
+
+class _Loops:
+    def __init__(self, read: Callable[[], dict[str, int]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        failed = CounterMetricFamily(
+            "whistlestop_loop_failures", "Turns of background loops that failed, and were tried again", labels=("loop",)
+        )
+        for name, count in self._read().items():
+            failed.add_metric((name,), count)
+        yield failed
 
 
 def metrics_app(metrics: PrometheusMetrics, refresh: Callable[[], Awaitable[None]], browsers: BrowserRules) -> App:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import select
 import struct
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +30,7 @@ from whistlestop.storage.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from psycopg.abc import AdaptContext
 
@@ -54,6 +56,7 @@ EXPECTED = (psycopg.Error, *_POOL_TROUBLE)
 
 _UNENCODABLE = (psycopg.DataError, OverflowError, UnicodeError, struct.error)
 """What the driver itself raises over a value (numbers beyond 64 bits, lone surrogates), before anything is sent."""
+_STANDBY = ("25006", "57P01", "57P02", "57P03")
 _LOST_STATEMENTS = ("26000", "42P05")
 _REFUSED_CLASSES = ("22", "54")
 """Data exceptions, and limits of the server (the size of an index row, say): the value is wrong for this database."""
@@ -83,12 +86,47 @@ def conninfo(url: str, password: Password | None) -> str:
     return url if password is None else make_conninfo(url, password=password())
 
 
+class _Pool(AsyncConnectionPool[AsyncConnection[Any]]):
+    """Hands out no connection that the server closed while it idled, and keeps none to one that became a standby.
+
+    (The pool's own `check` would ask the server each time, and pause between one dead connection and the next.)
+    """
+
+    @asynccontextmanager
+    async def connection(self, timeout: float | None = None) -> AsyncIterator[AsyncConnection[Any]]:  # noqa: ASYNC109
+        connection = await self.getconn(timeout)
+        for _ in range(self.max_size):
+            if not _is_closed(connection):
+                break
+            await connection.close()
+            await self.putconn(connection)
+            connection = await self.getconn(timeout)
+        try:
+            async with connection:
+                yield connection
+        except psycopg.Error as error:
+            if error.sqlstate in _STANDBY:
+                await connection.close()  # the address may lead to another server by now
+            raise
+        finally:
+            await self.putconn(connection)
+
+
+def _is_closed(connection: AsyncConnection[Any]) -> bool:
+    """Whether the server's goodbye stands in the socket, where nothing else can stand while nothing was asked."""
+    if connection.closed:
+        return True
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
+
+
 def create_pool(
     url: str, pool_size: int, *, prepare: bool, password: Password | None = None
 ) -> AsyncConnectionPool[AsyncConnection[Any]]:
     """A pool that is not open yet. Without `prepare` nothing outlives a transaction on a connection."""
     context: AdaptContext = _Adapters()
-    return AsyncConnectionPool(
+    return _Pool(
         partial(conninfo, url, password),
         min_size=1,
         max_size=pool_size,

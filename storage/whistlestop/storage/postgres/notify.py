@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import AsyncConnection
 
+from whistlestop.common.loops import Loop
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.storage.postgres.connection import CONNECT_TIMEOUT_S, is_pooled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.notify import Subscription
@@ -47,7 +48,7 @@ _DIGEST_BYTES = 9
 _FLUSH_S = 1.0
 _QUIET_NS = 30_000_000_000
 """One that was heard this recently may be about to join."""
-_RECONNECT_S = (0.1, 5.0)
+MOST_RECONNECT_S = 5.0
 RECHECK_S = 2.0
 """Between two looks at the store, where other processes can't be heard."""
 
@@ -102,8 +103,8 @@ class PostgresNotifier:
     async def start(self) -> None:
         """Connect in the background; returns when it listens, or after a few seconds without."""
         self._tasks = [
-            asyncio.create_task(self._keep(self._listen_url, self._listen), name="postgres-listen"),
-            asyncio.create_task(self._keep(self._url, self._send), name="postgres-notify"),
+            asyncio.create_task(self._keep("hints heard", self._listen_url, self._listen), name="postgres-listen"),
+            asyncio.create_task(self._keep("hints sent", self._url, self._send), name="postgres-notify"),
         ]
         try:
             await asyncio.wait_for(self._listening.wait(), CONNECT_TIMEOUT_S)
@@ -120,20 +121,20 @@ class PostgresNotifier:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _keep(self, url: str, work: Any) -> None:
+    async def _keep(self, name: str, url: str, work: Callable[[AsyncConnection[Any]], Awaitable[None]]) -> None:
         """Run `work` on a connection of its own, and again on another when it breaks."""
-        delay_s = _RECONNECT_S[0]
-        while True:
-            try:
-                connection = await AsyncConnection.connect(
-                    url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
-                )
-                async with connection:
-                    delay_s = _RECONNECT_S[0]
-                    await work(connection)
-            except (psycopg.Error, OSError):
-                await self._clock.sleep(delay_s)
-                delay_s = min(delay_s * 2, _RECONNECT_S[1])
+        loop = Loop(name, self._clock, most_pause_s=MOST_RECONNECT_S)
+
+        async def turn() -> None:
+            connection = await AsyncConnection.connect(
+                url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
+            )
+            async with connection:
+                await connection.execute("SELECT 1")
+                loop.succeeded()
+                await work(connection)
+
+        await loop.run(turn)
 
     async def _listen(self, connection: AsyncConnection[Any]) -> None:
         await connection.execute(f'LISTEN "{self._channel}"'.encode())
@@ -181,8 +182,14 @@ class PostgresNotifier:
             await self._wake.wait()
             self._wake.clear()
             batch, self._outbox = self._outbox, set()
-            for payload in payloads(self._me, batch):
-                await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, payload))
+            try:
+                for payload in payloads(self._me, batch):
+                    await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, payload))
+            except BaseException:
+                # On the next connection: a hint that comes twice wakes somebody for nothing.
+                self._outbox |= batch
+                self._wake.set()
+                raise
             if not self._outbox:
                 self._sent.set()
 

@@ -23,6 +23,7 @@ from whistlestop.common.errors import (
     namespace_not_found,
     unavailable,
 )
+from whistlestop.common.loops import Loop
 from whistlestop.common.proto.namespace_pb2 import NamespaceData
 from whistlestop.frontend.registry import Feature, supports
 from whistlestop.storage.errors import NamespaceConflict, NamespaceExists, StorageError, is_passing
@@ -243,8 +244,16 @@ _MOST_DELETIONS = 1000
 
 
 async def _finish_all_deletions(frontend: Frontend) -> None:
-    while await finish_deletions(frontend):
-        pass
+    left = True
+
+    async def turn() -> None:
+        nonlocal left
+        left = await finish_deletions(frontend) > 0
+
+    loop = Loop("deletions", frontend.clock)
+    while left:
+        await loop.attempt(turn)
+    loop.ended()
 
 
 async def finish_deletions(frontend: Frontend, limit: int = 100) -> int:

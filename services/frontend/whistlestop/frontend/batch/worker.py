@@ -26,6 +26,7 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.loops import Loop
 from whistlestop.common.nesting import load_json
 from whistlestop.frontend.api.batch import ON_ACTIVITIES, STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
@@ -132,17 +133,20 @@ async def work_on_batches(frontend: Frontend) -> int:
 
 async def _sweep(frontend: Frontend) -> None:
     driven: dict[tuple[str, str], asyncio.Task[None]] = {}
-    while True:
-        try:
-            for job in await _noted(frontend):
-                key = (job.namespace_id, job.job_id)
-                if key not in driven or driven[key].done():
-                    driven[key] = asyncio.ensure_future(_drive(frontend, job))
-                    frontend.adopt(driven[key])
-        except StorageError as error:
-            log.warning("open batch jobs are unknown now: %s", error)
-        driven = {key: task for key, task in driven.items() if not task.done()}
+    loop = Loop("batches", frontend.clock)
+
+    async def turn() -> None:
+        for job in await _noted(frontend):
+            key = (job.namespace_id, job.job_id)
+            if key not in driven or driven[key].done():
+                driven[key] = asyncio.ensure_future(_drive(frontend, job))
+                frontend.adopt(driven[key])
+        loop.succeeded()
+        for key in [key for key, task in driven.items() if task.done()]:
+            del driven[key]
         await frontend.clock.sleep(_SWEEP_S)
+
+    await loop.run(turn)
 
 
 async def _drive(frontend: Frontend, job: Job) -> None:

@@ -6,13 +6,14 @@ sent it and who calls is asked before a byte of its body is kept, decoded or unz
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common import certificates
+from whistlestop.common import certificates, loops
 from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.frontend.doors import connect
 from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest, compressed
@@ -121,7 +122,8 @@ class HttpApi:
             if refused is not None:
                 raise refused
         if request.path == HEALTH:
-            return HttpAnswer(200, b'{"status":"SERVING"}', {"content-type": "application/json"})
+            said = json.dumps(loops.health(), separators=(",", ":")).encode()
+            return HttpAnswer(200, said, {"content-type": "application/json"})
         for_everybody = False
         if kind is Kind.CONNECT:
             answer = connect.refusal(request)
