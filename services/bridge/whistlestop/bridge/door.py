@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import base64
 import errno
+import time
 from typing import TYPE_CHECKING
 
+from whistlestop.common.budget import Budget
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.grpc.head import Method
 from whistlestop.common.grpc.health import Health
 from whistlestop.common.grpc.limits import Limits
 from whistlestop.common.grpc.server import GrpcServer
+from whistlestop.common.listener import bounds_of_process, raise_descriptor_limit
 
 if TYPE_CHECKING:
     from whistlestop.bridge.service import Bridge
@@ -80,7 +83,8 @@ class Door:
 
     def __init__(self, bridge: Bridge, clock: Clock) -> None:
         self._methods = _Methods(bridge, clock)
-        self._server = GrpcServer(self._methods, Limits(max_message=_MOST_MESSAGE))
+        budget = Budget(time.monotonic, bounds_of_process(raise_descriptor_limit()))
+        self._server = GrpcServer(self._methods, Limits(max_message=_MOST_MESSAGE), budget)
 
     async def start(self, address: ListenAddress) -> int:
         """Listen there; the bound port. Raises OSError."""

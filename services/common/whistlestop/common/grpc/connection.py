@@ -51,6 +51,7 @@ READ_SIZE: Final = 256 * 1024
 READ_SIZE_UNAUTHENTICATED: Final = 16 * 1024
 _DRAIN_PING: Final = b"draining"
 _PING_SIZE = 8
+_SETTINGS_BYTES_PER_STRIKE = 128
 _WORK_UNTIL_A_LOOK = 16
 """Frames, or kilobytes of header blocks, after which the clock is looked at."""
 
@@ -338,7 +339,7 @@ class Connection(Requests):
         if not self._settled:
             self._settled = True
             self._stop_watch()
-        self.strikes.add()
+        self.strikes.add(strikes.ONE + len(payload) / _SETTINGS_BYTES_PER_STRIKE)
         self.take_settings(payload)
 
     def _on_push_promise(self, payload: bytes, flags: int, number: int) -> None:
