@@ -31,6 +31,7 @@ TLS_HANDSHAKE_S: Final = 10.0
 _MOST_AT_ONCE: Final = 8
 """Connections accepted in one turn of the event loop."""
 _RETRY_S: Final = 0.1
+_WARN_EVERY_S: Final = 60.0
 _SWEEP_S: Final = 1.0
 _MOST_DESCRIPTORS: Final = 1 << 20
 _NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -92,6 +93,7 @@ class Listener:
         self._handshakes: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_open = True
+        self._warn_from = 0.0
         listener.setblocking(False)
         self._listen()
         self._sweep_later()
@@ -144,7 +146,10 @@ class Listener:
     def _out_of_descriptors(self, error: OSError) -> None:
         if self._budget.make_room():
             return  # its descriptor is free with the next turn of the loop, which comes back here
-        logger.warning("can't accept a connection: %s; all that are open are in use", error.strerror)
+        now = self._loop.time()
+        if now >= self._warn_from:
+            self._warn_from = now + _WARN_EVERY_S
+            logger.warning("can't accept a connection: %s; all that are open are in use", error.strerror)
         self._loop.remove_reader(self._listener)
         self._loop.call_later(_RETRY_S, self._listen)
 
