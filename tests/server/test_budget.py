@@ -332,11 +332,18 @@ def test_a_connection_rests_once_it_has_spent_its_cpu_time(world: World) -> None
 
 def test_a_new_connection_may_spend_a_little_beside_an_attack_from_its_address(world: World) -> None:
     for _ in range(3):
-        world.connect().spend_cpu(1.0)
+        world.connect().spend_cpu(0.2)
     account = world.connect()
 
     assert account.spend_cpu(0.015) == 0.0
     assert account.spend_cpu(0.015) == 1.0
+
+
+def test_connections_without_end_have_nothing_free(world: World) -> None:
+    for _ in range(200):
+        world.connect().spend_cpu(0.015)
+
+    assert world.connect().spend_cpu(0.001) == 1.0
 
 
 def test_an_authenticated_connection_never_rests(world: World) -> None:

@@ -179,6 +179,16 @@ async def test_large_messages_to_public_methods_are_refused(wire: Wire, guard: G
     assert wire.budget.bytes == 0
 
 
+async def test_a_known_caller_of_a_public_method_is_known(wire: Wire, guard: Guard, toy: Toy) -> None:
+    """SDKs ask GetSystemInfo first, with their credential, and may be idle for long then."""
+    guard.peeks = True
+    toy._methods["/toy/Public"].peek = guard.peek
+    await wire.send_all(call(1, "/toy/Public", key="bad"))
+    assert not wire.account.authenticated
+    await wire.send_all(call(3, "/toy/Public", key="good"))
+    assert wire.account.authenticated
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
 async def test_small_packed_messages_to_public_methods_are_served(wire: Wire, guard: Guard, encoding: str) -> None:
     """SDKs may pack every message."""

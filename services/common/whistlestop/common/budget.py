@@ -88,6 +88,10 @@ class Peer(Protocol):
         ...
 
 
+_DEEP_DEBT_S = 5.0
+"""An address that needs so long to make up for its CPU time has none free for new connections."""
+
+
 class Bucket:
     """A token bucket that may go into debt: `spend` says how long to wait until it is even again."""
 
@@ -251,7 +255,7 @@ class Account:
         self._spent_s += seconds
         of_address, of_process = self._address.cpu.spend(seconds, now), budget.cpu.spend(seconds, now)
         rest = self._cpu.spend(seconds, now)
-        if self._spent_s > budget.bounds.free_cpu_s:
+        if self._spent_s > budget.bounds.free_cpu_s or of_address > _DEEP_DEBT_S:
             rest = max(rest, of_address, of_process)
         return min(rest, budget.bounds.longest_rest_s)
 

@@ -82,8 +82,8 @@ class _Methods:
             deadline_ns = None if left_s is None else clock.now_ns() + int(left_s * 1e9)
             return encoded(await call(name, request, CallContext(deadline_ns, head.headers)))
 
-        if spec.method == FOR_EVERYBODY:
-            return Method(name, handle, public=True, most=_MOST_PUBLIC)
+        if spec.method == FOR_EVERYBODY and self._knows is not None:
+            return Method(name, handle, public=True, most=_MOST_PUBLIC, peek=self._peek)
         return Method(name, handle, knows=self._knows, peek=self._peek)
 
 
