@@ -22,6 +22,7 @@ from whistlestop.common.doors.decode import parse_request
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.nesting import CUT_OFF, MAX_CAUSES
 from whistlestop.common.nexus_content import failure_json
+from whistlestop.frontend.doors.payload_json import to_json
 from whistlestop.frontend.registry import REGISTRY
 from whistlestop.history.core import nexus_failures
 from whistlestop.history.core.state_pb2 import MutableState
@@ -243,3 +244,46 @@ async def _fail(backend: Backend, name: str, what: str, failure: bytes) -> None:
     activity = await backend.call("PollActivityTaskQueue", namespace="default", task_queue={"name": name})
     failed = rr.RespondActivityTaskFailedRequest(namespace="default", task_token=activity.task_token)
     await backend.send("RespondActivityTaskFailed", failed.SerializeToString() + at(type(failed), "failure", failure))
+
+
+async def test_spans_and_instants_that_json_has_no_form_for_spoil_no_page(backend: Backend) -> None:
+    """They are stored as they came; as JSON the nearest that has a form stands for them."""
+    beat = {
+        "worker_instance_key": "w", "elapsed_since_last_heartbeat": {"seconds": 2**63 - 1, "nanos": -5},
+        "start_time": {"seconds": 2**62}, "workflow_poller_info": {"last_successful_poll_time": {"nanos": -1}},
+    }  # fmt: skip
+    await backend.call("RecordWorkerHeartbeat", namespace="default", worker_heartbeat=[beat])
+    listed = await backend.call("ListWorkers", namespace="default")
+    shown = json.loads(to_json(listed, shorthand=True, pretty=False))
+    assert shown["workersInfo"][0]["workerHeartbeat"]["elapsedSinceLastHeartbeat"] == "315576000000s"
+    assert shown["workersInfo"][0]["workerHeartbeat"]["startTime"].startswith("9999-12-31")
+    await backend.call("CountWorkers", namespace="default", query="StartTime > 5")
+
+
+async def test_a_backfill_beyond_all_times_is_taken_as_far_as_they_go(backend: Backend) -> None:
+    action = {"start_workflow": {"workflow_id": "a", "workflow_type": {"name": "W"}, "task_queue": {"name": "a"}}}
+    await backend.call(
+        "CreateSchedule", namespace="default", schedule_id="s", request_id="c",
+        schedule={
+            "spec": {"interval": [{"interval": {"seconds": 60}}], "start_time": {"seconds": 2**62}}, "action": action,
+        },
+        initial_patch={"backfill_request": [{"start_time": {"seconds": -(2**62)}, "end_time": {"seconds": 2**62}}]},
+    )  # fmt: skip
+    await backend.call("DescribeSchedule", namespace="default", schedule_id="s")
+
+
+async def test_deep_and_infinite_json_of_a_memo_spoils_no_page(backend: Backend) -> None:
+    for number, data in enumerate((b"[" * 5000 + b"]" * 5000, b"NaN", b"1e999", b"\xff", b'{"a":1}')):
+        payload = {"metadata": {"encoding": b"json/plain"}, "data": data}
+        await backend.start(f"w{number}", memo={"fields": {"k": payload}})
+    listed = await backend.call("ListWorkflowExecutions", namespace="default")
+    for pretty in (True, False):
+        shown = json.loads(to_json(listed, shorthand=True, pretty=pretty), parse_constant=pytest.fail)
+        assert len(shown["executions"]) == 5
+        assert {"a": 1} in [each["memo"]["fields"]["k"] for each in shown["executions"]]
+
+
+async def test_a_paused_run_is_no_finding(backend: Backend) -> None:
+    await backend.start("w")
+    await backend.call("PauseWorkflowExecution", namespace="default", workflow_id="w", request_id="r")
+    assert await backend.store.check(10) == []

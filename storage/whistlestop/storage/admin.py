@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     """Runs a SELECT with `?` places."""
 
 PAGE = 500
-RUNNING = 1
-"""WORKFLOW_EXECUTION_STATUS_RUNNING."""
+OPEN = {1, 8}
+"""WORKFLOW_EXECUTION_STATUS_RUNNING and WORKFLOW_EXECUTION_STATUS_PAUSED."""
 
 _RUN = "{t}.namespace_id = e.namespace_id AND {t}.workflow_id = e.workflow_id AND {t}.run_id = e.run_id"
 
@@ -194,9 +194,10 @@ async def _walk_runs(read: Read) -> AsyncIterator[Finding]:
             yield Finding("executions_visibility", key, "the run has no visibility row")
         elif shown != status:
             yield Finding("executions_visibility", key, f"shows status {shown}, the run has {status}")
-        if status == RUNNING and current_run != run_id:
+        if status in OPEN and current_run != run_id:
             yield Finding("current_executions", key, f"the run is open, but the current run is {current_run}")
-        if current_run == run_id and current_status != status:
+        # A run that is paused is open all the same, and its current row says no more than that.
+        if current_run == run_id and current_status != status and not {current_status, status} <= OPEN:
             yield Finding("current_executions", key, f"holds status {current_status}, the run has {status}")
         problem = await _history_problem(read, (namespace_id, run_id, branch_id), next_event_id)
         if problem:

@@ -249,7 +249,7 @@ def _compare(field: str, op: str, value: _Token) -> Condition:
 
 def _time_of(heartbeat: worker_pb.WorkerHeartbeat, name: _TimeField) -> int:
     moment = heartbeat.start_time if name == "start_time" else heartbeat.heartbeat_time
-    return int(moment.ToNanoseconds())
+    return moment.seconds * SECOND_NS + moment.nanos
 
 
 def _between(field: str, low: _Token, high: _Token, *, negated: bool) -> Condition:

@@ -165,8 +165,8 @@ def _plain_body(request: HttpRequest, most: int) -> bytes:
 
 
 def _to_json(message: Message) -> bytes:
-    from google.protobuf import json_format
+    from whistlestop.common.json_messages import to_tree
 
     return json.dumps(
-        json_format.MessageToDict(message), ensure_ascii=False, separators=(",", ":")
+        to_tree(message), ensure_ascii=False, separators=(",", ":")
     ).encode("utf-8", "replace")

@@ -11,9 +11,9 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 
+from whistlestop.common.json_messages import to_tree
 from whistlestop.common.nesting import load_json
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ NULL, PLAIN, PROTO = b"binary/null", b"json/plain", b"json/protobuf"
 
 def to_json(message: Message, *, shorthand: bool, pretty: bool) -> bytes:
     """The message as Temporal's JSON."""
-    tree: Any = json_format.MessageToDict(message)
+    tree: Any = to_tree(message)
     tree = _shorten(message, tree, short=shorthand)
     text = json.dumps(tree, ensure_ascii=False, **({"indent": 2} if pretty else {"separators": (",", ":")}))
     return text.encode("utf-8", "replace")

@@ -12,6 +12,8 @@ SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
 MAX_DURATION_SECONDS = 100 * 365 * 24 * 3600
 """Longer spans are cut to a hundred years, as Temporal cuts them."""
+_FARTHEST_NS = 2**63 - 1 - 24 * 3600 * SECOND_NS
+"""Short of what 64 bits hold, so that a little may be added."""
 LAST_SKIPPED_TO_NS = 2**63 - 1 - MAX_DURATION_SECONDS * SECOND_NS
 """No clock is set forward beyond this (in 2162): instants have 64 bits, and the longest of spans begins at the last."""
 
@@ -25,8 +27,8 @@ def set_timestamp(target: Timestamp, instant_ns: int) -> None:
 
 
 def timestamp_ns(value: Timestamp) -> int:
-    """The instant in nanoseconds; 0 for one that is not set."""
-    return value.seconds * SECOND_NS + value.nanos
+    """The instant in nanoseconds; 0 for one that is not set. What 64 bits don't hold is as far as they go."""
+    return min(max(value.seconds * SECOND_NS + value.nanos, -_FARTHEST_NS), _FARTHEST_NS)
 
 
 def set_duration(target: Duration, span_ns: int) -> None:
@@ -39,5 +41,5 @@ def set_duration(target: Duration, span_ns: int) -> None:
 
 
 def duration_ns(value: Duration) -> int:
-    """The span in nanoseconds; 0 for one that is not set."""
-    return value.seconds * SECOND_NS + value.nanos
+    """The span in nanoseconds; 0 for one that is not set. What 64 bits don't hold is as long as they allow."""
+    return min(max(value.seconds * SECOND_NS + value.nanos, -_FARTHEST_NS), _FARTHEST_NS)

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 
-from whistlestop.history.core.times import SECOND_NS
+from whistlestop.history.core.times import SECOND_NS, duration_ns, timestamp_ns
 from whistlestop.history.schedule.calendars import Calendar, compiled
 from whistlestop.history.schedule.farmhash import fingerprint32
 from whistlestop.history.schedule.ranges import FIELDS, MAX_YEAR, SpecError, parse_cron, structured
@@ -173,9 +173,9 @@ def _compiled(data: bytes, seed: str) -> CompiledSpec:
             (max(each.interval.seconds, 1), max(each.phase.seconds, 0)) for each in spec.interval
         ),
         exclusions=tuple(compiled(each, zone) for each in spec.exclude_structured_calendar),
-        start_ns=spec.start_time.ToNanoseconds() if spec.HasField("start_time") else 0,
-        end_ns=spec.end_time.ToNanoseconds() if spec.HasField("end_time") else None,
-        jitter_ns=spec.jitter.ToNanoseconds(),
+        start_ns=timestamp_ns(spec.start_time) if spec.HasField("start_time") else 0,
+        end_ns=timestamp_ns(spec.end_time) if spec.HasField("end_time") else None,
+        jitter_ns=duration_ns(spec.jitter),
         seed=seed.encode(),
     )
 
@@ -237,7 +237,7 @@ def _check_calendar(calendar: schedule_pb.StructuredCalendarSpec) -> None:
 
 
 def _check_interval(interval: schedule_pb.IntervalSpec) -> None:
-    length_ns, phase_ns = interval.interval.ToNanoseconds(), interval.phase.ToNanoseconds()
+    length_ns, phase_ns = duration_ns(interval.interval), duration_ns(interval.phase)
     if length_ns < SECOND_NS:
         raise SpecError("interval is too small")
     if phase_ns < 0:
