@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sqlite3
 from typing import TYPE_CHECKING, Any
@@ -167,3 +168,25 @@ async def test_a_file_of_release_0_1_0_is_taken_over(tmp_path: Path) -> None:
     await store.open()
     assert await store.migrate() == [m.name for m in sqlite_schema.migrations()[BASELINE:]]
     await store.close()
+
+
+async def test_a_migration_does_not_make_everybody_wait_behind_a_long_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody reads the table for long, it comes again and again, and others get on in between."""
+    monkeypatch.setattr(postgres_schema, "LOCK_MS", 50)
+    monkeypatch.setattr(postgres_schema, "LOCK_ATTEMPTS", 1000)
+    known = postgres_schema.migrations()
+    monkeypatch.setattr(postgres_schema, "migrations", lambda: [*known, ADDITIVE])
+    async with postgres.migrated_database() as url:
+        store = PostgresStore(url, pool_size=1)
+        await store.open()
+        async with await psycopg.AsyncConnection.connect(url) as reading:
+            await reading.execute("SELECT count(*) FROM queue")
+            migrating = asyncio.create_task(store.migrate())
+            async with await psycopg.AsyncConnection.connect(url, autocommit=True) as other:
+                await other.execute("SET lock_timeout = '20s'")
+                for _ in range(5):
+                    await other.execute("SELECT count(*) FROM queue")
+                    await asyncio.sleep(0.03)
+            assert not migrating.done()
+        assert await migrating == [ADDITIVE.name]
+        await store.close()

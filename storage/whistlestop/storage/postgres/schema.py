@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from psycopg.errors import DuplicateObject, DuplicateTable, UndefinedTable, UniqueViolation
+from psycopg.errors import DuplicateObject, DuplicateTable, LockNotAvailable, UndefinedTable, UniqueViolation
 
 from whistlestop.storage.migrations import BASELINE, Applied, Migration, SchemaStatus, load, missing
 from whistlestop.storage.migrations import refuse_newer as refuse
@@ -21,6 +22,10 @@ VERSION_TABLES = (
     "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL)",
 )
 """The first is what release 0.1.0 reads."""
+
+LOCK_MS = 1000
+"""How long a migration waits for a table that is in use, before it lets others go first."""
+LOCK_ATTEMPTS = 30
 
 _TABLES_THERE = (
     "SELECT relname FROM pg_class WHERE relname IN ('schema_version', 'schema_migrations')"
@@ -93,14 +98,27 @@ async def _is_dsql(db: AsyncConnection[Any]) -> bool:
 
 
 async def _apply(db: AsyncConnection[Any], migration: Migration) -> bool:
-    """Apply in one transaction. Others who migrate at the same time wait for the lock and then find it done."""
-    async with db.transaction():
-        await db.execute("LOCK TABLE schema_version IN EXCLUSIVE MODE")
-        if migration.version in (await applied(db)).versions:
-            return False
-        for statement in statements(migration.sql):
-            await db.execute(statement.encode())
-        await _record(db, migration)
+    """Apply in one transaction. Others who migrate at the same time wait for the lock and then find it done.
+
+    A change of a table waits for those who read it, and everybody else waits behind it: so it waits for a moment only,
+    and comes again.
+    """
+    for attempt in range(1, LOCK_ATTEMPTS + 1):
+        try:
+            async with db.transaction():
+                await db.execute("LOCK TABLE schema_version IN EXCLUSIVE MODE")
+                if migration.version in (await applied(db)).versions:
+                    return False
+                await db.execute(f"SET LOCAL lock_timeout = {LOCK_MS}".encode())
+                for statement in statements(migration.sql):
+                    await db.execute(statement.encode())
+                await _record(db, migration)
+        except LockNotAvailable:
+            if attempt == LOCK_ATTEMPTS:
+                raise
+            await asyncio.sleep(LOCK_MS / 1000)  # for those who queued up behind it
+        else:
+            break
     return True
 
 
