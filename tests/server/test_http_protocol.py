@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvicorn
 
 from tests.patience import PATIENCE_S
 from whistlestop.common.budget import Budget
-from whistlestop.server.http_door import HttpDoor
-from whistlestop.server.http_protocol import HttpLimits
+from whistlestop.frontend.doors.browsers import BrowserRules
+from whistlestop.server.http_door import HttpDoor, ServerState
+from whistlestop.server.http_protocol import BoundedProtocol, HttpLimits
+from whistlestop.server.prometheus import PrometheusMetrics, metrics_app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -186,17 +189,43 @@ async def test_a_peer_that_does_not_fetch_its_answer_is_dropped() -> None:
         await until(lambda: len(one.budget) == 0)
 
 
-async def test_a_peer_that_fetches_it_slowly_is_not() -> None:
-    async with site(HttpLimits(stalled_s=0.05)) as one:
-        one.app.answer = bytes(8 * 1024 * 1024)
-        peer = await one.connect(limit=64 * 1024)
-        peer.writer.write(GET)
-        head = await peer.reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 ")
-        size = 0
-        while size < len(one.app.answer):
-            size += len(await peer.reader.read(512 * 1024))
-            await asyncio.sleep(0.005)
+@pytest.mark.parametrize(
+    ("unsent_kib", "aborted"),
+    [((300, 230, 160, 90, 20, 0), False), ((300, 230, 229), True), ((300, 299), True), ((30, 30), True), ((30, 0), False)],
+)  # fmt: skip
+async def test_a_peer_that_fetches_it_slowly_is_not(unsent_kib: tuple[int, ...], aborted: bool) -> None:
+    """What counts is 64 KiB in each span of time, or all that is left."""
+    left = [size * 1024 for size in unsent_kib]
+
+    class Transport(asyncio.Transport):
+        ended = False
+
+        def get_write_buffer_size(self) -> int:
+            return left[0]
+
+        def abort(self) -> None:
+            self.ended = True
+
+        def is_closing(self) -> bool:
+            return self.ended
+
+        def close(self) -> None:
+            return
+
+    config = uvicorn.Config(App(), interface="asgi3", loop="none", lifespan="off", log_config=None, ws="none")
+    config.load()
+    account = Budget(time.monotonic).connect(("192.0.2.1", 1), None)  # type: ignore[arg-type]  # the protocol is to be it
+    assert account is not None
+    protocol = BoundedProtocol(config, ServerState(), LONG, account)
+    transport = Transport()
+    protocol.connection_made(transport)
+    protocol.pause_writing()
+    while protocol._stall_timer is not None:
+        protocol._stall_timer.cancel()
+        left.pop(0)
+        protocol._check_writing()
+    assert (transport.ended, len(left)) == (aborted, 1)
+    protocol.connection_lost(None)
 
 
 async def test_the_rest_of_a_body_that_nobody_wants_is_discarded() -> None:
@@ -330,3 +359,22 @@ async def test_a_strangers_body_is_read_when_it_is_wanted() -> None:
         assert 0 < one.budget.bytes < 20_000
         one.app.release.set()
         assert (await peer.answer())[0] == 200
+
+
+async def test_metrics_cost_their_reader_cpu_time() -> None:
+    """Nobody is asked for a credential there, so each reading counts."""
+    spent: list[float] = []
+
+    class Connection:
+        def spend_cpu(self, seconds: float) -> None:
+            spent.append(seconds)
+
+    async def nothing(*_: object) -> Any:
+        return None
+
+    app = metrics_app(PrometheusMetrics(), nothing, BrowserRules())
+    for path in ("/metrics", "/nothing"):
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"localhost")], "state": {"peer": Connection()}}
+        await app(scope, nothing, nothing)
+    assert len(spent) == 2
+    assert spent[0] > spent[1] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import (
@@ -16,7 +17,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from whistlestop.frontend.doors.answer import HttpAnswer
-from whistlestop.frontend.doors.asgi import headers_of, local_ip_of, send_answer
+from whistlestop.frontend.doors.asgi import PEER, headers_of, local_ip_of, send_answer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -152,6 +153,8 @@ def metrics_app(metrics: PrometheusMetrics, refresh: Callable[[], Awaitable[None
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        peer = scope.get("state", {}).get(PEER)
+        began_s = time.thread_time()
         refused = browsers.refusal(headers_of(scope["headers"]), local_ip_of(scope))
         if refused is not None:
             answer = HttpAnswer(403, f"{refused.message}\n".encode(), dict(_TEXT))
@@ -159,7 +162,10 @@ def metrics_app(metrics: PrometheusMetrics, refresh: Callable[[], Awaitable[None
             answer = HttpAnswer(404, b"metrics are at /metrics\n", dict(_TEXT))
         else:
             await refresh()
+            began_s = time.thread_time()
             answer = HttpAnswer(200, metrics.render(), {"content-type": CONTENT_TYPE_LATEST})
+        if peer is not None:
+            peer.spend_cpu(time.thread_time() - began_s)
         await send_answer(send, answer)
 
     return app
