@@ -175,8 +175,8 @@ async def test_a_migration_does_not_make_everybody_wait_behind_a_long_read(monke
     monkeypatch.setattr(postgres_schema, "LOCK_MS", 50)
     monkeypatch.setattr(postgres_schema, "LOCK_ATTEMPTS", 1000)
     known = postgres_schema.migrations()
-    monkeypatch.setattr(postgres_schema, "migrations", lambda: [*known, ADDITIVE])
-    async with postgres.migrated_database() as url:
+    async with postgres.migrated_database() as url:  # before there is one more: it is a copy that others get as well
+        monkeypatch.setattr(postgres_schema, "migrations", lambda: [*known, ADDITIVE])
         store = PostgresStore(url, pool_size=1)
         await store.open()
         async with await psycopg.AsyncConnection.connect(url) as reading:
