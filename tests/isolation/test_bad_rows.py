@@ -7,14 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from google.protobuf.message import DecodeError
 from temporalio.api.enums.v1 import workflow_pb2 as wf
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
+from tests.isolation.backend import at, chain, field, varint
 from tests.patience import PATIENCE_S
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import internal_pb2
+from whistlestop.history.core.state_pb2 import Activity, MutableState
 from whistlestop.storage.records import (
     SLOTS,
     ExecutionKey,
@@ -527,3 +530,40 @@ async def test_rows_that_were_set_aside_are_metrics(backend: Backend) -> None:
     text = metrics.render().decode()
     assert 'whistlestop_rows_failed_total{table="timer_tasks"} 2.0' in text
     assert 'whistlestop_rows_set_aside{table="timer_tasks"} 1.0' in text
+
+
+async def test_what_release_0_1_0_stored_too_deep_is_read_described_and_ended(backend: Backend) -> None:
+    """As shared/security/deep_failure_restart.py shows it, over the rows that that release left behind."""
+    run_id = await backend.start("poisoned")
+    attributes = {
+        "activity_id": "a", "activity_type": {"name": "A"}, "task_queue": {"name": "poisoned"},
+        "schedule_to_close_timeout": {"seconds": 600},
+    }  # fmt: skip
+    await backend.complete("poisoned", {"command_type": 1, "schedule_activity_task_command_attributes": attributes})
+    await backend.start("healthy")
+    await timer(backend, "healthy", 15)
+    key = ExecutionKey(backend.namespace_id, "poisoned", run_id)
+    stored = await backend.store.get_execution(key)
+    assert stored is not None
+    entry = await backend.history.engine.load(key)
+    (scheduled,) = entry.state.activities
+    deep = at(MutableState, "activities", b"\x08" + varint(scheduled) + field(2, at(Activity, "last_failure", chain(99))))
+    poisoned = stored.state + deep
+    with pytest.raises(DecodeError):
+        MutableState.FromString(poisoned)
+    await backend.store.commit(
+        Transition((
+            ExecutionWrite(
+                key, stored.slot, stored.db_record_version, poisoned, stored.next_event_id, stored.status, branch_id=run_id
+            ),
+        ))
+    )  # fmt: skip
+    await backend.restart()
+    execution = {"workflow_id": "poisoned"}
+    await backend.call("DescribeWorkflowExecution", namespace="default", execution=execution)
+    await backend.call("SignalWorkflowExecution", namespace="default", workflow_execution=execution, signal_name="s")
+    await backend.clock.advance(20)
+    await backend.history.timers.fire_page(50)
+    assert "timer_fired" in await events(backend, "healthy")
+    await backend.call("TerminateWorkflowExecution", namespace="default", workflow_execution=execution)
+    assert await backend.store.check(10) == []
