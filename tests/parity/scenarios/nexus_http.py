@@ -93,7 +93,7 @@ async def http_payloads_in_and_out(p: Puppet) -> None:
         {"content-type": 'application/x-protobuf; message-type="a.B"'},
         {"content-type": "application/x-protobuf"},
         {"content-type": "application/json; charset=utf-8"},
-        {"content-type": "text/plain", "content-language": "en"},
+        {"content-type": "text/markdown", "content-language": "en"},
     )
     for headers in kinds:
         await asked(p, nothing, headers={"x": "y", **headers})

@@ -53,6 +53,19 @@ async def read_body(receive: Receive, most: int) -> bytes | None:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+async def discard_body(receive: Receive, most: int) -> None:
+    """Read what is left of a body, at most so many bytes, and keep none of it.
+
+    A client that is still writing does not read the answer: closing the connection would reset it.
+    """
+    size = 0
+    while size <= most:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+
+
 async def unless_gone(work: Awaitable[HttpAnswer], receive: Receive) -> HttpAnswer | None:
     """The answer, or None (and the work cancelled) when the client leaves first: a long poll must not outlive it."""
     task = asyncio.ensure_future(work)

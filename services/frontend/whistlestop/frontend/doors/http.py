@@ -17,7 +17,16 @@ from whistlestop.common import certificates, loops
 from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.frontend.doors import connect
 from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest, compressed
-from whistlestop.frontend.doors.asgi import HEALTH, PEER, headers_of, local_ip_of, read_body, send_answer, unless_gone
+from whistlestop.frontend.doors.asgi import (
+    HEALTH,
+    PEER,
+    discard_body,
+    headers_of,
+    local_ip_of,
+    read_body,
+    send_answer,
+    unless_gone,
+)
 from whistlestop.frontend.registry import FOR_EVERYBODY
 
 if TYPE_CHECKING:
@@ -32,6 +41,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _MOST_FROM_ANYBODY = 16 * 1024
 """Of a body, zipped or not, to the one method that takes no credential."""
+_MOST_DISCARDED = 32 * 1024 * 1024
+"""Bytes of a known caller's body that is too large. One that has more is reset."""
 _UNSUPPORTED_MEDIA_TYPE = 415
 
 
@@ -209,6 +220,8 @@ def make_app(frontend: Frontend, clock: Clock, browsers: BrowserRules | None = N
                 return
             request, size = replace(request, body=body), len(body)
         if size > found.most_body:
+            if found.known and headers.get("expect", "").lower() != "100-continue":
+                await discard_body(receive, _MOST_DISCARDED)
             await send_answer(send, api.too_large(request, found, size))
             return
         answer = await unless_gone(api.serve(request, found), receive)
