@@ -369,6 +369,7 @@ def carried(state: MutableState, stored: MutableState) -> MutableState:
             for name in _CHANGEABLE_ACTIVITY_FIELDS:
                 activity.ClearField(name)  # type: ignore[arg-type]
     copy.search_attributes.pop("TemporalPauseInfo", None)
+    copy.search_attributes.pop("TemporalReportedProblems", None)
     for operation in copy.nexus_operations.values():
         _clear_above(operation, _LAST_CARRIED_NEXUS_FIELD)
     for callback in copy.callback_infos:

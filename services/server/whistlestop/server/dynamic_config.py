@@ -44,6 +44,7 @@ LIMIT_KEYS: Mapping[str, str] = {
     "frontend.searchattributestotalsizelimit": "search_attributes_total_size",
     "history.maximumsignalsperexecution": "signals_per_execution",
     "history.maximumbufferedeventsbatch": "buffered_events",
+    "system.numconsecutiveworkflowtaskproblemstotriggersearchattribute": "workflow_task_problems",
     "history.maximumbufferedeventssizeinbytes": "buffered_bytes",
     "history.maxinflightupdates": "in_flight_updates",
     "history.maxinflightupdatepayloads": "in_flight_updates_bytes",

@@ -55,6 +55,8 @@ class Limits:
     workflow_task_retry_initial_ns: int = 5 * SECOND_NS
     workflow_task_retry_max_ns: int = 10 * 60 * SECOND_NS
     workflow_task_backoff_from_attempt: int = 3
+    workflow_task_problems: int = 5
+    """Failures in a row after which lists can find the run by them; 0: never."""
     default_retry_initial_ns: int = SECOND_NS
     default_retry_coefficient: float = 2.0
     default_retry_max_interval_factor: int = 100

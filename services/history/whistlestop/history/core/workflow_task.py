@@ -21,7 +21,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
 from whistlestop.common import fairness
-from whistlestop.history.core import build_ids, nonces, versioning
+from whistlestop.history.core import build_ids, nonces, reported_problems, versioning
 from whistlestop.history.core.apply import clear_workflow_task, fail_workflow_task
 from whistlestop.history.core.times import SECOND_NS, set_duration, set_timestamp
 
@@ -329,6 +329,7 @@ def complete(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) 
     versioning.describe_completion(a, request)
     before = state.versioning_info.SerializeToString(), _build_ids_shown(run)
     run.append(event)
+    reported_problems.clear(run)
     if (state.versioning_info.SerializeToString(), _build_ids_shown(run)) != before:
         run.visibility_changed = True
     return event
@@ -382,6 +383,13 @@ def fail(
     ):
         state.workflow_task.attempt = 1
     state.workflow_close_attempted = close_attempted
+    reported_problems.report(run, reported_problems.FAILED, _cause_name(cause))
+
+
+def _cause_name(cause: int) -> str:
+    from whistlestop.history.core.completion import cause_name
+
+    return cause_name(cause)
 
 
 def time_out(run: Run) -> None:
@@ -392,6 +400,7 @@ def time_out(run: Run) -> None:
     if task.attempt > 1:
         fail_workflow_task(run.state, increment_attempt=True)
         run.changed = True
+        reported_problems.report(run, reported_problems.TIMED_OUT, "StartToClose")
         return
     event = run.event(et.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT)
     a = event.workflow_task_timed_out_event_attributes
@@ -399,6 +408,7 @@ def time_out(run: Run) -> None:
     a.started_event_id = task.started_event_id
     a.timeout_type = wf_enums.TIMEOUT_TYPE_START_TO_CLOSE
     run.append(event)
+    reported_problems.report(run, reported_problems.TIMED_OUT, "StartToClose")
 
 
 def time_out_before_start(run: Run) -> None:

@@ -1,0 +1,37 @@
+"""`TemporalReportedProblems`: lists find runs whose workflow tasks fail, or time out, again and again."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from temporalio.api.common.v1 import message_pb2 as common_pb
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.run import Run
+
+ATTRIBUTE = "TemporalReportedProblems"
+FAILED, TIMED_OUT = "Failed", "TimedOut"
+
+
+def report(run: Run, category: str, cause: str) -> None:
+    """A workflow task has ended without success; after so many in a row, the attribute says how the last one did."""
+    least = run.limits.workflow_task_problems
+    if not 0 < least <= run.state.workflow_task.attempts_since_last_success:
+        return
+    values = [f"category=WorkflowTask{category}", f"cause=WorkflowTask{category}Cause{cause}"]
+    payload = common_pb.Payload(
+        metadata={"encoding": b"json/plain", "type": b"KeywordList"},
+        data=json.dumps(values, separators=(",", ":")).encode(),
+    )
+    attributes = run.state.search_attributes
+    if ATTRIBUTE not in attributes or attributes[ATTRIBUTE] != payload:
+        attributes[ATTRIBUTE].CopyFrom(payload)
+        run.visibility_changed = run.changed = True
+
+
+def clear(run: Run) -> None:
+    """A workflow task was completed."""
+    if ATTRIBUTE in run.state.search_attributes:
+        del run.state.search_attributes[ATTRIBUTE]
+        run.visibility_changed = run.changed = True
