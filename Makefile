@@ -16,7 +16,7 @@ LONG_KILLS ?= 200
 
 help:
 	@echo "make demo   an order saga on the embedded server, killed halfway and finished after a restart"
-	@echo "make test   all tests"
+	@echo "make test   all tests (needs the history of the repository, and pgbouncer)"
 	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 1 GB)"
 	@echo "make test-typescript   the TypeScript SDK against our server (needs node >= 20 and npm; 262 MB)"
 	@echo "make long   fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200)"
