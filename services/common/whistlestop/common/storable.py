@@ -41,11 +41,6 @@ def nul_field(message: Message, data: bytes | None = None) -> str:
     return _search(message) if b"\0" in (message.SerializeToString() if data is None else data) else ""
 
 
-def nul_in(message: Message) -> str:
-    """Return the same for the inside of a message that is only kept where it stands in others."""
-    return _search(message)
-
-
 def _search(message: Message) -> str:
     for field, value in message.ListFields():
         if field.name in _KEPT_FIELDS:
