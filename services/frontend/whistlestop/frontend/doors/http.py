@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _MOST_FROM_ANYBODY = 16 * 1024
 """Of a body, zipped or not, to the one method that takes no credential."""
-_MOST_DISCARDED = 32 * 1024 * 1024
-"""Bytes of a known caller's body that is too large. One that has more is reset."""
+_MOST_DISCARDED = 8 * 1024 * 1024
+"""Bytes of a known caller's body that is too large. One that has more is not read, and its connection reset."""
 _UNSUPPORTED_MEDIA_TYPE = 415
 
 
@@ -220,7 +220,8 @@ def make_app(frontend: Frontend, clock: Clock, browsers: BrowserRules | None = N
                 return
             request, size = replace(request, body=body), len(body)
         if size > found.most_body:
-            if found.known and headers.get("expect", "").lower() != "100-continue":
+            waits = headers.get("expect", "").lower() == "100-continue"
+            if found.known and not waits and size <= _MOST_DISCARDED:
                 await discard_body(receive, _MOST_DISCARDED)
             await send_answer(send, api.too_large(request, found, size))
             return

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 - typer reads the hints
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.cli.stack import Stack, on_a_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -96,12 +99,7 @@ def aws(
     from whistlestop.server.deploy import run
     from whistlestop.server.deploy.settings import Settings
 
-    others: dict[str, str] = {}
-    for each in parameter or ():
-        name, equals, value = each.partition("=")
-        if not equals:
-            raise CommandError(f"--parameter {each} is not NAME=VALUE", 2)
-        others[name] = value
+    others = _pairs(parameter or ())
     if auth not in {"", "iam", "none"}:
         raise CommandError(f"--auth {auth} is none of iam, none", 2)
     settings = Settings(
@@ -111,3 +109,14 @@ def aws(
     )  # fmt: skip
     manner = run.Manner(print, stack.confirm, stack.dry_run, bundles, migrate, namespace)
     run.deploy(stack.cloud, settings, manner)
+
+
+def _pairs(given: Iterable[str]) -> dict[str, str]:
+    """Return `--parameter NAME=VALUE` as names and values. Raises CommandError for one without an equals sign."""
+    found: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise CommandError(f"--parameter {each} is not NAME=VALUE", 2)
+        found[name] = value
+    return found
