@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from temporalio.api.enums.v1 import workflow_pb2 as wf
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from tests.isolation.backend import at, chain, field, varint
+from tests.isolation.backend import Backend, at, chain, field, varint
 from tests.patience import PATIENCE_S
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
@@ -34,11 +34,13 @@ from whistlestop.storage.records import (
     TransferTask,
     Transition,
 )
+from whistlestop.storage.sqlite.store import SqliteStore
+from whistlestop.storage.visibility import parse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
-    from tests.isolation.backend import Backend
     from whistlestop.storage.interface import Store
 
 JUNK = b"\xff\xfe\x00 not a message"
@@ -567,3 +569,26 @@ async def test_what_release_0_1_0_stored_too_deep_is_read_described_and_ended(ba
     assert "timer_fired" in await events(backend, "healthy")
     await backend.call("TerminateWorkflowExecution", namespace="default", workflow_execution=execution)
     assert await backend.store.check(10) == []
+
+
+async def test_text_that_is_no_utf_8_leaves_the_rows_beside_it(tmp_path: Path) -> None:
+    """Postgres holds no such text; in a SQLite file it is damage. Each read of the page failed with it."""
+    store: Any = SqliteStore(str(tmp_path / "damaged.db"))
+    await store.open()
+    await store.migrate()
+    backend = Backend(store)
+    await backend.open()
+    for name in ("bad", "good"):
+        await backend.start(name)
+        await timer(backend, name, 15)
+    for table in ("timer_tasks", "executions_visibility"):
+        sql = f"UPDATE {table} SET workflow_id = CAST(x'ff' AS TEXT) WHERE workflow_id = 'bad'"
+        await store._write(lambda cursor, sql=sql: cursor.execute(sql))
+    await backend.clock.advance(20)
+    assert await backend.history.timers.fire_page(10) == 2
+    assert "timer_fired" in await events(backend, "good")
+    listed = await backend.call("ListWorkflowExecutions", namespace="default")
+    assert sorted(each.execution.workflow_id for each in listed.executions) == ["good", "\ufffd"]
+    assert await store.count_visibility(backend.namespace_id, parse("WorkflowId = 'good'", {})) == 1
+    await backend.close()
+    await store.close()

@@ -61,15 +61,12 @@ class SqliteBase:
         try:
             return self._reader.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
+            if _is_undecodable(error):
+                return _damaged(self._reader.connection, sql, parameters)
             raise translate(error) from error
 
     def _one(self, sql: str, parameters: Sequence[Any]) -> Any:
-        if self._reader is None:
-            raise Unavailable("the store is not open")
-        try:
-            rows = self._reader.execute(sql, parameters).fetchall()
-        except sqlite3.Error as error:
-            raise translate(error) from error
+        rows = self._all(sql, parameters)
         return rows[0] if rows else None
 
     async def _write(self, run: Callable[[sqlite3.Cursor], T]) -> T:
@@ -87,11 +84,20 @@ class SqliteBase:
             try:
                 return self._lister.execute(sql, parameters).fetchall()
             except sqlite3.OperationalError as error:
-                if "interrupted" not in str(error):
+                if "interrupted" not in str(error) and not _is_undecodable(error):
                     raise translate(error) from error
             except sqlite3.Error as error:
                 raise translate(error) from error
-        return await self._in_thread(lambda db: db.execute(sql, parameters).fetchall(), within_s)
+
+        def read(db: sqlite3.Connection) -> list[Any]:
+            try:
+                return db.execute(sql, parameters).fetchall()
+            except sqlite3.OperationalError as error:
+                if not _is_undecodable(error):
+                    raise
+                return _damaged(db, sql, parameters)
+
+        return await self._in_thread(read, within_s)
 
     async def _in_thread(self, read: Callable[[sqlite3.Connection], T], within_s: float | None = None) -> T:
         """A long read, on one of the connections that threads have for it.
@@ -124,6 +130,22 @@ class SqliteBase:
             if watch.is_over:
                 raise TimedOut(f"the database did not answer within {within_s:.1f} s") from error
             raise translate(error) from error
+
+
+def _is_undecodable(error: Exception) -> bool:
+    """A row holds text that is no UTF-8: damage, since nothing writes such."""
+    return "decode to UTF-8" in str(error)
+
+
+def _damaged(db: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> list[Any]:
+    """The same rows, with a replacement character where text is damaged: the others must not go with it."""
+    db.text_factory = lambda data: data.decode("utf-8", "replace")
+    try:
+        return db.execute(sql, parameters).fetchall()
+    except sqlite3.Error as error:
+        raise translate(error) from error
+    finally:
+        db.text_factory = str
 
 
 class _Watch:
