@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from whistlestop.common.grpc.head import Head, Method
 from whistlestop.common.grpc.health import HEALTH_SERVICE, Health
 from whistlestop.common.grpc.limits import Limits
 from whistlestop.common.grpc.reflection import REFLECTION_SERVICES, Reflection
+from whistlestop.common.grpc.stream import Stream
 
 if TYPE_CHECKING:
     from tests.server.grpc.conftest import Toy
@@ -236,6 +238,23 @@ async def test_an_unfinished_public_call_expires(wire: Wire, guard: Guard) -> No
 
     assert status_of(wire.answers(), 1) == Code.RESOURCE_EXHAUSTED
     assert list(wire.connection.streams) == [3]  # a watch waits for us, not for its client
+
+
+async def test_streams_that_are_over_do_not_wait_for_the_garbage_collector(wire: Wire, guard: Guard) -> None:
+    """Large metadata would pile up in them meanwhile."""
+    gc.collect()
+    gc.disable()
+    try:
+        await wire.send_all(call(1, "/toy/Public") + headers(3, "/toy/Public") + call(5, "/toy/Echo"))
+        await wire.send_all(headers(7, WATCH) + body(7, message(b"")) + headers(9, WATCH) + body(9, message(b"") * 2))
+        await wire.send_all(headers(11, PATH, key="bad") + headers(13, REFLECT) + frames.rst_stream(7, ErrorCode.CANCEL))
+        wire.loop.advance(11)
+        wire.budget.sweep()
+        await wire.turns()
+        assert wire.connection.streams == {}
+        assert not [each for each in gc.get_objects() if isinstance(each, Stream)]
+    finally:
+        gc.enable()
 
 
 async def test_metadata_of_public_calls_counts(toy: Toy, guard: Guard) -> None:

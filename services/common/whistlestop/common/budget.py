@@ -88,8 +88,15 @@ class Peer(Protocol):
         ...
 
 
+_DEBT_S = 0.5
+_LITTLE_FREE = 0.1
 _DEEP_DEBT_S = 5.0
-"""An address that needs so long to make up for its CPU time has none free for new connections."""
+"""An address, or a process, that needs so long to make up for its CPU time leaves a connection a part of its free time;
+an address in deep debt leaves it none."""
+
+
+def _nothing() -> None:
+    return
 
 
 class Bucket:
@@ -150,6 +157,10 @@ class Request:
             self._account.budget.requests[self] = None
             self._account.budget.requests.move_to_end(self)
 
+    def spend_cpu(self, seconds: float) -> None:
+        """Charge the connection with CPU time that was spent for the request elsewhere."""
+        self._account.spend_cpu(seconds)
+
     def authenticate(self) -> None:
         """A known caller sends it: the request, and its connection, count no more."""
         self.close()
@@ -161,11 +172,14 @@ class Request:
             self.is_open = False
             self._account.forget(self, self._bytes)
             self._bytes = 0
+            # What it would end refers to this request: together they would wait for the garbage collector.
+            self._expire = _nothing
 
     def expire(self) -> None:
         """End it from this side."""
+        end = self._expire
         try:
-            self._expire()
+            end()
         finally:
             self.close()
 
@@ -255,7 +269,10 @@ class Account:
         self._spent_s += seconds
         of_address, of_process = self._address.cpu.spend(seconds, now), budget.cpu.spend(seconds, now)
         rest = self._cpu.spend(seconds, now)
-        if self._spent_s > budget.bounds.free_cpu_s or of_address > _DEEP_DEBT_S:
+        free_s = budget.bounds.free_cpu_s
+        if max(of_address, of_process) > _DEBT_S:
+            free_s *= _LITTLE_FREE
+        if self._spent_s > free_s or of_address > _DEEP_DEBT_S:
             rest = max(rest, of_address, of_process)
         return min(rest, budget.bounds.longest_rest_s)
 

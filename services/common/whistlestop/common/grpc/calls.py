@@ -353,6 +353,7 @@ class Calls(Outbound):
 
     def _left(self, stream: Stream, task: asyncio.Task[None]) -> None:
         self._leaving.discard(task)
+        stream.task = None  # it keeps the frame that it was cancelled in, which refers to the stream
         # A task that was cancelled before its first step has run nothing of itself.
         self._ran(stream)
         if not stream.admitted:

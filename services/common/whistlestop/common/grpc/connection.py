@@ -75,6 +75,8 @@ class Connection(Requests):
         self._settled = False
         self._unauthenticated_buffer = buffer[:READ_SIZE_UNAUTHENTICATED]
         self._draining = False
+        self._turn_s = limits.turn_unauthenticated_s
+        self._calls_per_turn = limits.calls_per_turn_unauthenticated
         self._by_kind: tuple[Callable[[bytes, int, int], None], ...] = (
             self._on_priority, self._on_rst_stream, self._on_settings, self._on_push_promise, self._on_ping,
             self._on_goaway, self._on_window_update,
@@ -223,9 +225,14 @@ class Connection(Requests):
         """Find out whether the turn is over; `until` is when, 0 until the first look."""
         now = time.perf_counter()
         if not until:
-            return now + self.limits.turn_s
-        self._turn_is_over = now > until or self._begun >= self.limits.calls_per_turn
+            until = now + self._turn_s
+        self._turn_is_over = now > until or self._begun >= self._calls_per_turn
         return until
+
+    def trust(self) -> None:
+        super().trust()
+        self._turn_s = self.limits.turn_s
+        self._calls_per_turn = self.limits.calls_per_turn
 
     def _on_frame(self, kind: int, payload: bytes, flags: int, number: int) -> None:
         if not self._settled and kind != frames.SETTINGS:

@@ -44,8 +44,10 @@ class Limits:
     strikes_forgiven_unauthenticated_per_s: float = 100.0
     turn_s: float = 0.004
     """After this time a connection lets others go first."""
+    turn_unauthenticated_s: float = 0.001
     calls_per_turn: int = 48
     """Calls that one connection may begin before it lets others go first: their handlers run all in one turn."""
+    calls_per_turn_unauthenticated: int = 8
     credential_kept_s: float = 5.0
     """For how long a connection's caller is not asked for again by the same header block. Each call asks anyway
     whether its caller may do what it asks for; this is about whether a request is read at all."""

@@ -260,6 +260,7 @@ class Outbound(asyncio.BufferedProtocol):
         stream.closed = stream.ended = True
         self.streams.pop(stream.number, None)
         stream.body = b""
+        stream.call = None  # it refers to the stream
         if stream.request is not None:
             stream.request.close()
         if stream.outgoing is not None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from whistlestop.common.grpc.stream import Stream
 
 MOST_WAITING: Final = 100
+_CPU_PER_BYTE_S: Final = 1e-9
+"""Of an answer, which is copied some times; what its request costs is charged by the call."""
 MOST_WAITING_BYTES: Final = 256 * 1024
 
 
@@ -63,6 +65,8 @@ class StreamingCall:
             return
         self._hold(len(message))
         size = len(message)
+        if stream.request is not None:
+            stream.request.spend_cpu(size * _CPU_PER_BYTE_S)
         self._connection.send_message(stream, message)
         del message  # a copy of it waits
         if stream.outgoing is not None:
