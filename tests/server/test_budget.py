@@ -327,7 +327,7 @@ def test_a_connection_rests_once_it_has_spent_its_cpu_time(world: World) -> None
 
     assert account.spend_cpu(0.1) == 0.0
     assert account.spend_cpu(0.05) == pytest.approx(0.5)
-    assert account.spend_cpu(50.0) == 1.0  # no longer at a time
+    assert account.spend_cpu(50.0) == 10.0  # no longer at a time
 
 
 def test_a_new_connection_may_spend_a_little_beside_an_attack_from_its_address(world: World) -> None:
@@ -343,14 +343,14 @@ def test_beside_a_large_attack_it_may_spend_less(world: World) -> None:
     account = world.connect()
 
     assert account.spend_cpu(0.001) == 0.0
-    assert account.spend_cpu(0.002) == 1.0
+    assert account.spend_cpu(0.002) > 1.0
 
 
 def test_connections_without_end_have_nothing_free(world: World) -> None:
     for _ in range(200):
         world.connect().spend_cpu(0.015)
 
-    assert world.connect().spend_cpu(0.001) == 1.0
+    assert world.connect().spend_cpu(0.001) == 0.2
 
 
 def test_an_authenticated_connection_never_rests(world: World) -> None:

@@ -64,7 +64,7 @@ class Bounds:
     free_cpu_s: float = 0.02
     """What a connection may use although its address or the process has used up its share: a health check works
     beside an attack from the same address."""
-    longest_rest_s: float = 1.0
+    longest_rest_s: float = 10.0
     """For how long a connection is left alone at most once it has used up its CPU time."""
 
 
@@ -91,8 +91,9 @@ class Peer(Protocol):
 _DEBT_S = 0.5
 _LITTLE_FREE = 0.1
 _DEEP_DEBT_S = 5.0
+_SHORT_REST_S = 0.2
 """An address, or a process, that needs so long to make up for its CPU time leaves a connection a part of its free time;
-an address in deep debt leaves it none."""
+in deep debt of their address, new connections rest as well, but not for long."""
 
 
 def _nothing() -> None:
@@ -272,8 +273,10 @@ class Account:
         free_s = budget.bounds.free_cpu_s
         if max(of_address, of_process) > _DEBT_S:
             free_s *= _LITTLE_FREE
-        if self._spent_s > free_s or of_address > _DEEP_DEBT_S:
+        if self._spent_s > free_s:
             rest = max(rest, of_address, of_process)
+        elif of_address > _DEEP_DEBT_S:
+            rest = max(rest, _SHORT_REST_S)
         return min(rest, budget.bounds.longest_rest_s)
 
     def close(self) -> None:
