@@ -255,7 +255,7 @@ def function_events(data: bytes) -> None:
 def protobuf_requests(data: bytes) -> None:
     """An RPC, chosen by the first byte, and its request."""
     if data:
-        _call(RPCS[data[0] % len(RPCS)], data[1:])
+        call_raw(RPCS[data[0] % len(RPCS)], data[1:])
 
 
 @target
@@ -263,7 +263,7 @@ def filled_requests(data: bytes) -> None:
     """An RPC, chosen by the first byte, and a request whose fields the others choose."""
     if data:
         name = RPCS[data[0] % len(RPCS)]
-        _call(name, filled((REGISTRY | OWN_REGISTRY)[name].request_type, data[1:]).SerializeToString())
+        call_raw(name, filled((REGISTRY | OWN_REGISTRY)[name].request_type, data[1:]).SerializeToString())
 
 
 @target
@@ -278,10 +278,10 @@ def page_tokens(data: bytes) -> None:
         request.namespace = "default"  # type: ignore[attr-defined]
     if "execution" in kind.DESCRIPTOR.fields_by_name:
         request.execution.workflow_id = "w"  # type: ignore[attr-defined]
-    _call(name, request.SerializeToString())
+    call_raw(name, request.SerializeToString())
 
 
-def _call(name: str, data: bytes) -> None:
+def call_raw(name: str, data: bytes) -> None:
     spec = (REGISTRY | OWN_REGISTRY)[name]
     try:
         request: Message = spec.request_type.FromString(data)

@@ -33,12 +33,12 @@ _KEPT_MAPS = frozenset(("data", "header", "metadata", "nexus_header", "headers")
 """Of text to text."""
 
 
-def nul_field(message: Message, data: bytes | None = None) -> str:
+def nul_field(message: Message) -> str:
     """Return the path of a name or id with U+0000 (`execution.workflow_id`), or an empty string.
 
-    Almost no message holds the byte 0 at all, and then this is one search in its serialised form (`data`).
+    Almost no message holds the byte 0 at all, and then this is one search in its serialised form.
     """
-    return _search(message) if b"\0" in (message.SerializeToString() if data is None else data) else ""
+    return _search(message) if b"\0" in message.SerializeToString() else ""
 
 
 def _search(message: Message) -> str:

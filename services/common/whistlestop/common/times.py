@@ -1,28 +1,33 @@
-"""Find timestamps and durations that protobuf does not allow: what computes with them would raise.
+"""Find timestamps and durations that protobuf does not allow: what computes with them raises ValueError.
 
 A parser takes any number of seconds and nanoseconds. Protobuf's own types end at the years 1 and 9999, and durations at
-10,000 years; what is beyond is refused at the entrance.
+10,000 years. Some methods have an answer of their own for what is beyond, as Temporal has; for all others it is looked
+for once something was raised.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from whistlestop.common.errors import invalid_argument
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-_LONG_NUMBER = re.compile(rb"[\x80-\xff]{4}")
-"""In the serialised form, each number that is too large (or negative) has this; few messages do."""
+    from whistlestop.common.errors import ServiceError
+
 _TIMES = frozenset({"google.protobuf.Timestamp", "google.protobuf.Duration"})
 
 
-def invalid_time(message: Message, data: bytes) -> str:
-    """Return the path of a timestamp or duration out of range (`retry_policy.initial_interval`), or an empty string.
+def refused_time(message: Message) -> ServiceError | None:
+    """Return the refusal of a request with a timestamp or duration out of range, or None if it has none."""
+    field = invalid_time(message)
+    return invalid_argument(f"{field} is out of the range of timestamps and durations.") if field else None
 
-    `data` is the message's serialised form.
-    """
-    return _search(message) if _LONG_NUMBER.search(data) else ""
+
+def invalid_time(message: Message) -> str:
+    """Return the path of a timestamp or duration out of range (`retry_policy.initial_interval`), or an empty string."""
+    return _search(message)
 
 
 def _search(message: Message) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -29,12 +30,15 @@ from whistlestop.common.errors import (
     unimplemented,
 )
 from whistlestop.common.proto import deployment_pb2, internal_pb2, nexus_pb2, worker_pb2
+from whistlestop.common.times import refused_time
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from whistlestop.common.clients import Reply, ServiceClient
     from whistlestop.common.clock import Clock
+
+log = logging.getLogger(__name__)
 
 Envelope = dict[str, Any]
 _FORWARDED = (
@@ -122,6 +126,12 @@ async def invoke_envelope(
         reply = await service.call(method, request, context)
     except ServiceError as error:
         return error_answer(error)
+    except ValueError as error:
+        refused = refused_time(request)
+        if refused is None:
+            raise
+        log.debug("%s: %s", method, error)
+        return error_answer(refused)
     return {"response": _base64(encoded(reply))}
 
 

@@ -18,7 +18,7 @@ from whistlestop.common.errors import ServiceError, data_loss, invalid_argument,
 from whistlestop.common.nesting import bound_of
 from whistlestop.common.storable import nul_field
 from whistlestop.common.throttle import ThrottledWarnings
-from whistlestop.common.times import invalid_time
+from whistlestop.common.times import refused_time
 from whistlestop.frontend.api import AROUND, HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.namespace_resolution import NamespaceResolver
@@ -127,17 +127,16 @@ class Frontend:
     async def _perform(self, route: _Route, request: Message, context: CallContext) -> Reply:
         if route.bound is not None:
             route.bound(request)
-        data = request.SerializeToString()
-        if field := nul_field(request, data):
+        if field := nul_field(request):
             raise invalid_argument(f"{field} must not contain U+0000: no store holds a name or an id with it.")
-        if field := invalid_time(request, data):
-            raise invalid_argument(f"{field} is out of the range of timestamps and durations.")
         try:
             if route.spec.namespaced:
                 context = await self._enter_namespace(route, request, context)
             if route.spec.holds:
                 return await self._hold(route, request, context)
             return await route.serve(request, context)
+        except ValueError as error:
+            raise refused_time(request) or error from None
         except storage_errors.StorageError as error:
             raise self._from_storage(error) from error
         except DecodeError as error:
