@@ -45,6 +45,8 @@ class Seen:
     """(workflow id, run id, activity id, result)."""
     tries: Counter[str] = field(default_factory=Counter)
     """By a signal's name, how many calls may have sent it: acknowledged, or of unknown outcome."""
+    tokens: set[bytes] = field(default_factory=set)
+    """Of tasks that workers were given."""
     queries: int = 0
 
 

@@ -14,6 +14,8 @@ OPERATIONS = (
     "describe", "wait_for_end", "reset", "update_with_start", "replace", "list",
 )  # fmt: skip
 """Methods of `clients.Client`."""
+RESTARTS = 0.05
+"""Of workers, per step."""
 SMALL, LARGE = (6, 10, 16), 60
 """Steps of most seeds, and of one in 20."""
 
@@ -30,6 +32,8 @@ class Step:
     crash: int = -1
     """Kill a process so many callbacks from now; -1: none."""
     sets_clock: bool = False
+    restarts_worker: bool = False
+    """A worker with a sticky queue is started anew, with another one: what waits in the old one is nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,9 @@ def plan_of(seed: int, steps: int = 0) -> Plan:
     clock = chance.choice([0.0, 0.0, 0.1])
     numbers = iter(range(1, 1_000_000))
     count = steps or (LARGE if chance.random() < 0.05 else chance.choice(SMALL))
-    return Plan(seed, tuple(_step(chance, numbers, clock) for _ in range(count)))
+    restarts = random.Random(f"{seed} restarts")
+    made = (_step(chance, numbers, clock) for _ in range(count))
+    return Plan(seed, tuple(replace(step, restarts_worker=restarts.random() < RESTARTS) for step in made))
 
 
 def _step(chance: random.Random, numbers: Iterator[int], clock: float) -> Step:

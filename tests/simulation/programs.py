@@ -49,6 +49,8 @@ class Progress:
         self.child_started: set[str] = set()
         self.signals: list[str] = []
         self.cancel_requested = False
+        self.admitted: dict[str, tuple[int, update_pb.Request]] = {}
+        """By an event, as a reset does: as SDKs do, the worker makes the request out of that."""
         self.accepted: dict[str, int] = {}
         self.completed_updates: set[str] = set()
         self.argument: dict[str, Any] = {}
@@ -93,6 +95,8 @@ class Progress:
             keys[event_id] = f"cancel {a.control}"
         elif name.startswith(("ExternalWorkflowExecution", "SignalExternal", "RequestCancelExternal")):
             self.over[keys[a.initiated_event_id]] = name
+        elif name == "WorkflowExecutionUpdateAdmitted":
+            self.admitted[a.request.meta.update_id] = event_id, a.request
         elif name == "WorkflowExecutionUpdateAccepted":
             self.accepted[a.protocol_instance_id] = event_id
         elif name == "WorkflowExecutionUpdateCompleted":
@@ -264,6 +268,9 @@ CLOSING = frozenset({
 
 def answer_updates(p: Progress, requests: Sequence[protocol_pb.Message], messages: list[protocol_pb.Message]) -> None:
     """Updates named `no…` are rejected, `late…` are accepted now and completed when the workflow ends, others at once."""
+    for update_id, (event_id, admitted) in p.admitted.items():
+        if update_id not in p.accepted:
+            _accept(p, messages, update_id, admitted, event_id)
     for request in requests:
         wanted = update_pb.Request.FromString(request.body.value)
         update_id = request.protocol_instance_id
@@ -275,14 +282,20 @@ def answer_updates(p: Progress, requests: Sequence[protocol_pb.Message], message
             rejection.failure.message = "no"
             _say(p, messages, update_id, rejection)
             continue
-        acceptance = update_pb.Acceptance(
-            accepted_request_message_id=request.id, accepted_request_sequencing_event_id=request.event_id
-        )
-        acceptance.accepted_request.CopyFrom(wanted)
-        _say(p, messages, update_id, acceptance)
-        p.accepted[update_id] = 0
-        if not wanted.input.name.startswith("late"):
-            complete_update(p, messages, update_id)
+        _accept(p, messages, update_id, wanted, request.event_id)
+
+
+def _accept(
+    p: Progress, messages: list[protocol_pb.Message], update_id: str, wanted: update_pb.Request, event_id: int
+) -> None:
+    acceptance = update_pb.Acceptance(
+        accepted_request_message_id=f"{update_id}/request", accepted_request_sequencing_event_id=event_id
+    )
+    acceptance.accepted_request.CopyFrom(wanted)
+    _say(p, messages, update_id, acceptance)
+    p.accepted[update_id] = 0
+    if not wanted.input.name.startswith("late"):
+        complete_update(p, messages, update_id)
 
 
 def complete_update(p: Progress, messages: list[protocol_pb.Message], update_id: str) -> None:

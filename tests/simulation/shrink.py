@@ -54,7 +54,7 @@ def shrink(plan: Plan, most_runs: int = 300) -> tuple[Plan, str]:
         lambda gone: replace(small, steps=tuple(step for i, step in enumerate(small.steps) if i not in gone)),
         fails,
     )
-    for name, nothing in (("crash", -1), ("disturbs", False), ("sets_clock", False)):
+    for name, nothing in (("crash", -1), ("disturbs", False), ("sets_clock", False), ("restarts_worker", False)):
         for index, step in enumerate(small.steps):
             if getattr(step, name) != nothing:
                 simpler = replace(step, **{name: nothing})  # type: ignore[arg-type]

@@ -34,10 +34,28 @@ class Worker:
         self.sticky = sticky
         self.cache: dict[str, list[history_pb.HistoryEvent]] = {}
         self.stopping = False
+        self.starts = 1
+        self.sticky_loop: asyncio.Task[Any] | None = None
+
+    @property
+    def sticky_queue(self) -> str:
+        """Each start of a worker has one of its own."""
+        return f"sticky {self.starts} of {self.name}"
 
     def polls(self) -> list[Any]:
         loops = [self.workflows(sticky=False), self.workflows(sticky=False), self.activities(), self.activities()]
         return [*loops, self.workflows(sticky=True)] if self.sticky else loops
+
+    def restart(self) -> list[Any]:
+        """Forget everything, and what was under way on the sticky queue; the polls of the new one."""
+        if not self.sticky:
+            return []
+        self.world.note(f"{self.name} is started anew")
+        if self.sticky_loop is not None:
+            self.sticky_loop.cancel()
+        self.starts += 1
+        self.cache.clear()
+        return [self.workflows(sticky=True)]
 
     async def _poll(self, method: str, request: Any, kind: Any) -> Any:
         try:
@@ -53,9 +71,10 @@ class Worker:
         request = rr.PollWorkflowTaskQueueRequest(namespace=NAMESPACE, identity=self.name)
         request.task_queue.name = "q"
         if sticky:
-            request.task_queue.name = f"sticky of {self.name}"
+            request.task_queue.name = self.sticky_queue
             request.task_queue.kind = task_queue_pb2.TASK_QUEUE_KIND_STICKY
             request.task_queue.normal_name = "q"
+            self.sticky_loop = asyncio.current_task()
         while not self.stopping:
             task = await self._poll("PollWorkflowTaskQueue", request, rr.PollWorkflowTaskQueueResponse)
             while task is not None and task.task_token:
@@ -71,6 +90,7 @@ class Worker:
         if task.HasField("query"):
             await self._answer_query(task, progress)
             return None
+        self._take(task.task_token)
         last = events[-1].event_id
         assert last == task.started_event_id, f"history ends with {last}, the task started with {task.started_event_id}"
         if not self.world.calm:
@@ -89,7 +109,7 @@ class Worker:
         request.return_new_workflow_task = chance.random() < 0.7
         request.capabilities.discard_speculative_workflow_task_with_events = True
         if self.sticky:
-            request.sticky_attributes.worker_task_queue.name = f"sticky of {self.name}"
+            request.sticky_attributes.worker_task_queue.name = self.sticky_queue
             request.sticky_attributes.worker_task_queue.normal_name = "q"
             set_duration(request.sticky_attributes.schedule_to_start_timeout, 5 * SECOND_NS)
         for query_id in task.queries:
@@ -97,6 +117,11 @@ class Worker:
             answer.result_type = query_enums.QUERY_RESULT_TYPE_ANSWERED
             answer.answer.CopyFrom(encode(len(progress.signals)))
         return await self._complete(task, request)
+
+    def _take(self, token: bytes) -> None:
+        """Each started task is handed out once, whoever asked for it how often."""
+        assert token not in self.world.seen.tokens, "a task was handed to two workers"
+        self.world.seen.tokens.add(token)
 
     async def _complete(
         self, task: rr.PollWorkflowTaskQueueResponse, request: rr.RespondWorkflowTaskCompletedRequest
@@ -213,6 +238,7 @@ class Worker:
 
     async def _act(self, task: rr.PollActivityTaskQueueResponse) -> None:
         chance, clock = self.world.chance, self.world.backend.clock
+        self._take(task.task_token)
         fate = 1.0 if self.world.calm else chance.random()
         if fate < 0.05:
             self.world.note(f"{self.name} forgets an activity")

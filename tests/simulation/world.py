@@ -122,6 +122,8 @@ class Simulation:
             operation.add_done_callback(self._operations.pop)
         if step.disturbs:
             await self._disturb()
+        if step.restarts_worker:
+            self._tasks += [self._spawn(loop, "restarted") for loop in self.chance.choice(self.workers).restart()]
         if step.sets_clock:
             self.backend.set_a_clock()
         if step.crash >= 0:
