@@ -120,7 +120,7 @@ class Contention:
                 for method, request, called, returned, reply in log
                 for _, operation in operations_of(method, request, reply, returned is None, run_ids)
             ]
-            verdict = checker.check(calls, model.NOTHING, model.step)
+            verdict = checker.check(calls, model.NOTHING, model.step, model.is_read)
             if not verdict.good:
                 lines = "\n  ".join(str(call) for call in calls)
                 wrong.append(f"the calls of {workflow_id} are not linearizable, stuck at {verdict.stuck_at}:\n  {lines}")

@@ -5,8 +5,8 @@ before every other open one returned, apply it to the model, go on; where nothin
 unknown may take effect at any time after it began, or never.
 
 A model is a function from a state and a call to the states that may follow; none: the call's result is not possible
-there. States are hashable. A call that leaves the state as it is and fits now is taken at once: that takes nothing from
-any other order.
+there. States are hashable. A call that never changes the state (`is_read`) and fits now is taken at once: that takes nothing
+from any other order.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class Verdict(Generic[O]):
     """The calls of which one had to come next."""
 
 
-def check(calls: Sequence[Call[O]], initial: S, step: Callable[[S, O], Iterable[S]]) -> Verdict[O]:
+def check(
+    calls: Sequence[Call[O]], initial: S, step: Callable[[S, O], Iterable[S]],
+    is_read: Callable[[O], bool] | None = None,
+) -> Verdict[O]:  # fmt: skip
     """Search for an order. Raises TooManyStates."""
     ordered = sorted(calls, key=lambda call: call.called)
     known = sum(1 << index for index, call in enumerate(ordered) if call.returned is not None)
@@ -69,7 +72,7 @@ def check(calls: Sequence[Call[O]], initial: S, step: Callable[[S, O], Iterable[
         for index in _candidates(ordered, done):
             states = list(step(state, ordered[index].operation))
             after = [(done | 1 << index, each, (*path, index)) for each in states]
-            if states == [state]:
+            if states == [state] and is_read is not None and is_read(ordered[index].operation):
                 following = after
                 break
             following += after

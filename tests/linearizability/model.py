@@ -327,6 +327,11 @@ _STEPS: dict[type, Callable[[State, Any], Iterator[State]]] = {
 }  # fmt: skip
 
 
+def is_read(operation: Operation) -> bool:
+    """It never changes anything."""
+    return isinstance(operation, Cancel | Updated | Described | Current | Listed | Queried)
+
+
 def then(first: Inside, second: Inside) -> Inside:
     """Both in one commit."""
     return replace(first, then=second)

@@ -56,7 +56,7 @@ def test_a_search_that_is_too_large_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 
 def is_good(*timed: tuple[Any, float, float | None]) -> bool:
-    return checker.check([Call(*each) for each in timed], model.NOTHING, model.step).good
+    return checker.check([Call(*each) for each in timed], model.NOTHING, model.step, model.is_read).good
 
 
 START = model.Start("r1", "a")
@@ -125,6 +125,13 @@ def test_a_lost_answer_to_a_start_is_a_start_or_none() -> None:
     unknown = model.Start("r1", None, candidates=("a",))
     assert is_good((unknown, 0, None), (model.Described(0), 1, 2), (model.Current("a", 1), 3, 4))
     assert not is_good((unknown, 0, None), (model.Current("a", 1), 1, 2), (model.Described(0), 3, 4))
+
+
+def test_what_may_have_done_nothing_may_still_do_it_later() -> None:
+    """A terminate of unknown outcome, while nothing runs, ends the run that is started next."""
+    terminate = model.Terminate(found=None)
+    assert is_good((terminate, 0, None), (START, 1, 2), (model.Signal("s", found=False), 3, 4))
+    assert is_good((terminate, 0, None), (START, 1, 2), (model.Signal("s", found=True), 3, 4))
 
 
 def test_a_reset_ends_the_current_run_and_carries_its_signals_over() -> None:

@@ -89,7 +89,7 @@ class CallLog:
             for workflow_id, call in _calls_of(record, inside.run_ids):
                 logs[workflow_id].append(call)
         for workflow_id, calls in logs.items():
-            verdict = checker.check(calls, model.NOTHING, model.step)
+            verdict = checker.check(calls, model.NOTHING, model.step, model.is_read)
             assert verdict.good, _complaint(workflow_id, calls, verdict)
             self.checked += len(calls)
 
