@@ -12,6 +12,7 @@ from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.timers import FOREIGN_NS, HORIZON_NS, TimerProcessor
 from whistlestop.storage.records import SLOTS, ExecutionKey, TimerTask
+from whistlestop.storage.set_aside import SetAside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,13 +38,18 @@ class Rows:
         self.meanwhile = []
         return sorted(found, key=lambda row: row.fire_at_ns)[:limit]
 
+    async def notes_set_aside(self, limit: int) -> list[object]:
+        return []
+
 
 class Bench:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.store = Rows()
         self.cached: dict[ExecutionKey, Any] = {}
-        engine: Any = SimpleNamespace(clock=self.clock, store=self.store, peek=self.cached.get)
+        store: Any = self.store
+        aside = SetAside(store, self.clock)
+        engine: Any = SimpleNamespace(clock=self.clock, store=store, peek=self.cached.get, aside=aside)
         self.processor = self.store.processor = TimerProcessor(engine)
         self.fired: list[str] = []
         self.processor.handlers["execution"] = self._fire

@@ -33,7 +33,8 @@ def declared() -> tuple[set[str], set[str]]:
     users = {_name(each) for each in project["project"]["dependencies"]}
     for extra in project["project"].get("optional-dependencies", {}).values():
         users |= {_name(each) for each in extra}
-    return users, {_name(each) for each in project["dependency-groups"]["dev"]}
+    groups = project["dependency-groups"]
+    return users, {_name(each) for group in ("dev", "fuzz") for each in groups[group]}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -47,7 +48,7 @@ def imports(path: Path) -> Iterator[str]:
 
 def undeclared(patterns: tuple[str, ...], packages: set[str]) -> list[str]:
     """Return `file: import` for each import of a package that is not among `packages`."""
-    homes = packages_distributions()
+    homes = {**packages_distributions(), "atheris": ["atheris"]}  # which `make long` alone installs
     found: list[str] = []
     for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
         beside = {each.stem for folder in (path.parent, path.parent.parent) for each in folder.iterdir()}

@@ -304,5 +304,8 @@ async def messages(p: Puppet) -> None:
     great = "x" * (4 * 1024 * 1024)
     await p.refused("StartWorkflowExecution", **p.start_fields(input=payloads(great)))
     body = json.dumps({"workflowType": {"name": "T"}, "taskQueue": {"name": "q"}, "input": [great]})
-    answer = await p.send(f"/api/v1/namespaces/default/workflows/{p.workflow_id}", body=body.encode())
+    answer = await p.send(
+        f"/api/v1/namespaces/default/workflows/{p.workflow_id}", headers={"content-type": "application/json"},
+        body=body.encode(),
+    )  # fmt: skip
     p.note("over HTTP", [answer.status_code, answer.json()])
