@@ -11,12 +11,12 @@ FUZZ_SECONDS ?= 300
 LONG_SEEDS ?= 10000
 LONG_KILLS ?= 200
 
-.PHONY: help demo test test-fast test-infra test-typescript long lint proto bench check clean
+.PHONY: help demo test pgbouncer test-fast test-infra test-typescript long lint proto bench check clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   an order saga on the embedded server, killed halfway and finished after a restart"
-	@echo "make test   all tests (needs the history of the repository, and pgbouncer)"
+	@echo "make test   all tests (needs the history of the repository; root gets pgbouncer from Debian)"
 	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 1 GB)"
 	@echo "make test-typescript   the TypeScript SDK against our server (needs node >= 20 and npm; 262 MB)"
 	@echo "make long   fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200)"
@@ -36,11 +36,17 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
-test: $(STAMP)
+test: $(STAMP) pgbouncer
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not parity" $(PYTEST_ARGS)
+
+# A pooler to stand before the database; tests/pgbouncer.py says what happens without it.
+pgbouncer:
+	@PATH="$$PATH:/usr/sbin" command -v pgbouncer > /dev/null || ! command -v apt-get > /dev/null || [ "$$(id -u)" != 0 ] || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer > /dev/null; } || \
+	echo "pgbouncer could not be installed" >&2
 
 test-infra: $(STAMP)
 	$(BIN)/python -m infra.localstack setup
