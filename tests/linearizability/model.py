@@ -328,7 +328,11 @@ _STEPS: dict[type, Callable[[State, Any], Iterator[State]]] = {
 
 
 def is_read(operation: Operation) -> bool:
-    """It never changes anything."""
+    """It never changes anything: it only reads, or it was refused."""
+    if isinstance(operation, Signal | Terminate):
+        return operation.found is False
+    if isinstance(operation, Start):
+        return operation.run_id == ""
     return isinstance(operation, Cancel | Updated | Described | Current | Listed | Queried)
 
 
