@@ -71,6 +71,9 @@ def check(
         following: list[tuple[int, S, tuple[int, ...]]] = []
         for index in _candidates(ordered, done):
             states = list(step(state, ordered[index].operation))
+            if ordered[index].returned is None:
+                # That it did nothing here is the same as that it never took place.
+                states = [each for each in states if each != state]
             after = [(done | 1 << index, each, (*path, index)) for each in states]
             if states == [state] and is_read is not None and is_read(ordered[index].operation):
                 following = after
