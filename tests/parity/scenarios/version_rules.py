@@ -131,6 +131,7 @@ async def assigned_and_redirected(p: Puppet) -> None:
 
 @limited_scenario
 async def redirected_by_a_workflow_task(p: Puppet) -> None:
+    p.transitions_race()
     await change(p, insert("1"))
     await p.start()
     await work(p, "1")
@@ -181,6 +182,7 @@ async def children_by_rules(p: Puppet) -> None:
 
 @limited_scenario
 async def after_a_reset(p: Puppet) -> None:
+    p.transitions_race()
     await change(p, insert("1"))
     run_id = await p.start()
     await work(p, "1")

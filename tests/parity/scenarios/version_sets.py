@@ -201,6 +201,7 @@ async def compatible_builds_go_on(p: Puppet) -> None:
 
 @limited_scenario
 async def who_was_unversioned_stays_so(p: Puppet) -> None:
+    p.transitions_race()
     await p.start()
     await p.start(p.id("waits"))
     task = await p.workflow_task()
