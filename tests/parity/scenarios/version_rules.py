@@ -101,6 +101,7 @@ async def describe(p: Puppet, *build_ids: str) -> None:
 
 @limited_scenario
 async def assigned_and_redirected(p: Puppet) -> None:
+    p.transitions_race()
     await change(p, insert("1"))
     await p.start()
     await p.together(none_for(p, "2"), none_for(p, "b", versioned=False))
@@ -151,6 +152,7 @@ async def redirected_by_a_workflow_task(p: Puppet) -> None:
 
 @limited_scenario
 async def what_was_unversioned(p: Puppet) -> None:
+    p.transitions_race()
     await p.start()
     await p.start(p.id("waits"))
     await p.step()
@@ -165,6 +167,7 @@ async def what_was_unversioned(p: Puppet) -> None:
 
 @limited_scenario
 async def children_by_rules(p: Puppet) -> None:
+    p.transitions_race()
     await change(p, insert("1"))
     await p.start()
     await work(p, "1", child(p.id("kept"), p.task_queue, inherit_build_id=True))

@@ -61,6 +61,7 @@ async def limits_of_sets(p: Puppet) -> None:
 
 @limited_scenario
 async def bad_changes(p: Puppet) -> None:
+    p.transitions_race()
     long = "x" * 256
     await change(
         p, {}, add(""), add(long), add_to("", ""), add_to("a", ""), add_to(long, "a"), add_to("a", long),
@@ -133,6 +134,7 @@ async def reachability(p: Puppet, *build_ids: str, kind: str = "UNSPECIFIED", qu
 
 @limited_scenario
 async def only_the_default_gets_new_work(p: Puppet) -> None:
+    p.transitions_race()
     await change(p, add("1"), add("2"), add_to("2.1", "2"))
     await p.start()
     await take(p, "2")
@@ -174,6 +176,7 @@ async def what_waits(p: Puppet) -> None:
 
 @limited_scenario
 async def compatible_builds_go_on(p: Puppet) -> None:
+    p.transitions_race()
     await change(p, add("1"))
     await p.start()
     sticky = {"sticky_attributes": {
@@ -218,6 +221,7 @@ async def who_was_unversioned_stays_so(p: Puppet) -> None:
 
 @limited_scenario
 async def children(p: Puppet) -> None:
+    p.transitions_race()
     await change(p, add("1"))
     await p.start()
     await work(p, "1", child(p.id("kept"), p.task_queue, inherit_build_id=True))
@@ -235,6 +239,7 @@ async def children(p: Puppet) -> None:
 
 @limited_scenario
 async def the_next_run(p: Puppet) -> None:
+    p.transitions_race()
     for inherit in cases({"inherit_build_id": True}, {}):
         p.task_queue = p.id(f"queue-{len(inherit)}")
         await change(p, add("1"))
@@ -249,6 +254,7 @@ async def the_next_run(p: Puppet) -> None:
 
 @limited_scenario
 async def queries_retries_and_resets(p: Puppet) -> None:
+    p.transitions_race()
     await change(p, add("1"))
     run_id = await p.start(retry_policy={"maximum_attempts": 2, "initial_interval": seconds(0.01)})
     await work(p, "1")
