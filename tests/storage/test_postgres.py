@@ -246,3 +246,14 @@ async def test_every_shape_of_a_transition_is_one_statement_that_runs(url: str) 
     assert conflicts == [CurrentConflict, VersionConflict, VersionConflict, VersionConflict, VersionConflict]
     assert await history(store) == [batch(1, 3), batch(3, 5)]
     await store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://admin@abc.dsql.eu-central-1.on.aws:5432/postgres?sslmode=verify-full", False),
+        ("postgresql://user@db.example:5432/name", True),
+    ],
+)
+def test_statement_timeouts_are_left_out_on_aurora_dsql(url: str, expected: bool) -> None:
+    assert PostgresStore(url)._has_timeouts is expected

@@ -47,6 +47,8 @@ class PostgresStore(
         self, url: str, *, pool_size: int = 8, prepare: bool | None = None, password: Callable[[], str] | None = None
     ) -> None:
         self.url = url
+        # Aurora DSQL is not known to take SET LOCAL: there, a statement ends by being cancelled alone.
+        self._has_timeouts = ".dsql." not in url
         self._password = password
         self._pool_size = pool_size
         self._prepare = prepare
