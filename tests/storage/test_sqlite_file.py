@@ -130,12 +130,22 @@ async def test_what_was_written_gets_into_the_file_itself_before_long(
 
 
 async def test_the_wal_stays_small_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "CHECKPOINT_BYTES", 100_000)
-    monkeypatch.setattr(writer, "LOOK_AT_WAL", 1)
-    async with opened(tmp_path / "store.db") as store:
-        await _write(store, *range(60))
-        assert (tmp_path / "store.db-wal").stat().st_size < 400_000
-        assert len(await store.list_executions(None, 100)) == 60
+    monkeypatch.setattr(writer, "CHECKPOINT_FRAMES", 100)
+    sealed: list[int] = []
+    seal = file.seal
+
+    def counted(db: sqlite3.Connection) -> None:
+        sealed.append(file.frames_in_wal(str(path)))
+        seal(db)
+
+    monkeypatch.setattr(file, "seal", counted)
+    path = tmp_path / "w.db"
+    async with opened(path) as store:
+        await _write(store, *range(200))
+        assert path.with_name("w.db-wal").stat().st_size < 2_000_000
+        # After the first one, at each hundred frames and not at each look: the WAL's file stays as long as it was.
+        assert len(sealed) > 3
+        assert min(sealed[1:]) > 100
 
 
 async def test_after_a_crash_the_wal_is_read(tmp_path: Path) -> None:

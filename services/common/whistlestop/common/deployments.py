@@ -196,6 +196,8 @@ def target_of(
 
     None is the workers without a version. With it the revision of the routing that says so; 0 where none does.
     """
+    if not deployments.deployments:
+        return None, 0
     routing = routing_of(deployments, task_queue, task_type)
     if routing.ramps and (use_ramping or in_ramp(workflow_id, routing.percentage)):
         return routing.ramping, routing.ramping_revision

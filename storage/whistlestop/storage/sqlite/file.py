@@ -34,6 +34,7 @@ _MAGIC = b"SQLite format 3\0"
 _WAL_MAGIC = (0x377F0682, 0x377F0683)
 _HEADER_BYTES = 100
 _WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
+_INDEX_HEADER_BYTES = 20
 _BACKUP = "use a copy made by `whistlestop db backup`, or one of the file and its -wal made while no server ran"
 
 
@@ -166,6 +167,20 @@ def seal(db: sqlite3.Connection) -> None:
     _put(db, generation, IN_USE)
     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     _put(db, generation, COMPLETE)
+
+
+def frames_in_wal(path: str) -> int:
+    """Return how many pages the WAL of an open database holds; 0 where that cannot be told.
+
+    Not the size of the WAL's file: SQLite writes it anew from its beginning after a checkpoint, and leaves it as long
+    as it was. The number stands in the index of the WAL (`mxFrame`, https://www.sqlite.org/walformat.html).
+    """
+    try:
+        with open(f"{path}-shm", "rb", buffering=0) as index:  # noqa: PTH123 - some bytes, often
+            header = index.read(_INDEX_HEADER_BYTES)
+    except OSError:
+        return 0
+    return int(struct.unpack_from("=I", header, 16)[0]) if len(header) == _INDEX_HEADER_BYTES else 0
 
 
 def _mark_of(db: sqlite3.Connection) -> tuple[int, int]:

@@ -17,7 +17,6 @@ import queue
 import sqlite3
 import threading
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.storage.errors import PermanentError, StorageError, Unavailable
@@ -34,11 +33,11 @@ log = logging.getLogger(__name__)
 CHECKPOINT_S = 10.0
 """After a write, at most so much later it is in the file itself."""
 
-CHECKPOINT_BYTES = 16 << 20
-"""Of the WAL: earlier than that under load, so that it stays small."""
+CHECKPOINT_FRAMES = 4000
+"""Pages in the WAL: earlier than that under load, so that it stays small."""
 
 LOOK_AT_WAL = 16
-"""Groups between two looks at its size."""
+"""Groups between two looks at how many there are."""
 
 GROUP_LIMIT = 128
 """Jobs of one group: bounds how long the event loop is held."""
@@ -89,19 +88,12 @@ def run_group(db: sqlite3.Connection, cursor: sqlite3.Cursor, jobs: list[_Job]) 
             job.result, job.error = None, None
 
 
-def _size(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return 0
-
-
 class GroupWriter:
     """The one writer of a database file."""
 
     def __init__(self, db: sqlite3.Connection, path: str) -> None:
         self._db = db
-        self._wal = f"{os.path.realpath(path)}-wal"
+        self._path = os.path.realpath(path)
         self._identity = file.Identity(path)
         self._seal_due = True
         """Before the first group as well, so that the file says that it is in use."""
@@ -190,7 +182,7 @@ class GroupWriter:
             job.settle(error)
         if self._sealing is None:
             self._sealing = self._loop.call_later(CHECKPOINT_S, self._seal_soon)
-        elif self.groups % LOOK_AT_WAL == 0 and _size(self._wal) > CHECKPOINT_BYTES:
+        elif self.groups % LOOK_AT_WAL == 0 and file.frames_in_wal(self._path) > CHECKPOINT_FRAMES:
             self._seal_due = True
         self._next()
 
