@@ -7,10 +7,11 @@ could never be found again. Names and ids with it are refused at the entrance, o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import FieldDescriptor
+    from collections.abc import Mapping
+
     from google.protobuf.message import Message
 
 NUL = "\0"
@@ -41,35 +42,69 @@ def nul_field(message: Message) -> str:
     return _search(message) if b"\0" in message.SerializeToString() else ""
 
 
+class _Plan(NamedTuple):
+    """Names of the fields to look into, by their kind, for one class of messages."""
+
+    texts: tuple[str, ...]
+    lists_of_texts: tuple[str, ...]
+    messages: tuple[str, ...]
+    lists_of_messages: tuple[str, ...]
+    maps: tuple[str, ...]
+
+
+_plans: dict[type[Message], _Plan] = {}
+"""Made once a class: asking descriptors at each request would cost ten times as much."""
+
+
 def _search(message: Message) -> str:
-    for field, value in message.ListFields():
-        if field.name in _KEPT_FIELDS:
+    plan = _plans.get(type(message))
+    if plan is None:
+        plan = _plans[type(message)] = _plan_of(message)
+    for name in plan.texts:
+        if NUL in getattr(message, name):
+            return name
+    for name in plan.lists_of_texts:
+        if any(NUL in text for text in getattr(message, name)):
+            return name
+    for name in plan.messages:
+        if message.HasField(name) and (found := _search(getattr(message, name))):
+            return f"{name}.{found}"
+    for name in plan.lists_of_messages:
+        for each in getattr(message, name):
+            if found := _search(each):
+                return f"{name}.{found}"
+    for name in plan.maps:
+        entries = getattr(message, name)
+        if not entries:
             continue
-        if field.type == field.TYPE_STRING:
-            texts = value if field.is_repeated else (value,)
-            if any(NUL in text for text in texts):
-                return field.name
-        elif field.message_type is not None and field.message_type.full_name not in _KEPT_MESSAGES:
-            found = _search_in(field, value)
-            if found is not None:
-                return f"{field.name}.{found}" if found else field.name
+        found_in_map = _search_map(message.DESCRIPTOR.fields_by_name[name], entries)
+        if found_in_map is not None:
+            return f"{name}.{found_in_map}" if found_in_map else name
     return ""
 
 
-def _search_in(field: FieldDescriptor, value: object) -> str | None:
-    """Look into a message field; None when there is nothing."""
-    if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        return _search_map(field.name, field.message_type.fields_by_name["value"], value)
-    for each in value if field.is_repeated else (value,):  # type: ignore[attr-defined]  # reflection knows no types
-        if found := _search(each):
-            return found
-    return None
+def _plan_of(message: Message) -> _Plan:
+    plan = _Plan(*([] for _ in _Plan._fields))  # type: ignore[arg-type]  # filled below
+    for field in message.DESCRIPTOR.fields:
+        if field.name in _KEPT_FIELDS:
+            continue
+        if field.type == field.TYPE_STRING:
+            names: Any = plan.lists_of_texts if field.is_repeated else plan.texts
+        elif field.message_type is None or field.message_type.full_name in _KEPT_MESSAGES:
+            continue
+        elif field.message_type.GetOptions().map_entry:
+            names = plan.maps
+        else:
+            names = plan.lists_of_messages if field.is_repeated else plan.messages
+        names.append(field.name)
+    return _Plan(*(tuple(names) for names in plan))
 
 
-def _search_map(name: str, of: FieldDescriptor, entries: object) -> str | None:
-    if name in _KEPT_MAPS and of.message_type is None:
+def _search_map(field: Any, entries: Mapping[Any, Any]) -> str | None:
+    of = field.message_type.fields_by_name["value"]
+    if field.name in _KEPT_MAPS and of.message_type is None:
         return None
-    for key, value in entries.items():  # type: ignore[attr-defined]  # reflection knows no types
+    for key, value in entries.items():
         if isinstance(key, str) and NUL in key:
             return ""
         if of.type == of.TYPE_STRING and NUL in value:
