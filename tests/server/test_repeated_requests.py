@@ -17,14 +17,14 @@ import pytest_asyncio
 
 from tests.parity import commands, servers
 from tests.parity.puppet import Puppet, payloads, seconds
+from tests.patience import PATIENCE_S
 from tests.postgres import available
 from whistlestop.frontend.registry import REGISTRY
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-pytestmark = pytest.mark.timeout(120)
-in_the_module_s_loop = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 
 STORES = [
     "sqlite",
@@ -35,13 +35,19 @@ STORES = [
 SETTINGS = ("history.maximumSignalsPerExecution=100",)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=STORES)
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[servers.Server]:
-    async with servers.our_server(request.param, SETTINGS) as address:
-        yield address
+@pytest.fixture(scope="module", params=STORES)
+def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
+    """One server for all tests of this module, each of which has an event loop of its own."""
+    with asyncio.Runner() as runner:
+        serving = servers.our_server(request.param, SETTINGS)
+        address = runner.run(serving.__aenter__())
+        try:
+            yield address
+        finally:
+            runner.run(serving.__aexit__(None, None, None))
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture
 async def p(server: servers.Server) -> AsyncIterator[Puppet]:
     async with grpc.aio.insecure_channel(server) as channel:
         yield Puppet(channel)
@@ -272,7 +278,6 @@ async def _settled(p: Puppet) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=str)
-@in_the_module_s_loop
 async def test_sent_twice(p: Puppet, request_: Request) -> None:
     """Nothing in between."""
     await request_.before(p)
@@ -326,7 +331,6 @@ LATE_REQUESTS = [
 
 @pytest.mark.parametrize("later", LATER, ids=lambda later: later.__name__.strip("_"))
 @pytest.mark.parametrize("request_", LATE_REQUESTS, ids=str)
-@in_the_module_s_loop
 async def test_sent_again_later(
     p: Puppet, request_: Request, later: Callable[[Puppet], Awaitable[None]]
 ) -> None:
@@ -357,7 +361,6 @@ def _names_a_run_of_the_first(first: Any, again: Any, stored: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("later", LATER, ids=lambda later: later.__name__.strip("_"))
-@in_the_module_s_loop
 async def test_update_with_start_sent_again_later(p: Puppet, later: Callable[[Puppet], Awaitable[None]]) -> None:
     """It starts no second run, its update is not carried out twice, and the answer is the same."""
     fields = _update_with_start(p)
@@ -378,7 +381,6 @@ async def test_update_with_start_sent_again_later(p: Puppet, later: Callable[[Pu
     assert await _settled(p) == stored
 
 
-@in_the_module_s_loop
 async def test_update_with_start_sent_again_after_its_update_was_cut_off(p: Puppet) -> None:
     """The run ended with the update accepted: the second answer is about that, and nothing starts."""
     fields = _update_with_start(p)

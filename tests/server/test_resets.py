@@ -5,6 +5,7 @@ What the real server does alike stands in tests/parity/scenarios/resets.py; here
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -13,12 +14,13 @@ import pytest_asyncio
 
 from tests.parity import commands, servers
 from tests.parity.puppet import Puppet
+from tests.patience import PATIENCE_S
 from tests.postgres import available
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 
 STORES = [
     "sqlite",
@@ -34,13 +36,19 @@ ENDINGS = {
 }
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=STORES)
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[servers.Server]:
-    async with servers.our_server(request.param) as address:
-        yield address
+@pytest.fixture(scope="module", params=STORES)
+def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
+    """One server for all tests of this module, each of which has an event loop of its own."""
+    with asyncio.Runner() as runner:
+        serving = servers.our_server(request.param)
+        address = runner.run(serving.__aenter__())
+        try:
+            yield address
+        finally:
+            runner.run(serving.__aexit__(None, None, None))
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture
 async def p(server: servers.Server) -> AsyncIterator[Puppet]:
     async with grpc.aio.insecure_channel(server) as channel:
         yield Puppet(channel)
