@@ -37,9 +37,16 @@ _KEPT_MAPS = frozenset(("data", "header", "metadata", "nexus_header", "headers")
 def nul_field(message: Message) -> str:
     """Return the path of a name or id with U+0000 (`execution.workflow_id`), or an empty string.
 
-    Almost no message holds the byte 0 at all, and then this is one search in its serialised form.
+    Almost no message holds the byte 0 at all but as the length of an empty message that is set, and then this is one
+    search in its serialised form.
     """
-    return _search(message) if b"\0" in message.SerializeToString() else ""
+    zeros = message.SerializeToString().count(b"\0")
+    if not zeros:
+        return ""
+    for name in _plan(message).any_messages:
+        if message.HasField(name) and not getattr(message, name).ByteSize():
+            zeros -= 1
+    return _search(message) if zeros else ""
 
 
 class _Plan(NamedTuple):
@@ -50,16 +57,23 @@ class _Plan(NamedTuple):
     messages: tuple[str, ...]
     lists_of_messages: tuple[str, ...]
     maps: tuple[str, ...]
+    any_messages: tuple[str, ...]
+    """Those besides that are only kept."""
 
 
 _plans: dict[type[Message], _Plan] = {}
 """Made once a class: asking descriptors at each request would cost ten times as much."""
 
 
-def _search(message: Message) -> str:
+def _plan(message: Message) -> _Plan:
     plan = _plans.get(type(message))
     if plan is None:
         plan = _plans[type(message)] = _plan_of(message)
+    return plan
+
+
+def _search(message: Message) -> str:
+    plan = _plan(message)
     for name in plan.texts:
         if NUL in getattr(message, name):
             return name
@@ -86,6 +100,8 @@ def _search(message: Message) -> str:
 def _plan_of(message: Message) -> _Plan:
     plan = _Plan(*([] for _ in _Plan._fields))  # type: ignore[arg-type]  # filled below
     for field in message.DESCRIPTOR.fields:
+        if field.message_type is not None and not field.is_repeated:
+            plan.any_messages.append(field.name)  # type: ignore[attr-defined]  # a list until the end
         if field.name in _KEPT_FIELDS:
             continue
         if field.type == field.TYPE_STRING:
