@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from temporalio.api.workflowservice.v1 import GetSystemInfoRequest, GetSystemInf
 from tests.postgres import fresh_database
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 class Server(str):
@@ -183,6 +183,17 @@ async def our_server(store: str, more: tuple[str, ...] = ()) -> AsyncIterator[Se
             _running([ours, "server", "start", *flags, "--database-url", url], port),
         ):
             yield server
+
+
+@contextmanager
+def in_a_loop_of_its_own(serving: AbstractAsyncContextManager[Server]) -> Iterator[Server]:
+    """Run a server for tests that have an event loop each: its own goes on between them."""
+    with asyncio.Runner() as runner:
+        address = runner.run(serving.__aenter__())
+        try:
+            yield address
+        finally:
+            runner.run(serving.__aexit__(None, None, None))
 
 
 @asynccontextmanager

@@ -37,14 +37,8 @@ SETTINGS = ("history.maximumSignalsPerExecution=100",)
 
 @pytest.fixture(scope="module", params=STORES)
 def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
-    """One server for all tests of this module, each of which has an event loop of its own."""
-    with asyncio.Runner() as runner:
-        serving = servers.our_server(request.param, SETTINGS)
-        address = runner.run(serving.__aenter__())
-        try:
-            yield address
-        finally:
-            runner.run(serving.__aexit__(None, None, None))
+    with servers.in_a_loop_of_its_own(servers.our_server(request.param, SETTINGS)) as address:
+        yield address
 
 
 @pytest_asyncio.fixture

@@ -5,7 +5,6 @@ What the real server does alike stands in tests/parity/scenarios/resets.py; here
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -38,14 +37,8 @@ ENDINGS = {
 
 @pytest.fixture(scope="module", params=STORES)
 def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
-    """One server for all tests of this module, each of which has an event loop of its own."""
-    with asyncio.Runner() as runner:
-        serving = servers.our_server(request.param)
-        address = runner.run(serving.__aenter__())
-        try:
-            yield address
-        finally:
-            runner.run(serving.__aexit__(None, None, None))
+    with servers.in_a_loop_of_its_own(servers.our_server(request.param)) as address:
+        yield address
 
 
 @pytest_asyncio.fixture
