@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 
-_CONTROLS = re.compile(
+CONTROLS = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0, DEL and C1
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # reading directions
     "\u2028\u2029\ufeff\ufff9-\ufffb"  # line ends and what is not shown
@@ -20,7 +20,7 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 def escaped(text: str) -> str:
     """Return the text with each such character as an escape sequence of JSON (and of Python)."""
-    return _CONTROLS.sub(_escape, text) if _CONTROLS.search(text) else text
+    return CONTROLS.sub(_escape, text) if CONTROLS.search(text) else text
 
 
 def escaped_lines(text: str) -> str:

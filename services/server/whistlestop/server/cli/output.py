@@ -12,15 +12,16 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import re
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from whistlestop.common.log_text import CONTROLS
 from whistlestop.server.cli.errors import CommandError
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Collection, Iterable, Sequence
 
     from google.protobuf.message import Message
@@ -30,8 +31,6 @@ Output = Annotated[str, typer.Option("--output", "-o", help="table, json, jsonl 
 _JSON_PLAIN = base64.b64encode(b"json/plain").decode()
 _FORMS = ("table", "json", "jsonl", "none")
 _PADDING = 2
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, line separators, marks that reverse the direction of text, and lone surrogates."""
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -53,7 +52,7 @@ def wants_json(output: str) -> bool:
 
 def escaped(value: object) -> str:
     """Return the text with each control character written as a backslash sequence."""
-    return _CONTROL.sub(_escape, str(value))
+    return CONTROLS.sub(_escape, str(value))
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -75,7 +74,7 @@ def print_json_lines(values: Iterable[object]) -> None:
 def _dumped(value: object, indent: int | None = None) -> str:
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     # JSON escapes what is below a space; the rest of what a terminal might act on is escaped here.
-    return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+    return CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def as_json(message: Message) -> object:
