@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import zlib
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakValueDictionary
 
 from google.protobuf.message import DecodeError
 
@@ -21,9 +24,22 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_TRIES = 20
+_TRIES = 30
+_FIRST_PAUSE_S = 0.01
+_LONGEST_PAUSE_S = 0.5
 _KEPT_NS = SECOND_NS
 _MOST_NAMESPACES = 1000
+
+
+def _pause_s(attempt: int, data: bytes) -> float:
+    """Return how long to wait before the next attempt, so that many writers do not meet again and again.
+
+    The pause doubles and is spread by what is written: writers of the same data have nothing to compete for.
+    """
+    if attempt == 0:
+        return 0.0
+    longest_s = min(_FIRST_PAUSE_S * (1 << attempt), _LONGEST_PAUSE_S)
+    return longest_s * zlib.crc32(data, attempt) / 2**32
 
 
 def _parsed(namespace_id: str, data: bytes) -> NamespaceDeployments:
@@ -40,6 +56,7 @@ class Deployments:
         self._store = store
         self._clock = clock
         self._known: dict[str, tuple[int, NamespaceDeployments]] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def read(self, namespace_id: str) -> NamespaceDeployments:
         """As stored now."""
@@ -59,7 +76,14 @@ class Deployments:
 
     async def change(self, namespace_id: str, change: Callable[[NamespaceDeployments], T]) -> T:
         """Apply `change` (it may run several times; what it raises leaves all as it was) and store the outcome."""
-        for _ in range(_TRIES):
+        turn = self._turns.get(namespace_id)
+        if turn is None:
+            turn = self._turns[namespace_id] = asyncio.Lock()
+        async with turn:
+            return await self._change(namespace_id, change)
+
+    async def _change(self, namespace_id: str, change: Callable[[NamespaceDeployments], T]) -> T:
+        for attempt in range(_TRIES):
             record = await self._store.get_task_queue(namespace_id, ROW_NAME, ROW_TYPE)
             before = b"" if record is None else record.data
             wanted = _parsed(namespace_id, before)
@@ -73,6 +97,7 @@ class Deployments:
             try:
                 await self._store.put_task_queue(row, expected)
             except LeaseLost:
+                await self._clock.sleep(_pause_s(attempt, data))
                 continue
             self._known[namespace_id] = (now_ns, wanted)
             return result
