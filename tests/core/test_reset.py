@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import reset_pb2 as reset_enums
+from temporalio.api.failure.v1 import message_pb2 as failure_pb
+from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
+from temporalio.api.update.v1 import message_pb2 as update_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from tests.core.commands import payloads, schedule_activity, start_timer
 from tests.core.harness import World, short_name
 from whistlestop.common.errors import ServiceError
-from whistlestop.history.core import reset, signal
-from whistlestop.history.core.state_pb2 import MutableState
+from whistlestop.history.core import reset, signal, update
+from whistlestop.history.core.state_pb2 import MutableState, Update
 from whistlestop.history.core.times import SECOND_NS
 from whistlestop.history.core.transition import write_of
 
@@ -144,3 +148,28 @@ def test_points_that_can_not_be_reset_to(finish_event_id: int, message: str) -> 
     with pytest.raises(ServiceError) as refused:
         begin(a_world(), finish_event_id)
     assert refused.value.message == message
+
+
+def test_an_update_admitted_by_a_reset_and_rejected_is_taken_anew() -> None:
+    """History does not tell of the rejection: what it says of the next one of that id is all that is left."""
+    world = a_world()
+    request = update_pb.Request(meta=update_pb.Meta(update_id="u"))
+
+    def admit_by_event(run: Run) -> None:
+        event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED)
+        event.workflow_execution_update_admitted_event_attributes.request.CopyFrom(request)
+        run.append(event)
+
+    world.transact(admit_by_event)
+    world.transact(lambda run: update.refuse(run, run.state.updates["u"], failure_pb.Failure(message="no")))
+    world.transact(lambda run: update.admit(run, request))
+    world.poll()
+    acceptance = update_pb.Acceptance(
+        accepted_request_message_id="u/request", accepted_request_sequencing_event_id=1, accepted_request=request
+    )
+    message = protocol_pb.Message(id="accept", protocol_instance_id="u")
+    message.body.Pack(acceptance)
+    world.complete(messages=[message])
+    # The harness compares the stored state with the one that is rebuilt from the history.
+    assert world.last("WorkflowExecutionUpdateAccepted").accepted_request == request
+    assert world.state().updates["u"].stage == Update.ACCEPTED

@@ -371,7 +371,8 @@ async def test_update_with_start_sent_again_later(p: Puppet, later: Callable[[Pu
     if later is not _reset:
         again = await p.call("ExecuteMultiOperation", **fields)
         assert again.responses[0].start_workflow.run_id == answer.responses[0].start_workflow.run_id
-        assert again.responses[1].update_workflow.outcome == answer.responses[1].update_workflow.outcome
+        before, now = (each.responses[1].update_workflow for each in (answer, again))
+        assert (now.outcome, now.stage) == (before.outcome, before.stage)
     assert await _settled(p) == stored
 
 
@@ -388,6 +389,49 @@ async def test_update_with_start_sent_again_after_its_update_was_cut_off(p: Pupp
     assert again.responses[1].update_workflow.outcome == answer.responses[1].update_workflow.outcome
     assert again.responses[1].update_workflow.outcome.HasField("failure")
     assert await _settled(p) == stored
+
+
+async def test_update_with_start_sent_again_after_its_run_ended(p: Puppet) -> None:
+    """No worker has accepted the update: the second answer is the first one's."""
+    fields = _update_with_start(p)
+    first = p.begin("ExecuteMultiOperation", **fields)
+    await p.workflow_task()
+    await p.terminate()
+    refused = await first.refused()
+    stored = await _settled(p)
+    again = await p.refused("ExecuteMultiOperation", **fields)
+    assert (again.code, again.message) == (refused.code, refused.message) == (
+        "NOT_FOUND", "Update-with-Start could not be executed."
+    )  # fmt: skip
+    assert await _settled(p) == stored
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends"])
+async def test_update_with_start_sent_again_after_its_run_was_continued(p: Puppet, ends: bool) -> None:
+    """The run that continues it takes the update, when it is open; else there is nothing to wait for."""
+    fields = _update_with_start(p)
+    first = p.begin("ExecuteMultiOperation", **fields)
+    task = await p.workflow_task()
+    await p.complete(task, commands.continue_as_new(p.task_queue))
+    assert (await first.refused()).code == "RESOURCE_EXHAUSTED"
+    if ends:
+        await p.terminate()
+        stored = await _settled(p)
+        assert (await p.refused("ExecuteMultiOperation", **fields)).code == "NOT_FOUND"
+        assert await _settled(p) == stored
+        return
+    again = p.begin("ExecuteMultiOperation", **fields)
+    task = await p.workflow_task()
+    if not task.messages:
+        await p.complete(task, commands.timer())
+        task = await p.workflow_task()
+    await p.complete(
+        task, commands.protocol_message("accept"), commands.protocol_message("answer"),
+        messages=_answers(task.messages[0]),
+    )  # fmt: skip
+    answer = await again.answer()
+    assert answer.responses[0].start_workflow.run_id == task.workflow_execution.run_id
+    assert answer.responses[1].update_workflow.stage == 3
 
 
 def _answers(request: Any) -> list[dict[str, Any]]:

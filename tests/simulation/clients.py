@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
-from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.simulation.backend import NAMESPACE
@@ -76,7 +75,7 @@ class Client:
                 self.world.allow(error, method)
                 if signal and error.code not in UNKNOWN_OUTCOME:
                     self.world.seen.tries[signal] -= 1
-                if error.code not in TRY_AGAIN or _can_not_start_again(error):
+                if error.code not in TRY_AGAIN:
                     raise
                 await self.world.backend.clock.sleep(self.chance.choice([0.05, 0.3, 2]))
 
@@ -263,11 +262,3 @@ class Client:
                 assert len(reply.history.events) == 1
                 return
             request.next_page_token = reply.next_page_token
-
-
-def _can_not_start_again(error: ServiceError) -> bool:
-    """Update-with-start began a run whose end overtook the update: Temporal answers every retry with UNAVAILABLE."""
-    details = error.details[0] if error.details else None
-    if not isinstance(details, details_pb.MultiOperationExecutionFailure):
-        return False
-    return details.statuses[0].message.startswith("Workflow was not started")

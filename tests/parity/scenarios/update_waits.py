@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.parity.commands import complete_workflow
+from tests.parity.commands import complete_workflow, continue_as_new, timer
 from tests.parity.puppet import cases
 from tests.parity.scenarios import limited_scenario, scenario
 from tests.parity.updating import STAGE, accept, begin_update, idle, respond
@@ -87,4 +87,35 @@ async def histories_without_news(p: Puppet) -> None:
         {"history_event_filter_type": "HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT"},
     ):
         await p.call("GetWorkflowExecutionHistory", execution=p.execution(), wait_new_event=True, **fields)
+    await p.terminate()
+
+
+async def _asked_again(p: Puppet, **execution: Any) -> None:
+    fields = {**p.update_fields("change", "u"), "workflow_execution": p.execution(**execution)}
+    await p.refused("UpdateWorkflowExecution", **fields)
+    reference = {"workflow_execution": p.execution(**execution), "update_id": "u"}
+    await p.refused("PollWorkflowExecutionUpdate", update_ref=reference)
+
+
+@scenario
+async def asked_again_after_the_end(p: Puppet) -> None:
+    """The run ended before the update was accepted."""
+    await idle(p)
+    update = begin_update(p)
+    await p.workflow_task()
+    await p.terminate()
+    await update.refused()
+    await _asked_again(p)
+
+
+@scenario
+async def asked_again_of_a_run_that_another_continues(p: Puppet) -> None:
+    """A caller that names the first run is told that it is closing, however late it asks."""
+    first = await p.start()
+    await p.step(timer())
+    fields = {**p.update_fields("change", "u"), "workflow_execution": p.execution(run_id=first)}
+    update = p.begin("UpdateWorkflowExecution", record=False, **fields)
+    await p.complete(await p.workflow_task(), continue_as_new(p.task_queue))
+    await update.refused()
+    await _asked_again(p, run_id=first)
     await p.terminate()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
@@ -112,17 +113,16 @@ class _UpdateWithStart:
         updated.update_ref.workflow_execution.workflow_id = entry.key.workflow_id
         updated.update_ref.workflow_execution.run_id = entry.key.run_id
         updated.update_ref.update_id = known.update_id
-        updated.stage = 4  # type: ignore[assignment]
+        updated.stage = update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
         updated.outcome.CopyFrom(event.workflow_execution_update_completed_event_attributes.outcome)
         return reply
 
     def _joins(self, entry: Entry) -> bool:
-        """The run that is there was started by this very request, or is open and knows the update, or may be used."""
+        """Return whether the run is open, and was started by this very request, or knows the update, or may be used."""
         state = entry.state
-        if self.start.request_id in state.request_ids:
-            return True
         return state.status in (RUNNING, PAUSED) and (
-            self.request.request.meta.update_id in state.updates
+            self.start.request_id in state.request_ids
+            or self.request.request.meta.update_id in state.updates
             or self.start.workflow_id_conflict_policy == wf_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
         )
 
@@ -166,13 +166,7 @@ class _UpdateWithStart:
         except ServiceError as error:
             raise failure(error, aborted()) from error
         if run is None and started.started:
-            entry = await chains.entry_of(
-                self.service.engine,
-                ExecutionKey(self.context.namespace_id, self.start.workflow_id, started.run_id),
-            )
-            if entry is not None:
-                # This very request was carried out before, by a run that another one has continued.
-                return await self._outcome_of(entry) or await self._join(entry)
+            return await self._repeat(started.run_id)
         if run is None or self.ticket is None:
             raise failure(
                 ServiceError(Code.UNAVAILABLE, "Workflow was not started: another request came between"), aborted()
@@ -185,6 +179,31 @@ class _UpdateWithStart:
         reply.responses.add().start_workflow.CopyFrom(started)
         reply.responses.add().update_workflow.CopyFrom(updated)
         return reply
+
+    async def _repeat(self, run_id: str) -> service_pb.ExecuteMultiOperationResponse:
+        """Answer a request that was carried out before, by a run that has closed since or has been continued.
+
+        What that run knows of the update is the answer; else the run that continues it takes the update. When there is
+        none, the update came to nothing: this is what the first answer said, or would have said.
+        """
+        engine = self.service.engine
+        key = ExecutionKey(self.context.namespace_id, self.start.workflow_id, run_id)
+        started = await chains.entry_of(engine, key)
+        if started is not None:
+            done = await self._outcome_of(started)
+            if done is not None:
+                return done
+            known = started.state.updates.get(self.request.request.meta.update_id)
+            if started.state.status in (RUNNING, PAUSED) or (known is not None and update.is_kept(known)):
+                return await self._join(started)
+            current = await self._current()
+            if (
+                current is not None
+                and current.state.status in (RUNNING, PAUSED)
+                and current.state.first_run_id == started.state.first_run_id
+            ):
+                return await self._outcome_of(current) or await self._join(current)
+        raise failure(None, update.aborted_by_closing())
 
 
 async def execute_multi_operation(

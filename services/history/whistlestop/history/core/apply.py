@@ -442,6 +442,9 @@ def _update_accepted(state: MutableState, event: history_pb.HistoryEvent, batch_
     update.request_message_id = a.accepted_request_message_id
     update.sequencing_event_id = a.accepted_request_sequencing_event_id
     update.ClearField("request")
+    if a.HasField("accepted_request"):
+        # A worker rejected the one that an event had admitted, which history does not tell: this is another of its id.
+        update.admitted_event_id = 0
     state.update_count += 1
     request = a.accepted_request
     nexus_apply.add_update_callbacks(state, event, update_id, request.request_id, request.completion_callbacks)

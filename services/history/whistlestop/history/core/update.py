@@ -75,6 +75,11 @@ def workflow_closing() -> ServiceError:
     )
 
 
+def aborted_by_closing() -> ServiceError:
+    """The workflow ended before the update was accepted, and nothing continues it."""
+    return not_found("workflow update was aborted by closing workflow")
+
+
 def workflow_not_ready(message: str) -> ServiceError:
     """The workflow's task keeps failing."""
     return ServiceError(Code.FAILED_PRECONDITION, message, details_pb.WorkflowNotReadyFailure())
@@ -413,6 +418,11 @@ class Progress:
     """(batch id, event id) of the event that holds the outcome."""
 
 
+def is_kept(update: Update) -> bool:
+    """Return whether the update has an outcome even when its run closes now: one that was not accepted has none."""
+    return update.stage in (Update.ACCEPTED, Update.COMPLETED)
+
+
 def find(state: MutableState, update_id: str) -> Ticket:
     """The update of that id. Raises NOT_FOUND."""
     update = state.updates.get(update_id)
@@ -443,7 +453,7 @@ def progress(state: MutableState, ticket: Ticket, *, is_open: bool) -> Progress:
     if not is_open:
         if state.new_run_id:
             raise workflow_closing()
-        raise not_found("workflow update was aborted by closing workflow")
+        raise aborted_by_closing()
     raise ServiceError(Code.UNAVAILABLE, "workflow update was aborted")
 
 
