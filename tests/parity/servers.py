@@ -64,11 +64,14 @@ def cli() -> str:
 
 
 # Search attributes are there as soon as they were added, and a worker that leaves ends its polls: switched on, as the
-# SDKs' own test suites do, since ours has no switch for either. Skipping time is off by default on both.
+# SDKs' own test suites do, since ours has no switch for either. Skipping time and commands to workers are off by default
+# on both.
 _SETTINGS = (
     "system.forceSearchAttributesCacheRefreshOnRead=true",
     "frontend.enableCancelWorkerPollsOnShutdown=true",
     "frontend.WorkflowTimeSkippingEnabled=true",
+    "system.enableCancelActivityWorkerCommand=true",
+    "frontend.WorkerCommandsEnabled=true",
 )
 
 

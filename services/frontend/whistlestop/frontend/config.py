@@ -82,6 +82,14 @@ class FrontendConfig:
     batch_operations_per_s: int = 50
     """How fast one batch job goes."""
     batch_concurrency: int = 5
+    eager_workflow_start: bool = True
+    """Told of; history has the same setting, and acts on it."""
+    workflow_task_problems: int = 5
+    """Likewise: after how many failures in a row lists can find a run by them."""
+    poller_autoscaling_auto_enroll: bool = False
+    """Workers that say nothing of it are to let the server advise them of how many polls they need."""
+    worker_commands_enabled: bool = False
+    """Workers are to poll a control queue."""
     time_skipping_enabled: bool = False
     time_skipping_max_session_skips: int = 200
     http_allowed_hosts: tuple[str, ...] | None = None

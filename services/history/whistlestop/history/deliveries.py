@@ -10,9 +10,10 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history import histories, nexus_deliveries, push
+from whistlestop.history import histories, nexus_deliveries, push, worker_commands
 from whistlestop.history.core import children, close, external
 from whistlestop.history.core import start as core_start
+from whistlestop.history.core import worker_commands as core_worker_commands
 from whistlestop.history.core.command_faults import RESERVED_ID_PREFIXES
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.storage.errors import VersionConflict
@@ -45,6 +46,9 @@ async def deliver(service: History, task: TransferTask) -> Rest | None:
     data = nesting.parse(TransferData, task.data)
     if task.kind in nexus_deliveries.KINDS:
         return await nexus_deliveries.deliver(service, task, data)
+    if task.kind == core_worker_commands.KIND:
+        await worker_commands.deliver(service, task, data)
+        return None
     await service.engine.again(task.key, partial(_KINDS[task.kind], service, task, data))
     return None
 

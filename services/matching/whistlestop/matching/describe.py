@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _ENHANCED = queue_enums.DESCRIBE_TASK_QUEUE_MODE_ENHANCED
 _STICKY = queue_enums.TASK_QUEUE_KIND_STICKY
+_OF_ONE_WORKER = frozenset((_STICKY, queue_enums.TASK_QUEUE_KIND_WORKER_COMMANDS))
 _DEFAULT_PRIORITY = 3
 _BLOCK = 100_000
 """Size of the id blocks that Temporal's queues reserve; shown for the tools that print it."""
@@ -98,7 +99,7 @@ class Descriptions:
         return await self._plain(request, context)
 
     async def _plain(self, request: rr.DescribeTaskQueueRequest, context: CallContext) -> rr.DescribeTaskQueueResponse:
-        root = request.task_queue.kind != _STICKY and not request.task_queue.name.startswith("/_sys/")
+        root = request.task_queue.kind not in _OF_ONE_WORKER and not request.task_queue.name.startswith("/_sys/")
         if request.report_stats and not root:
             raise invalid_argument("DescribeTaskQueue stats are only supported for the root partition")
         now_ns = self._clock.now_ns()
@@ -112,7 +113,7 @@ class Descriptions:
                 requests_per_second=limiter.rps, rate_limit_source=limiter.source
             ),
         )
-        if request.task_queue.kind != _STICKY:
+        if request.task_queue.kind not in _OF_ONE_WORKER:
             response.versioning_info.CopyFrom(await self._versioning_info(key))
         if request.report_config and record is not None:
             response.config.CopyFrom(settings)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STICKY = queue_enums.TASK_QUEUE_KIND_STICKY
+_WORKER_COMMANDS = queue_enums.TASK_QUEUE_KIND_WORKER_COMMANDS
 _NEXUS = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
 _MOST_DEPLOYMENTS = 100
 _MOST_VERSIONS = 100
@@ -96,6 +97,8 @@ class Versions:
         Raises RESOURCE_EXHAUSTED, and OUT_OF_RANGE where a newer build id gets the tasks.
         """
         plain = (context.namespace_id, poll.task_queue.name, task_type)
+        if poll.task_queue.kind == _WORKER_COMMANDS:
+            return plain, poll  # one worker's own queue, whatever its version
         if task_type != _NEXUS and (build_id := build_of(poll)):
             return await self._enter_build(context, poll, plain, build_id, now_ns)
         key = queue_of(context.namespace_id, poll, task_type)

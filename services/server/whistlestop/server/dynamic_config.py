@@ -71,6 +71,7 @@ LIMIT_KEYS: Mapping[str, str] = {
     "callback.retrypolicy.maxinterval": "callback_retry_max_ns",
     "system.enableactivityeagerexecution": "eager_activities",
     "system.enableeagerworkflowstart": "eager_workflow_start",
+    "system.enablecancelactivityworkercommand": "cancel_activity_worker_command",
 }
 """Key (in lower case) -> field of whistlestop.history.core.limits.Limits."""
 
@@ -111,6 +112,10 @@ FRONTEND_KEYS: Mapping[str, str] = {
     "component.nexusoperations.limit.operation.token.length": "nexus_operation_token_max_length",
     "frontend.maxconcurrentbatchoperationpernamespace": "max_concurrent_batch_operations",
     "frontend.workflowrulesapisenabled": "workflow_rules_enabled",
+    "system.enableeagerworkflowstart": "eager_workflow_start",
+    "system.numconsecutiveworkflowtaskproblemstotriggersearchattribute": "workflow_task_problems",
+    "frontend.pollerautoscalingautoenroll": "poller_autoscaling_auto_enroll",
+    "frontend.workercommandsenabled": "worker_commands_enabled",
     "frontend.maxworkflowrulespernamespace": "max_workflow_rules",
     "worker.batcherrps": "batch_operations_per_s",
     "worker.batcherconcurrency": "batch_concurrency",

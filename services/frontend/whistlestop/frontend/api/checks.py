@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from temporalio.api.enums.v1.task_queue_pb2 import TaskQueueKind
+from temporalio.api.enums.v1.task_queue_pb2 import TaskQueueKind, TaskQueueType
 from temporalio.api.enums.v1.workflow_pb2 import TimeoutType
 
 from whistlestop.common import task_queues
@@ -206,6 +206,19 @@ def check_queue_name(name: str, rules: Rules, *, partition: bool = False) -> Non
         raise invalid_argument("taskQueue length exceeds limit")
     if not partition and name.startswith(task_queues.RESERVED_PREFIX):
         raise invalid_argument(task_queues.RESERVED)
+
+
+def check_queue_kind(queue: TaskQueue, task_type: TaskQueueType.ValueType) -> None:
+    """Only a sticky queue has a normal name beside its own, and commands come to workers as Nexus tasks."""
+    if queue.normal_name and queue.kind != TaskQueueKind.TASK_QUEUE_KIND_STICKY:
+        raise invalid_argument(
+            f"only sticky queues can have normal name. tq: {queue.name}, normal name: {queue.normal_name}"
+        )
+    if queue.kind == TaskQueueKind.TASK_QUEUE_KIND_WORKER_COMMANDS and task_type != TaskQueueType.TASK_QUEUE_TYPE_NEXUS:
+        name = TaskQueueType.Name(task_type).removeprefix("TASK_QUEUE_TYPE_").capitalize()
+        raise invalid_argument(
+            f"worker-commands partitions must have nexus task type, got: {name}. base name: {queue.name}"
+        )
 
 
 def check_not_internal(name: str) -> None:

@@ -8,8 +8,8 @@ from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_p
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.page_tokens import last_of, list_mark
+from whistlestop.frontend.api.capabilities import system_capabilities
 from whistlestop.frontend.config import SERVER_VERSION
-from whistlestop.frontend.registry import Feature, supports
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
@@ -31,23 +31,10 @@ _SUPPORTED_CLIENTS = {
 async def get_system_info(
     frontend: Frontend, request: service_pb.GetSystemInfoRequest, context: CallContext
 ) -> service_pb.GetSystemInfoResponse:
-    """Capabilities that SDKs read once per connection. Those of a feature follow the registry."""
+    """What SDKs ask before anything else."""
     return service_pb.GetSystemInfoResponse(
         server_version=SERVER_VERSION,
-        capabilities=service_pb.GetSystemInfoResponse.Capabilities(
-            signal_and_query_header=True,
-            internal_error_differentiation=True,
-            activity_failure_include_heartbeat=True,
-            supports_schedules=True,
-            encoded_failure_attributes=True,
-            build_id_based_versioning=True,
-            upsert_memo=True,
-            eager_workflow_start=True,
-            sdk_metadata=True,
-            count_group_by_execution_status=True,
-            nexus=supports(Feature.NEXUS),
-            server_scaled_deployments=True,
-        ),
+        capabilities=system_capabilities(),
     )
 
 

@@ -25,7 +25,7 @@ from whistlestop.common.errors import (
 )
 from whistlestop.common.loops import Loop
 from whistlestop.common.proto.namespace_pb2 import NamespaceData
-from whistlestop.frontend.registry import Feature, supports
+from whistlestop.frontend.api.capabilities import namespace_capabilities, namespace_limits
 from whistlestop.storage.errors import NamespaceConflict, NamespaceExists, StorageError, is_passing
 from whistlestop.storage.namespaces import read
 from whistlestop.storage.records import NamespaceRecord, QueueMessage
@@ -374,37 +374,10 @@ def _described(
         failover_version=data.failover_version, is_global_namespace=record.is_global,
     )
     info = response.namespace_info
-    info.capabilities.CopyFrom(capabilities())
-    info.limits.CopyFrom(
-        message_pb.NamespaceInfo.Limits(
-            blob_size_limit_error=config.blob_size_limit_error,
-            memo_size_limit_error=config.memo_size_limit_error,
-            workflow_task_completion_size_limit_error=config.workflow_task_completion_size_limit_error,
-        )
-    )
+    info.capabilities.CopyFrom(namespace_capabilities(config))
+    info.limits.CopyFrom(namespace_limits(config))
     info.supports_schedules = True
     return response
-
-
-def capabilities() -> message_pb.NamespaceInfo.Capabilities:
-    """What SDKs read before they start a worker. Those of a feature follow the registry."""
-    standalone = supports(Feature.STANDALONE_ACTIVITIES)
-    return message_pb.NamespaceInfo.Capabilities(
-        eager_workflow_start=True,
-        sync_update=True,
-        async_update=True,
-        worker_heartbeats=True,
-        reported_problems_search_attribute=True,
-        worker_poll_complete_on_shutdown=True,
-        poller_autoscaling=True,
-        standalone_activities=standalone,
-        standalone_activity_start_delay=standalone,
-        standalone_activity_operator_commands=standalone,
-        standalone_activity_batch_operations=standalone and supports(Feature.BATCH),
-        standalone_nexus_operation=supports(Feature.STANDALONE_NEXUS),
-        workflow_pause=supports(Feature.WORKFLOW_PAUSE),
-        workflow_update_callbacks=True,
-    )
 
 
 HANDLERS: dict[str, Handler] = {

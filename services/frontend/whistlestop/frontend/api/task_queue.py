@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from whistlestop.storage.namespaces import Namespace
 
 _STICKY = TaskQueueKind.TASK_QUEUE_KIND_STICKY
+_WORKER_COMMANDS = TaskQueueKind.TASK_QUEUE_KIND_WORKER_COMMANDS
 _WORKFLOW = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
 _ACTIVITY = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+_NEXUS = TaskQueueType.TASK_QUEUE_TYPE_NEXUS
 _ENHANCED = DescribeTaskQueueMode.DESCRIBE_TASK_QUEUE_MODE_ENHANCED
 _MAX_REASON = 1000
 _MAX_WEIGHTS = 1000
@@ -32,13 +34,27 @@ def check_poll_workflow(
     _check_versioning(request, rules)
     checks.check_task_queue(request, rules, user_defined=True)
     checks.check_not_internal(request.task_queue.normal_name)
+    checks.check_queue_kind(request.task_queue, _WORKFLOW)
     if namespace is not None and request.binary_checksum in namespace.data.config.bad_binaries.binaries:
         bad = namespace.data.config.bad_binaries.binaries[request.binary_checksum]
         raise invalid_argument(f"Binary {request.binary_checksum} already marked as bad deployment: {bad.reason}")
 
 
-def check_poll(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Of activities and Nexus tasks: which queue, and who polls."""
+def check_poll_activity(
+    request: service_pb.PollActivityTaskQueueRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """Which queue, and who polls."""
+    _check_poll(request, rules)
+    checks.check_queue_kind(request.task_queue, _ACTIVITY)
+
+
+def check_poll_nexus(request: service_pb.PollNexusTaskQueueRequest, namespace: Namespace | None, rules: Rules) -> None:
+    """Which queue, and who polls."""
+    _check_poll(request, rules)
+    checks.check_queue_kind(request.task_queue, _NEXUS)
+
+
+def _check_poll(request: Any, rules: Rules) -> None:
     checks.check_task_queue(request, rules, user_defined=True)
     checks.check_identity(request.identity, rules)
     _check_versioning(request, rules)
@@ -63,6 +79,10 @@ def check_describe_task_queue(
         raise invalid_argument(
             "Enhanced DescribeTaskQueue is not valid for a sticky queue, use api_mode=UNSPECIFIED or a normal queue."
         )
+    if request.api_mode != _ENHANCED:
+        checks.check_queue_kind(request.task_queue, request.task_queue_type)
+    elif request.task_queue.kind == _WORKER_COMMANDS or request.task_queue.normal_name:
+        raise invalid_argument("Task Queue Partition invalid, use a different Task Queue or Task Queue Type")
 
 
 def check_list_partitions(
@@ -70,6 +90,7 @@ def check_list_partitions(
 ) -> None:
     """Which queue."""
     checks.check_task_queue(request, rules)
+    checks.check_queue_kind(request.task_queue, _WORKFLOW)
 
 
 def check_update_config(
@@ -126,8 +147,8 @@ def _check_versioning(request: Any, rules: Rules) -> None:
 
 VALIDATORS: dict[str, Validator] = {
     "PollWorkflowTaskQueue": check_poll_workflow,
-    "PollActivityTaskQueue": check_poll,
-    "PollNexusTaskQueue": check_poll,
+    "PollActivityTaskQueue": check_poll_activity,
+    "PollNexusTaskQueue": check_poll_nexus,
     "DescribeTaskQueue": check_describe_task_queue,
     "ListTaskQueuePartitions": check_list_partitions,
     "UpdateTaskQueueConfig": check_update_config,

@@ -208,7 +208,16 @@ def _cut(failure: Failure, config: FrontendConfig) -> Failure:
     return server_failure(FAILURE_EXCEEDS_LIMIT, non_retryable=True, cause=cut)
 
 
+def check_worker_config(
+    request: service_pb.UpdateWorkerConfigRequest, namespace: Namespace | None, rules: Rules
+) -> None:
+    """No server offers it so far; one whose workers take commands looks at the request before it says so."""
+    if rules.config.worker_commands_enabled and not request.HasField("worker_config"):
+        raise invalid_argument("WorkerConfig is not set")
+
+
 VALIDATORS: dict[str, Validator] = {
+    "UpdateWorkerConfig": check_worker_config,
     "RespondWorkflowTaskCompleted": check_workflow_task_completed,
     "RespondWorkflowTaskFailed": check_workflow_task_failed,
     "RespondActivityTaskCompleted": check_identity_only,

@@ -57,6 +57,7 @@ async def record_activity_task_started(
             poll.identity,
             poll.deployment_options if poll.HasField("deployment_options") else None,
             build_ids.stamped(build_ids.stamp_of(poll)),
+            poll.worker_control_task_queue,
         )
 
     run, activity = await service.engine.transact(

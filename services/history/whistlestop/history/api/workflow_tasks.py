@@ -119,7 +119,10 @@ async def respond_workflow_task_completed(
         outcome.eager_activities = [
             scheduled_event_id
             for scheduled_event_id in outcome.eager_activities
-            if core_activity.start_eagerly(run, scheduled_event_id, service.ids.uuid(), request.identity) is not None
+            if core_activity.start_eagerly(
+                run, scheduled_event_id, service.ids.uuid(), request.identity, request.worker_control_task_queue
+            )
+            is not None
         ]
         return outcome
 

@@ -29,6 +29,7 @@ from whistlestop.history.core import (
     retry,
     sizes,
     versioning,
+    worker_commands,
     workflow_rules,
     workflow_task,
 )
@@ -121,7 +122,10 @@ def _pending_ids(run: Run) -> set[str]:
 
 
 def request_cancel(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """RequestCancelActivityTask: a started activity learns of it by its heartbeat, another is over at once."""
+    """RequestCancelActivityTask: an activity that has not started is over at once.
+
+    The worker of one that has is told by a command to its control queue, or by the reply to its next heartbeat.
+    """
     run = completion.run
     attributes = command.request_cancel_activity_task_command_attributes
     is_set = command.HasField("request_cancel_activity_task_command_attributes")
@@ -145,6 +149,8 @@ def request_cancel(completion: Completion, command: command_pb.Command) -> histo
         )
         _write_canceled(run, activity, details, completion.request.identity)
         completion.wants_new_task = True
+    elif activity is not None:
+        worker_commands.cancel(run, activity)
     return event
 
 
@@ -221,6 +227,7 @@ def start(
     identity: str,
     deployment: deployment_pb.WorkerDeploymentOptions | None = None,
     build_id: str = "",
+    control_queue: str = "",
 ) -> Activity:
     """A worker takes the attempt; `build_id`: of one that is versioned by rules."""
     if not run.is_open:
@@ -243,26 +250,29 @@ def start(
         activity.last_deployment_version.deployment_name = deployment.deployment_name
         activity.last_deployment_version.build_id = deployment.build_id
     build_ids.note_activity_started(run, activity, build_id)
-    _set_started(run, activity, request_id, identity)
+    _set_started(run, activity, request_id, identity, control_queue)
     return activity
 
 
-def start_eagerly(run: Run, scheduled_event_id: int, request_id: str, identity: str) -> Activity | None:
+def start_eagerly(
+    run: Run, scheduled_event_id: int, request_id: str, identity: str, control_queue: str = ""
+) -> Activity | None:
     """The worker that scheduled the activity gets it with the reply; None when it is over already."""
     activity = run.state.activities.get(scheduled_event_id) if run.is_open else None
     if activity is None or activity.started_ns:
         return None
     build_ids.note_activity_started(run, activity, run.state.assigned_build_id)
-    _set_started(run, activity, request_id, identity)
+    _set_started(run, activity, request_id, identity, control_queue)
     return activity
 
 
-def _set_started(run: Run, activity: Activity, request_id: str, identity: str) -> None:
+def _set_started(run: Run, activity: Activity, request_id: str, identity: str, control_queue: str) -> None:
     run.drop_task(activity.row)
     activity.started_ns = run.now_ns
     nonces.draw(activity, activity.started_ns, run.ids)
     activity.request_id = request_id
     activity.started_identity = identity
+    activity.worker_control_task_queue = control_queue
     activity.retry_due_ns = 0
     run.changed = True
     run.arm(next_deadline(activity))
@@ -350,7 +360,7 @@ def complete(
     """The attempt succeeded."""
     activity = of_token(run, token, completes=True)
     if not activity.started_ns:
-        _set_started(run, activity, "", identity)
+        _set_started(run, activity, "", identity, "")
     event = run.event(et.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)
     a = event.activity_task_completed_event_attributes
     a.scheduled_event_id = activity.scheduled_event_id

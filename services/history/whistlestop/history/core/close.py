@@ -18,7 +18,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-from whistlestop.history.core import callbacks, chain, children, command_attributes, workflow_task
+from whistlestop.history.core import callbacks, chain, children, command_attributes, worker_commands, workflow_task
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import MILLISECOND_NS
@@ -159,6 +159,7 @@ def stop_workflow_task(run: Run) -> None:
 
 def finish(run: Run, event: history_pb.HistoryEvent, *, by_reset: bool = False) -> history_pb.HistoryEvent:
     """Append the closing event and do what every end does."""
+    worker_commands.cancel_all(run)
     run.append(event)
     run.finished = True
     run.visibility_changed = True

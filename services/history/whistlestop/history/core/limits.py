@@ -65,6 +65,8 @@ class Limits:
     reapply_events: int = 10000
     eager_activities: bool = True
     eager_workflow_start: bool = True
+    cancel_activity_worker_command: bool = False
+    """Workers are told over their control queue of activities that are to be cancelled."""
     nexus_pending_operations: int = 30
     nexus_service_length: int = 1000
     nexus_operation_length: int = 1000

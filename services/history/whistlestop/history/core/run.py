@@ -211,6 +211,8 @@ class Run:
         """The run that this one's end starts in the same commit."""
         self.warnings: list[str] = []
         """What the operator should know once it is committed."""
+        self.activities_to_cancel: dict[str, dict[int, bytes]] = {}
+        """By control queue: the tokens of activities whose workers are to be told (core/worker_commands.py)."""
         self.activity_ids: set[str] | None = None
         """Ids of the pending activities, once a command has asked for them."""
         self._wired: dict[int, int] = {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.history.core import time_skipping, visibility, workflow_task
+from whistlestop.history.core import time_skipping, visibility, worker_commands, workflow_task
 from whistlestop.storage.records import CurrentWrite, ExecutionWrite, HistoryBatch
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ def write_of(run: Run) -> ExecutionWrite:
         workflow_task.make_normal(run)
     _limit_buffer(run)
     time_skipping.skip_if_idle(run)
+    if run.activities_to_cancel:
+        worker_commands.write_requests(run)
     happened = bool(run.batch or run.batches or run.mem_buffer)
     if not run.has_started_workflow_task:
         run.flush_buffer()

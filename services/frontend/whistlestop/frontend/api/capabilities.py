@@ -1,0 +1,67 @@
+"""What SDKs and tools are told of the server and of a namespace before they rely on it.
+
+Whatever is true here has a test that uses it, and whatever is false one that shows its absence:
+tests/api/test_capabilities.py goes through every field of the three messages, and fails on one that it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.namespace.v1 import message_pb2 as namespace_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+from whistlestop.frontend.registry import Feature, supports
+
+if TYPE_CHECKING:
+    from whistlestop.frontend.config import FrontendConfig
+
+
+def system_capabilities() -> service_pb.GetSystemInfoResponse.Capabilities:
+    """Return what SDKs read once per connection. Those of a feature follow the registry."""
+    return service_pb.GetSystemInfoResponse.Capabilities(
+        signal_and_query_header=True,
+        internal_error_differentiation=True,
+        activity_failure_include_heartbeat=True,
+        supports_schedules=True,
+        encoded_failure_attributes=True,
+        build_id_based_versioning=True,
+        upsert_memo=True,
+        eager_workflow_start=True,
+        sdk_metadata=True,
+        count_group_by_execution_status=True,
+        nexus=supports(Feature.NEXUS),
+        server_scaled_deployments=True,
+    )
+
+
+def namespace_capabilities(config: FrontendConfig) -> namespace_pb.NamespaceInfo.Capabilities:
+    """Return what SDKs read before they start a worker. Those of a feature follow the registry."""
+    standalone = supports(Feature.STANDALONE_ACTIVITIES)
+    return namespace_pb.NamespaceInfo.Capabilities(
+        eager_workflow_start=config.eager_workflow_start,
+        sync_update=True,
+        async_update=True,
+        worker_heartbeats=True,
+        reported_problems_search_attribute=config.workflow_task_problems > 0,
+        worker_poll_complete_on_shutdown=True,
+        poller_autoscaling=True,
+        poller_autoscaling_auto_enroll=config.poller_autoscaling_auto_enroll,
+        standalone_activities=standalone,
+        standalone_activity_start_delay=standalone,
+        standalone_activity_operator_commands=standalone,
+        standalone_activity_batch_operations=standalone and supports(Feature.BATCH),
+        standalone_nexus_operation=supports(Feature.STANDALONE_NEXUS),
+        workflow_pause=supports(Feature.WORKFLOW_PAUSE),
+        workflow_update_callbacks=True,
+        worker_commands=config.worker_commands_enabled,
+    )
+
+
+def namespace_limits(config: FrontendConfig) -> namespace_pb.NamespaceInfo.Limits:
+    """Return the sizes in bytes beyond which a request is refused."""
+    return namespace_pb.NamespaceInfo.Limits(
+        blob_size_limit_error=config.blob_size_limit_error,
+        memo_size_limit_error=config.memo_size_limit_error,
+        workflow_task_completion_size_limit_error=config.workflow_task_completion_size_limit_error,
+    )

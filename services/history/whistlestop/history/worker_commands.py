@@ -1,0 +1,101 @@
+"""Deliver commands to workers: a Nexus request to the control queue of each worker (core/worker_commands.py).
+
+Rules of this file:
+- A request is handed out like that of somebody outside (api/nexus_requests.py): it stands in a row of `queries`, and a
+  task of the control queue names it. The outbox row stays until the request was answered or given up.
+- A worker has ten seconds to take the request and to answer it. Then the outbox row is due again: an answered request
+  is over, any other is made again, `MOST_ATTEMPTS` times in all. Commands may therefore arrive more than once;
+  cancelling an activity twice is harmless.
+- What nobody takes is dropped: the activity learns of its cancellation by a heartbeat, or times out.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
+from temporalio.api.nexusservices.workerservice.v1 import request_response_pb2 as commands_pb
+
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskResponse
+from whistlestop.common.task_queues import RESERVED_PREFIX
+from whistlestop.history.api.nexus_requests import KEEP_NS, MARGIN_NS
+from whistlestop.history.core import nexus_failures
+from whistlestop.history.core.nexus_operations import TASK_TYPE_NEXUS
+from whistlestop.history.core.workflow_task import DEFAULT_PRIORITY
+from whistlestop.history.nexus_deliveries import PutOff
+from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.state_pb2 import TransferData
+    from whistlestop.history.service import History
+    from whistlestop.storage.records import TransferTask
+
+SERVICE = "temporal.api.nexusservices.workerservice.v1.WorkerService"
+OPERATION = "ExecuteCommands"
+TIMEOUT_NS = 10 * SECOND_NS
+MOST_ATTEMPTS = 3
+_log = logging.getLogger(__name__)
+
+
+async def deliver(service: History, task: TransferTask, data: TransferData) -> None:
+    """Make the request, or find out what became of it. Raises PutOff while it is not over."""
+    queue = data.control_task_queue
+    row = TaskKey(task.key.namespace_id, queue, TASK_TYPE_NEXUS, DEFAULT_PRIORITY, task.task_id)
+    now_ns = service.wall.now_ns()
+    made = await service.store.get_query(data.request_id)
+    if made is not None:
+        if made.answer is None and made.expires_ns - KEEP_NS > now_ns:
+            raise PutOff(service.clock.now_ns() + made.expires_ns - KEEP_NS - now_ns)
+        await service.store.delete_query(data.request_id)
+        await service.store.delete_tasks((row,))
+    answered = made is not None and made.answer is not None and _is_over(task, queue, made.answer)
+    if answered or task.attempt >= MOST_ATTEMPTS or not _can_be_polled(queue, service.limits.id_length):
+        if not answered:
+            _log.info("commands for the control queue %s were dropped: no worker took them", queue)
+        await service.store.delete_transfer(task)
+        return
+    deadline_ns = now_ns + TIMEOUT_NS - MARGIN_NS
+    record = QueryRecord(
+        data.request_id, ExecutionKey(task.key.namespace_id, "", ""), _request(data), False, deadline_ns + KEEP_NS
+    )
+    offer = MatchingTask(row, "", "", 0, 0, now_ns, query_id=data.request_id)
+    await service.store.put_query(record, offer)
+    service.engine.tasks_written((offer,))
+    raise PutOff(service.clock.now_ns() + TIMEOUT_NS)
+
+
+def _request(data: TransferData) -> bytes:
+    commands = commands_pb.ExecuteCommandsRequest()
+    for token in data.cancel_activity_tokens:
+        commands.commands.add().cancel_activity.task_token = token
+    request = nexus_pb.Request()
+    start = request.start_operation
+    start.service, start.operation = SERVICE, OPERATION
+    start.payload.metadata["encoding"] = b"binary/protobuf"  # SDKs' cores read nothing else here
+    start.payload.data = commands.SerializeToString()
+    return request.SerializeToString()
+
+
+def _can_be_polled(queue: str, longest: int) -> bool:
+    return 0 < len(queue) <= longest and not queue.startswith(RESERVED_PREFIX)
+
+
+def _is_over(task: TransferTask, queue: str, answer: bytes) -> bool:
+    """Whether the request is not to be made again after this answer."""
+    response = DispatchNexusTaskResponse.FromString(answer)
+    outcome = response.WhichOneof("outcome")
+    if outcome == "handler_error":
+        failure = nexus_failures.of_handler_error(response.handler_error)
+    elif outcome == "failure":
+        failure = response.failure
+    else:
+        return True
+    if failure.HasField("nexus_handler_failure_info") and nexus_failures.is_retryable(failure):
+        return False
+    _log.warning(
+        "a worker refused the commands of %s/%s that its control queue %s brought: %s",
+        task.key.workflow_id, task.key.run_id, queue, failure.message,
+    )  # fmt: skip
+    return True
