@@ -292,7 +292,8 @@ async def demo(command: list[str]) -> None:
             restarted = server.moments[-1][0]
             await server.connected()
 
-            receipt = await asyncio.wait_for(good.result(), RESULT_S)
+            async with asyncio.timeout(RESULT_S):
+                receipt = await good.result()
             error = await failure_of(bad)
             good_events, bad_events = await history_of(good), await history_of(bad)
         console.print()
@@ -325,7 +326,8 @@ async def place_orders(client: Client) -> tuple[Handle, Handle]:
 async def failure_of(handle: Handle) -> ApplicationError:
     """The order's failure."""
     try:
-        await asyncio.wait_for(handle.result(), RESULT_S)
+        async with asyncio.timeout(RESULT_S):
+            await handle.result()
     except WorkflowFailureError as error:
         cause = error.cause
     else:

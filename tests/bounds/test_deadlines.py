@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from psycopg import AsyncConnection
 
 from tests.bounds.neighbour import beside
 from tests.isolation.conftest import STORES
@@ -66,6 +68,54 @@ async def test_a_long_read_is_stopped_when_its_caller_goes_away(store: Store) ->
     assert all(isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*reading, return_exceptions=True))
     await none_is_left(store)
     assert await store.count_visibility("n", parse("", {})) == 0
+
+
+@pytest.mark.skipif("postgres" not in STORES, reason="needs a Postgres")
+@pytest.mark.parametrize("store", ["postgres"], indirect=True)
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_caller_that_goes_away_when_it_is_given_its_connection(store: Any, turns: int) -> None:
+    """Python 3.11's `asyncio.wait_for`, by which the pool waits, loses a cancellation of that very turn."""
+    pool = store._connections()
+    async with contextlib.AsyncExitStack() as held:
+        for _ in range(pool.max_size):
+            await held.enter_async_context(pool.connection())
+        reading = asyncio.ensure_future(store._run("SELECT pg_sleep(100000)"))
+        while not pool.get_stats().get("requests_waiting"):  # noqa: ASYNC110 - the pool tells nobody
+            await asyncio.sleep(0)
+        giving = asyncio.ensure_future(held.aclose())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel()
+        await giving
+    await asyncio.wait({reading}, timeout=PATIENCE_S)
+    assert reading.cancelled()
+
+
+@pytest.mark.skipif("postgres" not in STORES, reason="needs a Postgres")
+@pytest.mark.parametrize("store", ["postgres"], indirect=True)
+async def test_a_request_to_cancel_that_comes_between_two_statements_is_sent_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL ignores it; the driver sends one alone."""
+    sent = 0
+    cancel = AsyncConnection.cancel_safe
+
+    async def comes_too_early(connection: AsyncConnection[Any], *, timeout: float = 30.0) -> None:  # noqa: ASYNC109
+        nonlocal sent
+        sent += 1
+        if sent > 2:
+            await cancel(connection, timeout=timeout)
+
+    monkeypatch.setattr(AsyncConnection, "cancel_safe", comes_too_early)
+    reading = asyncio.ensure_future(endless(store, 100_000.0))
+    async with asyncio.timeout(PATIENCE_S):
+        while not await reads_under_way(store):  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.01)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert sent == 3
+    assert await reads_under_way(store) == 0
 
 
 async def test_long_reads_leave_connections_for_what_is_short(store: Store) -> None:

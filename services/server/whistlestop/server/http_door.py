@@ -99,7 +99,8 @@ class HttpDoor:
         for connection in list(self._state.connections):
             connection.shutdown()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._until_done(), _STOP_S)
+            async with asyncio.timeout(_STOP_S):
+                await self._until_done()
         for task in list(self._state.tasks):
             task.cancel()
         for connection in list(self._state.connections):

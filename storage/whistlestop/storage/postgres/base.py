@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.storage.errors import TimedOut, Unavailable
-from whistlestop.storage.postgres.connection import CHUNK_BYTES, retried
+from whistlestop.storage.postgres.connection import CHUNK_BYTES, retried, stopped_when_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -52,9 +52,9 @@ class PostgresBase:
         return await retried(run, read=read)
 
     async def _within(self, seconds: float, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        """A read that may be long: the server stops it in time, and at once when its caller is cancelled.
+        """Return the rows of a read that may be long; the database stops it in time, and when its caller is cancelled.
 
-        Few at a time, so that the other connections are there for what is short.
+        Few run at a time, so that the other connections are there for what is short. Raises TimedOut.
         """
         pool = self._connections()
         if self._long_reads is None:
@@ -62,15 +62,18 @@ class PostgresBase:
 
         async def run() -> list[Any]:
             async with pool.connection() as connection:
-                cursor = connection.cursor(binary=True)
-                if not self._has_timeouts:
-                    await cursor.execute(sql.encode(), parameters)
-                    return await cursor.fetchall()
-                # In a pipeline these are two round trips, not four.
-                async with connection.pipeline(), connection.transaction():
-                    await connection.execute(f"SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}".encode())
-                    await cursor.execute(sql.encode(), parameters)
-                    return await cursor.fetchall()
+                return await stopped_when_cancelled(connection, read(connection))
+
+        async def read(connection: AsyncConnection[Any]) -> list[Any]:
+            cursor = connection.cursor(binary=True)
+            if not self._has_timeouts:
+                await cursor.execute(sql.encode(), parameters)
+                return await cursor.fetchall()
+            # In a pipeline these are two round trips, not four.
+            async with connection.pipeline(), connection.transaction():
+                await connection.execute(f"SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}".encode())
+                await cursor.execute(sql.encode(), parameters)
+                return await cursor.fetchall()
 
         try:
             async with asyncio.timeout(seconds), self._long_reads:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import select
 import struct
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +30,7 @@ from whistlestop.storage.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from psycopg.abc import AdaptContext
 
@@ -42,6 +42,8 @@ ATTEMPTS = 6
 """Of one write against other writers (serialization failures, deadlocks), or of one read over broken connections."""
 
 CONNECT_TIMEOUT_S = 5
+CANCEL_ATTEMPTS = 9
+"""Of one statement whose caller went away, over five seconds."""
 POOL_TIMEOUT_S = 10.0
 PREPARE_AFTER = 2
 
@@ -92,15 +94,15 @@ class _Pool(AsyncConnectionPool[AsyncConnection[Any]]):
     (The pool's own `check` would ask the server each time, and pause between one dead connection and the next.)
     """
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncIterator[AsyncConnection[Any]]:  # noqa: ASYNC109
-        connection = await self.getconn(timeout)
+        connection = await self._take(timeout)
         for _ in range(self.max_size):
             if not _is_closed(connection):
                 break
             await connection.close()
             await self.putconn(connection)
-            connection = await self.getconn(timeout)
+            connection = await self._take(timeout)
         try:
             async with connection:
                 yield connection
@@ -110,6 +112,20 @@ class _Pool(AsyncConnectionPool[AsyncConnection[Any]]):
             raise
         finally:
             await self.putconn(connection)
+
+    async def _take(self, timeout: float | None) -> AsyncConnection[Any]:  # noqa: ASYNC109
+        """Return a connection. Raises CancelledError when the task was cancelled meanwhile.
+
+        The pool waits with `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the same turn as
+        the connection. The task would go on as if nobody had cancelled it, and a loop would never end.
+        """
+        task = asyncio.current_task()
+        before = task.cancelling() if task is not None else 0
+        connection = await self.getconn(timeout)
+        if task is not None and task.cancelling() > before:
+            await self.putconn(connection)
+            raise asyncio.CancelledError
+        return connection
 
 
 def _is_closed(connection: AsyncConnection[Any]) -> bool:
@@ -203,6 +219,31 @@ def is_permanent(error: BaseException) -> bool:
 def is_contention(error: BaseException) -> bool:
     """Another writer was in the way; nothing was written, and trying again is right."""
     return isinstance(error, _CONTENTION)
+
+
+async def stopped_when_cancelled(connection: AsyncConnection[Any], reading: Coroutine[Any, Any, T]) -> T:
+    """Return what `reading` returns; when the caller is cancelled, cancel the statement until the database ends it.
+
+    The driver asks once. PostgreSQL ignores a request that comes between two statements, and would then go on with a
+    statement that nobody waits for until its timeout.
+    """
+    task = asyncio.ensure_future(reading)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        try:
+            for attempt in range(CANCEL_ATTEMPTS):
+                if task.done():
+                    break
+                with contextlib.suppress(psycopg.Error):
+                    await connection.cancel_safe(timeout=CONNECT_TIMEOUT_S)
+                await asyncio.wait({task}, timeout=0.01 * 2**attempt)
+        finally:
+            task.cancel()  # the driver closes a connection that can't be cancelled
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()
+        raise
 
 
 async def pause(attempt: int) -> None:

@@ -107,7 +107,8 @@ class PostgresNotifier:
             asyncio.create_task(self._keep("hints sent", self._url, self._send), name="postgres-notify"),
         ]
         try:
-            await asyncio.wait_for(self._listening.wait(), CONNECT_TIMEOUT_S)
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._listening.wait()
         except TimeoutError:
             return
 
@@ -115,7 +116,8 @@ class PostgresNotifier:
         """Send what is on its way, as far as that goes quickly, and let go of the connections."""
         if self._tasks:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._sent.wait(), _FLUSH_S)
+                async with asyncio.timeout(_FLUSH_S):
+                    await self._sent.wait()
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()

@@ -70,7 +70,8 @@ class GrpcServer:
 
     async def _until_empty(self, most_s: float) -> None:
         try:
-            await asyncio.wait_for(self._empty.wait(), most_s)
+            async with asyncio.timeout(most_s):
+                await self._empty.wait()
         except TimeoutError:
             return
 
