@@ -2,98 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
-from temporalio.api.enums.v1 import deployment_pb2 as enums
-from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from tests.simulation.backend import NAMESPACE, Backend
-from tests.simulation.faults import Weather
+from tests.api.deployment_site import (
+    AUTO_UPGRADE,
+    CURRENT,
+    DRAINED,
+    DRAINING,
+    INACTIVE,
+    PINNED,
+    RAMPING,
+    Site,
+    opened,
+)
 from whistlestop.common.errors import Code, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-PINNED, AUTO_UPGRADE = 1, 2
-CURRENT = enums.WORKER_DEPLOYMENT_VERSION_STATUS_CURRENT
-RAMPING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_RAMPING
-INACTIVE = enums.WORKER_DEPLOYMENT_VERSION_STATUS_INACTIVE
-DRAINING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING
-DRAINED = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED
-
-
-def _options(build_id: str) -> dict[str, Any]:
-    if not build_id:
-        return {}
-    return {"deployment_options": {"deployment_name": "d", "build_id": build_id, "worker_versioning_mode": 2}}
-
-
-class Site:
-    """One backend, and workers of several builds."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-
-    async def call(self, method: str, **fields: Any) -> Any:
-        request = getattr(rr, f"{method}Request")(namespace=NAMESPACE, **fields)
-        return await self.backend.call(method, request, getattr(rr, f"{method}Response"))
-
-    async def poll(self, build_id: str, kind: str = "Workflow") -> Any:
-        """The task that a worker of the build gets at once; None: it would wait."""
-        poll = asyncio.ensure_future(
-            self.call(f"Poll{kind}TaskQueue", task_queue={"name": "q"}, identity=f"w{build_id}", **_options(build_id))
-        )
-        for _ in range(500):
-            await asyncio.sleep(0)
-            if poll.done():
-                return poll.result()
-        poll.cancel()
-        await asyncio.gather(poll, return_exceptions=True)
-        return None
-
-    async def start(self, workflow_id: str, **fields: Any) -> None:
-        await self.call(
-            "StartWorkflowExecution", workflow_id=workflow_id, request_id=workflow_id, workflow_type={"name": "T"},
-            task_queue={"name": "q"}, **fields,
-        )  # fmt: skip
-
-    async def complete(self, task: Any, build_id: str, behavior: int, commands: list[Any] | None = None) -> None:
-        await self.call(
-            "RespondWorkflowTaskCompleted", task_token=task.task_token, versioning_behavior=behavior,
-            commands=commands or [], **_options(build_id),
-        )  # fmt: skip
-
-    async def current(self, build_id: str, **fields: Any) -> Any:
-        return await self.call("SetWorkerDeploymentCurrentVersion", deployment_name="d", build_id=build_id, **fields)
-
-    async def signal(self, workflow_id: str) -> None:
-        await self.call(
-            "SignalWorkflowExecution", workflow_execution={"workflow_id": workflow_id}, signal_name="s",
-            request_id=f"{workflow_id}-{self.backend.clock.now_ns()}",
-        )  # fmt: skip
-
-    async def statuses(self) -> dict[str, int]:
-        described = await self.call("DescribeWorkerDeployment", deployment_name="d")
-        summaries = described.worker_deployment_info.version_summaries
-        return {each.deployment_version.build_id: each.status for each in summaries}
-
 
 @pytest_asyncio.fixture
 async def site() -> AsyncIterator[Site]:
-    weather = Weather()
-    weather.clear()
-    backend = Backend(random.Random(1), processes=1, weather=weather, note=lambda _: None)
-    await backend.open()
-    made = Site(backend)
-    for build_id in ("1", "2"):
-        for kind in ("Workflow", "Activity"):
-            assert await made.poll(build_id, kind) is None
-    yield made
-    await backend.close()
+    async with opened() as made:
+        yield made
 
 
 async def test_a_workflow_goes_to_the_current_version_alone(site: Site) -> None:
@@ -129,6 +63,7 @@ async def test_pinned_stays_and_auto_upgrade_moves(site: Site) -> None:
     assert await site.poll("1") is None
     assert (await site.poll("2")).workflow_execution.workflow_id == "moves"
     await site.complete(stays, "1", PINNED, [{"command_type": 4, "complete_workflow_execution_command_attributes": {}}])
+    await site.backend.clock.advance(181)
     assert await site.statuses() == {"1": DRAINED, "2": CURRENT}
 
 
@@ -306,7 +241,7 @@ async def test_a_stale_token_and_a_stranger_are_refused(site: Site) -> None:
     with pytest.raises(ServiceError):
         await site.current("1", identity="stranger")
     await site.current("1", identity="boss")
-    assert await site.statuses() == {"1": CURRENT, "2": DRAINED}
+    assert await site.statuses() == {"1": CURRENT, "2": DRAINING}
 
 
 async def test_a_version_goes_when_nobody_needs_it(site: Site) -> None:
@@ -338,8 +273,11 @@ async def test_a_description_looks_once_for_all_versions_that_drain(site: Site, 
         return await counted(*arguments)
 
     monkeypatch.setattr(type(store), "count_visibility_groups", lambda _, *arguments: counting(*arguments))
-    statuses = await site.statuses()
-    assert len(looks) == 1
-    assert statuses == {"7": CURRENT, "3": DRAINING} | dict.fromkeys("012456", DRAINED)
+    await site.statuses()
+    assert looks == []
+    await site.backend.clock.advance(181)
+    for _ in range(2):
+        assert await site.statuses() == {"7": CURRENT, "3": DRAINING} | dict.fromkeys("012456", DRAINED)
+        assert len(looks) == 1
     await site.call("ListWorkerDeployments")
-    assert len(looks) <= 2
+    assert len(looks) == 1

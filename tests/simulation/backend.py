@@ -19,11 +19,14 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.frontend.api.namespaces import ensure_namespace
+from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.registry import WORKFLOW_SERVICE
 from whistlestop.frontend.service import Frontend
+from whistlestop.history.core.limits import Limits
 from whistlestop.history.service import History
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.service import Matching
+from whistlestop.server.dynamic_config import FRONTEND_KEYS, LIMIT_KEYS, MATCHING_KEYS, DynamicConfig
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
@@ -142,9 +145,10 @@ class Backend:
 
     def __init__(
         self, chance: random.Random, *, processes: int, weather: Weather, note: Callable[[str], None],
-        loop: SimulatedLoop | None = None,
+        loop: SimulatedLoop | None = None, dynamic: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.loop = loop
+        self.dynamic = DynamicConfig.parse(dynamic)
         self.trace: Callable[..., None] = loop.trace if loop is not None else _trace_nothing
         self.chance = chance
         self.weather = weather
@@ -190,10 +194,15 @@ class Backend:
         to_history, to_matching = Link(self, "history"), Link(self, "matching")
         alone = self.wanted == 1
         config = MatchingConfig(hear_others=not alone, share_pollers=not alone)
+        config = self.dynamic.apply(config, MATCHING_KEYS)
+        limits = self.dynamic.apply(Limits(), LIMIT_KEYS)
         matching = Matching(store, to_history, clock, self.ids, hints, config, providers=self.providers)
-        history = History(store, to_matching, clock, self.ids, hints, task_listener=matching.offer, exclusive=alone)
+        history = History(
+            store, to_matching, clock, self.ids, hints, limits=limits, task_listener=matching.offer, exclusive=alone
+        )
         history.engine.effects = LossyEffects(self, history.engine.effects)  # type: ignore[assignment]
-        frontend = Frontend(store, to_history, to_matching, clock, self.ids)
+        to_clients = self.dynamic.apply(FrontendConfig(), FRONTEND_KEYS)
+        frontend = Frontend(store, to_history, to_matching, clock, self.ids, to_clients)
         process = Process(clock, store, hints, history, matching, frontend)
         to_history.process = to_matching.process = process
         made.append(process)

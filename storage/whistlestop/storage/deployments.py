@@ -10,14 +10,17 @@ from weakref import WeakValueDictionary
 from google.protobuf.message import DecodeError
 
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.deployments import EMPTY, ROW_NAME, ROW_TYPE
+from whistlestop.common.deployment_changes import TooManyVersions, draining_versions, idle_versions, remove_version
+from whistlestop.common.deployments import EMPTY, ROW_NAME, ROW_TYPE, find_deployment
 from whistlestop.common.errors import unavailable
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
 from whistlestop.storage.errors import LeaseLost, Unreadable
 from whistlestop.storage.records import TaskQueueRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+
+    from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersion, WorkerDeploymentVersionInfo
 
     from whistlestop.common.clock import Clock
     from whistlestop.storage.interface import TaskStore
@@ -81,6 +84,43 @@ class Deployments:
             turn = self._turns[namespace_id] = asyncio.Lock()
         async with turn:
             return await self._change(namespace_id, change)
+
+    async def add(
+        self,
+        namespace_id: str,
+        name: str,
+        change: Callable[[NamespaceDeployments], T],
+        *,
+        refresh: Callable[[list[WorkerDeploymentVersion]], Awaitable[object]],
+        is_polled: Callable[[WorkerDeploymentVersionInfo], Awaitable[bool]],
+    ) -> T:
+        """Apply `change`, which may add a version to the deployment `name`.
+
+        Where that is full, the oldest version is forgotten that gets no work and that `is_polled` denies; before,
+        `refresh` looks at the versions that may be drained by now. Raises TooManyVersions.
+        """
+        try:
+            return await self.change(namespace_id, change)
+        except TooManyVersions:
+            data = find_deployment(await self.read(namespace_id), name)
+            if data is not None and (draining := draining_versions(data)):
+                await refresh(draining)
+                data = find_deployment(await self.read(namespace_id), name)
+            for info in idle_versions(data) if data is not None else ():
+                if not await is_polled(info):
+                    build_id = info.deployment_version.build_id
+                    break
+            else:
+                raise
+
+        def replace(known: NamespaceDeployments) -> T:
+            data = find_deployment(known, name)
+            idle = idle_versions(data) if data is not None else ()
+            if data is not None and any(info.deployment_version.build_id == build_id for info in idle):
+                remove_version(data, build_id)
+            return change(known)
+
+        return await self.change(namespace_id, replace)
 
     async def _change(self, namespace_id: str, change: Callable[[NamespaceDeployments], T]) -> T:
         for attempt in range(_TRIES):

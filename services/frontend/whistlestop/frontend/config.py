@@ -72,6 +72,13 @@ class FrontendConfig:
     """How long a set that is the default no more may still get new workflows."""
     reachability_rule_grace_s: float = 180.0
     """How long a rule that was deleted may still be seen in lists."""
+    max_deployments: int = 100
+    """In a namespace."""
+    max_versions_in_deployment: int = 100
+    version_drainage_grace_s: float = 180.0
+    """How long a version drains before it is looked for open workflows that are pinned to it."""
+    version_drainage_refresh_s: float = 180.0
+    """How long until it is looked again."""
     min_retention_s: int = 3600
     max_bad_binaries: int = 10
     workflow_rules_enabled: bool = True

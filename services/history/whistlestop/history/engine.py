@@ -25,7 +25,7 @@ from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
 from whistlestop.common.offload import off_loop
 from whistlestop.common.throttle import ThrottledWarnings
-from whistlestop.history import push
+from whistlestop.history import pinning, push
 from whistlestop.history.core import history_limits, versioning
 from whistlestop.history.core.run import Run, StartEventNeeded
 from whistlestop.history.core.state_pb2 import MutableState
@@ -419,6 +419,9 @@ class Engine:
         except asyncio.CancelledError:
             committing.add_done_callback(_ignore_result)
             raise
+        for each in runs:
+            if each.pinned_to is not None:
+                await pinning.reactivate(self, each.key.namespace_id, each.pinned_to)
 
     async def _route(self, run: Run) -> None:
         """Tasks go to the version they are for; where its workers are started on demand, that is owed to them, too."""

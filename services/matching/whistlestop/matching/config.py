@@ -42,9 +42,20 @@ class MatchingConfig:
     idle_queue_s: float = 300.0
     """A queue that was not used for this long is forgotten when a sweep comes by."""
 
+    max_deployments: int = 100
+    """In a namespace."""
+    max_versions: int = 100
+    """In a worker deployment."""
+    max_queues_in_version: int = 100
+    max_versions_of_queue: int = 200
+    """That serve one task queue, of all worker deployments."""
+
     sticky_window_s: float = 10.0
     """A sticky queue without a poll for this long has lost its worker."""
     poller_ttl_s: float = 300.0
+    """How long descriptions show a poller after its last poll."""
+    poller_row_s: float = 300.0
+    """How long it is known at least, which decides whether sticky queues and versions have live workers."""
     poller_write_s: float = 10.0
     """How often one poller's row is refreshed at most."""
     pollers_per_queue: int = 1000

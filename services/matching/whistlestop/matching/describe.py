@@ -26,7 +26,7 @@ from whistlestop.common.deployments import (
 )
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.proto.deployment_pb2 import DescribeVersionQueuesRequest, DescribeVersionQueuesResponse
-from whistlestop.matching.pollers import build_of, forget_old, poller_info
+from whistlestop.matching.pollers import build_of, poller_info, shown
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, check_queue_name
 from whistlestop.matching.rate_limit import RateLimiter
 from whistlestop.matching.settings import api_rps, settings_of
@@ -190,13 +190,12 @@ class Descriptions:
         shared = self._config.share_pollers or not context.can_hold
         since_ns = now_ns - int(self._config.poller_write_s * SECOND_NS) if shared else 0
         if shared:
-            for row in await self._rows.read(key, now_ns):
+            for row in await self._rows.read_shown(key, now_ns):
                 with contextlib.suppress(DecodeError):  # The next poll writes a damaged row anew.
                     seen[row.identity] = (row.last_access_ns, queue_pb.PollerInfo.FromString(row.data))
         queue = self._queues.find(key)
         if queue is not None:
-            forget_old(queue, now_ns, self._config)
-            for identity, (seen_ns, poll) in queue.pollers.items():
+            for identity, (seen_ns, poll) in shown(queue, now_ns, self._config).items():
                 if seen[identity][0] <= seen_ns if identity in seen else seen_ns >= since_ns:
                     seen[identity] = (seen_ns, poller_info(identity, seen_ns, poll))
         return {identity: info for identity, (_, info) in seen.items()}

@@ -82,7 +82,8 @@ class PollerRows:
 
     def is_old(self, key: QueueKey, identity: str, now_ns: int) -> bool:
         """Whether the poller's row should be written again."""
-        return now_ns - self._written_ns.get((key, identity), 0) >= self._config.poller_write_s * SECOND_NS
+        written_s = min(self._config.poller_write_s, self._config.poller_ttl_s / 2)
+        return now_ns - self._written_ns.get((key, identity), 0) >= written_s * SECOND_NS
 
     def note(self, key: QueueKey, identity: str, poll: PollRequest, now_ns: int) -> None:
         """Write the poller's row soon."""
@@ -97,12 +98,12 @@ class PollerRows:
             self._written_ns.clear()
         self._written_ns[(key, identity)] = now_ns
         data = poller_info(identity, now_ns, poll).SerializeToString()
-        return PollerRecord(*key, identity, now_ns, data, now_ns + int(self._config.poller_ttl_s * SECOND_NS))
+        return PollerRecord(*key, identity, now_ns, data, now_ns + known_ns(self._config))
 
     def wake_record(self, key: QueueKey, wake_queue: str, now_ns: int) -> PollerRecord:
         """The row by which the wake queue hears of tasks; whoever asks for it is to write it."""
         self._written_ns[(key, wake_queue)] = now_ns
-        return wake_record(*key, wake_queue, now_ns, now_ns + int(self._config.poller_ttl_s * SECOND_NS))
+        return wake_record(*key, wake_queue, now_ns, now_ns + known_ns(self._config))
 
     async def write(self, records: Iterable[PollerRecord]) -> None:
         """Write now. A failure is logged: a lost row costs a line in a description."""
@@ -122,6 +123,11 @@ class PollerRows:
     async def read(self, key: QueueKey, now_ns: int) -> list[PollerRecord]:
         """The live rows of a queue."""
         return await self._store.list_pollers(*key, now_ns, self._config.pollers_per_queue)
+
+    async def read_shown(self, key: QueueKey, now_ns: int) -> list[PollerRecord]:
+        """The rows of those that descriptions show."""
+        since_ns = now_ns - int(self._config.poller_ttl_s * SECOND_NS)
+        return [row for row in await self.read(key, now_ns) if row.last_access_ns >= since_ns]
 
     async def remove(self, key: QueueKey, identity: str, now_ns: int) -> bool:
         """The poller said goodbye: let its row expire now (an empty identity: all of the queue). False: none."""
@@ -147,8 +153,20 @@ def note_in_memory(queue: TaskQueue, identity: str, poll: PollRequest, now_ns: i
     pollers[identity] = (now_ns, poll)
 
 
+def shown(queue: TaskQueue, now_ns: int, config: MatchingConfig) -> dict[str, tuple[int, PollRequest]]:
+    """The pollers in memory that descriptions show."""
+    forget_old(queue, now_ns, config)
+    since_ns = now_ns - int(config.poller_ttl_s * SECOND_NS)
+    return {identity: known for identity, known in queue.pollers.items() if known[0] >= since_ns}
+
+
+def known_ns(config: MatchingConfig) -> int:
+    """How long a poller is remembered."""
+    return int(max(config.poller_ttl_s, config.poller_row_s) * SECOND_NS)
+
+
 def forget_old(queue: TaskQueue, now_ns: int, config: MatchingConfig) -> None:
     """Drop pollers that were not seen for minutes."""
-    limit_ns = now_ns - int(config.poller_ttl_s * SECOND_NS)
+    limit_ns = now_ns - known_ns(config)
     for identity in [identity for identity, (seen_ns, _) in queue.pollers.items() if seen_ns < limit_ns]:
         del queue.pollers[identity]

@@ -95,7 +95,7 @@ class Matching:
         self._workers = Workers(config)
         self._worker_rows = WorkerRows(store, config)
         self._descriptions = Descriptions(store, clock, config, self._queues, self._rows, self._settings)
-        versions = Versions(store, history, clock, config, self._queues, self._rows)
+        versions = self._versions = Versions(store, history, clock, config, self._queues, self._rows)
         self.aside = SetAside(store, clock)  # type: ignore[arg-type]  # a store of tasks is all of a store
         """Tasks that could not be started."""
         self._polls = Polls(
@@ -236,6 +236,8 @@ class Matching:
 
     async def _has_poller(self, request: internal.HasPollerRequest, context: CallContext) -> Reply:
         key = (context.namespace_id, request.task_queue, request.task_type or WORKFLOW)
+        if request.in_history:
+            return internal.HasPollerResponse(has_poller=await self._versions.has_pollers(key, context))
         window_ns = request.within_s * SECOND_NS or self._window_ns
         found = await self._is_polled(key, window_ns, shared=self._is_shared(context))
         return internal.HasPollerResponse(has_poller=found)

@@ -8,23 +8,20 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
 from whistlestop.common.build_ids import queue_of_poll
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.deployment_changes import DeploymentLimits, register
 from whistlestop.common.deployments import (
-    UNVERSIONED,
-    find_deployment,
-    find_version,
     has_queue,
     version_of,
     versioned_queue,
     versioning_data,
 )
-from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments, RerouteTasksRequest
-from whistlestop.matching.pollers import note_in_memory
+from whistlestop.common.errors import ServiceError
+from whistlestop.common.proto.deployment_pb2 import RefreshDrainageRequest, RerouteTasksRequest
+from whistlestop.matching.pollers import note_in_memory, shown
 from whistlestop.storage.deployments import Deployments
 
 if TYPE_CHECKING:
@@ -44,10 +41,6 @@ log = logging.getLogger(__name__)
 _STICKY = queue_enums.TASK_QUEUE_KIND_STICKY
 _WORKER_COMMANDS = queue_enums.TASK_QUEUE_KIND_WORKER_COMMANDS
 _NEXUS = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
-_MOST_DEPLOYMENTS = 100
-_MOST_VERSIONS = 100
-_MOST_QUEUES = 100
-"""Temporal's limits: of a namespace, of a deployment, of a version."""
 _AGAIN_NS = 10 * SECOND_NS
 """How often a versioned poll looks whether it is still registered, and whether tasks went astray."""
 _REMEMBERED = 10_000
@@ -113,14 +106,53 @@ class Versions:
         self._make_room()
         known = await self._deployments.read(context.namespace_id)
         if not has_queue(known, version, poll.task_queue.name, task_type):
-            await self._deployments.change(
-                context.namespace_id,
-                lambda wanted: register(wanted, version, poll.task_queue.name, task_type, now_ns),
-            )
+            await self._register(context, version, poll.task_queue.name, task_type, now_ns)
         self._seen[seen] = now_ns
         if key != plain:
             await self._look_astray(context, poll.task_queue.name, task_type)
         return key, poll
+
+    async def _register(
+        self,
+        context: CallContext,
+        version: deployment_pb.WorkerDeploymentVersion,
+        task_queue: str,
+        task_type: int,
+        now_ns: int,
+    ) -> None:
+        async def is_polled(info: deployment_pb.WorkerDeploymentVersionInfo) -> bool:
+            for queue in info.task_queue_infos:
+                key = (context.namespace_id, versioned_queue(queue.name, info.deployment_version), int(queue.type))
+                if await self.has_pollers(key, context):
+                    return True
+            return False
+
+        async def refresh(draining: list[deployment_pb.WorkerDeploymentVersion]) -> None:
+            try:
+                await self._history.call("RefreshDrainage", RefreshDrainageRequest(versions=draining), context)
+            except ServiceError as error:
+                log.debug("the draining versions of %s were not looked at: %r", version.deployment_name, error)
+
+        config = self._config
+        limits = DeploymentLimits(
+            config.max_deployments, config.max_versions, config.max_queues_in_version, config.max_versions_of_queue
+        )
+        await self._deployments.add(
+            context.namespace_id,
+            version.deployment_name,
+            lambda wanted: register(wanted, version, task_queue, task_type, now_ns, limits),
+            refresh=refresh,
+            is_polled=is_polled,
+        )
+
+    async def has_pollers(self, key: QueueKey, context: CallContext) -> bool:
+        """Whether descriptions of the queue show a poller."""
+        now_ns = self._clock.now_ns()
+        queue = self._queues.find(key)
+        if queue is not None and shown(queue, now_ns, self._config):
+            return True
+        shared = self._config.share_pollers or not context.can_hold
+        return shared and bool(await self._rows.read_shown(key, now_ns))
 
     async def _enter_build(
         self, context: CallContext, poll: PollRequest, plain: QueueKey, build_id: str, now_ns: int
@@ -167,42 +199,3 @@ class Versions:
             await self._history.call("RerouteTasks", RerouteTasksRequest(queues=[queue]), context)
         except ServiceError as error:
             log.debug("tasks of %s were not looked at: %r", task_queue, error)
-
-
-def register(
-    wanted: NamespaceDeployments,
-    version: deployment_pb.WorkerDeploymentVersion,
-    task_queue: str,
-    task_type: int,
-    now_ns: int,
-) -> None:
-    """Make sure that deployment, version and queue are there. Raises RESOURCE_EXHAUSTED."""
-    data = find_deployment(wanted, version.deployment_name)
-    if data is None:
-        if len(wanted.deployments) >= _MOST_DEPLOYMENTS:
-            raise _too_many("deployments in namespace", _MOST_DEPLOYMENTS)
-        data = wanted.deployments.add(revision=1)
-        described = data.description.worker_deployment_info
-        described.name = version.deployment_name
-        described.create_time.FromNanoseconds(now_ns)
-        described.routing_config.SetInParent()
-        described.routing_config.current_version = UNVERSIONED
-    info = find_version(data, version.build_id)
-    if info is None:
-        if len(data.versions) >= _MOST_VERSIONS:
-            raise _too_many("versions in deployment", _MOST_VERSIONS)
-        info = data.versions.add().worker_deployment_version_info
-        info.version = f"{version.deployment_name}.{version.build_id}"
-        info.deployment_version.CopyFrom(version)
-        info.create_time.FromNanoseconds(now_ns)
-        info.status = deployment_enums.WORKER_DEPLOYMENT_VERSION_STATUS_INACTIVE
-    if info.status == deployment_enums.WORKER_DEPLOYMENT_VERSION_STATUS_CREATED:
-        info.status = deployment_enums.WORKER_DEPLOYMENT_VERSION_STATUS_INACTIVE
-    if not any(queue.name == task_queue and queue.type == task_type for queue in info.task_queue_infos):
-        if len(info.task_queue_infos) >= _MOST_QUEUES:
-            raise _too_many("task queues in version", _MOST_QUEUES)
-        info.task_queue_infos.add(name=task_queue, type=task_type)
-
-
-def _too_many(what: str, most: int) -> ServiceError:
-    return ServiceError(Code.RESOURCE_EXHAUSTED, f"reached maximum {what} ({most})")

@@ -69,6 +69,8 @@ LIMIT_KEYS: Mapping[str, str] = {
     "component.nexusoperations.callback.endpoint.template": "nexus_callback_url",
     "callback.retrypolicy.initialinterval": "callback_retry_initial_ns",
     "callback.retrypolicy.maxinterval": "callback_retry_max_ns",
+    "matching.wv.versiondrainagestatusvisibilitygraceperiod": "version_drainage_grace_ns",
+    "matching.wv.versiondrainagestatusrefreshinterval": "version_drainage_refresh_ns",
     "system.enableactivityeagerexecution": "eager_activities",
     "system.enableeagerworkflowstart": "eager_workflow_start",
     "system.enablecancelactivityworkercommand": "cancel_activity_worker_command",
@@ -103,6 +105,10 @@ FRONTEND_KEYS: Mapping[str, str] = {
     "limit.reachabilitytaskqueuescan": "reachability_task_queues",
     "frontend.reachabilityquerysetdurationsincedefault": "reachability_since_default_s",
     "matching.wv.reachabilitybuildidvisibilitygraceperiod": "reachability_rule_grace_s",
+    "matching.maxdeployments": "max_deployments",
+    "matching.maxversionsindeployment": "max_versions_in_deployment",
+    "matching.wv.versiondrainagestatusvisibilitygraceperiod": "version_drainage_grace_s",
+    "matching.wv.versiondrainagestatusrefreshinterval": "version_drainage_refresh_s",
     "frontend.maxbadbinaries": "max_bad_binaries",
     "frontend.maxlinksperrequest": "max_links_per_request",
     "frontend.linkmaxsize": "link_max_size",
@@ -129,6 +135,11 @@ FRONTEND_KEYS: Mapping[str, str] = {
 
 MATCHING_KEYS: Mapping[str, str] = {
     "matching.longpollexpirationinterval": "long_poll_s",
+    "matching.pollerhistoryttl": "poller_ttl_s",
+    "matching.maxdeployments": "max_deployments",
+    "matching.maxversionsindeployment": "max_versions",
+    "matching.maxtaskqueuesindeploymentversion": "max_queues_in_version",
+    "matching.maxversionsintaskqueue": "max_versions_of_queue",
     "workercontroller.compute_providers.aws.require_role_and_external_id": "push_require_role",
     "workercontroller.compute_providers.webhook.allowed_addresses": "push_webhook_addresses",
 }

@@ -380,6 +380,48 @@ class RerouteTasksResponse(_message.Message):
 Global___RerouteTasksResponse: _TypeAlias = RerouteTasksResponse  # noqa: Y015
 
 @_typing.final
+class RefreshDrainageRequest(_message.Message):
+    """frontend, matching -> history: look whether versions that are DRAINING are drained by now, where it is time to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.WorkerDeploymentVersion]: ...
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[_message_pb2.WorkerDeploymentVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefreshDrainageRequest: _TypeAlias = RefreshDrainageRequest  # noqa: Y015
+
+@_typing.final
+class RefreshDrainageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOOKED_AT_FIELD_NUMBER: _builtins.int
+    looked_at: _builtins.int
+    """How many of them have been looked at."""
+    def __init__(
+        self,
+        *,
+        looked_at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["looked_at", b"looked_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefreshDrainageResponse: _TypeAlias = RefreshDrainageResponse  # noqa: Y015
+
+@_typing.final
 class DescribeVersionQueuesRequest(_message.Message):
     """frontend -> matching: what waits for the workers of a version."""
 

@@ -283,20 +283,24 @@ class HasPollerRequest(_message.Message):
     TASK_QUEUE_FIELD_NUMBER: _builtins.int
     TASK_TYPE_FIELD_NUMBER: _builtins.int
     WITHIN_S_FIELD_NUMBER: _builtins.int
+    IN_HISTORY_FIELD_NUMBER: _builtins.int
     task_queue: _builtins.str
     task_type: _builtins.int
     within_s: _builtins.int
     """Within so many of the last seconds; 0: ten."""
+    in_history: _builtins.bool
+    """Whoever is still shown as a poller counts, whatever `within_s` says."""
     def __init__(
         self,
         *,
         task_queue: _builtins.str = ...,
         task_type: _builtins.int = ...,
         within_s: _builtins.int = ...,
+        in_history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_queue", b"task_queue", "task_type", b"task_type", "within_s", b"within_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_history", b"in_history", "task_queue", b"task_queue", "task_type", b"task_type", "within_s", b"within_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

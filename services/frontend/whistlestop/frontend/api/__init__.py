@@ -49,7 +49,7 @@ HANDLERS: dict[str, Handler] = {
 }
 """RPCs that the frontend serves itself."""
 
-AROUND: dict[str, Handler] = {**deployment_routing.AROUND, **task_reachability.AROUND, **worker_tasks.AROUND}
+AROUND: dict[str, Handler] = {**task_reachability.AROUND, **worker_tasks.AROUND}
 """RPCs of another function for which there is something to do before or after the call."""
 
 VALIDATORS: dict[str, Validator] = {

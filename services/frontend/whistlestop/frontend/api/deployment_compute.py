@@ -13,11 +13,12 @@ from temporalio.api.enums.v1 import deployment_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clients import decoded
+from whistlestop.common.deployment_changes import add_version
 from whistlestop.common.deployments import find_deployment, find_version, serves
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found, unavailable
 from whistlestop.common.proto.deployment_pb2 import CheckComputeRequest, CheckComputeResponse, RerouteTasksRequest
 from whistlestop.frontend.api import compute_config
-from whistlestop.frontend.api.deployments import add_version, find, store_of
+from whistlestop.frontend.api.deployments import change_adding_version, find, limits_of, store_of
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
@@ -103,7 +104,7 @@ async def create_version(
         if info is None or not has_config or data.notes[version.build_id].create_request_id:
             if _is_created(data, request):
                 return None
-            info = add_version(data, version.build_id, now_ns)
+            info = add_version(data, version.build_id, now_ns, limits_of(frontend), polled=False)
         # Else the worker that was just started has polled already, which made the version known.
         info.last_modifier_identity = request.identity
         data.notes[version.build_id].create_request_id = request.request_id
@@ -111,7 +112,7 @@ async def create_version(
             _store(data, info, request.compute_config, checked, now_ns)
         return info
 
-    await deployments.change(context.namespace_id, change)
+    await change_adding_version(frontend, context, version.deployment_name, change)
     return rr.CreateWorkerDeploymentVersionResponse()
 
 

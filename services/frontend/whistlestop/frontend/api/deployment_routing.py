@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from temporalio.api.enums.v1 import deployment_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
+from whistlestop.common import drainage
+from whistlestop.common.clients import decoded
+from whistlestop.common.deployment_changes import add_deployment, add_version
 from whistlestop.common.deployments import (
     UNVERSIONED,
-    check_override,
+    find_deployment,
     find_version,
-    named_version,
-    version_string,
+    routing_of,
 )
 from whistlestop.common.errors import failed_precondition, invalid_argument
-from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments, RerouteTasksRequest
+from whistlestop.common.proto.deployment_pb2 import (
+    DescribeVersionQueuesRequest,
+    DescribeVersionQueuesResponse,
+    NamespaceDeployments,
+    RerouteTasksRequest,
+)
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersionInfo
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.deployment_pb2 import DeploymentData
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
 
 from whistlestop.frontend.api.deployments import (
-    add_version,
+    change_adding_version,
     changed,
-    check_caller,
+    check_manager,
+    check_token,
     find,
     find_in,
+    limits_of,
     store_of,
     token_of,
 )
 
 _CURRENT = enums.WORKER_DEPLOYMENT_VERSION_STATUS_CURRENT
 _RAMPING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_RAMPING
-_DRAINING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING
 
 
 def wanted_build(request: Any) -> str:
@@ -65,15 +72,12 @@ def _deactivate(data: DeploymentData, build_id: str, now_ns: int) -> None:
         return
     if info.status == _CURRENT:
         info.last_current_time.FromNanoseconds(now_ns)
-    info.status = _DRAINING
     info.ClearField("current_since_time")
     info.ClearField("ramping_since_time")
     info.ramp_percentage = 0
     info.routing_changed_time.FromNanoseconds(now_ns)
     info.last_deactivation_time.FromNanoseconds(now_ns)
-    info.drainage_info.status = enums.VERSION_DRAINAGE_STATUS_DRAINING
-    info.drainage_info.last_changed_time.FromNanoseconds(now_ns)
-    info.drainage_info.last_checked_time.FromNanoseconds(now_ns)
+    drainage.begin(info, now_ns)
 
 
 def _activate(info: WorkerDeploymentVersionInfo, now_ns: int) -> None:
@@ -83,26 +87,89 @@ def _activate(info: WorkerDeploymentVersionInfo, now_ns: int) -> None:
         info.first_activation_time.FromNanoseconds(now_ns)
 
 
-def _check_queues(data: DeploymentData, build_id: str, what: str) -> None:
-    """A version that lacks a queue of the current one would leave its tasks without workers."""
+class _Queue(NamedTuple):
+    name: str
+    task_type: int
+
+
+def _missing_queues(data: DeploymentData, build_id: str) -> list[_Queue]:
+    """The queues of the current version that the version of that build does not serve."""
     current = data.description.worker_deployment_info.routing_config.current_deployment_version.build_id
     old = find_version(data, current) if current and current != build_id else None
+    if old is None:
+        return []
     new = find_version(data, build_id)
-    if old is None or new is None:
+    have = {(queue.name, queue.type) for queue in new.task_queue_infos} if new is not None else set()
+    return [
+        _Queue(queue.name, int(queue.type)) for queue in old.task_queue_infos if (queue.name, queue.type) not in have
+    ]
+
+
+async def _needed_queues(
+    frontend: Frontend, context: CallContext, request: Any, build_id: str
+) -> frozenset[_Queue]:
+    """The queues that the version lacks, and whose tasks would be left without workers if it got them.
+
+    A queue counts when tasks wait on it or arrive, unless another deployment has taken it over.
+    """
+    if not build_id or request.ignore_missing_task_queues:
+        return frozenset()
+    known = await store_of(frontend).read(context.namespace_id)
+    data = find_deployment(known, request.deployment_name)
+    if data is None:
+        return frozenset()
+    current = data.description.worker_deployment_info.routing_config.current_deployment_version
+    missing = [
+        queue
+        for queue in _missing_queues(data, build_id)
+        if routing_of(known, queue.name, queue.task_type).current == current
+    ]
+    if not missing:
+        return frozenset()
+    asked = DescribeVersionQueuesRequest(version=current)
+    for queue in missing:
+        asked.queues.add(name=queue.name, task_type=queue.task_type)
+    reply: Any = decoded(
+        await frontend.matching.call("DescribeVersionQueues", asked, context), DescribeVersionQueuesResponse
+    )
+    return frozenset(
+        _Queue(queue.name, int(queue.type))
+        for queue in reply.queues
+        if queue.stats.approximate_backlog_count or queue.stats.tasks_add_rate
+    )
+
+
+def _check_queues(data: DeploymentData, build_id: str, needed: frozenset[_Queue], what: str) -> None:
+    """A version that lacks a queue which the current one needs would leave its tasks without workers."""
+    if needed.isdisjoint(_missing_queues(data, build_id)):
         return
-    have = {(queue.name, queue.type) for queue in new.task_queue_infos}
-    if any((queue.name, queue.type) not in have for queue in old.task_queue_infos):
-        raise failed_precondition(
-            f"proposed {what} version '{version_string(new.deployment_version)}' is missing active task queues from "
-            f"the current version; these would become unversioned if it is set as the {what} version"
-        )
+    name = data.description.worker_deployment_info.name
+    raise failed_precondition(
+        f"proposed {what} version '{name}:{build_id}' is missing active task queues from the current version; these "
+        f"would become unversioned if it is set as the {what} version"
+    )
 
 
-def _wanted(data: DeploymentData, request: Any, build_id: str, now_ns: int) -> WorkerDeploymentVersionInfo:
+def _deployment(known: NamespaceDeployments, frontend: Frontend, request: Any, now_ns: int) -> DeploymentData:
+    """The deployment whose routing is to change; it may come before its first worker if the request says so."""
+    data = find_deployment(known, request.deployment_name)
+    if data is None and request.allow_no_pollers:
+        return add_deployment(known, request.deployment_name, now_ns, limits_of(frontend))
+    return find(known, request.deployment_name)
+
+
+def _wanted(
+    data: DeploymentData, frontend: Frontend, request: Any, build_id: str, now_ns: int
+) -> WorkerDeploymentVersionInfo:
     """The version to route to, which may come before its first worker if the request says so. Raises NOT_FOUND."""
     if request.allow_no_pollers and find_version(data, build_id) is None:
-        return add_version(data, build_id, now_ns)
+        return add_version(data, build_id, now_ns, limits_of(frontend), polled=False)
     return find_in(data, build_id)
+
+
+def _is_modifier(data: DeploymentData, request: Any) -> bool:
+    """Whether whoever asks has changed the deployment last."""
+    return bool(data.description.worker_deployment_info.last_modifier_identity == request.identity)
 
 
 async def set_current_version(
@@ -110,45 +177,53 @@ async def set_current_version(
 ) -> rr.SetWorkerDeploymentCurrentVersionResponse:
     """All unpinned work goes to this version from now on (but for what ramps elsewhere)."""
     build_id, now_ns = wanted_build(request), frontend.clock.now_ns()
+    needed = await _needed_queues(frontend, context, request, build_id)
 
     def change(known: NamespaceDeployments) -> tuple[rr.SetWorkerDeploymentCurrentVersionResponse, DeploymentData]:
-        data = find(known, request.deployment_name)
-        check_caller(data, request)
+        data = _deployment(known, frontend, request, now_ns)
         routing = data.description.worker_deployment_info.routing_config
         reply = rr.SetWorkerDeploymentCurrentVersionResponse(previous_version=routing.current_version)
         if routing.HasField("current_deployment_version"):
             reply.previous_deployment_version.CopyFrom(routing.current_deployment_version)
         previous = routing.current_deployment_version.build_id
-        if previous != build_id:
-            if build_id:
-                info = _wanted(data, request, build_id, now_ns)
-                if not request.ignore_missing_task_queues:
-                    _check_queues(data, build_id, "current")
-            _deactivate(data, previous, now_ns)
-            routing.ClearField("current_deployment_version")
-            routing.current_version = UNVERSIONED
-            if not build_id and routing.ramping_version == UNVERSIONED:
-                _unset_ramp(routing, now_ns)
-            if build_id:
-                if routing.ramping_deployment_version.build_id == build_id:
-                    _unset_ramp(routing, now_ns)
-                    info.ClearField("ramping_since_time")
-                    info.ramp_percentage = 0
-                routing.current_deployment_version.CopyFrom(info.deployment_version)
-                routing.current_version = info.version
-                _activate(info, now_ns)
-                info.status = _CURRENT
-                info.current_since_time.FromNanoseconds(now_ns)
-                info.last_current_time.FromNanoseconds(now_ns)
-            routing.current_version_changed_time.FromNanoseconds(now_ns)
-            routing.revision_number += 1
-            changed(data, request.identity)
+        if previous != build_id or not _is_modifier(data, request):
+            check_token(data, request)
+            info = _wanted(data, frontend, request, build_id, now_ns) if build_id else None
+            check_manager(data, request)
+            if previous != build_id:
+                _check_queues(data, build_id, needed, "current")
+                _make_current(data, info, now_ns)
+            changed(data, request.identity, now_ns)
         reply.conflict_token = token_of(data)
         return reply, data
 
-    reply, data = await store_of(frontend).change(context.namespace_id, change)
+    reply, data = await change_adding_version(frontend, context, request.deployment_name, change)
     await _reroute(frontend, context, data)
     return reply
+
+
+def _make_current(data: DeploymentData, info: WorkerDeploymentVersionInfo | None, now_ns: int) -> None:
+    """Let everything go to the version that does not ramp elsewhere; None: to unversioned workers."""
+    routing = data.description.worker_deployment_info.routing_config
+    _deactivate(data, routing.current_deployment_version.build_id, now_ns)
+    routing.ClearField("current_deployment_version")
+    routing.current_version = UNVERSIONED
+    if info is None:
+        if routing.ramping_version == UNVERSIONED:
+            _unset_ramp(routing, now_ns)
+    else:
+        if routing.ramping_deployment_version == info.deployment_version:
+            _unset_ramp(routing, now_ns)
+            info.ClearField("ramping_since_time")
+            info.ramp_percentage = 0
+        routing.current_deployment_version.CopyFrom(info.deployment_version)
+        routing.current_version = info.version
+        _activate(info, now_ns)
+        info.status = _CURRENT
+        info.current_since_time.FromNanoseconds(now_ns)
+        info.last_current_time.FromNanoseconds(now_ns)
+    routing.current_version_changed_time.FromNanoseconds(now_ns)
+    routing.revision_number += 1
 
 
 def _unset_ramp(routing: deployment_pb.RoutingConfig, now_ns: int) -> None:
@@ -169,46 +244,60 @@ async def set_ramping_version(
     # No build and no percentage: nothing ramps any more.
     ramping_version = f"{request.deployment_name}.{build_id}" if build_id else UNVERSIONED if request.percentage else ""
 
+    needed = await _needed_queues(frontend, context, request, build_id)
+
     def change(known: NamespaceDeployments) -> tuple[rr.SetWorkerDeploymentRampingVersionResponse, DeploymentData]:
-        data = find(known, request.deployment_name)
-        check_caller(data, request)
+        data = _deployment(known, frontend, request, now_ns)
         routing = data.description.worker_deployment_info.routing_config
         reply = rr.SetWorkerDeploymentRampingVersionResponse(
             previous_version=routing.ramping_version, previous_percentage=routing.ramping_version_percentage
         )
         if routing.HasField("ramping_deployment_version"):
             reply.previous_deployment_version.CopyFrom(routing.ramping_deployment_version)
-        previous = routing.ramping_deployment_version.build_id
-        if routing.ramping_version == ramping_version and routing.ramping_version_percentage == request.percentage:
-            reply.conflict_token = token_of(data)
-            return reply, data
-        if ramping_version == routing.current_version:
-            raise failed_precondition(f"requested ramping version {routing.current_version} is already current")
-        if build_id:
-            info = _wanted(data, request, build_id, now_ns)
-            if not request.ignore_missing_task_queues:
-                _check_queues(data, build_id, "ramping")
-        if routing.ramping_version != ramping_version:
-            _deactivate(data, previous, now_ns)
-            _unset_ramp(routing, now_ns)
-            routing.ramping_version = ramping_version
-        if build_id:
-            routing.ramping_deployment_version.CopyFrom(info.deployment_version)
-            _activate(info, now_ns)
-            info.status = _RAMPING
-            info.ramp_percentage = request.percentage
-            if not info.HasField("ramping_since_time"):
-                info.ramping_since_time.FromNanoseconds(now_ns)
-        routing.ramping_version_percentage = request.percentage
-        routing.ramping_version_percentage_changed_time.FromNanoseconds(now_ns)
-        routing.revision_number += 1
-        changed(data, request.identity)
+        is_new = routing.ramping_version != ramping_version
+        same = not is_new and routing.ramping_version_percentage == request.percentage
+        if not same or not _is_modifier(data, request):
+            check_token(data, request)
+            if ramping_version == routing.current_version:
+                raise failed_precondition(f"requested ramping version {routing.current_version} is already current")
+            info = _wanted(data, frontend, request, build_id, now_ns) if build_id else None
+            check_manager(data, request)
+            if is_new:
+                _check_queues(data, build_id, needed, "ramping")
+            if not same:
+                _ramp(data, ramping_version, info, request.percentage, now_ns)
+            changed(data, request.identity, now_ns)
         reply.conflict_token = token_of(data)
         return reply, data
 
-    reply, data = await store_of(frontend).change(context.namespace_id, change)
+    reply, data = await change_adding_version(frontend, context, request.deployment_name, change)
     await _reroute(frontend, context, data)
     return reply
+
+
+def _ramp(
+    data: DeploymentData,
+    ramping_version: str,
+    info: WorkerDeploymentVersionInfo | None,
+    percentage: float,
+    now_ns: int,
+) -> None:
+    """Let a share of the workflow ids go to the version; None: to unversioned workers, or nothing ramps any more."""
+    routing = data.description.worker_deployment_info.routing_config
+    if routing.ramping_version != ramping_version:
+        _deactivate(data, routing.ramping_deployment_version.build_id, now_ns)
+        _unset_ramp(routing, now_ns)
+        routing.ramping_version = ramping_version
+    if info is not None:
+        routing.ramping_deployment_version.CopyFrom(info.deployment_version)
+        _activate(info, now_ns)
+        info.status = _RAMPING
+        info.ramp_percentage = percentage
+        if not info.HasField("ramping_since_time"):
+            info.ramping_since_time.FromNanoseconds(now_ns)
+    routing.ramping_version_percentage = percentage
+    routing.ramping_version_percentage_changed_time.FromNanoseconds(now_ns)
+    routing.revision_number += 1
 
 
 async def _reroute(frontend: Frontend, context: CallContext, data: DeploymentData) -> None:
@@ -223,20 +312,6 @@ async def _reroute(frontend: Frontend, context: CallContext, data: DeploymentDat
     )
     await frontend.history.call("RerouteTasks", request, context)
 
-
-async def with_override(frontend: Frontend, request: Any, context: CallContext) -> Reply:
-    """A start whose workflow is pinned from outside: a version that no worker of the queue has can't be pinned."""
-    if named_version(request.versioning_override) is not None:
-        known = await store_of(frontend).read(context.namespace_id)
-        check_override(known, request.versioning_override, request.task_queue.name)
-    method = str(request.DESCRIPTOR.name).removesuffix("Request")
-    return await frontend.history.call(method, request, context)
-
-
-AROUND: dict[str, Handler] = {
-    "StartWorkflowExecution": with_override,
-    "SignalWithStartWorkflowExecution": with_override,
-}
 
 HANDLERS: dict[str, Handler] = {
     "SetWorkerDeploymentCurrentVersion": set_current_version,

@@ -6,7 +6,6 @@ a compare-and-set of the namespace's row, and then what waits is put where it be
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
@@ -14,9 +13,11 @@ from temporalio.api.enums.v1 import RoutingConfigUpdateState
 from temporalio.api.enums.v1 import deployment_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
+from whistlestop.common import drainage
 from whistlestop.common.clients import decoded
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.deployment_changes import AUTO_CREATED, DeploymentLimits, add_deployment, remove_version
 from whistlestop.common.deployments import (
-    UNVERSIONED,
     find_deployment,
     find_version,
     version_string,
@@ -27,15 +28,18 @@ from whistlestop.common.page_tokens import last_of, list_mark, page_token
 from whistlestop.common.proto.deployment_pb2 import (
     DescribeVersionQueuesRequest,
     DescribeVersionQueuesResponse,
+    RefreshDrainageRequest,
     RerouteTasksRequest,
 )
 from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse
 from whistlestop.frontend.api import compute_config
 from whistlestop.frontend.api.compute_status import compute_status
 from whistlestop.storage.deployments import Deployments
-from whistlestop.storage.visibility import Attribute, AttributeType, parse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersionInfo
 
     from whistlestop.common.context import CallContext
@@ -43,14 +47,12 @@ if TYPE_CHECKING:
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
 
+    T = TypeVar("T")
+
 _CURRENT = enums.WORKER_DEPLOYMENT_VERSION_STATUS_CURRENT
 _RAMPING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_RAMPING
 _DRAINING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING
-_DRAINED = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED
-_VERSION = Attribute("TemporalWorkerDeploymentVersion", AttributeType.Keyword, "TemporalWorkerDeploymentVersion")
 _PAGE = 100
-_MOST_DEPLOYMENTS = 100
-_MOST_VERSIONS = 100
 
 
 def store_of(frontend: Frontend) -> Deployments:
@@ -77,21 +79,36 @@ def find_in(data: DeploymentData, build_id: str) -> WorkerDeploymentVersionInfo:
     return info
 
 
-def add_version(data: DeploymentData, build_id: str, now_ns: int) -> WorkerDeploymentVersionInfo:
-    """A version that no worker has polled for yet. Raises RESOURCE_EXHAUSTED."""
-    name = data.description.worker_deployment_info.name
-    if len(data.versions) >= _MOST_VERSIONS:
-        raise ServiceError(
-            Code.RESOURCE_EXHAUSTED,
-            f"cannot add version {name}.{build_id} since maximum number of versions ({_MOST_VERSIONS}) have been "
-            "registered in the deployment",
-        )
-    info = data.versions.add().worker_deployment_version_info
-    info.version = f"{name}.{build_id}"
-    info.deployment_version.deployment_name, info.deployment_version.build_id = name, build_id
-    info.create_time.FromNanoseconds(now_ns)
-    info.status = enums.WORKER_DEPLOYMENT_VERSION_STATUS_CREATED
-    return info
+def limits_of(frontend: Frontend) -> DeploymentLimits:
+    """How many deployments and versions there may be."""
+    config = frontend.config
+    return DeploymentLimits(deployments=config.max_deployments, versions=config.max_versions_in_deployment)
+
+
+async def change_adding_version(
+    frontend: Frontend, context: CallContext, name: str, change: Callable[[NamespaceDeployments], T]
+) -> T:
+    """Apply a change that may add a version to the deployment of that name. Raises RESOURCE_EXHAUSTED."""
+
+    async def is_polled(info: WorkerDeploymentVersionInfo) -> bool:
+        return await has_pollers(frontend, context, info)
+
+    async def refresh(versions: list[deployment_pb.WorkerDeploymentVersion]) -> None:
+        await _look(frontend, context, versions)
+
+    deployments = store_of(frontend)
+    return await deployments.add(context.namespace_id, name, change, refresh=refresh, is_polled=is_polled)
+
+
+async def has_pollers(frontend: Frontend, context: CallContext, info: WorkerDeploymentVersionInfo) -> bool:
+    """Whether any queue of the version is shown with a poller."""
+    for queue in info.task_queue_infos:
+        name = versioned_queue(queue.name, info.deployment_version)
+        asked = HasPollerRequest(task_queue=name, task_type=queue.type, in_history=True)
+        answer: Any = decoded(await frontend.matching.call("HasPoller", asked, context), HasPollerResponse)
+        if answer.has_poller:
+            return True
+    return False
 
 
 def _named_version(request: Any) -> tuple[str, str]:
@@ -111,8 +128,8 @@ def token_of(data: DeploymentData) -> bytes:
     return data.revision.to_bytes(8, "big")
 
 
-def check_caller(data: DeploymentData, request: Any) -> None:
-    """Only the manager changes a managed deployment, and only the state that the caller has seen."""
+def check_manager(data: DeploymentData, request: Any) -> None:
+    """Only the manager changes a managed deployment. Raises FAILED_PRECONDITION."""
     manager = data.description.worker_deployment_info.manager_identity
     if manager and manager != request.identity:
         raise failed_precondition(
@@ -120,43 +137,69 @@ def check_caller(data: DeploymentData, request: Any) -> None:
             "set your own identity as the ManagerIdentity, remove the ManagerIdentity, or wait for the other client "
             "to do so"
         )
-    token = getattr(request, "conflict_token", b"")
-    if token and token != token_of(data):
+
+
+def check_token(data: DeploymentData, request: Any) -> None:
+    """Only the state that the caller has seen is changed. Raises FAILED_PRECONDITION."""
+    if request.conflict_token and request.conflict_token != token_of(data):
         raise failed_precondition("conflict token mismatch")
 
 
-def changed(data: DeploymentData, identity: str) -> None:
-    """Note who changed it; tokens given out before are stale."""
-    data.revision += 1
+def changed(data: DeploymentData, identity: str, now_ns: int) -> None:
+    """Note who changed it; tokens given out before are stale, also those of a deployment that is deleted by now."""
+    data.revision = max(data.revision + 1, now_ns)
     data.description.worker_deployment_info.last_modifier_identity = identity
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-async def _drained(
-    frontend: Frontend, context: CallContext, infos: list[WorkerDeploymentVersionInfo], now_ns: int
+async def _read(
+    frontend: Frontend,
+    context: CallContext,
+    choose: Callable[[NamespaceDeployments], list[WorkerDeploymentVersionInfo]],
+) -> NamespaceDeployments:
+    """Read the deployments, where the versions that `choose` picks are DRAINED as soon as they are to be."""
+    deployments, now_ns = store_of(frontend), frontend.clock.now_ns()
+    known = await deployments.read(context.namespace_id)
+    grace_ns = int(frontend.config.version_drainage_grace_s * SECOND_NS)
+    refresh_ns = int(frontend.config.version_drainage_refresh_s * SECOND_NS)
+    due = [info for info in choose(known) if drainage.is_due(info, now_ns, grace_ns, refresh_ns)]
+    if not due:
+        return known
+    await _look(frontend, context, [info.deployment_version for info in due])
+    return await deployments.read(context.namespace_id)
+
+
+async def _look(
+    frontend: Frontend, context: CallContext, versions: list[deployment_pb.WorkerDeploymentVersion]
 ) -> None:
-    """A draining version is drained as soon as no pinned workflow is open on it."""
-    draining = [info for info in infos if info.status == _DRAINING]
-    if not draining:
-        return
-    # One look at the open runs for all versions.
-    asked = ", ".join("'" + version_string(info.deployment_version).replace("'", "''") + "'" for info in draining)
-    query = parse(
-        f"TemporalWorkerDeploymentVersion IN ({asked}) AND TemporalWorkflowVersioningBehavior = 'Pinned'"
-        " AND ExecutionStatus = 'Running'",
-        {},
-    )
-    query = replace(query, group_by=(_VERSION,))
-    groups = await frontend.store.count_visibility_groups(context.namespace_id, query, len(draining))
-    pinned = {values[0] for values, _ in groups}
-    for info in draining:
-        info.drainage_info.last_checked_time.FromNanoseconds(now_ns)
-        if version_string(info.deployment_version) not in pinned:
-            info.status = _DRAINED
-            info.drainage_info.status = enums.VERSION_DRAINAGE_STATUS_DRAINED
-            info.drainage_info.last_changed_time.FromNanoseconds(now_ns)
+    try:
+        await frontend.history.call("RefreshDrainage", RefreshDrainageRequest(versions=versions), context)
+    except ServiceError as error:
+        if error.code is not Code.UNIMPLEMENTED:  # a history service of the release before does not know it
+            raise
+
+
+async def _read_version(
+    frontend: Frontend, context: CallContext, name: str, build_id: str
+) -> NamespaceDeployments:
+    def choose(known: NamespaceDeployments) -> list[WorkerDeploymentVersionInfo]:
+        _, info = _version_in(known, name, build_id)
+        return [info] if info is not None else []
+
+    return await _read(frontend, context, choose)
+
+
+def _version_in(
+    known: NamespaceDeployments, name: str, build_id: str
+) -> tuple[DeploymentData | None, WorkerDeploymentVersionInfo | None]:
+    data = find_deployment(known, name)
+    return data, find_version(data, build_id) if data is not None else None
+
+
+def _infos(data: DeploymentData | None) -> list[WorkerDeploymentVersionInfo]:
+    return [each.worker_deployment_version_info for each in data.versions] if data is not None else []
 
 
 def _summary(
@@ -183,9 +226,9 @@ async def describe_worker_deployment(
     frontend: Frontend, request: rr.DescribeWorkerDeploymentRequest, context: CallContext
 ) -> rr.DescribeWorkerDeploymentResponse:
     """Routing and a summary of each version, newest first."""
-    data = find(await store_of(frontend).read(context.namespace_id), request.deployment_name)
-    infos = [each.worker_deployment_version_info for each in data.versions]
-    await _drained(frontend, context, infos, frontend.clock.now_ns())
+    name = request.deployment_name
+    data = find(await _read(frontend, context, lambda known: _infos(find_deployment(known, name))), name)
+    infos = _infos(data)
     reply = rr.DescribeWorkerDeploymentResponse(conflict_token=token_of(data))
     reply.worker_deployment_info.CopyFrom(data.description.worker_deployment_info)
     # Routing is in force as soon as its change is answered.
@@ -204,11 +247,9 @@ async def describe_worker_deployment_version(
 ) -> rr.DescribeWorkerDeploymentVersionResponse:
     """One version and the queues that its workers poll."""
     name, build_id = _named_version(request)
-    data = find_deployment(await store_of(frontend).read(context.namespace_id), name)
-    info = find_version(data, build_id) if data is not None else None
+    _, info = _version_in(await _read_version(frontend, context, name, build_id), name, build_id)
     if info is None:
         raise not_found("Worker Deployment Version not found")
-    await _drained(frontend, context, [info], frontend.clock.now_ns())
     reply = rr.DescribeWorkerDeploymentVersionResponse(worker_deployment_version_info=info)
     compute_config.hide_secrets(reply.worker_deployment_version_info.compute_config)
     if request.report_task_queue_stats:
@@ -228,18 +269,21 @@ async def list_worker_deployments(
     frontend: Frontend, request: rr.ListWorkerDeploymentsRequest, context: CallContext
 ) -> rr.ListWorkerDeploymentsResponse:
     """In the order of names; the token is the last name of the page."""
-    known = await store_of(frontend).read(context.namespace_id)
     mark = list_mark(context.namespace_id)
     after = last_of(request.next_page_token, mark)
     size = min(request.page_size, _PAGE) if request.page_size > 0 else _PAGE
-    everything = sorted(known.deployments, key=lambda data: data.description.worker_deployment_info.name)
-    page = [data for data in everything if data.description.worker_deployment_info.name > after]
+
+    def rest(known: NamespaceDeployments) -> list[DeploymentData]:
+        """The page, and one more if there is one."""
+        everything = sorted(known.deployments, key=lambda data: data.description.worker_deployment_info.name)
+        return [data for data in everything if data.description.worker_deployment_info.name > after][: size + 1]
+
+    known = await _read(frontend, context, lambda known: [info for data in rest(known) for info in _infos(data)[-1:]])
+    page = rest(known)
     reply = rr.ListWorkerDeploymentsResponse()
     if len(page) > size:
         page = page[:size]
         reply.next_page_token = page_token(page[-1].description.worker_deployment_info.name, mark)
-    latest_ones = [each.worker_deployment_version_info for data in page for each in data.versions[-1:]]
-    await _drained(frontend, context, latest_ones, frontend.clock.now_ns())
     for data in page:
         described = data.description.worker_deployment_info
         infos = [each.worker_deployment_version_info for each in data.versions]
@@ -271,13 +315,12 @@ async def set_manager(
 
     def change(known: NamespaceDeployments) -> rr.SetWorkerDeploymentManagerResponse:
         data = find(known, request.deployment_name)
-        if request.conflict_token and request.conflict_token != token_of(data):
-            raise failed_precondition("conflict token mismatch")
         described = data.description.worker_deployment_info
         reply = rr.SetWorkerDeploymentManagerResponse(previous_manager_identity=described.manager_identity)
-        if described.manager_identity != manager:
+        if described.manager_identity != manager or described.last_modifier_identity != request.identity:
+            check_token(data, request)
             described.manager_identity = manager
-            changed(data, request.identity)
+            changed(data, request.identity, frontend.clock.now_ns())
         reply.conflict_token = token_of(data)
         return reply
 
@@ -289,45 +332,29 @@ async def delete_version(
 ) -> rr.DeleteWorkerDeploymentVersionResponse:
     """Forget a version that nobody needs: neither routed to, nor draining, nor polled."""
     name, build_id = _named_version(request)
-    deployments = store_of(frontend)
-    known = await deployments.read(context.namespace_id)
-    data = find_deployment(known, name)
-    info = find_version(data, build_id) if data is not None else None
+    data, info = _version_in(await _read_version(frontend, context, name, build_id), name, build_id)
     if data is None:
         raise not_found(f"no Worker Deployment found with name '{name}'; does your Worker Deployment have pollers?")
     if info is None:
         return rr.DeleteWorkerDeploymentVersionResponse()
     shown = version_string(info.deployment_version)
-    await _drained(frontend, context, [info], frontend.clock.now_ns())
-    is_draining = info.status == _DRAINING and not request.skip_drainage
-    is_polled = False
-    for queue in info.task_queue_infos:
-        has_poller = HasPollerRequest(
-            task_queue=versioned_queue(queue.name, info.deployment_version), task_type=queue.type
-        )
-        answer: Any = decoded(await frontend.matching.call("HasPoller", has_poller, context), HasPollerResponse)
-        is_polled = is_polled or answer.has_poller
+    is_polled = await has_pollers(frontend, context, info)
 
     def change(known: NamespaceDeployments) -> None:
-        data = find_deployment(known, name)
-        info = find_version(data, build_id) if data is not None else None
+        data, info = _version_in(known, name, build_id)
         if data is None or info is None:
             return
-        check_caller(data, request)
         if info.status in (_CURRENT, _RAMPING):
             raise failed_precondition(f"version '{shown}' cannot be deleted since it is current or ramping")
-        if is_draining:
+        check_manager(data, request)
+        if info.status == _DRAINING and not request.skip_drainage:
             raise failed_precondition(f"version '{shown}' cannot be deleted since it is draining")
         if is_polled:
             raise failed_precondition(f"version '{shown}' cannot be deleted since it has active pollers")
-        for index, each in enumerate(data.versions):
-            if each.worker_deployment_version_info.deployment_version.build_id == build_id:
-                del data.versions[index]
-                data.notes.pop(build_id, None)
-                break
-        changed(data, request.identity)
+        remove_version(data, build_id)
+        changed(data, request.identity, frontend.clock.now_ns())
 
-    await deployments.change(context.namespace_id, change)
+    await store_of(frontend).change(context.namespace_id, change)
     return rr.DeleteWorkerDeploymentVersionResponse()
 
 
@@ -340,7 +367,6 @@ async def delete_deployment(
         data = find_deployment(known, request.deployment_name)
         if data is None:
             return
-        check_caller(data, request)
         if data.versions:
             raise failed_precondition("deployment has versions, can't be deleted")
         known.deployments.remove(data)
@@ -385,19 +411,13 @@ async def create_deployment(
     def change(known: NamespaceDeployments) -> rr.CreateWorkerDeploymentResponse:
         data = find_deployment(known, request.deployment_name)
         if data is None:
-            if len(known.deployments) >= _MOST_DEPLOYMENTS:
-                raise ServiceError(
-                    Code.RESOURCE_EXHAUSTED, f"reached maximum deployments in namespace ({_MOST_DEPLOYMENTS})"
-                )
-            data = known.deployments.add(revision=1, create_request_id=request.request_id)
-            described = data.description.worker_deployment_info
-            described.name = request.deployment_name
-            described.create_time.FromNanoseconds(now_ns)
-            described.last_modifier_identity = request.identity
-            described.routing_config.current_version = UNVERSIONED
+            data = add_deployment(known, request.deployment_name, now_ns, limits_of(frontend))
+            data.create_request_id = request.request_id
+            data.description.worker_deployment_info.last_modifier_identity = request.identity
         elif not request.request_id or data.create_request_id != request.request_id:
+            polled = " (auto-created from worker polls)" if data.create_request_id.startswith(AUTO_CREATED) else ""
             raise ServiceError(
-                Code.ALREADY_EXISTS, f'Worker Deployment with name "{request.deployment_name}" already exists'
+                Code.ALREADY_EXISTS, f'Worker Deployment with name "{request.deployment_name}" already exists{polled}'
             )
         return rr.CreateWorkerDeploymentResponse(conflict_token=token_of(data))
 

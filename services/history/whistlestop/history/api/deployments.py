@@ -1,22 +1,39 @@
-"""RerouteTasks: routing of a queue has changed, so tasks that wait may belong to other workers now."""
+"""Worker deployments: tasks that wait when the routing of a queue has changed, and versions that are drained."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
 
+from whistlestop.common import drainage
 from whistlestop.common.build_ids import queues_of
-from whistlestop.common.deployments import serving_versions, versioned_queue, versioning_data
+from whistlestop.common.deployments import (
+    find_deployment,
+    find_version,
+    serving_versions,
+    version_string,
+    versioned_queue,
+    versioning_data,
+)
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.proto.deployment_pb2 import RerouteTasksResponse
+from whistlestop.common.proto.deployment_pb2 import RefreshDrainageResponse, RerouteTasksResponse
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import versioning
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersion, WorkerDeploymentVersionInfo
+
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments, RerouteTasksRequest
+    from whistlestop.common.proto.deployment_pb2 import (
+        NamespaceDeployments,
+        RefreshDrainageRequest,
+        RerouteTasksRequest,
+    )
     from whistlestop.history.core.run import Run
     from whistlestop.history.service import History
     from whistlestop.storage.records import MatchingTask
@@ -75,4 +92,53 @@ async def _redispatch(service: History, task: MatchingTask, deployments: Namespa
     return moved
 
 
+async def refresh_drainage(service: History, request: RefreshDrainageRequest, context: CallContext) -> Reply:
+    """Look whether open workflows are pinned to versions that drain, where it is time to look."""
+    now_ns = service.clock.now_ns()
+    limits, deployments = service.limits, service.engine.deployments
+
+    def due_ones(known: NamespaceDeployments) -> list[WorkerDeploymentVersionInfo]:
+        found = []
+        for version in request.versions:
+            data = find_deployment(known, version.deployment_name)
+            info = find_version(data, version.build_id) if data is not None else None
+            if info is not None and drainage.is_due(
+                info, now_ns, limits.version_drainage_grace_ns, limits.version_drainage_refresh_ns
+            ):
+                found.append(info)
+        return found
+
+    due = [info.deployment_version for info in due_ones(await deployments.read(context.namespace_id))]
+    if not due:
+        return RefreshDrainageResponse()
+    pinned: set[str] = set()
+    for start in range(0, len(due), _PAGE):
+        pinned |= await _pinned_to(service, context.namespace_id, due[start : start + _PAGE])
+    looked_at = {version_string(version) for version in due}
+
+    def change(known: NamespaceDeployments) -> None:
+        for info in due_ones(known):
+            name = version_string(info.deployment_version)
+            if name in looked_at:
+                drainage.note_look(info, now_ns, is_pinned_to=name in pinned)
+
+    await deployments.change(context.namespace_id, change)
+    return RefreshDrainageResponse(looked_at=len(due))
+
+
+async def _pinned_to(service: History, namespace_id: str, versions: Sequence[WorkerDeploymentVersion]) -> set[str]:
+    """Those of the versions that open workflows are pinned to: one look for all of them."""
+    from whistlestop.storage.visibility import Attribute, AttributeType, parse
+
+    name = "TemporalWorkerDeploymentVersion"
+    asked = ", ".join("'" + version_string(version).replace("'", "''") + "'" for version in versions)
+    query = parse(
+        f"{name} IN ({asked}) AND TemporalWorkflowVersioningBehavior = 'Pinned' AND ExecutionStatus = 'Running'", {}
+    )
+    query = replace(query, group_by=(Attribute(name, AttributeType.Keyword, name),))
+    groups = await service.store.count_visibility_groups(namespace_id, query, len(versions))
+    return {str(values[0]) for values, _ in groups}
+
+
+METHODS["RefreshDrainage"] = refresh_drainage
 METHODS["RerouteTasks"] = reroute_tasks

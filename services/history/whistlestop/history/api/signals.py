@@ -10,7 +10,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.api import METHODS, links
-from whistlestop.history.api.start import MAX_CONFLICTS, Start, first_of_chain
+from whistlestop.history.api.start import MAX_CONFLICTS, Start, check_version, first_of_chain
 from whistlestop.history.core import id_policies, signal
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.id_policies import Verdict
@@ -95,6 +95,7 @@ async def signal_with_start_workflow_execution(
     if not request.workflow_id_conflict_policy:
         request.workflow_id_conflict_policy = wf_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
     starting = Start(service, start_request(request), context, prepare)
+    await check_version(service, starting.request, context)
     replaces = request.workflow_id_conflict_policy == wf_enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING or (
         request.workflow_id_reuse_policy == wf_enums.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING
     )

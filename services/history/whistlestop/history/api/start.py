@@ -16,6 +16,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common.deployments import check_override, named_version
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history import chains
 from whistlestop.history.api import METHODS, links
@@ -50,7 +51,7 @@ def new_run(
     """A run as the request wants it, up to its first event."""
     now_ns = service.clock.now_ns()
     attributes = core_start.started_attributes(request, now_ns=now_ns, limits=service.limits)
-    return core_start.new_run(
+    run = core_start.new_run(
         attributes,
         namespace_id=context.namespace_id,
         namespace=context.namespace,
@@ -64,6 +65,17 @@ def new_run(
         links=request.links,
         expected_current_run_id=expected_current_run_id,
     )
+    run.pinned_to = named_version(request.versioning_override)
+    return run
+
+
+async def check_version(
+    service: History, request: service_pb.StartWorkflowExecutionRequest, context: CallContext
+) -> None:
+    """Raise FAILED_PRECONDITION when the request pins its run to a version that no worker of the queue has."""
+    if named_version(request.versioning_override) is not None:
+        known = await service.engine.deployments.read(context.namespace_id)
+        check_override(known, request.versioning_override, request.task_queue.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +152,7 @@ async def start_workflow_execution(
 
 async def start(starting: Start) -> tuple[service_pb.StartWorkflowExecutionResponse, Run | None]:
     """The reply, and the run it tells of when this request started it. Raises ALREADY_EXISTS."""
+    await check_version(starting.service, starting.request, starting.context)
     expected: str | None = None
     for _ in range(MAX_CONFLICTS):
         try:

@@ -9,6 +9,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 
+from whistlestop.common.deployments import named_version
 from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import failed_precondition, invalid_argument, not_found
 from whistlestop.history.core import activity, versioning, workflow_task
@@ -64,6 +65,8 @@ def update(run: Run, change: Change) -> None:
     a.workflow_update_options.extend(change.update_options)
     a.identity = change.identity
     run.append(event)
+    if change.versioning_override is not None:
+        run.pinned_to = named_version(change.versioning_override)
     if change.versioning_override is not None or change.unset_versioning_override:
         run.visibility_changed = True
         task = run.state.workflow_task

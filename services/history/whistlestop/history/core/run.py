@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
     from temporalio.api.rules.v1 import message_pb2 as rules_pb
 
+    from whistlestop.common.deployments import Version
     from whistlestop.common.ids import Ids
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.history.core import state_pb2
@@ -193,6 +194,8 @@ class Run:
         self.current: CurrentWrite | None = None
         self.forked_from: tuple[BranchRange, ...] = ()
         self.visibility_changed = False
+        self.pinned_to: Version | None = None
+        """The version that a client's request pins the run to: it has work from now on."""
         self.target_version_changed = False
         """The run is pinned, and its queue is routed to another version by now."""
         self.finished = False

@@ -1,0 +1,40 @@
+"""Runs that a client pins to a version which was thought to have no work."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from whistlestop.common import drainage
+from whistlestop.common.deployments import find_deployment, find_version, version_string
+from whistlestop.common.errors import ServiceError
+from whistlestop.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersionInfo
+
+    from whistlestop.common.deployments import Version
+    from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+    from whistlestop.history.engine import Engine
+
+log = logging.getLogger(__name__)
+
+
+async def reactivate(engine: Engine, namespace_id: str, version: Version) -> None:
+    """Let a version that is INACTIVE or DRAINED drain again, now that a run has been pinned to it."""
+
+    def find(known: NamespaceDeployments) -> WorkerDeploymentVersionInfo | None:
+        data = find_deployment(known, version.deployment_name)
+        info = find_version(data, version.build_id) if data is not None else None
+        return info if info is not None and drainage.is_idle(info) else None
+
+    def change(known: NamespaceDeployments) -> None:
+        if (info := find(known)) is not None:
+            drainage.begin(info, engine.clock.now_ns())
+
+    try:
+        if find(await engine.deployments.cached(namespace_id)) is not None:
+            await engine.deployments.change(namespace_id, change)
+    except (ServiceError, StorageError) as error:
+        # The run is pinned already, so its caller must not see this; the version is only shown as idle.
+        log.warning("version %s could not be marked as draining: %s", version_string(version), error)
