@@ -18,7 +18,13 @@ from whistlestop.common.errors import ServiceError
 
 _RECORDED: dict[str, dict[str, Any]] = json.loads(RECORDED.read_text())
 _CASES = cases()
-_REFUSED = sorted(name for name in _RECORDED if _RECORDED[name]["code"] != "OK" and name in _CASES)
+_BY_HISTORY = ("pinned to a version nobody has",)
+"""How cases end that depend on what is stored, which history looks up: see test_deployment_versions.py."""
+_REFUSED = sorted(
+    name
+    for name in _RECORDED
+    if _RECORDED[name]["code"] != "OK" and name in _CASES and not name.endswith(_BY_HISTORY)
+)
 
 # Where the real server's answer comes from a part that has another shape here.
 _OTHERWISE: dict[str, dict[str, Any]] = {
