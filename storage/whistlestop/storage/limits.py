@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import Transition, VisibilityRow
 
 VALUE_LIMIT = 1 << 20
-"""Bytes of one column value (Aurora DSQL). States, history batches, transfers and queries are chunked below it."""
+"""Bytes of one column value (Aurora DSQL). Longer states, batches, transfers, queries and memos are chunked."""
 
 CHUNKED_LIMIT = 64 << 20
 """Bytes of one chunked value. Temporal's own limits stop a history or a state long before."""
@@ -71,9 +71,9 @@ def check_text(*texts: str) -> None:
 
 
 def check_visibility(row: VisibilityRow) -> None:
-    """Raise TooLarge when search attributes or memo do not fit a column."""
+    """Raise TooLarge when the search attributes do not fit a column, or the memo not even in chunks."""
     check_value("search attributes", len(row.search_attributes))
-    check_value("memo", len(row.memo))
+    check_chunked("memo", len(row.memo))
 
 
 def check_value(what: str, size: int) -> None:

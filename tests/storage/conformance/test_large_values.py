@@ -23,6 +23,7 @@ from tests.storage.factories import (
 )
 from whistlestop.storage.errors import TooLarge, VersionConflict
 from whistlestop.storage.records import HistoryBatch
+from whistlestop.storage.visibility import parse
 
 if TYPE_CHECKING:
     from whistlestop.storage.interface import Store
@@ -84,9 +85,31 @@ async def test_long_queries_and_answers_come_back_whole(store: Store) -> None:
     assert await store.get_query("query-1") is None
 
 
+async def test_long_memos_come_back_whole_and_may_shrink(store: Store) -> None:
+    sizes = (1_048_570, 1_048_580, 2_097_150, 10, 1_000_000, 1_000_005, 3_500_000)
+    await commit(store, start())
+    for version, size in enumerate(sizes, 1):
+        row = visibility(memo=_long(size, version))
+        await commit(store, step(version=version, visibility=row))
+        assert await store.list_visibility(row.key.namespace_id, parse("", {}), 10, b"") == ([row], b"")
+    await store.delete_execution(run_key())
+    assert await store.list_visibility(run_key().namespace_id, parse("", {}), 10, b"") == ([], b"")
+
+
+async def test_pages_of_long_memos_hold_each_run_once(store: Store) -> None:
+    rows = [visibility(run_key(f"run-{n}", f"order {n}"), memo=_long(2_000_000, n + 1)) for n in range(12)]
+    for row in rows:
+        await commit(store, start(row.key, current=None, visibility=row))
+    found, after = await store.list_visibility(rows[0].key.namespace_id, parse("", {}), 100, b"")
+    while after:
+        more, after = await store.list_visibility(rows[0].key.namespace_id, parse("", {}), 100, after)
+        found += more
+    assert sorted(found, key=lambda row: int(row.key.run_id[4:])) == rows
+
+
 async def test_what_no_chunk_helps_is_refused_and_nothing_is_written(store: Store) -> None:
     with pytest.raises(TooLarge):
-        await commit(store, start(visibility=visibility(memo=_long())))
+        await commit(store, start(visibility=visibility(search_attributes='"' + "a" * 3_500_000 + '"')))
     with pytest.raises(TooLarge):
         await commit(store, start(tasks_added=(task(1, data=_long()),)))
     assert await store.list_executions(None, 10) == []

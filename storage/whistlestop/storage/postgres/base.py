@@ -117,3 +117,18 @@ def split(data: bytes) -> tuple[bytes, list[bytes]]:
     if len(data) <= CHUNK_BYTES:
         return data, []
     return data[:CHUNK_BYTES], [data[at : at + CHUNK_BYTES] for at in range(CHUNK_BYTES, len(data), CHUNK_BYTES)]
+
+
+_MEMO_IN_CHUNKS = b"\xc2\x3e"
+"""The tag of field 1000, which the message Memo does not have: release 0.1.0 reads the column as an empty memo."""
+
+
+def memo_in_chunks(parts: int) -> bytes:
+    """Return what the column `memo` holds when the memo itself stands in `parts` rows of `chunks`."""
+    number = str(parts).encode()
+    return _MEMO_IN_CHUNKS + bytes((len(number),)) + number
+
+
+def memo_parts(memo: bytes) -> int:
+    """Return how many rows of `chunks` hold the memo, 0 when the column holds it itself."""
+    return int(memo[3:]) if memo.startswith(_MEMO_IN_CHUNKS) else 0

@@ -166,7 +166,7 @@ async def _delete(key: ExecutionKey, db: AsyncConnection[Any]) -> None:
     shown = "DELETE FROM executions_visibility WHERE namespace_id = $1 AND run_id = $2"
     await db.execute(shown, (namespace_id, run_id))
     await db.execute("DELETE FROM tasks WHERE run_id = $3 AND namespace_id = $1 AND workflow_id = $2", run)
-    await db.execute("DELETE FROM chunks WHERE kind = 'execution' AND owner = $1", (execution_owner(key),))
+    await db.execute("DELETE FROM chunks WHERE kind IN ('execution', 'memo') AND owner = $1", (execution_owner(key),))
     for branch_id in sorted(branches):
         owner = await (await db.execute(_OWNED, (namespace_id, key.workflow_id, branch_id))).fetchone()
         if owner is not None:

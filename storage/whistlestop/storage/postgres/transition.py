@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.storage.errors import CurrentConflict, StorageError, VersionConflict
 from whistlestop.storage.outreach import tasks_of, topics_of, wake_keys
-from whistlestop.storage.postgres.base import split
+from whistlestop.storage.postgres.base import memo_in_chunks, split
 from whistlestop.storage.postgres.connection import CHUNK_BYTES
 from whistlestop.storage.postgres.notify import CHANNEL, digest, payloads
 from whistlestop.storage.postgres.statement import Statement
@@ -340,7 +340,7 @@ def _belongings(
             f"r{n}", f"DELETE FROM timer_tasks WHERE {_key(statement, write.key)} AND kind = 'execution' AND {_OK}"
         )
     if write.visibility is not None:
-        row = visibility_row(write.visibility)
+        row = visibility_row(write.visibility, chunks)
         statement.insert(f"v{n}", _VISIBILITY, _VISIBILITY_TYPES, [row], _SET_VISIBILITY)
     if write.transfers_added:
         _transfers_added(statement, n, write.transfers_added, chunks)
@@ -445,12 +445,18 @@ def timer_row(timer: TimerTask) -> tuple[Any, ...]:
     return (key.namespace_id, key.run_id, key.workflow_id, timer.kind, timer.fire_at_ns, timer.slot, timer.data)
 
 
-def visibility_row(row: VisibilityRow) -> tuple[Any, ...]:
-    """Values in the order of VISIBILITY_COLUMNS."""
+def visibility_row(row: VisibilityRow, chunks: list[tuple[str, str, int, bytes]]) -> tuple[Any, ...]:
+    """Return the values in the order of VISIBILITY_COLUMNS; the parts of a long memo are added to `chunks`."""
     key = row.key
+    memo = row.memo
+    if len(memo) > CHUNK_BYTES:
+        first, more = split(memo)
+        owner = execution_owner(key)
+        chunks += [("memo", owner, part, data) for part, data in enumerate((first, *more), 1)]
+        memo = memo_in_chunks(len(more) + 1)
     return (
         key.namespace_id, key.workflow_id, key.run_id, row.workflow_type, row.task_queue, row.status,
         row.start_time_us, row.execution_time_us, row.close_time_us, row.execution_duration_ns, row.history_length,
         row.history_size_bytes, row.state_transition_count, row.parent_workflow_id, row.parent_run_id,
-        row.root_workflow_id, row.root_run_id, row.search_attributes, row.memo,
+        row.root_workflow_id, row.root_run_id, row.search_attributes, memo,
     )  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from whistlestop.storage.interface import LONGEST_READ_S
-from whistlestop.storage.postgres.base import PostgresBase
+from whistlestop.storage.postgres.base import PostgresBase, memo_parts
 from whistlestop.storage.postgres.statement import numbered
-from whistlestop.storage.postgres.transition import VISIBILITY_COLUMNS
+from whistlestop.storage.postgres.transition import VISIBILITY_COLUMNS, execution_owner
 from whistlestop.storage.records import ExecutionKey, VisibilityRow
 from whistlestop.storage.visibility import (
     POSTGRES,
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 _COLUMNS = ", ".join(VISIBILITY_COLUMNS)
+
+MOST_MEMO_BYTES = 16 * 1024 * 1024
+"""Of memos in chunks in one page: a page of a thousand runs could be gigabytes."""
 
 
 class PostgresVisibility(PostgresBase):
@@ -44,10 +48,26 @@ class PostgresVisibility(PostgresBase):
             if len(rows) > limit:
                 break
         found = [_row(row) for row in rows[:limit]]
-        if len(rows) <= limit or not found:
+        is_cut = await self._fill_long_memos(found)
+        if (len(rows) <= limit and not is_cut) or not found:
             return found, b""
         last = found[-1]
         return found, PageKey(last.close_time_us, last.start_time_us, last.key.run_id).token()
+
+    async def _fill_long_memos(self, rows: list[VisibilityRow]) -> bool:
+        """Read the memos that stand in chunks; tell whether the page ends early because they are too much at once."""
+        read = 0
+        for n, row in enumerate(rows):
+            parts = memo_parts(row.memo)
+            if not parts:
+                continue
+            if read > MOST_MEMO_BYTES:
+                del rows[n:]
+                return True
+            memo = await self._whole("memo", execution_owner(row.key), parts, b"")
+            rows[n] = replace(row, memo=memo)
+            read += len(memo)
+        return False
 
     async def count_visibility(self, namespace_id: str, query: Query, within_s: float = LONGEST_READ_S) -> int:
         where, values = await compiled(where_clause, query, POSTGRES)

@@ -1,0 +1,212 @@
+"""Whatever a size limit lets in, every path stores: at the limit and one byte below it work goes on, one above is refused.
+
+Each path that takes a memo stands in `MEMO_PATHS`; each is tried on both stores with the limit as it is by default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+import pytest
+import pytest_asyncio
+from temporalio.api.common.v1 import Memo, Payload, Payloads
+
+from tests.parity import commands as c
+from tests.parity import servers
+from tests.parity.puppet import Puppet, Refused, seconds
+from tests.patience import PATIENCE_S
+from tests.postgres import available
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
+
+STORES = [
+    "sqlite",
+    pytest.param(
+        "postgres", marks=[pytest.mark.postgres, pytest.mark.skipif(not available(), reason="no Postgres here")]
+    ),
+]
+LIMIT = 2 * 1024 * 1024
+OPTIONS = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)]
+
+
+@pytest.fixture(scope="module", params=STORES)
+def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
+    with servers.in_a_loop_of_its_own(servers.our_server(request.param)) as address:
+        yield address
+
+
+@pytest_asyncio.fixture
+async def p(server: servers.Server) -> AsyncIterator[Puppet]:
+    async with grpc.aio.insecure_channel(server, options=OPTIONS) as channel:
+        yield Puppet(channel)
+
+
+def _grow(message: Memo | Payloads, grown: Payload, size: int) -> None:
+    """Fill the payload until the message has exactly so many bytes, which no compression makes fewer."""
+    grown.metadata["encoding"] = b"binary/plain"
+    data = os.urandom(size)
+    while message.ByteSize() != size:
+        grown.data = data[: len(grown.data) + size - message.ByteSize()]
+
+
+def memo_of(size: int, name: str = "m") -> Memo:
+    """Return a memo of exactly so many bytes."""
+    memo = Memo()
+    _grow(memo, memo.fields[name], size)
+    return memo
+
+
+async def _shown(p: Puppet, workflow_id: str, memo: Memo) -> None:
+    """Check that the run can be described and listed with that memo, and closes."""
+    described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution(workflow_id))
+    assert described.workflow_execution_info.memo == memo
+    listed = await p.call("ListWorkflowExecutions", record=False, query=f"WorkflowId = '{workflow_id}'")
+    assert any(info.memo == memo for info in listed.executions)
+    await p.terminate(workflow_id)
+
+
+async def _start(p: Puppet, memo: Memo) -> None:
+    await p.start(memo=memo)
+    await _shown(p, p.workflow_id, memo)
+
+
+async def _signal_with_start(p: Puppet, memo: Memo) -> None:
+    await p.call("SignalWithStartWorkflowExecution", **p.start_fields(memo=memo), signal_name="s")
+    await _shown(p, p.workflow_id, memo)
+
+
+async def _child(p: Puppet, memo: Memo) -> None:
+    await p.start()
+    await p.step(c.child(p.id("child"), p.id("nobody"), memo=memo))
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with suppress(Refused):
+                return await _shown(p, p.id("child"), memo)
+            await asyncio.sleep(0.1)
+
+
+async def _modify(p: Puppet, memo: Memo) -> None:
+    await p.start()
+    await p.step(c.command("modify_workflow_properties", upserted_memo=memo))
+    await _shown(p, p.workflow_id, memo)
+
+
+async def _merge(p: Puppet, memo: Memo) -> None:
+    """Half of the memo is there from the start, the other half is merged into it."""
+    half = memo_of(memo.ByteSize() // 2, "first")
+    rest = memo_of(memo.ByteSize() - half.ByteSize(), "then")
+    await p.start(memo=half)
+    await p.step(c.command("modify_workflow_properties", upserted_memo=rest))
+    half.MergeFrom(rest)
+    assert half.ByteSize() == memo.ByteSize()
+    await _shown(p, p.workflow_id, half)
+
+
+async def _continue_as_new(p: Puppet, memo: Memo) -> None:
+    await p.start()
+    await p.step(c.continue_as_new(p.task_queue, memo=memo))
+    await _shown(p, p.workflow_id, memo)
+
+
+async def _retry(p: Puppet, memo: Memo) -> None:
+    await p.start(memo=memo, retry_policy={"maximum_attempts": 3, "initial_interval": seconds(1)})
+    await p.step(c.fail_workflow())
+    await _shown(p, p.workflow_id, memo)
+
+
+async def _cron(p: Puppet, memo: Memo) -> None:
+    await p.start(memo=memo, cron_schedule="@every 1s")
+    await p.step(c.complete_workflow())
+    await _shown(p, p.workflow_id, memo)
+
+
+async def _reset(p: Puppet, memo: Memo) -> None:
+    run_id = await p.start(memo=memo)
+    await p.step(c.timer())
+    await p.call(
+        "ResetWorkflowExecution", workflow_execution=p.execution(run_id=run_id), workflow_task_finish_event_id=4,
+        request_id=p.id("reset"),
+    )  # fmt: skip
+    await _shown(p, p.workflow_id, memo)
+
+
+async def _schedule(p: Puppet, memo: Memo) -> None:
+    action = {"workflow_id": p.workflow_id, "workflow_type": {"name": "Journey"}, "task_queue": {"name": p.task_queue}}
+    # The schedule itself counts for the limit of payloads, which is as large.
+    memo = memo_of(memo.ByteSize() - (1000 if memo.ByteSize() <= LIMIT else 0))
+    await p.call(
+        "CreateSchedule", schedule_id=p.id("schedule"), request_id=p.id("create"), memo=memo,
+        schedule={"action": {"start_workflow": action}},
+    )  # fmt: skip
+    assert (await p.call("DescribeSchedule", record=False, schedule_id=p.id("schedule"))).memo == memo
+    listed = await p.call("ListSchedules", record=False)
+    assert any(each.memo == memo for each in listed.schedules)
+    await p.call("DeleteSchedule", schedule_id=p.id("schedule"))
+
+
+async def _action(p: Puppet, memo: Memo) -> None:
+    """The workflow that a schedule starts has the memo."""
+    memo = memo_of(memo.ByteSize() - (1000 if memo.ByteSize() <= LIMIT else 0))
+    action = {
+        "workflow_id": p.workflow_id, "workflow_type": {"name": "Journey"}, "task_queue": {"name": p.task_queue},
+        "memo": memo,
+    }  # fmt: skip
+    await p.call(
+        "CreateSchedule", schedule_id=p.id("schedule"), request_id=p.id("create"),
+        schedule={"action": {"start_workflow": action}}, initial_patch={"trigger_immediately": {}},
+    )  # fmt: skip
+    task = await p.workflow_task(record=False)
+    described = await p.call("DescribeWorkflowExecution", record=False, execution=task.workflow_execution)
+    assert described.workflow_execution_info.memo == memo
+    await p.call("DeleteSchedule", schedule_id=p.id("schedule"))
+
+
+MEMO_PATHS: tuple[Callable[[Puppet, Memo], Awaitable[None]], ...] = (
+    _start, _signal_with_start, _child, _modify, _merge, _continue_as_new, _retry, _cron, _reset, _schedule, _action,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [LIMIT - 1, LIMIT], ids=["below", "at"])
+@pytest.mark.parametrize("path", MEMO_PATHS, ids=lambda path: path.__name__.strip("_"))
+async def test_a_memo_within_the_limit_is_stored(
+    p: Puppet, path: Callable[[Puppet, Memo], Awaitable[None]], size: int
+) -> None:
+    await path(p, memo_of(size))
+
+
+FROM_CLIENTS = (_start, _signal_with_start, _schedule, _action)
+FROM_WORKERS = (_child, _modify, _merge, _continue_as_new)
+
+
+@pytest.mark.parametrize("path", FROM_CLIENTS, ids=lambda path: path.__name__.strip("_"))
+async def test_a_memo_above_the_limit_is_refused(p: Puppet, path: Callable[[Puppet, Memo], Awaitable[None]]) -> None:
+    with pytest.raises(Exception, match=r"INVALID_ARGUMENT: (Memo|Blob data) size exceeds limit\."):
+        await path(p, memo_of(LIMIT + 1))
+
+
+@pytest.mark.parametrize("path", FROM_WORKERS, ids=lambda path: path.__name__.strip("_"))
+async def test_a_command_with_a_memo_above_the_limit_ends_the_run(
+    p: Puppet, path: Callable[[Puppet, Memo], Awaitable[None]]
+) -> None:
+    with pytest.raises(Exception, match=r"exceeds|not found|no event"):
+        await path(p, memo_of(LIMIT + 1))
+    described: Any = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution())
+    assert described.workflow_execution_info.status == 5  # terminated
+
+
+@pytest.mark.parametrize("size", [LIMIT - 1, LIMIT], ids=["below", "at"])
+async def test_an_input_within_the_limit_comes_back_whole(p: Puppet, size: int) -> None:
+    given = Payloads()
+    _grow(given, given.payloads.add(), size)
+    await p.start(input=given)
+    task = await p.workflow_task(record=False)
+    assert task.history.events[0].workflow_execution_started_event_attributes.input == given
+    await p.complete(task, c.activity("a", p.task_queue, input=given))
+    assert (await p.activity_task(record=False)).input == given
