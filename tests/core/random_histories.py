@@ -429,6 +429,7 @@ class Actor:
 
         def decide(run: Run) -> None:
             operation = nexus_operations.answered(run, token, "")
+            assert operation is not None
             if kind == 1:
                 failure = nexus_failures.handler_failure(n.of("INTERNAL", "BAD_REQUEST"), "no")
                 nexus_operations.refused(run, operation, failure, cancel=cancel)

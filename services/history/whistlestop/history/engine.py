@@ -26,6 +26,7 @@ from whistlestop.common.notify import closed_topic, execution_topic, query_topic
 from whistlestop.common.offload import off_loop
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.history import pinning, push
+from whistlestop.history.circuit_breakers import CircuitBreakers
 from whistlestop.history.core import history_limits, versioning
 from whistlestop.history.core.run import Run, StartEventNeeded
 from whistlestop.history.core.state_pb2 import MutableState
@@ -141,6 +142,7 @@ class Engine:
         self.rules_of: Callable[[str], Sequence[rules_pb.WorkflowRule]] = _no_rules
         """The workflow rules of a namespace (by its id), as `retention_of` has read it."""
         self.deployments = Deployments(store, clock)
+        self.breakers = CircuitBreakers(clock)
         self._cache: OrderedDict[ExecutionKey, Entry] = OrderedDict()
         self._cache_bytes = 0
         self._cache_limit = cache_bytes
@@ -479,6 +481,8 @@ class Engine:
             self._note_current(run.key.namespace_id, run.key.workflow_id, run.key.run_id)
         if self.watch is not None:
             self.watch(run)
+        for (kind, destination), failed in run.requests_ended.items():
+            self.breakers.report((run.key.namespace_id, kind, destination), failed=failed)
         for warning in run.warnings:
             self._warn("workflow %s, run %s: %s", run.key.workflow_id, run.key.run_id, warning)
         topics = [execution_topic(run.key.namespace_id, run.key.workflow_id, run.key.run_id)]

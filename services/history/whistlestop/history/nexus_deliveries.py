@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SYSTEM_URL = "temporal://system"
 OPERATION_HEADER = "nexus-operation-token"
-_START, _CANCEL, _CALLBACK = "nexus_start", "nexus_cancel", "nexus_callback"
+_START, _CANCEL, _CALLBACK = nexus_operations.START_KIND, nexus_operations.CANCEL_KIND, callbacks.KIND
 KINDS = frozenset({_START, _CANCEL, _CALLBACK})
 """Of the rows."""
 _TARGET_GONE = "endpoint not registered"
@@ -63,10 +63,19 @@ async def _request(service: History, task: TransferTask, data: TransferData, *, 
         if operation.endpoint == system_nexus.ENDPOINT:
             # Without a lock: it may come back to this run.
             record = await system_operations.call(service, run, operation)
-        elif url := await outside.address(service, operation):
+        else:
+            _admit(service, task.key.namespace_id, *nexus_operations.destination_of(operation, cancel=cancel))
+        if record is None and (url := await outside.address(service, operation)):
             return partial(_ask_outside, service, task, data, url, cancel=cancel)
     await service.engine.again(task.key, partial(_note, service, task, data, record, cancel=cancel))
     return None
+
+
+def _admit(service: History, namespace_id: str, kind: str, destination: str) -> None:
+    """Raise PutOff while the destination's circuit breaker is open."""
+    until_ns = service.engine.breakers.admit((namespace_id, kind, destination))
+    if until_ns:
+        raise PutOff(until_ns)
 
 
 async def _ask_outside(service: History, task: TransferTask, data: TransferData, url: str, *, cancel: bool) -> None:
@@ -193,6 +202,8 @@ async def _call_outside(service: History, task: TransferTask, data: TransferData
         await service.store.delete_transfer(task)
         return
     callback = run.state.completion_callbacks[data.callback_index].nexus
+    breaker = (task.key.namespace_id, _CALLBACK, callbacks.destination_of(callback))
+    _admit(service, *breaker)
     completion = nexus_http.Completion(
         result=callbacks.result_of(data),
         failure=callbacks.failure_of(data),
@@ -201,6 +212,7 @@ async def _call_outside(service: History, task: TransferTask, data: TransferData
         link=callbacks.link_of(run.state, data.callback_index),
     )
     refusal = await nexus_http.complete(service.outbound, callback.url, dict(callback.header), completion)
+    service.engine.breakers.report(breaker, failed=refusal is not None and refusal.retryable)
     await service.engine.again(task.key, partial(_settle, service, task, data, refusal))
 
 

@@ -67,7 +67,7 @@ async def complete(
         "Nexus-Operation-State": state,
         "Nexus-Operation-Start-Time": formatdate(completion.started_ns // SECOND_NS, usegmt=True),
         "Nexus-Operation-Close-Time": _timestamp(completion.closed_ns),
-        "Nexus-Link": nexus_links.header_value(nexus_links.to_nexus(completion.link.workflow_event)),
+        "Nexus-Link": nexus_links.header_value(nexus_links.to_nexus(completion.link)),
         "User-Agent": "temporalio/server",
     }
     sent = nexus_content.headers_of(ours, headers)

@@ -208,8 +208,10 @@ class Matching:
     def _poll_activity(self, request: PollRequest, context: CallContext) -> Awaitable[Reply]:
         return self._polls.poll(ACTIVITY, request, context)
 
-    def _poll_nexus(self, request: PollRequest, context: CallContext) -> Awaitable[Reply]:
-        return self._polls.poll(NEXUS, request, context)
+    async def _poll_nexus(self, request: rr.PollNexusTaskQueueRequest, context: CallContext) -> Reply:
+        if request.worker_heartbeat:
+            await self._heard(context, request.worker_heartbeat)
+        return await self._polls.poll(NEXUS, request, context)
 
     def _is_shared(self, context: CallContext) -> bool:
         """Whether others know what this process does not: then who polls and works stands in rows."""

@@ -8,7 +8,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.deployments import EMPTY, check_override, named_version
 from whistlestop.common.errors import not_found
-from whistlestop.history import rebuilding
+from whistlestop.history import circuit_breakers, rebuilding
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import cancel, close, describe, options
 from whistlestop.history.core.signal import ALREADY_COMPLETED
@@ -81,6 +81,9 @@ async def describe_workflow_execution(
     execution = request.execution
     entry = await engine.find(context.namespace_id, execution.workflow_id, execution.run_id)
     reply = describe.workflow(entry.state, now_ns=service.clock.now_ns())
+    circuit_breakers.show(
+        engine.breakers, context.namespace_id, reply.pending_nexus_operations, reply.callbacks
+    )
     if any(activity.pause_info.HasField("rule") for activity in reply.pending_activities):
         await _tell_of_rules(service, context.namespace_id, reply)
     return reply

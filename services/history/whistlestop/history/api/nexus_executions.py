@@ -13,7 +13,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError, not_found
-from whistlestop.history import histories
+from whistlestop.history import circuit_breakers, histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.standalone import Standalone, long_poll_token, set_keyword
 from whistlestop.history.api.start import Start, start
@@ -135,6 +135,7 @@ async def describe_nexus_operation_execution(
         info=shown.info(state, started, scheduled, service.clock.now_ns()),
         long_poll_token=long_poll_token(entry),
     )
+    circuit_breakers.show(service.engine.breakers, context.namespace_id, (reply.info,))
     attributes = scheduled.nexus_operation_scheduled_event_attributes
     if request.include_input and attributes.HasField("input"):
         reply.input.CopyFrom(attributes.input)

@@ -102,7 +102,7 @@ def _fill_start(
     )
     start.callback_header[CALLBACK_HEADER] = token_of(token)
     attributes = scheduled.nexus_operation_scheduled_event_attributes
-    start.payload.CopyFrom(attributes.input)
+    start.payload.CopyFrom(attributes.input if attributes.HasField("input") else nexus_operations.NOTHING)
     link = nexus_links.caller(state, scheduled)
     start.links.append(link)
     request.header["nexus-request-id"] = operation.request_id
@@ -131,6 +131,8 @@ async def respond_nexus_task_completed(
 
     def decide(run: Run) -> None:
         operation = nexus_operations.answered(run, token, believed)
+        if operation is None:
+            return
         if token.nexus_cancel:
             nexus_operations.cancel_delivered(run, operation)
         else:
@@ -179,7 +181,8 @@ async def respond_nexus_task_failed(
 
     def decide(run: Run) -> None:
         operation = nexus_operations.answered(run, token, believed)
-        nexus_operations.refused(run, operation, failure, cancel=token.nexus_cancel)
+        if operation is not None:
+            nexus_operations.refused(run, operation, failure, cancel=token.nexus_cancel)
 
     await service.engine.transact(token.caller_namespace_id, token.workflow_id, token.run_id, decide)
     return service_pb.RespondNexusTaskFailedResponse()

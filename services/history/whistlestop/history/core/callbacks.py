@@ -6,6 +6,7 @@ A run that ended goes on changing here: each attempt is written down, for Descri
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import event_type_pb2 as et
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
 
 _MOST_DOUBLINGS = 40
+KIND = "nexus_callback"
+"""Of outbox rows."""
 CLOSED_BEFORE_COMPLETED = failure_pb.Failure(
     message="Workflow Update failed because the Workflow completed before the Update completed.", source="Server"
 )
@@ -57,6 +60,12 @@ def _end_of(state: MutableState, closing: history_pb.HistoryEvent) -> TransferDa
     return data
 
 
+def destination_of(callback: common_pb.Callback.Nexus) -> str:
+    """Return what a circuit breaker goes by: scheme and host of the callback's URL."""
+    parts = urlsplit(callback.url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 def on_update_completed(run: Run, update_id: str, outcome: update_pb.Outcome) -> None:
     """Have those called that wait for the update."""
     for index in range(len(run.state.completion_callbacks)):
@@ -70,7 +79,7 @@ def _call(run: Run, index: int, data: TransferData) -> None:
         return
     info_of(run.state, index).state = CallbackInfo.SCHEDULED
     data.callback_index = index
-    run.add_transfer("nexus_callback", data)
+    run.add_transfer(KIND, data)
 
 
 def handed_on(state: MutableState) -> list[common_pb.Callback]:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import NexusAttempt, NexusOperation
 
 TASK_TYPE_NEXUS = 3
+START_KIND, CANCEL_KIND = "nexus_start", "nexus_cancel"
+"""Of outbox rows."""
 TASK_GONE = "Nexus task not found or already expired"
 ANSWER_MARGIN_NS = SECOND_NS
 """Of the time for a request, what its answer's way back is given: a handler that is out of time answers too late."""
@@ -62,12 +64,12 @@ class Target:
 
 def want_start(run: Run, operation: NexusOperation) -> None:
     """Have an attempt to start it made."""
-    _into_outbox(run, "nexus_start", operation)
+    _into_outbox(run, START_KIND, operation)
 
 
 def want_cancel(run: Run, operation: NexusOperation) -> None:
     """Have an attempt to cancel it made."""
-    _into_outbox(run, "nexus_cancel", operation)
+    _into_outbox(run, CANCEL_KIND, operation)
 
 
 def _into_outbox(run: Run, kind: str, operation: NexusOperation) -> None:
@@ -81,6 +83,11 @@ def _into_outbox(run: Run, kind: str, operation: NexusOperation) -> None:
 def attempt_of(operation: NexusOperation, *, cancel: bool) -> NexusAttempt:
     """The attempts of one of the two requests."""
     return operation.cancel if cancel else operation.start
+
+
+def destination_of(operation: NexusOperation, *, cancel: bool) -> tuple[str, str]:
+    """Return what a circuit breaker goes by: the kind of request and the endpoint."""
+    return (CANCEL_KIND if cancel else START_KIND), operation.endpoint
 
 
 def is_wanted(operation: NexusOperation, *, cancel: bool) -> bool:
@@ -170,7 +177,7 @@ def requested(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
     attempt = attempt_of(operation, cancel=cancel)
     attempt.handler_namespace_id = ""
     nonces.draw(attempt, attempt.stamp, run.ids)
-    _end_attempt(run, attempt)
+    _end_attempt(run, operation, cancel=cancel)
 
 
 def take(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> NexusOperation:
@@ -186,12 +193,16 @@ def take(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> Nexu
     return operation
 
 
-def answered(run: Run, token: TaskToken, believed_namespace_id: str) -> NexusOperation:
+def answered(run: Run, token: TaskToken, believed_namespace_id: str) -> NexusOperation | None:
     """The operation whose request the holder of the token answers in time. Raises NOT_FOUND.
 
+    None when the operation was over before, by its completion, a timeout or the end of its workflow: the handler could
+    not know, and its answer changes nothing.
     `believed_namespace_id`: where its endpoint leads, for a request that 0.1.0 sent without noting where to.
     """
-    operation = _under_way(run, token.scheduled_event_id, token.stamp, cancel=token.nexus_cancel)
+    if _is_ended_request(run, token):
+        return None
+    operation = _under_way(run, token.scheduled_event_id, token.stamp, cancel=token.nexus_cancel, may_be_closed=True)
     attempt = attempt_of(operation, cancel=token.nexus_cancel)
     handler_namespace_id = attempt.handler_namespace_id or believed_namespace_id
     if (
@@ -200,12 +211,50 @@ def answered(run: Run, token: TaskToken, believed_namespace_id: str) -> NexusOpe
         or handler_namespace_id != token.namespace_id
     ):
         raise not_found(TASK_GONE)
-    _end_attempt(run, attempt)
-    return operation
+    _end_attempt(run, operation, cancel=token.nexus_cancel)
+    return operation if run.is_open else None
 
 
-def _under_way(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> NexusOperation:
-    operation = run.state.nexus_operations.get(scheduled_event_id) if run.is_open else None
+def _leave_request(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
+    """Remember a request that a worker still holds while its operation ends."""
+    attempt = attempt_of(operation, cancel=cancel)
+    requests = run.state.ended_nexus_requests
+    for at in reversed(range(len(requests))):
+        if requests[at].deadline_ns <= run.now_ns:
+            del requests[at]
+    if attempt.deadline_ns <= run.now_ns or attempt.row.task_id:
+        return
+    requests.add(
+        scheduled_event_id=operation.scheduled_event_id,
+        cancel=cancel,
+        stamp=attempt.stamp,
+        nonce=nonces.current(attempt, attempt.stamp),
+        handler_namespace_id=attempt.handler_namespace_id,
+        deadline_ns=attempt.deadline_ns,
+    )
+
+
+def _is_ended_request(run: Run, token: TaskToken) -> bool:
+    """Tell whether the token is of a request whose operation is over, and forget it: it is answered once."""
+    for at, request in enumerate(run.state.ended_nexus_requests):
+        if (
+            request.scheduled_event_id == token.scheduled_event_id
+            and request.cancel == token.nexus_cancel
+            and request.stamp == token.stamp
+            and request.nonce == token.nonce
+            and request.handler_namespace_id == token.namespace_id
+            and request.deadline_ns > run.now_ns
+        ):
+            del run.state.ended_nexus_requests[at]
+            run.bookkeeping = run.changed = True
+            return True
+    return False
+
+
+def _under_way(
+    run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool, may_be_closed: bool = False
+) -> NexusOperation:
+    operation = run.state.nexus_operations.get(scheduled_event_id) if run.is_open or may_be_closed else None
     if operation is None:
         raise not_found(TASK_GONE)
     attempt = attempt_of(operation, cancel=cancel)
@@ -214,7 +263,9 @@ def _under_way(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -
     return operation
 
 
-def _end_attempt(run: Run, attempt: NexusAttempt) -> None:
+def _end_attempt(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
+    attempt = attempt_of(operation, cancel=cancel)
+    run.requests_ended[destination_of(operation, cancel=cancel)] = False
     run.drop_task(attempt.row)
     attempt.deadline_ns = attempt.retry_due_ns = 0
     attempt.attempt += 1
@@ -225,7 +276,7 @@ def _end_attempt(run: Run, attempt: NexusAttempt) -> None:
 
 def attempt_timed_out(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
     """Nobody answered the request in its time."""
-    _end_attempt(run, attempt_of(operation, cancel=cancel))
+    _end_attempt(run, operation, cancel=cancel)
     try_again(run, operation, nexus_failures.handler_failure("UPSTREAM_TIMEOUT", "upstream timeout"), cancel=cancel)
 
 
@@ -233,6 +284,7 @@ def try_again(run: Run, operation: NexusOperation, failure: failure_pb.Failure, 
     """The attempt failed, and another one may do better."""
     attempt = attempt_of(operation, cancel=cancel)
     attempt.last_failure.CopyFrom(failure)
+    run.requests_ended[destination_of(operation, cancel=cancel)] = True
     limits = run.limits
     doublings = min(attempt.attempt - 1, _MOST_DOUBLINGS)
     attempt.retry_due_ns = run.now_ns + min(limits.nexus_retry_initial_ns << doublings, limits.nexus_retry_max_ns)
@@ -355,6 +407,8 @@ def _failure(operation: NexusOperation, cause: failure_pb.Failure) -> failure_pb
 
 
 def _end(run: Run, operation: NexusOperation, event: history_pb.HistoryEvent) -> None:
+    for cancel in (False, True):
+        _leave_request(run, operation, cancel=cancel)
     run.drop_task(operation.start.row)
     run.drop_task(operation.cancel.row)
     run.append(event)
@@ -420,5 +474,6 @@ def note_started(
 ) -> None:
     """The end, which is recorded next, may arrive before the answer to the start: history tells the start first."""
     if not operation.started_ns:
-        _end_attempt(run, operation.start)
+        _leave_request(run, operation, cancel=False)
+        _end_attempt(run, operation, cancel=False)
         _write_started(run, operation, token, links, started_ns)

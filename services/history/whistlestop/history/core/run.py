@@ -214,6 +214,8 @@ class Run:
         """The run that this one's end starts in the same commit."""
         self.warnings: list[str] = []
         """What the operator should know once it is committed."""
+        self.requests_ended: dict[tuple[str, str], bool] = {}
+        """By kind of outbox row and destination: whether a request of Nexus ended, and failed so that it is retried."""
         self.activities_to_cancel: dict[str, dict[int, bytes]] = {}
         """By control queue: the tokens of activities whose workers are to be told (core/worker_commands.py)."""
         self.activity_ids: set[str] | None = None

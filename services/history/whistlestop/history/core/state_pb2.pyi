@@ -569,6 +569,42 @@ class NexusOperation(_message.Message):
 Global___NexusOperation: _TypeAlias = NexusOperation  # noqa: Y015
 
 @_typing.final
+class EndedNexusRequest(_message.Message):
+    """A request of Nexus that a worker holds, of an operation that is over: its answer is taken, and changes nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULED_EVENT_ID_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    STAMP_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    HANDLER_NAMESPACE_ID_FIELD_NUMBER: _builtins.int
+    DEADLINE_NS_FIELD_NUMBER: _builtins.int
+    scheduled_event_id: _builtins.int
+    cancel: _builtins.bool
+    stamp: _builtins.int
+    nonce: _builtins.int
+    handler_namespace_id: _builtins.str
+    deadline_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        scheduled_event_id: _builtins.int = ...,
+        cancel: _builtins.bool = ...,
+        stamp: _builtins.int = ...,
+        nonce: _builtins.int = ...,
+        handler_namespace_id: _builtins.str = ...,
+        deadline_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "deadline_ns", b"deadline_ns", "handler_namespace_id", b"handler_namespace_id", "nonce", b"nonce", "scheduled_event_id", b"scheduled_event_id", "stamp", b"stamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndedNexusRequest: _TypeAlias = EndedNexusRequest  # noqa: Y015
+
+@_typing.final
 class CallbackInfo(_message.Message):
     """A completion callback and what became of it."""
 
@@ -1254,6 +1290,7 @@ class MutableState(_message.Message):
     NEXUS_EXECUTION_FIELD_NUMBER: _builtins.int
     UNPAUSE_REQUEST_ID_FIELD_NUMBER: _builtins.int
     RESET_REQUESTS_FIELD_NUMBER: _builtins.int
+    ENDED_NEXUS_REQUESTS_FIELD_NUMBER: _builtins.int
     TIME_SKIPPING_FIELD_NUMBER: _builtins.int
     namespace_id: _builtins.str
     namespace: _builtins.str
@@ -1426,6 +1463,10 @@ class MutableState(_message.Message):
         """(volatile) that made this run and those that it was reset from"""
 
     @_builtins.property
+    def ended_nexus_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndedNexusRequest]:
+        """(volatile)"""
+
+    @_builtins.property
     def time_skipping(self) -> Global___TimeSkipping:
         """unset unless it was asked for, or the run's clock began ahead"""
 
@@ -1520,11 +1561,12 @@ class MutableState(_message.Message):
         nexus_execution: Global___NexusExecution | None = ...,
         unpause_request_id: _builtins.str = ...,
         reset_requests: _abc.Iterable[Global___ResetRequest] | None = ...,
+        ended_nexus_requests: _abc.Iterable[Global___EndedNexusRequest] | None = ...,
         time_skipping: Global___TimeSkipping | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_execution_timeout_ns", b"_execution_timeout_ns", "_run_timeout_ns", b"_run_timeout_ns", "activity_execution", b"activity_execution", "execution_timeout_ns", b"execution_timeout_ns", "last_completion_result", b"last_completion_result", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "nexus_execution", b"nexus_execution", "parent", b"parent", "pause", b"pause", "priority", b"priority", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "run_timeout_ns", b"run_timeout_ns", "time_skipping", b"time_skipping", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "workflow_task", b"workflow_task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_execution_timeout_ns", b"_execution_timeout_ns", "_run_timeout_ns", b"_run_timeout_ns", "activities", b"activities", "activity_execution", b"activity_execution", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "build_id_redirect_counter", b"build_id_redirect_counter", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_execution", b"nexus_execution", "nexus_operations", b"nexus_operations", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "pause", b"pause", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_requests", b"reset_requests", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "schedule", b"schedule", "scheduled_by", b"scheduled_by", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "time_skipping", b"time_skipping", "timers", b"timers", "unpause_request_id", b"unpause_request_id", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_execution_timeout_ns", b"_execution_timeout_ns", "_run_timeout_ns", b"_run_timeout_ns", "activities", b"activities", "activity_execution", b"activity_execution", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "build_id_redirect_counter", b"build_id_redirect_counter", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "ended_nexus_requests", b"ended_nexus_requests", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_execution", b"nexus_execution", "nexus_operations", b"nexus_operations", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "pause", b"pause", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_requests", b"reset_requests", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "schedule", b"schedule", "scheduled_by", b"scheduled_by", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "time_skipping", b"time_skipping", "timers", b"timers", "unpause_request_id", b"unpause_request_id", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__execution_timeout_ns: _TypeAlias = _typing.Literal["execution_timeout_ns"]  # noqa: Y015
     _WhichOneofArgType__execution_timeout_ns: _TypeAlias = _typing.Literal["_execution_timeout_ns", b"_execution_timeout_ns"]  # noqa: Y015
