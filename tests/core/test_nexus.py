@@ -237,7 +237,8 @@ def test_links_survive_the_way_through_a_url() -> None:
     event.request_id_ref.request_id = "q&1"
     event.request_id_ref.event_type = et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
     assert nexus_links.from_nexus([nexus_links.to_nexus(link)]) == [link]
-    workflow = common_pb.Link(workflow={"namespace": "a b", "workflow_id": "w/1?#ä", "run_id": "r", "reason": "a & b"})
-    activity = common_pb.Link(activity={"namespace": "a b", "activity_id": "a/1?#ä", "run_id": "r"})
+    workflow, activity = common_pb.Link(), common_pb.Link()
+    fill(workflow.workflow, {"namespace": "a b", "workflow_id": "w/1?#ä", "run_id": "r", "reason": "a & b"})
+    fill(activity.activity, {"namespace": "a b", "activity_id": "a/1?#ä", "run_id": "r"})
     assert nexus_links.from_nexus(map(nexus_links.to_nexus, (workflow, activity))) == [workflow, activity]
     assert nexus_links.from_nexus([nexus_pb.Link(url="http://x", type=nexus_links.WORKFLOW_EVENT)]) == []

@@ -114,6 +114,48 @@ async def start_fails_as_the_id_is_taken(p: Puppet) -> None:
     await p.terminate(p.id("child"))
 
 
+TERMINATE_IF_RUNNING = {"workflow_id_reuse_policy": "WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING"}
+
+
+@scenario
+async def takes_the_place_of_a_running_workflow(p: Puppet) -> None:
+    old = await p.start(p.id("child"), task_queue={"name": p.id("nobody")})
+    await p.start()
+    await p.step(child(p.id("child"), p.id("child-queue"), **TERMINATE_IF_RUNNING))
+    await p.has_event("child_workflow_execution_started")
+    await p.history(p.id("child"), old)
+    await p.complete(await p.workflow_task(p.id("child-queue")), complete_workflow("out"))
+    await p.has_event("child_workflow_execution_completed")
+    await p.step(complete_workflow())
+    await p.history()
+
+
+@scenario
+async def takes_the_place_of_another_child(p: Puppet) -> None:
+    """The first one's parent hears that it was terminated."""
+    await p.start()
+    await p.step(child(p.id("child"), p.id("nobody")))
+    await p.has_event("child_workflow_execution_started")
+    await p.step(child(p.id("child"), p.id("child-queue"), **TERMINATE_IF_RUNNING))
+    await p.has_event("child_workflow_execution_started", count=2)
+    await p.has_event("child_workflow_execution_terminated")
+    await p.complete(await p.workflow_task(p.id("child-queue")), complete_workflow("out"))
+    await p.has_event("child_workflow_execution_completed")
+    history = await p.call("GetWorkflowExecutionHistory", record=False, execution=p.execution())
+    p.note("events", sorted(event.WhichOneof("attributes") for event in history.history.events if "child" in str(event)))
+
+
+@scenario
+async def starts_where_a_workflow_ran(p: Puppet) -> None:
+    """TERMINATE_IF_RUNNING allows duplicates of what has ended."""
+    await p.start(p.id("child"))
+    await p.step(complete_workflow())
+    await p.start()
+    await p.step(child(p.id("child"), p.id("child-queue"), **TERMINATE_IF_RUNNING))
+    await p.has_event("child_workflow_execution_started")
+    await p.history()
+
+
 @scenario
 async def start_fails_by_reuse_policy(p: Puppet) -> None:
     await p.start(p.id("child"))

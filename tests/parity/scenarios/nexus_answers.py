@@ -54,7 +54,8 @@ async def start_without_input(p: Puppet) -> None:
 @scenario
 async def standalone_start_without_input(p: Puppet) -> None:
     await endpoint(p)
-    for name, fields in (("unset", {}), ("empty", {"input": {}})):
+    given: dict[str, dict[str, Any]] = {"unset": {}, "empty": {"input": {}}}
+    for name, fields in given.items():
         await p.call(
             "StartNexusOperationExecution", operation_id=p.id(name), endpoint=p.id("endpoint"), service="svc",
             operation="op", request_id=p.id(name), schedule_to_close_timeout=seconds(60), **fields,

@@ -75,40 +75,71 @@ async def _sender(service: History, task: TransferTask) -> Run | None:
 async def _start_child(service: History, task: TransferTask, data: TransferData) -> None:
     """The child's first commit and the parent's started event, as one transaction."""
     engine = service.engine
-    async with engine.lock(task.key):
-        parent = await _sender(service, task)
-        if parent is None or not parent.is_open or data.initiated_event_id not in parent.state.children:
-            await service.store.delete_transfer(task)
+    replaced: ExecutionKey | None = None
+    for _ in range(MAX_CONFLICTS):
+        async with engine.locked(task.key, *([replaced] if replaced is not None else [])):
+            replaced = await _try_to_start_child(service, task, data, replaced)
+        if replaced is None:
             return
-        child = parent.state.children[data.initiated_event_id]
-        if child.started_event_id:
-            await service.store.delete_transfer(task)
-            return
-        initiated = await _initiated(service, task, data)
-        expected: str | None = None
-        current = await service.store.get_current(data.target_namespace_id, data.target_workflow_id)
-        if current is not None:
-            if current.create_request_id == child.request_id:
-                children.record_started(parent, initiated, current.run_id)
-                await engine.commit(parent, done=task)
-                return
-            if not _may_follow(current, initiated):
-                children.record_start_failed(
-                    parent, initiated, fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
-                )
-                await engine.commit(parent, done=task)
-                return
-            expected = current.run_id
-        parent.deployments = await engine.deployments.cached(task.key.namespace_id)
-        run = _new_child(service, parent, initiated, child.request_id, expected)
-        children.record_started(parent, initiated, run.key.run_id)
+    raise ServiceError(Code.UNAVAILABLE, f"workflow {data.target_workflow_id} is too busy; try again")
+
+
+async def _try_to_start_child(
+    service: History, task: TransferTask, data: TransferData, replaced: ExecutionKey | None
+) -> ExecutionKey | None:
+    """Start the child, or note why not; else return the open run whose place it takes, to be locked as well."""
+    engine = service.engine
+    parent = await _sender(service, task)
+    child = parent.state.children.get(data.initiated_event_id) if parent is not None and parent.is_open else None
+    if parent is None or child is None or child.started_event_id:
+        await service.store.delete_transfer(task)
+        return None
+    initiated = await _initiated(service, task, data)
+    old: Run | None = None
+    current = await service.store.get_current(data.target_namespace_id, data.target_workflow_id)
+    if current is not None:
+        if current.create_request_id == child.request_id:
+            children.record_started(parent, initiated, current.run_id)
+            await engine.commit(parent, done=task)
+            return None
+        if _replaces(current, initiated):
+            key = ExecutionKey(current.namespace_id, current.workflow_id, current.run_id)
+            if key not in (replaced, task.key):
+                return key
+            old = parent if key == task.key else engine.run_of(await engine.load(key, fresh=not engine.exclusive))
+            if not old.is_open:
+                return key
+        elif not _may_follow(current, initiated):
+            children.record_start_failed(
+                parent, initiated, fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
+            )
+            await engine.commit(parent, done=task)
+            return None
+    parent.deployments = await engine.deployments.cached(task.key.namespace_id)
+    run = _new_child(service, parent, initiated, child.request_id, None if current is None else current.run_id)
+    if old is not None:
+        close.terminate_for(old, run.key.run_id)
+    if old is parent:
         await engine.commit(parent, also=run, done=task)
+        return None
+    children.record_started(parent, initiated, run.key.run_id)
+    await engine.commit(parent, also=run if old is None else (old, run), done=task)
+    return None
+
+
+_OPEN = (wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING, wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED)
+
+
+def _replaces(current: CurrentExecution, initiated: history_pb.HistoryEvent) -> bool:
+    """Tell whether the child takes the workflow id from an open run, which is terminated."""
+    policy = initiated.start_child_workflow_execution_initiated_event_attributes.workflow_id_reuse_policy
+    return policy == wf_enums.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING and current.status in _OPEN
 
 
 def _may_follow(current: CurrentExecution, initiated: history_pb.HistoryEvent) -> bool:
     """The reuse policy lets the child take a workflow id that `current` holds."""
     policy = initiated.start_child_workflow_execution_initiated_event_attributes.workflow_id_reuse_policy
-    if current.status in (wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING, wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED):
+    if current.status in _OPEN:
         return False
     if policy == wf_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE:
         return False

@@ -7,11 +7,9 @@ condition that the current run is still that one.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -28,6 +26,8 @@ from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from temporalio.api.common.v1 import message_pb2 as common_pb
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
@@ -92,7 +92,7 @@ class Start:
         run = new_run(self.service, self.request, self.context, expected_current_run_id)
         self.prepare(run)
         if instead_of is not None:
-            terminate_for(instead_of, run.key.run_id)
+            close.terminate_for(instead_of, run.key.run_id)
         await self.service.engine.commit(run, also=instead_of)
         return run
 
@@ -118,16 +118,6 @@ class Start:
             except (CurrentConflict, VersionConflict):
                 engine.forget(entry.key)
                 return None
-
-
-def terminate_for(old: Run, new_run_id: str) -> None:
-    """The workflow id goes to another run."""
-    text = json.dumps(f"terminated by new runID: {new_run_id}").encode()
-    details = common_pb.Payloads(payloads=[common_pb.Payload(metadata={"encoding": b"json/plain"}, data=text)])
-    close.terminate(
-        old, reason=id_policies.TERMINATE_REASON, identity=close.HISTORY_SERVICE, details=details
-    )
-    old.superseded = True
 
 
 async def start_workflow_execution(

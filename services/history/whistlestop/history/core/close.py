@@ -10,8 +10,10 @@ Rules of this file, which are Temporal's:
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
+from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
@@ -20,6 +22,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.history.core import callbacks, chain, children, command_attributes, worker_commands, workflow_task
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
+from whistlestop.history.core.id_policies import TERMINATE_REASON
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import MILLISECOND_NS
 
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from temporalio.api.command.v1 import message_pb2 as command_pb
-    from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.run import Run
@@ -148,6 +150,14 @@ def terminate(
         a.details.CopyFrom(details)
     event.links.extend(links)
     finish(run, event, by_reset=by_reset)
+
+
+def terminate_for(old: Run, new_run_id: str) -> None:
+    """End an open run whose workflow id goes to another one in the same commit."""
+    text = json.dumps(f"terminated by new runID: {new_run_id}").encode()
+    details = common_pb.Payloads(payloads=[common_pb.Payload(metadata={"encoding": b"json/plain"}, data=text)])
+    terminate(old, reason=TERMINATE_REASON, identity=HISTORY_SERVICE, details=details)
+    old.superseded = True
 
 
 def stop_workflow_task(run: Run) -> None:
