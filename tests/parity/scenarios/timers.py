@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tests.parity.commands import cancel_timer, complete_workflow, marker, timer
+from tests.parity.commands import activity, cancel_timer, complete_workflow, marker, timer
 from tests.parity.puppet import failure, payload, payloads
 from tests.parity.scenarios import scenario, slow_scenario
 
@@ -27,6 +27,22 @@ async def short_one_fires(p: Puppet) -> None:
     await p.step(timer("t", 0.05))
     await p.step(complete_workflow())
     await p.history()
+
+
+@slow_scenario
+async def short_one_beside_an_activity_that_takes_longer(p: Puppet) -> None:
+    """The activity comes first, since no timer of Temporal's fires sooner than about a second after its start."""
+    await p.start()
+    await p.step(timer("t", 0.1), activity("a", p.task_queue))
+    task = await p.activity_task()
+    await asyncio.sleep(0.3)
+    await p.complete_activity(task)
+    await p.has_event("activity_task_completed")
+    told = await p.call("GetWorkflowExecutionHistory", record=False, execution=p.execution())
+    names = [event.WhichOneof("attributes") for event in told.history.events]
+    p.note("up to the activity's end", names[: names.index("activity_task_completed_event_attributes") + 2])
+    await p.has_event("timer_fired")
+    await p.terminate()
 
 
 @slow_scenario

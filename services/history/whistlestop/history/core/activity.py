@@ -27,6 +27,7 @@ from whistlestop.history.core import (
     command_attributes,
     nonces,
     retry,
+    short_timers,
     sizes,
     versioning,
     worker_commands,
@@ -472,6 +473,7 @@ def try_again(run: Run, activity: Activity, failure: failure_pb.Failure | None) 
         _clear_started(activity)
         activity.attempt += 1
         activity.stamp += 1
+        short_timers.stop_waiting(run)
         run.changed = True
         return retry.IN_PROGRESS
     following = retry.next_attempt(
@@ -484,6 +486,7 @@ def try_again(run: Run, activity: Activity, failure: failure_pb.Failure | None) 
     )
     if following.state == retry.IN_PROGRESS:
         wait_for_attempt(run, activity, run.now_ns + following.interval_ns, activity.attempt + 1, failure)
+        short_timers.stop_waiting(run)
     return following.state
 
 

@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.history.core import build_ids, nexus_apply, reset_points, time_skipping_apply, versioning
+from whistlestop.history.core import build_ids, nexus_apply, reset_points, short_timers, time_skipping_apply, versioning
 from whistlestop.history.core.times import duration_ns, timestamp_ns
 
 if TYPE_CHECKING:
@@ -347,7 +347,9 @@ def _timer_started(state: MutableState, event: history_pb.HistoryEvent, batch_id
     timer = state.timers[a.timer_id]
     timer.timer_id = a.timer_id
     timer.started_event_id = event.event_id
-    timer.fire_ns = timestamp_ns(event.event_time) + duration_ns(a.start_to_fire_timeout)
+    started_ns = timestamp_ns(event.event_time)
+    timer.fire_ns = started_ns + duration_ns(a.start_to_fire_timeout)
+    short_timers.note_start(timer, started_ns, batch_id)
 
 
 def _timer_over(field: str) -> Callable[[MutableState, history_pb.HistoryEvent, int], None]:

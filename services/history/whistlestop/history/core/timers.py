@@ -21,6 +21,7 @@ from whistlestop.history.core import (
     nexus_deadlines,
     nexus_operations,
     retry,
+    short_timers,
     time_skipping_apply,
     workflow_rules,
     workflow_task,
@@ -50,7 +51,7 @@ def earliest_due(state: MutableState) -> int:
             dues.append(workflow_task.times_out_ns(task))
         elif task.schedule_to_start_due_ns:
             dues.append(task.schedule_to_start_due_ns)
-    dues.extend(timer.fire_ns for timer in state.timers.values())
+    dues.extend(short_timers.due_ns(state, timer) for timer in state.timers.values())
     for activity in state.activities.values():
         due_ns = activity_deadlines.next_deadline(activity)
         if due_ns:
@@ -155,7 +156,7 @@ def _fire_user_timers(run: Run) -> None:
     due = sorted(
         (timer.fire_ns, timer.started_event_id, timer.timer_id)
         for timer in state.timers.values()
-        if timer.fire_ns <= run.now_ns
+        if short_timers.due_ns(state, timer) <= run.now_ns
     )
     for _, started_event_id, timer_id in due:
         event = run.event(et.EVENT_TYPE_TIMER_FIRED)

@@ -21,7 +21,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
 from whistlestop.common import fairness
-from whistlestop.history.core import build_ids, nonces, reported_problems, versioning
+from whistlestop.history.core import build_ids, nonces, reported_problems, short_timers, versioning
 from whistlestop.history.core.apply import clear_workflow_task, fail_workflow_task
 from whistlestop.history.core.times import SECOND_NS, set_duration, set_timestamp
 
@@ -92,6 +92,8 @@ def schedule(
     run: Run, *, dispatch: bool = True, speculative: bool = False, original_scheduled_ns: int | None = None
 ) -> None:
     """Make a task pending, unless the workflow is paused. `dispatch` False: the caller starts it itself at once."""
+    if run.state.timers:
+        short_timers.stop_waiting(run)
     if run.state.paused:
         return
     task = run.state.workflow_task
