@@ -2,11 +2,11 @@
 
 Temporal fires no timer sooner than about a second after its start, however short the timer is (its timers have a
 precision of `history.timerProcessorMaxTimeShift`, one second). So an activity that a workflow task schedules together
-with a timer of 100 ms has most of a second to be dispatched, to run and to complete before the timer wakes the workflow,
-and test suites and workflows rely on that order. Here a timer fires on time, except that one shorter than `MOST_WAIT_NS`
-waits, at most until that long after its start, while an activity (in its first attempt), a child workflow or a Nexus
-operation of the same workflow task is pending. It stops waiting when any other workflow task is scheduled: then the timer
-wakes nobody.
+with a timer of 100 ms has most of a second to be dispatched, to run and to complete before the timer wakes the
+workflow, and test suites and workflows rely on that order. Here a timer fires on time, except that one shorter than
+`MOST_WAIT_NS` waits, at most until that long after its start, while an activity (in its first attempt), a child
+workflow or a Nexus operation of the same workflow task is pending. It stops waiting when any other workflow task is
+scheduled: then the timer wakes nobody.
 """
 
 from __future__ import annotations
