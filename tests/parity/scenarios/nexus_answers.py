@@ -149,3 +149,28 @@ async def heartbeats_in_polls(p: Puppet) -> None:
         await asyncio.sleep(0.05)
     p.note("workers", [each.worker_heartbeat.worker_identity for each in listed.workers_info])
     await poll.abandon()
+
+
+@scenario
+async def reset_based_on_an_older_run(p: Puppet) -> None:
+    """The run in whose place the new one stands is over for good: its callbacks are called."""
+    await p.start(p.id("handler"), task_queue={"name": p.id("handlers")})
+    first = await p.workflow_task(p.id("handlers"))
+    await p.complete(first)
+    await p.terminate(p.id("handler"))
+    await caller(p)
+    task = await p.call("PollNexusTaskQueue", record=False, **p.poll_fields())
+    request = task.request.start_operation
+    callback = {"url": request.callback, "header": {**request.callback_header, "nexus-operation-token": "token"}}
+    await p.start(
+        p.id("handler"), task_queue={"name": p.id("handlers")}, completion_callbacks=[{"nexus": callback}]
+    )
+    await respond(p, task, start_operation={"async_success": {"operation_token": "token"}})
+    await p.has_event("nexus_operation_started")
+    await p.call(
+        "ResetWorkflowExecution", workflow_execution=p.execution(p.id("handler"), first.workflow_execution.run_id),
+        workflow_task_finish_event_id=4, request_id=p.id("reset"),
+    )  # fmt: skip
+    await p.has_event("nexus_operation_failed")
+    await end(p)
+    await p.history(p.id("handler"))

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from whistlestop.common.errors import data_loss, unimplemented
 from whistlestop.common.outbound import Outbound
 from whistlestop.history.api import METHODS
+from whistlestop.history.completion_pages import CompletionPages
 from whistlestop.history.core import commands as _commands  # noqa: F401 - fills the table of command handlers
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.engine import Effects, Engine
@@ -79,6 +80,7 @@ class History:
         self.timers = TimerProcessor(self.engine)
         self.timers.handlers["schedule"] = self._fire_schedule
         self.transfers = TransferProcessor(self)
+        self.completion_pages = CompletionPages(self.limits, clock)
         self.push = Pushes(self)
         self.timers.handlers["push"] = self.push.fire
         self.engine.effects = _ServerEffects(self, task_listener)

@@ -97,6 +97,8 @@ async def _reset_locked(
         known = await engine.deployments.read(base_key.namespace_id)
         core_reset.check_operations(entry.state, request, known)
     run = await _begin(service, request, entry)
+    base.state.reset_run_id = run.key.run_id
+    base.changed = True
     if current is not None and current.is_open:
         close.terminate(current, reason=request.reason, identity=core_reset.RESETTER, by_reset=True)
         current.superseded = True
@@ -104,8 +106,6 @@ async def _reset_locked(
     await _reapply(engine, run, entry, request.workflow_task_finish_event_id, kinds, current)
     core_reset.finish(run, request)
     core_reset.remember(run, request.request_id, (current or base).state)
-    base.state.reset_run_id = run.key.run_id
-    base.changed = True
     run.current = CurrentWrite(
         run.current_record(), expected_run_id=current.key.run_id if current is not None else None
     )

@@ -14,7 +14,7 @@ from whistlestop.common.clients import Encoded
 from whistlestop.common.deployments import version_of
 from whistlestop.common.errors import namespace_not_found, not_found
 from whistlestop.common.proto import internal_pb2
-from whistlestop.history import histories, tokens
+from whistlestop.history import completion_pages, histories, tokens
 from whistlestop.history.api import METHODS, activity_tasks, queries
 from whistlestop.history.api.histories import first_page
 from whistlestop.history.core import activity as core_activity
@@ -105,6 +105,8 @@ async def respond_workflow_task_completed(
 ) -> Reply:
     """A worker's commands."""
     token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_GONE)
+    if (request.intermediate_page or request.page_number > 0) and await _keep_page(service, token, request):
+        return service_pb.RespondWorkflowTaskCompletedResponse()
     await _check_namespaces(service, request)
     checker = await _search_attribute_checker(service, token.namespace_id, request)
     endpoints = await _nexus_endpoints(service, request)
@@ -142,6 +144,29 @@ async def respond_workflow_task_completed(
         task = await poll_reply(service, run, partial=True)
         return Encoded(reply.SerializeToString() + histories.spliced(_TASK_FIELD, task))
     return reply
+
+
+async def _keep_page(
+    service: History, token: internal_pb2.TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest
+) -> bool:
+    """Keep a page of an answer; or, before the last one, put those that were kept: then it is carried out."""
+    await service.engine.transact(
+        token.namespace_id, token.workflow_id, token.run_id, lambda run: completion.check_token(run, token)
+    )
+    completion_pages.check_enabled(service.limits, request.namespace)
+    if not request.intermediate_page:
+        service.completion_pages.merge(token, request)
+        return False
+    try:
+        service.completion_pages.keep(token, request)
+    except completion_pages.TooLarge:
+        _, outcome = await service.engine.transact(
+            token.namespace_id, token.workflow_id, token.run_id,
+            lambda run: completion.respond_too_large(run, token, request),
+        )  # fmt: skip
+        if outcome.error is not None:
+            raise outcome.error from None
+    return True
 
 
 _NAMING_A_NAMESPACE = {

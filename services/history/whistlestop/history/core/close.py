@@ -140,7 +140,11 @@ def terminate(
     links: Iterable[common_pb.Link] = (),
     by_reset: bool = False,
 ) -> None:
-    """TerminateWorkflowExecution. `by_reset`: the run goes on in another, so its parent hears nothing of it."""
+    """TerminateWorkflowExecution.
+
+    `by_reset`: another run takes its place, so its parent hears nothing of it. Where that is a continuation of this
+    run, its callbacks go on with it, too.
+    """
     stop_workflow_task(run)
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED)
     a = event.workflow_execution_terminated_event_attributes
@@ -176,6 +180,7 @@ def finish(run: Run, event: history_pb.HistoryEvent, *, by_reset: bool = False) 
     goes_on = bool(run.state.new_run_id) or by_reset
     if not by_reset:
         children.on_close(run, event, tell_parent=not goes_on)
+    if not by_reset or not run.state.reset_run_id:
         callbacks.on_close(run, event)
     if run.state.scheduled_by and not goes_on:
         _tell_schedule(run, event)

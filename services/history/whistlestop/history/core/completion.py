@@ -169,6 +169,16 @@ def respond_completed(run: Run, token: TaskToken, request: service_pb.RespondWor
     return outcome
 
 
+def respond_too_large(
+    run: Run, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest
+) -> Outcome:
+    """Fail the task and end the run: the pages of the worker's answer are more than one answer may have."""
+    check_token(run, token)
+    message = "workflow task completion buffer size exceeds the per-workflow limit"
+    bad = BadCommand(fc.WORKFLOW_TASK_FAILED_CAUSE_REQUEST_TOO_LARGE, message, terminate=True)
+    return _fail_task(run, bad, request, run.state.workflow_task.attempt)
+
+
 def _set_sticky(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
     from whistlestop.history.core.times import duration_ns
 

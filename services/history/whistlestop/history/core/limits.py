@@ -62,6 +62,14 @@ class Limits:
     default_retry_max_interval_factor: int = 100
     continue_as_new_min_interval_ns: int = SECOND_NS
     sticky_timeout_default_ns: int = 5 * SECOND_NS
+    completion_pages: bool = False
+    """Whether an answer of a workflow task may come in pages (completion_pages.py)."""
+    completion_pages_size: int = 40 * MIB
+    """Of one answer; 0: as much as there is room."""
+    completion_pages_total_size: int = 1024 * MIB
+    """Of all answers under way in this process; 0: no limit."""
+    completion_pages_namespace_ratio: float = 0.5
+    """What one namespace may have of it."""
     reapply_events: int = 10000
     eager_activities: bool = True
     eager_workflow_start: bool = True
