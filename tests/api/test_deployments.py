@@ -281,3 +281,44 @@ async def test_a_description_looks_once_for_all_versions_that_drain(site: Site, 
         assert len(looks) == 1
     await site.call("ListWorkerDeployments")
     assert len(looks) == 1
+
+
+def _told(task: Any) -> bool:
+    started = [event for event in task.history.events if event.event_type == 6][-1]
+    return bool(started.workflow_task_started_event_attributes.target_worker_deployment_version_changed)
+
+
+CONTINUE = {
+    "command_type": 10,
+    "continue_as_new_workflow_execution_command_attributes": {"workflow_type": {"name": "T"}, "task_queue": {"name": "q"}},
+}
+
+
+async def test_a_pinned_run_that_declined_an_upgrade_is_not_told_of_it_again(site: Site) -> None:
+    """However often it continues as new; the next change of the routing is told once more."""
+    await site.current("1")
+    await site.start("w")
+    await site.complete(await site.poll("1"), "1", PINNED)
+    for route, expected in (("2", True), (None, False), (None, False), ("1", False), ("2", True), ("", True)):
+        if route is not None:
+            await site.current(route)
+        await site.backend.clock.advance(2)
+        await site.signal("w")
+        task = await site.poll("1")
+        assert _told(task) == expected, route
+        await site.complete(task, "1", PINNED, [CONTINUE])
+        await site.backend.clock.advance(2)
+        task = await site.poll("1")
+        assert not _told(task)
+        await site.complete(task, "1", PINNED)
+
+
+async def test_the_telling_of_new_targets_can_be_switched_off() -> None:
+    async with opened("system.enableSendTargetVersionChanged=false") as site:
+        await site.current("1")
+        await site.start("w")
+        await site.complete(await site.poll("1"), "1", PINNED)
+        await site.current("2")
+        await site.backend.clock.advance(2)
+        await site.signal("w")
+        assert not _told(await site.poll("1"))

@@ -163,10 +163,12 @@ class Routing(NamedTuple):
 def routing_of(deployments: NamespaceDeployments, task_queue: str, task_type: int) -> Routing:
     """Return how a queue is routed.
 
-    Of several deployments that serve it, the one whose routing changed last counts, as in Temporal.
+    Of several deployments that serve it, the one whose routing changed last counts, as in Temporal; one that has a
+    current version comes before one that has none.
     """
     current: Version | None = None
     current_ns, revision = -1, 0
+    unset_ns, unset_revision = -1, 0
     ramping: Version | None = None
     ramping_ns = -1
     ramps, percentage, ramping_revision = False, 0.0, 0
@@ -176,6 +178,12 @@ def routing_of(deployments: NamespaceDeployments, task_queue: str, task_type: in
         serves_current = _serving(data, routing.current_deployment_version, task_queue, task_type)
         if changed_ns > current_ns and serves_current:
             current, current_ns, revision = routing.current_deployment_version, changed_ns, routing.revision_number
+        elif (
+            changed_ns > unset_ns
+            and not routing.HasField("current_deployment_version")
+            and any(serves(each.worker_deployment_version_info, task_queue, task_type) for each in data.versions)
+        ):
+            unset_ns, unset_revision = changed_ns, routing.revision_number
         changed_ns = routing.ramping_version_changed_time.ToNanoseconds()
         away = serves_current and routing.ramping_version == UNVERSIONED
         if changed_ns > ramping_ns and (
@@ -184,6 +192,8 @@ def routing_of(deployments: NamespaceDeployments, task_queue: str, task_type: in
             ramping, ramping_ns = None if away else routing.ramping_deployment_version, changed_ns
             ramps, percentage = True, routing.ramping_version_percentage
             ramping_revision = 0 if away else routing.revision_number
+    if current is None:
+        current_ns, revision = unset_ns, unset_revision
     return Routing(
         current, max(current_ns, 0), revision, ramping, max(ramping_ns, 0), ramping_revision, ramps, percentage
     )

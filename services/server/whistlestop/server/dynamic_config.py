@@ -73,6 +73,7 @@ LIMIT_KEYS: Mapping[str, str] = {
     "component.nexusoperations.callback.endpoint.template": "nexus_callback_url",
     "callback.retrypolicy.initialinterval": "callback_retry_initial_ns",
     "callback.retrypolicy.maxinterval": "callback_retry_max_ns",
+    "system.enablesendtargetversionchanged": "send_target_version_changed",
     "matching.wv.versiondrainagestatusvisibilitygraceperiod": "version_drainage_grace_ns",
     "matching.wv.versiondrainagestatusrefreshinterval": "version_drainage_refresh_ns",
     "system.enableactivityeagerexecution": "eager_activities",

@@ -116,6 +116,10 @@ def _fill_info(info: workflow_pb.WorkflowExecutionInfo, state: MutableState) -> 
     if state.HasField("versioning_info"):
         info.versioning_info.CopyFrom(state.versioning_info)
         _add_older_forms(info.versioning_info)
+        if state.initial_versioning_behavior:
+            info.versioning_info.continue_as_new_initial_versioning_behavior = (
+                state.initial_versioning_behavior  # type: ignore[assignment]
+            )
     if state.HasField("priority"):
         info.priority.CopyFrom(state.priority)
     info.worker_deployment_name = state.worker_deployment_name

@@ -196,8 +196,6 @@ class Run:
         self.visibility_changed = False
         self.pinned_to: Version | None = None
         """The version that a client's request pins the run to: it has work from now on."""
-        self.target_version_changed = False
-        """The run is pinned, and its queue is routed to another version by now."""
         self.finished = False
         self.bookkeeping = False
         """No event and no state of the workflow's is changed, only what this server notes of it: no state transition

@@ -77,6 +77,7 @@ def _begin(run: Run, version: Version | None, revision: int) -> None:
     info.version_transition.SetInParent()
     if version is not None:
         info.version_transition.deployment_version.CopyFrom(version)
-    info.revision_number = revision
+    # Of a move to unversioned workers none is shown.
+    info.revision_number = revision if version is not None else 0
     run.state.sticky_task_queue = ""
     run.changed = True

@@ -81,7 +81,8 @@ def routed(run: Run) -> tuple[Version | None, int]:
 def _routed(
     state: MutableState, deployments: NamespaceDeployments, task_queue: str, task_type: int
 ) -> tuple[Version | None, int]:
-    use_ramping = state.versioning_info.continue_as_new_initial_versioning_behavior == _USE_RAMPING
+    initial = state.versioning_info.continue_as_new_initial_versioning_behavior
+    use_ramping = initial == _USE_RAMPING and not state.last_completed_started_event_id
     return target_of(deployments, task_queue, task_type, state.workflow_id, use_ramping=use_ramping)
 
 
@@ -140,17 +141,55 @@ def is_elsewhere(state: MutableState, deployments: NamespaceDeployments) -> bool
 
 
 def prepare(run: Run, deployments: NamespaceDeployments) -> None:
-    """Before a decision: a cache on workers of another version is of no use, and a pinned run learns of a new one."""
+    """Before a decision: a cache on workers of another version is of no use."""
     state = run.state
     run.deployments = deployments
     if state.sticky_task_queue and is_elsewhere(state, deployments):
         state.sticky_task_queue = ""
-    pinned = pinned_version(state)
-    run.target_version_changed = (
-        pinned is not None
-        and not state.versioning_info.HasField("versioning_override")
-        and _routed(state, deployments, state.task_queue, _WORKFLOW)[0] not in (None, pinned)
-    )
+
+
+def is_told_of_target(state: MutableState) -> bool:
+    """Whether the started workflow task tells the run that it is pinned to another version than new work goes to."""
+    return state.HasField("notified_target") and not _moves(state) and behavior_of(state) == _PINNED
+
+
+def note_target(run: Run) -> None:
+    """Before a workflow task starts: find out whether the run is to be told of the version that new work goes to.
+
+    It is told until it is on that version, and so is the run after it, unless that continued as new without following
+    and the routing has not changed since. As long as an override stands, nobody is told of anything.
+    """
+    state = run.state
+    if not state.HasField("versioning_info") or not run.limits.send_target_version_changed:
+        return
+    if state.versioning_info.HasField("versioning_override"):
+        _forget_target(state)
+        return
+    if _moves(state) or behavior_of(state) != _PINNED:
+        return
+    target, revision = routed(run)
+    declined = state.HasField("declined_target")
+    seen = max(state.notified_target.revision_number, state.declined_target.revision_number)
+    if revision < seen:
+        return  # an older view of the routing than the one that the run was told of
+    if target == pinned_version(state):
+        _forget_target(state)
+    elif not declined or revision > state.declined_target.revision_number:
+        state.notified_target.Clear()
+        state.notified_target.revision_number = revision
+        if target is not None:
+            state.notified_target.deployment_version.CopyFrom(target)
+        state.notified_target.SetInParent()
+        state.ClearField("declined_target")
+
+
+def _forget_target(state: MutableState) -> None:
+    state.ClearField("notified_target")
+    state.ClearField("declined_target")
+
+
+def _moves(state: MutableState) -> bool:
+    return state.versioning_info.HasField("version_transition")
 
 
 def route_tasks(run: Run, deployments: NamespaceDeployments) -> None:
@@ -304,10 +343,15 @@ def note_start(state: MutableState, a: history_pb.WorkflowExecutionStartedEventA
         state.versioning_info.behavior = _AUTO_UPGRADE
         if inherited.HasField("source_deployment_version"):
             state.versioning_info.deployment_version.CopyFrom(inherited.source_deployment_version)
+        # The first of the two is cleared when a task is completed: release 0.1.0 routes by it as long as it is set.
         state.versioning_info.continue_as_new_initial_versioning_behavior = (
             inherited.continue_as_new_initial_versioning_behavior
         )
+        state.initial_versioning_behavior = inherited.continue_as_new_initial_versioning_behavior
         state.versioning_info.revision_number = inherited.source_deployment_revision_number
+    continues = a.continued_execution_run_id and a.HasField("inherited_pinned_version")
+    if continues and a.HasField("declined_target_version_upgrade"):
+        state.declined_target.CopyFrom(a.declined_target_version_upgrade)
     if state.HasField("versioning_info"):
         index(state)
         effective = pinned_version(state) or own_version(state)
@@ -346,6 +390,16 @@ def hand_on(
     inherited.continue_as_new_initial_versioning_behavior = initial_behavior  # type: ignore[assignment]
 
 
+def hand_on_declined(state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
+    """Let a run that continues a pinned one know which version that was told of and did not move to."""
+    if not a.HasField("inherited_pinned_version"):
+        return
+    if state.HasField("notified_target"):
+        a.declined_target_version_upgrade.CopyFrom(state.notified_target)
+    elif state.HasField("declined_target"):
+        a.declined_target_version_upgrade.CopyFrom(state.declined_target)
+
+
 def hand_on_to_retry(
     state: MutableState,
     previous: history_pb.WorkflowExecutionStartedEventAttributes,
@@ -357,8 +411,10 @@ def hand_on_to_retry(
         hand_on(state, a, deployments)
         if a.HasField("inherited_auto_upgrade_info"):
             a.inherited_auto_upgrade_info.continue_as_new_initial_versioning_behavior = (
-                state.versioning_info.continue_as_new_initial_versioning_behavior
+                state.initial_versioning_behavior  # type: ignore[assignment]
             )
+    if previous.HasField("declined_target_version_upgrade"):
+        a.declined_target_version_upgrade.CopyFrom(previous.declined_target_version_upgrade)
 
 
 def own_version(state: MutableState) -> Version | None:

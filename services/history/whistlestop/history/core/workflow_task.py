@@ -192,6 +192,9 @@ def start(run: Run, *, request_id: str, identity: str, stamp: common_pb.WorkerVe
     """The pending task goes to a worker now."""
     state = run.state
     task = state.workflow_task
+    if request_id != INLINE_REQUEST_ID:
+        # A task that goes back with an answer has passed no queue, whose routing it could tell of.
+        versioning.note_target(run)
     run.drop_task(task.row)
     reasons = _history_size_info(run)
     size = state.history_size_bytes
@@ -258,7 +261,7 @@ def _write_started(
     a.suggest_continue_as_new = bool(reasons)
     a.suggest_continue_as_new_reasons.extend(reasons)  # type: ignore[arg-type]
     a.history_size_bytes = history_size_bytes
-    a.target_worker_deployment_version_changed = run.target_version_changed
+    a.target_worker_deployment_version_changed = versioning.is_told_of_target(run.state)
     if stamp is not None:
         a.worker_version.CopyFrom(stamp)
     a.build_id_redirect_counter = redirect_counter
@@ -453,6 +456,7 @@ def unwritten_events(run: Run) -> list[history_pb.HistoryEvent]:
     b.request_id = task.request_id
     b.suggest_continue_as_new = task.suggest_continue_as_new
     b.suggest_continue_as_new_reasons.extend(task.suggest_continue_as_new_reasons)  # type: ignore[arg-type]
+    b.target_worker_deployment_version_changed = versioning.is_told_of_target(run.state)
     b.history_size_bytes = task.history_size_bytes
     if task.build_id:
         b.worker_version.build_id, b.worker_version.use_versioning = task.build_id, True
