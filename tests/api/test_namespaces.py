@@ -206,19 +206,6 @@ async def test_a_system_attribute_is_not_removed(world: World) -> None:
     )
 
 
-async def test_capabilities_follow_the_registry(world: World) -> None:
-    """What is not served is not claimed."""
-    from whistlestop.frontend.registry import Feature, supports
-
-    found = await _describe(world, "default")
-    info: Any = await world.call("GetSystemInfo", service_pb.GetSystemInfoRequest())
-    assert found.namespace_info.supports_schedules is True
-    assert info.capabilities.supports_schedules is True
-    assert info.capabilities.nexus == supports(Feature.NEXUS)
-    assert found.namespace_info.capabilities.standalone_activities == supports(Feature.STANDALONE_ACTIVITIES)
-    assert (info.server_version, found.namespace_info.capabilities.worker_poll_complete_on_shutdown) == ("1.32.0", True)
-
-
 async def test_an_rpc_that_is_not_supported_says_why(world: World) -> None:
     """After the namespace was checked, as for any other."""
     request = service_pb.ListDeploymentsRequest(namespace="default")

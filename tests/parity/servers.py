@@ -146,8 +146,8 @@ def _flags(settings: tuple[str, ...]) -> list[str]:
 
 
 @asynccontextmanager
-async def real_server(more: tuple[str, ...] = ()) -> AsyncIterator[Server]:
-    """The real dev server, in memory."""
+async def real_server(more: tuple[str, ...] = (), *, plain: bool = False) -> AsyncIterator[Server]:
+    """The real dev server, in memory. `plain`: with `more` for its only settings."""
     port, http_port = free_port(), free_port()
     arguments = [
         _beside_python("temporal"),
@@ -161,17 +161,17 @@ async def real_server(more: tuple[str, ...] = ()) -> AsyncIterator[Server]:
         "--http-port",
         str(http_port),
     ]
-    async with _running([*arguments, "--log-level", "error", *_flags((*_REAL_SETTINGS, *more))], port):
+    async with _running([*arguments, "--log-level", "error", *_flags(more if plain else (*_REAL_SETTINGS, *more))], port):
         yield Server.at(port, http_port)
 
 
 @asynccontextmanager
-async def our_server(store: str, more: tuple[str, ...] = ()) -> AsyncIterator[Server]:
-    """Our server over one of the stores."""
+async def our_server(store: str, more: tuple[str, ...] = (), *, plain: bool = False) -> AsyncIterator[Server]:
+    """Our server over one of the stores. `plain`: with `more` for its only settings."""
     port, http_port = free_port(), free_port()
     server = Server.at(port, http_port)
     ports = ["--port", str(port), "--http-port", str(http_port)]
-    flags = ["--ip", "127.0.0.1", *ports, "--log-level", "error", *_flags((*_SETTINGS, *more))]
+    flags = ["--ip", "127.0.0.1", *ports, "--log-level", "error", *_flags(more if plain else (*_SETTINGS, *more))]
     ours = _beside_python("whistlestop")
     if store == "memory":
         async with _running([ours, "server", "start-dev", "--headless", *flags], port):

@@ -89,6 +89,24 @@ class FrontendConfig:
     batch_operations_per_s: int = 50
     """How fast one batch job goes."""
     batch_concurrency: int = 5
+    schedules_enabled: bool = True
+    """This and what follows are parts of the API that can be switched off (`api.switches`)."""
+    batch_enabled: bool = True
+    batch_of_activities_enabled: bool = True
+    updates_enabled: bool = True
+    async_updates_enabled: bool = True
+    update_callbacks_enabled: bool = True
+    worker_heartbeats_enabled: bool = True
+    cancel_polls_on_shutdown: bool = True
+    workflow_pause_enabled: bool = True
+    standalone_activities_enabled: bool = True
+    activity_start_delay_enabled: bool = True
+    activity_operator_commands_enabled: bool = True
+    activity_callbacks_enabled: bool = True
+    standalone_nexus_enabled: bool = True
+    deployments_enabled: bool = True
+    queries_disallowed: bool = False
+    list_by_filter_disabled: bool = False
     eager_workflow_start: bool = True
     """Told of; history has the same setting, and acts on it."""
     workflow_task_problems: int = 5

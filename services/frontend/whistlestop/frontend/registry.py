@@ -1,8 +1,8 @@
 """Every RPC of Temporal's public services, and which function serves it.
 
 Rules of this file: one line per RPC; request and response types come from the protobuf descriptors, never from here; a
-test compares the table with the descriptors, so nothing is missing by accident. To support an RPC, change the word
-`features` of its line into the function that serves it: capabilities that clients read follow from this table.
+test compares the table with the descriptors, so nothing is missing by accident. To support an RPC, change the feature
+in its line into the function that serves it.
 """
 
 from __future__ import annotations
@@ -51,12 +51,7 @@ class Access(StrEnum):
 class Feature(StrEnum):
     """Groups of RPCs that come (or stay away) together. The value is the reason why they are not served."""
 
-    BATCH = "batch operations are not supported yet"
     OLD_DEPLOYMENTS = "no server offers the pre-release deployment API any more; use worker deployments"
-    WORKFLOW_PAUSE = "pausing workflows is not supported yet"
-    STANDALONE_ACTIVITIES = "standalone activities are not supported yet"
-    NEXUS = "Nexus is not supported yet"
-    STANDALONE_NEXUS = "standalone Nexus operations are not supported yet"
     RULE_TRIGGER = "workflow rules are not triggered by hand, as in Temporal"
     WORKER_CONFIG = "no server offers the configuration of workers yet"
     CLUSTERS = "this server is a single cluster; remote clusters are not supported"
@@ -329,11 +324,3 @@ TEST_REGISTRY: dict[str, RpcSpec] = {
     for spec in (_spec(test_pb.DESCRIPTOR.services_by_name["TestService"], line) for line in _TEST_RPCS)
 }
 """Of the service by which tests move the clock: served by the test server, unknown to all others, as Temporal's."""
-
-
-def supports(feature: Feature) -> bool:
-    """Whether every RPC of the feature is served: what clients are told of capabilities follows from it."""
-    return feature not in _MISSING
-
-
-_MISSING: frozenset[Feature] = frozenset(spec.feature for spec in REGISTRY.values() if spec.feature is not None)

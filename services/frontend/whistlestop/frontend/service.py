@@ -20,6 +20,7 @@ from whistlestop.common.storable import nul_field
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.common.times import refused_time
 from whistlestop.frontend.api import AROUND, HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
+from whistlestop.frontend.api.switches import guarded, guards
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.namespace_resolution import NamespaceResolver
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
@@ -78,6 +79,7 @@ class Frontend:
         self._resolver = NamespaceResolver(self.namespaces, self.config.max_id_length)
         self.registry = REGISTRY
         """What the doors offer to everybody."""
+        self._guards = guards(self.config)
         self._routes = {name: self._route(spec) for name, spec in (REGISTRY | OWN_REGISTRY).items()}
         self._held: set[asyncio.Task[object]] = set()
         self._background: set[asyncio.Future[object]] = set()
@@ -169,7 +171,8 @@ class Frontend:
             await asyncio.sleep(0)
 
     def _route(self, spec: RpcSpec) -> _Route:
-        return _Route(spec, self._server_of(spec), VALIDATORS.get(spec.method), bound_of(spec.request_type))
+        validate = guarded(VALIDATORS.get(spec.method), self._guards.get(spec.method))
+        return _Route(spec, self._server_of(spec), validate, bound_of(spec.request_type))
 
     def _server_of(self, spec: RpcSpec) -> Serve:
         if spec.served is Served.FRONTEND or spec.method in AROUND:

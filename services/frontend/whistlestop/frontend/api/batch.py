@@ -26,7 +26,6 @@ from whistlestop.common.nesting import load_json
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.listing import parsed_filter
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
-from whistlestop.frontend.registry import Feature, supports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,8 +85,6 @@ _TYPE_OR_ALL = "Either activity type must be set, or match all should be set to 
 def check_start(request: service_pb.StartBatchOperationRequest, namespace: Namespace | None, rules: Rules) -> None:
     """An operation, a reason, a job id, and exactly one way to say which executions are meant."""
     operation = request.WhichOneof("operation")
-    if operation in ON_ACTIVITIES and not supports(Feature.STANDALONE_ACTIVITIES):
-        raise invalid_argument(f"The operation type {operation} is not supported for this namespace")
     selectors = sum(map(bool, (request.visibility_query, request.executions, request.target_executions)))
     if operation is None or not request.reason or not selectors:
         raise invalid_argument(

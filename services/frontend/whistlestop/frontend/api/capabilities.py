@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 from temporalio.api.namespace.v1 import message_pb2 as namespace_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.frontend.registry import Feature, supports
-
 if TYPE_CHECKING:
     from whistlestop.frontend.config import FrontendConfig
 
 
 def system_capabilities() -> service_pb.GetSystemInfoResponse.Capabilities:
-    """Return what SDKs read once per connection. Those of a feature follow the registry."""
+    """Return what SDKs read once per connection."""
     return service_pb.GetSystemInfoResponse.Capabilities(
         signal_and_query_header=True,
         internal_error_differentiation=True,
@@ -30,30 +28,30 @@ def system_capabilities() -> service_pb.GetSystemInfoResponse.Capabilities:
         eager_workflow_start=True,
         sdk_metadata=True,
         count_group_by_execution_status=True,
-        nexus=supports(Feature.NEXUS),
+        nexus=True,
         server_scaled_deployments=True,
     )
 
 
 def namespace_capabilities(config: FrontendConfig) -> namespace_pb.NamespaceInfo.Capabilities:
-    """Return what SDKs read before they start a worker. Those of a feature follow the registry."""
-    standalone = supports(Feature.STANDALONE_ACTIVITIES)
+    """Return what SDKs read before they start a worker."""
+    standalone = config.standalone_activities_enabled
     return namespace_pb.NamespaceInfo.Capabilities(
         eager_workflow_start=config.eager_workflow_start,
-        sync_update=True,
-        async_update=True,
-        worker_heartbeats=True,
+        sync_update=config.updates_enabled,
+        async_update=config.async_updates_enabled,
+        worker_heartbeats=config.worker_heartbeats_enabled,
         reported_problems_search_attribute=config.workflow_task_problems > 0,
-        worker_poll_complete_on_shutdown=True,
+        worker_poll_complete_on_shutdown=config.cancel_polls_on_shutdown,
         poller_autoscaling=True,
         poller_autoscaling_auto_enroll=config.poller_autoscaling_auto_enroll,
         standalone_activities=standalone,
-        standalone_activity_start_delay=standalone,
-        standalone_activity_operator_commands=standalone,
-        standalone_activity_batch_operations=standalone and supports(Feature.BATCH),
-        standalone_nexus_operation=supports(Feature.STANDALONE_NEXUS),
-        workflow_pause=supports(Feature.WORKFLOW_PAUSE),
-        workflow_update_callbacks=True,
+        standalone_activity_start_delay=standalone and config.activity_start_delay_enabled,
+        standalone_activity_operator_commands=standalone and config.activity_operator_commands_enabled,
+        standalone_activity_batch_operations=standalone and config.batch_of_activities_enabled,
+        standalone_nexus_operation=config.standalone_nexus_enabled,
+        workflow_pause=config.workflow_pause_enabled,
+        workflow_update_callbacks=config.update_callbacks_enabled,
         worker_commands=config.worker_commands_enabled,
     )
 

@@ -376,7 +376,7 @@ def _described(
     info = response.namespace_info
     info.capabilities.CopyFrom(namespace_capabilities(config))
     info.limits.CopyFrom(namespace_limits(config))
-    info.supports_schedules = True
+    info.supports_schedules = config.schedules_enabled
     return response
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1.update_pb2 import UpdateWorkflowExecutionLifecycleStage
-from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
-from whistlestop.common.errors import Code, ServiceError, invalid_argument
+from whistlestop.common.errors import invalid_argument
 from whistlestop.frontend.api import checks, time_skipping
 from whistlestop.frontend.api.callbacks import check_callbacks, drop_links_of_callbacks
+from whistlestop.frontend.api.switches import UPDATES_DISABLED, denied
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _Stage = UpdateWorkflowExecutionLifecycleStage
 _COMPLETED = _Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
+_ACCEPTED = _Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
 _ADMITTED = _Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED
 
 
@@ -39,13 +40,16 @@ def check_update(
         raise invalid_argument("Update input is not set on request.")
     if not request.request.input.name:
         raise invalid_argument("Update name is not set on request.")
+    if not rules.config.updates_enabled:
+        raise denied(UPDATES_DISABLED)
     if not request.wait_policy.lifecycle_stage:
         request.wait_policy.lifecycle_stage = _COMPLETED
     if request.wait_policy.lifecycle_stage == _ADMITTED:
-        raise ServiceError(
-            Code.PERMISSION_DENIED,
-            "UpdateWorkflowExecution issued asynchronously and waiting on update admitted is not supported.",
-            details_pb.PermissionDeniedFailure(),
+        raise denied("UpdateWorkflowExecution issued asynchronously and waiting on update admitted is not supported.")
+    if request.wait_policy.lifecycle_stage == _ACCEPTED and not rules.config.async_updates_enabled:
+        raise denied(
+            "UpdateWorkflowExecution issued asynchronously and waiting on update accepted is disabled on this "
+            "namespace."
         )
     if request.request.completion_callbacks:
         check_callbacks(request.request.completion_callbacks, rules)

@@ -15,7 +15,6 @@ from whistlestop.common.errors import invalid_argument
 from whistlestop.common.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.worker_version import check_worker_version
-from whistlestop.frontend.registry import Feature, supports
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -82,7 +81,7 @@ def check_by_id(request: Any, namespace: Namespace | None, rules: Rules) -> None
         raise invalid_argument("ActivityId is not set on request.")
     if not isinstance(request, service_pb.RecordActivityTaskHeartbeatByIdRequest):
         checks.check_identity(request.identity, rules)
-    if not request.workflow_id and not supports(Feature.STANDALONE_ACTIVITIES):
+    if not request.workflow_id and not rules.config.standalone_activities_enabled:
         raise invalid_argument("WorkflowId is not set on request.")
     if isinstance(request, service_pb.RespondActivityTaskFailedByIdRequest):
         _check_retry_delays(request.failure)
