@@ -127,7 +127,6 @@ ALONE = ("sync_update", "standalone_activities")
 PENDING = {
     "workflow_task_completion_pagination": "a page is taken for the whole answer so far",
     "workflow_task_completion_size_limit_error": "a page is taken for the whole answer so far",
-    "memo_size_limit_error": "memos of more than 1 MiB can't be stored so far",
 }
 
 
