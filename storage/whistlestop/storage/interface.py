@@ -200,7 +200,11 @@ class VisibilityStore(Protocol):
     async def list_visibility(
         self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = LONGEST_READ_S
     ) -> tuple[list[VisibilityRow], bytes]:
-        """A page and the token of the next (empty: no more). Raises whistlestop.storage.visibility.InvalidQuery."""
+        """A page and the token of the next. Raises whistlestop.storage.visibility.InvalidQuery.
+
+        A full page always has a token, as with Temporal, though the next page may turn out to be empty. A page that
+        has one may be shorter than asked for, where its memos are long.
+        """
         ...
 
     async def count_visibility(self, namespace_id: str, query: Query, within_s: float = LONGEST_READ_S) -> int: ...

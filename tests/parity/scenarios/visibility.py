@@ -270,6 +270,39 @@ async def default_order(p: Puppet) -> None:
 
 
 @scenario
+async def full_pages(p: Puppet) -> None:
+    """A page that is exactly full has a token; then comes an empty one."""
+    mine = await _three(p)
+    for size in (1, 3, 4):
+        token, lengths = b"", []
+        while True:
+            answer = await p.call(
+                "ListWorkflowExecutions", record=False, query=mine, page_size=size, next_page_token=token
+            )
+            lengths.append(len(answer.executions))
+            token = answer.next_page_token
+            if not token:
+                break
+        p.note(f"pages of {size}", lengths)
+    await _clear(p)
+
+
+@scenario
+async def since_the_year_one(p: Puppet) -> None:
+    """The zero time of Go's clients."""
+    mine = await _three(p)
+    filters = {"start_time_filter": {"earliest_time": {"seconds": -62135596800}, "latest_time": {"seconds": 7258118400}}}
+    for rpc, workflow_id in (("ListOpenWorkflowExecutions", "w3"), ("ListClosedWorkflowExecutions", "w1")):
+        answer = await p.call(
+            rpc, record=False, maximum_page_size=1, execution_filter={"workflow_id": p.id(workflow_id)}, **filters
+        )
+        p.note(rpc, [each.execution.workflow_id for each in answer.executions])
+    for year in ("0001", "0999"):
+        await p.call("CountWorkflowExecutions", query=f"{mine} AND StartTime > '{year}-01-01T00:00:00Z'")
+    await _clear(p)
+
+
+@scenario
 async def in_pages(p: Puppet) -> None:
     mine = await _three(p)
     for rpc in ("ListWorkflowExecutions", "ScanWorkflowExecutions"):

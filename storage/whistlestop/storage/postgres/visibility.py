@@ -44,12 +44,12 @@ class PostgresVisibility(PostgresBase):
                 f"SELECT {_COLUMNS} FROM executions_visibility WHERE namespace_id = %s AND {where} AND {behind}"
                 f" ORDER BY {order} LIMIT %s"
             )
-            rows += await self._within(within_s, sql, (namespace_id, *values, *more, limit + 1 - len(rows)))
-            if len(rows) > limit:
+            rows += await self._within(within_s, sql, (namespace_id, *values, *more, limit - len(rows)))
+            if len(rows) == limit:
                 break
-        found = [_row(row) for row in rows[:limit]]
+        found = [_row(row) for row in rows]
         is_cut = await self._fill_long_memos(found)
-        if (len(rows) <= limit and not is_cut) or not found:
+        if (len(rows) < limit and not is_cut) or not found:
             return found, b""
         last = found[-1]
         return found, PageKey(last.close_time_us, last.start_time_us, last.key.run_id).token()

@@ -38,14 +38,14 @@ class SqliteVisibility(SqliteBase):
             rows += await self._list(
                 f"SELECT {_COLUMNS} FROM executions_visibility WHERE namespace_id = ? AND {where} AND {behind}"
                 f" ORDER BY {order} LIMIT ?",
-                (namespace_id, *values, *more, limit + 1 - len(rows)),
+                (namespace_id, *values, *more, limit - len(rows)),
                 is_large=query.is_large,
                 within_s=within_s,
             )
-            if len(rows) > limit:
+            if len(rows) == limit:
                 break
-        found = [_row(row) for row in rows[:limit]]
-        if len(rows) <= limit or not found:
+        found = [_row(row) for row in rows]
+        if len(rows) < limit or not found:
             return found, b""
         last = found[-1]
         return found, PageKey(last.close_time_us, last.start_time_us, last.key.run_id).token()

@@ -156,7 +156,8 @@ def _between(column: str, request: Any) -> list[str]:
 
 
 def _instant(timestamp: Timestamp) -> str:
-    whole = datetime.fromtimestamp(timestamp.seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    # Not strftime: it does not pad years before 1000, and Go's zero time is of the year 1.
+    whole = datetime.fromtimestamp(timestamp.seconds, UTC).replace(tzinfo=None).isoformat()
     return f"{whole}.{timestamp.nanos:09}Z"
 
 
