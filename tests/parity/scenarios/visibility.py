@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.parity.commands import complete_workflow, fail_workflow, upsert_search_attributes
 from tests.parity.puppet import Refused, attribute, payload
@@ -291,7 +291,7 @@ async def full_pages(p: Puppet) -> None:
 async def since_the_year_one(p: Puppet) -> None:
     """The zero time of Go's clients."""
     mine = await _three(p)
-    filters = {"start_time_filter": {"earliest_time": {"seconds": -62135596800}, "latest_time": {"seconds": 7258118400}}}
+    filters: dict[str, Any] = {"start_time_filter": {"earliest_time": {"seconds": -62135596800}, "latest_time": {"seconds": 7258118400}}}
     for rpc, workflow_id in (("ListOpenWorkflowExecutions", "w3"), ("ListClosedWorkflowExecutions", "w1")):
         answer = await p.call(
             rpc, record=False, maximum_page_size=1, execution_filter={"workflow_id": p.id(workflow_id)}, **filters

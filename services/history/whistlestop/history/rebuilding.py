@@ -16,7 +16,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.history import engine as engines
-from whistlestop.history.core import close, reset
+from whistlestop.history.core import close, external_payloads, reset
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.storage import errors as storage_errors
 from whistlestop.storage.visibility import parse
@@ -110,6 +110,7 @@ async def _from_history(engine: Engine, stored: StoredExecution, branches: list[
             events = nesting.parse(history_pb.History, batch.data).events
             reset.rebuild(state, [[event for event in events if event.event_id < stored.next_event_id]])
             state.history_size_bytes += len(batch.data)
+            external_payloads.add(state, events, batch.data)
         first = batches[-1].next_event_id
     return state
 

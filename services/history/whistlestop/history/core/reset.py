@@ -21,6 +21,7 @@ from whistlestop.common.deployments import check_override
 from whistlestop.common.errors import invalid_argument
 from whistlestop.history.core import (
     activity,
+    external_payloads,
     nexus_operations,
     options,
     signal,
@@ -140,6 +141,8 @@ def begin(
     _share_branches(state, base, finish_event_id)
     rebuild(state, [events for _, events in batches])
     state.history_size_bytes = sum(len(data) for data, _ in batches)
+    for data, events in batches:
+        external_payloads.add(state, events, data)
     _renew_deadlines(state, now_ns + time_skipping_apply.skipped_ns(state))
     run = Run(state, version=0, now_ns=now_ns, ids=ids, limits=limits)
     run.forked_from = tuple(

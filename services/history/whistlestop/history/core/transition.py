@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.history.core import time_skipping, visibility, worker_commands, workflow_task
+from whistlestop.history.core import external_payloads, time_skipping, visibility, worker_commands, workflow_task
 from whistlestop.storage.records import CurrentWrite, ExecutionWrite, HistoryBatch
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _serialise(run: Run) -> list[HistoryBatch]:
         data = history_pb.History(events=events).SerializeToString()
         batches.append(HistoryBatch(events[0].event_id, events[-1].event_id + 1, data))
         state.history_size_bytes += len(data)
+        external_payloads.add(state, events, data)
         state.last_first_event_id = events[0].event_id
     return batches
 

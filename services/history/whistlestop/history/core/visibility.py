@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from temporalio.api.common.v1 import message_pb2 as common_pb
 
 from whistlestop.storage.records import ExecutionKey, VisibilityRow
-from whistlestop.storage.visibility import row_json
+from whistlestop.storage.visibility import AttributeType, row_json
+from whistlestop.storage.visibility.attributes import encode_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from whistlestop.history.core.state_pb2 import MutableState
-    from whistlestop.storage.visibility import AttributeType
 
 
 def row(state: MutableState, types: Mapping[str, AttributeType]) -> VisibilityRow:
@@ -39,6 +39,19 @@ def row(state: MutableState, types: Mapping[str, AttributeType]) -> VisibilityRo
         parent_run_id=state.parent.run_id if has_parent else None,
         root_workflow_id=state.root_workflow_id or state.workflow_id,
         root_run_id=state.root_run_id or state.run_id,
-        search_attributes=row_json(state.search_attributes, types) if state.search_attributes else "{}",
+        search_attributes=_search_attributes(state, types, closed=closed),
         memo=memo.SerializeToString(),
     )
+
+
+def _search_attributes(state: MutableState, types: Mapping[str, AttributeType], *, closed: bool) -> str:
+    attributes = state.search_attributes
+    if not closed or not state.external_payload_count:
+        return row_json(attributes, types) if attributes else "{}"
+    shown = dict(attributes)
+    for name, number in (
+        ("TemporalExternalPayloadCount", state.external_payload_count),
+        ("TemporalExternalPayloadSizeBytes", state.external_payload_size_bytes),
+    ):
+        shown[name] = encode_value(number, AttributeType.Int)
+    return row_json(shown, types)

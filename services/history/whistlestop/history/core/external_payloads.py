@@ -1,0 +1,70 @@
+"""Payloads whose data lies in a store outside: how many of them a run's history refers to, and how large they are.
+
+Every batch of events passes here, and hardly any has such a payload. So the serialised batch is searched for what a
+reference looks like, and only one in which something like it occurs is looked at message by message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+from temporalio.api.common.v1 import message_pb2 as common_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from google.protobuf.descriptor import Descriptor
+    from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.history.core.state_pb2 import MutableState
+
+# Field 3 of a payload: a message that is empty, or has a number in its field 1.
+_LOOKS_LIKE_ONE = re.compile(rb"\x1a(?:\x00|[\x02-\x0b]\x08)")
+_PAYLOAD = common_pb.Payload.DESCRIPTOR
+_LEFT_OUT = common_pb.SearchAttributes.DESCRIPTOR
+
+
+def add(state: MutableState, events: Iterable[history_pb.HistoryEvent], data: bytes) -> None:
+    """Count what the events refer to. `data` is the batch as it is stored."""
+    if _LOOKS_LIKE_ONE.search(data) is None:
+        return
+    for event in events:
+        for size in _sizes(event):
+            state.external_payload_count += 1
+            state.external_payload_size_bytes += size
+
+
+def _sizes(message: Any) -> Iterable[int]:
+    if message.DESCRIPTOR is _PAYLOAD:
+        for reference in message.external_payloads:
+            yield reference.size_bytes
+        return
+    for field, value in message.ListFields():
+        kind = field.message_type
+        if kind is None or not _may_hold_payloads(kind):
+            continue
+        if isinstance(value, Message):
+            yield from _sizes(value)
+            continue
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _sizes(each)
+
+
+@cache
+def _may_hold_payloads(kind: Descriptor) -> bool:
+    """Tell whether a message of that type may hold payloads that are counted."""
+    seen: set[Descriptor] = set()
+    waiting = [kind]
+    while waiting:
+        current = waiting.pop()
+        if current is _PAYLOAD:
+            return True
+        if current is _LEFT_OUT or current in seen:
+            continue
+        seen.add(current)
+        waiting += [field.message_type for field in current.fields if field.message_type is not None]
+    return False
