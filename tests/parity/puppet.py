@@ -38,6 +38,9 @@ NAMESPACE = "default"
 POLL_SECONDS = 10.0
 A_SECOND = 1.05
 
+LINKED_LATER = frozenset({"QueryWorkflow"})
+"""Their answers have a link since a later release than the one that is compared with: tests/server/test_links.py."""
+
 MEANINGFUL_HEADERS = ("nexus-", "content-type", "temporal-")
 
 
@@ -168,7 +171,10 @@ class Puppet:
                 self.transcript.add(rpc, self._normaliser.status(status, code))
             raise Refused(rpc, code, status.message) from None
         if record:
-            self.transcript.add(rpc, self._normaliser.message(answer))
+            shown = self._normaliser.message(answer)
+            if rpc in LINKED_LATER:
+                shown.pop("link", None)
+            self.transcript.add(rpc, shown)
         return answer
 
     async def call(self, rpc: str, *, record: bool = True, deadline: float = POLL_SECONDS, **fields: Any) -> Any:

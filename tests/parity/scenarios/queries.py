@@ -225,3 +225,28 @@ async def answered_twice(p: Puppet) -> None:
         query_result=payloads("late"),
     )
     await p.terminate()
+
+
+@scenario
+async def one_waits_and_another_is_refused(p: Puppet) -> None:
+    """Until the first one's caller has its answer, or has gone."""
+    await p.start()
+    asked = _ask(p)
+    await p.arrived()
+    await p.attempt("QueryWorkflow", execution=p.execution(), query={"query_type": "another"}, deadline=5)
+    await asked.abandon()
+    await p.arrived()
+    again = _ask(p)
+    await p.arrived()
+    task = await p.workflow_task(record=False)
+    results = {query_id: {"result_type": "QUERY_RESULT_TYPE_ANSWERED", "answer": payloads("a")} for query_id in task.queries}
+    await p.complete(task, timer(), query_results=results)
+    await again.answer()
+    await p.terminate()
+
+
+@scenario
+async def closed_before_its_first_task(p: Puppet) -> None:
+    await p.start()
+    await p.terminate()
+    await p.refused("QueryWorkflow", execution=p.execution(), query={"query_type": "q"})

@@ -7,9 +7,11 @@ the task ends and no other follows, the asker notices and asks directly.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
+from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import query_pb2 as query_enums
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
@@ -43,6 +45,14 @@ KEEP_NS = 10 * SECOND_NS
 FAILING_TASK_ATTEMPTS = 3
 MAX_CONFLICTS = 20
 MAX_ATTACHED = 100
+BUFFER_FULL = (
+    "consistent query buffer is full, this may be caused by too many queries and workflow not able to process query "
+    "fast enough"
+)
+_TOO_BUSY = details_pb.ResourceExhaustedFailure(
+    cause=failed_cause_pb2.RESOURCE_EXHAUSTED_CAUSE_BUSY_WORKFLOW,
+    scope=failed_cause_pb2.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE,
+)
 TASK_GONE = "query task not found, or already expired"
 PollResponse = service_pb.PollWorkflowTaskQueueResponse
 _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
@@ -60,51 +70,61 @@ async def query_workflow(service: History, request: service_pb.QueryWorkflowRequ
         )
         reply = await _query_run(service, request, key, deadline_ns)
         if reply is not None:
+            link = reply.link.workflow
+            link.namespace, link.workflow_id, link.run_id = context.namespace, key.workflow_id, key.run_id
+            link.reason = "Query rejected" if reply.HasField("query_rejected") else "Query processed"
             return reply
     raise ServiceError(Code.UNAVAILABLE, f"workflow {execution.workflow_id} is too busy; try again")
 
 
 async def _query_run(
     service: History, request: service_pb.QueryWorkflowRequest, key: ExecutionKey, deadline_ns: int
-) -> Reply | None:
+) -> service_pb.QueryWorkflowResponse | None:
     """Ask that run; None when the workflow id is held by another one by now, which is the one that is meant."""
     engine = service.engine
     query_id = service.ids.uuid()
     buffered = False
-    with service.notifier.subscribe(
-        query_topic(query_id), execution_topic(key.namespace_id, key.workflow_id, key.run_id)
-    ) as audience:
-        while True:
-            entry = await engine.read(key, audience)
-            may_be_overtaken = entry.state.close_ns and not buffered and not request.execution.run_id
-            if may_be_overtaken and await engine.is_succeeded(key):
-                return None
-            # An answer and the state that shows the task's end are one commit, so the answer is looked for second.
-            answer = await _answer(service, query_id) if buffered else None
-            if answer is not None:
-                result = answer
-                break
-            rejected = _rejection(entry.state, request.query_reject_condition)
-            if rejected is not None:
-                return rejected
-            _check_answerable(entry.state, deadline_ns)
-            if _safe_to_ask_directly(entry.state):
-                if buffered:
-                    await service.store.delete_query(query_id)
-                    query_id = service.ids.uuid()
-                result = await _ask_directly(service, entry, query_id, request, deadline_ns)
-                break
-            if not buffered:
-                record = QueryRecord(query_id, key, request.query.SerializeToString(), True, deadline_ns + KEEP_NS)
-                await service.store.put_query(record, None)
-                buffered = True
-            if not entry.state.buffered_queries:
-                await engine.transact(key.namespace_id, key.workflow_id, key.run_id, _note_waiting)
-            if not await audience.wait(deadline_ns):
-                await service.store.delete_query(query_id)
-                raise deadline_exceeded()
-    await service.store.delete_query(query_id)
-    return _reply(result)
+    try:
+        with service.notifier.subscribe(
+            query_topic(query_id), execution_topic(key.namespace_id, key.workflow_id, key.run_id)
+        ) as audience:
+            while True:
+                entry = await engine.read(key, audience)
+                may_be_overtaken = entry.state.close_ns and not buffered and not request.execution.run_id
+                if may_be_overtaken and await engine.is_succeeded(key):
+                    return None
+                # An answer and the state that shows the task's end are one commit, so the answer is looked for second.
+                answer = await _answer(service, query_id) if buffered else None
+                if answer is not None:
+                    return _reply(answer)
+                rejected = _rejection(entry.state, request.query_reject_condition)
+                if rejected is not None:
+                    return rejected
+                _check_answerable(entry.state, deadline_ns)
+                if _safe_to_ask_directly(entry.state):
+                    break
+                if not buffered:
+                    record = QueryRecord(query_id, key, request.query.SerializeToString(), True, deadline_ns + KEEP_NS)
+                    await _buffer(service, record)
+                    buffered = True
+                if not entry.state.buffered_queries:
+                    await engine.transact(key.namespace_id, key.workflow_id, key.run_id, _note_waiting)
+                if not await audience.wait(deadline_ns):
+                    raise deadline_exceeded()
+    finally:
+        # Whatever ends the waiting, also a caller that goes away: the row would keep others from asking.
+        if buffered:
+            await asyncio.shield(service.store.delete_query(query_id))
+    return _reply(await _ask_directly(service, entry, service.ids.uuid(), request, deadline_ns))
+
+
+async def _buffer(service: History, record: QueryRecord) -> None:
+    """Have the next workflow task bring the query along. Raises RESOURCE_EXHAUSTED when enough wait already."""
+    most = service.limits.buffered_queries
+    async with service.engine.lock(record.key):
+        if len(await service.store.list_buffered_queries(record.key, service.wall.now_ns(), most)) >= most:
+            raise ServiceError(Code.RESOURCE_EXHAUSTED, BUFFER_FULL, _TOO_BUSY)
+        await service.store.put_query(record, None)
 
 
 def _rejection(state: MutableState, condition: int) -> service_pb.QueryWorkflowResponse | None:
@@ -126,7 +146,7 @@ def _check_answerable(state: MutableState, deadline_ns: int) -> None:
     """Raise when no worker can answer before the deadline."""
     completed_any = state.last_completed_started_event_id != 0
     if state.status not in (RUNNING, PAUSED) and not completed_any:
-        raise update.workflow_not_ready("Workflow is closed before a Workflow Task was started.")
+        raise update.workflow_not_ready("Workflow execution closed before WorkflowTaskStarted event")
     has_task = state.workflow_task.scheduled_event_id != 0
     if not has_task and not completed_any and state.execution_start_ns > deadline_ns:
         raise update.workflow_not_ready("Workflow task is not scheduled yet.")
