@@ -25,7 +25,12 @@ from whistlestop.history.core import (
     workflow_task,
 )
 from whistlestop.history.core.completion import HANDLERS, Completion
-from whistlestop.history.core.start import copy_payloads, round_to_millisecond, run_timeout, task_timeout
+from whistlestop.history.core.start import (
+    copy_memo_and_search_attributes,
+    round_to_millisecond,
+    run_timeout,
+    task_timeout,
+)
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp
 
@@ -61,11 +66,7 @@ def initiate(completion: Completion, command: command_pb.Command) -> history_pb.
     ):
         if attributes.HasField(field):
             getattr(a, field).CopyFrom(getattr(attributes, field))
-    # Empty, they are nothing.
-    if attributes.memo.fields:
-        a.memo.CopyFrom(attributes.memo)
-    if attributes.search_attributes.indexed_fields:
-        a.search_attributes.CopyFrom(attributes.search_attributes)
+    copy_memo_and_search_attributes(a, attributes)
     if attributes.HasField("workflow_execution_timeout"):
         a.workflow_execution_timeout.CopyFrom(attributes.workflow_execution_timeout)
     for field in ("workflow_run_timeout", "workflow_task_timeout"):
@@ -113,12 +114,7 @@ def started_attributes(
     ):  # fmt: skip
         if initiated.HasField(field):
             getattr(a, field).CopyFrom(getattr(initiated, field))
-    if initiated.memo.fields:
-        a.memo.SetInParent()
-        copy_payloads(a.memo.fields, initiated.memo.fields)
-    if initiated.search_attributes.indexed_fields:
-        a.search_attributes.SetInParent()
-        copy_payloads(a.search_attributes.indexed_fields, initiated.search_attributes.indexed_fields)
+    copy_memo_and_search_attributes(a, initiated)
     priority = merged_priority(parent.priority, initiated.priority)
     if priority.ByteSize() or initiated.HasField("priority") or parent.HasField("priority"):
         a.priority.CopyFrom(priority)

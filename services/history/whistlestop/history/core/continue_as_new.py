@@ -11,7 +11,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.history.core import build_ids, callbacks, chain, close, command_attributes, versioning
 from whistlestop.history.core.completion import HANDLERS, Completion
-from whistlestop.history.core.start import copy_payloads
+from whistlestop.history.core.start import copy_memo_and_search_attributes
 from whistlestop.history.core.times import duration_ns, set_duration
 
 if TYPE_CHECKING:
@@ -52,26 +52,12 @@ def _closing_event(
     for name in ("workflow_run_timeout", "workflow_task_timeout", "backoff_start_interval"):
         if attributes.HasField(name):  # type: ignore[arg-type]
             getattr(a, name).CopyFrom(getattr(attributes, name))
-    _copy_visible(a, attributes)
+    copy_memo_and_search_attributes(a, attributes)
     a.initiator = attributes.initiator
     a.inherit_build_id = attributes.inherit_build_id
     a.initial_versioning_behavior = attributes.initial_versioning_behavior
     a.workflow_task_completed_event_id = completed_event_id
     return event
-
-
-def _copy_visible(
-    target: history_pb.WorkflowExecutionContinuedAsNewEventAttributes
-    | history_pb.WorkflowExecutionStartedEventAttributes,
-    source: command_pb.ContinueAsNewWorkflowExecutionCommandAttributes,
-) -> None:
-    """Memo and search attributes, without those that say "nothing"."""
-    if source.memo.fields:
-        target.memo.SetInParent()
-        copy_payloads(target.memo.fields, source.memo.fields)
-    if source.search_attributes.indexed_fields:
-        target.search_attributes.SetInParent()
-        copy_payloads(target.search_attributes.indexed_fields, source.search_attributes.indexed_fields)
 
 
 def _begin(run: Run, attributes: command_pb.ContinueAsNewWorkflowExecutionCommandAttributes, run_id: str) -> None:
@@ -85,7 +71,7 @@ def _begin(run: Run, attributes: command_pb.ContinueAsNewWorkflowExecutionComman
             getattr(a, name).CopyFrom(getattr(attributes, name))
     if attributes.HasField("failure"):
         a.continued_failure.CopyFrom(attributes.failure)
-    _copy_visible(a, attributes)
+    copy_memo_and_search_attributes(a, attributes)
     if state.HasField("priority"):
         a.priority.CopyFrom(state.priority)
     a.cron_schedule = attributes.cron_schedule

@@ -6,7 +6,7 @@ and calls `new_run`; what they have in common is here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
@@ -102,12 +102,7 @@ def started_attributes(
     ):  # fmt: skip
         if request.HasField(field):
             getattr(a, field).CopyFrom(getattr(request, field))
-    if request.memo.fields:
-        a.memo.SetInParent()
-        copy_payloads(a.memo.fields, request.memo.fields)
-    if request.search_attributes.indexed_fields:
-        a.search_attributes.SetInParent()
-        copy_payloads(a.search_attributes.indexed_fields, request.search_attributes.indexed_fields)
+    copy_memo_and_search_attributes(a, request)
     a.completion_callbacks.extend(request.completion_callbacks)
     if request.HasField("versioning_override"):
         a.versioning_override.CopyFrom(request.versioning_override)
@@ -138,11 +133,14 @@ def round_to_millisecond(instant_ns: int) -> int:
     return (instant_ns + MILLISECOND_NS // 2) // MILLISECOND_NS * MILLISECOND_NS
 
 
-def copy_payloads(target: object, source: object) -> None:
-    """Copy a map of payloads, leaving out those that say "nothing"."""
-    for key, payload in source.items():  # type: ignore[attr-defined]
+def copy_memo_and_search_attributes(target: Any, source: Any) -> None:
+    """Copy both, but for the null payloads; where nothing is left of one, it stays unset."""
+    for name, payload in source.memo.fields.items():
         if not is_null_payload(payload):
-            target[key].CopyFrom(payload)  # type: ignore[index]
+            target.memo.fields[name].CopyFrom(payload)
+    for name, payload in source.search_attributes.indexed_fields.items():
+        if not is_null_payload(payload):
+            target.search_attributes.indexed_fields[name].CopyFrom(payload)
 
 
 def run_timeout(run_timeout_ns: int, execution_timeout_ns: int) -> int:
