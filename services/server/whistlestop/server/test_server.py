@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Never
 
 from whistlestop.server.cli.errors import CommandError
-from whistlestop.server.cli.lean import leave_out_grpcio
+from whistlestop.server.cli.lean import import_messages_alone
 from whistlestop.server.config import ServerConfig, development_outbound
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> Never:
     """Serve until somebody asks to stop."""
     parsed = _parser().parse_args(arguments)
-    leave_out_grpcio()
+    import_messages_alone()
     from whistlestop.server.cli.serve import serve
     from whistlestop.server.logs import LogFormat, configure
     from whistlestop.server.time_skipping import TimeSkippingServer

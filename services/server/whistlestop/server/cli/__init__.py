@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
-    from whistlestop.server.cli.app import run
+    from whistlestop.server.cli import quick_start
 
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    code = quick_start.run(given)
+    if code is None:
+        from whistlestop.server.cli.app import run
+
+        code = run(given)
+    sys.exit(code)

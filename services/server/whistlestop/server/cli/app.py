@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whistlestop.server.cli.errors import CommandError
+from whistlestop.server.cli.errors import CommandError, complain
 
 # typer carries click inside or beside it, by version: click's errors are reached through typer's own name.
 _ClickException: type[Any] = typer.BadParameter.__bases__[0].__bases__[0]
@@ -74,10 +74,10 @@ def run(arguments: list[str]) -> int:
         if message.startswith("Usage:"):  # a group without a command: help, not a complaint
             print(message, file=sys.stderr)
         else:
-            _complain(message)
+            complain(message)
         return int(error.exit_code)
     except CommandError as error:
-        _complain(str(error))
+        complain(str(error))
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return 130
@@ -86,10 +86,3 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return result if isinstance(result, int) else 0
-
-
-def _complain(message: str) -> None:
-    from whistlestop.server.cli.output import escaped
-
-    lines = [escaped(" ".join(line.split())) for line in message.splitlines() if line.strip()]
-    print("Error: " + "\n       ".join(lines), file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 class CommandError(Exception):
     """Ends the command with this one line on standard error."""
@@ -9,3 +11,11 @@ class CommandError(Exception):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def complain(message: str) -> None:
+    """Write an error to standard error, each line of it on one line."""
+    from whistlestop.server.cli.output import escaped
+
+    lines = [escaped(" ".join(line.split())) for line in message.splitlines() if line.strip()]
+    print("Error: " + "\n       ".join(lines), file=sys.stderr)

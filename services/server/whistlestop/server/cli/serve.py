@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from importlib.metadata import version
@@ -44,6 +45,9 @@ async def _serve(server: Server, title: str, hints: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with server:
+        # What a start leaves behind stays: the collector, which was off meanwhile, need not look at it again.
+        gc.freeze()
+        gc.enable()
         _announce(server, title, hints)
         await stop.wait()
         # A second signal ends the process the hard way.

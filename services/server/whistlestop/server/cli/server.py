@@ -1,36 +1,18 @@
-"""`whistlestop server start-dev` and `whistlestop server start`."""
+"""`whistlestop server start-dev` and `whistlestop server start`: their flags. What they do is in `starting`."""
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from whistlestop.server.cli.auth_flags import AllowAnonymous, ApiKeys, auth_config
-from whistlestop.server.cli.config_file import ConfigFile  # noqa: TC001 - typer reads it at run time
-from whistlestop.server.cli.errors import CommandError
-from whistlestop.server.config import (
-    ALL_ROLES,
-    DEFAULT_NAMESPACE,
-    DEFAULT_PORT,
-    MEMORY,
-    BadConfig,
-    Role,
-    ServerConfig,
-    StoreConfig,
-    TlsConfig,
-    development_outbound,
-)
-from whistlestop.server.dynamic_config import DynamicConfig, InvalidDynamicConfig
+from whistlestop.server.cli import starting
+from whistlestop.server.cli.auth_flags import AllowAnonymous, ApiKeys  # noqa: TC001 - typer reads them at run time
+from whistlestop.server.cli.config_file import ConfigFile  # noqa: TC001 - as above
+from whistlestop.server.cli.starting import LOG_FORMATS, LOG_LEVELS
+from whistlestop.server.config import DEFAULT_PORT
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-SEARCH_ATTRIBUTE_TYPES = ("Text", "Keyword", "Int", "Double", "Bool", "Datetime", "KeywordList")
-"""In the order of Temporal's IndexedValueType, from 1."""
-
-LOG_LEVELS = ("debug", "info", "warn", "error", "never")
-LOG_FORMATS = ("text", "json", "pretty")
 
 _Namespaces = Annotated[
     list[str] | None,
@@ -181,31 +163,7 @@ def start_dev(
     allow_outbound: _AllowOutbound = None,
 ) -> None:
     """Start a development server: everything in one process, state in memory unless --db-filename is given."""
-    _configure_logs(log_level, log_format)
-    config = _config(
-        store=StoreConfig(db_filename or MEMORY, pragmas=_pairs("--sqlite-pragma", sqlite_pragma)),
-        ip=ip,
-        port=port,
-        http_port=http_port,
-        metrics_port=metrics_port,
-        metrics_ip=metrics_ip,
-        http_cors_origins=_origins(http_cors_origin),
-        namespaces=_namespaces(namespace),
-        search_attributes=_search_attributes(search_attribute),
-        dynamic=_dynamic(dynamic_config_value),
-        auth=auth_config(api_keys),
-        allow_anonymous=allow_anonymous,
-        allow_outbound=(*development_outbound(ip), *_urls(allow_outbound)),
-        drain_s=1.0,
-    )
-    if log_config:
-        _print_config(config)
-    hints = []
-    if config.store.in_memory:
-        hints.append("State is in memory and ends with this process. To keep it: --db-filename FILE")
-    if not headless:
-        hints.append("No web UI is shipped. Temporal's works: set its TEMPORAL_ADDRESS to the gRPC address above")
-    raise typer.Exit(_run(config, "Whistlestop development server", hints))
+    raise typer.Exit(starting.start_dev(**locals()))
 
 
 @app.command("start")
@@ -248,172 +206,6 @@ def start(
     allow_outbound: _AllowOutbound = None,
 ) -> None:
     """Start a server that keeps its state: in a SQLite file, or in Postgres with other processes beside it."""
-    del config_file  # read before the flags were
-    _configure_logs(log_level, log_format)
-    if database_url and db_filename:
-        raise CommandError("--database-url and --db-filename exclude each other", 2)
-    if bool(tls_cert) != bool(tls_key) or (tls_client_ca and not tls_cert):
-        raise CommandError("TLS needs --tls-cert and --tls-key together (and --tls-client-ca only with them)", 2)
-    config = _config(
-        store=_store(database_url, db_filename or "whistlestop.db", sqlite_pragma, database_listen_url),
-        ip=ip,
-        port=port,
-        http_port=http_port,
-        metrics_port=metrics_port,
-        metrics_ip=metrics_ip,
-        http_cors_origins=_origins(http_cors_origin),
-        namespaces=_namespaces(namespace),
-        search_attributes=_search_attributes(search_attribute),
-        dynamic=_dynamic(dynamic_config_value),
-        roles=_roles(services),
-        tls=TlsConfig(tls_cert, tls_key, tls_client_ca) if tls_cert else None,
-        auth=auth_config(api_keys),
-        allow_anonymous=allow_anonymous,
-        allow_outbound=_urls(allow_outbound),
-        broadcast_address=broadcast_address,
-        drain_s=drain_s,
-        internal_ip=internal_ip,
-        internal_port=internal_port,
-        internal_secret=_secret(internal_secret, internal_secret_file),
-        history_urls=_urls(history_url),
-        matching_urls=_urls(matching_url),
-    )
-    raise typer.Exit(_run(config, "Whistlestop server", []))
-
-
-def _config(**settings: object) -> ServerConfig:
-    try:
-        return ServerConfig(**settings)  # type: ignore[arg-type]  # named as the fields are
-    except BadConfig as error:
-        raise CommandError(str(error), 2) from error
-
-
-def _store(database_url: str, path: str, pragmas: list[str] | None, listen_url: str) -> StoreConfig:
-    import os
-
-    if listen_url and not database_url:
-        raise CommandError("--database-listen-url goes with --database-url", 2)
-    if listen_url and not listen_url.startswith(("postgresql://", "postgres://")):
-        raise CommandError("--database-listen-url must begin with postgresql://", 2)
-    if not database_url:
-        return StoreConfig(os.path.abspath(path), pragmas=_pairs("--sqlite-pragma", pragmas))  # noqa: PTH100
-    if not database_url.startswith(("postgresql://", "postgres://")):
-        raise CommandError("--database-url must begin with postgresql://", 2)
-    return StoreConfig(database_url=database_url, listen_url=listen_url)
-
-
-def _origins(given: list[str] | None) -> tuple[str, ...]:
-    if not given:
-        return ()
-    from whistlestop.server.cli.lean import leave_out_grpcio
-
-    leave_out_grpcio()  # before anything imports Temporal's API
-    from whistlestop.frontend.doors.browsers import origins_of
-
-    try:
-        return tuple(sorted(origins_of(given)))
-    except ValueError as error:
-        raise CommandError(f"--http-cors-origin {error}", 2) from error
-
-
-def _secret(given: str, path: str) -> str:
-    if not path:
-        return given
-    try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - one small file at start
-            found = file.read().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"--internal-secret-file {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not found:
-        raise CommandError(f"--internal-secret-file {path} is empty", 2)
-    from whistlestop.common.private_files import warn_if_open
-
-    warn_if_open("the internal secret", path)
-    return found
-
-
-def _urls(given: list[str] | None) -> tuple[str, ...]:
-    """Flags, or a list in an environment variable."""
-    return tuple(dict.fromkeys(url for text in given or () for url in text.replace(",", " ").split()))
-
-
-def _namespaces(given: list[str] | None) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((DEFAULT_NAMESPACE, *(given or ()))))
-
-
-def _dynamic(given: list[str] | None) -> DynamicConfig:
-    try:
-        dynamic = DynamicConfig.parse(given or ())
-        dynamic.check()
-    except InvalidDynamicConfig as error:
-        raise CommandError(str(error), 2) from error
-    dynamic.log_unknown()
-    return dynamic
-
-
-def _pairs(flag: str, given: list[str] | None) -> dict[str, str]:
-    pairs = {}
-    for text in given or ():
-        name, separator, value = text.partition("=")
-        if not separator or not name or not value:
-            raise CommandError(f'{flag} "{text}": expected NAME=VALUE', 2)
-        pairs[name] = value
-    return pairs
-
-
-def _search_attributes(given: list[str] | None) -> dict[str, int]:
-    found = {}
-    for name, kind in _pairs("--search-attribute", given).items():
-        if kind not in SEARCH_ATTRIBUTE_TYPES:
-            expected = ", ".join(SEARCH_ATTRIBUTE_TYPES)
-            raise CommandError(f'--search-attribute {name}: "{kind}" is not one of {expected}', 2)
-        found[name] = SEARCH_ATTRIBUTE_TYPES.index(kind) + 1
-    return found
-
-
-def _roles(text: str) -> frozenset[Role]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    known = {role.value for role in ALL_ROLES}
-    if not names or set(names) - known:
-        raise CommandError(f'--services "{text}": expected some of {", ".join(sorted(known))}', 2)
-    return frozenset(Role(name) for name in names)
-
-
-def _configure_logs(level: str, log_format: str) -> None:
-    from whistlestop.server.logs import LEVELS, LogFormat, configure
-
-    if level.lower() not in LEVELS:
-        raise CommandError(f'--log-level "{level}" is not one of {", ".join(LOG_LEVELS)}', 2)
-    if log_format.lower() not in LOG_FORMATS:
-        raise CommandError(f'--log-format "{log_format}" is not one of {", ".join(LOG_FORMATS)}', 2)
-    configure(level, LogFormat(log_format.lower()))
-
-
-def _print_config(config: ServerConfig) -> None:
-    import json
-
-    shown = {
-        "store": config.store.describe(),
-        "ip": config.ip,
-        "port": config.port,
-        "http_port": config.http_port,
-        "metrics_port": config.metrics_port,
-        "namespaces": list(config.namespaces),
-        "search_attributes": {
-            name: SEARCH_ATTRIBUTE_TYPES[kind - 1] for name, kind in config.search_attributes.items()
-        },
-        "dynamic_config": dict(config.dynamic.values),
-        "sqlite_pragmas": dict(config.store.pragmas),
-        "services": sorted(config.roles),
-    }
-    print(json.dumps(shown, indent=2), file=sys.stderr)
-
-
-def _run(config: ServerConfig, title: str, hints: list[str]) -> int:
-    from whistlestop.server.cli.lean import leave_out_grpcio
-
-    leave_out_grpcio()
-    from whistlestop.server.cli.serve import serve
-    from whistlestop.server.process import Server
-
-    return serve(Server(config), title, hints)
+    flags = locals()
+    del flags["config_file"]  # read before the flags were
+    raise typer.Exit(starting.start(**flags))
