@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from whistlestop.server.cli import server as commands
+from whistlestop.server.cli import starting
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.cli.server_file import ServerFile
 
@@ -38,7 +39,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[ServerConfig]:
         found.append(config)
         return 0
 
-    monkeypatch.setattr(commands, "_run", run)
+    monkeypatch.setattr(starting, "_run", run)
     return found
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 
 from whistlestop.server.cli.errors import CommandError, complain
+from whistlestop.server.release import VERSION
 
 # typer carries click inside or beside it, by version: click's errors are reached through typer's own name.
 _ClickException: type[Any] = typer.BadParameter.__bases__[0].__bases__[0]
@@ -39,7 +39,7 @@ GROUPS = {
 
 def _print_version(value: bool) -> None:
     if value:
-        print(f"whistlestop {version('whistlestop')}")
+        print(f"whistlestop {VERSION}")
         raise typer.Exit
 
 

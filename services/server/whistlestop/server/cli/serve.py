@@ -6,7 +6,6 @@ import asyncio
 import gc
 import signal
 import sys
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from whistlestop.common.listen_address import host_port, is_loopback
@@ -14,6 +13,7 @@ from whistlestop.frontend.auth.keys import BadKeys
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.config import BadConfig, bind_address, callers
 from whistlestop.server.dynamic_config import InvalidDynamicConfig
+from whistlestop.server.release import VERSION
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _announce(server: Server, title: str, hints: Sequence[str]) -> None:
     config = server.config
     ip = config.ip
     scheme = "https" if config.tls else "http"
-    lines = [f"{title} {version('whistlestop')}", ""]
+    lines = [f"{title} {VERSION}", ""]
     if server.port:
         lines.append(f"gRPC:    {host_port(ip, server.port)}")
     if server.http_port:
