@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TABLES = {"start-dev": quick_start.START_DEV, "start": quick_start.START}
 NOT_PLAIN = {"config_file", "help"}
-VALUES = {
+VALUES: dict[str, list[tuple[str, Any]]] = {
     quick_start.TEXT: [("x y", "x y")],
     quick_start.TEXTS: [("a=1", "a=1"), ("b", "b")],
     quick_start.PORT: [("7300", 7300)],
