@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from google.protobuf.message import DecodeError
@@ -34,6 +34,12 @@ _KEPT_NS = SECOND_NS
 _MOST_NAMESPACES = 1000
 
 
+class _Known(NamedTuple):
+    read_ns: int
+    range_id: int
+    deployments: NamespaceDeployments
+
+
 def _pause_s(attempt: int, data: bytes) -> float:
     """Return how long to wait before the next attempt, so that many writers do not meet again and again.
 
@@ -58,23 +64,35 @@ class Deployments:
     def __init__(self, store: TaskStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._known: dict[str, tuple[int, NamespaceDeployments]] = {}
+        self._known: dict[str, _Known] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def read(self, namespace_id: str) -> NamespaceDeployments:
-        """As stored now."""
+        """As stored now. Not to be changed: while the row stays the same, so does the object."""
         record = await self._store.get_task_queue(namespace_id, ROW_NAME, ROW_TYPE)
-        found = EMPTY if record is None else _parsed(namespace_id, record.data)
+        known = self._known.get(namespace_id)
+        range_id = 0 if record is None else record.range_id
+        if record is None:
+            found = EMPTY
+        elif known is not None and known.range_id == range_id:
+            found = known.deployments
+        else:
+            found = _parsed(namespace_id, record.data)
         if len(self._known) >= _MOST_NAMESPACES:
             self._known.clear()
-        self._known[namespace_id] = (self._clock.now_ns(), found)
+        self._known[namespace_id] = _Known(self._clock.now_ns(), range_id, found)
         return found
+
+    def peek(self, namespace_id: str) -> NamespaceDeployments | None:
+        """As this process has seen them last; None: not lately."""
+        known = self._known.get(namespace_id)
+        return known.deployments if known is not None else None
 
     async def cached(self, namespace_id: str) -> NamespaceDeployments:
         """As stored, or a moment ago. Not to be changed."""
         known = self._known.get(namespace_id)
-        if known is not None and self._clock.now_ns() - known[0] < _KEPT_NS:
-            return known[1]
+        if known is not None and self._clock.now_ns() - known.read_ns < _KEPT_NS:
+            return known.deployments
         return await self.read(namespace_id)
 
     async def change(self, namespace_id: str, change: Callable[[NamespaceDeployments], T]) -> T:
@@ -139,6 +157,6 @@ class Deployments:
             except LeaseLost:
                 await self._clock.sleep(_pause_s(attempt, data))
                 continue
-            self._known[namespace_id] = (now_ns, wanted)
+            self._known[namespace_id] = _Known(now_ns, expected + 1, wanted)
             return result
         raise unavailable("worker deployments change too often; try again")

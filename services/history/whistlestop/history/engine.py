@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier, Subscription
     from whistlestop.history.core.limits import Limits
+    from whistlestop.history.placements import Placements
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import ExecutionWrite, HistoryBatch, MatchingTask, TransferTask
     from whistlestop.storage.visibility import AttributeType
@@ -136,6 +137,8 @@ class Engine:
         """How many commits are on their way into the store."""
         self.watch: Callable[[Run], None] | None = None
         """Told of every run as it was committed."""
+        self.placements: Placements | None = None
+        """Told of every queue that got tasks; None where nothing goes on when a call has been answered."""
         self.retention_of: Callable[[str], Awaitable[int]] = _keep_for_ever
         self.attribute_types_of: Callable[[str], Awaitable[Mapping[str, AttributeType]]] = _no_custom_attributes
         """Nanoseconds that a namespace (by its id) keeps its closed runs; 0: for ever."""
@@ -429,6 +432,7 @@ class Engine:
         """Tasks go to the version they are for; where its workers are started on demand, that is owed to them, too."""
         deployments = await self.deployments.cached(run.key.namespace_id)
         versioning.route_tasks(run, deployments)
+        run.placed_by = deployments
         run.transfers += push.rows_for(run.tasks_added, deployments, self.ids, self.clock.now_ns())
         if not self.effects.sees_tasks:
             run.transfers += push.sticky_rows(run, deployments, self.ids, self.clock.now_ns())
@@ -491,6 +495,9 @@ class Engine:
         topics.extend(query_topic(query_id) for query_id, _ in run.answers)
         if write.tasks_added:
             self.tasks_written(write.tasks_added)
+            if self.placements is not None:
+                sticky = run.state.sticky_task_queue
+                self.placements.note(run.key.namespace_id, write.tasks_added, run.placed_by, sticky)
         self.notifier.publish(topics)
         if write.timer is not None:
             self.effects.timer(write.timer)

@@ -14,6 +14,7 @@ from whistlestop.history.completion_pages import CompletionPages
 from whistlestop.history.core import commands as _commands  # noqa: F401 - fills the table of command handlers
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.engine import Effects, Engine
+from whistlestop.history.placements import Placements
 from whistlestop.history.push import Pushes
 from whistlestop.history.timers import EVERYTHING, TimerProcessor
 from whistlestop.history.transfers import TransferProcessor
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
+    from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
     from whistlestop.storage.visibility import AttributeType
@@ -84,6 +86,8 @@ class History:
         self.push = Pushes(self)
         self.timers.handlers["push"] = self.push.fire
         self.engine.effects = _ServerEffects(self, task_listener)
+        if task_listener is not None:
+            self.engine.placements = Placements(self.engine.deployments, clock, self._reroute)
         self.closing = False
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
@@ -103,6 +107,13 @@ class History:
         from whistlestop.history.schedule import driver
 
         await driver.fire(self, timer)
+
+    async def _reroute(
+        self, namespace_id: str, task_queue: str, task_type: int, deployments: NamespaceDeployments
+    ) -> None:
+        from whistlestop.history.api.deployments import reroute
+
+        await reroute(self, namespace_id, task_queue, task_type, deployments)
 
     async def _retention_of(self, namespace_id: str) -> int:
         namespace = await self.namespaces.by_id(namespace_id)
@@ -129,6 +140,8 @@ class History:
     async def close(self) -> None:
         """End the background processors; what they had not done stays in the store."""
         self.closing = True
+        if self.engine.placements is not None:
+            await self.engine.placements.close()
         await self.timers.close()
         await self.transfers.close()
 

@@ -55,16 +55,17 @@ async def reroute_tasks(service: History, request: RerouteTasksRequest, context:
         )
         names.extend(queues_of(versioning_data(deployments, queue.name), queue.name))
         for name in names:
-            moved += await _reroute(service, context.namespace_id, name, queue.task_type, deployments)
+            moved += await reroute(service, context.namespace_id, name, queue.task_type, deployments)
     if request.push:
         queues = [(queue.name, queue.task_type) for queue in request.queues]
         service.push.look(context.namespace_id, deployments, queues)
     return RerouteTasksResponse(moved=moved)
 
 
-async def _reroute(
+async def reroute(
     service: History, namespace_id: str, task_queue: str, task_type: int, deployments: NamespaceDeployments
 ) -> int:
+    """Put what waits on a queue where it belongs, and return how many tasks were moved."""
     moved = 0
     after: tuple[int, int] | None = None
     for _ in range(_MOST_PAGES):

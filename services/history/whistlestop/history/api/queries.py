@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT_S = 10.0
 KEEP_NS = 10 * SECOND_NS
+_LOOK_AGAIN_NS = 2 * SECOND_NS
+"""When it is looked first whether a query that waits still waits where its run's workflow tasks go."""
 FAILING_TASK_ATTEMPTS = 3
 MAX_CONFLICTS = 20
 MAX_ATTACHED = 100
@@ -189,12 +191,17 @@ async def _ask_directly(
             if result is not None:
                 return result
             await service.store.delete_query(query_id)
-    fresh_id = service.ids.uuid() if sticky else query_id
-    result = await _dispatch(service, entry, fresh_id, request, state.task_queue, deadline_ns, deadline_ns)
-    await service.store.delete_query(fresh_id)
-    if result is None:
-        raise deadline_exceeded()
-    return result
+    if sticky:
+        query_id = service.ids.uuid()
+    while True:
+        result = await _dispatch(service, entry, query_id, request, state.task_queue, deadline_ns, deadline_ns)
+        await service.store.delete_query(query_id)
+        if result is not None:
+            return result
+        if service.wall.now_ns() >= deadline_ns:
+            raise deadline_exceeded()
+        # The run's workflow tasks are routed to another queue by now.
+        query_id = service.ids.uuid()
 
 
 async def _has_poller(service: History, entry: Entry, task_queue: str) -> bool:
@@ -216,10 +223,11 @@ async def _dispatch(
     until_ns: int,
     deadline_ns: int,
 ) -> query_pb.WorkflowQueryResult | None:
-    """One query as a task of one queue; None when nobody answered by `until_ns`."""
+    """One query as a task of one queue; None when nobody answered by `until_ns`, or routing leads elsewhere now."""
     key = entry.key
     now_ns = service.wall.now_ns()
-    if task_queue == entry.state.task_queue:
+    pause_ns, is_normal = _LOOK_AGAIN_NS, task_queue == entry.state.task_queue
+    if is_normal:
         deployments = await service.engine.deployments.cached(key.namespace_id)
         task_queue = versioning.queue_of_workflow_task(entry.state, deployments)
     row = TaskKey(
@@ -239,9 +247,16 @@ async def _dispatch(
             answer = await _answer(service, query_id)
             if answer is not None:
                 return answer
-            if not await audience.wait(until_ns):
-                await service.store.delete_tasks((row,))
-                return await _answer(service, query_id)
+            look_ns = service.wall.now_ns() + pause_ns if is_normal else until_ns
+            if await audience.wait(min(until_ns, look_ns)):
+                continue
+            if look_ns < until_ns:
+                pause_ns *= 2
+                deployments = await service.engine.deployments.read(key.namespace_id)
+                if versioning.queue_of_workflow_task(entry.state, deployments) == task_queue:
+                    continue
+            await service.store.delete_tasks((row,))
+            return await _answer(service, query_id)
 
 
 def stored(result: query_pb.WorkflowQueryResult, limits: Limits) -> bytes:

@@ -167,6 +167,8 @@ class Run:
         """How long the namespace keeps its closed runs; 0: for ever, or not known."""
         self.deployments: NamespaceDeployments = EMPTY
         """The worker deployments of the namespace."""
+        self.placed_by: NamespaceDeployments = EMPTY
+        """Those by which the queues of its new tasks were chosen."""
         self.rules: Sequence[rules_pb.WorkflowRule] = ()
         """The workflow rules of the namespace."""
         self.superseded = False

@@ -1,0 +1,108 @@
+"""Tasks that were placed by routing data which has changed meanwhile are found again at once.
+
+Whoever commits a task chooses its queue by worker deployments as they were read a moment ago (storage/deployments.py).
+When routing changes, the queues are looked through (api/deployments.py), but a task may come after that look: it was on
+its way into the store, or its process did not know of the change yet. So the queues that got tasks are remembered until
+the deployments have been read once more, by a read that began after the commit; where they are others by then, those
+queues are looked through again. A process that ends before it has looked leaves that to matching, which looks when
+workers poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from whistlestop.common.errors import ServiceError
+from whistlestop.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from typing import Any
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+    from whistlestop.storage.deployments import Deployments
+    from whistlestop.storage.records import MatchingTask
+
+    Reroute = Callable[[str, str, int, NamespaceDeployments], Awaitable[object]]
+    """Looks through a queue, given by namespace, name and type."""
+
+log = logging.getLogger(__name__)
+
+LOOK_AFTER_S = 1.0
+_MOST_QUEUES = 10_000
+"""Remembered of one namespace; what is beyond is left to matching."""
+
+
+class Placements:
+    """The queues that got tasks a moment ago, by namespace, with the deployments by which they were chosen."""
+
+    def __init__(self, deployments: Deployments, clock: Clock, reroute: Reroute) -> None:
+        self._deployments = deployments
+        self._clock = clock
+        self._reroute = reroute
+        self._placed: dict[str, dict[tuple[str, int], NamespaceDeployments]] = {}
+        """An entry, be it an empty one, for each namespace that is being watched."""
+        self._running: set[asyncio.Task[None]] = set()
+
+    def note(
+        self, namespace_id: str, tasks: Iterable[MatchingTask], placed_by: NamespaceDeployments, sticky: str
+    ) -> None:
+        """Remember the queues of tasks that were just committed, but for the sticky one."""
+        placed = self._placed.get(namespace_id)
+        if placed is None:
+            placed = self._placed[namespace_id] = {}
+            self._spawn(self._watch(namespace_id))
+        late = self._deployments.peek(namespace_id) is not placed_by
+        for task in tasks:
+            name, task_type = task.key.task_queue, task.key.task_type
+            if name == sticky:
+                continue
+            if late:
+                # Routing has changed while the commit was under way.
+                self._spawn(self._look(namespace_id, {(name, task_type): placed_by}))
+            elif (name, task_type) not in placed and len(placed) < _MOST_QUEUES:
+                placed[(name, task_type)] = placed_by
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("tasks placed by older routing could not be looked for", exc_info=error)
+
+    async def _watch(self, namespace_id: str) -> None:
+        """Look every second, until a second brings nothing."""
+        try:
+            await self._clock.sleep(LOOK_AFTER_S)
+            while placed := self._placed[namespace_id]:
+                self._placed[namespace_id] = {}
+                await self._look(namespace_id, placed)
+                await self._clock.sleep(LOOK_AFTER_S)
+        finally:
+            del self._placed[namespace_id]
+
+    async def _look(self, namespace_id: str, placed: dict[tuple[str, int], NamespaceDeployments]) -> None:
+        """Find tasks on these queues that belong elsewhere by now."""
+        try:
+            known = await self._deployments.read(namespace_id)
+            for (name, task_type), placed_by in placed.items():
+                if placed_by is not known:
+                    await self._reroute(namespace_id, name, task_type, known)
+        except (ServiceError, StorageError) as error:
+            log.debug("tasks of namespace %s were not looked for: %r", namespace_id, error)
+            for queue, placed_by in placed.items():
+                if namespace_id in self._placed:
+                    self._placed[namespace_id].setdefault(queue, placed_by)
+
+    async def close(self) -> None:
+        """Look no more."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
