@@ -394,3 +394,56 @@ async def test_a_version_is_not_deleted_while_its_pollers_are_shown(site: Site) 
     with pytest.raises(ServiceError, match="active pollers"):
         await site.call("DeleteWorkerDeploymentVersion", deployment_version=_version("1"))
 
+
+
+# ---- what runs tell of their workers ----
+
+
+async def test_an_open_run_is_found_by_the_build_that_has_worked_on_it(site: Site) -> None:
+    async def found(query: str) -> list[str]:
+        reply = await site.call("ListWorkflowExecutions", query=query)
+        return [each.execution.workflow_id for each in reply.executions]
+
+    await site.start("w")
+    task = await site.poll("")
+    await site.call("RespondWorkflowTaskCompleted", task_token=task.task_token, worker_version_stamp={"build_id": "b1"})
+    assert await found("BuildIds = 'unversioned:b1' AND ExecutionStatus = 'Running'") == ["w"]
+    await site.signal("w")
+    task = await site.poll("")
+    await site.call("RespondWorkflowTaskCompleted", task_token=task.task_token, worker_version_stamp={"build_id": "b2"})
+    for build_id in ("b1", "b2"):
+        assert await found(f"BuildIds = 'unversioned:{build_id}' AND ExecutionStatus = 'Running'") == ["w"]
+    await site.current("1")
+    await site.start("v")
+    await site.complete(await site.poll("1"), "1", PINNED)
+    assert await found("TemporalUsedWorkerDeploymentVersions = 'd:1' AND ExecutionStatus = 'Running'") == ["v"]
+
+
+@pytest.mark.parametrize("worker", [{}, {"deployment_options": {"deployment_name": "d", "build_id": "1"}}])
+async def test_a_worker_without_a_version_can_not_say_how_a_workflow_behaves(site: Site, worker: Any) -> None:
+    await site.start("w")
+    task = await site.poll("")
+    with pytest.raises(ServiceError, match="versioning behavior cannot be specified without") as refused:
+        await site.call("RespondWorkflowTaskCompleted", task_token=task.task_token, versioning_behavior=PINNED, **worker)
+    assert refused.value.code is Code.INVALID_ARGUMENT
+    await site.call("RespondWorkflowTaskCompleted", task_token=task.task_token)
+
+
+async def test_a_query_of_a_run_whose_version_is_drained_without_workers_is_refused(site: Site) -> None:
+    await site.current("1")
+    await site.start("w")
+    await site.complete(await site.poll("1"), "1", PINNED, COMPLETE)
+    await site.current("2")
+    await site.backend.clock.advance(GRACE_S)
+    query: dict[str, Any] = {"execution": {"workflow_id": "w"}, "query": {"query_type": "q"}}
+    with pytest.raises(ServiceError) as late:
+        await site.within(30, site.call("QueryWorkflow", **query))  # its pollers are shown for five minutes
+    assert late.value.code is Code.DEADLINE_EXCEEDED
+    await site.backend.clock.advance(300)
+    with pytest.raises(ServiceError, match="PINNED to Worker Deployment Version 1, but 1 is drained") as refused:
+        await site.call("QueryWorkflow", **query)
+    assert refused.value.code is Code.FAILED_PRECONDITION
+    await site.current("1")
+    with pytest.raises(ServiceError) as late:
+        await site.within(30, site.call("QueryWorkflow", **query))
+    assert late.value.code is Code.DEADLINE_EXCEEDED

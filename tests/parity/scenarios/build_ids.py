@@ -50,3 +50,28 @@ async def task_queues_by_build_id(p: Puppet) -> None:
                 "DescribeTaskQueue", task_queue={"name": p.task_queue}, api_mode="DESCRIBE_TASK_QUEUE_MODE_ENHANCED",
                 versions=versions, task_queue_types=["TASK_QUEUE_TYPE_WORKFLOW"], **more,
             )  # fmt: skip
+
+
+@scenario
+async def runs_are_found_by_unversioned_builds_while_they_are_open(p: Puppet) -> None:
+    build_id = p.id("build")
+    await p.start()
+    await p.complete(await p.workflow_task(), worker_version_stamp={"build_id": build_id})
+    await p.listed(f"BuildIds = 'unversioned:{build_id}' AND ExecutionStatus = 'Running'", count=1)
+    await p.signal("go")
+    await p.complete(await p.workflow_task(), worker_version_stamp={"build_id": f"{build_id}-2"})
+    await p.listed(f"BuildIds = 'unversioned:{build_id}-2' AND ExecutionStatus = 'Running'", count=1)
+
+
+@scenario
+async def only_versioned_workers_say_how_a_workflow_behaves(p: Puppet) -> None:
+    await p.start()
+    task = await p.workflow_task()
+    options = {"deployment_name": p.id("deployment"), "build_id": "1"}
+    for worker in cases({}, {"deployment_options": options | {"worker_versioning_mode": 1}}):
+        for behavior in ("VERSIONING_BEHAVIOR_PINNED", "VERSIONING_BEHAVIOR_AUTO_UPGRADE"):
+            await p.attempt(
+                "RespondWorkflowTaskCompleted", task_token=task.task_token, identity="worker",
+                versioning_behavior=behavior, **worker,
+            )  # fmt: skip
+    await p.history()

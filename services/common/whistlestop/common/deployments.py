@@ -93,6 +93,14 @@ def find_version(data: DeploymentData, build_id: str) -> deployment_pb.WorkerDep
     return None
 
 
+def find_version_info(
+    deployments: NamespaceDeployments, version: Version
+) -> deployment_pb.WorkerDeploymentVersionInfo | None:
+    """What is known of that version."""
+    data = find_deployment(deployments, version.deployment_name)
+    return find_version(data, version.build_id) if data is not None else None
+
+
 def serves(info: deployment_pb.WorkerDeploymentVersionInfo, task_queue: str, task_type: int) -> bool:
     """Whether a worker of the version has ever polled the queue."""
     return any(queue.name == task_queue and queue.type == task_type for queue in info.task_queue_infos)
@@ -100,8 +108,7 @@ def serves(info: deployment_pb.WorkerDeploymentVersionInfo, task_queue: str, tas
 
 def has_queue(deployments: NamespaceDeployments, version: Version, task_queue: str, task_type: int) -> bool:
     """Whether the version exists and serves the queue."""
-    data = find_deployment(deployments, version.deployment_name)
-    info = find_version(data, version.build_id) if data is not None else None
+    info = find_version_info(deployments, version)
     return info is not None and serves(info, task_queue, task_type)
 
 

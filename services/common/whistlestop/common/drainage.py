@@ -47,6 +47,16 @@ def note_look(info: WorkerDeploymentVersionInfo, now_ns: int, *, is_pinned_to: b
         info.drainage_info.last_changed_time.FromNanoseconds(now_ns)
 
 
+def is_drained(info: WorkerDeploymentVersionInfo) -> bool:
+    """Whether no open workflow is pinned to the version any more, as far as it has been looked."""
+    return info.status == _DRAINED
+
+
+def has_ended_service(info: WorkerDeploymentVersionInfo) -> bool:
+    """Whether the version gets no new work any more, having had some."""
+    return info.status in (_DRAINING, _DRAINED)
+
+
 def is_idle(info: WorkerDeploymentVersionInfo) -> bool:
     """Whether the version has been thought to have no work, so that a workflow pinned to it changes its status."""
     return info.status in (_INACTIVE, _DRAINED)

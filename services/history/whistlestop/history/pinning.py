@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from whistlestop.common import drainage
-from whistlestop.common.deployments import find_deployment, find_version, version_string
+from whistlestop.common.deployments import find_version_info, version_string
 from whistlestop.common.errors import ServiceError
 from whistlestop.storage.errors import StorageError
 
@@ -24,8 +24,7 @@ async def reactivate(engine: Engine, namespace_id: str, version: Version) -> Non
     """Let a version that is INACTIVE or DRAINED drain again, now that a run has been pinned to it."""
 
     def find(known: NamespaceDeployments) -> WorkerDeploymentVersionInfo | None:
-        data = find_deployment(known, version.deployment_name)
-        info = find_version(data, version.build_id) if data is not None else None
+        info = find_version_info(known, version)
         return info if info is not None and drainage.is_idle(info) else None
 
     def change(known: NamespaceDeployments) -> None:

@@ -98,7 +98,7 @@ async def _of_queue(
         gets_new = is_default or versioned_ns > since_ns
         builds = "BuildIds = 'unversioned'"
         if not is_default:
-            # Of a run that was begun before, no list is told of its builds until it ends.
+            # Release 0.1.0 told no list of the builds of a run that was begun before, until it ended.
             builds = f"({builds} OR (BuildIds IS NULL AND StartTime <= {_time(versioned_ns)}))"
     else:
         set_index, index = find_build(data, build_id)

@@ -10,8 +10,7 @@ from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
 from whistlestop.common import drainage
 from whistlestop.common.build_ids import queues_of
 from whistlestop.common.deployments import (
-    find_deployment,
-    find_version,
+    find_version_info,
     serving_versions,
     version_string,
     versioned_queue,
@@ -101,8 +100,7 @@ async def refresh_drainage(service: History, request: RefreshDrainageRequest, co
     def due_ones(known: NamespaceDeployments) -> list[WorkerDeploymentVersionInfo]:
         found = []
         for version in request.versions:
-            data = find_deployment(known, version.deployment_name)
-            info = find_version(data, version.build_id) if data is not None else None
+            info = find_version_info(known, version)
             if info is not None and drainage.is_due(
                 info, now_ns, limits.version_drainage_grace_ns, limits.version_drainage_refresh_ns
             ):

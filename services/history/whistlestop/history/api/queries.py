@@ -19,10 +19,21 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.query.v1 import message_pb2 as query_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common import drainage
 from whistlestop.common.clients import Encoded, decoded
-from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, invalid_argument, not_found
+from whistlestop.common.context import CallContext
+from whistlestop.common.deployments import find_version_info, versioned_queue
+from whistlestop.common.errors import (
+    Code,
+    ServiceError,
+    deadline_exceeded,
+    failed_precondition,
+    invalid_argument,
+    not_found,
+)
 from whistlestop.common.notify import execution_topic, query_topic
 from whistlestop.common.proto import internal_pb2
+from whistlestop.common.proto.deployment_pb2 import RefreshDrainageRequest
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.histories import first_page
@@ -33,7 +44,6 @@ from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord,
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
-    from whistlestop.common.context import CallContext
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState
@@ -42,6 +52,14 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT_S = 10.0
 KEEP_NS = 10 * SECOND_NS
+_NO_WORKERS = (
+    "You are trying to query a closed Workflow that is PINNED to Worker Deployment Version {0}, but {0} is drained and "
+    "has no pollers to answer the query. Immediately: You can re-deploy Workers in this Deployment Version to take "
+    "those queries, or you can workflow update-options to change your workflow to AUTO_UPGRADE. For the future: In "
+    "your infrastructure, consider waiting longer after the last queried timestamp as reported in Describe Deployment "
+    "before you sunset Workers. Or mark this workflow as AUTO_UPGRADE."
+)
+"""Temporal's words."""
 _LOOK_AGAIN_NS = 2 * SECOND_NS
 """When it is looked first whether a query that waits still waits where its run's workflow tasks go."""
 FAILING_TASK_ATTEMPTS = 3
@@ -191,6 +209,7 @@ async def _ask_directly(
             if result is not None:
                 return result
             await service.store.delete_query(query_id)
+    await _check_workers(service, entry)
     if sticky:
         query_id = service.ids.uuid()
     while True:
@@ -204,10 +223,31 @@ async def _ask_directly(
         query_id = service.ids.uuid()
 
 
-async def _has_poller(service: History, entry: Entry, task_queue: str) -> bool:
-    from whistlestop.common.context import CallContext
+async def _check_workers(service: History, entry: Entry) -> None:
+    """Raise FAILED_PRECONDITION when the run is pinned to a version that has no work and no workers any more."""
+    state = entry.state
+    version = versioning.pinned_version(state)
+    if version is None or state.versioning_info.HasField("version_transition"):
+        return
+    namespace_id = entry.key.namespace_id
+    deployments = service.engine.deployments
+    info = find_version_info(await deployments.cached(namespace_id), version)
+    if info is None or not drainage.has_ended_service(info):
+        return
+    context = CallContext(namespace_id=namespace_id, namespace=state.namespace)
+    await service.call("RefreshDrainage", RefreshDrainageRequest(versions=[version]), context)
+    info = find_version_info(await deployments.read(namespace_id), version)
+    # Workers of a version with a compute config are started for the query.
+    if info is None or not drainage.is_drained(info) or info.compute_config.scaling_groups:
+        return
+    if not await _has_poller(service, entry, versioned_queue(state.task_queue, version), in_history=True):
+        raise failed_precondition(_NO_WORKERS.format(version.build_id))
 
-    request = internal_pb2.HasPollerRequest(task_queue=task_queue, task_type=workflow_task.TASK_TYPE_WORKFLOW)
+
+async def _has_poller(service: History, entry: Entry, task_queue: str, *, in_history: bool = False) -> bool:
+    request = internal_pb2.HasPollerRequest(
+        task_queue=task_queue, task_type=workflow_task.TASK_TYPE_WORKFLOW, in_history=in_history
+    )
     context = CallContext(namespace_id=entry.state.namespace_id, namespace=entry.state.namespace)
     reply = await service.matching.call("HasPoller", request, context)
     answer = decoded(reply, internal_pb2.HasPollerResponse)

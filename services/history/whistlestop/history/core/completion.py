@@ -151,6 +151,7 @@ def respond_completed(run: Run, token: TaskToken, request: service_pb.RespondWor
     build_ids.check_completion(run.state, request, deployed=deployed)
     if run.state.paused and request.force_create_new_workflow_task:
         raise failed_precondition("Workflow is paused and force create new workflow task is not allowed.")
+    versioning.check_completion(request)
     task = run.state.workflow_task
     attempt, original_ns = task.attempt, task.original_scheduled_ns
     heartbeat = request.force_create_new_workflow_task and not request.commands and not request.messages

@@ -27,6 +27,7 @@ from whistlestop.common.deployments import (
     versioned_queue,
     versioning_data,
 )
+from whistlestop.common.errors import invalid_argument
 from whistlestop.history.core import build_ids, reset_points
 from whistlestop.history.core.reset_points import BEHAVIOR
 from whistlestop.storage.records import MatchingTask, TaskKey
@@ -292,6 +293,15 @@ def _next_stamp(state: MutableState, task: MatchingTask) -> int:
 
 
 # ---- what events say and do -----------------------------------------------------------------------------------------
+
+
+def check_completion(request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
+    """Raise INVALID_ARGUMENT for a worker that says how its workflow behaves but not which version it is."""
+    is_versioned = request.HasField("deployment") or version_of(request.deployment_options) is not None
+    if request.versioning_behavior and not is_versioned:
+        raise invalid_argument(
+            "versioning behavior cannot be specified without deployment options being set with versioned mode"
+        )
 
 
 def describe_completion(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
     from whistlestop.history.core.run import Run
-    from whistlestop.history.core.state_pb2 import TaskRow, WorkflowTask
+    from whistlestop.history.core.state_pb2 import MutableState, TaskRow, WorkflowTask
 
 TASK_TYPE_WORKFLOW = int(task_queue_pb2.TASK_QUEUE_TYPE_WORKFLOW)
 SPECULATIVE_SCHEDULE_TO_START_NS = 5 * SECOND_NS
@@ -332,20 +332,21 @@ def complete(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) 
     if request.HasField("metering_metadata"):
         a.metering_metadata.CopyFrom(request.metering_metadata)
     versioning.describe_completion(a, request)
-    before = state.versioning_info.SerializeToString(), _build_ids_shown(run)
+    before = _builds_shown(state)
     run.append(event)
     reported_problems.clear(run)
-    if (state.versioning_info.SerializeToString(), _build_ids_shown(run)) != before:
+    if _builds_shown(state) != before:
         run.visibility_changed = True
     return event
 
 
-def _build_ids_shown(run: Run) -> bytes:
-    """What lists are to find the run by at once: where queues have sets or rules, it is asked which builds are used."""
-    state = run.state
-    if not state.most_recent_worker_version_stamp.use_versioning and state.task_queue not in run.deployments.versioning:
-        return b""
-    return state.search_attributes["BuildIds"].data if "BuildIds" in state.search_attributes else b""
+def _builds_shown(state: MutableState) -> tuple[bytes, ...]:
+    """What lists are to find the run by as soon as another build has worked on it."""
+    shown = state.search_attributes
+    return (
+        state.versioning_info.SerializeToString(),
+        *(shown[name].data if name in shown else b"" for name in ("BuildIds", "TemporalUsedWorkerDeploymentVersions")),
+    )
 
 
 def fail(
