@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from whistlestop.storage.errors import Refused, TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
-    from whistlestop.storage.records import Transition, VisibilityRow
+    from whistlestop.storage.records import ExecutionWrite, Transition, VisibilityRow
 
 VALUE_LIMIT = 1 << 20
 """Bytes of one column value (Aurora DSQL). Longer states, batches, transfers, queries and memos are chunked."""
@@ -24,7 +24,7 @@ NUL = "\0"
 
 def check_transition(transition: Transition) -> None:
     """Raise TooLarge for what no chunking helps, and Refused for text that no column holds."""
-    check_text(*_texts(transition))
+    check_text(*_texts(transition.writes))
     for _, _, answer in transition.answers:
         check_chunked("query answer", len(answer))
     for write in transition.writes:
@@ -41,26 +41,25 @@ def check_transition(transition: Transition) -> None:
             check_visibility(write.visibility)
 
 
-def _texts(transition: Transition) -> Iterator[str]:
-    """Yield every text of a transition that is given from outside."""
-    for write in transition.writes:
-        yield write.key.workflow_id
-        for task in write.tasks_added:
-            yield task.key.task_queue
-        for timer in (write.timer, write.retention_timer):
-            if timer is not None and timer.key is not write.key:
-                yield timer.key.workflow_id
-        for transfer in write.transfers_added:
-            if transfer.key is not write.key:
-                yield transfer.key.workflow_id
+def _texts(writes: Sequence[ExecutionWrite]) -> list[str]:
+    """Return every text of a transition that is given from outside."""
+    texts: list[str] = []
+    for write in writes:
+        key = write.key
+        texts.append(key.workflow_id)
+        texts.extend([task.key.task_queue for task in write.tasks_added])
+        timer, retention_timer, row = write.timer, write.retention_timer, write.visibility
+        if timer is not None and timer.key is not key:
+            texts.append(timer.key.workflow_id)
+        if retention_timer is not None and retention_timer.key is not key:
+            texts.append(retention_timer.key.workflow_id)
+        if write.transfers_added:
+            texts.extend([transfer.key.workflow_id for transfer in write.transfers_added])
         if write.current is not None:
-            yield write.current.current.create_request_id
-        row = write.visibility
+            texts.append(write.current.current.create_request_id)
         if row is not None:
-            yield row.workflow_type
-            yield row.task_queue
-            yield row.parent_workflow_id or ""
-            yield row.root_workflow_id
+            texts += (row.workflow_type, row.task_queue, row.parent_workflow_id or "", row.root_workflow_id)
+    return texts
 
 
 def check_text(*texts: str) -> None:

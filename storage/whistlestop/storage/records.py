@@ -7,15 +7,14 @@ adapters chunk larger states and history batches themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from whistlestop.common.fairness import priority_of
+from whistlestop.common.records import record
 
 SLOTS = 16384
 """Hash slots of executions. Fixed for ever: ranges of slots are what is leased and scanned, not shards."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExecutionKey:
     """One run."""
 
@@ -24,7 +23,7 @@ class ExecutionKey:
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HistoryBatch:
     """A serialised `temporal.api.history.v1.History` of consecutive events, written together."""
 
@@ -33,7 +32,7 @@ class HistoryBatch:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BranchRange:
     """Events `first_event_id <= id < next_event_id` of a history stand under `branch_id` (a reset shares its base)."""
 
@@ -47,7 +46,7 @@ def own_branch(shared: list[BranchRange], branch_id: str) -> BranchRange:
     return BranchRange(branch_id, shared[-1].next_event_id if shared else 1, 2**62)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskKey:
     """Where one matching task stands. Order within a queue is (priority, task_id)."""
 
@@ -60,7 +59,7 @@ class TaskKey:
     task_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MatchingTask:
     """Something that a poller is to get. Validated by history when it is handed out, so stale rows are harmless."""
 
@@ -77,7 +76,7 @@ class MatchingTask:
     """Of a Nexus task, what it asks; of any other with a fairness key, key and weight as a `Priority`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TimerTask:
     """The alarm of one execution (or of another owner): at or after `fire_at_ns`, let its owner look what is due."""
 
@@ -89,7 +88,7 @@ class TimerTask:
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TransferTask:
     """An effect on another execution, delivered at least once after the commit that wrote it."""
 
@@ -103,7 +102,7 @@ class TransferTask:
     attempt: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VisibilityRow:
     """What lists and counts see of one run. `search_attributes` is a JSON object of all but the columns here."""
 
@@ -127,7 +126,7 @@ class VisibilityRow:
     """Serialised `temporal.api.common.v1.Memo`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CurrentExecution:
     """Which run holds a workflow id, open or closed."""
 
@@ -140,7 +139,7 @@ class CurrentExecution:
     close_time_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CurrentWrite:
     """Set the current run to `current`, if the row is as expected.
 
@@ -154,7 +153,7 @@ class CurrentWrite:
     expected_status: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StoredExecution:
     """One run's mutable state as it was last committed."""
 
@@ -167,7 +166,7 @@ class StoredExecution:
     status: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExecutionWrite:
     """All that one commit writes of one run."""
 
@@ -196,7 +195,7 @@ class ExecutionWrite:
     """On creation by reset: the ranges shared with other branches, so that deleting those keeps what is shared."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Transition:
     """One atomic commit: every write lands, or none."""
 
@@ -208,7 +207,7 @@ class Transition:
     that is gone, answered already, or of another run is passed over."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QueryRecord:
     """A query and, later, its answer; kept only as long as somebody may ask for it."""
 
@@ -223,7 +222,7 @@ class QueryRecord:
     """Serialised `temporal.api.query.v1.WorkflowQueryResult`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NamespaceRecord:
     """A namespace. `data` is a serialised `whistlestop.storage` NamespaceData message (see namespace.proto)."""
 
@@ -235,7 +234,7 @@ class NamespaceRecord:
     is_global: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NexusEndpointRecord:
     """Where Nexus operations of an endpoint go. `data` is a serialised `whistlestop.nexus.v1.NexusEndpointData`."""
 
@@ -246,7 +245,7 @@ class NexusEndpointRecord:
     """Compare-and-set guard; 0 for one that is not stored yet."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Member:
     """A live server process or function instance."""
 
@@ -260,7 +259,7 @@ class Member:
     expires_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ShardLease:
     """A range of slots leased to one scanner. A newer `range_id` fences off the older holder."""
 
@@ -272,7 +271,7 @@ class ShardLease:
     expires_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskQueueRecord:
     """Stored settings of one task queue (rate limits and the like), by compare-and-set on `range_id`."""
 
@@ -288,7 +287,7 @@ EXPIRED_POLLERS_KEPT_NS = 60_000_000_000
 """A poller's goodbye is a row that expires at once. It stays so long after that, so that no older poll undoes it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PollerRecord:
     """Somebody who polls a queue, as last seen; written at most every few seconds per poller."""
 
@@ -302,7 +301,7 @@ class PollerRecord:
     expires_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Backlog:
     """How many tasks stand in a queue; `count` stops at the limit that was asked for."""
 
@@ -320,7 +319,7 @@ def add_backlog(found: dict[int, Backlog], level: int, count: int, oldest_ns: in
     found[priority] = Backlog(min(count + other.count, limit), min(oldest, default=None))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QueueMessage:
     """A message of the general queue: slow administrative work, done at least once and in order."""
 
@@ -329,7 +328,7 @@ class QueueMessage:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Finding:
     """Something `db check` holds to be wrong."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
+
+from whistlestop.common.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CallContext:
     """One call: its deadline on the injected clock, the caller's metadata, and the namespace once resolved."""
 

@@ -131,6 +131,8 @@ def _one(name: str, bound: Bound) -> Bound:
 
 def _all_of(descriptor: Descriptor, steps: list[tuple[str, Bound, str]]) -> Bound:
     plain = [visit for _, visit, oneof in steps if not oneof]
+    if len(plain) == len(steps) == 1:
+        return plain[0]
     # Of a oneof one look tells whether there is anything to do: commands are many, and few of them carry a failure.
     oneofs = {
         oneof: {name: visit for name, visit, of in steps if of == oneof} for oneof in {of for _, _, of in steps if of}

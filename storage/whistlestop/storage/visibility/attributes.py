@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from temporalio.api.common.v1 import Payload, SearchAttributes
 
+from whistlestop.common.records import record
 from whistlestop.storage.visibility.errors import InvalidSearchAttributes
 from whistlestop.storage.visibility.goformat import go_value
 from whistlestop.storage.visibility.times import format_rfc3339, parse_rfc3339_us
@@ -236,7 +237,7 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """Bounds on the search attributes of one run."""
 

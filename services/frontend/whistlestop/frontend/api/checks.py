@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 
 BLOB_TOO_LARGE = "Blob data size exceeds limit."
 
+# An enum's member is looked up by its name each time that it is named: so once.
+_UNSPECIFIED_KIND = TaskQueueKind.TASK_QUEUE_KIND_UNSPECIFIED
+_NORMAL = TaskQueueKind.TASK_QUEUE_KIND_NORMAL
+_STICKY = TaskQueueKind.TASK_QUEUE_KIND_STICKY
+
 _UUID = re.compile(
     r"(urn:uuid:)?[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
     r"|\{[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\}"
@@ -189,12 +194,12 @@ def check_task_queue(request: Message, rules: Rules, *, user_defined: bool = Fal
     if not request.HasField("task_queue"):
         raise invalid_argument("taskQueue is not set")
     queue: TaskQueue = request.task_queue  # type: ignore[attr-defined]
-    if queue.kind == TaskQueueKind.TASK_QUEUE_KIND_UNSPECIFIED:
-        queue.kind = TaskQueueKind.TASK_QUEUE_KIND_NORMAL
+    if queue.kind == _UNSPECIFIED_KIND:
+        queue.kind = _NORMAL
     if not queue.name:
         raise invalid_argument("missing task queue name")
     check_queue_name(queue.name, rules, partition=partition)
-    if queue.kind == TaskQueueKind.TASK_QUEUE_KIND_STICKY and queue.normal_name:
+    if queue.kind == _STICKY and queue.normal_name:
         check_queue_name(queue.normal_name, rules, partition=True)
     if user_defined:
         check_not_internal(queue.name)
@@ -210,7 +215,7 @@ def check_queue_name(name: str, rules: Rules, *, partition: bool = False) -> Non
 
 def check_queue_kind(queue: TaskQueue, task_type: TaskQueueType.ValueType) -> None:
     """Only a sticky queue has a normal name beside its own, and commands come to workers as Nexus tasks."""
-    if queue.normal_name and queue.kind != TaskQueueKind.TASK_QUEUE_KIND_STICKY:
+    if queue.normal_name and queue.kind != _STICKY:
         raise invalid_argument(
             f"only sticky queues can have normal name. tq: {queue.name}, normal name: {queue.normal_name}"
         )

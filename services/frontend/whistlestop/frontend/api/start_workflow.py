@@ -62,9 +62,9 @@ def check_start(
     if request.completion_callbacks:
         check_callbacks(request.completion_callbacks, rules)
         drop_links_of_callbacks(request.links, request.completion_callbacks)
-    links = [*request.links, *(link for callback in request.completion_callbacks for link in callback.links)]
-    if links:
-        checks.check_links(links, rules)
+    if request.links or request.completion_callbacks:
+        of_callbacks = (link for callback in request.completion_callbacks for link in callback.links)
+        checks.check_links([*request.links, *of_callbacks], rules)
     time_skipping.check_config(request, rules)
     _check_sizes(request, rules)
     if request.HasField("versioning_override"):

@@ -7,7 +7,6 @@ condition that the current run is still that one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import event_type_pb2 as et
@@ -16,6 +15,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.deployments import check_override, named_version
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.records import record
 from whistlestop.history import chains
 from whistlestop.history.api import METHODS, links
 from whistlestop.history.core import close, id_policies, options, workflow_task
@@ -78,7 +78,7 @@ async def check_version(
         check_override(known, request.versioning_override, request.task_queue.name)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Start:
     """One start being carried out. `prepare` adds to a new run what is to be committed with it."""
 

@@ -28,7 +28,8 @@ def set_timestamp(target: Timestamp, instant_ns: int) -> None:
 
 def timestamp_ns(value: Timestamp) -> int:
     """The instant in nanoseconds; 0 for one that is not set. What 64 bits don't hold is as far as they go."""
-    return min(max(value.seconds * SECOND_NS + value.nanos, -_FARTHEST_NS), _FARTHEST_NS)
+    instant_ns = value.seconds * SECOND_NS + value.nanos
+    return instant_ns if -_FARTHEST_NS <= instant_ns <= _FARTHEST_NS else _farthest(instant_ns)
 
 
 def set_duration(target: Duration, span_ns: int) -> None:
@@ -42,4 +43,9 @@ def set_duration(target: Duration, span_ns: int) -> None:
 
 def duration_ns(value: Duration) -> int:
     """The span in nanoseconds; 0 for one that is not set. What 64 bits don't hold is as long as they allow."""
-    return min(max(value.seconds * SECOND_NS + value.nanos, -_FARTHEST_NS), _FARTHEST_NS)
+    span_ns = value.seconds * SECOND_NS + value.nanos
+    return span_ns if -_FARTHEST_NS <= span_ns <= _FARTHEST_NS else _farthest(span_ns)
+
+
+def _farthest(nanoseconds: int) -> int:
+    return _FARTHEST_NS if nanoseconds > 0 else -_FARTHEST_NS
