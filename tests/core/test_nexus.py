@@ -187,8 +187,18 @@ def test_callbacks_are_owed_when_the_run_ends() -> None:
     world = World()
     world.start()
     world.transact(lambda run: options.update(run, change))
-    world.transact(lambda run: close.terminate(run, reason="r", identity="i", by_reset=True))
+
+    def reset(run: Run) -> None:
+        run.state.reset_run_id = "its continuation"
+        close.terminate(run, reason="r", identity="i", by_reset=True)
+
+    world.transact(reset)
     assert world.transfers == [], "the run that it was reset to owes them"
+    world = World()
+    world.start()
+    world.transact(lambda run: options.update(run, change))
+    world.transact(lambda run: close.terminate(run, reason="r", identity="i", by_reset=True))
+    assert [row.kind for row in world.transfers] == ["nexus_callback"], "the reset went on from another run"
 
 
 def test_callbacks_of_a_reapplied_update_are_owed_when_it_is_rejected() -> None:
