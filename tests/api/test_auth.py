@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from temporalio.api.enums.v1 import command_type_pb2
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
@@ -50,6 +51,7 @@ KEYS = {
     "worker": ["default:worker"],
     "admin": ["default:admin"],
     "elsewhere": ["other:admin"],
+    "both": ["default:worker", "other:write"],
     "overseer": ["temporal-system:read"],
     "operator": ["temporal-system:admin"],
     "nobody": [],
@@ -113,6 +115,33 @@ async def allowed_to(world: World, caller: str, namespace: str = "default") -> s
 
 
 OPEN = {"GetSystemInfo"}
+
+CROSSING = {
+    "start_child_workflow_execution_command_attributes": command_type_pb2.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION,
+    "signal_external_workflow_execution_command_attributes":
+        command_type_pb2.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION,
+    "request_cancel_external_workflow_execution_command_attributes":
+        command_type_pb2.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attributes", CROSSING)
+async def test_a_command_reaches_a_namespace_only_where_its_worker_may_write(world: World, attributes: str) -> None:
+    """Be it in another namespace, and whatever history would say to it."""
+    name = f"{WORKFLOW_SERVICE}/RespondWorkflowTaskCompleted"
+
+    async def is_refused(caller: str, namespace: str) -> bool:
+        request = service_pb.RespondWorkflowTaskCompletedRequest(namespace="default")
+        getattr(request.commands.add(command_type=CROSSING[attributes]), attributes).namespace = namespace
+        return await refused(world, name, request, as_caller(caller))
+
+    for own in ("", "default"):
+        assert not await is_refused("worker", own)
+    for caller in ("worker", "writer", "admin"):
+        assert await is_refused(caller, "other")
+        assert await is_refused(caller, "nowhere")
+    assert not await is_refused("both", "other")
+    assert not await is_refused("operator", "other")
 
 
 @pytest.mark.parametrize(

@@ -324,7 +324,7 @@ def test_search_attributes_are_measured_after_the_upsert() -> None:
 
 def test_unknown_search_attribute_fails_the_task() -> None:
     run = run_of()
-    run.check_search_attributes = lambda _: "Namespace default has no mapping defined for search attribute X"
+    run.check_search_attributes = lambda _, name: f"Namespace {name} has no mapping defined for search attribute X"
     a = command_pb.UpsertWorkflowSearchAttributesCommandAttributes()
     a.search_attributes.indexed_fields["X"].CopyFrom(payload("v"))
     with pytest.raises(BadCommand) as bad:

@@ -130,6 +130,10 @@ LOW_LIMITS = (
     "frontend.searchAttributesNumberOfKeysLimit=2",
     "frontend.searchAttributesSizeOfValueLimit=100",
     "frontend.searchAttributesTotalSizeLimit=250",
+    "matching.historyMaxPageSize=2",
+    "system.enableCrossNamespaceCommands=true",
+    "history.enableCHASMSignalBacklinks=true",
+    'worker.protectedNamespaces=["parity-protected"]',
 )
 
 

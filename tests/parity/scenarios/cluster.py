@@ -50,7 +50,7 @@ async def unknown_namespace(p: Puppet) -> None:
     await p.refused("DescribeNamespace", namespace="")
 
 
-async def _registered(p: Puppet, name: str, **fields: Any) -> None:
+async def registered(p: Puppet, name: str, **fields: Any) -> None:
     await p.call(
         "RegisterNamespace",
         namespace=name,
@@ -71,7 +71,7 @@ async def _registered(p: Puppet, name: str, **fields: Any) -> None:
 @slow_scenario
 async def namespace_is_registered(p: Puppet) -> None:
     name = p.id("ns")
-    await _registered(p, name)
+    await registered(p, name)
     await p.call("DescribeNamespace", namespace=name)
     await p.refused("RegisterNamespace", namespace=name, workflow_execution_retention_period=seconds(86400))
 
@@ -79,7 +79,7 @@ async def namespace_is_registered(p: Puppet) -> None:
 @slow_scenario
 async def namespace_is_updated(p: Puppet) -> None:
     name = p.id("ns")
-    await _registered(p, name)
+    await registered(p, name)
     await p.call(
         "UpdateNamespace",
         namespace=name,
@@ -94,7 +94,7 @@ async def namespace_is_updated(p: Puppet) -> None:
 @slow_scenario
 async def namespace_is_deprecated(p: Puppet) -> None:
     name = p.id("ns")
-    await _registered(p, name)
+    await registered(p, name)
     await p.attempt("DeprecateNamespace", namespace=name)
     await p.refused("DeprecateNamespace", namespace="nowhere")
 

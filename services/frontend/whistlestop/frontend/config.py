@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -89,6 +89,14 @@ class FrontendConfig:
     batch_operations_per_s: int = 50
     """How fast one batch job goes."""
     batch_concurrency: int = 5
+    protected_namespaces: tuple[str, ...] = ()
+    """They can't be deleted."""
+    delete_namespaces_of_endpoints: bool = False
+    """A namespace that a Nexus endpoint leads to may be deleted."""
+    max_fairness_weight_overrides: int = 1000
+    """Of a task queue, and in one request."""
+    user_metadata_summary_size: int = 400
+    user_metadata_details_size: int = 20_000
     schedules_enabled: bool = True
     """This and what follows are parts of the API that can be switched off (`api.switches`)."""
     batch_enabled: bool = True
@@ -121,5 +129,3 @@ class FrontendConfig:
     """What the `Host` header of HTTP requests may be, in which `*` stands for anything; None: see `doors.browsers`."""
     auth: AuthConfig | None = None
     """How callers are known; None: anybody may do anything."""
-    dynamic: dict[str, object] = field(default_factory=dict)
-    """Values of `--dynamic-config-value`, by Temporal's keys."""

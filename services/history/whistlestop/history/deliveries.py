@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+from temporalio.api.enums.v1 import namespace_pb2 as namespace_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.common import nesting
@@ -95,6 +96,11 @@ async def _try_to_start_child(
         await service.store.delete_transfer(task)
         return None
     initiated = await _initiated(service, task, data)
+    if await _is_for_a_deleted_namespace(service, task, data):
+        cause = fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+        children.record_start_failed(parent, initiated, cause)
+        await engine.commit(parent, done=task)
+        return None
     old: Run | None = None
     current = await service.store.get_current(data.target_namespace_id, data.target_workflow_id)
     if current is not None:
@@ -125,6 +131,14 @@ async def _try_to_start_child(
     children.record_started(parent, initiated, run.key.run_id)
     await engine.commit(parent, also=run if old is None else (old, run), done=task)
     return None
+
+
+async def _is_for_a_deleted_namespace(service: History, task: TransferTask, data: TransferData) -> bool:
+    """Tell whether the child would come into being in another namespace, and that was deleted since."""
+    if data.target_namespace_id == task.key.namespace_id:
+        return False
+    namespace = await service.namespaces.by_id(data.target_namespace_id)
+    return namespace is None or namespace.state == namespace_enums.NAMESPACE_STATE_DELETED
 
 
 _OPEN = (wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING, wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED)

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from google.protobuf.message import DecodeError
 
 from whistlestop.common.proto.nexus_pb2 import OperationToken
 
+if TYPE_CHECKING:
+    from whistlestop.history.core.limits import Limits
+    from whistlestop.history.core.state_pb2 import MutableState
+
 CALLBACK_HEADER = "temporal-callback-token"
 _TOKEN_VERSION = 1
+
+
+def callback_url(state: MutableState, limits: Limits) -> str:
+    """Where somebody who answers over HTTP sends how an operation of this run ended; empty where nobody may."""
+    url = limits.nexus_callback_url.replace("{{.NamespaceName}}", quote(state.namespace, safe=""))
+    return url.replace("{{.NamespaceID}}", state.namespace_id)
 
 
 def token_of(token: OperationToken) -> str:

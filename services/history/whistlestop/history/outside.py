@@ -14,7 +14,7 @@ from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
 from whistlestop.history import histories, nexus_http
 from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS
-from whistlestop.history.nexus_callbacks import CALLBACK_HEADER, token_of
+from whistlestop.history.nexus_callbacks import CALLBACK_HEADER, callback_url, token_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,12 +81,10 @@ def _fill_start(
     timeout_ns = nexus_operations.operation_timeout(operation, run.now_ns)
     if timeout_ns:
         headers["Operation-Timeout"] = f"{timeout_ns // MILLISECOND_NS}ms"
-    template = run.limits.nexus_callback_url
-    if not template:
+    callback = callback_url(state, run.limits)
+    if not callback:
         # Nobody could tell how it ended: only what is answered at once has an end.
         return path, body
-    callback = template.replace("{{.NamespaceName}}", quote(state.namespace, safe=""))
-    callback = callback.replace("{{.NamespaceID}}", state.namespace_id)
     token = OperationToken(
         namespace_id=state.namespace_id,
         workflow_id=state.workflow_id,

@@ -116,7 +116,7 @@ def assemble(
             outbound=outbound,
         )
     frontend_config = config.dynamic.apply(
-        FrontendConfig(persistence_store=config.store.kind, auth=_auth(config), dynamic=dict(config.dynamic.values)),
+        FrontendConfig(persistence_store=config.store.kind, auth=_auth(config)),
         FRONTEND_KEYS,
     )
     frontend = Frontend(

@@ -1,7 +1,7 @@
 """Temporal's dynamic configuration: `--dynamic-config-value key=JSON`, and what the keys mean to our services.
 
-Keys are compared without regard to case, as Temporal does. A key that we do not know is kept and said at debug level:
-SDKs and scripts pass feature gates of servers of every age, and most of them are on here anyway.
+Keys are compared without regard to case, as Temporal does. Which keys there are, and why some of them change nothing
+here, stands in `temporal_settings`: such a key, and one that Temporal does not know either, is warned of at the start.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ LIMIT_KEYS: Mapping[str, str] = {
     "history.historymaxautoresetpoints": "auto_reset_points",
     "history.workflowtaskheartbeattimeout": "workflow_task_heartbeat_timeout_ns",
     "history.workflowtaskretrymaxinterval": "workflow_task_retry_max_ns",
-    "history.workflowidreuseminimalinterval": "workflow_id_reuse_minimal_interval_ns",
+    "history.workflowidreuseminimalinterval": "continue_as_new_min_interval_ns",
     "history.defaultworkflowtasktimeout": "workflow_task_timeout_ns",
     "component.nexusoperations.limit.operation.concurrency": "nexus_pending_operations",
     "component.nexusoperations.limit.service.name.length": "nexus_service_length",
@@ -73,10 +73,27 @@ LIMIT_KEYS: Mapping[str, str] = {
     "component.nexusoperations.callback.endpoint.template": "nexus_callback_url",
     "callback.retrypolicy.initialinterval": "callback_retry_initial_ns",
     "callback.retrypolicy.maxinterval": "callback_retry_max_ns",
+    "component.callbacks.retrypolicy.initialinterval": "callback_retry_initial_ns",
+    "component.callbacks.retrypolicy.maxinterval": "callback_retry_max_ns",
     "system.enablesendtargetversionchanged": "send_target_version_changed",
     "matching.wv.versiondrainagestatusvisibilitygraceperiod": "version_drainage_grace_ns",
     "matching.wv.versiondrainagestatusrefreshinterval": "version_drainage_refresh_ns",
     "system.enableactivityeagerexecution": "eager_activities",
+    "limit.historymaxpagesize": "task_history_page",
+    "matching.historymaxpagesize": "query_history_page",
+    "frontend.sendrawworkflowhistory": "send_raw_history",
+    "history.enablechasmsignalbacklinks": "signal_backlinks",
+    "system.enablecrossnamespacecommands": "cross_namespace_commands",
+    "component.nexusoperations.usesystemcallbackurl": "nexus_system_callback_url",
+    "nexusoperation.usesystemcallbackurl": "nexus_system_callback_url",
+    "nexusoperation.callback.endpoint.template": "nexus_callback_url",
+    "nexusoperation.request.timeout": "nexus_request_timeout_ns",
+    "nexusoperation.limit.request.timeout.min": "nexus_min_request_timeout_ns",
+    "nexusoperation.limit.operation.concurrencyperworkflow.max": "nexus_pending_operations",
+    "nexusoperation.limit.service.name.length": "nexus_service_length",
+    "nexusoperation.limit.operation.name.length": "nexus_operation_length",
+    "nexusoperation.limit.operation.token.length": "nexus_operation_token_length",
+    "nexusoperation.limit.header.size": "nexus_header_size",
     "system.enableeagerworkflowstart": "eager_workflow_start",
     "system.enablecancelactivityworkercommand": "cancel_activity_worker_command",
 }
@@ -94,7 +111,6 @@ FRONTEND_KEYS: Mapping[str, str] = {
     "frontend.httpallowedhosts": "http_allowed_hosts",
     "frontend.visibilitymaxpagesize": "visibility_max_page_size",
     "frontend.historymaxpagesize": "history_max_page_size",
-    "limit.historymaxpagesize": "history_max_page_size",
     "limit.workerbuildidsize": "worker_build_id_size_limit",
     "frontend.workerversioningdataapis": "worker_versioning_data_apis",
     "frontend.workerversioningruleapis": "worker_versioning_rule_apis",
@@ -120,6 +136,15 @@ FRONTEND_KEYS: Mapping[str, str] = {
     "callback.allowedaddresses": "callback_allowed_addresses",
     "component.callbacks.allowedaddresses": "callback_allowed_addresses",
     "callback.maxperexecution": "max_callbacks_per_execution",
+    "frontend.callbackurlmaxlength": "callback_url_max_length",
+    "frontend.callbackheadermaxlength": "callback_header_max_size",
+    "system.namespaceminretentionlocal": "min_retention_s",
+    "worker.protectednamespaces": "protected_namespaces",
+    "frontend.allowdeletenamespaceifnexusendpointtarget": "delete_namespaces_of_endpoints",
+    "matching.maxfairnesskeyweightoverrides": "max_fairness_weight_overrides",
+    "limit.usermetadatasummarysize": "user_metadata_summary_size",
+    "limit.usermetadatadetailssize": "user_metadata_details_size",
+    "nexusoperation.limit.operation.token.length": "nexus_operation_token_max_length",
     "component.nexusoperations.limit.operation.token.length": "nexus_operation_token_max_length",
     "frontend.maxconcurrentbatchoperationpernamespace": "max_concurrent_batch_operations",
     "frontend.workflowrulesapisenabled": "workflow_rules_enabled",
@@ -157,6 +182,8 @@ FRONTEND_KEYS: Mapping[str, str] = {
 
 MATCHING_KEYS: Mapping[str, str] = {
     "matching.longpollexpirationinterval": "long_poll_s",
+    "matching.maxfairnesskeyweightoverrides": "fairness_overrides",
+    "limit.maxidlength": "max_id_length",
     "matching.pollerhistoryttl": "poller_ttl_s",
     "matching.maxdeployments": "max_deployments",
     "matching.maxversionsindeployment": "max_versions",
@@ -166,6 +193,31 @@ MATCHING_KEYS: Mapping[str, str] = {
     "workercontroller.compute_providers.webhook.allowed_addresses": "push_webhook_addresses",
 }
 """Key (in lower case) -> field of whistlestop.matching.config.MatchingConfig."""
+
+
+def _limits() -> Any:
+    from whistlestop.history.core.limits import Limits
+
+    return Limits
+
+
+def _frontend() -> Any:
+    from whistlestop.frontend.config import FrontendConfig
+
+    return FrontendConfig
+
+
+def _matching() -> Any:
+    from whistlestop.matching.config import MatchingConfig
+
+    return MatchingConfig
+
+
+SECTIONS: tuple[tuple[Callable[[], Any], Mapping[str, str]], ...] = (
+    (_limits, LIMIT_KEYS), (_frontend, FRONTEND_KEYS), (_matching, MATCHING_KEYS),
+)  # fmt: skip
+"""The dataclasses that are configured, each imported when it is asked for, and the keys of their fields."""
+HONOURED = frozenset(key for _, keys in SECTIONS for key in keys)
 
 
 class InvalidDynamicConfig(ValueError):
@@ -199,20 +251,28 @@ class DynamicConfig:
 
     def check(self) -> None:
         """Raise InvalidDynamicConfig when a key that we know has a value of the wrong kind."""
-        from whistlestop.frontend.config import FrontendConfig
-        from whistlestop.history.core.limits import Limits
-        from whistlestop.matching.config import MatchingConfig
+        for settings, keys in SECTIONS:
+            self.apply(settings()(), keys)
 
-        self.apply(Limits(), LIMIT_KEYS)
-        self.apply(FrontendConfig(), FRONTEND_KEYS)
-        self.apply(MatchingConfig(), MATCHING_KEYS)
-
-    def log_unknown(self) -> None:
-        """Say at debug level which keys change nothing here."""
-        known = {*LIMIT_KEYS, *FRONTEND_KEYS, *MATCHING_KEYS}
+    def warn(self) -> None:
+        """Say which keys change nothing here, and why."""
         for key in self.values:
-            if key not in known:
-                log.debug("dynamic configuration key %s is not used by this server", key)
+            if key not in HONOURED:
+                log.warning("%s", _why_not(key))
+
+
+def _why_not(key: str) -> str:
+    from difflib import get_close_matches
+
+    from whistlestop.server.temporal_settings import REASONS, RELEASE, settings
+
+    known = {setting.key.lower(): setting for setting in settings()}
+    setting = known.get(key)
+    if setting is not None:
+        return f"dynamic configuration key {setting.key} changes nothing here: {REASONS[setting.why]}"
+    close = get_close_matches(key, known, n=1, cutoff=0.8)
+    meant = f"; {known[close[0]].key} may be meant" if close else ""
+    return f"dynamic configuration key {key} changes nothing: Temporal {RELEASE} does not know it{meant}"
 
 
 def _pairs(texts: Iterable[str]) -> Iterator[tuple[str, object]]:
@@ -226,14 +286,17 @@ def _pairs(texts: Iterable[str]) -> Iterator[tuple[str, object]]:
             raise InvalidDynamicConfig(f'invalid JSON value for dynamic config key "{key}": {error}') from error
 
 
+_LISTS = ("http_allowed_hosts", "protected_namespaces")
+
+
 def _converted(key: str, name: str, value: object, present: object) -> object:
     """The value as the field holds it: spans in the field's unit, numbers as numbers."""
-    if name.endswith(("_ns", "_s")) and isinstance(value, str):
+    if is_span(name) and isinstance(value, str):
         seconds = duration_s(key, value)
         return round(seconds * 1_000_000_000) if name.endswith("_ns") else seconds
     if name in ("callback_allowed_addresses", "push_webhook_addresses"):
         return _addresses(key, value)
-    if name == "http_allowed_hosts" and isinstance(value, list) and all(isinstance(each, str) for each in value):
+    if name in _LISTS and isinstance(value, list) and all(isinstance(each, str) for each in value):
         return tuple(value)
     if isinstance(present, str) and isinstance(value, str):
         return value
@@ -247,6 +310,11 @@ def _converted(key: str, name: str, value: object, present: object) -> object:
             return round(value * 100)
         return float(value) if isinstance(present, float) else int(value)
     raise InvalidDynamicConfig(f'dynamic config key "{key}" can\'t be {json.dumps(value)}')
+
+
+def is_span(name: str) -> bool:
+    """Whether the field holds a span of time, in nanoseconds or in seconds."""
+    return name.endswith(("_ns", "_s")) and not name.endswith("_per_s")
 
 
 def _addresses(key: str, value: object) -> tuple[tuple[str, bool], ...]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         SearchAttributes,
         WorkflowExecution,
     )
+    from temporalio.api.sdk.v1.user_metadata_pb2 import UserMetadata
     from temporalio.api.taskqueue.v1.message_pb2 import TaskQueue
 
     from whistlestop.frontend.api.rules import Rules
@@ -230,6 +231,14 @@ def check_not_internal(name: str) -> None:
     """The queue is none of those on which the server works itself."""
     if fault := task_queues.internal_fault(name):
         raise invalid_argument(fault)
+
+
+def check_user_metadata(metadata: UserMetadata, rules: Rules) -> None:
+    """Texts for people to read are short."""
+    limits = rules.config.user_metadata_summary_size, rules.config.user_metadata_details_size
+    for field, text, limit in zip(("summary", "details"), (metadata.summary, metadata.details), limits, strict=True):
+        if text.ByteSize() > limit:
+            raise invalid_argument(f"user_metadata.{field} exceeds size limit. Length={text.ByteSize()} Limit={limit}")
 
 
 def check_priority(priority: Priority) -> None:

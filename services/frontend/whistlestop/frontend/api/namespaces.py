@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import DecodeError
 from temporalio.api.enums.v1 import namespace_pb2 as enums_pb
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.namespace.v1 import message_pb2 as message_pb
@@ -25,6 +26,7 @@ from whistlestop.common.errors import (
 )
 from whistlestop.common.loops import Loop
 from whistlestop.common.proto.namespace_pb2 import NamespaceData
+from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
 from whistlestop.frontend.api.capabilities import namespace_capabilities, namespace_limits
 from whistlestop.storage.errors import NamespaceConflict, NamespaceExists, StorageError, is_passing
 from whistlestop.storage.namespaces import read
@@ -218,6 +220,10 @@ async def delete_namespace(
     name, namespace_id = context.namespace, context.namespace_id
     if name == SYSTEM_NAMESPACE:
         raise failed_precondition("unable to delete system namespace")
+    if name in frontend.config.protected_namespaces:
+        raise failed_precondition(f"namespace {name} is protected from deletion")
+    if not frontend.config.delete_namespaces_of_endpoints:
+        await _check_endpoints(frontend, namespace_id)
     record, data = await _read(frontend, name)
     data.info.name = f"{name}-deleted-{namespace_id[:5]}"
     for length in range(6, len(namespace_id) + 1):
@@ -234,11 +240,31 @@ async def delete_namespace(
     return operator_pb.DeleteNamespaceResponse(deleted_namespace=data.info.name)
 
 
+async def _check_endpoints(frontend: Frontend, namespace_id: str) -> None:
+    """Refuse to delete a namespace that a Nexus endpoint leads to."""
+    first = ""
+    while True:
+        records = await frontend.store.list_nexus_endpoints(first, _ENDPOINTS_PAGE)
+        for record in records:
+            try:
+                data = NexusEndpointData.FromString(record.data)
+            except DecodeError:
+                continue  # a damaged row leads nowhere
+            if data.target_namespace_id == namespace_id:
+                name = data.endpoint.spec.name
+                raise failed_precondition(f"cannot delete a namespace that is a target of a Nexus endpoint {name}")
+        if len(records) < _ENDPOINTS_PAGE:
+            return
+        # Ids are UUIDs in lower case: this is the first that may follow.
+        first = f"{records[-1].endpoint_id}-"
+
+
 def resume_deletions(frontend: Frontend) -> None:
     """What a server does at its start: go on with what another process left undone."""
     frontend.begin(_finish_all_deletions(frontend))
 
 
+_ENDPOINTS_PAGE = 1000
 _MOST_DELETIONS = 1000
 """Namespaces under deletion that are looked at in a round."""
 

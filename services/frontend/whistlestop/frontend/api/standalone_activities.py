@@ -38,8 +38,6 @@ DIVISION = Division(
     id_alias="ActivityId",
     columns={"ActivityId": "WorkflowId", "ActivityType": "WorkflowType"},
 )
-_SUMMARY_BYTES = 400
-_DETAILS_BYTES = 20_000
 _STATUS: dict[int, int] = {
     wf_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT: enums.ACTIVITY_EXECUTION_STATUS_TIMED_OUT,
     wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED: enums.ACTIVITY_EXECUTION_STATUS_PAUSED,
@@ -90,7 +88,7 @@ def check_start(
     request.id_conflict_policy = request.id_conflict_policy or enums.ACTIVITY_ID_CONFLICT_POLICY_FAIL
     if request.input.ByteSize() > rules.config.blob_size_limit_error:
         raise invalid_argument("input exceeds length limit")
-    _check_metadata(request)
+    checks.check_user_metadata(request.user_metadata, rules)
     checks.check_search_attributes(request.search_attributes, namespace, rules)
     if request.completion_callbacks:
         check_callbacks(request.completion_callbacks, rules)
@@ -102,13 +100,6 @@ def check_start(
         raise invalid_argument(f"unsupported ID reuse policy: {request.id_reuse_policy}")
     if request.id_conflict_policy not in enums.ActivityIdConflictPolicy.values():
         raise invalid_argument(f"unsupported ID conflict policy: {request.id_conflict_policy}")
-
-
-def _check_metadata(request: service_pb.StartActivityExecutionRequest) -> None:
-    for field, limit in (("summary", _SUMMARY_BYTES), ("details", _DETAILS_BYTES)):
-        size = getattr(request.user_metadata, field).ByteSize()
-        if size > limit:
-            raise invalid_argument(f"user_metadata.{field} exceeds size limit. Length={size} Limit={limit}")
 
 
 def _check_on_conflict(request: service_pb.StartActivityExecutionRequest) -> None:

@@ -42,8 +42,6 @@ DIVISION = Division(
 _MOST_REASON = 1000
 _MOST_NAME = 1000
 _MOST_HEADERS = 8 * 1024
-_SUMMARY_BYTES = 400
-_DETAILS_BYTES = 20_000
 _DISALLOWED_HEADERS = frozenset({
     "request-timeout", "xdc-redirection-api", "xdc-redirection-source-cell", "xdc-redirection", "caller-name",
     "caller-type", "call-initiation", "temporal-principal-type", "temporal-principal-name",
@@ -74,10 +72,7 @@ def check_start(
         raise invalid_argument(
             f"input exceeds size limit. Length={request.input.ByteSize()} Limit={rules.config.blob_size_limit_error}"
         )
-    for field, limit in (("summary", _SUMMARY_BYTES), ("details", _DETAILS_BYTES)):
-        size = getattr(request.user_metadata, field).ByteSize()
-        if size > limit:
-            raise invalid_argument(f"user_metadata.{field} exceeds size limit. Length={size} Limit={limit}")
+    checks.check_user_metadata(request.user_metadata, rules)
     _check_headers(request)
     checks.check_search_attributes(request.search_attributes, namespace, rules)
     request.id_reuse_policy = request.id_reuse_policy or enums.NEXUS_OPERATION_ID_REUSE_POLICY_ALLOW_DUPLICATE

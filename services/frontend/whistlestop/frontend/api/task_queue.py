@@ -23,7 +23,6 @@ _ACTIVITY = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
 _NEXUS = TaskQueueType.TASK_QUEUE_TYPE_NEXUS
 _ENHANCED = DescribeTaskQueueMode.DESCRIBE_TASK_QUEUE_MODE_ENHANCED
 _MAX_REASON = 1000
-_MAX_WEIGHTS = 1000
 
 
 def check_poll_workflow(
@@ -114,14 +113,14 @@ def check_update_config(
             raise invalid_argument(f"RequestsPerSecond for {label} rate limit must be non-negative.")
         _check_text(f"{label}.Reason", update.reason, _MAX_REASON)
     _check_text("Identity", request.identity, rules.config.max_id_length)
-    _check_weights(request)
+    _check_weights(request, rules.config.max_fairness_weight_overrides)
 
 
-def _check_weights(request: service_pb.UpdateTaskQueueConfigRequest) -> None:
+def _check_weights(request: service_pb.UpdateTaskQueueConfigRequest, most: int) -> None:
     wanted, unset = request.set_fairness_weight_overrides, request.unset_fairness_weight_overrides
-    if len(wanted) + len(unset) > _MAX_WEIGHTS:
+    if len(wanted) + len(unset) > most:
         raise invalid_argument(
-            f"too many fairness weight overrides in request: got {len(wanted) + len(unset)}, maximum {_MAX_WEIGHTS}"
+            f"too many fairness weight overrides in request: got {len(wanted) + len(unset)}, maximum {most}"
         )
     for key in (*wanted, *unset):
         if not key:

@@ -47,6 +47,8 @@ def check_workflow_task_completed(
         for command in request.commands:
             if command.WhichOneof("attributes") in _WITH_SEARCH_ATTRIBUTES:
                 attributes = getattr(command, command.WhichOneof("attributes") or "")
+                if getattr(attributes, "namespace", "") not in ("", namespace.name):
+                    continue  # the attributes of another namespace are of other types
                 checks.stamp_types(attributes.search_attributes, namespace)
     check_worker_version(request, request.worker_version_stamp, request.sticky_attributes.worker_task_queue, rules)
 

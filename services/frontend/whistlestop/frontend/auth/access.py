@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
@@ -20,7 +20,7 @@ from whistlestop.frontend.auth.config import BEHIND_A_SIGNATURE
 from whistlestop.frontend.auth.grants import roles_for
 from whistlestop.frontend.auth.keys import PREFIX, hash_of
 from whistlestop.frontend.auth.sources import source_of
-from whistlestop.frontend.registry import FOR_EVERYBODY
+from whistlestop.frontend.registry import FOR_EVERYBODY, Access
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.auth.config import AuthConfig
     from whistlestop.frontend.auth.grants import Claims
-    from whistlestop.frontend.registry import Access, RpcSpec
+    from whistlestop.frontend.registry import RpcSpec
     from whistlestop.storage.namespaces import NamespaceCache
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,8 @@ class AccessControl:
             namespace = await self._namespace_of_token(request)
         if not claims.has(roles_for(spec.access_to(request), method), namespace):
             raise _refused(claims, method, namespace)
+        if method == "RespondWorkflowTaskCompleted":
+            _check_commands(claims, request, namespace)
         return context
 
     async def check(self, access: Access, namespace: str, headers: Mapping[str, str]) -> None:
@@ -139,6 +141,27 @@ class AccessControl:
             return ""
         found = await self._namespaces.by_id(token.namespace_id) if token.namespace_id else None
         return found.name if found is not None else ""
+
+
+_WITH_NAMESPACE = {
+    "start_child_workflow_execution_command_attributes": "StartWorkflowExecution",
+    "signal_external_workflow_execution_command_attributes": "SignalWorkflowExecution",
+    "request_cancel_external_workflow_execution_command_attributes": "RequestCancelWorkflowExecution",
+}
+"""Commands that may name another namespace, and what their worker would have to call there."""
+
+
+def _check_commands(claims: Claims, request: Any, namespace: str) -> None:
+    """Raise PERMISSION_DENIED unless the worker may itself do in other namespaces what its commands ask for.
+
+    Whether commands may name other namespaces at all is for history to say, which may be another process.
+    """
+    for command in request.commands:
+        attributes = command.WhichOneof("attributes")
+        method = _WITH_NAMESPACE.get(attributes)
+        other = getattr(command, attributes).namespace if method else ""
+        if method and other not in ("", namespace) and not claims.has(roles_for(Access.WRITE, method), other):
+            raise _refused(claims, method, other)
 
 
 def _note_refusal(token: str) -> None:

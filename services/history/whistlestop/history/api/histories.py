@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
+from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
@@ -113,29 +114,41 @@ async def get_workflow_execution_history(
         entry = await engine.read(key)
         token = token or PageToken(key.run_id, 1)
     reply = service_pb.GetWorkflowExecutionHistoryResponse()
-    data, following = await _page(engine, entry, token, request.maximum_page_size)
+    batches, following = await _page(engine, entry, token, request.maximum_page_size)
     is_open = _is_open(entry)
     if following is not None:
         reply.next_page_token = following.encode()
     elif not token.end_event_id:
         if context.headers.get("client-name", "") not in CLIENTS_WITHOUT_UNWRITTEN_EVENTS:
-            data += _unwritten(engine, entry)
+            batches.append(_unwritten(engine, entry))
         if request.wait_new_event and is_open:
             reply.next_page_token = PageToken(key.run_id, entry.state.next_event_id).encode()
-    return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data))
+    return _answered(service, reply, batches)
 
 
-async def _page(engine: Engine, entry: Entry, token: PageToken, wanted: int) -> tuple[bytes, PageToken | None]:
-    """One page, and the token of the next when there is one."""
+def _answered(service: History, reply: service_pb.GetWorkflowExecutionHistoryResponse, batches: list[bytes]) -> Reply:
+    """The reply with these batches of events: together, or each as it is stored."""
+    if not service.limits.send_raw_history:
+        return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, b"".join(batches)))
+    reply.history.SetInParent()
+    for data in batches:
+        if data:
+            reply.raw_history.add(encoding_type=common_enums.ENCODING_TYPE_PROTO3, data=data)
+    return reply
+
+
+async def _page(engine: Engine, entry: Entry, token: PageToken, wanted: int) -> tuple[list[bytes], PageToken | None]:
+    """The batches of one page, and the token of the next when there is one."""
     end = token.end_event_id or entry.state.next_event_id
     first = token.next_event_id
     batches = await histories.read_batches(engine, entry, first, end, _page_size(wanted))
     batches = _limited(batches)
-    data = b"".join(histories.trimmed(batch, first, end) for batch in batches)
+    data = [histories.trimmed(batch, first, end) for batch in batches]
     reached = min(batches[-1].next_event_id, end) if batches else max(first, end)
     if reached < end:
         return data, replace(token, next_event_id=reached)
-    return data + token.suffix, None
+    data.append(token.suffix)
+    return data, None
 
 
 def _page_size(wanted: int) -> int:
@@ -153,12 +166,12 @@ def _limited(batches: list[HistoryBatch]) -> list[HistoryBatch]:
 
 
 async def first_page(
-    engine: Engine, entry: Entry, first_event_id: int, end_event_id: int, suffix: bytes
+    engine: Engine, entry: Entry, first_event_id: int, end_event_id: int, suffix: bytes, *, batches: int
 ) -> tuple[bytes, bytes]:
-    """The history of a workflow task, and the token of its next page (empty when this is all)."""
+    """The history of a task, up to so many batches, and the token of its next page (empty when this is all)."""
     token = PageToken(entry.key.run_id, first_event_id, end_event_id, suffix)
-    data, following = await _page(engine, entry, token, 0)
-    return data, b"" if following is None else following.encode()
+    data, following = await _page(engine, entry, token, batches)
+    return b"".join(data), b"" if following is None else following.encode()
 
 
 def _is_open(entry: Entry) -> bool:
@@ -203,7 +216,7 @@ async def _close_event(
             data = _as_continued(data)
     elif request.wait_new_event:
         reply.next_page_token = PageToken(entry.key.run_id, entry.state.next_event_id).encode()
-    return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data))
+    return _answered(service, reply, [data])
 
 
 def _as_continued(data: bytes) -> bytes:

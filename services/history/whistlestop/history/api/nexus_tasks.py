@@ -17,7 +17,7 @@ from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS, nexus_requests
 from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
 from whistlestop.history.core.times import MILLISECOND_NS, set_timestamp
-from whistlestop.history.nexus_callbacks import CALLBACK_HEADER, token_of
+from whistlestop.history.nexus_callbacks import CALLBACK_HEADER, callback_url, token_of
 from whistlestop.history.nexus_deliveries import SYSTEM_URL
 from whistlestop.storage.records import ExecutionKey
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto import internal_pb2
     from whistlestop.history.core.run import Run
-    from whistlestop.history.core.state_pb2 import MutableState, NexusOperation
+    from whistlestop.history.core.state_pb2 import NexusOperation
     from whistlestop.history.service import History
 
 
@@ -58,7 +58,7 @@ async def record_nexus_task_started(
     if cancel:
         _fill_cancel(reply.request.cancel_operation, operation)
     else:
-        _fill_start(reply.request, run.state, operation, scheduled)
+        _fill_start(reply.request, run, operation, scheduled)
     return reply
 
 
@@ -87,12 +87,13 @@ def _fill_common(
 
 
 def _fill_start(
-    request: nexus_pb.Request, state: MutableState, operation: NexusOperation, scheduled: history_pb.HistoryEvent
+    request: nexus_pb.Request, run: Run, operation: NexusOperation, scheduled: history_pb.HistoryEvent
 ) -> None:
+    state, limits = run.state, run.limits
     start = request.start_operation
     start.service, start.operation = operation.service, operation.operation
     start.request_id = operation.request_id
-    start.callback = SYSTEM_URL
+    start.callback = SYSTEM_URL if limits.nexus_system_callback_url else callback_url(state, limits) or SYSTEM_URL
     token = OperationToken(
         namespace_id=state.namespace_id,
         workflow_id=state.workflow_id,

@@ -312,7 +312,8 @@ def _reply(result: query_pb.WorkflowQueryResult) -> service_pb.QueryWorkflowResp
         raise invalid_argument(result.error_message)
     if result.result_type == query_enums.QUERY_RESULT_TYPE_ANSWERED:
         reply = service_pb.QueryWorkflowResponse()
-        reply.query_result.CopyFrom(result.answer)
+        if result.HasField("answer"):
+            reply.query_result.CopyFrom(result.answer)
         return reply
     detail = details_pb.QueryFailedFailure()
     if result.HasField("failure"):
@@ -362,7 +363,9 @@ async def record_query_task_started(
     if request.task_queue == state.sticky_task_queue:
         reply.history.SetInParent()
         return reply
-    data, reply.next_page_token = await first_page(service.engine, entry, 1, state.next_event_id, b"")
+    data, reply.next_page_token = await first_page(
+        service.engine, entry, 1, state.next_event_id, b"", batches=service.limits.query_history_page
+    )
     return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data))
 
 

@@ -25,7 +25,7 @@ from whistlestop.storage.visibility.attributes import validate
 from whistlestop.storage.visibility.errors import InvalidSearchAttributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from temporalio.api.command.v1.message_pb2 import Command
     from temporalio.api.common.v1.message_pb2 import SearchAttributes
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.run import Run
     from whistlestop.history.service import History
+    from whistlestop.storage.namespaces import Namespace
 
 PollResponse = service_pb.PollWorkflowTaskQueueResponse
 _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
@@ -96,7 +97,9 @@ async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
     entry = await service.engine.load(run.key)
     unwritten = workflow_task.unwritten_events(run)
     suffix = history_pb.History(events=unwritten).SerializeToString() if unwritten else b""
-    data, reply.next_page_token = await first_page(service.engine, entry, first, state.next_event_id, suffix)
+    data, reply.next_page_token = await first_page(
+        service.engine, entry, first, state.next_event_id, suffix, batches=service.limits.task_history_page
+    )
     return reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data)
 
 
@@ -107,12 +110,13 @@ async def respond_workflow_task_completed(
     token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_GONE)
     if (request.intermediate_page or request.page_number > 0) and await _keep_page(service, token, request):
         return service_pb.RespondWorkflowTaskCompletedResponse()
-    await _check_namespaces(service, request)
-    checker = await _search_attribute_checker(service, token.namespace_id, request)
+    others = await _other_namespaces(service, request)
+    checker = await _search_attribute_checker(service, token.namespace_id, request, others)
     endpoints = await _nexus_endpoints(service, request)
 
     def decide(run: Run) -> completion.Outcome:
         run.check_search_attributes = checker
+        run.namespace_ids = {name: namespace.namespace_id for name, namespace in others.items()}
         run.nexus_endpoints = endpoints
         outcome = completion.respond_completed(run, token, request)
         run.answers = [
@@ -178,13 +182,20 @@ _NAMING_A_NAMESPACE = {
 }
 
 
-async def _check_namespaces(service: History, request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
-    """A command that names a namespace which does not exist fails the call, not the workflow task."""
+async def _other_namespaces(
+    service: History, request: service_pb.RespondWorkflowTaskCompletedRequest
+) -> dict[str, Namespace]:
+    """Other namespaces that commands name. One that does not exist fails the call, not the workflow task."""
+    found = {}
     for command in request.commands:
         field = _NAMING_A_NAMESPACE.get(command.command_type)
         name: str = getattr(command, field).namespace if field is not None else ""
-        if name and name != request.namespace and await service.namespaces.by_name(name) is None:
-            raise namespace_not_found(name)
+        if name and name != request.namespace and name not in found:
+            namespace = await service.namespaces.by_name(name)
+            if namespace is None:
+                raise namespace_not_found(name)
+            found[name] = namespace
+    return found
 
 
 async def _nexus_endpoints(
@@ -205,8 +216,11 @@ async def _nexus_endpoints(
 
 
 async def _search_attribute_checker(
-    service: History, namespace_id: str, request: service_pb.RespondWorkflowTaskCompletedRequest
-) -> Callable[[SearchAttributes], str] | None:
+    service: History,
+    namespace_id: str,
+    request: service_pb.RespondWorkflowTaskCompletedRequest,
+    others: Mapping[str, Namespace],
+) -> Callable[[SearchAttributes, str], str] | None:
     """What tells names and types of search attributes, when a command sets any."""
     if not any(_sets_search_attributes(command) for command in request.commands):
         return None
@@ -217,9 +231,10 @@ async def _search_attribute_checker(
     # Sizes end the workflow, names, types and their number fail the task: the core looks at sizes itself.
     any_size = AttributeLimits(service.limits.search_attribute_count, size_of_value=2**31, total_size=2**31)
 
-    def check(attributes: SearchAttributes) -> str:
+    def check(attributes: SearchAttributes, name: str) -> str:
+        known = others.get(name, namespace)
         try:
-            validate(attributes, namespace.custom_search_attributes, namespace.name, any_size)
+            validate(attributes, known.custom_search_attributes, known.name, any_size)
         except InvalidSearchAttributes as error:
             return str(error)
         return ""

@@ -24,6 +24,7 @@ from whistlestop.history.core import (
     versioning,
     workflow_task,
 )
+from whistlestop.history.core.command_faults import namespace_id_of
 from whistlestop.history.core.completion import HANDLERS, Completion
 from whistlestop.history.core.start import (
     copy_memo_and_search_attributes,
@@ -55,7 +56,7 @@ def initiate(completion: Completion, command: command_pb.Command) -> history_pb.
     event = run.event(et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED)
     a = event.start_child_workflow_execution_initiated_event_attributes
     a.namespace = attributes.namespace or run.state.namespace
-    a.namespace_id = run.state.namespace_id
+    a.namespace_id = namespace_id_of(run, attributes.namespace)
     for field in (
         "workflow_type",
         "task_queue",

@@ -74,9 +74,14 @@ def is_uuid(text: str) -> bool:
 
 
 def check_namespace(run: Run, cause: Cause, namespace: str) -> None:
-    """Raise BadCommand for another one."""
-    if namespace and namespace != run.state.namespace:
+    """Raise BadCommand for another one, unless workflows may reach beyond their own."""
+    if namespace and namespace != run.state.namespace and not run.limits.cross_namespace_commands:
         raise BadCommand(cause, "cross namespace commands are not allowed")
+
+
+def namespace_id_of(run: Run, namespace: str) -> str:
+    """The id of the namespace that a command names; the run's own where it names none."""
+    return run.namespace_ids.get(namespace, run.state.namespace_id)
 
 
 def workflow_retry_fault(policy: common_pb.RetryPolicy, run: Run) -> str:
@@ -85,11 +90,13 @@ def workflow_retry_fault(policy: common_pb.RetryPolicy, run: Run) -> str:
     return retry.fault(policy)
 
 
-def check_search_attributes(run: Run, attributes: common_pb.SearchAttributes, prefix: str, suffix: str) -> None:
-    """Names and types, when the shell said which attributes the namespace has."""
+def check_search_attributes(
+    run: Run, attributes: common_pb.SearchAttributes, prefix: str, suffix: str, *, namespace: str = ""
+) -> None:
+    """Names and types, when the shell said which attributes the namespace (the run's own, if none is named) has."""
     if run.check_search_attributes is None:
         return
-    fault = run.check_search_attributes(attributes)
+    fault = run.check_search_attributes(attributes, namespace or run.state.namespace)
     if not fault:
         return
     if "has no mapping defined" not in fault:

@@ -20,17 +20,22 @@ from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration,
 if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import Activity, MutableState, NexusAttempt, NexusOperation
 
+_SIGNAL_OF_THE_START = 2
 NEVER_NS = -62135596800 * SECOND_NS
 """The first instant of year 1: how Temporal says that a run has no deadline."""
 
 
-def workflow(state: MutableState, *, now_ns: int) -> service_pb.DescribeWorkflowExecutionResponse:
-    """The whole answer. `now_ns` is everybody's clock."""
+def workflow(
+    state: MutableState, *, now_ns: int, signal_backlinks: bool = False
+) -> service_pb.DescribeWorkflowExecutionResponse:
+    """The whole answer. `now_ns` is everybody's clock; `signal_backlinks`: requests that signalled the run are told."""
     reply = service_pb.DescribeWorkflowExecutionResponse()
     now_ns += time_skipping_apply.skipped_ns(state)
     _fill_config(reply.execution_config, state)
     _fill_info(reply.workflow_execution_info, state)
     _fill_extended(reply.workflow_extended_info, state)
+    if signal_backlinks:
+        _add_signals(reply.workflow_extended_info, state)
     if state.HasField("time_skipping"):
         time_skipping_apply.show(reply.workflow_extended_info.time_skipping_info, state, now_ns)
     for event_id in sorted(state.activities):
@@ -145,11 +150,25 @@ def _fill_extended(info: workflow_pb.WorkflowExecutionExtendedInfo, state: Mutab
     for request_id, known in state.request_ids.items():
         if known.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
             continue
-        about = info.request_id_infos[request_id]
-        about.event_type = known.event_type  # type: ignore[assignment]
-        about.buffered = known.event_id == BUFFERED_EVENT_ID
-        if not about.buffered:
-            about.event_id = known.event_id
+        _fill_request(info.request_id_infos[request_id], known.event_type, known.event_id)
+
+
+def _add_signals(info: workflow_pb.WorkflowExecutionExtendedInfo, state: MutableState) -> None:
+    """Add the requests that signalled the run, so that a link to such a request leads to its event."""
+    signaled = et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+    for request_id, known in state.request_ids.items():
+        if known.event_type == signaled:
+            _fill_request(info.request_id_infos[request_id], signaled, known.event_id)
+        elif request_id in state.signal_request_ids and known.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+            # The run was started by signal-with-start: the signal is its second event.
+            _fill_request(info.request_id_infos[request_id], signaled, _SIGNAL_OF_THE_START)
+
+
+def _fill_request(about: workflow_pb.RequestIdInfo, event_type: int, event_id: int) -> None:
+    about.event_type = event_type  # type: ignore[assignment]
+    about.buffered = event_id == BUFFERED_EVENT_ID
+    if not about.buffered:
+        about.event_id = event_id
 
 
 def _fill_workflow_task(pending: workflow_pb.PendingWorkflowTaskInfo, state: MutableState) -> None:

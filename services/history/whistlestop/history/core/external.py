@@ -9,6 +9,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2
 
 from whistlestop.history.core import command_externals, sizes, workflow_task
+from whistlestop.history.core.command_faults import namespace_id_of
 from whistlestop.history.core.completion import HANDLERS, Completion
 from whistlestop.history.core.state_pb2 import TransferData
 
@@ -28,7 +29,7 @@ def initiate_signal(completion: Completion, command: command_pb.Command) -> hist
     event = run.event(et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED)
     a = event.signal_external_workflow_execution_initiated_event_attributes
     a.namespace = attributes.namespace
-    a.namespace_id = run.state.namespace_id
+    a.namespace_id = namespace_id_of(run, attributes.namespace)
     a.workflow_execution.CopyFrom(attributes.execution)
     a.signal_name = attributes.signal_name
     for field in ("input", "header"):
@@ -53,7 +54,7 @@ def initiate_cancel(completion: Completion, command: command_pb.Command) -> hist
     event = run.event(et.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED)
     a = event.request_cancel_external_workflow_execution_initiated_event_attributes
     a.namespace = attributes.namespace
-    a.namespace_id = run.state.namespace_id
+    a.namespace_id = namespace_id_of(run, attributes.namespace)
     a.workflow_execution.workflow_id = attributes.workflow_id
     a.workflow_execution.run_id = attributes.run_id
     a.control = attributes.control

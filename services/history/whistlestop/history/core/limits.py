@@ -46,6 +46,16 @@ class Limits:
     search_attribute_value_size: int = 2 * KIB
     search_attributes_total_size: int = 40 * KIB
     auto_reset_points: int = 20
+    task_history_page: int = 256
+    """Batches of events that come with a workflow task; the others are fetched page by page."""
+    query_history_page: int = 256
+    """Likewise with the task of a query."""
+    send_raw_history: bool = False
+    """A history is answered in batches as they are stored, for clients that read them themselves."""
+    signal_backlinks: bool = False
+    """Descriptions of a run tell of the requests by which it was signalled."""
+    cross_namespace_commands: bool = False
+    """A workflow may start, signal and cancel workflows of other namespaces."""
 
     long_poll_ns: int = 20 * SECOND_NS
     """How long a caller is kept waiting that set itself no shorter time."""
@@ -84,6 +94,8 @@ class Limits:
     nexus_min_request_timeout_ns: int = 1500 * MILLISECOND_NS
     nexus_retry_initial_ns: int = SECOND_NS
     nexus_retry_max_ns: int = 3600 * SECOND_NS
+    nexus_system_callback_url: bool = True
+    """Workers of this server are given an address that means this server, not `nexus_callback_url`."""
     nexus_callback_url: str = ""
     """Where those outside send completions of operations; `{{.NamespaceName}}` and `{{.NamespaceID}}` are filled in."""
     callback_retry_initial_ns: int = SECOND_NS

@@ -161,8 +161,10 @@ class Run:
         self.slot = slot_of(state.namespace_id, state.workflow_id)
         self.start_event: history_pb.HistoryEvent | None = None
         """The run's first event, once somebody asked for it (see `first_event`)."""
-        self.check_search_attributes: Callable[[common_pb.SearchAttributes], str] | None = None
-        """Says what is wrong with search attributes in the run's namespace; None where the shell does not know it."""
+        self.check_search_attributes: Callable[[common_pb.SearchAttributes, str], str] | None = None
+        """Says what is wrong with search attributes in a namespace; None where the shell does not know it."""
+        self.namespace_ids: Mapping[str, str] = {}
+        """Ids by name of the other namespaces that commands name, as the shell looked them up."""
         self.retention_ns = 0
         """How long the namespace keeps its closed runs; 0: for ever, or not known."""
         self.deployments: NamespaceDeployments = EMPTY

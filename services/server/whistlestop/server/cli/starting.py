@@ -229,7 +229,7 @@ def _dynamic(given: list[str] | None) -> DynamicConfig:
         dynamic.check()
     except InvalidDynamicConfig as error:
         raise CommandError(str(error), 2) from error
-    dynamic.log_unknown()
+    dynamic.warn()
     return dynamic
 
 

@@ -1,0 +1,131 @@
+"""Dynamic configuration at work, where the real server is no use to compare with: see tests/parity/scenarios/settings.py."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+import pytest
+import pytest_asyncio
+from temporalio.api.enums.v1 import common_pb2 as common_enums
+from temporalio.api.history.v1 import message_pb2 as history_pb
+
+from tests.parity import servers
+from tests.parity.commands import complete_workflow
+from tests.parity.puppet import Puppet, payload
+from tests.parity.scenarios import nexus
+from tests.patience import PATIENCE_S
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
+
+TEMPLATE = "http://127.0.0.1:1/namespaces/{{.NamespaceName}}/nexus/callback?id={{.NamespaceID}}"
+SETTINGS = (
+    "frontend.sendRawWorkflowHistory=true",
+    "limit.historyMaxPageSize=2",
+    "component.nexusoperations.useSystemCallbackURL=false",
+    f'component.nexusoperations.callback.endpoint.template="{TEMPLATE}"',
+    "matching.maxFairnessKeyWeightOverrides=1",
+    "limit.userMetadataSummarySize=5",
+    "frontend.callbackURLMaxLength=50",
+    'callback.allowedAddresses=[{"Pattern": "*", "AllowInsecure": true}]',
+    'system.namespaceMinRetentionLocal="2h"',
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[servers.Server]:
+    with servers.in_a_loop_of_its_own(servers.our_server("memory", SETTINGS, plain=True)) as address:
+        yield address
+
+
+@pytest_asyncio.fixture
+async def p(server: servers.Server) -> AsyncIterator[Puppet]:
+    async with grpc.aio.insecure_channel(server) as channel:
+        yield Puppet(channel)
+
+
+async def test_a_history_is_answered_raw(p: Puppet) -> None:
+    """Batch by batch, and nothing decoded; the close event alone likewise."""
+    await p.start()
+    task = await p.workflow_task()
+    await p.complete(task, complete_workflow())
+    answer = await p.history()
+    assert answer.HasField("history")
+    assert not answer.history.events
+    assert {blob.encoding_type for blob in answer.raw_history} == {common_enums.ENCODING_TYPE_PROTO3}
+    batches = [[e.event_id for e in history_pb.History.FromString(blob.data).events] for blob in answer.raw_history]
+    assert batches == [[1, 2], [3], [4, 5]]
+    closed = await p.closed()
+    (blob,) = closed.raw_history
+    assert [e.event_id for e in history_pb.History.FromString(blob.data).events] == [5]
+
+
+async def test_a_raw_page_has_events_that_are_not_written(p: Puppet) -> None:
+    await p.start()
+    await p.fail_task(await p.workflow_task())
+    await p.workflow_task()
+    batches = [history_pb.History.FromString(blob.data).events for blob in (await p.history()).raw_history]
+    assert [event.event_id for events in batches for event in events] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_the_history_of_a_workflow_task_comes_in_pages(p: Puppet) -> None:
+    await p.start()
+    for name in ("one", "two"):
+        await p.step()
+        await p.signal(name)
+    task = await p.workflow_task()
+    seen = [event.event_id for event in task.history.events]
+    assert len(seen) < task.started_event_id
+    token = task.next_page_token
+    while token:
+        page = await p.history(run_id=task.workflow_execution.run_id, next_page_token=token)
+        for blob in page.raw_history:
+            seen += [event.event_id for event in history_pb.History.FromString(blob.data).events]
+        token = page.next_page_token
+    assert seen == list(range(1, task.started_event_id + 1))
+
+
+async def test_a_handler_is_given_the_templates_url(p: Puppet) -> None:
+    """With what stands for the caller's namespace filled in."""
+    await nexus.endpoint(p)
+    await p.start()
+    await p.step(nexus.operation(p))
+    task = await p.call("PollNexusTaskQueue", **p.poll_fields())
+    namespace_id = (await p.call("DescribeNamespace")).namespace_info.id
+    wanted = TEMPLATE.replace("{{.NamespaceName}}", "default").replace("{{.NamespaceID}}", namespace_id)
+    assert task.request.start_operation.callback == wanted
+
+
+async def test_a_queue_has_few_fairness_weights(p: Puppet) -> None:
+    queue: dict[str, Any] = {"task_queue": p.task_queue, "task_queue_type": "TASK_QUEUE_TYPE_ACTIVITY"}
+    many = await p.refused("UpdateTaskQueueConfig", **queue, set_fairness_weight_overrides={"a": 1, "b": 2})
+    assert many.message == "too many fairness weight overrides in request: got 2, maximum 1"
+    await p.call("UpdateTaskQueueConfig", **queue, set_fairness_weight_overrides={"a": 1})
+    another = await p.refused("UpdateTaskQueueConfig", **queue, set_fairness_weight_overrides={"b": 1})
+    assert another.message == "fairness weight overrides update rejected: exceeding maximum key size"
+
+
+async def test_a_summary_is_short(p: Puppet) -> None:
+    refusal = await p.refused(
+        "StartActivityExecution", activity_id=p.id("a"), activity_type={"name": "Act"}, request_id="r",
+        task_queue={"name": p.task_queue}, start_to_close_timeout={"seconds": 9},
+        user_metadata={"summary": payload("long")},
+    )  # fmt: skip
+    assert "user_metadata.summary exceeds size limit" in refusal.message
+    assert refusal.message.endswith("Limit=5")
+
+
+async def test_a_callbacks_url_is_short(p: Puppet) -> None:
+    callback = {"nexus": {"url": "http://127.0.0.1:1/" + "x" * 50}}
+    refusal = await p.refused("StartWorkflowExecution", **p.start_fields(completion_callbacks=[callback]))
+    assert "max length allowed of 50" in refusal.message
+
+
+async def test_a_namespace_keeps_its_runs_for_as_long_as_is_wanted(p: Puppet) -> None:
+    fields: dict[str, Any] = {"namespace": p.id("ns"), "workflow_execution_retention_period": {"seconds": 3601}}
+    refusal = await p.refused("RegisterNamespace", **fields)
+    assert refusal.message == "A valid retention period is not set on request."
+    await p.call("RegisterNamespace", **fields | {"workflow_execution_retention_period": {"seconds": 7200}})
