@@ -266,8 +266,8 @@ async def activity_is_delayed(p: Puppet) -> None:
     await start_activity(p, start_delay=seconds(3600))
     described = await p.call("DescribeActivityExecution", activity_id=p.id("a"))
     assert described.info.start_delay.seconds == 3600
-    answer = await p.call("PollActivityTaskQueue", deadline=2.0, **p.poll_fields())
-    assert not answer.task_token
+    await p.arrived()
+    assert await _waiting(p, p.task_queue, "TASK_QUEUE_TYPE_ACTIVITY") == 0
 
 
 async def no_delay(p: Puppet) -> None:
@@ -359,9 +359,13 @@ async def worker_is_told_nothing(p: Puppet) -> None:
     await p.call("PollActivityTaskQueue", worker_control_task_queue=control, **p.poll_fields())
     await p.terminate()
     await p.arrived()
-    nexus = "TASK_QUEUE_TYPE_NEXUS"
-    stats = await p.call("DescribeTaskQueue", task_queue={"name": control}, task_queue_type=nexus, report_stats=True)
-    assert stats.stats.approximate_backlog_count == 0
+    assert await _waiting(p, control, "TASK_QUEUE_TYPE_NEXUS") == 0
+
+
+async def _waiting(p: Puppet, queue: str, kind: str) -> int:
+    """How many tasks wait in the queue."""
+    described = await p.call("DescribeTaskQueue", task_queue={"name": queue}, task_queue_type=kind, report_stats=True)
+    return int(described.stats.approximate_backlog_count)
 
 
 async def nexus_operation_without_a_workflow(p: Puppet) -> None:
@@ -411,6 +415,18 @@ async def no_pages_of_a_completion(p: Puppet) -> None:
         "RespondWorkflowTaskCompleted", task_token=task.task_token, identity="w", intermediate_page=True
     )
     assert refusal.code == "FAILED_PRECONDITION"
+
+
+async def pages_of_a_completion(p: Puppet) -> None:
+    """Put together, they are one answer; together they may not be larger than the limit that is told."""
+    await p.start()
+    task = await p.workflow_task()
+    answer: dict[str, Any] = {"task_token": task.task_token, "identity": "w"}
+    rpc = "RespondWorkflowTaskCompleted"
+    await p.call(rpc, **answer, intermediate_page=True, page_number=0, commands=[upsert_memo(a="x")])
+    await p.call(rpc, **answer, page_number=1, commands=[complete_workflow()])
+    await p.closed()
+    assert (await p.describe()).workflow_execution_info.memo.fields["a"].data == b'"x"'
 
 
 # ---- limits ----------------------------------------------------------------------------------------------------------

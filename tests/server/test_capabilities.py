@@ -93,7 +93,10 @@ NAMESPACE = {
     "poller_autoscaling_auto_enroll": Told(
         False, uses.pollers_choose_themselves, False, "frontend.pollerAutoscalingAutoEnroll", uses.pollers_are_advised
     ),
-    "workflow_task_completion_pagination": Told(False, uses.no_pages_of_a_completion, False),
+    "workflow_task_completion_pagination": Told(
+        False, uses.no_pages_of_a_completion, False, "history.enableWorkflowTaskCompletionPagination",
+        uses.pages_of_a_completion,
+    ),
     "standalone_activity_start_delay": Told(
         True, uses.activity_is_delayed, True, "activity.startDelayEnabled", uses.no_delay
     ),
@@ -110,7 +113,7 @@ NAMESPACE = {
 LIMITS: dict[str, tuple[int, Use]] = {
     "blob_size_limit_error": (2 << 20, uses.payloads_up_to_the_limit),
     "memo_size_limit_error": (2 << 20, uses.memos_up_to_the_limit),
-    # Of the pages of one completion, which are not taken: see the capability.
+    # Of the pages of one completion, which are refused unless they are switched on: see the capability.
     "workflow_task_completion_size_limit_error": (40 << 20, uses.no_pages_of_a_completion),
 }
 
@@ -122,19 +125,6 @@ TABLES: dict[Any, dict[str, Any]] = {
 SWITCHED = {name: told for name, told in NAMESPACE.items() if told.setting}
 ALONE = ("sync_update", "standalone_activities")
 """Without these, others are nothing to speak of: they are switched off on a server of their own."""
-
-
-PENDING = {
-    "workflow_task_completion_pagination": "a page is taken for the whole answer so far",
-    "workflow_task_completion_size_limit_error": "a page is taken for the whole answer so far",
-}
-
-
-def _names(table: dict[str, Any]) -> list[Any]:
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(reason=PENDING[name], strict=False)) if name in PENDING else name
-        for name in table
-    ]
 
 
 def _flag(told: Told) -> str:
@@ -202,17 +192,17 @@ async def test_what_is_told_as_installed(p: Puppet) -> None:
     assert (await p.call("DescribeNamespace")).namespace_info.supports_schedules
 
 
-@pytest.mark.parametrize("name", _names(SYSTEM))
+@pytest.mark.parametrize("name", SYSTEM)
 async def test_of_the_server(p: Puppet, name: str) -> None:
     await SYSTEM[name].use(p)
 
 
-@pytest.mark.parametrize("name", _names(NAMESPACE))
+@pytest.mark.parametrize("name", NAMESPACE)
 async def test_of_a_namespace(p: Puppet, name: str) -> None:
     await NAMESPACE[name].use(p)
 
 
-@pytest.mark.parametrize("name", _names(LIMITS))
+@pytest.mark.parametrize("name", LIMITS)
 async def test_of_limits(p: Puppet, name: str) -> None:
     await LIMITS[name][1](p)
 

@@ -121,6 +121,8 @@ class FrontendConfig:
     """Likewise: after how many failures in a row lists can find a run by them."""
     poller_autoscaling_auto_enroll: bool = False
     """Workers that say nothing of it are to let the server advise them of how many polls they need."""
+    completion_pages: bool = False
+    """Likewise: answers of workflow tasks may come in pages."""
     worker_commands_enabled: bool = False
     """Workers are to poll a control queue."""
     time_skipping_enabled: bool = False

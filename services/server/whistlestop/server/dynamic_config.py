@@ -169,6 +169,8 @@ FRONTEND_KEYS: Mapping[str, str] = {
     "system.numconsecutiveworkflowtaskproblemstotriggersearchattribute": "workflow_task_problems",
     "frontend.pollerautoscalingautoenroll": "poller_autoscaling_auto_enroll",
     "frontend.workercommandsenabled": "worker_commands_enabled",
+    "history.enableworkflowtaskcompletionpagination": "completion_pages",
+    "history.workflowtaskcompletionbuffersizelimit": "workflow_task_completion_size_limit_error",
     "frontend.maxworkflowrulespernamespace": "max_workflow_rules",
     "worker.batcherrps": "batch_operations_per_s",
     "worker.batcherconcurrency": "batch_concurrency",

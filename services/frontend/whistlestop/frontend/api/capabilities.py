@@ -53,6 +53,7 @@ def namespace_capabilities(config: FrontendConfig) -> namespace_pb.NamespaceInfo
         workflow_pause=config.workflow_pause_enabled,
         workflow_update_callbacks=config.update_callbacks_enabled,
         worker_commands=config.worker_commands_enabled,
+        workflow_task_completion_pagination=config.completion_pages,
     )
 
 
