@@ -7,12 +7,12 @@ added) calls `refresh`; whoever writes one calls `forget`.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 from temporalio.api.enums.v1 import namespace_pb2 as enums_pb
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto import namespace_pb2 as namespace_pb
 from whistlestop.storage.visibility.attributes import AttributeType
 

@@ -10,9 +10,9 @@ queue that it wants to hear of, with the name of the wake queue for an identity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
 from whistlestop.storage.records import PollerRecord
 

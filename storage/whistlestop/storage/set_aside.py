@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import QueueMessage
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from google.protobuf.message import DecodeError
@@ -23,6 +23,7 @@ from whistlestop.bridge.heartbeats import Heartbeats
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.deployments import version_of, version_string
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto import worker_pb2 as worker_pb
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ What can't be told counts as being about everything. A wait that is passed over 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import DecodeError
@@ -15,6 +14,7 @@ from temporalio.api.enums.v1 import command_type_pb2 as commands
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import wait_until
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto.internal_pb2 import TaskToken
 
 if TYPE_CHECKING:

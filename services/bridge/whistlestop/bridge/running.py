@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from whistlestop.bridge.service import Bridge
 from whistlestop.bridge.target import ConnectTarget
 from whistlestop.bridge.wake import AdaptiveWake, WokenWake
 from whistlestop.common.clock import SystemClock
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.listen_address import host_port, parse_listen
 from whistlestop.common.private_files import warn_if_open
 

@@ -20,11 +20,12 @@ import os
 import random
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from whistlestop.common.connections import Connections
+from whistlestop.common.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

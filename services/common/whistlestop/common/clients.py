@@ -10,8 +10,9 @@ internal one has messages of `whistlestop.common.proto.internal_pb2` (`RecordWor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from whistlestop.common.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

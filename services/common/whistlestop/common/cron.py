@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from zoneinfo import ZoneInfo
+
+from whistlestop.common.lazy_dataclasses import dataclass
 
 SECOND_NS = 1_000_000_000
 _SHORTHANDS = {

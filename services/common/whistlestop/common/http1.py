@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from whistlestop.common.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     import ssl

@@ -21,13 +21,13 @@ import logging
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from whistlestop.common.http1 import MOST_HEAD, Answer, Http1Client, Unreachable
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.public_addresses import is_link_local, is_public, parsed, unmapped
 
 if TYPE_CHECKING:

@@ -6,8 +6,10 @@ its CPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeVar, dataclass_transform
+
+from whistlestop.common.lazy_dataclasses import dataclass
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ in its line into the function that serves it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from temporalio.api.testservice.v1 import service_pb2 as test_pb
 from temporalio.api.workflowservice.v1 import service_pb2 as workflow_pb
 
 from whistlestop.common.errors import Code
+from whistlestop.common.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

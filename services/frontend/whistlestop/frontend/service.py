@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.message import DecodeError
 
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError, data_loss, invalid_argument, unavailable, unimplemented
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.nesting import bound_of
 from whistlestop.common.storable import nul_field
 from whistlestop.common.throttle import ThrottledWarnings

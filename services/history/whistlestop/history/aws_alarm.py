@@ -16,12 +16,12 @@ import asyncio
 import contextlib
 import json
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common import aws
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

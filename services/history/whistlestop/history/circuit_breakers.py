@@ -10,12 +10,12 @@ They are held in memory, by each process or function instance for itself, as Tem
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from temporalio.api.enums.v1 import common_pb2 as common_enums
 
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core import callbacks
 from whistlestop.history.core.nexus_operations import CANCEL_KIND, START_KIND
 

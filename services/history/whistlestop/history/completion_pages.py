@@ -7,12 +7,13 @@ refused with a detail that tells the SDK to send all of them again; nothing of t
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, TypeAlias
 
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument
+from whistlestop.common.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

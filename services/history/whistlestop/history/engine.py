@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError, not_found
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
 from whistlestop.common.offload import off_loop
 from whistlestop.common.throttle import ThrottledWarnings

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from whistlestop.common.clock import SECOND_NS, SystemClock
@@ -24,6 +23,7 @@ from whistlestop.common.doors.settings import HistorySettings, read
 from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.ids import RandomIds
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import RecheckNotifier
 from whistlestop.common.outbound import Named, Outbound
 from whistlestop.common.proto import internal_pb2

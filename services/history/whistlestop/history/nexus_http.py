@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
 from whistlestop.common import nexus_content
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.outbound import BadRequest, NoAnswer
 from whistlestop.history.core import nexus_failures, nexus_links
 from whistlestop.history.core.times import SECOND_NS

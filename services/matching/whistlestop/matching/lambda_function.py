@@ -8,7 +8,6 @@ Its environment is MatchingSettings (`common.doors.settings`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clock import SystemClock
@@ -18,6 +17,7 @@ from whistlestop.common.doors.database import database_password, database_url
 from whistlestop.common.doors.settings import MatchingSettings, read
 from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.ids import RandomIds
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import RecheckNotifier
 from whistlestop.common.outbound import Named, Outbound
 from whistlestop.common.proto.deployment_pb2 import PushWorkersResponse

@@ -9,11 +9,10 @@ and never more than the system's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.lazy_dataclasses import dataclass
 
 NEVER_NS = 1 << 62
 """An instant after every other: a queue whose limit is zero."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from google.protobuf.message import DecodeError
@@ -25,6 +24,7 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
 from whistlestop.common.fairness import priority_of
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.matching.rate_limit import NEVER_NS, KeyRate
 
 if TYPE_CHECKING:

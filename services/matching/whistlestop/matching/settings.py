@@ -7,7 +7,6 @@ a `TaskQueueData`. Writers compare-and-set `range_id`.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from google.protobuf import timestamp_pb2
@@ -17,6 +16,7 @@ from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 
 from whistlestop.common.clock import MILLISECOND_NS, SECOND_NS
 from whistlestop.common.errors import invalid_argument, unavailable
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto.task_queue_pb2 import TaskQueueData
 from whistlestop.matching.rate_limit import NEVER_NS, KeyRate, RateLimiter
 from whistlestop.matching.ready import weight_of

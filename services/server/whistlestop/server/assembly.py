@@ -5,12 +5,13 @@ Rules of this file: construction only. Nothing here decides anything about workf
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.http_client import HttpClient
 from whistlestop.common.ids import RandomIds
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.metrics import NO_METRICS, Metrics
 from whistlestop.common.outbound import Named, Outbound
 from whistlestop.frontend.config import FrontendConfig

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.listen_address import bind_ip, is_loopback
 from whistlestop.server.dynamic_config import DynamicConfig
 

@@ -7,8 +7,10 @@ Where to look them up stands beside each group.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Final, Self
+
+from whistlestop.common.lazy_dataclasses import dataclass
 
 CHECKED: Final = "2026-07"
 """Year and month of the newest copies of the price lists that these were compared with."""

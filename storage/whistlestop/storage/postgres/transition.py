@@ -13,9 +13,9 @@ fail as a whole with a unique violation, and `conflict_of` says which condition 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.storage.errors import CurrentConflict, StorageError, VersionConflict
 from whistlestop.storage.outreach import tasks_of, topics_of, wake_keys
 from whistlestop.storage.postgres.base import memo_in_chunks, split

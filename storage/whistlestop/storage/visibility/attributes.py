@@ -11,12 +11,12 @@ import json
 import math
 import re
 import unicodedata
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 from temporalio.api.common.v1 import Payload, SearchAttributes
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.records import record
 from whistlestop.storage.visibility.errors import InvalidSearchAttributes
 from whistlestop.storage.visibility.goformat import go_value

@@ -8,9 +8,10 @@ types a missing value is NULL and satisfies no comparison).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.storage.visibility import syntax
 from whistlestop.storage.visibility.attributes import (
     RESERVED_PREFIX,

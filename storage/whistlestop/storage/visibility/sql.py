@@ -8,10 +8,10 @@ starts and no row is missed or repeated while others come and go.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.offload import off_loop
 from whistlestop.storage.visibility.attributes import MAX_INT, Attribute, AttributeType, encode_value
 from whistlestop.storage.visibility.errors import InvalidPageToken

@@ -10,8 +10,7 @@ A node is named like the node type in Temporal's parser, because error messages 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.storage.visibility.errors import NOT_SUPPORTED, InvalidQuery
 from whistlestop.storage.visibility.tokens import Token, Tokens
 

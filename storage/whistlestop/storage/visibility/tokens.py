@@ -7,8 +7,8 @@ Errors carry a position. Clients print it, so it counts as Temporal does: bytes,
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.storage.visibility.errors import MALFORMED, NOT_SUPPORTED, InvalidQuery
 
 _STATEMENT = "select * from table1 "

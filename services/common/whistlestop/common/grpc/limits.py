@@ -5,8 +5,9 @@ What peers may cost before it is known who they are is bounded in `whistlestop.c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from whistlestop.common.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from whistlestop.common.errors import ServiceError

@@ -7,11 +7,12 @@ division of its own. A filter over a division uses the names that its users know
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.offload import off_loop
 from whistlestop.common.page_tokens import check_mark, list_mark, marked
 from whistlestop.storage.visibility import AttributeType, InvalidQuery, group_payloads, parse, row_payloads

@@ -7,12 +7,12 @@ refused, in Temporal's words; of others what belongs to the part is passed over,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, unimplemented
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.frontend.api.batch import ON_ACTIVITIES
 
 if TYPE_CHECKING:

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whistlestop.common import certificates
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.private_files import warn_if_open
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ Grants are written `namespace:role`, as in the `permissions` claim of Temporal's
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntFlag
 from typing import TYPE_CHECKING
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.frontend.registry import Access
 
 if TYPE_CHECKING:

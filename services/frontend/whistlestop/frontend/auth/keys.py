@@ -15,9 +15,9 @@ import hashlib
 import json
 import re
 import secrets
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.frontend.auth.grants import BadGrant, Claims, claims_of, parse_grant
 
 if TYPE_CHECKING:

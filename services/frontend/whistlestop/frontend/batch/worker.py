@@ -12,7 +12,7 @@ import asyncio
 import base64
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.command.v1 import message_pb2 as command_pb
@@ -26,6 +26,7 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.loops import Loop
 from whistlestop.common.nesting import load_json
 from whistlestop.frontend.api.batch import ON_ACTIVITIES, STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common import certificates, loops
 from whistlestop.common.errors import Code, ServiceError, permission_denied
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.frontend.doors import connect
 from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest, compressed
 from whistlestop.frontend.doors.asgi import (

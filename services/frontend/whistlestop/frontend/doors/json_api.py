@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from whistlestop.common.clients import decoded
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.frontend.doors import deadlines, payload_json, request_json, transcoding
 from whistlestop.frontend.doors.answer import HTTP_STATUS, HttpAnswer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
@@ -16,6 +15,7 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import MILLISECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto.nexus_pb2 import (
     DispatchNexusTaskRequest,
     DispatchNexusTaskResponse,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -15,6 +14,7 @@ from google.api import annotations_pb2  # type: ignore[import-untyped]  # its pa
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.frontend.registry import REGISTRY, RpcSpec
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
@@ -25,6 +25,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common import nesting
 from whistlestop.common.clients import Encoded
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import closed_topic, execution_topic
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS

@@ -6,7 +6,6 @@ caller can come between.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import update_pb2 as update_enums
@@ -16,6 +15,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history import chains, histories
 from whistlestop.history.api import METHODS, links, updates
 from whistlestop.history.api import start as start_api

@@ -6,10 +6,10 @@ The engine speaks of workflows; here its answers are put in the words of the kin
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import execution_topic
 from whistlestop.history import rebuilding
 from whistlestop.history.api.updates import deadline

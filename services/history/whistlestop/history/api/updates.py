@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import event_type_pb2 as et
@@ -10,6 +9,7 @@ from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import deadline_exceeded
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import execution_topic
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS

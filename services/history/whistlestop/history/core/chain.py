@@ -7,7 +7,6 @@ pass on. A chain is never faster than one run in `continue_as_new_min_interval_n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import task_queue_pb2
@@ -15,6 +14,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.common.deployments import named_version
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core import build_ids, callbacks, cron, retry, signal, time_skipping_apply, versioning
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp, timestamp_ns

@@ -7,7 +7,7 @@ with the cause. Handlers stand in `HANDLERS`, by command type; each is a small f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, TypeAlias
 
 from temporalio.api.enums.v1 import command_type_pb2 as ct
@@ -18,6 +18,7 @@ from whistlestop.common.deployments import version_of
 from whistlestop.common.enum_names import enum_name
 from whistlestop.common.error_size import MOST_MESSAGE_BYTES, cut
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.storable import nul_field
 from whistlestop.history.core import build_ids, nonces, versioning, workflow_task
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS
 
 KIB = 1024

@@ -14,7 +14,6 @@ calls `dispatch` with the target.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
@@ -23,6 +22,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.common.errors import not_found
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto.nexus_pb2 import NexusTaskData
 from whistlestop.history.core import nexus_execution, nexus_failures, nonces, workflow_task
 from whistlestop.history.core.nexus_deadlines import next_deadline

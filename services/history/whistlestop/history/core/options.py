@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import event_type_pb2 as et
@@ -12,6 +12,7 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from whistlestop.common.deployments import named_version
 from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import failed_precondition, invalid_argument, not_found
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core import activity, versioning, workflow_task
 from whistlestop.history.core.signal import ALREADY_COMPLETED
 

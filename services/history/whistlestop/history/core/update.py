@@ -11,7 +11,6 @@ for an outcome, on whatever instance, finds it there (`progress`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -27,6 +26,7 @@ from temporalio.api.update.v1 import message_pb2 as update_pb
 
 from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core import callbacks, options, sizes, workflow_task
 from whistlestop.history.core.callbacks import CLOSED_BEFORE_COMPLETED
 from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion

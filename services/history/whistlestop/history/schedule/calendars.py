@@ -9,10 +9,10 @@ second by second.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.schedule.ranges import MAX_YEAR
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ same way. Its timer row is of the kind `schedule`.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -24,6 +24,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common import nesting, task_queues
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, not_found
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.offload import off_loop
 from whistlestop.history import chains
 from whistlestop.history.core import cancel, close, retry

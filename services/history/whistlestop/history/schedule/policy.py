@@ -11,7 +11,7 @@ Rules of this file, which are Temporal's:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
@@ -20,6 +20,7 @@ from temporalio.api.enums.v1 import schedule_pb2 as schedule_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration, set_timestamp, timestamp_ns
 from whistlestop.history.schedule import spec as times
 from whistlestop.history.schedule.ranges import SpecError

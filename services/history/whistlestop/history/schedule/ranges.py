@@ -7,11 +7,11 @@ Values that are the default of the structured form (end equal to start, step 1) 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 
 from whistlestop.common.cron import duration_seconds
+from whistlestop.common.lazy_dataclasses import dataclass
 
 MIN_YEAR = 2000
 MAX_YEAR = 2100

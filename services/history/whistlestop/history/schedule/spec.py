@@ -8,13 +8,14 @@ and the schedule's identity.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core.times import SECOND_NS, duration_ns, timestamp_ns
 from whistlestop.history.schedule.calendars import Calendar, compiled
 from whistlestop.history.schedule.farmhash import fingerprint32

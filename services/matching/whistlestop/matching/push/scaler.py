@@ -10,11 +10,11 @@ Temporal starts one worker per signal; here a burst starts as many as the backlo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,12 +12,12 @@ import contextlib
 import functools
 import inspect
 import ipaddress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.config import DEFAULT_NAMESPACE
 

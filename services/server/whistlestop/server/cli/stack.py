@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.server.cli.errors import CommandError
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from whistlestop.common.aws import Aws, Credentials
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.server.deploy.settings import DeployError
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import dataclass
+
+from whistlestop.common.lazy_dataclasses import dataclass
 
 FUNCTIONS = ("frontend", "history", "matching")
 _MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
