@@ -60,6 +60,8 @@ def with_a_post_init(decorator: Decorator, flags: dict[str, bool]) -> Any:
         def __hash__(self) -> int:
             return 1
 
+    if flags.get("unsafe_hash"):  # refused by the standard decorator beside a hash of the class's own
+        Checked.__hash__ = None  # type: ignore[method-assign,assignment]
     return decorator(**flags)(Checked)
 
 

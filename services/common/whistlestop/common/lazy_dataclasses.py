@@ -34,6 +34,8 @@ __all__ = ["dataclass"]
 
 def _made(cls: type, *, frozen: bool, slots: bool, kw_only: bool, eq: bool, unsafe_hash: bool) -> Any:
     own = set(vars(cls))
+    if "__eq__" in own and vars(cls).get("__hash__") is None:
+        own.discard("__hash__")  # Python put it there, since the class says when its instances are equal
     made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots, kw_only=kw_only)(cls)
     _set_later(made, "__init__", _init, own)
     _set_later(made, "__repr__", _standard, own)
