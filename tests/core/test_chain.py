@@ -142,3 +142,18 @@ def test_a_chain_does_not_spin() -> None:
     world.turn(continue_as_new())
     assert duration_ns(started(world).first_workflow_task_backoff) == SECOND_NS * 3 // 4
     assert world.offered(1) == []
+
+
+def test_task_ids_go_on_from_run_to_run() -> None:
+    """Whoever reads the events of a chain one after the other sees them ascend."""
+    world = World()
+    policy = common_pb.RetryPolicy(maximum_attempts=2)
+    policy.initial_interval.FromSeconds(1)
+    runs = [world.start(retry_policy=policy)]
+    for command in (continue_as_new(retry_policy=policy), fail_workflow("one")):
+        world.advance(2)
+        world.turn(command)
+        runs.append(world.run_id)
+    assert len(set(runs)) == 3
+    ids = [event.task_id for run_id in runs for event in world.events(run_id)]
+    assert ids == sorted(set(ids))

@@ -39,8 +39,13 @@ def apply_event(state: MutableState, event: history_pb.HistoryEvent, batch_id: i
 # ---- the workflow itself --------------------------------------------------------------------------------------------
 
 
+FIRST_TASK_ID = 1 << 20
+"""Events' `task_id`s begin here, as Temporal's do; SDKs only compare them. They go on from run to run of a chain."""
+
+
 def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
     a = event.workflow_execution_started_event_attributes
+    state.task_id_offset = max(event.task_id - FIRST_TASK_ID - event.event_id, 0)
     state.workflow_type = a.workflow_type.name
     state.task_queue = a.task_queue.name
     state.first_run_id = a.first_execution_run_id

@@ -160,6 +160,10 @@ def throttled(run: Run, backoff_ns: int) -> int:
     return least_ns - lifetime_ns if lifetime_ns + backoff_ns < least_ns else backoff_ns
 
 
+TASK_IDS_LEFT = 1 << 12
+"""Between those of a run's events and of the next run's: a few events of this one may still follow in the commit."""
+
+
 def attach(
     run: Run,
     run_id: str,
@@ -180,6 +184,7 @@ def attach(
         limits=run.limits,
         links=links,
         expected_current_run_id=state.run_id,
+        task_id_offset=state.task_id_offset + state.next_event_id + TASK_IDS_LEFT,
     )
     following.state.scheduled_by = state.scheduled_by
     signal.hand_on_requests(state, following.state)

@@ -19,7 +19,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.common.deployments import EMPTY
-from whistlestop.history.core.apply import BUFFERED_EVENT_ID, apply_event
+from whistlestop.history.core.apply import BUFFERED_EVENT_ID, FIRST_TASK_ID, apply_event
 from whistlestop.history.core.slots import slot_of
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.time_skipping_apply import skipped_ns
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 RUNNING = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 PAUSED = wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED
-FIRST_TASK_ID = 1 << 20
-"""Events' `task_id`s begin here, as Temporal's do; SDKs only compare them."""
 
 NOT_BUFFERED = frozenset(
     {
@@ -296,7 +294,7 @@ class Run:
     def _take_id(self, event: history_pb.HistoryEvent) -> None:
         event_id = self.state.next_event_id
         event.event_id = event_id
-        event.task_id = FIRST_TASK_ID + event_id
+        event.task_id = FIRST_TASK_ID + self.state.task_id_offset + event_id
         self.state.next_event_id = event_id + 1
 
     def flush_buffer(self) -> None:

@@ -44,6 +44,7 @@ def new_run(
     user_metadata: user_metadata_pb2.UserMetadata | None = None,
     links: Iterable[common_pb.Link] = (),
     expected_current_run_id: str | None = None,
+    task_id_offset: int = 0,
 ) -> Run:
     """A run whose first event is written. Its first workflow task is the caller's next step (`first_workflow_task`)."""
     state = MutableState(
@@ -53,6 +54,7 @@ def new_run(
         run_id=run_id,
         create_request_id=request_id,
         next_event_id=1,
+        task_id_offset=task_id_offset,
     )
     state.branches.add(branch_id=run_id, first_event_id=1)
     initial_skip_ns = duration_ns(attributes.time_skipping_state_propagation.initial_skipped_duration)
