@@ -7,6 +7,8 @@ adapters chunk larger states and history batches themselves.
 
 from __future__ import annotations
 
+from dataclasses import field
+
 from whistlestop.common.fairness import priority_of
 from whistlestop.common.records import record
 
@@ -74,6 +76,8 @@ class MatchingTask:
     """Set for a direct query: the row of `queries` to answer."""
     data: bytes = b""
     """Of a Nexus task, what it asks; of any other with a fairness key, key and weight as a `Priority`."""
+    sticky: bool = field(default=False, compare=False)
+    """The queue is a worker's own. Only those know who are offered the fresh row: it is not stored."""
 
 
 @record

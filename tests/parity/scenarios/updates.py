@@ -451,3 +451,20 @@ async def speculative_task_times_out(p: Puppet) -> None:
     await update.answer()
     await p.history()
     await p.terminate()
+
+
+@scenario
+async def sticky_worker_is_gone(p: Puppet) -> None:
+    """Nobody polls the sticky queue: the update's task goes to the run's own queue at once, and leaves no trace there."""
+    await p.start()
+    sticky = {
+        "worker_task_queue": {"name": p.id("sticky"), "kind": "TASK_QUEUE_KIND_STICKY", "normal_name": p.task_queue},
+        "schedule_to_start_timeout": seconds(5),
+    }
+    await p.step(sticky_attributes=sticky)
+    update = begin_update(p)
+    task = await p.workflow_task()
+    p.note("sequencing", task.messages[0].event_id)
+    await respond(p, task, [accept(task.messages[0]), finish("u")])
+    await update.answer()
+    await p.history()

@@ -29,6 +29,7 @@ def request_of(tasks: Iterable[MatchingTask]) -> OfferTasksRequest:
             created_ns=task.created_ns,
             query_id=task.query_id,
             data=task.data,
+            sticky=task.sticky,
         )
     return request
 
@@ -45,6 +46,7 @@ def tasks_of(request: OfferTasksRequest) -> list[MatchingTask]:
             each.created_ns,
             each.query_id,
             each.data,
+            each.sticky,
         )
         for each in request.tasks
     ]

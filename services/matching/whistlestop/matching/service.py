@@ -183,6 +183,7 @@ class Matching:
             key = task.key
             queue_key = (key.namespace_id, key.task_queue, key.task_type)
             queue = self._queues.find(queue_key) or self._queues.get(queue_key, now_ns)
+            queue.sticky = queue.sticky or task.sticky
             if queue.sticky and not task.query_id and not queue.polled_since(now_ns - self._window_ns):
                 self._background.spawn(self._reset_if_unpolled(task, queue_key))
             queue.offer(task, now_ns)

@@ -347,6 +347,7 @@ class OfferTasksRequest(_message.Message):
         CREATED_NS_FIELD_NUMBER: _builtins.int
         QUERY_ID_FIELD_NUMBER: _builtins.int
         DATA_FIELD_NUMBER: _builtins.int
+        STICKY_FIELD_NUMBER: _builtins.int
         namespace_id: _builtins.str
         task_queue: _builtins.str
         task_type: _builtins.int
@@ -359,6 +360,8 @@ class OfferTasksRequest(_message.Message):
         created_ns: _builtins.int
         query_id: _builtins.str
         data: _builtins.bytes
+        sticky: _builtins.bool
+        """the queue is a worker's own"""
         def __init__(
             self,
             *,
@@ -374,10 +377,11 @@ class OfferTasksRequest(_message.Message):
             created_ns: _builtins.int = ...,
             query_id: _builtins.str = ...,
             data: _builtins.bytes = ...,
+            sticky: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "data", b"data", "namespace_id", b"namespace_id", "priority", b"priority", "query_id", b"query_id", "run_id", b"run_id", "scheduled_event_id", b"scheduled_event_id", "stamp", b"stamp", "task_id", b"task_id", "task_queue", b"task_queue", "task_type", b"task_type", "workflow_id", b"workflow_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "data", b"data", "namespace_id", b"namespace_id", "priority", b"priority", "query_id", b"query_id", "run_id", b"run_id", "scheduled_event_id", b"scheduled_event_id", "stamp", b"stamp", "sticky", b"sticky", "task_id", b"task_id", "task_queue", b"task_queue", "task_type", b"task_type", "workflow_id", b"workflow_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -295,7 +295,7 @@ async def reset_sticky_task(
         waits = task.scheduled_event_id == request.scheduled_event_id and not task.started_event_id
         if not run.is_open or not waits or task.stamp != request.stamp:
             raise not_found(completion.TASK_GONE)
-        workflow_task.move_to_normal_queue(run)
+        workflow_task.move_to_normal_queue(run, keep_timeout=True)
 
     await service.engine.transact(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)
     return internal_pb2.Empty()

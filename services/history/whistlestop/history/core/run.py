@@ -405,13 +405,15 @@ class Run:
         *,
         namespace_id: str = "",
         data: bytes = b"",
+        sticky: bool = False,
     ) -> None:
         """Write a matching task and remember its row in `row`. `namespace_id`: of the queue, where not the run's."""
         task_id = self.ids.task_id(self.wall_ns)
         key = TaskKey(namespace_id or self.state.namespace_id, task_queue, task_type, priority, task_id)
         self.tasks_added.append(
             MatchingTask(
-                key, self.state.workflow_id, self.state.run_id, scheduled_event_id, stamp, self.wall_ns, data=data
+                key, self.state.workflow_id, self.state.run_id, scheduled_event_id, stamp, self.wall_ns, data=data,
+                sticky=sticky,
             )
         )
         row.namespace_id = namespace_id

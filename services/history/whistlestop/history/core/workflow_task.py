@@ -51,6 +51,8 @@ def offer(
     priority: common_pb.Priority,
     scheduled_event_id: int,
     stamp: int,
+    *,
+    sticky: bool = False,
 ) -> None:
     """Write a matching task at the place that its priority and its fairness key give it."""
     data = b""
@@ -59,7 +61,7 @@ def offer(
             fairness_key=priority.fairness_key, fairness_weight=priority.fairness_weight
         ).SerializeToString()
     level = fairness.level(priority_key(priority), priority.fairness_key)
-    run.add_task(row, task_queue, task_type, level, scheduled_event_id, stamp, data=data)
+    run.add_task(row, task_queue, task_type, level, scheduled_event_id, stamp, data=data, sticky=sticky)
 
 
 def current_task_queue(run: Run) -> taskqueue_pb.TaskQueue:
@@ -138,7 +140,10 @@ def dispatch_task(run: Run) -> None:
     task.stamp += 1
     queue = state.sticky_task_queue or state.task_queue
     task.sticky = bool(state.sticky_task_queue)
-    offer(run, task.row, queue, TASK_TYPE_WORKFLOW, state.priority, task.scheduled_event_id, task.stamp)
+    offer(
+        run, task.row, queue, TASK_TYPE_WORKFLOW, state.priority, task.scheduled_event_id, task.stamp,
+        sticky=task.sticky,
+    )  # fmt: skip
     if task.sticky:
         task.schedule_to_start_due_ns = run.now_ns + (
             state.sticky_schedule_to_start_timeout_ns or run.limits.sticky_timeout_default_ns
@@ -150,13 +155,18 @@ def dispatch_task(run: Run) -> None:
     run.arm(task.schedule_to_start_due_ns)
 
 
-def move_to_normal_queue(run: Run) -> None:
-    """Nobody polls the sticky queue: offer the same task on the run's own queue."""
+def move_to_normal_queue(run: Run, *, keep_timeout: bool = False) -> None:
+    """Nobody polls the sticky queue: offer the same task on the run's own queue.
+
+    With `keep_timeout` it is to be started there by when it was to be started on the sticky one, as in Temporal when
+    the worker is found to be gone.
+    """
     task = run.state.workflow_task
     run.drop_task(task.row)
     task.stamp += 1
     task.sticky = False
-    task.schedule_to_start_due_ns = run.now_ns + SPECULATIVE_SCHEDULE_TO_START_NS if task.speculative else 0
+    if not keep_timeout:
+        task.schedule_to_start_due_ns = run.now_ns + SPECULATIVE_SCHEDULE_TO_START_NS if task.speculative else 0
     offer(
         run,
         task.row,
