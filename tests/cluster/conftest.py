@@ -61,7 +61,11 @@ class Cluster:
         self.servers[name].end(signal.SIGKILL)
 
     async def stop(self, name: str) -> int:
-        return await self.servers[name].end_async()
+        """The exit code; what the process said is printed, for a test that fails by it."""
+        code = await self.servers[name].end_async()
+        if code:
+            print(f"{name} ended with {code}:", *self.servers[name].stderr, sep="\n")
+        return code
 
     async def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`whistlestop ARGUMENTS… --database-url URL`."""

@@ -15,6 +15,7 @@ from tests.cluster.test_failover import finish
 from tests.cluster.test_services_failover import load, more_than
 from tests.cluster.worker import worker_process
 from tests.cluster.workflows import Echo
+from tests.patience import PATIENCE_S
 from tests.pgbouncer import pooled
 from tests.postgres import fresh_database
 from whistlestop.common.clock import SystemClock
@@ -95,7 +96,7 @@ async def test_two_servers_under_load(addresses: tuple[str, str], tmp_path: Path
             await more_than(acknowledged, 6)
             ended.set()
             await asyncio.gather(*loads)
-            async with asyncio.timeout(90):
+            async with asyncio.timeout(PATIENCE_S):
                 await asyncio.gather(*(finish(client, name, least) for name, least in acknowledged.items()))
             began = time.monotonic()
             assert await client.execute_workflow(Echo.run, "x", id="echo", task_queue="load") == "x"

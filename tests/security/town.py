@@ -7,6 +7,7 @@ import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from tests.patience import PATIENCE_S
 from tests.simulation.backend import Backend
 from tests.simulation.faults import Weather
 from whistlestop.common.clients import decoded
@@ -117,7 +118,7 @@ class Town:
 
     async def poll(self, kind: str, namespace: str = "victim", queue: str = "q") -> Any:
         """A worker's poll; kind is Workflow, Activity or Nexus."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             task = await self.call(f"Poll{kind}TaskQueue", namespace, task_queue={"name": queue}, identity="worker")
         assert task.task_token, "the poll got no task"
         return task

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.storage.factories import commit, run_key, start
 from whistlestop.storage.errors import CannotOpen, PermanentError, StorageError, Unavailable
 from whistlestop.storage.migrations import BASELINE, statements
@@ -122,7 +123,7 @@ async def test_what_was_written_gets_into_the_file_itself_before_long(
     monkeypatch.setattr(writer, "CHECKPOINT_S", 0.05)
     async with opened(tmp_path / "store.db") as store:
         await _write(store, 1, 2)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while b"order-2" not in (tmp_path / "store.db").read_bytes():  # noqa: ASYNC110 - of a thread
                 await asyncio.sleep(0.02)
         await _write(store, 3)

@@ -15,6 +15,7 @@ from tests import postgres
 from tests.crash import load
 from tests.functions.instance import FUNCTIONS
 from tests.functions.line import built
+from tests.patience import PATIENCE_S
 from tests.upgrade.release import CURRENT, Release
 from tests.upgrade.test_processes import add_what_may_come
 
@@ -40,7 +41,7 @@ async def _migrate(release: Release, url: str) -> None:
 async def _replace_all(line: Line, url: str, traffic: load.Load) -> None:
     async def more_results() -> None:
         before = len(traffic.told.results)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while len(traffic.told.results) < before + ORDERS:  # noqa: ASYNC110 - of other processes
                 await asyncio.sleep(0.1)
 

@@ -14,6 +14,7 @@ from tests.cluster.services import Deployment, free_ports
 from tests.cluster.test_failover import asleep, finish, sleepers
 from tests.cluster.test_services_failover import load, more_than
 from tests.cluster.worker import worker_process
+from tests.patience import PATIENCE_S
 from tests.upgrade.release import CURRENT, Release
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ async def test_service_by_service_up_and_back(cluster: Cluster, old_release: Rel
                         await replace(other, old_release)
         ended.set()
         await asyncio.gather(*loads)
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(PATIENCE_S):
             for handle in handles:
                 assert await handle.result() == "awake"
             started = [one.id async for one in client.list_workflows("WorkflowType IN ('Counter', 'Parent')")]
@@ -107,7 +108,7 @@ async def test_whole_servers_one_after_the_other(cluster: Cluster, old_release: 
             await more_than(acknowledged, before + 6)
         ended.set()
         await asyncio.gather(*loads)
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*(finish(clients["b"], name, least) for name, least in acknowledged.items()))
     cluster.release = CURRENT
     checked = await cluster.command("db", "check")
