@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from tests.core.commands import cancel_workflow, complete_workflow, fail_workflow, payloads, schedule_activity
 from tests.core.harness import World
-from whistlestop.history.core import cancel, close, history_limits, signal
+from whistlestop.history.core import cancel, close, completion, history_limits, signal
 from whistlestop.history.core.limits import Limits
 
 
@@ -136,3 +137,24 @@ def test_a_history_that_is_too_long_ends_the_run(limits: Limits, reason: str) ->
     world.commit(run)
     assert world.names().count("WorkflowExecutionSignaled") == 2
     assert world.last("WorkflowExecutionTerminated").reason == reason
+
+
+def test_a_state_that_becomes_too_large_ends_the_run_in_that_transition() -> None:
+    """Activities that are scheduled, and events that wait for the end of a workflow task, count at once."""
+    world = World(Limits(mutable_state_size_error=8000))
+    world.start()
+    token = world.poll()
+    run = world.load()
+    completion.respond_completed(
+        run, token, service_pb.RespondWorkflowTaskCompletedRequest(
+            commands=[schedule_activity(activity_id=f"activity-{n}") for n in range(100)]
+        ),
+    )  # fmt: skip
+    assert history_limits.enforce(run, 500) == history_limits.MUTABLE_STATE_SIZE
+    run = world.load()
+    for number in range(2):
+        signal.receive(run, name="go", input=payloads("x" * 4000), identity="client", request_id=f"r{number}")
+    assert history_limits.enforce(run, 500) == history_limits.MUTABLE_STATE_SIZE
+    run = world.load()
+    signal.receive(run, name="go", input=payloads("x" * 4000), identity="client", request_id="r")
+    assert history_limits.enforce(run, 500) == ""

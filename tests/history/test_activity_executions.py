@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -251,3 +252,57 @@ async def test_a_start_that_finds_it_running_attaches_its_links_and_callbacks(sh
     described = await shop.describe()
     assert [each.workflow_event.workflow_id for each in described.info.links] == ["w"]
     assert len(described.callbacks) == 1
+
+
+def _link(workflow_id: str) -> dict[str, Any]:
+    return {"workflow_event": {"namespace": "default", "workflow_id": workflow_id, "run_id": "r"}}
+
+
+async def _links(shop: Shop) -> list[str]:
+    return [each.workflow_event.workflow_id for each in (await shop.describe()).info.links]
+
+
+async def test_a_repeated_start_attaches_no_links_even_once_it_is_over(shop: Shop) -> None:
+    await shop.begin()
+    wanted: dict[str, Any] = {
+        "id_conflict_policy": enums.ACTIVITY_ID_CONFLICT_POLICY_USE_EXISTING,
+        "on_conflict_options": {"attach_request_id": True, "attach_links": True},
+    }
+    await shop.begin(links=[_link("of the start")], **wanted)
+    await shop.begin(request_id="again", links=[_link("first")], **wanted)
+    await shop.begin(request_id="again", links=[_link("repeated")], **wanted)
+    assert await _links(shop) == ["first"]
+    await shop.call("TerminateActivityExecution", activity_id="a", request_id="t", reason="enough")
+    await shop.begin(request_id="again", links=[_link("late")], **wanted)
+    assert await _links(shop) == ["first"]
+
+
+async def test_links_are_counted_over_all_starts(shop: Shop) -> None:
+    shop.history.engine.limits = shop.history.limits = replace(shop.history.limits, links_per_execution=2)
+    with pytest.raises(ServiceError, match="cannot attach more than 2 links to an activity") as refused:
+        await shop.begin(links=[_link("a"), _link("b"), _link("c")])
+    assert refused.value.code is Code.FAILED_PRECONDITION
+    await shop.begin(links=[_link("a")])
+    wanted: dict[str, Any] = {
+        "id_conflict_policy": enums.ACTIVITY_ID_CONFLICT_POLICY_USE_EXISTING,
+        "on_conflict_options": {"attach_links": True},
+    }
+    await shop.begin(request_id="b", links=[_link("b")], **wanted)
+    with pytest.raises(ServiceError, match="2 links already attached"):
+        await shop.begin(request_id="c", links=[_link("c")], **wanted)
+    assert await _links(shop) == ["a", "b"]
+
+
+async def test_callbacks_are_counted_over_all_starts(shop: Shop) -> None:
+    shop.history.engine.limits = shop.history.limits = replace(shop.history.limits, callbacks_per_execution=2)
+    callback = {"nexus": {"url": "http://localhost/done"}}
+    wanted: dict[str, Any] = {
+        "id_conflict_policy": enums.ACTIVITY_ID_CONFLICT_POLICY_USE_EXISTING,
+        "on_conflict_options": {"attach_request_id": True, "attach_completion_callbacks": True},
+    }
+    await shop.begin(completion_callbacks=[callback])
+    await shop.begin(request_id="b", completion_callbacks=[callback], **wanted)
+    with pytest.raises(ServiceError, match="cannot attach more than 2 callbacks to an activity") as refused:
+        await shop.begin(request_id="c", completion_callbacks=[callback], **wanted)
+    assert refused.value.code is Code.FAILED_PRECONDITION
+    assert len((await shop.describe()).callbacks) == 2

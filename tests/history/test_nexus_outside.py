@@ -83,3 +83,13 @@ def test_a_result_that_is_not_what_it_says_is_asked_for_again() -> None:
     outside._record(run, operation, answer, cancel=False)
     assert operation.start.retry_due_ns > run.now_ns
     assert "content type" in json.dumps(operation.start.last_failure.message)
+
+
+def test_a_result_that_is_larger_than_a_payload_may_be_fails_the_operation() -> None:
+    world = called()
+    run = world.load()
+    answer = Answer(200, {"content-type": "application/octet-stream"}, b"x" * (run.limits.blob_size_error + 1))
+    outside._record(run, run.state.nexus_operations[SCHEDULED], answer, cancel=False)
+    world.commit(run)
+    failed = world.last("NexusOperationFailed").failure.cause
+    assert (failed.message, failed.application_failure_info.non_retryable) == ("http: response body too large", True)

@@ -131,6 +131,9 @@ def _complete(run: Run, operation: NexusOperation, answer: Answer) -> None:
         failure = nexus_operations.call_error("the result is not what its content type says", retryable=True)
         nexus_operations.try_again(run, operation, failure, cancel=False)
         return
+    if result.ByteSize() > run.limits.blob_size_error:
+        nexus_operations.fail(run, operation, nexus_operations.TOO_LARGE)
+        return
     nexus_operations.complete(run, operation, result, nexus_http.links_of(answer.headers))
 
 

@@ -57,6 +57,7 @@ async def start_activity_execution(
             getattr(options, field).CopyFrom(getattr(request, field))
 
     def prepare(run: Run) -> None:
+        core.check_links(run, 0, len(request.links))
         core.begin(run, request.activity_id, options)
 
     try:
@@ -66,7 +67,7 @@ async def start_activity_execution(
     if run is None and request.on_conflict_options.attach_links:
 
         def attach(run: Run) -> None:
-            core.attach_links(run, request.links)
+            core.attach_links(run, request.links, request.request_id)
 
         await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, reply.run_id, attach)
     answer = service_pb.StartActivityExecutionResponse(run_id=reply.run_id, started=run is not None)

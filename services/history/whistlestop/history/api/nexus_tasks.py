@@ -149,8 +149,7 @@ def _started(run: Run, operation: NexusOperation, response: nexus_pb.StartOperat
         success = response.sync_success
         result = success.payload if success.HasField("payload") else None
         if result is not None and result.ByteSize() > run.limits.blob_size_error:
-            too_large = nexus_operations.call_error("http: response body too large", retryable=False)
-            nexus_operations.fail(run, operation, too_large)
+            nexus_operations.fail(run, operation, nexus_operations.TOO_LARGE)
             return
         nexus_operations.complete(run, operation, result, nexus_links.from_nexus(success.links))
     elif variant == "async_success":

@@ -30,7 +30,7 @@ from whistlestop.history.core.state_pb2 import ActivityExecution
 from whistlestop.history.core.times import duration_ns, set_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from temporalio.api.activity.v1 import message_pb2 as activity_pb
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
@@ -228,13 +228,29 @@ def start(
     return activity
 
 
-def attach_links(run: Run, links: Iterable[common_pb.Link]) -> None:
-    """Those of a start that found it running; a link that is there already is not doubled."""
+def attach_links(run: Run, links: Sequence[common_pb.Link], request_id: str) -> None:
+    """Those of a start that found it running; one that is repeated attaches nothing, even once the activity is over.
+
+    Raises FAILED_PRECONDITION when it is over, or would have too many links. A link that is there is not doubled.
+    """
     activity = of(run)
-    for link in links:
-        if link not in activity.links:
-            activity.links.append(link)
-            run.changed = True
+    if not links or request_id == run.state.create_request_id or request_id in activity.link_request_ids:
+        return
+    if not run.is_open:
+        raise failed_precondition("cannot attach links to a closed activity")
+    check_links(run, len(run.first_event().links) + len(activity.links), len(links))
+    activity.link_request_ids.append(request_id)
+    activity.links.extend(link for link in links if link not in activity.links)
+    run.changed = True
+
+
+def check_links(run: Run, present: int, more: int) -> None:
+    """Raise FAILED_PRECONDITION when so many links are too many."""
+    most = run.limits.links_per_execution
+    if present + more > most:
+        raise failed_precondition(
+            f"cannot attach more than {most} links to an activity ({present} links already attached)"
+        )
 
 
 # ---- answers of workers ----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
+from whistlestop.common.errors import failed_precondition
 from whistlestop.history.core.state_pb2 import CallbackInfo, TransferData
 
 if TYPE_CHECKING:
@@ -58,6 +59,16 @@ def _end_of(state: MutableState, closing: history_pb.HistoryEvent) -> TransferDa
     else:
         data.outcome.failure.CopyFrom(activity.failure if activity.HasField("failure") else activity.last_failure)
     return data
+
+
+def check_number(run: Run, more: int) -> None:
+    """Raise FAILED_PRECONDITION when the run would owe too many."""
+    present, most = len(run.state.completion_callbacks), run.limits.callbacks_per_execution
+    if more and present + more > most:
+        kind = "an activity" if run.state.HasField("activity_execution") else "a workflow"
+        raise failed_precondition(
+            f"cannot attach more than {most} callbacks to {kind} ({present} callbacks already attached)"
+        )
 
 
 def destination_of(callback: common_pb.Callback.Nexus) -> str:

@@ -1,7 +1,8 @@
 """The end of a run that has grown too large: terminated, whatever the transition wanted.
 
-Rules of this file, which are Temporal's: the sizes are those of what is stored, the number of events includes those of
-the transition. What the transition decided is thrown away, the run is terminated instead, and the caller is told so.
+Rules of this file, which are Temporal's: the size of the history is that of what is stored, the number of events and
+the size of the state include what the transition adds. What the transition decided is thrown away, the run is
+terminated instead, and the caller is told so.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ HISTORY_COUNT = "Workflow history count exceeds limit."
 MUTABLE_STATE_SIZE = "Workflow mutable state size exceeds limit."
 
 
+EVENT_BYTES = 2048
+"""By which an event makes the state larger at most, unless it holds a memo: what does is seen one transition later."""
+
+
 def enforce(run: Run, state_size: int) -> str:
-    """Terminate the run if it is over a limit; returns the reason, or nothing. `state_size` in bytes, as stored."""
+    """Terminate the run if it is over a limit; returns the reason, or nothing. `state_size` in bytes, as was stored."""
     if not run.is_open:
         return ""
     limits = run.limits
+    state_size = _state_size(run, state_size)
     size, count = run.state.history_size_bytes, run.state.next_event_id - 1
     reason = (
         _judge(run, "bytes of history", size, limits.history_size_warn, limits.history_size_error, HISTORY_SIZE)
@@ -43,6 +49,15 @@ def enforce(run: Run, state_size: int) -> str:
     if run.is_open:
         close.terminate(run, reason=reason, identity=close.HISTORY_SERVICE)
     return reason
+
+
+def _state_size(run: Run, stored: int) -> int:
+    """Return the size that the state will have; measured only where it may be over the limit, for that takes long."""
+    events = len(run.batch) + sum(map(len, run.batches))
+    buffered = sum(event.ByteSize() for event in run.mem_buffer)
+    if stored + events * EVENT_BYTES + buffered <= run.limits.mutable_state_size_error:
+        return stored
+    return run.state.ByteSize() + buffered
 
 
 def _judge(run: Run, what: str, number: int, warn: int, error: int, exceeded: str) -> str:

@@ -84,6 +84,9 @@ class Limits:
     eager_workflow_start: bool = True
     cancel_activity_worker_command: bool = False
     """Workers are told over their control queue of activities that are to be cancelled."""
+    links_per_execution: int = 2000
+    """Of a standalone activity, by its start and by those that found it running."""
+    callbacks_per_execution: int = 2000
     nexus_pending_operations: int = 30
     nexus_service_length: int = 1000
     nexus_operation_length: int = 1000

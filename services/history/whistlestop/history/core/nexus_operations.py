@@ -145,6 +145,10 @@ def call_error(message: str, *, retryable: bool) -> failure_pb.Failure:
     return failure
 
 
+TOO_LARGE = call_error("http: response body too large", retryable=False)
+"""Of a result that is larger than a payload may be."""
+
+
 def time_for(run: Run, operation: NexusOperation, *, cancel: bool) -> tuple[int, wf_enums.TimeoutType.ValueType]:
     """How long a request may take, and the operation's timeout that says so, if one does."""
     left_ns = run.limits.nexus_request_timeout_ns

@@ -13,7 +13,7 @@ from whistlestop.common.deployments import named_version
 from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import failed_precondition, invalid_argument, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.history.core import activity, versioning, workflow_task
+from whistlestop.history.core import activity, callbacks, versioning, workflow_task
 from whistlestop.history.core.signal import ALREADY_COMPLETED
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def update(run: Run, change: Change) -> None:
         a.time_skipping_config.CopyFrom(change.time_skipping_config)
     a.time_skipping_config_updated = change.time_skipping_updated
     a.attached_request_id = change.attached_request_id
+    callbacks.check_number(run, len(change.attached_callbacks))
     a.attached_completion_callbacks.extend(change.attached_callbacks)
     a.workflow_update_options.extend(change.update_options)
     a.identity = change.identity

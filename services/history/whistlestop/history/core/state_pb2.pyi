@@ -1689,6 +1689,7 @@ class ActivityExecution(_message.Message):
     LINKS_FIELD_NUMBER: _builtins.int
     NONCE_FIELD_NUMBER: _builtins.int
     NONCE_OF_FIELD_NUMBER: _builtins.int
+    LINK_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     activity_id: _builtins.str
     status: Global___ActivityExecution.Status.ValueType
     attempt: _builtins.int
@@ -1751,6 +1752,10 @@ class ActivityExecution(_message.Message):
     def links(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Link]:
         """attached by later starts"""
 
+    @_builtins.property
+    def link_request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the starts that found it running and attached links"""
+
     def __init__(
         self,
         *,
@@ -1795,10 +1800,11 @@ class ActivityExecution(_message.Message):
         links: _abc.Iterable[_message_pb2.Link] | None = ...,
         nonce: _builtins.int = ...,
         nonce_of: _builtins.int = ...,
+        link_request_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "heartbeat_details", b"heartbeat_details", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "options", b"options", "original_options", b"original_options", "result", b"result", "row", b"row"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "attempt", b"attempt", "cancel_identity", b"cancel_identity", "cancel_reason", b"cancel_reason", "cancel_request_id", b"cancel_request_id", "dispatch_ns", b"dispatch_ns", "failure", b"failure", "first_started_ns", b"first_started_ns", "heartbeat_count", b"heartbeat_count", "heartbeat_details", b"heartbeat_details", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_worker_identity", b"last_worker_identity", "links", b"links", "nonce", b"nonce", "nonce_of", b"nonce_of", "options", b"options", "original_options", b"original_options", "pause_request_id", b"pause_request_id", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "reset_keeps_paused", b"reset_keeps_paused", "reset_options", b"reset_options", "reset_request_id", b"reset_request_id", "result", b"result", "retry_interval_is_workers", b"retry_interval_is_workers", "retry_interval_ns", b"retry_interval_ns", "retry_state", b"retry_state", "row", b"row", "sdk_name", b"sdk_name", "sdk_version", b"sdk_version", "stamp", b"stamp", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "status", b"status", "terminate_request_id", b"terminate_request_id", "to_dispatch", b"to_dispatch", "unpause_request_id", b"unpause_request_id", "update_request_id", b"update_request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "attempt", b"attempt", "cancel_identity", b"cancel_identity", "cancel_reason", b"cancel_reason", "cancel_request_id", b"cancel_request_id", "dispatch_ns", b"dispatch_ns", "failure", b"failure", "first_started_ns", b"first_started_ns", "heartbeat_count", b"heartbeat_count", "heartbeat_details", b"heartbeat_details", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_worker_identity", b"last_worker_identity", "link_request_ids", b"link_request_ids", "links", b"links", "nonce", b"nonce", "nonce_of", b"nonce_of", "options", b"options", "original_options", b"original_options", "pause_request_id", b"pause_request_id", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "reset_keeps_paused", b"reset_keeps_paused", "reset_options", b"reset_options", "reset_request_id", b"reset_request_id", "result", b"result", "retry_interval_is_workers", b"retry_interval_is_workers", "retry_interval_ns", b"retry_interval_ns", "retry_state", b"retry_state", "row", b"row", "sdk_name", b"sdk_name", "sdk_version", b"sdk_version", "stamp", b"stamp", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "status", b"status", "terminate_request_id", b"terminate_request_id", "to_dispatch", b"to_dispatch", "unpause_request_id", b"unpause_request_id", "update_request_id", b"update_request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import task_queue_pb2
+from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common import task_queues
@@ -64,8 +65,30 @@ def parse(call: Call, namespace: str) -> service_pb.SignalWithStartWorkflowExecu
         raise invalid_argument(fault)
     if request.workflow_id.startswith(RESERVED_ID_PREFIXES):
         raise invalid_argument(f"WorkflowId cannot start with reserved prefix {request.workflow_id.partition(':')[0]}:")
+    _check_policies(request)
     request.task_queue.kind = request.task_queue.kind or task_queue_pb2.TASK_QUEUE_KIND_NORMAL
     return request
+
+
+def _check_policies(request: service_pb.SignalWithStartWorkflowExecutionRequest) -> None:
+    reuse, conflict = request.workflow_id_reuse_policy, request.workflow_id_conflict_policy
+    if reuse == wf_enums.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING and conflict:
+        raise invalid_argument(
+            "Invalid WorkflowIDReusePolicy: WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING cannot be used together with "
+            "a WorkflowIDConflictPolicy"
+        )
+    if (
+        conflict == wf_enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
+        and reuse == wf_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
+    ):
+        raise invalid_argument(
+            "Invalid WorkflowIDReusePolicy: WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE cannot be used together with "
+            "WorkflowIdConflictPolicy WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING"
+        )
+    if conflict == wf_enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL:
+        raise invalid_argument(
+            "Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not supported for this operation."
+        )
 
 
 def _read(payload: common_pb.Payload, message: Message) -> None:
