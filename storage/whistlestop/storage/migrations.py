@@ -17,7 +17,8 @@ Two tables remember them. `schema_migrations` has a row for each migration appli
 from __future__ import annotations
 
 import re
-from importlib import resources
+from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 
 from whistlestop.storage.errors import SchemaMismatch
@@ -81,7 +82,8 @@ NOTHING = Applied(frozenset(), 0)
 def load(package: str) -> list[Migration]:
     """Return all migrations of an adapter, in order."""
     found = []
-    for entry in resources.files(package).joinpath("migrations").iterdir():
+    (folder, *_) = import_module(package).__path__
+    for entry in Path(folder, "migrations").iterdir():
         match = re.fullmatch(r"(\d{4})_\w+\.sql", entry.name)
         if match:
             found.append(Migration(int(match[1]), entry.name.removesuffix(".sql"), entry.read_text("utf-8")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, tzinfo
-from zoneinfo import ZoneInfo
 
 from whistlestop.common.lazy_dataclasses import dataclass
 
@@ -53,6 +52,8 @@ def parse(expression: str) -> Cron:
     text = expression.strip()
     if text.startswith(("TZ=", "CRON_TZ=")):
         prefix, _, text = text.partition(" ")
+        from zoneinfo import ZoneInfo
+
         name = prefix.partition("=")[2]
         try:
             zone = ZoneInfo(name)

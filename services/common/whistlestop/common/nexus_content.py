@@ -6,10 +6,8 @@ import base64
 import json
 import math
 import re
-from email.message import Message
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import json_format
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
@@ -85,6 +83,8 @@ def payload_of(headers: Mapping[str, str], body: bytes) -> common_pb.Payload:
 
 
 def _media_type(text: str) -> tuple[str, dict[str, str]]:
+    from email.message import Message  # with what it needs, more than a start should pay for
+
     message = Message()
     message["content-type"] = text or "none/none"
     parameters = message.get_params() or []
@@ -108,6 +108,8 @@ def failure_json(failure: failure_pb.Failure, *, of_cause: bool = False) -> dict
     if failure.HasField("nexus_handler_failure_info"):
         kind, details = HANDLER_ERROR, _handler_details(failure)
     else:
+        from google.protobuf import json_format
+
         bare = failure_pb.Failure()
         bare.CopyFrom(failure)
         for field in ("message", "stack_trace", "cause") if of_cause else ("message", "stack_trace"):
@@ -129,6 +131,8 @@ def _handler_details(failure: failure_pb.Failure) -> dict[str, Any]:
         retryable=RETRYABLE_OF.get(failure.nexus_handler_failure_info.retry_behavior),
     )
     if failure.HasField("encoded_attributes"):
+        from google.protobuf import json_format
+
         encoded = json_format.MessageToJson(failure.encoded_attributes, indent=None).encode()
         details["encodedAttributes"] = base64.urlsafe_b64encode(encoded).decode().rstrip("=")
     return details

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
@@ -54,6 +53,8 @@ async def complete(
     outbound: Outbound, url: str, headers: Mapping[str, str], completion: Completion
 ) -> Refused | None:
     """Tell whoever waits behind `url`; None when it was heard."""
+    from email.utils import formatdate  # with what it needs, more than a start should pay for
+
     if completion.failure is not None:
         body = json.dumps(nexus_content.failure_json(completion.failure)).encode()
         content = {"Content-Type": "application/json"}

@@ -1,4 +1,8 @@
-"""The HTTP endpoints of a process: a listener around an ASGI application, and uvicorn's protocol within bounds."""
+"""The HTTP endpoints of a process: a listener around an ASGI application, and uvicorn's protocol within bounds.
+
+The protocol is imported when the first connection comes: many servers, of tests above all, never get one, and uvicorn
+with what it needs is a tenth of a start.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,19 @@ import asyncio
 import contextlib
 import socket
 import time
-from dataclasses import replace
-from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING
 
-import uvicorn
-
-from whistlestop.common import certificates
 from whistlestop.common.budget import Budget
 from whistlestop.common.listener import BACKLOG, Listener
-from whistlestop.server.http_protocol import BoundedProtocol, HttpLimits
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
+    from whistlestop.common.budget import Account
     from whistlestop.frontend.doors.asgi import App
+    from whistlestop.server.http_protocol import BoundedProtocol, HttpLimits
 
 _STOP_S = 5
 
@@ -42,6 +44,8 @@ class ServerState:
         """Headers of every answer: the date, written once a second."""
         now_s = int(time.time())
         if now_s != self._date_s:
+            from email.utils import formatdate
+
             self._date_s = now_s
             self._headers = [(b"date", formatdate(now_s, usegmt=True).encode())]
         return self._headers
@@ -56,14 +60,6 @@ class ServerState:
             self.empty.set()
 
 
-class _WithCertificates(BoundedProtocol):
-    """Tells the application whose certificate the client has shown: ASGI's scope has a place for a server's own."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
-        super().connection_made(transport)
-        self.app_state = {**self.app_state, certificates.HEADER: certificates.names_of(transport)}
-
-
 class HttpDoor:
     """Serves an application on one address. A connection may idle for `keep_alive_s`."""
 
@@ -71,25 +67,29 @@ class HttpDoor:
         self, app: App, keep_alive_s: float = 5, *, budget: Budget | None = None, limits: HttpLimits | None = None
     ) -> None:
         self._app = app
-        self._limits = replace(limits or HttpLimits(), keep_alive_s=keep_alive_s)
+        self._limits = limits
+        self._keep_alive_s = keep_alive_s
         self._budget = Budget(time.monotonic) if budget is None else budget
         self._listener: Listener | None = None
         self._state = ServerState()
+        self._make: Callable[[Account], BoundedProtocol] | None = None
 
     async def start(
         self, ip: str, port: int, tls: ssl.SSLContext | None = None, *, asks_for_certificates: bool = False
     ) -> int:
         """Listen; the bound port. Raises OSError."""
-        kind = _WithCertificates if asks_for_certificates else BoundedProtocol
-        config = uvicorn.Config(
-            self._app, interface="asgi3", http=kind, loop="none", lifespan="off", log_config=None, access_log=False,
-            ws="none", proxy_headers=False,
-        )  # fmt: skip
-        config.load()
-        self._listener = Listener(
-            _listen(ip, port), self._budget, lambda account: kind(config, self._state, self._limits, account), tls
-        )
+        make = partial(self._protocol, asks_for_certificates=asks_for_certificates)
+        self._listener = Listener(_listen(ip, port), self._budget, make, tls)
         return self._listener.port
+
+    def _protocol(self, account: Account, *, asks_for_certificates: bool) -> BoundedProtocol:
+        if self._make is None:
+            from whistlestop.server.http_protocol import protocols
+
+            self._make = protocols(
+                self._app, self._state, self._limits, self._keep_alive_s, asks_for_certificates=asks_for_certificates
+            )
+        return self._make(account)
 
     async def stop(self) -> None:
         """Refuse new requests, let running ones end for a moment."""

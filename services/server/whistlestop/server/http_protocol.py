@@ -15,23 +15,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import httptools
+import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from whistlestop.common import certificates
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.frontend.doors.asgi import PEER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    import uvicorn
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from whistlestop.common.budget import Account, Request
+    from whistlestop.frontend.doors.asgi import App
     from whistlestop.server.http_door import ServerState
 
 
@@ -487,3 +490,25 @@ def _looked_at(
         if host is not None and authority != host:
             wrong = "The Host header is not that of the address."
     return size, wrong
+
+
+class _WithCertificates(BoundedProtocol):
+    """Tells the application whose certificate the client has shown: ASGI's scope has a place for a server's own."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, certificates.HEADER: certificates.names_of(transport)}
+
+
+def protocols(
+    app: App, state: ServerState, limits: HttpLimits | None, keep_alive_s: float, *, asks_for_certificates: bool
+) -> Callable[[Account], BoundedProtocol]:
+    """Return what makes the protocol of a connection, given its account."""
+    bounds = replace(limits or HttpLimits(), keep_alive_s=keep_alive_s)
+    kind = _WithCertificates if asks_for_certificates else BoundedProtocol
+    config = uvicorn.Config(
+        app, interface="asgi3", http=kind, loop="none", lifespan="off", log_config=None, access_log=False, ws="none",
+        proxy_headers=False,
+    )  # fmt: skip
+    config.load()
+    return lambda account: kind(config, state, bounds, account)

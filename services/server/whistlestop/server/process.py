@@ -51,12 +51,14 @@ from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from google.protobuf.message import Message
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.metrics import Metrics
     from whistlestop.common.notify import Notifier
+    from whistlestop.frontend.doors.asgi import App
     from whistlestop.frontend.doors.browsers import BrowserRules
     from whistlestop.frontend.service import Frontend
     from whistlestop.server.config import TlsConfig
@@ -254,11 +256,16 @@ class Server:
     async def _open_http(self, ip: str, frontend: Frontend | _Measured, services: Services) -> None:
         if self.config.http_port is None:
             return
-        from whistlestop.frontend.doors.http import make_app
         from whistlestop.server.http_door import HttpDoor
 
-        app = make_app(frontend, services.clock, _browser_rules(self.config, services))  # type: ignore[arg-type]
-        door = HttpDoor(app, budget=self._budget)
+        rules = _browser_rules(self.config, services)
+
+        def make() -> App:
+            from whistlestop.frontend.doors.http import make_app
+
+            return make_app(frontend, services.clock, rules)  # type: ignore[arg-type]  # measured, it has the same call
+
+        door = HttpDoor(_made_later(make), budget=self._budget)
         port, tls = self.config.http_port, self.config.tls
         context = None if tls is None else _tls_context(tls, "http/1.1")
         asks = tls is not None and bool(tls.client_ca)
@@ -353,6 +360,19 @@ class _Backlog:
             return
         self._metrics.set_backlog(counts)
         self._metrics.set_aside(aside)
+
+
+def _made_later(make: Callable[[], App]) -> App:
+    """Return an application that is made, and what it needs imported, by its first request."""
+    made: App | None = None
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal made
+        if made is None:
+            made = make()
+        await made(scope, receive, send)
+
+    return app
 
 
 def _make_metrics() -> PrometheusMetrics:

@@ -7,16 +7,17 @@ all it must not fail the statement.
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
 from whistlestop.storage.visibility.attributes import TEXT_WORDS_PREFIX, Attribute, AttributeType
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from whistlestop.storage.visibility.literals import Scalar
 
-Parameter: TypeAlias = bool | int | float | str | Decimal
-Fragment: TypeAlias = tuple[str, list[Parameter]]
+Parameter: TypeAlias = "bool | int | float | str | Decimal"
+Fragment: TypeAlias = "tuple[str, list[Parameter]]"
 
 
 class Dialect(Protocol):
@@ -158,8 +159,11 @@ class PostgresDialect:
 
     def parameter(self, value: Scalar, kind: AttributeType) -> Parameter:
         """Exact numbers: a float against a whole number would be compared as floats."""
-        is_exact = isinstance(value, float) and kind is not AttributeType.Double
-        return Decimal(value) if is_exact else value
+        if not isinstance(value, float) or kind is AttributeType.Double:
+            return value
+        from decimal import Decimal
+
+        return Decimal(value)
 
 
 SQLITE: Dialect = SqliteDialect()

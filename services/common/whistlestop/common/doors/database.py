@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
@@ -175,6 +174,8 @@ def authorities(ca: str, aws: Aws | None = None) -> str:
         return ca
     if "-----BEGIN CERTIFICATE-----" not in text:
         raise ValueError(f"{where} has to be certificates in PEM")
+    import tempfile  # with what it needs, more than a cold start should pay for
+
     # 0600, and a name that nobody can foresee: others could put their own authority there.
     handle, path = tempfile.mkstemp(prefix="whistlestop-database-ca-", suffix=".pem")
     with os.fdopen(handle, "w", encoding="ascii") as file:

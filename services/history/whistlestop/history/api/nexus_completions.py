@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -116,6 +115,8 @@ def _result(headers: Mapping[str, str], body: bytes, most: int) -> common_pb.Pay
 def _started_ns(text: str) -> int:
     if not text:
         return 0
+    from email.utils import parsedate_to_datetime  # as in nexus_http
+
     try:
         return int(parsedate_to_datetime(text).timestamp()) * SECOND_NS
     except (ValueError, OverflowError):

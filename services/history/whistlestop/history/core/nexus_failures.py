@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import json_format
 from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
@@ -79,6 +78,8 @@ def to_temporal(source: nexus_pb.Failure) -> failure_pb.Failure:
 def _converted(source: nexus_pb.Failure) -> failure_pb.Failure:
     failure = failure_pb.Failure()
     if source.metadata.get("type") == nexus_content.FAILURE_TYPE:
+        from google.protobuf import json_format
+
         try:
             json_format.ParseDict(load_json(source.details), failure, ignore_unknown_fields=True)
         except (json_format.ParseError, ValueError, TypeError, AttributeError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import task_queue_pb2
@@ -92,6 +91,8 @@ def _check_policies(request: service_pb.SignalWithStartWorkflowExecutionRequest)
 
 
 def _read(payload: common_pb.Payload, message: Message) -> None:
+    from google.protobuf import json_format
+
     encoding = payload.metadata.get("encoding", b"")
     try:
         if encoding == b"binary/protobuf":
