@@ -64,7 +64,9 @@ def test_what_was_missed_for_too_long_is_counted_once() -> None:
 
 def test_the_catch_up_window_has_a_least_and_a_default() -> None:
     assert schedule(policies={"catchup_window": {"seconds": 1}}).schedule.policies.catchup_window.seconds == 10
-    assert schedule().schedule.policies.catchup_window.seconds == 365 * 24 * 3600
+    unset: tuple[dict[str, Any], ...] = ({}, {"catchup_window": {}}, {"catchup_window": {"seconds": -5}})
+    for policies in unset:
+        assert schedule(policies=policies).schedule.policies.catchup_window.seconds == 365 * 24 * 3600
 
 
 def test_times_that_pass_during_a_pause_are_not_made_up_for() -> None:

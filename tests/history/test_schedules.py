@@ -23,7 +23,7 @@ from whistlestop.history.schedule import driver, policy
 from whistlestop.storage.errors import Unavailable
 from whistlestop.storage.records import SLOTS, ExecutionKey
 from whistlestop.storage.sqlite.store import SqliteStore
-from whistlestop.storage.visibility import parse
+from whistlestop.storage.visibility import AttributeType, parse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -337,3 +337,43 @@ async def test_the_store_is_sound_afterwards(line: Line) -> None:
     assert await line.store.check(10) == []
     key = ExecutionKey(NAMESPACE_ID, driver.workflow_id_of("s"), "")
     assert await line.store.get_current(key.namespace_id, key.workflow_id) is not None
+
+
+async def test_only_so_many_backfills_are_under_way_at_once(line: Line) -> None:
+    await line.create(schedule={"state": {"paused": True}})
+    many = [{"start_time": {"seconds": 0}, "end_time": {"seconds": 1}}] * 100
+    with pytest.raises(ServiceError, match="too many concurrent backfillers") as refused:
+        await line.patch(backfill_request=many, trigger_immediately={})
+    assert refused.value.code is Code.FAILED_PRECONDITION
+    with pytest.raises(ServiceError, match="too many concurrent backfillers"):
+        await line.create(schedule_id="other", initial_patch={"backfill_request": [*many, many[0]]})
+    await line.patch(backfill_request=many)
+
+
+async def test_a_schedule_tells_its_size(line: Line) -> None:
+    await line.create()
+    small = (await line.describe()).info.state_size_bytes
+    await line.create(schedule_id="large", memo={"fields": {"m": {"data": b"x" * 10_000}}})
+    large = await line.call("DescribeSchedule", schedule_id="large")
+    assert 0 < small < 10_000 < large.info.state_size_bytes
+
+
+async def test_lists_find_schedules_by_their_next_action_and_what_is_running(line: Line) -> None:
+    await line.create()
+
+    async def found(query: str) -> int:
+        types = {
+            "TemporalScheduleNextActionTime": AttributeType.Datetime,
+            "TemporalScheduleRunningWorkflowCount": AttributeType.Int,
+        }
+        division = "TemporalNamespaceDivision = 'TemporalScheduler'"
+        return await line.store.count_visibility(NAMESPACE_ID, parse(f"{division} AND {query}", types))
+
+    next_action = (await line.describe()).info.future_action_times[0].ToJsonString()
+    assert await found(f"TemporalScheduleNextActionTime = '{next_action}'") == 1
+    assert await found("TemporalScheduleRunningWorkflowCount = 0") == 1
+    await line.trigger(60)
+    assert await found("TemporalScheduleRunningWorkflowCount = 1") == 1
+    await line.pass_time(HOUR_NS)
+    assert await found(f"TemporalScheduleNextActionTime = '{next_action}'") == 0
+    assert await found(f"TemporalScheduleNextActionTime > '{next_action}'") == 1

@@ -425,3 +425,21 @@ async def listed(p: Puppet) -> None:
         await _delete(p, f"s{number}")
 
 
+
+
+@scenario
+async def filters_of_lists(p: Puppet) -> None:
+    """What a schedule does not have can't be asked for."""
+    for query in (
+        "ExecutionDuration > '1s'", "WorkflowId = 'x'", "WorkflowType = 'x'", "RunId = 'x'", "CloseTime IS NULL",
+        "StartTime > '2020-01-01T00:00:00Z'", "ExecutionStatus = 'Running'", "TaskQueue = 'x'", "HistoryLength > 1",
+        "StateTransitionCount > 1", "RootWorkflowId = 'x'", "BuildIds = 'x'", "TemporalReportedProblems = 'x'",
+        f"ScheduleId = '{p.id('x')}' AND HistorySizeBytes = 1", "NoAttribute = 'x'",
+    ):  # fmt: skip
+        await p.refused("ListSchedules", query=query)
+    for query in (
+        f"ScheduleId = '{p.id('x')}'", f"ScheduleId = '{p.id('x')}' AND ScheduleRunningWorkflowCount > 0",
+        f"ScheduleId STARTS_WITH '{p.id('x')}' AND ScheduleNextActionTime > '2020-01-01T00:00:00Z'",
+        f"TemporalSchedulePaused = true AND ParityKeyword = '{p.id('x')}'",
+    ):  # fmt: skip
+        await p.call("ListSchedules", query=query)

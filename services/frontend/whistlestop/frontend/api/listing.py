@@ -7,7 +7,7 @@ division of its own. A filter over a division uses the names that its users know
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from whistlestop.common.clock import SECOND_NS
@@ -90,13 +90,18 @@ async def fill_count(frontend: Frontend, context: CallContext, query: Query, res
 
 
 async def parsed_filter(
-    frontend: Frontend, context: CallContext, text: str, aliases: Custom | None = None
+    frontend: Frontend, context: CallContext, text: str, aliases: Custom | None = None, *, yields: bool = False
 ) -> tuple[Query, Custom]:
-    """The filter and the namespace's custom attributes. One it does not know may be new: look again, once."""
+    """The filter and the namespace's custom attributes. One it does not know may be new: look again, once.
+
+    With `yields` a custom attribute goes before an alias of its name.
+    """
     for look in (frontend.namespaces.by_id, frontend.namespaces.refresh):
         namespace = await look(context.namespace_id)
         custom: Custom = {} if namespace is None else namespace.custom_search_attributes
-        known = {**custom, **aliases} if aliases else custom
+        known = custom
+        if aliases:
+            known = {**aliases, **custom} if yields else {**custom, **aliases}
         try:
             return await off_loop(parse, text, known) if len(text) > LARGE else parse(text, known), custom
         except InvalidQuery as error:
@@ -139,6 +144,10 @@ class Division:
     """What a filter calls that id."""
     columns: Mapping[str, str]
     """What a filter may name -> where visibility keeps it; `id_alias` is among them."""
+    types: Mapping[str, AttributeType] = field(default_factory=dict)
+    """Of those of them that are no keywords."""
+    yields_to_custom: bool = False
+    """A custom search attribute of such a name is what a filter means by it."""
 
     def user_id(self, row: VisibilityRow) -> str:
         """The id that users know."""
@@ -152,8 +161,9 @@ class Division:
         check: Callable[[Expression], None] | None = None,
     ) -> tuple[Query, Custom]:
         """The filter within this division, and the namespace's custom attributes."""
-        aliases = dict.fromkeys(self.columns, AttributeType.Keyword)
-        wanted, custom = await parsed_filter(frontend, context, text, aliases)
+        aliases = dict.fromkeys(self.columns, AttributeType.Keyword) | dict(self.types)
+        wanted, custom = await parsed_filter(frontend, context, text, aliases, yields=self.yields_to_custom)
+        columns = {name: at for name, at in self.columns.items() if not (self.yields_to_custom and name in custom)}
         base = parse(self.base, custom).where
         assert base is not None
         where = _without_implied(wanted.where)
@@ -161,21 +171,23 @@ class Division:
             return replace(wanted, where=base), custom
         if check is not None:
             check(where)
-        return replace(wanted, where=And((base, self._by_column(where)))), custom
+        return replace(wanted, where=And((base, self._by_column(where, columns)))), custom
 
-    def _by_column(self, expression: Expression) -> Expression:
+    def _by_column(self, expression: Expression, columns: Mapping[str, str]) -> Expression:
         match expression:
             case And(items=items):
-                return And(tuple(self._by_column(item) for item in items))
+                return And(tuple(self._by_column(item, columns) for item in items))
             case Or(items=items):
-                return Or(tuple(self._by_column(item) for item in items))
+                return Or(tuple(self._by_column(item, columns) for item in items))
             case Not(item=item):
-                return Not(self._by_column(item))
+                return Not(self._by_column(item, columns))
         named = expression.attribute.alias.removeprefix("Temporal")
-        if named not in self.columns:
+        if named not in columns:
             return expression
-        moved = replace(expression, attribute=replace(expression.attribute, name=self.columns[named]))
-        prefix = self.id_prefix if named == self.id_alias else ""
+        moved = replace(expression, attribute=replace(expression.attribute, name=columns[named]))
+        if named != self.id_alias:
+            return moved
+        prefix = self.id_prefix
         match moved:
             case Compare(value=value):
                 return replace(moved, value=f"{prefix}{value}")

@@ -18,7 +18,8 @@ from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.listing import Division, entries, fill_count, page
 from whistlestop.frontend.api.start_workflow import check_timeouts
 from whistlestop.frontend.api.versioning import check_override
-from whistlestop.storage.visibility import row_payloads
+from whistlestop.storage.visibility import AttributeType, row_payloads
+from whistlestop.storage.visibility.attributes import SYSTEM_AND_PREDEFINED
 from whistlestop.storage.visibility.query import And, Expression, Not, Or
 
 if TYPE_CHECKING:
@@ -31,19 +32,27 @@ if TYPE_CHECKING:
     from whistlestop.frontend.service import Frontend
     from whistlestop.storage.namespaces import Namespace
     from whistlestop.storage.records import VisibilityRow
-    from whistlestop.storage.visibility import AttributeType
 
 ID_PREFIX = checks.SCHEDULE_PREFIX
 DIVISION = Division(
     base="TemporalNamespaceDivision = 'TemporalScheduler' AND ExecutionStatus = 'Running'",
     id_prefix=ID_PREFIX,
     id_alias="ScheduleId",
-    columns={"ScheduleId": "WorkflowId"},
+    columns={
+        "ScheduleId": "WorkflowId",
+        "ScheduleNextActionTime": "TemporalScheduleNextActionTime",
+        "ScheduleRunningWorkflowCount": "TemporalScheduleRunningWorkflowCount",
+    },
+    types={"ScheduleNextActionTime": AttributeType.Datetime, "ScheduleRunningWorkflowCount": AttributeType.Int},
+    yields_to_custom=True,
 )
 _APPENDED = "-2009-11-10T23:00:00Z"
 _MEMO_INFO = "ScheduleInfo"
 _PAUSED = "TemporalSchedulePaused"
-_OWN_ATTRIBUTES = frozenset({_PAUSED, "TemporalNamespaceDivision", "BinaryChecksums", "BuildIds"})
+_OWN_ATTRIBUTES = frozenset({
+    _PAUSED, "TemporalNamespaceDivision", "BinaryChecksums", "BuildIds", "TemporalScheduleNextActionTime",
+    "TemporalScheduleRunningWorkflowCount",
+})  # fmt: skip
 _NOTES_LIMIT = 1000
 _REUSE = (
     WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_UNSPECIFIED,
@@ -159,7 +168,7 @@ async def count_schedules(
 
 def _check_names(where: Expression) -> None:
     for name in _names(where):
-        if name.startswith("Temporal") and name != _PAUSED:
+        if name in SYSTEM_AND_PREDEFINED and name != _PAUSED:
             raise invalid_argument(f'invalid query filter for schedules: cannot filter on "{name}"')
 
 

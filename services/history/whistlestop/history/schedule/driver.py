@@ -57,7 +57,10 @@ DIVISION = "TemporalScheduler"
 MEMO_INFO = "ScheduleInfo"
 PAUSED_ATTRIBUTE = "TemporalSchedulePaused"
 DIVISION_ATTRIBUTE = "TemporalNamespaceDivision"
-OWN_ATTRIBUTES = (PAUSED_ATTRIBUTE, DIVISION_ATTRIBUTE, "BinaryChecksums", "BuildIds")
+NEXT_ACTION_ATTRIBUTE, RUNNING_ATTRIBUTE = "TemporalScheduleNextActionTime", "TemporalScheduleRunningWorkflowCount"
+OWN_ATTRIBUTES = (
+    PAUSED_ATTRIBUTE, NEXT_ACTION_ATTRIBUTE, RUNNING_ATTRIBUTE, DIVISION_ATTRIBUTE, "BinaryChecksums", "BuildIds",
+)  # fmt: skip
 _REQUEST_IDS = uuid.UUID("5b0e6a5e-7d0f-5c1b-9f53-0c1d6a3f3a10")
 MAX_CONFLICTS = 20
 MAX_ROUNDS = 100
@@ -125,15 +128,17 @@ async def off_loop_if(spec: CompiledSpec | None, work: Callable[P, T], *argument
     return work(*arguments, **named)
 
 
-def outlook(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> tuple[int, bytes]:
-    """When to look at the schedule again, and what lists show of it (serialised)."""
-    shown = policy.listed(data, spec).SerializeToString(deterministic=True)
-    return policy.next_look(data, spec, now_ns), shown
+def outlook(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> tuple[int, bytes, bytes]:
+    """When to look at the schedule again, what lists show of it (serialised), and its next action (as an attribute)."""
+    listed = policy.listed(data, spec)
+    times = listed.future_action_times
+    next_action = f'"{times[0].ToJsonString()}"'.encode() if times else b""
+    return policy.next_look(data, spec, now_ns), listed.SerializeToString(deterministic=True), next_action
 
 
-def write(run: Run, data: ScheduleData, looks: tuple[int, bytes]) -> None:
+def write(run: Run, data: ScheduleData, looks: tuple[int, bytes, bytes]) -> None:
     """Put the data of an open schedule into its run, with the timer and what lists show (see `outlook`)."""
-    due_ns, shown = looks
+    due_ns, shown, next_action = looks
     if due_ns != data.alarm_ns:
         data.alarm_ns = due_ns
         if due_ns:
@@ -145,11 +150,24 @@ def write(run: Run, data: ScheduleData, looks: tuple[int, bytes]) -> None:
     if MEMO_INFO not in run.state.memo or run.state.memo[MEMO_INFO] != payload:
         run.state.memo[MEMO_INFO].CopyFrom(payload)
         run.visibility_changed = True
-    attributes = run.state.search_attributes
     paused = b"true" if data.schedule.state.paused else b"false"
-    if PAUSED_ATTRIBUTE not in attributes or attributes[PAUSED_ATTRIBUTE].data != paused:
-        attributes[PAUSED_ATTRIBUTE].CopyFrom(attribute(paused, AttributeType.Bool))
-        run.visibility_changed = True
+    _set_attribute(run, PAUSED_ATTRIBUTE, paused, AttributeType.Bool)
+    _set_attribute(run, NEXT_ACTION_ATTRIBUTE, next_action, AttributeType.Datetime)
+    running = str(len(data.info.running_workflows)).encode()
+    _set_attribute(run, RUNNING_ATTRIBUTE, running, AttributeType.Int)
+
+
+def _set_attribute(run: Run, name: str, data: bytes, kind: AttributeType) -> None:
+    """Set one of the server's own search attributes; without data, remove it."""
+    attributes = run.state.search_attributes
+    present = attributes[name].data if name in attributes else b""
+    if data == present:
+        return
+    if data:
+        attributes[name].CopyFrom(attribute(data, kind))
+    else:
+        del attributes[name]
+    run.visibility_changed = True
 
 
 def attribute(data: bytes, kind: AttributeType) -> common_pb.Payload:

@@ -20,6 +20,7 @@ from temporalio.api.enums.v1 import schedule_pb2 as schedule_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 
+from whistlestop.common.errors import failed_precondition
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration, set_timestamp, timestamp_ns
 from whistlestop.history.schedule import spec as times
@@ -41,6 +42,8 @@ RETENTION_NS = 7 * DAY_NS
 """How long a schedule stays that has nothing left to do."""
 MAX_BUFFER = 1000
 MAX_BACKFILLS = 1000
+MAX_BACKFILLS_AT_ONCE = 100
+"""With a request that adds some. A schedule of 0.1.0 may have more."""
 BACKFILLS_AT_ONCE = 10
 BACKFILL_PAUSE_NS = SECOND_NS
 MAX_CATCHUP_AT_ONCE = 1000
@@ -98,8 +101,8 @@ def fill_defaults(data: ScheduleData) -> None:
         getattr(schedule, name).SetInParent()
     policies = schedule.policies
     policies.overlap_policy = policies.overlap_policy or SKIP
-    window_ns = max(duration_ns(policies.catchup_window), MIN_CATCHUP_NS)
-    set_duration(policies.catchup_window, window_ns if policies.HasField("catchup_window") else DEFAULT_CATCHUP_NS)
+    window_ns = duration_ns(policies.catchup_window)
+    set_duration(policies.catchup_window, max(window_ns, MIN_CATCHUP_NS) if window_ns > 0 else DEFAULT_CATCHUP_NS)
 
 
 def update(data: ScheduleData, schedule: schedule_pb.Schedule, now_ns: int) -> None:
@@ -108,6 +111,13 @@ def update(data: ScheduleData, schedule: schedule_pb.Schedule, now_ns: int) -> N
     fill_defaults(data)
     set_timestamp(data.info.update_time, now_ns)
     data.conflict_token += 1
+
+
+def check_room(data: ScheduleData, change: schedule_pb.SchedulePatch) -> None:
+    """Raise FAILED_PRECONDITION when the patch asks for more backfills than may be under way at once."""
+    more = len(change.backfill_request) + change.HasField("trigger_immediately")
+    if len(data.backfills) + more > MAX_BACKFILLS_AT_ONCE:
+        raise failed_precondition("too many concurrent backfillers")
 
 
 def patch(data: ScheduleData, change: schedule_pb.SchedulePatch, now_ns: int) -> None:

@@ -54,6 +54,8 @@ async def create_schedule(
     patch = request.initial_patch if request.HasField("initial_patch") else None
     now_ns = service.clock.now_ns()
     data = policy.create(request.schedule_id, request.schedule, patch, now_ns)
+    if patch is not None:
+        policy.check_room(data, patch)
     spec = await off_loop(policy.compiled, data, context.namespace_id)
     looks = await driver.off_loop_if(spec, driver.outlook, data, spec, now_ns)
 
@@ -111,6 +113,7 @@ async def describe_schedule(
     response = service_pb.DescribeScheduleResponse(
         schedule=schedule, info=info, conflict_token=_token(data.conflict_token)
     )
+    response.info.state_size_bytes = entry.size
     for name, payload in entry.state.memo.items():
         if name != driver.MEMO_INFO:
             response.memo.fields[name].CopyFrom(payload)
@@ -164,8 +167,10 @@ async def patch_schedule(service: History, request: service_pb.PatchScheduleRequ
     """Trigger, backfill, pause or unpause."""
 
     def decide(run: Run, data: ScheduleData) -> None:
-        if not policy.is_repeated(data, request.request_id):
-            policy.patch(data, request.patch, run.now_ns)
+        if policy.is_repeated(data, request.request_id):
+            return
+        policy.check_room(data, request.patch)
+        policy.patch(data, request.patch, run.now_ns)
 
     await driver.work(service, await _key(service, request.schedule_id, context), decide)
     return service_pb.PatchScheduleResponse()
