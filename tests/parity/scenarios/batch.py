@@ -259,3 +259,51 @@ async def bad_requests(p: Puppet) -> None:
     await p.refused("StopBatchOperation", job_id=p.id("nobody"), reason="")
     await p.refused("StopBatchOperation", job_id=p.id("nobody"), reason="why")
     await p.refused("ListBatchOperations", namespace="nowhere")
+
+
+async def _standalone(p: Puppet) -> None:
+    """Two running activities of a type that is theirs alone, which lists show, and one of another type."""
+    for name, kind in (("one", "kind"), ("two", "kind"), ("three", "other")):
+        await p.call(
+            "StartActivityExecution", activity_id=p.id(name), activity_type={"name": p.id(kind)},
+            task_queue={"name": p.id("nobody")}, request_id=p.id(name), schedule_to_close_timeout=seconds(600),
+        )  # fmt: skip
+    for _ in range(1000):
+        listed = await p.call("CountActivityExecutions", record=False, query=f"ActivityId STARTS_WITH '{p.prefix}'")
+        if listed.count == 3:
+            return
+        await asyncio.sleep(0.05)
+
+
+async def _statuses(p: Puppet) -> None:
+    for name in ("one", "two", "three"):
+        try:
+            described = await p.call("DescribeActivityExecution", record=False, activity_id=p.id(name))
+            p.note(name, described.info.status)
+        except Refused as refusal:
+            p.note(name, refusal.code)
+    await p.attempt("TerminateActivityExecution", activity_id=p.id("three"), request_id=p.id("end"))
+
+
+@scenario
+async def terminates_standalone_activities_by_type(p: Puppet) -> None:
+    await _standalone(p)
+    await _batch(
+        p, visibility_query=f"ActivityType = '{p.id('kind')}'", terminate_activities_operation={"identity": "client"}
+    )
+    await _statuses(p)
+
+
+@scenario
+async def cancels_standalone_activities_by_id(p: Puppet) -> None:
+    await _standalone(p)
+    ids = f"ActivityId IN ('{p.id('one')}', '{p.id('two')}')"
+    await _batch(p, visibility_query=ids, cancel_activities_operation={"identity": "client"})
+    await _statuses(p)
+
+
+@scenario
+async def deletes_standalone_activities(p: Puppet) -> None:
+    await _standalone(p)
+    await _batch(p, visibility_query=f"ActivityType = '{p.id('kind')}'", delete_activities_operation={})
+    await _statuses(p)

@@ -23,7 +23,7 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
 from whistlestop.common.nesting import load_json
-from whistlestop.frontend.api import checks
+from whistlestop.frontend.api import checks, standalone_activities
 from whistlestop.frontend.api.listing import parsed_filter
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
 
@@ -211,7 +211,10 @@ async def start_batch_operation(
 
     if request.visibility_query:
         try:
-            await parsed_filter(frontend, context, request.visibility_query)
+            if request.WhichOneof("operation") in ON_ACTIVITIES:
+                await standalone_activities.DIVISION.parsed(frontend, context, request.visibility_query)
+            else:
+                await parsed_filter(frontend, context, request.visibility_query)
         except ServiceError as error:
             raise invalid_argument(f"invalid visibility query: {error.message}") from None
     running = await count_workflow_executions(
