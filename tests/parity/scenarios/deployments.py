@@ -161,6 +161,68 @@ async def a_task_queue_tells_its_routing(p: Puppet) -> None:
     await current(p, "2")
     expected = "2", 0.0
     await told("the ramping one has become current")
+    await ramp("", 40)
+    expected = "2", 40.0
+    await told("unversioned workers ramp")
+    await current(p, "")
+    expected = "", 0.0
+    await told("no version is current any more")
+
+
+@slow_scenario
+async def versions_tell_when_their_routing_changed(p: Puppet) -> None:
+    """Each time is shown as its place among all of them."""
+    fields = (
+        "current_since_time", "ramping_since_time", "routing_update_time", "first_activation_time", "last_current_time",
+        "last_deactivation_time",
+    )  # fmt: skip
+
+    async def told(label: str) -> None:
+        for _ in range(6000):
+            reply = await p.call("DescribeWorkerDeployment", record=False, deployment_name=p.id("deployment"))
+            if reply.worker_deployment_info.routing_config_update_state != 1:  # in progress
+                break
+            await asyncio.sleep(0.05)
+        info = reply.worker_deployment_info
+        of_routing = [name for name in info.routing_config.DESCRIPTOR.fields_by_name if name.endswith("_time")]
+        shown = {"routing": (info.routing_config, of_routing)}
+        for summary in info.version_summaries:
+            shown[summary.deployment_version.build_id] = (summary, fields)
+        times = {
+            (name, field): getattr(message, field).ToNanoseconds()
+            for name, (message, names) in shown.items()
+            for field in names
+            if message.HasField(field)
+        }
+        order = sorted(set(times.values()))
+        p.note(label, {f"{name} {field}": order.index(at) for (name, field), at in sorted(times.items())})
+        statuses = {each.deployment_version.build_id: each.status for each in info.version_summaries}
+        p.note(f"{label}: statuses", dict(sorted(statuses.items())))
+
+    async def ramp(build_id: str, percentage: float) -> None:
+        await p.call(
+            "SetWorkerDeploymentRampingVersion", record=False, deployment_name=p.id("deployment"), build_id=build_id,
+            percentage=percentage, identity="me",
+        )  # fmt: skip
+
+    await registered(p, "1", "2")
+    await told("registered")
+    await current(p, "1")
+    await told("1 is current")
+    await ramp("2", 20)
+    await told("2 ramps")
+    await ramp("2", 50)
+    await told("2 ramps more")
+    await current(p, "2")
+    await told("2 is current")
+    await ramp("1", 10)
+    await told("1 ramps")
+    await ramp("", 0)
+    await told("nothing ramps")
+    await current(p, "1")
+    await told("1 is current again")
+    await current(p, "")
+    await told("none is current")
 
 
 @slow_scenario

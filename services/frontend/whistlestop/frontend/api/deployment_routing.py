@@ -70,8 +70,6 @@ def _deactivate(data: DeploymentData, build_id: str, now_ns: int) -> None:
     info = find_version(data, build_id) if build_id else None
     if info is None:
         return
-    if info.status == _CURRENT:
-        info.last_current_time.FromNanoseconds(now_ns)
     info.ClearField("current_since_time")
     info.ClearField("ramping_since_time")
     info.ramp_percentage = 0
@@ -82,6 +80,7 @@ def _deactivate(data: DeploymentData, build_id: str, now_ns: int) -> None:
 
 def _activate(info: WorkerDeploymentVersionInfo, now_ns: int) -> None:
     info.ClearField("drainage_info")
+    info.ClearField("last_deactivation_time")
     info.routing_changed_time.FromNanoseconds(now_ns)
     if not info.HasField("first_activation_time"):
         info.first_activation_time.FromNanoseconds(now_ns)
