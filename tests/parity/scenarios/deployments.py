@@ -185,7 +185,7 @@ async def versions_tell_when_their_routing_changed(p: Puppet) -> None:
             await asyncio.sleep(0.05)
         info = reply.worker_deployment_info
         of_routing = [name for name in info.routing_config.DESCRIPTOR.fields_by_name if name.endswith("_time")]
-        shown = {"routing": (info.routing_config, of_routing)}
+        shown: dict[str, tuple[Any, Any]] = {"routing": (info.routing_config, of_routing)}
         for summary in info.version_summaries:
             shown[summary.deployment_version.build_id] = (summary, fields)
         times = {
