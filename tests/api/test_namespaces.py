@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,8 @@ from temporalio.api.enums.v1 import namespace_pb2 as enums_pb
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from tests.patience import PATIENCE_S
+from whistlestop.common.clock import FakeClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.internal_pb2 import TaskToken
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
     from tests.api.fixtures import World
 
 _DAY = {"seconds": 86_400}
+
+
+def clock_of(world: World) -> FakeClock:
+    assert isinstance(world.clock, FakeClock)
+    return world.clock
 
 
 def _register(name: str, **fields: Any) -> service_pb.RegisterNamespaceRequest:
@@ -130,9 +138,26 @@ async def test_delete_frees_the_name_and_finishes_behind_the_scenes(world: World
         "NOT_FOUND", "Namespace a is not found.",
     )
     await world.call("RegisterNamespace", _register("a"))
+    described: Any = await world.call("DescribeNamespace", service_pb.DescribeNamespaceRequest(id=namespace_id))
+    assert described.namespace_info.state == enums_pb.NAMESPACE_STATE_DELETED
+    assert await finish_deletions(world.frontend) == 0
+    await clock_of(world).advance(5)
     assert await finish_deletions(world.frontend) == 1
     assert await finish_deletions(world.frontend) == 0
     assert await world.frontend.store.get_namespace(namespace_id=namespace_id) is None
+
+
+async def test_a_deleted_namespace_is_kept_as_long_as_the_request_says(world: World) -> None:
+    await world.call("RegisterNamespace", _register("a"))
+    namespace_id = (await _describe(world, "a")).namespace_info.id
+    request = operator_pb.DeleteNamespaceRequest(namespace="a")
+    request.namespace_delete_delay.FromSeconds(3600)
+    await world.call("DeleteNamespace", request)  # by a server, which goes on behind the scenes
+    await clock_of(world).advance(3600)
+    assert await world.frontend.store.get_namespace(namespace_id=namespace_id) is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while await world.frontend.store.get_namespace(namespace_id=namespace_id) is not None:
+            await clock_of(world).advance(5)
 
 
 async def test_a_token_of_another_namespace_is_refused(world: World) -> None:

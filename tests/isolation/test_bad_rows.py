@@ -463,6 +463,8 @@ async def test_work_of_the_servers_own_goes_on_beside_messages_that_cannot_be_re
     await backend.call("DeleteNamespace", namespace="doomed")
     while await finish_deletions(backend.frontend):
         pass
+    await backend.clock.advance(5)
+    assert await finish_deletions(backend.frontend) == 1
     names = [each.namespace_info.name for each in (await backend.call("ListNamespaces")).namespaces]
     assert not any("doomed" in name for name in names)
     assert await work_on_batches(backend.frontend) == 0

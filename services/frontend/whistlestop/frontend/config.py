@@ -93,6 +93,8 @@ class FrontendConfig:
     protected_namespaces: tuple[str, ...] = ()
     """They can't be deleted."""
     delete_namespaces_of_endpoints: bool = False
+    namespace_delete_delay_s: float = 0.0
+    """How long an emptied namespace that was deleted is kept."""
     """A namespace that a Nexus endpoint leads to may be deleted."""
     max_fairness_weight_overrides: int = 1000
     """Of a task queue, and in one request."""

@@ -145,6 +145,7 @@ FRONTEND_KEYS: Mapping[str, str] = {
     "frontend.callbackheadermaxlength": "callback_header_max_size",
     "system.namespaceminretentionlocal": "min_retention_s",
     "worker.protectednamespaces": "protected_namespaces",
+    "frontend.deletenamespacenamespacedeletedelay": "namespace_delete_delay_s",
     "frontend.allowdeletenamespaceifnexusendpointtarget": "delete_namespaces_of_endpoints",
     "matching.maxfairnesskeyweightoverrides": "max_fairness_weight_overrides",
     "limit.usermetadatasummarysize": "user_metadata_summary_size",

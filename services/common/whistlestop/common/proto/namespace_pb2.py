@@ -27,7 +27,7 @@ from temporalio.api.replication.v1 import message_pb2 as temporal_dot_api_dot_re
 from temporalio.api.rules.v1 import message_pb2 as temporal_dot_api_dot_rules_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(whistlestop/common/proto/namespace.proto\x12\x18whistlestop.namespace.v1\x1a\'temporal/api/namespace/v1/message.proto\x1a)temporal/api/replication/v1/message.proto\x1a#temporal/api/rules/v1/message.proto\"\xc7\x04\n\rNamespaceData\x12\x36\n\x04info\x18\x01 \x01(\x0b\x32(.temporal.api.namespace.v1.NamespaceInfo\x12:\n\x06\x63onfig\x18\x02 \x01(\x0b\x32*.temporal.api.namespace.v1.NamespaceConfig\x12S\n\x12replication_config\x18\x03 \x01(\x0b\x32\x37.temporal.api.replication.v1.NamespaceReplicationConfig\x12\x18\n\x10\x66\x61ilover_version\x18\x04 \x01(\x03\x12\x65\n\x18\x63ustom_search_attributes\x18\x05 \x03(\x0b\x32\x43.whistlestop.namespace.v1.NamespaceData.CustomSearchAttributesEntry\x12R\n\x0eworkflow_rules\x18\x06 \x03(\x0b\x32:.whistlestop.namespace.v1.NamespaceData.WorkflowRulesEntry\x1a=\n\x1b\x43ustomSearchAttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x1aY\n\x12WorkflowRulesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32#.temporal.api.rules.v1.WorkflowRule:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(whistlestop/common/proto/namespace.proto\x12\x18whistlestop.namespace.v1\x1a\'temporal/api/namespace/v1/message.proto\x1a)temporal/api/replication/v1/message.proto\x1a#temporal/api/rules/v1/message.proto\"\xde\x04\n\rNamespaceData\x12\x36\n\x04info\x18\x01 \x01(\x0b\x32(.temporal.api.namespace.v1.NamespaceInfo\x12:\n\x06\x63onfig\x18\x02 \x01(\x0b\x32*.temporal.api.namespace.v1.NamespaceConfig\x12S\n\x12replication_config\x18\x03 \x01(\x0b\x32\x37.temporal.api.replication.v1.NamespaceReplicationConfig\x12\x18\n\x10\x66\x61ilover_version\x18\x04 \x01(\x03\x12\x65\n\x18\x63ustom_search_attributes\x18\x05 \x03(\x0b\x32\x43.whistlestop.namespace.v1.NamespaceData.CustomSearchAttributesEntry\x12R\n\x0eworkflow_rules\x18\x06 \x03(\x0b\x32:.whistlestop.namespace.v1.NamespaceData.WorkflowRulesEntry\x12\x15\n\rkept_until_ns\x18\x14 \x01(\x03\x1a=\n\x1b\x43ustomSearchAttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x1aY\n\x12WorkflowRulesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32#.temporal.api.rules.v1.WorkflowRule:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,9 +39,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NAMESPACEDATA_WORKFLOWRULESENTRY']._loaded_options = None
   _globals['_NAMESPACEDATA_WORKFLOWRULESENTRY']._serialized_options = b'8\001'
   _globals['_NAMESPACEDATA']._serialized_start=192
-  _globals['_NAMESPACEDATA']._serialized_end=775
-  _globals['_NAMESPACEDATA_CUSTOMSEARCHATTRIBUTESENTRY']._serialized_start=623
-  _globals['_NAMESPACEDATA_CUSTOMSEARCHATTRIBUTESENTRY']._serialized_end=684
-  _globals['_NAMESPACEDATA_WORKFLOWRULESENTRY']._serialized_start=686
-  _globals['_NAMESPACEDATA_WORKFLOWRULESENTRY']._serialized_end=775
+  _globals['_NAMESPACEDATA']._serialized_end=798
+  _globals['_NAMESPACEDATA_CUSTOMSEARCHATTRIBUTESENTRY']._serialized_start=646
+  _globals['_NAMESPACEDATA_CUSTOMSEARCHATTRIBUTESENTRY']._serialized_end=707
+  _globals['_NAMESPACEDATA_WORKFLOWRULESENTRY']._serialized_start=709
+  _globals['_NAMESPACEDATA_WORKFLOWRULESENTRY']._serialized_end=798
 # @@protoc_insertion_point(module_scope)

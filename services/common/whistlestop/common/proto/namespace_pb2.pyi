@@ -72,7 +72,10 @@ class NamespaceData(_message.Message):
     FAILOVER_VERSION_FIELD_NUMBER: _builtins.int
     CUSTOM_SEARCH_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     WORKFLOW_RULES_FIELD_NUMBER: _builtins.int
+    KEPT_UNTIL_NS_FIELD_NUMBER: _builtins.int
     failover_version: _builtins.int
+    kept_until_ns: _builtins.int
+    """Of a deleted one: it can be described until then. 0.1.0 removes it at once."""
     @_builtins.property
     def info(self) -> _message_pb2_1.NamespaceInfo: ...
     @_builtins.property
@@ -96,10 +99,11 @@ class NamespaceData(_message.Message):
         failover_version: _builtins.int = ...,
         custom_search_attributes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         workflow_rules: _abc.Mapping[_builtins.str, _message_pb2.WorkflowRule] | None = ...,
+        kept_until_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "info", b"info", "replication_config", b"replication_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "custom_search_attributes", b"custom_search_attributes", "failover_version", b"failover_version", "info", b"info", "replication_config", b"replication_config", "workflow_rules", b"workflow_rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "custom_search_attributes", b"custom_search_attributes", "failover_version", b"failover_version", "info", b"info", "kept_until_ns", b"kept_until_ns", "replication_config", b"replication_config", "workflow_rules", b"workflow_rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

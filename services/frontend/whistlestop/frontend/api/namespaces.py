@@ -16,6 +16,7 @@ from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_p
 from temporalio.api.replication.v1 import message_pb2 as replication_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import (
     Code,
     ServiceError,
@@ -231,6 +232,10 @@ async def delete_namespace(
             break
         data.info.name = f"{name}-deleted-{namespace_id[:length]}"
     data.info.state = enums_pb.NAMESPACE_STATE_DELETED
+    delay_ns = int(frontend.config.namespace_delete_delay_s * SECOND_NS)
+    if request.HasField("namespace_delete_delay"):
+        delay_ns = request.namespace_delete_delay.ToNanoseconds()
+    data.kept_until_ns = frontend.clock.now_ns() + max(delay_ns, 0) + SHOWN_NS
     await _write(frontend, record, data)
     await frontend.store.enqueue(
         QueueMessage(DELETION_QUEUE, frontend.ids.task_id(frontend.clock.now_ns()), namespace_id.encode())
@@ -264,17 +269,22 @@ def resume_deletions(frontend: Frontend) -> None:
     frontend.begin(_finish_all_deletions(frontend))
 
 
+SHOWN_NS = 5 * SECOND_NS
+"""How long a deleted namespace can be described at least, as with Temporal, whose deletion takes some seconds."""
 _ENDPOINTS_PAGE = 1000
 _MOST_DELETIONS = 1000
 """Namespaces under deletion that are looked at in a round."""
 
 
 async def _finish_all_deletions(frontend: Frontend) -> None:
-    left = True
+    left, due_ns = True, 0
 
     async def turn() -> None:
-        nonlocal left
-        left = await finish_deletions(frontend) > 0
+        nonlocal left, due_ns
+        if due_ns:
+            await frontend.clock.sleep(max((due_ns - frontend.clock.now_ns()) / SECOND_NS, 0))
+        done, due_ns = await _delete_page(frontend, 100)
+        left = bool(done or due_ns)
 
     loop = Loop("deletions", frontend.clock)
     while left:
@@ -287,32 +297,48 @@ async def finish_deletions(frontend: Frontend, limit: int = 100) -> int:
 
     Safe to run anywhere, at any time and twice: a message stays until its namespace is gone.
     """
-    done = 0
+    return (await _delete_page(frontend, limit))[0]
+
+
+async def _delete_page(frontend: Frontend, limit: int) -> tuple[int, int]:
+    """As `finish_deletions`; return also when the first of those that are kept for a while is due, 0 for none."""
+    done, dues = 0, []
     for message in await frontend.store.read_queue(DELETION_QUEUE, 0, _MOST_DELETIONS):
         try:
-            done += await _delete_some(frontend, message, limit - done)
+            deleted, due_ns = await _delete_some(frontend, message, limit - done)
         except Exception as error:
             if isinstance(error, StorageError) and is_passing(error):
                 raise
             # Others have their turn; the next round tries this one again.
             await frontend.aside.seen("queue", (message.queue_name, str(message.message_id)), error)
+            continue
+        done += deleted
+        if due_ns:
+            dues.append(due_ns)
         if done >= limit:
             break
-    return done
+    return done, 0 if done else min(dues, default=0)
 
 
-async def _delete_some(frontend: Frontend, message: QueueMessage, limit: int) -> int:
-    """Up to `limit` executions of one deleted namespace, or the namespace itself when none is left."""
+async def _delete_some(frontend: Frontend, message: QueueMessage, limit: int) -> tuple[int, int]:
+    """Delete up to `limit` executions of one deleted namespace, or the namespace itself once it is empty and due.
+
+    Return how much that was, and when the namespace is due where nothing else is left to do.
+    """
     namespace_id = message.data.decode()
     page = await frontend.store.list_executions(None, limit, namespace_id)
     for stored in page:
         await frontend.store.delete_execution(stored.key)
     if page:
-        return len(page)
+        return len(page), 0
+    record = await frontend.store.get_namespace(namespace_id=namespace_id)
+    kept_until_ns = 0 if record is None else NamespaceData.FromString(record.data).kept_until_ns
+    if frontend.clock.now_ns() < kept_until_ns:
+        return 0, kept_until_ns
     await frontend.store.delete_namespace(namespace_id)
     await frontend.store.delete_message(message)
     frontend.namespaces.forget(namespace_id)
-    return 1
+    return 1, 0
 
 
 async def edit(
