@@ -69,7 +69,7 @@ class Backend:
         await self.call("RegisterNamespace", request, rr.RegisterNamespaceResponse)
 
     async def call(self, rpc: str, request: Any, kind: Any) -> Any:
-        context = CallContext(deadline_ns=self.clock.now_ns() + 60 * SECOND_NS)
+        context = CallContext(deadline_ns=self.clock.steady_ns() + 60 * SECOND_NS)
         began = time.process_time()
         reply = await self.frontend.call(f"{SERVICE}/{rpc}", request, context)
         entry = self.spent[rpc]

@@ -426,7 +426,7 @@ def test_a_file_of_keys_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureF
     clock, path, secret = FakeClock(), tmp_path / "keys.json", new_key()
 
     def known(source: FileKeys) -> bool:
-        clock._now_ns += FILE_AGE_NS
+        clock.pass_to(clock.steady_ns() + FILE_AGE_NS)
         keys = source.peek()
         return keys is not None and keys.find(hash_of(secret), 0) is not None
 
@@ -466,16 +466,16 @@ async def test_keys_that_aws_keeps() -> None:
     with pytest.raises(ServiceError) as unknown:
         await source.load()
     assert unknown.value.code is Code.UNAVAILABLE
-    clock._now_ns += AGAIN_NS
+    clock.pass_to(clock.steady_ns() + AGAIN_NS)
     assert (await source.load()).find(hash_of(secret), 0) is not None
-    clock._now_ns += KEPT_AGE_NS - 1
+    clock.pass_to(clock.steady_ns() + KEPT_AGE_NS - 1)
     assert source.peek() is not None
     assert asked == ["ssm:/keys"] * 2
-    clock._now_ns += 1
+    clock.pass_to(clock.steady_ns() + 1)
     assert source.peek() is None
     answers[:] = [AwsError("Throttled", "later"), render([])]
     assert (await source.load()).find(hash_of(secret), 0) is not None
-    clock._now_ns += AGAIN_NS
+    clock.pass_to(clock.steady_ns() + AGAIN_NS)
     assert (await source.load()).find(hash_of(secret), 0) is None
 
 

@@ -63,7 +63,7 @@ class Issuer:
         return self.clock.now_ns() / SECOND_NS + seconds
 
     def later(self, span_ns: int) -> None:
-        self.clock._now_ns += span_ns
+        self.clock.pass_to(self.clock.steady_ns() + span_ns)
 
     def token(self, key: Any = RSA, algorithm: str = "RS256", kid: str | None = "one", **claims: Any) -> str:
         payload = {"sub": "ann", "permissions": ["default:read"], "exp": self.now_s(600), **claims}

@@ -99,7 +99,7 @@ async def watched(backend: Backend, method: str, **fields: Any) -> tuple[Any, fl
     spec = REGISTRY[full_name(method)]
     kind: Any = spec.request_type
     request = kind(namespace="default", **fields)
-    context = CallContext(deadline_ns=backend.clock.now_ns() + 10 * SECOND_NS)
+    context = CallContext(deadline_ns=backend.clock.steady_ns() + 10 * SECOND_NS)
     async with beside() as neighbour:
         try:
             answer: Any = await backend.frontend.call(spec.full_name, request, context)

@@ -84,11 +84,11 @@ class FakeTarget:
         self.heartbeats += (each.worker_instance_key for each in request.heartbeats)
         wakes = bool(self.wake_prefix) and request.wake_queue.startswith(self.wake_prefix)
         self.registered = request.wake_queue if wakes else ""
-        end_ns = self.clock.now_ns() + int((timeout_s - 1) * SECOND_NS)
+        end_ns = self.clock.steady_ns() + int((timeout_s - 1) * SECOND_NS)
         while True:
             workflow = [self.tasks[WORKFLOW, poll.task_queue.name] for poll in request.workflow_polls]
             activity = [self.tasks[ACTIVITY, poll.task_queue.name] for poll in request.activity_polls]
-            if any(workflow + activity) or not self.holds or self.clock.now_ns() >= end_ns:
+            if any(workflow + activity) or not self.holds or self.clock.steady_ns() >= end_ns:
                 return worker_pb.LookForTasksResponse(
                     workflow_tasks=workflow, activity_tasks=activity, holds=self.holds,
                     wake_queue_prefix=self.wake_prefix, wakes=wakes,
@@ -156,7 +156,7 @@ class Bench:
         kind: Any = rr.PollWorkflowTaskQueueRequest if path == WORKFLOW else rr.PollActivityTaskQueueRequest
         fields = {"identity": "me", **fields}
         request = kind(namespace="default", task_queue=queue_pb.TaskQueue(name=queue), **fields)
-        deadline_ns = self.clock.now_ns() + int(seconds * SECOND_NS)
+        deadline_ns = self.clock.steady_ns() + int(seconds * SECOND_NS)
         return asyncio.ensure_future(self.bridge.call(path, request.SerializeToString(), headers or {}, deadline_ns))
 
     async def polling(self, queue: str, path: str = WORKFLOW) -> None:

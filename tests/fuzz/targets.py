@@ -108,7 +108,7 @@ def services() -> Services:
 
 
 def _deadline_ns() -> int:
-    return SystemClock().now_ns() + _DEADLINE_NS
+    return SystemClock().steady_ns() + _DEADLINE_NS
 
 
 @target

@@ -15,7 +15,7 @@ from moto import mock_aws
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.aws import AwsError
-from whistlestop.common.clock import SECOND_NS, FakeClock, SystemClock
+from whistlestop.common.clock import SECOND_NS, FakeClock, FunctionClock, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors import lambda_shell
 from whistlestop.common.transports import wrap
@@ -189,7 +189,7 @@ class Function:
 def function(aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
     made = Function(aws)
 
-    class Clock(SystemClock):
+    class Clock(FunctionClock):
         def now_ns(self) -> int:
             return made.now_ns()
 

@@ -79,7 +79,7 @@ class Backend:
     async def send(self, method: str, data: bytes, *, timeout_s: float = 10) -> Any:
         """The same with a serialised request, parsed as doors parse it."""
         request = parse_request(_request(method), data)
-        context = CallContext(deadline_ns=self.clock.now_ns() + round(timeout_s * SECOND_NS))
+        context = CallContext(deadline_ns=self.clock.steady_ns() + round(timeout_s * SECOND_NS))
         reply = await self.frontend.call(full_name(method), request, context)
         return decoded(reply, REGISTRY[full_name(method)].response_type)
 

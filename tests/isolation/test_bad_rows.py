@@ -345,7 +345,7 @@ async def test_a_nexus_task_that_cannot_be_read_is_taken_out_of_its_queue(backen
     await backend.store.put_tasks([MatchingTask(key, "w", "r", 5, 1, 0, data=JUNK)])
     poll = rr.PollNexusTaskQueueRequest(namespace="default")
     poll.task_queue.name = "q"
-    context = CallContext(backend.clock.now_ns() + 2 * SECOND_NS, {}, backend.namespace_id, "default", can_hold)
+    context = CallContext(backend.clock.steady_ns() + 2 * SECOND_NS, {}, backend.namespace_id, "default", can_hold)
     polling = asyncio.ensure_future(backend.matching.call("PollNexusTaskQueue", poll, context))
 
     async def is_empty() -> bool:

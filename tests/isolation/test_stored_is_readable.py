@@ -129,7 +129,7 @@ async def attempt(method: str, request: Any) -> None:
         if not method.startswith(("Start", "Create", "Signal", "Execute")):
             await _begin(backend, method)
         await prepared(backend, method, request)
-        context = CallContext(deadline_ns=backend.clock.now_ns() + 10 * SECOND_NS)
+        context = CallContext(deadline_ns=backend.clock.steady_ns() + 10 * SECOND_NS)
         # Through the door, as bytes.
         spec = REGISTRY[full_name(method)]
         sent = spec.request_type.FromString(request.SerializeToString())

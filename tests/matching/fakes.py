@@ -220,7 +220,7 @@ class Bench:
         self.matching.offer([self.task(name, queue=queue, task_type=task_type, priority=priority) for name in names])
 
     def context(self, seconds: float | None = 70.0, *, can_hold: bool = True) -> CallContext:
-        deadline_ns = None if seconds is None else self.clock.now_ns() + round(seconds * SECOND_NS)
+        deadline_ns = None if seconds is None else self.clock.steady_ns() + round(seconds * SECOND_NS)
         return CallContext(deadline_ns, namespace_id=NAMESPACE, namespace="ns", can_hold=can_hold)
 
     def poll(

@@ -76,7 +76,7 @@ class Town:
         """Call as the key of that name. Raises ServiceError."""
         spec = SPECS[method]
         headers = {"authorization": f"Bearer {_secret(caller)}"}
-        deadline_ns = self.clock.now_ns() + 30 * SECOND_NS
+        deadline_ns = self.clock.steady_ns() + 30 * SECOND_NS
         reply = await self.frontend.call(spec.full_name, request, CallContext(deadline_ns=deadline_ns, headers=headers))
         await self.history.transfers.drain()
         return decoded(reply, spec.response_type)
@@ -133,7 +133,7 @@ class Town:
     def dispatch(self, namespace: str) -> asyncio.Task[Any]:
         """A Nexus request of somebody outside for the workers of a namespace, which waits for their answer."""
         context = CallContext(
-            deadline_ns=self.clock.now_ns() + 30 * SECOND_NS, namespace_id=self.ids[namespace], namespace=namespace
+            deadline_ns=self.clock.steady_ns() + 30 * SECOND_NS, namespace_id=self.ids[namespace], namespace=namespace
         )
         request = DispatchNexusTaskRequest(task_queue="q")
         request.request.start_operation.service, request.request.start_operation.operation = "s", "o"

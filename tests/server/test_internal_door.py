@@ -111,7 +111,7 @@ async def refusal(client: HttpClient, request: Message = START, **context: Any) 
 async def test_a_call_arrives_with_what_belongs_to_it(site: Site) -> None:
     """The client's name, which decides about answers; the namespace; the deadline. Not its credentials."""
     headers = {"client-name": "temporal-python", "supported-features": "x", "authorization": "theirs"}
-    deadline_ns = CLOCK.now_ns() + 5 * SECOND_NS
+    deadline_ns = CLOCK.steady_ns() + 5 * SECOND_NS
     reply = await site.client().call("StartWorkflowExecution", START, CallContext(deadline_ns, headers, "id", "n"))
     assert decoded(reply, rr.StartWorkflowExecutionResponse) == rr.StartWorkflowExecutionResponse(run_id="run")
     [(request, context)] = site.services[0].seen
@@ -221,7 +221,7 @@ async def test_a_caller_that_goes_away_ends_its_call(site: Site) -> None:
 async def test_a_deadline_ends_a_call(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the other side does not keep it."""
     monkeypatch.setattr("whistlestop.common.http_client._MARGIN_S", 0.05)
-    error = await refusal(site.client(), POLL, deadline_ns=CLOCK.now_ns() + SECOND_NS // 10)
+    error = await refusal(site.client(), POLL, deadline_ns=CLOCK.steady_ns() + SECOND_NS // 10)
     assert error.code is Code.DEADLINE_EXCEEDED
     await asyncio.wait_for(site.services[0].gone.wait(), PATIENCE_S)
 

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Message)
 NAMESPACE = "default"
+POLLS = frozenset({"PollWorkflowTaskQueue", "PollActivityTaskQueue"})
+MOST_MARGIN_S = 1.5
+"""So long before its deadline a poll may be answered empty, whatever wall clocks are set to meanwhile."""
 
 
 def _ignore(request: Message) -> None:
@@ -162,8 +165,11 @@ class Backend:
         self.processes: list[Process] = []
         self._ending: dict[asyncio.Task[Any], None] = {}
         self.crashes = 0
+        self.set_clocks = [0]
+        """By how much wall clocks of processes were ahead of the world's at any time."""
         self.namespace_id = ""
         self.providers: Mapping[str, Provider] | None = None
+        self.errors: list[str] = []
         self.on_double: Callable[[Message], None] = _ignore
         """Told of a request that arrives twice."""
 
@@ -222,10 +228,11 @@ class Backend:
             await self.clock.sleep(self.chance.choice([0.001, 0.02, 0.2, 0.2, 2, 12]))
 
     def set_a_clock(self) -> None:
-        """The clock of some process is set."""
+        """The wall clock of some process is set."""
         process = self.chance.choice(self.processes)
         if isinstance(process.clock, LoopClock):
             process.clock.ahead_ns = jump(self.chance)
+            self.set_clocks.append(process.clock.ahead_ns)
             self.note(f"a clock is {process.clock.ahead_ns / SECOND_NS:.1f} s ahead")
 
     def ask(self, process: Process, serve: Any, *arguments: Any) -> asyncio.Task[Any]:
@@ -276,13 +283,14 @@ class Backend:
             await self.clock.sleep(0.1)
             raise ServiceError(Code.UNAVAILABLE, "nobody serves")
         process = self.chance.choice(living)
-        deadline_ns = process.clock.now_ns() + round(timeout_s * SECOND_NS)
+        deadline_ns = process.clock.steady_ns() + round(timeout_s * SECOND_NS)
         arguments = f"{WORKFLOW_SERVICE}/{method}", request, CallContext(deadline_ns=deadline_ns)
         if self.weather.doubled and self.weather.strike(self.weather.doubled, f"{method} arrives twice"):
             # Its caller has given up on one of them: nobody knows what became of it.
             self.log.called(method, request)
             self.on_double(request)
             self.ask(process, process.frontend.call, *arguments)
+        began_ns = self._time_ns()
         task = self.ask(process, process.frontend.call, *arguments)
         try:
             reply = await self.over_the_wire(task, method, timeout_s)
@@ -293,7 +301,15 @@ class Backend:
             raise ServiceError(Code.UNAVAILABLE, "the connection broke before the answer")
         message = decoded(reply, kind)
         assert isinstance(message, kind)
+        if method in POLLS and not message.task_token:  # type: ignore[attr-defined]
+            held_s = (self._time_ns() - began_ns) / SECOND_NS
+            if held_s < timeout_s - MOST_MARGIN_S:
+                self.errors.append(f"{method} was answered empty after {held_s} s of {timeout_s} s")
         return message
+
+    def _time_ns(self) -> int:
+        """What nobody can set."""
+        return self.loop.now_ns if self.loop is not None else self.clock.steady_ns()
 
     async def close(self) -> None:
         self.weather.calm = True

@@ -31,8 +31,8 @@ NEVER_FAILS = frozenset({"open", "close", "migrate", "schema_version", "backup",
 """Methods of the store that a serving process does not call."""
 READS = ("get_", "list_", "read_", "due_", "next_", "count_", "anything_")
 """How methods begin that write nothing."""
-MOST_AHEAD_S = 30.0
-"""How far a process's clock may be ahead or behind."""
+MOST_AHEAD_S = 300.0
+"""How far a process's wall clock may be ahead or behind."""
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class Weather:
     elsewhere: float = 0.0
     """Matching and history ask another process than their own: several own the same."""
     clock: float = 0.0
-    """A process's clock is set forward or back, per step."""
+    """A process's wall clock is set forward or back, per step."""
     calm: bool = False
     chance: random.Random = field(default_factory=lambda: random.Random(0))
     spared: frozenset[int] = frozenset()
@@ -202,8 +202,8 @@ def _moved(context: CallContext, source: Process, target: Process) -> CallContex
 
     if context.deadline_ns is None:
         return context
-    left_ns = context.deadline_ns - source.clock.now_ns()
-    return replace(context, deadline_ns=target.clock.now_ns() + left_ns)
+    left_ns = context.deadline_ns - source.clock.steady_ns()
+    return replace(context, deadline_ns=target.clock.steady_ns() + left_ns)
 
 
 async def over_the_wire(backend: Backend, answer: asyncio.Task[Any], method: str, limit_s: float) -> Any:
@@ -229,5 +229,5 @@ async def over_the_wire(backend: Backend, answer: asyncio.Task[Any], method: str
 
 
 def jump(chance: random.Random) -> int:
-    """How far a clock is ahead from now on, nanoseconds."""
-    return round(chance.choice([0, 0.2, -0.2, 3, -3, MOST_AHEAD_S, -MOST_AHEAD_S]) * SECOND_NS)
+    """How far a wall clock is ahead from now on, nanoseconds."""
+    return round(chance.choice([0, 0.2, -0.2, 3, -3, 30, -30, MOST_AHEAD_S, -MOST_AHEAD_S]) * SECOND_NS)

@@ -20,7 +20,7 @@ from contextvars import copy_context
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
-from whistlestop.common.clock import SECOND_NS, FakeClock
+from whistlestop.common.clock import SECOND_NS, STEADY_START_NS, FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 START_NS = 1_700_000_000 * SECOND_NS
+STEADY_APART_NS = 1_000_000 * SECOND_NS
+"""Between the steady clocks of two processes."""
 MOST_AT_ONCE = 200_000
 """Callbacks without time passing: more than that is a livelock."""
 
@@ -94,6 +96,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         super().__init__()
         NumberedTask._numbers = itertools.count()
         self.now_ns = START_NS
+        self.clocks = 0
         self.steps = 0
         """Callbacks run so far."""
         self._calls: deque[_Call] = deque()
@@ -204,18 +207,27 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
 
 class LoopClock(FakeClock):
-    """The clock of one process: the loop's time, and what this machine's clock is ahead (or behind) of it."""
+    """The clock of one process: the loop's time, and what this machine's wall clock is ahead (or behind) of it.
+
+    The steady clock goes as the loop does, whatever the wall clock is set to. Each process has another one, so that an
+    instant of one process means nothing to the next.
+    """
 
     def __init__(self, loop: SimulatedLoop) -> None:
         super().__init__(START_NS)
         self._loop = loop
         self.ahead_ns = 0
+        loop.clocks += 1
+        self._apart_ns = STEADY_START_NS - START_NS + loop.clocks * STEADY_APART_NS
 
     def now_ns(self) -> int:
         return self._loop.now_ns + self.ahead_ns
 
+    def steady_ns(self) -> int:
+        return self._loop.now_ns + self._apart_ns
+
     async def sleep(self, delay_s: float) -> None:
-        """As SystemClock: how long it takes does not depend on what the clock is set to meanwhile."""
+        """As SystemClock: how long it takes does not depend on what the wall clock is set to meanwhile."""
         if delay_s <= 0:
             await asyncio.sleep(0)
             return

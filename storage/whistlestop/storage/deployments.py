@@ -80,7 +80,7 @@ class Deployments:
             found = _parsed(namespace_id, record.data)
         if len(self._known) >= _MOST_NAMESPACES:
             self._known.clear()
-        self._known[namespace_id] = _Known(self._clock.now_ns(), range_id, found)
+        self._known[namespace_id] = _Known(self._clock.steady_ns(), range_id, found)
         return found
 
     def peek(self, namespace_id: str) -> NamespaceDeployments | None:
@@ -91,7 +91,7 @@ class Deployments:
     async def cached(self, namespace_id: str) -> NamespaceDeployments:
         """As stored, or a moment ago. Not to be changed."""
         known = self._known.get(namespace_id)
-        if known is not None and self._clock.now_ns() - known.read_ns < _KEPT_NS:
+        if known is not None and self._clock.steady_ns() - known.read_ns < _KEPT_NS:
             return known.deployments
         return await self.read(namespace_id)
 
@@ -150,13 +150,12 @@ class Deployments:
             if data == before:
                 return result
             expected = 0 if record is None else record.range_id
-            now_ns = self._clock.now_ns()
-            row = TaskQueueRecord(namespace_id, ROW_NAME, ROW_TYPE, expected + 1, data, now_ns)
+            row = TaskQueueRecord(namespace_id, ROW_NAME, ROW_TYPE, expected + 1, data, self._clock.now_ns())
             try:
                 await self._store.put_task_queue(row, expected)
             except LeaseLost:
                 await self._clock.sleep(_pause_s(attempt, data))
                 continue
-            self._known[namespace_id] = _Known(now_ns, expected + 1, wanted)
+            self._known[namespace_id] = _Known(self._clock.steady_ns(), expected + 1, wanted)
             return result
         raise unavailable("worker deployments change too often; try again")

@@ -259,10 +259,10 @@ class NexusEndpointStore(Protocol):
 class ClusterStore(Protocol):
     """Membership, range leases and the administrative queue."""
 
-    async def heartbeat(self, *members: Member, limit: int = 0) -> list[Member]:
+    async def heartbeat(self, *members: Member, limit: int = 0, since_ns: int = 0) -> list[Member]:
         """Write these rows, drop those that expired long ago; up to `limit` of the other live ones, by host id.
 
-        Live at the newest heartbeat of those given.
+        Live are those that expire after `since_ns`, or after the newest heartbeat of those given where that is 0.
         """
         ...
 

@@ -127,7 +127,7 @@ class NamespaceCache:
             self._by_name.pop(entry[1].name, None)
 
     def _fresh(self, entry: tuple[int, Namespace] | None) -> Namespace | None:
-        return entry[1] if entry is not None and entry[0] > self._clock.now_ns() else None
+        return entry[1] if entry is not None and entry[0] > self._clock.steady_ns() else None
 
     def _keep(self, record: NamespaceRecord | None) -> Namespace | None:
         if record is None:
@@ -138,6 +138,6 @@ class NamespaceCache:
         # A rename leaves the old name behind: forget it before the new one is kept.
         self.forget(record.namespace_id)
         found = parse(record)
-        entry = (self._clock.now_ns() + self._ttl_ns, found)
+        entry = (self._clock.steady_ns() + self._ttl_ns, found)
         self._by_name[found.name] = self._by_id[found.namespace_id] = entry
         return found

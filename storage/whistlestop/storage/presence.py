@@ -36,10 +36,11 @@ class Presence:
 
     async def note(self) -> None:
         """A call was served: renew the row when it has grown old. A failure is logged."""
-        now_ns = self._clock.now_ns()
-        if now_ns - self._noted_ns < EVERY_NS:
+        steady_ns = self._clock.steady_ns()
+        if steady_ns - self._noted_ns < EVERY_NS:
             return
-        self._noted_ns = now_ns
+        self._noted_ns = steady_ns
+        now_ns = self._clock.now_ns()
         member = Member(self._host_id, self._role, "", 0, self._began_ns, now_ns, now_ns + EXPIRY_NS)
         try:
             await self._store.heartbeat(member)

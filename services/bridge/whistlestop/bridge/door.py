@@ -62,7 +62,7 @@ class _Methods:
 
         async def handle(data: bytes, head: Head) -> bytes:
             left_s = head.timeout_s
-            deadline_ns = None if left_s is None else clock.now_ns() + int(left_s * SECOND_NS)
+            deadline_ns = None if left_s is None else clock.steady_ns() + int(left_s * SECOND_NS)
             return await call(path, data, headers_of(head), deadline_ns)
 
         return Method(path, handle)

@@ -37,7 +37,7 @@ class Heartbeats:
 
     def absorb(self, heartbeats: Sequence[WorkerHeartbeat]) -> bool:
         """Whether all of them can wait for the next look; they do then."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         # Each is looked at, so that each is remembered.
         can_wait = [self._can_wait(each, now_ns) for each in heartbeats]
         if not heartbeats or not all(can_wait):
@@ -67,6 +67,6 @@ class Heartbeats:
     def told(self, heartbeats: Sequence[WorkerHeartbeat]) -> None:
         """A look has brought them."""
         for each in heartbeats:
-            self._told_ns[each.worker_instance_key] = self._clock.now_ns()
+            self._told_ns[each.worker_instance_key] = self._clock.steady_ns()
             if self._waiting.get(each.worker_instance_key) is each:
                 del self._waiting[each.worker_instance_key]

@@ -50,11 +50,11 @@ class EndsWhenIdle(Plugin):
             await asyncio.gather(watching, return_exceptions=True)
 
     async def _end(self, worker: Worker) -> None:
-        seen, since_ns = self._state(), self._clock.now_ns()
-        while self._busy.running or self._clock.now_ns() - since_ns < self._most_idle_ns:
+        seen, since_ns = self._state(), self._clock.steady_ns()
+        while self._busy.running or self._clock.steady_ns() - since_ns < self._most_idle_ns:
             await self._clock.sleep(_LOOK_S)
             if seen != (seen := self._state()):
-                since_ns = self._clock.now_ns()
+                since_ns = self._clock.steady_ns()
         await worker.shutdown()
 
     def _state(self) -> tuple[int, int]:

@@ -150,10 +150,10 @@ class NamespacePolls:
         self, path: str, request: PollRequest, data: bytes, headers: Mapping[str, str], deadline_ns: int | None
     ) -> bytes:
         """Wait for a task; empty bytes when none came in time. Raises ServiceError."""
-        end_ns = self._clock.now_ns() + int(LONG_POLL_S * SECOND_NS)
+        end_ns = self._clock.steady_ns() + int(LONG_POLL_S * SECOND_NS)
         if deadline_ns is not None:
             end_ns = min(end_ns, deadline_ns - int(MARGIN_S * SECOND_NS))
-        if self._left_ns.get(request.worker_instance_key, 0) > self._clock.now_ns():
+        if self._left_ns.get(request.worker_instance_key, 0) > self._clock.steady_ns():
             return b""
         key = (path, request.task_queue.name, _version(request))
         poller = Poller(key, request, data, headers, asyncio.get_running_loop().create_future(), end_ns)
@@ -161,7 +161,7 @@ class NamespacePolls:
         if kept:
             return kept
         self._add(poller)
-        ender = asyncio.ensure_future(self._clock.sleep((end_ns - self._clock.now_ns()) / SECOND_NS))
+        ender = asyncio.ensure_future(self._clock.sleep((end_ns - self._clock.steady_ns()) / SECOND_NS))
         try:
             both: set[asyncio.Future[Any]] = {poller.future, ender}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -175,7 +175,7 @@ class NamespacePolls:
 
     def end_where(self, leaves: Callable[[PollRequest], bool], worker_instance_key: str = "") -> None:
         """Answer the polls of a worker that shuts down, and those that it still sends."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         if worker_instance_key:
             self._left_ns = {key: until_ns for key, until_ns in self._left_ns.items() if until_ns > now_ns}
             self._left_ns[worker_instance_key] = now_ns + int(_LEFT_S * SECOND_NS)
@@ -214,7 +214,7 @@ class NamespacePolls:
             self._loop.cancel()
         if self._sending:
             # A task that the target has given away is somebody's.
-            await wait_until(self._clock, self._clock.now_ns() + int(POLL_S * SECOND_NS), self._sent_all())
+            await wait_until(self._clock, self._clock.steady_ns() + int(POLL_S * SECOND_NS), self._sent_all())
         late = tuple(self._sent)
         tasks = [task for task in (self._loop, *self._sending) if task is not None]
         for task in tasks:
@@ -277,7 +277,7 @@ class NamespacePolls:
                     # It was time to look, and polls are on their way: whichever comes back is to be looked for.
                     self._looked = frozenset()
                     continue
-            began_ns, was_held = self._clock.now_ns(), self.holds
+            began_ns, was_held = self._clock.steady_ns(), self.holds
             poller = next(iter(self._waiting[next(iter(keys))]))
             try:
                 found = await self._look_once(keys, poller.headers, is_asked=is_asked)
@@ -287,7 +287,7 @@ class NamespacePolls:
             failures = 0
             if found is None:
                 continue
-            if was_held and not found and self._clock.now_ns() - began_ns < SECOND_NS:
+            if was_held and not found and self._clock.steady_ns() - began_ns < SECOND_NS:
                 await self._clock.sleep(_RETRY_FIRST_S)  # it says that it holds looks, and does not just now
             for key, count in found.items():
                 self._send(key, count)
@@ -407,7 +407,7 @@ class NamespacePolls:
             heir = self._heir(poller)
             if heir is None:
                 log.warning("a task of %s was taken for a poll that has gone away", poller.key[1])
-                self._kept.append((self._clock.now_ns() + int(_KEPT_S * SECOND_NS), poller.worker, data))
+                self._kept.append((self._clock.steady_ns() + int(_KEPT_S * SECOND_NS), poller.worker, data))
                 return True
             self._remove(heir)
             heir.answer(data)
@@ -419,7 +419,7 @@ class NamespacePolls:
         """Nothing was there: the poll waits on."""
         poller.sent = False
         self._sent.discard(poller)
-        if poller.leaves or self._clock.now_ns() >= poller.end_ns:
+        if poller.leaves or self._clock.steady_ns() >= poller.end_ns:
             poller.answer(b"")
         elif not poller.future.done():
             self._add(poller, first=True)
@@ -431,7 +431,7 @@ class NamespacePolls:
         return None
 
     def _kept_for(self, poller: Poller) -> bytes:
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         self._kept = [kept for kept in self._kept if kept[0] > now_ns]
         for kept in self._kept:
             if kept[1] == poller.worker:

@@ -113,7 +113,7 @@ class Bridge:
     def _left_s(self, deadline_ns: int | None) -> float | None:
         if deadline_ns is None:
             return None
-        left_s = (deadline_ns - self._clock.now_ns()) / SECOND_NS
+        left_s = (deadline_ns - self._clock.steady_ns()) / SECOND_NS
         if left_s <= 0:
             raise deadline_exceeded()
         return left_s

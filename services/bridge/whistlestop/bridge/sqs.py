@@ -65,6 +65,7 @@ class SqsWakeQueue:
         self._url = ""
         self._prefix = ""
         self._touched_s = 0.0
+        self._touches = 0
         self._has_complained = False
         self.name = ""
 
@@ -102,7 +103,7 @@ class SqsWakeQueue:
                 if not self._url:
                     self._open()
                 messages = self._receive()
-                if self._which == AUTO and time.time() - self._touched_s > TOUCH_S:
+                if self._which == AUTO and time.monotonic() - self._touched_s > TOUCH_S:
                     self._tend()
             except Exception as error:  # noqa: BLE001 - whatever it is: the bridge looks without it, and it tries again
                 failures = self._failed(error, failures)
@@ -130,7 +131,7 @@ class SqsWakeQueue:
         name = f"{self._prefix}{host}-{secrets.token_hex(4)}"
         attributes = {"MessageRetentionPeriod": str(LIVES_S), "VisibilityTimeout": str(HIDES_S)}
         self._url = self._sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
-        self._touched_s = time.time()
+        self._touched_s = time.monotonic()
         log.info("wake queue %s was made", name)
         self._sweep()
 
@@ -170,8 +171,9 @@ class SqsWakeQueue:
 
     def _tend(self) -> None:
         """Show that the queue is in use. A change of what it says is what SQS notes the time of."""
-        self._touched_s = time.time()
-        lives_s = LIVES_S + int(self._touched_s / TOUCH_S) % 2
+        self._touched_s = time.monotonic()
+        self._touches += 1
+        lives_s = LIVES_S + self._touches % 2
         self._sqs.set_queue_attributes(QueueUrl=self._url, Attributes={"MessageRetentionPeriod": str(lives_s)})
         self._sweep()
 

@@ -61,7 +61,7 @@ async def wait(
     """Ask until there is news or the caller's time is over; then the last answer stands. Raises ServiceError."""
     has_news = _has_history if path == HISTORY else _update_watcher(data)
     workflow_id, only_end = _awaited(path, data)
-    began_ns = clock.now_ns()
+    began_ns = clock.steady_ns()
     end_ns = began_ns + int(LONG_POLL_S * SECOND_NS)
     if deadline_ns is not None:
         end_ns = min(end_ns, deadline_ns - int(MARGIN_S * SECOND_NS))
@@ -74,7 +74,7 @@ async def wait(
             answer = None  # a cold start, say
         if answer is not None and has_news(answer):
             return answer
-        now_ns = clock.now_ns()
+        now_ns = clock.steady_ns()
         if now_ns >= end_ns:
             if answer is None:
                 raise ServiceError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
@@ -82,7 +82,7 @@ async def wait(
         pause_s = min(max((now_ns - began_ns) / SECOND_NS * _SHARE, _FIRST_S), _MOST_S)
         until_ns = min(end_ns, now_ns + int(pause_s * SECOND_NS))
         if await progress.wait(clock, until_ns, workflow_id, only_end=only_end):
-            began_ns = clock.now_ns()
+            began_ns = clock.steady_ns()
 
 
 def _awaited(path: str, data: bytes) -> tuple[str, bool]:

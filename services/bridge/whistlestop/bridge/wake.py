@@ -87,7 +87,7 @@ class AdaptiveWake:
         self._first_s = first_s
         self._most_s = most_s
         self._share = share
-        self._last_ns = clock.now_ns()
+        self._last_ns = clock.steady_ns()
         self._due_ns = self._last_ns + int(most_s * SECOND_NS)
         self._is_asked = False
         """The next look is for something that was told of."""
@@ -97,7 +97,7 @@ class AdaptiveWake:
         return None
 
     def happened(self, after_s: float = 0.0) -> None:
-        self._last_ns = self._clock.now_ns()
+        self._last_ns = self._clock.steady_ns()
         due_ns = self._last_ns + int(after_s * SECOND_NS)
         self._is_asked = True
         if due_ns < self._due_ns:
@@ -105,7 +105,7 @@ class AdaptiveWake:
             self._changed.set()
 
     def begun(self) -> None:
-        self._last_ns = self._clock.now_ns()
+        self._last_ns = self._clock.steady_ns()
         if not self._is_asked:
             self._due_ns = self._last_ns + int(max(self._pause_s(0), ENDS_S) * SECOND_NS)
             self._changed.set()
@@ -114,7 +114,7 @@ class AdaptiveWake:
         AdaptiveWake.happened(self, after_s)
 
     async def wait(self) -> bool:
-        while (now_ns := self._clock.now_ns()) < self._due_ns:
+        while (now_ns := self._clock.steady_ns()) < self._due_ns:
             self._changed.clear()
             await wait_until(self._clock, self._due_ns, self._changed.wait())
         is_asked, self._is_asked = self._is_asked, False
@@ -122,7 +122,7 @@ class AdaptiveWake:
         return is_asked
 
     def idle_s(self) -> float:
-        return (self._clock.now_ns() - self._last_ns) / SECOND_NS
+        return (self._clock.steady_ns() - self._last_ns) / SECOND_NS
 
     def _pause_s(self, idle_s: float) -> float:
         """How long to wait for the next look."""

@@ -1,6 +1,13 @@
 """Time, injected. Nothing else in the project reads a clock or sleeps.
 
-Instants are integer nanoseconds since the Unix epoch (`*_ns`), spans are nanoseconds (`*_ns`) or seconds (`*_s`).
+There are two clocks. The *wall clock* (`now_ns`) tells the date: integer nanoseconds since the Unix epoch. Somebody may
+set it, forward or back, at any moment. It is for what is stored, shown, or compared with another machine's time. The
+*steady clock* (`steady_ns`) only goes forward, at the same pace; its readings mean nothing outside of this process. It
+is for deadlines, waits, back-offs, rate limits and ages of caches. `docs/architecture.md` says what stands on which
+clock, and a test (`tests/layout/test_clocks.py`) lists every use of the wall clock with its reason.
+
+A deadline leaves the process as the time that remains. Instants are nanoseconds (`*_ns`), spans are nanoseconds
+(`*_ns`) or seconds (`*_s`).
 """
 
 from __future__ import annotations
@@ -8,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import time
+from time import monotonic_ns, time_ns
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -20,16 +27,26 @@ if TYPE_CHECKING:
 SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
 
+STEADY_START_NS = 100_000_000 * SECOND_NS
+"""About what a steady clock reads at first: 0, as a time at which something happened last, is always long ago."""
+
+WALL_LOOK_S = 5.0
+"""Who waits for an instant of the wall clock looks at that clock this often, since it may have been set meanwhile."""
+
 
 class Clock(Protocol):
     """What tells the time and lets a coroutine wait for it."""
 
     def now_ns(self) -> int:
-        """The present instant, nanoseconds since the Unix epoch."""
+        """Return the wall clock's time, nanoseconds since the Unix epoch."""
+        ...
+
+    def steady_ns(self) -> int:
+        """Return the steady clock's time, nanoseconds since a moment that nobody knows."""
         ...
 
     async def sleep(self, delay_s: float) -> None:
-        """Return when `delay_s` seconds of this clock have passed (at once when not positive)."""
+        """Return when `delay_s` seconds of the steady clock have passed (at once when not positive)."""
         ...
 
 
@@ -37,10 +54,34 @@ class SystemClock:
     """The machine's clock."""
 
     def now_ns(self) -> int:
-        return time.time_ns()
+        return time_ns()
+
+    def steady_ns(self) -> int:
+        return monotonic_ns() + STEADY_START_NS
 
     async def sleep(self, delay_s: float) -> None:
         await asyncio.sleep(max(delay_s, 0.0))
+
+
+class FunctionClock(SystemClock):
+    """The machine's clock in a function, whose instance may be frozen between two calls.
+
+    Nobody promises that the monotonic clock goes on while an instance is frozen, and what is cached must not outlive
+    its age. So at the beginning of a call the steady clock goes forward by what the wall clock says was slept through.
+    """
+
+    def __init__(self) -> None:
+        self._frozen_ns = 0
+        self._seen = self.now_ns(), monotonic_ns()
+
+    def steady_ns(self) -> int:
+        return monotonic_ns() + STEADY_START_NS + self._frozen_ns
+
+    def resume(self) -> None:
+        """A call begins. No deadline is older than that, so none is met by this step."""
+        wall_ns, steady_ns = self.now_ns(), monotonic_ns()
+        self._frozen_ns += max(wall_ns - self._seen[0] - (steady_ns - self._seen[1]), 0)
+        self._seen = wall_ns, steady_ns
 
 
 class FakeClock:
@@ -48,37 +89,54 @@ class FakeClock:
 
     def __init__(self, start_ns: int = 1_700_000_000 * SECOND_NS) -> None:
         self._now_ns = start_ns
+        self._steady_ns = STEADY_START_NS
         self._order = itertools.count()
         self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
 
     def now_ns(self) -> int:
         return self._now_ns
 
+    def steady_ns(self) -> int:
+        return self._steady_ns
+
     async def sleep(self, delay_s: float) -> None:
         if delay_s <= 0:
             await asyncio.sleep(0)
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now_ns + round(delay_s * SECOND_NS), next(self._order), future))
+        heapq.heappush(self._sleepers, (self._steady_ns + round(delay_s * SECOND_NS), next(self._order), future))
         await future
 
     async def advance(self, delta_s: float) -> None:
-        """Move forward, waking each sleeper at its own instant and letting it run before the next."""
-        end_ns = self._now_ns + round(delta_s * SECOND_NS)
+        """Move both clocks forward, waking each sleeper at its own instant and letting it run before the next."""
+        end_ns = self._steady_ns + round(delta_s * SECOND_NS)
         while self._sleepers and self._sleepers[0][0] <= end_ns:
             due_ns, _, future = heapq.heappop(self._sleepers)
-            self._now_ns = max(self._now_ns, due_ns)
+            self.pass_to(max(self._steady_ns, due_ns))
             if not future.done():
                 future.set_result(None)
             for _ in range(10):
                 await asyncio.sleep(0)
-        self._now_ns = end_ns
+        self.pass_to(end_ns)
         for _ in range(10):
             await asyncio.sleep(0)
 
+    def pass_to(self, steady_ns: int) -> None:
+        """Move both clocks to that reading of the steady one, without waking anybody."""
+        self._now_ns += steady_ns - self._steady_ns
+        self._steady_ns = steady_ns
+
+    def set_wall(self, delta_s: float) -> None:
+        """Somebody sets the wall clock, forward or back. No time passes, and nobody who sleeps is told."""
+        self._now_ns += round(delta_s * SECOND_NS)
+
 
 class SkippingClock:
-    """A clock that runs as `base` does, and can be set forward: who sleeps wakes when the time is skipped."""
+    """A clock that runs as `base` does, and can be set forward: who sleeps wakes when the time is skipped.
+
+    Skipped time counts for what sleeps and for the wall clock. Deadlines stand on the steady clock of `base`, and so no
+    skip takes anything from them.
+    """
 
     def __init__(self, base: Clock) -> None:
         self._base = base
@@ -88,10 +146,13 @@ class SkippingClock:
     def now_ns(self) -> int:
         return self._base.now_ns() + self._ahead_ns
 
+    def steady_ns(self) -> int:
+        return self._base.steady_ns()
+
     async def sleep(self, delay_s: float) -> None:
-        due_ns = self.now_ns() + round(delay_s * SECOND_NS)
-        while (left_ns := due_ns - self.now_ns()) > 0:
-            await wait_until(self._base, self._base.now_ns() + left_ns, self._skipped.wait())
+        due_ns = self.steady_ns() + self._ahead_ns + round(delay_s * SECOND_NS)
+        while (left_ns := due_ns - self._ahead_ns - self.steady_ns()) > 0:
+            await wait_until(self._base, self._base.steady_ns() + left_ns, self._skipped.wait())
 
     def skip_to(self, instant_ns: int) -> None:
         """Set the clock forward to `instant_ns`; it never goes back."""
@@ -101,9 +162,9 @@ class SkippingClock:
 
 
 async def wait_until(clock: Clock, deadline_ns: int, what: Awaitable[T]) -> T | None:
-    """Await `what` until `deadline_ns` of `clock`; None (and `what` cancelled) when it ran out first."""
+    """Await `what` until `deadline_ns` of the steady clock; None (and `what` cancelled) when it ran out first."""
     task = asyncio.ensure_future(what)
-    sleeper = asyncio.ensure_future(clock.sleep((deadline_ns - clock.now_ns()) / SECOND_NS))
+    sleeper = asyncio.ensure_future(clock.sleep((deadline_ns - clock.steady_ns()) / SECOND_NS))
     try:
         await asyncio.wait({task, sleeper}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
@@ -111,3 +172,12 @@ async def wait_until(clock: Clock, deadline_ns: int, what: Awaitable[T]) -> T | 
         sleeper.cancel()
         if not task.done():
             task.cancel()
+
+
+async def wait_toward(clock: Clock, instant_ns: int, what: Awaitable[T]) -> T | None:
+    """Await `what` until the wall clock should read `instant_ns`, but for WALL_LOOK_S at most.
+
+    The caller then looks at the wall clock, which may have been set, and waits on if the instant has not come.
+    """
+    left_ns = min(instant_ns - clock.now_ns(), round(WALL_LOOK_S * SECOND_NS))
+    return await wait_until(clock, clock.steady_ns() + left_ns, what)

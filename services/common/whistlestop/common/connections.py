@@ -25,7 +25,8 @@ class Connections:
         self._secure = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port
-        self._idle: list[tuple[http.client.HTTPConnection, int]] = []
+        self._idle: list[tuple[http.client.HTTPConnection, int, int]] = []
+        """Since when each idles, by both clocks."""
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Answer:
         """Send once; again on a new connection when a kept one turns out to be closed. Raises OSError."""
@@ -47,7 +48,7 @@ class Connections:
                     continue  # it may only have been closed meanwhile; what is sent here is safe to send twice
                 raise error if isinstance(error, OSError) else ConnectionError(repr(error)) from error
             if not response.will_close:
-                self._idle.append((connection, _clock.now_ns()))
+                self._idle.append((connection, _clock.steady_ns(), _clock.now_ns()))
             named = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, named, content)
         raise AssertionError
@@ -62,8 +63,9 @@ class Connections:
 
     def _kept(self) -> http.client.HTTPConnection | None:
         while self._idle:
-            connection, since_ns = self._idle.pop()
-            if _clock.now_ns() - since_ns < KEPT_NS:
+            connection, steady_ns, wall_ns = self._idle.pop()
+            # While an instance is frozen its steady clock may stand still.
+            if max(_clock.steady_ns() - steady_ns, _clock.now_ns() - wall_ns) < KEPT_NS:
                 return connection
             connection.close()
         return None

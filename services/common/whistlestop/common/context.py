@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @record
 class CallContext:
-    """One call: its deadline on the injected clock, the caller's metadata, and the namespace once resolved."""
+    """One call: its deadline (steady clock), the caller's metadata, and the namespace once resolved."""
 
     deadline_ns: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class CallContext:
         """Seconds until the deadline, or `default_s` when the caller set none."""
         if self.deadline_ns is None:
             return default_s
-        return (self.deadline_ns - clock.now_ns()) / 1e9
+        return (self.deadline_ns - clock.steady_ns()) / 1e9
 
     def in_namespace(self, namespace_id: str, namespace: str) -> CallContext:
         """The same call with its namespace resolved."""

@@ -99,7 +99,7 @@ class HttpClient:
         else:
             self._turn = (self._turn + 1) % len(self._origins)
             ordered = self._origins[self._turn :] + self._origins[: self._turn]
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         ordered.sort(key=lambda origin: now_ns < origin.down_until_ns)
         return ordered
 
@@ -110,7 +110,7 @@ class HttpClient:
                 async with asyncio.timeout(context.remaining_s(self._clock, _NO_DEADLINE_S) + _MARGIN_S):
                     answer = await origin.client.post(origin.path, self._headers, payload)
             except NotConnected as error:
-                origin.down_until_ns = self._clock.now_ns() + _DOWN_NS
+                origin.down_until_ns = self._clock.steady_ns() + _DOWN_NS
                 log.debug("%s: %s", self._name, error)
                 continue
             except Unreachable as error:

@@ -77,7 +77,7 @@ class Loop:
         _failures[self.name] += 1
         self.error = type(error).__name__
         if self.failing == 1:
-            self._since_ns = self._clock.now_ns()
+            self._since_ns = self._clock.steady_ns()
         pause_s = min(FIRST_PAUSE_S * 2 ** min(self.failing - 1, 20), self._most_pause_s)
         log.warning("%s: %s; trying again in %.1f s", self.name, " ".join(f"{error!r}".split()), pause_s)
         await self._clock.sleep(pause_s)
@@ -94,7 +94,7 @@ class Loop:
 
     def shown(self) -> dict[str, object]:
         """How it fares, for `/healthz`."""
-        failing_s = round((self._clock.now_ns() - self._since_ns) / SECOND_NS)
+        failing_s = round((self._clock.steady_ns() - self._since_ns) / SECOND_NS)
         return {"failures": self.failing, "error": self.error, "seconds": failing_s}
 
 

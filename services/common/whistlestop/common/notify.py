@@ -51,7 +51,10 @@ class Subscription(Protocol):
         ...
 
     async def wait(self, deadline_ns: int) -> bool:
-        """True when a hint came since the last wait, False at the deadline. May answer True for no reason."""
+        """True when a hint came since the last wait, False at the deadline. May answer True for no reason.
+
+        The deadline is an instant of the steady clock.
+        """
         ...
 
     def __enter__(self) -> Self: ...
@@ -91,7 +94,7 @@ class _LocalSubscription:
     async def wait(self, deadline_ns: int) -> bool:
         clock = self._owner.clock
         if not self._woken:
-            left_ns = deadline_ns - clock.now_ns()
+            left_ns = deadline_ns - clock.steady_ns()
             if left_ns <= 0:
                 return False
             waiting = self._waiting = asyncio.get_running_loop().create_future()
@@ -151,7 +154,7 @@ class _RecheckSubscription:
         self._most_s = most_s
 
     async def wait(self, deadline_ns: int) -> bool:
-        left_s = (deadline_ns - self._clock.now_ns()) / SECOND_NS
+        left_s = (deadline_ns - self._clock.steady_ns()) / SECOND_NS
         if left_s <= 0:
             return False
         await self._clock.sleep(min(self._delay_s, left_s))

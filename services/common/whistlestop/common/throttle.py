@@ -24,7 +24,7 @@ class ThrottledWarnings:
 
     def __call__(self, text: str, *values: object) -> None:
         """One warning, as for `Logger.warning`."""
-        second = self._clock.now_ns() // SECOND_NS
+        second = self._clock.steady_ns() // SECOND_NS
         if second != self._second:
             self._second, self._said = second, 0
         self._said += 1

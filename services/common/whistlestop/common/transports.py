@@ -1,7 +1,8 @@
 """How a call travels from one service to another: in process, as a Lambda invocation, or by HTTP (`http_client.py`).
 
 The envelope is JSON, `{"method", "request", "context"}` with the request's bytes in base64; the answer is
-`{"response"}` or `{"error"}`. The caller's deadline travels as what is left of it, since two machines' clocks differ.
+`{"response"}` or `{"error"}`. The caller's deadline travels as what is left of it, since it stands on the
+caller's own steady clock.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def wrap(method: str, request: Message, context: CallContext, clock: Clock) -> E
     """A call as an envelope."""
     shown: dict[str, Any] = {"namespace_id": context.namespace_id, "namespace": context.namespace}
     if context.deadline_ns is not None:
-        left_ms = (context.deadline_ns - clock.now_ns()) // MILLISECOND_NS
+        left_ms = (context.deadline_ns - clock.steady_ns()) // MILLISECOND_NS
         if left_ms <= 0:
             raise deadline_exceeded()
         shown["timeout_ms"] = left_ms
@@ -165,7 +166,7 @@ def _unwrap(
         method, shown = str(event["method"]), event.get("context", {})
         request = request_type(method).FromString(_bytes(event["request"]))
         timeout_ms = shown.get("timeout_ms")
-        asked_ns = None if timeout_ms is None else clock.now_ns() + int(timeout_ms) * MILLISECOND_NS
+        asked_ns = None if timeout_ms is None else clock.steady_ns() + int(timeout_ms) * MILLISECOND_NS
         context = CallContext(
             deadline_ns=min(filter(None, (asked_ns, latest_ns)), default=None),
             headers=dict(shown.get("headers", {})),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common.clock import SECOND_NS, SystemClock
+from whistlestop.common.clock import SECOND_NS, FunctionClock
 from whistlestop.common.doors import http_events, lambda_shell
 from whistlestop.common.doors.counts import counts_of
 from whistlestop.common.doors.database import database_password, database_url
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from whistlestop.common.doors.counts import Counts
     from whistlestop.storage.interface import Store
 
-_clock = SystemClock()
+_clock = FunctionClock()
 _instances: list[tuple[Frontend, HttpApi, Presence, Counts | None]] = []
 _FAILED = 500
 """Statuses from here on are the server's doing."""
@@ -36,11 +36,12 @@ _FAILED = 500
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """One HTTP request, or a scheduled sweep (any other event)."""
+    _clock.resume()
     return lambda_shell.run(_serve(event, context))
 
 
 async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    began_ns = _clock.now_ns()
+    began_ns = _clock.steady_ns()
     frontend, api, presence, counts = await _instance()
     if not http_events.is_http(event):
         # Imported here: only the schedule's calls need it.
@@ -51,7 +52,7 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
     answer = await _answer(api, event, lambda_shell.latest_ns(context, _clock))
     await presence.note()
     if counts is not None:
-        seconds = (_clock.now_ns() - began_ns) / SECOND_NS
+        seconds = (_clock.steady_ns() - began_ns) / SECOND_NS
         counts.request("", "OK" if answer.status < _FAILED else str(answer.status), seconds)
         counts.flush()
     return http_events.answer_to(event, answer.status, answer.headers, answer.body)

@@ -56,22 +56,22 @@ class CircuitBreakers:
         self._breakers: OrderedDict[Key, _Breaker] = OrderedDict()
 
     def admit(self, key: Key) -> int:
-        """Return 0 when a request may be made, else the time until which it is put off."""
+        """Return 0 when a request may be made, else the wall clock's time until which it is put off."""
         breaker = self._breakers.get(key)
         if breaker is None or not breaker.open_until_ns:
             return 0
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         if now_ns < breaker.open_until_ns:
-            return breaker.open_until_ns
+            return self._clock.now_ns() + breaker.open_until_ns - now_ns
         if now_ns < breaker.trying_until_ns:
-            return now_ns + LOOK_AGAIN_NS
+            return self._clock.now_ns() + LOOK_AGAIN_NS
         breaker.trying_until_ns = now_ns + OPEN_NS
         return 0
 
     def is_open(self, key: Key) -> bool:
         """Tell whether requests are being put off."""
         breaker = self._breakers.get(key)
-        return breaker is not None and self._clock.now_ns() < breaker.open_until_ns
+        return breaker is not None and self._clock.steady_ns() < breaker.open_until_ns
 
     def report(self, key: Key, *, failed: bool) -> None:
         """Take note of how a request ended."""
@@ -82,7 +82,7 @@ class CircuitBreakers:
         self._breakers.move_to_end(key)
         breaker.failures += 1
         if breaker.failures > MOST_FAILURES:
-            breaker.open_until_ns = self._clock.now_ns() + OPEN_NS
+            breaker.open_until_ns = self._clock.steady_ns() + OPEN_NS
             breaker.trying_until_ns = 0
         while len(self._breakers) > MOST_BREAKERS:
             self._breakers.popitem(last=False)

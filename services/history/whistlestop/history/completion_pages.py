@@ -81,13 +81,13 @@ class CompletionPages:
             )
         pages.commands[request.page_number] = request.commands
         pages.size += size
-        pages.touched_ns = self._clock.now_ns()
+        pages.touched_ns = self._clock.steady_ns()
         self._sizes[token.namespace_id] += size
         self._pages.move_to_end(key)
 
     def _is_full(self, namespace_id: str, size: int) -> bool:
         """Tell whether so much more is too much, once what nobody goes on with is dropped."""
-        outdated_ns = self._clock.now_ns() - self._limits.workflow_task_timeout_max_ns
+        outdated_ns = self._clock.steady_ns() - self._limits.workflow_task_timeout_max_ns
         while self._pages:
             key, oldest = next(iter(self._pages.items()))
             if not 0 < oldest.touched_ns < outdated_ns:

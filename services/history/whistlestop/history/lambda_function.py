@@ -14,7 +14,7 @@ import logging
 import secrets
 from typing import TYPE_CHECKING, Any, Self
 
-from whistlestop.common.clock import SECOND_NS, SystemClock
+from whistlestop.common.clock import SECOND_NS, FunctionClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors import lambda_shell
 from whistlestop.common.doors.counts import counts_of
@@ -48,12 +48,13 @@ _FIRE_WHILE_WAITING_NS = SECOND_NS // 2
 _WAKE_PAGE = 200
 _PURGE_PAGE = 500
 _log = logging.getLogger(__name__)
-_clock = SystemClock()
+_clock = FunctionClock()
 _instances: list[Instance] = []
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """An envelope of another function; or a wake (any other event)."""
+    _clock.resume()
     return lambda_shell.run(_serve(event, context))
 
 
@@ -83,7 +84,7 @@ async def _wake(instance: Instance, latest_ns: int | None) -> dict[str, Any]:
     history = instance.history
     timers = transfers = 0
     more, next_due_ns = True, 0
-    while more and (latest_ns is None or _clock.now_ns() < latest_ns):
+    while more and (latest_ns is None or _clock.steady_ns() < latest_ns):
         reply = await history.call(
             "FireDue", internal_pb2.FireDueRequest(limit=_WAKE_PAGE), CallContext(deadline_ns=latest_ns, can_hold=False)
         )
@@ -157,7 +158,7 @@ class _Wait:
 
     async def wait(self, deadline_ns: int) -> bool:
         woken = await self._waiting.wait(deadline_ns)
-        now_ns = _clock.now_ns()
+        now_ns = _clock.steady_ns()
         if woken and now_ns - self._fired_ns >= _FIRE_WHILE_WAITING_NS:
             self._fired_ns = now_ns
             context = CallContext(deadline_ns=deadline_ns, can_hold=False)

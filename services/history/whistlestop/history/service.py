@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from whistlestop.common.errors import data_loss, unimplemented
 from whistlestop.common.outbound import Outbound
 from whistlestop.history.api import METHODS
+from whistlestop.history.askers import Askers
 from whistlestop.history.completion_pages import CompletionPages
 from whistlestop.history.core import commands as _commands  # noqa: F401 - fills the table of command handlers
 from whistlestop.history.core.limits import Limits
@@ -67,7 +68,8 @@ class History:
         self.matching = matching
         self.clock = clock
         self.wall = wall or clock
-        """What callers go by: their deadlines, and how long they are kept waiting."""
+        """The machine's: `clock` is ahead of it where time is skipped, and nothing of that is for who waits."""
+        self.askers = Askers(self.wall)
         self.ids = ids
         self.notifier = notifier
         self.limits = limits or Limits()

@@ -3,6 +3,9 @@
 The heap is a cache of the store's nearest rows: those of the process's own slots within the horizon, as read at the
 last refresh, plus what this process committed since, whosever slot it is in. Every row is looked at again when it
 fires, so a row that moved or went, or that two processes have armed, is harmless.
+
+Rows are due by the wall clock, which may be set at any time: it is looked at every few seconds (`clock.WALL_LOOK_S`),
+and the store every minute that passes.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whistlestop.common.clock import SECOND_NS, wait_until
+from whistlestop.common.clock import SECOND_NS, wait_toward
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.loops import Loop
 from whistlestop.history.core import timers as core_timers
@@ -59,8 +62,11 @@ class TimerProcessor:
         self._spans: Sequence[tuple[int, int]] = EVERYTHING
         self._reread = False
         self._horizon_ns = 0
+        self._refreshed_ns = 0
+        """When the store was read, by the steady clock."""
         self._task: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
+        self._retries: set[asyncio.Task[None]] = set()
         self.handlers: dict[str, Callable[[TimerTask], Awaitable[None]]] = {
             "execution": self._fire_execution,
             "retention": self._fire_retention,
@@ -94,8 +100,10 @@ class TimerProcessor:
     async def close(self) -> None:
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, *self._running, return_exceptions=True)
+            retries = list(self._retries)
+            for each in (task, *retries):
+                each.cancel()
+            await asyncio.gather(task, *self._running, *retries, return_exceptions=True)
 
     def _push(self, timer: TimerTask, *, armed: bool, at_ns: int = 0) -> None:
         self._count += 1
@@ -111,7 +119,7 @@ class TimerProcessor:
     async def _refresh(self) -> None:
         """Read the rows up to a new horizon (nearer when there are very many)."""
         await self._engine.aside.tidy()
-        now_ns = self._engine.clock.now_ns()
+        now_ns, self._refreshed_ns = self._engine.clock.now_ns(), self._engine.clock.steady_ns()
         # What is committed while the store is being read may not be in the answer: it is armed as it comes.
         horizon_ns = self._horizon_ns = now_ns + HORIZON_NS
         self._reread = False
@@ -136,15 +144,19 @@ class TimerProcessor:
                 _, _, timer, armed = heapq.heappop(self._heap)
                 if not (armed and self._is_superseded(timer)):
                     await self._spawn(timer)
-            if self._reread or now_ns >= self._horizon_ns:
+            if self._reread or now_ns >= self._horizon_ns or self._is_stale():
                 # The same rows must not be read again while they are being fired.
                 await asyncio.gather(*self._running, return_exceptions=True)
                 return
             next_ns = min(self._heap[0][0], self._horizon_ns) if self._heap else self._horizon_ns
             self._wake.clear()
             self._sleeps_until_ns = next_ns
-            await wait_until(clock, next_ns, self._wake.wait())
+            await wait_toward(clock, next_ns, self._wake.wait())
             self._sleeps_until_ns = 0
+
+    def _is_stale(self) -> bool:
+        """The wall clock was set back since the last look at the store: the horizon is further away than it was."""
+        return self._engine.clock.steady_ns() - self._refreshed_ns > HORIZON_NS
 
     def _is_superseded(self, timer: TimerTask) -> bool:
         """A commit of this process armed it, and a later one has moved or removed the row: nothing to look at."""
@@ -185,7 +197,7 @@ class TimerProcessor:
                 return
             _log.warning("timer of %s failed (%s); trying again", timer.key.workflow_id, error)
             if self._task is not None:
-                self._push(timer, armed=False, at_ns=self._engine.clock.now_ns() + FIRE_AGAIN_NS)
+                self._retry_later(timer)
             elif in_the_way:
                 await self._move(timer, self._engine.clock.now_ns() + FIRE_AGAIN_NS)
         except Exception as error:  # noqa: BLE001 - a bug, or damaged data, of one row must not stop the others
@@ -193,6 +205,15 @@ class TimerProcessor:
         else:
             if aside.knows(TABLE, row):
                 await aside.forget(TABLE, row)
+
+    def _retry_later(self, timer: TimerTask) -> None:
+        retry = asyncio.create_task(self._retry(timer))
+        self._retries.add(retry)
+        retry.add_done_callback(self._retries.discard)
+
+    async def _retry(self, timer: TimerTask) -> None:
+        await self._engine.clock.sleep(FIRE_AGAIN_NS / SECOND_NS)
+        self._push(timer, armed=False)
 
     async def _set_aside(self, timer: TimerTask, error: BaseException | str) -> None:
         """Note that the row can't be processed, and look at it again later and later."""

@@ -59,6 +59,8 @@ class TransferProcessor:
         self._service = service
         self._waiting: dict[ExecutionKey, deque[TransferTask]] = {}
         self._known: set[int] = set()
+        self._put_off: set[int] = set()
+        """Rows that are tried again here when their time has come. Until then no sweep finds them."""
         self._workers: set[asyncio.Task[None]] = set()
         self._retries: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(CONCURRENT)
@@ -77,7 +79,7 @@ class TransferProcessor:
         if self._closing:
             return
         for task in transfers:
-            if task.task_id in self._known:
+            if task.task_id in self._known or task.task_id in self._put_off:
                 continue
             self._known.add(task.task_id)
             queue = self._waiting.get(task.key)
@@ -98,7 +100,7 @@ class TransferProcessor:
 
     @property
     def stop_ns(self) -> int | None:
-        """In a function: when the call has to be over."""
+        """In a function: when the call has to be over, by the steady clock."""
         return self._stop_ns
 
     def start(self, spans: Sequence[tuple[int, int]] = EVERYTHING) -> None:
@@ -159,7 +161,7 @@ class TransferProcessor:
                 self._look.set()
             raise
         self._loop.succeeded()
-        await wait_until(clock, clock.now_ns() + int(SWEEP_S * SECOND_NS), self._look.wait())
+        await wait_until(clock, clock.steady_ns() + int(SWEEP_S * SECOND_NS), self._look.wait())
 
     async def _work(self, key: ExecutionKey) -> None:
         queue = self._waiting[key]
@@ -190,10 +192,10 @@ class TransferProcessor:
             self._known.discard(task.task_id)
 
     def _is_late(self) -> bool:
-        now_ns = self._service.clock.now_ns()
-        if self._stop_ns is None or now_ns < self._stop_ns:
+        clock = self._service.clock
+        if self._stop_ns is None or clock.steady_ns() < self._stop_ns:
             return False
-        self.postponed(now_ns)
+        self.postponed(clock.now_ns())
         return True
 
     async def _attempt(self, task: TransferTask, part: Callable[[], Awaitable[T]]) -> T | None:
@@ -251,19 +253,24 @@ class TransferProcessor:
         delay_ns = min(FIRST_RETRY_NS * 2 ** min(task.attempt, 20), MOST_RETRY_NS)
         if until_ns:
             delay_ns = max(until_ns - clock.now_ns(), 0)
+        visible_at_ns = clock.now_ns() + delay_ns
         try:
-            await self._service.store.postpone_transfer(task, clock.now_ns() + delay_ns, task.attempt + 1)
+            await self._service.store.postpone_transfer(task, visible_at_ns, task.attempt + 1)
         except StorageError as error:
             _log.warning("postponing a transfer task failed (%s); the sweep finds it", error)
             return
-        self.postponed(clock.now_ns() + delay_ns)
+        self.postponed(visible_at_ns)
         if self._sweeper is None:
             return  # In a function no task outlives the call; whoever sweeps next finds the row.
-        again = replace(task, visible_at_ns=clock.now_ns() + delay_ns, attempt=task.attempt + 1)
+        again = replace(task, visible_at_ns=visible_at_ns, attempt=task.attempt + 1)
+        self._put_off.add(task.task_id)
         retry = asyncio.create_task(self._retry_after(delay_ns / SECOND_NS, again))
         self._retries.add(retry)
         retry.add_done_callback(self._retries.discard)
 
     async def _retry_after(self, delay_s: float, task: TransferTask) -> None:
-        await self._service.clock.sleep(delay_s)
+        try:
+            await self._service.clock.sleep(delay_s)
+        finally:
+            self._put_off.discard(task.task_id)
         self.hint((task,))

@@ -20,7 +20,8 @@ from temporalio.api.nexusservices.workerservice.v1 import request_response_pb2 a
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskResponse
 from whistlestop.common.task_queues import RESERVED_PREFIX
-from whistlestop.history.api.nexus_requests import KEEP_NS, MARGIN_NS
+from whistlestop.history.api.nexus_requests import MARGIN_NS
+from whistlestop.history.askers import KEEP_NS
 from whistlestop.history.core import nexus_failures
 from whistlestop.history.core.nexus_operations import TASK_TYPE_NEXUS
 from whistlestop.history.core.workflow_task import DEFAULT_PRIORITY
@@ -47,7 +48,9 @@ async def deliver(service: History, task: TransferTask, data: TransferData) -> N
     made = await service.store.get_query(data.request_id)
     if made is not None:
         if made.answer is None and made.expires_ns - KEEP_NS > now_ns:
-            raise PutOff(service.clock.now_ns() + made.expires_ns - KEEP_NS - now_ns)
+            # Never for longer than a request takes: the wall clock may have been set back since it was made.
+            left_ns = min(made.expires_ns - KEEP_NS - now_ns, TIMEOUT_NS)
+            raise PutOff(service.clock.now_ns() + left_ns)
         await service.store.delete_query(data.request_id)
         await service.store.delete_tasks((row,))
     answered = made is not None and made.answer is not None and _is_over(task, queue, made.answer)

@@ -44,7 +44,7 @@ class WorkerWakes:
 
     def wake(self, names: Iterable[str]) -> None:
         """Send a message to each of the queues soon."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         for name in names:
             if name in self._next or self._gone_ns.get(name, 0) > now_ns:
                 continue
@@ -66,7 +66,7 @@ class WorkerWakes:
             if error.code.removeprefix("com.amazonaws.sqs#") in GONE:
                 if len(self._gone_ns) >= _MOST_GONE:
                     self._gone_ns.clear()
-                self._gone_ns[name] = self._clock.now_ns() + GONE_NS
+                self._gone_ns[name] = self._clock.steady_ns() + GONE_NS
                 _log.info("wake queue %s is gone", name)
                 return
             _log.warning("a worker could not be woken, it has to look by itself: %r", error)

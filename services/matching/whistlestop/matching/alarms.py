@@ -86,10 +86,10 @@ class Alarms:
     async def _run(self) -> None:
         while self._heap:
             self._sleeps_until_ns = self._heap[0][0]
-            delay_ns = self._sleeps_until_ns - self._clock.now_ns()
+            delay_ns = self._sleeps_until_ns - self._clock.steady_ns()
             if delay_ns > 0:
                 await self._clock.sleep(delay_ns / SECOND_NS)
-            self._ring(self._clock.now_ns())
+            self._ring(self._clock.steady_ns())
 
     def _ring(self, now_ns: int) -> None:
         while self._heap and self._heap[0][0] <= now_ns:

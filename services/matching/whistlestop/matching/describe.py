@@ -102,7 +102,7 @@ class Descriptions:
         root = request.task_queue.kind not in _OF_ONE_WORKER and not request.task_queue.name.startswith("/_sys/")
         if request.report_stats and not root:
             raise invalid_argument("DescribeTaskQueue stats are only supported for the root partition")
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         key = (context.namespace_id, request.task_queue.name, int(request.task_queue_type) or WORKFLOW)
         record = await self._settings.read(key)
         settings = settings_of(record)
@@ -157,7 +157,7 @@ class Descriptions:
     async def _enhanced(
         self, request: rr.DescribeTaskQueueRequest, context: CallContext
     ) -> rr.DescribeTaskQueueResponse:
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         builds = [""]
         if request.HasField("versions"):
             builds = list(dict.fromkeys(request.versions.build_ids))
@@ -185,19 +185,24 @@ class Descriptions:
         return limiter
 
     async def _pollers(self, key: QueueKey, context: CallContext, now_ns: int) -> dict[str, queue_pb.PollerInfo]:
-        """Where rows are shared they tell: a goodbye may have come to another process. Memory adds who is new."""
+        """Where rows are shared they tell: a goodbye may have come to another process. Memory adds who is new.
+
+        Memory goes by the steady clock, of which `now_ns` is; shown is the wall clock's time.
+        """
+        apart_ns = self._clock.now_ns() - now_ns
         seen: dict[str, tuple[int, queue_pb.PollerInfo]] = {}
         shared = self._config.share_pollers or not context.can_hold
         since_ns = now_ns - int(self._config.poller_write_s * SECOND_NS) if shared else 0
         if shared:
-            for row in await self._rows.read_shown(key, now_ns):
+            for row in await self._rows.read_shown(key):
                 with contextlib.suppress(DecodeError):  # The next poll writes a damaged row anew.
                     seen[row.identity] = (row.last_access_ns, queue_pb.PollerInfo.FromString(row.data))
         queue = self._queues.find(key)
         if queue is not None:
             for identity, (seen_ns, poll) in shown(queue, now_ns, self._config).items():
-                if seen[identity][0] <= seen_ns if identity in seen else seen_ns >= since_ns:
-                    seen[identity] = (seen_ns, poller_info(identity, seen_ns, poll))
+                shown_ns = seen_ns + apart_ns
+                if seen[identity][0] <= shown_ns if identity in seen else seen_ns >= since_ns:
+                    seen[identity] = (shown_ns, poller_info(identity, shown_ns, poll))
         return {identity: info for identity, (_, info) in seen.items()}
 
     async def _stats_with(self, key: QueueKey, now_ns: int, *, versions: bool) -> dict[int, queue_pb.TaskQueueStats]:
@@ -225,7 +230,7 @@ class Descriptions:
             if (backlog := backlogs.get(priority)) is not None:
                 stats.approximate_backlog_count = backlog.count
                 if backlog.oldest_created_ns is not None:
-                    age_ns = max(now_ns - backlog.oldest_created_ns, 0)
+                    age_ns = max(self._clock.now_ns() - backlog.oldest_created_ns, 0)
             stats.approximate_backlog_age.CopyFrom(
                 duration_pb2.Duration(seconds=age_ns // SECOND_NS, nanos=age_ns % SECOND_NS)
             )
@@ -239,7 +244,7 @@ class Descriptions:
         self, request: DescribeVersionQueuesRequest, context: CallContext
     ) -> DescribeVersionQueuesResponse:
         """The queues of a version with what waits on them."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         reply = DescribeVersionQueuesResponse()
         for queue in request.queues:
             # Nexus tasks are for whatever version takes them.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common.clock import SystemClock
+from whistlestop.common.clock import FunctionClock
 from whistlestop.common.doors import lambda_shell
 from whistlestop.common.doors.counts import counts_of
 from whistlestop.common.doors.database import database_password, database_url
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from whistlestop.common.doors.counts import Counts
     from whistlestop.storage.interface import Store
 
-_clock = SystemClock()
+_clock = FunctionClock()
 _instances: list[Instance] = []
 _POLLS = {
     "fresh": "PollsServed", "backlogged": "PollsServedFromBacklog", "empty": "PollsEmpty", "stale": "TasksStale",
@@ -45,6 +45,7 @@ _POLLS = {
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """An envelope of another function."""
+    _clock.resume()
     return lambda_shell.run(_serve(event, context))
 
 

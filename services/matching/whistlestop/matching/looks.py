@@ -122,7 +122,7 @@ class Looks:
     async def _register(self, asked: Asked, context: CallContext) -> list[tuple[QueueKey, PollRequest]]:
         """A version is known from its worker's first look on, as it would be from its first poll."""
         entered = list(asked)
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         for index, (key, poll) in enumerate(asked[:MOST_QUEUES]):
             if self._is_good(poll):
                 try:
@@ -134,7 +134,7 @@ class Looks:
     # In a function.
 
     async def _once(self, asked: Asked, limit: int, context: CallContext, wake_queue: str) -> list[int]:
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         good = [(key, poll) for key, poll in asked if self._is_good(poll)]
         records = [
             self._rows.record(key, poll.identity, poll, now_ns)
@@ -157,7 +157,7 @@ class Looks:
     # In a long-lived process.
 
     async def _held(self, asked: Asked, limit: int, context: CallContext) -> list[int]:
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         end_ns = now_ns + int(self._config.long_poll_s * SECOND_NS)
         if context.deadline_ns is not None:
             end_ns = min(end_ns, context.deadline_ns - int(self._config.poll_margin_s * SECOND_NS))
@@ -171,7 +171,7 @@ class Looks:
             while True:
                 event.clear()
                 counts = await self._count(asked, limit)
-                now_ns = self._clock.now_ns()
+                now_ns = self._clock.steady_ns()
                 if any(counts) or self._closing or now_ns >= end_ns:
                     return counts
                 # A hint may be lost: look again now and then, whatever was heard.
@@ -186,7 +186,7 @@ class Looks:
                     del self._watchers[key]
             for queue in watched:
                 queue.polls -= 1
-                queue.last_poll_ns = self._clock.now_ns()
+                queue.last_poll_ns = self._clock.steady_ns()
 
     def _enter(self, key: QueueKey, poll: PollRequest, now_ns: int) -> TaskQueue:
         """Somebody polls the queue, as far as others are concerned."""
@@ -205,7 +205,7 @@ class Looks:
         """Turn hints of other processes into looks."""
         with self._notifier.subscribe(*(task_queue_topic(*key) for key in keys)) as hints:
             while True:
-                if await hints.wait(self._clock.now_ns() + int(self._config.long_poll_s * SECOND_NS)):
+                if await hints.wait(self._clock.steady_ns() + int(self._config.long_poll_s * SECOND_NS)):
                     event.set()
                     await self._clock.sleep(self._config.hint_pause_s)
 

@@ -22,6 +22,7 @@ from whistlestop.storage.records import PollerRecord
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from whistlestop.common.clock import Clock
     from whistlestop.matching.background import Background
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
@@ -33,6 +34,8 @@ UNLIMITED_RPS = 100_000.0
 """What Temporal reports of a poller that brought no limit."""
 
 _ROWS_REMEMBERED = 50_000
+_SKEW_NS = 60 * SECOND_NS
+"""By so much wall clocks of processes may differ."""
 
 
 def worker_rps(poll: PollRequest) -> float | None:
@@ -72,16 +75,18 @@ def build_of(info: queue_pb.PollerInfo) -> str:
 class PollerRows:
     """The rows that tell other processes."""
 
-    def __init__(self, store: TaskStore, config: MatchingConfig, background: Background) -> None:
+    def __init__(self, store: TaskStore, clock: Clock, config: MatchingConfig, background: Background) -> None:
         self._store = store
+        self._clock = clock
         self._config = config
+        self._known_ns = known_ns(config)
         self._background = background
         self._written_ns: dict[tuple[QueueKey, str], int] = {}
         self._waiting: dict[tuple[QueueKey, str], PollerRecord] = {}
         self._busy = False
 
     def is_old(self, key: QueueKey, identity: str, now_ns: int) -> bool:
-        """Whether the poller's row should be written again."""
+        """Whether the poller's row should be written again. `now_ns` is the steady clock's, here and in `record`."""
         written_s = min(self._config.poller_write_s, self._config.poller_ttl_s / 2)
         return now_ns - self._written_ns.get((key, identity), 0) >= written_s * SECOND_NS
 
@@ -97,13 +102,15 @@ class PollerRows:
         if len(self._written_ns) >= _ROWS_REMEMBERED:
             self._written_ns.clear()
         self._written_ns[(key, identity)] = now_ns
-        data = poller_info(identity, now_ns, poll).SerializeToString()
-        return PollerRecord(*key, identity, now_ns, data, now_ns + known_ns(self._config))
+        wall_ns = self._clock.now_ns()
+        data = poller_info(identity, wall_ns, poll).SerializeToString()
+        return PollerRecord(*key, identity, wall_ns, data, wall_ns + self._known_ns)
 
     def wake_record(self, key: QueueKey, wake_queue: str, now_ns: int) -> PollerRecord:
         """The row by which the wake queue hears of tasks; whoever asks for it is to write it."""
         self._written_ns[(key, wake_queue)] = now_ns
-        return wake_record(*key, wake_queue, now_ns, now_ns + known_ns(self._config))
+        wall_ns = self._clock.now_ns()
+        return wake_record(*key, wake_queue, wall_ns, wall_ns + self._known_ns)
 
     async def write(self, records: Iterable[PollerRecord]) -> None:
         """Write now. A failure is logged: a lost row costs a line in a description."""
@@ -120,18 +127,25 @@ class PollerRows:
         finally:
             self._busy = False
 
-    async def read(self, key: QueueKey, now_ns: int) -> list[PollerRecord]:
-        """The live rows of a queue."""
-        return await self._store.list_pollers(*key, now_ns, self._config.pollers_per_queue)
+    async def read(self, key: QueueKey) -> list[PollerRecord]:
+        """The live rows of a queue.
 
-    async def read_shown(self, key: QueueKey, now_ns: int) -> list[PollerRecord]:
+        One that will live for longer than any that is written now was written before the wall clock was set back. It
+        says nothing of who lives: whoever polls writes it anew.
+        """
+        now_ns = self._clock.now_ns()
+        rows = await self._store.list_pollers(*key, now_ns, self._config.pollers_per_queue)
+        return [row for row in rows if row.expires_ns <= now_ns + self._known_ns + _SKEW_NS]
+
+    async def read_shown(self, key: QueueKey) -> list[PollerRecord]:
         """The rows of those that descriptions show."""
-        since_ns = now_ns - int(self._config.poller_ttl_s * SECOND_NS)
-        return [row for row in await self.read(key, now_ns) if row.last_access_ns >= since_ns]
+        since_ns = self._clock.now_ns() - int(self._config.poller_ttl_s * SECOND_NS)
+        return [row for row in await self.read(key) if row.last_access_ns >= since_ns]
 
-    async def remove(self, key: QueueKey, identity: str, now_ns: int) -> bool:
+    async def remove(self, key: QueueKey, identity: str) -> bool:
         """The poller said goodbye: let its row expire now (an empty identity: all of the queue). False: none."""
-        rows = [row for row in await self.read(key, now_ns) if not identity or row.identity == identity]
+        now_ns = self._clock.now_ns()
+        rows = [row for row in await self.read(key) if not identity or row.identity == identity]
         for row in rows:
             self._written_ns.pop((key, row.identity), None)
             self._waiting.pop((key, row.identity), None)

@@ -128,7 +128,7 @@ class Polls:
         """Answer one poll."""
         if self.closing:
             raise unavailable("the server is shutting down")
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         config = self._config
         if context.deadline_ns is None:
             end_ns = now_ns + int(config.long_poll_s * SECOND_NS)
@@ -182,7 +182,7 @@ class Polls:
             reply = await self._serve(queue, poll, context, now_ns, end_ns)
         finally:
             queue.polls -= 1
-            queue.last_poll_ns = now_ns = self._clock.now_ns()
+            queue.last_poll_ns = now_ns = self._clock.steady_ns()
         if identity and identity in queue.pollers:
             queue.pollers[identity] = (now_ns, poll)
         return reply
@@ -204,7 +204,7 @@ class Polls:
                 await self._queues.read(queue)
                 if queue.fair is not None:
                     await self._bring_limits(queue, poll, now_ns)
-                now_ns = self._clock.now_ns()
+                now_ns = self._clock.steady_ns()
             fresh = False
             task = None if queue.waiters else queue.take(now_ns)
             if task is None:
@@ -217,16 +217,16 @@ class Polls:
                     break
             limited = queue.limiter.is_set or queue.key_rate is not None
             if limited and self._config.share_pollers and not await self._shared_token(queue, task, poll):
-                now_ns = self._clock.now_ns()
+                now_ns = self._clock.steady_ns()
                 continue
             reply = await self._start_from(queue, task, poll, context)
-            now_ns = self._clock.now_ns()
+            now_ns = self._clock.steady_ns()
             if reply is not None:
                 if fresh:
                     self.counters.fresh += 1
                 else:
                     self.counters.backlogged += 1
-                delta = advise(queue, self._config, now_ns - began_ns, now_ns, fresh=fresh)
+                delta = advise(queue, self._config, now_ns - began_ns, now_ns, self._clock.now_ns, fresh=fresh)
                 return with_own_fields(reply, own_fields(queue.key[2], queue.backlog, delta))
         return EMPTY
 
@@ -241,7 +241,7 @@ class Polls:
         except asyncio.CancelledError:
             # The client went away. What was put in its hand in this very moment goes to the next one.
             if not future.cancelled() and (task := future.result()) is not None:
-                queue.release(task, self._clock.now_ns())
+                queue.release(task, self._clock.steady_ns())
             raise
         finally:
             self._alarms.off(alarm)
@@ -250,16 +250,17 @@ class Polls:
 
     async def _shared_token(self, queue: TaskQueue, task: MatchingTask, poll: PollRequest) -> bool:
         """Other processes hand out from this limited queue, too: the buckets stand in its row."""
-        now_ns = self._clock.now_ns()
+        wall_ns = self._clock.now_ns()
         try:
-            refusal = await self._settings.take_shared_token(queue.key, worker_rps(poll), task, now_ns)
+            refusal = await self._settings.take_shared_token(queue.key, worker_rps(poll), task, wall_ns)
         except BaseException:
-            queue.release(task, self._clock.now_ns())
+            queue.release(task, self._clock.steady_ns())
             raise
         if refusal is None:
             return True
         put_off = queue.hold_key if refusal.of_key else queue.put_off
-        put_off(task, refusal.again_ns, self._clock.now_ns())
+        now_ns = self._clock.steady_ns()
+        put_off(task, refusal.again_ns(now_ns), now_ns)
         return False
 
     async def _start_from(
@@ -271,17 +272,17 @@ class Polls:
         except ServiceError as error:
             if error.code is Code.NOT_FOUND:
                 self.counters.stale += 1
-                queue.finish(task, dispatched=False, now_ns=self._clock.now_ns())
+                queue.finish(task, dispatched=False, now_ns=self._clock.steady_ns())
                 self._deletes.add(task.key)
             elif error.code is Code.DATA_LOSS:
                 await self._set_aside(task, error, queue)
             else:
                 self.counters.failed += 1
                 log.debug("task of %s/%s could not be started: %r", task.workflow_id, task.run_id, error)
-                queue.retry_later(task, self._clock.now_ns())
+                queue.retry_later(task, self._clock.steady_ns())
             return None
         except asyncio.CancelledError:
-            queue.lose_sight(task, self._clock.now_ns())
+            queue.lose_sight(task, self._clock.steady_ns())
             raise
         except Exception as error:
             if isinstance(error, DecodeError) or queue.failures_of(task) >= _MOST_FAILURES:
@@ -289,12 +290,12 @@ class Polls:
                 return None
             self.counters.failed += 1
             log.exception("task of %s/%s could not be started", task.workflow_id, task.run_id)
-            queue.retry_later(task, self._clock.now_ns())
+            queue.retry_later(task, self._clock.steady_ns())
             return None
         if task.query_id:
             # Before it is forgotten here, so that no re-read of the queue finds it again.
             await self._store.delete_tasks([task.key])
-        queue.finish(task, dispatched=True, now_ns=self._clock.now_ns())
+        queue.finish(task, dispatched=True, now_ns=self._clock.steady_ns())
         return reply
 
     async def _set_aside(self, task: MatchingTask, error: BaseException, queue: TaskQueue | None = None) -> None:
@@ -304,7 +305,7 @@ class Polls:
         if queue is None:
             await self._store.delete_tasks([task.key])
         else:
-            queue.finish(task, dispatched=False, now_ns=self._clock.now_ns())
+            queue.finish(task, dispatched=False, now_ns=self._clock.steady_ns())
             self._deletes.add(task.key)
 
     async def _start(self, task: MatchingTask, poll: PollRequest, context: CallContext) -> Reply:
@@ -332,13 +333,13 @@ class Polls:
                         if not refusal.of_key:
                             return EMPTY
                         spent.add(task.key.priority)
-                        again_ns = min(again_ns, refusal.again_ns)
+                        again_ns = min(again_ns, refusal.again_ns(self._clock.steady_ns()))
                         continue
                     reply = await self._start_row(task, poll, context)
                     if reply is not None:
                         self.counters.backlogged += 1
                         return with_own_fields(reply, own_fields(key[2], len(rows) - index - 1, 0))
-                if not await hints.wait(again_ns) and self._clock.now_ns() >= end_ns:
+                if not await hints.wait(again_ns) and self._clock.steady_ns() >= end_ns:
                     return EMPTY
 
     async def _candidates(self, key: QueueKey) -> list[MatchingTask]:
@@ -357,11 +358,10 @@ class Polls:
     async def _token(self, key: QueueKey, poll: PollRequest, task: MatchingTask, end_ns: int) -> Refusal | None:
         """Wait for the queue's limit, if it has one, as long as the poll may. That of a key stops nobody else."""
         while True:
-            now_ns = self._clock.now_ns()
-            refusal = await self._settings.take_shared_token(key, worker_rps(poll), task, now_ns)
-            if refusal is None or refusal.of_key or refusal.again_ns >= end_ns:
+            refusal = await self._settings.take_shared_token(key, worker_rps(poll), task, self._clock.now_ns())
+            if refusal is None or refusal.of_key or refusal.again_ns(self._clock.steady_ns()) >= end_ns:
                 return refusal
-            await self._clock.sleep((refusal.again_ns - now_ns) / SECOND_NS)
+            await self._clock.sleep(refusal.after_ns / SECOND_NS)
 
     async def _start_row(self, task: MatchingTask, poll: PollRequest, context: CallContext) -> Reply | None:
         try:

@@ -1,7 +1,7 @@
 """One task queue in memory: candidates, waiting pollers, and who gets what.
 
-Rules of this file: no I/O, no clock; the caller brings the time, and the two things that reach outside (an alarm, a
-wish to read the store) go through `Alarms` and `ask_for_read`.
+Rules of this file: no I/O, no clock; the caller brings the time, which is the steady clock's, and the two things that
+reach outside (an alarm, a wish to read the store) go through `Alarms` and `ask_for_read`.
 
 The store is the truth; what stands here is a window on it. A row of the queue is known here as *ready* (may be handed
 out) or *busy* (handed to a poll that is asking history to start it, or set aside after a failure). The window is
@@ -403,9 +403,9 @@ class TaskQueue:
         """Candidates at hand: a lower bound when the window is not complete."""
         return len(self._ready)
 
-    def backlog_age_ns(self, now_ns: int) -> int:
-        """Of the task that is next."""
-        return now_ns - self._ready.oldest_ns if self._ready else 0
+    def backlog_age_ns(self, wall_ns: int) -> int:
+        """Of the task that is next, by the wall clock, which its row was stamped with."""
+        return wall_ns - self._ready.oldest_ns if self._ready else 0
 
     def drain(self) -> list[MatchingTask]:
         """Take all candidates out, to be put elsewhere (their rows stay until somebody removes them)."""

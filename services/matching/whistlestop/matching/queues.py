@@ -140,7 +140,7 @@ class Queues:
     async def read(self, queue: TaskQueue) -> None:
         """Fill the window from the store. Raises StorageError, and then the window is as before."""
         fair = queue.fair
-        if fair is not None and fair.short and not fair.wants_read and not queue.is_old(self._clock.now_ns()):
+        if fair is not None and fair.short and not fair.wants_read and not queue.is_old(self._clock.steady_ns()):
             await self._refill(queue, fair)
             return
         limit = self._config.page + queue.busy
@@ -152,9 +152,9 @@ class Queues:
             if queue.fair is not None or (rows and is_keyed(rows[0].key.priority)):
                 window = await read_fairly(self._store, queue.key, None if fair is None else fair.cursor)
         if window is None:
-            queue.end_read(rows, limit, self._clock.now_ns())
+            queue.end_read(rows, limit, self._clock.steady_ns())
         else:
-            queue.end_fair_read(window, self._clock.now_ns())
+            queue.end_fair_read(window, self._clock.steady_ns())
 
     async def _refill(self, queue: TaskQueue, fair: Fair) -> None:
         """More tasks of the keys that have used up theirs."""
@@ -165,7 +165,7 @@ class Queues:
                 rows = await self._store.list_tasks(*queue.key, (level, last), limit)
             own = [row for row in rows if row.key.priority == level]
             bound = own[-1].key.task_id if len(own) == limit else None
-            queue.end_refill(level, own, bound, self._clock.now_ns())
+            queue.end_refill(level, own, bound, self._clock.steady_ns())
             if queue.reading or queue.fair is not fair or fair or not fair.short:
                 return
 
@@ -177,7 +177,7 @@ class Queues:
         except BaseException:
             queue.abort_read()
             if queue.waiters:
-                self._alarms.at(self._clock.now_ns() + _RETRY_READ_NS, lambda: self._read_if_wanted(queue))
+                self._alarms.at(self._clock.steady_ns() + _RETRY_READ_NS, lambda: self._read_if_wanted(queue))
             raise
 
     def ask_for_read(self, queue: TaskQueue) -> None:
@@ -208,9 +208,9 @@ class Queues:
     async def _listen(self, queue: TaskQueue, hints: Subscription) -> None:
         idle_ns = int(self._config.idle_queue_s * SECOND_NS)
         try:
-            while queue.polled_since(self._clock.now_ns() - idle_ns):
+            while queue.polled_since(self._clock.steady_ns() - idle_ns):
                 # What this process commits is offered to the queue directly.
-                if await hints.wait(self._clock.now_ns() + int(_LISTEN_AT_ONCE_S * SECOND_NS)) and hints.elsewhere:
+                if await hints.wait(self._clock.steady_ns() + int(_LISTEN_AT_ONCE_S * SECOND_NS)) and hints.elsewhere:
                     await self._hint(queue)
         except asyncio.CancelledError:
             # Only forgetting a queue and closing cancel a listener; nobody awaits it then.

@@ -14,6 +14,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.common.clock import SECOND_NS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.queue import TaskQueue
 
@@ -25,11 +27,13 @@ _HINT_SHOWN = 1000
 """Backlog hints are exact up to here and rounded beyond, so that the cache of `own_fields` stays small."""
 
 
-def advise(queue: TaskQueue, config: MatchingConfig, waited_ns: int, now_ns: int, *, fresh: bool) -> int:
-    """The suggested change of open polls after one of them got a task."""
+def advise(
+    queue: TaskQueue, config: MatchingConfig, waited_ns: int, now_ns: int, wall: Callable[[], int], *, fresh: bool
+) -> int:
+    """The suggested change of open polls after one of them got a task. `wall` tells the time of tasks' stamps."""
     if fresh and waited_ns >= config.scale_down_wait_s * SECOND_NS:
         return -1
-    if not _wants_more(queue, config, now_ns):
+    if not _wants_more(queue, config, now_ns, wall):
         return 0
     # The same bucket as for rates: one instant, pushed by each piece of advice.
     ready_ns = max(queue.scaled_ns, now_ns - SECOND_NS)
@@ -39,10 +43,10 @@ def advise(queue: TaskQueue, config: MatchingConfig, waited_ns: int, now_ns: int
     return 1
 
 
-def _wants_more(queue: TaskQueue, config: MatchingConfig, now_ns: int) -> bool:
+def _wants_more(queue: TaskQueue, config: MatchingConfig, now_ns: int, wall: Callable[[], int]) -> bool:
     if queue.limited is not None and queue.limited.per_second(now_ns) > 0:
         return False
-    if queue.backlog and queue.backlog_age_ns(now_ns) > config.scale_up_backlog_age_s * SECOND_NS:
+    if queue.backlog and queue.backlog_age_ns(wall()) > config.scale_up_backlog_age_s * SECOND_NS:
         return True
     added = dispatched = 0.0
     for rates in queue.rates.values():

@@ -90,7 +90,7 @@ class Matching:
         self._alarms = Alarms(clock)
         self._background = Background()
         self._queues = Queues(store, clock, notifier, config, self._alarms, self._background)
-        self._rows = PollerRows(store, config, self._background)
+        self._rows = PollerRows(store, clock, config, self._background)
         self._settings = Settings(store, config)
         self._workers = Workers(config)
         self._worker_rows = WorkerRows(store, config)
@@ -178,7 +178,7 @@ class Matching:
 
     def offer(self, tasks: Sequence[MatchingTask]) -> None:
         """Rows that were committed just now: waiting polls get them without a look at the store."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         for task in tasks:
             key = task.key
             queue_key = (key.namespace_id, key.task_queue, key.task_type)
@@ -224,10 +224,10 @@ class Matching:
         return self._descriptions.partitions(request)
 
     async def _update_config(self, request: rr.UpdateTaskQueueConfigRequest, context: CallContext) -> Reply:
-        now_ns = self._clock.now_ns()
-        config = await self._settings.update(context.namespace_id, request, now_ns)
+        config = await self._settings.update(context.namespace_id, request, self._clock.now_ns())
         queue = self._queues.find((context.namespace_id, request.task_queue, int(request.task_queue_type)))
         if queue is not None:
+            now_ns = self._clock.steady_ns()
             await self._settings.refresh(queue, now_ns)
             queue.limits_changed(now_ns)
         return rr.UpdateTaskQueueConfigResponse(config=config)
@@ -246,14 +246,13 @@ class Matching:
         return internal.HasPollerResponse(has_poller=found)
 
     async def _is_polled(self, key: QueueKey, window_ns: int, *, shared: bool) -> bool:
-        now_ns = self._clock.now_ns()
         queue = self._queues.find(key)
-        if queue is not None and queue.polled_since(now_ns - window_ns):
+        if queue is not None and queue.polled_since(self._clock.steady_ns() - window_ns):
             return True
         if not shared:
             return False
-        since_ns = now_ns - window_ns - int(_HELD_POLL_S * SECOND_NS)
-        return any(row.last_access_ns >= since_ns for row in await self._rows.read(key, now_ns))
+        since_ns = self._clock.now_ns() - window_ns - int(_HELD_POLL_S * SECOND_NS)
+        return any(row.last_access_ns >= since_ns for row in await self._rows.read(key))
 
     # Sticky queues.
 
@@ -298,12 +297,11 @@ class Matching:
         return await self._pusher.push(request, context)
 
     async def _shutdown_worker(self, request: rr.ShutdownWorkerRequest, context: CallContext) -> Reply:
-        now_ns = self._clock.now_ns()
         namespace_id = context.namespace_id
         if request.HasField("worker_heartbeat"):
             await self._heard(context, [request.worker_heartbeat])
         if request.worker_instance_key:
-            self._workers.leave(request.worker_instance_key, now_ns)
+            self._workers.leave(request.worker_instance_key, self._clock.steady_ns())
         types = [int(kind) for kind in request.task_queue_types] or [WORKFLOW, ACTIVITY]
         named = {(namespace_id, request.task_queue, task_type) for task_type in types} if request.task_queue else set()
         for queue in self._queues:
@@ -312,13 +310,11 @@ class Matching:
         shared = self._is_shared(context)
         for key in named:
             if request.identity:
-                await self._forget_pollers(key, request.identity, now_ns, shared=shared)
+                await self._forget_pollers(key, request.identity, shared=shared)
         if request.task_queue and request.identity:
             await self._pusher.left(context, request, types)
         if request.sticky_task_queue:
-            await self._leave_sticky(
-                (namespace_id, request.sticky_task_queue, WORKFLOW), context, now_ns, shared=shared
-            )
+            await self._leave_sticky((namespace_id, request.sticky_task_queue, WORKFLOW), context, shared=shared)
         return rr.ShutdownWorkerResponse()
 
     def _end_polls(self, queue: TaskQueue, request: rr.ShutdownWorkerRequest, *, named: bool) -> None:
@@ -331,7 +327,7 @@ class Matching:
             if gone:
                 waiter.end()
 
-    async def _forget_pollers(self, key: QueueKey, identity: str, now_ns: int, *, shared: bool) -> None:
+    async def _forget_pollers(self, key: QueueKey, identity: str, *, shared: bool) -> None:
         queue = self._queues.find(key)
         if queue is not None:
             if identity:
@@ -339,11 +335,11 @@ class Matching:
             else:
                 queue.pollers.clear()
         if shared:
-            await self._rows.remove(key, identity, now_ns)
+            await self._rows.remove(key, identity)
 
-    async def _leave_sticky(self, key: QueueKey, context: CallContext, now_ns: int, *, shared: bool) -> None:
+    async def _leave_sticky(self, key: QueueKey, context: CallContext, *, shared: bool) -> None:
         """The queue has lost its only worker: end its polls, and put what waits there on the normal queue."""
-        await self._forget_pollers(key, "", now_ns, shared=shared)
+        await self._forget_pollers(key, "", shared=shared)
         queue = self._queues.find(key)
         if queue is not None:
             for waiter in list(queue.waiters):
@@ -362,26 +358,28 @@ class Matching:
             after = (tasks[-1].key.priority, tasks[-1].key.task_id)
 
     async def _heard(self, context: CallContext, heartbeats: Sequence[worker_pb.WorkerHeartbeat]) -> None:
-        now_ns = self._clock.now_ns()
-        self._workers.record(context.namespace_id, heartbeats, now_ns)
+        self._workers.record(context.namespace_id, heartbeats, self._clock.steady_ns())
         if self._is_shared(context):
-            await self._worker_rows.write(context.namespace_id, heartbeats, now_ns)
+            await self._worker_rows.write(context.namespace_id, heartbeats, self._clock.now_ns())
 
-    def _known_workers(self, context: CallContext) -> KnownWorkers:
-        return self._worker_rows if self._is_shared(context) else self._workers
+    def _known_workers(self, context: CallContext) -> tuple[KnownWorkers, int]:
+        """Where heartbeats are found, and the time there: rows go by the wall clock, and memory by the steady one."""
+        if self._is_shared(context):
+            return self._worker_rows, self._clock.now_ns()
+        return self._workers, self._clock.steady_ns()
 
     async def _record_heartbeat(self, request: rr.RecordWorkerHeartbeatRequest, context: CallContext) -> Reply:
         await self._heard(context, request.worker_heartbeat)
         return rr.RecordWorkerHeartbeatResponse()
 
     async def _list_workers(self, request: rr.ListWorkersRequest, context: CallContext) -> Reply:
-        known = self._known_workers(context)
-        return await list_workers(known, context.namespace_id, request, self._clock.now_ns())
+        known, now_ns = self._known_workers(context)
+        return await list_workers(known, context.namespace_id, request, now_ns)
 
     async def _count_workers(self, request: rr.CountWorkersRequest, context: CallContext) -> Reply:
-        known = self._known_workers(context)
-        return await count_workers(known, context.namespace_id, request, self._clock.now_ns())
+        known, now_ns = self._known_workers(context)
+        return await count_workers(known, context.namespace_id, request, now_ns)
 
     async def _describe_worker(self, request: rr.DescribeWorkerRequest, context: CallContext) -> Reply:
-        known = self._known_workers(context)
-        return await describe_worker(known, context.namespace_id, request, self._clock.now_ns())
+        known, now_ns = self._known_workers(context)
+        return await describe_worker(known, context.namespace_id, request, now_ns)

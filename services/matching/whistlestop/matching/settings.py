@@ -38,6 +38,8 @@ _KEYS_IN_MIND = 2000
 _FIRST_BYTES = b"\x0a\x10\x1a"
 """Tags of the fields of a TaskQueueData: the nanoseconds of this century begin otherwise."""
 _TRIES = 10
+_SKEW_NS = 10 * SECOND_NS
+"""By so much wall clocks of processes may differ."""
 _FAIRNESS_KEY_LENGTH = 64
 _REASON_LENGTH = 1000
 
@@ -85,11 +87,19 @@ def key_rate(settings: queue_pb.TaskQueueConfig, config: MatchingConfig) -> KeyR
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No task now: there will be a token at `again_ns`."""
+    """No task now: there will be a token in `after_ns` (NEVER_NS: never)."""
 
-    again_ns: int
+    after_ns: int
     of_key: bool
     """For tasks of this fairness key; else for any."""
+
+    def again_ns(self, now_ns: int) -> int:
+        """When to try again, on the clock that reads `now_ns`."""
+        return min(now_ns + self.after_ns, NEVER_NS)
+
+
+def _refusal(ready_ns: int, now_ns: int, *, of_key: bool) -> Refusal:
+    return Refusal(NEVER_NS if ready_ns >= NEVER_NS else ready_ns - now_ns, of_key)
 
 
 class Settings:
@@ -131,7 +141,7 @@ class Settings:
     async def take_shared_token(
         self, key: QueueKey, worker_rps: float | None, task: MatchingTask, now_ns: int
     ) -> Refusal | None:
-        """For pollers without common memory: whether the task may go now.
+        """For pollers without common memory: whether the task may go now, at `now_ns` of the wall clock.
 
         A queue without a limit of its own costs one read; one with a limit one write per task.
         """
@@ -144,20 +154,26 @@ class Settings:
             limiter.set_worker_rps(worker_rps, now_ns)
             if rate is None and not limiter.is_set:
                 return None
+            refusal, before = None, _buckets(data, task)
             if rate is not None and (again_ns := _take_for_key(data, rate, task, now_ns)):
-                return Refusal(again_ns, of_key=True)
-            if limiter.is_set:
+                refusal = _refusal(again_ns, now_ns, of_key=True)
+            elif limiter.is_set:
                 if limiter.ready_ns <= now_ns:
-                    limiter.ready_ns = min(data.ready_ns, now_ns + int(SECOND_NS / limiter.rps))
-                if not limiter.take(now_ns):
-                    return Refusal(limiter.ready_ns, of_key=False)
-                data.ready_ns = limiter.ready_ns
+                    interval_ns = int(SECOND_NS / limiter.rps)
+                    data.ready_ns = _within_reach(data.ready_ns, now_ns, interval_ns)
+                    limiter.ready_ns = min(data.ready_ns, now_ns + interval_ns)
+                if limiter.take(now_ns):
+                    data.ready_ns = limiter.ready_ns
+                else:
+                    refusal = _refusal(limiter.ready_ns, now_ns, of_key=False)
+            if refusal is not None and _buckets(data, task) == before:
+                return refusal
             try:
                 await self._write(key, record, data, now_ns)
             except LeaseLost:
                 continue
-            return None
-        return Refusal(now_ns + SECOND_NS, of_key=False)
+            return refusal
+        return Refusal(SECOND_NS, of_key=False)
 
     async def _write(self, key: QueueKey, record: TaskQueueRecord | None, data: TaskQueueData, now_ns: int) -> None:
         expected = 0 if record is None else record.range_id
@@ -166,13 +182,30 @@ class Settings:
         )
 
 
+def _buckets(data: TaskQueueData, task: MatchingTask) -> tuple[int, int]:
+    return data.ready_ns, data.key_ready_ns.get(task.key.priority, 0)
+
+
+def _within_reach(ready_ns: int, now_ns: int, interval_ns: int) -> int:
+    """Until when a stored bucket is empty.
+
+    Where that is far ahead, it was written under a slower limit, or before the wall clock was set back. Then it is
+    brought near once: else everybody would wait until the old instant has come. Clocks may differ a little.
+    """
+    nearest_ns = now_ns + interval_ns
+    return nearest_ns if ready_ns > nearest_ns + _SKEW_NS else ready_ns
+
+
 def _take_for_key(data: TaskQueueData, rate: KeyRate, task: MatchingTask, now_ns: int) -> int:
     """Use a token of the task's key: 0, or the instant at which there is one. Full buckets are forgotten."""
     if rate.paused:
         return NEVER_NS
     level, buckets = task.key.priority, data.key_ready_ns
     weight = weight_of(task, data.config.fairness_weight_overrides)
-    ready_ns = min(buckets.get(level, 0), now_ns + rate.interval_ns(weight))
+    interval_ns = rate.interval_ns(weight)
+    if level in buckets:
+        buckets[level] = _within_reach(buckets[level], now_ns, interval_ns)
+    ready_ns = min(buckets.get(level, 0), now_ns + interval_ns)
     if ready_ns > now_ns:
         return ready_ns
     full_ns = now_ns - int(rate.burst_s * SECOND_NS)

@@ -106,7 +106,7 @@ class Versions:
         self._make_room()
         known = await self._deployments.read(context.namespace_id)
         if not has_queue(known, version, poll.task_queue.name, task_type):
-            await self._register(context, version, poll.task_queue.name, task_type, now_ns)
+            await self._register(context, version, poll.task_queue.name, task_type)
         self._seen[seen] = now_ns
         if key != plain:
             await self._look_astray(context, poll.task_queue.name, task_type)
@@ -118,7 +118,6 @@ class Versions:
         version: deployment_pb.WorkerDeploymentVersion,
         task_queue: str,
         task_type: int,
-        now_ns: int,
     ) -> None:
         async def is_polled(info: deployment_pb.WorkerDeploymentVersionInfo) -> bool:
             for queue in info.task_queue_infos:
@@ -140,19 +139,19 @@ class Versions:
         await self._deployments.add(
             context.namespace_id,
             version.deployment_name,
-            lambda wanted: register(wanted, version, task_queue, task_type, now_ns, limits),
+            lambda wanted: register(wanted, version, task_queue, task_type, self._clock.now_ns(), limits),
             refresh=refresh,
             is_polled=is_polled,
         )
 
     async def has_pollers(self, key: QueueKey, context: CallContext) -> bool:
         """Whether descriptions of the queue show a poller."""
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         queue = self._queues.find(key)
         if queue is not None and shown(queue, now_ns, self._config):
             return True
         shared = self._config.share_pollers or not context.can_hold
-        return shared and bool(await self._rows.read_shown(key, now_ns))
+        return shared and bool(await self._rows.read_shown(key))
 
     async def _enter_build(
         self, context: CallContext, poll: PollRequest, plain: QueueKey, build_id: str, now_ns: int

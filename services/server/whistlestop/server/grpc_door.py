@@ -79,7 +79,7 @@ class _Methods:
             except DecodeError:
                 request = parse_request(kind, data)
             left_s = head.timeout_s
-            deadline_ns = None if left_s is None else clock.now_ns() + int(left_s * 1e9)
+            deadline_ns = None if left_s is None else clock.steady_ns() + int(left_s * 1e9)
             return encoded(await call(name, request, CallContext(deadline_ns, head.headers)))
 
         if spec.method == FOR_EVERYBODY and self._knows is not None:

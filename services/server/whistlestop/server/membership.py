@@ -4,7 +4,8 @@ A row is written at start, renewed while the server lives, and removed when it l
 
 Rules of this file:
   - membership is for placement and for people, never for safety: a row that is late or lost changes nothing true;
-  - whether another lives is told by its heartbeats moving on, as seen by our own clock: clocks need not agree;
+  - whether another lives is told by its heartbeats moving on, as seen by our own steady clock: wall clocks need not
+    agree, and may be set;
   - who joins calls (a hint); the living answer by a heartbeat, and who does not answer in CALL_S is held for gone until
     it beats again. So nobody waits for a row of a killed process to expire;
   - while a process is alone it beats slowly. A call, or a row of another, makes it beat fast.
@@ -66,7 +67,7 @@ class Others:
         """When the first of them will have been silent for too long; 0: never."""
 
     def observe(self, members: Sequence[Member], now_ns: int) -> list[Member]:
-        """Those of the rows read now whose owners live."""
+        """Those of the rows read now, by the steady clock, whose owners live."""
         seen: dict[str, tuple[int, int]] = {}
         alive = []
         ends = []
@@ -110,6 +111,12 @@ class Membership:
         """Our rows say that the next heartbeat takes long."""
         self._known: tuple[frozenset[str], tuple[tuple[int, int], ...]] = (frozenset(), ())
         self._leases_read_ns = 0
+        self._apart_ns = 0
+        """What the wall clock was ahead of the steady one when this member joined.
+
+        Where it was set forward since, the rows of others would seem to have expired: those that had not by the clock
+        as it was are read, and their heartbeats tell.
+        """
         self._task: asyncio.Task[None] | None = None
         self.on_alone: Callable[[], None] | None = None
         """Told at each look that finds no others: nobody else listens for hints."""
@@ -121,6 +128,7 @@ class Membership:
     async def join(self, rpc_address: str, rpc_port: int) -> None:
         """Write the first heartbeat and go on."""
         now_ns = self._clock.now_ns()
+        self._apart_ns = now_ns - self._clock.steady_ns()
         self._members = [
             Member(f"{self._host_id}/{role}", role, rpc_address, rpc_port, now_ns, now_ns, now_ns)
             for role in self._roles
@@ -145,7 +153,7 @@ class Membership:
             for member in self._members:
                 await self._store.remove_member(member.host_id)
             if self._leases is not None:
-                await self._leases.release(self._clock.now_ns())
+                await self._leases.release(self._clock.steady_ns(), self._clock.now_ns())
         except StorageError as error:
             log.warning(
                 "could not leave the cluster (%s); the rows expire by themselves", error,
@@ -161,7 +169,7 @@ class Membership:
                 pace_s = ALONE_S if self._alone and self._wrote_slow else BESIDE_OTHERS_S
                 if self._leases is not None and self._leases.is_waiting:
                     pace_s = CALL_S
-                deadline_ns = self._clock.now_ns() + round(pace_s * SECOND_NS)
+                deadline_ns = self._clock.steady_ns() + round(pace_s * SECOND_NS)
                 if self._others.look_again_ns:
                     deadline_ns = min(deadline_ns, self._others.look_again_ns)
                 called = False
@@ -176,24 +184,24 @@ class Membership:
 
     async def _call(self) -> None:
         """There are rows of others: see who answers."""
-        began_ns = self._clock.now_ns()
+        began_ns = self._clock.steady_ns()
         self._notifier.publish((TOPIC,))
         await self._clock.sleep(CALL_S)
         await self._loop.attempt(partial(self._look, reread=True, doubt_ns=began_ns))
 
     async def _look(self, *, reread: bool, doubt_ns: int = 0) -> None:
         """Beat, read who else there is, and settle who scans what."""
-        now_ns = self._clock.now_ns()
+        now_ns, steady_ns = self._clock.now_ns(), self._clock.steady_ns()
         self._wrote_slow = self._alone and not reread
         expires_ns = now_ns + round((ALONE_EXPIRY_S if self._wrote_slow else EXPIRY_S) * SECOND_NS)
         mine = [replace(member, last_heartbeat_ns=now_ns, expires_ns=expires_ns) for member in self._members]
-        found = await self._store.heartbeat(*mine, limit=MOST_MEMBERS)
+        found = await self._store.heartbeat(*mine, limit=MOST_MEMBERS, since_ns=min(now_ns, steady_ns + self._apart_ns))
         # Instances of functions have no address: they scan when they are called, and hear no hints.
         servers = [member for member in found if member.rpc_address]
-        alive = self._others.observe(servers, now_ns)
+        alive = self._others.observe(servers, steady_ns)
         if doubt_ns:
             self._others.doubt(doubt_ns)
-            alive = self._others.observe(servers, now_ns)
+            alive = self._others.observe(servers, steady_ns)
         self._alone = not alive
         before, self._alive = self._alive, frozenset(member.host_id for member in alive)
         if before - self._alive and self.on_gone is not None:
@@ -201,7 +209,7 @@ class Membership:
         if self._alone and self.on_alone is not None:
             self.on_alone()
         if self._leases is not None:
-            await self._settle([*mine, *alive], now_ns, expires_ns, reread=reread)
+            await self._settle([*mine, *alive], steady_ns, expires_ns, reread=reread)
 
     async def _settle(self, members: Sequence[Member], now_ns: int, expires_ns: int, *, reread: bool) -> None:
         assert self._leases is not None

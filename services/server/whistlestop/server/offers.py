@@ -70,7 +70,7 @@ class RemoteOffers:
             del self._sending[route]
 
     async def _offer(self, route: str, tasks: Sequence[MatchingTask]) -> None:
-        context = CallContext(deadline_ns=self._clock.now_ns() + _DEADLINE_NS)
+        context = CallContext(deadline_ns=self._clock.steady_ns() + _DEADLINE_NS)
         try:
             await self._matching.call_at(route, "OfferTasks", request_of(tasks), context)
         except ServiceError as error:

@@ -70,7 +70,10 @@ class Leases:
         return bool(self._waiting)
 
     async def settle(self, members: Collection[str], now_ns: int, expires_ns: int) -> bool:
-        """Take what is ours among the live `members`, let go of what is not; True when a row changed."""
+        """Take what is ours among the live `members`, let go of what is not; True when a row changed.
+
+        `now_ns` is the steady clock's, `expires_ns` (for people who read the rows) the wall clock's.
+        """
         leases = {lease.shard_id: lease for lease in await self._store.list_leases()}
         changed = False
         for number in range(RANGES):
@@ -85,12 +88,12 @@ class Leases:
             elif not ours:
                 self._waiting.pop(number, None)
                 if number in self._held:
-                    changed |= await self._write(number, lease, "", now_ns)
+                    changed |= await self._write(number, lease, "", expires_ns)
         return changed
 
-    async def release(self, now_ns: int) -> None:
+    async def release(self, now_ns: int, expires_ns: int) -> None:
         """Let go of everything."""
-        await self.settle((), now_ns, now_ns)
+        await self.settle((), now_ns, expires_ns)
 
     def _may_take(self, number: int, lease: ShardLease | None, members: Collection[str], now_ns: int) -> bool:
         if lease is not None and lease.owner in members and lease.owner != self._me:

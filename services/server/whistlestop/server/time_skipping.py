@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.enums.v1 import namespace_pb2 as enums_pb
 from temporalio.api.testservice.v1 import request_response_pb2 as test_pb
 
-from whistlestop.common.clock import SECOND_NS, SkippingClock, SystemClock, wait_until
+from whistlestop.common.clock import SECOND_NS, WALL_LOOK_S, SkippingClock, SystemClock, wait_until
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.frontend.registry import TEST_REGISTRY
 from whistlestop.history.core import time_skipping, time_skipping_apply, timers
@@ -162,10 +162,11 @@ class TimeSkipper:
                 pause_s = SOON_S
             if pause_s == AT_ONCE_S:
                 continue
-            until_ns = self._clock.now_ns() + int(pause_s * SECOND_NS)
+            pause_ns = int(pause_s * SECOND_NS)
             if self._sleeps:
-                until_ns = min(until_ns, self._sleeps[0][0])
-            await wait_until(self._clock, until_ns, self._look.wait())
+                # The end of a `Sleep` is a time of day, and somebody may set the clock.
+                pause_ns = min(pause_ns, self._sleeps[0][0] - self._clock.now_ns(), int(WALL_LOOK_S * SECOND_NS))
+            await wait_until(self._clock, self._clock.steady_ns() + pause_ns, self._look.wait())
 
     async def _skip(self) -> float:
         """Go to what is due next, if that may be now. Returns the seconds after which to look again, come what may."""

@@ -75,8 +75,8 @@ class PostgresCluster(PostgresBase):
     async def delete_namespace(self, namespace_id: str) -> None:
         await self._run("DELETE FROM namespaces WHERE id = $1", (namespace_id,))
 
-    async def heartbeat(self, *members: Member, limit: int = 0) -> list[Member]:
-        now_ns = max(member.last_heartbeat_ns for member in members)
+    async def heartbeat(self, *members: Member, limit: int = 0, since_ns: int = 0) -> list[Member]:
+        now_ns = since_ns or max(member.last_heartbeat_ns for member in members)
         statement = Statement()
         hosts = statement.add([member.host_id for member in members])
         now, long_ago, most = statement.add(now_ns, now_ns - HOUR_NS, limit).split(", ")

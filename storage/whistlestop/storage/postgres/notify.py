@@ -93,7 +93,7 @@ class PostgresNotifier:
 
     def nobody_else(self) -> None:
         """The members of the cluster say so: send nothing until another process is heard of."""
-        if not self._deaf and self._clock.now_ns() - self._heard_ns > _QUIET_NS:
+        if not self._deaf and self._clock.steady_ns() - self._heard_ns > _QUIET_NS:
             self.others = False
 
     def wake_everybody(self) -> None:
@@ -150,7 +150,7 @@ class PostgresNotifier:
             sender, _, digests = notification.payload.partition(" ")
             if sender != self._me:
                 self.others = True
-                self._heard_ns = self._clock.now_ns()
+                self._heard_ns = self._clock.steady_ns()
                 self._local.publish(digests.split(" "), elsewhere=True)
         raise psycopg.OperationalError("the server closed the connection")
 

@@ -55,8 +55,8 @@ class SqliteCluster(SqliteBase):
     async def delete_namespace(self, namespace_id: str) -> None:
         await self._write(partial(_delete, "DELETE FROM namespaces WHERE id = ?", (namespace_id,)))
 
-    async def heartbeat(self, *members: Member, limit: int = 0) -> list[Member]:
-        now_ns = max(member.last_heartbeat_ns for member in members)
+    async def heartbeat(self, *members: Member, limit: int = 0, since_ns: int = 0) -> list[Member]:
+        now_ns = since_ns or max(member.last_heartbeat_ns for member in members)
         hosts = {member.host_id for member in members}
 
         def run(cursor: sqlite3.Cursor) -> None:

@@ -75,9 +75,12 @@ def instance_name() -> str:
 
 
 def latest_ns(context: Any, clock: Clock, margin_ms: int = 1_000) -> int | None:
-    """When an answer must be ready for the platform not to cut the function off; None outside of it."""
+    """When, by the steady clock, an answer must be ready for the platform not to cut the function off.
+
+    None outside of it.
+    """
     left = getattr(context, "get_remaining_time_in_millis", None)
-    return None if left is None else clock.now_ns() + max(left() - margin_ms, 0) * 1_000_000
+    return None if left is None else clock.steady_ns() + max(left() - margin_ms, 0) * 1_000_000
 
 
 class _PowertoolsHandler(logging.Handler):

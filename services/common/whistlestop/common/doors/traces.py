@@ -45,15 +45,16 @@ class Traces:
         if place is None:
             yield
             return
-        began_ns = self._clock.now_ns()
+        began_ns, since_ns = self._clock.now_ns(), self._clock.steady_ns()
         fault = True
         try:
             yield
             fault = False
         finally:
+            ended_ns = began_ns + self._clock.steady_ns() - since_ns
             self._send({
                 "name": name[:200], "id": secrets.token_hex(8), "trace_id": place[0], "parent_id": place[1],
-                "type": "subsegment", "start_time": began_ns / SECOND_NS, "end_time": self._clock.now_ns() / SECOND_NS,
+                "type": "subsegment", "start_time": began_ns / SECOND_NS, "end_time": ended_ns / SECOND_NS,
                 **({"fault": True} if fault else {}), **fields,
             })  # fmt: skip
 

@@ -50,7 +50,7 @@ def left_s(frontend: Frontend, context: CallContext) -> float:
     most = frontend.config.visibility_read_s
     if context.deadline_ns is None:
         return most
-    return max(min((context.deadline_ns - frontend.clock.now_ns()) / SECOND_NS, most), 0.001)
+    return max(min((context.deadline_ns - frontend.clock.steady_ns()) / SECOND_NS, most), 0.001)
 
 
 async def page(

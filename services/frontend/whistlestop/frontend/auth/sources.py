@@ -69,10 +69,10 @@ class FileKeys:
         except UnicodeDecodeError as error:
             raise BadKeys(f"API keys {path}: not UTF-8") from error
         warn_if_open("the file of API keys", path)
-        self._fresh_until_ns = clock.now_ns() + FILE_AGE_NS
+        self._fresh_until_ns = clock.steady_ns() + FILE_AGE_NS
 
     def peek(self) -> KeySet | None:
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         if now_ns >= self._fresh_until_ns:
             self._fresh_until_ns = now_ns + FILE_AGE_NS
             self._read_again()
@@ -114,7 +114,7 @@ class KeptByAws:
         self._reading = asyncio.Lock()
 
     def peek(self) -> KeySet | None:
-        return self._keys if self._clock.now_ns() < self._fresh_until_ns else None
+        return self._keys if self._clock.steady_ns() < self._fresh_until_ns else None
 
     async def load(self) -> KeySet:
         from whistlestop.common.aws import AwsError
@@ -123,7 +123,7 @@ class KeptByAws:
             found = self.peek()
             if found is not None:
                 return found
-            now_ns = self._clock.now_ns()
+            now_ns = self._clock.steady_ns()
             try:
                 self._keys = KeySet(parse(await asyncio.to_thread(self._fetch, self._place)))
                 self._fresh_until_ns = now_ns + KEPT_AGE_NS

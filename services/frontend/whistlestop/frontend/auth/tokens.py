@@ -1,7 +1,8 @@
 """JSON Web Tokens: signed by a key of a JWKS document, by one public key, or with a shared secret.
 
 Their claims are those of Temporal's default claim mapper: `sub` names the caller, `permissions` is a list of
-`namespace:role`. Entries that are no grant are passed over. Instants are checked on the injected clock.
+`namespace:role`. Entries that are no grant are passed over. Instants of tokens are checked on the wall clock; what is
+kept here ages on the steady one.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 KEPT_NS = 300 * SECOND_NS
 """So long a token that was verified is taken at its word; it may expire before."""
 MOST_KEPT = 4096
+_NEVER_NS = 1 << 63
 LEEWAY_NS = 30 * SECOND_NS
 """Clocks of issuers differ by so much."""
 JWKS_AGE_NS = 300 * SECOND_NS
@@ -48,12 +50,15 @@ class TokenVerifier:
         self._config = config
         self._clock = clock
         self._jwks = Jwks(config.jwks_url, clock) if config.jwks_url else None
-        self._kept: dict[str, tuple[int, Claims]] = {}
+        self._kept: dict[str, tuple[int, int, Claims]] = {}
+        """By hash: when the token is to be verified again (steady), when it expires (wall), and its claims."""
 
     def peek(self, hashed: str, now_ns: int) -> Claims | None:
-        """The claims of a token that was verified lately."""
+        """The claims of a token that was verified lately and has not expired at `now_ns` of the wall clock."""
         found = self._kept.get(hashed)
-        return found[1] if found is not None and now_ns < found[0] else None
+        if found is None or now_ns >= found[1] or self._clock.steady_ns() >= found[0]:
+            return None
+        return found[2]
 
     async def verify(self, token: str, hashed: str) -> Claims | None:
         """The claims; None when the token does not hold. Raises ServiceError while the issuer's keys are not known."""
@@ -73,7 +78,7 @@ class TokenVerifier:
                     "verify_aud": bool(self._config.audience), "verify_iss": bool(self._config.issuer),
                 },
             )  # fmt: skip
-            good_until_ns = self._good_until_ns(payload)
+            expires_ns = self._expires_ns(payload)
         except (jwt.PyJWTError, TypeError, ValueError, OverflowError) as error:
             # The type says enough; a message might quote the token.
             log.debug("a token was refused: %s", type(error).__name__)
@@ -81,7 +86,7 @@ class TokenVerifier:
         claims = claims_of(f"token of {payload['sub']}", self._grants(payload))
         if len(self._kept) >= MOST_KEPT:
             self._kept.clear()
-        self._kept[hashed] = (good_until_ns, claims)
+        self._kept[hashed] = (self._clock.steady_ns() + KEPT_NS, expires_ns, claims)
         return claims
 
     async def _key(self, token: str) -> tuple[Any, tuple[str, ...]]:
@@ -91,18 +96,17 @@ class TokenVerifier:
             return self._config.key, _PUBLIC if self._config.key_is_public else _SECRET
         return await self._jwks.key(str(jwt.get_unverified_header(token).get("kid", ""))), _PUBLIC
 
-    def _good_until_ns(self, payload: Mapping[str, Any]) -> int:
+    def _expires_ns(self, payload: Mapping[str, Any]) -> int:
         """Raises ValueError for a token that is not valid yet, or not any more."""
         now_ns = self._clock.now_ns()
-        until_ns = now_ns + KEPT_NS
         if "nbf" in payload and now_ns < _instant_ns(payload["nbf"]) - LEEWAY_NS:
             raise ValueError("not yet valid")
-        if "exp" in payload:
-            expires_ns = _instant_ns(payload["exp"]) + LEEWAY_NS
-            if now_ns >= expires_ns:
-                raise ValueError("expired")
-            until_ns = min(until_ns, expires_ns)
-        return until_ns
+        if "exp" not in payload:
+            return _NEVER_NS
+        expires_ns = _instant_ns(payload["exp"]) + LEEWAY_NS
+        if now_ns >= expires_ns:
+            raise ValueError("expired")
+        return expires_ns
 
     def _grants(self, payload: Mapping[str, Any]) -> list[tuple[str, Role]]:
         permissions = payload.get(self._config.permissions_claim)
@@ -146,7 +150,7 @@ class Jwks:
         return self._keys.get(key_id)
 
     def _wants_to_ask(self, key_id: str) -> bool:
-        now_ns = self._clock.now_ns()
+        now_ns = self._clock.steady_ns()
         if now_ns < self._asked_ns + JWKS_AGAIN_NS:
             return False
         return key_id not in self._keys or now_ns >= self._fresh_until_ns
@@ -154,7 +158,7 @@ class Jwks:
     async def _ask(self) -> None:
         import jwt
 
-        self._asked_ns = self._clock.now_ns()
+        self._asked_ns = self._clock.steady_ns()
         try:
             document = json.loads(await _fetch(self._url, self._outbound))
             keys = jwt.PyJWKSet.from_dict(document).keys

@@ -73,6 +73,9 @@ class Job:
     namespace_id: str
     job_id: str
     noted_ns: int
+    """When, by the wall clock of whoever noted it."""
+    seen_ns: int
+    """Since when this process knows of it, by its steady clock."""
     message: QueueMessage
 
 
@@ -82,22 +85,22 @@ async def note_job(frontend: Frontend, context: CallContext, job_id: str) -> Job
     data = json.dumps([context.namespace_id, job_id, now_ns]).encode()
     message = QueueMessage(OPEN_JOBS, frontend.ids.task_id(now_ns), data)
     await frontend.store.enqueue(message)
-    return Job(context.namespace_id, job_id, now_ns, message)
+    return Job(context.namespace_id, job_id, now_ns, frontend.clock.steady_ns(), message)
 
 
 async def _noted(frontend: Frontend) -> list[Job]:
     jobs = []
     for message in await frontend.store.read_queue(OPEN_JOBS, 0, _MOST_JOBS):
         try:
-            jobs.append(_job(message))
+            jobs.append(_job(message, frontend.clock.steady_ns()))
         except (ValueError, TypeError) as error:
             await frontend.aside.seen("queue", (message.queue_name, str(message.message_id)), error)
     return jobs
 
 
-def _job(message: QueueMessage) -> Job:
+def _job(message: QueueMessage, seen_ns: int) -> Job:
     namespace_id, job_id, noted_ns = load_json(message.data)
-    return Job(namespace_id, job_id, noted_ns, message)
+    return Job(namespace_id, job_id, noted_ns, seen_ns, message)
 
 
 async def begin(frontend: Frontend, job: Job, *, can_hold: bool) -> None:
@@ -121,9 +124,9 @@ def page_s(wanted_per_s: float, most_per_s: float) -> float:
 async def work_on_batches(frontend: Frontend) -> int:
     """In a function that was woken: a turn of each open job, oldest first, while there is time. Returns how many."""
     jobs = await _noted(frontend)
-    ends_ns = frontend.clock.now_ns() + round(_WAKE_S * SECOND_NS)
+    ends_ns = frontend.clock.steady_ns() + round(_WAKE_S * SECOND_NS)
     for job in jobs:
-        if frontend.clock.now_ns() >= ends_ns:
+        if frontend.clock.steady_ns() >= ends_ns:
             break
         try:
             await _turn(frontend, job)
@@ -171,13 +174,13 @@ async def _drive(frontend: Frontend, job: Job) -> None:
 async def _turn(frontend: Frontend, job: Job) -> None:
     """As much of the job as fits into a turn."""
     worker = await _worker(frontend, job, can_hold=False)
-    ends_ns = frontend.clock.now_ns() + round(_TURN_S * SECOND_NS)
+    ends_ns = frontend.clock.steady_ns() + round(_TURN_S * SECOND_NS)
     for _ in range(_TURNS):
         if worker is None or not await worker.is_open(job):
             await frontend.store.delete_message(job.message)
             return
         did = await worker.work_on_workflow_task() or await worker.work_on_activity_task(ends_ns)
-        if not did or frontend.clock.now_ns() >= ends_ns:
+        if not did or frontend.clock.steady_ns() >= ends_ns:
             return
 
 
@@ -234,7 +237,7 @@ class BatchWorker:
         self._context = context
 
     def _until(self, seconds: float) -> CallContext:
-        return replace(self._context, deadline_ns=self._frontend.clock.now_ns() + round(seconds * SECOND_NS))
+        return replace(self._context, deadline_ns=self._frontend.clock.steady_ns() + round(seconds * SECOND_NS))
 
     async def _history(self, method: str, request: Message) -> Message:
         reply = await self._frontend.history.call(method, request, self._until(_CALL_S))
@@ -249,12 +252,17 @@ class BatchWorker:
         except ServiceError as error:
             if error.code is not Code.NOT_FOUND:
                 raise
-            if self._frontend.clock.now_ns() - job.noted_ns > _NEVER_STARTED_NS:
+            if self._age_ns(job) > _NEVER_STARTED_NS:
                 return False
             await self._frontend.clock.sleep(1)
             return True
         info = described.workflow_execution_info
         return bool(info.type.name == WORKFLOW_TYPE and info.status == wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING)
+
+    def _age_ns(self, job: Job) -> int:
+        """How long ago the job was noted. A function knows that by the note alone."""
+        clock = self._frontend.clock
+        return clock.steady_ns() - job.seen_ns if self._context.can_hold else clock.now_ns() - job.noted_ns
 
     async def work_on_workflow_task(self) -> bool:
         """Wait a while for a workflow task. True when there was one that went on or ended the workflow."""
@@ -351,7 +359,7 @@ class Attempt:
         try:
             progress = Progress.of(self._details) if self._details.payloads else Progress(b"", await self._estimate())
             while True:
-                began_ns = self._clock.now_ns()
+                began_ns = self._clock.steady_ns()
                 executions, after = await self._page(progress.page_token)
                 outcomes = await self._perform_all(executions, progress)
                 progress = Progress(
@@ -361,10 +369,10 @@ class Attempt:
                 if not after:
                     break
                 await self._heartbeat(progress)
-                if self._ends_ns is not None and self._clock.now_ns() >= self._ends_ns:
+                if self._ends_ns is not None and self._clock.steady_ns() >= self._ends_ns:
                     await self._fail("the turn is over", retry=True)
                     return
-                spent_s = (self._clock.now_ns() - began_ns) / SECOND_NS
+                spent_s = (self._clock.steady_ns() - began_ns) / SECOND_NS
                 if spent_s < self._page_s:
                     await self._clock.sleep(self._page_s - spent_s)
                     await self._heartbeat(progress)  # The job may have been stopped meanwhile.

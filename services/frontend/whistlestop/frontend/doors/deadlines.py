@@ -18,11 +18,11 @@ _MOST_GRPC_DIGITS = 8
 
 
 def of_headers(headers: Mapping[str, str], clock: Clock, latest_ns: int | None = None) -> int | None:
-    """The deadline on `clock`, nanoseconds; None where nobody set one. `latest_ns` bounds it. Raises ServiceError."""
+    """The deadline on the steady clock; None where nobody set one. `latest_ns` bounds it. Raises ServiceError."""
     span_ns = _span_ns(headers)
     if span_ns is None:
         return latest_ns
-    deadline_ns = clock.now_ns() + span_ns
+    deadline_ns = clock.steady_ns() + span_ns
     return deadline_ns if latest_ns is None else min(deadline_ns, latest_ns)
 
 

@@ -184,7 +184,7 @@ def _deadline(text: str, clock: Clock, latest_ns: int | None) -> int | None:
         raise refusal("BAD_REQUEST", "invalid request timeout header")
     if span_ms == 0:
         return latest_ns
-    deadline_ns = clock.now_ns() + span_ms * MILLISECOND_NS
+    deadline_ns = clock.steady_ns() + span_ms * MILLISECOND_NS
     return deadline_ns if latest_ns is None else min(deadline_ns, latest_ns)
 
 

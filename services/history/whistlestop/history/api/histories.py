@@ -252,7 +252,7 @@ async def _wait(
     service: History, key: ExecutionKey, context: CallContext, first: int, *, only_close: bool
 ) -> Entry:
     """Until there is something from `first` on (or the run closed), or the poll's time is over."""
-    deadline_ns = service.wall.now_ns() + service.limits.long_poll_ns
+    deadline_ns = service.clock.steady_ns() + service.limits.long_poll_ns
     if context.deadline_ns is not None:
         deadline_ns = min(deadline_ns, context.deadline_ns - _MARGIN_NS)
     if only_close:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 LONGEST_NS = 60 * SECOND_NS
 MARGIN_NS = SECOND_NS
 """What is left of the caller's time when a worker's has run out, so that the answer still says so."""
-KEEP_NS = 10 * SECOND_NS
 _TASK_TYPE_NEXUS = 3
 _PRIORITY = 3
 _OPERATION_TIMEOUT = "operation-timeout"
@@ -41,22 +40,23 @@ _OPERATION_TIMEOUT = "operation-timeout"
 
 async def dispatch_nexus_task(service: History, request: DispatchNexusTaskRequest, context: CallContext) -> Reply:
     """Hand the request to a worker, and wait for its answer."""
-    now_ns = service.wall.now_ns()
-    deadline_ns = now_ns + LONGEST_NS
+    steady_ns, now_ns = service.clock.steady_ns(), service.wall.now_ns()
+    deadline_ns = steady_ns + LONGEST_NS
     if context.deadline_ns is not None:
         deadline_ns = min(deadline_ns, context.deadline_ns - MARGIN_NS)
-    if deadline_ns <= now_ns:
+    if deadline_ns <= steady_ns:
         return DispatchNexusTaskResponse(timed_out=True)
     request_id = service.ids.uuid()
     row = TaskKey(
         context.namespace_id, request.task_queue, _TASK_TYPE_NEXUS, _PRIORITY, service.ids.task_id(now_ns)
     )
     task = MatchingTask(row, "", "", 0, 0, now_ns, query_id=request_id)
-    record = QueryRecord(
-        request_id, ExecutionKey(context.namespace_id, "", ""), request.request.SerializeToString(), False,
-        deadline_ns + KEEP_NS,
-    )  # fmt: skip
-    with service.notifier.subscribe(query_topic(request_id)) as audience:
+    key = ExecutionKey(context.namespace_id, "", "")
+    with (
+        service.notifier.subscribe(query_topic(request_id)) as audience,
+        service.askers.waiting(request_id, key, deadline_ns) as expires_ns,
+    ):
+        record = QueryRecord(request_id, key, request.request.SerializeToString(), False, expires_ns)
         await service.store.put_query(record, task)
         service.engine.tasks_written((task,))
         try:
@@ -82,9 +82,8 @@ async def record_nexus_request_started(
     service: History, request: RecordNexusRequestStartedRequest, context: CallContext
 ) -> Reply:
     """A poller gets the request, and is told how long the asker waits."""
-    now_ns = service.wall.now_ns()
     record = await service.store.get_query(request.query_id)
-    if record is None or record.answer is not None or record.expires_ns - KEEP_NS <= now_ns:
+    if record is None or record.answer is not None or (left_ns := service.askers.left_ns(record)) <= 0:
         raise not_found(nexus_operations.TASK_GONE)
     reply = service_pb.PollNexusTaskQueueResponse(
         request=nexus_pb.Request.FromString(record.request),
@@ -92,8 +91,8 @@ async def record_nexus_request_started(
             namespace_id=request.namespace_id, query_id=request.query_id
         ).SerializeToString(),
     )
-    reply.request.header.update(timeout_headers(record.expires_ns - KEEP_NS - now_ns))
-    _shorten_operation_timeout(reply.request, now_ns)
+    reply.request.header.update(timeout_headers(left_ns))
+    _shorten_operation_timeout(reply.request, service.wall.now_ns())
     return reply
 
 

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from whistlestop.history.service import History
 
 DEFAULT_TIMEOUT_S = 10.0
-KEEP_NS = 10 * SECOND_NS
 _NO_WORKERS = (
     "You are trying to query a closed Workflow that is PINNED to Worker Deployment Version {0}, but {0} is drained and "
     "has no pollers to answer the query. Immediately: You can re-deploy Workers in this Deployment Version to take "
@@ -81,8 +80,9 @@ _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
 async def query_workflow(service: History, request: service_pb.QueryWorkflowRequest, context: CallContext) -> Reply:
     """Ask, and wait for the answer."""
     engine = service.engine
-    now_ns = service.wall.now_ns()
-    deadline_ns = now_ns + int(context.remaining_s(service.wall, DEFAULT_TIMEOUT_S) * 1e9)
+    deadline_ns = context.deadline_ns
+    if deadline_ns is None:
+        deadline_ns = service.clock.steady_ns() + int(DEFAULT_TIMEOUT_S * SECOND_NS)
     execution = request.execution
     for _ in range(MAX_CONFLICTS):
         key = await engine.resolve(
@@ -104,10 +104,12 @@ async def _query_run(
     engine = service.engine
     query_id = service.ids.uuid()
     buffered = False
+    topics = query_topic(query_id), execution_topic(key.namespace_id, key.workflow_id, key.run_id)
     try:
-        with service.notifier.subscribe(
-            query_topic(query_id), execution_topic(key.namespace_id, key.workflow_id, key.run_id)
-        ) as audience:
+        with (
+            service.notifier.subscribe(*topics) as audience,
+            service.askers.waiting(query_id, key, deadline_ns) as expires_ns,
+        ):
             while True:
                 entry = await engine.read(key, audience)
                 may_be_overtaken = entry.state.close_ns and not buffered and not request.execution.run_id
@@ -120,11 +122,11 @@ async def _query_run(
                 rejected = _rejection(entry.state, request.query_reject_condition)
                 if rejected is not None:
                     return rejected
-                _check_answerable(entry.state, deadline_ns)
+                _check_answerable(service, entry.state, deadline_ns)
                 if _safe_to_ask_directly(entry.state):
                     break
                 if not buffered:
-                    record = QueryRecord(query_id, key, request.query.SerializeToString(), True, deadline_ns + KEEP_NS)
+                    record = QueryRecord(query_id, key, request.query.SerializeToString(), True, expires_ns)
                     await _buffer(service, record)
                     buffered = True
                 if not entry.state.buffered_queries:
@@ -142,7 +144,8 @@ async def _buffer(service: History, record: QueryRecord) -> None:
     """Have the next workflow task bring the query along. Raises RESOURCE_EXHAUSTED when enough wait already."""
     most = service.limits.buffered_queries
     async with service.engine.lock(record.key):
-        if len(await service.store.list_buffered_queries(record.key, service.wall.now_ns(), most)) >= most:
+        since_ns = service.askers.since_ns(record.key)
+        if len(await service.store.list_buffered_queries(record.key, since_ns, most)) >= most:
             raise ServiceError(Code.RESOURCE_EXHAUSTED, BUFFER_FULL, _TOO_BUSY)
         await service.store.put_query(record, None)
 
@@ -162,16 +165,21 @@ def _rejection(state: MutableState, condition: int) -> service_pb.QueryWorkflowR
     return None
 
 
-def _check_answerable(state: MutableState, deadline_ns: int) -> None:
+def _check_answerable(service: History, state: MutableState, deadline_ns: int) -> None:
     """Raise when no worker can answer before the deadline."""
     completed_any = state.last_completed_started_event_id != 0
     if state.status not in (RUNNING, PAUSED) and not completed_any:
         raise update.workflow_not_ready("Workflow execution closed before WorkflowTaskStarted event")
     has_task = state.workflow_task.scheduled_event_id != 0
-    if not has_task and not completed_any and state.execution_start_ns > deadline_ns:
+    if not has_task and not completed_any and _starts_after(service, state, deadline_ns):
         raise update.workflow_not_ready("Workflow task is not scheduled yet.")
     if state.workflow_task.attempt >= FAILING_TASK_ATTEMPTS:
         raise update.workflow_not_ready("Unable to query workflow due to Workflow Task in failed state.")
+
+
+def _starts_after(service: History, state: MutableState, deadline_ns: int) -> bool:
+    left_ns = deadline_ns - service.clock.steady_ns()
+    return state.execution_start_ns > service.clock.now_ns() + left_ns
 
 
 def _safe_to_ask_directly(state: MutableState) -> bool:
@@ -203,7 +211,7 @@ async def _ask_directly(
     sticky = state.sticky_task_queue
     if sticky and versioning.keeps_cache(state, await service.engine.deployments.cached(entry.key.namespace_id)):
         sticky_ns = state.sticky_schedule_to_start_timeout_ns or service.limits.sticky_timeout_default_ns
-        until_ns = min(deadline_ns, service.wall.now_ns() + sticky_ns)
+        until_ns = min(deadline_ns, service.clock.steady_ns() + sticky_ns)
         if await _has_poller(service, entry, sticky):
             result = await _dispatch(service, entry, query_id, request, sticky, until_ns, deadline_ns)
             if result is not None:
@@ -217,7 +225,7 @@ async def _ask_directly(
         await service.store.delete_query(query_id)
         if result is not None:
             return result
-        if service.wall.now_ns() >= deadline_ns:
+        if service.clock.steady_ns() >= deadline_ns:
             raise deadline_exceeded()
         # The run's workflow tasks are routed to another queue by now.
         query_id = service.ids.uuid()
@@ -278,8 +286,11 @@ async def _dispatch(
         service.ids.task_id(now_ns),
     )
     task = MatchingTask(row, key.workflow_id, key.run_id, 0, 0, now_ns, query_id=query_id)
-    record = QueryRecord(query_id, key, request.query.SerializeToString(), False, deadline_ns + KEEP_NS)
-    with service.notifier.subscribe(query_topic(query_id)) as audience:
+    with (
+        service.notifier.subscribe(query_topic(query_id)) as audience,
+        service.askers.waiting(query_id, key, deadline_ns) as expires_ns,
+    ):
+        record = QueryRecord(query_id, key, request.query.SerializeToString(), False, expires_ns)
         await service.store.put_query(record, task)
         service.engine.tasks_written((task,))
         await service.push.written((task,))
@@ -287,7 +298,7 @@ async def _dispatch(
             answer = await _answer(service, query_id)
             if answer is not None:
                 return answer
-            look_ns = service.wall.now_ns() + pause_ns if is_normal else until_ns
+            look_ns = service.clock.steady_ns() + pause_ns if is_normal else until_ns
             if await audience.wait(min(until_ns, look_ns)):
                 continue
             if look_ns < until_ns:
@@ -325,7 +336,9 @@ async def attach(service: History, run: Run, reply: PollResponse) -> None:
     """Queries that wait for the started task go out with it."""
     if not run.state.buffered_queries:
         return
-    for record in await service.store.list_buffered_queries(run.key, service.wall.now_ns(), MAX_ATTACHED):
+    for record in await service.store.list_buffered_queries(run.key, service.askers.since_ns(run.key), MAX_ATTACHED):
+        if service.askers.left_ns(record) <= 0:
+            continue
         try:
             reply.queries[record.query_id].ParseFromString(record.request)
         except DecodeError as error:
@@ -340,7 +353,7 @@ async def record_query_task_started(
 ) -> Reply:
     """A poller gets a direct query: its reply holds the query and, off the sticky queue, the whole history."""
     record = await service.store.get_query(request.query_id)
-    if record is None or record.answer is not None or record.expires_ns - KEEP_NS <= service.wall.now_ns():
+    if record is None or record.answer is not None or service.askers.left_ns(record) <= 0:
         raise not_found(TASK_GONE)
     entry = await service.engine.read(record.key)
     state = entry.state

@@ -45,7 +45,7 @@ class AwsLambda:
         """`client` makes clients as boto3.client does."""
         self._client = client or _our_client
         self._require_role = require_role
-        self._lambdas: dict[tuple[str, str, str], tuple[float, Any]] = {}
+        self._lambdas: dict[tuple[str, str, str], tuple[float, float, Any]] = {}
 
     def check(self, details: Details) -> None:
         for name in ("role", "role_external_id") if self._require_role else ():
@@ -108,14 +108,14 @@ class AwsLambda:
         return arn, region, role
 
     def _lambda(self, region: str, role: str, external_id: str) -> Any:
-        """A client, kept as long as its credentials last, by the machine's own time: AWS goes by that, too."""
+        """A client, kept as long as its credentials last: by the date, which AWS goes by, and by what passes."""
         key = (region, role, external_id)
-        until_s, client = self._lambdas.get(key, (0.0, None))
-        if client is not None and time.time() < until_s:
+        until_s, steady_s, client = self._lambdas.get(key, (0.0, 0.0, None))
+        if client is not None and time.time() < until_s and time.monotonic() < steady_s:
             return client
         if not role:
             client = self._client("lambda", region_name=region)
-            self._lambdas[key] = (float("inf"), client)
+            self._lambdas[key] = (float("inf"), float("inf"), client)
             return client
         named = {"ExternalId": external_id} if external_id else {}
         sts = self._client("sts", region_name=region)
@@ -124,7 +124,8 @@ class AwsLambda:
             "lambda", region_name=region, aws_access_key_id=keys["AccessKeyId"],
             aws_secret_access_key=keys["SecretAccessKey"], aws_session_token=keys["SessionToken"],
         )  # fmt: skip
-        self._lambdas[key] = (keys["Expiration"].timestamp() - _RENEW_S, client)
+        until_s = keys["Expiration"].timestamp() - _RENEW_S
+        self._lambdas[key] = (until_s, time.monotonic() + until_s - time.time(), client)
         return client
 
     async def _check_enforced(self, region: str, role: str) -> None:

@@ -271,7 +271,7 @@ class Pusher:
 
     async def _alive(self, keys: Iterable[QueueKey], *, shared: bool, context: CallContext) -> int:
         """How many workers poll these queues now."""
-        now_ns = self._clock.now_ns()
+        now_ns, wall_ns = self._clock.steady_ns(), self._clock.now_ns()
         window_s = self._config.push_window_s if context.can_hold else self._config.push_window_function_s
         window_ns = int(window_s * SECOND_NS)
         identities: set[str] = set()
@@ -282,8 +282,8 @@ class Pusher:
                 since_ns = now_ns - (_HELD_POLL_NS if queue.polls else window_ns)
                 identities.update(name for name, (seen_ns, _) in queue.pollers.items() if seen_ns >= since_ns)
             if shared:
-                since_ns = now_ns - window_ns - (_HELD_POLL_NS if context.can_hold else 0)
-                rows = await self._rows.read(key, now_ns)
+                since_ns = wall_ns - window_ns - (_HELD_POLL_NS if context.can_hold else 0)
+                rows = await self._rows.read(key)
                 identities.update(row.identity for row in rows if row.last_access_ns >= since_ns)
         return len(identities)
 
@@ -291,7 +291,6 @@ class Pusher:
         """A versioned worker said goodbye: its version has one poller fewer, and nobody is to wait for it."""
         version, identity = request.worker_heartbeat.deployment_version, request.identity
         queue_name = versioned_queue(request.task_queue, version)
-        now_ns = self._clock.now_ns()
         if version.build_id:
             keys = [(context.namespace_id, queue_name, kind) for kind in types]
         else:
@@ -301,7 +300,7 @@ class Pusher:
             queue = self._queues.find(key)
             if queue is not None and queue.pollers.pop(identity, None) is not None:
                 found.add(key[1])
-            if (self._config.share_pollers or not context.can_hold) and await self._rows.remove(key, identity, now_ns):
+            if (self._config.share_pollers or not context.can_hold) and await self._rows.remove(key, identity):
                 found.add(key[1])
         if not found:
             return

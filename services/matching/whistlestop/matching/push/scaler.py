@@ -5,6 +5,9 @@ Rules of this file, which are those of Temporal's `no-sync` algorithm where it h
 - Between two starts lies the cool-off.
 - A start that failed, or whose workers never polled, makes the next one wait: twice as long each time.
 
+The state is stored, so instants are the wall clock's. Where that was set back, they are brought near: nothing waits for
+longer than it would have.
+
 Temporal starts one worker per signal; here a burst starts as many as the backlog asks for at once, up to a cap.
 """
 
@@ -108,7 +111,7 @@ def decide(scaler: Scaler, state: PushState, backlog: int, alive: int, now_ns: i
 
     `again`: no task was added, it is only time to look.
     """
-    _settle(state, backlog, alive, now_ns)
+    _settle(scaler, state, backlog, alive, now_ns)
     if backlog <= 0:
         return Decision(0, 0)
     recheck_ns = now_ns + scaler.metrics_poll_interval_ms * _MS
@@ -132,8 +135,9 @@ def decide(scaler: Scaler, state: PushState, backlog: int, alive: int, now_ns: i
     return Decision(count, 0)
 
 
-def _settle(state: PushState, backlog: int, alive: int, now_ns: int) -> None:
+def _settle(scaler: Scaler, state: PushState, backlog: int, alive: int, now_ns: int) -> None:
     """See who of those started last has come by now."""
+    _bring_near(scaler, state, now_ns)
     if not backlog:
         # Somebody took what was waiting.
         state.starting = 0
@@ -148,6 +152,12 @@ def _settle(state: PushState, backlog: int, alive: int, now_ns: int) -> None:
     lost, state.starting = state.starting, 0
     if not alive:
         failed(state, f"workers were started and did not poll in time: {lost}", now_ns)
+
+
+def _bring_near(scaler: Scaler, state: PushState, now_ns: int) -> None:
+    state.started_ns = min(state.started_ns, now_ns)
+    state.starting_until_ns = min(state.starting_until_ns, now_ns + scaler.worker_start_timeout_ms * _MS)
+    state.not_before_ns = min(state.not_before_ns, now_ns + _backoff_ns(state.failures))
 
 
 def started(scaler: Scaler, state: PushState, count: int, alive: int, now_ns: int) -> None:
@@ -169,6 +179,10 @@ def came(state: PushState) -> None:
 def failed(state: PushState, error: str, now_ns: int) -> None:
     """The target does not work: leave it alone for a while."""
     state.failures += 1
-    state.not_before_ns = now_ns + min(_FIRST_BACKOFF_NS << min(state.failures - 1, 20), _MOST_BACKOFF_NS)
+    state.not_before_ns = now_ns + _backoff_ns(state.failures)
     state.error = error[:1000]
     state.checked_ns = now_ns
+
+
+def _backoff_ns(failures: int) -> int:
+    return min(_FIRST_BACKOFF_NS << min(max(failures - 1, 0), 20), _MOST_BACKOFF_NS)

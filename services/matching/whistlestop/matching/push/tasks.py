@@ -83,7 +83,7 @@ class TaskPushes:
     def _has_time(self, details: Details, work: Work) -> bool:
         deadline_ns = work.context.deadline_ns
         needed_ns = timeout_ms_of(details) * 1_000_000 + SECOND_NS
-        return deadline_ns is None or self._clock.now_ns() + needed_ns < deadline_ns
+        return deadline_ns is None or self._clock.steady_ns() + needed_ns < deadline_ns
 
     async def _page(self, work: Work) -> list[tuple[str, MatchingTask]]:
         found = []
