@@ -14,7 +14,7 @@ from whistlestop.common.clock import SECOND_NS, WALL_LOOK_S
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskRequest
-from whistlestop.history.transfers import SWEEP_S, TransferProcessor
+from whistlestop.history import deliveries, transfers
 from whistlestop.storage.errors import Unavailable
 from whistlestop.storage.sqlite.store import SqliteStore
 
@@ -25,7 +25,7 @@ HOUR_S = 3600.0
 JUMPS = [HOUR_S, -HOUR_S]
 STEP_S = 1.0
 LONGEST_S = 90.0
-WHILE = {"namespace": "default"}
+IN_DEFAULT: dict[str, Any] = {"namespace": "default"}
 
 
 @pytest_asyncio.fixture
@@ -72,12 +72,12 @@ async def held_s(backend: Backend, waiting: Awaitable[Any], jump_s: float) -> fl
 
 
 def poll(method: str) -> Callable[[Backend], Awaitable[Any]]:
-    return lambda backend: backend.call(method, timeout_s=30, task_queue={"name": "q"}, **WHILE)
+    return lambda backend: backend.call(method, timeout_s=30, task_queue={"name": "q"}, **IN_DEFAULT)
 
 
 async def history(backend: Backend) -> Any:
     await backend.start("w")
-    asked = {"execution": {"workflow_id": "w"}, "wait_new_event": True, **WHILE}
+    asked = {"execution": {"workflow_id": "w"}, "wait_new_event": True, **IN_DEFAULT}
     first = await backend.call("GetWorkflowExecutionHistory", timeout_s=30, **asked)
     return backend.call(
         "GetWorkflowExecutionHistory", timeout_s=30, next_page_token=first.next_page_token, **asked
@@ -88,13 +88,13 @@ async def update(backend: Backend) -> Any:
     await backend.start("w")
     return backend.call(
         "UpdateWorkflowExecution", timeout_s=12, workflow_execution={"workflow_id": "w"},
-        request={"meta": {"update_id": "u"}, "input": {"name": "n"}}, wait_policy={"lifecycle_stage": 3}, **WHILE,
+        request={"meta": {"update_id": "u"}, "input": {"name": "n"}}, wait_policy={"lifecycle_stage": 3}, **IN_DEFAULT,
     )  # fmt: skip
 
 
 async def query(backend: Backend) -> Any:
     await backend.start("w")
-    return backend.call("QueryWorkflow", timeout_s=12, execution={"workflow_id": "w"}, query={"query_type": "q"}, **WHILE)
+    return backend.call("QueryWorkflow", timeout_s=12, execution={"workflow_id": "w"}, query={"query_type": "q"}, **IN_DEFAULT)
 
 
 async def direct_query(backend: Backend) -> Any:
@@ -104,25 +104,25 @@ async def direct_query(backend: Backend) -> Any:
 
 
 async def query_again(backend: Backend) -> Any:
-    return backend.call("QueryWorkflow", timeout_s=12, execution={"workflow_id": "w"}, query={"query_type": "q"}, **WHILE)
+    return backend.call("QueryWorkflow", timeout_s=12, execution={"workflow_id": "w"}, query={"query_type": "q"}, **IN_DEFAULT)
 
 
 async def begun_activity(backend: Backend) -> str:
     reply = await backend.call(
         "StartActivityExecution", activity_id="a", request_id="r", activity_type={"name": "A"}, task_queue={"name": "q"},
-        start_to_close_timeout={"seconds": 9000}, **WHILE,
+        start_to_close_timeout={"seconds": 9000}, **IN_DEFAULT,
     )  # fmt: skip
     return str(reply.run_id)
 
 
 async def activity_outcome(backend: Backend) -> Any:
     run_id = await begun_activity(backend)
-    return backend.call("PollActivityExecution", timeout_s=12, activity_id="a", run_id=run_id, **WHILE)
+    return backend.call("PollActivityExecution", timeout_s=12, activity_id="a", run_id=run_id, **IN_DEFAULT)
 
 
 async def activity_description(backend: Backend) -> Any:
     run_id = await begun_activity(backend)
-    asked = {"activity_id": "a", "run_id": run_id, **WHILE}
+    asked = {"activity_id": "a", "run_id": run_id, **IN_DEFAULT}
     described = await backend.call("DescribeActivityExecution", **asked)
     return backend.call("DescribeActivityExecution", timeout_s=12, long_poll_token=described.long_poll_token, **asked)
 
@@ -195,13 +195,13 @@ async def test_a_query_is_answered(backend: Backend, jump_s: float, *, started_b
     if started_before:
         await backend.call(
             "RespondQueryTaskCompleted", task_token=task.task_token, completed_type=1,
-            query_result=answer["answer"], **WHILE,
+            query_result=answer["answer"], **IN_DEFAULT,
         )  # fmt: skip
     else:
         assert len(task.queries) == 1
         results = {query_id: answer for query_id in task.queries}  # noqa: C420 - each is a message of its own
         await backend.call(
-            "RespondWorkflowTaskCompleted", task_token=task.task_token, query_results=results, **WHILE
+            "RespondWorkflowTaskCompleted", task_token=task.task_token, query_results=results, **IN_DEFAULT
         )
     await settle()
     assert (await asyncio.wait_for(asking, 5)).query_result.payloads[0].data == b"42"
@@ -211,7 +211,7 @@ async def test_a_query_is_answered(backend: Backend, jump_s: float, *, started_b
 
 
 async def fired(backend: Backend) -> bool:
-    reply = await backend.call("GetWorkflowExecutionHistory", execution={"workflow_id": "w"}, **WHILE)
+    reply = await backend.call("GetWorkflowExecutionHistory", execution={"workflow_id": "w"}, **IN_DEFAULT)
     return any(event.HasField("timer_fired_event_attributes") for event in reply.history.events)
 
 
@@ -268,17 +268,13 @@ async def test_a_delivery_is_tried_again_when_its_time_has_passed(
         tries.append(backend.clock.steady_ns() / SECOND_NS)
         raise Unavailable("not now")
 
-    from whistlestop.history import transfers
-
-    monkeypatch.setattr(transfers.deliveries, "deliver", deliver)
+    monkeypatch.setattr(deliveries, "deliver", deliver)
     monkeypatch.setattr(transfers, "MOST_RETRY_NS", 40 * SECOND_NS)
     monkeypatch.setattr(transfers, "FIRST_RETRY_NS", 40 * SECOND_NS)
     monkeypatch.setattr(transfers, "SWEEP_S", 7.0)
-    assert SWEEP_S > 7
-    assert isinstance(backend.history.transfers, TransferProcessor)
     await backend.history.start()
     await backend.start("parent")
-    child = {"workflow_id": "child", "workflow_type": {"name": "C"}, "task_queue": {"name": "q"}, **WHILE}
+    child = {"workflow_id": "child", "workflow_type": {"name": "C"}, "task_queue": {"name": "q"}, **IN_DEFAULT}
     await backend.complete("parent", {"command_type": 11, "start_child_workflow_execution_command_attributes": child})
     await let_pass(backend, 2)
     backend.clock.set_wall(jump_s)
