@@ -33,6 +33,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "FunctionClock.resume": "how long an instance was frozen",
         "SkippingClock.now_ns": "the clock itself",
         "SkippingClock.skip_to": "the clock itself",
+        "sleep_until": DUE,
         "wait_toward": DUE,
     },
     "common/connections.py": {"Connections.post": BOTH, "Connections._kept": BOTH},
@@ -43,7 +44,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "frontend/api/deployments.py": {
         "_read": SHOWN, "set_manager.change": STAMP, "delete_version.change": STAMP, "create_deployment": STAMP,
     },
-    "frontend/api/namespaces.py": {"delete_namespace": STAMP, "_update_config": STAMP},
+    "frontend/api/namespaces.py": {"delete_namespace": STAMP, "_delete_some": DUE, "_update_config": STAMP},
     "frontend/api/nexus_endpoints.py": {"create_nexus_endpoint": STAMP, "update_nexus_endpoint": STAMP},
     "frontend/api/task_reachability.py": {"_of_queue": SHARED, "_by_rules": SHARED},
     "frontend/api/version_sets.py": {"update_compatibility": STAMP},

@@ -174,6 +174,12 @@ async def wait_until(clock: Clock, deadline_ns: int, what: Awaitable[T]) -> T | 
             task.cancel()
 
 
+async def sleep_until(clock: Clock, instant_ns: int) -> None:
+    """Return when the wall clock reads `instant_ns`, or at most WALL_LOOK_S after it was set to that or beyond."""
+    while (left_ns := instant_ns - clock.now_ns()) > 0:
+        await clock.sleep(min(left_ns / SECOND_NS, WALL_LOOK_S))
+
+
 async def wait_toward(clock: Clock, instant_ns: int, what: Awaitable[T]) -> T | None:
     """Await `what` until the wall clock should read `instant_ns`, but for WALL_LOOK_S at most.
 

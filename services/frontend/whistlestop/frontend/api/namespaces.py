@@ -16,7 +16,7 @@ from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_p
 from temporalio.api.replication.v1 import message_pb2 as replication_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.clock import SECOND_NS, sleep_until
 from whistlestop.common.errors import (
     Code,
     ServiceError,
@@ -281,8 +281,7 @@ async def _finish_all_deletions(frontend: Frontend) -> None:
 
     async def turn() -> None:
         nonlocal left, due_ns
-        if due_ns:
-            await frontend.clock.sleep(max((due_ns - frontend.clock.now_ns()) / SECOND_NS, 0))
+        await sleep_until(frontend.clock, due_ns)
         done, due_ns = await _delete_page(frontend, 100)
         left = bool(done or due_ns)
 
