@@ -57,10 +57,15 @@ async def serve(
 
 
 def rpc_of(request: HttpRequest) -> RpcSpec | HttpAnswer:
-    """The RPC that a head leads to, or the answer that there is none."""
+    """The RPC that a head leads to, or the answer where there is none: that there is none, or an OpenAPI document."""
     if not request.path_was_decoded and _BAD_ESCAPE.search(request.path):
         return error_answer(invalid_argument(f"invalid URL escape in path {request.path}"), request)
     match = transcoding.find(request.method, request.path)
+    if match is None and request.method == "GET" and request.path.endswith((".json", ".yaml")):
+        from whistlestop.frontend.doors import openapi
+
+        if request.path in openapi.VERSIONS:
+            return openapi.answer(request.path)
     return error_answer(_no_such_path(request), request) if match is None else match.binding.spec
 
 

@@ -155,11 +155,16 @@ def _variables(binding: Binding, segments: tuple[str, ...]) -> dict[str, str] | 
 @functools.cache
 def _table() -> dict[tuple[str, int], list[Binding]]:
     table: dict[tuple[str, int], list[Binding]] = {}
-    for binding in _bindings(REGISTRY.values()):
+    for binding in bindings():
         table.setdefault((binding.http_method, len(binding.segments)), []).append(binding)
     for candidates in table.values():
         candidates.sort(key=lambda each: -each.literals)
     return table
+
+
+def bindings() -> Iterator[Binding]:
+    """Yield all paths that lead to an RPC."""
+    return _bindings(REGISTRY.values())
 
 
 def _bindings(specs: Iterable[RpcSpec]) -> Iterator[Binding]:
