@@ -196,6 +196,12 @@ async def test_a_version_without_work_drains_as_soon_as_a_run_is_pinned_to_it(si
     assert (await _drainage(site, "1")).status == 1
 
 
+async def test_reactivation_can_be_switched_off() -> None:
+    async with opened("history.enableVersionReactivationSignals=false") as site:
+        await _started(site)
+        assert (await site.statuses())["1"] == INACTIVE
+
+
 async def test_a_drained_version_drains_again_for_the_whole_grace_period(site: Site) -> None:
     await site.current("1")
     await site.current("2")

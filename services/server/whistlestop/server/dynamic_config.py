@@ -81,6 +81,7 @@ LIMIT_KEYS: Mapping[str, str] = {
     "component.callbacks.retrypolicy.initialinterval": "callback_retry_initial_ns",
     "component.callbacks.retrypolicy.maxinterval": "callback_retry_max_ns",
     "system.enablesendtargetversionchanged": "send_target_version_changed",
+    "history.enableversionreactivationsignals": "version_reactivation",
     "matching.wv.versiondrainagestatusvisibilitygraceperiod": "version_drainage_grace_ns",
     "matching.wv.versiondrainagestatusrefreshinterval": "version_drainage_refresh_ns",
     "system.enableactivityeagerexecution": "eager_activities",

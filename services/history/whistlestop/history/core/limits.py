@@ -104,6 +104,8 @@ class Limits:
     callback_retry_max_ns: int = 3600 * SECOND_NS
     send_target_version_changed: bool = True
     """Tell a pinned run when new work goes to another version."""
+    version_reactivation: bool = True
+    """Let a version without work drain again when a client pins a run to it."""
     version_drainage_grace_ns: int = 180 * SECOND_NS
     """How long a version drains before it is looked for open workflows that are pinned to it."""
     version_drainage_refresh_ns: int = 180 * SECOND_NS
