@@ -25,6 +25,8 @@ DIFFERENT = {
     "nexusoperation.enableStandalone",
     # Limits of the older implementation of operations are of the newer one, too.
     "nexusoperation.limit.operation.concurrencyPerWorkflow.max",
+    # The same limit as callback.maxPerExecution, whose default is the larger one.
+    "system.maxCallbacksPerWorkflow",
     # No template, in other words.
     "component.nexusoperations.callback.endpoint.template",
 }  # fmt: skip
