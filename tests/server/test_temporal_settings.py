@@ -25,6 +25,8 @@ DIFFERENT = {
     "nexusoperation.enableStandalone",
     # Limits of the older implementation of operations are of the newer one, too.
     "nexusoperation.limit.operation.concurrencyPerWorkflow.max",
+    # There a workflow deletes the namespace, which takes a moment also without a delay.
+    "frontend.deleteNamespaceNamespaceDeleteDelay",
     # The same limit as callback.maxPerExecution, whose default is the larger one.
     "system.maxCallbacksPerWorkflow",
     # No template, in other words.
