@@ -93,7 +93,7 @@ async def test_addresses_are_held_to_patterns_as_temporal_reads_them(
 ) -> None:
     assert addresses.matches(urlsplit(url), pattern) is allowed
     callback = common_pb.Callback(nexus=common_pb.Callback.Nexus(url=url))
-    rules = replace(world.frontend._rules, config=FrontendConfig(callback_allowed_addresses=((pattern, False),)))
+    rules = replace(world.frontend._checks.rules, config=FrontendConfig(callback_allowed_addresses=((pattern, False),)))
     if allowed:
         check_callbacks([callback], rules)
         return

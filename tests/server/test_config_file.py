@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
+from whistlestop.server.cli import config as config_commands
 from whistlestop.server.cli import server as commands
 from whistlestop.server.cli import starting
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.cli.server_file import ServerFile
+from whistlestop.server.dynamic_config import HONOURED, SECTIONS, DynamicConfig
 
 if TYPE_CHECKING:
     from whistlestop.server.config import ServerConfig
@@ -108,3 +111,84 @@ def test_the_documented_file_is_one() -> None:
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
     text = page.partition("```toml\n")[2].partition("```")[0]
     assert ServerFile.model_validate(tomllib.loads(text)).namespace == ["orders"]
+
+
+# ---- whistlestop config show -----------------------------------------------------------------------------------------
+
+DYNAMIC = """
+limit.maxIDLength: [{value: 255}]
+limit.blobSize.warn: [{value: 1}]
+frontend.enableSchedules: [{value: false, constraints: {namespace: orders}}]
+history.enableChasm: [{value: true}]
+"""
+
+
+def shown(*arguments: str, env: dict[str, str] | None = None) -> dict[str, list[dict[str, Any]]]:
+    result = CliRunner().invoke(config_commands.app, ["show", "-o", "json", *arguments], env=env)
+    assert result.exit_code == 0, result.output
+    found: dict[str, list[dict[str, Any]]] = json.loads(result.stdout)
+    return found
+
+
+def test_each_value_is_shown_with_its_source(tmp_path: Path) -> None:
+    """Secrets are not."""
+    config, dynamic = tmp_path / "whistlestop.toml", tmp_path / "dynamic.yaml"
+    dynamic.write_text(DYNAMIC)
+    config.write_text(f'{FULL}\ndynamic_config_file = "{dynamic}"\n')
+    config.chmod(0o600)
+    file = f"--config {config}"
+    found = shown("--config", str(config), env={"WHISTLESTOP_INTERNAL_SECRET": "hush", "WHISTLESTOP_METRICS_IP": "::1"})
+    flags = {each["flag"]: (each["value"], each["source"]) for each in found["flags"]}
+    assert flags["--port"] == (7300, file)
+    assert flags["--database-url"] == ("postgresql://u@db/name", file)
+    assert flags["--drain"] == (2.0, file)
+    assert flags["--internal-secret"] == ("(secret)", "WHISTLESTOP_INTERNAL_SECRET")
+    assert flags["--metrics-ip"] == ("::1", "WHISTLESTOP_METRICS_IP")
+    assert "--tls-cert" not in flags
+    values = {(each["key"], each["namespace"]): (each["value"], each["source"]) for each in found["dynamic_config"]}
+    assert values == {
+        ("limit.maxIDLength", ""): (200, file),
+        ("limit.blobSize.warn", ""): (1, str(dynamic)),
+        ("frontend.enableSchedules", "orders"): (False, str(dynamic)),
+        ("history.enableChasm", ""): (True, f"{dynamic} (changes nothing)"),
+    }
+
+
+def test_what_nobody_has_set_is_shown_with_its_default() -> None:
+    found = shown("--all", "--dynamic-config-value", "LIMIT.maxidlength=5")
+    assert {each["source"] for each in found["flags"]} == {"default"}
+    values = {each["key"]: (each["value"], each["source"]) for each in found["dynamic_config"]}
+    assert values["limit.maxIDLength"] == (5, "--dynamic-config-value")
+    assert values["history.longPollExpirationInterval"] == ("20s", "default")
+    assert values["worker.protectedNamespaces"] == ([], "default")
+    assert len(values) == len(HONOURED)
+
+
+def test_a_default_is_written_as_it_would_be_given() -> None:
+    """So that what is shown can be copied into a file."""
+    given = [f"{each['key']}={json.dumps(each['value'])}" for each in shown("--all")["dynamic_config"]]
+    dynamic = DynamicConfig.parse(given)
+    for settings_of, keys in SECTIONS:
+        assert dynamic.apply(settings_of()(), keys) == settings_of()()
+
+
+def test_a_table_for_people() -> None:
+    result = CliRunner().invoke(config_commands.app, ["show", "--dynamic-config-value", "a.b=1"])
+    assert result.exit_code == 0
+    assert "a.b" in result.stdout
+    assert "--dynamic-config-value (changes nothing)" in result.stdout
+
+
+def test_a_dynamic_file_reaches_the_server(tmp_path: Path, started: list[ServerConfig]) -> None:
+    """From the flag and from the config file."""
+    dynamic, config = tmp_path / "dynamic.yaml", tmp_path / "whistlestop.toml"
+    dynamic.write_text("limit.maxIDLength: [{value: 7}]")
+    config.write_text(f'dynamic_config_file = "{dynamic}"')
+    for arguments in (["--dynamic-config-file", str(dynamic)], ["--config", str(config)]):
+        assert CliRunner().invoke(commands.app, ["start", *arguments]).exit_code == 0
+    assert [each.dynamic.values for each in started] == [{"limit.maxidlength": 7}] * 2
+    assert {each.dynamic_source.path for each in started if each.dynamic_source is not None} == {str(dynamic)}
+    dynamic.write_text("a: [")
+    result = CliRunner().invoke(commands.app, ["start", "--dynamic-config-file", str(dynamic)])
+    assert isinstance(result.exception, CommandError)
+    assert "is not YAML" in str(result.exception)

@@ -57,7 +57,7 @@ WITHIN_A_CALL = {
     ("frontend/doors/asgi.py", "read_body"), ("history/api/histories.py", "_wait"),
     ("history/api/nexus_requests.py", "dispatch_nexus_task"), ("history/api/queries.py", "_query_run"),
     ("history/api/queries.py", "_dispatch"), ("history/api/queries.py", "_ask_directly"),
-    ("frontend/api/namespaces.py", "_check_endpoints"), ("history/api/standalone.py", "wait"),
+    ("history/api/standalone.py", "wait"),
     ("history/api/time_skipping.py", "poll_workflow_execution_time_skipping"), ("history/api/updates.py", "wait"),
     ("matching/looks.py", "_held"), ("matching/looks.py", "_hear"), ("matching/polls.py", "_poll_function"),
     ("matching/polls.py", "_token"), ("matching/queues.py", "_refill"), ("server/time_skipping.py", "_next_due"),

@@ -30,6 +30,7 @@ LOOPS = {
     "hints sent": "NOTIFY: what this one committed",
     "batches": "looks for open batch jobs",
     "deletions": "deletes what is left of deleted namespaces",
+    "dynamic configuration": "reads --dynamic-config-file again when it has changed",
 }
 """Every loop, and what it does."""
 

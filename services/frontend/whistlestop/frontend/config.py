@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from whistlestop.common.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from whistlestop.frontend.auth.config import AuthConfig
 
 SERVER_VERSION = "1.32.0"
@@ -134,3 +137,9 @@ class FrontendConfig:
     """What the `Host` header of HTTP requests may be, in which `*` stands for anything; None: see `doors.browsers`."""
     auth: AuthConfig | None = None
     """How callers are known; None: anybody may do anything."""
+    by_namespace: Mapping[str, FrontendConfig] = field(default_factory=dict)
+    """Those of namespaces for which something else holds, by name."""
+
+    def of(self, namespace: str) -> FrontendConfig:
+        """What holds in a namespace."""
+        return self.by_namespace.get(namespace, self) if self.by_namespace else self

@@ -20,7 +20,7 @@ from whistlestop.common.storable import nul_field
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.common.times import refused_time
 from whistlestop.frontend.api import AROUND, HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
-from whistlestop.frontend.api.switches import guarded, guards
+from whistlestop.frontend.api.switches import guards
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.namespace_resolution import NamespaceResolver
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.frontend.api import Validator
+    from whistlestop.frontend.api.switches import Guard
     from whistlestop.frontend.auth.access import AccessControl
     from whistlestop.frontend.registry import Access
     from whistlestop.storage.interface import Store
@@ -55,6 +56,15 @@ class _Route:
     validate: Validator | None
     bound: Callable[[Message], None] | None
     """Cuts the failures in a request to what can be stored and read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Checks:
+    """What requests are held to before they are served."""
+
+    rules: Rules
+    guards: Mapping[str, Guard]
+    """Of parts of the API that are off, by RPC."""
 
 
 class Frontend:
@@ -75,15 +85,22 @@ class Frontend:
         """Rows that could not be shown, and work that could not be done."""
         self._access = self._access_control()
         self.warn = ThrottledWarnings(logging.getLogger(__name__), clock)
-        self._rules = Rules(self.config, ids, self.warn)
-        self._resolver = NamespaceResolver(self.namespaces, self.config.max_id_length)
         self.registry = REGISTRY
         """What the doors offer to everybody."""
-        self._guards = guards(self.config)
+        self.configured()
         self._routes = {name: self._route(spec) for name, spec in (REGISTRY | OWN_REGISTRY).items()}
         self._held: set[asyncio.Task[object]] = set()
         self._background: set[asyncio.Future[object]] = set()
         self._closing = False
+
+    def configured(self) -> None:
+        """Take over what `config` says: at the start, and when it has changed."""
+        config = self.config
+        self._resolver = NamespaceResolver(self.namespaces, config.max_id_length)
+        self._checks = _Checks(Rules(config, self.ids, self.warn), guards(config))
+        self._own_checks = {
+            name: _Checks(Rules(own, self.ids, self.warn), guards(own)) for name, own in config.by_namespace.items()
+        }
 
     async def call(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:
         """Serve `package.Service/Method` to whom it may concern. Raises ServiceError, and nothing but cancellation."""
@@ -171,8 +188,7 @@ class Frontend:
             await asyncio.sleep(0)
 
     def _route(self, spec: RpcSpec) -> _Route:
-        validate = guarded(VALIDATORS.get(spec.method), self._guards.get(spec.method))
-        return _Route(spec, self._server_of(spec), validate, bound_of(spec.request_type))
+        return _Route(spec, self._server_of(spec), VALIDATORS.get(spec.method), bound_of(spec.request_type))
 
     def _server_of(self, spec: RpcSpec) -> Serve:
         if spec.served is Served.FRONTEND or spec.method in AROUND:
@@ -186,15 +202,20 @@ class Frontend:
 
     async def _enter_namespace(self, route: _Route, request: Message, context: CallContext) -> CallContext:
         namespace = self._resolver.peek(route.spec, request) or await self._resolver.resolve(route.spec, request)
+        checks = self._checks
+        if self._own_checks and namespace is not None:
+            checks = self._own_checks.get(namespace.name, checks)
+        if checks.guards and (guard := checks.guards.get(route.spec.method)) is not None:
+            guard(request)
         if route.validate is not None:
             try:
-                route.validate(request, namespace, self._rules)
+                route.validate(request, namespace, checks.rules)
             except UnknownSearchAttribute:
                 # Another process may have added it since this namespace was read.
                 if namespace is None:
                     raise
                 namespace = await self.namespaces.refresh(namespace.namespace_id)
-                route.validate(request, namespace, self._rules)
+                route.validate(request, namespace, checks.rules)
         if namespace is None:
             return context
         return CallContext(

@@ -85,7 +85,7 @@ class Matching:
         self._store = store
         self._history = history
         self._clock = clock
-        self._config = config
+        self._config = self.config = config
         self._window_ns = int(config.sticky_window_s * SECOND_NS)
         self._alarms = Alarms(clock)
         self._background = Background()

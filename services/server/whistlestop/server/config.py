@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from whistlestop.frontend.auth.config import AuthConfig
+    from whistlestop.server.dynamic_file import DynamicSource
 
 DEFAULT_PORT = 7233
 DEFAULT_NAMESPACE = "default"
@@ -100,6 +101,8 @@ class ServerConfig:
     search_attributes: Mapping[str, int] = field(default_factory=dict)
     """Name -> number of Temporal's IndexedValueType; registered in each of `namespaces`."""
     dynamic: DynamicConfig = field(default_factory=lambda: DynamicConfig({}))
+    dynamic_source: DynamicSource | None = None
+    """The file that `dynamic` was read from, with the flags that go before it."""
     roles: frozenset[Role] = ALL_ROLES
     tls: TlsConfig | None = None
     auth: AuthConfig | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import fields, replace
+from dataclasses import field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.common.lazy_dataclasses import dataclass
@@ -227,10 +227,30 @@ SECTIONS: tuple[tuple[Callable[[], Any], Mapping[str, str]], ...] = (
 )  # fmt: skip
 """The dataclasses that are configured, each imported when it is asked for, and the keys of their fields."""
 HONOURED = frozenset(key for _, keys in SECTIONS for key in keys)
+OF_THE_SERVER = frozenset((
+    "callback.allowedaddresses", "callback.retrypolicy.initialinterval", "callback.retrypolicy.maxinterval",
+    "component.callbacks.allowedaddresses", "component.callbacks.retrypolicy.initialinterval",
+    "component.callbacks.retrypolicy.maxinterval", "component.nexusoperations.callback.endpoint.template",
+    "component.nexusoperations.retrypolicy.initialinterval", "component.nexusoperations.retrypolicy.maxinterval",
+    "component.nexusoperations.usesystemcallbackurl", "frontend.allowdeletenamespaceifnexusendpointtarget",
+    "frontend.httpallowedhosts", "frontend.reachabilityquerysetdurationsincedefault",
+    "history.maxbufferedquerycount", "history.maximumbufferedeventsbatch",
+    "history.maximumbufferedeventssizeinbytes", "history.workflowtaskcompletionbuffernamespaceratio",
+    "history.workflowtaskcompletionbuffersizelimit", "history.workflowtaskcompletionbuffertotalsizelimit",
+    "history.workflowtaskretrymaxinterval", "limit.endpointdescriptionmaxsize", "limit.endpointexternalurlmaxlength",
+    "limit.endpointnamemaxlength", "limit.maxidlength", "limit.mutablestatesize.error", "limit.mutablestatesize.warn",
+    "limit.reachabilityquerybuildids", "limit.reachabilitytaskqueuescan", "limit.workerbuildidsize",
+    "matching.maxfairnesskeyweightoverrides", "nexusoperation.callback.endpoint.template",
+    "nexusoperation.usesystemcallbackurl", "system.enablecrossnamespacecommands",
+    "system.namespaceminretentionlocal", "worker.batcherconcurrency", "worker.batcherrps",
+    "worker.protectednamespaces",
+))  # fmt: skip
+BY_NAMESPACE = frozenset((*LIMIT_KEYS, *FRONTEND_KEYS)) - OF_THE_SERVER - MATCHING_KEYS.keys()
+"""Keys whose values may differ between namespaces. Most of the others are of the whole server in Temporal, too."""
 
 
 class InvalidDynamicConfig(ValueError):
-    """A value of `--dynamic-config-value` is not `key=JSON`."""
+    """A value is not `key=JSON`, is of the wrong kind, or the file of `--dynamic-config-file` can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,11 +258,28 @@ class DynamicConfig:
     """The values as given, under keys in lower case."""
 
     values: Mapping[str, object]
+    namespaces: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """Values that hold in one namespace, by its name."""
+    sources: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """By namespace (or empty) and key: where the value was given."""
 
     @classmethod
-    def parse(cls, texts: Iterable[str]) -> DynamicConfig:
+    def parse(cls, texts: Iterable[str], source: str = "--dynamic-config-value") -> DynamicConfig:
         """Read `key=JSON` texts. Raises InvalidDynamicConfig naming the key and the fault."""
-        return cls(dict(_pairs(texts)))
+        values = dict(_pairs(texts))
+        return cls(values, sources={("", key): source for key in values})
+
+    def overridden_by(self, other: DynamicConfig) -> DynamicConfig:
+        """The same but for the keys of `other`, whose values hold in all namespaces."""
+        namespaces = {
+            name: {key: value for key, value in values.items() if key not in other.values}
+            for name, values in self.namespaces.items()
+        }
+        return DynamicConfig(
+            {**self.values, **other.values},
+            {name: values for name, values in namespaces.items() if values},
+            {**self.sources, **other.sources},
+        )
 
     def get(self, key: str, default: object = None) -> object:
         """The value of a key, whatever its case."""
@@ -250,13 +287,13 @@ class DynamicConfig:
 
     def apply(self, settings: SettingsT, keys: Mapping[str, str]) -> SettingsT:
         """`settings` (a dataclass) with the fields changed that a known key names. Raises InvalidDynamicConfig."""
-        names = {field.name: field for field in fields(settings)}  # type: ignore[arg-type]
-        changes: dict[str, Any] = {}
-        for key, value in self.values.items():
-            name = keys.get(key)
-            if name is not None and name in names:
-                changes[name] = _converted(key, name, value, getattr(settings, name))
-        return replace(settings, **changes) if changes else settings  # type: ignore[type-var]
+        changed = _changed(settings, keys, self.values)
+        if not hasattr(changed, "by_namespace"):
+            return changed
+        common = replace(changed, by_namespace={})  # type: ignore[type-var]
+        own = {name: _changed(common, keys, values) for name, values in self.namespaces.items()}
+        by_namespace = {name: each for name, each in own.items() if each is not common}
+        return replace(common, by_namespace=by_namespace)  # type: ignore[type-var]
 
     def check(self) -> None:
         """Raise InvalidDynamicConfig when a key that we know has a value of the wrong kind."""
@@ -268,6 +305,16 @@ class DynamicConfig:
         for key in self.values:
             if key not in HONOURED:
                 log.warning("%s", _why_not(key))
+
+
+def _changed(settings: SettingsT, keys: Mapping[str, str], values: Mapping[str, object]) -> SettingsT:
+    names = {each.name for each in fields(settings)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = keys.get(key)
+        if name is not None and name in names:
+            changes[name] = _converted(key, name, value, getattr(settings, name))
+    return replace(settings, **changes) if changes else settings  # type: ignore[type-var]
 
 
 def _why_not(key: str) -> str:
@@ -300,6 +347,8 @@ _LISTS = ("http_allowed_hosts", "protected_namespaces")
 
 def _converted(key: str, name: str, value: object, present: object) -> object:
     """The value as the field holds it: spans in the field's unit, numbers as numbers."""
+    if value is None and present is None:
+        return None
     if is_span(name) and isinstance(value, str):
         seconds = duration_s(key, value)
         return round(seconds * 1_000_000_000) if name.endswith("_ns") else seconds
@@ -324,6 +373,26 @@ def _converted(key: str, name: str, value: object, present: object) -> object:
 def is_span(name: str) -> bool:
     """Whether the field holds a span of time, in nanoseconds or in seconds."""
     return name.endswith(("_ns", "_s")) and not name.endswith("_per_s")
+
+
+def as_given(name: str, value: object) -> object:
+    """The value of a field as it would be given: the reverse of `apply`."""
+    if isinstance(value, bool):
+        return value
+    if name.endswith("_percent") and isinstance(value, int):
+        return value / 100
+    if is_span(name) and isinstance(value, int | float):
+        return _span(value / 10**9 if name.endswith("_ns") else value)
+    if name in ("callback_allowed_addresses", "push_webhook_addresses") and isinstance(value, tuple):
+        return [{"Pattern": pattern, "AllowInsecure": insecure} for pattern, insecure in value]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("m", 60), ("s", 1)):
+        if seconds and seconds % length == 0:
+            return f"{int(seconds) // length}{unit}"
+    return f"{round(seconds * 1000)}ms"
 
 
 def _addresses(key: str, value: object) -> tuple[tuple[str, bool], ...]:

@@ -115,6 +115,7 @@ class Server:
         # slots to scan comes with the membership; what is committed here is armed here in any case.
         if services.history is not None:
             await services.history.start(() if config.store.database_url else EVERYTHING)
+        self._follow_dynamic_config(services)
         await self._register(services)
         if metrics is not None:
             await self._open_metrics(bind_address(config.metrics_address(), "--metrics-ip"), metrics, services)
@@ -128,6 +129,17 @@ class Server:
         address, _, port = (config.broadcast_address or bound).rpartition(":")
         await membership.join(address.strip("[]"), int(port or 0))
         log.info("serving on %s", bound, extra={"host_id": self.host_id})
+
+    def _follow_dynamic_config(self, services: Services) -> None:
+        """Take over what the file of `--dynamic-config-file` says whenever it has changed."""
+        config = self.config
+        if config.dynamic_source is None:
+            return
+        from whistlestop.server.live_config import LiveConfig, reconfigure
+
+        live = LiveConfig(config.dynamic_source, config.dynamic, services.clock, partial(reconfigure, services))
+        task = asyncio.ensure_future(live.run())
+        self._closers.callback(task.cancel)
 
     def _hold_file(self) -> None:
         """Keep a second server off the same SQLite file: each would trust its own cache of busy runs."""

@@ -222,7 +222,7 @@ async def start_batch_operation(
         service_pb.CountWorkflowExecutionsRequest(query=f"{_IN_DIVISION} AND ExecutionStatus = 'Running'"),
         context,
     )
-    if running.count >= frontend.config.max_concurrent_batch_operations:
+    if running.count >= frontend.config.of(context.namespace).max_concurrent_batch_operations:
         raise ServiceError(
             Code.RESOURCE_EXHAUSTED,
             "Max concurrent batch operations is reached",

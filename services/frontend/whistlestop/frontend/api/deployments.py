@@ -162,8 +162,8 @@ async def _read(
     """Read the deployments, where the versions that `choose` picks are DRAINED as soon as they are to be."""
     deployments, now_ns = store_of(frontend), frontend.clock.now_ns()
     known = await deployments.read(context.namespace_id)
-    grace_ns = int(frontend.config.version_drainage_grace_s * SECOND_NS)
-    refresh_ns = int(frontend.config.version_drainage_refresh_s * SECOND_NS)
+    grace_ns = int(frontend.config.of(context.namespace).version_drainage_grace_s * SECOND_NS)
+    refresh_ns = int(frontend.config.of(context.namespace).version_drainage_refresh_s * SECOND_NS)
     due = [info for info in choose(known) if drainage.is_due(info, now_ns, grace_ns, refresh_ns)]
     if not due:
         return known

@@ -60,7 +60,7 @@ async def page(
 
     `of`: the filter as it was given, and what it is a filter of: a token goes with no other.
     """
-    most = frontend.config.visibility_max_page_size
+    most = frontend.config.of(context.namespace).visibility_max_page_size
     limit = size if 0 < size <= most else most
     mark = list_mark(context.namespace_id, *of)
     check_mark(after, mark)

@@ -134,7 +134,7 @@ async def describe_namespace(
     record = await frontend.store.get_namespace(name=request.namespace, namespace_id=request.id)
     if record is None:
         raise namespace_not_found(request.id or request.namespace)
-    return _described(read(record), record, frontend.config)
+    return _described(read(record), record, frontend.config.of(record.name))
 
 
 async def _named(frontend: Frontend, names: Collection[str], after: str, limit: int) -> list[NamespaceRecord]:
@@ -167,7 +167,7 @@ async def list_namespaces(
     for record in records[:size]:
         data = read(record)
         if data.info.state != enums_pb.NAMESPACE_STATE_DELETED or request.namespace_filter.include_deleted:
-            response.namespaces.append(_described(data, record, frontend.config))
+            response.namespaces.append(_described(data, record, frontend.config.of(record.name)))
     if len(records) > size:
         response.next_page_token = records[size - 1].name.encode()
     return response
@@ -194,7 +194,7 @@ async def update_namespace(
         _check_clusters([wanted.active_cluster_name, *(c.cluster_name for c in wanted.clusters)], frontend.config)
 
     record, data = await edit(frontend, request.namespace, change)
-    described = _described(data, record, frontend.config)
+    described = _described(data, record, frontend.config.of(record.name))
     return service_pb.UpdateNamespaceResponse(
         namespace_info=described.namespace_info, config=described.config,
         replication_config=described.replication_config, failover_version=described.failover_version,
@@ -248,8 +248,7 @@ async def delete_namespace(
 async def _check_endpoints(frontend: Frontend, namespace_id: str) -> None:
     """Refuse to delete a namespace that a Nexus endpoint leads to."""
     first = ""
-    while True:
-        records = await frontend.store.list_nexus_endpoints(first, _ENDPOINTS_PAGE)
+    while records := await frontend.store.list_nexus_endpoints(first, _ENDPOINTS_PAGE):
         for record in records:
             try:
                 data = NexusEndpointData.FromString(record.data)

@@ -18,9 +18,7 @@ from whistlestop.frontend.api.batch import ON_ACTIVITIES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from whistlestop.frontend.api.rules import Rules, Validator
     from whistlestop.frontend.config import FrontendConfig
-    from whistlestop.storage.namespaces import Namespace
 
     Guard: TypeAlias = Callable[[Any], None]
 
@@ -82,19 +80,6 @@ def _all_of(of_rpc: Iterable[Guard]) -> Guard:
     def check(request: Any) -> None:
         for guard in every:
             guard(request)
-
-    return check
-
-
-def guarded(validate: Validator | None, guard: Guard | None) -> Validator | None:
-    """The validator of an RPC with its guard before it."""
-    if guard is None:
-        return validate
-
-    def check(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-        guard(request)
-        if validate is not None:
-            validate(request, namespace, rules)
 
     return check
 

@@ -70,7 +70,7 @@ async def get_reachability(
     for build_id in request.build_ids:
         about = reply.build_id_reachability.add(build_id=build_id)
         queues = list(request.task_queues) or _queues_with(known, build_id)
-        most = frontend.config.reachability_task_queues
+        most = frontend.config.of(context.namespace).reachability_task_queues
         for name in queues[:most]:
             found = await _of_queue(frontend, context, versioning_data(known, name), name, build_id, wanted)
             about.task_queue_reachability.add(task_queue=name, reachability=found)
@@ -91,7 +91,8 @@ async def _of_queue(
     build_id: str,
     wanted: enums.TaskReachability.ValueType,
 ) -> list[enums.TaskReachability.ValueType]:
-    since_ns = frontend.clock.now_ns() - int(frontend.config.reachability_since_default_s * SECOND_NS)
+    since_s = frontend.config.of(context.namespace).reachability_since_default_s
+    since_ns = frontend.clock.now_ns() - int(since_s * SECOND_NS)
     if not build_id:
         is_default = not data.sets
         versioned_ns = min((each.became_default_ns for each in data.sets), default=0)
@@ -173,7 +174,8 @@ async def _by_rules(
     if any(each in assigned for each in (build_id, *upstream(data, build_id))):
         return enums.BUILD_ID_TASK_REACHABILITY_REACHABLE
     # A rule that was deleted just now may have sent workflows that lists don't show yet.
-    grace_ns = frontend.clock.now_ns() - int(frontend.config.reachability_rule_grace_s * SECOND_NS)
+    grace_s = frontend.config.of(context.namespace).reachability_rule_grace_s
+    grace_ns = frontend.clock.now_ns() - int(grace_s * SECOND_NS)
     builds = sorted({build_id, *upstream(data, build_id, grace_ns)})
     queue = f"TaskQueue = {_quoted(task_queue)}"
     if await _exists(frontend, context, f"{queue} AND {_on(builds, 'assigned')}{_STATUS[_OPEN]}"):

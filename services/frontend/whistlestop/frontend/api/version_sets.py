@@ -96,7 +96,7 @@ async def update_compatibility(
         before = _builds(data)
         data.clock_ns = max(now_ns, data.clock_ns + 1)
         apply_update(data, request)
-        _check_limits(known, data, _builds(data) - before, frontend.config)
+        _check_limits(known, data, _builds(data) - before, frontend.config.of(context.namespace))
 
     await store_of(frontend).change(context.namespace_id, change)
     await reroute(frontend, request.task_queue, context)

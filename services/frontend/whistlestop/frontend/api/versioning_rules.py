@@ -97,9 +97,9 @@ async def update_rules(
                 f"does not match existing one '{_go_bytes(token)}'"
             )
         data.clock_ns = max(now_ns, data.clock_ns + 1)
-        apply_update(data, request, frontend.config, polled=polled)
+        apply_update(data, request, frontend.config.of(context.namespace), polled=polled)
         shown = _shown(data)
-        _forget(data, data.clock_ns - int(frontend.config.deleted_rule_retention_s * SECOND_NS))
+        _forget(data, data.clock_ns - int(frontend.config.of(context.namespace).deleted_rule_retention_s * SECOND_NS))
         return shown
 
     shown = await store_of(frontend).change(context.namespace_id, change)

@@ -137,21 +137,21 @@ def _check_retry_delays(failure: Failure) -> None:
 
 async def activity_completed(frontend: Frontend, request: Any, context: CallContext) -> Reply:
     """RespondActivityTaskCompleted, by token or by id."""
-    if _fits(frontend, request.result):
+    if _fits(frontend, context, request.result):
         return await frontend.history.call(_method(request), request, context)
     return await _fail_instead(frontend, request, context, _RESULT_TOO_LARGE)
 
 
 async def activity_canceled(frontend: Frontend, request: Any, context: CallContext) -> Reply:
     """RespondActivityTaskCanceled, by token or by id."""
-    if _fits(frontend, request.details):
+    if _fits(frontend, context, request.details):
         return await frontend.history.call(_method(request), request, context)
     return await _fail_instead(frontend, request, context, _CANCEL_TOO_LARGE)
 
 
 async def activity_heartbeat(frontend: Frontend, request: Any, context: CallContext) -> Reply:
     """RecordActivityTaskHeartbeat, by token or by id."""
-    if _fits(frontend, request.details):
+    if _fits(frontend, context, request.details):
         return await frontend.history.call(_method(request), request, context)
     response: Any = await _fail_instead(frontend, request, context, _HEARTBEAT_TOO_LARGE)
     response.cancel_requested = True
@@ -160,15 +160,15 @@ async def activity_heartbeat(frontend: Frontend, request: Any, context: CallCont
 
 async def activity_failed(frontend: Frontend, request: Any, context: CallContext) -> Reply:
     """RespondActivityTaskFailed, by token or by id. What was cut is told to the worker in `failures`."""
-    if _fits(frontend, request.failure) and _fits(frontend, request.last_heartbeat_details):
+    if _fits(frontend, context, request.failure) and _fits(frontend, context, request.last_heartbeat_details):
         return await frontend.history.call(_method(request), request, context)
     method = _method(request)
     response: Any = getattr(service_pb, f"{method}Response")()
-    if not _fits(frontend, request.last_heartbeat_details):
+    if not _fits(frontend, context, request.last_heartbeat_details):
         response.failures.append(server_failure(_HEARTBEAT_TOO_LARGE, non_retryable=True))
         request.ClearField("last_heartbeat_details")
-    if not _fits(frontend, request.failure):
-        request.failure.CopyFrom(_cut(request.failure, frontend.config))
+    if not _fits(frontend, context, request.failure):
+        request.failure.CopyFrom(_cut(request.failure, frontend.config.of(context.namespace)))
         response.failures.append(request.failure)
     await frontend.history.call(method, request, context)
     return _as_message(response)
@@ -197,8 +197,8 @@ def _method(request: Message) -> str:
     return str(request.DESCRIPTOR.name).removesuffix("Request")
 
 
-def _fits(frontend: Frontend, part: Message) -> bool:
-    size, config = part.ByteSize(), frontend.config
+def _fits(frontend: Frontend, context: CallContext, part: Message) -> bool:
+    size, config = part.ByteSize(), frontend.config.of(context.namespace)
     if size > config.blob_size_limit_warn:
         frontend.warn("an activity's %d bytes are over the warning limit of %d", size, config.blob_size_limit_warn)
     return size <= config.blob_size_limit_error

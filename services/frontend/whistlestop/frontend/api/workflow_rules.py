@@ -33,12 +33,12 @@ async def create_workflow_rule(
     frontend: Frontend, request: service_pb.CreateWorkflowRuleRequest, context: CallContext
 ) -> service_pb.CreateWorkflowRuleResponse:
     """Whether its filters can be read shows when they are used."""
-    _check_enabled(frontend, "CreateWorkflowRule")
+    _check_enabled(frontend, context, "CreateWorkflowRule")
     if not request.HasField("spec"):
         raise invalid_argument("Rule Specification is not set.")
     if not request.spec.id:
         raise invalid_argument(_NO_ID)
-    if checks.length(request.spec.id) > frontend.config.max_id_length:
+    if checks.length(request.spec.id) > frontend.config.of(context.namespace).max_id_length:
         raise invalid_argument("Workflow Rule Id length exceeds limit.")
     for text in (request.spec.visibility_query, request.spec.activity_start.predicate):
         if len(text) > _MOST_FILTER_LENGTH:
@@ -52,7 +52,7 @@ async def create_workflow_rule(
     rule.create_time.FromNanoseconds(frontend.clock.now_ns())
 
     def add(data: NamespaceData) -> None:
-        rules, most = data.workflow_rules, frontend.config.max_workflow_rules
+        rules, most = data.workflow_rules, frontend.config.of(context.namespace).max_workflow_rules
         if len(rules) >= most:
             _drop_first_to_expire(data)
         if len(rules) >= most:
@@ -80,7 +80,7 @@ async def describe_workflow_rule(
     frontend: Frontend, request: service_pb.DescribeWorkflowRuleRequest, context: CallContext
 ) -> service_pb.DescribeWorkflowRuleResponse:
     """One rule."""
-    _check_enabled(frontend, "DescribeWorkflowRule")
+    _check_enabled(frontend, context, "DescribeWorkflowRule")
     if not request.rule_id:
         raise invalid_argument(_NO_ID)
     rules = await _rules(frontend, context)
@@ -93,7 +93,7 @@ async def delete_workflow_rule(
     frontend: Frontend, request: service_pb.DeleteWorkflowRuleRequest, context: CallContext
 ) -> service_pb.DeleteWorkflowRuleResponse:
     """What the rule has paused stays paused."""
-    _check_enabled(frontend, "DeleteWorkflowRule")
+    _check_enabled(frontend, context, "DeleteWorkflowRule")
     if not request.rule_id:
         raise invalid_argument(_NO_ID)
 
@@ -110,7 +110,7 @@ async def list_workflow_rules(
     frontend: Frontend, request: service_pb.ListWorkflowRulesRequest, context: CallContext
 ) -> service_pb.ListWorkflowRulesResponse:
     """All of them: their number is limited."""
-    _check_enabled(frontend, "ListWorkflowRules")
+    _check_enabled(frontend, context, "ListWorkflowRules")
     rules = await _rules(frontend, context)
     return service_pb.ListWorkflowRulesResponse(rules=rules.values())
 
@@ -120,8 +120,8 @@ async def _rules(frontend: Frontend, context: CallContext) -> dict[str, rules_pb
     return {} if namespace is None else {rule.spec.id: rule for rule in namespace.workflow_rules}
 
 
-def _check_enabled(frontend: Frontend, method: str) -> None:
-    if not frontend.config.workflow_rules_enabled:
+def _check_enabled(frontend: Frontend, context: CallContext, method: str) -> None:
+    if not frontend.config.of(context.namespace).workflow_rules_enabled:
         raise unimplemented(f"method {method} not supported")
 
 

@@ -99,7 +99,7 @@ async def serve(
     if target.namespace.state == namespace_enums.NAMESPACE_STATE_DELETED:
         raise refusal("BAD_REQUEST", "bad request")
     if not cancels:
-        _fill_payload(wanted.start_operation, request, frontend.config.blob_size_limit_error)
+        _fill_payload(wanted.start_operation, request, frontend.config.of(target.namespace.name).blob_size_limit_error)
     call = CallContext(
         deadline_ns, request.headers, target.namespace.namespace_id, target.namespace.name, context.can_hold
     )

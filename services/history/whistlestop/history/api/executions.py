@@ -80,8 +80,9 @@ async def describe_workflow_execution(
     engine = service.engine
     execution = request.execution
     entry = await engine.find(context.namespace_id, execution.workflow_id, execution.run_id)
+    limits = service.limits.of(context.namespace)
     reply = describe.workflow(
-        entry.state, now_ns=service.clock.now_ns(), signal_backlinks=service.limits.signal_backlinks
+        entry.state, now_ns=service.clock.now_ns(), signal_backlinks=limits.signal_backlinks
     )
     circuit_breakers.show(
         engine.breakers, context.namespace_id, reply.pending_nexus_operations, reply.callbacks

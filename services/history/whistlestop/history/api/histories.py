@@ -124,12 +124,14 @@ async def get_workflow_execution_history(
             batches.append(_unwritten(engine, entry))
         if request.wait_new_event and is_open:
             reply.next_page_token = PageToken(key.run_id, entry.state.next_event_id).encode()
-    return _answered(service, reply, batches)
+    return _answered(service, context, reply, batches)
 
 
-def _answered(service: History, reply: service_pb.GetWorkflowExecutionHistoryResponse, batches: list[bytes]) -> Reply:
+def _answered(
+    service: History, context: CallContext, reply: service_pb.GetWorkflowExecutionHistoryResponse, batches: list[bytes]
+) -> Reply:
     """The reply with these batches of events: together, or each as it is stored."""
-    if not service.limits.send_raw_history:
+    if not service.limits.of(context.namespace).send_raw_history:
         return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, b"".join(batches)))
     reply.history.SetInParent()
     for data in batches:
@@ -217,7 +219,7 @@ async def _close_event(
             data = _as_continued(data)
     elif request.wait_new_event:
         reply.next_page_token = PageToken(entry.key.run_id, entry.state.next_event_id).encode()
-    return _answered(service, reply, [data])
+    return _answered(service, context, reply, [data])
 
 
 def _as_continued(data: bytes) -> bytes:
@@ -252,7 +254,7 @@ async def _wait(
     service: History, key: ExecutionKey, context: CallContext, first: int, *, only_close: bool
 ) -> Entry:
     """Until there is something from `first` on (or the run closed), or the poll's time is over."""
-    deadline_ns = service.clock.steady_ns() + service.limits.long_poll_ns
+    deadline_ns = service.clock.steady_ns() + service.limits.of(context.namespace).long_poll_ns
     if context.deadline_ns is not None:
         deadline_ns = min(deadline_ns, context.deadline_ns - _MARGIN_NS)
     if only_close:

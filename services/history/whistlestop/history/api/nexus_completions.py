@@ -45,8 +45,9 @@ async def complete_nexus_operation(
     failure = _failure(state, headers, request.body)
     token = await _token(service, headers, request.namespace)
     operation_token = headers.get("nexus-operation-token", "")
-    _check_length(operation_token, service.limits.nexus_operation_token_length)
-    result = None if failure is not None else _result(headers, request.body, service.limits.blob_size_error)
+    limits = service.limits.of(context.namespace)
+    _check_length(operation_token, limits.nexus_operation_token_length)
+    result = None if failure is not None else _result(headers, request.body, limits.blob_size_error)
 
     def decide(run: Run) -> None:
         operation = nexus_operations.of_callback(run, token.scheduled_event_id, token.request_id)

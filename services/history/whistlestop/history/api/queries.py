@@ -376,8 +376,9 @@ async def record_query_task_started(
     if request.task_queue == state.sticky_task_queue:
         reply.history.SetInParent()
         return reply
+    limits = service.limits.of(state.namespace)
     data, reply.next_page_token = await first_page(
-        service.engine, entry, 1, state.next_event_id, b"", batches=service.limits.query_history_page
+        service.engine, entry, 1, state.next_event_id, b"", batches=limits.query_history_page
     )
     return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data))
 

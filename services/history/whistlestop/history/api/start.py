@@ -50,7 +50,7 @@ def new_run(
 ) -> Run:
     """A run as the request wants it, up to its first event."""
     now_ns = service.clock.now_ns()
-    attributes = core_start.started_attributes(request, now_ns=now_ns, limits=service.limits)
+    attributes = core_start.started_attributes(request, now_ns=now_ns, limits=service.limits.of(context.namespace))
     run = core_start.new_run(
         attributes,
         namespace_id=context.namespace_id,
@@ -125,7 +125,7 @@ async def start_workflow_execution(
 ) -> Reply:
     """Start a run, or answer as the id policies say when the workflow id is taken."""
     delayed = bool(request.cron_schedule) or request.workflow_start_delay.ToNanoseconds() > 0
-    if delayed or not service.limits.eager_workflow_start:
+    if delayed or not service.limits.of(context.namespace).eager_workflow_start:
         request.request_eager_execution = False
 
     def prepare(run: Run) -> None:

@@ -88,7 +88,7 @@ def _link(
 
 def deadline(service: History, context: CallContext) -> int:
     """Until when a caller is kept waiting: shortly before its own deadline, and never for very long."""
-    long_poll_ns, now_ns = service.limits.long_poll_ns, service.clock.steady_ns()
+    long_poll_ns, now_ns = service.limits.of(context.namespace).long_poll_ns, service.clock.steady_ns()
     if context.deadline_ns is None:
         return now_ns + long_poll_ns
     left_ns = context.deadline_ns - now_ns
@@ -107,7 +107,7 @@ class Patience:
     def of(cls, service: History, context: CallContext) -> Patience:
         """The caller's time when it is shorter than a long poll. In a function, the time may be the function's."""
         latest_ns = context.deadline_ns
-        long_poll_ns = service.clock.steady_ns() + service.limits.long_poll_ns
+        long_poll_ns = service.clock.steady_ns() + service.limits.of(context.namespace).long_poll_ns
         if context.can_hold and latest_ns is not None and latest_ns < long_poll_ns:
             return cls(latest_ns, refuses=True)
         return cls(deadline(service, context), refuses=False)

@@ -97,8 +97,9 @@ async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
     entry = await service.engine.load(run.key)
     unwritten = workflow_task.unwritten_events(run)
     suffix = history_pb.History(events=unwritten).SerializeToString() if unwritten else b""
+    limits = service.limits.of(state.namespace)
     data, reply.next_page_token = await first_page(
-        service.engine, entry, first, state.next_event_id, suffix, batches=service.limits.task_history_page
+        service.engine, entry, first, state.next_event_id, suffix, batches=limits.task_history_page
     )
     return reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data)
 
@@ -157,7 +158,7 @@ async def _keep_page(
     await service.engine.transact(
         token.namespace_id, token.workflow_id, token.run_id, lambda run: completion.check_token(run, token)
     )
-    completion_pages.check_enabled(service.limits, request.namespace)
+    completion_pages.check_enabled(service.limits.of(request.namespace), request.namespace)
     if not request.intermediate_page:
         service.completion_pages.merge(token, request)
         return False
@@ -229,7 +230,8 @@ async def _search_attribute_checker(
         return None
 
     # Sizes end the workflow, names, types and their number fail the task: the core looks at sizes itself.
-    any_size = AttributeLimits(service.limits.search_attribute_count, size_of_value=2**31, total_size=2**31)
+    most = service.limits.of(namespace.name).search_attribute_count
+    any_size = AttributeLimits(most, size_of_value=2**31, total_size=2**31)
 
     def check(attributes: SearchAttributes, name: str) -> str:
         known = others.get(name, namespace)

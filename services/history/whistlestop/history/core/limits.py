@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import field
+from typing import TYPE_CHECKING
+
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -111,3 +117,9 @@ class Limits:
     version_drainage_refresh_ns: int = 180 * SECOND_NS
     """How long until it is looked again."""
     external_retry_initial_ns: int = 100 * MILLISECOND_NS
+    by_namespace: Mapping[str, Limits] = field(default_factory=dict)
+    """Those of namespaces that have others, by name."""
+
+    def of(self, namespace: str) -> Limits:
+        """The limits of a namespace."""
+        return self.by_namespace.get(namespace, self) if self.by_namespace else self

@@ -154,7 +154,7 @@ class Run:
         self.now_ns = now_ns
         """The run's own clock, which is ahead where time was skipped: of its state and its history."""
         self.ids = ids
-        self.limits = limits
+        self.limits = limits.of(state.namespace)
         self.key = ExecutionKey(state.namespace_id, state.workflow_id, state.run_id)
         self.slot = slot_of(state.namespace_id, state.workflow_id)
         self.start_event: history_pb.HistoryEvent | None = None

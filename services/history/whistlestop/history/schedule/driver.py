@@ -250,7 +250,7 @@ class _Turn:
         state = self.run.state
         request = start_request(self.run, self.data, start, tracked=tracked)
         if request.HasField("retry_policy"):
-            retry.set_defaults(request.retry_policy, self.service.limits)
+            retry.set_defaults(request.retry_policy, self.run.limits)
         if any(run.key.workflow_id == request.workflow_id for run in self.started):
             return None
         current = await self.service.store.get_current(state.namespace_id, request.workflow_id)
@@ -261,7 +261,7 @@ class _Turn:
         context = CallContext(namespace_id=state.namespace_id, namespace=state.namespace)
         now_ns = self.run.now_ns
         run = core_start.new_run(
-            core_start.started_attributes(request, now_ns=now_ns, limits=self.service.limits),
+            core_start.started_attributes(request, now_ns=now_ns, limits=self.run.limits),
             namespace_id=context.namespace_id,
             namespace=context.namespace,
             workflow_id=request.workflow_id,

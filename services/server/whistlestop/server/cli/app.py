@@ -33,6 +33,7 @@ GROUPS = {
     "key": ("whistlestop.server.cli.key", "Look after API keys."),
     "deploy": ("whistlestop.server.cli.deploy", "Put three functions into a cloud account."),
     "destroy": ("whistlestop.server.cli.destroy", "Take them out again."),
+    "config": ("whistlestop.server.cli.config", "Look at the configuration."),
     "bridge": ("whistlestop.server.cli.bridge", "Serve gRPC beside a worker, over a target that speaks HTTP."),
 }
 

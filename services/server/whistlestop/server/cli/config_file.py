@@ -34,6 +34,19 @@ ConfigFile = Annotated[
 ]  # fmt: skip
 
 
+DynamicConfigValues = Annotated[
+    list[str] | None,
+    typer.Option("--dynamic-config-value", metavar="KEY=JSON", help="A dynamic configuration value. Repeatable."),
+]
+DynamicConfigFile = Annotated[
+    str,
+    typer.Option(
+        "--dynamic-config-file", metavar="FILE",
+        help="Dynamic configuration in Temporal's YAML; read again when it has changed.",
+    ),
+]  # fmt: skip
+
+
 def _parsed(path: str) -> dict[str, Any]:
     from pydantic import ValidationError
 

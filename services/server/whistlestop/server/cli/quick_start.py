@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 TEXT, TEXTS, SWITCH, PORT, SECONDS = "text", "texts", "switch", "port", "seconds"
-_ENVIRONMENT = "WHISTLESTOP_"
+ENVIRONMENT = "WHISTLESTOP_"
 _MOST_PORT = 65535
 _INTEGER = re.compile("[0-9]{1,9}")
 _DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
@@ -33,6 +33,7 @@ _COMMON: Final[Mapping[str, tuple[str, Any]]] = {
     "namespace": (TEXTS, None),
     "search_attribute": (TEXTS, None),
     "dynamic_config_value": (TEXTS, None),
+    "dynamic_config_file": (TEXT, ""),
     "sqlite_pragma": (TEXTS, None),
     "api_keys": (TEXT, ""),
     "allow_anonymous": (SWITCH, False),
@@ -137,10 +138,10 @@ def _read_environment(
     table: Mapping[str, tuple[str, Any]], values: dict[str, Any], environment: Mapping[str, str]
 ) -> bool:
     """Take defaults from the environment; False where something is there that is not plain."""
-    if environment.get(f"{_ENVIRONMENT}CONFIG"):
+    if environment.get(f"{ENVIRONMENT}CONFIG"):
         return False
     for name in FROM_ENVIRONMENT.intersection(table):
-        text = environment.get(f"{_ENVIRONMENT}{name.upper()}")
+        text = environment.get(f"{ENVIRONMENT}{name.upper()}")
         if text and table[name][0] != TEXT:
             return False
         if text:

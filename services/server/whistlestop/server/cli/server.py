@@ -8,7 +8,11 @@ import typer
 
 from whistlestop.server.cli import starting
 from whistlestop.server.cli.auth_flags import AllowAnonymous, ApiKeys  # noqa: TC001 - typer reads them at run time
-from whistlestop.server.cli.config_file import ConfigFile  # noqa: TC001 - as above
+from whistlestop.server.cli.config_file import (  # noqa: TC001 - as above
+    ConfigFile,
+    DynamicConfigFile,
+    DynamicConfigValues,
+)
 from whistlestop.server.cli.starting import LOG_FORMATS, LOG_LEVELS
 from whistlestop.server.config import DEFAULT_PORT
 
@@ -17,10 +21,6 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _Namespaces = Annotated[
     list[str] | None,
     typer.Option("--namespace", "-n", help='Namespaces to create; "default" is always there. Repeatable.'),
-]
-_Dynamic = Annotated[
-    list[str] | None,
-    typer.Option("--dynamic-config-value", metavar="KEY=JSON", help="A dynamic configuration value. Repeatable."),
 ]
 _Attributes = Annotated[
     list[str] | None,
@@ -151,7 +151,8 @@ def start_dev(
     ] = "",
     namespace: _Namespaces = None,
     search_attribute: _Attributes = None,
-    dynamic_config_value: _Dynamic = None,
+    dynamic_config_value: DynamicConfigValues = None,
+    dynamic_config_file: DynamicConfigFile = "",
     log_level: _LogLevel = "warn",
     log_format: _LogFormat = "text",
     log_config: Annotated[
@@ -192,7 +193,8 @@ def start(
     internal_secret_file: _InternalSecretFile = "",
     namespace: _Namespaces = None,
     search_attribute: _Attributes = None,
-    dynamic_config_value: _Dynamic = None,
+    dynamic_config_value: DynamicConfigValues = None,
+    dynamic_config_file: DynamicConfigFile = "",
     log_level: _LogLevel = "info",
     log_format: _LogFormat = "json",
     sqlite_pragma: _Pragmas = None,

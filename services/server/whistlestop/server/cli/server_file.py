@@ -53,6 +53,7 @@ class ServerFile(BaseModel):
     namespace: list[str] = []
     search_attribute: dict[str, str] = {}
     dynamic_config_value: dict[str, Any] = {}
+    dynamic_config_file: str = ""
     sqlite_pragma: dict[str, str] = {}
     log_level: LogLevel = ""
     log_format: LogFormat = ""

@@ -26,6 +26,7 @@ from whistlestop.server.dynamic_config import DynamicConfig, InvalidDynamicConfi
 
 if TYPE_CHECKING:
     from whistlestop.frontend.auth.config import AuthConfig
+    from whistlestop.server.dynamic_file import DynamicSource
 
 SEARCH_ATTRIBUTE_TYPES = ("Text", "Keyword", "Int", "Double", "Bool", "Datetime", "KeywordList")
 """In the order of Temporal's IndexedValueType, from 1."""
@@ -47,6 +48,7 @@ def start_dev(
     namespace: list[str] | None,
     search_attribute: list[str] | None,
     dynamic_config_value: list[str] | None,
+    dynamic_config_file: str,
     log_level: str,
     log_format: str,
     log_config: bool,
@@ -59,6 +61,7 @@ def start_dev(
     """Run a development server until it is asked to stop; its exit code. No web UI is shipped for the flags `ui_…`."""
     del ui
     _configure_logs(log_level, log_format)
+    dynamic, source = _dynamic(dynamic_config_value, dynamic_config_file)
     config = _config(
         store=StoreConfig(db_filename or MEMORY, pragmas=_pairs("--sqlite-pragma", sqlite_pragma)),
         ip=ip,
@@ -69,7 +72,8 @@ def start_dev(
         http_cors_origins=_origins(http_cors_origin),
         namespaces=_namespaces(namespace),
         search_attributes=_search_attributes(search_attribute),
-        dynamic=_dynamic(dynamic_config_value),
+        dynamic=dynamic,
+        dynamic_source=source,
         auth=_auth(api_keys),
         allow_anonymous=allow_anonymous,
         allow_outbound=(*development_outbound(ip), *_urls(allow_outbound)),
@@ -106,6 +110,7 @@ def start(
     namespace: list[str] | None,
     search_attribute: list[str] | None,
     dynamic_config_value: list[str] | None,
+    dynamic_config_file: str,
     log_level: str,
     log_format: str,
     sqlite_pragma: list[str] | None,
@@ -124,6 +129,7 @@ def start(
         raise CommandError("--database-url and --db-filename exclude each other", 2)
     if bool(tls_cert) != bool(tls_key) or (tls_client_ca and not tls_cert):
         raise CommandError("TLS needs --tls-cert and --tls-key together (and --tls-client-ca only with them)", 2)
+    dynamic, source = _dynamic(dynamic_config_value, dynamic_config_file)
     config = _config(
         store=_store(database_url, db_filename or "whistlestop.db", sqlite_pragma, database_listen_url),
         ip=ip,
@@ -134,7 +140,8 @@ def start(
         http_cors_origins=_origins(http_cors_origin),
         namespaces=_namespaces(namespace),
         search_attributes=_search_attributes(search_attribute),
-        dynamic=_dynamic(dynamic_config_value),
+        dynamic=dynamic,
+        dynamic_source=source,
         roles=_roles(services),
         tls=TlsConfig(tls_cert, tls_key, tls_client_ca) if tls_cert else None,
         auth=_auth(api_keys),
@@ -223,14 +230,19 @@ def _namespaces(given: list[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys((DEFAULT_NAMESPACE, *(given or ()))))
 
 
-def _dynamic(given: list[str] | None) -> DynamicConfig:
+def _dynamic(given: list[str] | None, path: str) -> tuple[DynamicConfig, DynamicSource | None]:
     try:
-        dynamic = DynamicConfig.parse(given or ())
+        dynamic, source = DynamicConfig.parse(given or ()), None
         dynamic.check()
+        if path:
+            from whistlestop.server.dynamic_file import DynamicSource
+
+            source = DynamicSource(path, dynamic)
+            dynamic = source.read()
     except InvalidDynamicConfig as error:
         raise CommandError(str(error), 2) from error
     dynamic.warn()
-    return dynamic
+    return dynamic, source
 
 
 def _pairs(flag: str, given: list[str] | None) -> dict[str, str]:

@@ -1,0 +1,125 @@
+"""Dynamic configuration that is read again while the server runs, when its file has changed.
+
+The services hold their settings in dataclasses that nobody changes; here their values are replaced in place, so that
+all who hold one see the new values. What is built from a setting at the start (`AT_THE_START`) keeps its value.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.common.loops import Loop
+from whistlestop.server.dynamic_config import (
+    FRONTEND_KEYS,
+    HONOURED,
+    LIMIT_KEYS,
+    MATCHING_KEYS,
+    DynamicConfig,
+    InvalidDynamicConfig,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.server.assembly import Services
+    from whistlestop.server.dynamic_file import DynamicSource
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 10.0
+AT_THE_START = frozenset((
+    "callback.allowedaddresses", "component.callbacks.allowedaddresses", "frontend.httpallowedhosts",
+    "workercontroller.compute_providers.webhook.allowed_addresses",
+))  # fmt: skip
+"""Keys that are read once: doors, and whom the server may connect to, are made of them."""
+
+
+class LiveConfig:
+    """Looks now and then whether the file has changed."""
+
+    def __init__(
+        self, source: DynamicSource, current: DynamicConfig, clock: Clock, take: Callable[[DynamicConfig], None]
+    ) -> None:
+        self._source = source
+        self._current = current
+        self._clock = clock
+        self._take = take
+        self._stamp = source.stamp()
+        self._loop = Loop("dynamic configuration", clock)
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        await self._loop.run(self._turn)
+
+    async def _turn(self) -> None:
+        await self._clock.sleep(EVERY_S)
+        self.look()
+
+    def look(self) -> bool:
+        """Take over what the file says now; False when it says the same, or nothing that can be read."""
+        stamp = self._source.stamp()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            read = self._source.read()
+        except InvalidDynamicConfig as error:
+            log.error("%s: the values of before stay in force", error)  # noqa: TRY400 - it says it all
+            return False
+        fresh = _with_values_of_the_start(read, self._current)
+        changed = _changes(self._current, fresh)
+        for key in changed:
+            if key not in HONOURED and key not in self._current.values:
+                DynamicConfig({key: None}).warn()
+        self._current = fresh
+        if changed:
+            log.info("dynamic configuration has changed: %s", ", ".join(changed))
+            self._take(fresh)
+        return bool(changed)
+
+
+def _with_values_of_the_start(read: DynamicConfig, before: DynamicConfig) -> DynamicConfig:
+    kept = {key: value for key, value in before.values.items() if key in AT_THE_START}
+    if any(read.values.get(key) != before.values.get(key) for key in AT_THE_START):
+        log.warning(
+            "dynamic configuration keys that are read at the start alone keep their values: %s",
+            ", ".join(sorted(key for key in AT_THE_START if read.values.get(key) != before.values.get(key))),
+        )
+    others = {key: value for key, value in read.values.items() if key not in AT_THE_START}
+    return replace(read, values=others | kept)
+
+
+def _changes(before: DynamicConfig, after: DynamicConfig) -> list[str]:
+    """The keys whose values differ, for all or for some namespace."""
+    found = {
+        key
+        for old, new in (
+            (before.values, after.values),
+            *((before.namespaces.get(name, {}), after.namespaces.get(name, {}))
+              for name in before.namespaces.keys() | after.namespaces.keys()),
+        )
+        for key in old.keys() | new.keys()
+        if key not in old or key not in new or old[key] != new[key]
+    }  # fmt: skip
+    return sorted(found)
+
+
+def reconfigure(services: Services, dynamic: DynamicConfig) -> None:
+    """Give the services of this process the values of `dynamic`, and the defaults of what it does not name."""
+    if services.history is not None:
+        _renew(services.history.limits, dynamic, LIMIT_KEYS)
+    if services.matching is not None:
+        _renew(services.matching.config, dynamic, MATCHING_KEYS)
+    _renew(services.frontend.config, dynamic, FRONTEND_KEYS)
+    services.frontend.configured()
+
+
+def _renew(settings: Any, dynamic: DynamicConfig, keys: Mapping[str, str]) -> None:
+    defaults = type(settings)()
+    by_default = {name: getattr(defaults, name) for name in set(keys.values())}
+    fresh = dynamic.apply(replace(settings, **by_default), keys)
+    for field in fields(settings):
+        object.__setattr__(settings, field.name, getattr(fresh, field.name))
