@@ -1,13 +1,18 @@
-"""Write docs/settings.md: every dynamic configuration key of Temporal's server, and what is done of it here."""
+"""Write docs/settings.md: every dynamic configuration key of Temporal's server, and what is done of it here.
+
+A key that is honoured by now loses its reason in `temporal_settings.tsv`: whoever adds one to `dynamic_config` runs
+this.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from whistlestop.server.dynamic_config import BY_NAMESPACE, SECTIONS, as_given, is_span
-from whistlestop.server.temporal_settings import REASONS, RELEASE, Setting, settings
+from whistlestop.server.dynamic_config import BY_NAMESPACE, HONOURED, SECTIONS, as_given, is_span
+from whistlestop.server.temporal_settings import REASONS, RELEASE, Setting, settings, write
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 INTRODUCTION = f"""# Dynamic configuration
@@ -72,5 +77,6 @@ def _code(text: str) -> str:
 
 
 if __name__ == "__main__":
+    write([replace(each, why="" if each.key.lower() in HONOURED else each.why) for each in settings()])
     PAGE.write_text(page(), "utf-8")
     sys.stdout.write(f"{PAGE} is written\n")

@@ -23,12 +23,17 @@ DIFFERENT = {
     "frontend.enableCancelWorkerPollsOnShutdown", "frontend.WorkflowPauseEnabled", "frontend.workflowRulesAPIsEnabled",
     "history.enableStandaloneActivityOperatorCommands", "history.enableUpdateCallbacks",
     "nexusoperation.enableStandalone",
+<<<<<<< HEAD
     # Limits of the older implementation of operations are of the newer one, too.
     "nexusoperation.limit.operation.concurrencyPerWorkflow.max",
     # There a workflow deletes the namespace, which takes a moment also without a delay.
     "frontend.deleteNamespaceNamespaceDeleteDelay",
     # The same limit as callback.maxPerExecution, whose default is the larger one.
     "system.maxCallbacksPerWorkflow",
+=======
+    # Limits of the older implementation of operations and callbacks are of the newer one, too.
+    "nexusoperation.limit.operation.concurrencyPerWorkflow.max", "system.maxCallbacksPerWorkflow",
+>>>>>>> 7f7c9a4 (Let the settings page take reasons from keys that are honoured by now)
     # No template, in other words.
     "component.nexusoperations.callback.endpoint.template",
 }  # fmt: skip
@@ -50,7 +55,7 @@ def test_every_honoured_key_is_of_a_field() -> None:
 
 
 def test_every_other_key_has_a_reason() -> None:
-    """And every reason is some key's."""
+    """And every reason is some key's. `python infra/tools/settings_page.py` takes those of honoured keys away."""
     whys = {setting.key: setting.why for setting in settings()}
     assert {key for key, why in whys.items() if not why} == {key for key in whys if key.lower() in HONOURED}
     assert set(whys.values()) - {""} == set(REASONS)

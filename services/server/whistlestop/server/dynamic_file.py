@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.server.dynamic_config import BY_NAMESPACE, HONOURED, DynamicConfig, InvalidDynamicConfig
 
 if TYPE_CHECKING:
