@@ -97,7 +97,7 @@ def _span(nanoseconds: int) -> str:
     for name, unit in (("h", "Hour"), ("m", "Minute"), ("s", "Second"), ("ms", "Millisecond")):
         if nanoseconds and nanoseconds % _UNITS[unit] == 0:
             return f"{nanoseconds // _UNITS[unit]}{name}"
-    return f"{nanoseconds / 10**9}s"
+    return f"{nanoseconds / 10**9:g}s"
 
 
 def main(path: str) -> int:

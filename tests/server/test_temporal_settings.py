@@ -33,7 +33,12 @@ DIFFERENT = {
 =======
     # Limits of the older implementation of operations and callbacks are of the newer one, too.
     "nexusoperation.limit.operation.concurrencyPerWorkflow.max", "system.maxCallbacksPerWorkflow",
+<<<<<<< HEAD
 >>>>>>> 7f7c9a4 (Let the settings page take reasons from keys that are honoured by now)
+=======
+    # A deleted namespace is kept for some seconds, as it takes there without a delay.
+    "frontend.deleteNamespaceNamespaceDeleteDelay",
+>>>>>>> 892a55d (Take in a key that is honoured since)
     # No template, in other words.
     "component.nexusoperations.callback.endpoint.template",
 }  # fmt: skip
