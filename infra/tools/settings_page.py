@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from whistlestop.server.dynamic_config import BY_NAMESPACE, HONOURED, SECTIONS, as_given, is_span
+from whistlestop.server.dynamic_config import HONOURED, SECTIONS, as_given, by_namespace, is_span
 from whistlestop.server.temporal_settings import REASONS, RELEASE, Setting, settings, write
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
@@ -53,7 +53,7 @@ def page() -> str:
     for setting in honoured:
         here = default_here(setting)
         differs = setting.default if setting.default and here != setting.default else ""
-        own = "yes" if setting.key.lower() in BY_NAMESPACE else ""
+        own = "yes" if setting.key.lower() in by_namespace() else ""
         lines.append(f"| `{setting.key}` | {_code(here)} | {_code(differs)} | {own} |")
     lines += ["", f"## Not honoured ({len(found) - len(honoured)})", ""]
     for why, text in REASONS.items():

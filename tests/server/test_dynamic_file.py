@@ -19,13 +19,14 @@ from whistlestop.matching.config import MatchingConfig
 from whistlestop.server import live_config
 from whistlestop.server.assembly import Services
 from whistlestop.server.dynamic_config import (
-    BY_NAMESPACE,
     FRONTEND_KEYS,
     HONOURED,
     LIMIT_KEYS,
     MATCHING_KEYS,
+    OF_THE_SERVER,
     DynamicConfig,
     InvalidDynamicConfig,
+    by_namespace,
 )
 from whistlestop.server.dynamic_file import MOST_BYTES, DynamicSource, parse
 from whistlestop.server.live_config import AT_THE_START, EVERY_S, LiveConfig
@@ -137,16 +138,12 @@ def test_a_constraint_that_tells_nothing_apart_is_warned_of(
     assert f"is not told apart by {names}: that value is passed over" in caplog.text
 
 
-def test_keys_of_namespaces_are_those_of_temporal() -> None:
-    """No key is told apart by namespaces here that is not there; those that are there alone are listed."""
+def test_keys_that_have_one_value_here_are_few() -> None:
+    """And each of them may differ between namespaces in Temporal."""
     scopes = {setting.key.lower(): setting.scope for setting in settings()}
-    assert {key for key in BY_NAMESPACE if scopes.get(key) == "Global"} == set()
-    there = {key for key in HONOURED if scopes.get(key) in ("Namespace", "TaskQueue", "Destination")}
-    assert {key for key in there - BY_NAMESPACE if not key.startswith("matching.")} == {
-        "callback.allowedaddresses", "history.workflowtaskcompletionbuffernamespaceratio",
-        "history.workflowtaskcompletionbuffersizelimit", "limit.endpointdescriptionmaxsize",
-        "worker.batcherconcurrency", "worker.batcherrps",
-    }  # fmt: skip
+    assert {key: scopes[key] for key in OF_THE_SERVER} == dict.fromkeys(OF_THE_SERVER, "Namespace")
+    assert HONOURED - by_namespace() >= OF_THE_SERVER
+    assert {"limit.blobsize.error", "frontend.enableschedules"} <= by_namespace()
 
 
 # ---- a file that changes ---------------------------------------------------------------------------------------------

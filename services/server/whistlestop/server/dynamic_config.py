@@ -10,6 +10,7 @@ import json
 import logging
 import re
 from dataclasses import field, fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.common.lazy_dataclasses import dataclass
@@ -228,25 +229,20 @@ SECTIONS: tuple[tuple[Callable[[], Any], Mapping[str, str]], ...] = (
 """The dataclasses that are configured, each imported when it is asked for, and the keys of their fields."""
 HONOURED = frozenset(key for _, keys in SECTIONS for key in keys)
 OF_THE_SERVER = frozenset((
-    "callback.allowedaddresses", "callback.retrypolicy.initialinterval", "callback.retrypolicy.maxinterval",
-    "component.callbacks.allowedaddresses", "component.callbacks.retrypolicy.initialinterval",
-    "component.callbacks.retrypolicy.maxinterval", "component.nexusoperations.callback.endpoint.template",
-    "component.nexusoperations.retrypolicy.initialinterval", "component.nexusoperations.retrypolicy.maxinterval",
-    "component.nexusoperations.usesystemcallbackurl", "frontend.allowdeletenamespaceifnexusendpointtarget",
-    "frontend.httpallowedhosts", "frontend.reachabilityquerysetdurationsincedefault",
-    "history.maxbufferedquerycount", "history.maximumbufferedeventsbatch",
-    "history.maximumbufferedeventssizeinbytes", "history.workflowtaskcompletionbuffernamespaceratio",
-    "history.workflowtaskcompletionbuffersizelimit", "history.workflowtaskcompletionbuffertotalsizelimit",
-    "history.workflowtaskretrymaxinterval", "limit.endpointdescriptionmaxsize", "limit.endpointexternalurlmaxlength",
-    "limit.endpointnamemaxlength", "limit.maxidlength", "limit.mutablestatesize.error", "limit.mutablestatesize.warn",
-    "limit.reachabilityquerybuildids", "limit.reachabilitytaskqueuescan", "limit.workerbuildidsize",
-    "matching.maxfairnesskeyweightoverrides", "nexusoperation.callback.endpoint.template",
-    "nexusoperation.usesystemcallbackurl", "system.enablecrossnamespacecommands",
-    "system.namespaceminretentionlocal", "worker.batcherconcurrency", "worker.batcherrps",
-    "worker.protectednamespaces",
+    "callback.allowedaddresses", "history.workflowtaskcompletionbuffernamespaceratio",
+    "history.workflowtaskcompletionbuffersizelimit", "limit.endpointdescriptionmaxsize", "worker.batcherconcurrency",
+    "worker.batcherrps",
 ))  # fmt: skip
-BY_NAMESPACE = frozenset((*LIMIT_KEYS, *FRONTEND_KEYS)) - OF_THE_SERVER - MATCHING_KEYS.keys()
-"""Keys whose values may differ between namespaces. Most of the others are of the whole server in Temporal, too."""
+"""Keys that may differ between namespaces in Temporal, and have one value here. So do all of matching."""
+
+
+@cache
+def by_namespace() -> frozenset[str]:
+    """Return the keys whose values may differ between namespaces."""
+    from whistlestop.server.temporal_settings import settings
+
+    there = {setting.key.lower() for setting in settings() if setting.scope != "Global"}
+    return frozenset(there.intersection((*LIMIT_KEYS, *FRONTEND_KEYS)) - OF_THE_SERVER - MATCHING_KEYS.keys())
 
 
 class InvalidDynamicConfig(ValueError):

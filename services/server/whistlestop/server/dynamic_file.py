@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.server.dynamic_config import BY_NAMESPACE, HONOURED, DynamicConfig, InvalidDynamicConfig
+from whistlestop.server.dynamic_config import HONOURED, DynamicConfig, InvalidDynamicConfig, by_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -128,7 +128,7 @@ def _namespace(where: str, key: str, constraints: Mapping[str, object]) -> str |
     others = constraints.keys() - {"namespace"}
     if key.lower() not in HONOURED:
         return ""  # warned of as a whole
-    if others or (namespace and key.lower() not in BY_NAMESPACE):
+    if others or (namespace and key.lower() not in by_namespace()):
         names = ", ".join(sorted(others or {"namespace"}))
         log.warning("dynamic configuration key %s is not told apart by %s: that value is passed over", key, names)
         return None
