@@ -23,22 +23,10 @@ DIFFERENT = {
     "frontend.enableCancelWorkerPollsOnShutdown", "frontend.WorkflowPauseEnabled", "frontend.workflowRulesAPIsEnabled",
     "history.enableStandaloneActivityOperatorCommands", "history.enableUpdateCallbacks",
     "nexusoperation.enableStandalone",
-<<<<<<< HEAD
     # Limits of the older implementation of operations are of the newer one, too.
     "nexusoperation.limit.operation.concurrencyPerWorkflow.max",
-    # There a workflow deletes the namespace, which takes a moment also without a delay.
-    "frontend.deleteNamespaceNamespaceDeleteDelay",
     # The same limit as callback.maxPerExecution, whose default is the larger one.
     "system.maxCallbacksPerWorkflow",
-=======
-    # Limits of the older implementation of operations and callbacks are of the newer one, too.
-    "nexusoperation.limit.operation.concurrencyPerWorkflow.max", "system.maxCallbacksPerWorkflow",
-<<<<<<< HEAD
->>>>>>> 7f7c9a4 (Let the settings page take reasons from keys that are honoured by now)
-=======
-    # A deleted namespace is kept for some seconds, as it takes there without a delay.
-    "frontend.deleteNamespaceNamespaceDeleteDelay",
->>>>>>> 892a55d (Take in a key that is honoured since)
     # No template, in other words.
     "component.nexusoperations.callback.endpoint.template",
 }  # fmt: skip

@@ -386,7 +386,7 @@ def as_given(name: str, value: object) -> object:
 
 def _span(seconds: float) -> str:
     for unit, length in (("h", 3600), ("m", 60), ("s", 1)):
-        if seconds and seconds % length == 0:
+        if seconds % length == 0 and (seconds or unit == "s"):
             return f"{int(seconds) // length}{unit}"
     return f"{round(seconds * 1000)}ms"
 
