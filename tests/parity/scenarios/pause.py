@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from tests.parity.commands import activity, complete_workflow, timer
-from tests.parity.puppet import Refused
+from tests.parity.puppet import Refused, seconds
 from tests.parity.scenarios import scenario
 
 if TYPE_CHECKING:
@@ -117,3 +117,48 @@ async def refusals(p: Puppet) -> None:
     await p.terminate()
     await p.refused("PauseWorkflowExecution", workflow_id=p.workflow_id)
     await p.refused("UnpauseWorkflowExecution", workflow_id=p.workflow_id)
+
+
+@scenario
+async def an_activity_unpaused_meanwhile(p: Puppet) -> None:
+    """Its retry is handed out though the workflow is paused; the workflow hears of its end when it is unpaused."""
+    await p.start()
+    await p.step(activity("a", p.task_queue, retry_policy={"initial_interval": seconds(1)}))
+    await p.fail_activity(await p.activity_task(record=False))
+    named: dict[str, Any] = {"execution": p.execution(), "id": "a", "identity": "client"}
+    await p.call("PauseActivity", **named)
+    await _pause(p)
+    await p.call("UnpauseActivity", **named)
+    await p.complete_activity(await p.activity_task())
+    await p.describe()
+    await _unpause(p)
+    await p.step(complete_workflow())
+    await p.history()
+
+
+@scenario
+async def an_attempt_that_fails_meanwhile(p: Puppet) -> None:
+    """The retry of what a worker was at when the workflow was paused is handed out."""
+    await p.start()
+    await p.step(activity("a", p.task_queue, retry_policy={"initial_interval": seconds(1)}))
+    task = await p.activity_task(record=False)
+    await _pause(p)
+    await p.fail_activity(task)
+    await p.complete_activity(await p.activity_task())
+    await _unpause(p)
+    await p.step(complete_workflow())
+    await p.history()
+
+
+@scenario
+async def a_retry_that_falls_due_meanwhile(p: Puppet) -> None:
+    """What was waiting for its retry when the workflow was paused is held until it goes on."""
+    await p.start()
+    await p.step(activity("a", p.task_queue, retry_policy={"initial_interval": seconds(1)}))
+    await p.fail_activity(await p.activity_task(record=False))
+    await _pause(p)
+    await _nothing(p, "PollActivityTaskQueue")
+    await _unpause(p)
+    await p.run_activity()
+    await p.step(complete_workflow())
+    await p.history()

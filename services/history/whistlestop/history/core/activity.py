@@ -183,8 +183,8 @@ def dispatch(run: Run, activity: Activity) -> None:
     run.drop_task(activity.row)
     activity.stamp += 1
     activity.retry_due_ns = 0
-    if run.state.paused:
-        # Offered when the workflow goes on. Its time runs meanwhile, as in Temporal.
+    if run.state.paused and activity.held_by_pause:
+        # Offered when the workflow goes on, or when somebody goes on with the activity itself. Its time runs meanwhile.
         run.changed = True
         run.arm(next_deadline(activity))
         return

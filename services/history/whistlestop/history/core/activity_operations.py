@@ -47,6 +47,7 @@ def selected(run: Run, *, activity_id: str = "", activity_type: str = "", every:
 
 def _offer(run: Run, activity: Activity, due_ns: int) -> None:
     """Offer the attempt on its queue, now or later; what the last one failed of is forgotten."""
+    activity.held_by_pause = False
     core_activity.wait_for_attempt(run, activity, due_ns, activity.attempt, None)
     if due_ns <= run.now_ns:
         core_activity.dispatch(run, activity)

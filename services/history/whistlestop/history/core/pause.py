@@ -39,6 +39,7 @@ def pause(run: Run, request: service_pb.PauseWorkflowExecutionRequest) -> None:
         if not each.started_ns:
             run.drop_task(each.row)
             each.stamp += 1
+            each.held_by_pause = True
     if run.has_pending_workflow_task and not run.has_started_workflow_task:
         run.drop_task(run.state.workflow_task.row)
         cause = fc.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_PAUSE_REQUESTED_BEFORE_TASK_STARTED
@@ -62,7 +63,8 @@ def unpause(run: Run, request: service_pb.UnpauseWorkflowExecutionRequest) -> No
     a.identity, a.reason, a.request_id = request.identity, request.reason, request.request_id
     run.append(event)
     for each in run.state.activities.values():
-        if not each.started_ns and not each.paused and not each.retry_due_ns:
+        each.held_by_pause = False
+        if not each.started_ns and not each.paused and not each.retry_due_ns and not each.row.task_id:
             activity.dispatch(run, each)
     workflow_task.schedule_if_none(run)
     activity_pause.note_pauses(run)

@@ -230,6 +230,7 @@ class Activity(_message.Message):
     NONCE_FIELD_NUMBER: _builtins.int
     NONCE_OF_FIELD_NUMBER: _builtins.int
     WORKER_CONTROL_TASK_QUEUE_FIELD_NUMBER: _builtins.int
+    HELD_BY_PAUSE_FIELD_NUMBER: _builtins.int
     scheduled_event_id: _builtins.int
     scheduled_event_batch_id: _builtins.int
     activity_id: _builtins.str
@@ -279,6 +280,8 @@ class Activity(_message.Message):
     nonce_of: _builtins.int
     worker_control_task_queue: _builtins.str
     """Where the worker of the started attempt takes commands; of the attempt that `nonce_of` names."""
+    held_by_pause: _builtins.bool
+    """it waited when the workflow was paused: not offered before that is over"""
     @_builtins.property
     def retry_policy(self) -> _message_pb2.RetryPolicy: ...
     @_builtins.property
@@ -343,10 +346,11 @@ class Activity(_message.Message):
         nonce: _builtins.int = ...,
         nonce_of: _builtins.int = ...,
         worker_control_task_queue: _builtins.str = ...,
+        held_by_pause: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_details", b"heartbeat_details", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "priority", b"priority", "retry_policy", b"retry_policy", "row", b"row", "started_stamp", b"started_stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_reset", b"activity_reset", "activity_type", b"activity_type", "attempt", b"attempt", "cancel_request_event_id", b"cancel_request_event_id", "cancel_requested", b"cancel_requested", "current_retry_interval_ns", b"current_retry_interval_ns", "first_scheduled_ns", b"first_scheduled_ns", "follows_assigned_build_id", b"follows_assigned_build_id", "has_retry_policy", b"has_retry_policy", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout_ns", b"heartbeat_timeout_ns", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_build_id", b"last_build_id", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_redirect_counter", b"last_redirect_counter", "last_worker_identity", b"last_worker_identity", "nonce", b"nonce", "nonce_of", b"nonce_of", "pause_identity", b"pause_identity", "pause_reason", b"pause_reason", "pause_request_id", b"pause_request_id", "pause_rule", b"pause_rule", "paused", b"paused", "paused_ns", b"paused_ns", "priority", b"priority", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "retry_due_ns", b"retry_due_ns", "retry_policy", b"retry_policy", "row", b"row", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "stamp", b"stamp", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_event_id", b"started_event_id", "started_identity", b"started_identity", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "task_queue", b"task_queue", "use_workflow_build_id", b"use_workflow_build_id", "worker_control_task_queue", b"worker_control_task_queue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_reset", b"activity_reset", "activity_type", b"activity_type", "attempt", b"attempt", "cancel_request_event_id", b"cancel_request_event_id", "cancel_requested", b"cancel_requested", "current_retry_interval_ns", b"current_retry_interval_ns", "first_scheduled_ns", b"first_scheduled_ns", "follows_assigned_build_id", b"follows_assigned_build_id", "has_retry_policy", b"has_retry_policy", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout_ns", b"heartbeat_timeout_ns", "held_by_pause", b"held_by_pause", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_build_id", b"last_build_id", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_redirect_counter", b"last_redirect_counter", "last_worker_identity", b"last_worker_identity", "nonce", b"nonce", "nonce_of", b"nonce_of", "pause_identity", b"pause_identity", "pause_reason", b"pause_reason", "pause_request_id", b"pause_request_id", "pause_rule", b"pause_rule", "paused", b"paused", "paused_ns", b"paused_ns", "priority", b"priority", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "retry_due_ns", b"retry_due_ns", "retry_policy", b"retry_policy", "row", b"row", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "stamp", b"stamp", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_event_id", b"started_event_id", "started_identity", b"started_identity", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "task_queue", b"task_queue", "use_workflow_build_id", b"use_workflow_build_id", "worker_control_task_queue", b"worker_control_task_queue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
