@@ -10,6 +10,7 @@ WORKERS ?= 3
 FUZZ_SECONDS ?= 300
 LONG_SEEDS ?= 10000
 LONG_KILLS ?= 200
+LONG_LOSSES ?= 5000
 
 .PHONY: help demo test pgbouncer test-fast test-infra test-typescript long lint proto bench check clean
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ help:
 	@echo "make test   all tests (needs the history of the repository; root gets pgbouncer from Debian)"
 	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 1 GB)"
 	@echo "make test-typescript   the TypeScript SDK against our server (needs node >= 20 and npm; 262 MB)"
-	@echo "make long   fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200)"
+	@echo "make long   fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200); LONG_LOSSES (5000) of power"
 	@echo "make lint   ruff, mypy strict, import contracts"
 	@echo "make check  lint and all tests, as CI runs them"
 	@echo "make proto  generate *_pb2.py from our .proto files"
@@ -63,6 +64,7 @@ long: $(STAMP)
 	$(BIN)/python -m tests.simulation --seeds $(LONG_SEEDS) --jobs 2 --shrink
 	$(BIN)/python -m tests.simulation --seeds 3 --repeat 20
 	$(BIN)/python -m tests.planted --seeds $(LONG_SEEDS) --jobs 2
+	DISK_LOSSES=$(LONG_LOSSES) DISK_SEEDS=200 $(BIN)/python -m pytest tests/disk --timeout=0
 	$(BIN)/python -m tests.crash.kill9 --kills $(LONG_KILLS) --store sqlite
 	$(BIN)/python -m tests.crash.kill9 --kills $(LONG_KILLS) --store postgres --servers 2
 	$(BIN)/python -m tests.crash.functions --kills $(LONG_KILLS) --faults

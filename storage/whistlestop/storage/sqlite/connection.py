@@ -47,7 +47,6 @@ def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -
     first = path != MEMORY and not read_only
     if first:
         file.check(path)
-    fresh = not first or file.is_fresh(path)
     try:
         if first:
             # SQLite gives `-wal` and `-shm` the mode of the file.
@@ -61,6 +60,7 @@ def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -
         raise CannotOpen(f"can't open the database {path}: {error}") from error
     try:
         if first:
+            fresh = file.is_fresh(db)
             if fresh:
                 file.claim(db)
             file.check_tables(db, path, fresh=fresh)

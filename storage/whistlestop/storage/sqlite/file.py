@@ -18,6 +18,8 @@ import os
 import secrets
 import sqlite3
 import struct
+import sys
+from array import array
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
@@ -31,6 +33,7 @@ IN_USE, COMPLETE = 1, 2
 _STATES = 4
 _MOST_GENERATION = 1 << 28
 _MAGIC = b"SQLite format 3\0"
+_JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 _WAL_MAGIC = (0x377F0682, 0x377F0683)
 _HEADER_BYTES = 100
 _WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
@@ -65,18 +68,24 @@ def check(path: str) -> None:
                 "database back beside it, or move the -wal file away to begin with an empty one"
             )
         return
+    if _has_journal(real):
+        # A crash has cut one of the first transactions short, before there was a WAL: SQLite takes it back.
+        return
     try:
         with open(real, "rb") as file:  # noqa: PTH123 - bytes of a file, not of a path
             header = _header(path, file.read(_HEADER_BYTES))
-        generations = _wal_generations(wal, header) if wal_bytes > _WAL_HEADER_BYTES else None
+        generations = _wal_generations(wal) if wal_bytes > _WAL_HEADER_BYTES else None
     except OSError as error:
         raise CannotOpen(f"can't open the database {path}: {error.strerror}") from error
     if header.application_id not in {0, APPLICATION_ID}:
         raise CannotOpen(f"{path} is a database of another program (application id {header.application_id:#x})")
+    if generations and not _fits(header, generations):
+        # A crash may have left a frame of which only the beginning was written, over a page of the WAL's time before.
+        generations = _wal_generations(wal, whole=True)
     if generations is None:
         _check_alone(path, header, size, wal_is_there=os.path.lexists(wal))
         return
-    if header.generation and generations and not generations & {header.generation, header.generation + 1}:
+    if generations and not _fits(header, generations):
         raise CannotOpen(
             f"{wal} is not of {path} as it is now (a backup was put in its place, or an older copy): move the -wal and "
             "-shm files away if the database is to be used as it is, or put back the database that they belong to"
@@ -84,6 +93,14 @@ def check(path: str) -> None:
     if size < header.pages * header.page_size or size % header.page_size:
         # A checkpoint that a crash has cut short looks like that as well: then the WAL has what is missing.
         _check_pages(path, real)
+
+
+def _has_journal(path: str) -> bool:
+    try:
+        with open(f"{path}-journal", "rb") as file:  # noqa: PTH123 - as above
+            return file.read(len(_JOURNAL_MAGIC)) == _JOURNAL_MAGIC
+    except OSError:
+        return False
 
 
 def _check_pages(path: str, real: str) -> None:
@@ -98,7 +115,7 @@ def _check_pages(path: str, real: str) -> None:
 
 
 def settle(db: sqlite3.Connection) -> None:
-    """Note that the database is complete, where a crash has cut `seal` short."""
+    """Note that the database is complete, where a crash or an error has cut `seal` short."""
     generation, state = _mark_of(db)
     if state == IN_USE:
         _put(db, generation, COMPLETE)
@@ -135,9 +152,9 @@ def check_tables(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
         )
 
 
-def is_fresh(path: str) -> bool:
-    """Whether there is nothing in the file yet."""
-    return _size(os.path.realpath(path)) == 0
+def is_fresh(db: sqlite3.Connection) -> bool:
+    """Return whether there is nothing in the file, or nothing but what a crash has left of its first transaction."""
+    return not db.execute("PRAGMA page_count").fetchone()[0]
 
 
 def claim(db: sqlite3.Connection) -> bool:
@@ -165,8 +182,11 @@ def seal(db: sqlite3.Connection) -> None:
         return
     generation = generation + 1 if generation + 1 < _MOST_GENERATION else 1
     _put(db, generation, IN_USE)
-    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    _put(db, generation, COMPLETE)
+    try:
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    finally:
+        # What could not be moved still stands in the WAL.
+        _put(db, generation, COMPLETE)
 
 
 def frames_in_wal(path: str) -> int:
@@ -235,27 +255,71 @@ def _header(path: str, data: bytes) -> _Header:
     return _Header(size, pages if changes == valid_for else 0, application_id, generation, state)
 
 
-def _wal_generations(path: str, header: _Header) -> set[int] | None:
-    """The generations of which a WAL tells; None when it holds no frame."""
+def _fits(header: _Header, generations: set[int]) -> bool:
+    return not header.generation or not generations.isdisjoint({header.generation, header.generation + 1})
+
+
+def _wal_generations(path: str, *, whole: bool = False) -> set[int] | None:
+    """Return the generations of which a WAL tells; None when it holds no frame.
+
+    `whole` goes by the checksums, as SQLite does, instead of by the salts alone, which takes a second for 64 MiB: a
+    frame that was not written as a whole, and what stands behind it, is none.
+    """
     with open(path, "rb") as file:  # noqa: PTH123 - as above
         head = file.read(_WAL_HEADER_BYTES)
         if len(head) < _WAL_HEADER_BYTES or struct.unpack_from(">I", head)[0] not in _WAL_MAGIC:
             return None
         (page_size,) = struct.unpack_from(">I", head, 8)
-        return _generations(file, page_size, head[16:24])
+        sums = _Sums(head) if whole else None
+        if sums is not None and not sums.stand_in(head, 24):
+            return None
+        return _generations(file, page_size, head[16:24], sums)
 
 
-def _generations(file: BinaryIO, page_size: int, salts: bytes) -> set[int] | None:
+class _Sums:
+    """The checksums of a WAL, each over all that stands before it (https://www.sqlite.org/fileformat2.html#walcksm)."""
+
+    def __init__(self, head: bytes) -> None:
+        self._swapped = (head[3] & 1 == 1) != (sys.byteorder == "big")
+        self._first = self._second = 0
+        self.add(head[:24])
+
+    def add(self, data: bytes) -> None:
+        words = array("I", data)
+        if self._swapped:
+            words.byteswap()
+        first, second = self._first, self._second
+        for i in range(0, len(words), 2):
+            first = (first + words[i] + second) & 0xFFFFFFFF
+            second = (second + words[i + 1] + first) & 0xFFFFFFFF
+        self._first, self._second = first, second
+
+    def stand_in(self, data: bytes, offset: int) -> bool:
+        """Return whether these are the checksums that stand there."""
+        return struct.unpack_from(">II", data, offset) == (self._first, self._second)
+
+
+def _generations(file: BinaryIO, page_size: int, salts: bytes, sums: _Sums | None) -> set[int] | None:
     found: set[int] = set()
     frames = 0
     while True:
         frame = file.read(_FRAME_HEADER_BYTES)
         if len(frame) < _FRAME_HEADER_BYTES or frame[8:16] != salts:
-            return found if frames else None
-        frames += 1
-        if frame[:4] == b"\0\0\0\1":
+            break
+        is_first_page = frame[:4] == b"\0\0\0\1"
+        page = b""
+        if is_first_page or sums is not None:
             page = file.read(page_size)
-            if len(page) >= _HEADER_BYTES and struct.unpack_from(">I", page, 68)[0] == APPLICATION_ID:
-                found.add(struct.unpack_from(">i", page, 60)[0] // _STATES)
         else:
             file.seek(page_size, os.SEEK_CUR)
+        if sums is not None:
+            if len(page) < page_size:
+                break
+            sums.add(frame[:8])
+            sums.add(page)
+            if not sums.stand_in(frame, 16):
+                break
+        frames += 1
+        if is_first_page and len(page) >= _HEADER_BYTES and struct.unpack_from(">I", page, 68)[0] == APPLICATION_ID:
+            found.add(struct.unpack_from(">i", page, 60)[0] // _STATES)
+    return found if frames else None

@@ -6,6 +6,7 @@ import os
 import queue
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common import private_files
@@ -76,6 +77,9 @@ class SqliteStore(
             for db in (self._reader and self._reader.connection, self._lister, *slow):
                 if db is not None:
                     db.close()
+            # The last connection that closes moves the WAL into the file, and deletes it.
+            with suppress(sqlite3.Error):
+                file.settle(self._main)
         self._main.close()
         self._main = self._reader = self._lister = self._slow = self._slow_threads = self._writer = None
 
