@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.disk.vfs import Disk
+    from whistlestop.storage.interface import Store
     from whistlestop.storage.records import ExecutionWrite
 
 MOST_BYTES = 12_000
@@ -62,11 +63,11 @@ class Load:
     refused: int = 0
     unread: int = 0
 
-    async def work(self, store: SqliteStore, commits: int, *, together: int = 4) -> None:
+    async def work(self, store: Store, commits: int, *, together: int = 4) -> None:
         """Let so many clients commit at a time, each to runs of its own."""
         await asyncio.gather(*(self._client(store, commits // together) for _ in range(together)))
 
-    async def _client(self, store: SqliteStore, commits: int) -> None:
+    async def _client(self, store: Store, commits: int) -> None:
         mine: list[int] = []
         for _ in range(commits):
             if not mine or self.chance.random() < 0.3:
@@ -77,7 +78,7 @@ class Load:
             if not await self.advance(store, number) or self.acknowledged[number] == LAST_VERSION:
                 mine.remove(number)
 
-    async def _read(self, store: SqliteStore, number: int) -> None:
+    async def _read(self, store: Store, number: int) -> None:
         """Whoever has heard of a commit finds it, or hears that the store can't be read now."""
         known = self.acknowledged.get(number, 0)
         try:
@@ -87,7 +88,7 @@ class Load:
             return
         assert (found.db_record_version if found else 0) >= known
 
-    async def advance(self, store: SqliteStore, number: int) -> bool:
+    async def advance(self, store: Store, number: int) -> bool:
         """Commit the next version; False when the store refused it, after which nobody knows whether it is there."""
         version = self.acknowledged.get(number, 0)
         self.asked[number] = version + 1
@@ -101,7 +102,7 @@ class Load:
             self.disk.mark((number, version + 1))
         return True
 
-    async def check(self, store: SqliteStore) -> None:
+    async def check(self, store: Store) -> None:
         """Nothing acknowledged is lost, each commit is there as a whole or not at all, and the tables agree."""
         for number, asked in self.asked.items():
             found = await store.get_execution(run_key(f"run-{number}", f"order-{number}"))
@@ -112,7 +113,7 @@ class Load:
                 assert found.next_event_id == 2 * version + 1
         assert await store.check(10) == []
 
-    async def settle(self, store: SqliteStore) -> None:
+    async def settle(self, store: Store) -> None:
         """Go on with some runs from the version that is there: the store takes writes again."""
         for number in self.asked:
             found = await store.get_execution(run_key(f"run-{number}", f"order-{number}"))

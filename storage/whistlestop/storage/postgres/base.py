@@ -6,15 +6,15 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.storage.errors import TimedOut, Unavailable
-from whistlestop.storage.postgres.connection import CHUNK_BYTES, retried, stopped_when_cancelled
+from whistlestop.storage.postgres.connection import CHUNK_BYTES, SILENT_S, retried, stopped_when_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from psycopg import AsyncConnection
-    from psycopg_pool import AsyncConnectionPool
 
     from whistlestop.storage.outreach import Outreach
+    from whistlestop.storage.postgres.connection import Pool
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _CHUNKS = "SELECT data FROM chunks WHERE kind = $1 AND owner = $2 AND part <= $3
 class PostgresBase:
     """Every method is one statement, and so one transaction, unless it says otherwise."""
 
-    _pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
+    _pool: Pool | None = None
     _long_reads: asyncio.Semaphore | None = None
     _has_timeouts = True
     """Aurora DSQL has no `statement_timeout`."""
@@ -35,16 +35,18 @@ class PostgresBase:
         if self.outreach is not None and self.outreach.wake is not None and wake_queues:
             self.outreach.wake(wake_queues)
 
-    def _connections(self) -> AsyncConnectionPool[AsyncConnection[Any]]:
+    def _connections(self) -> Pool:
         if self._pool is None:
             raise Unavailable("the store is not open")
         return self._pool
 
-    async def _all(self, sql: str, parameters: Sequence[Any] = (), *, read: bool = True) -> list[Any]:
+    async def _all(
+        self, sql: str, parameters: Sequence[Any] = (), *, read: bool = True, silent_s: float = SILENT_S
+    ) -> list[Any]:
         pool = self._connections()
 
         async def run() -> list[Any]:
-            async with pool.connection() as connection:
+            async with pool.connection(silent_s=silent_s) as connection:
                 cursor = connection.cursor(binary=True)
                 await cursor.execute(sql.encode(), parameters)
                 return await cursor.fetchall()
@@ -61,7 +63,7 @@ class PostgresBase:
             self._long_reads = asyncio.Semaphore(max(1, pool.max_size // 4))
 
         async def run() -> list[Any]:
-            async with pool.connection() as connection:
+            async with pool.connection(silent_s=seconds + SILENT_S) as connection:
                 return await stopped_when_cancelled(connection, read(connection))
 
         async def read(connection: AsyncConnection[Any]) -> list[Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import select
+import socket
 import struct
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor, errors
 from psycopg.adapt import AdaptersMap
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.array import ListBinaryDumper
 from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
 from psycopg.types.string import StrBinaryDumper
@@ -30,7 +32,7 @@ from whistlestop.storage.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 
     from psycopg.abc import AdaptContext
 
@@ -45,6 +47,12 @@ CONNECT_TIMEOUT_S = 5
 CANCEL_ATTEMPTS = 9
 """Of one statement whose caller went away, over five seconds."""
 POOL_TIMEOUT_S = 10.0
+RECONNECT_S = 5.0
+"""The pool waits ever longer between its attempts to connect; after so long it begins anew with the next caller."""
+SILENT_S = 20.0
+"""A connection that does not answer for so long is cut: what is between may have lost it without a word."""
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15000}
+"""How soon the system gives up a server that is gone, unless the address says otherwise. Its own way takes hours."""
 PREPARE_AFTER = 2
 
 CHUNK_BYTES = 1_000_000
@@ -83,19 +91,45 @@ class _Adapters:
         self.adapters.register_dumper(str, StrBinaryDumper)
 
 
-def conninfo(url: str, password: Password | None) -> str:
-    """How to connect now: `password` gives one that is good for a while."""
-    return url if password is None else make_conninfo(url, password=password())
+def conninfo(url: str, password: Password | None = None) -> str:
+    """Return how to connect now: `password` gives one that is good for a while."""
+    given = {**_KEEPALIVE, **conninfo_to_dict(url)}
+    if password is not None:
+        given["password"] = password()
+    return make_conninfo("", **given)
 
 
-class _Pool(AsyncConnectionPool[AsyncConnection[Any]]):
+@contextlib.contextmanager
+def answers_within(seconds: float | None, connection: AsyncConnection[Any]) -> Iterator[None]:
+    """Cut the connection when this takes longer; whoever waits for an answer gets OperationalError.
+
+    A cancellation would not do: the driver waits for the server's answer to that as well.
+    """
+    if seconds is None:
+        yield
+        return
+    watch = asyncio.get_running_loop().call_later(seconds, _cut, connection)
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
+def _cut(connection: AsyncConnection[Any]) -> None:
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as same:
+        same.shutdown(socket.SHUT_RDWR)
+
+
+class Pool(AsyncConnectionPool[AsyncConnection[Any]]):
     """Hands out no connection that the server closed while it idled, and keeps none to one that became a standby.
 
     (The pool's own `check` would ask the server each time, and pause between one dead connection and the next.)
     """
 
     @contextlib.asynccontextmanager
-    async def connection(self, timeout: float | None = None) -> AsyncIterator[AsyncConnection[Any]]:  # noqa: ASYNC109
+    async def connection(
+        self, timeout: float | None = None, *, silent_s: float | None = SILENT_S  # noqa: ASYNC109 - the pool's own
+    ) -> AsyncIterator[AsyncConnection[Any]]:
         connection = await self._take(timeout)
         for _ in range(self.max_size):
             if not _is_closed(connection):
@@ -105,7 +139,8 @@ class _Pool(AsyncConnectionPool[AsyncConnection[Any]]):
             connection = await self._take(timeout)
         try:
             async with connection:
-                yield connection
+                with answers_within(silent_s, connection):
+                    yield connection
         except psycopg.Error as error:
             if error.sqlstate in _STANDBY:
                 await connection.close()  # the address may lead to another server by now
@@ -139,15 +174,16 @@ def _is_closed(connection: AsyncConnection[Any]) -> bool:
 
 def create_pool(
     url: str, pool_size: int, *, prepare: bool, password: Password | None = None
-) -> AsyncConnectionPool[AsyncConnection[Any]]:
+) -> Pool:
     """A pool that is not open yet. Without `prepare` nothing outlives a transaction on a connection."""
     context: AdaptContext = _Adapters()
-    return _Pool(
+    return Pool(
         partial(conninfo, url, password),
         min_size=1,
         max_size=pool_size,
         open=False,
         timeout=POOL_TIMEOUT_S,
+        reconnect_timeout=RECONNECT_S,
         name="whistlestop",
         kwargs={
             "autocommit": True,
@@ -264,7 +300,8 @@ async def retried(run: Callable[[], Awaitable[T]], *, read: bool) -> T:
             return await run()
         except (*EXPECTED, *_UNENCODABLE) as error:
             broken = read and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
-            broken = broken and not isinstance(error, errors.QueryCanceled)
+            # Who has waited for a connection in vain has waited long enough.
+            broken = broken and not isinstance(error, (errors.QueryCanceled, *_POOL_TROUBLE))
             if attempt >= ATTEMPTS or not (is_contention(error) or broken):
                 raise translate(error) from error
         await pause(attempt)

@@ -24,12 +24,11 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from psycopg import AsyncConnection
 
 from whistlestop.common.loops import Loop
 from whistlestop.common.notify import LocalNotifier
-from whistlestop.storage.postgres.connection import CONNECT_TIMEOUT_S, is_pooled
+from whistlestop.storage.postgres.connection import CONNECT_TIMEOUT_S, SILENT_S, answers_within, conninfo, is_pooled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -54,6 +53,9 @@ RECHECK_S = 2.0
 
 _HEARD_S = 2.0
 """How long one's own hint may take to come back."""
+
+LOOK_S = 20.0
+"""Of hearing nothing, until the server is asked whether it is still there."""
 
 log = logging.getLogger(__name__)
 
@@ -129,10 +131,10 @@ class PostgresNotifier:
 
         async def turn() -> None:
             connection = await AsyncConnection.connect(
-                url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
+                conninfo(url), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
             )
             async with connection:
-                await connection.execute("SELECT 1")
+                await ask(connection)
                 loop.succeeded()
                 await work(connection)
 
@@ -146,19 +148,21 @@ class PostgresNotifier:
         # Nobody knows what was said while nobody listened.
         self.wake_everybody()
         self._listening.set()
-        async for notification in connection.notifies():
-            sender, _, digests = notification.payload.partition(" ")
-            if sender != self._me:
-                self.others = True
-                self._heard_ns = self._clock.steady_ns()
-                self._local.publish(digests.split(" "), elsewhere=True)
-        raise psycopg.OperationalError("the server closed the connection")
+        while True:
+            async for notification in connection.notifies(timeout=LOOK_S):
+                sender, _, digests = notification.payload.partition(" ")
+                if sender != self._me:
+                    self.others = True
+                    self._heard_ns = self._clock.steady_ns()
+                    self._local.publish(digests.split(" "), elsewhere=True)
+            # Silence may be that of a connection which nobody has at the other end.
+            await ask(connection)
 
     async def _is_heard(self, connection: AsyncConnection[Any]) -> bool:
         """Whether a hint that is sent on another connection comes to this one: a pooler may pool sessions."""
         hello = f"{self._me} {digest(HELLO_TOPIC)}"
         async with await AsyncConnection.connect(
-            self._listen_url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
+            conninfo(self._listen_url), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
         ) as other:
             await other.execute("SELECT pg_notify(%s, %s)", (self._channel, hello))
             async for notification in connection.notifies(timeout=_HEARD_S):
@@ -186,7 +190,8 @@ class PostgresNotifier:
             batch, self._outbox = self._outbox, set()
             try:
                 for payload in payloads(self._me, batch):
-                    await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, payload))
+                    with answers_within(SILENT_S, connection):
+                        await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, payload))
             except BaseException:
                 # On the next connection: a hint that comes twice wakes somebody for nothing.
                 self._outbox |= batch
@@ -194,6 +199,12 @@ class PostgresNotifier:
                 raise
             if not self._outbox:
                 self._sent.set()
+
+
+async def ask(connection: AsyncConnection[Any]) -> None:
+    """Raise OperationalError when the server does not answer."""
+    with answers_within(SILENT_S, connection):
+        await connection.execute("SELECT 1")
 
 
 def digest(topic: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.storage.admin import check, notes_set_aside, table_counts
 from whistlestop.storage.errors import CannotOpen
+from whistlestop.storage.interface import LONGEST_READ_S
 from whistlestop.storage.postgres import schema
 from whistlestop.storage.postgres.backup import write_backup
 from whistlestop.storage.postgres.cluster import PostgresCluster
@@ -79,7 +80,7 @@ class PostgresStore(
         self._pool = self._writer = None
 
     async def migrate(self, *, contract: bool = False) -> list[str]:
-        async with self._connections().connection() as connection:
+        async with self._connections().connection(silent_s=None) as connection:
             try:
                 return await schema.migrate(connection, contract=contract)
             except EXPECTED as error:
@@ -95,7 +96,7 @@ class PostgresStore(
         return await retried(run, read=True)
 
     async def backup(self, target: str) -> None:
-        async with self._connections().connection() as connection:
+        async with self._connections().connection(silent_s=None) as connection:
             try:
                 await write_backup(connection, target)
             except EXPECTED as error:
@@ -112,7 +113,7 @@ class PostgresStore(
         return await table_counts(self._with_marks, limit)
 
     async def _with_marks(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        return await self._all(numbered(sql, "?"), parameters)
+        return await self._all(numbered(sql, "?"), parameters, silent_s=LONGEST_READ_S)
 
     async def ping(self) -> None:
         await self._one("SELECT 1")

@@ -20,9 +20,7 @@ from whistlestop.storage.postgres.transition import conflict_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from psycopg import AsyncConnection
-    from psycopg_pool import AsyncConnectionPool
-
+    from whistlestop.storage.postgres.connection import Pool
     from whistlestop.storage.postgres.transition import Prepared
 
     Outcome: TypeAlias = StorageError | Sequence[Any]
@@ -37,7 +35,7 @@ WORTH_A_LANE = 4
 class TransitionWriter:
     """Up to `lanes` commits are under way at once; meanwhile the next group gathers."""
 
-    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[Any]], lanes: int) -> None:
+    def __init__(self, pool: Pool, lanes: int) -> None:
         self._pool = pool
         self._lanes = lanes
         self._pending: list[tuple[Prepared, asyncio.Future[Outcome]]] = []
