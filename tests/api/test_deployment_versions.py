@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -183,7 +184,18 @@ async def _updated_with_start(site: Site) -> None:
         await site.within(1, call)
 
 
-WAYS = [_started, _started_instead, _signalled_with_start, _updated, _once, _reset, _updated_with_start]
+async def _scheduled(site: Site) -> None:
+    action = {
+        "workflow_id": "s", "workflow_type": {"name": "T"}, "task_queue": {"name": "q"}, "versioning_override": _pin("1")
+    }  # fmt: skip
+    await site.call(
+        "CreateSchedule", schedule_id="s", request_id="s", initial_patch={"trigger_immediately": {}},
+        schedule={"spec": {}, "action": {"start_workflow": action}},
+    )  # fmt: skip
+    await site.within(1, asyncio.sleep(0))
+
+
+WAYS = [_scheduled, _started, _started_instead, _signalled_with_start, _updated, _once, _reset, _updated_with_start]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -237,6 +249,15 @@ async def test_no_start_pins_to_a_version_that_nobody_has(site: Site, way: Any) 
         await way(site)
     assert refused.value.code is Code.FAILED_PRECONDITION
     assert refused.value.message == "Pinned version 'd:1' is not present in task queue 'q' of type 'Workflow'"
+
+
+async def test_a_schedule_starts_nothing_on_a_version_that_is_gone(site: Site) -> None:
+    await site.backend.clock.advance(600)
+    await site.call("DeleteWorkerDeploymentVersion", deployment_version=_version("1"))
+    await _scheduled(site)
+    assert not (await site.call("ListWorkflowExecutions", query="WorkflowType = 'T'")).executions
+    described = await site.call("DescribeSchedule", schedule_id="s")
+    assert (described.info.action_count, described.info.buffer_size) == (0, 0)
 
 
 # ---- routing to versions and deployments that nobody has polled ----

@@ -51,7 +51,7 @@ def new_run(
     """A run as the request wants it, up to its first event."""
     now_ns = service.clock.now_ns()
     attributes = core_start.started_attributes(request, now_ns=now_ns, limits=service.limits.of(context.namespace))
-    run = core_start.new_run(
+    return core_start.new_run(
         attributes,
         namespace_id=context.namespace_id,
         namespace=context.namespace,
@@ -65,8 +65,6 @@ def new_run(
         links=request.links,
         expected_current_run_id=expected_current_run_id,
     )
-    run.pinned_to = named_version(request.versioning_override)
-    return run
 
 
 async def check_version(

@@ -12,6 +12,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
+from whistlestop.common.deployments import named_version
 from whistlestop.history.core import cron, workflow_task
 from whistlestop.history.core.apply import is_null_payload
 from whistlestop.history.core.run import Run
@@ -76,6 +77,7 @@ def new_run(
     info.event_type = et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
     info.event_id = event.event_id
     run.visibility_changed = True
+    run.pinned_to = named_version(attributes.versioning_override)
     run.current = CurrentWrite(run.current_record(), expected_run_id=expected_current_run_id)
     run.arm(state.run_expiration_ns)
     return run

@@ -11,6 +11,7 @@ same way. Its timer row is of the kind `schedule`.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from dataclasses import field
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.offload import off_loop
 from whistlestop.history import chains
+from whistlestop.history.api.start import check_version
 from whistlestop.history.core import cancel, close, retry
 from whistlestop.history.core import start as core_start
 from whistlestop.history.core.run import PAUSED, RUNNING
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
     Decide = Callable[[Run, ScheduleData], None]
 
+log = logging.getLogger(__name__)
 ID_PREFIX = "temporal-sys-scheduler:"
 WORKFLOW_TYPE = "temporal-sys-scheduler-workflow"
 TASK_QUEUE = task_queues.PER_NAMESPACE_QUEUE
@@ -246,7 +249,7 @@ class _Turn:
             )
 
     async def _new_run(self, start: BufferedStart, *, tracked: bool) -> Run | None:
-        """The run that a start begins; None when its workflow id is taken."""
+        """The run that a start begins; None when its workflow id is taken, or the version it is pinned to is gone."""
         state = self.run.state
         request = start_request(self.run, self.data, start, tracked=tracked)
         if request.HasField("retry_policy"):
@@ -259,6 +262,11 @@ class _Turn:
             if current.status in (RUNNING, PAUSED) or not (start.manual or keeps_id):
                 return None
         context = CallContext(namespace_id=state.namespace_id, namespace=state.namespace)
+        try:
+            await check_version(self.service, request, context)
+        except ServiceError as error:
+            log.warning("schedule %s started no workflow: %s", self.data.schedule_id, error.message)
+            return None
         now_ns = self.run.now_ns
         run = core_start.new_run(
             core_start.started_attributes(request, now_ns=now_ns, limits=self.run.limits),
