@@ -426,7 +426,7 @@ class Engine:
             committing.add_done_callback(_ignore_result)
             raise
         for each in runs:
-            if each.pinned_to is not None and self.limits.version_reactivation:
+            if each.pinned_to is not None and each.limits.version_reactivation:
                 await pinning.reactivate(self, each.key.namespace_id, each.pinned_to)
 
     async def _route(self, run: Run) -> None:

@@ -104,7 +104,7 @@ async def create_version(
         if info is None or not has_config or data.notes[version.build_id].create_request_id:
             if _is_created(data, request):
                 return None
-            info = add_version(data, version.build_id, now_ns, limits_of(frontend), polled=False)
+            info = add_version(data, version.build_id, now_ns, limits_of(frontend, context), polled=False)
         # Else the worker that was just started has polled already, which made the version known.
         info.last_modifier_identity = request.identity
         data.notes[version.build_id].create_request_id = request.request_id

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersionInfo
 
     from whistlestop.common.context import CallContext
+    from whistlestop.common.deployment_changes import DeploymentLimits
     from whistlestop.common.proto.deployment_pb2 import DeploymentData
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
@@ -149,20 +150,22 @@ def _check_queues(data: DeploymentData, build_id: str, needed: frozenset[_Queue]
     )
 
 
-def _deployment(known: NamespaceDeployments, frontend: Frontend, request: Any, now_ns: int) -> DeploymentData:
+def _deployment(
+    known: NamespaceDeployments, limits: DeploymentLimits, request: Any, now_ns: int
+) -> DeploymentData:
     """The deployment whose routing is to change; it may come before its first worker if the request says so."""
     data = find_deployment(known, request.deployment_name)
     if data is None and request.allow_no_pollers:
-        return add_deployment(known, request.deployment_name, now_ns, limits_of(frontend))
+        return add_deployment(known, request.deployment_name, now_ns, limits)
     return find(known, request.deployment_name)
 
 
 def _wanted(
-    data: DeploymentData, frontend: Frontend, request: Any, build_id: str, now_ns: int
+    data: DeploymentData, limits: DeploymentLimits, request: Any, build_id: str, now_ns: int
 ) -> WorkerDeploymentVersionInfo:
     """The version to route to, which may come before its first worker if the request says so. Raises NOT_FOUND."""
     if request.allow_no_pollers and find_version(data, build_id) is None:
-        return add_version(data, build_id, now_ns, limits_of(frontend), polled=False)
+        return add_version(data, build_id, now_ns, limits, polled=False)
     return find_in(data, build_id)
 
 
@@ -176,10 +179,10 @@ async def set_current_version(
 ) -> rr.SetWorkerDeploymentCurrentVersionResponse:
     """All unpinned work goes to this version from now on (but for what ramps elsewhere)."""
     build_id, now_ns = wanted_build(request), frontend.clock.now_ns()
-    needed = await _needed_queues(frontend, context, request, build_id)
+    needed, limits = await _needed_queues(frontend, context, request, build_id), limits_of(frontend, context)
 
     def change(known: NamespaceDeployments) -> tuple[rr.SetWorkerDeploymentCurrentVersionResponse, DeploymentData]:
-        data = _deployment(known, frontend, request, now_ns)
+        data = _deployment(known, limits, request, now_ns)
         routing = data.description.worker_deployment_info.routing_config
         reply = rr.SetWorkerDeploymentCurrentVersionResponse(previous_version=routing.current_version)
         if routing.HasField("current_deployment_version"):
@@ -187,7 +190,7 @@ async def set_current_version(
         previous = routing.current_deployment_version.build_id
         if previous != build_id or not _is_modifier(data, request):
             check_token(data, request)
-            info = _wanted(data, frontend, request, build_id, now_ns) if build_id else None
+            info = _wanted(data, limits, request, build_id, now_ns) if build_id else None
             check_manager(data, request)
             if previous != build_id:
                 _check_queues(data, build_id, needed, "current")
@@ -243,10 +246,10 @@ async def set_ramping_version(
     # No build and no percentage: nothing ramps any more.
     ramping_version = f"{request.deployment_name}.{build_id}" if build_id else UNVERSIONED if request.percentage else ""
 
-    needed = await _needed_queues(frontend, context, request, build_id)
+    needed, limits = await _needed_queues(frontend, context, request, build_id), limits_of(frontend, context)
 
     def change(known: NamespaceDeployments) -> tuple[rr.SetWorkerDeploymentRampingVersionResponse, DeploymentData]:
-        data = _deployment(known, frontend, request, now_ns)
+        data = _deployment(known, limits, request, now_ns)
         routing = data.description.worker_deployment_info.routing_config
         reply = rr.SetWorkerDeploymentRampingVersionResponse(
             previous_version=routing.ramping_version, previous_percentage=routing.ramping_version_percentage
@@ -259,7 +262,7 @@ async def set_ramping_version(
             check_token(data, request)
             if ramping_version == routing.current_version:
                 raise failed_precondition(f"requested ramping version {routing.current_version} is already current")
-            info = _wanted(data, frontend, request, build_id, now_ns) if build_id else None
+            info = _wanted(data, limits, request, build_id, now_ns) if build_id else None
             check_manager(data, request)
             if is_new:
                 _check_queues(data, build_id, needed, "ramping")

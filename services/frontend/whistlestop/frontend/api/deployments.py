@@ -79,9 +79,9 @@ def find_in(data: DeploymentData, build_id: str) -> WorkerDeploymentVersionInfo:
     return info
 
 
-def limits_of(frontend: Frontend) -> DeploymentLimits:
+def limits_of(frontend: Frontend, context: CallContext) -> DeploymentLimits:
     """How many deployments and versions there may be."""
-    config = frontend.config
+    config = frontend.config.of(context.namespace)
     return DeploymentLimits(deployments=config.max_deployments, versions=config.max_versions_in_deployment)
 
 
@@ -411,7 +411,7 @@ async def create_deployment(
     def change(known: NamespaceDeployments) -> rr.CreateWorkerDeploymentResponse:
         data = find_deployment(known, request.deployment_name)
         if data is None:
-            data = add_deployment(known, request.deployment_name, now_ns, limits_of(frontend))
+            data = add_deployment(known, request.deployment_name, now_ns, limits_of(frontend, context))
             data.create_request_id = request.request_id
             data.description.worker_deployment_info.last_modifier_identity = request.identity
         elif not request.request_id or data.create_request_id != request.request_id:

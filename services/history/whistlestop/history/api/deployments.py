@@ -95,7 +95,7 @@ async def _redispatch(service: History, task: MatchingTask, deployments: Namespa
 async def refresh_drainage(service: History, request: RefreshDrainageRequest, context: CallContext) -> Reply:
     """Look whether open workflows are pinned to versions that drain, where it is time to look."""
     now_ns = service.clock.now_ns()
-    limits, deployments = service.limits, service.engine.deployments
+    limits, deployments = service.limits.of(context.namespace), service.engine.deployments
 
     def due_ones(known: NamespaceDeployments) -> list[WorkerDeploymentVersionInfo]:
         found = []
