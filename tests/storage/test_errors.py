@@ -129,7 +129,7 @@ def _with_nul(what: str) -> ExecutionWrite:
     write = start(run_key("run-nul", "order-nul"))
     assert write.current is not None
     if what == "task queue":
-        key = dataclasses.replace(task(1).key, task_queue="\0")
+        key = task(1).key._replace(task_queue="\0")
         return dataclasses.replace(write, tasks_added=(dataclasses.replace(task(1), key=key),))
     current = dataclasses.replace(write.current.current, create_request_id="\0")
     return dataclasses.replace(write, current=dataclasses.replace(write.current, current=current))

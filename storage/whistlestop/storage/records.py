@@ -8,6 +8,7 @@ adapters chunk larger states and history batches themselves.
 from __future__ import annotations
 
 from dataclasses import field
+from typing import NamedTuple
 
 from whistlestop.common.fairness import priority_of
 from whistlestop.common.records import record
@@ -16,9 +17,8 @@ SLOTS = 16384
 """Hash slots of executions. Fixed for ever: ranges of slots are what is leased and scanned, not shards."""
 
 
-@record
-class ExecutionKey:
-    """One run."""
+class ExecutionKey(NamedTuple):
+    """One run. A tuple, for it is hashed and compared a dozen times in each transition."""
 
     namespace_id: str
     workflow_id: str
@@ -48,8 +48,7 @@ def own_branch(shared: list[BranchRange], branch_id: str) -> BranchRange:
     return BranchRange(branch_id, shared[-1].next_event_id if shared else 1, 2**62)
 
 
-@record
-class TaskKey:
+class TaskKey(NamedTuple):
     """Where one matching task stands. Order within a queue is (priority, task_id)."""
 
     namespace_id: str

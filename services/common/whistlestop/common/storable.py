@@ -43,7 +43,17 @@ def nul_field(message: Message) -> str:
     zeros = message.SerializeToString().count(b"\0")
     if not zeros:
         return ""
-    names = _plan(message).any_messages
+    plan = _plan(message)
+    for name in plan.tokens:
+        zeros -= getattr(message, name).count(b"\0")
+    if not zeros:
+        return ""
+    for name in plan.kept_lists:
+        for each in getattr(message, name):
+            zeros -= each.SerializeToString().count(b"\0")
+    if not zeros:
+        return ""
+    names = plan.any_messages
     for index, name in enumerate(names):
         if message.HasField(name) and not getattr(message, name).ByteSize():
             zeros -= 1
@@ -62,6 +72,10 @@ class _Plan(NamedTuple):
     messages: tuple[str, ...]
     lists_of_messages: tuple[str, ...]
     maps: tuple[str, ...]
+    tokens: tuple[str, ...]
+    """Fields of bytes."""
+    kept_lists: tuple[str, ...]
+    """Of messages that are only kept, and may come by the thousand."""
     any_messages: list[str]
     """Those besides that are only kept, and the last that was found empty first."""
 
@@ -107,6 +121,10 @@ def _plan_of(message: Message) -> _Plan:
     for field in message.DESCRIPTOR.fields:
         if field.message_type is not None and not field.is_repeated:
             plan.any_messages.append(field.name)
+        if field.type == field.TYPE_BYTES and not field.is_repeated:
+            plan.tokens.append(field.name)  # type: ignore[attr-defined]  # a list until the end
+        if field.is_repeated and field.message_type is not None and field.message_type.full_name in _KEPT_MESSAGES:
+            plan.kept_lists.append(field.name)  # type: ignore[attr-defined]  # likewise
         if field.name in _KEPT_FIELDS:
             continue
         if field.type == field.TYPE_STRING:

@@ -176,7 +176,7 @@ class Calls(Outbound):
         stream.begun = True
         if head.timeout_s is not None:
             stream.deadline = at = self._loop.time() + head.timeout_s
-            if self._timer is None or at < self._timer_at - self._slack_s():
+            if self._timer is None or (at < self._timer_at and at < self._timer_at - self._slack_s()):
                 self._set_timer(at)
         if head.method is not None and head.method.streaming is not None:
             stream.call = StreamingCall(self, stream, head.method)

@@ -232,7 +232,10 @@ class Requests(Calls):
 
     def _on_data(self, data: bytes, start: int, stop: int, flags: int, number: int) -> None:
         size = stop - start
-        self._count_received(size)
+        # The connection's window is granted anew in large steps: requests are bounded one by one.
+        self._receive_left -= size
+        if self._receive_left <= self._grant_at:
+            self._grant_window()
         if flags & PADDED:
             start, stop = frames.unpadded(data, start, stop)
         stream = self.streams.get(number)
@@ -286,11 +289,8 @@ class Requests(Calls):
             self.write(frames.window_update(stream.number, self.limits.stream_window - stream.receive_left))
             stream.receive_left = self.limits.stream_window
 
-    def _count_received(self, size: int) -> None:
-        """The connection's receive window, granted anew in large steps: requests are bounded one by one."""
-        self._receive_left -= size
-        if self._receive_left <= self._grant_at:
-            if self._receive_left < 0:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the window allows")
-            self.write(frames.window_update(0, self.limits.connection_window - self._receive_left))
-            self._receive_left = self.limits.connection_window
+    def _grant_window(self) -> None:
+        if self._receive_left < 0:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the window allows")
+        self.write(frames.window_update(0, self.limits.connection_window - self._receive_left))
+        self._receive_left = self.limits.connection_window

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
@@ -17,7 +18,7 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from google.protobuf.descriptor import Descriptor
+    from google.protobuf.descriptor import Descriptor, FieldDescriptor
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.state_pb2 import MutableState
@@ -33,9 +34,34 @@ def add(state: MutableState, events: Iterable[history_pb.HistoryEvent], data: by
     if _LOOKS_LIKE_ONE.search(data) is None:
         return
     for event in events:
-        for size in _sizes(event):
-            state.external_payload_count += 1
-            state.external_payload_size_bytes += size
+        name = event.WhichOneof("attributes")
+        if name is not None:
+            attributes = getattr(event, name)
+            for field in _holders(attributes.DESCRIPTOR):
+                _count(state, _sizes_in(attributes, field))
+        if event.HasField("user_metadata"):
+            _count(state, _sizes(event.user_metadata))
+
+
+def _count(state: MutableState, sizes: Iterable[int]) -> None:
+    for size in sizes:
+        state.external_payload_count += 1
+        state.external_payload_size_bytes += size
+
+
+@cache
+def _holders(kind: Descriptor) -> tuple[FieldDescriptor, ...]:
+    """Return the fields of a type of attributes that may hold payloads."""
+    return tuple(
+        field for field in kind.fields if field.message_type is not None and _may_hold_payloads(field.message_type)
+    )
+
+
+def _sizes_in(attributes: Any, field: FieldDescriptor) -> Iterable[int]:
+    value = getattr(attributes, field.name)
+    if not field.is_repeated:
+        return _sizes(value) if attributes.HasField(field.name) else ()
+    return chain.from_iterable(map(_sizes, value.values() if isinstance(value, Mapping) else value))
 
 
 def _sizes(message: Any) -> Iterable[int]:
