@@ -26,6 +26,7 @@ from whistlestop.frontend.api.namespaces import ensure_namespace
 from whistlestop.frontend.registry import REGISTRY, WORKFLOW_SERVICE
 from whistlestop.server.assembly import assemble
 from whistlestop.server.config import ServerConfig
+from whistlestop.storage import limits
 from whistlestop.storage.errors import Refused
 from whistlestop.storage.postgres import PostgresStore
 from whistlestop.storage.sqlite import SqliteStore
@@ -292,8 +293,9 @@ async def test_payloads_with_zeros_pass(site: Site) -> None:
     assert (await site.history("w"))[-1].event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED
 
 
-async def test_what_the_store_refuses_stops_nobody_else(site: Site) -> None:
-    """A queue's name by which the row can't be indexed: its caller alone hears of it, and not to try again."""
+async def test_what_the_store_refuses_stops_nobody_else(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that the store does not take though the API's limits let it in: its caller alone hears of it."""
+    monkeypatch.setattr(limits, "CHUNKED_LIMIT", 1_500_000)
 
     async def start(n: int) -> object:
         try:

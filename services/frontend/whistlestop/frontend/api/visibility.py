@@ -5,7 +5,7 @@ All of them are one thing: a list filter over the visibility rows of a namespace
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import VisibilityRow
     from whistlestop.storage.visibility import AttributeType
 
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - written with a Z
 _MOST_ARCHIVED = 10_000
 _RUNNING = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING
 _STATUS_WORDS: dict[int, str] = {
@@ -157,7 +158,10 @@ def _between(column: str, request: Any) -> list[str]:
 
 def _instant(timestamp: Timestamp) -> str:
     # Not strftime: it does not pad years before 1000, and Go's zero time is of the year 1.
-    whole = datetime.fromtimestamp(timestamp.seconds, UTC).replace(tzinfo=None).isoformat()
+    try:
+        whole = (_EPOCH + timedelta(seconds=timestamp.seconds)).isoformat()
+    except OverflowError as error:
+        raise ValueError("a time beyond the years 1 to 9999") from error
     return f"{whole}.{timestamp.nanos:09}Z"
 
 
