@@ -468,3 +468,30 @@ async def sticky_worker_is_gone(p: Puppet) -> None:
     await respond(p, task, [accept(task.messages[0]), finish("u")])
     await update.answer()
     await p.history()
+
+
+@scenario
+async def requests_of_updates_are_told(p: Puppet) -> None:
+    """By their request ids, with the event that accepted them; a reset admits them again."""
+    run_id = await p.start()
+    await p.step(timer())
+    for update_id, request_id in (("u", p.id("accepted")), ("v", p.id("rejected"))):
+        fields = p.update_fields("change", update_id)
+        fields["request"]["request_id"] = request_id
+        asked = p.begin("UpdateWorkflowExecution", **fields)
+        task = await p.workflow_task()
+        if update_id == "u":
+            await respond(p, task, [accept(task.messages[0]), finish("u")])
+        else:
+            await respond(p, task, [reject(task.messages[0])])
+        await asked.answer()
+        await p.describe()
+    await p.call(
+        "ResetWorkflowExecution", workflow_execution=p.execution(run_id=run_id), workflow_task_finish_event_id=4,
+        request_id=p.id("reset"),
+    )  # fmt: skip
+    task = await p.workflow_task()
+    admitted = "workflow_execution_update_admitted_event_attributes"
+    p.note("admitted again", [event.WhichOneof("attributes") for event in task.history.events].count(admitted))
+    await p.complete(task, timer())
+    await p.terminate()

@@ -436,7 +436,15 @@ def _update_admitted(state: MutableState, event: history_pb.HistoryEvent, batch_
     update.request.CopyFrom(a.request)
     update.admitted_event_id = event.event_id
     request = a.request
+    _note_request_of_update(state, request.request_id, event)
     nexus_apply.add_update_callbacks(state, event, update.update_id, request.request_id, request.completion_callbacks)
+
+
+def _note_request_of_update(state: MutableState, request_id: str, event: history_pb.HistoryEvent) -> None:
+    """Note the request by the latest event of its update, unless it is known for something else."""
+    known = state.request_ids[request_id].event_type if request_id in state.request_ids else None
+    if request_id and known in (None, et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED):
+        _note_request(state, request_id, event)
 
 
 def _update_accepted(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
@@ -448,6 +456,8 @@ def _update_accepted(state: MutableState, event: history_pb.HistoryEvent, batch_
     update.accepted_event_id = event.event_id
     update.request_message_id = a.accepted_request_message_id
     update.sequencing_event_id = a.accepted_request_sequencing_event_id
+    request_id = a.accepted_request.request_id or update.request.request_id
+    _note_request_of_update(state, request_id, event)
     update.ClearField("request")
     if a.HasField("accepted_request"):
         # A worker rejected the one that an event had admitted, which history does not tell: this is another of its id.

@@ -24,6 +24,12 @@ FAILED_STATUSES = frozenset({
     wf_enums.WORKFLOW_EXECUTION_STATUS_TERMINATED,
     wf_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT,
 })
+_NO_STARTS = (
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED,
+    et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
+)
+"""Of what a request did that neither started the run nor attached anything to it."""
 TERMINATE_REASON = "TerminateIfRunning WorkflowIdReusePolicy"
 
 
@@ -92,6 +98,6 @@ def request_of(current: MutableState, request_id: str) -> int | None:
         return int(et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
     if request_id in current.request_ids:
         event_type = current.request_ids[request_id].event_type
-        if event_type != et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+        if event_type not in _NO_STARTS:
             return event_type
     return None

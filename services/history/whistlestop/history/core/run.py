@@ -362,6 +362,9 @@ class Run:
             update_id = event.workflow_execution_update_admitted_event_attributes.request.meta.update_id
             if update_id in self.state.updates:
                 self.state.updates[update_id].admitted_event_id = event.event_id
+            request_id = event.workflow_execution_update_admitted_event_attributes.request.request_id
+            if request_id in self.state.request_ids and self.state.request_ids[request_id].event_type == kind:
+                self.state.request_ids[request_id].event_id = event.event_id
         elif kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
             request_id = event.workflow_execution_options_updated_event_attributes.attached_request_id
             if request_id and request_id in self.state.request_ids:
