@@ -24,9 +24,10 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-async def _call(process: Process, method: str, **fields: Any) -> Any:
+async def _call(process: Process, method: str, *, can_hold: bool = True, **fields: Any) -> Any:
     request = getattr(rr, f"{method}Request")(namespace=NAMESPACE, **fields)
-    reply = await process.frontend.call(f"temporal.api.workflowservice.v1.WorkflowService/{method}", request, CallContext())
+    context = CallContext(can_hold=can_hold)
+    reply = await process.frontend.call(f"temporal.api.workflowservice.v1.WorkflowService/{method}", request, context)
     return decoded(reply, getattr(rr, f"{method}Response"))
 
 
@@ -67,6 +68,28 @@ async def test_a_start_by_a_process_that_has_not_heard_of_the_version_finds_the_
     await _settle()
     assert poll.done()
     assert poll.result().workflow_execution.workflow_id == "after"
+    await backend.close()
+
+
+async def test_functions_that_look_no_more_when_they_have_answered_are_looked_after() -> None:
+    """The one that changes the routing waits until no other goes by the older one."""
+    backend = await _cluster(2)
+    one, other = backend.processes
+    for process in backend.processes:
+        process.history.engine.placements = None
+    poll = _poll(other, "1")
+    await _settle()
+    await one.history.engine.deployments.read(backend.namespace_id)
+    change = asyncio.ensure_future(
+        _call(other, "SetWorkerDeploymentCurrentVersion", can_hold=False, deployment_name="d", build_id="1")
+    )
+    await _settle()
+    await _start(one, "w")
+    await backend.clock.advance(MOMENT_S)
+    await _settle()
+    await change
+    assert poll.done()
+    assert poll.result().workflow_execution.workflow_id == "w"
     await backend.close()
 
 

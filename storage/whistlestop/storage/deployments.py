@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 _TRIES = 30
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.5
-_KEPT_NS = SECOND_NS
+MOST_BEHIND_S = 1.0
+"""How old what a process goes by may be."""
+_KEPT_NS = int(MOST_BEHIND_S * SECOND_NS)
 _MOST_NAMESPACES = 1000
 
 

@@ -15,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from whistlestop.common.errors import ServiceError
+from whistlestop.storage.deployments import MOST_BEHIND_S
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_AFTER_S = 1.0
 _MOST_QUEUES = 10_000
 """Remembered of one namespace; what is beyond is left to matching."""
 
@@ -79,11 +79,11 @@ class Placements:
     async def _watch(self, namespace_id: str) -> None:
         """Look every second, until a second brings nothing."""
         try:
-            await self._clock.sleep(LOOK_AFTER_S)
+            await self._clock.sleep(MOST_BEHIND_S)
             while placed := self._placed[namespace_id]:
                 self._placed[namespace_id] = {}
                 await self._look(namespace_id, placed)
-                await self._clock.sleep(LOOK_AFTER_S)
+                await self._clock.sleep(MOST_BEHIND_S)
         finally:
             del self._placed[namespace_id]
 

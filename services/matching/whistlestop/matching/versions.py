@@ -22,7 +22,7 @@ from whistlestop.common.deployments import (
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto.deployment_pb2 import RefreshDrainageRequest, RerouteTasksRequest
 from whistlestop.matching.pollers import note_in_memory, shown
-from whistlestop.storage.deployments import Deployments
+from whistlestop.storage.deployments import MOST_BEHIND_S, Deployments
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
@@ -105,9 +105,11 @@ class Versions:
             return key, poll
         self._make_room()
         known = await self._deployments.read(context.namespace_id)
+        self._seen[seen] = now_ns
         if not has_queue(known, version, poll.task_queue.name, task_type):
             await self._register(context, version, poll.task_queue.name, task_type)
-        self._seen[seen] = now_ns
+            # Others do not know of it for a moment: the first poll after that looks again.
+            self._seen[seen] = now_ns - _AGAIN_NS + 2 * int(MOST_BEHIND_S * SECOND_NS)
         if key != plain:
             await self._look_astray(context, poll.task_queue.name, task_type)
         return key, poll

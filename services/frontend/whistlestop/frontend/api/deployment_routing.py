@@ -42,6 +42,7 @@ from whistlestop.frontend.api.deployments import (
     find,
     find_in,
     limits_of,
+    look_through,
     store_of,
     token_of,
 )
@@ -312,7 +313,7 @@ async def _reroute(frontend: Frontend, context: CallContext, data: DeploymentDat
     request = RerouteTasksRequest(
         queues=[RerouteTasksRequest.Queue(name=name, task_type=kind) for name, kind in sorted(queues)]
     )
-    await frontend.history.call("RerouteTasks", request, context)
+    await look_through(frontend, request, context)
 
 
 HANDLERS: dict[str, Handler] = {

@@ -34,7 +34,7 @@ from whistlestop.common.proto.deployment_pb2 import (
 from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse
 from whistlestop.frontend.api import compute_config
 from whistlestop.frontend.api.compute_status import compute_status
-from whistlestop.storage.deployments import Deployments
+from whistlestop.storage.deployments import MOST_BEHIND_S, Deployments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,6 +98,15 @@ async def change_adding_version(
 
     deployments = store_of(frontend)
     return await deployments.add(context.namespace_id, name, change, refresh=refresh, is_polled=is_polled)
+
+
+async def look_through(frontend: Frontend, request: RerouteTasksRequest, context: CallContext) -> None:
+    """Let history see the new routing of these queues, and put what waits where it belongs."""
+    await frontend.history.call("RerouteTasks", request, context)
+    if not context.can_hold:
+        # Other instances of a function go by the older routing for a moment, and do not look again when they answer.
+        await frontend.clock.sleep(MOST_BEHIND_S)
+        await frontend.history.call("RerouteTasks", request, context)
 
 
 async def has_pollers(frontend: Frontend, context: CallContext, info: WorkerDeploymentVersionInfo) -> bool:

@@ -18,7 +18,7 @@ from whistlestop.common.deployments import versioning_data
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.common.proto.deployment_pb2 import RerouteTasksRequest
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.deployments import store_of
+from whistlestop.frontend.api.deployments import look_through, store_of
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
@@ -118,7 +118,7 @@ async def reroute(frontend: Frontend, task_queue: str, context: CallContext) -> 
     """Tasks that wait may belong to another build id by now."""
     kinds = (TASK_QUEUE_TYPE_WORKFLOW, TASK_QUEUE_TYPE_ACTIVITY)
     queues = [RerouteTasksRequest.Queue(name=task_queue, task_type=kind) for kind in kinds]
-    await frontend.history.call("RerouteTasks", RerouteTasksRequest(queues=queues), context)
+    await look_through(frontend, RerouteTasksRequest(queues=queues), context)
 
 
 def _builds(data: VersioningData) -> set[str]:
