@@ -306,3 +306,22 @@ async def test_callbacks_are_counted_over_all_starts(shop: Shop) -> None:
         await shop.begin(request_id="c", completion_callbacks=[callback], **wanted)
     assert refused.value.code is Code.FAILED_PRECONDITION
     assert len((await shop.describe()).callbacks) == 2
+
+
+async def test_lists_show_the_execution_time_by_the_present_start_delay(shop: Shop) -> None:
+    begun_ns = shop.clock.now_ns()
+    await shop.begin(start_delay={"seconds": 480})
+
+    async def delay() -> int:
+        [row], _ = await shop.store.list_visibility(NAMESPACE_ID, parse(DIVISION, {}), 10, b"")
+        assert row.execution_time_us is not None
+        return (row.execution_time_us - begun_ns // 1000) // 1_000_000
+
+    assert await delay() == 480
+    await shop.call(
+        "UpdateActivityExecutionOptions", activity_id="a", activity_options={"start_delay": {"seconds": 240}},
+        update_mask={"paths": ["start_delay"]}, request_id="update",
+    )  # fmt: skip
+    assert await delay() == 240
+    await shop.call("UpdateActivityExecutionOptions", activity_id="a", restore_original=True, request_id="restore")
+    assert await delay() == 480

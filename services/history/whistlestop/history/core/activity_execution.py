@@ -426,6 +426,15 @@ def restore_options(run: Run) -> None:
     activity.options.CopyFrom(activity.original_options)
     if activity.first_started_ns and delay_ns != duration_ns(activity.options.start_delay):
         set_duration(activity.options.start_delay, delay_ns)
+    follow_start_delay(run)
+
+
+def follow_start_delay(run: Run) -> None:
+    """Let lists show as the execution time when the first attempt is offered by the present options."""
+    execution_ns = first_dispatch_ns(run.state)
+    if run.state.execution_start_ns != execution_ns:
+        run.state.execution_start_ns = execution_ns
+        run.visibility_changed = True
 
 
 def clear_heartbeat(activity: ActivityExecution) -> None:

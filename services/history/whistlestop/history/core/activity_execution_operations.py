@@ -160,6 +160,7 @@ def _merge(run: Run, changes: activity_pb.ActivityOptions, wanted: set[str]) -> 
     if not complete_timeouts(options):
         raise invalid_argument(NO_TIMEOUT.format(activity.activity_id, run.state.workflow_type))
     activity.options.CopyFrom(options)
+    core.follow_start_delay(run)
 
 
 def complete_timeouts(options: activity_pb.ActivityOptions) -> bool:
