@@ -201,12 +201,106 @@ async def test_a_command_with_a_memo_above_the_limit_ends_the_run(
     assert described.workflow_execution_info.status == 5  # terminated
 
 
-@pytest.mark.parametrize("size", [LIMIT - 1, LIMIT], ids=["below", "at"])
-async def test_an_input_within_the_limit_comes_back_whole(p: Puppet, size: int) -> None:
-    given = Payloads()
-    _grow(given, given.payloads.add(), size)
+# ---- payloads --------------------------------------------------------------------------------------------------------
+
+
+async def _input(p: Puppet, given: Payloads) -> None:
     await p.start(input=given)
     task = await p.workflow_task(record=False)
     assert task.history.events[0].workflow_execution_started_event_attributes.input == given
-    await p.complete(task, c.activity("a", p.task_queue, input=given))
-    assert (await p.activity_task(record=False)).input == given
+
+
+async def _signal(p: Puppet, given: Payloads) -> None:
+    await p.start()
+    await p.call("SignalWorkflowExecution", workflow_execution=p.execution(), signal_name="s", input=given)
+    assert (await _events(p))[2].workflow_execution_signaled_event_attributes.input == given
+
+
+async def _activity(p: Puppet, given: Payloads) -> None:
+    """Its input, its progress and its result."""
+    await p.start()
+    await p.step(c.activity("a", p.task_queue, input=given))
+    task = await p.activity_task(record=False)
+    assert task.input == given
+    await p.call("RecordActivityTaskHeartbeat", record=False, task_token=task.task_token, details=given)
+    described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution())
+    assert described.pending_activities[0].heartbeat_details == given
+    await p.call("RespondActivityTaskCompleted", record=False, task_token=task.task_token, result=given)
+    events = await _events(p)
+    assert any(event.activity_task_completed_event_attributes.result == given for event in events)
+
+
+async def _result(p: Puppet, given: Payloads) -> None:
+    await p.start()
+    await p.step(c.command("complete_workflow_execution", result=given))
+    assert (await _events(p))[-1].workflow_execution_completed_event_attributes.result == given
+
+
+async def _child_input(p: Puppet, given: Payloads) -> None:
+    await p.start()
+    await p.step(c.child(p.id("child"), p.id("queue"), input=given))
+    task = await p.workflow_task(p.id("queue"), record=False)
+    assert task.history.events[0].workflow_execution_started_event_attributes.input == given
+
+
+async def _marker(p: Puppet, given: Payloads) -> None:
+    await p.start()
+    await p.step(c.marker(details={"d": given}))
+    assert (await _events(p))[-1].marker_recorded_event_attributes.details["d"] == given
+
+
+async def _answer(p: Puppet, given: Payloads) -> None:
+    await p.start()
+    await p.step(c.timer())
+    asked = p.begin("QueryWorkflow", record=False, execution=p.execution(), query={"query_type": "q"})
+    task = await p.workflow_task(record=False)
+    await p.call(
+        "RespondQueryTaskCompleted", task_token=task.task_token, completed_type="QUERY_RESULT_TYPE_ANSWERED",
+        query_result=given,
+    )  # fmt: skip
+    assert (await asked.answer()).query_result == given
+
+
+async def _events(p: Puppet) -> list[Any]:
+    """All events; a page ends behind some megabytes."""
+    events: list[Any] = []
+    token = b""
+    while True:
+        page = await p.call(
+            "GetWorkflowExecutionHistory", record=False, execution=p.execution(), next_page_token=token
+        )
+        events += page.history.events
+        token = page.next_page_token
+        if not token:
+            return events
+
+
+PAYLOAD_PATHS: tuple[Callable[[Puppet, Payloads], Awaitable[None]], ...] = (
+    _input, _signal, _activity, _result, _child_input, _answer,
+)  # fmt: skip
+
+
+def _payloads_of(size: int) -> Payloads:
+    given = Payloads()
+    _grow(given, given.payloads.add(), size)
+    return given
+
+
+@pytest.mark.parametrize("path", PAYLOAD_PATHS, ids=lambda path: path.__name__.strip("_"))
+async def test_payloads_at_the_limit_come_back_whole(
+    p: Puppet, path: Callable[[Puppet, Payloads], Awaitable[None]]
+) -> None:
+    await path(p, _payloads_of(LIMIT))
+
+
+async def test_details_of_markers_come_back_whole(p: Puppet) -> None:
+    """Their names count, too."""
+    await _marker(p, _payloads_of(LIMIT - 1))
+
+
+@pytest.mark.parametrize("path", PAYLOAD_PATHS, ids=lambda path: path.__name__.strip("_"))
+async def test_payloads_above_the_limit_are_refused(
+    p: Puppet, path: Callable[[Puppet, Payloads], Awaitable[None]]
+) -> None:
+    with pytest.raises(Refused, match=r"exceeds size limit|exceeds"):
+        await path(p, _payloads_of(LIMIT + 1))
