@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -107,11 +108,9 @@ async def test_a_worker_without_work_ends_when_its_time_is_over(jump_s: float) -
 
 @pytest.mark.parametrize("jump_s", [3 * TOUCH_S, -3 * TOUCH_S], ids=["forward", "back"])
 def test_a_wake_queue_shows_that_it_is_in_use_after_half_a_day(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from whistlestop.bridge import sqs
-
     wall, passed = [1e9], [500.0]
-    monkeypatch.setattr(sqs.time, "time", lambda: wall[0])
-    monkeypatch.setattr(sqs.time, "monotonic", lambda: passed[0])
+    clocks = SimpleNamespace(time=lambda: wall[0], monotonic=lambda: passed[0])
+    monkeypatch.setattr("whistlestop.bridge.sqs.time", clocks)
     told: list[str] = []
 
     class Client:

@@ -58,7 +58,7 @@ async def test_a_limit_lets_through_as_much_as_without_a_jump(kind: str, jump_s:
 
 async def test_a_bucket_that_a_slower_limit_left_holds_nobody_for_longer_than_the_new_one() -> None:
     bench = Bench()
-    settings = Settings(bench.store, bench.config)  # type: ignore[arg-type]
+    settings = Settings(bench.store, bench.config)
     task, key = bench.task("w", task_type=2), (NAMESPACE, "q", 2)
     assert await settings.take_shared_token(key, 0.0001, task, bench.clock.now_ns()) is None
     assert await settings.take_shared_token(key, 0.0001, task, bench.clock.now_ns()) is not None
@@ -166,7 +166,7 @@ async def test_a_task_that_history_refused_is_tried_again_when_the_pause_is_over
             raise unavailable("not now")
         return await answer(*arguments)
 
-    bench.history.call = refuse  # type: ignore[method-assign]
+    bench.history.call = refuse  # type: ignore[method-assign, assignment]
     polling = bench.poll()
     await settle()
     bench.commit("w")

@@ -55,6 +55,10 @@ def _hear(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
+def _nothing(_: object) -> None:
+    return None
+
+
 def _trace_nothing(*what: str | bytes) -> None:
     return None
 
@@ -194,11 +198,13 @@ class Backend:
 
     async def _new_process(self) -> Process:
         made: list[Process] = []
-        store: Any = FaultyStore(self.store, self, lambda: self.crash(made[0]), self.log.committed)
+        alone = self.wanted == 1
+        store: Any = FaultyStore(
+            self.store, self, lambda: self.crash(made[0]), self.log.committed, self.log.heard if alone else _nothing
+        )
         clock = LoopClock(self.loop) if self.loop is not None else self.clock
         hints = Hints(self, clock)
         to_history, to_matching = Link(self, "history"), Link(self, "matching")
-        alone = self.wanted == 1
         config = MatchingConfig(hear_others=not alone, share_pollers=not alone)
         config = self.dynamic.apply(config, MATCHING_KEYS)
         limits = self.dynamic.apply(Limits(), LIMIT_KEYS)

@@ -51,12 +51,19 @@ class _Record:
 
 
 @dataclass(slots=True)
+class _Commit:
+    transition: Transition
+    at: int
+    heard: int
+
+
+@dataclass(slots=True)
 class CallLog:
     """Written while the simulation runs, read at its end."""
 
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _records: list[_Record] = field(default_factory=list)
-    _commits: list[tuple[int, Transition]] = field(default_factory=list)
+    _commits: list[_Commit] = field(default_factory=list)
     checked: int = 0
 
     def called(self, method: str, request: Message) -> _Record | None:
@@ -74,17 +81,24 @@ class CallLog:
         if record is not None:
             record.returned, record.reply, record.error = next(self._numbers), reply, error
 
-    def committed(self, transition: Transition) -> None:
+    def committed(self, transition: Transition) -> _Commit:
         """The store has it."""
-        self._commits.append((next(self._numbers), transition))
+        at = next(self._numbers)
+        commit = _Commit(transition, at, at)
+        self._commits.append(commit)
+        return commit
+
+    def heard(self, commit: _Commit) -> None:
+        """So has the one process that there is, which answers from its memory: for its callers it happens by then."""
+        commit.heard = next(self._numbers)
 
     def check(self) -> None:
         """Raises AssertionError for the first workflow id whose calls no order explains."""
         logs: dict[str, list[Call[Any]]] = defaultdict(list)
         inside = _Inside(self._records)
-        for at, transition in self._commits:
-            for workflow_id, operation in inside.of(transition):
-                logs[workflow_id].append(Call(operation, at, at))
+        for commit in self._commits:
+            for workflow_id, operation in inside.of(commit.transition):
+                logs[workflow_id].append(Call(operation, commit.at, commit.heard))
         for record in self._records:
             for workflow_id, call in _calls_of(record, inside.run_ids):
                 logs[workflow_id].append(call)

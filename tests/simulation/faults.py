@@ -107,12 +107,14 @@ class FaultyStore:
     """The one real store, as one process sees it. Once the process is dead, nothing of it reaches the store any more."""
 
     def __init__(
-        self, store: Store, backend: Backend, crash: Callable[[], None], committed: Callable[[Transition], None]
-    ) -> None:
+        self, store: Store, backend: Backend, crash: Callable[[], None], committed: Callable[[Transition], Any],
+        heard: Callable[[Any], None],
+    ) -> None:  # fmt: skip
         self._store = store
         self._backend = backend
         self._crash = crash
         self._committed = committed
+        self._heard = heard
         self.dead = False
 
     def __getattr__(self, name: str) -> Any:
@@ -148,8 +150,7 @@ class FaultyStore:
                     self._crash()
                 raise Unavailable(f"{name}: trouble before")
             result = await method(*arguments, **keywords)
-            if name == "commit":
-                self._committed(*arguments)
+            commit = self._committed(*arguments) if name == "commit" else None
             if weather.strike(weather.after, f"{name} fails after"):
                 if weather.strike(weather.crash * 10, "crash"):
                     self._crash()
@@ -157,6 +158,8 @@ class FaultyStore:
             if weather.strike(weather.crash, f"crash behind {name}"):
                 self._crash()
             await self._on_the_way(name)
+            if commit is not None:
+                self._heard(commit)
             return result
 
         return call
