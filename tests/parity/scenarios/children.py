@@ -153,6 +153,7 @@ async def starts_where_a_workflow_ran(p: Puppet) -> None:
     await p.start()
     await p.step(child(p.id("child"), p.id("child-queue"), **TERMINATE_IF_RUNNING))
     await p.has_event("child_workflow_execution_started")
+    await p.has_event("workflow_task_scheduled", count=2)
     await p.history()
 
 

@@ -124,7 +124,7 @@ async def answered_after_the_workflow(p: Puppet) -> None:
 
 @slow_scenario
 async def answered_after_a_timeout(p: Puppet) -> None:
-    task = await called(p, schedule_to_close_timeout=seconds(3))
+    task = await called(p, schedule_to_close_timeout=seconds(6))
     await p.has_event("nexus_operation_timed_out")
     await p.attempt(
         "RespondNexusTaskCompleted", task_token=task.task_token, identity="worker",

@@ -51,6 +51,8 @@ async def memos_and_attributes_of_children(p: Puppet) -> None:
             task, c.child(p.id(name), p.id("nobody"), memo=memo, search_attributes=_attributes()[name])
         )
         await p.has_event("child_workflow_execution_started", p.id(f"parent-{name}"))
+        await p.has_event("workflow_task_scheduled", p.id(name))
+        await p.has_event("workflow_task_scheduled", p.id(f"parent-{name}"), count=2)
         await p.history(p.id(name))
         await p.history(p.id(f"parent-{name}"))
         await p.terminate(p.id(name))

@@ -280,6 +280,7 @@ async def operation_had_been_started_after_that_point(p: Puppet) -> None:
     await p.step()
     task = await nexus.nexus_task(p)
     await nexus.respond(p, task, start_operation={"async_success": {"operation_token": "token"}})
+    await p.has_event("nexus_operation_started")
     await _reset(p, 8)
     await p.history()
     await p.terminate()

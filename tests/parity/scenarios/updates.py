@@ -459,7 +459,7 @@ async def sticky_worker_is_gone(p: Puppet) -> None:
     await p.start()
     sticky = {
         "worker_task_queue": {"name": p.id("sticky"), "kind": "TASK_QUEUE_KIND_STICKY", "normal_name": p.task_queue},
-        "schedule_to_start_timeout": seconds(5),
+        "schedule_to_start_timeout": seconds(60),
     }
     await p.step(sticky_attributes=sticky)
     update = begin_update(p)
