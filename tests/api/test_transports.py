@@ -21,7 +21,7 @@ from whistlestop.common.errors import Code, ServiceError, already_started
 from whistlestop.common.http_client import HttpClient
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.transports import LambdaClient, LocalClient, invoke_envelope, request_type, wrap
-from whistlestop.history.api import METHODS
+from whistlestop.history.api import MODULE_OF
 from whistlestop.history.service import History as _History  # noqa: F401 - fills the table
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def test_internal_methods_have_their_own_messages() -> None:
 async def test_whatever_history_and_matching_do_can_be_asked_from_elsewhere() -> None:
     """Each method has its request where the called side looks for it."""
     bench = Bench()
-    methods = {*METHODS, *bench.matching.methods}
+    methods = {*MODULE_OF, *bench.matching.methods}
     await bench.matching.close()
     assert {method: request_type(method).DESCRIPTOR.name for method in methods} == {
         method: f"{method}Request" for method in methods

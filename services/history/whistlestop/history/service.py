@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
 from whistlestop.common.errors import data_loss, unimplemented
 from whistlestop.common.outbound import Outbound
-from whistlestop.history.api import METHODS
+from whistlestop.history.api import handler_of
 from whistlestop.history.askers import Askers
 from whistlestop.history.completion_pages import CompletionPages
 from whistlestop.history.core import commands as _commands  # noqa: F401 - fills the table of command handlers
@@ -38,14 +37,6 @@ if TYPE_CHECKING:
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
     from whistlestop.storage.visibility import AttributeType
-
-for _module in (
-    "activity_operations", "activity_tasks", "deployments", "due", "executions", "histories", "multi_operation",
-    "nexus_completions", "nexus_executions", "nexus_requests", "nexus_tasks", "pause", "queries", "reset", "schedules",
-    "signals", "start", "time_skipping", "updates", "workflow_tasks",
-):
-    importlib.import_module(f"whistlestop.history.api.{_module}")
-
 
 class History:
     """Serves executions. `start` begins the processors of a long-lived process; a function never calls it."""
@@ -94,7 +85,7 @@ class History:
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
         """Run `method`; see whistlestop.common.clients."""
-        handler = METHODS.get(method)
+        handler = handler_of(method)
         if handler is None:
             raise unimplemented(f"unknown method {method} of the history service")
         try:

@@ -1,12 +1,14 @@
 """The RPCs that the history service answers, a module for each small group.
 
-A module fills `METHODS` with coroutines `(service, request, context) -> reply`. Requests come validated in form by the
-frontend; what depends on state is decided by the core.
+A module fills `METHODS` with coroutines `(service, request, context) -> reply`, and is imported when the first of its
+methods is called: most servers of tests, and most calls of a function, need few of them. Requests come validated in
+form by the frontend; what depends on state is decided by the core.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -15,4 +17,92 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.service import History
 
-METHODS: dict[str, Callable[[History, Any, CallContext], Awaitable[Reply]]] = {}
+    Handler: TypeAlias = Callable[[History, Any, CallContext], Awaitable[Reply]]
+
+METHODS: dict[str, Handler] = {}
+"""Those of the modules that are imported."""
+
+_METHODS_OF = {
+    "activity_executions": (
+        "StartActivityExecution", "DescribeActivityExecution", "PollActivityExecution",
+        "RequestCancelActivityExecution", "TerminateActivityExecution", "DeleteActivityExecution",
+        "PauseActivityExecution", "UnpauseActivityExecution", "ResetActivityExecution",
+        "UpdateActivityExecutionOptions",
+    ),
+    "activity_operations": (
+        "PauseActivity", "UnpauseActivity", "ResetActivity", "UpdateActivityOptions",
+    ),
+    "activity_tasks": (
+        "RecordActivityTaskStarted", "RespondActivityTaskCompleted", "RespondActivityTaskCompletedById",
+        "RespondActivityTaskFailed", "RespondActivityTaskFailedById", "RespondActivityTaskCanceled",
+        "RespondActivityTaskCanceledById", "RecordActivityTaskHeartbeat", "RecordActivityTaskHeartbeatById",
+    ),
+    "deployments": (
+        "RefreshDrainage", "RerouteTasks",
+    ),
+    "due": (
+        "FireDue",
+    ),
+    "executions": (
+        "RequestCancelWorkflowExecution", "TerminateWorkflowExecution", "DeleteWorkflowExecution",
+        "DescribeWorkflowExecution", "UpdateWorkflowExecutionOptions",
+    ),
+    "histories": (
+        "GetWorkflowExecutionHistory", "GetWorkflowExecutionHistoryReverse",
+    ),
+    "multi_operation": (
+        "ExecuteMultiOperation",
+    ),
+    "nexus_completions": (
+        "CompleteNexusOperation",
+    ),
+    "nexus_executions": (
+        "StartNexusOperationExecution", "DescribeNexusOperationExecution", "PollNexusOperationExecution",
+        "RequestCancelNexusOperationExecution", "TerminateNexusOperationExecution", "DeleteNexusOperationExecution",
+    ),
+    "nexus_requests": (
+        "DispatchNexusTask", "RecordNexusRequestStarted",
+    ),
+    "nexus_tasks": (
+        "RecordNexusTaskStarted", "RespondNexusTaskCompleted", "RespondNexusTaskFailed",
+    ),
+    "pause": (
+        "PauseWorkflowExecution", "UnpauseWorkflowExecution",
+    ),
+    "queries": (
+        "QueryWorkflow", "RecordQueryTaskStarted", "RespondQueryTaskCompleted",
+    ),
+    "reset": (
+        "ResetWorkflowExecution",
+    ),
+    "schedules": (
+        "CreateSchedule", "DescribeSchedule", "UpdateSchedule", "PatchSchedule", "DeleteSchedule",
+        "ListScheduleMatchingTimes",
+    ),
+    "signals": (
+        "SignalWorkflowExecution", "SignalWithStartWorkflowExecution",
+    ),
+    "start": (
+        "StartWorkflowExecution",
+    ),
+    "time_skipping": (
+        "PollWorkflowExecutionTimeSkipping",
+    ),
+    "updates": (
+        "UpdateWorkflowExecution", "PollWorkflowExecutionUpdate",
+    ),
+    "workflow_tasks": (
+        "ResetStickyTask", "ResetStickyTaskQueue", "RecordWorkflowTaskStarted", "RespondWorkflowTaskCompleted",
+        "RespondWorkflowTaskFailed",
+    ),
+}  # fmt: skip
+MODULE_OF = {method: module for module, methods in _METHODS_OF.items() for method in methods}
+
+
+def handler_of(method: str) -> Handler | None:
+    """Return what answers a method, None where nothing does."""
+    handler = METHODS.get(method)
+    if handler is None and method in MODULE_OF:
+        import_module(f"{__name__}.{MODULE_OF[method]}")
+        handler = METHODS[method]
+    return handler

@@ -3,6 +3,8 @@
 Temporal's API is a part of its SDK, whose packages import much that a server has no use for: the package `temporalio`
 its native library, and each package of messages the stubs of grpcio. Here these packages are made without running them,
 so that the modules of messages alone are imported. Whoever asks such a package for anything else has it run after all.
+Protobuf's messages in Python, which it imports although they are made in C, are left alone in the same way.
+Protobuf in Python, which protobuf imports although it runs in C, is left alone in the same way.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
 _SDK = "temporalio"
+_IN_PYTHON = "google.protobuf.internal.python_message"
 _MODULES_OF_MESSAGES = ("_pb2", "_pb2_grpc")
 
 
@@ -28,38 +31,38 @@ def import_messages_alone() -> None:
     if "grpc" not in sys.modules:
         sys.modules["grpc"] = None  # type: ignore[assignment]  # Python's way to say that a module is not to be had
     if _SDK not in sys.modules:
-        sys.meta_path.insert(0, _PackagesOfMessages())
+        sys.meta_path.insert(0, _Unneeded())
 
 
-class _PackagesOfMessages:
-    """Finds `temporalio` and the packages below `temporalio.api`, and has them made without running them."""
+class _Unneeded:
+    """Finds what is not to be run: `temporalio`, the packages below `temporalio.api`, messages in Python."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
-        if name != _SDK and not name.startswith("temporalio.api"):
+        if name not in (_SDK, _IN_PYTHON) and not name.startswith("temporalio.api"):
             return None
         if name.endswith(_MODULES_OF_MESSAGES):
             return None
         spec = PathFinder.find_spec(name, path)
-        if spec is not None and spec.submodule_search_locations is not None:
+        if spec is not None and (spec.submodule_search_locations is not None or name == _IN_PYTHON):
             spec.loader = _Postponed(spec.loader)  # type: ignore[assignment]  # has what the import system calls
         return spec
 
 
 class _Postponed:
-    """A loader that runs a package only when somebody asks for what is not a module of it."""
+    """A loader that runs a module only when somebody asks for what is in it (and not a module of messages below it)."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Package(spec.name)
+        return _Unrun(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         vars(module)["_postponed"] = self._loader
 
 
-class _Package(ModuleType):
-    """A package that has not been run yet."""
+class _Unrun(ModuleType):
+    """A package or module that has not been run yet."""
 
     def __getattr__(self, name: str) -> Any:
         loader = vars(self).get("_postponed")

@@ -1,0 +1,33 @@
+"""The modules of history's methods are imported by their first calls."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from whistlestop.history import api
+
+_FIND = """
+import importlib, json, sys
+from whistlestop.history import api
+found = {}
+for module in sys.argv[1:]:
+    imported = importlib.import_module(f"{api.__name__}.{module}")
+    api.METHODS.clear()
+    importlib.reload(imported)
+    found |= dict.fromkeys(api.METHODS, module)
+print(json.dumps(found))
+"""
+
+
+def test_each_method_is_where_the_table_says() -> None:
+    (folder,) = api.__path__
+    modules = sorted(path.stem for path in Path(folder).glob("*.py") if path.stem != "__init__")
+    done = subprocess.run([sys.executable, "-c", _FIND, *modules], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == api.MODULE_OF
+
+
+def test_a_method_that_nobody_has_is_refused() -> None:
+    assert api.handler_of("NoSuchMethod") is None
