@@ -136,6 +136,10 @@ class GroupWriter:
             self._work.put(self._seal)
             return
         jobs, self._pending = self._pending[:GROUP_LIMIT], self._pending[GROUP_LIMIT:]
+        # Not on the writer thread: each system call there lets go of the interpreter, and waits to have it again.
+        if trouble := self._identity.trouble():
+            self._finish(jobs, PermanentError(trouble))
+            return
         try:
             run_group(self._db, self._cursor, jobs)
         except sqlite3.Error as error:
@@ -156,10 +160,7 @@ class GroupWriter:
     def _commit(self, jobs: list[_Job]) -> None:
         error: StorageError | None = None
         try:
-            if trouble := self._identity.trouble():
-                error = PermanentError(trouble)
-            else:
-                self._cursor.execute("COMMIT")
+            self._cursor.execute("COMMIT")
         except sqlite3.Error as failure:
             error = translate(failure)
         self._loop.call_soon_threadsafe(self._finish, jobs, error)
