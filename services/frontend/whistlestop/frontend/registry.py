@@ -8,12 +8,10 @@ in its line into the function that serves it.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from google.protobuf.message_factory import GetMessageClass
-from temporalio.api.operatorservice.v1 import service_pb2 as operator_pb
-from temporalio.api.testservice.v1 import service_pb2 as test_pb
-from temporalio.api.workflowservice.v1 import service_pb2 as workflow_pb
+from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
+from temporalio.api.workflowservice.v1 import request_response_pb2 as workflow_pb
 
 from whistlestop.common.errors import Code
 from whistlestop.common.lazy_dataclasses import dataclass
@@ -21,7 +19,6 @@ from whistlestop.common.lazy_dataclasses import dataclass
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
 
 WORKFLOW_SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
@@ -280,38 +277,39 @@ _COMPUTE = "temporal.api.compute."
 """Messages that say what is started with the server's credentials, and at whose expense: an admin's to decide."""
 
 
-def _is_admins(field: FieldDescriptor) -> bool:
+def _is_admins(field: Any) -> bool:
     kind = field.message_type
     return kind is not None and field.has_presence and kind.full_name.startswith(_COMPUTE)
 
 
-def _spec(service: ServiceDescriptor, line: _Line) -> RpcSpec:
+def _spec(service: str, line: _Line, request_type: type[Message], response_type: type[Message]) -> RpcSpec:
     name, served, access = line
-    method: MethodDescriptor = service.methods_by_name[name]
-    fields = method.input_type.fields_by_name
+    asked = request_type.DESCRIPTOR
     return RpcSpec(
-        full_name=f"{service.full_name}/{name}",
-        service=service.full_name,
+        full_name=f"{service}/{name}",
+        service=service,
         method=name,
-        request_type=GetMessageClass(method.input_type),
-        response_type=GetMessageClass(method.output_type),
+        request_type=request_type,
+        response_type=response_type,
         served=served if isinstance(served, Served) else Served.UNIMPLEMENTED,
         feature=served if isinstance(served, Feature) else None,
         access=access,
-        namespaced="namespace" in fields,
-        by_token="task_token" in fields,
-        admin_fields=tuple(field.name for field in method.input_type.fields if _is_admins(field)),
+        namespaced="namespace" in asked.fields_by_name,
+        by_token="task_token" in asked.fields_by_name,
+        admin_fields=tuple(field.name for field in asked.fields if _is_admins(field)),
         holds=name in _HOLDS,
     )
 
 
 def _specs() -> Iterator[RpcSpec]:
-    workflow = workflow_pb.DESCRIPTOR.services_by_name["WorkflowService"]
-    operator = operator_pb.DESCRIPTOR.services_by_name["OperatorService"]
-    for line in _WORKFLOW_RPCS:
-        yield _spec(workflow, line)
-    for line in _OPERATOR_RPCS:
-        yield _spec(operator, line)
+    """By the names of messages, for descriptors of services bring those of HTTP and of descriptors along."""
+    tables: tuple[tuple[str, Any, tuple[_Line, ...]], ...] = (
+        (WORKFLOW_SERVICE, workflow_pb, _WORKFLOW_RPCS),
+        (OPERATOR_SERVICE, operator_pb, _OPERATOR_RPCS),
+    )
+    for service, messages, lines in tables:
+        for line in lines:
+            yield _spec(service, line, getattr(messages, f"{line[0]}Request"), getattr(messages, f"{line[0]}Response"))
 
 
 REGISTRY: dict[str, RpcSpec] = {spec.full_name: spec for spec in _specs()}
@@ -319,8 +317,16 @@ REGISTRY: dict[str, RpcSpec] = {spec.full_name: spec for spec in _specs()}
 
 SERVICES: frozenset[str] = frozenset({WORKFLOW_SERVICE, OPERATOR_SERVICE})
 
-TEST_REGISTRY: dict[str, RpcSpec] = {
-    spec.full_name: spec
-    for spec in (_spec(test_pb.DESCRIPTOR.services_by_name["TestService"], line) for line in _TEST_RPCS)
-}
-"""Of the service by which tests move the clock: served by the test server, unknown to all others, as Temporal's."""
+
+def registry_of_tests() -> dict[str, RpcSpec]:
+    """Return the RPCs of the service by which tests move the clock: the test server alone knows them, as Temporal's."""
+    from google.protobuf.message_factory import GetMessageClass
+    from temporalio.api.testservice.v1 import service_pb2 as test_pb
+
+    service = test_pb.DESCRIPTOR.services_by_name["TestService"]
+    specs = []
+    for line in _TEST_RPCS:
+        method = service.methods_by_name[line[0]]
+        types = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        specs.append(_spec(service.full_name, line, *types))
+    return {spec.full_name: spec for spec in specs}

@@ -24,7 +24,7 @@ from temporalio.api.testservice.v1 import request_response_pb2 as test_pb
 
 from whistlestop.common.clock import SECOND_NS, WALL_LOOK_S, SkippingClock, SystemClock, wait_until
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
-from whistlestop.frontend.registry import TEST_REGISTRY
+from whistlestop.frontend.registry import registry_of_tests
 from whistlestop.history.core import time_skipping, time_skipping_apply, timers
 from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, duration_ns, timestamp_ns
 from whistlestop.server.assembly import assemble
@@ -231,7 +231,7 @@ class TimeSkipper:
             "UnlockTimeSkippingWithSleep": self._unlock_time_skipping_with_sleep,
             "GetCurrentTime": self._get_current_time,
         }
-        for spec in TEST_REGISTRY.values():
+        for spec in registry_of_tests().values():
             frontend.add(spec, _serving(handlers[spec.method]))
 
     async def _lock_time_skipping(self, request: test_pb.LockTimeSkippingRequest) -> Reply:

@@ -6,6 +6,7 @@ versions have the same messages under two names, so those of v1alpha serve for b
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf import descriptor_pool
@@ -23,6 +24,7 @@ _MOST_REQUEST: Final = 4_096
 _LONGEST_KEPT: Final = 256
 _MOST_KEPT: Final = 2 * 1024 * 1024
 _MOST_ANSWERS: Final = 64
+_DESCRIBED: Final = ("temporalio.api.workflowservice.v1.service_pb2", "temporalio.api.operatorservice.v1.service_pb2")
 REFLECTION_SERVICES: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 
@@ -42,6 +44,8 @@ class Reflection:
     async def _answer(self, call: StreamingCall) -> None:
         from grpc_reflection.v1alpha import reflection_pb2 as reflection_pb
 
+        for name in _DESCRIBED:  # nothing else needs the descriptors of services
+            import_module(name)
         async for data in call:
             answer = self._kept.get(data)
             if answer is None:
