@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 import pytest_asyncio
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from tests.api.fixtures import World, new_world
+from tests.parity.puppet import Puppet
+from tests.patience import PATIENCE_S
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.frontend.config import FrontendConfig
@@ -18,6 +22,7 @@ from whistlestop.history.core.limits import Limits
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.server import live_config
 from whistlestop.server.assembly import Services
+from whistlestop.server.config import ServerConfig
 from whistlestop.server.dynamic_config import (
     FRONTEND_KEYS,
     HONOURED,
@@ -30,6 +35,7 @@ from whistlestop.server.dynamic_config import (
 )
 from whistlestop.server.dynamic_file import MOST_BYTES, DynamicSource, parse
 from whistlestop.server.live_config import AT_THE_START, EVERY_S, LiveConfig
+from whistlestop.server.process import Server
 from whistlestop.server.temporal_settings import settings
 
 EXAMPLE = """
@@ -216,8 +222,6 @@ def test_what_is_read_at_the_start_alone_keeps_its_value(tmp_path: Path, caplog:
 
 
 async def test_the_file_is_looked_at_now_and_then(tmp_path: Path) -> None:
-    import asyncio
-
     taken = Taken(tmp_path)
     task = asyncio.ensure_future(taken.live.run())
     await asyncio.sleep(0)
@@ -268,3 +272,30 @@ def test_settings_are_renewed_in_place() -> None:
     assert (matching.host, matching.long_poll_s) == ("h", 4.0)
 
 
+
+
+async def _told_of_schedules(puppet: Puppet, *, told: bool) -> None:
+    """Wait until the namespace's description says so."""
+    async with asyncio.timeout(PATIENCE_S):
+        for _ in range(100_000):
+            if (await puppet.call("DescribeNamespace")).namespace_info.supports_schedules == told:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_a_server_follows_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it runs, and without a call being lost."""
+    monkeypatch.setattr(live_config, "EVERY_S", 0.01)
+    taken = Taken(tmp_path, "limit.maxIDLength: [{value: 255}]")
+    config = ServerConfig(
+        port=0, http_port=None, metrics_port=None, drain_s=0.1, dynamic=taken.source.read(), dynamic_source=taken.source
+    )
+    async with Server(config) as server, grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        puppet = Puppet(channel)
+        assert (await puppet.call("DescribeNamespace")).namespace_info.supports_schedules
+        taken.write("frontend.enableSchedules: [{value: false, constraints: {namespace: default}}]")
+        await _told_of_schedules(puppet, told=False)
+        assert (await puppet.refused("ListSchedules")).code == "PERMISSION_DENIED"
+        taken.write("")
+        await _told_of_schedules(puppet, told=True)
+        await puppet.call("ListSchedules")
