@@ -53,7 +53,12 @@ class Row:
 
 
 def filters(make: Callable[[int], str], most: int, refusal: str) -> list[Row]:
-    return [Row(method, lambda number, make=make: {"query": make(number)}, most, refusal) for method in FILTERED]  # type: ignore[misc]
+    """Of workflows by WorkflowId, and of schedules, which have none, by ScheduleId."""
+    rows = []
+    for method in FILTERED:
+        name = "ScheduleId" if "Schedule" in method else "WorkflowId"
+        rows.append(Row(method, lambda number, name=name: {"query": make(number).replace("WorkflowId", name)}, most, refusal))  # type: ignore[misc]
+    return rows
 
 
 def _calendars(number: int) -> dict[str, Any]:
