@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -191,3 +193,14 @@ def test_every_annotated_path_leads_to_its_own_rpc() -> None:
         assert match is not None
         assert match.binding.spec.method == binding.spec.method, path
     assert len(bindings) == 228
+
+
+def test_paths_are_known_to_a_process_that_imported_nothing_else() -> None:
+    """The registry imports no descriptors of services, in which the paths stand."""
+    look = (
+        "from whistlestop.frontend.doors import transcoding\n"
+        "found = transcoding.find('GET', '/api/v1/namespaces/n/workflows/w')\n"
+        "assert found is not None and found.binding.spec.method == 'DescribeWorkflowExecution', found"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -168,11 +169,10 @@ def bindings() -> Iterator[Binding]:
 
 
 def _bindings(specs: Iterable[RpcSpec]) -> Iterator[Binding]:
-    from google.protobuf import descriptor_pool
-
-    pool = descriptor_pool.Default()
     for spec in specs:
-        service: Any = pool.FindServiceByName(spec.service)
+        # The registry needs no descriptors of services; their paths stand in them alone.
+        module = import_module(f"temporalio.{spec.service.removeprefix('temporal.').rpartition('.')[0]}.service_pb2")
+        service = module.DESCRIPTOR.services_by_name[spec.service.rpartition(".")[2]]
         options = service.methods_by_name[spec.method].GetOptions()
         if not options.HasExtension(annotations_pb2.http):
             continue
