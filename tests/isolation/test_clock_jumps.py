@@ -13,6 +13,7 @@ from tests.isolation.backend import Backend
 from whistlestop.common.clock import SECOND_NS, WALL_LOOK_S
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
+from whistlestop.common.notify import LocalNotifier
 from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskRequest
 from whistlestop.history import deliveries, transfers
 from whistlestop.storage.errors import Unavailable
@@ -60,10 +61,17 @@ async def held_s(backend: Backend, waiting: Awaitable[Any], jump_s: float) -> fl
     """How long it is held when the clock is set two seconds after it began."""
     task = asyncio.ensure_future(waiting)
     await settle(backend)
+    notifier = backend.history.notifier
+    assert isinstance(notifier, LocalNotifier)
     passed_s = 0.0
     while not task.done() and passed_s < LONGEST_S:
         if passed_s == 2:
             backend.clock.set_wall(jump_s)
+            # Matching's one sleeper begins anew, for a poll that ends earlier.
+            other = asyncio.ensure_future(backend.call("PollWorkflowTaskQueue", timeout_s=3, task_queue={"name": "other"}, **IN_DEFAULT))
+            other.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # Whoever is woken for no reason looks at the clock, and waits on.
+        notifier.publish(list(notifier.audience))
         await backend.clock.advance(STEP_S)
         await settle(backend, 2)
         passed_s += STEP_S
