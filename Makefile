@@ -11,6 +11,8 @@ FUZZ_SECONDS ?= 300
 LONG_SEEDS ?= 10000
 LONG_KILLS ?= 200
 LONG_LOSSES ?= 5000
+LONG_FAILOVERS ?= 20
+LONG_MUTANTS ?= 500
 
 .PHONY: help demo test pgbouncer test-fast test-infra test-typescript long lint proto bench check clean
 .DEFAULT_GOAL := help
@@ -20,7 +22,8 @@ help:
 	@echo "make test   all tests (needs the history of the repository; root gets pgbouncer from Debian)"
 	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 1 GB)"
 	@echo "make test-typescript   the TypeScript SDK against our server (needs node >= 20 and npm; 262 MB)"
-	@echo "make long   fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200); LONG_LOSSES (5000) of power"
+	@echo "make long   fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200); LONG_LOSSES (5000) of power;"
+	@echo "            LONG_FAILOVERS (20) of a cluster (root gets etcd, Patroni and Postgres from Debian); LONG_MUTANTS (500) each"
 	@echo "make lint   ruff, mypy strict, import contracts"
 	@echo "make check  lint and all tests, as CI runs them"
 	@echo "make proto  generate *_pb2.py from our .proto files"
@@ -68,6 +71,11 @@ long: $(STAMP)
 	$(BIN)/python -m tests.crash.kill9 --kills $(LONG_KILLS) --store sqlite
 	$(BIN)/python -m tests.crash.kill9 --kills $(LONG_KILLS) --store postgres --servers 2
 	$(BIN)/python -m tests.crash.functions --kills $(LONG_KILLS) --faults
+	@[ "$$(id -u)" != 0 ] || command -v patroni > /dev/null || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends etcd-server patroni postgresql > /dev/null; }
+	$(BIN)/python -m tests.crash.failover --kills $(LONG_FAILOVERS)
+	$(BIN)/python -m tests.mutation core --count $(LONG_MUTANTS) --least 85
+	$(BIN)/python -m tests.mutation storage --count $(LONG_MUTANTS) --least 85
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

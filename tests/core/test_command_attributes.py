@@ -10,7 +10,7 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
-from tests.core.commands import fill, payload, payloads, schedule_activity
+from tests.core.commands import continue_as_new, fill, payload, payloads, schedule_activity
 from tests.core.harness import World
 from whistlestop.common.failures import truncate
 from whistlestop.history.core import command_attributes, command_externals, retry
@@ -301,6 +301,26 @@ def test_large_input_ends_the_workflow() -> None:
     assert outcome.error.message == f"{ACTIVITY}ScheduleActivityTaskCommandAttributes.Input exceeds size limit."
     assert world.names()[-2:] == ["WorkflowTaskFailed", "WorkflowExecutionTerminated"]
     assert world.last("WorkflowExecutionTerminated").reason == outcome.error.message
+
+
+def test_a_large_memo_ends_the_workflow() -> None:
+    world = World(Limits(memo_size_error=1000))
+    world.start()
+    world.poll()
+    outcome = world.complete(continue_as_new(memo=common_pb.Memo(fields={"note": payload("x" * 2000)})))
+    assert outcome.error is not None
+    assert outcome.error.message.endswith("ContinueAsNewWorkflowExecutionCommandAttributes. Memo exceeds size limit.")
+    assert world.names()[-2:] == ["WorkflowTaskFailed", "WorkflowExecutionTerminated"]
+
+
+@pytest.mark.parametrize(("seconds", "taken"), [(5, True), (5.001, False)])
+def test_a_workflow_task_heartbeats_for_as_long_as_it_may(seconds: float, taken: bool) -> None:
+    world = World(Limits(workflow_task_heartbeat_timeout_ns=5 * SECOND_NS))
+    world.start()
+    world.poll()
+    world.advance(seconds)
+    world.complete(force_create_new_workflow_task=True)
+    assert ("WorkflowTaskTimedOut" in world.names()) is not taken
 
 
 def test_pending_activities_are_bounded() -> None:

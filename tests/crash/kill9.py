@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from temporalio.client import Client
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
@@ -31,6 +31,9 @@ from temporalio.worker import Worker
 
 from tests.crash import load
 from tests.crash.contention import Contention
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 HOST = "127.0.0.1"
 FIRST_PORT = 18600
@@ -105,7 +108,9 @@ async def run(options: Options, folder: Path) -> list[str]:
             for server in servers:
                 server.start()
                 await server.until_ready()
-            told, missing = await _under_load(options, servers, chance)
+            told, missing = await under_load(
+                options, servers, lambda traffic, running: _kill_again_and_again(options, servers, chance, traffic, running)
+            )
         finally:
             for server in servers:
                 if server.process is not None and server.process.poll() is None:
@@ -141,9 +146,13 @@ async def _connect(server: Server, runtime: Runtime) -> Client:
     raise AssertionError("no connection")
 
 
-async def _under_load(
-    options: Options, servers: list[Server], chance: random.Random
+async def under_load(
+    options: Options,
+    servers: list[Server],
+    trouble: Callable[[load.Load, asyncio.Task[None]], Awaitable[None]],
+    finish_s: float = FINISH_S,
 ) -> tuple[load.Acknowledged, list[str]]:
+    """Load the servers while `trouble` goes on; what was acknowledged, and all that is wrong."""
     # Broken connections are what this is about: the SDK need not tell of each.
     quiet = TelemetryFilter(core_level="OFF", other_level="OFF")
     runtime = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=quiet)))
@@ -159,11 +168,11 @@ async def _under_load(
     working = asyncio.create_task(worker.run())
     running = asyncio.create_task(traffic.run())
     try:
-        await _kill_again_and_again(options, servers, chance, traffic, running)
+        await trouble(traffic, running)
         traffic.stopping = contention.stopping = True
         await contending
         try:
-            await asyncio.wait_for(running, FINISH_S)
+            await asyncio.wait_for(running, finish_s)
         except TimeoutError:
             unfinished = sorted(set(traffic.told.started) - set(traffic.told.results))
             missing = [f"not finished: {unfinished}"]
