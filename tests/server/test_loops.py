@@ -69,6 +69,7 @@ WITHIN_A_CALL = {
 TURNS = {
     ("history/timers.py", "_run_until_horizon"): "timers",
     ("server/membership.py", "_keep"): "membership",
+    ("storage/postgres/notify.py", "_listen"): "hints heard",
     ("storage/postgres/notify.py", "_recheck"): "hints heard",
     ("storage/postgres/notify.py", "_send"): "hints sent",
 }
