@@ -135,7 +135,7 @@ class Terminal:
 
     def _output(self, out: str, shaped: Callable[[Any], Any] | None) -> Any:
         try:
-            value = _named(json.loads(out))
+            value = _without_later_fields(_named(json.loads(out)))
         except ValueError:
             return self._text(out)
         return self._normal.plain(shaped(value) if shaped else value)
@@ -145,6 +145,17 @@ class Terminal:
         lines = [_BLANKS.sub(" ", self._normal.text(line)).strip() for line in text.splitlines()]
         lines = [line for line in lines if line]
         return lines[0] if len(lines) == 1 else lines
+
+
+def _without_later_fields(value: Any) -> Any:
+    """Leave out what the release that is compared with does not tell yet: see `tests/parity/puppet.py`."""
+    if isinstance(value, dict):
+        if "queryResult" in value or "query_result" in value:
+            value.pop("link", None)
+        if "schedule" in value and isinstance(value.get("info"), dict):
+            for name in ("stateSizeBytes", "state_size_bytes"):
+                value["info"].pop(name, None)
+    return value
 
 
 def _named(value: Any) -> Any:

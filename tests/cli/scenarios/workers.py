@@ -95,7 +95,7 @@ async def deployments(t: Terminal) -> None:
         await t.run("worker deployment set-ramping-version", *version, "b1", "--percentage", "5", "-y")
         await t.run("worker deployment set-ramping-version", "--deployment-name", name, "--delete", "-y")
         await t.run("worker deployment describe", *of, shaped=_drained)
-        await t.run("worker deployment delete-version", *version, "b1", ours="since it has active pollers")
+        await t.run("worker deployment delete-version", *version, "b1", ours="since it is draining")
         await t.run("worker deployment delete", *of)
     await t.run("worker deployment list", shaped=lambda every: [one for one in every if one["name"] == name])
 
