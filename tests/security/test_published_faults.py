@@ -164,7 +164,7 @@ async def test_cve_2025_14987_commands_lead_into_no_other_namespace(place: Town,
     refusal = await place.refusal(
         "RespondWorkflowTaskCompleted", "mallory", "mallory-worker", task_token=task.task_token, commands=[command]
     )
-    assert refusal.startswith("INVALID_ARGUMENT"), refusal
+    assert refusal.startswith("PERMISSION_DENIED"), refusal
     await place.history.transfers.drain()
     assert await place.call("DescribeWorkflowExecution", "victim", execution=_EXECUTION) == victim
     assert (await place.refusal("DescribeWorkflowExecution", "victim", execution={"workflow_id": "c"})).startswith("NOT_FOUND")
