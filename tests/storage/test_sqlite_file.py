@@ -104,6 +104,26 @@ async def test_a_copy_without_its_wal_is_refused(tmp_path: Path) -> None:
     assert await runs(tmp_path / "store.db") == 3
 
 
+def test_a_file_whose_last_user_leaves_while_it_is_looked_at_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header still says that it needs its WAL, and the WAL is gone: another process has closed it in between."""
+    path = str(tmp_path / "db")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA journal_mode = WAL")
+    file.claim(other)
+    other.execute("CREATE TABLE schema_version (n)")
+    file.seal(other)
+    header_of = file._header
+
+    def leaves(path: str, data: bytes) -> file._Header:
+        other.close()
+        return header_of(path, data)
+
+    monkeypatch.setattr(file, "_header", leaves)
+    file.check(path)
+
+
 async def test_a_copy_with_its_wal_has_everything(tmp_path: Path) -> None:
     crashed(tmp_path / "store.db", 1, 2, 3)
     (tmp_path / "copy").mkdir()

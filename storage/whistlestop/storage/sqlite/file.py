@@ -38,6 +38,8 @@ _WAL_MAGIC = (0x377F0682, 0x377F0683)
 _HEADER_BYTES = 100
 _WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 _INDEX_HEADER_BYTES = 20
+_LOOKS = 10
+"""At a file that other processes change meanwhile."""
 _BACKUP = "use a copy made by `whistlestop db backup`, or one of the file and its -wal made while no server ran"
 
 
@@ -56,8 +58,32 @@ def check(path: str) -> None:
     """Raise CannotOpen for a file that is not whole, or not ours.
 
     To be called before SQLite opens the file in this process: closing it again drops SQLite's locks on it.
+
+    The file and its WAL are read one after the other, and another process may move pages from one to the other, or
+    delete the WAL, in between. So a refusal stands only if the file's first bytes are what they were before the look.
     """
     real = os.path.realpath(path)
+    for looks_left in reversed(range(_LOOKS)):
+        before = _first_bytes(real)
+        try:
+            _check(path, real)
+        except CannotOpen:
+            if not looks_left or _first_bytes(real) == before:
+                raise
+        else:
+            return
+
+
+def _first_bytes(path: str) -> bytes:
+    """Return the header, in which each checkpoint changes something; empty when there is no file."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - bytes of a file, not of a path
+            return file.read(_HEADER_BYTES)
+    except OSError:
+        return b""
+
+
+def _check(path: str, real: str) -> None:
     wal = f"{real}-wal"
     wal_bytes = _size(wal)
     size = _size(real)
