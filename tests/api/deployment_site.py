@@ -12,6 +12,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.simulation.backend import NAMESPACE, Backend
 from tests.simulation.faults import Weather
+from tests.turns import at_once
 from whistlestop.common.errors import deadline_exceeded
 
 if TYPE_CHECKING:
@@ -45,14 +46,7 @@ class Site:
     async def poll(self, build_id: str, kind: str = "Workflow", *, queue: str = "q", deployment: str = "d") -> Any:
         """The task that a worker of the build gets at once; None: it would wait."""
         worker = {"task_queue": {"name": queue}, "identity": f"w{build_id}", **options(build_id, deployment)}
-        poll = asyncio.ensure_future(self.call(f"Poll{kind}TaskQueue", **worker))
-        for _ in range(500):
-            await asyncio.sleep(0)
-            if poll.done():
-                return poll.result()
-        poll.cancel()
-        await asyncio.gather(poll, return_exceptions=True)
-        return None
+        return await at_once(self.call(f"Poll{kind}TaskQueue", **worker))
 
     async def within(self, seconds: float, call: Coroutine[Any, Any, Any]) -> Any:
         """What a call that waits answers when so much time has passed; it is given up when it has not answered."""

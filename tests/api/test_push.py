@@ -16,6 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.simulation.backend import NAMESPACE, Backend
 from tests.simulation.faults import Weather
+from tests.turns import at_once
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.matching.push.provider import ProviderError
 
@@ -111,16 +112,9 @@ class Site:
 
     async def poll(self, kind: str = "Workflow", worker: str = "w") -> Any:
         """The task that a worker of the version gets at once; None: it would wait, and goes away."""
-        poll = asyncio.ensure_future(
+        return await at_once(
             self.call(f"Poll{kind}TaskQueue", task_queue={"name": "q"}, identity=worker, deployment_options=OPTIONS)
         )
-        for _ in range(500):
-            await asyncio.sleep(0)
-            if poll.done():
-                return poll.result()
-        poll.cancel()
-        await asyncio.gather(poll, return_exceptions=True)
-        return None
 
     async def work(self) -> None:
         """Take the one task that there is, and complete it."""

@@ -10,17 +10,16 @@ workers poll.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from whistlestop.common.background import Background
 from whistlestop.common.errors import ServiceError
 from whistlestop.storage.deployments import MOST_BEHIND_S
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
-    from typing import Any
+    from collections.abc import Awaitable, Callable, Iterable
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
@@ -45,7 +44,7 @@ class Placements:
         self._reroute = reroute
         self._placed: dict[str, dict[tuple[str, int], NamespaceDeployments]] = {}
         """An entry, be it an empty one, for each namespace that is being watched."""
-        self._running: set[asyncio.Task[None]] = set()
+        self._background = Background(log, "tasks placed by older routing could not be looked for")
 
     def note(
         self, namespace_id: str, tasks: Iterable[MatchingTask], placed_by: NamespaceDeployments, sticky: str
@@ -54,7 +53,7 @@ class Placements:
         placed = self._placed.get(namespace_id)
         if placed is None:
             placed = self._placed[namespace_id] = {}
-            self._spawn(self._watch(namespace_id))
+            self._background.spawn(self._watch(namespace_id))
         late = self._deployments.peek(namespace_id) is not placed_by
         for task in tasks:
             name, task_type = task.key.task_queue, task.key.task_type
@@ -62,19 +61,9 @@ class Placements:
                 continue
             if late:
                 # Routing has changed while the commit was under way.
-                self._spawn(self._look(namespace_id, {(name, task_type): placed_by}))
+                self._background.spawn(self._look(namespace_id, {(name, task_type): placed_by}))
             elif (name, task_type) not in placed and len(placed) < _MOST_QUEUES:
                 placed[(name, task_type)] = placed_by
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("tasks placed by older routing could not be looked for", exc_info=error)
 
     async def _watch(self, namespace_id: str) -> None:
         """Look every second, until a second brings nothing."""
@@ -102,7 +91,4 @@ class Placements:
 
     async def close(self) -> None:
         """Look no more."""
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await self._background.cancel()

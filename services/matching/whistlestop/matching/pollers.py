@@ -22,8 +22,8 @@ from whistlestop.storage.records import PollerRecord
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from whistlestop.common.background import Background
     from whistlestop.common.clock import Clock
-    from whistlestop.matching.background import Background
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.storage.interface import TaskStore

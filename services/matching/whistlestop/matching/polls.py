@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
     from whistlestop.matching.alarms import Alarms
-    from whistlestop.matching.background import RowDeletes
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.due import Due
     from whistlestop.matching.pollers import PollerRows
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.matching.queues import Queues
+    from whistlestop.matching.row_deletes import RowDeletes
     from whistlestop.matching.settings import Refusal, Settings
     from whistlestop.matching.versions import Versions
     from whistlestop.matching.workers import Workers

@@ -17,10 +17,10 @@ from whistlestop.storage.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from whistlestop.common.background import Background
     from whistlestop.common.clock import Clock
     from whistlestop.common.notify import Notifier, Subscription
     from whistlestop.matching.alarms import Alarms
-    from whistlestop.matching.background import Background
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.queue import QueueKey
     from whistlestop.matching.ready import Fair

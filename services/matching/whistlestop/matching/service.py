@@ -13,12 +13,12 @@ from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
+from whistlestop.common.background import Background
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError, data_loss, unimplemented
 from whistlestop.common.proto import internal_pb2 as internal
 from whistlestop.matching.alarms import Alarms
-from whistlestop.matching.background import Background, RowDeletes
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.describe import Descriptions
 from whistlestop.matching.due import NothingDue
@@ -27,6 +27,7 @@ from whistlestop.matching.offers import tasks_of
 from whistlestop.matching.pollers import PollerRows
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, Polls
 from whistlestop.matching.queues import Queues
+from whistlestop.matching.row_deletes import RowDeletes
 from whistlestop.matching.settings import Settings
 from whistlestop.matching.versions import Versions
 from whistlestop.matching.worker_rows import WorkerRows
@@ -88,7 +89,7 @@ class Matching:
         self._config = self.config = config
         self._window_ns = int(config.sticky_window_s * SECOND_NS)
         self._alarms = Alarms(clock)
-        self._background = Background()
+        self._background = Background(log, "background work of matching failed")
         self._queues = Queues(store, clock, notifier, config, self._alarms, self._background)
         self._rows = PollerRows(store, clock, config, self._background)
         self._settings = Settings(store, config)

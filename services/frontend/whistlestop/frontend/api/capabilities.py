@@ -1,7 +1,8 @@
 """What SDKs and tools are told of the server and of a namespace before they rely on it.
 
 Whatever is true here has a test that uses it, and whatever is false one that shows its absence:
-tests/api/test_capabilities.py goes through every field of the three messages, and fails on one that it does not know.
+tests/server/test_capabilities.py goes through every field of the three messages, and fails on one that it does not
+know.
 """
 
 from __future__ import annotations

@@ -1,0 +1,44 @@
+"""Work that no caller waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Coroutine
+
+
+class Background:
+    """Tasks that belong to no call. The event loop alone would let go of them before they end."""
+
+    def __init__(self, log: logging.Logger, failed: str) -> None:
+        self._log = log
+        self._failed = failed
+        """What is logged of an error."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start `work`; an error of it is logged and goes no further."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error(self._failed, exc_info=error)
+
+    async def join(self) -> None:
+        """Wait until all that was started is over."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def cancel(self) -> None:
+        """Cancel all that is under way, and wait until it is over."""
+        running = list(self._tasks)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
