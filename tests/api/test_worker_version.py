@@ -11,7 +11,7 @@ from whistlestop.common.clock import FakeClock
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.ids import CountedIds
 from whistlestop.common.throttle import ThrottledWarnings
-from whistlestop.frontend.api import VALIDATORS, Rules
+from whistlestop.frontend.api import Rules, parts_of
 from whistlestop.frontend.config import FrontendConfig
 
 
@@ -22,7 +22,8 @@ def test_polls(request_type: type[rr.PollWorkflowTaskQueueRequest]) -> None:
     request = request_type()
     request.task_queue.name = "q"
     request.worker_version_capabilities.build_id = "1"
-    validate = VALIDATORS[request_type.__name__.removesuffix("Request")]
+    validate = parts_of(request_type.__name__.removesuffix("Request")).validator
+    assert validate is not None
     warn = ThrottledWarnings(logging.getLogger(__name__), FakeClock())
     rules = Rules(FrontendConfig(worker_versioning_workflow_apis=False), CountedIds(), warn)
     validate(request, None, rules)

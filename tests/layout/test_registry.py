@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
+from typing import Any
+
 import pytest
 from temporalio.api.operatorservice.v1 import service_pb2 as operator_pb
 from temporalio.api.workflowservice.v1 import service_pb2 as workflow_pb
 
-from whistlestop.frontend import registry
-from whistlestop.frontend.api import HANDLERS, VALIDATORS
+from whistlestop.frontend import api, registry
 from whistlestop.frontend.registry import REGISTRY, Feature, Served
 
 _SERVICES = [
@@ -39,15 +42,43 @@ def test_types_are_those_of_the_descriptors() -> None:
             )
 
 
+def _tables(name: str) -> dict[str, dict[str, Any]]:
+    """Return the tables of a name by the name of their module."""
+    modules = {module.name: import_module(f"{api.__name__}.{module.name}") for module in pkgutil.iter_modules(api.__path__)}
+    return {module: getattr(code, name) for module, code in modules.items() if hasattr(code, name)}
+
+
+def _methods(name: str) -> list[str]:
+    return [method for table in _tables(name).values() for method in table]
+
+
 def test_the_frontend_has_a_handler_for_what_it_serves_itself() -> None:
     """And for nothing else."""
     expected = {spec.method for spec in REGISTRY.values() if spec.served is Served.FRONTEND}
-    assert expected == set(HANDLERS)
+    assert expected == set(_methods("HANDLERS"))
+    assert not expected & set(_methods("AROUND"))
 
 
 def test_validators_belong_to_known_rpcs() -> None:
     """A misspelt name would validate nothing."""
-    assert set(VALIDATORS) <= {spec.method for spec in REGISTRY.values()}
+    known = {spec.method for spec in REGISTRY.values()}
+    assert set(_methods("VALIDATORS")) | set(_methods("AROUND")) <= known
+
+
+@pytest.mark.parametrize("name", ["HANDLERS", "AROUND", "VALIDATORS"])
+def test_a_method_stands_in_one_table_of_a_kind(name: str) -> None:
+    methods = _methods(name)
+    assert len(methods) == len(set(methods))
+
+
+def test_modules_are_imported_for_all_that_is_in_their_tables() -> None:
+    """What `api.MODULES_OF` does not name would never be done."""
+    expected: dict[str, set[str]] = {}
+    for name in ("HANDLERS", "AROUND", "VALIDATORS"):
+        for module, table in _tables(name).items():
+            for method in table:
+                expected.setdefault(method, set()).add(module)
+    assert {method: set(modules) for method, modules in api.MODULES_OF.items()} == expected
 
 
 @pytest.mark.parametrize("spec", [spec for spec in REGISTRY.values() if spec.served is Served.UNIMPLEMENTED])

@@ -19,7 +19,7 @@ from whistlestop.common.nesting import bound_of
 from whistlestop.common.storable import nul_field
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.common.times import refused_time
-from whistlestop.frontend.api import AROUND, HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute
+from whistlestop.frontend.api import Rules, UnknownSearchAttribute, parts_of
 from whistlestop.frontend.api.switches import guards
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.namespace_resolution import NamespaceResolver
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply, ServiceClient
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
-    from whistlestop.frontend.api import Validator
+    from whistlestop.frontend.api import Handler, Validator
     from whistlestop.frontend.api.switches import Guard
     from whistlestop.frontend.auth.access import AccessControl
     from whistlestop.frontend.registry import Access
@@ -88,7 +88,9 @@ class Frontend:
         self.registry = REGISTRY
         """What the doors offer to everybody."""
         self.configured()
-        self._routes = {name: self._route(spec) for name, spec in (REGISTRY | OWN_REGISTRY).items()}
+        self._specs = REGISTRY | OWN_REGISTRY
+        self._routes: dict[str, _Route] = {}
+        """Of RPCs that were called, by full name."""
         self._held: set[asyncio.Task[object]] = set()
         self._background: set[asyncio.Future[object]] = set()
         self._closing = False
@@ -139,8 +141,11 @@ class Frontend:
     def _route_of(self, full_rpc_name: str) -> _Route:
         route = self._routes.get(full_rpc_name)
         if route is None:
-            service, _, method = full_rpc_name.partition("/")
-            raise unimplemented(f"unknown method {method} for service {service}")
+            spec = self._specs.get(full_rpc_name)
+            if spec is None:
+                service, _, method = full_rpc_name.partition("/")
+                raise unimplemented(f"unknown method {method} for service {service}")
+            route = self._routes[full_rpc_name] = self._route(spec)
         return route
 
     async def _perform(self, route: _Route, request: Message, context: CallContext) -> Reply:
@@ -188,11 +193,11 @@ class Frontend:
             await asyncio.sleep(0)
 
     def _route(self, spec: RpcSpec) -> _Route:
-        return _Route(spec, self._server_of(spec), VALIDATORS.get(spec.method), bound_of(spec.request_type))
+        handler, validator = parts_of(spec.method)
+        return _Route(spec, self._server_of(spec, handler), validator, bound_of(spec.request_type))
 
-    def _server_of(self, spec: RpcSpec) -> Serve:
-        if spec.served is Served.FRONTEND or spec.method in AROUND:
-            handler = HANDLERS.get(spec.method) or AROUND[spec.method]
+    def _server_of(self, spec: RpcSpec, handler: Handler | None) -> Serve:
+        if handler is not None:
             return lambda request, context: handler(self, request, context)
         if spec.served is Served.UNIMPLEMENTED:
             return _refusal(spec)

@@ -54,6 +54,7 @@ class History:
         exclusive: bool = True,
         wall: Clock | None = None,
         outbound: Outbound | None = None,
+        namespaces: NamespaceCache | None = None,
     ) -> None:
         self.store = store
         self.matching = matching
@@ -67,7 +68,7 @@ class History:
         self.outbound = outbound or Outbound()
         """By which callbacks and endpoints elsewhere are reached."""
         self.engine = Engine(store, clock, ids, notifier, self.limits, exclusive=exclusive)
-        self.namespaces = NamespaceCache(store, clock)
+        self.namespaces = namespaces or NamespaceCache(store, clock)
         self.engine.retention_of = self._retention_of
         self.engine.attribute_types_of = self._attribute_types_of
         self.engine.rules_of = self._rules_of

@@ -1,28 +1,25 @@
 """The three services of one process, or those that it has and clients of the others: the one place that knows them all.
 
-Rules of this file: construction only. Nothing here decides anything about workflows.
+Rules of this file: construction only. Nothing here decides anything about workflows. History and matching are imported
+and made when they are first asked for, so that a server can answer on its port before it has read their code.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from whistlestop.common.clock import SystemClock
-from whistlestop.common.http_client import HttpClient
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.metrics import NO_METRICS, Metrics
 from whistlestop.common.outbound import Named, Outbound
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.service import Frontend
-from whistlestop.history.core.limits import Limits
-from whistlestop.history.service import History
 from whistlestop.matching.config import MatchingConfig
-from whistlestop.matching.service import Matching
 from whistlestop.server.dynamic_config import FRONTEND_KEYS, LIMIT_KEYS, MATCHING_KEYS
-from whistlestop.server.internal_door import credential
-from whistlestop.server.offers import RemoteOffers
+from whistlestop.storage.namespaces import NamespaceCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,50 +29,90 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply, ServiceClient
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
+    from whistlestop.common.http_client import HttpClient
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
     from whistlestop.frontend.auth.config import AuthConfig
+    from whistlestop.history.service import History
+    from whistlestop.matching.service import Matching
     from whistlestop.server.config import ServerConfig
+    from whistlestop.server.offers import RemoteOffers
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask
 
 T = TypeVar("T")
 
 
-class _Late:
-    """Stands for a service that is made later: matching and history need each other."""
+class _Later:
+    """A service that is made by its first call, or stands elsewhere."""
 
-    def __init__(self) -> None:
-        self.service: ServiceClient | None = None
+    def __init__(self, make: Callable[[], ServiceClient]) -> None:
+        self._make = make
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        assert self.service is not None
-        return await self.service.call(method, request, context)
+        self.call = self._make().call  # type: ignore[method-assign]  # later calls go straight there
+        return await self.call(method, request, context)
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
-    """What a process serves with. History or matching is None where others serve it."""
+class Engine:
+    """History and matching, each None where others serve it."""
 
-    store: Store
-    notifier: Notifier
-    clock: Clock
-    ids: Ids
-    frontend: Frontend
     history: History | None
     matching: Matching | None
-    offers: RemoteOffers | None = None
+    offers: RemoteOffers | None
     """To matching elsewhere."""
-    clients: tuple[HttpClient, ...] = ()
+    to_history: ServiceClient
+    to_matching: ServiceClient
+
+
+class Services:
+    """What a process serves with."""
+
+    def __init__(
+        self, store: Store, notifier: Notifier, clock: Clock, ids: Ids, *, clients: tuple[HttpClient, ...],
+        make_frontend: Callable[[Services], Frontend], make_engine: Callable[[], Engine],
+    ) -> None:  # fmt: skip
+        self.store = store
+        self.notifier = notifier
+        self.clock = clock
+        self.ids = ids
+        self.clients = clients
+        """Of services that others serve."""
+        self.needed = asyncio.Event()
+        """Set when history or matching is first asked for."""
+        self._make_engine = make_engine
+        self._engine: Engine | None = None
+        self.frontend = make_frontend(self)
+
+    @property
+    def engine(self) -> Engine:
+        """History and matching; made when they are first asked for."""
+        if self._engine is None:
+            self._engine = self._make_engine()
+            self.needed.set()
+        return self._engine
+
+    @property
+    def history(self) -> History | None:
+        """The history service of this process; None where others serve it."""
+        return self.engine.history
+
+    @property
+    def matching(self) -> Matching | None:
+        """The matching service of this process; None where others serve it."""
+        return self.engine.matching
 
     async def close(self) -> None:
         """End what goes on in the background, history first: what it commits is still offered."""
-        if self.history is not None:
-            await self.history.close()
-        if self.offers is not None:
-            await self.offers.close()
-        if self.matching is not None:
-            await self.matching.close()
+        engine = self._engine
+        if engine is not None:
+            if engine.history is not None:
+                await engine.history.close()
+            if engine.offers is not None:
+                await engine.offers.close()
+            if engine.matching is not None:
+                await engine.matching.close()
         for client in self.clients:
             client.close()
 
@@ -85,29 +122,67 @@ def assemble(
 ) -> Services:
     """Wire the services over an open store."""
     clock, ids = SystemClock(), RandomIds()
-    alone = not config.store.database_url
-    late = _Late()
+    namespaces = NamespaceCache(store, time or clock)
     at_history = _elsewhere("history", config.history_urls, config, clock)
     at_matching = _elsewhere("matching", config.matching_urls, config, clock)
+
+    def make_engine() -> Engine:
+        return _engine(
+            config, store, notifier, metrics, clock=clock, time=time or clock, ids=ids, namespaces=namespaces,
+            at_history=at_history, at_matching=at_matching,
+        )  # fmt: skip
+
+    def make_frontend(services: Services) -> Frontend:
+        frontend_config = config.dynamic.apply(
+            FrontendConfig(persistence_store=config.store.kind, auth=_auth(config)),
+            FRONTEND_KEYS,
+        )
+        to_history = at_history or _Later(lambda: services.engine.to_history)
+        to_matching = at_matching or _Later(lambda: services.engine.to_matching)
+        return Frontend(
+            store, to_history, to_matching, clock, ids, frontend_config,
+            namespaces=namespaces if at_history is None else None,
+        )  # fmt: skip
+
+    clients = tuple(client for client in (at_history, at_matching) if client is not None)
+    return Services(store, notifier, clock, ids, clients=clients, make_frontend=make_frontend, make_engine=make_engine)
+
+
+def _engine(
+    config: ServerConfig, store: Store, notifier: Notifier, metrics: Metrics, *, clock: Clock, time: Clock, ids: Ids,
+    namespaces: NamespaceCache, at_history: HttpClient | None, at_matching: HttpClient | None,
+) -> Engine:  # fmt: skip
+    """Make history and matching, unless they are served elsewhere."""
+    alone = not config.store.database_url
     outbound = _outbound(config)
-    matching = offers = history = None
+    matching: Matching | None = None
+    offers: RemoteOffers | None = None
+    history: History | None = None
     if at_matching is None:
+        from whistlestop.matching.service import Matching
+
         settings = MatchingConfig(
             host=config.broadcast_address or f"{config.ip}:{config.port}",
             hear_others=not alone,
             share_pollers=not alone,
         )
         settings = config.dynamic.apply(settings, MATCHING_KEYS)
-        matching = Matching(store, at_history or late, clock, ids, notifier, settings, outbound=outbound)
+        to_history = at_history or _Later(lambda: _made(history))
+        matching = Matching(store, to_history, clock, ids, notifier, settings, outbound=outbound)
     elif at_history is None:
+        from whistlestop.server.offers import RemoteOffers
+
         offers = RemoteOffers(at_matching, clock)
     to_matching: ServiceClient = at_matching or _made(matching)
     if at_history is None:
+        from whistlestop.history.core.limits import Limits
+        from whistlestop.history.service import History
+
         listener = offers or _made(matching).offer
-        late.service = history = History(
+        history = History(
             store,
             to_matching,
-            time or clock,
+            time,
             ids,
             notifier,
             limits=config.dynamic.apply(Limits(), LIMIT_KEYS),
@@ -115,17 +190,9 @@ def assemble(
             exclusive=alone,
             wall=clock,
             outbound=outbound,
+            namespaces=namespaces,
         )
-    frontend_config = config.dynamic.apply(
-        FrontendConfig(persistence_store=config.store.kind, auth=_auth(config)),
-        FRONTEND_KEYS,
-    )
-    frontend = Frontend(
-        store, at_history or _made(history), to_matching, clock, ids, frontend_config,
-        namespaces=history.namespaces if history is not None else None,
-    )  # fmt: skip
-    clients = tuple(client for client in (at_history, at_matching) if client is not None)
-    return Services(store, notifier, clock, ids, frontend, history, matching, offers, clients)
+    return Engine(history, matching, offers, at_history or _made(history), to_matching)
 
 
 def _outbound(config: ServerConfig) -> Outbound:
@@ -148,6 +215,9 @@ def _elsewhere(name: str, urls: Sequence[str], config: ServerConfig, clock: Cloc
     """The processes that serve `name`, when others do."""
     if not urls:
         return None
+    from whistlestop.common.http_client import HttpClient
+    from whistlestop.server.internal_door import credential
+
     doors = [f"{url.rstrip('/')}/{name}" for url in urls]
     return HttpClient(doors, clock, credential(config.internal_secrets()), name=f"the {name} service", resend=False)
 

@@ -1,8 +1,9 @@
 """The life of one server process: open the store, open the doors, wait, drain.
 
 Order matters. The store is opened and migrated before a port is taken; the gRPC door opens last, since SDKs take an
-answer on it for readiness. On the way out: polls end with empty answers, doors close, processors stop, the store
-finishes what it took on.
+answer on it for readiness. A server that is alone on its store reads the code of history and matching after that, when
+a call needs them or `ENGINE_DELAY_S` later: suites of tests start servers all the time, and wait for the port. On the
+way out: polls end with empty answers, doors close, processors stop, the store finishes what it took on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.listen_address import host_port
 from whistlestop.common.listener import bounds_of_process, raise_descriptor_limit
 from whistlestop.common.metrics import NO_METRICS
-from whistlestop.history.timers import EVERYTHING
 from whistlestop.server.assembly import Services, assemble
 from whistlestop.server.config import (
     INTERNAL_ROLES,
@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ENGINE_DELAY_S = 0.25
+"""How long a server that nobody calls puts off what is due when it starts."""
 BACKLOG_PAGE = 200
 BACKLOG_COUNT = 10_000
 BACKLOG_AGE_S = 5.0
@@ -87,6 +89,7 @@ class Server:
         self._budget = Budget(time.monotonic, bounds_of_process(raise_descriptor_limit()))
         """What peers of all listeners may cost before they are known."""
         self._closers = contextlib.AsyncExitStack()
+        self._engine_start: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -111,12 +114,14 @@ class Server:
         self._hold_file()
         metrics = _make_metrics() if config.metrics_port is not None else None
         services, membership = await self._open_services(metrics)
-        # The processors start before the doors open, so that nothing due waits for a client. Beside others, which
-        # slots to scan comes with the membership; what is committed here is armed here in any case.
-        if services.history is not None:
-            await services.history.start(() if config.store.database_url else EVERYTHING)
-        self._follow_dynamic_config(services)
         await self._register(services)
+        self._engine_start = asyncio.create_task(self._start_engine(services, metrics), name="start of the engine")
+        self._closers.push_async_callback(self._end_engine_start)
+        if not self._is_alone():
+            # Nothing that is due beside others waits for a client. Which slots to scan comes with the membership; what
+            # is committed here is armed here in any case.
+            await self.started()
+        self._follow_dynamic_config(services)
         if metrics is not None:
             await self._open_metrics(bind_address(config.metrics_address(), "--metrics-ip"), metrics, services)
         if config.internal_port is not None:
@@ -129,6 +134,39 @@ class Server:
         address, _, port = (config.broadcast_address or bound).rpartition(":")
         await membership.join(address.strip("[]"), int(port or 0))
         log.info("serving on %s", bound, extra={"host_id": self.host_id})
+
+    def _is_alone(self) -> bool:
+        """Whether nobody else works on the store, or calls this process but by the doors of the frontend."""
+        config = self.config
+        return not config.store.database_url and config.internal_port is None and Role.FRONTEND in config.roles
+
+    async def started(self) -> None:
+        """Wait until all that goes on in the background has begun; the doors may be open before."""
+        assert self._engine_start is not None
+        await asyncio.shield(self._engine_start)
+
+    async def _start_engine(self, services: Services, metrics: PrometheusMetrics | None) -> None:
+        if self._is_alone():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ENGINE_DELAY_S):
+                    await services.needed.wait()
+        from whistlestop.history.timers import EVERYTHING
+
+        if services.history is not None:
+            await services.history.start(() if self.config.store.database_url else EVERYTHING)
+        if metrics is not None:
+            _watch(services, metrics)
+        if Role.FRONTEND in self.config.roles:
+            from whistlestop.frontend.api.namespaces import resume_deletions
+            from whistlestop.frontend.batch.worker import resume_batches
+
+            resume_deletions(services.frontend)
+            resume_batches(services.frontend)
+
+    async def _end_engine_start(self) -> None:
+        assert self._engine_start is not None
+        self._engine_start.cancel()
+        await asyncio.wait([self._engine_start])
 
     def _follow_dynamic_config(self, services: Services) -> None:
         """Take over what the file of `--dynamic-config-file` says whenever it has changed."""
@@ -198,14 +236,10 @@ class Server:
     async def _register(self, services: Services) -> None:
         from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 
-        from whistlestop.frontend.api.namespaces import ensure_namespace, resume_deletions
-        from whistlestop.frontend.batch.worker import resume_batches
+        from whistlestop.frontend.api.namespaces import ensure_namespace
 
         for namespace in dict.fromkeys(("temporal-system", *self.config.namespaces)):
             await ensure_namespace(services.frontend, namespace, self.config.retention_s)
-        if Role.FRONTEND in self.config.roles:
-            resume_deletions(services.frontend)
-            resume_batches(services.frontend)
         if not self.config.search_attributes:
             return
         for namespace in self.config.namespaces:
@@ -224,20 +258,6 @@ class Server:
         from whistlestop.server.http_door import HttpDoor
         from whistlestop.server.prometheus import metrics_app
 
-        for service in (services.history, services.matching, services.frontend):
-            if service is not None:
-                service.aside.listener = metrics.row_failed
-        metrics.watch_loops(loops.failures)
-        matching = services.matching
-        if matching is not None:
-            counters = matching.counters
-            metrics.watch_polls(
-                lambda: {
-                    "fresh": counters.fresh, "backlogged": counters.backlogged, "empty": counters.empty,
-                    "stale": counters.stale, "failed": counters.failed,
-                },
-                lambda: matching.waiting,
-            )  # fmt: skip
         app = metrics_app(metrics, _Backlog(services, metrics).refresh, _browser_rules(self.config, services))
         door = HttpDoor(app, budget=self._budget)
         port = self.config.metrics_port or 0
@@ -309,6 +329,24 @@ class Server:
             await door.stop()
 
         self._closers.push_async_callback(drain)
+
+
+def _watch(services: Services, metrics: PrometheusMetrics) -> None:
+    """Count what fails in the background, and what becomes of polls."""
+    for service in (services.history, services.matching, services.frontend):
+        if service is not None:
+            service.aside.listener = metrics.row_failed
+    metrics.watch_loops(loops.failures)
+    matching = services.matching
+    if matching is not None:
+        counters = matching.counters
+        metrics.watch_polls(
+            lambda: {
+                "fresh": counters.fresh, "backlogged": counters.backlogged, "empty": counters.empty,
+                "stale": counters.stale, "failed": counters.failed,
+            },
+            lambda: matching.waiting,
+        )  # fmt: skip
 
 
 class _Measured:

@@ -1,73 +1,135 @@
-"""One module per small group of RPCs; these tables bring them together by RPC name."""
+"""What the frontend does for its RPCs, a module for each small group.
+
+A module may have three tables by method: `HANDLERS` of RPCs that the frontend serves, `AROUND` of RPCs of another
+function for which there is something to do before or after the call, and `VALIDATORS`, the checks before an RPC is
+served, whoever serves it. A module is imported when the first of its methods is called, as in history: a server of a
+test suite, and a function, need few of them.
+"""
 
 from __future__ import annotations
 
-from whistlestop.frontend.api import (
-    batch,
-    cluster,
-    deployment_compute,
-    deployment_routing,
-    deployments,
-    namespaces,
-    nexus_endpoints,
-    schedules,
-    search_attributes,
-    standalone_activities,
-    standalone_nexus,
-    start_workflow,
-    task_queue,
-    task_reachability,
-    time_skipping,
-    update_workflow,
-    version_sets,
-    versioning,
-    versioning_rules,
-    visibility,
-    worker_tasks,
-    workflow_execution,
-    workflow_rules,
-)
+from importlib import import_module
+from typing import Any, NamedTuple
+
 from whistlestop.frontend.api.rules import Handler, Rules, UnknownSearchAttribute, Validator
 
-HANDLERS: dict[str, Handler] = {
-    **batch.HANDLERS,
-    **cluster.HANDLERS,
-    **deployment_compute.HANDLERS,
-    **deployment_routing.HANDLERS,
-    **deployments.HANDLERS,
-    **namespaces.HANDLERS,
-    **nexus_endpoints.HANDLERS,
-    **schedules.HANDLERS,
-    **search_attributes.HANDLERS,
-    **standalone_activities.HANDLERS,
-    **standalone_nexus.HANDLERS,
-    **task_reachability.HANDLERS,
-    **version_sets.HANDLERS,
-    **versioning_rules.HANDLERS,
-    **visibility.HANDLERS,
-    **workflow_rules.HANDLERS,
-}
-"""RPCs that the frontend serves itself."""
+_METHODS_OF = {
+    "batch": (
+        "StartBatchOperation", "StopBatchOperation", "DescribeBatchOperation", "ListBatchOperations",
+    ),
+    "cluster": (
+        "GetSystemInfo", "GetClusterInfo", "ListClusters",
+    ),
+    "deployment_compute": (
+        "CreateWorkerDeploymentVersion", "UpdateWorkerDeploymentVersionComputeConfig",
+        "ValidateWorkerDeploymentVersionComputeConfig",
+    ),
+    "deployment_routing": (
+        "SetWorkerDeploymentCurrentVersion", "SetWorkerDeploymentRampingVersion",
+    ),
+    "deployments": (
+        "CreateWorkerDeployment", "DeleteWorkerDeployment", "DeleteWorkerDeploymentVersion",
+        "DescribeWorkerDeployment", "DescribeWorkerDeploymentVersion", "ListWorkerDeployments",
+        "SetWorkerDeploymentManager", "UpdateWorkerDeploymentVersionMetadata",
+    ),
+    "namespaces": (
+        "RegisterNamespace", "DescribeNamespace", "ListNamespaces", "UpdateNamespace", "DeprecateNamespace",
+        "DeleteNamespace",
+    ),
+    "nexus_endpoints": (
+        "CreateNexusEndpoint", "UpdateNexusEndpoint", "DeleteNexusEndpoint", "GetNexusEndpoint", "ListNexusEndpoints",
+    ),
+    "schedules": (
+        "ListSchedules", "CountSchedules", "CreateSchedule", "UpdateSchedule", "PatchSchedule", "DescribeSchedule",
+        "DeleteSchedule", "ListScheduleMatchingTimes",
+    ),
+    "search_attributes": (
+        "AddSearchAttributes", "RemoveSearchAttributes", "ListSearchAttributes", "GetSearchAttributes",
+    ),
+    "standalone_activities": (
+        "ListActivityExecutions", "CountActivityExecutions", "StartActivityExecution", "DescribeActivityExecution",
+        "PollActivityExecution", "DeleteActivityExecution", "RequestCancelActivityExecution",
+        "TerminateActivityExecution", "PauseActivityExecution", "UnpauseActivityExecution", "ResetActivityExecution",
+        "UpdateActivityExecutionOptions",
+    ),
+    "standalone_nexus": (
+        "ListNexusOperationExecutions", "CountNexusOperationExecutions", "StartNexusOperationExecution",
+        "DescribeNexusOperationExecution", "PollNexusOperationExecution", "DeleteNexusOperationExecution",
+        "RequestCancelNexusOperationExecution", "TerminateNexusOperationExecution",
+    ),
+    "start_workflow": (
+        "StartWorkflowExecution", "SignalWithStartWorkflowExecution", "ExecuteMultiOperation",
+    ),
+    "task_queue": (
+        "PollWorkflowTaskQueue", "PollActivityTaskQueue", "PollNexusTaskQueue", "DescribeTaskQueue",
+        "ListTaskQueuePartitions", "UpdateTaskQueueConfig", "ShutdownWorker",
+    ),
+    "task_reachability": (
+        "GetWorkerTaskReachability", "DescribeTaskQueue",
+    ),
+    "time_skipping": (
+        "PollWorkflowExecutionTimeSkipping",
+    ),
+    "update_workflow": (
+        "UpdateWorkflowExecution", "PollWorkflowExecutionUpdate", "UpdateWorkflowExecutionOptions",
+    ),
+    "version_sets": (
+        "UpdateWorkerBuildIdCompatibility", "GetWorkerBuildIdCompatibility",
+    ),
+    "versioning": (
+        "CreateWorkerDeployment", "CreateWorkerDeploymentVersion", "DeleteWorkerDeployment",
+        "DeleteWorkerDeploymentVersion", "DescribeWorkerDeployment", "DescribeWorkerDeploymentVersion",
+        "SetWorkerDeploymentCurrentVersion", "SetWorkerDeploymentManager", "SetWorkerDeploymentRampingVersion",
+    ),
+    "versioning_rules": (
+        "UpdateWorkerVersioningRules", "GetWorkerVersioningRules",
+    ),
+    "visibility": (
+        "ListWorkflowExecutions", "ScanWorkflowExecutions", "CountWorkflowExecutions", "ListOpenWorkflowExecutions",
+        "ListClosedWorkflowExecutions", "ListArchivedWorkflowExecutions",
+    ),
+    "worker_tasks": (
+        "RecordActivityTaskHeartbeat", "RecordActivityTaskHeartbeatById", "RespondActivityTaskCompleted",
+        "RespondActivityTaskCompletedById", "RespondActivityTaskCanceled", "RespondActivityTaskCanceledById",
+        "RespondActivityTaskFailed", "RespondActivityTaskFailedById", "UpdateWorkerConfig",
+        "RespondWorkflowTaskCompleted", "RespondWorkflowTaskFailed", "RespondQueryTaskCompleted",
+        "RespondNexusTaskCompleted", "RespondNexusTaskFailed",
+    ),
+    "workflow_execution": (
+        "SignalWorkflowExecution", "RequestCancelWorkflowExecution", "TerminateWorkflowExecution",
+        "ResetWorkflowExecution", "DeleteWorkflowExecution", "DescribeWorkflowExecution", "QueryWorkflow",
+        "GetWorkflowExecutionHistory", "GetWorkflowExecutionHistoryReverse", "ResetStickyTaskQueue",
+        "PauseWorkflowExecution", "UnpauseWorkflowExecution",
+    ),
+    "workflow_rules": (
+        "CreateWorkflowRule", "DescribeWorkflowRule", "DeleteWorkflowRule", "ListWorkflowRules",
+    ),
+}  # fmt: skip
+"""A method may have its handler in one module and its validator in another."""
 
-AROUND: dict[str, Handler] = {**task_reachability.AROUND, **worker_tasks.AROUND}
-"""RPCs of another function for which there is something to do before or after the call."""
+MODULES_OF: dict[str, list[str]] = {}
+for _module, _methods in _METHODS_OF.items():
+    for _method in _methods:
+        MODULES_OF.setdefault(_method, []).append(_module)
 
-VALIDATORS: dict[str, Validator] = {
-    **batch.VALIDATORS,
-    **schedules.VALIDATORS,
-    **standalone_activities.VALIDATORS,
-    **standalone_nexus.VALIDATORS,
-    **start_workflow.VALIDATORS,
-    **task_queue.VALIDATORS,
-    **task_reachability.VALIDATORS,
-    **time_skipping.VALIDATORS,
-    **update_workflow.VALIDATORS,
-    **version_sets.VALIDATORS,
-    **versioning.VALIDATORS,
-    **versioning_rules.VALIDATORS,
-    **worker_tasks.VALIDATORS,
-    **workflow_execution.VALIDATORS,
-}
-"""Checks before an RPC is served, whoever serves it."""
 
-__all__ = ["AROUND", "HANDLERS", "VALIDATORS", "Handler", "Rules", "UnknownSearchAttribute", "Validator"]
+class Parts(NamedTuple):
+    """What the frontend does for one RPC, None where it does nothing."""
+
+    handler: Handler | None
+    """Serves the RPC, or goes around the call of the function that serves it."""
+    validator: Validator | None
+
+
+def parts_of(method: str) -> Parts:
+    """Return what is done for a method, and import the modules that do it."""
+    handler, validator = None, None
+    for name in MODULES_OF.get(method, ()):
+        module: Any = import_module(f"{__name__}.{name}")
+        for table in ("HANDLERS", "AROUND"):
+            handler = handler or getattr(module, table, {}).get(method)
+        validator = validator or getattr(module, "VALIDATORS", {}).get(method)
+    return Parts(handler, validator)
+
+
+__all__ = ["Handler", "Parts", "Rules", "UnknownSearchAttribute", "Validator", "parts_of"]

@@ -25,6 +25,7 @@ from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_
 from whistlestop.common.nesting import load_json
 from whistlestop.frontend.api import checks, standalone_activities
 from whistlestop.frontend.api.listing import parsed_filter
+from whistlestop.frontend.api.switches import ON_ACTIVITIES
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
 
 if TYPE_CHECKING:
@@ -69,13 +70,6 @@ _KINDS: Mapping[str, tuple[str, batch_enums.BatchOperationType.ValueType]] = {
     "delete_activities_operation": ("delete_activities", batch_enums.BATCH_OPERATION_TYPE_DELETE_ACTIVITY),
 }  # fmt: skip
 _TYPES = dict(_KINDS.values())
-ON_ACTIVITIES = frozenset(
-    {
-        "terminate_activities_operation",
-        "cancel_activities_operation",
-        "delete_activities_operation",
-    }
-)
 _TYPE_OR_ALL = "Either activity type must be set, or match all should be set to true"
 
 

@@ -13,7 +13,6 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, unimplemented
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.frontend.api.batch import ON_ACTIVITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +25,10 @@ _SCHEDULES = (
     "CreateSchedule", "DescribeSchedule", "UpdateSchedule", "PatchSchedule", "ListScheduleMatchingTimes",
     "DeleteSchedule", "ListSchedules", "CountSchedules",
 )  # fmt: skip
+ON_ACTIVITIES = frozenset(
+    {"terminate_activities_operation", "cancel_activities_operation", "delete_activities_operation"}
+)
+"""Operations of a batch on standalone activities; the others are on workflows."""
 _BATCHES = ("StartBatchOperation", "StopBatchOperation", "DescribeBatchOperation", "ListBatchOperations")
 _ACTIVITIES = (
     "StartActivityExecution", "DescribeActivityExecution", "PollActivityExecution", "ListActivityExecutions",

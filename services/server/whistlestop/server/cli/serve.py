@@ -45,10 +45,11 @@ async def _serve(server: Server, title: str, hints: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with server:
+        _announce(server, title, hints)
+        await server.started()
         # What a start leaves behind stays: the collector, which was off meanwhile, need not look at it again.
         gc.freeze()
         gc.enable()
-        _announce(server, title, hints)
         await stop.wait()
         # A second signal ends the process the hard way.
         for number in (signal.SIGTERM, signal.SIGINT):
