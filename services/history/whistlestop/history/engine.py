@@ -33,6 +33,7 @@ from whistlestop.history.core.run import Run, StartEventNeeded
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.time_skipping_apply import skipped_ns
 from whistlestop.history.core.transition import write_of
+from whistlestop.history.indexed_batches import IndexedBatches
 from whistlestop.storage.deployments import Deployments
 from whistlestop.storage.errors import CurrentConflict, StorageError, Unreadable, VersionConflict
 from whistlestop.storage.records import ExecutionKey, TimerTask, Transition
@@ -147,6 +148,8 @@ class Engine:
         """The workflow rules of a namespace (by its id), as `retention_of` has read it."""
         self.deployments = Deployments(store, clock)
         self.breakers = CircuitBreakers(clock)
+        self.indexed = IndexedBatches()
+        """History that was committed, by the events that were asked for."""
         self._cache: OrderedDict[ExecutionKey, Entry] = OrderedDict()
         self._cache_bytes = 0
         self._cache_limit = cache_bytes

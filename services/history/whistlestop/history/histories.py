@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.common import nesting
+from whistlestop.history.indexed_batches import IndexedBatch
 from whistlestop.storage.records import BranchRange, HistoryBatch
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 MAX_BATCHES = 256
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 _LEAST_BATCHES = 4
+_LEAST_INDEXED = 8
+"""Events of a batch that is worth being kept."""
 
 
 def branches_of(state: MutableState) -> list[BranchRange]:
@@ -65,31 +68,19 @@ def trimmed(batch: HistoryBatch, first_event_id: int, next_event_id: int) -> byt
 
 async def read_event(engine: Engine, entry: Entry, batch_id: int, event_id: int) -> history_pb.HistoryEvent:
     """One event, found by its batch. Raises LookupError when history does not have it."""
-    for batch in await read_batches(engine, entry, batch_id or event_id, event_id + 1, limit=MAX_BATCHES):
+    first_event_id = batch_id or event_id
+    indexed = engine.indexed.get(entry.key, first_event_id)
+    if indexed is not None and event_id < first_event_id + len(indexed):
+        return indexed.event(event_id - first_event_id)
+    for batch in await read_batches(engine, entry, first_event_id, event_id + 1, limit=MAX_BATCHES):
         if batch.first_event_id <= event_id < batch.next_event_id:
-            event = _event_at(batch.data, event_id - batch.first_event_id)
+            indexed = IndexedBatch(batch.data)
+            if batch.next_event_id - batch.first_event_id >= _LEAST_INDEXED:
+                engine.indexed.keep(entry.key, batch.first_event_id, indexed)
+            event = indexed.event(event_id - batch.first_event_id)
             if event.event_id == event_id:
                 return event
     raise LookupError(f"event {event_id} of {entry.key.workflow_id}/{entry.key.run_id} is not in history")
-
-
-def _event_at(data: bytes, index: int) -> history_pb.HistoryEvent:
-    """One event of a batch, the others unparsed: each is a length-delimited field, and their ids have no gap."""
-    at = 0
-    while True:
-        size = shift = 0
-        at += 1  # the field's tag
-        while True:
-            byte = data[at]
-            at += 1
-            size |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-            shift += 7
-        if index == 0:
-            return nesting.parse(history_pb.HistoryEvent, data[at : at + size])
-        index -= 1
-        at += size
 
 
 def spliced(field_number: int, data: bytes) -> bytes:
