@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import namespace_pb2 as enums_pb
 
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto import namespace_pb2 as namespace_pb
-from whistlestop.storage.visibility.attributes import AttributeType
+from whistlestop.storage.attribute_types import AttributeType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Lists and counts of runs."""
+"""Lists and counts of runs. The list filter is imported by the first of them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,11 @@ from whistlestop.storage.interface import LONGEST_READ_S
 from whistlestop.storage.records import ExecutionKey, VisibilityRow
 from whistlestop.storage.sqlite.base import SqliteBase
 from whistlestop.storage.sqlite.transition import VISIBILITY_COLUMNS
-from whistlestop.storage.visibility import (
-    SQLITE,
-    PageKey,
-    Query,
-    compiled,
-    group_by_columns,
-    list_clause,
-    page_steps,
-    parse_page_token,
-    where_clause,
-)
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from whistlestop.storage.visibility import Query
 
 _COLUMNS = ", ".join(VISIBILITY_COLUMNS)
 
@@ -32,6 +23,8 @@ class SqliteVisibility(SqliteBase):
     async def list_visibility(
         self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = LONGEST_READ_S
     ) -> tuple[list[VisibilityRow], bytes]:
+        from whistlestop.storage.visibility import SQLITE, PageKey, compiled, list_clause, page_steps, parse_page_token
+
         where, values = await compiled(list_clause, query, SQLITE)
         rows: list[Any] = []
         for behind, more, order in page_steps(query, parse_page_token(after), SQLITE):
@@ -51,6 +44,8 @@ class SqliteVisibility(SqliteBase):
         return found, PageKey(last.close_time_us, last.start_time_us, last.key.run_id).token()
 
     async def count_visibility(self, namespace_id: str, query: Query, within_s: float = LONGEST_READ_S) -> int:
+        from whistlestop.storage.visibility import SQLITE, compiled, where_clause
+
         where, values = await compiled(where_clause, query, SQLITE)
         sql = f"SELECT count(*) FROM executions_visibility WHERE namespace_id = ? AND {where}"
         rows = await self._list(sql, (namespace_id, *values), is_large=query.is_large, within_s=within_s)
@@ -59,6 +54,8 @@ class SqliteVisibility(SqliteBase):
     async def count_visibility_groups(
         self, namespace_id: str, query: Query, limit: int, within_s: float = LONGEST_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
+        from whistlestop.storage.visibility import SQLITE, compiled, group_by_columns, where_clause
+
         columns, values = group_by_columns(query, SQLITE)
         where, more = await compiled(where_clause, query, SQLITE)
         numbers = ", ".join(str(n) for n in range(1, len(columns) + 1))

@@ -22,6 +22,7 @@ InvalidPageToken and InvalidSearchAttributes; their `message` is the text for IN
 
 from __future__ import annotations
 
+from whistlestop.storage.attribute_types import AttributeType
 from whistlestop.storage.visibility.attributes import (
     DEFAULT_LIMITS,
     PREDEFINED,
@@ -29,7 +30,6 @@ from whistlestop.storage.visibility.attributes import (
     SYSTEM,
     SYSTEM_AND_PREDEFINED,
     Attribute,
-    AttributeType,
     Limits,
     Value,
     decode_value,

@@ -6,7 +6,6 @@ int of microseconds since the Unix epoch), and its place in the JSON object `sea
 
 from __future__ import annotations
 
-import enum
 import json
 import math
 import re
@@ -18,6 +17,7 @@ from temporalio.api.common.v1 import Payload, SearchAttributes
 
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.records import record
+from whistlestop.storage.attribute_types import AttributeType
 from whistlestop.storage.visibility.errors import InvalidSearchAttributes
 from whistlestop.storage.visibility.goformat import go_value
 from whistlestop.storage.visibility.times import format_rfc3339, parse_rfc3339_us
@@ -30,18 +30,6 @@ Value: TypeAlias = bool | int | float | str | list[str]
 RESERVED_PREFIX = "Temporal"
 MAX_INT = 2**63 - 1
 MIN_INT = -(2**63)
-
-
-class AttributeType(enum.IntEnum):
-    """Numbers are those of temporal.api.enums.v1.IndexedValueType."""
-
-    Text = 1
-    Keyword = 2
-    Int = 3
-    Double = 4
-    Bool = 5
-    Datetime = 6
-    KeywordList = 7
 
 
 @dataclass(frozen=True, slots=True)

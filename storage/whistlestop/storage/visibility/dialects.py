@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
-from whistlestop.storage.visibility.attributes import TEXT_WORDS_PREFIX, Attribute, AttributeType
+from whistlestop.storage.attribute_types import AttributeType
+from whistlestop.storage.visibility.attributes import TEXT_WORDS_PREFIX, Attribute
 
 if TYPE_CHECKING:
     from decimal import Decimal

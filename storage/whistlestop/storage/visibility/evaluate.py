@@ -9,7 +9,8 @@ import json
 import operator
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.storage.visibility.attributes import TEXT_WORDS_PREFIX, Attribute, AttributeType, has_type
+from whistlestop.storage.attribute_types import AttributeType
+from whistlestop.storage.visibility.attributes import TEXT_WORDS_PREFIX, Attribute, has_type
 from whistlestop.storage.visibility.query import (
     And,
     Between,

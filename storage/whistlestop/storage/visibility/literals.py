@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from temporalio.api.enums.v1 import WorkflowExecutionStatus
 
+from whistlestop.storage.attribute_types import AttributeType
 from whistlestop.storage.visibility import syntax
-from whistlestop.storage.visibility.attributes import MAX_INT, MIN_INT, Attribute, AttributeType, storable
+from whistlestop.storage.visibility.attributes import MAX_INT, MIN_INT, Attribute, storable
 from whistlestop.storage.visibility.errors import INVALID_EXPRESSION, NOT_SUPPORTED, InvalidQuery
 from whistlestop.storage.visibility.goformat import go_float, go_quote
 from whistlestop.storage.visibility.times import parse_duration_ns, parse_rfc3339_us

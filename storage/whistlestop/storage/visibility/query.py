@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.storage.attribute_types import AttributeType
 from whistlestop.storage.visibility import syntax
 from whistlestop.storage.visibility.attributes import (
     RESERVED_PREFIX,
     SYSTEM,
     SYSTEM_AND_PREDEFINED,
     Attribute,
-    AttributeType,
     joined_words,
 )
 from whistlestop.storage.visibility.errors import INVALID_EXPRESSION, NOT_SUPPORTED, UNKNOWN_ATTRIBUTE, InvalidQuery

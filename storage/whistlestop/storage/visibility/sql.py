@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.offload import off_loop
-from whistlestop.storage.visibility.attributes import MAX_INT, Attribute, AttributeType, encode_value
+from whistlestop.storage.attribute_types import AttributeType
+from whistlestop.storage.visibility.attributes import MAX_INT, Attribute, encode_value
 from whistlestop.storage.visibility.errors import InvalidPageToken
 from whistlestop.storage.visibility.literals import STATUS_NAMES, STATUS_NUMBERS, Scalar
 from whistlestop.storage.visibility.query import (
