@@ -21,6 +21,7 @@ from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.common.times import refused_time
 from whistlestop.frontend.api import Rules, UnknownSearchAttribute, parts_of
 from whistlestop.frontend.api.switches import guards
+from whistlestop.frontend.client_versions import check_call
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.namespace_resolution import NamespaceResolver
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
@@ -112,6 +113,7 @@ class Frontend:
                 context = await self._access.admit(route.spec, request, context)
             except storage_errors.StorageError as error:
                 raise self._from_storage(error) from error
+        check_call(context.headers)
         return await self._perform(route, request, context)
 
     async def call_as_server(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:

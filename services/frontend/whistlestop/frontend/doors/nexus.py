@@ -18,6 +18,7 @@ from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.common.proto.nexus_pb2 import CompleteNexusOperationRequest
 from whistlestop.common.storable import NUL
 from whistlestop.frontend.auth.config import without_credentials
+from whistlestop.frontend.client_versions import check_nexus
 from whistlestop.frontend.doors import nexus_answers, nexus_requests
 from whistlestop.frontend.doors.answer import HttpAnswer
 from whistlestop.frontend.registry import Access
@@ -112,6 +113,10 @@ async def _complete(frontend: Frontend, request: HttpRequest, namespace: str, co
     if len(request.body) > nexus_requests.MOST_BODY:
         raise too_large(request)
     completion = CompleteNexusOperationRequest(headers=request.headers, body=request.body, namespace=namespace)
+    try:
+        check_nexus(request.headers)
+    except ServiceError as error:
+        raise nexus_answers.of_service_error(error, exposed=True) from None
     try:
         await frontend.history.call("CompleteNexusOperation", completion, context)
     except ServiceError as error:

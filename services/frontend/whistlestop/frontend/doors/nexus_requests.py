@@ -21,6 +21,7 @@ from whistlestop.common.proto.nexus_pb2 import (
     DispatchNexusTaskResponse,
     NexusEndpointData,
 )
+from whistlestop.frontend.client_versions import check_nexus
 from whistlestop.frontend.doors import nexus_answers
 from whistlestop.frontend.doors.answer import HttpAnswer
 from whistlestop.frontend.doors.nexus_answers import refusal
@@ -98,6 +99,10 @@ async def serve(
     deadline_ns = _deadline(request.headers.get("request-timeout", ""), clock, context.deadline_ns)
     if target.namespace.state == namespace_enums.NAMESPACE_STATE_DELETED:
         raise refusal("BAD_REQUEST", "bad request")
+    try:
+        check_nexus(request.headers)
+    except ServiceError as error:
+        raise nexus_answers.of_service_error(error, exposed=True) from None
     if not cancels:
         _fill_payload(wanted.start_operation, request, frontend.config.of(target.namespace.name).blob_size_limit_error)
     call = CallContext(
