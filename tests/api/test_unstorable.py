@@ -12,6 +12,7 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests import postgres
@@ -97,6 +98,15 @@ async def test_every_name_of_every_request_is_refused_before_anything_is_asked(w
     assert len(CASES) > 300
     assert wrong == []
     assert world.history.calls == world.matching.calls == []
+
+
+async def test_an_endpoint_s_name_is_told_to_be_too_long_first(world: World) -> None:
+    """As Temporal does; the rule for such names refuses U+0000 besides."""
+    request = operator_pb.CreateNexusEndpointRequest(spec={"name": "\0" * 300})
+    request.spec.target.worker.namespace, request.spec.target.worker.task_queue = "default", "q"
+    with pytest.raises(ServiceError, match="endpoint name exceeds length limit of 200") as refused:
+        await world.call("CreateNexusEndpoint", request)
+    assert refused.value.code is Code.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("field", ["reason", "details"])

@@ -30,6 +30,8 @@ _KEPT_FIELDS = frozenset(
         "reason", "unpause",
     )
 )  # fmt: skip
+_CHECKED_FIELDS = frozenset(("temporal.api.nexus.v1.EndpointSpec.name",))
+"""Names whose own rule refuses U+0000, and tells of a length over the limit first."""
 _KEPT_MAPS = frozenset(("data", "header", "metadata", "nexus_header", "headers"))
 """Of text to text."""
 
@@ -125,7 +127,7 @@ def _plan_of(message: Message) -> _Plan:
             plan.tokens.append(field.name)  # type: ignore[attr-defined]  # a list until the end
         if field.is_repeated and field.message_type is not None and field.message_type.full_name in _KEPT_MESSAGES:
             plan.kept_lists.append(field.name)  # type: ignore[attr-defined]  # likewise
-        if field.name in _KEPT_FIELDS:
+        if field.name in _KEPT_FIELDS or field.full_name in _CHECKED_FIELDS:
             continue
         if field.type == field.TYPE_STRING:
             names: Any = plan.lists_of_texts if field.is_repeated else plan.texts
