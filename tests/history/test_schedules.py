@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from google.protobuf import timestamp_pb2
 from temporalio.api.command.v1 import message_pb2 as command_pb
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import command_type_pb2 as ct
@@ -377,3 +378,25 @@ async def test_lists_find_schedules_by_their_next_action_and_what_is_running(lin
     await line.pass_time(HOUR_NS)
     assert await found(f"TemporalScheduleNextActionTime = '{next_action}'") == 0
     assert await found(f"TemporalScheduleNextActionTime > '{next_action}'") == 1
+
+
+async def test_lists_find_schedules_by_what_waits_and_when_they_are_closed_for_idleness(line: Line) -> None:
+    types = {
+        "TemporalScheduleBufferedStartsCount": AttributeType.Int,
+        "TemporalScheduleIdleCloseTime": AttributeType.Datetime,
+    }
+
+    async def found(query: str) -> int:
+        division = "TemporalNamespaceDivision = 'TemporalScheduler'"
+        return await line.store.count_visibility(NAMESPACE_ID, parse(f"{division} AND {query}", types))
+
+    await line.create(schedule={"policies": {"overlap_policy": sched.SCHEDULE_OVERLAP_POLICY_BUFFER_ONE}})
+    assert await found("TemporalScheduleBufferedStartsCount = 0") == 1
+    await line.pass_time(2 * HOUR_NS)
+    assert await found("TemporalScheduleBufferedStartsCount = 1") == 1
+    assert await found("TemporalScheduleIdleCloseTime IS NOT NULL") == 0
+    await line.create(schedule_id="idle", schedule={"spec": {}})
+    created_ns = line.clock.now_ns()
+    closes = timestamp_pb2.Timestamp()
+    closes.FromNanoseconds(created_ns + policy.RETENTION_NS)
+    assert await found(f"TemporalScheduleIdleCloseTime = '{closes.ToJsonString()}'") == 1

@@ -42,8 +42,15 @@ DIVISION = Division(
         "ScheduleId": "WorkflowId",
         "ScheduleNextActionTime": "TemporalScheduleNextActionTime",
         "ScheduleRunningWorkflowCount": "TemporalScheduleRunningWorkflowCount",
+        "ScheduleBufferedStartsCount": "TemporalScheduleBufferedStartsCount",
+        "ScheduleIdleCloseTime": "TemporalScheduleIdleCloseTime",
     },
-    types={"ScheduleNextActionTime": AttributeType.Datetime, "ScheduleRunningWorkflowCount": AttributeType.Int},
+    types={
+        "ScheduleNextActionTime": AttributeType.Datetime,
+        "ScheduleRunningWorkflowCount": AttributeType.Int,
+        "ScheduleBufferedStartsCount": AttributeType.Int,
+        "ScheduleIdleCloseTime": AttributeType.Datetime,
+    },
     yields_to_custom=True,
 )
 _APPENDED = "-2009-11-10T23:00:00Z"
@@ -51,7 +58,7 @@ _MEMO_INFO = "ScheduleInfo"
 _PAUSED = "TemporalSchedulePaused"
 _OWN_ATTRIBUTES = frozenset({
     _PAUSED, "TemporalNamespaceDivision", "BinaryChecksums", "BuildIds", "TemporalScheduleNextActionTime",
-    "TemporalScheduleRunningWorkflowCount",
+    "TemporalScheduleRunningWorkflowCount", "TemporalScheduleBufferedStartsCount", "TemporalScheduleIdleCloseTime",
 })  # fmt: skip
 _NOTES_LIMIT = 1000
 _REUSE = (

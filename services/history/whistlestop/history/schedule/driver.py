@@ -15,8 +15,9 @@ import logging
 import uuid
 from dataclasses import field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
+from google.protobuf import timestamp_pb2
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
@@ -61,8 +62,10 @@ MEMO_INFO = "ScheduleInfo"
 PAUSED_ATTRIBUTE = "TemporalSchedulePaused"
 DIVISION_ATTRIBUTE = "TemporalNamespaceDivision"
 NEXT_ACTION_ATTRIBUTE, RUNNING_ATTRIBUTE = "TemporalScheduleNextActionTime", "TemporalScheduleRunningWorkflowCount"
+BUFFERED_ATTRIBUTE, IDLE_CLOSE_ATTRIBUTE = "TemporalScheduleBufferedStartsCount", "TemporalScheduleIdleCloseTime"
 OWN_ATTRIBUTES = (
-    PAUSED_ATTRIBUTE, NEXT_ACTION_ATTRIBUTE, RUNNING_ATTRIBUTE, DIVISION_ATTRIBUTE, "BinaryChecksums", "BuildIds",
+    PAUSED_ATTRIBUTE, NEXT_ACTION_ATTRIBUTE, RUNNING_ATTRIBUTE, BUFFERED_ATTRIBUTE, IDLE_CLOSE_ATTRIBUTE,
+    DIVISION_ATTRIBUTE, "BinaryChecksums", "BuildIds",
 )  # fmt: skip
 _REQUEST_IDS = uuid.UUID("5b0e6a5e-7d0f-5c1b-9f53-0c1d6a3f3a10")
 MAX_CONFLICTS = 20
@@ -131,17 +134,36 @@ async def off_loop_if(spec: CompiledSpec | None, work: Callable[P, T], *argument
     return work(*arguments, **named)
 
 
-def outlook(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> tuple[int, bytes, bytes]:
-    """When to look at the schedule again, what lists show of it (serialised), and its next action (as an attribute)."""
+class Outlook(NamedTuple):
+    """What follows from a schedule's data and its spec."""
+
+    due_ns: int
+    """When to look at the schedule again."""
+    shown: bytes
+    """What lists show of it, serialised."""
+    next_action: bytes
+    """When it acts next, and when it will be closed for having nothing to do: search attributes, empty for never."""
+    idle_close: bytes
+
+
+def outlook(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> Outlook:
+    """Return what is stored of a schedule beside its data."""
     listed = policy.listed(data, spec)
     times = listed.future_action_times
     next_action = f'"{times[0].ToJsonString()}"'.encode() if times else b""
-    return policy.next_look(data, spec, now_ns), listed.SerializeToString(deterministic=True), next_action
+    idle_close = b""
+    if not times and policy.is_idle(data):
+        at = timestamp_pb2.Timestamp()
+        at.FromNanoseconds(policy.retention_ends(data))
+        idle_close = f'"{at.ToJsonString()}"'.encode()
+    return Outlook(
+        policy.next_look(data, spec, now_ns), listed.SerializeToString(deterministic=True), next_action, idle_close
+    )
 
 
-def write(run: Run, data: ScheduleData, looks: tuple[int, bytes, bytes]) -> None:
+def write(run: Run, data: ScheduleData, looks: Outlook) -> None:
     """Put the data of an open schedule into its run, with the timer and what lists show (see `outlook`)."""
-    due_ns, shown, next_action = looks
+    due_ns, shown, next_action, idle_close = looks
     if due_ns != data.alarm_ns:
         data.alarm_ns = due_ns
         if due_ns:
@@ -156,8 +178,10 @@ def write(run: Run, data: ScheduleData, looks: tuple[int, bytes, bytes]) -> None
     paused = b"true" if data.schedule.state.paused else b"false"
     _set_attribute(run, PAUSED_ATTRIBUTE, paused, AttributeType.Bool)
     _set_attribute(run, NEXT_ACTION_ATTRIBUTE, next_action, AttributeType.Datetime)
+    _set_attribute(run, IDLE_CLOSE_ATTRIBUTE, idle_close, AttributeType.Datetime)
     running = str(len(data.info.running_workflows)).encode()
     _set_attribute(run, RUNNING_ATTRIBUTE, running, AttributeType.Int)
+    _set_attribute(run, BUFFERED_ATTRIBUTE, str(len(data.buffered)).encode(), AttributeType.Int)
 
 
 def _set_attribute(run: Run, name: str, data: bytes, kind: AttributeType) -> None:

@@ -367,10 +367,16 @@ def next_look(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> int
     following = next(_times(spec, data.processed_ns), None) if spec is not None and can_act(data) else None
     if following is not None:
         looks.append(max(following.actual_ns, now_ns + 1))
-    elif not (looks or data.schedule.state.paused or data.buffered or data.info.running_workflows):
-        # While something runs, its end is what is waited for.
+    elif not looks and is_idle(data):
         looks.append(retention_ends(data))
     return min(looks, default=0)
+
+
+def is_idle(data: ScheduleData) -> bool:
+    """Whether nothing is under way. A paused schedule waits for its user, one with a running action for its end."""
+    info = data.info
+    waits = data.schedule.state.paused or data.HasField("initial_patch")
+    return not (waits or data.backfills or data.buffered or info.running_workflows)
 
 
 def retention_ends(data: ScheduleData) -> int:
@@ -382,7 +388,7 @@ def retention_ends(data: ScheduleData) -> int:
 
 def is_over(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> bool:
     """Nothing is left to do, and has not been for the time of retention."""
-    if data.schedule.state.paused or data.backfills or data.buffered or data.info.running_workflows:
+    if not is_idle(data):
         return False
     if retention_ends(data) > now_ns:
         return False
