@@ -18,6 +18,7 @@ from tests.parity.puppet import Puppet
 from tests.patience import PATIENCE_S
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.outbound import Named, Outbound
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.history.core.limits import Limits
 from whistlestop.matching.config import MatchingConfig
@@ -242,7 +243,9 @@ async def _refused(world: World, method: str, request: Any) -> Code | None:
 async def test_services_follow(world: World) -> None:
     """A limit, a switch of one namespace, and what is told of it; and back when the file no longer says so."""
     frontend = world.frontend
-    services: Any = SimpleNamespace(frontend=frontend, history=None, matching=None)
+    services: Any = SimpleNamespace(
+        frontend=frontend, history=None, matching=None, engine=SimpleNamespace(outbound=Outbound())
+    )
     held = frontend.config
     listing = service_pb.ListSchedulesRequest(namespace="default")
     long = service_pb.PollWorkflowTaskQueueRequest(namespace="default", identity="x" * 20)
@@ -261,6 +264,21 @@ async def test_services_follow(world: World) -> None:
     live_config.reconfigure(services, DynamicConfig({}))
     assert await state() == (None, None, True)
     assert (held.max_id_length, held.persistence_store) == (1000, FrontendConfig().persistence_store)
+
+
+def test_addresses_that_callbacks_may_have_follow(world: World) -> None:
+    """The frontend takes such callbacks, and the server connects to the host; what `--allow-outbound` names stays."""
+    frontend = world.frontend
+    outbound = Outbound(Named.parse(["flag.internal"]))
+    services: Any = SimpleNamespace(
+        frontend=frontend, history=None, matching=None, engine=SimpleNamespace(outbound=outbound)
+    )
+    for host in ("one.internal", "other.internal"):
+        pattern = {"Pattern": f"{host}:*", "AllowInsecure": True}
+        live_config.reconfigure(services, DynamicConfig({"callback.allowedaddresses": [pattern]}))
+        assert frontend.config.callback_allowed_addresses == ((f"{host}:*", True),)
+        named = [name for name in ("flag.internal", "one.internal", "other.internal") if outbound.named.has_host(name, 80)]
+        assert named == sorted(["flag.internal", host])
 
 
 def test_settings_are_renewed_in_place() -> None:

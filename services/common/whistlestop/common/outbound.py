@@ -137,10 +137,14 @@ class Outbound:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """`resolve`, `connect` and `tls`: the machine's resolver, sockets and trusted authorities where not given."""
-        self.named = named or Named()
+        self.named = self._always = named or Named()
         self._resolve = resolve or _resolve
         self._connect = connect or _connect
         self._tls = tls
+
+    def allow(self, patterns: Iterable[str]) -> None:
+        """Name the hosts of Temporal's `allowedAddresses`, in place of those that were named by them before."""
+        self.named = self._always | Named.by_patterns(patterns)
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
         """Raises NoAnswer, and BadRequest for what can't be sent."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from whistlestop.history.service import History
     from whistlestop.matching.service import Matching
     from whistlestop.server.config import ServerConfig
+    from whistlestop.server.dynamic_config import DynamicConfig
     from whistlestop.server.offers import RemoteOffers
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask
@@ -64,6 +65,8 @@ class Engine:
     """To matching elsewhere."""
     to_history: ServiceClient
     to_matching: ServiceClient
+    outbound: Outbound
+    """Requests to addresses of callers."""
 
 
 class Services:
@@ -154,7 +157,8 @@ def _engine(
 ) -> Engine:  # fmt: skip
     """Make history and matching, unless they are served elsewhere."""
     alone = not config.store.database_url
-    outbound = _outbound(config)
+    outbound = Outbound(Named.parse(config.allow_outbound))
+    outbound.allow(allowed_addresses(config.dynamic))
     matching: Matching | None = None
     offers: RemoteOffers | None = None
     history: History | None = None
@@ -192,16 +196,16 @@ def _engine(
             outbound=outbound,
             namespaces=namespaces,
         )
-    return Engine(history, matching, offers, at_history or _made(history), to_matching)
+    return Engine(history, matching, offers, at_history or _made(history), to_matching, outbound)
 
 
-def _outbound(config: ServerConfig) -> Outbound:
-    """Requests to addresses of callers. Hosts that `allowedAddresses` name one by one are named for all of them."""
+def allowed_addresses(dynamic: DynamicConfig) -> list[str]:
+    """Return the patterns of all `allowedAddresses`: a host that one of them names is named for all of them."""
     patterns = (
-        *config.dynamic.apply(FrontendConfig(), FRONTEND_KEYS).callback_allowed_addresses,
-        *config.dynamic.apply(MatchingConfig(), MATCHING_KEYS).push_webhook_addresses,
+        *dynamic.apply(FrontendConfig(), FRONTEND_KEYS).callback_allowed_addresses,
+        *dynamic.apply(MatchingConfig(), MATCHING_KEYS).push_webhook_addresses,
     )
-    return Outbound(Named.parse(config.allow_outbound) | Named.by_patterns(pattern for pattern, _ in patterns))
+    return [pattern for pattern, _ in patterns]
 
 
 def _auth(config: ServerConfig) -> AuthConfig | None:

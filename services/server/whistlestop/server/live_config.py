@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.loops import Loop
+from whistlestop.server.assembly import allowed_addresses
 from whistlestop.server.dynamic_config import (
     FRONTEND_KEYS,
     HONOURED,
@@ -30,11 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EVERY_S = 10.0
-AT_THE_START = frozenset((
-    "callback.allowedaddresses", "component.callbacks.allowedaddresses", "frontend.httpallowedhosts",
-    "workercontroller.compute_providers.webhook.allowed_addresses",
-))  # fmt: skip
-"""Keys that are read once: doors, and whom the server may connect to, are made of them."""
+AT_THE_START = frozenset(("frontend.httpallowedhosts", "workercontroller.compute_providers.webhook.allowed_addresses"))
+"""Keys that are read once: a door and the client of webhooks are made of them."""
 
 
 class LiveConfig:
@@ -115,6 +113,7 @@ def reconfigure(services: Services, dynamic: DynamicConfig) -> None:
         _renew(services.matching.config, dynamic, MATCHING_KEYS)
     _renew(services.frontend.config, dynamic, FRONTEND_KEYS)
     services.frontend.configured()
+    services.engine.outbound.allow(allowed_addresses(dynamic))
 
 
 def _renew(settings: Any, dynamic: DynamicConfig, keys: Mapping[str, str]) -> None:
