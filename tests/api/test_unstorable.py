@@ -102,7 +102,8 @@ async def test_every_name_of_every_request_is_refused_before_anything_is_asked(w
 
 async def test_an_endpoint_s_name_is_told_to_be_too_long_first(world: World) -> None:
     """As Temporal does; the rule for such names refuses U+0000 besides."""
-    request = operator_pb.CreateNexusEndpointRequest(spec={"name": "\0" * 300})
+    request = operator_pb.CreateNexusEndpointRequest()
+    request.spec.name = "\0" * 300
     request.spec.target.worker.namespace, request.spec.target.worker.task_queue = "default", "q"
     with pytest.raises(ServiceError, match="endpoint name exceeds length limit of 200") as refused:
         await world.call("CreateNexusEndpoint", request)
