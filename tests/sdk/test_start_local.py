@@ -11,10 +11,11 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
+from tests.patience import PATIENCE_S
 from tests.sdk.support import new
 
 EXECUTABLE = str(Path(sys.executable).with_name("whistlestop"))
-BUSY = timedelta(seconds=30)
+BUSY = timedelta(seconds=PATIENCE_S)
 """The SDK's own patience is 5 s, which a machine under load can use up."""
 
 
