@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 import pytest
 import pytest_asyncio
-from temporalio.api.enums.v1 import common_pb2 as common_enums
+from temporalio.api.enums.v1 import common_pb2 as enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from tests.parity import servers
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 
+COMPLETED = "nexus_operation_completed_event_attributes"
 TEMPLATE = "http://127.0.0.1:1/namespaces/{{.NamespaceName}}/nexus/callback?id={{.NamespaceID}}"
 SETTINGS = (
     "frontend.sendRawWorkflowHistory=true",
@@ -29,7 +30,7 @@ SETTINGS = (
     f'component.nexusoperations.callback.endpoint.template="{TEMPLATE}"',
     "matching.maxFairnessKeyWeightOverrides=1",
     "limit.userMetadataSummarySize=5",
-    "frontend.callbackURLMaxLength=50",
+    "frontend.callbackURLMaxLength=150",
     'callback.allowedAddresses=[{"Pattern": "*", "AllowInsecure": true}]',
     'system.namespaceMinRetentionLocal="2h"',
 )  # fmt: skip
@@ -55,7 +56,7 @@ async def test_a_history_is_answered_raw(p: Puppet) -> None:
     answer = await p.history()
     assert answer.HasField("history")
     assert not answer.history.events
-    assert {blob.encoding_type for blob in answer.raw_history} == {common_enums.ENCODING_TYPE_PROTO3}
+    assert {blob.encoding_type for blob in answer.raw_history} == {enums.ENCODING_TYPE_PROTO3}
     batches = [[e.event_id for e in history_pb.History.FromString(blob.data).events] for blob in answer.raw_history]
     assert batches == [[1, 2], [3], [4, 5]]
     closed = await p.closed()
@@ -99,6 +100,29 @@ async def test_a_handler_is_given_the_templates_url(p: Puppet) -> None:
     assert task.request.start_operation.callback == wanted
 
 
+async def test_a_callback_to_the_templates_url_needs_no_connection(p: Puppet) -> None:
+    """Where it leads to the run's own namespace: the server delivers it itself. Nobody listens at the URL."""
+    await nexus.endpoint(p)
+    await p.start()
+    await p.step(nexus.operation(p))
+    start = (await p.call("PollNexusTaskQueue", **p.poll_fields())).request.start_operation
+    callback = {"nexus": {"url": start.callback, "header": dict(start.callback_header)}}
+    elsewhere = {"nexus": {"url": "http://127.0.0.1:1/", "header": dict(start.callback_header)}}
+    handler = p.id("handler")
+    await p.start(handler, task_queue={"name": handler}, completion_callbacks=[elsewhere, callback])
+    task = await p.workflow_task(handler)
+    await p.complete(task, complete_workflow("out"))
+
+    states: list[int] = []
+    while states[1:] != [enums.CALLBACK_STATE_SUCCEEDED]:
+        states = [each.state for each in (await p.describe(handler)).callbacks]
+    assert states[0] != enums.CALLBACK_STATE_SUCCEEDED
+    raw = (await p.history()).raw_history
+    events = [event for blob in raw for event in history_pb.History.FromString(blob.data).events]
+    (completed,) = (event for event in events if event.WhichOneof("attributes") == COMPLETED)
+    assert completed.nexus_operation_completed_event_attributes.result.data == b'"out"'
+
+
 async def test_a_queue_has_few_fairness_weights(p: Puppet) -> None:
     queue: dict[str, Any] = {"task_queue": p.task_queue, "task_queue_type": "TASK_QUEUE_TYPE_ACTIVITY"}
     many = await p.refused("UpdateTaskQueueConfig", **queue, set_fairness_weight_overrides={"a": 1, "b": 2})
@@ -119,9 +143,9 @@ async def test_a_summary_is_short(p: Puppet) -> None:
 
 
 async def test_a_callbacks_url_is_short(p: Puppet) -> None:
-    callback = {"nexus": {"url": "http://127.0.0.1:1/" + "x" * 50}}
+    callback = {"nexus": {"url": "http://127.0.0.1:1/" + "x" * 150}}
     refusal = await p.refused("StartWorkflowExecution", **p.start_fields(completion_callbacks=[callback]))
-    assert "max length allowed of 50" in refusal.message
+    assert "max length allowed of 150" in refusal.message
 
 
 async def test_a_namespace_keeps_its_runs_for_as_long_as_is_wanted(p: Puppet) -> None:

@@ -161,10 +161,22 @@ async def _call_back(service: History, task: TransferTask, data: TransferData) -
         await service.store.delete_transfer(task)
         return None
     callback = run.state.completion_callbacks[data.callback_index].nexus
-    if callback.url != SYSTEM_URL:
+    if callback.url != SYSTEM_URL and not _leads_home(run, callback):
         return partial(_call_outside, service, task, data)
     await service.engine.again(task.key, partial(_call_caller, service, task, data, callback))
     return None
+
+
+def _leads_home(run: Run, callback: common_pb.Callback.Nexus) -> bool:
+    """Tell whether the callback is this server's own, to an operation in the run's namespace.
+
+    Temporal's server delivers its own callbacks itself, whichever URL it is told to give to its workers. Those from one
+    namespace to another go by their URL, and through the checks at its other end.
+    """
+    token = nexus_callbacks.parse_token(_header(callback, nexus_callbacks.CALLBACK_HEADER))
+    if token is None or token.namespace_id != run.key.namespace_id:
+        return False
+    return callback.url == nexus_callbacks.callback_url(run.state, run.limits)
 
 
 async def _call_caller(
