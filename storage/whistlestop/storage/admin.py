@@ -1,14 +1,12 @@
-"""`db check` and `db status`: a store's invariants, walked page by page, and counts, in SQL that every adapter takes.
+"""Check a store's invariants page by page (`db check`) and count its rows (`db status`), in SQL of every adapter.
 
-What is checked:
-  - a run's history is contiguous from event 1 to its next_event_id, over the branches that it shares and its own
-  - every run has a visibility row of equal status
-  - an open run is the current run of its workflow id, and the current row's status is the run's
-  - a current row, a visibility row, a task, an execution or retention timer names a run that exists
-  - no row was set aside because it could not be processed
-  - a shared branch is shared by a run that exists, and no history is left over that nobody reads
+What is checked: - a run's history is contiguous from event 1 to its next_event_id, over the shared branches and its own
+- every run has a visibility row of equal status - an open run is the current run of its workflow id, and the current
+row has the run's status - a current row, a visibility row, a task, an execution or retention timer belongs to a run
+that exists - no row was set aside because it could not be processed - a shared branch is shared by a run that exists,
+and every stored branch is read by some run
 
-Transfer tasks are not held against their run: what a run owes to others outlives its deletion.
+A transfer task may outlive the run that wrote it: its effects are delivered even after the run's deletion.
 """
 
 # ruff: noqa: S608 - SQL is put together from constants of this module alone
@@ -57,7 +55,7 @@ _VISIBILITY = (
     f" LEFT JOIN executions e ON {_RUN.format(t='t')} WHERE (t.namespace_id, t.run_id) > (?, ?)"
     " ORDER BY t.namespace_id, t.run_id LIMIT ?"
 )
-# A Nexus task (type 3) may stand in a queue of another namespace than its run's; or be of no run, if others asked.
+# A Nexus task (type 3) may be in a queue of another namespace than its run's, or have no run (standalone requests).
 _TASKS = (
     "SELECT t.namespace_id, t.task_queue, t.task_type, t.priority, t.task_id, t.workflow_id, t.run_id, e.run_id"
     " FROM tasks t LEFT JOIN executions e"
@@ -85,7 +83,7 @@ _BRANCHES = (
     " LEFT JOIN executions_visibility v ON v.namespace_id = b.namespace_id AND v.run_id = b.branch_id"
     " ORDER BY b.namespace_id, b.branch_id"
 )
-# A scan, for suspects alone.
+# This scans the table, so it is only run for suspicious branches.
 _OWNER = "SELECT 1 FROM executions WHERE namespace_id = ? AND (run_id = ? OR branch_id = ?) LIMIT 1"
 
 
@@ -93,7 +91,7 @@ _NOTES = (
     "SELECT queue_name, message_id, data FROM queue WHERE queue_name = 'set-aside' AND message_id > ?"
     " ORDER BY message_id LIMIT ?"
 )
-# By table: whether what a note is of is still there, and which parts of its key are numbers.
+# For each table: a query that tells whether the row of a note still exists, and which parts of its key are numbers.
 _NOTED: dict[str, tuple[str, frozenset[int]]] = {
     "executions": (
         "SELECT 1 FROM executions WHERE namespace_id = ? AND workflow_id = ? AND run_id = ?", frozenset()
@@ -105,7 +103,7 @@ _NOTED: dict[str, tuple[str, frozenset[int]]] = {
         "SELECT 1 FROM timer_tasks WHERE namespace_id = ? AND workflow_id = ? AND run_id = ? AND kind = ?", frozenset()
     ),
     "transfer_tasks": ("SELECT 1 FROM transfer_tasks WHERE shard_id = ? AND task_id = ?", frozenset({0, 1})),
-    # A task is taken out of its queue when it is set aside; what it is of is what matters from then on.
+    # Setting a task aside removes it from its queue, so the note is kept for as long as the task's run is open.
     "tasks": (
         "SELECT 1 FROM executions WHERE namespace_id = ? AND workflow_id = ? AND run_id = ? AND status = 1", frozenset()
     ),
@@ -123,7 +121,7 @@ TABLES = (
 
 
 async def table_counts(read: Read, limit: int) -> dict[str, int]:
-    """Rows by table, each counted up to `limit`."""
+    """Return the number of rows of each table, each counted up to `limit`."""
     counts = {}
     for table in TABLES:
         rows = await read(f"SELECT count(*) FROM (SELECT 1 FROM {table} LIMIT ?) AS first_ones", (limit,))
@@ -132,7 +130,7 @@ async def table_counts(read: Read, limit: int) -> dict[str, int]:
 
 
 async def check(read: Read, limit: int) -> list[Finding]:
-    """At most `limit` findings."""
+    """Return at most `limit` findings; an empty list means that no invariant is violated."""
     findings: list[Finding] = []
     for walk in (
         _walk_set_aside, _walk_runs, _walk_current, _walk_visibility, _walk_tasks, _walk_timers, _walk_forks,
@@ -146,7 +144,7 @@ async def check(read: Read, limit: int) -> list[Finding]:
 
 
 async def notes_set_aside(read: Read, limit: int) -> list[tuple[QueueMessage, bool]]:
-    """Notes of rows that were set aside, and whether what they are of is still there."""
+    """Return at most `limit` notes of rows that were set aside, and whether each row is still there."""
     found = []
     for row in await read(_NOTES, (-1, limit)):
         message = QueueMessage(*row)
@@ -170,12 +168,12 @@ async def _walk_set_aside(read: Read) -> AsyncIterator[Finding]:
     for message, is_there in await notes_set_aside(read, PAGE):
         aside = set_aside.decoded(message.data)
         if aside is not None and is_there:
-            problem = f"was set aside, tried {aside.times} times: {aside.problem}"
+            problem = f"was set aside after {aside.times} attempts: {aside.problem}"
             yield Finding(aside.table, "/".join(aside.key), problem)
 
 
 async def _pages(read: Read, sql: str, start: tuple[Any, ...]) -> AsyncIterator[Any]:
-    """All rows of a paged SELECT whose first columns are its key."""
+    """Yield all rows of a paged SELECT whose first columns are its key."""
     after = start
     while True:
         rows = await read(sql, (*after, PAGE))
@@ -196,7 +194,7 @@ async def _walk_runs(read: Read) -> AsyncIterator[Finding]:
             yield Finding("executions_visibility", key, f"shows status {shown}, the run has {status}")
         if status in OPEN and current_run != run_id:
             yield Finding("current_executions", key, f"the run is open, but the current run is {current_run}")
-        # A run that is paused is open all the same, and its current row says no more than that.
+        # A paused run counts as open, and its current row may keep the status running.
         if current_run == run_id and current_status != status and not {current_status, status} <= OPEN:
             yield Finding("current_executions", key, f"holds status {current_status}, the run has {status}")
         problem = await _history_problem(read, (namespace_id, run_id, branch_id), next_event_id)

@@ -1,4 +1,4 @@
-"""The types of search attributes; the list filter, which knows what they mean, is much more to import."""
+"""The types of search attributes, apart from the list filter because that is expensive to import."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 
 
 class AttributeType(enum.IntEnum):
-    """Numbers are those of temporal.api.enums.v1.IndexedValueType."""
+    """The type of a search attribute, numbered as temporal.api.enums.v1.IndexedValueType."""
 
     Text = 1
     Keyword = 2

@@ -1,4 +1,4 @@
-"""The row of a namespace's worker deployments: read, remembered for a moment, changed by compare-and-set."""
+"""Read, cache and change (by compare-and-set) the row that holds a namespace's worker deployments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TRIES = 30
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.5
 MOST_BEHIND_S = 1.0
-"""How old what a process goes by may be."""
+"""The greatest age, in seconds, of a cached value that `cached` returns."""
 _KEPT_NS = int(MOST_BEHIND_S * SECOND_NS)
 _MOST_NAMESPACES = 1000
 
@@ -43,9 +43,9 @@ class _Known(NamedTuple):
 
 
 def _pause_s(attempt: int, data: bytes) -> float:
-    """Return how long to wait before the next attempt, so that many writers do not meet again and again.
+    """Return the seconds to wait before the next attempt, so that concurrent writers do not collide repeatedly.
 
-    The pause doubles and is spread by what is written: writers of the same data have nothing to compete for.
+    The pause doubles with each attempt and is spread by a hash of the data: writers of equal data do not compete.
     """
     if attempt == 0:
         return 0.0
@@ -61,7 +61,7 @@ def _parsed(namespace_id: str, data: bytes) -> NamespaceDeployments:
 
 
 class Deployments:
-    """Reads and changes. `cached` may be a second behind what another process wrote."""
+    """Reads and changes worker deployments; `cached` may lag a second behind another process's write."""
 
     def __init__(self, store: TaskStore, clock: Clock) -> None:
         self._store = store
@@ -70,7 +70,10 @@ class Deployments:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def read(self, namespace_id: str) -> NamespaceDeployments:
-        """As stored now. Not to be changed: while the row stays the same, so does the object."""
+        """Return the deployments as stored now. Do not modify them: the object is shared while the row stays the same.
+
+        Raise Unreadable when the stored row is damaged.
+        """
         record = await self._store.get_task_queue(namespace_id, ROW_NAME, ROW_TYPE)
         known = self._known.get(namespace_id)
         range_id = 0 if record is None else record.range_id
@@ -86,19 +89,23 @@ class Deployments:
         return found
 
     def peek(self, namespace_id: str) -> NamespaceDeployments | None:
-        """As this process has seen them last; None: not lately."""
+        """Return the deployments that this process read last, of any age; None when it has not read them."""
         known = self._known.get(namespace_id)
         return known.deployments if known is not None else None
 
     async def cached(self, namespace_id: str) -> NamespaceDeployments:
-        """As stored, or a moment ago. Not to be changed."""
+        """Return the deployments as stored at most MOST_BEHIND_S ago. Do not modify them."""
         known = self._known.get(namespace_id)
         if known is not None and self._clock.steady_ns() - known.read_ns < _KEPT_NS:
             return known.deployments
         return await self.read(namespace_id)
 
     async def change(self, namespace_id: str, change: Callable[[NamespaceDeployments], T]) -> T:
-        """Apply `change` (it may run several times; what it raises leaves all as it was) and store the outcome."""
+        """Apply `change` to the stored deployments, write the result, and return what `change` returned.
+
+        `change` may run several times. What it raises is passed on and leaves the row as it was. Raise a ServiceError
+        (UNAVAILABLE) when other writers win again and again.
+        """
         turn = self._turns.get(namespace_id)
         if turn is None:
             turn = self._turns[namespace_id] = asyncio.Lock()
@@ -116,8 +123,9 @@ class Deployments:
     ) -> T:
         """Apply `change`, which may add a version to the deployment `name`.
 
-        Where that is full, the oldest version is forgotten that gets no work and that `is_polled` denies; before,
-        `refresh` looks at the versions that may be drained by now. Raises TooManyVersions.
+        When the deployment is full, `refresh` first updates the versions that may have drained; then the oldest version
+        that gets no work, and for which `is_polled` returns False, is deleted to make room. Raise TooManyVersions when
+        there is no such version.
         """
         try:
             return await self.change(namespace_id, change)

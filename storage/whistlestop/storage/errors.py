@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class StorageError(Exception):
-    """Something in the store went wrong."""
+    """An operation of the store failed."""
 
 
 class Unavailable(StorageError):
@@ -17,11 +17,11 @@ class Unavailable(StorageError):
 
 
 class TimedOut(StorageError):
-    """A read took longer than its caller would wait; it was stopped."""
+    """A read took longer than its caller allowed and was stopped."""
 
 
 class VersionConflict(StorageError):
-    """Somebody else changed the execution since it was read (or it was created meanwhile); nothing was written."""
+    """Another writer changed (or created) the execution since it was read; nothing was written."""
 
     def __init__(self, key: ExecutionKey) -> None:
         super().__init__(f"execution {key.workflow_id}/{key.run_id} was changed by another writer")
@@ -29,7 +29,7 @@ class VersionConflict(StorageError):
 
 
 class CurrentConflict(StorageError):
-    """Another run holds the workflow id, or not the run that was expected; nothing was written."""
+    """The current run of the workflow id is not the expected one; nothing was written."""
 
     def __init__(self, current: CurrentExecution | None) -> None:
         super().__init__("the current run of the workflow id is not the expected one")
@@ -37,7 +37,7 @@ class CurrentConflict(StorageError):
 
 
 class NamespaceExists(StorageError):
-    """A namespace of that name or id is there already."""
+    """A namespace of that name or id exists already; nothing was written."""
 
 
 class NamespaceConflict(StorageError):
@@ -45,7 +45,7 @@ class NamespaceConflict(StorageError):
 
 
 class EndpointExists(StorageError):
-    """A Nexus endpoint of that name (or id) is there already; nothing was written."""
+    """A Nexus endpoint of that name or id exists already; nothing was written."""
 
 
 class EndpointConflict(StorageError):
@@ -53,15 +53,15 @@ class EndpointConflict(StorageError):
 
 
 class LeaseLost(StorageError):
-    """The range lease is held by somebody else (a newer `range_id`); nothing was written."""
+    """Another holder has the lease (the row has a different `range_id`); nothing was written."""
 
 
 class Unreadable(StorageError):
-    """A stored value is not what it should be: damaged, or written by something else. Trying again does not help."""
+    """A stored value can't be parsed: it is damaged or not ours. A retry does not help."""
 
 
 class PermanentError(StorageError):
-    """Nothing was written, and trying again does not help: somebody has to change the request or the database."""
+    """Nothing was written, and a retry does not help: the request or the database has to be changed."""
 
 
 class Refused(PermanentError):
@@ -73,7 +73,7 @@ class TooLarge(Refused):
 
 
 class SchemaMismatch(PermanentError):
-    """The database's schema is newer (or older) than this code can serve; says both versions and what to do."""
+    """The database's schema is too new or too old for this code; the message has both versions and the remedy."""
 
 
 class CannotOpen(StorageError):
@@ -87,5 +87,5 @@ _PASSING = (
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the store may well take the same again later: the row that was being worked on is not to blame."""
+    """Return whether the store may accept the same operation later, so that the processed row is not to blame."""
     return isinstance(error, _PASSING)

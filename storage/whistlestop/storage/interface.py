@@ -1,7 +1,8 @@
-"""The store, in two minutes. Each method is one whole transaction; adapters raise only `storage.errors`.
+"""The protocols of the store: what every adapter provides.
 
-Nothing here decides anything: conditions come with the writes. No read is unbounded: whatever can be long takes a
-`limit` and a place to go on from. Readers may call from any number of coroutines at once.
+Each method is one transaction. Adapters raise only the errors of `storage.errors`. The store decides nothing: the
+conditions of a write are passed with it. No read is unbounded: a method that can return many rows takes a `limit` and a
+position to continue from. Any number of coroutines may call a store at once.
 """
 
 from __future__ import annotations
@@ -40,14 +41,18 @@ if TYPE_CHECKING:
 
 
 LONGEST_READ_S = 60.0
-"""How long a list or a count may take where nobody says."""
+"""The time limit of a list or a count, in seconds, where the caller gives none."""
 
 
 class ExecutionStore(Protocol):
-    """Runs, which run is current, and their history."""
+    """Store runs, their history, and which run of a workflow id is current."""
 
     async def commit(self, transition: Transition) -> None:
-        """Write all of it or nothing. Raises VersionConflict, CurrentConflict, TooLarge, Unavailable."""
+        """Write the whole transition or nothing.
+
+        Raise VersionConflict or CurrentConflict when a condition does not hold, TooLarge when a value exceeds the
+        store's limits, and Unavailable when the database does not answer.
+        """
         ...
 
     async def get_execution(self, key: ExecutionKey) -> StoredExecution | None: ...
@@ -58,44 +63,51 @@ class ExecutionStore(Protocol):
         self, namespace_id: str, branches: Sequence[BranchRange], first_event_id: int, next_event_id: int, limit: int,
         *, reverse: bool = False,
     ) -> list[HistoryBatch]:
-        """Up to `limit` batches that hold events `first_event_id <= id < next_event_id`, in order (or from the end).
+        """Return up to `limit` batches that hold events `first_event_id <= id < next_event_id`, in order.
 
-        A batch at either edge may hold events outside the range: it is returned whole.
+        With `reverse` the order is descending, starting at the end of the range. A batch at either edge may hold events
+        outside the range: it is returned whole. The list is empty when no such event is stored.
         """
         ...
 
     async def branches_of(self, key: ExecutionKey) -> list[BranchRange]:
-        """Where the run's history stands: the ranges shared with other branches, then its own, which is open."""
+        """Return the ranges of the run's history: those shared with other branches, then its own open-ended one."""
         ...
 
     async def list_executions(
         self, after: ExecutionKey | None, limit: int, namespace_id: str = ""
     ) -> list[StoredExecution]:
-        """Runs in key order, for checks and administration."""
+        """Return up to `limit` runs after `after` in key order, of one namespace if given.
+
+        Used by checks and administration.
+        """
         ...
 
     async def delete_execution(self, key: ExecutionKey) -> None:
-        """Remove the run, its history (but what a reset shares), visibility, timers, tasks, and its being current."""
+        """Delete the run with its visibility, timers, tasks, current row and the history that no other run shares."""
         ...
 
 
 class TaskStore(Protocol):
-    """Task queues: what waits for a poller."""
+    """Store the tasks of task queues, their settings and their pollers."""
 
     async def list_tasks(
         self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
     ) -> list[MatchingTask]:
-        """Tasks in order of (priority, task_id), from behind `after`."""
+        """Return up to `limit` tasks after `after`, ordered by (priority, task_id)."""
         ...
 
     async def list_tasks_by_level(
         self, namespace_id: str, task_queue: str, task_type: int, after: int, per_level: int, levels: int
     ) -> list[MatchingTask]:
-        """The first tasks of each of the first levels (values of `priority`) above `after`, in order."""
+        """Return the first `per_level` tasks of each of the first `levels` levels (values of `priority`) above `after`.
+
+        They are ordered by (priority, task_id).
+        """
         ...
 
     async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
-        """How many tasks stand in each queue (namespace_id, task_queue, task_type), counted up to `limit`."""
+        """Return the number of tasks in each queue (namespace_id, task_queue, task_type), counted up to `limit`."""
         ...
 
     async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None: ...
@@ -103,23 +115,32 @@ class TaskStore(Protocol):
     async def delete_tasks(self, keys: Sequence[TaskKey]) -> None: ...
 
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
-        """By priority, with fairness keys or without; each counted up to `limit`."""
+        """Return the backlog by priority, over all fairness keys; each count stops at `limit`.
+
+        Priorities without tasks are left out.
+        """
         ...
 
     async def list_backlogged_queues(
         self, after: tuple[str, str, int] | None, limit: int
     ) -> list[tuple[str, str, int]]:
-        """Queues (namespace_id, task_queue, task_type) that have a task, in that order."""
+        """Return up to `limit` queues (namespace_id, task_queue, task_type) that hold a task.
+
+        They are in key order, after the key `after`.
+        """
         ...
 
     async def get_task_queue(self, namespace_id: str, task_queue: str, task_type: int) -> TaskQueueRecord | None: ...
 
     async def put_task_queue(self, record: TaskQueueRecord, expected_range_id: int) -> None:
-        """Raises LeaseLost when `expected_range_id` (0: no row) does not match."""
+        """Write the settings. Raise LeaseLost when the row's range id is not `expected_range_id` (0: no row)."""
         ...
 
     async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None:
-        """Write each unless its row was seen later (`last_access_ns`): a poll that was under way undoes no goodbye."""
+        """Write each poller, unless its stored row has a later `last_access_ns`.
+
+        So a poll that was in flight does not undo the poller's shutdown.
+        """
         ...
 
     async def get_poller(
@@ -129,37 +150,37 @@ class TaskStore(Protocol):
     async def list_pollers(
         self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int, after: str = ""
     ) -> list[PollerRecord]:
-        """Those that have not expired, by identity, from behind `after`."""
+        """Return up to `limit` pollers that have not expired, ordered by identity, after the identity `after`."""
         ...
 
 
 class TimerStore(Protocol):
-    """Timer rows and the outbox of transfer tasks, by ranges of slots."""
+    """Store timer rows and transfer tasks, which are read by ranges of slots."""
 
     async def due_timers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TimerTask]:
-        """Rows with `fire_at_ns <= now_ns`, earliest first."""
+        """Return up to `limit` timer rows with `fire_at_ns <= now_ns`, earliest first."""
         ...
 
     async def anything_due(self, timers_ns: int, transfers_ns: int) -> bool:
-        """Whether a timer is due by `timers_ns`, or a transfer visible by `transfers_ns`, in whatever slot."""
+        """Return whether any slot has a timer due by `timers_ns` or a transfer task visible by `transfers_ns`."""
         ...
 
     async def next_timers(self, first_slot: int, next_slot: int, after_ns: int, limit: int) -> list[TimerTask]:
-        """Rows with `fire_at_ns > after_ns`, earliest first."""
+        """Return up to `limit` timer rows with `fire_at_ns > after_ns`, earliest first."""
         ...
 
     async def put_timer(self, timer: TimerTask) -> None: ...
 
     async def delete_timer(self, timer: TimerTask) -> None:
-        """Delete that very row; one that was re-armed since (another `fire_at_ns`) stays."""
+        """Delete this row, unless it was re-armed (has another `fire_at_ns`) or deleted since."""
         ...
 
     async def postpone_timer(self, timer: TimerTask, fire_at_ns: int) -> bool:
-        """Move that very row to another time; False when it was re-armed or deleted since."""
+        """Move this row to another time. Return False when it was re-armed or deleted since."""
         ...
 
     async def due_transfers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TransferTask]:
-        """Rows with `visible_at_ns <= now_ns`, oldest first."""
+        """Return up to `limit` transfer tasks with `visible_at_ns <= now_ns`, oldest first."""
         ...
 
     async def delete_transfer(self, task: TransferTask) -> None: ...
@@ -168,7 +189,7 @@ class TimerStore(Protocol):
 
 
 class QueryStore(Protocol):
-    """Queries and their answers: asking and answering calls may land on different instances."""
+    """Store queries and their answers: the asking and the answering call may run on different instances."""
 
     async def put_query(self, query: QueryRecord, task: MatchingTask | None) -> None:
         """Store the query and, for a direct one, the task that carries it to a worker."""
@@ -177,33 +198,35 @@ class QueryStore(Protocol):
     async def get_query(self, query_id: str) -> QueryRecord | None: ...
 
     async def list_buffered_queries(self, key: ExecutionKey, now_ns: int, limit: int) -> list[QueryRecord]:
-        """Unanswered, unexpired, buffered ones of the run, oldest first."""
+        """Return up to `limit` of the run's buffered queries that are neither answered nor expired, oldest first."""
         ...
 
     async def answer_query(self, query_id: str, key: ExecutionKey, answer: bytes) -> bool:
-        """False when it is gone, answered, or not asked of that run."""
+        """Store the answer. Return False when the query is gone, already answered, or was asked of another run."""
         ...
 
     async def delete_query(self, query_id: str) -> None: ...
 
     async def purge_queries(self, now_ns: int, limit: int) -> int:
-        """Drop expired ones; returns how many."""
+        """Delete up to `limit` expired queries; return how many were deleted."""
         ...
 
 
 class VisibilityStore(Protocol):
-    """Lists and counts. Rows are written by `commit`, so they are exact at commit.
+    """List and count runs. `commit` writes the rows, so the results are exact as of the last commit.
 
-    What takes longer than `within_s` is stopped and raises TimedOut; when its caller is cancelled it is stopped, too.
+    A read that takes longer than `within_s` seconds is stopped and raises TimedOut; it is also stopped when its caller
+    is cancelled.
     """
 
     async def list_visibility(
         self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = LONGEST_READ_S
     ) -> tuple[list[VisibilityRow], bytes]:
-        """A page and the token of the next. Raises whistlestop.storage.visibility.InvalidQuery.
+        """Return a page of up to `limit` rows and the token of the next page.
 
-        A full page always has a token, as with Temporal, though the next page may turn out to be empty. A page that
-        has one may be shorter than asked for, where its memos are long.
+        A full page always has a token, as with Temporal, though the next page may be empty. A page with a token may be
+        shorter than `limit` when its memos are large. An empty token marks the last page. Raise
+        whistlestop.storage.visibility.InvalidQuery.
         """
         ...
 
@@ -212,21 +235,24 @@ class VisibilityStore(Protocol):
     async def count_visibility_groups(
         self, namespace_id: str, query: Query, limit: int, within_s: float = LONGEST_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
-        """For a query with GROUP BY: group values and counts."""
+        """Return the group values and counts of a query with GROUP BY, at most `limit` groups."""
         ...
 
 
 class NamespaceStore(Protocol):
-    """Namespaces."""
+    """Store namespaces."""
 
     async def create_namespace(self, record: NamespaceRecord) -> None:
-        """Raises NamespaceExists."""
+        """Store a new namespace with version 1. Raise NamespaceExists."""
         ...
 
     async def get_namespace(self, *, name: str = "", namespace_id: str = "") -> NamespaceRecord | None: ...
 
     async def update_namespace(self, record: NamespaceRecord) -> None:
-        """Compare-and-set on `record.version` (stored as version + 1); may rename. Raises NamespaceConflict."""
+        """Replace the record if `record.version` is still stored, as version + 1; the name may change.
+
+        Raise NamespaceConflict when the version differs, the namespace is gone, or the name is taken.
+        """
         ...
 
     async def list_namespaces(self, after_name: str, limit: int) -> list[NamespaceRecord]: ...
@@ -235,49 +261,52 @@ class NamespaceStore(Protocol):
 
 
 class NexusEndpointStore(Protocol):
-    """Nexus endpoints, which belong to the cluster."""
+    """Store Nexus endpoints, which belong to the whole cluster."""
 
     async def create_nexus_endpoint(self, record: NexusEndpointRecord) -> None:
-        """Stored with version 1. Raises EndpointExists."""
+        """Store a new endpoint with version 1. Raise EndpointExists."""
         ...
 
     async def get_nexus_endpoint(self, *, endpoint_id: str = "", name: str = "") -> NexusEndpointRecord | None: ...
 
     async def update_nexus_endpoint(self, record: NexusEndpointRecord) -> None:
-        """Compare-and-set on `record.version` (stored as version + 1); may rename. Raises Endpoint{Conflict,Exists}."""
+        """Replace the record if `record.version` is still stored, as version + 1; the name may change.
+
+        Raise EndpointConflict when the version differs or the endpoint is gone, EndpointExists when the name is taken.
+        """
         ...
 
     async def list_nexus_endpoints(self, first_id: str, limit: int) -> list[NexusEndpointRecord]:
-        """In the order of ids, from `first_id` on."""
+        """Return up to `limit` endpoints ordered by id, starting at `first_id`."""
         ...
 
     async def delete_nexus_endpoint(self, endpoint_id: str) -> bool:
-        """False when there is none."""
+        """Delete the endpoint. Return False when there is none."""
         ...
 
 
 class ClusterStore(Protocol):
-    """Membership, range leases and the administrative queue."""
+    """Store cluster membership, leases of slot ranges and the administrative queue."""
 
     async def heartbeat(self, *members: Member, limit: int = 0, since_ns: int = 0) -> list[Member]:
-        """Write these rows, drop those that expired long ago; up to `limit` of the other live ones, by host id.
+        """Write these rows, delete rows that expired long ago, and return up to `limit` other live members by host id.
 
-        Live are those that expire after `since_ns`, or after the newest heartbeat of those given where that is 0.
+        A member is live when it expires after `since_ns`, or, where that is 0, after the newest heartbeat of `members`.
         """
         ...
 
     async def remove_member(self, host_id: str) -> None: ...
 
     async def list_members(self, now_ns: int, limit: int) -> list[Member]:
-        """The live ones."""
+        """Return up to `limit` live members, ordered by host id."""
         ...
 
     async def list_leases(self) -> list[ShardLease]:
-        """All range leases; their number is bounded by configuration."""
+        """Return all leases; the configuration bounds their number."""
         ...
 
     async def take_lease(self, lease: ShardLease, expected_range_id: int) -> None:
-        """Write `lease` if the row's range_id is the expected one (0: no row). Raises LeaseLost."""
+        """Write `lease` if the row's range_id is `expected_range_id` (0: no row). Raise LeaseLost otherwise."""
         ...
 
     async def enqueue(self, message: QueueMessage) -> None: ...
@@ -291,39 +320,42 @@ class Store(
     ExecutionStore, TaskStore, TimerStore, QueryStore, VisibilityStore, NamespaceStore, NexusEndpointStore,
     ClusterStore, Protocol
 ):
-    """Everything, as the shells hand it out."""
+    """The whole store, as the processes and functions use it."""
 
     outreach: Outreach | None
-    """None, unless a function's shell sets it."""
+    """None, unless the function's entry point sets it."""
 
     async def open(self) -> None:
-        """Connect; raises SchemaMismatch, CannotOpen."""
+        """Connect. Raise SchemaMismatch or CannotOpen."""
         ...
 
     async def close(self) -> None:
-        """Finish what was taken on, then let go."""
+        """Finish the writes that were accepted, then disconnect."""
         ...
 
     async def migrate(self, *, contract: bool = False) -> list[str]:
-        """Apply the migrations that are missing; return their names. Contract migrations only when asked for."""
+        """Apply the migrations that are missing and return their names; contract migrations only when asked for."""
         ...
 
     async def schema_status(self) -> SchemaStatus:
-        """Compare the database with this release."""
+        """Compare the database's schema with this release."""
         ...
 
     async def backup(self, target: str) -> None:
-        """A consistent copy, while serving."""
+        """Write a consistent copy to `target` while serving. Raise CannotOpen."""
         ...
 
     async def check(self, limit: int) -> list[Finding]:
-        """Walk the invariants page by page; at most `limit` findings."""
+        """Check the invariants page by page; return at most `limit` findings."""
         ...
 
     async def notes_set_aside(self, limit: int) -> list[tuple[QueueMessage, bool]]:
-        """Notes of rows that were set aside (see whistlestop.storage.set_aside), and whether the row is still there."""
+        """Return the notes of rows that were set aside, and whether each row is still there.
+
+        See whistlestop.storage.set_aside. At most `limit` notes are returned.
+        """
         ...
 
     async def ping(self) -> None:
-        """One round trip."""
+        """Make one round trip to the database. Raise Unavailable when it does not answer."""
         ...

@@ -1,4 +1,4 @@
-"""Sizes and texts that every adapter refuses alike, so that what runs on one store runs on the narrowest."""
+"""Limits on sizes and texts, the same for every adapter, so that what one store accepts the narrowest does too."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import ExecutionWrite, Transition, VisibilityRow
 
 VALUE_LIMIT = 1 << 20
-"""Bytes of one column value (Aurora DSQL). Longer states, batches, transfers, queries and memos are chunked."""
+"""Maximum bytes of one column value (Aurora DSQL). Longer states, history batches, transfer tasks, queries and memos
+are split into chunks."""
 
 CHUNKED_LIMIT = 64 << 20
-"""Bytes of one chunked value. Temporal's own limits stop a history or a state long before."""
+"""Maximum bytes of one chunked value. Temporal's own limits on histories and states are much lower."""
 
 
 NUL = "\0"
-"""Postgres has no text with it. SQLite takes it, and then ends the text there in many of its functions."""
+"""Postgres can't store it in a text. SQLite can, but many of its functions end the text there."""
 
 
 def check_transition(transition: Transition) -> None:
-    """Raise TooLarge for what no chunking helps, and Refused for text that no column holds."""
+    """Raise TooLarge for values that are too long even in chunks, and Refused for text that can't be stored."""
     check_text(*_texts(transition.writes))
     for _, _, answer in transition.answers:
         check_chunked("query answer", len(answer))
@@ -42,7 +43,7 @@ def check_transition(transition: Transition) -> None:
 
 
 def _texts(writes: Sequence[ExecutionWrite]) -> list[str]:
-    """Return every text of a transition that is given from outside."""
+    """Return all texts of the writes that come from outside."""
     texts: list[str] = []
     for write in writes:
         key = write.key
@@ -63,14 +64,14 @@ def _texts(writes: Sequence[ExecutionWrite]) -> list[str]:
 
 
 def check_text(*texts: str) -> None:
-    """Raise Refused for text that no column holds."""
+    """Raise Refused for a text that contains U+0000."""
     if NUL in "".join(texts):
         found = next(text for text in texts if NUL in text)
         raise Refused(f"the text {found[:200]!r} contains U+0000, which no store holds")
 
 
 def check_visibility(row: VisibilityRow) -> None:
-    """Raise TooLarge when the search attributes do not fit a column, or the memo not even in chunks."""
+    """Raise TooLarge when the search attributes do not fit a column or the memo is too long even in chunks."""
     check_value("search attributes", len(row.search_attributes))
     check_chunked("memo", len(row.memo))
 
@@ -82,6 +83,6 @@ def check_value(what: str, size: int) -> None:
 
 
 def check_chunked(what: str, size: int) -> None:
-    """Raise TooLarge when even in chunks the value is too large."""
+    """Raise TooLarge when a value of `size` bytes is too large even in chunks."""
     if size > CHUNKED_LIMIT:
         raise TooLarge(f"{what}: {size} bytes; {CHUNKED_LIMIT} are accepted")

@@ -2,16 +2,17 @@
 
 A migration is a file `migrations/NNNN_name.sql` beside its adapter. It is one of two kinds:
 
-- **additive** (the default): new tables, new indexes, new columns that may be NULL or have a default. The code of
-  the release before neither sees nor misses them, so it goes on and starts again on the migrated database: a rolling
-  upgrade and a rollback both work. Every server applies what is missing when it starts.
+- **additive** (the default): new tables, new indexes, new columns that may be NULL or have a default. The previous
+  release's code ignores them, so it keeps running and can be restarted on the migrated database: a rolling upgrade and
+  a rollback both work. Every server applies missing additive migrations when it starts.
 - **contract**: drops or changes what an older release still uses. Its first line is `-- contract: oldest NNNN`, the
-  number of the newest migration that a release must know to serve the database afterwards. Only
-  `whistlestop db migrate --contract` applies it, once no older process is left and nobody wants to go back.
+  number of the newest migration that a release must know to serve the database afterwards. Only `whistlestop db migrate
+  --contract` applies it, once no older process runs and no rollback is planned.
 
-Two tables remember them. `schema_migrations` has a row for each migration applied. The greatest number in
-`schema_version` is what a release must know to serve the database: a process that knows less refuses to start. Release
-0.1.0 reads `schema_version` alone, and there its own three migrations stand, so additive migrations never shut it out.
+Two tables record them. `schema_migrations` has a row for each migration applied. The greatest number in
+`schema_version` is the newest migration that a release must know to serve the database: a process that does not know it
+refuses to start. Release 0.1.0 reads only `schema_version`, which holds its own three migrations, so additive
+migrations never shut it out.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from typing import NamedTuple
 from whistlestop.storage.errors import SchemaMismatch
 
 BASELINE = 3
-"""Migrations up to this one are release 0.1.0's. They are remembered in `schema_version`, where it looks for them."""
+"""Migrations up to this one belong to release 0.1.0, which looks for them in `schema_version`."""
 
 _CONTRACT = re.compile(r"-- contract: oldest (\d{4})$")
 
 
 class Migration(NamedTuple):
-    """One step of the schema."""
+    """One numbered step of the schema."""
 
     version: int
     name: str
@@ -38,7 +39,7 @@ class Migration(NamedTuple):
 
     @property
     def oldest(self) -> int:
-        """0 for an additive migration; else the newest migration that a release must know to serve what it leaves."""
+        """The newest migration that a release must know to serve the result; 0 for an additive migration."""
         if self.version <= BASELINE:
             return self.version
         found = _CONTRACT.match(self.sql.partition("\n")[0])
@@ -46,12 +47,12 @@ class Migration(NamedTuple):
 
     @property
     def is_contract(self) -> bool:
-        """Whether an older release may break by it."""
+        """Whether it may break an older release."""
         return self.version > BASELINE and self.oldest > 0
 
 
 class SchemaStatus(NamedTuple):
-    """How a database and this release stand to each other."""
+    """The state of a database's schema compared with this release."""
 
     version: int
     """The newest migration that was applied; 0 for a fresh database."""
@@ -60,14 +61,14 @@ class SchemaStatus(NamedTuple):
     """The newest migration that this release knows."""
 
     pending: tuple[str, ...]
-    """Additive migrations that this release lacks: its servers apply them when they start."""
+    """Additive migrations not applied yet: a server of this release applies them when it starts."""
 
     contracts: tuple[str, ...]
-    """Contract migrations that wait for `whistlestop db migrate --contract`."""
+    """Contract migrations not applied yet; `whistlestop db migrate --contract` applies them."""
 
 
 class Applied(NamedTuple):
-    """What a database remembers."""
+    """What a database has recorded about its migrations."""
 
     versions: frozenset[int]
     """Every migration that was applied."""
@@ -91,13 +92,13 @@ def load(package: str) -> list[Migration]:
 
 
 def statements(sql: str) -> list[str]:
-    """Split a migration. No statement holds a semicolon within, and comments stand on lines of their own."""
+    """Split a migration into statements. A statement contains no semicolon; comments are on lines of their own."""
     bare = "\n".join(line for line in sql.splitlines() if not line.lstrip().startswith("--"))
     return [part.strip() for part in bare.split(";") if part.strip()]
 
 
 def missing(known: list[Migration], applied: Applied, *, contract: bool) -> list[Migration]:
-    """Return what has to be applied, in order; contract migrations only when asked for."""
+    """Return the migrations to apply, in order; contract migrations only when asked for."""
     return [
         migration
         for migration in known
@@ -106,7 +107,7 @@ def missing(known: list[Migration], applied: Applied, *, contract: bool) -> list
 
 
 def status(known: list[Migration], applied: Applied) -> SchemaStatus:
-    """Compare what a release knows with what a database remembers."""
+    """Compare the migrations that a release knows with those recorded in a database."""
     absent = [migration for migration in known if migration.version not in applied.versions]
     return SchemaStatus(
         max(applied.versions, default=0),
@@ -117,7 +118,7 @@ def status(known: list[Migration], applied: Applied) -> SchemaStatus:
 
 
 def refuse_newer(what: str, known: list[Migration], oldest: int) -> None:
-    """Raise SchemaMismatch when a later release changed what this one needs."""
+    """Raise SchemaMismatch when the database requires a newer migration (`oldest`) than this release knows."""
     latest = known[-1].version
     if oldest > latest:
         raise SchemaMismatch(

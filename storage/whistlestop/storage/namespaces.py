@@ -1,7 +1,7 @@
-"""Namespaces as every call needs them: parsed once, kept for a while, read again when asked.
+"""Namespaces as each call needs them: parsed once and cached for a few seconds.
 
-The cache is only a cache. Whoever misses something in a cached namespace (a search attribute that another process
-added) calls `refresh`; whoever writes one calls `forget`.
+A caller that misses something in a cached namespace (for example a search attribute that another process added) calls
+`refresh`; a caller that writes one calls `forget`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _damaged: set[str] = set()
-"""Ids of namespaces whose damaged rows were logged."""
+"""Ids of namespaces whose damaged rows have been logged."""
 
 TTL_NS = 10_000_000_000
 MOST_ENTRIES = 10_000
@@ -36,12 +36,12 @@ _TYPES = frozenset(AttributeType)
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """One namespace. `data` is shared between callers: read it, copy before changing."""
+    """One namespace. `data` is shared between callers: copy it before you change it."""
 
     namespace_id: str
     name: str
     state: int
-    """Number of temporal.api.enums.v1.NamespaceState."""
+    """A number of temporal.api.enums.v1.NamespaceState."""
     retention_ns: int
     custom_search_attributes: Mapping[str, AttributeType]
     workflow_rules: tuple[rules_pb.WorkflowRule, ...]
@@ -50,10 +50,10 @@ class Namespace:
 
 
 def read(record: NamespaceRecord) -> namespace_pb.NamespaceData:
-    """What a stored record says.
+    """Return the data of a stored record.
 
-    Of a damaged row that is its id and its name: runs of the namespace go on, and nothing of them is deleted for being
-    old. Its settings are lost; an update or a deletion of the namespace writes the row anew.
+    For a damaged row, return only its id and name: runs of the namespace go on, and none is deleted as expired, because
+    the retention is unknown. Its other settings are lost; an update or a deletion of the namespace rewrites the row.
     """
     try:
         return namespace_pb.NamespaceData.FromString(record.data)
@@ -61,7 +61,7 @@ def read(record: NamespaceRecord) -> namespace_pb.NamespaceData:
         if record.namespace_id not in _damaged:
             _damaged.add(record.namespace_id)
             _log.error(
-                "the row of namespace %s (%s) can't be read (%s): it is served without its settings. Update or delete"
+                "the row of namespace %s (%s) can't be read (%s): its settings are ignored. Update or delete"
                 " the namespace to repair it.", record.name, record.namespace_id, error,
             )  # fmt: skip
         data = namespace_pb.NamespaceData()
@@ -71,7 +71,7 @@ def read(record: NamespaceRecord) -> namespace_pb.NamespaceData:
 
 
 def parse(record: NamespaceRecord) -> Namespace:
-    """The namespace that a stored record describes."""
+    """Parse a stored record."""
     data = read(record)
     retention = data.config.workflow_execution_retention_ttl
     return Namespace(
@@ -89,7 +89,7 @@ def parse(record: NamespaceRecord) -> Namespace:
 
 
 class NamespaceCache:
-    """Namespaces by name and by id. What is not there is not remembered: a new namespace is seen at once."""
+    """Cache namespaces by name and by id. Absence is not cached: a new namespace is visible at once."""
 
     def __init__(self, store: NamespaceStore, clock: Clock, ttl_ns: int = TTL_NS) -> None:
         self._store = store
@@ -99,29 +99,29 @@ class NamespaceCache:
         self._by_id: dict[str, tuple[int, Namespace]] = {}
 
     def peek(self, name: str) -> Namespace | None:
-        """The namespace if it is here and fresh; no read of the store."""
+        """Return the namespace if it is cached and fresh, without reading the store; otherwise None."""
         return self._fresh(self._by_name.get(name))
 
     def peek_id(self, namespace_id: str) -> Namespace | None:
-        """As `peek`, by id."""
+        """Return as `peek`, by id."""
         return self._fresh(self._by_id.get(namespace_id))
 
     async def by_name(self, name: str) -> Namespace | None:
-        """The namespace of that name, or None."""
+        """Return the namespace of that name, from the cache or the store; None when there is none."""
         found = self._fresh(self._by_name.get(name))
         return found if found is not None else self._keep(await self._store.get_namespace(name=name))
 
     async def by_id(self, namespace_id: str) -> Namespace | None:
-        """The namespace of that id, or None."""
+        """Return the namespace of that id, from the cache or the store; None when there is none."""
         found = self._fresh(self._by_id.get(namespace_id))
         return found if found is not None else self._keep(await self._store.get_namespace(namespace_id=namespace_id))
 
     async def refresh(self, namespace_id: str) -> Namespace | None:
-        """As `by_id`, past the cache."""
+        """Return as `by_id`, but always read the store."""
         return self._keep(await self._store.get_namespace(namespace_id=namespace_id))
 
     def forget(self, namespace_id: str) -> None:
-        """It was written or deleted: read it again next time."""
+        """Drop a namespace that was written or deleted, so that the next call reads it again."""
         entry = self._by_id.pop(namespace_id, None)
         if entry is not None:
             self._by_name.pop(entry[1].name, None)
@@ -135,7 +135,7 @@ class NamespaceCache:
         if len(self._by_id) >= MOST_ENTRIES:
             self._by_id.clear()
             self._by_name.clear()
-        # A rename leaves the old name behind: forget it before the new one is kept.
+        # After a rename the old name must no longer lead here.
         self.forget(record.namespace_id)
         found = parse(record)
         entry = (self._clock.steady_ns() + self._ttl_ns, found)

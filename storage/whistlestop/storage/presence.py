@@ -1,6 +1,7 @@
-"""The row of a function instance in `cluster_membership`, written by its calls, since nothing runs between them.
+"""The row of a function instance in `cluster_membership`, renewed by its calls since nothing runs between them.
 
-Instances are not told when they end: the row expires. Membership is for people and for placement, never for safety.
+An instance is not told when it ends: its row expires. Membership informs operators and placement; safety never depends
+on it.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ _log = logging.getLogger(__name__)
 
 EVERY_NS = 30 * SECOND_NS
 EXPIRY_NS = 90 * SECOND_NS
-"""An instance without a call for this long is not counted as alive."""
+"""An instance without a call for this long no longer counts as alive."""
 
 
 class Presence:
-    """One instance of one function."""
+    """The membership row of one instance of one function."""
 
     def __init__(self, store: ClusterStore, clock: Clock, instance: str, role: str) -> None:
         self._store = store
@@ -35,7 +36,7 @@ class Presence:
         self._noted_ns = 0
 
     async def note(self) -> None:
-        """A call was served: renew the row when it has grown old. A failure is logged."""
+        """Renew the row after a call, if it is older than EVERY_NS. A failure is logged, not raised."""
         steady_ns = self._clock.steady_ns()
         if steady_ns - self._noted_ns < EVERY_NS:
             return
@@ -45,4 +46,4 @@ class Presence:
         try:
             await self._store.heartbeat(member)
         except StorageError as error:
-            _log.warning("the instance could not be noted as a member: %s", error)
+            _log.warning("the row of this instance in cluster_membership could not be renewed: %s", error)

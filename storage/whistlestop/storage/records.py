@@ -1,8 +1,8 @@
-"""What the store keeps, as plain frozen records.
+"""The records of the store, as plain frozen values.
 
-Units: `*_ns` are integer nanoseconds since the Unix epoch, `*_us` microseconds. Blobs are serialised protobuf
-unless `data_encoding` says otherwise. Limits of the narrowest store (Aurora DSQL) hold for all: no value over 1 MiB;
-adapters chunk larger states and history batches themselves.
+Units: `*_ns` are integer nanoseconds since the Unix epoch, `*_us` microseconds. Blobs are serialised protobuf unless
+`data_encoding` says otherwise. The limits of the narrowest database (Aurora DSQL) apply to all: no value over 1 MiB.
+Adapters split larger states and history batches into chunks themselves.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from whistlestop.common.fairness import priority_of
 from whistlestop.common.records import record
 
 SLOTS = 16384
-"""Hash slots of executions. Fixed for ever: ranges of slots are what is leased and scanned, not shards."""
+"""The number of hash slots of executions. It never changes: ranges of slots are leased and scanned."""
 
 
 class ExecutionKey(NamedTuple):
-    """One run. A tuple, for it is hashed and compared a dozen times in each transition."""
+    """The key of one run. It is a tuple because each transition hashes and compares it a dozen times."""
 
     namespace_id: str
     workflow_id: str
@@ -27,7 +27,7 @@ class ExecutionKey(NamedTuple):
 
 @record
 class HistoryBatch:
-    """A serialised `temporal.api.history.v1.History` of consecutive events, written together."""
+    """A serialised `temporal.api.history.v1.History` of consecutive events that were written together."""
 
     first_event_id: int
     next_event_id: int
@@ -36,7 +36,7 @@ class HistoryBatch:
 
 @record
 class BranchRange:
-    """Events `first_event_id <= id < next_event_id` of a history stand under `branch_id` (a reset shares its base)."""
+    """A range of events, `first_event_id <= id < next_event_id`, stored under `branch_id`; a reset shares its base."""
 
     branch_id: str
     first_event_id: int
@@ -44,25 +44,25 @@ class BranchRange:
 
 
 def own_branch(shared: list[BranchRange], branch_id: str) -> BranchRange:
-    """The branch that a run writes, behind those that it shares."""
+    """Return the open-ended range that the run itself writes, after the ranges that it shares."""
     return BranchRange(branch_id, shared[-1].next_event_id if shared else 1, 2**62)
 
 
 class TaskKey(NamedTuple):
-    """Where one matching task stands. Order within a queue is (priority, task_id)."""
+    """The key of one matching task. Tasks of a queue are ordered by (priority, task_id)."""
 
     namespace_id: str
     task_queue: str
     task_type: int
     """Temporal's TaskQueueType: 1 workflow, 2 activity, 3 nexus."""
     priority: int
-    """1 (first) to 5; 3 where nobody said. Of a task with a fairness key, a level: see whistlestop.common.fairness."""
+    """1 (first) to 5; 3 by default. For a task with a fairness key, a level: see whistlestop.common.fairness."""
     task_id: int
 
 
 @record
 class MatchingTask:
-    """Something that a poller is to get. Validated by history when it is handed out, so stale rows are harmless."""
+    """A task for a poller. History validates it when it is handed out, so a stale row is harmless."""
 
     key: TaskKey
     workflow_id: str
@@ -74,17 +74,17 @@ class MatchingTask:
     query_id: str = ""
     """Set for a direct query: the row of `queries` to answer."""
     data: bytes = b""
-    """Of a Nexus task, what it asks; of any other with a fairness key, key and weight as a `Priority`."""
+    """For a Nexus task, its request; for any other with a fairness key, key and weight as a `Priority`."""
     sticky: bool = field(default=False, compare=False)
-    """The queue is a worker's own. Only those know who are offered the fresh row: it is not stored."""
+    """Whether the queue is a worker's sticky queue. It is not stored: only the process that adds the task knows it."""
 
 
 @record
 class TimerTask:
-    """The alarm of one execution (or of another owner): at or after `fire_at_ns`, let its owner look what is due."""
+    """A timer row: at or after `fire_at_ns`, its owner (an execution or another) checks which deadlines have passed."""
 
     kind: str
-    """`execution`: the run's earliest timer. `retention`: delete the closed run. Others as owners define them."""
+    """`execution`: the run's earliest deadline. `retention`: delete the closed run. Owners may define others."""
     slot: int
     key: ExecutionKey
     fire_at_ns: int
@@ -107,7 +107,7 @@ class TransferTask:
 
 @record
 class VisibilityRow:
-    """What lists and counts see of one run. `search_attributes` is a JSON object of all but the columns here."""
+    """What lists and counts see of one run. `search_attributes` is a JSON object of those without a column here."""
 
     key: ExecutionKey
     workflow_type: str
@@ -131,7 +131,7 @@ class VisibilityRow:
 
 @record
 class CurrentExecution:
-    """Which run holds a workflow id, open or closed."""
+    """Which run, open or closed, is the current one of a workflow id."""
 
     namespace_id: str
     workflow_id: str
@@ -144,11 +144,11 @@ class CurrentExecution:
 
 @record
 class CurrentWrite:
-    """Set the current run to `current`, if the row is as expected.
+    """Make `current` the current run, if the stored row is as expected.
 
-    `expected_run_id` None: there must be no row. Otherwise the row must hold that run id (the status of the row is the
-    one the last commit of that run wrote, so a run that is believed closed is guarded by its execution's version or by
-    `expected_status`).
+    `expected_run_id` None: there must be no row. Otherwise the row must hold that run id. The row's status is the one
+    that the last commit of that run wrote, so a writer that believes the run closed is guarded by its execution's
+    version or by `expected_status`.
     """
 
     current: CurrentExecution
@@ -171,7 +171,7 @@ class StoredExecution:
 
 @record
 class ExecutionWrite:
-    """All that one commit writes of one run."""
+    """Everything that one commit writes for one run."""
 
     key: ExecutionKey
     slot: int
@@ -182,12 +182,12 @@ class ExecutionWrite:
     status: int
     data_encoding: str = "proto3"
     branch_id: str = ""
-    """Where `history` goes (the run's own branch)."""
+    """The branch that `history` is appended to (the run's own)."""
     history: tuple[HistoryBatch, ...] = ()
     tasks_added: tuple[MatchingTask, ...] = ()
     tasks_removed: tuple[TaskKey, ...] = ()
     timer: TimerTask | None = None
-    """Replaces the run's timer row of that kind (there is at most one of each kind)."""
+    """Replaces the run's timer row of the same kind (there is at most one of each kind)."""
     timer_removed: bool = False
     """Delete the run's `execution` timer row."""
     retention_timer: TimerTask | None = None
@@ -195,31 +195,31 @@ class ExecutionWrite:
     visibility: VisibilityRow | None = None
     current: CurrentWrite | None = None
     forked_from: tuple[BranchRange, ...] = ()
-    """On creation by reset: the ranges shared with other branches, so that deleting those keeps what is shared."""
+    """For a run created by reset: the ranges shared with other branches, so that deleting those keeps them."""
 
 
 @record
 class Transition:
-    """One atomic commit: every write lands, or none."""
+    """One atomic commit: all of its writes are stored, or none."""
 
     writes: tuple[ExecutionWrite, ...]
     transfers_done: tuple[TransferTask, ...] = ()
-    """Outbox rows that this very commit makes done."""
+    """Transfer tasks that this commit completes; their rows are deleted."""
     answers: tuple[tuple[str, ExecutionKey, bytes], ...] = ()
-    """Query ids, the run that was asked, and what its workflow task answered (serialised `WorkflowQueryResult`s). An id
-    that is gone, answered already, or of another run is passed over."""
+    """Query ids, the run that was asked, and the answer of its workflow task (a serialised `WorkflowQueryResult`). A
+    query that is gone, already answered, or of another run is skipped."""
 
 
 @record
 class QueryRecord:
-    """A query and, later, its answer; kept only as long as somebody may ask for it."""
+    """A query and, later, its answer; kept only as long as a caller may still ask for it."""
 
     query_id: str
     key: ExecutionKey
     request: bytes
     """Serialised `temporal.api.query.v1.WorkflowQuery`."""
     buffered: bool
-    """True: to be attached to the run's next workflow task; False: a task of its own."""
+    """True: it is attached to the run's next workflow task. False: it has a task of its own."""
     expires_ns: int
     answer: bytes | None = None
     """Serialised `temporal.api.query.v1.WorkflowQueryResult`."""
@@ -233,19 +233,19 @@ class NamespaceRecord:
     name: str
     data: bytes
     version: int
-    """Compare-and-set guard; 0 for one that is not stored yet."""
+    """The version to compare when it is written; 0 for a record that is not stored yet."""
     is_global: bool = False
 
 
 @record
 class NexusEndpointRecord:
-    """Where Nexus operations of an endpoint go. `data` is a serialised `whistlestop.nexus.v1.NexusEndpointData`."""
+    """The target of a Nexus endpoint. `data` is a serialised `whistlestop.nexus.v1.NexusEndpointData`."""
 
     endpoint_id: str
     name: str
     data: bytes
     version: int
-    """Compare-and-set guard; 0 for one that is not stored yet."""
+    """The version to compare when it is written; 0 for a record that is not stored yet."""
 
 
 @record
@@ -254,7 +254,7 @@ class Member:
 
     host_id: str
     role: str
-    """frontend, history, matching, server."""
+    """One of frontend, history, matching, server."""
     rpc_address: str
     rpc_port: int
     session_start_ns: int
@@ -264,7 +264,7 @@ class Member:
 
 @record
 class ShardLease:
-    """A range of slots leased to one scanner. A newer `range_id` fences off the older holder."""
+    """A lease of a range of slots to one scanner. A newer `range_id` fences off the previous holder."""
 
     shard_id: int
     first_slot: int
@@ -276,7 +276,7 @@ class ShardLease:
 
 @record
 class TaskQueueRecord:
-    """Stored settings of one task queue (rate limits and the like), by compare-and-set on `range_id`."""
+    """The stored settings of one task queue (rate limits and the like), written by compare-and-set on `range_id`."""
 
     namespace_id: str
     task_queue: str
@@ -287,12 +287,13 @@ class TaskQueueRecord:
 
 
 EXPIRED_POLLERS_KEPT_NS = 60_000_000_000
-"""A poller's goodbye is a row that expires at once. It stays so long after that, so that no older poll undoes it."""
+"""How long an expired poller row is kept. A shutdown writes a row that expires at once; while it is kept, a poll
+that began earlier can't undo it."""
 
 
 @record
 class PollerRecord:
-    """Somebody who polls a queue, as last seen; written at most every few seconds per poller."""
+    """A poller of a queue, as last seen; each is written at most every few seconds."""
 
     namespace_id: str
     task_queue: str
@@ -306,14 +307,14 @@ class PollerRecord:
 
 @record
 class Backlog:
-    """How many tasks stand in a queue; `count` stops at the limit that was asked for."""
+    """The size of a queue's backlog; `count` stops at the limit of the read."""
 
     count: int
     oldest_created_ns: int | None
 
 
 def add_backlog(found: dict[int, Backlog], level: int, count: int, oldest_ns: int | None, limit: int) -> None:
-    """Count what stands at a level, and at those of other keys, with the rest of its priority."""
+    """Add the tasks of one level to `found`, under the level's priority and with the counts of its other levels."""
     if not count:
         return
     priority = priority_of(level)
@@ -333,7 +334,7 @@ class QueueMessage:
 
 @record
 class Finding:
-    """Something `db check` holds to be wrong."""
+    """A violated invariant that `db check` found."""
 
     table: str
     key: str

@@ -1,11 +1,11 @@
-"""Rows that could not be processed: noted in the store, so that one bad row stops nothing else and is not forgotten.
+"""Notes about rows that could not be processed, so that one bad row neither stops the others nor is forgotten.
 
-Rules of this file:
-  - whoever works through rows handles each by itself. One that can't be processed stays where it is, or is moved out of
-    the way (a timer or an outbox row is looked at again later and later), and is noted here;
-  - a note is a message of the queue `set-aside`, which every release's schema has; its id follows from the row's table
-    and key, so a row has one note however often it fails, and whichever process meets it;
-  - a note says nothing about what happens to its row. A row that is processed after all, or deleted, is forgotten.
+Rules of this file: - a scan handles each row by itself. A row that can't be processed stays where it is, or is moved
+out of the way (a
+    timer row or a transfer task is retried at growing intervals), and is noted here;
+- a note is a message of the queue `set-aside`, which every release's schema has; its id is derived from the row's
+    table and key, so a row has one note however often and in whichever process it fails;
+- a note does not affect its row. When the row is processed after all, or deleted, the note is deleted.
 
 Nothing here is on a hot path: without bad rows neither the store nor the memory hold anything.
 """
@@ -31,49 +31,52 @@ if TYPE_CHECKING:
 
 QUEUE = "set-aside"
 MOST_NOTES = 500
-"""Notes that are looked through at once."""
+"""How many notes are read at once."""
 MOST_KNOWN = 10_000
-"""Rows that a process remembers to have logged."""
+"""How many rows a process remembers as logged."""
 FIRST_RETRY_NS = 5_000_000_000
 MOST_RETRY_NS = 3600 * 1_000_000_000
 _LONGEST_PROBLEM = 500
 _DAMAGE = (DecodeError, ValueError, StorageError)
-"""Of what is stored. Anything else may be a bug, and is logged with the place where it happened."""
+"""Errors that mean damaged data. Any other may be a bug, and is logged with its traceback."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """One row that was set aside."""
+    """The note of one row that was set aside."""
 
     table: str
     key: tuple[str, ...]
-    """Of the row, in the order of the table's primary key."""
+    """The row's key, in the order of the table's primary key."""
     problem: str
     times: int
-    """How often it was tried."""
+    """How many attempts have failed."""
     first_ns: int
     last_ns: int
 
     @property
     def message_id(self) -> int:
-        """Of its note."""
+        """The id of the note's queue message."""
         return message_id(self.table, self.key)
 
     @property
     def next_ns(self) -> int:
-        """When to try it again: five seconds after the first time, an hour after the tenth and every later one."""
+        """The time of the next attempt.
+
+        The interval is five seconds after the first attempt and doubles each time, up to an hour.
+        """
         return self.last_ns + min(FIRST_RETRY_NS << min(self.times - 1, 20), MOST_RETRY_NS)
 
 
 def message_id(table: str, key: Sequence[str]) -> int:
-    """A positive number of 63 bits."""
+    """Return the id of a row's note: a positive number of 63 bits."""
     digest = blake2b(json.dumps([table, *key]).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1 or 1
 
 
 def encoded(aside: Aside) -> QueueMessage:
-    """The note as it is stored."""
+    """Return the note as a queue message."""
     told = {
         "table": aside.table, "key": aside.key, "problem": aside.problem, "times": aside.times,
         "first_ns": aside.first_ns, "last_ns": aside.last_ns,
@@ -82,7 +85,7 @@ def encoded(aside: Aside) -> QueueMessage:
 
 
 def decoded(data: bytes) -> Aside | None:
-    """None for a note that can't be read: it is of no use, and stops nobody."""
+    """Return the note, or None for one that can't be parsed, which is ignored."""
     try:
         told = json.loads(data)
         return Aside(
@@ -94,7 +97,7 @@ def decoded(data: bytes) -> Aside | None:
 
 
 class SetAside:
-    """What one process knows of bad rows."""
+    """The bad rows that one process knows of, and their notes in the store."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -102,16 +105,19 @@ class SetAside:
         self._known: dict[int, Aside] = {}
         self._tidied = False
         self.counted = 0
-        """Failures of rows since the process began."""
+        """Failed attempts at rows since the process started."""
         self.listener: Callable[[str], None] | None = None
-        """Told the table of each failure."""
+        """Called with the table's name at each failure."""
 
     def knows(self, table: str, key: Sequence[str]) -> bool:
-        """Whether this process has set the row aside and not seen it processed since."""
+        """Return whether this process has set the row aside and not seen it processed since."""
         return bool(self._known) and message_id(table, key) in self._known
 
     async def note(self, table: str, key: Sequence[str], error: BaseException | str) -> Aside:
-        """The row can't be processed. Raises nothing: a store that does not answer has other problems."""
+        """Record that the row can't be processed, and return its note.
+
+        Raises nothing: a note that can't be stored is logged.
+        """
         self.counted += 1
         if self.listener is not None:
             self.listener(table)
@@ -127,7 +133,7 @@ class SetAside:
             aside = Aside(table, tuple(key), problem, times, first_ns, now_ns)
             await self._store.enqueue(encoded(aside))
         except StorageError as failure:
-            _log.warning("a row of %s that failed could not be noted: %s", table, failure)
+            _log.warning("the note about a row of %s that can't be processed could not be stored: %s", table, failure)
             aside = Aside(table, tuple(key), problem, 1, now_ns, now_ns)
         if number not in self._known:
             _log.error(
@@ -141,7 +147,7 @@ class SetAside:
         return aside
 
     async def seen(self, table: str, key: Sequence[str], error: BaseException) -> None:
-        """As `note`, for rows that are read again and again: once a process."""
+        """Note a row that is read again and again: only the first failure in this process is stored."""
         if self.knows(table, key):
             self.counted += 1
             if self.listener is not None:
@@ -150,7 +156,7 @@ class SetAside:
             await self.note(table, key, error)
 
     async def forget(self, table: str, key: Sequence[str]) -> None:
-        """The row was processed, or is gone. Raises nothing."""
+        """Delete the note of a row that was processed or is gone. Raises nothing."""
         number = message_id(table, key)
         self._known.pop(number, None)
         try:
@@ -159,7 +165,7 @@ class SetAside:
             _log.warning("the note of a row of %s could not be deleted: %s", table, failure)
 
     async def tidy(self) -> None:
-        """Forget notes whose rows are gone, if this process has set any aside (or looks for the first time).
+        """Delete notes whose rows are gone, if this process has set any row aside or has not looked yet.
 
         Raises nothing.
         """
@@ -173,7 +179,7 @@ class SetAside:
                     self._known.pop(message.message_id, None)
                     await self._store.delete_message(message)
         except StorageError as failure:
-            _log.warning("notes of rows that were set aside could not be looked through: %s", failure)
+            _log.warning("the notes of rows that were set aside could not be read: %s", failure)
 
     async def _stored(self, number: int) -> Aside | None:
         found = await self._store.read_queue(QUEUE, number - 1, 1)

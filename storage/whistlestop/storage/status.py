@@ -1,4 +1,4 @@
-"""What an error of the store is to a caller."""
+"""The gRPC errors that callers get for errors of the store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from whistlestop.storage.errors import (
 
 
 def service_error(error: StorageError) -> ServiceError:
-    """Return the error for a caller: retryable only where trying again may help, and without the database's words."""
+    """Return the error for a caller: retryable only where a retry may help, and without the database's own message."""
     if isinstance(error, TooLarge):
         return invalid_argument(f"The request is too large for the store: {error}")
     if isinstance(error, Refused):
@@ -34,5 +34,5 @@ def service_error(error: StorageError) -> ServiceError:
     if isinstance(error, SchemaMismatch):
         return failed_precondition("The database's schema is not that of this release: run `whistlestop db migrate`.")
     if isinstance(error, PermanentError):
-        return failed_precondition("The database refused it, and will until it is repaired: see the server's log.")
+        return failed_precondition("The database refused the call and will until repaired: see the server's log.")
     return unavailable("The store did not answer. Try again.")

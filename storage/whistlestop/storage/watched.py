@@ -1,4 +1,4 @@
-"""A store that is watched: its commits are counted, its calls traced. Nothing of it is there when nobody watches."""
+"""A wrapper that counts a store's commits and traces its calls; it is left out when neither is wanted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def counted(commit: Callable[[Transition], Awaitable[None]], transition: Transition, metrics: Metrics) -> None:
-    """Commit, and tell the listener how it went. Raises what the commit raises."""
+    """Commit, and count the outcome in `metrics`. Raise what `commit` raises."""
     try:
         await commit(transition)
     except VersionConflict:
@@ -30,12 +30,12 @@ async def counted(commit: Callable[[Transition], Awaitable[None]], transition: T
 
 
 def watched(store: Store, metrics: Metrics | None, traces: Traces | None) -> Store:
-    """`store` itself when there is neither."""
+    """Return the store wrapped for metrics and traces, or `store` itself when both are None."""
     return store if metrics is None and traces is None else cast("Store", _Watched(store, metrics, traces))
 
 
 class _Watched:
-    """Everything goes through to the store, attributes that are set as well."""
+    """Pass every attribute through to the store, including those that are set."""
 
     def __init__(self, store: Store, metrics: Metrics | None, traces: Traces | None) -> None:
         object.__setattr__(self, "_inner", (store, metrics, traces))

@@ -1,4 +1,4 @@
-"""The store over Postgres: psycopg, one statement per transition, SQL that Aurora DSQL accepts too."""
+"""The store on Postgres: psycopg, one statement per transition, in SQL that Aurora DSQL accepts too."""
 
 from __future__ import annotations
 

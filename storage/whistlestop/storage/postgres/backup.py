@@ -1,4 +1,4 @@
-"""A consistent copy of a Postgres database in one file that `psql -f` restores into an empty database."""
+"""Write a consistent copy of a Postgres database to one file, which `psql -f` restores into an empty database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 def table_names() -> list[str]:
-    """All tables that the migrations make, and the one that remembers them."""
+    """Return the names of all tables that the migrations create, and of those that record the migrations."""
     found = ["schema_migrations", "schema_version"]
     for migration in schema.migrations():
         for statement in schema.statements(migration.sql):
@@ -34,7 +34,10 @@ def table_names() -> list[str]:
 
 
 async def write_backup(db: AsyncConnection[Any], target: str) -> None:
-    """Read every table in one snapshot. The file appears under its name only when it is whole."""
+    """Copy every table in one snapshot. The file gets its name only when it is complete.
+
+    Raise CannotOpen when the file exists, can't be written, or a newer release has migrated the database.
+    """
     if await asyncio.to_thread(os.path.lexists, target):
         raise CannotOpen(f"the backup {target} exists already: name a new file")
     partial = Path(f"{target}.partial")
@@ -81,7 +84,7 @@ async def _copy_table(db: AsyncConnection[Any], file: BinaryIO, relation: str) -
 
 
 def _create(path: Path) -> BinaryIO:
-    """A new file in the place of one that an earlier attempt may have left."""
+    """Create the file, replacing one that an earlier attempt may have left."""
     path.unlink(missing_ok=True)
     return os.fdopen(private_files.create(str(path)), "wb")
 

@@ -22,14 +22,17 @@ _CHUNKS = "SELECT data FROM chunks WHERE kind = $1 AND owner = $2 AND part <= $3
 
 
 class PostgresBase:
-    """Every method is one statement, and so one transaction, unless it says otherwise."""
+    """Run statements on pooled connections.
+
+    Every method is one statement and one transaction, unless it says otherwise.
+    """
 
     _pool: Pool | None = None
     _long_reads: asyncio.Semaphore | None = None
     _has_timeouts = True
-    """Aurora DSQL has no `statement_timeout`."""
+    """False on Aurora DSQL, which has no `statement_timeout`."""
     outreach: Outreach | None = None
-    """Set in functions."""
+    """Set in functions only."""
 
     def _tell(self, wake_queues: Sequence[str] | None) -> None:
         if self.outreach is not None and self.outreach.wake is not None and wake_queues:
@@ -54,9 +57,10 @@ class PostgresBase:
         return await retried(run, read=read)
 
     async def _within(self, seconds: float, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        """Return the rows of a read that may be long; the database stops it in time, and when its caller is cancelled.
+        """Return the rows of a read that may take long.
 
-        Few run at a time, so that the other connections are there for what is short. Raises TimedOut.
+        The database stops it after `seconds`, or when the caller is cancelled. Only a quarter of the connections run
+        such reads at a time, so that short statements find one. Raise TimedOut.
         """
         pool = self._connections()
         if self._long_reads is None:
@@ -71,7 +75,7 @@ class PostgresBase:
             if not self._has_timeouts:
                 await cursor.execute(sql.encode(), parameters)
                 return await cursor.fetchall()
-            # In a pipeline these are two round trips, not four.
+            # In a pipeline these take two round trips, not four.
             async with connection.pipeline(), connection.transaction():
                 await connection.execute(f"SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}".encode())
                 await cursor.execute(sql.encode(), parameters)
@@ -88,7 +92,7 @@ class PostgresBase:
         return rows[0] if rows else None
 
     async def _run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        """A write; how many rows it touched."""
+        """Run a write and return the number of rows that it affected."""
         pool = self._connections()
 
         async def run() -> int:
@@ -98,7 +102,7 @@ class PostgresBase:
         return await retried(run, read=False)
 
     async def _transaction(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
-        """Several statements in one transaction, all of it again on contention."""
+        """Run several statements in one transaction, and all of them again on contention."""
         pool = self._connections()
 
         async def run() -> T:
@@ -108,29 +112,30 @@ class PostgresBase:
         return await retried(run, read=False)
 
     async def _whole(self, kind: str, owner: str, parts: int, data: bytes) -> bytes:
-        """A long value: what its row holds, and the chunks."""
+        """Return a long value: the part in its row, followed by its chunks."""
         if not parts:
             return data
         return data + b"".join(row[0] for row in await self._all(_CHUNKS, (kind, owner, parts)))
 
 
 def split(data: bytes) -> tuple[bytes, list[bytes]]:
-    """What goes into the row, and the further parts."""
+    """Return the part of a value that goes into the row, and the parts that go into `chunks`."""
     if len(data) <= CHUNK_BYTES:
         return data, []
     return data[:CHUNK_BYTES], [data[at : at + CHUNK_BYTES] for at in range(CHUNK_BYTES, len(data), CHUNK_BYTES)]
 
 
 _MEMO_IN_CHUNKS = b"\xc2\x3e"
-"""The tag of field 1000, which the message Memo does not have: release 0.1.0 reads the column as an empty memo."""
+"""The tag of field 1000, which the message Memo does not have, so that release 0.1.0 reads the column as an empty
+memo."""
 
 
 def memo_in_chunks(parts: int) -> bytes:
-    """Return what the column `memo` holds when the memo itself stands in `parts` rows of `chunks`."""
+    """Return the content of the column `memo` when the memo itself is in `parts` rows of `chunks`."""
     number = str(parts).encode()
     return _MEMO_IN_CHUNKS + bytes((len(number),)) + number
 
 
 def memo_parts(memo: bytes) -> int:
-    """Return how many rows of `chunks` hold the memo, 0 when the column holds it itself."""
+    """Return how many rows of `chunks` hold the memo; 0 when the column holds it."""
     return int(memo[3:]) if memo.startswith(_MEMO_IN_CHUNKS) else 0

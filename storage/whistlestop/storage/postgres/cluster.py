@@ -1,4 +1,4 @@
-"""Namespaces, membership, range leases and the administrative queue."""
+"""Namespaces, membership, leases of slot ranges and the administrative queue on Postgres."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ class PostgresCluster(PostgresBase):
         now, long_ago, most = statement.add(now_ns, now_ns - HOUR_NS, limit).split(", ")
         relation = statement.rows(_MEMBER_TYPES, [astuple(member) for member in members])
         statement.expression("mine", f"INSERT INTO {_MEMBER} SELECT * FROM {relation} {_SET_MEMBER}")
-        # Function instances never say goodbye: the living bury the long dead.
+        # Function instances are not told when they end, so other members delete rows that expired long ago.
         statement.expression(
             "gone",
             "DELETE FROM cluster_membership WHERE host_id IN (SELECT host_id FROM cluster_membership"
             f" WHERE expires_ns < {long_ago} AND NOT host_id = ANY({hosts}) LIMIT 100)",
         )
         select = f"{_MEMBERS} WHERE expires_ns > {now} AND NOT host_id = ANY({hosts}) ORDER BY host_id LIMIT {most}"
-        # As a read is tried again on another connection: written twice, it says the same.
+        # This may be retried like a read: writing the same rows twice is harmless.
         rows = await self._all(statement.text(select).decode(), statement.parameters)
         return [Member(*row) for row in rows]
 

@@ -1,4 +1,4 @@
-"""Connections to Postgres, what its errors mean to callers, and when to try again."""
+"""Connections to Postgres, the translation of its errors, and the rules of retrying."""
 
 from __future__ import annotations
 
@@ -41,45 +41,48 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ATTEMPTS = 6
-"""Of one write against other writers (serialization failures, deadlocks), or of one read over broken connections."""
+"""Attempts at one write against contention (serialization failures, deadlocks), or at one read over broken
+connections."""
 
 CONNECT_TIMEOUT_S = 5
 CANCEL_ATTEMPTS = 9
-"""Of one statement whose caller went away, over five seconds."""
+"""Cancel requests for one statement whose caller is gone, spread over five seconds."""
 POOL_TIMEOUT_S = 10.0
 RECONNECT_S = 5.0
-"""The pool waits ever longer between its attempts to connect; after so long it begins anew with the next caller."""
+"""How long the pool retries to connect, at growing intervals; after that the next caller starts it again."""
 SILENT_S = 20.0
-"""A connection that does not answer for so long is cut: what is between may have lost it without a word."""
+"""A connection without an answer for this long is cut: the network may have dropped it silently."""
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15000}
-"""How soon the system gives up a server that is gone, unless the address says otherwise. Its own way takes hours."""
+"""How soon the operating system gives up a dead server, unless the URL says otherwise. Its default takes hours."""
 PREPARE_AFTER = 2
 
 CHUNK_BYTES = 1_000_000
-"""What one row holds of a long value; the rest goes to `chunks`. Aurora DSQL takes 1 MiB per value."""
+"""Bytes of a long value that are stored in its row; the rest goes to `chunks`. Aurora DSQL takes 1 MiB per value."""
 
 _CONTENTION = (errors.SerializationFailure, errors.DeadlockDetected)
 _POOL_TROUBLE = (PoolTimeout, PoolClosed, TooManyRequests)
 EXPECTED = (psycopg.Error, *_POOL_TROUBLE)
-"""All that the driver and its pool raise."""
+"""All errors that the driver and its pool raise."""
 
 
 _UNENCODABLE = (psycopg.DataError, OverflowError, UnicodeError, struct.error)
-"""What the driver itself raises over a value (numbers beyond 64 bits, lone surrogates), before anything is sent."""
+"""What the driver raises for a value that it can't encode (numbers over 64 bits, lone surrogates), before it sends
+anything."""
 _STANDBY = ("25006", "57P01", "57P02", "57P03")
 _LOST_STATEMENTS = ("26000", "42P05")
 _REFUSED_CLASSES = ("22", "54")
-"""Data exceptions, and limits of the server (the size of an index row, say): the value is wrong for this database."""
+"""Data exceptions, and limits of the server (such as the size of an index row): the database can't hold the value."""
 _PERMANENT_CLASSES = ("0A", "21", "23502", "23503", "23514", "2F", "38", "39", "3D", "3F", "42", "44", "F0", "XX")
-"""Syntax, permissions, missing objects, corruption: the same statement fails again until somebody repairs something.
+"""Syntax, permissions, missing objects, corruption: the same statement fails until somebody repairs something.
 
-All else may pass: broken connections (08), rivals (23505, 40, 55), a primary that became a standby (25), prepared
-statements that a pooler lost (26), resources (53), shutdowns and time-outs (57), the machine (58).
+Everything else may be temporary: broken connections (08), other writers (23505, 40, 55), a primary that became a
+standby (25), prepared statements that a pooler lost (26), resources (53), shutdowns and timeouts (57), the machine
+(58).
 """
 
 
 class _Adapters:
-    """Every int goes out as BIGINT and every str as TEXT, so a statement has one parameter signature, not dozens."""
+    """Send every int as BIGINT and every str as TEXT, so that a statement has one parameter signature, not dozens."""
 
     connection = None
 
@@ -92,7 +95,7 @@ class _Adapters:
 
 
 def conninfo(url: str, password: Password | None = None) -> str:
-    """Return how to connect now: `password` gives one that is good for a while."""
+    """Return the connection string for now: `password` returns a token that is valid for a while."""
     given = {**_KEEPALIVE, **conninfo_to_dict(url)}
     if password is not None:
         given["password"] = password()
@@ -101,9 +104,9 @@ def conninfo(url: str, password: Password | None = None) -> str:
 
 @contextlib.contextmanager
 def answers_within(seconds: float | None, connection: AsyncConnection[Any]) -> Iterator[None]:
-    """Cut the connection when this takes longer; whoever waits for an answer gets OperationalError.
+    """Cut the connection when the block takes longer than `seconds`; the driver then raises OperationalError.
 
-    A cancellation would not do: the driver waits for the server's answer to that as well.
+    A cancellation would not do: the driver waits for the server's answer to that as well. None sets no limit.
     """
     if seconds is None:
         yield
@@ -121,7 +124,7 @@ def _cut(connection: AsyncConnection[Any]) -> None:
 
 
 class Pool(AsyncConnectionPool[AsyncConnection[Any]]):
-    """Hands out no connection that the server closed while it idled, and keeps none to one that became a standby.
+    """A pool that hands out no connection closed by the server while idle, and drops those to a server now in standby.
 
     (The pool's own `check` would ask the server each time, and pause between one dead connection and the next.)
     """
@@ -143,16 +146,16 @@ class Pool(AsyncConnectionPool[AsyncConnection[Any]]):
                     yield connection
         except psycopg.Error as error:
             if error.sqlstate in _STANDBY:
-                await connection.close()  # the address may lead to another server by now
+                await connection.close()  # the host name may point to another server by now
             raise
         finally:
             await self.putconn(connection)
 
     async def _take(self, timeout: float | None) -> AsyncConnection[Any]:  # noqa: ASYNC109
-        """Return a connection. Raises CancelledError when the task was cancelled meanwhile.
+        """Return a connection. Raise CancelledError when the task was cancelled meanwhile.
 
-        The pool waits with `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the same turn as
-        the connection. The task would go on as if nobody had cancelled it, and a loop would never end.
+        The pool waits with `asyncio.wait_for`, which in Python 3.11 loses a cancellation that arrives in the same turn
+        as the connection. The task would continue as if nobody had cancelled it, and a loop would never end.
         """
         task = asyncio.current_task()
         before = task.cancelling() if task is not None else 0
@@ -164,7 +167,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[Any]]):
 
 
 def _is_closed(connection: AsyncConnection[Any]) -> bool:
-    """Whether the server's goodbye stands in the socket, where nothing else can stand while nothing was asked."""
+    """Return whether the server has closed the connection: an idle socket is readable only then."""
     if connection.closed:
         return True
     waiting = select.poll()
@@ -175,7 +178,7 @@ def _is_closed(connection: AsyncConnection[Any]) -> bool:
 def create_pool(
     url: str, pool_size: int, *, prepare: bool, password: Password | None = None
 ) -> Pool:
-    """A pool that is not open yet. Without `prepare` nothing outlives a transaction on a connection."""
+    """Return a pool that is not open yet. With `prepare` False, nothing on a connection outlives a transaction."""
     context: AdaptContext = _Adapters()
     return Pool(
         partial(conninfo, url, password),
@@ -197,7 +200,7 @@ def create_pool(
 
 
 async def try_connection(url: str, password: Password | None = None, *, ask: bool = True) -> bool:
-    """Return whether a pooler answers (if asked). Raises CannotOpen, in one line, when the address does not answer."""
+    """Return whether a pooler answers (False unless `ask`). Raise CannotOpen when the database can't be reached."""
     try:
         async with await AsyncConnection.connect(
             conninfo(url, password), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
@@ -208,33 +211,33 @@ async def try_connection(url: str, password: Password | None = None, *, ask: boo
 
 
 async def is_pooled(connection: AsyncConnection[Any]) -> bool:
-    """Whether somebody stands between: who pools gives its clients process ids of its own, so that they can cancel."""
+    """Return whether a pooler is in between: it gives its clients process ids of its own, so that they can cancel."""
     row = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
     return row is None or row[0] != connection.info.backend_pid
 
 
 def one_line(error: BaseException) -> str:
-    """The message without line breaks."""
+    """Return the error's message without line breaks."""
     return " ".join(str(error).split())
 
 
 def translate(error: Exception) -> StorageError:
-    """What an unexpected error of the driver is to callers."""
+    """Return the storage error for an unexpected error of the driver."""
     if isinstance(error, (errors.UndefinedTable, errors.UndefinedColumn)):
         return SchemaMismatch(
             f"the database's schema is older than this release ({one_line(error)}): run `whistlestop db migrate`"
         )
     if isinstance(error, errors.QueryCanceled):
-        return TimedOut(f"the database stopped it: {one_line(error)}")
+        return TimedOut(f"the database stopped the statement: {one_line(error)}")
     if isinstance(error, _UNENCODABLE):
         return Refused("a value that no store holds")
     if not isinstance(error, EXPECTED):
-        return StorageError(f"the database was not asked: {type(error).__name__}: {one_line(error)}")
+        return StorageError(f"the statement was not sent to the database: {type(error).__name__}: {one_line(error)}")
     state = getattr(error, "sqlstate", None)
     if state is None:
         if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, *_POOL_TROUBLE)):
-            return Unavailable(f"the database did not take it: {one_line(error)}")
-        return PermanentError(f"the database refused it: {one_line(error)}")
+            return Unavailable(f"the database did not run the statement: {one_line(error)}")
+        return PermanentError(f"the database refused the statement: {one_line(error)}")
     if state in _LOST_STATEMENTS:
         return Unavailable(
             f"prepared statements are lost between transactions (SQLSTATE {state}): a pooler stands before the "
@@ -243,25 +246,25 @@ def translate(error: Exception) -> StorageError:
     if state.startswith(_REFUSED_CLASSES):
         return Refused(f"a value that the database does not hold (SQLSTATE {state})")
     if state.startswith(_PERMANENT_CLASSES):
-        return PermanentError(f"the database refused it: {one_line(error)} (SQLSTATE {state})")
+        return PermanentError(f"the database refused the statement: {one_line(error)} (SQLSTATE {state})")
     return Unavailable(f"the database did not take it: {one_line(error)} (SQLSTATE {state})")
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Whether trying again can't help: the statement or one of its values is wrong, not the connection."""
+    """Return whether a retry can't help because the statement or one of its values is wrong, not the connection."""
     return isinstance(translate(error), PermanentError) if isinstance(error, Exception) else False
 
 
 def is_contention(error: BaseException) -> bool:
-    """Another writer was in the way; nothing was written, and trying again is right."""
+    """Return whether another writer was in the way: nothing was written, and a retry is right."""
     return isinstance(error, _CONTENTION)
 
 
 async def stopped_when_cancelled(connection: AsyncConnection[Any], reading: Coroutine[Any, Any, T]) -> T:
     """Return what `reading` returns; when the caller is cancelled, cancel the statement until the database ends it.
 
-    The driver asks once. PostgreSQL ignores a request that comes between two statements, and would then go on with a
-    statement that nobody waits for until its timeout.
+    The driver sends one cancel request. PostgreSQL ignores one that arrives between two statements, and would then run
+    the next statement until its timeout although nobody waits for it.
     """
     task = asyncio.ensure_future(reading)
     try:
@@ -275,7 +278,7 @@ async def stopped_when_cancelled(connection: AsyncConnection[Any], reading: Coro
                     await connection.cancel_safe(timeout=CONNECT_TIMEOUT_S)
                 await asyncio.wait({task}, timeout=0.01 * 2**attempt)
         finally:
-            task.cancel()  # the driver closes a connection that can't be cancelled
+            task.cancel()  # the driver closes a connection whose statement can't be cancelled
             await asyncio.wait({task})
             if not task.cancelled():
                 task.exception()
@@ -283,15 +286,15 @@ async def stopped_when_cancelled(connection: AsyncConnection[Any], reading: Coro
 
 
 async def pause(attempt: int) -> None:
-    """Before attempt 1, 2, ... : up to 10, 20, 40 ... ms, at random so that rivals part."""
-    # Rivals of the same instant are not in the simulation's hands, so neither is this; nor is it a secret.
+    """Wait before attempt 1, 2, ...: up to 10, 20, 40, ... ms, at random so that competing writers separate."""
+    # The simulation does not control concurrent writers, so it need not control this pause. Nor is it a secret.
     await asyncio.sleep(random.uniform(0.2, 1.0) * 0.01 * 2 ** (attempt - 1))  # noqa: S311
 
 
 async def retried(run: Callable[[], Awaitable[T]], *, read: bool) -> T:
-    """Run again on contention; a read also on a broken connection (a write might have taken place).
+    """Run again on contention, and a read also on a broken connection (a write might have taken effect).
 
-    Raises storage errors alone.
+    Raise only storage errors.
     """
     attempt = 0
     while True:
@@ -300,7 +303,7 @@ async def retried(run: Callable[[], Awaitable[T]], *, read: bool) -> T:
             return await run()
         except (*EXPECTED, *_UNENCODABLE) as error:
             broken = read and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
-            # Who has waited for a connection in vain has waited long enough.
+            # A caller that has waited for a connection in vain has waited long enough.
             broken = broken and not isinstance(error, (errors.QueryCanceled, *_POOL_TROUBLE))
             if attempt >= ATTEMPTS or not (is_contention(error) or broken):
                 raise translate(error) from error

@@ -1,4 +1,4 @@
-"""Runs, which run is current, and their history."""
+"""Runs, their history and the current run of each workflow id on Postgres."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EXECUTION = (
 )
 _RUN = "namespace_id = $1 AND workflow_id = $2 AND run_id = $3"
 _GET_EXECUTION = f"{_EXECUTION} WHERE {_RUN}"
-# State and chunks change together, so they are read by one statement.
+# State and chunks change together, so one statement reads both.
 _GET_CHUNKED = (
     "SELECT shard_id, db_record_version, e.data, data_encoding, next_event_id, status, c.data FROM executions e"
     " JOIN chunks c ON c.kind = 'execution' AND c.owner = $4 AND c.part <= e.parts"
@@ -51,7 +51,7 @@ _LIST_ALL = (
 _LIST_NAMESPACE = (
     f"{_EXECUTION} WHERE namespace_id = $1 AND (workflow_id, run_id) > ($2, $3) ORDER BY workflow_id, run_id LIMIT $4"
 )
-# The batch that holds the first wanted event starts at or before it.
+# The batch that holds the first wanted event starts at or before that event.
 _READ_NODES = (
     "SELECT node_id, next_event_id, data, parts FROM history_node WHERE namespace_id = $1 AND branch_id = $2"
     " AND node_id >= COALESCE((SELECT max(node_id) FROM history_node"
@@ -65,7 +65,7 @@ _DELETE_NODES = (
     " WHERE forks.namespace_id = $1 AND forks.branch_id = $2 AND forks.first_event_id < history_node.next_event_id"
     " AND forks.next_event_id > history_node.node_id) RETURNING node_id, parts"
 )
-# Its own run is there, or one that has a mark for the branch since it is not named like it.
+# The branch's own run exists, or one has a row in `forks` for the branch because its run id is another.
 _OWNED = (
     "SELECT 1 FROM executions WHERE namespace_id = $1 AND workflow_id = $2 AND run_id = $3 AND branch_id = $3"
     " UNION ALL SELECT 1 FROM forks WHERE namespace_id = $1 AND branch_id = $3 AND first_event_id = 0"
@@ -101,7 +101,7 @@ class PostgresExecutions(PostgresBase):
             return StoredExecution(key, *row[3:9])
         parameters = (key.namespace_id, key.workflow_id, key.run_id, execution_owner(key))
         pieces = await self._all(_GET_CHUNKED, parameters)
-        if not pieces:  # It shrank or went away in between.
+        if not pieces:  # The state shrank or the run was deleted in between.
             return await self.get_execution(key)
         slot, version, first, encoding, next_id, status, _ = pieces[0]
         state = first + b"".join(piece[6] for piece in pieces)
@@ -151,7 +151,7 @@ class PostgresExecutions(PostgresBase):
 
 
 async def _delete(key: ExecutionKey, db: AsyncConnection[Any]) -> None:
-    """Remove the run; of the branches that only it held, those nodes that no fork needs."""
+    """Delete the run, and of the branches that only it held those nodes that no fork needs."""
     namespace_id, run_id = key.namespace_id, key.run_id
     run = (namespace_id, key.workflow_id, run_id)
     cursor = await db.execute(f"DELETE FROM executions WHERE {_RUN} RETURNING branch_id".encode(), run)

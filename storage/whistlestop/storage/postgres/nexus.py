@@ -1,4 +1,4 @@
-"""Nexus endpoints."""
+"""Nexus endpoints on Postgres."""
 
 from __future__ import annotations
 

@@ -1,17 +1,16 @@
-"""Hints between processes that share a Postgres database, over LISTEN and NOTIFY.
+"""Notifications between processes that share a Postgres database, over LISTEN and NOTIFY.
 
-Rules of this file:
-  - within the process a hint is delivered at once, whatever the database does;
-  - for the others, topics gather while the last batch is on its way, and go together: a hint costs no transaction;
-  - a topic travels as a short digest; two that share one only wake somebody for nothing;
-  - a hint may be lost (the connection broke, or the process that was to send it died). After a reconnect, and when
-    another process is gone, everybody is woken, and re-reads the store;
-  - who knows that nobody else listens (`others` False) sends nothing. A process that begins to listen says so first,
-    and whoever hears of another sends again.
+Rules of this file: - within the process a notification is delivered at once, whatever the state of the database; - for
+other processes, topics gather while the last batch is in flight and are sent together: a notification costs no
+    transaction;
+- a topic travels as a short digest; two topics with equal digests only cause an unnecessary check; - a notification may
+be lost (the connection broke, or the sender died). After a reconnect, and when another process
+    is gone, every waiter of the process is woken and reads the store again;
+- a process that knows that no other listens (`others` False) sends nothing. A process that begins to listen announces
+    itself, and a process that receives anything from another sends again.
 
-LISTEN needs a session of its own, which a pooler that pools transactions does not give: then `listen_url` may be the
-database's own address. Where there is none, nothing is heard, and everybody is woken every RECHECK_S to look at the
-store.
+LISTEN needs a session of its own, which a pooler in transaction mode does not give: then `listen_url` may be the
+database's own address. Without one, nothing is received, and every waiter is woken every RECHECK_S to check the store.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 CHANNEL = "whistlestop"
 HELLO_TOPIC = "hello"
-"""Another process began to listen."""
+"""The topic by which a process announces that it listens."""
 
 PAYLOAD_BYTES = 7900
 """Postgres takes less than 8000."""
@@ -46,22 +45,22 @@ PAYLOAD_BYTES = 7900
 _DIGEST_BYTES = 9
 _FLUSH_S = 1.0
 _QUIET_NS = 30_000_000_000
-"""One that was heard this recently may be about to join."""
+"""A process heard from this recently may be about to join the cluster."""
 MOST_RECONNECT_S = 5.0
 RECHECK_S = 2.0
-"""Between two looks at the store, where other processes can't be heard."""
+"""Seconds between two checks of the store where notifications can't be received."""
 
 _HEARD_S = 2.0
-"""How long one's own hint may take to come back."""
+"""How long the process's own test notification may take to come back."""
 
 LOOK_S = 20.0
-"""Of hearing nothing, until the server is asked whether it is still there."""
+"""Seconds of silence after which the server is asked whether it is still there."""
 
 log = logging.getLogger(__name__)
 
 
 class PostgresNotifier:
-    """A whistlestop.common.notify.Notifier. Hints go within the process alone until `start`; `close` it at the end."""
+    """A whistlestop.common.notify.Notifier. It notifies only within the process until `start`; `close` ends it."""
 
     def __init__(self, url: str, clock: Clock, channel: str = CHANNEL, *, listen_url: str = "") -> None:
         self._url = url
@@ -71,10 +70,10 @@ class PostgresNotifier:
         self._local = LocalNotifier(clock)
         self._me = secrets.token_urlsafe(6)
         self.others = True
-        """Other processes may be listening."""
+        """Whether other processes may be listening."""
         self._heard_ns = 0
         self._deaf = False
-        """Nobody else can be heard."""
+        """Whether notifications of other processes can't be received."""
         self._outbox: set[str] = set()
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
@@ -94,16 +93,16 @@ class PostgresNotifier:
         return self._local.subscribe(*[digest(topic) for topic in topics])
 
     def nobody_else(self) -> None:
-        """The members of the cluster say so: send nothing until another process is heard of."""
+        """Stop sending until another process is heard from: the cluster's members show no other listener."""
         if not self._deaf and self._clock.steady_ns() - self._heard_ns > _QUIET_NS:
             self.others = False
 
     def wake_everybody(self) -> None:
-        """Hints may have been lost: whoever waits in this process looks at the store."""
+        """Wake every waiter of this process to check the store, because notifications may have been lost."""
         self._local.publish(list(self._local.audience), elsewhere=True)
 
     async def start(self) -> None:
-        """Connect in the background; returns when it listens, or after a few seconds without."""
+        """Connect in the background; return once it listens, or after a few seconds without."""
         self._tasks = [
             asyncio.create_task(self._keep("hints heard", self._listen_url, self._listen), name="postgres-listen"),
             asyncio.create_task(self._keep("hints sent", self._url, self._send), name="postgres-notify"),
@@ -115,7 +114,7 @@ class PostgresNotifier:
             return
 
     async def close(self) -> None:
-        """Send what is on its way, as far as that goes quickly, and let go of the connections."""
+        """Send what is in flight, if that takes no longer than _FLUSH_S, and close the connections."""
         if self._tasks:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FLUSH_S):
@@ -126,7 +125,7 @@ class PostgresNotifier:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep(self, name: str, url: str, work: Callable[[AsyncConnection[Any]], Awaitable[None]]) -> None:
-        """Run `work` on a connection of its own, and again on another when it breaks."""
+        """Run `work` on a connection of its own, and again on a new one when that breaks."""
         loop = Loop(name, self._clock, most_pause_s=MOST_RECONNECT_S)
 
         async def turn() -> None:
@@ -145,7 +144,7 @@ class PostgresNotifier:
         if await is_pooled(connection) and not await self._is_heard(connection):
             await self._recheck()
         await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, f"{self._me} {digest(HELLO_TOPIC)}"))
-        # Nobody knows what was said while nobody listened.
+        # Notifications sent before LISTEN took effect were missed.
         self.wake_everybody()
         self._listening.set()
         while True:
@@ -155,11 +154,11 @@ class PostgresNotifier:
                     self.others = True
                     self._heard_ns = self._clock.steady_ns()
                     self._local.publish(digests.split(" "), elsewhere=True)
-            # Silence may be that of a connection which nobody has at the other end.
+            # The silence may be that of a connection whose other end is gone.
             await ask(connection)
 
     async def _is_heard(self, connection: AsyncConnection[Any]) -> bool:
-        """Whether a hint that is sent on another connection comes to this one: a pooler may pool sessions."""
+        """Return whether a notification sent on another connection arrives on this one: a pooler may pool sessions."""
         hello = f"{self._me} {digest(HELLO_TOPIC)}"
         async with await AsyncConnection.connect(
             conninfo(self._listen_url), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
@@ -173,8 +172,8 @@ class PostgresNotifier:
 
     async def _recheck(self) -> None:
         log.warning(
-            "a pooler in transaction mode stands before the database, so hints of other processes are not heard: "
-            "what waits here looks every %g s (--database-listen-url with the database's own address is quicker)",
+            "behind a pooler in transaction mode, notifications of other processes are not received: "
+            "waiting calls check the store every %g s (faster: --database-listen-url with the database's own address)",
             RECHECK_S,
         )
         self._deaf = self.others = True
@@ -193,7 +192,7 @@ class PostgresNotifier:
                     with answers_within(SILENT_S, connection):
                         await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, payload))
             except BaseException:
-                # On the next connection: a hint that comes twice wakes somebody for nothing.
+                # Send them on the next connection: a repeated notification only causes an unnecessary check.
                 self._outbox |= batch
                 self._wake.set()
                 raise
@@ -202,18 +201,18 @@ class PostgresNotifier:
 
 
 async def ask(connection: AsyncConnection[Any]) -> None:
-    """Raise OperationalError when the server does not answer."""
+    """Make a round trip. Raise OperationalError when the server does not answer."""
     with answers_within(SILENT_S, connection):
         await connection.execute("SELECT 1")
 
 
 def digest(topic: str) -> str:
-    """A topic as it travels: 12 characters."""
+    """Return the topic's digest of 12 characters, which is sent in its place."""
     return urlsafe_b64encode(blake2b(topic.encode(), digest_size=_DIGEST_BYTES).digest()).decode()
 
 
 def payloads(sender: str, digests: Iterable[str]) -> list[str]:
-    """As few payloads as hold them all."""
+    """Return as few payloads as hold all digests."""
     found: list[str] = []
     line = sender
     for item in digests:

@@ -1,4 +1,4 @@
-"""Queries and their answers."""
+"""Queries and their answers on Postgres."""
 
 from __future__ import annotations
 

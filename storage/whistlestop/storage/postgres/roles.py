@@ -1,7 +1,7 @@
-"""A role of the database that owns its schema and nothing else: what a server or function needs, and no more.
+"""Create a database role that owns its schema and nothing else: all that a server or function needs.
 
-With it, whoever gets hold of the connection can do what Whistlestop can do to its own tables. Other schemas, roles,
-databases, files and extensions are out of reach.
+An attacker who gets hold of the role's connection can do to Whistlestop's tables what Whistlestop can. Other schemas,
+roles, databases, files and extensions are out of reach.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
 async def create_role(url: str, name: str, *, password: str = "", iam: bool = False) -> None:
-    """Make the role and its schema of the same name, or bring what is there up to this; `url` is an administrator's.
+    """Create the role and a schema of the same name, or adjust existing ones; `url` connects as an administrator.
 
-    With `iam` the role signs in by tokens of RDS or Aurora instead of a password. Raises CannotOpen.
+    With `iam` the role signs in with tokens of RDS or Aurora instead of a password. Raise CannotOpen.
     """
     if not NAME.fullmatch(name):
         raise CannotOpen(f'"{name}" can\'t be the name of a role: expected a-z, 0-9 and _, and no digit at first')
@@ -45,12 +45,12 @@ async def _create(connection: AsyncConnection[Any], name: str, password: str, *,
     if found is None:
         await connection.execute(sql.SQL("CREATE ROLE {} {}").format(role, options))
     if password:
-        # The verifier alone is sent, so the password is in no log of the database.
+        # Only the verifier is sent, so the password is in no log of the database.
         verifier = connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
         await connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, sql.Literal(verifier)))
     if iam:
         await connection.execute(sql.SQL("GRANT rds_iam TO {}").format(role))
-    # Whoever makes a schema for a role has to be a member of it, and may then migrate as the role.
+    # The creator of a schema for a role has to be a member of it, and may then migrate as the role.
     await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
     await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}").format(role, role))
     database = sql.Identifier(connection.info.dbname)
@@ -58,13 +58,13 @@ async def _create(connection: AsyncConnection[Any], name: str, password: str, *,
     await connection.execute(statement.format(role, database, role))
     try:
         async with connection.transaction():
-            # Before Postgres 15, everybody may make tables there.
+            # Before Postgres 15, everybody may create tables there.
             await connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     except errors.InsufficientPrivilege:
         return
 
 
 def as_role(url: str, name: str) -> str:
-    """The administrator's URL, for a session that acts as the role: what it makes is the role's."""
+    """Return the administrator's URL for a session that acts as the role, which then owns what it creates."""
     options = quote(f"-c role={name} -c search_path={name}", safe="")
     return f"{url}{'&' if urlsplit(url).query else '?'}options={options}"

@@ -21,10 +21,10 @@ VERSION_TABLES = (
     "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL)",
 )
-"""The first is what release 0.1.0 reads."""
+"""Release 0.1.0 reads only the first."""
 
 LOCK_MS = 1000
-"""How long a migration waits for a table that is in use, before it lets others go first."""
+"""How long, in milliseconds, a migration waits for a table in use before it lets other sessions go first."""
 LOCK_ATTEMPTS = 30
 
 _TABLES_THERE = (
@@ -35,25 +35,25 @@ _TABLES_THERE = (
 
 @cache
 def migrations() -> list[Migration]:
-    """Return all that this code knows, in order."""
+    """Return all migrations of this release, in order."""
     return load(__package__)
 
 
 def statements(sql: str, *, dsql: bool = False) -> list[str]:
-    """Split a migration, and render it for Aurora DSQL if asked."""
+    """Split a migration into statements, and rewrite them for Aurora DSQL if asked."""
     if dsql:
-        # It collates by "C" alone, its indexes ascend, and it builds them while the table is in use.
+        # DSQL collates only by "C", has only ascending indexes, and builds them while the table is in use.
         for ours, its in ((' COLLATE "C"', ""), (" DESC", ""), ("CREATE INDEX ", "CREATE INDEX ASYNC ")):
             sql = sql.replace(ours, its)
     return split(sql)
 
 
 async def applied(db: AsyncConnection[Any]) -> Applied:
-    """Return what the database remembers."""
+    """Return the migrations that the database has recorded; none for a fresh database."""
     tables = {row[0] for row in await (await db.execute(_TABLES_THERE)).fetchall()}
     oldest = await _oldest(db) if "schema_version" in tables else 0
     rows = []
-    if "schema_migrations" in tables:  # release 0.1.0 makes none
+    if "schema_migrations" in tables:  # release 0.1.0 does not create it
         rows = await (await db.execute("SELECT version FROM schema_migrations")).fetchall()
     return Applied(frozenset(range(1, min(oldest, BASELINE) + 1)) | {row[0] for row in rows}, oldest)
 
@@ -69,7 +69,7 @@ async def status(db: AsyncConnection[Any]) -> SchemaStatus:
 
 
 async def refuse_newer(db: AsyncConnection[Any]) -> None:
-    """Raise SchemaMismatch for a database that a later release changed beyond what this one can serve."""
+    """Raise SchemaMismatch for a database that a later release changed so that this one can't serve it."""
     with suppress(UndefinedTable):  # a fresh one
         refuse("the database", migrations(), await _oldest(db))
 
@@ -78,7 +78,7 @@ async def migrate(db: AsyncConnection[Any], *, contract: bool = False) -> list[s
     """Apply what is missing on a connection in autocommit mode; return the names of what was applied."""
     dsql = await _is_dsql(db)
     for table in VERSION_TABLES:
-        # Postgres's IF NOT EXISTS does not bear a rival.
+        # Postgres's IF NOT EXISTS still fails when another session creates the table at the same time.
         with suppress(UniqueViolation, DuplicateTable, DuplicateObject):
             await db.execute(table.encode())
     await refuse_newer(db)
@@ -98,10 +98,10 @@ async def _is_dsql(db: AsyncConnection[Any]) -> bool:
 
 
 async def _apply(db: AsyncConnection[Any], migration: Migration) -> bool:
-    """Apply in one transaction. Others who migrate at the same time wait for the lock and then find it done.
+    """Apply one migration in a transaction; return False when another process has applied it meanwhile.
 
-    A change of a table waits for those who read it, and everybody else waits behind it: so it waits for a moment only,
-    and comes again.
+    A change of a table waits for its readers, and all others queue up behind it: so it waits only LOCK_MS at a time,
+    and retries. Raise LockNotAvailable after LOCK_ATTEMPTS.
     """
     for attempt in range(1, LOCK_ATTEMPTS + 1):
         try:
@@ -116,14 +116,14 @@ async def _apply(db: AsyncConnection[Any], migration: Migration) -> bool:
         except LockNotAvailable:
             if attempt == LOCK_ATTEMPTS:
                 raise
-            await asyncio.sleep(LOCK_MS / 1000)  # for those who queued up behind it
+            await asyncio.sleep(LOCK_MS / 1000)  # for the sessions that queued up behind it
         else:
             break
     return True
 
 
 async def _apply_one_by_one(db: AsyncConnection[Any], migration: Migration) -> None:
-    """Aurora DSQL takes one DDL statement per transaction: so each tolerates having been run before."""
+    """Apply the statements one by one, each safe to repeat: Aurora DSQL takes one DDL statement per transaction."""
     for statement in statements(migration.sql, dsql=True):
         for ours, guarded in (
             ("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS "),

@@ -1,4 +1,4 @@
-"""The store over one Postgres database."""
+"""The store on one Postgres database."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class PostgresStore(
 ):
     """See whistlestop.storage.interface.Store.
 
-    `password` is asked for each connection, where the URL has none: tokens hold for a while.
-    `prepare=False` keeps no prepared statements: for poolers that hand a server connection on after each transaction.
-    By default `open` asks whether a pooler answers.
-    `open` takes a fresh or older database too, so that `migrate` can follow; it refuses a newer one.
+    `password` is called for each connection when the URL has none: it returns tokens that are valid for a while. With
+    `prepare` False no prepared statements are kept, for poolers that pass on a server connection after each
+    transaction; by default `open` finds out whether there is such a pooler. `open` accepts a fresh or older database
+    too, so that `migrate` can follow; it refuses a newer one.
     """
 
     def __init__(
         self, url: str, *, pool_size: int = 8, prepare: bool | None = None, password: Callable[[], str] | None = None
     ) -> None:
         self.url = url
-        # Aurora DSQL is not known to take SET LOCAL: there, a statement ends by being cancelled alone.
+        # Aurora DSQL is not known to accept SET LOCAL: there, only a cancellation ends a statement.
         self._has_timeouts = ".dsql." not in url
         self._password = password
         self._pool_size = pool_size
@@ -69,7 +69,7 @@ class PostgresStore(
             await pool.close()
             raise
         self._pool = pool
-        # Half of the connections at most, so that reads never wait for writes alone.
+        # At most half of the connections, so that reads never have to wait for writes.
         self._writer = TransitionWriter(pool, max(1, min(4, self._pool_size // 2)))
 
     async def close(self) -> None:
@@ -109,7 +109,7 @@ class PostgresStore(
         return await notes_set_aside(self._with_marks, limit)
 
     async def table_counts(self, limit: int) -> dict[str, int]:
-        """Rows by table, each counted up to `limit`."""
+        """Return the number of rows of each table, each counted up to `limit`."""
         return await table_counts(self._with_marks, limit)
 
     async def _with_marks(self, sql: str, parameters: Sequence[Any]) -> list[Any]:

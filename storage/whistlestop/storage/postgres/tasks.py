@@ -1,4 +1,4 @@
-"""Task queues: what waits for a poller, and who polls."""
+"""Task queues, their tasks and their pollers on Postgres."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ _SET_POLLER = (
     " last_access_ns = excluded.last_access_ns, expires_ns = excluded.expires_ns, data = excluded.data"
     " WHERE excluded.last_access_ns >= task_queue_pollers.last_access_ns"
 )
-# Sticky queues come and go with their workers: whoever polls sweeps up some of what the gone ones left. (Not rows that
+# Sticky queues come and go with their workers: each poll deletes some rows of pollers that are gone. (Not rows that
 # the same statement writes.)
 _SWEEP_POLLERS = (
     "DELETE FROM task_queue_pollers WHERE (namespace_id, task_queue, task_type, identity) IN"
     " (SELECT namespace_id, task_queue, task_type, identity FROM task_queue_pollers"
     " WHERE expires_ns <= {now} AND identity <> ALL ({identities}) LIMIT 100)"
 )
-# One step of the index per level, however long each is.
+# This takes one index step per level, whatever the number of tasks in it.
 _LIST_BY_LEVEL = f"""
 WITH RECURSIVE levels (level, number) AS (
     SELECT min(priority), CAST(1 AS BIGINT) FROM tasks WHERE {_QUEUE} AND priority > $4
@@ -126,7 +126,7 @@ class PostgresTasks(PostgresBase):
         await self._run(f"DELETE FROM tasks WHERE ({names}) IN (SELECT * FROM {relation})", statement.parameters)
 
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
-        # Ten steps at most, however many fairness keys there are.
+        # At most ten steps, however many fairness keys there are.
         queue = (namespace_id, task_queue, task_type)
         found: dict[int, Backlog] = {}
         last = FIRST
@@ -139,7 +139,7 @@ class PostgresTasks(PostgresBase):
     async def list_backlogged_queues(
         self, after: tuple[str, str, int] | None, limit: int
     ) -> list[tuple[str, str, int]]:
-        # One step of the index per queue, however long each is.
+        # This takes one index step per queue, whatever the number of tasks in it.
         found: list[tuple[str, str, int]] = []
         at = after or ("", "", -1)
         while len(found) < limit and (row := await self._one(_NEXT_QUEUE, at)) is not None:
@@ -173,7 +173,7 @@ class PostgresTasks(PostgresBase):
     async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None:
         if not pollers:
             return
-        # By key: two servers that write the same pollers then do not wait for each other in a circle.
+        # Sorted by key, so that two servers that write the same pollers do not deadlock.
         rows = sorted(
             (p.namespace_id, p.task_queue, p.task_type, p.identity, p.last_access_ns, p.expires_ns, p.data)
             for p in pollers

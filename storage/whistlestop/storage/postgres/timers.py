@@ -1,4 +1,4 @@
-"""Timer rows and the outbox of transfer tasks, by ranges of slots."""
+"""Timer rows and transfer tasks by ranges of slots, on Postgres."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from whistlestop.storage.records import ExecutionKey, TimerTask, TransferTask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Answered from the index timer_tasks_due alone, in its order.
+# Only the index timer_tasks_due is read, in its order.
 _TIMERS = "SELECT kind, shard_id, namespace_id, workflow_id, run_id, fire_at_ns, data FROM timer_tasks"
 _IN_RANGE = "AND shard_id >= $2 AND shard_id < $3 ORDER BY fire_at_ns, shard_id LIMIT $4"
 _ANYTHING_DUE = (

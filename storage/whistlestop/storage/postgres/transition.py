@@ -1,14 +1,13 @@
-"""One transition as one statement.
+"""Write one transition as one statement.
 
-Everything that is written hangs on the common table expression `ok`, which gives its one row only if every condition
-holds. Three shapes of it:
+Every write depends on the common table expression `ok`, which returns its one row only if all conditions hold. It has
+three shapes:
 
-  step     one write, no current row: `ok` is the compare-and-set itself
-  start    a new run that expects no current row: `ok` is the insert of the current row
-  general  anything else: rows are locked and looked at, and `ok` compares
+step     one write, no current row: `ok` is the compare-and-set itself start    a new run that expects no current row:
+`ok` is the insert of the current row general  anything else: rows are locked and read, and `ok` compares them
 
-Where a row must not exist, the general shape relies on the primary key: a rival who was faster makes the statement
-fail as a whole with a unique violation, and `conflict_of` says which condition that was.
+Where a row must not exist, the general shape relies on the primary key: if another writer was faster, the whole
+statement fails with a unique violation, and `conflict_of` tells which condition that was.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     )
 
 _OK = "EXISTS (SELECT 1 FROM ok)"
-# Functions have no port. A row of a server that died is believed until it expires: then somebody is told for nothing.
+# Functions have no port. The row of a server that died counts until it expires, which costs a needless notification.
 _SERVERS = (
     "EXISTS (SELECT 1 FROM cluster_membership WHERE rpc_port > 0"
     " AND expires_ns > CAST(extract(epoch FROM clock_timestamp()) * 1000000000 AS BIGINT))"
@@ -99,23 +98,23 @@ _SET_VISIBILITY = "ON CONFLICT (namespace_id, run_id) DO UPDATE SET " + ", ".joi
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A statement ready to be sent, and how to read the one row that it gives."""
+    """A statement that is ready to be sent, and how to read the one row that it returns."""
 
     sql: bytes
     parameters: list[Any]
     transition: Transition
     locked: bool
-    """The row holds what was found of each execution and current row, behind the verdict."""
+    """Whether the row holds, after the verdict, what was found of each execution and current row."""
     wakes: bool = False
-    """At its end, the row holds the names of wake queues."""
+    """Whether the row ends with the names of wake queues."""
 
     def verdict(self, row: Sequence[Any]) -> VersionConflict | CurrentConflict | None:
-        """None when all was written; else which condition failed."""
+        """Return None when everything was written; otherwise the conflict of the condition that failed."""
         if row[0]:
             return None
         writes = self.transition.writes
         if not self.locked:
-            # A start that failed: the caller reads who is current.
+            # A start failed: the caller reads which run is current.
             return CurrentConflict(None) if writes[0].current else VersionConflict(writes[0].key)
         found = iter(row[1:])
         for write in writes:
@@ -129,7 +128,7 @@ class Prepared:
 
 
 def prepare(transition: Transition, outreach: Outreach | None = None) -> Prepared:
-    """The statement of a transition."""
+    """Return the statement of a transition. Raise StorageError when it writes a run twice."""
     writes = transition.writes
     statement = Statement()
     chunks: list[tuple[str, str, int, bytes]] = []
@@ -161,10 +160,10 @@ def prepare(transition: Transition, outreach: Outreach | None = None) -> Prepare
 
 
 def reach(statement: Statement, outreach: Outreach, tasks: Sequence[MatchingTask], topics: Sequence[str]) -> str:
-    """More to select where `ok` is an expression: servers are hinted to, and last come the wake queues of tasks."""
+    """Return what else to select from `ok`: a notification of servers, and last the wake queues of the tasks."""
     select = ""
     if outreach.sender and topics:
-        # More than fits into one payload is left to be found by those who look now and then.
+        # What does not fit into one payload is found by the servers' periodic checks.
         payload = payloads(outreach.sender, dict.fromkeys(map(digest, topics)))[0]
         channel, text = statement.add(CHANNEL, payload).split(", ")
         select += f", (SELECT pg_notify({channel}, {text}) FROM ok WHERE {_SERVERS})"
@@ -179,7 +178,7 @@ def reach(statement: Statement, outreach: Outreach, tasks: Sequence[MatchingTask
 
 
 def conflict_of(constraint: str, transition: Transition) -> VersionConflict | CurrentConflict | None:
-    """Which condition a unique violation stands for; None for none of them."""
+    """Return the conflict that a unique violation of this constraint stands for; None for any other constraint."""
     if constraint == "executions_pkey":
         return VersionConflict(next(write.key for write in transition.writes if not write.expected_version))
     if constraint == "current_executions_pkey":
@@ -188,7 +187,7 @@ def conflict_of(constraint: str, transition: Transition) -> VersionConflict | Cu
 
 
 def current_of(transition: Transition) -> tuple[str, str]:
-    """Namespace and workflow id of the current row that the transition expects."""
+    """Return namespace id and workflow id of the current row that the transition expects."""
     current = next(write.current.current for write in transition.writes if write.current is not None)
     return current.namespace_id, current.workflow_id
 
@@ -226,7 +225,7 @@ def _start(statement: Statement, write: ExecutionWrite, chunks: list[tuple[str, 
 def _general(
     statement: Statement, writes: Sequence[ExecutionWrite], chunks: list[tuple[str, str, int, bytes]]
 ) -> str:
-    """Lock, compare, write executions and current rows; what to select of what was found."""
+    """Lock, compare and write executions and current rows; return what to select of the rows found."""
     conditions, found = [], ""
     last: dict[tuple[str, str], CurrentExecution] = {}
     free: set[tuple[str, str]] = set()
@@ -281,7 +280,7 @@ def _key(statement: Statement, key: ExecutionKey) -> str:
 def _execution(
     statement: Statement, name: str, write: ExecutionWrite, chunks: list[tuple[str, str, int, bytes]], *, guarded: bool
 ) -> None:
-    """The row itself: hanging on `ok`, or (not guarded) being `ok`."""
+    """Add the write of the execution's row: if `guarded` it depends on `ok`, otherwise it is `ok`."""
     key = write.key
     state, more = split(write.state)
     chunks += [("execution", execution_owner(key), part, data) for part, data in enumerate(more, 1)]
@@ -311,7 +310,7 @@ def _execution(
 def _belongings(
     statement: Statement, n: int, write: ExecutionWrite, chunks: list[tuple[str, str, int, bytes]]
 ) -> None:
-    """What comes with one run: history, tasks, timers, visibility, transfers, forks."""
+    """Add the writes of what belongs to one run: history, tasks, timers, visibility, transfer tasks, forks."""
     namespace_id, run_id = write.key.namespace_id, write.key.run_id
     branch_id = write.branch_id or run_id
     if write.history:
@@ -330,7 +329,8 @@ def _belongings(
             f" AND priority = {where[3]} AND task_id = {where[4]} AND {_OK}",
         )
     if write.tasks_added:
-        # Another process may have drawn the same id: its row must stay, and this commit fail (and be decided again).
+        # Another process may have drawn the same id: its row must stay, and this commit must fail (and be decided
+        # again).
         statement.insert(f"t{n}", TASK, TASK_TYPES, [task_row(task) for task in write.tasks_added])
     timers = [timer_row(timer) for timer in (write.timer, write.retention_timer) if timer is not None]
     if timers:
@@ -387,7 +387,7 @@ def _answers(
         data, more = split(answer)
         statement.expression(f"q{n}", set_answer(statement, query_id, key, data, len(more), _OK))
         if more:
-            # Parts of an answer that is not taken must not replace those of one that was.
+            # Chunks of an answer that is rejected must not replace those of one that was stored.
             parts = [("answer", query_id, part, piece) for part, piece in enumerate(more, 1)]
             rows = statement.rows(CHUNK_TYPES, parts)
             statement.expression(
@@ -398,7 +398,7 @@ def _answers(
 def set_answer(
     statement: Statement, query_id: str, key: ExecutionKey, first_part: bytes, more: int, condition: str = "true"
 ) -> str:
-    """The update that answers a query of that run; it returns a row if the answer was taken."""
+    """Return the update that answers a query of that run; it returns a row if the answer was stored."""
     places = statement.add(first_part, more, query_id, key.namespace_id, key.workflow_id, key.run_id).split(", ")
     place, parts, name, namespace_id, workflow_id, run_id = places
     return (
@@ -409,17 +409,17 @@ def set_answer(
 
 
 def execution_owner(key: ExecutionKey) -> str:
-    """The owner of a state's chunks."""
+    """Return the owner of a state's chunks."""
     return f"{key.namespace_id}/{key.run_id}/{key.workflow_id}"
 
 
 def node_owner(namespace_id: str, branch_id: str, node_id: int) -> str:
-    """The owner of a history batch's chunks."""
+    """Return the owner of a history batch's chunks."""
     return f"{namespace_id}/{branch_id}/{node_id}"
 
 
 def transfer_owner(transfer: TransferTask) -> str:
-    """The owner of a transfer task's chunks."""
+    """Return the owner of a transfer task's chunks."""
     return f"{transfer.slot}/{transfer.task_id}"
 
 
@@ -431,7 +431,7 @@ def _current_row(row: CurrentExecution) -> tuple[Any, ...]:
 
 
 def task_row(task: MatchingTask) -> tuple[Any, ...]:
-    """Values for TASK."""
+    """Return the values of the columns in TASK."""
     key = task.key
     return (
         key.namespace_id, key.task_queue, key.task_type, key.priority, key.task_id, task.workflow_id, task.run_id,
@@ -440,7 +440,7 @@ def task_row(task: MatchingTask) -> tuple[Any, ...]:
 
 
 def timer_row(timer: TimerTask) -> tuple[Any, ...]:
-    """Values for TIMER."""
+    """Return the values of the columns in TIMER."""
     key = timer.key
     return (key.namespace_id, key.run_id, key.workflow_id, timer.kind, timer.fire_at_ns, timer.slot, timer.data)
 

@@ -1,4 +1,4 @@
-"""Lists and counts of runs."""
+"""List and count runs on Postgres."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _COLUMNS = ", ".join(VISIBILITY_COLUMNS)
 
 MOST_MEMO_BYTES = 16 * 1024 * 1024
-"""Of memos in chunks in one page: a page of a thousand runs could be gigabytes."""
+"""The maximum of chunked memos in one page, since those of a thousand runs could take gigabytes."""
 
 
 class PostgresVisibility(PostgresBase):
@@ -55,7 +55,7 @@ class PostgresVisibility(PostgresBase):
         return found, PageKey(last.close_time_us, last.start_time_us, last.key.run_id).token()
 
     async def _fill_long_memos(self, rows: list[VisibilityRow]) -> bool:
-        """Read the memos that stand in chunks; tell whether the page ends early because they are too much at once."""
+        """Read the memos that are in chunks; cut `rows` where they get too large and return whether it was cut."""
         read = 0
         for n, row in enumerate(rows):
             parts = memo_parts(row.memo)

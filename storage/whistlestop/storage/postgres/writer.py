@@ -1,7 +1,7 @@
-"""Transitions share commits: those that are ready go through one connection, in one pipeline, as one transaction.
+"""Group transitions into shared commits: those ready go through one connection, in a pipeline, as one transaction.
 
-A transition whose conditions fail writes nothing and stops none of the others, since its statement is all or nothing
-by itself. A statement that fails outright (a unique violation, a deadlock) takes the transaction with it: then each
+A transition whose conditions fail writes nothing and does not affect the others, since its statement is all or nothing
+by itself. A statement that raises an error (a unique violation, a deadlock) aborts the whole transaction: then each
 transition is run again on its own.
 """
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     Outcome: TypeAlias = StorageError | Sequence[Any]
 
 GROUP_LIMIT = 32
-"""Transitions of one commit."""
+"""The maximum number of transitions in one commit."""
 
 WORTH_A_LANE = 4
-"""Transitions that must wait before another connection is put to work: fewer are better off in the next group."""
+"""How many transitions must wait before another connection is used: fewer are better off in the next group."""
 
 
 class TransitionWriter:
-    """Up to `lanes` commits are under way at once; meanwhile the next group gathers."""
+    """Run up to `lanes` commits at once, while the next group gathers."""
 
     def __init__(self, pool: Pool, lanes: int) -> None:
         self._pool = pool
@@ -46,7 +46,7 @@ class TransitionWriter:
         """Commits so far; fewer than transitions when groups form."""
 
     async def commit(self, prepared: Prepared) -> Sequence[Any]:
-        """Write the transition; the row that its statement gives. Raises what its condition says."""
+        """Write the transition; return the row of its statement. Raise the conflict of a condition that failed."""
         if self._closed:
             raise Unavailable("the store is closed")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -65,12 +65,12 @@ class TransitionWriter:
         try:
             await self._drain_pending()
         finally:
-            self._running -= 1  # In the very turn that saw nothing pending, or the next one would be forgotten.
+            self._running -= 1  # In the same turn that saw nothing pending, or the next one would never be written.
 
     async def _drain_pending(self) -> None:
         while self._pending:
             group, self._pending = self._pending[:GROUP_LIMIT], self._pending[GROUP_LIMIT:]
-            # One order for all: two groups that meet on two rows do not wait for each other in a circle.
+            # All groups are sorted alike, so that two groups with two rows in common do not deadlock.
             group.sort(key=_first_key)
             try:
                 outcomes: list[Outcome] = await self._write([prepared for prepared, _ in group])
@@ -85,7 +85,7 @@ class TransitionWriter:
             try:
                 return await self._together(group)
             except (errors.IntegrityError, errors.TransactionRollback):
-                pass  # Rolled back for the sake of one of them.
+                pass  # One of them failed and rolled back all.
             except Exception as error:  # noqa: BLE001 - what one of them can't be encoded by is no fault of the others
                 if isinstance(error, EXPECTED) and not is_permanent(error):
                     return [translate(error)] * len(group)
@@ -129,7 +129,7 @@ class TransitionWriter:
             await pause(attempt)
 
     async def close(self) -> None:
-        """Finish what was taken on."""
+        """Finish the writes that were accepted."""
         self._closed = True
         while self._tasks:
             await asyncio.wait(set(self._tasks))

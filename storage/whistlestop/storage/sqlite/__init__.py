@@ -1,4 +1,4 @@
-"""The store over the standard library's sqlite3: WAL, one writer, group commit."""
+"""The store on the standard library's sqlite3: WAL, one writer, group commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of the SQLite store share: how to read, and how to write."""
+"""What the parts of the SQLite store share: how to read and how to write."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ T = TypeVar("T")
 SLOW_THREADS = 2
 LONGEST_HOLD_S = 5.0
 WATCHED_OPERATIONS = 50_000
-"""Steps of SQLite's virtual machine after which a long read looks whether it is still wanted."""
+"""Steps of SQLite's virtual machine after which a long read checks whether its result is still wanted."""
 
 INLINE_OPERATIONS = 100_000
-"""Steps of SQLite's virtual machine (some milliseconds) that a list may take before it moves to a thread."""
+"""Steps of SQLite's virtual machine (a few milliseconds) that a list may take on the event loop before it moves to a
+thread."""
 
 
 class Writer(Protocol):
-    """Runs jobs in transactions."""
+    """Run jobs in transactions."""
 
     groups: int
 
@@ -40,16 +41,16 @@ class Writer(Protocol):
 
 
 class SqliteBase:
-    """Point reads run on the event loop (microseconds, on a connection of their own); writes go to the writer."""
+    """Run point reads on the event loop (microseconds, on a connection of their own); leave writes to the writer."""
 
     _reader: sqlite3.Cursor | None = None
     _lister: sqlite3.Connection | None = None
     _slow: queue.SimpleQueue[sqlite3.Connection] | None = None
-    """Connections for long reads: as many as there are threads for them."""
+    """Connections for long reads, one for each of their threads."""
     _slow_threads: ThreadPoolExecutor | None = None
     _writer: Writer | None = None
     outreach: Outreach | None = None
-    """Set in functions."""
+    """Set in functions only."""
 
     def _tell(self, wake_queues: Sequence[str]) -> None:
         if self.outreach is not None and self.outreach.wake is not None and wake_queues:
@@ -77,7 +78,7 @@ class SqliteBase:
     async def _list(
         self, sql: str, parameters: Sequence[Any], *, is_large: bool = False, within_s: float = LONGEST_READ_S
     ) -> list[Any]:
-        """A read that may be long: on the event loop as far as it is short, else on a thread."""
+        """Run a read that may be long: on the event loop while it is short, otherwise on a thread."""
         if self._lister is None:
             raise Unavailable("the store is not open")
         if not is_large:
@@ -100,10 +101,10 @@ class SqliteBase:
         return await self._in_thread(read, within_s)
 
     async def _in_thread(self, read: Callable[[sqlite3.Connection], T], within_s: float | None = None) -> T:
-        """A long read, on one of the connections that threads have for it.
+        """Run a long read on one of the connections that are reserved for it.
 
-        In memory there is one connection, and whoever reads for long holds up the others: on the spot, but not for
-        longer than LONGEST_HOLD_S.
+        A database in memory has only one connection, where a long read holds up all others: there it runs on the event
+        loop, but not longer than LONGEST_HOLD_S. Raise TimedOut after `within_s` seconds.
         """
         slow, threads = self._slow, self._slow_threads
         if slow is None:
@@ -133,12 +134,12 @@ class SqliteBase:
 
 
 def _is_undecodable(error: Exception) -> bool:
-    """A row holds text that is no UTF-8: damage, since nothing writes such."""
+    """Return whether a row holds text that is not UTF-8: it is damaged, since we never write such text."""
     return "decode to UTF-8" in str(error)
 
 
 def _damaged(db: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> list[Any]:
-    """The same rows, with a replacement character where text is damaged: the others must not go with it."""
+    """Return the same rows with replacement characters in damaged text, so that the other rows can be read."""
     db.text_factory = lambda data: data.decode("utf-8", "replace")
     try:
         return db.execute(sql, parameters).fetchall()
@@ -149,23 +150,23 @@ def _damaged(db: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> lis
 
 
 class _Watch:
-    """Stops a read when its time is over, or when nobody waits for it any more."""
+    """Stop a read after its time limit, or when its caller no longer waits."""
 
     def __init__(self, within_s: float | None) -> None:
         self._ends_s = None if within_s is None else time.monotonic() + within_s
         self._stopped = False
 
     def stop(self) -> None:
-        """From the event loop: the caller has gone away."""
+        """Stop the read. Called on the event loop when the caller was cancelled."""
         self._stopped = True
 
     @property
     def is_over(self) -> bool:
-        """Whether the read had to be stopped."""
+        """Whether the read has to stop, or was stopped."""
         return self._stopped or (self._ends_s is not None and time.monotonic() > self._ends_s)
 
     def read(self, db: sqlite3.Connection, read: Callable[[sqlite3.Connection], T]) -> T:
-        """Read, and look now and then."""
+        """Run `read`, checking every WATCHED_OPERATIONS steps whether to go on."""
         if self.is_over:
             raise sqlite3.OperationalError("interrupted")
         db.set_progress_handler(lambda: self.is_over, WATCHED_OPERATIONS)

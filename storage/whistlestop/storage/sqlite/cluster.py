@@ -1,4 +1,4 @@
-"""Namespaces, membership, range leases and the administrative queue."""
+"""Namespaces, membership, leases of slot ranges and the administrative queue on SQLite."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class SqliteCluster(SqliteBase):
                 " last_heartbeat_ns, expires_ns) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [astuple(member) for member in members],
             )
-            # Function instances never say goodbye: the living bury the long dead.
+            # Function instances are not told when they end, so other members delete rows that expired long ago.
             cursor.execute(
                 "DELETE FROM cluster_membership WHERE host_id IN"
                 " (SELECT host_id FROM cluster_membership WHERE expires_ns < ? LIMIT 100)",

@@ -1,4 +1,4 @@
-"""Opening SQLite files, and what its errors mean to callers."""
+"""Open SQLite files, and translate SQLite's errors."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ _PASSING = frozenset(
         sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_ABORT, sqlite3.SQLITE_CONSTRAINT,
     )
 )  # fmt: skip
-"""Result codes that may pass: others at work, a full disk, a rival who was faster."""
+"""Result codes of errors that may be temporary: locks, a full disk, another writer that was faster."""
 
 
 def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -> sqlite3.Connection:
-    """A connection in autocommit mode with our pragmas, then the caller's. Raises CannotOpen."""
+    """Return a connection in autocommit mode with our pragmas, then the caller's. Raise CannotOpen."""
     first = path != MEMORY and not read_only
     if first:
         file.check(path)
     try:
         if first:
-            # SQLite gives `-wal` and `-shm` the mode of the file.
+            # SQLite gives `-wal` and `-shm` the mode of the database file.
             private_files.make(path)
             private_files.warn_if_open("the database", path, f"{path}-wal")
     except OSError as error:
@@ -72,7 +72,7 @@ def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -
         if read_only:
             db.execute("PRAGMA query_only = ON")
         else:
-            # Nothing above need have touched the file; better to know now than at the first commit.
+            # So far the file may not have been written; a failure had better show now than at the first commit.
             db.execute("BEGIN IMMEDIATE")
             db.execute("ROLLBACK")
     except sqlite3.Error as error:
@@ -85,7 +85,7 @@ def connect(path: str, pragmas: Mapping[str, str], *, read_only: bool = False) -
 
 
 def _refuse_unknown(pragmas: Mapping[str, str], db: sqlite3.Connection) -> None:
-    """Raise CannotOpen for a pragma that this SQLite does not have: it ignores such a pragma in silence."""
+    """Raise CannotOpen for a pragma that this SQLite does not have, since SQLite ignores such a pragma silently."""
     known = {name for (name,) in db.execute("PRAGMA pragma_list")} if pragmas else set()
     for name in pragmas:
         if name.lower() not in known:
@@ -99,17 +99,17 @@ def _word(text: str) -> str:
 
 
 def translate(error: Exception) -> StorageError:
-    """What an unexpected error of sqlite3 is to callers."""
+    """Return the storage error for an unexpected error of sqlite3."""
     text = str(error)
     if "no such table" in text or "no such column" in text:
         return SchemaMismatch(f"the schema is older than this release ({text}): run `whistlestop db migrate`")
     if isinstance(error, (OverflowError, UnicodeError, sqlite3.DataError)):
         return Refused("a value that no store holds")
     if not isinstance(error, sqlite3.Error):
-        return StorageError(f"the database was not asked: {type(error).__name__}: {text}")
+        return StorageError(f"the statement was not run: {type(error).__name__}: {text}")
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
     if code == sqlite3.SQLITE_TOOBIG or (code == sqlite3.SQLITE_ERROR and "malformed JSON" in text):
         return Refused(f"a value that the database does not hold ({text})")
     if code in _PASSING:
-        return Unavailable(f"the database did not take it: {text}")
-    return PermanentError(f"the database refused it: {text}")
+        return Unavailable(f"the database did not run the statement: {text}")
+    return PermanentError(f"the database refused the statement: {text}")

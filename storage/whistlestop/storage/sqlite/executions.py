@@ -1,4 +1,4 @@
-"""Runs, which run is current, and their history."""
+"""Runs, their history and the current run of each workflow id on SQLite."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LIST_ALL = (
 _LIST_NAMESPACE = (
     f"{_EXECUTION} WHERE namespace_id = ? AND (workflow_id, run_id) > (?, ?) ORDER BY workflow_id, run_id LIMIT ?"
 )
-# The batch that holds the first wanted event starts at or before it.
+# The batch that holds the first wanted event starts at or before that event.
 _READ_NODES = (
     "SELECT node_id, next_event_id, data FROM history_node WHERE namespace_id = ? AND branch_id = ?"
     " AND node_id >= COALESCE((SELECT max(node_id) FROM history_node"
@@ -108,7 +108,7 @@ def _commit(transition: Transition, cursor: sqlite3.Cursor, *, reaches: bool) ->
 
 
 def _delete(key: ExecutionKey, cursor: sqlite3.Cursor) -> None:
-    """Remove the run; of the branches that only it held, those nodes that no fork needs."""
+    """Delete the run, and of the branches that only it held those nodes that no fork needs."""
     namespace_id, run_id = key.namespace_id, key.run_id
     run = (namespace_id, key.workflow_id, run_id)
     row = cursor.execute(f"SELECT branch_id FROM executions {_WHERE_RUN}", run).fetchone()
@@ -135,7 +135,7 @@ def _delete(key: ExecutionKey, cursor: sqlite3.Cursor) -> None:
 
 
 def _owned(cursor: sqlite3.Cursor, key: ExecutionKey, branch_id: str) -> bool:
-    """Whether a run is left that writes the branch: one named like it, or one that is indexed by its branch."""
+    """Return whether another run writes the branch: one of that run id, or one whose row names the branch."""
     named = cursor.execute(
         "SELECT 1 FROM executions WHERE namespace_id = ? AND workflow_id = ? AND run_id = ? AND branch_id = ?",
         (key.namespace_id, key.workflow_id, branch_id, branch_id),

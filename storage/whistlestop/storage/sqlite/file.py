@@ -1,14 +1,14 @@
-"""The database file itself: whether it is whole and ours before it is opened, and the marks by which that is known.
+"""Check that a database file is complete and ours before it is opened, and set the marks that tell so.
 
-SQLite keeps what was written last in FILE-wal. A copy, a move or a restore that takes one file without the other gives
-a database that opens, and has lost what was acknowledged. So the file carries marks in its header:
+SQLite keeps recent writes in FILE-wal. A copy, a move or a restore that takes one file without the other results in a
+database that opens but lacks acknowledged writes. So the file's header carries marks:
 
 - `application_id` says that it is ours;
 - `user_version` is a generation and a state. While a server writes, the file itself says IN_USE and the WAL says
-  COMPLETE (`seal`): whoever opens both sees COMPLETE, whoever has the file alone sees IN_USE. The generation grows with
-  each checkpoint, so a WAL beside a file of another time or place is noticed, too.
+  COMPLETE (`seal`): a reader of both sees COMPLETE, a reader of the file alone sees IN_USE. The generation grows with
+  each checkpoint, so a WAL that belongs to another file or time is noticed, too.
 
-Release 0.1.0 leaves both marks alone, and files that it made have none.
+Release 0.1.0 leaves both marks alone, and files that it created have none.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ _HEADER_BYTES = 100
 _WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 _INDEX_HEADER_BYTES = 20
 _LOOKS = 10
-"""At a file that other processes change meanwhile."""
+"""Attempts at checking a file that other processes change meanwhile."""
 _BACKUP = "use a copy made by `whistlestop db backup`, or one of the file and its -wal made while no server ran"
 
 
 class _Header(NamedTuple):
-    """What the first page tells."""
+    """The fields of the first page's header that are checked."""
 
     page_size: int
     pages: int
-    """0 where it does not say."""
+    """0 where the header does not tell."""
     application_id: int
     generation: int
     state: int
 
 
 def check(path: str) -> None:
-    """Raise CannotOpen for a file that is not whole, or not ours.
+    """Raise CannotOpen for a file that is incomplete or not ours.
 
-    To be called before SQLite opens the file in this process: closing it again drops SQLite's locks on it.
+    Call it before SQLite opens the file in this process: closing the file again would drop SQLite's locks on it.
 
-    The file and its WAL are read one after the other, and another process may move pages from one to the other, or
-    delete the WAL, in between. So a refusal stands only if the file's first bytes are what they were before the look.
+    The file and its WAL are read one after the other, and meanwhile another process may move pages from one to the
+    other or delete the WAL. So a refusal counts only if the file's header is the same before and after the check.
     """
     real = os.path.realpath(path)
     for looks_left in reversed(range(_LOOKS)):
@@ -75,7 +75,7 @@ def check(path: str) -> None:
 
 
 def _first_bytes(path: str) -> bytes:
-    """Return the header, in which each checkpoint changes something; empty when there is no file."""
+    """Return the file's header, which every checkpoint changes; empty when the file can't be read."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - bytes of a file, not of a path
             return file.read(_HEADER_BYTES)
@@ -95,7 +95,7 @@ def _check(path: str, real: str) -> None:
             )
         return
     if _has_journal(real):
-        # A crash has cut one of the first transactions short, before there was a WAL: SQLite takes it back.
+        # A crash interrupted one of the first transactions, before there was a WAL: SQLite rolls it back.
         return
     try:
         with open(real, "rb") as file:  # noqa: PTH123 - bytes of a file, not of a path
@@ -106,7 +106,7 @@ def _check(path: str, real: str) -> None:
     if header.application_id not in {0, APPLICATION_ID}:
         raise CannotOpen(f"{path} is a database of another program (application id {header.application_id:#x})")
     if generations and not _fits(header, generations):
-        # A crash may have left a frame of which only the beginning was written, over a page of the WAL's time before.
+        # A crash may have left a partly written frame over a page of the WAL's previous use.
         generations = _wal_generations(wal, whole=True)
     if generations is None:
         _check_alone(path, header, size, wal_is_there=os.path.lexists(wal))
@@ -117,7 +117,7 @@ def _check(path: str, real: str) -> None:
             "-shm files away if the database is to be used as it is, or put back the database that they belong to"
         )
     if size < header.pages * header.page_size or size % header.page_size:
-        # A checkpoint that a crash has cut short looks like that as well: then the WAL has what is missing.
+        # A checkpoint interrupted by a crash looks like this as well: then the WAL has what is missing.
         _check_pages(path, real)
 
 
@@ -130,7 +130,7 @@ def _has_journal(path: str) -> bool:
 
 
 def _check_pages(path: str, real: str) -> None:
-    """Look through all pages; on a connection that can't write, since another one would end the WAL when it closes."""
+    """Check all pages, on a read-only connection since any other would delete the WAL when it closes."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(real)}?mode=ro", uri=True)) as db:
             found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
@@ -141,14 +141,14 @@ def _check_pages(path: str, real: str) -> None:
 
 
 def settle(db: sqlite3.Connection) -> None:
-    """Note that the database is complete, where a crash or an error has cut `seal` short."""
+    """Mark the database as complete, if a crash or an error interrupted `seal`."""
     generation, state = _mark_of(db)
     if state == IN_USE:
         _put(db, generation, COMPLETE)
 
 
 def _check_alone(path: str, header: _Header, size: int, *, wal_is_there: bool) -> None:
-    """A database that has nothing in a WAL."""
+    """Check a database whose WAL holds nothing."""
     if header.pages and size < header.pages * header.page_size:
         raise CannotOpen(
             f"{path} is cut off, with {size} of {header.pages * header.page_size} bytes; {_BACKUP}"
@@ -162,7 +162,7 @@ def _check_alone(path: str, header: _Header, size: int, *, wal_is_there: bool) -
 
 
 def check_tables(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
-    """Raise CannotOpen for a database that has other tables than ours, or none although it is not new."""
+    """Raise CannotOpen for a database with tables of another program, or without tables although it is not new."""
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if "schema_version" in tables or (fresh and not tables):
         return
@@ -179,12 +179,12 @@ def check_tables(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
 
 
 def is_fresh(db: sqlite3.Connection) -> bool:
-    """Return whether there is nothing in the file, or nothing but what a crash has left of its first transaction."""
+    """Return whether the file is empty, or holds only what a crash has left of its first transaction."""
     return not db.execute("PRAGMA page_count").fetchone()[0]
 
 
 def claim(db: sqlite3.Connection) -> bool:
-    """Mark the database as ours; whether that changed it."""
+    """Mark the database as ours; return whether that changed it."""
     changed = False
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -196,12 +196,12 @@ def claim(db: sqlite3.Connection) -> bool:
 
 
 def renew(db: sqlite3.Connection) -> None:
-    """Give a database a generation of its own: no WAL of another one goes with it."""
+    """Give the database a random new generation, so that no WAL of another database fits it."""
     _put(db, 1 + secrets.randbelow(_MOST_GENERATION // 2), COMPLETE)
 
 
 def seal(db: sqlite3.Connection) -> None:
-    """Move what is in the WAL into the file, and leave the file marked as one that needs its WAL."""
+    """Move the content of the WAL into the file, and leave the file marked as one that needs its WAL."""
     generation = _mark_of(db)[0]
     if not generation:
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -211,15 +211,15 @@ def seal(db: sqlite3.Connection) -> None:
     try:
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     finally:
-        # What could not be moved still stands in the WAL.
+        # Pages that could not be moved are still in the WAL.
         _put(db, generation, COMPLETE)
 
 
 def frames_in_wal(path: str) -> int:
-    """Return how many pages the WAL of an open database holds; 0 where that cannot be told.
+    """Return the number of pages in the WAL of an open database; 0 when it can't be read.
 
-    Not the size of the WAL's file: SQLite writes it anew from its beginning after a checkpoint, and leaves it as long
-    as it was. The number stands in the index of the WAL (`mxFrame`, https://www.sqlite.org/walformat.html).
+    The size of the WAL's file does not tell: SQLite overwrites it from its beginning after a checkpoint and leaves its
+    length as it was. The number is in the index of the WAL (`mxFrame`, https://www.sqlite.org/walformat.html).
     """
     try:
         with open(f"{path}-shm", "rb", buffering=0) as index:  # noqa: PTH123 - some bytes, often
@@ -238,7 +238,7 @@ def _put(db: sqlite3.Connection, generation: int, state: int) -> None:
 
 
 class Identity:
-    """The file that was opened, to notice that another one has taken its name."""
+    """The identity of the file that was opened, to notice when another file has taken its name."""
 
     def __init__(self, path: str) -> None:
         self._path = os.path.realpath(path)
@@ -252,7 +252,7 @@ class Identity:
         return found.st_dev, found.st_ino
 
     def trouble(self) -> str:
-        """What happened to the file, in words; empty while it is where it was."""
+        """Return a message when the file was moved, deleted or replaced; empty while it is in its place."""
         now = self._now()
         if now == self._opened:
             return ""
@@ -286,10 +286,10 @@ def _fits(header: _Header, generations: set[int]) -> bool:
 
 
 def _wal_generations(path: str, *, whole: bool = False) -> set[int] | None:
-    """Return the generations of which a WAL tells; None when it holds no frame.
+    """Return the generations recorded in a WAL; None when it holds no frame.
 
-    `whole` goes by the checksums, as SQLite does, instead of by the salts alone, which takes a second for 64 MiB: a
-    frame that was not written as a whole, and what stands behind it, is none.
+    With `whole` frames are checked by their checksums, as SQLite does, instead of by the salts alone: that takes a
+    second for 64 MiB. An incomplete frame ends the WAL.
     """
     with open(path, "rb") as file:  # noqa: PTH123 - as above
         head = file.read(_WAL_HEADER_BYTES)
@@ -303,7 +303,10 @@ def _wal_generations(path: str, *, whole: bool = False) -> set[int] | None:
 
 
 class _Sums:
-    """The checksums of a WAL, each over all that stands before it (https://www.sqlite.org/fileformat2.html#walcksm)."""
+    """The running checksums of a WAL, each over all bytes before it.
+
+    See https://www.sqlite.org/fileformat2.html#walcksm.
+    """
 
     def __init__(self, head: bytes) -> None:
         self._swapped = (head[3] & 1 == 1) != (sys.byteorder == "big")
@@ -321,7 +324,7 @@ class _Sums:
         self._first, self._second = first, second
 
     def stand_in(self, data: bytes, offset: int) -> bool:
-        """Return whether these are the checksums that stand there."""
+        """Return whether the checksums at `offset` are the current ones."""
         return struct.unpack_from(">II", data, offset) == (self._first, self._second)
 
 

@@ -1,4 +1,4 @@
-"""Nexus endpoints."""
+"""Nexus endpoints on SQLite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queries and their answers."""
+"""Queries and their answers on SQLite."""
 
 from __future__ import annotations
 

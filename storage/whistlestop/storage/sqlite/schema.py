@@ -25,17 +25,17 @@ _VERSION_TABLES = (
     "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, name TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL)",
 )
-"""The first is what release 0.1.0 reads."""
+"""Release 0.1.0 reads only the first."""
 
 
 @cache
 def migrations() -> list[Migration]:
-    """Return all that this code knows, in order."""
+    """Return all migrations of this release, in order."""
     return load(__package__)
 
 
 def applied(db: sqlite3.Connection) -> Applied:
-    """Return what the database remembers."""
+    """Return the migrations that the database has recorded; none for a fresh database."""
     found = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'schema|_%' ESCAPE '|'")
     tables = {name for (name,) in found.fetchall()}
     if "schema_version" not in tables:
@@ -51,12 +51,12 @@ def status(db: sqlite3.Connection) -> SchemaStatus:
 
 
 def refuse_newer(db: sqlite3.Connection, path: str) -> None:
-    """Raise SchemaMismatch for a database that a later release changed beyond what this one can serve."""
+    """Raise SchemaMismatch for a database that a later release changed so that this one can't serve it."""
     refuse(path, migrations(), applied(db).oldest)
 
 
 def migrate(db: sqlite3.Connection, path: str, *, contract: bool = False) -> list[str]:
-    """Apply what is missing in one transaction; return the names of what was applied."""
+    """Apply the missing migrations in one transaction; return their names. Raise SchemaMismatch."""
     names: list[str] = []
     db.execute("BEGIN IMMEDIATE")
     try:

@@ -1,4 +1,4 @@
-"""The store over one SQLite file, or in memory."""
+"""The store on one SQLite file, or in memory."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 class SqliteStore(
     SqliteExecutions, SqliteTasks, SqliteTimers, SqliteQueries, SqliteVisibility, SqliteNexus, SqliteCluster
 ):
-    """See whistlestop.storage.interface.Store. `path` is a file or ":memory:"; `pragmas` come after our own.
+    """See whistlestop.storage.interface.Store. `path` is a file or ":memory:"; `pragmas` are applied after our own.
 
-    `open` takes a fresh or older database too, so that `migrate` can follow; it refuses a newer one.
+    `open` accepts a fresh or older database too, so that `migrate` can follow; it refuses a newer one.
     """
 
     def __init__(self, path: str, pragmas: Mapping[str, str] | None = None) -> None:
@@ -77,7 +77,7 @@ class SqliteStore(
             for db in (self._reader and self._reader.connection, self._lister, *slow):
                 if db is not None:
                     db.close()
-            # The last connection that closes moves the WAL into the file, and deletes it.
+            # The last connection to close moves the WAL into the file and deletes it.
             with suppress(sqlite3.Error):
                 file.settle(self._main)
         self._main.close()
@@ -88,7 +88,7 @@ class SqliteStore(
         try:
             applied = schema.migrate(main, self.path, contract=contract)
             if self.path != MEMORY and (file.claim(main) or applied):
-                # From here on the file itself is a database, whatever happens to its -wal.
+                # From here on the file by itself is a valid database, whatever happens to its -wal.
                 main.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
             raise translate(error) from error
@@ -127,7 +127,7 @@ class SqliteStore(
         return await notes_set_aside(self._slowly, limit)
 
     async def table_counts(self, limit: int) -> dict[str, int]:
-        """Rows by table, each counted up to `limit`."""
+        """Return the number of rows of each table, each counted up to `limit`."""
         return await table_counts(self._slowly, limit)
 
     async def _slowly(self, sql: str, parameters: Sequence[Any]) -> list[Any]:

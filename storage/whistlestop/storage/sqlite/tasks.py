@@ -1,4 +1,4 @@
-"""Task queues: what waits for a poller, and who polls."""
+"""Task queues, their tasks and their pollers on SQLite."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _PUT_POLLER = (
     " last_access_ns = excluded.last_access_ns, expires_ns = excluded.expires_ns, data = excluded.data"
     " WHERE excluded.last_access_ns >= task_queue_pollers.last_access_ns"
 )
-# Sticky queues come and go with their workers: whoever polls sweeps up some of what the gone ones left.
+# Sticky queues come and go with their workers: each poll deletes some rows of pollers that are gone.
 _SWEEP_POLLERS = (
     "DELETE FROM task_queue_pollers WHERE (namespace_id, task_queue, task_type, identity) IN"
     " (SELECT namespace_id, task_queue, task_type, identity FROM task_queue_pollers WHERE expires_ns <= ? LIMIT 100)"
@@ -78,7 +78,7 @@ class SqliteTasks(SqliteBase):
     async def list_tasks_by_level(
         self, namespace_id: str, task_queue: str, task_type: int, after: int, per_level: int, levels: int
     ) -> list[MatchingTask]:
-        # One step of the index per level, however long each is.
+        # This takes one index step per level, whatever the number of tasks in it.
         queue = (namespace_id, task_queue, task_type)
         found: list[MatchingTask] = []
         level = self._one(_NEXT_PRIORITY, (*queue, after))[0]
@@ -112,7 +112,7 @@ class SqliteTasks(SqliteBase):
         await self._write(run)
 
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
-        # Ten steps at most, however many fairness keys there are.
+        # At most ten steps, however many fairness keys there are.
         queue = (namespace_id, task_queue, task_type)
         found: dict[int, Backlog] = {}
         last = FIRST
@@ -125,7 +125,7 @@ class SqliteTasks(SqliteBase):
     async def list_backlogged_queues(
         self, after: tuple[str, str, int] | None, limit: int
     ) -> list[tuple[str, str, int]]:
-        # One step of the index per queue, however long each is.
+        # This takes one index step per queue, whatever the number of tasks in it.
         found: list[tuple[str, str, int]] = []
         at = after or ("", "", -1)
         while len(found) < limit and (row := self._one(_NEXT_QUEUE, at)) is not None:

@@ -1,4 +1,4 @@
-"""Timer rows and the outbox of transfer tasks, by ranges of slots."""
+"""Timer rows and transfer tasks by ranges of slots, on SQLite."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-# Answered from the index timer_tasks_due alone, in its order.
+# Only the index timer_tasks_due is read, in its order.
 _TIMERS = "SELECT kind, shard_id, namespace_id, workflow_id, run_id, fire_at_ns, data FROM timer_tasks"
 _IN_RANGE = "AND shard_id >= ? AND shard_id < ? ORDER BY fire_at_ns, shard_id LIMIT ?"
 _ANYTHING_DUE = (
@@ -29,7 +29,7 @@ _POSTPONE_TIMER = (
     "UPDATE timer_tasks SET fire_at_ns = ?"
     " WHERE namespace_id = ? AND run_id = ? AND workflow_id = ? AND kind = ? AND fire_at_ns = ?"
 )
-# `+` keeps the planner from the primary key: it would sort all that waits instead of reading the first few in order.
+# `+` keeps the planner off the primary key: it would sort all waiting rows instead of reading the first in order.
 _DUE_TRANSFERS = (
     "SELECT shard_id, task_id, namespace_id, workflow_id, run_id, kind, data, visible_at_ns, attempt"
     " FROM transfer_tasks WHERE visible_at_ns <= ? AND +shard_id >= ? AND +shard_id < ?"

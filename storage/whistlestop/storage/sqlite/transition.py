@@ -1,7 +1,7 @@
-"""One transition, written inside the transaction of a group.
+"""Write one transition inside the transaction of a group.
 
-Every condition is looked at before the first write, against the rows as the transition finds them; then the writes
-are applied in their order. With a single write, the compare-and-set of the UPDATE is itself the look.
+All conditions are checked before the first write, against the rows as the transition finds them; then the writes are
+applied in order. For a single write, the compare-and-set of its UPDATE is itself the check.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _INSERT_NODE = "INSERT INTO history_node (namespace_id, branch_id, node_id, next
 _INSERT_FORK = (
     "INSERT INTO forks (namespace_id, branch_id, run_id, first_event_id, next_event_id) VALUES (?, ?, ?, ?, ?)"
 )
-# Another writer may have drawn the same id: its row must stay, and this commit fail (and be decided again).
+# Another process may have drawn the same id: its row must stay, and this commit must fail (and be decided again).
 INSERT_TASK = (
     "INSERT INTO tasks (namespace_id, task_queue, task_type, priority, task_id, workflow_id, run_id,"
     " scheduled_event_id, stamp, created_ns, query_id, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -92,7 +92,7 @@ _PUT_VISIBILITY = (
 
 
 def apply_transition(cursor: sqlite3.Cursor, transition: Transition) -> None:
-    """Write all of it, or raise VersionConflict or CurrentConflict with nothing written."""
+    """Write the whole transition, or raise VersionConflict or CurrentConflict with nothing written."""
     writes = transition.writes
     alone = len(writes) == 1
     if not alone and len({write.key for write in writes}) != len(writes):
@@ -102,7 +102,7 @@ def apply_transition(cursor: sqlite3.Cursor, transition: Transition) -> None:
             _check_version(cursor, write.key, write.expected_version)
         if write.current is not None:
             if alone and write.expected_version:
-                # A newer version explains itself; a moved current row would only be its consequence.
+                # A newer version is the cause; a changed current row would only be its consequence.
                 _check_version(cursor, write.key, write.expected_version)
             _check_current(cursor, write.current)
     for write in writes:
@@ -114,7 +114,7 @@ def apply_transition(cursor: sqlite3.Cursor, transition: Transition) -> None:
 
 
 def wake_queues(cursor: sqlite3.Cursor, tasks: Sequence[MatchingTask]) -> list[str]:
-    """The wake queues that wait for these tasks, as of when they were written."""
+    """Return the wake queues that wait for these tasks, as of the tasks' creation."""
     found: set[str] = set()
     for key in wake_keys(tasks):
         rows = cursor.execute(_SELECT_WAKE_QUEUES, (*key, max(task.created_ns for task in tasks)))
@@ -213,7 +213,7 @@ def _put_rare(cursor: sqlite3.Cursor, write: ExecutionWrite) -> None:
 
 
 def task_row(task: MatchingTask) -> tuple[object, ...]:
-    """Values for INSERT_TASK."""
+    """Return the values for INSERT_TASK."""
     key = task.key
     return (
         key.namespace_id, key.task_queue, key.task_type, key.priority, key.task_id, task.workflow_id, task.run_id,
@@ -222,7 +222,7 @@ def task_row(task: MatchingTask) -> tuple[object, ...]:
 
 
 def timer_row(timer: TimerTask) -> tuple[object, ...]:
-    """Values for PUT_TIMER."""
+    """Return the values for PUT_TIMER."""
     key = timer.key
     return (
         key.namespace_id, key.run_id, key.workflow_id, timer.kind, timer.fire_at_ns, timer.slot, timer.data,
@@ -230,7 +230,7 @@ def timer_row(timer: TimerTask) -> tuple[object, ...]:
 
 
 def visibility_row(row: VisibilityRow) -> tuple[object, ...]:
-    """Values in the order of VISIBILITY_COLUMNS."""
+    """Return the values in the order of VISIBILITY_COLUMNS."""
     key = row.key
     return (
         key.namespace_id, key.workflow_id, key.run_id, row.workflow_type, row.task_queue, row.status,

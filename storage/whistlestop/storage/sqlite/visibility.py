@@ -1,4 +1,4 @@
-"""Lists and counts of runs. The list filter is imported by the first of them."""
+"""List and count runs on SQLite. The first call imports the list filter."""
 
 from __future__ import annotations
 

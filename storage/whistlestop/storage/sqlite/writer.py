@@ -1,11 +1,11 @@
-"""Group commit: whatever is ready to be written goes into one SQL transaction, and so shares one flush to disk.
+"""Group commit: all jobs that are ready go into one SQL transaction, and so share one flush to disk.
 
-Rules of this file:
-  - a job checks all its conditions before it writes anything, so one that raises a StorageError leaves nothing behind
+Rules of this file: - a job checks all its conditions before it writes anything, so one that raises a StorageError
+leaves nothing behind
     and needs no savepoint; any other error rolls the group back, and the group is run again without that job;
-  - statements run on the event loop (microseconds each; on another thread every one of them would wait for the
+- statements run on the event loop (microseconds each; on another thread every one of them would wait for the
     interpreter lock), the COMMIT with its flush runs on the writer thread, and meanwhile the next group gathers;
-  - nobody hears of success before the COMMIT returned.
+- no caller gets its result before the COMMIT has returned.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CHECKPOINT_S = 10.0
-"""After a write, at most so much later it is in the file itself."""
+"""Seconds after a write within which it is moved into the file itself."""
 
 CHECKPOINT_FRAMES = 4000
-"""Pages in the WAL: earlier than that under load, so that it stays small."""
+"""Pages in the WAL that cause an earlier checkpoint under load, so that the WAL stays small."""
 
 LOOK_AT_WAL = 16
-"""Groups between two looks at how many there are."""
+"""Groups between two checks of the WAL's size."""
 
 GROUP_LIMIT = 128
-"""Jobs of one group: bounds how long the event loop is held."""
+"""The maximum number of jobs in a group, which bounds how long the event loop is held."""
 
 
 class _Job:
@@ -53,7 +53,7 @@ class _Job:
         self.error: StorageError | None = None
 
     def settle(self, commit_error: StorageError | None) -> None:
-        """Tell the waiter, unless it went away."""
+        """Give the waiter its result or error, unless it was cancelled."""
         future = self.future
         if future is None or future.done():
             return
@@ -65,7 +65,7 @@ class _Job:
 
 
 def run_group(db: sqlite3.Connection, cursor: sqlite3.Cursor, jobs: list[_Job]) -> None:
-    """Run the jobs in one open transaction; afterwards it waits for COMMIT, and each job holds its result or error."""
+    """Run the jobs in one transaction and leave it open for the COMMIT; each job then has its result or error."""
     left = jobs
     while True:
         cursor.execute("BEGIN IMMEDIATE")
@@ -89,14 +89,14 @@ def run_group(db: sqlite3.Connection, cursor: sqlite3.Cursor, jobs: list[_Job]) 
 
 
 class GroupWriter:
-    """The one writer of a database file."""
+    """The only writer of a database file."""
 
     def __init__(self, db: sqlite3.Connection, path: str) -> None:
         self._db = db
         self._path = os.path.realpath(path)
         self._identity = file.Identity(path)
         self._seal_due = True
-        """Before the first group as well, so that the file says that it is in use."""
+        """True before the first group as well, so that the file says that it is in use."""
         self._sealing: asyncio.TimerHandle | None = None
         self._cursor = db.cursor()
         self._pending: list[_Job] = []
@@ -113,7 +113,7 @@ class GroupWriter:
         """Commits so far; fewer than jobs when groups form."""
 
     async def write(self, run: Callable[[sqlite3.Cursor], T]) -> T:
-        """Run the job in the next group; its result once it is durable."""
+        """Run the job in the next group; return its result once it is durable. Raise its StorageError."""
         if self._closed:
             raise Unavailable("the store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
@@ -123,7 +123,7 @@ class GroupWriter:
         return await future
 
     def _schedule(self) -> None:
-        # By call_soon, so that all that is ready in this turn of the loop gets into the group.
+        # By call_soon, so that everything that is ready in this turn of the loop gets into the group.
         if (self._pending or self._seal_due) and not self._busy and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._start_group)
@@ -136,7 +136,7 @@ class GroupWriter:
             self._work.put(self._seal)
             return
         jobs, self._pending = self._pending[:GROUP_LIMIT], self._pending[GROUP_LIMIT:]
-        # Not on the writer thread: each system call there lets go of the interpreter, and waits to have it again.
+        # Not on the writer thread: each system call there releases the interpreter lock and waits to get it back.
         if trouble := self._identity.trouble():
             self._finish(jobs, PermanentError(trouble))
             return
@@ -154,7 +154,7 @@ class GroupWriter:
         while (work := self._work.get()) is not None:
             try:
                 work()
-            except RuntimeError:  # the loop is gone, and everybody who waited with it
+            except RuntimeError:  # the loop is closed, and with it everybody who waited
                 return
 
     def _commit(self, jobs: list[_Job]) -> None:
@@ -169,7 +169,7 @@ class GroupWriter:
         try:
             if not self._identity.trouble():
                 file.seal(self._db)
-        except sqlite3.Error as failure:  # the next one will do
+        except sqlite3.Error as failure:  # the next checkpoint will do it
             log.warning("a checkpoint failed: %s", failure)
         self._loop.call_soon_threadsafe(self._next)
 
@@ -201,17 +201,17 @@ class GroupWriter:
             self._idle.set()
 
     async def close(self) -> None:
-        """Finish what was taken on."""
+        """Finish the writes that were accepted."""
         self._closed = True
         if self._sealing is not None:
-            self._sealing.cancel()  # SQLite does it when the last connection closes
+            self._sealing.cancel()  # SQLite checkpoints when the last connection closes
         await self._idle.wait()
         self._work.put(None)
         self._thread.join()
 
 
 class DirectWriter:
-    """For a database in memory: nothing to flush, so each job is a transaction on the spot."""
+    """Write to a database in memory: there is nothing to flush, so each job is a transaction of its own."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -220,7 +220,7 @@ class DirectWriter:
         self.groups = 0
 
     async def write(self, run: Callable[[sqlite3.Cursor], T]) -> T:
-        """Run the job now."""
+        """Run the job now and return its result. Raise its StorageError."""
         if self._closed:
             raise Unavailable("the store is closed")
         job = _Job(run, None)
@@ -236,5 +236,5 @@ class DirectWriter:
         return result
 
     async def close(self) -> None:
-        """Nothing is ever under way."""
+        """Refuse further writes; none is ever in flight."""
         self._closed = True

@@ -1,4 +1,4 @@
-"""The list filter of visibility, as pure code: what a client writes, what it means, and the SQL for it.
+"""The list filter of visibility, as pure code: parse what a client writes, and compile it to SQL.
 
     query = parse("WorkflowType = 'order' AND CustomerId = 'c1'", custom={"CustomerId": AttributeType.Keyword})
     sql, parameters = where_clause(query, SQLITE)            # or POSTGRES; a condition on `executions_visibility`
@@ -16,8 +16,8 @@
 
     matches(query, row)                                      # the same in Python, for tests
 
-Values in rows: times are microseconds since the Unix epoch, ExecutionDuration nanoseconds. Errors are InvalidQuery,
-InvalidPageToken and InvalidSearchAttributes; their `message` is the text for INVALID_ARGUMENT.
+Values in rows: times are microseconds since the Unix epoch, ExecutionDuration is in nanoseconds. Errors are
+InvalidQuery, InvalidPageToken and InvalidSearchAttributes; their `message` is the text for INVALID_ARGUMENT.
 """
 
 from __future__ import annotations

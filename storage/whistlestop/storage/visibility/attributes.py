@@ -1,7 +1,7 @@
-"""Which search attributes there are, and how their values travel.
+"""The search attributes that exist, and the encodings of their values.
 
-Three forms of a value: the `Payload` of the API, a Python value (bool, int, float, str, list of str; a Datetime is an
-int of microseconds since the Unix epoch), and its place in the JSON object `search_attributes` of a visibility row.
+A value has three forms: the `Payload` of the API, a Python value (bool, int, float, str, list of str; a Datetime is an
+int of microseconds since the Unix epoch), and its entry in the JSON object `search_attributes` of a visibility row.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MIN_INT = -(2**63)
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """A search attribute as a query names it: `name` is the stored one, `alias` what the user wrote."""
+    """A search attribute of a query: `name` is the stored name, `alias` what the user wrote."""
 
     name: str
     type: AttributeType
@@ -63,7 +63,7 @@ SYSTEM: Mapping[str, AttributeType] = MappingProxyType(
         "RootRunId": _T.Keyword,
     }
 )
-"""Columns of their own; nobody sets them through search attributes."""
+"""Attributes that have columns of their own; a request can't set them."""
 
 SETTABLE_PREDEFINED: Mapping[str, AttributeType] = MappingProxyType(
     {
@@ -80,7 +80,7 @@ SETTABLE_PREDEFINED: Mapping[str, AttributeType] = MappingProxyType(
         "TemporalReportedProblems": _T.KeywordList,
     }
 )
-"""The server's own, which a client may set all the same (older SDKs and tools do)."""
+"""The server's own attributes that a client may set all the same (older SDKs and tools do)."""
 
 PREDEFINED: Mapping[str, AttributeType] = MappingProxyType(
     {
@@ -93,15 +93,15 @@ PREDEFINED: Mapping[str, AttributeType] = MappingProxyType(
         "TemporalExternalPayloadSizeBytes": _T.Int,
     }
 )
-"""Written by the server beside the custom ones, in the row's JSON object."""
+"""Attributes that the server writes, beside the custom ones, into the row's JSON object."""
 
 SYSTEM_AND_PREDEFINED: Mapping[str, AttributeType] = MappingProxyType({**SYSTEM, **PREDEFINED})
-"""What ListSearchAttributes reports as system attributes."""
+"""The attributes that ListSearchAttributes reports as system attributes."""
 
 RESERVED = frozenset({"NamespaceId", "MemoEncoding", "Memo", "VisibilityTaskKey"})
 
-# A key of the row's JSON object, beside a Text attribute's own: its words, normalised, with a blank around each, so
-# that both stores can look for whole words (and runs of them) with a plain substring test.
+# Prefix of a further key in the row's JSON object for each Text attribute: its normalised words with a space around
+# each, so that both databases can find whole words (and runs of them) by a plain substring test.
 TEXT_WORDS_PREFIX = "~"
 
 _NAME = re.compile(r'[^~"\\\x00-\x1f][^"\\\x00-\x1f]*')
@@ -109,36 +109,39 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def is_reserved(name: str) -> bool:
-    """True for a name that no custom attribute may have."""
+    """Return whether the name is reserved, so that no custom attribute may have it."""
     return name in SYSTEM_AND_PREDEFINED or name in RESERVED or name.startswith(RESERVED_PREFIX)
 
 
 def is_valid_name(name: str) -> bool:
-    """Names go into JSON paths: quotes, backslashes, control characters and our own mark are left out."""
+    """Return whether the name can be used in a JSON path and in a row.
+
+    It may have no quotes, backslashes and control characters, and must not start with `~`, the prefix of our own keys.
+    """
     return _NAME.fullmatch(name) is not None
 
 
 def words(text: str) -> list[str]:
-    """The words of a Text value: letters and digits, without accents and case."""
+    """Return the words of a Text value: letters and digits, without accents and case."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return _WORD.findall(plain.casefold())
 
 
 def joined_words(text: str) -> str:
-    """Words with a blank before, between and behind; empty when there are none."""
+    """Return the words with a space before, between and after them; empty when there are none."""
     found = words(text)
     return f" {' '.join(found)} " if found else ""
 
 
 def storable(text: str) -> str:
-    """Postgres keeps neither NUL nor lone surrogates: the replacement character stands in for them everywhere."""
+    """Return the text with the replacement character for NUL and lone surrogates, which Postgres can't store."""
     if text.isascii() and "\0" not in text:
         return text
     return re.sub("[\0\ud800-\udfff]", "\ufffd", text)
 
 
 def encode_value(value: Value | None, kind: AttributeType) -> Payload:
-    """The payload of a value, with its type in the metadata."""
+    """Return the payload of a value, with its type in the metadata; `None` gives a `binary/null` payload."""
     metadata = {"type": kind.name.encode()}
     if value is None:
         return Payload(metadata={"encoding": b"binary/null", **metadata})
@@ -148,7 +151,7 @@ def encode_value(value: Value | None, kind: AttributeType) -> Payload:
 
 
 def payload_type(payload: Payload) -> AttributeType | None:
-    """The type that the payload's metadata names, if any."""
+    """Return the type that the payload's metadata names, or None."""
     name = payload.metadata.get("type", b"").decode("utf-8", "replace")
     if name in AttributeType.__members__:
         return AttributeType[name]
@@ -157,9 +160,10 @@ def payload_type(payload: Payload) -> AttributeType | None:
 
 
 def decode_value(payload: Payload, kind: AttributeType) -> Value | None:
-    """The Python value; None where the payload unsets the attribute. Raises ValueError when it is not of `kind`.
+    """Return the Python value; None where the payload unsets the attribute.
 
-    A list of one stands for its element (clients of the first days sent lists), an empty list for nothing.
+    A list of one element stands for the element (early clients sent lists), an empty list for None. Raise ValueError
+    when the payload is not of type `kind`.
     """
     decoded = _decode_any(payload)
     if decoded is None or decoded == []:
@@ -206,7 +210,7 @@ def _double(number: float) -> float:
 
 
 def _decode_any(payload: Payload) -> object:
-    """The payload without regard to a type; bytes for a binary one."""
+    """Decode the payload without regard to a type; return bytes for a binary one. Raise ValueError."""
     match payload.metadata.get("encoding", b""):
         case b"binary/null":
             return None
@@ -240,7 +244,7 @@ DEFAULT_LIMITS = Limits()
 def validate(
     attributes: SearchAttributes, custom: Mapping[str, AttributeType], namespace: str, limits: Limits = DEFAULT_LIMITS
 ) -> dict[str, Value | None]:
-    """What a request may set, by name; None unsets. Raises InvalidSearchAttributes."""
+    """Return the values that a request sets, by name; None unsets one. Raise InvalidSearchAttributes."""
     fields = attributes.indexed_fields
     for name in sorted(fields):
         if name not in SYSTEM_AND_PREDEFINED and name not in custom:
@@ -285,11 +289,11 @@ def _shown(payload: Payload) -> str:
 
 
 def row_json(payloads: Mapping[str, Payload], custom: Mapping[str, AttributeType] | None = None) -> str:
-    """The JSON object `search_attributes` of a visibility row.
+    """Return the JSON object `search_attributes` of a visibility row.
 
-    Types come from `custom`, the predefined ones and the payloads' own metadata, in this order; without any of these
-    the JSON value tells (which takes a Datetime or Text for a Keyword: better give `custom`, or types in the metadata).
-    What does not decode or is a system attribute is left out: a row must never fail a run.
+    Types are taken from `custom`, the predefined attributes and the payloads' own metadata, in this order. Without any
+    of these the JSON value decides, which takes a Datetime or Text for a Keyword: better pass `custom`, or types in the
+    metadata. Values that can't be decoded and system attributes are left out: a row must never fail a run.
     """
     row: dict[str, Value] = {}
     for name, payload in payloads.items():
@@ -318,7 +322,7 @@ def _guess(payload: Payload) -> AttributeType | None:
 
 
 def row_payloads(row: str, custom: Mapping[str, AttributeType]) -> dict[str, Payload]:
-    """The payloads of a row's JSON object. Attributes that are gone, or have another type now, are left out."""
+    """Return the payloads of a row's JSON object, without attributes that are gone or have another type now."""
     stored = json.loads(row) if row and row != "{}" else {}
     found: dict[str, Payload] = {}
     for name, value in stored.items():
@@ -329,7 +333,7 @@ def row_payloads(row: str, custom: Mapping[str, AttributeType]) -> dict[str, Pay
 
 
 def has_type(value: object, kind: AttributeType) -> bool:
-    """Whether a value of the row's JSON object is of the type that the attribute has now."""
+    """Return whether a value of the row's JSON object has the attribute's current type."""
     match kind:
         case _T.Bool:
             return isinstance(value, bool)

@@ -1,8 +1,8 @@
-"""What differs between the databases: how a value is got out of the JSON object, and placeholders.
+"""The differences between the databases: reading a value from the JSON object, and placeholders.
 
-Postgres stays within what Aurora DSQL accepts: the column is text, cast to jsonb while the query runs. A stored value
-whose type is not the attribute's (an attribute may be removed and added anew with another type) reads as NULL; above
-all it must not fail the statement.
+The Postgres dialect uses only what Aurora DSQL accepts: the column is text, and cast to jsonb while the query runs. A
+stored value of another type than the attribute's (an attribute may be removed and added again with another type) reads
+as NULL; it must not fail the statement.
 """
 
 from __future__ import annotations
@@ -22,43 +22,46 @@ Fragment: TypeAlias = "tuple[str, list[Parameter]]"
 
 
 class Dialect(Protocol):
-    """SQL text never holds what a user wrote: names and values are parameters."""
+    """The SQL of one database. Names and values that a user wrote are passed as parameters, never in the text."""
 
     placeholder: str
     division: str
-    """The namespace division, `-` where there is none: as the index of lists has it, letter by letter."""
+    """The expression for the namespace division, `-` where there is none; literally as in the index used by lists."""
 
     def attribute(self, attribute: Attribute) -> Fragment:
-        """The value in the JSON object, NULL where missing or of another type. Not for KeywordList."""
+        """Return the expression for a value in the JSON object: NULL if absent or of another type.
+
+        Not for KeywordList.
+        """
         ...
 
     def is_list(self, attribute: Attribute) -> Fragment:
-        """Whether the JSON object holds a list of that name: true, false or NULL."""
+        """Return the expression for whether the JSON object has a list of that name: true, false or NULL."""
         ...
 
     def has_any(self, attribute: Attribute, values: tuple[str, ...]) -> Fragment:
-        """Whether the list holds one of the values; false, never NULL, without a list."""
+        """Return the expression for whether the list has one of the values; false, not NULL, without a list."""
         ...
 
     def has_word(self, attribute: Attribute, term: str) -> Fragment:
-        """Whether the words of a Text hold the term; false, never NULL, without a text."""
+        """Return the expression for whether the words of a Text contain the term; false, not NULL, without a text."""
         ...
 
     def ordered(self, column: str) -> str:
-        """A text column whose order is that of its code points."""
+        """Return an expression that orders a text column by code points."""
         ...
 
     def starts_with(self, expression: str) -> str:
-        """Takes two parameters: the prefix's length in characters and the prefix."""
+        """Return a condition with two parameters: the prefix's length in characters, and the prefix."""
         ...
 
     def parameter(self, value: Scalar, kind: AttributeType) -> Parameter:
-        """A literal as the database's driver is to get it."""
+        """Return a literal in the form that the database's driver needs."""
         ...
 
 
 class SqliteDialect:
-    """SQLite 3.38 or newer."""
+    """The dialect of SQLite 3.38 or newer."""
 
     placeholder = "?"
     division = (
@@ -108,7 +111,7 @@ class SqliteDialect:
 
 
 class PostgresDialect:
-    """Postgres 14 or newer and Aurora DSQL, through psycopg."""
+    """The dialect of Postgres 14 or newer and of Aurora DSQL, through psycopg."""
 
     placeholder = "%s"
     division = (
@@ -159,7 +162,7 @@ class PostgresDialect:
         return f"left({expression}, %s::int) = %s::text"
 
     def parameter(self, value: Scalar, kind: AttributeType) -> Parameter:
-        """Exact numbers: a float against a whole number would be compared as floats."""
+        """Return a float as Decimal, since a whole number would be compared with a float inexactly."""
         if not isinstance(value, float) or kind is AttributeType.Double:
             return value
         from decimal import Decimal

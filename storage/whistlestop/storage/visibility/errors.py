@@ -1,4 +1,4 @@
-"""What can be wrong with a query, a page token or a search attribute. Messages are the ones clients know."""
+"""The errors of queries, page tokens and search attributes. Messages are worded as Temporal's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ UNKNOWN_ATTRIBUTE = "invalid search attribute"
 
 
 class InvalidQuery(ValueError):
-    """The list filter can't be served; `message` is the text for INVALID_ARGUMENT."""
+    """The list filter is invalid or not supported; `message` is the text for INVALID_ARGUMENT."""
 
     def __init__(self, detail: str) -> None:
         self.message = f"invalid query: {detail}"
@@ -17,7 +17,7 @@ class InvalidQuery(ValueError):
 
 
 class InvalidPageToken(InvalidQuery):
-    """The page token is not one that we handed out."""
+    """The page token was not issued by this server."""
 
     def __init__(self) -> None:
         super().__init__("the page token is not valid")
@@ -25,7 +25,7 @@ class InvalidPageToken(InvalidQuery):
 
 
 class InvalidSearchAttributes(ValueError):
-    """The search attributes of a request can't be stored; `message` is the text for INVALID_ARGUMENT."""
+    """The search attributes of a request are invalid; `message` is the text for INVALID_ARGUMENT."""
 
     def __init__(self, message: str) -> None:
         self.message = message

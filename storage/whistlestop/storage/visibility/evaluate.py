@@ -1,6 +1,6 @@
-"""A filter against one row in Python: the reference that the SQL is tested against.
+"""Evaluate a filter against one row in Python: the reference that the SQL is tested against.
 
-SQL's three values: True, False, and None for unknown. A row is listed when the filter is True.
+Values are SQL's three: True, False, and None for unknown. A row is listed when the filter is True.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 
-# NULL until the run closes, whatever the row holds.
+# These are NULL until the run closes, whatever the row holds.
 _KNOWN_WHEN_CLOSED = frozenset({"HistoryLength", "HistorySizeBytes", "StateTransitionCount"})
 
 _COLUMNS: Mapping[str, Callable[[VisibilityRow], object]] = {
@@ -60,12 +60,12 @@ _COLUMNS: Mapping[str, Callable[[VisibilityRow], object]] = {
 
 
 def matches(query: Query, row: VisibilityRow) -> bool:
-    """Whether the query lists the row (whose namespace is taken to be the right one)."""
+    """Return whether the query lists the row. The namespace is not compared."""
     return query.where is None or evaluate(query.where, row) is True
 
 
 def evaluate(expression: Expression, row: VisibilityRow) -> bool | None:
-    """True, False, or None where SQL says NULL."""
+    """Return True, False, or None where SQL would return NULL."""
     return _evaluate(expression, row, json.loads(row.search_attributes))
 
 

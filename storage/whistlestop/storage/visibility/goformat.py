@@ -1,4 +1,4 @@
-"""Values the way Go prints them, for error messages that are part of what clients compare."""
+"""Format values as Go does, for error messages that clients compare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LARGE = 6
 
 
 def go_float(value: float) -> str:
-    """The shortest digits that read back the same; an exponent from a million on."""
+    """Return the fewest digits that read back as the same number, with an exponent from a million on."""
     if value == 0:
         return "-0" if str(value)[0] == "-" else "0"
     sign, digits, exponent = _decompose(value)
@@ -33,12 +33,12 @@ def _decompose(value: float) -> tuple[str, str, int]:
 
 
 def go_quote(text: str) -> str:
-    """A double-quoted string."""
+    """Return the text in double quotes, escaped."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def go_value(value: object) -> str:
-    """What the `%v` verb prints for a decoded JSON value."""
+    """Return what the verb `%v` prints for a decoded JSON value."""
     match value:
         case None:
             return "<nil>"

@@ -1,4 +1,4 @@
-"""Literals of a filter, read as the type of the attribute that they are compared with."""
+"""Read the literals of a filter as values of the attribute that they are compared with."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ STATUS_NUMBERS: dict[str, int] = {
     "".join(part.capitalize() for part in name.removeprefix(_STATUS_PREFIX).split("_")): number
     for name, number in WorkflowExecutionStatus.items()
 }
-"""`Running` and so on: how clients write and read ExecutionStatus."""
+"""`Running` and so on, as clients write and read ExecutionStatus."""
 
 STATUS_NAMES: dict[int, str] = {number: name for name, number in STATUS_NUMBERS.items()}
 
 
 def read_value(node: Node, attribute: Attribute) -> Scalar:
-    """Datetime in microseconds, ExecutionStatus as its number, ExecutionDuration in nanoseconds."""
+    """Return the value: Datetime in microseconds, ExecutionDuration in nanoseconds, ExecutionStatus as its number.
+
+    Raise InvalidQuery when the node is no literal of the attribute's type.
+    """
     match node.kind:
         case syntax.LITERAL:
             return _typed(_literal(node), attribute)
@@ -55,7 +58,7 @@ def read_value(node: Node, attribute: Attribute) -> Scalar:
 
 
 def _literal(node: Node) -> int | float | str:
-    """A whole number beyond 64 bits is read as a fractional one."""
+    """Return the literal's value; a whole number beyond 64 bits becomes a float. Raise InvalidQuery."""
     if node.quoted:
         return storable(node.text)
     if _INTEGER.fullmatch(node.text) and len(node.text) < 400:

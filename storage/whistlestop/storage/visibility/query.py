@@ -1,9 +1,9 @@
-"""The list filter: text to a typed, frozen tree. Every fault raises InvalidQuery, worded as Temporal words it.
+"""Parse a list filter into a typed, frozen tree. Every error is an InvalidQuery, worded as Temporal words it.
 
-Where the SQL stores of Temporal differ among each other, this follows the documented meaning, the same on every store:
-Keyword and KeywordList compare exactly, case included (Temporal's SQLite folds case in STARTS_WITH and in keyword
-lists), and `!=` and NOT IN on KeywordList and Text hold where the attribute is missing (as on its SQLite; on all other
-types a missing value is NULL and satisfies no comparison).
+Where Temporal's SQL stores differ among each other, this follows the documented meaning, the same on every store:
+Keyword and KeywordList compare exactly, including case (Temporal's SQLite ignores case in STARTS_WITH and in keyword
+lists), and `!=` and NOT IN on KeywordList and Text are true where the attribute is missing (as on its SQLite; for all
+other types a missing value is NULL and satisfies no comparison).
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ _DIVISION = "TemporalNamespaceDivision"
 _GROUPABLE = ("ExecutionStatus", _DIVISION)
 
 MAX_DEPTH = 30
-"""AND, OR and NOT within each other. SQLite's own parser has a stack of 100, and needs up to three entries a level."""
+"""How deep AND, OR and NOT may be nested. SQLite's parser has a stack of 100 entries and needs up to three a level."""
 
 MAX_VALUES = 10_000
-"""Literals in one query; databases bound the parameters of a statement."""
+"""The maximum number of literals in a query; databases limit the parameters of a statement."""
 
 MAX_WORDS = 1000
-"""In all comparisons of Text attributes: each is looked for in each row."""
+"""The maximum number of words in all comparisons of Text attributes: each is searched for in each row."""
 
 LARGE = 1000
-"""Characters of a filter that takes more than a moment to be read, and to be made into a statement."""
+"""Filters longer than this many characters are parsed and compiled off the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """`attribute operator value`, on all types but KeywordList and Text."""
+    """`attribute operator value`, for all types but KeywordList and Text."""
 
     attribute: Attribute
     operator: CompareOperator
@@ -63,7 +63,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class In:
-    """`attribute [NOT] IN (values)`, on all types but KeywordList and Text."""
+    """`attribute [NOT] IN (values)`, for all types but KeywordList and Text."""
 
     attribute: Attribute
     values: tuple[Scalar, ...]
@@ -72,7 +72,7 @@ class In:
 
 @dataclass(frozen=True, slots=True)
 class HasAny:
-    """A KeywordList holds one of the values: `=`, `!=`, IN, NOT IN."""
+    """Whether a KeywordList has one of the values: `=`, `!=`, IN, NOT IN."""
 
     attribute: Attribute
     values: tuple[str, ...]
@@ -81,7 +81,7 @@ class HasAny:
 
 @dataclass(frozen=True, slots=True)
 class HasWords:
-    """A Text holds one of the terms, each a run of words as `joined_words` writes it: `=`, `!=`."""
+    """Whether a Text has one of the terms, each a run of words as returned by `joined_words`: `=`, `!=`."""
 
     attribute: Attribute
     terms: tuple[str, ...]
@@ -100,7 +100,7 @@ class Between:
 
 @dataclass(frozen=True, slots=True)
 class StartsWith:
-    """`attribute [NOT] STARTS_WITH prefix`, on Keyword."""
+    """`attribute [NOT] STARTS_WITH prefix`, for Keyword."""
 
     attribute: Attribute
     prefix: str
@@ -117,21 +117,21 @@ class IsNull:
 
 @dataclass(frozen=True, slots=True)
 class And:
-    """All of two or more."""
+    """The conjunction of two or more conditions."""
 
     items: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Or:
-    """Any of two or more."""
+    """The disjunction of two or more conditions."""
 
     items: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """The opposite; of NULL, NULL."""
+    """The negation of a condition; NULL stays NULL."""
 
     item: Expression
 
@@ -141,19 +141,19 @@ Expression: TypeAlias = Compare | In | HasAny | HasWords | Between | StartsWith 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A filter ready to be served, the implied condition on the namespace division included."""
+    """A parsed filter, including the implied condition on the namespace division."""
 
     where: Expression | None
     group_by: tuple[Attribute, ...] = ()
     is_large: bool = False
-    """Too large to be worked on within one turn of an event loop."""
+    """Whether the filter is too large to be handled within one turn of an event loop."""
 
 
 def parse(text: str, custom: Mapping[str, AttributeType]) -> Query:
-    """Read a list filter. `custom` are the namespace's custom attributes. Raises InvalidQuery.
+    """Parse a list filter. `custom` are the namespace's custom attributes. Raise InvalidQuery.
 
-    Unless the filter names TemporalNamespaceDivision, only what has none is meant (schedulers, batchers and the like
-    run in divisions of their own).
+    Unless the filter names TemporalNamespaceDivision, it only matches runs without one (schedulers, batchers and the
+    like run in divisions of their own).
     """
     query = _Converter(custom).convert(syntax.parse_statement(text))
     return replace(query, is_large=True) if len(text) > LARGE else query
@@ -190,7 +190,7 @@ class _Converter:
         return attributes
 
     def _refuse_order(self, nodes: tuple[tuple[Node, bool], ...]) -> None:
-        """SQL stores of Temporal have one order only; what is wrong with the columns is said first all the same."""
+        """Refuse ORDER BY, as Temporal's SQL stores do, but report errors in its columns first."""
         for node, _ in nodes:
             if self._attribute(node).type is AttributeType.Text:
                 raise InvalidQuery(f"{NOT_SUPPORTED}: unable to sort by search attribute type Text")
@@ -253,7 +253,7 @@ class _Converter:
         return Compare(attribute, _COMPARE[operator], values[0])
 
     def _has_words(self, attribute: Attribute, text: str, *, negated: bool) -> HasWords:
-        """Blanks divide the text into terms, any of which will do."""
+        """Split the text at spaces into terms, any of which may match."""
         terms = [term for term in text.split(" ") if term]
         if not terms:
             raise InvalidQuery(
@@ -300,7 +300,10 @@ class _Converter:
 
 
 def resolve(alias: str, custom: Mapping[str, AttributeType]) -> Attribute | None:
-    """The attribute that a name means: custom before the server's own, with or without the `Temporal` prefix."""
+    """Return the attribute of a name, or None.
+
+    Custom attributes precede the server's own, which are found with or without the prefix `Temporal`.
+    """
     if alias not in SYSTEM_AND_PREDEFINED and alias in custom:
         return Attribute(alias, custom[alias], alias)
     bare = alias.removeprefix(RESERVED_PREFIX)
@@ -345,5 +348,5 @@ def _needs_string(operator: str, attribute: Attribute, values: list[Scalar]) -> 
 
 
 def is_column(attribute: Attribute) -> bool:
-    """True where the row has a column of its own for it."""
+    """Return whether the row has a column of its own for the attribute."""
     return attribute.name in SYSTEM

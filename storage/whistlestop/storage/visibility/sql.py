@@ -1,8 +1,8 @@
-"""A filter as a parameterised condition on the table `executions_visibility`.
+"""Compile a filter to a parameterised condition on the table `executions_visibility`.
 
-The order of a list is Temporal's: open runs first, then by close time, the latest first; then by start time, the
-latest first; then by run id. Pages go on behind the last row's three values, so that a page costs the same wherever it
-starts and no row is missed or repeated while others come and go.
+The order of a list is Temporal's: open runs first, then by close time, the latest first; then by start time, the latest
+first; then by run id. A page continues after these three values of the previous page's last row. So a page costs the
+same wherever it starts, and no row is missed or repeated while others are added or removed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _COLUMNS = {
     "ExecutionStatus": "status",
     "TaskQueue": "task_queue",
     "ExecutionDuration": "execution_duration",
-    # Known when the run closes, and NULL before, whatever the column holds.
+    # These are known when the run closes, and NULL before, whatever the column holds.
     "HistoryLength": "CASE WHEN close_time IS NOT NULL THEN history_length END",
     "HistorySizeBytes": "CASE WHEN close_time IS NOT NULL THEN history_size_bytes END",
     "StateTransitionCount": "CASE WHEN close_time IS NOT NULL THEN state_transition_count END",
@@ -61,13 +61,13 @@ _COLUMNS = {
 }
 
 OPEN_CLOSE_TIME = MAX_INT
-"""What stands for the close time of an open run in the order of a list, and in the index that serves it."""
+"""The close time of an open run in the order of a list and in the index that serves it."""
 
 DIVISION = "TemporalNamespaceDivision"
-"""Nearly every list asks for one value of it, or for none: an index begins with it."""
+"""Nearly every list asks for one value of it, or for none: the index begins with it."""
 
 NO_DIVISION = "-"
-"""What that index has where there is none."""
+"""What that index holds where there is no division."""
 
 _CLOSE_TIME = f"COALESCE(close_time, {OPEN_CLOSE_TIME})"
 
@@ -76,18 +76,18 @@ _OPEN_STATUSES = frozenset({STATUS_NUMBERS["Running"], STATUS_NUMBERS["Paused"]}
 
 _ORDER_OF_OPEN = "start_time DESC, run_id"
 ORDER_BY = f"{_CLOSE_TIME} DESC, start_time DESC, run_id"
-"""The order of a list, without the keyword. (Run ids are ASCII, so that any collation gives one order per store.)"""
+"""The order of a list, without the keyword. (Run ids are ASCII, so the collation does not matter.)"""
 
 
 async def compiled(
     clause: Callable[[Query, Dialect], tuple[str, list[Parameter]]], query: Query, dialect: Dialect
 ) -> tuple[str, list[Parameter]]:
-    """One of the two clauses below; of a large filter off the event loop."""
+    """Return the result of one of the two clauses below, computed off the event loop for a large filter."""
     return await off_loop(clause, query, dialect) if query.is_large else clause(query, dialect)
 
 
 def where_clause(query: Query, dialect: Dialect) -> tuple[str, list[Parameter]]:
-    """The condition, without WHERE and without one on the namespace id."""
+    """Return the condition, without WHERE and without a condition on the namespace id."""
     if query.where is None:
         return "1 = 1", []
     text, parameters = _required(query.where, dialect)
@@ -96,14 +96,15 @@ def where_clause(query: Query, dialect: Dialect) -> tuple[str, list[Parameter]]:
 
 
 def list_clause(query: Query, dialect: Dialect) -> tuple[str, list[Parameter]]:
-    """As `where_clause`, for use with a step of `page_steps`, which says the rest."""
+    """Return the condition as `where_clause` does, for use with a step of `page_steps`, which adds the rest."""
     return ("1 = 1", []) if query.where is None else _required(query.where, dialect)
 
 
 def _required(where: Expression, dialect: Dialect) -> Fragment:
-    """As `_compile`, of what a row has to meet: there division and close time stand as the index of lists has them.
+    """Compile a condition that every listed row has to meet.
 
-    An open run counts as one that closes at the end of time: see `_close_time_bound`.
+    It differs from `_compile` in that division and close time are written as in the index that lists use. An open run
+    counts as one that closes at the end of time: see `_close_time_bound`.
     """
     match where:
         case And(items):
@@ -118,7 +119,7 @@ def _required(where: Expression, dialect: Dialect) -> Fragment:
 
 
 def _close_time_bound(where: Expression) -> str:
-    """What a filter for open runs, or for closed ones, says of the close time: then the index seeks past the others."""
+    """Return what the filter implies for the close time, so that the index can skip other rows; empty if nothing."""
     match where:
         case And(items):
             return next(filter(None, map(_close_time_bound, items)), "")
@@ -137,17 +138,17 @@ def _close_time_bound(where: Expression) -> str:
 
 
 def group_by_columns(query: Query, dialect: Dialect) -> tuple[list[str], list[Parameter]]:
-    """The expressions to select, whose values are the groups.
+    """Return the expressions to select; their values are the groups.
 
-    Group by their numbers in the select list (`GROUP BY 1`): repeated with parameters, Postgres can't tell that an
-    expression is the selected one.
+    Group by their numbers in the select list (`GROUP BY 1`): if they are repeated with parameters, Postgres can't tell
+    that an expression is the selected one.
     """
     fragments = [_operand(attribute, dialect) for attribute in query.group_by]
     return [text for text, _ in fragments], list(chain.from_iterable(parameters for _, parameters in fragments))
 
 
 def group_payloads(query: Query, values: Sequence[object]) -> list[Payload]:
-    """Payloads of a group's values, as CountWorkflowExecutions returns them."""
+    """Return the payloads of a group's values, as CountWorkflowExecutions returns them."""
     found = []
     for attribute, value in zip(query.group_by, values, strict=True):
         shown = value
@@ -159,19 +160,19 @@ def group_payloads(query: Query, values: Sequence[object]) -> list[Payload]:
 
 @dataclass(frozen=True, slots=True)
 class PageKey:
-    """Where a page ended."""
+    """The position of a page's last row."""
 
     close_time_us: int | None
     start_time_us: int
     run_id: str
 
     def token(self) -> bytes:
-        """The page token: opaque to clients."""
+        """Return the page token, which is opaque to clients."""
         return json.dumps([self.close_time_us, self.start_time_us, self.run_id], separators=(",", ":")).encode()
 
 
 def parse_page_token(token: bytes) -> PageKey | None:
-    """None for the first page. Raises InvalidPageToken."""
+    """Return the position after which a page starts; None for the first page. Raise InvalidPageToken."""
     if not token:
         return None
     try:
@@ -191,10 +192,10 @@ def _is_key(close_time_us: int | None, start_time_us: int, run_id: str) -> bool:
 
 
 def page_steps(query: Query, after: PageKey | None, dialect: Dialect) -> list[tuple[str, list[Parameter], str]]:
-    """Conditions that together find the rows behind `after`, and how to order what meets them.
+    """Return steps of (condition, parameters, order) that together find the rows after `after`, in list order.
 
-    What meets an earlier one comes first; the orders are ORDER_BY, less what is the same in all of a step. Each is one
-    seek in the index; put together with OR they would read all that stands before `after`, too.
+    The rows of an earlier step come first; each order is ORDER_BY without the columns that are constant in the step.
+    Each step is one seek in the index; joined by OR, they would also read all rows before `after`.
     """
     bound = "" if query.where is None else _close_time_bound(query.where)
     if after is None:
@@ -241,7 +242,7 @@ def _compile(expression: Expression, dialect: Dialect) -> Fragment:
 
 
 def _deepest_first(items: tuple[Expression, ...]) -> list[Expression]:
-    """SQLite's parser remembers what stands before a parenthesis while it is open: let nothing stand there."""
+    """Sort the operands so that nothing precedes an opening parenthesis: SQLite's parser would keep it on its stack."""
     return sorted(items, key=_depth, reverse=True)
 
 
@@ -255,7 +256,7 @@ def _depth(expression: Expression) -> int:
 
 
 def _balanced(operator: str, fragments: list[Fragment]) -> Fragment:
-    """A tree of the least depth: databases bound how deep an expression may be."""
+    """Join the fragments as a tree of the least depth, because databases limit the depth of an expression."""
     if len(fragments) == 1:
         return fragments[0]
     while len(fragments) > 1:
@@ -295,7 +296,7 @@ def _comparison(expression: Compare | In | Between | StartsWith, dialect: Dialec
     if " " in text:
         text = f"({text})"
     elif _is_ordering(expression) and attribute.type is AttributeType.Keyword and attribute.name != "ExecutionStatus":
-        text = dialect.ordered(text)  # and not for equality: an index need not have that collation
+        text = dialect.ordered(text)  # not for equality: an index need not have that collation
 
     def bound(*values: Scalar) -> list[Parameter]:
         return parameters + [dialect.parameter(value, attribute.type) for value in values]

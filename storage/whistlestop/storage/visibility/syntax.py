@@ -1,11 +1,11 @@
-"""The grammar of the filter language: text to a tree of `Node`, without knowledge of attributes.
+"""The grammar of the filter language: parse text into a tree of `Node`, without knowledge of attributes.
 
-Written by hand. sqlglot was measured first: its import takes 75 to 90 ms of CPU of a function's start, which has a
-budget of 350, and it reads a wider language than the one that clients see refused elsewhere; the text and position
-of a syntax error, which clients print, could not be kept either. What is here imports in less than 10 ms, most of it
-one regular expression.
+It is written by hand. sqlglot was measured first: importing it takes 75 to 90 ms of CPU in a function's start, which
+has a budget of 350, and it accepts more than the language that clients know; nor could the text and position of a
+syntax error, which clients print, be kept. This module imports in less than 10 ms, most of it for one regular
+expression.
 
-A node is named like the node type in Temporal's parser, because error messages carry that name.
+A node is named after the node type in Temporal's parser, because error messages contain that name.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ BINARY = "*sqlparser.BinaryExpr"
 SUBQUERY = "*sqlparser.Subquery"
 
 MAX_NESTING = 100
-"""Parentheses and NOTs around each other; half of what Temporal takes, to stay within Python's stack."""
+"""How deep parentheses and NOTs may be nested; half of what Temporal accepts, to stay within Python's stack."""
 
 MAX_CONDITIONS = 5000
-"""Comparisons and the like in a filter."""
+"""The maximum number of comparisons and similar conditions in a filter."""
 
 _COMPARE = frozenset({"=", "<", ">", "<=", ">=", "!=", "<=>"})
 _WORD_OPERATORS = frozenset({"in", "like", "regexp", "starts_with", "between"})
@@ -48,7 +48,7 @@ _UNSUPPORTED = {"case": "*sqlparser.CaseExpr", "default": "*sqlparser.Default", 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`text` is the operator, name or literal; a literal's `quoted` says that it was a string."""
+    """A node of the tree. `text` is the operator, name or literal; `quoted` marks a literal that was a string."""
 
     kind: str
     text: str = ""
@@ -63,17 +63,17 @@ class Statement:
     where: Node | None
     group_by: tuple[Node, ...]
     order_by: tuple[tuple[Node, bool], ...]
-    """With True for descending."""
+    """Each with True for descending."""
     limited: bool
 
 
 def parse_statement(query: str) -> Statement:
-    """Raises InvalidQuery with the place of the first token that does not fit."""
+    """Parse a filter. Raise InvalidQuery with the position of the first unexpected token."""
     return _Parser(Tokens(query.strip())).statement()
 
 
 def conditions_of(query: str) -> int:
-    """How many conditions a filter has; none when it can't be read."""
+    """Return the number of conditions in a filter; 0 when it can't be parsed."""
     try:
         parser = _Parser(Tokens(query.strip()))
         parser.statement()
@@ -83,7 +83,7 @@ def conditions_of(query: str) -> int:
 
 
 class _Parser:
-    """Precedence climbing."""
+    """A parser by precedence climbing."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
@@ -124,7 +124,7 @@ class _Parser:
         return by, descending
 
     def _expression(self, binding: int) -> Node:
-        """OR binds with 1, AND with 2, the operand of NOT with 3."""
+        """Parse an expression whose operators bind at least as tightly: OR 1, AND 2, the operand of NOT 3."""
         tokens = self._tokens
         if tokens.kind == "not":
             self._deeper()
@@ -151,7 +151,7 @@ class _Parser:
                 return left
 
     def _count(self) -> None:
-        """One more condition."""
+        """Count one more condition. Raise InvalidQuery when there are too many."""
         self.conditions += 1
         if self.conditions > MAX_CONDITIONS:
             raise InvalidQuery(f"{NOT_SUPPORTED}: more than {MAX_CONDITIONS} conditions")
@@ -198,7 +198,7 @@ class _Parser:
         return Node(COMPARISON, f"{negated}{operator}", (left, right))
 
     def _operand(self) -> Node:
-        """A value, with whatever arithmetic: no attribute takes that, so only its being there is kept."""
+        """Parse a value, possibly with arithmetic. No attribute accepts arithmetic, so only its presence is kept."""
         tokens = self._tokens
         signs = []
         while tokens.kind in _PREFIX:
@@ -228,7 +228,7 @@ class _Parser:
         return Node(PAREN if len(items) == 1 else TUPLE, items=tuple(items))
 
     def _subquery(self) -> Node:
-        """Skipped to its end: it is refused whatever it holds."""
+        """Skip a subquery, which is refused whatever it contains."""
         open_parens = 1
         while open_parens:
             token = self._tokens.next()

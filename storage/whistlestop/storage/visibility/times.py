@@ -1,4 +1,4 @@
-"""Times and durations as the filter language and search attributes write them."""
+"""Parse and format times and durations as in the filter language and in search attributes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
 
 def parse_rfc3339_us(text: str) -> int:
-    """Microseconds since the epoch; finer digits are cut off. Raises ValueError."""
+    """Return the microseconds since the Unix epoch; finer digits are cut off. Raise ValueError."""
     match = _RFC3339.fullmatch(text)
     if match is None:
         raise ValueError(f"not an RFC 3339 time: {text}")
@@ -38,7 +38,7 @@ def parse_rfc3339_us(text: str) -> int:
 
 
 def format_rfc3339(time_us: int) -> str:
-    """UTC, with no more digits behind the second than needed."""
+    """Return the time in UTC, with as many fractional digits as needed; years beyond 1 and 9999 are clamped."""
     try:
         when = _EPOCH + timedelta(microseconds=time_us)
     except OverflowError:
@@ -48,7 +48,11 @@ def format_rfc3339(time_us: int) -> str:
 
 
 def parse_duration_ns(text: str) -> int:
-    """Nanoseconds: a whole number of them, units (`1h30m`, `1.5d`, `-300ms`), or hours:minutes:seconds."""
+    """Return the nanoseconds of a duration; fractions of a nanosecond are cut off. Raise ValueError.
+
+    Accepted are a whole number of nanoseconds, numbers with units (`1h30m`, `1.5d`, `-300ms`), and
+    hours:minutes:seconds.
+    """
     if _INTEGER.fullmatch(text):
         return int(text)
     if text in ("0", "+0", "-0"):

@@ -1,7 +1,7 @@
-"""The words of the filter language.
+"""Split a filter into tokens.
 
-Errors carry a position. Clients print it, so it counts as Temporal does: bytes, within the statement
-`select * from table1 where <filter>`, one past the end of the token that was not expected.
+Errors carry a position. Clients print it, so it is counted as Temporal does: in bytes, within the statement `select *
+from table1 where <filter>`, one past the end of the unexpected token.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from whistlestop.storage.visibility.errors import MALFORMED, NOT_SUPPORTED, Inva
 _STATEMENT = "select * from table1 "
 
 MAX_LENGTH = 256 * 1024
-"""Characters of a filter: six thousand workflow ids that are UUIDs."""
+"""The maximum characters of a filter: enough for six thousand workflow ids that are UUIDs."""
 
 MAX_TOKENS = 100_000
-"""More than any filter of as many values and conditions as are allowed has."""
+"""More tokens than any filter within the limits on values and conditions has."""
 
-# Words that structure a query and so can't be names. (Further words of SQL can: nothing here would confuse them.)
+# Words that structure a query and so can't be names. (Other words of SQL can, since nothing here confuses them.)
 KEYWORDS = frozenset(
     {
         "and", "asc", "between", "binary", "by", "case", "default", "desc", "div", "escape", "exists", "false", "for",
@@ -59,7 +59,7 @@ _NEAR = frozenset({"keyword", "name", "string", "number", "hexnum", "hex", "argu
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """`kind` is the operator or keyword itself, or one of: name, string, number, hex, hexnum, argument, end."""
+    """A token. `kind` is the operator or keyword itself, or name, string, number, hex, hexnum, argument or end."""
 
     kind: str
     text: str
@@ -67,7 +67,7 @@ class Token:
 
 
 class Tokens:
-    """The tokens of one query, with one look ahead."""
+    """The tokens of one filter, with one token of look-ahead."""
 
     def __init__(self, query: str) -> None:
         lowered = query.lower()
@@ -106,33 +106,33 @@ class Tokens:
         return self._tokens[self._at].kind
 
     def next(self) -> Token:
-        """Take the next token."""
+        """Take the next token; the last one (`end`) can be taken again and again."""
         token = self._tokens[self._at]
         if self._at + 1 < len(self._tokens):
             self._at += 1
         return token
 
     def accept(self, kind: str) -> bool:
-        """Take the next token if it is of that kind."""
+        """Take the next token if it is of that kind; return whether it was."""
         if self._tokens[self._at].kind != kind:
             return False
         self.next()
         return True
 
     def expect(self, kind: str) -> Token:
-        """Take the next token, which must be of that kind."""
+        """Take the next token, which must be of that kind. Raise InvalidQuery otherwise."""
         if self._tokens[self._at].kind != kind:
             raise self.error()
         return self.next()
 
     def error(self, problem: str = "syntax error") -> InvalidQuery:
-        """The next token was not expected."""
+        """Return the error for an unexpected next token."""
         token = self._tokens[self._at]
         near = ""
         if token.kind in _NEAR or token.kind in KEYWORDS:
             near = f" near '{token.text}'" if token.text else ""
         read = self._sql[: token.end]
-        if token.kind == "unknown":  # of a longer character, the first byte is the unexpected one
+        if token.kind == "unknown":  # of a multi-byte character, the first byte is the unexpected one
             read = f"{read[:-1]}?"
         position = len(read.encode("utf-8", "replace")) + 1
         return InvalidQuery(f"{MALFORMED}: {problem} at position {position}{near}")
@@ -166,7 +166,7 @@ def _classify(group: str, text: str) -> tuple[str, str]:
 
 
 def _unescape(quoted: str) -> str:
-    """A backslash takes the special meaning from a character (or gives one), a doubled quote stands for one."""
+    """Return a string literal's value: a backslash escapes a character, a doubled quote stands for one."""
     quote, body = quoted[0], quoted[1:-1]
     if "\\" not in body and quote not in body:
         return body
