@@ -100,12 +100,23 @@ async def test_every_name_of_every_request_is_refused_before_anything_is_asked(w
     assert world.history.calls == world.matching.calls == []
 
 
-async def test_an_endpoint_s_name_is_told_to_be_too_long_first(world: World) -> None:
-    """As Temporal does; the rule for such names refuses U+0000 besides."""
+@pytest.mark.parametrize(
+    ("name", "task_queue", "message"),
+    [
+        ("\0" * 300, "q", "endpoint name exceeds length limit of 200"),
+        ("e", "\0" * 1001, "taskQueue length exceeds limit"),
+        ("a-\0-b", "q", "endpoint name must match the regex"),
+        ("letters", NUL, "taskQueue must not contain U\\+0000"),
+    ],
+)
+async def test_an_endpoint_s_names_are_told_to_be_too_long_first(
+    world: World, name: str, task_queue: str, message: str
+) -> None:
+    """As Temporal does."""
     request = operator_pb.CreateNexusEndpointRequest()
-    request.spec.name = "\0" * 300
-    request.spec.target.worker.namespace, request.spec.target.worker.task_queue = "default", "q"
-    with pytest.raises(ServiceError, match="endpoint name exceeds length limit of 200") as refused:
+    request.spec.name = name
+    request.spec.target.worker.namespace, request.spec.target.worker.task_queue = "default", task_queue
+    with pytest.raises(ServiceError, match=message) as refused:
         await world.call("CreateNexusEndpoint", request)
     assert refused.value.code is Code.INVALID_ARGUMENT
 

@@ -30,7 +30,9 @@ _KEPT_FIELDS = frozenset(
         "reason", "unpause",
     )
 )  # fmt: skip
-_CHECKED_FIELDS = frozenset(("temporal.api.nexus.v1.EndpointSpec.name",))
+_CHECKED_FIELDS = frozenset(
+    ("temporal.api.nexus.v1.EndpointSpec.name", "temporal.api.nexus.v1.EndpointTarget.Worker.task_queue")
+)
 """Names whose own rule refuses U+0000, and tells of a length over the limit first."""
 _KEPT_MAPS = frozenset(("data", "header", "metadata", "nexus_header", "headers"))
 """Of text to text."""

@@ -25,6 +25,7 @@ from whistlestop.common.errors import (
     unavailable,
 )
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
+from whistlestop.common.storable import NUL
 from whistlestop.storage.errors import EndpointConflict, EndpointExists, Unreadable
 from whistlestop.storage.records import NexusEndpointRecord
 
@@ -194,6 +195,8 @@ def _queue_issue(name: str, most: int) -> str:
         return "taskQueue length exceeds limit"
     if name.startswith(task_queues.RESERVED_PREFIX):
         return task_queues.RESERVED
+    if NUL in name:
+        return "taskQueue must not contain U+0000"
     return task_queues.internal_fault(name)
 
 
