@@ -93,3 +93,37 @@ def test_a_result_that_is_larger_than_a_payload_may_be_fails_the_operation() -> 
     world.commit(run)
     failed = world.last("NexusOperationFailed").failure.cause
     assert (failed.message, failed.application_failure_info.non_retryable) == ("http: response body too large", True)
+
+
+HANDLER_ERROR = {"metadata": {"type": "nexus.HandlerError"}, "details": {"type": "INTERNAL"}, "message": "on purpose"}
+JSON = {"content-type": "application/json; charset=utf-8"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "retryable"),
+    [
+        (Answer(500, JSON, json.dumps(HANDLER_ERROR).encode()), "handler error (INTERNAL): on purpose", True),
+        (Answer(500, {}, json.dumps(HANDLER_ERROR).encode()), "handler error (INTERNAL)", True),
+        (Answer(500, JSON, b'{"message": "on purpose"}'), "handler error (INTERNAL)", True),
+        (Answer(404, JSON, b"{"), "handler error (NOT_FOUND)", False),
+        (Answer(404, JSON | {"nexus-request-retryable": "true"}, b"{}"), "handler error (NOT_FOUND)", True),
+        (
+            Answer(400, JSON, json.dumps(HANDLER_ERROR | {"details": {"type": "BAD_REQUEST"}}).encode()),
+            "handler error (BAD_REQUEST): on purpose", False,
+        ),
+        (
+            Answer(500, JSON, json.dumps(HANDLER_ERROR | {"details": {"retryableOverride": False}}).encode()),
+            "handler error (INTERNAL): on purpose", False,
+        ),
+        (Answer(418, {}, b""), "unexpected response status: 418", True),
+    ],
+)  # fmt: skip
+def test_a_completion_that_is_refused_tells_what_the_other_side_says(
+    answer: Answer, message: str, *, retryable: bool
+) -> None:
+    assert nexus_http._refused(answer) == nexus_http.Refused(message, retryable=retryable)
+
+
+def test_of_what_the_other_side_says_not_all_is_kept() -> None:
+    answer = Answer(500, JSON, json.dumps(HANDLER_ERROR | {"message": "x" * 1_000_000}).encode())
+    assert len(nexus_http._refused(answer).message) == 1000

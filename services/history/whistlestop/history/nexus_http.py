@@ -27,7 +27,9 @@ _KINDS = {
     501: "NOT_IMPLEMENTED", 408: "REQUEST_TIMEOUT", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE",
     520: "UPSTREAM_TIMEOUT",
 }  # fmt: skip
-_FINAL_STATUSES = frozenset({400, 401, 403, 404, 409, 501})
+_FINAL_KINDS = frozenset({"BAD_REQUEST", "UNAUTHENTICATED", "UNAUTHORIZED", "NOT_FOUND", "CONFLICT", "NOT_IMPLEMENTED"})
+_MOST_MESSAGE = 1000
+"""Characters that are kept of what others say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,23 @@ async def complete(
         return Refused(str(error), retryable=True)
     if 200 <= answer.status < 300:
         return None
-    kind = _KINDS.get(answer.status)
+    return _refused(answer)
+
+
+def _refused(answer: Answer) -> Refused:
+    """Return what an answer says of a refused completion: its handler error where it has one, else its status."""
+    is_json = answer.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+    source = failure_of(answer.body) if is_json else nexus_pb.Failure()
+    kind, text = _KINDS.get(answer.status), ""
+    retryable = {"true": True, "false": False}.get(answer.headers.get("nexus-request-retryable", "").lower())
+    if source.metadata.get("type") == nexus_content.HANDLER_ERROR:
+        info = nexus_failures.to_temporal(source).nexus_handler_failure_info
+        kind, text = info.type or "INTERNAL", source.message
+        retryable = nexus_content.RETRYABLE_OF.get(info.retry_behavior)
     if kind is None:
         return Refused(f"unexpected response status: {answer.status}", retryable=True)
-    return Refused(f"handler error ({kind})", retryable=answer.status not in _FINAL_STATUSES)
+    message = f"handler error ({kind}): {text}" if text else f"handler error ({kind})"
+    return Refused(message[:_MOST_MESSAGE], retryable=kind not in _FINAL_KINDS if retryable is None else retryable)
 
 
 def _timestamp(instant_ns: int) -> str:
@@ -134,4 +149,4 @@ def failure_of(body: bytes) -> nexus_pb.Failure:
     try:
         return nexus_content.read_failure(body)
     except (ValueError, TypeError, AttributeError):
-        return nexus_pb.Failure(message=body[:1000].decode(errors="replace"))
+        return nexus_pb.Failure(message=body[:_MOST_MESSAGE].decode(errors="replace"))
