@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +16,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from tests.history.test_executions import DAY_NS, NAMESPACE_ID, Bench
 from tests.patience import PATIENCE_S
 from whistlestop.common.clients import decoded
-from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.clock import SECOND_NS, FakeClock
+from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.nexus_pb2 import (
     CompleteNexusOperationRequest,
@@ -22,12 +25,17 @@ from whistlestop.common.proto.nexus_pb2 import (
     NexusTaskData,
     RecordNexusTaskStartedRequest,
 )
+from whistlestop.history.api.activity_executions import ACTIVITIES
+from whistlestop.history.api.nexus_executions import OPERATIONS
+from whistlestop.history.core.limits import Limits
 from whistlestop.storage.records import NamespaceRecord, NexusEndpointRecord
 from whistlestop.storage.sqlite.store import SqliteStore
 from whistlestop.storage.visibility import parse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from whistlestop.history.api.standalone import Standalone
 
 NEXUS = 3
 DIVISION = "TemporalNamespaceDivision = '131748067'"
@@ -200,3 +208,28 @@ async def test_nothing_is_left_of_it_when_it_was_kept_long_enough_or_deleted(des
     await desk.pass_time(DAY_NS / SECOND_NS)
     assert await desk.store.check(10) == []
     assert await desk.store.count_visibility(NAMESPACE_ID, parse(DIVISION, {})) == 0
+
+
+@pytest.mark.parametrize(
+    ("left_s", "can_hold", "waits_s"),
+    [(None, True, 60), (100, True, 60), (30, True, 29), (1, True, 0), (0, True, 0), (100, False, 20), (10, False, 9)],
+)
+@pytest.mark.parametrize("kind", [OPERATIONS, ACTIVITIES], ids=["operations", "activities"])
+def test_who_asks_for_news_is_answered_before_its_own_time_is_over(
+    kind: Standalone, left_s: int | None, waits_s: int, *, can_hold: bool
+) -> None:
+    """As `longPollTimeout` and `longPollBuffer` say: a minute, and a second. A function waits no longer than it did."""
+    service: Any = SimpleNamespace(limits=Limits(), clock=FakeClock())
+    now_ns = service.clock.steady_ns()
+    deadline_ns = None if left_s is None else now_ns + left_s * SECOND_NS
+    context = CallContext(deadline_ns, namespace="default", can_hold=can_hold)
+    assert kind._deadline(service, context) == now_ns + waits_s * SECOND_NS
+
+
+async def test_news_that_do_not_come_are_an_empty_answer(desk: Desk) -> None:
+    await desk.begin()
+    token = (await desk.describe()).long_poll_token
+    desk.history.limits.by_namespace["default"] = replace(desk.history.limits, nexus_long_poll_ns=0)
+    assert await desk.call("DescribeNexusOperationExecution", operation_id="o", long_poll_token=token) == (
+        rr.DescribeNexusOperationExecutionResponse()
+    )

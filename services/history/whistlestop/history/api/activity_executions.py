@@ -41,7 +41,10 @@ OPTION_FIELDS = (
 )  # fmt: skip
 
 
-ACTIVITIES = Standalone(id_prefix=core.ID_PREFIX, gone=core.GONE, is_one=core.is_one)
+ACTIVITIES = Standalone(
+    id_prefix=core.ID_PREFIX, gone=core.GONE, is_one=core.is_one,
+    long_poll=lambda limits: (limits.activity_long_poll_ns, limits.activity_long_poll_buffer_ns),
+)  # fmt: skip
 
 
 # ---- start -----------------------------------------------------------------------------------------------------------

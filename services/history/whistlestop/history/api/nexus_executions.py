@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout")
 
 
-OPERATIONS = Standalone(id_prefix=core.ID_PREFIX, gone=core.GONE, is_one=core.is_one)
+OPERATIONS = Standalone(
+    id_prefix=core.ID_PREFIX, gone=core.GONE, is_one=core.is_one,
+    long_poll=lambda limits: (limits.nexus_long_poll_ns, limits.nexus_long_poll_buffer_ns),
+)  # fmt: skip
 
 
 # ---- start -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import execution_topic
 from whistlestop.history import rebuilding
-from whistlestop.history.api.updates import deadline
 from whistlestop.storage.errors import Unreadable
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
     from whistlestop.common.context import CallContext
+    from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.engine import Entry
@@ -40,6 +40,8 @@ class Standalone:
     gone: str
     """Says that there is none, with a place for the id."""
     is_one: Callable[[MutableState], bool]
+    long_poll: Callable[[Limits], tuple[int, int]]
+    """How long a caller waits at most, and what is left of its own time when it is answered."""
 
     def workflow_id(self, user_id: str) -> str:
         """Under which the run stands in `executions`."""
@@ -70,7 +72,7 @@ class Standalone:
         self, service: History, context: CallContext, key: ExecutionKey, wanted: Callable[[Entry], bool]
     ) -> Entry | None:
         """Its state as soon as that is as `wanted`; None when the time is over."""
-        deadline_ns = deadline(service, context)
+        deadline_ns = self._deadline(service, context)
         with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
             while True:
                 entry = await self.read(service, key)
@@ -120,6 +122,17 @@ class Standalone:
         async with service.engine.lock(run.key):
             await service.store.delete_execution(run.key)
             service.engine.forget(run.key)
+
+    def _deadline(self, service: History, context: CallContext) -> int:
+        """When whoever waits is answered that there is nothing yet."""
+        limits = service.limits.of(context.namespace)
+        longest_ns, buffer_ns = self.long_poll(limits)
+        if not context.can_hold:
+            longest_ns = min(longest_ns, limits.long_poll_ns)
+        now_ns = service.clock.steady_ns()
+        if context.deadline_ns is None:
+            return now_ns + longest_ns
+        return now_ns + max(0, min(longest_ns, context.deadline_ns - now_ns - buffer_ns))
 
     def _none(self, user_id: str) -> ServiceError:
         return not_found(self.gone.format(user_id))

@@ -64,6 +64,12 @@ class Limits:
 
     long_poll_ns: int = 20 * SECOND_NS
     """How long a caller is kept waiting that set itself no shorter time."""
+    activity_long_poll_ns: int = 60 * SECOND_NS
+    activity_long_poll_buffer_ns: int = SECOND_NS
+    """Likewise for standalone activities, and what is left of a caller's own time when it is answered."""
+    nexus_long_poll_ns: int = 60 * SECOND_NS
+    nexus_long_poll_buffer_ns: int = SECOND_NS
+    """Likewise for standalone Nexus operations."""
     workflow_task_timeout_ns: int = 10 * SECOND_NS
     workflow_task_timeout_max_ns: int = 120 * SECOND_NS
     workflow_task_heartbeat_timeout_ns: int = 30 * 60 * SECOND_NS
