@@ -229,7 +229,7 @@ def test_who_asks_for_news_is_answered_before_its_own_time_is_over(
 async def test_news_that_do_not_come_are_an_empty_answer(desk: Desk) -> None:
     await desk.begin()
     token = (await desk.describe()).long_poll_token
-    desk.history.limits.by_namespace["default"] = replace(desk.history.limits, nexus_long_poll_ns=0)
+    desk.history.limits = replace(desk.history.limits, nexus_long_poll_ns=0)
     assert await desk.call("DescribeNexusOperationExecution", operation_id="o", long_poll_token=token) == (
         rr.DescribeNexusOperationExecutionResponse()
     )
