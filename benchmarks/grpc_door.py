@@ -1,10 +1,13 @@
-"""CPU of a server process per unary gRPC call: an echo of GetSystemInfo's size, on our HTTP/2 server or on grpc.aio.
+"""Measure a server process's CPU per unary gRPC call: an answer of GetSystemInfo's size, by our server and by others.
 
-    python benchmarks/grpc_door.py                # both servers, 1 and 64 calls in flight
-    python benchmarks/grpc_door.py --server ours  # one of them
+    python -m benchmarks.grpc_door                # every server, 1 and 64 calls in flight, three times each
+    python -m benchmarks.grpc_door --server ours  # one of them
 
 The server runs in a process of its own; what it used is read from /proc, so the client's cost does not count. The
-client is the Temporal SDK's (tonic), or grpc.aio's with --client grpcio.
+client is the Temporal SDK's (tonic), or grpc.aio's with --client grpcio. grpclib and h2 come with
+`pip install --group rivals`; grpclib takes no compressed request, so the SDK can't talk to it. The server on h2 is a
+skeleton: it has no deadlines, no limits and no cancellation.
+docs/decisions/0004-grpc-server.md has the figures.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ import argparse
 import asyncio
 import multiprocessing
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +80,90 @@ async def _serve_grpcio(pipe: Connection) -> None:
     await asyncio.Event().wait()
 
 
+async def _serve_grpclib(pipe: Connection) -> None:
+    import socket
+
+    import grpclib.server
+    from grpclib.const import Cardinality, Handler
+
+    answer = _answer()
+
+    class Codec:
+        """Pass bytes through, as the other servers here do."""
+
+        __content_subtype__ = "proto"
+
+        def encode(self, message: bytes, message_type: object) -> bytes:
+            return message
+
+        def decode(self, data: bytes, message_type: object) -> bytes:
+            return data
+
+    async def call(stream: Any) -> None:
+        await stream.recv_message()
+        await stream.send_message(answer)
+
+    class Echo:
+        def __mapping__(self) -> dict[str, Any]:
+            return {PATH: Handler(call, Cardinality.UNARY_UNARY, bytes, bytes)}
+
+    here: Any = Echo()
+    codec: Any = Codec()
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    await grpclib.server.Server([here], codec=codec).start(sock=listener)
+    pipe.send(listener.getsockname()[1])
+    await asyncio.Event().wait()
+
+
+async def _serve_h2(pipe: Connection) -> None:
+    import h2.config
+    import h2.connection
+    import h2.events
+
+    body = _answer()
+    answer = b"\0" + len(body).to_bytes(4, "big") + body
+    head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+    end = [(b"grpc-status", b"0")]
+
+    async def call(http: Any, stream_id: int, transport: Any) -> None:
+        http.send_headers(stream_id, head)
+        http.send_data(stream_id, answer)
+        http.send_headers(stream_id, end, end_stream=True)
+        transport.write(http.data_to_send())
+
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+            self.tasks: set[asyncio.Task[None]] = set()
+            config = h2.config.H2Configuration(client_side=False, header_encoding=None)
+            self.http = h2.connection.H2Connection(config)
+            self.http.initiate_connection()
+            transport.write(self.http.data_to_send())
+
+        def data_received(self, data: bytes) -> None:
+            for event in self.http.receive_data(data):
+                if isinstance(event, h2.events.DataReceived) and event.flow_controlled_length:
+                    self.http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                elif isinstance(event, h2.events.StreamEnded):
+                    task = asyncio.create_task(call(self.http, event.stream_id, self.transport))
+                    self.tasks.add(task)
+                    task.add_done_callback(self.tasks.discard)
+            self.transport.write(self.http.data_to_send())
+
+    server = await asyncio.get_running_loop().create_server(Protocol, "127.0.0.1", 0)
+    pipe.send(server.sockets[0].getsockname()[1])
+    await asyncio.Event().wait()
+
+
+SERVERS = {"ours": _serve_ours, "grpcio": _serve_grpcio, "grpclib": _serve_grpclib, "h2": _serve_h2}
+
+
 def _run_server(kind: str, pipe: Connection) -> None:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve_ours(pipe) if kind == "ours" else _serve_grpcio(pipe))
+        runner.run(SERVERS[kind](pipe))
 
 
 def _cpu_s(pid: int) -> float:
@@ -117,16 +198,19 @@ async def _caller(client: str, port: int) -> Any:
     return call_sdk
 
 
-async def _measure(kind: str, client: str, port: int, pid: int, calls: int) -> None:
+async def _measure(kind: str, client: str, port: int, pid: int, calls: int, repeats: int) -> None:
     call = await _caller(client, port)
     for in_flight in (1, 64):
         await _load(call, in_flight, calls // 10)
-        cpu, wall = _cpu_s(pid), time.perf_counter()
-        await _load(call, in_flight, calls)
-        used, took = _cpu_s(pid) - cpu, time.perf_counter() - wall
+        used: list[float] = []
+        for _ in range(repeats):
+            before = _cpu_s(pid)
+            await _load(call, in_flight, calls)
+            used.append((_cpu_s(pid) - before) / calls * 1e6)
+        each = ", ".join(f"{us:.0f}" for us in used)
         print(
-            f"{kind:8} {client:7} {in_flight:3} in flight: {used / calls * 1e6:6.1f} us of server CPU a call, "
-            f"{calls / took:6.0f} calls/s, {_rss_mb(pid):.0f} MB"
+            f"{kind:8} {client:7} {in_flight:3} in flight: {min(used):6.1f} us of server CPU a call ({each}), "
+            f"{_rss_mb(pid):.0f} MB"
         )
 
 
@@ -143,18 +227,20 @@ async def _load(call: Any, in_flight: int, calls: int) -> None:
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", choices=["ours", "grpcio"])
+    parser.add_argument("--server", choices=list(SERVERS))
     parser.add_argument("--client", choices=["sdk", "grpcio"], default="sdk")
     parser.add_argument("--calls", type=int, default=CALLS)
+    parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    for kind in (chosen.server,) if chosen.server else ("grpcio", "ours"):
+    kinds = [kind for kind in SERVERS if (kind, chosen.client) != ("grpclib", "sdk")]
+    for kind in (chosen.server,) if chosen.server else kinds:
         here, there = context.Pipe()
         process = context.Process(target=_run_server, args=(kind, there), daemon=True)
         process.start()
         try:
             assert process.pid is not None
-            asyncio.run(_measure(kind, chosen.client, here.recv(), process.pid, chosen.calls))
+            asyncio.run(_measure(kind, chosen.client, here.recv(), process.pid, chosen.calls, chosen.repeats))
         finally:
             process.kill()
             process.join()

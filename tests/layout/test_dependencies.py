@@ -18,6 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = {"whistlestop", "tests", "infra", "examples", "benchmarks"}
 ELSEWHERE = {"localstack", "plux", "awslambdaric", "crontab"}
 """Of environments that `infra.localstack` makes for itself; its requirement files declare them."""
+OF_GROUPS = {name: [name] for name in ("aiohttp", "alembic", "atheris", "grpclib", "sqlglot", "yoyo-migrations")} | {
+    "connectrpc": ["connect-python"],
+}
+"""Of dependency groups that only `make long` and benchmarks install."""
 
 
 def _name(requirement: str) -> str:
@@ -34,7 +38,7 @@ def declared() -> tuple[set[str], set[str]]:
     for extra in project["project"].get("optional-dependencies", {}).values():
         users |= {_name(each) for each in extra}
     groups = project["dependency-groups"]
-    return users, {_name(each) for group in ("dev", "fuzz") for each in groups[group]}
+    return users, {_name(each) for group in ("dev", "fuzz", "rivals") for each in groups[group]}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -48,7 +52,7 @@ def imports(path: Path) -> Iterator[str]:
 
 def undeclared(patterns: tuple[str, ...], packages: set[str]) -> list[str]:
     """Return `file: import` for each import of a package that is not among `packages`."""
-    homes = {**packages_distributions(), "atheris": ["atheris"]}  # which `make long` alone installs
+    homes = {**OF_GROUPS, **packages_distributions()}
     found: list[str] = []
     for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
         beside = {each.stem for folder in (path.parent, path.parent.parent) for each in folder.iterdir()}
