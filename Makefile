@@ -13,8 +13,9 @@ LONG_KILLS ?= 200
 LONG_LOSSES ?= 5000
 LONG_FAILOVERS ?= 20
 LONG_MUTANTS ?= 500
+LOCK_ARGS ?=
 
-.PHONY: help demo test pgbouncer test-fast test-infra test-typescript record-parity long lint proto bench check clean
+.PHONY: help demo test pgbouncer test-fast test-infra test-typescript record-parity long lint lock proto bench check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,15 +28,17 @@ help:
 	@echo "make record-parity   record what the real server answers to the scenarios of tests/parity"
 	@echo "make lint   ruff, mypy strict, import contracts"
 	@echo "make check  lint and all tests, as CI runs them"
+	@echo "make lock   pin what pyproject.toml asks for in infra/locks, with hashes (LOCK_ARGS=--upgrade: the newest versions)"
 	@echo "make proto  generate *_pb2.py from our .proto files"
 	@echo "make bench  benchmarks"
 
-# pip knows dependency groups from 25.1 on, so it comes first.
-$(STAMP): pyproject.toml
+# Exactly what infra/locks/dev.lock names; then this project, built by the hatchling that is in it.
+$(STAMP): pyproject.toml infra/locks/dev.lock
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Set PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement infra/locks/dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
 demo: $(STAMP)
@@ -87,6 +90,15 @@ lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
+
+# Versions that are pinned already stay, unless LOCK_ARGS says otherwise. No index is written down: yours is used.
+LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 \
+        --generate-hashes --no-annotate --no-emit-index-url $(LOCK_ARGS)
+lock: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOCK) pyproject.toml --group dev --output-file infra/locks/dev.lock
+	$(LOCK) pyproject.toml --output-file infra/locks/server.lock
+	$(LOCK) --group build --output-file infra/locks/build.lock
 
 proto: $(STAMP)
 	$(BIN)/python infra/tools/generate_protos.py
