@@ -1,15 +1,15 @@
-"""The second storey of a connection: calls, from their head to their handler's end.
+"""The second layer of a connection: calls, from their headers to the end of their handlers.
 
-Rules of this file: it knows handlers and deadlines, no frames. Each call has one task, which ends in exactly one of:
-a reply, a refusal, or silence when the stream was closed meanwhile (reset by the peer, expired, or lost). Whoever
-closes a stream cancels its task; the handler sees CancelledError where it waits.
+This layer knows handlers and deadlines, but no frames. Each call has one task, which ends in exactly one of: a reply,
+an error, or nothing when the stream was closed meanwhile (reset by the peer, expired, or lost). Closing a stream
+cancels its task; the handler sees CancelledError where it waits.
 
-Who calls is asked at a call's head (`admit`), before anything of its request is kept. Where that takes a look
-elsewhere, nothing more is read from a connection that has not shown a credential yet.
+The caller is authenticated when the headers of a call arrive (`admit`), before any of its request is buffered. If
+that has to wait (a token's keys are fetched, …), reading from an unauthenticated connection pauses.
 
-Deadlines share one timer per connection. It is set for the earliest deadline it knew when it was set; calls that
-end before leave it alone, and when it fires it looks at the calls that are there. So a call costs no timer. With more
-calls the timer is less exact, so that looking at them stays a small part of the time.
+Deadlines share one timer per connection. It is set for the earliest deadline known at that time; a call that ends
+earlier does not change it, and when it fires, it checks the calls in progress. So a call needs no timer of its own.
+The more calls there are, the less exact the timer, to keep the share of time spent on checking small.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Deadlines this near to the timer's go with it.
+# Deadlines this close to the timer's expire together with it.
 _SLACK_S = 0.001
 _SLACK_PER_CALL_S = 5e-6
 _CPU_OF_A_PUBLIC_CALL_S: Final = 50e-6
 _CPU_OF_A_QUESTION_S: Final = 200e-6
-"""Of handlers, and of verifying a token, which are not measured; what frames cost is."""
+"""Estimated CPU time of handlers, and of verifying a token, which is not measured; that of frames is."""
 _DENIED: Final = status.trailers_only(permission_denied())
 _CROWDED: Final = status.trailers_only(
-    ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too much is under way for callers who are not known")
+    ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too many unfinished requests of unauthenticated callers")
 )
 
 
 class Calls(Outbound):
-    """Handlers and their tasks."""
+    """Handlers of calls, and their tasks."""
 
     def __init__(
         self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop, account: Account
@@ -59,17 +59,17 @@ class Calls(Outbound):
         self._service = service
         self._running = 0
         self._begun = 0
-        """Calls that were begun in this turn."""
+        """Calls begun in this turn."""
         self._leaving: set[asyncio.Task[None]] = set()
-        """Cancelled, not yet ended; the loop itself holds tasks weakly."""
+        """Tasks that were cancelled and have not ended; the event loop holds them only weakly."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self.buffered = 0
 
-    # -- who calls --
+    # -- authentication --
 
     def admit(self, stream: Stream) -> bool:
-        """Whether the call may begin, as far as its head tells; if not, it is refused."""
+        """Return whether the call may begin, judging by its headers; if not, it is refused."""
         head = stream.head
         method = head.method
         assert method is not None
@@ -95,13 +95,13 @@ class Calls(Outbound):
         return False
 
     def _vouch(self) -> None:
-        """A known caller uses the connection."""
+        """Treat the connection as authenticated, since an authenticated caller uses it."""
         if not self.account.authenticated:
             self.account.authenticate()
             self.trust()
 
     def _count(self, stream: Stream) -> bool:
-        """Let the budget know of a call whose caller is not known; refuse it when there is no room."""
+        """Count an unauthenticated call against the budget; refuse it and return False when there is no room."""
         head = stream.head
         stream.request = self.account.open_request(partial(self._expired, stream))
         size = sum(len(name) + len(value) for name, value in head.headers.items())
@@ -113,7 +113,7 @@ class Calls(Outbound):
         return False
 
     def _expired(self, stream: Stream) -> None:
-        """A request stayed unfinished for too long, or has to make room for others."""
+        """End a request that was unfinished for too long, or has to make room for others."""
         self._cut(stream, ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: the request was not finished in time"))
 
     def _ask(self, stream: Stream, knows: Knows) -> bool:
@@ -145,12 +145,12 @@ class Calls(Outbound):
         self.read_again(ASKING)
 
     async def _is_known(self, stream: Stream, knows: Knows) -> bool:
-        """Who is not, is refused."""
+        """Return whether the caller is authenticated; if not, refuse the call."""
         try:
             if await knows(stream.head):
                 return True
         except Exception:
-            logger.exception("asking who calls %s failed", stream.head.path)
+            logger.exception("authenticating a caller of %s failed", stream.head.path)
             self._refuse(stream, ServiceError(Code.INTERNAL, "internal error"))
             return False
         self.account.spend_cpu(_CPU_OF_A_QUESTION_S)
@@ -164,13 +164,13 @@ class Calls(Outbound):
         self.strikes.add(cost)
 
     def strike(self, cost: float) -> None:
-        """Count what no frame at hand has cost; ends the connection when it is too much."""
+        """Count a cost that no frame at hand causes, and end the connection when there are too many strikes."""
         raise NotImplementedError
 
-    # -- a call begins --
+    # -- the beginning of a call --
 
     def begin(self, stream: Stream) -> None:
-        """A stream's head is there."""
+        """Begin a call whose headers have arrived."""
         head = stream.head
         self._begun += 1
         stream.begun = True
@@ -183,7 +183,7 @@ class Calls(Outbound):
             self._run(stream, self._serve_streaming(stream, stream.call))
 
     def take(self, stream: Stream, data: bytes) -> None:
-        """More of a request."""
+        """Take another piece of a request."""
         if stream.call is not None:
             self._feed(stream, data, ended=False)
             return
@@ -208,7 +208,7 @@ class Calls(Outbound):
                 self._refuse(stream, ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too many unfinished requests"))
 
     def end(self, stream: Stream, data: bytes) -> None:
-        """The request is whole with `data`."""
+        """Take the last piece of a request, and serve it."""
         stream.ended = True
         if stream.call is not None:
             self._feed(stream, data, ended=True)
@@ -231,7 +231,7 @@ class Calls(Outbound):
             self._run(stream, self._serve(stream, message))
 
     def _unpacked(self, stream: Stream, body: bytes) -> bytes | None:
-        """The message of a request; None when it is refused."""
+        """Return the message of a request; None when it was refused."""
         try:
             return unary_message(body, gzipped=stream.head.gzipped, most=self._most(stream.head))
         except ServiceError as error:
@@ -274,7 +274,7 @@ class Calls(Outbound):
     async def _serve(self, stream: Stream, message: bytes) -> None:
         head = stream.head
         try:
-            reply = await head.method.unary(message, head)  # type: ignore[union-attr,misc]  # no others come here
+            reply = await head.method.unary(message, head)  # type: ignore[union-attr,misc]  # such a method has one
             if not stream.closed:
                 self.reply(stream, reply)
         except ServiceError as error:
@@ -282,7 +282,7 @@ class Calls(Outbound):
         except asyncio.CancelledError:
             self._cancelled(stream)
         except Exception:
-            # A bug: told to the log, without the payload, and to nobody else.
+            # A bug: log it without the payload, and tell the caller no details.
             logger.exception("%s failed", head.path)
             self._refuse(stream, ServiceError(Code.INTERNAL, "internal error"))
         finally:
@@ -299,7 +299,7 @@ class Calls(Outbound):
         except asyncio.CancelledError:
             self._cancelled(stream)
         except Exception:
-            # A bug: told to the log, without the payload, and to nobody else.
+            # A bug: log it without the payload, and tell the caller no details.
             logger.exception("%s failed", head.path)
             self._refuse(stream, ServiceError(Code.INTERNAL, "internal error"))
         finally:
@@ -307,7 +307,7 @@ class Calls(Outbound):
 
     def _cancelled(self, stream: Stream) -> None:
         if not stream.closed:
-            # Not by this file: the program ends its tasks.
+            # Not cancelled by this class: the program is cancelling its tasks.
             self._refuse(stream, ServiceError(Code.CANCELLED, "the call was cancelled"))
 
     def _refuse(self, stream: Stream, error: ServiceError) -> None:
@@ -318,7 +318,7 @@ class Calls(Outbound):
         if is_counted:
             self.strike(strikes.OF_A_REFUSAL)
 
-    # -- a call is cut short --
+    # -- the early end of a call --
 
     def forget(self, stream: Stream) -> None:
         if stream.body:
@@ -326,12 +326,12 @@ class Calls(Outbound):
         super().forget(stream)
 
     def abandon(self, stream: Stream) -> None:
-        """The peer wants no answer any more, or is gone."""
+        """Drop a call whose peer wants no answer any more, or is gone."""
         self.forget(stream)
         self._cancel(stream)
 
     def _cut(self, stream: Stream, error: ServiceError) -> None:
-        """End a call from our side, with an error where that can still be said."""
+        """End a call from our side, with an error unless part of an answer is already waiting to be sent."""
         if stream.closed:
             return
         if stream.outgoing is not None:
@@ -353,14 +353,14 @@ class Calls(Outbound):
 
     def _left(self, stream: Stream, task: asyncio.Task[None]) -> None:
         self._leaving.discard(task)
-        stream.task = None  # it keeps the frame that it was cancelled in, which refers to the stream
-        # A task that was cancelled before its first step has run nothing of itself.
+        stream.task = None  # a cancelled task keeps its frame, which refers to the stream
+        # A task that was cancelled before its first step has not run its own `finally`.
         self._ran(stream)
         if not stream.admitted:
             self.read_again(ASKING)
 
     def abandon_all(self) -> None:
-        """The connection is lost."""
+        """Drop all calls, because the connection is lost."""
         self.lost = True
         for stream in list(self.streams.values()):
             self.abandon(stream)
@@ -371,7 +371,7 @@ class Calls(Outbound):
         self.over.clear()
 
     def refuse_all(self) -> None:
-        """The time to finish is over."""
+        """End all calls with an error, because the grace period of a shutdown is over."""
         for stream in list(self.streams.values()):
             self._cut(stream, unavailable("the server is shutting down"))
 

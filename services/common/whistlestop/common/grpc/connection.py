@@ -1,16 +1,16 @@
-"""The top storey of a connection: frames in (RFC 9113, sections 3 to 6).
+"""The top layer of a connection: incoming frames (RFC 9113, sections 3 to 6).
 
-Rules of this file: it takes frames apart and tells the storeys below. Every frame is checked against the state it
-meets; a fault ends the stream or the connection with the code that the RFC names, never with a traceback. What a
-peer may make us keep or do is bounded in `limits.py`, and by the process's budget.
+This layer parses frames and passes them to the layers below. Every frame is checked against the current state; a
+protocol error ends the stream or the connection with the code that the RFC names, never with a traceback. What a peer
+can make us buffer or compute is bounded in `limits.py`, and by the process's budget.
 
     preface -> SETTINGS -> frames ... -> GOAWAY (drain) -> GOAWAY (last stream) -> closed
 
-A connection takes turns with all others: after a few milliseconds, or some calls, it lets the event loop go on and
-reads nothing meanwhile. One whose caller is not known is read from in small pieces, and its CPU time is counted.
+Connections take turns: after a few milliseconds, or some number of calls, a connection yields to the event loop and
+reads nothing meanwhile. An unauthenticated connection is read from in small pieces, and its CPU time is counted.
 
-A drain says GOAWAY with the largest stream number and a ping; the ping's answer shows that the peer has read it, so
-the second GOAWAY, with the true last stream, cuts off no call that was under way.
+To drain, the server sends GOAWAY with the largest stream number, and a PING. The answer to the PING shows that the
+peer has read the GOAWAY, so the second GOAWAY, with the true last stream, rejects no call that was on its way.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _DRAIN_PING: Final = b"draining"
 _PING_SIZE = 8
 _SETTINGS_BYTES_PER_STRIKE = 128
 _WORK_UNTIL_A_LOOK = 16
-"""Frames, or kilobytes of header blocks, after which the clock is looked at."""
+"""Frames, or KiB of header blocks, after which the clock is read."""
 
 
 class Connection(Requests):
-    """One connection of one peer. `buffer` is what is read into: connections of one event loop share it."""
+    """One connection of a peer. `buffer` receives what is read; all connections of an event loop share it."""
 
     def __init__(
         self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop, account: Account, buffer: memoryview,
@@ -68,7 +68,7 @@ class Connection(Requests):
         self._came = came
         self._gone = gone
         self._watch: asyncio.TimerHandle | None = None
-        """Ends a connection that takes too long to greet, or to close."""
+        """Closes a connection that takes too long for its handshake, or to close."""
         self._rest = b""
         self._next_turn: asyncio.Handle | None = None
         self._greeted = False
@@ -94,7 +94,7 @@ class Connection(Requests):
         peers.keep_alive(transport.get_extra_info("socket"))
         self._came(self)
         if not self.account.is_open:
-            self.abort()  # it had to make room already
+            self.abort()  # the budget has already dropped it to make room
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_watch()
@@ -117,14 +117,14 @@ class Connection(Requests):
         self.data_received(bytes(self._buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
-        """Look at what was read."""
+        """Handle received bytes."""
         if self.lost:
             return
         if self._rest:
             data = self._rest + data
             self._rest = b""
         if self._held:
-            self._rest = data  # a transport may still deliver what it had
+            self._rest = data  # a paused transport may still deliver what it had read
             return
         self._take_turn(data)
 
@@ -134,7 +134,7 @@ class Connection(Requests):
             self._take_turn(data)
 
     def _take_turn(self, data: bytes) -> None:
-        """Look at frames until there is none, or others should go first."""
+        """Handle frames until there are none left, or it is the turn of other connections."""
         counted = not self.account.authenticated
         began = time.thread_time() if counted else 0.0
         self.begin_turn()
@@ -180,7 +180,7 @@ class Connection(Requests):
         return self._read_frames(data, len(frames.PREFACE))
 
     def _read_frames(self, data: bytes, at: int) -> int:
-        """Serve whole frames from `at` on; where the rest begins."""
+        """Handle the complete frames from `at` on; return where the incomplete rest begins."""
         unpack = FRAME_HEADER.unpack_from
         end = len(data)
         until = 0.0
@@ -190,7 +190,7 @@ class Connection(Requests):
             start = at + HEADER_SIZE
             stop = start + (head >> 8)
             if stop - start > LEAST_MAX_FRAME:
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than was agreed")
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than SETTINGS_MAX_FRAME_SIZE")
             if stop > end:
                 break
             if work >= _WORK_UNTIL_A_LOOK:
@@ -204,7 +204,7 @@ class Connection(Requests):
             kind = head & 0xFF
             number &= STREAM_ID
             if self._open_block is not None and (kind != CONTINUATION or number != self._open_block[0]):
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted by another frame")
             try:
                 work += 1
                 if kind == DATA:
@@ -222,7 +222,7 @@ class Connection(Requests):
         return at
 
     def _look_at_clock(self, until: float) -> float:
-        """Find out whether the turn is over; `until` is when, 0 until the first look."""
+        """Check whether the turn is over; return when it ends. `until` is 0 at the first check of a turn."""
         now = time.perf_counter()
         if not until:
             until = now + self._turn_s
@@ -242,9 +242,9 @@ class Connection(Requests):
         elif kind < CONTINUATION:
             self._by_kind[kind - 2](payload, flags, number)
         else:
-            self.strikes.add()  # of an extension: to be ignored
+            self.strikes.add()  # a frame of an extension, which is to be ignored
 
-    # -- as the budget sees it --
+    # -- the budget's Peer --
 
     def activity(self) -> int:
         return self._last
@@ -253,7 +253,7 @@ class Connection(Requests):
         return bool(self.streams)
 
     def close_idle(self) -> None:
-        """Let the peer know, so that no call of it is lost, and close soon."""
+        """Drain the connection, so that no call of the peer is lost, and close it soon."""
         if self._draining:
             self._hang_up()
             return
@@ -267,8 +267,8 @@ class Connection(Requests):
             self._hang_up()
 
     def give_up_reader(self) -> None:
-        """The peer does not read its answers, or does not finish a header block."""
-        self._fail(ErrorCode.ENHANCE_YOUR_CALM, "nothing gets on")
+        """Close the connection: the peer does not read its answers, or does not finish a header block."""
+        self._fail(ErrorCode.ENHANCE_YOUR_CALM, "no progress in reading answers or sending headers")
         self.abort()
 
     def strike(self, cost: float) -> None:
@@ -281,7 +281,7 @@ class Connection(Requests):
     # -- the beginning --
 
     def _greet(self, data: bytes) -> bool:
-        """Whether the preface is there; True once, and then our settings are sent."""
+        """Read the preface and send our settings; return False while the preface is incomplete."""
         if not data.startswith(frames.PREFACE):
             if frames.PREFACE.startswith(data):
                 self._rest = data
@@ -289,7 +289,7 @@ class Connection(Requests):
                 self.write(peers.HTTP_1_ANSWER)
                 self._hang_up()
             else:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 preface")
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the connection does not begin with the HTTP/2 preface")
             return False
         self._greeted = True
         limits = self.limits
@@ -311,13 +311,13 @@ class Connection(Requests):
 
     def _handshake_expired(self) -> None:
         if not self._settled and not self.lost:
-            self._fail(ErrorCode.SETTINGS_TIMEOUT, "no SETTINGS came")
+            self._fail(ErrorCode.SETTINGS_TIMEOUT, "no SETTINGS received in time")
 
-    # -- the other frames --
+    # -- control frames --
 
     def _on_priority(self, payload: bytes, flags: int, number: int) -> None:
         if number == 0:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY of the connection")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
         if len(payload) != 5:
             raise StreamFault(number, ErrorCode.FRAME_SIZE_ERROR)
         self.strikes.add()
@@ -325,7 +325,7 @@ class Connection(Requests):
     def _on_rst_stream(self, payload: bytes, flags: int, number: int) -> None:
         frames.read_number(payload)
         if number == 0 or (number > self._last and self._cut_off is None):
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM of a stream that was not opened")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on a stream that was not opened")
         stream = self.streams.get(number)
         if stream is None:
             self.over.ended(number)
@@ -336,12 +336,12 @@ class Connection(Requests):
 
     def _on_settings(self, payload: bytes, flags: int, number: int) -> None:
         if number != 0:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream other than 0")
         if flags & frames.ACK:
             if payload:
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with a payload")
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS acknowledgement with a payload")
             if not self._settled:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is an acknowledgement")
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is a SETTINGS acknowledgement")
             return
         if not self._settled:
             self._settled = True
@@ -350,13 +350,13 @@ class Connection(Requests):
         self.take_settings(payload)
 
     def _on_push_promise(self, payload: bytes, flags: int, number: int) -> None:
-        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client does not push")
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
 
     def _on_ping(self, payload: bytes, flags: int, number: int) -> None:
         if number != 0:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PING of a stream")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PING on a stream other than 0")
         if len(payload) != _PING_SIZE:
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PING carries eight bytes")
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PING with a payload of other than eight bytes")
         if not flags & frames.ACK:
             self.strikes.add()
             self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
@@ -365,18 +365,18 @@ class Connection(Requests):
 
     def _on_goaway(self, payload: bytes, flags: int, number: int) -> None:
         if number != 0:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY of a stream")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream other than 0")
         if len(payload) < 8:
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a short GOAWAY")
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY with a payload of less than eight bytes")
         self.strikes.add()  # the peer opens no more streams, and closes when its own are done
 
     def _on_window_update(self, payload: bytes, flags: int, number: int) -> None:
         increment = frames.read_number(payload) & STREAM_ID
         if number > self._last and self._cut_off is None:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of a stream that was not opened")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on a stream that was not opened")
         if increment == 0:
             if number == 0:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a window opened by nothing")
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE with an increment of 0")
             raise StreamFault(number, ErrorCode.PROTOCOL_ERROR)
         self.open_window(number, increment)
 
@@ -395,13 +395,16 @@ class Connection(Requests):
 
     def _fail(self, code: ErrorCode, reason: str) -> None:
         if not self._greeted:
-            self.write(frames.settings(()))  # a server's first frame, whatever comes next
+            self.write(frames.settings(()))  # a server's first frame must be SETTINGS, even before GOAWAY
         self.write(frames.goaway(self._last, code, reason))
         logger.debug("connection closed: %s, %s", code.name, reason)
         self._hang_up()
 
     def _hang_up(self) -> None:
-        """Say no more, and close when the peer does: a close while it sends would cost it what it has not read yet."""
+        """Stop sending, and close when the peer does.
+
+        Closing while the peer sends could make it lose answers that it has not read yet.
+        """
         if self.lost:
             return
         self.flush()
@@ -417,7 +420,7 @@ class Connection(Requests):
             with suppress(OSError):  # the peer may have gone before its end was seen here
                 self.transport.write_eof()
         elif not self._settled or self._cut_off is None:
-            # TLS has no half-close; a peer that drains closes by itself, one at fault need not be waited for.
+            # TLS has no half-close. A draining peer closes by itself; one that broke the protocol is not waited for.
             self.transport.close()
 
     def idle(self) -> None:
@@ -425,7 +428,7 @@ class Connection(Requests):
             self._hang_up()
 
     def drain(self) -> None:
-        """Take no new calls soon; close when the last one is answered."""
+        """Stop taking new calls, and close when the last one is answered."""
         if self._draining or self.lost:
             return
         self._draining = True
@@ -448,12 +451,12 @@ class Connection(Requests):
             self._hang_up()
 
     def close_now(self) -> None:
-        """Refuse what is still running, and close."""
+        """End running calls with an error, and close."""
         if not self.lost:
             self.refuse_all()
             self._cut_off_here()
             self._hang_up()
 
     def abort(self) -> None:
-        """Close without a word."""
+        """Close the transport at once."""
         self.transport.abort()

@@ -1,8 +1,7 @@
 """HTTP/2 frames as bytes (RFC 9113, sections 4 to 6).
 
-Rules of this file: pure. It lays frames out and takes them apart; what a frame means for a connection is said in
-`connection.py`. Illegal frames raise `ConnectionFault`, which ends the connection, or `StreamFault`, which ends one
-stream.
+These are pure functions that encode and decode frames; what a frame means for a connection is in `connection.py`.
+Illegal frames raise `ConnectionFault`, which ends the connection, or `StreamFault`, which ends one stream.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-# Plain integers: they are compared once per frame.
+# Plain integers instead of an enum, because they are compared for each frame.
 DATA: Final = 0x0
 HEADERS: Final = 0x1
 PRIORITY: Final = 0x2
@@ -48,7 +47,7 @@ MOST_MAX_FRAME: Final = 0xFFFFFF
 STREAM_ID: Final = 0x7FFFFFFF
 
 HEADER_SIZE: Final = 9
-# Length and kind in one number, flags, stream id: one call takes a header apart.
+# Length and type in one number, flags, stream id: one call decodes a frame header.
 FRAME_HEADER: Final = Struct(">IBI")
 _SETTING = Struct(">HI")
 _NUMBER = Struct(">I")
@@ -56,7 +55,7 @@ _NUMBERS = Struct(">II")
 
 
 class ErrorCode(IntEnum):
-    """Why a stream or a connection ends (section 7)."""
+    """HTTP/2 error codes, why a stream or a connection ends (section 7)."""
 
     NO_ERROR = 0x0
     PROTOCOL_ERROR = 0x1
@@ -73,7 +72,7 @@ class ErrorCode(IntEnum):
 
 
 class ConnectionFault(Exception):
-    """The peer broke a rule that the whole connection depends on."""
+    """The peer broke a rule on which the whole connection depends."""
 
     def __init__(self, code: ErrorCode, reason: str) -> None:
         super().__init__(reason)
@@ -82,7 +81,7 @@ class ConnectionFault(Exception):
 
 
 class StreamFault(Exception):
-    """The peer broke a rule on one stream."""
+    """The peer broke a rule that concerns one stream."""
 
     def __init__(self, stream_id: int, code: ErrorCode) -> None:
         super().__init__(code.name)
@@ -91,12 +90,12 @@ class StreamFault(Exception):
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
-    """One frame."""
+    """Return an encoded frame."""
     return FRAME_HEADER.pack(len(payload) << 8 | kind, flags, stream_id) + payload
 
 
 def header_frames(stream_id: int, block: bytes, most: int, *, end_stream: bool) -> bytes:
-    """A header block as HEADERS, and CONTINUATION where it is longer than the peer's frames."""
+    """Return a header block as HEADERS, and CONTINUATION frames if it exceeds `most`, the peer's maximum frame size."""
     flags = END_STREAM if end_stream else 0
     if len(block) <= most:
         return frame(HEADERS, flags | END_HEADERS, stream_id, block)
@@ -110,7 +109,7 @@ def header_frames(stream_id: int, block: bytes, most: int, *, end_stream: bool) 
 
 
 def settings(pairs: Iterable[tuple[int, int]]) -> bytes:
-    """A SETTINGS frame."""
+    """Return a SETTINGS frame."""
     return frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(key, value) for key, value in pairs))
 
 
@@ -118,29 +117,29 @@ SETTINGS_ACK: Final = frame(SETTINGS, ACK, 0)
 
 
 def window_update(stream_id: int, increment: int) -> bytes:
-    """A WINDOW_UPDATE frame; stream 0 is the connection."""
+    """Return a WINDOW_UPDATE frame; stream 0 is the connection."""
     return frame(WINDOW_UPDATE, 0, stream_id, _NUMBER.pack(increment))
 
 
 def rst_stream(stream_id: int, code: int) -> bytes:
-    """A RST_STREAM frame."""
+    """Return a RST_STREAM frame."""
     return frame(RST_STREAM, 0, stream_id, _NUMBER.pack(code))
 
 
 def goaway(last_stream_id: int, code: int, debug: str = "") -> bytes:
-    """A GOAWAY frame."""
+    """Return a GOAWAY frame."""
     return frame(GOAWAY, 0, 0, _NUMBERS.pack(last_stream_id, code) + debug.encode())
 
 
 def read_number(payload: bytes) -> int:
-    """The one number that RST_STREAM and WINDOW_UPDATE carry. Raises ConnectionFault for another size."""
+    """Return the number that RST_STREAM and WINDOW_UPDATE carry. Raises ConnectionFault for another size."""
     if len(payload) != 4:
-        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame of four bytes was expected")
+        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a payload of other than four bytes")
     return int.from_bytes(payload, "big")
 
 
 def unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:
-    """Where the content of a padded payload lies. Raises ConnectionFault for padding longer than it."""
+    """Return where the content of a padded payload begins and ends. Raises ConnectionFault for invalid padding."""
     if start == stop:
         raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a padded frame without its pad length")
     end = stop - data[start]
@@ -150,17 +149,17 @@ def unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:
 
 
 def parent_of(data: bytes, at: int) -> int:
-    """The stream that the priority fields at this place say to depend on; 0, the root, where they end early."""
+    """Return the parent stream in the priority fields at `at`; 0, the root, when they are cut short."""
     return int.from_bytes(data[at : at + 4], "big") & STREAM_ID
 
 
 def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
-    """The settings of a payload in order, each checked against its bounds. Raises ConnectionFault."""
+    """Yield the settings of a payload in order, each checked against its range. Raises ConnectionFault."""
     if len(payload) % _SETTING.size:
-        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS that end within a setting")
+        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS with an incomplete setting")
     for key, value in _SETTING.iter_unpack(payload):
         if key == ENABLE_PUSH and value > 1:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH is 0 or 1")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
         if key == INITIAL_WINDOW_SIZE and value > MAX_WINDOW:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is beyond 2^31-1")
         if key == MAX_FRAME_SIZE and not LEAST_MAX_FRAME <= value <= MOST_MAX_FRAME:

@@ -1,7 +1,7 @@
-"""The head of a call: its header fields, read and checked.
+"""The headers of a call, parsed and checked.
 
-Rules of this file: pure and immutable. A head depends on nothing but its fields, so that one head serves all calls
-whose header block is the same; clients repeat themselves, which is why reading one may take its time.
+A head is immutable and depends only on its header fields, so one head serves all calls with the same header block.
+Clients repeat themselves, which is why parsing one may take some time.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _BAD_VALUE = re.compile(rb"[\x00\r\n]")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
-# They speak of a connection, which HTTP/2 does in frames (RFC 9113, 8.2.2).
+# Connection-specific headers, for which HTTP/2 has frames instead (RFC 9113, 8.2.2).
 _OF_CONNECTIONS = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _OF_TRANSPORT = frozenset(("te", "content-type", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding"))
 _CONTENT_TYPE = re.compile(r"application/grpc(\+proto)?\s*(;.*)?", re.IGNORECASE)
 
 
 class Method:
-    """What answers calls of one path: a unary handler or a streaming one, or a refusal."""
+    """How calls of one path are answered: by a unary handler, a streaming handler, or an error."""
 
     __slots__ = ("knows", "most", "name", "peek", "public", "refusal", "streaming", "streams_requests", "unary")
 
@@ -48,21 +48,21 @@ class Method:
         self.unary = unary
         self.streaming = streaming
         self.knows = knows
-        """Whether a caller is anybody at all, asked before anything of a request is kept. None: everybody is."""
+        """Returns whether the caller is authenticated, before any of a request is buffered. None: no authentication."""
         self.peek = peek
-        """As `knows`, without waiting; it returns None when that needs a look elsewhere."""
+        """Like `knows`, without waiting; returns None if it cannot tell without waiting."""
         self.public = public
-        """Calls are for everybody, and count towards the budget of those who are not known."""
+        """Needs no authentication; calls count towards the budget for unauthenticated callers."""
         self.most = most
-        """Bytes of a message, where that is less than the server's bound."""
+        """Maximum bytes of a message, if less than the server's limit."""
         self.streams_requests = streams_requests
-        """A streaming method takes more than one message."""
+        """Whether a streaming method takes more than one message."""
         self.refusal = refusal
-        """Calls are refused at their head by this."""
+        """The error with which calls are refused as soon as their headers arrive."""
 
 
 class Head:
-    """A call as its headers describe it. With `refusal` (a header block), it is over before it begins."""
+    """The headers of a call. If `refusal` (a header block) is set, it is the answer, and the call does not begin."""
 
     __slots__ = (
         "accepts_gzip", "binary", "content_length", "gzipped", "headers", "known_until", "method", "path", "refusal",
@@ -77,22 +77,26 @@ class Head:
         self.gzipped = False
         self.accepts_gzip = False
         self.headers: Mapping[str, str] = _NOTHING
-        """Metadata, names in lower case; binary values stand in `binary`."""
+        """Metadata, names in lower case; binary values are in `binary`."""
         self.binary: Mapping[str, bytes] = _NO_BYTES
         self.refusal: bytes | None = None
         self.known_until = 0.0
-        """Until then (in the time of the event loop) its caller counts as known."""
+        """The caller counts as authenticated until this time (of the event loop)."""
 
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _NO_BYTES: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 MALFORMED: Final = Head("", None)
-"""Stands for fields that are no HTTP/2 request: such a stream is reset."""
+"""Stands for header fields that are not an HTTP/2 request: such a stream is reset."""
 
 
 def read_head(fields: Iterable[Field], method_of: Callable[[str], Method]) -> Head:
-    """The head of these fields; `method_of` finds what answers a path."""
+    """Parse header fields; `method_of` returns the method of a path.
+
+    Returns `MALFORMED` for fields that are not an HTTP/2 request, and a head with `refusal` for what is not a gRPC
+    call.
+    """
     pseudo: dict[bytes, bytes] = {}
     plain: dict[str, str] = {}
     for name, value in fields:
@@ -123,7 +127,7 @@ def read_head(fields: Iterable[Field], method_of: Callable[[str], Method]) -> He
 
 
 def are_trailers(fields: Iterable[Field]) -> bool:
-    """Whether the fields may stand behind a request: none of them is a pseudo-header field or malformed."""
+    """Return whether the fields may be the trailers of a request: no pseudo-header field, none malformed."""
     return all(name[:1] != b":" and _is_wellformed(name, value) for name, value in fields)
 
 

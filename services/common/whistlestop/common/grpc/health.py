@@ -1,6 +1,6 @@
-"""grpc.health.v1: whether the server, or one service of it, serves.
+"""grpc.health.v1: whether the server, or one of its services, is serving.
 
-Rules of this file: the two messages have one field each, so they are read and written as bytes.
+The two messages have one field each, so they are encoded and decoded by hand.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MOST_REQUEST = 1_024
 
 
 class Health:
-    """Answers for the named services, and for the server as a whole under the empty name."""
+    """Health of the named services, and of the server as a whole under the empty name."""
 
     def __init__(self, services: frozenset[str]) -> None:
         self._names = services | {HEALTH_SERVICE, ""}
         self._drained = asyncio.Event()
 
     def methods(self) -> dict[str, Method]:
-        """By their paths."""
+        """Return the methods by their paths."""
         check, watch = f"/{HEALTH_SERVICE}/Check", f"/{HEALTH_SERVICE}/Watch"
         return {
             check: Method(check, self._check, public=True, most=_MOST_REQUEST),
@@ -37,7 +37,7 @@ class Health:
         }
 
     def drain(self) -> None:
-        """Tell whoever asks that this server is going away."""
+        """Report NOT_SERVING from now on, because the server is shutting down."""
         self._drained.set()
 
     async def _check(self, data: bytes, head: Head) -> bytes:
@@ -46,11 +46,11 @@ class Health:
         return _NOT_SERVING if self._drained.is_set() else _SERVING
 
     async def _watch(self, call: StreamingCall) -> None:
-        """The state now, and again when it changes, which it does once."""
+        """Send the status now, and again when it changes, which it does at most once."""
         data = await anext(call, b"")
         if _service(data) not in self._names:
             await call.send(_SERVICE_UNKNOWN)
-            await asyncio.Event().wait()  # until the client leaves: such a service never comes
+            await asyncio.Event().wait()  # until the client leaves: services are not added later
         if not self._drained.is_set():
             await call.send(_SERVING)
             await self._drained.wait()
@@ -58,5 +58,5 @@ class Health:
 
 
 def _service(data: bytes) -> str:
-    """The service's name, the one field of HealthCheckRequest."""
+    """Return the service name, the only field of HealthCheckRequest."""
     return data[2:].decode("utf-8", "replace") if data[:1] == b"\n" else ""

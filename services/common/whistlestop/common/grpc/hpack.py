@@ -1,9 +1,9 @@
-"""Header compression (RFC 7541): a decoder with its tables, and the little that is needed to encode.
+"""Header compression (RFC 7541): a decoder with its tables, and the little encoding that is needed.
 
-Rules of this file: pure. A decoder belongs to one connection and must see every header block of it in order, wanted
-or not, since a block may change the table that later blocks refer to. `changes` counts such changes: a block that
-made none means the same again as long as none comes (`connection.py` remembers blocks by this). The encoder never
-uses the dynamic table: its answers are a few constant bytes, and a peer's table size needs no bookkeeping.
+A decoder belongs to one connection and must see every header block of it in order, even of refused calls, since a
+block may change the table to which later blocks refer. `changes` counts such changes: while it stays the same, equal
+blocks have equal meanings (`requests.py` caches parsed blocks on this condition). The encoder never uses the dynamic
+table: its answers are a few constant bytes, and the peer's table size needs no bookkeeping. This module does no I/O.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ Field = tuple[bytes, bytes]
 
 DEFAULT_TABLE_SIZE: Final = 4_096
 _ENTRY_OVERHEAD = 32
-# Five bytes of continuation reach beyond 2^32: no length or index of ours is that large.
+# Five continuation bytes go beyond 2^32, which no valid length or index exceeds.
 _LONGEST_INTEGER = 5
 _MOST_UPDATES = 2
-"""Of the table's size, before the fields of one block: to its lowest and to its last value (RFC 7541, section 4.2)."""
+"""Table size updates allowed before the fields of a block: to the lowest and to the last value (RFC 7541, section
+4.2)."""
 _FAR = 2
-"""By how much a header list may be too large, and still be read to its end."""
+"""Up to this multiple of its limit, a header list is read to the end and refused alone; beyond it, the connection
+ends."""
 
 # fmt: off
 STATIC_TABLE: Final[tuple[Field, ...]] = (
@@ -93,11 +95,11 @@ _STATIC_SIZE = len(STATIC_TABLE)
 
 
 class HpackError(ValueError):
-    """The block is no HPACK; the connection can't go on, since its tables are out of step."""
+    """The block is not valid HPACK. The connection must end, since the tables of both sides differ now."""
 
 
 def _integer(data: bytes, at: int, mask: int) -> tuple[int, int]:
-    """The integer whose prefix lies in data[at] under `mask`, and where it ends."""
+    """Decode the integer whose prefix is in data[at] under `mask`; return it, and where it ends."""
     value = data[at] & mask
     at += 1
     if value < mask:
@@ -116,13 +118,13 @@ def _string(data: bytes, at: int) -> tuple[bytes, int]:
     length, at = _integer(data, at, 0x7F)
     end = at + length
     if end > len(data):
-        raise HpackError("a string that ends beyond its block")
+        raise HpackError("a string longer than its header block")
     text = data[at:end]
     return decode_huffman(text) if coded else text, end
 
 
 class Decoder:
-    """The receiving half of one connection's compression state."""
+    """The receiving half of a connection's compression state."""
 
     __slots__ = ("_entries", "_limit", "_most", "_size", "changes")
 
@@ -135,10 +137,10 @@ class Decoder:
         self.changes = 0
 
     def decode(self, block: bytes, most: int, most_fields: int = 1 << 20) -> list[Field] | None:
-        """The fields in order, or None when they are more than `most_fields`, or add up to more than `most` bytes.
+        """Return the fields in order, or None if they exceed `most_fields`, or `most` bytes in total.
 
-        Raises HpackError, also for a block that goes far beyond that: a few bytes may stand for many fields, and
-        reading on only to keep the table in step would be work without measure.
+        Raises HpackError, also for a block that exceeds the limits by more than _FAR: a few bytes can stand for many
+        fields, and decoding them only to keep the table in step would be unbounded work.
         """
         fields: list[Field] = []
         size = at = updates = count = 0
@@ -152,7 +154,7 @@ class Decoder:
                 elif byte & 0xE0 == 0x20:
                     updates += 1
                     if size or updates > _MOST_UPDATES:
-                        raise HpackError("a table size update after a field, or one too many")
+                        raise HpackError("a table size update after a field, or more than two updates")
                     limit, at = _integer(block, at, 0x1F)
                     self._resize(limit)
                     continue
@@ -163,9 +165,9 @@ class Decoder:
                 if size <= most:
                     fields.append(field)
                 if size > _FAR * most or count > _FAR * most_fields:
-                    raise HpackError("a header list without measure")
+                    raise HpackError("a header list far beyond the limit")
         except IndexError:
-            raise HpackError("a block that ends within a field") from None
+            raise HpackError("a header block that ends inside a field") from None
         except HuffmanError as error:
             raise HpackError(str(error)) from None
         return fields if size <= most and count <= most_fields else None
@@ -214,7 +216,7 @@ class Decoder:
 
 
 def _length(value: int) -> bytes:
-    """An integer with a 7-bit prefix whose flag bit is 0."""
+    """Encode an integer with a 7-bit prefix whose flag bit is 0."""
     if value < 0x7F:
         return bytes((value,))
     out = bytearray((0x7F,))
@@ -227,16 +229,16 @@ def _length(value: int) -> bytes:
 
 
 def literal(name: bytes, value: bytes) -> bytes:
-    """A field in plain bytes that enters no table."""
+    """Encode a header field as a literal without indexing or Huffman code."""
     return b"\x00" + _length(len(name)) + name + _length(len(value)) + value
 
 
 def status_line(status: int) -> bytes:
-    """The `:status` pseudo header."""
+    """Encode the `:status` pseudo-header field."""
     if status == 200:
         return b"\x88"
     return b"\x08\x03" + str(status).encode()
 
 
-# Tells a peer once that this side's dynamic table has no room, whatever size the peer allows.
+# A table size update to 0: tells the peer once that our encoder uses no dynamic table.
 NO_DYNAMIC_TABLE: Final = b"\x20"

@@ -1,10 +1,10 @@
 """Huffman-coded strings of HPACK (RFC 7541, section 5.2 and appendix B).
 
-Rules of this file: decoding only; the encoder of this server writes plain strings, which every peer reads faster.
+This module only decodes; our encoder writes plain strings, which peers read faster.
 
-Theory: the code of appendix B is canonical: codes of one length follow one another in the order of their symbols,
-and longer codes continue where shorter ones end. So the lengths alone say it all. They make a binary tree; a step
-through the tree by a whole byte is computed when first needed and then remembered.
+The code of appendix B is canonical: codes of equal length are consecutive in the order of their symbols, and longer
+codes continue where shorter ones end. So the code is determined by the lengths alone. From them a binary tree is
+built; the step that a whole byte takes through the tree is computed when first needed, and then cached.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LONGEST_KEPT = 256
 
 
 class HuffmanError(ValueError):
-    """The bytes are no Huffman code."""
+    """The bytes are not a valid Huffman code."""
 
 
 def _lengths() -> list[int]:
@@ -40,7 +40,7 @@ def _lengths() -> list[int]:
 
 
 def _tree() -> list[list[int]]:
-    """Nodes as [child by 0, child by 1]; a child is a node's number, or a symbol as -1 - symbol."""
+    """Return the nodes as [child by 0, child by 1]; a child is a node's index, or a symbol as -1 - symbol."""
     nodes = [[0, 0]]
     code = previous = 0
     for bits, symbol in sorted((bits, symbol) for symbol, bits in enumerate(_lengths())):
@@ -59,7 +59,7 @@ def _tree() -> list[list[int]]:
 
 
 def _padding(nodes: list[list[int]]) -> frozenset[int]:
-    """Nodes where a string may end: at a symbol's end, or after at most seven ones."""
+    """Return the nodes at which a string may end: at the end of a symbol, or after at most seven one bits."""
     ends = [0]
     for _ in range(7):
         ends.append(nodes[ends[-1]][1])
@@ -70,7 +70,7 @@ _NODES = _tree()
 _ENDS = _padding(_NODES)
 _steps: dict[int, tuple[int, bytes]] = {}
 _half_steps: dict[int, tuple[int, bytes]] = {}
-"""By four bits: there are some 4,000 of them, so that strings made of rare codes stay cheap as well."""
+"""Steps of four bits: there are only some 4,000 of them, so that strings of rare codes stay cheap as well."""
 _strings: dict[bytes, bytes] = {}
 
 
@@ -99,7 +99,7 @@ def _half_step(node: int, bits: int) -> tuple[int, bytes]:
 
 
 def decode(data: bytes) -> bytes:
-    """The plain string. Raises HuffmanError."""
+    """Return the decoded string. Raises HuffmanError."""
     known = _strings.get(data)
     if known is not None:
         return known

@@ -1,14 +1,14 @@
-"""The ground storey of a connection: what is written, within the peer's windows.
+"""The bottom layer of a connection: writing, within the peer's flow control windows.
 
-Rules of this file: it knows streams and bytes, no handlers. The usual reply (it fits the windows and one frame, and
-nobody is in front of it) leaves in one write. All else waits in its stream's `outgoing` and is pumped, a quantum per
-stream in turn, as far as three things allow: the stream's window, the connection's, and the transport's buffer.
+This layer knows streams and bytes, but no handlers. The usual reply (it fits into the windows and one frame, and
+nothing waits before it) is sent in one write. Everything else waits in its stream's `outgoing` and is sent in turns,
+a quantum per stream, as far as the stream's window, the connection's window and the transport's buffer allow.
 
-    _queue      streams with something to send which their own window lets out
-    _shut       streams whose own window is shut: its WINDOW_UPDATE or SETTINGS bring them back
+    _queue      streams with something to send whose own window is open
+    _shut       streams whose own window is closed: WINDOW_UPDATE or SETTINGS move them back
 
-What is written while frames are being read leaves in one piece at the end of the turn. What waits is bounded, and a
-peer that lets nothing out for long loses the stream, or the connection.
+Frames written while incoming frames are handled are sent in one piece at the end of the turn. The amount of waiting
+data is bounded, and a peer that accepts nothing for long loses the stream, or the connection.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _MOST_IN_A_TURN = 64 * 1024
 _STREAMS_PER_STRIKE = 50
 _LEAST_UPDATE = 256
 _OF_A_SMALL_UPDATE = 0.25
-"""Strikes of a WINDOW_UPDATE that allows less than that, although something waits for it."""
+"""Strikes for a WINDOW_UPDATE of less than _LEAST_UPDATE, when something waits for it."""
 _TOO_MUCH_UNSENT: Final = trailers_only(
-    ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too many answers wait for the client to read them")
+    ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too many answers that the client has not read yet")
 )
-# Reasons not to read.
+# Reasons to pause reading, as bits.
 UNREAD: Final = 1
-"""The peer does not fetch what was written."""
+"""The peer does not read what was written."""
 TURN: Final = 2
-"""Others go first."""
+"""Other connections have their turn."""
 ASKING: Final = 4
-"""It is being found out who calls."""
+"""The caller is being authenticated."""
 
-# Headers, then the head of the DATA frame and the message's prefix: one pack for all before the message.
+# Headers, then the DATA frame's header and the message prefix: one pack for all that precedes the message.
 _BEFORE: Final = Struct(f">IBI{len(ANSWER)}sIBIBI")
 _HEADERS_HEAD: Final = len(ANSWER) << 8 | HEADERS
 _AFTER: Final = Struct(f">IBI{len(OK)}s")
@@ -59,7 +59,7 @@ _END: Final = END_HEADERS | END_STREAM
 
 
 class Outbound(asyncio.BufferedProtocol):
-    """Windows, the queue of what waits for them, and the frames of answers."""
+    """Flow control windows, the queue of what waits for them, and the frames of answers."""
 
     def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self.limits = limits
@@ -76,7 +76,7 @@ class Outbound(asyncio.BufferedProtocol):
         self._send_left = frames.DEFAULT_WINDOW
         self._initial_window = frames.DEFAULT_WINDOW
         self._most_credit = 0
-        """No stream's credit is larger."""
+        """An upper bound of all streams' credit."""
         self._max_frame = frames.LEAST_MAX_FRAME
         self._queue: OrderedDict[int, Stream] = OrderedDict()
         self._shut: dict[int, Stream] = {}
@@ -85,11 +85,12 @@ class Outbound(asyncio.BufferedProtocol):
         self._stalled_s = limits.stalled_unauthenticated_s
         self._stall_timer: asyncio.TimerHandle | None = None
         self._sent = 0
-        """Bytes of answers, and times that the transport took up writing again: it grows as long as a peer reads."""
+        """Bytes of answers sent, plus the times that the transport resumed writing: it grows as long as the peer
+        reads."""
         self._seen_sent = -1
         self._paused = False
         self._held = 0
-        """Why nothing is read, as bits."""
+        """Why reading is paused, as bits."""
         self._in_turn = False
         self._turn_out: list[bytes] = []
         self._turn_size = 0
@@ -100,7 +101,7 @@ class Outbound(asyncio.BufferedProtocol):
         self.transport.set_write_buffer_limits(_HIGH_WATER, _LOW_WATER)
 
     def trust(self) -> None:
-        """The peer is known: bounds are wider."""
+        """Apply the wider limits of authenticated peers."""
         limits = self.limits
         self.strikes.allow(limits.max_strikes, limits.strikes_forgiven_per_s)
         self._most_unsent = limits.max_unsent
@@ -119,13 +120,13 @@ class Outbound(asyncio.BufferedProtocol):
         self._pump()
 
     def read_no_more(self, reason: int) -> None:
-        """Have nothing read until every reason is gone."""
+        """Pause reading until every reason is gone."""
         if not self._held and not self.lost and not self.transport.is_closing():
             self.transport.pause_reading()
         self._held |= reason
 
     def read_again(self, reason: int) -> None:
-        """A reason not to read is gone."""
+        """Remove a reason to pause reading, and resume if it was the last."""
         if not self._held & reason:
             return
         self._held &= ~reason
@@ -134,11 +135,11 @@ class Outbound(asyncio.BufferedProtocol):
             self.go_on()
 
     def go_on(self) -> None:
-        """Take up what was read and not looked at."""
+        """Handle what was read before reading was paused."""
 
     def write(self, data: bytes) -> None:
-        """Frames that no window holds back."""
-        if self.lost or self.transport.is_closing():  # or asyncio would log each attempt
+        """Write frames that are not subject to flow control."""
+        if self.lost or self.transport.is_closing():  # asyncio would log each attempt otherwise
             return
         if self._in_turn:
             self._turn_out.append(data)
@@ -149,7 +150,7 @@ class Outbound(asyncio.BufferedProtocol):
             self.transport.write(data)
 
     def flush(self) -> None:
-        """Let what was written in this turn go."""
+        """Send what was written in this turn."""
         if self._turn_out:
             data = b"".join(self._turn_out)
             self._turn_out.clear()
@@ -160,7 +161,7 @@ class Outbound(asyncio.BufferedProtocol):
     # -- answers --
 
     def reply(self, stream: Stream, message: bytes) -> None:
-        """The whole answer of a unary call, and the end of its stream."""
+        """Send the whole answer of a unary call, and end its stream."""
         size = len(message) + PREFIX_SIZE
         if (
             size > self._max_frame or size > self._send_left or size > stream.credit + self._initial_window
@@ -197,7 +198,7 @@ class Outbound(asyncio.BufferedProtocol):
         self.finish(stream, OK)
 
     def refuse(self, stream: Stream, trailers_only: bytes, trailers: bytes) -> None:
-        """End a call with an error: in one block when nothing of an answer was sent yet."""
+        """End a call with an error: `trailers_only` if nothing of an answer was sent yet, else `trailers`."""
         if stream.headers_sent:
             self.finish(stream, trailers)
             return
@@ -216,12 +217,12 @@ class Outbound(asyncio.BufferedProtocol):
         return NO_DYNAMIC_TABLE + block
 
     def send_message(self, stream: Stream, message: bytes) -> None:
-        """One message of a stream of answers."""
+        """Send one message of a streaming answer."""
         self._open_answer(stream)
         self._send(stream, PREFIX.pack(0, len(message)) + message)
 
     def finish(self, stream: Stream, trailers: bytes) -> None:
-        """The trailers, once all before them has left."""
+        """Send the trailers as soon as everything before them has been sent."""
         self._open_answer(stream)
         stream.trailers = trailers
         if stream.outgoing is None:
@@ -241,9 +242,10 @@ class Outbound(asyncio.BufferedProtocol):
         self.forget(stream)
 
     def _close(self, stream: Stream) -> None:
-        """A stream is over for us. A peer who has not finished is told to spare itself the rest.
+        """End a stream that was answered, and tell a peer that has not finished its request that it need not.
 
-        If the call was refused at its head, the rest may be on its way, and short: it is checked and thrown away.
+        If the call was refused by its headers alone, the rest may be on its way, and short: it is checked and
+        discarded.
         """
         number: int | None = stream.number
         if not stream.ended:
@@ -256,7 +258,7 @@ class Outbound(asyncio.BufferedProtocol):
         self.forget(stream)
 
     def forget(self, stream: Stream) -> None:
-        """Let go of a stream, whoever ended it."""
+        """Forget a stream, whichever side ended it."""
         stream.closed = stream.ended = True
         self.streams.pop(stream.number, None)
         stream.body = b""
@@ -274,12 +276,12 @@ class Outbound(asyncio.BufferedProtocol):
             self.idle()
 
     def idle(self) -> None:
-        """The last stream has ended."""
+        """React to the end of the last stream."""
 
     def grant(self, stream: Stream) -> None:
-        """Let more of a request come, unless enough may."""
+        """Let the peer send more of a request, unless it may send enough already."""
 
-    # -- what waits for windows --
+    # -- data that waits for flow control --
 
     def _send(self, stream: Stream, data: bytes) -> None:
         waiting = stream.outgoing
@@ -299,7 +301,7 @@ class Outbound(asyncio.BufferedProtocol):
             self._shut[stream.number] = stream
 
     def _pump(self) -> None:
-        """Send what may be sent, the streams in turn."""
+        """Send what may be sent, stream by stream."""
         queue = self._queue
         closing = self.transport.is_closing
         while queue and self._send_left > 0 and not (self._paused or self.lost or closing()):
@@ -318,7 +320,7 @@ class Outbound(asyncio.BufferedProtocol):
         assert data is not None
         allowed = min(len(data), stream.credit + self._initial_window, self._send_left, _QUANTUM)
         if allowed <= 0:
-            return  # its window has shrunk meanwhile
+            return  # SETTINGS have shrunk its window
         parts: list[bytes | memoryview] = []
         for at in range(0, allowed, self._max_frame):
             piece = data[at : min(at + self._max_frame, allowed)]
@@ -338,7 +340,7 @@ class Outbound(asyncio.BufferedProtocol):
             self._stall_timer = self._loop.call_later(self._stalled_s, self.look_at_unsent)
 
     def look_at_unsent(self) -> None:
-        """End what has waited since the last look without getting on."""
+        """Give up streams, or the connection, that have made no progress since the last check."""
         self._stall_timer = None
         if self.lost or not (self._paused or self._queue or self._shut):
             return
@@ -354,13 +356,13 @@ class Outbound(asyncio.BufferedProtocol):
         self._stall_timer = self._loop.call_later(self._stalled_s, self.look_at_unsent)
 
     def give_up_reader(self) -> None:
-        """The peer reads nothing."""
+        """React to a peer that reads nothing."""
 
     def give_up_stream(self, stream: Stream) -> None:
-        """The peer lets nothing of this answer out."""
+        """React to a peer that keeps a stream's window closed."""
 
     def stop_watching_unsent(self) -> None:
-        """The connection is over."""
+        """Cancel the timer of `look_at_unsent`."""
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
@@ -368,7 +370,7 @@ class Outbound(asyncio.BufferedProtocol):
     # -- the peer's windows and settings --
 
     def open_window(self, number: int, increment: int) -> None:
-        """The peer lets us send more. Raises ConnectionFault or StreamFault for more than 2^31-1."""
+        """Add to a window, as the peer's WINDOW_UPDATE asks. Raises ConnectionFault or StreamFault beyond 2^31-1."""
         if increment < _LEAST_UPDATE:
             self.strikes.add(_OF_A_SMALL_UPDATE if self._unsent else strikes.ONE)
         if number == 0:
@@ -397,10 +399,10 @@ class Outbound(asyncio.BufferedProtocol):
                 raise frames.StreamFault(number, frames.ErrorCode.FLOW_CONTROL_ERROR)
 
     def take_settings(self, payload: bytes) -> None:
-        """The peer's settings, in force at once. Raises ConnectionFault.
+        """Apply the peer's settings. Raises ConnectionFault.
 
-        Of several initial windows in one frame the last one counts, and the highest one must not overflow a window:
-        streams are looked at once a frame, and only those that wait.
+        If a frame sets the initial window several times, the last value counts, but the highest must not overflow a
+        window either: so streams are walked through once per frame, and only those that wait.
         """
         window = highest = self._initial_window
         for key, value in frames.read_settings(payload):

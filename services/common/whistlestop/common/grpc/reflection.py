@@ -1,7 +1,7 @@
-"""Server reflection, v1 and v1alpha: what grpcurl and its like ask before they call.
+"""Server reflection, v1 and v1alpha, which grpcurl and similar tools use before they call.
 
-Rules of this file: its messages are imported with the first question, since most servers are never asked. Both
-versions have the same messages under two names, so those of v1alpha serve for both.
+Its messages are imported with the first request, since most servers never get one. Both versions have the same
+messages under different names, so those of v1alpha serve for both.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ REFLECTION_SERVICES: Final = ("grpc.reflection.v1.ServerReflection", "grpc.refle
 
 
 class Reflection:
-    """Answers from the process's descriptor pool, and names `services`."""
+    """Answers from the process's descriptor pool, and lists `services`."""
 
     def __init__(self, services: frozenset[str]) -> None:
         self._services = sorted({*services, *REFLECTION_SERVICES})
         self._kept: dict[bytes, bytes] = {}
-        """Answers by the bytes of their requests."""
+        """Cached answers by the bytes of their requests."""
 
     def methods(self) -> dict[str, Method]:
-        """By their paths."""
+        """Return the methods by their paths."""
         paths = (f"/{service}/ServerReflectionInfo" for service in REFLECTION_SERVICES)
         return {path: Method(path, streaming=self._answer, public=True, most=_MOST_REQUEST) for path in paths}
 
     async def _answer(self, call: StreamingCall) -> None:
         from grpc_reflection.v1alpha import reflection_pb2 as reflection_pb
 
-        for name in _DESCRIBED:  # nothing else needs the descriptors of services
+        for name in _DESCRIBED:  # only reflection needs the descriptors of services
             import_module(name)
         async for data in call:
             answer = self._kept.get(data)
@@ -60,7 +60,7 @@ class Reflection:
             await call.send(answer)
 
     def _keep(self, data: bytes, answer: bytes) -> None:
-        """Tools ask the same again and again, and some answers are large."""
+        """Cache an answer, since tools repeat their requests and some answers are large."""
         if len(data) > _LONGEST_KEPT or len(answer) > _MOST_KEPT:
             return
         if sum(map(len, self._kept.values())) + len(answer) > _MOST_KEPT or len(self._kept) >= _MOST_ANSWERS:
@@ -90,23 +90,23 @@ class Reflection:
                 answer.base_type_name = owner.full_name
                 answer.extension_number.extend(each.number for each in pool.FindAllExtensions(owner))
             else:
-                _refuse(response, Code.INVALID_ARGUMENT, "a reflection request that asks nothing")
+                _refuse(response, Code.INVALID_ARGUMENT, "the reflection request is empty")
         except KeyError:
             _refuse(response, Code.NOT_FOUND, f"not found: {getattr(request, kind)}")
 
 
 def _import_owner(symbol: str) -> None:
-    """Fill the pool with the services that this server answers without their generated modules."""
+    """Add to the pool the services that this server implements without their generated modules."""
     if symbol.startswith("grpc.health."):
         from grpc_health.v1 import health_pb2
 
         assert health_pb2
     elif symbol == REFLECTION_SERVICES[0] or symbol.startswith("grpc.reflection.v1."):
-        raise KeyError(symbol)  # of v1, the descriptors are not in the package
+        raise KeyError(symbol)  # the package does not contain the descriptors of v1
 
 
 def _add_file(response: Any, file: FileDescriptor) -> None:
-    """The file and all that it needs, it first."""
+    """Add the file, followed by all files that it imports, to the response."""
     seen: dict[str, FileDescriptor] = {}
     waiting = [file]
     while waiting:

@@ -1,7 +1,7 @@
-"""The third storey of a connection: requests as frames (RFC 9113, sections 5.1, 6.1, 6.2 and 8.1).
+"""The third layer of a connection: requests as frames (RFC 9113, sections 5.1, 6.1, 6.2 and 8.1).
 
-Rules of this file: it knows which frames a stream may have in its state, and answers what no call comes of: heads
-that are refused, streams that are over. A fault of the peer is raised as `StreamFault` or `ConnectionFault`.
+This layer knows which frames a stream may have in its state, and handles what never becomes a call: calls refused by
+their headers, frames on closed streams. A peer's protocol error raises `StreamFault` or `ConnectionFault`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MOST_KNOWN = 256
 _MOST_KNOWN_UNAUTHENTICATED = 8
 _LONGEST_KNOWN = 1_024
 _BYTES_PER_STRIKE = 256
-"""Of long header blocks: those of strangers, and trailers, which nobody needs."""
+"""For long header blocks of unauthenticated peers, and for trailers, which have no use."""
 _MOST_CONTINUATIONS = 64
 _PRIORITY_SIZE = 5
 _MOST_REFUSED_AT_ONCE = 100
@@ -46,7 +46,7 @@ _TOO_LARGE: Final = status.trailers_only(
 
 
 class Requests(Calls):
-    """Header blocks and bodies, by the states of their streams."""
+    """Header blocks and bodies, depending on the states of their streams."""
 
     def __init__(
         self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop, account: Account
@@ -55,30 +55,30 @@ class Requests(Calls):
         self._last = 0
         """The highest stream number of the peer."""
         self._cut_off: int | None = None
-        """Streams above it are not served any more."""
+        """Streams with a higher number are not served any more."""
         self._certificate = ""
-        """The names in the peer's certificate."""
+        """The names in the peer's certificate, one a line."""
         self._decoder = Decoder()
         self._known: dict[bytes, Head] = {}
-        """Heads by their blocks, as long as the table that the blocks were read with stays as it is."""
+        """Cached heads by their blocks, valid as long as the decoder's table does not change."""
         self._open_block: tuple[int, int, bytearray] | None = None
         self._block_request: Request | None = None
         self._continuations = 0
         self._refused = 0
-        """Calls that were refused at their head in this turn: their peer can't know yet that they are over."""
+        """Calls refused by their headers in this turn: the peer cannot know yet that they are over."""
         self._receive_left = limits.connection_window
         self._grant_at = limits.connection_window // 2
         self._stream_grant_at = limits.stream_window // 2
 
     def begin_turn(self) -> None:
-        """Frames are looked at again, after others had their turn."""
+        """Reset the counters of a turn."""
         self._begun = self._refused = 0
 
     # -- header blocks --
 
     def _on_headers(self, data: bytes, start: int, stop: int, flags: int, number: int) -> None:
         if not number & 1:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client's streams have odd numbers")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client's stream with an even number")
         depends_on_itself = False
         if flags & (PADDED | WITH_PRIORITY):
             if flags & PADDED:
@@ -87,7 +87,7 @@ class Requests(Calls):
                 depends_on_itself = frames.parent_of(data, start) == number
                 start += _PRIORITY_SIZE
                 if start > stop:
-                    raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "HEADERS shorter than their priority")
+                    raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "HEADERS shorter than their priority fields")
         if flags & END_HEADERS:
             self._on_block(data[start:stop], flags, number)
         else:
@@ -110,13 +110,13 @@ class Requests(Calls):
 
     def _on_continuation(self, payload: bytes, flags: int) -> None:
         if self._open_block is None:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         number, first_flags, block = self._open_block
         self._hold_block(len(payload))
         block += payload
         self._continuations += 1
         if len(block) > self.limits.max_header_list or self._continuations > _MOST_CONTINUATIONS:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header block without measure")
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header block beyond the size limit")
         if flags & END_HEADERS:
             self._drop_block()
             self._on_block(bytes(block), first_flags, number)
@@ -158,9 +158,9 @@ class Requests(Calls):
                 self.end(stream, b"")
 
     def _refuse_head(self, stream: Stream, refusal: bytes) -> None:
-        """Answer a call that is over before it begins.
+        """Refuse a call by its headers.
 
-        Its peer can't know that before the turn is over, so calls like it that come in one turn count as concurrent.
+        Its peer cannot know that before the turn is over, so such calls of one turn count as concurrent.
         """
         self._refused += 1
         if self._refused > _MOST_REFUSED_AT_ONCE:
@@ -192,7 +192,7 @@ class Requests(Calls):
         return head
 
     def _on_trailers(self, block: bytes, flags: int, number: int) -> None:
-        """A second header block: what it says means nothing to gRPC, but it ends the request."""
+        """Handle a second header block: gRPC ignores its fields, but it ends the request."""
         decoder = self._decoder
         before = decoder.changes
         if len(block) > _LONGEST_KNOWN:
@@ -217,12 +217,15 @@ class Requests(Calls):
             self.over.ended(number)
 
     def _closed(self, number: int) -> HalfClosed | None:
-        """A stream that is over for us, if the peer may still send on it; None if what it sends is to be ignored."""
+        """Return a stream closed by us on which the peer may still send; None if its frames are to be ignored.
+
+        Raises ConnectionFault if no frame may come on the stream.
+        """
         half = self.over.half_closed.get(number)
         if half is not None:
             return half
         if self.over.may_come(number):
-            self.strikes.add()  # on its way while the stream ended
+            self.strikes.add()  # sent before the peer knew that the stream had ended
             return None
         if self.over.was_skipped(number):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream number smaller than one before")
@@ -232,7 +235,7 @@ class Requests(Calls):
 
     def _on_data(self, data: bytes, start: int, stop: int, flags: int, number: int) -> None:
         size = stop - start
-        # The connection's window is granted anew in large steps: requests are bounded one by one.
+        # The connection's window is renewed in large steps, since the size of each request is limited anyway.
         self._receive_left -= size
         if self._receive_left <= self._grant_at:
             self._grant_window()

@@ -1,7 +1,7 @@
-"""A gRPC server on one address: the listener, its connections, and their end.
+"""A gRPC server on one address: the listener, its connections, and how they are stopped.
 
-Rules of this file: nothing here knows frames or calls. A taken port is an OSError: SO_REUSEPORT, which would share
-it without a word, is never set.
+This module knows nothing of frames or calls. If the port is taken, `start` raises OSError: SO_REUSEPORT is never set,
+because it would silently share the port.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class GrpcServer:
-    """Serves `service`, within the budget that it shares with the other listeners. `start` once, `stop` once."""
+    """Serves `service` within the budget that it shares with other listeners. Call `start` once and `stop` once."""
 
     def __init__(self, service: Service, limits: Limits | None = None, budget: Budget | None = None) -> None:
         self._service = service
@@ -38,7 +38,7 @@ class GrpcServer:
         self._stopping = False
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
-        """Listen; the bound port. Raises OSError."""
+        """Start to listen; return the bound port. Raises OSError."""
         loop = asyncio.get_running_loop()
         budget = self._budget or Budget(loop.time)
         buffer = memoryview(bytearray(READ_SIZE))
@@ -50,7 +50,7 @@ class GrpcServer:
         return self._listener.port
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new connections and calls, give running calls `grace_s`, then end them."""
+        """Stop accepting connections and calls, wait up to `grace_s` seconds for running calls, then end them."""
         self._stopping = True
         if self._listener is not None:
             self._listener.close()
@@ -65,7 +65,7 @@ class GrpcServer:
         self._stopped.set()
 
     async def wait(self) -> None:
-        """Until the server has stopped."""
+        """Wait until the server has stopped."""
         await self._stopped.wait()
 
     async def _until_empty(self, most_s: float) -> None:
@@ -89,9 +89,9 @@ class GrpcServer:
 
 async def _listen(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
     if not host:
-        raise OSError(errno.EINVAL, "no address to listen on")  # to a socket, no host means every address
+        raise OSError(errno.EINVAL, "no address to listen on")  # a socket takes an empty host for every address
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    # IPv4 first where a name has both: clients try it first.
+    # Prefer IPv4 if a name has both, since clients try it first.
     family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -1,4 +1,4 @@
-"""One stream, which is one call: plain state, moved by the storeys of a connection."""
+"""A stream, which is one call: plain state, changed by the layers of a connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """From its HEADERS until our END_STREAM or a reset of either side; then it is `closed` and forgotten."""
+    """A stream from its HEADERS until our END_STREAM or a reset by either side; then it is `closed` and forgotten."""
 
     __slots__ = (
         "admitted", "begun", "body", "call", "closed", "content_left", "credit", "deadline", "drained", "ended", "head",
@@ -25,22 +25,22 @@ class Stream:
         self.number = number
         self.head = head
         self.receive_left = receive_left
-        """What the peer may still send before we grant more."""
+        """How much the peer may send before we grant more."""
         self.credit = 0
-        """What we may still send, less the connection's initial window, which a peer may change for all streams."""
+        """How much we may send, less the connection's initial window, which a peer may change for all streams."""
         self.content_left = head.content_length
-        """What is still to come by the content-length; None without one."""
+        """Bytes still to come according to content-length; None without one."""
         self.ended = False
-        """The peer has sent all it will."""
+        """The peer has sent everything."""
         self.closed = False
         self.admitted = True
-        """It is known who calls, or anybody may."""
+        """The caller is authenticated, or needs no authentication."""
         self.begun = False
-        """It is a call, and not one that was refused at its head."""
+        """The call has begun: it was not refused by its headers."""
         self.request: Request | None = None
-        """As the budget counts it while it is not known who calls, or if anybody may."""
+        """The budget's record, while the caller is unauthenticated or if the method is public."""
         self.body: bytes | bytearray = b""
-        """What came of the request so far."""
+        """What was received of the request so far."""
         self.task: asyncio.Task[None] | None = None
         self.running = False
         """The task counts as running."""
@@ -48,10 +48,10 @@ class Stream:
         self.call: StreamingCall | None = None
         self.headers_sent = False
         self.outgoing: memoryview | None = None
-        """What waits for a window."""
+        """Data that waits for flow control."""
         self.seen_unsent = -1
-        """How much that was when it was last looked at; see `Outbound.look_at_unsent`."""
+        """How much data waited at the last check; see `Outbound.look_at_unsent`."""
         self.trailers: bytes | None = None
-        """What follows `outgoing` and ends the stream; None while there may be more."""
+        """The trailers that follow `outgoing` and end the stream; None while there may be more messages."""
         self.drained: asyncio.Future[None] | None = None
-        """Somebody waits for `outgoing` to be gone."""
+        """Resolved when `outgoing` has been sent, for a handler that waits for it."""

@@ -1,7 +1,7 @@
-"""Calls with streams of messages. Temporal's API has none; health's Watch and reflection do.
+"""Calls with streams of messages. Temporal's API has none; health's Watch and reflection have.
 
-Rules of this file: small and bounded, not fast. Whoever may call such a method need not be known, so what it sends and
-what it does not read count towards the budget; a handler that reads slowly bounds what is kept of a stream.
+The code is small and bounded rather than fast. Callers of such methods need no authentication, so what they send and
+do not read counts towards the budget, and the number of messages that wait for a slow handler is limited.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 MOST_WAITING: Final = 100
 _CPU_PER_BYTE_S: Final = 1e-9
-"""Of an answer, which is copied some times; what its request costs is charged by the call."""
+"""CPU time of an answer, which is copied several times; the call's request is charged elsewhere."""
 MOST_WAITING_BYTES: Final = 256 * 1024
 
 
 class StreamingCall:
-    """What a streaming handler works with: iterate over it for messages, `send` answers, return or raise to end."""
+    """The streaming handler's view of a call: iterate over it for messages, `send` answers, return or raise to end."""
 
     def __init__(self, connection: Outbound, stream: Stream, method: Method) -> None:
         self._connection = connection
@@ -33,7 +33,7 @@ class StreamingCall:
         self._streams_requests = method.streams_requests
         self._messages: deque[bytes] = deque()
         self._waiting = 0
-        """Bytes of the messages that wait."""
+        """Bytes of the messages that wait to be read."""
         self._count = 0
         self._came = asyncio.Event()
         self._ended = False
@@ -59,7 +59,7 @@ class StreamingCall:
         return message
 
     async def send(self, message: bytes) -> None:
-        """Send one message; returns when it has left for the transport."""
+        """Send one message; return when it has been passed to the transport."""
         stream = self._stream
         if stream.closed:
             return
@@ -68,7 +68,7 @@ class StreamingCall:
         if stream.request is not None:
             stream.request.spend_cpu(size * _CPU_PER_BYTE_S)
         self._connection.send_message(stream, message)
-        del message  # a copy of it waits
+        del message  # the stream holds a copy
         if stream.outgoing is not None:
             stream.drained = asyncio.get_running_loop().create_future()
             await stream.drained
@@ -76,7 +76,7 @@ class StreamingCall:
         self._release(size)
 
     def feed(self, data: bytes, most: int, *, ended: bool) -> None:
-        """Take in what came. Raises ServiceError or TooLarge."""
+        """Take received bytes. Raises ServiceError or TooLarge."""
         partial = self._partial
         self._hold(len(data))
         if self._stream.request is not None:
@@ -112,7 +112,7 @@ class StreamingCall:
     def _hold(self, size: int) -> None:
         request = self._stream.request
         if request is not None and not request.hold(size):
-            raise ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too much is under way for callers who are not known")
+            raise ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too many unfinished requests of unauthenticated callers")
 
     def _release(self, size: int) -> None:
         if self._stream.request is not None:

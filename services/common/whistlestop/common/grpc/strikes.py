@@ -1,8 +1,8 @@
-"""What a peer's frames cost us without bringing anything, counted in strikes.
+"""The cost of a peer's frames that bring no call forward, counted in strikes.
 
-A strike stands for about ten microseconds of work: a frame that is answered or ignored costs one or a part of one, one
-that moves many streams costs more. Time forgives some, and so does every call that succeeds; calls that are refused
-forgive nothing. Whoever has too many loses the connection (ENHANCE_YOUR_CALM).
+A strike stands for about ten microseconds of work: a frame that is only answered or ignored costs at most one, a
+frame that affects many streams costs more. Strikes are forgiven over time, and with every call that succeeds; refused
+calls earn nothing. A peer with too many strikes loses the connection (ENHANCE_YOUR_CALM).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 ONE: Final = 1.0
 CHEAP: Final = 0.05
-"""Of what is refused by a look at two numbers, or ignored."""
+"""For what is refused by comparing two numbers, or ignored."""
 OF_A_CALL: Final = 4.0
-"""Of a call that was begun in vain; what a call that succeeds makes up for."""
+"""For a call that was begun in vain; also what a successful call makes up for."""
 OF_A_REFUSAL: Final = 10.0
-"""Of a call that was looked at before it was refused: its credential was verified, or its message unpacked."""
+"""For a call that was refused after some work: its credential was verified, or its message decompressed."""
 
 
 class Strikes:
-    """Of one connection. `now` returns monotonic seconds."""
+    """The strikes of one connection. `now` returns monotonic seconds."""
 
     __slots__ = ("_at", "_forgiven_per_s", "_most", "_now", "count")
 
@@ -36,12 +36,12 @@ class Strikes:
         self._at = now()
 
     def allow(self, most: float, forgiven_per_s: float) -> None:
-        """Have other bounds from now on."""
+        """Change the limits."""
         self._most = most
         self._forgiven_per_s = forgiven_per_s
 
     def add(self, cost: float = ONE) -> None:
-        """Count a frame. Raises ConnectionFault when there are too many."""
+        """Count strikes. Raises ConnectionFault when there are too many."""
         self.count += cost
         if self.count < self._most:
             return
@@ -49,9 +49,9 @@ class Strikes:
         self.count = max(0.0, self.count - (now - self._at) * self._forgiven_per_s)
         self._at = now
         if self.count >= self._most:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring nothing")
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames without a useful request")
 
     def earn(self) -> None:
-        """Make up for some: a call has succeeded."""
+        """Forgive some strikes, because a call has succeeded."""
         if self.count > 0.0:
             self.count = max(0.0, self.count - OF_A_CALL)
