@@ -1,1 +1,1 @@
-"""What the three functions share: clock, ids, errors, contexts, clients, notifications. No I/O of its own."""
+"""Code shared by all services: clock, ids, errors, contexts, clients, notifications, and the gRPC server."""

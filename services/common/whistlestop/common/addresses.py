@@ -1,4 +1,4 @@
-"""Which addresses of others may be called: patterns of hosts, as Temporal's `allowedAddresses` has them."""
+"""Match addresses against host patterns, with the syntax of Temporal's `allowedAddresses` setting."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ if TYPE_CHECKING:
 
 
 def host_of(parts: SplitResult) -> str:
-    """Host and port as they were written, without a user: that is not where a request goes."""
+    """Return the host and port of a URL as written, without user information.
+
+    User information is left out because it does not affect where the request is sent.
+    """
     return parts.netloc.rpartition("@")[2]
 
 
 def matches(parts: SplitResult, pattern: str) -> bool:
-    """Whether the address is of the pattern, in which `*` stands for anything and all else for itself."""
+    """Return whether the host and port match the pattern, where `*` matches any text."""
     return _compiled(pattern).fullmatch(host_of(parts)) is not None
 
 

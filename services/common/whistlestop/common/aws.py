@@ -1,12 +1,12 @@
-"""The few calls that functions make to AWS, signed and sent by the standard library: boto3's words without its imports.
+"""A minimal AWS client on the standard library, with boto3's method names.
 
-Why not boto3 itself: importing it and making one client took 135 of the 310 ms of CPU of a cold start, and functions
-make six kinds of calls. `client(service)` gives an object with those methods of boto3's client of that service, so that
-either may be handed to whoever makes calls. Everything else (deploying, the bridge) uses boto3.
+boto3 is not used here because importing it and making one client took 135 of the 310 ms of CPU of a cold start, and
+the functions make only six kinds of calls. `client(service)` returns an object with the same methods as boto3's
+client of that service, so callers accept either. Deployment and the bridge use boto3.
 
-Rules of this file: what AWS says may be tried again (throttled, its own failures, a connection that broke) is tried
-again, three times in all; anything else is raised as AwsError. An answer that does not come in time is not asked for
-twice. Calls block: coroutines make them in threads.
+Requests that AWS throttled, that failed with a server error, or whose connection broke are retried, three attempts in
+all; any other failure is raised as AwsError. A request that timed out is not retried. Calls block: coroutines make
+them in threads.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 class AwsError(Exception):
-    """AWS refused, or could not be reached (code `Unreachable`)."""
+    """AWS refused the request, or could not be reached (code `Unreachable` or `TimedOut`)."""
 
     def __init__(self, code: str, message: str, status: int = 0) -> None:
         super().__init__(f"{code}: {message}")
@@ -58,7 +58,7 @@ class AwsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """An access key; `token` for temporary ones."""
+    """An AWS access key; `token` is set for temporary credentials."""
 
     access_key: str
     secret_key: str = field(repr=False)
@@ -67,7 +67,7 @@ class Credentials:
 
 @dataclass(slots=True)
 class Aws:
-    """One account and region. `credentials` is asked at each call, since they may be renewed."""
+    """An account and region. `credentials` is called for each request, since credentials may be renewed."""
 
     region: str
     credentials: Callable[[], Credentials]
@@ -78,7 +78,7 @@ class Aws:
     def call(
         self, service: str, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float = CALL_S
     ) -> Answer:
-        """POST a signed request. Raises AwsError for every answer that is not a success."""
+        """POST a signed request and return the answer. Raises AwsError unless the status is a success."""
         url = self._endpoint(service)
         connections = self._connections.get(service)
         if connections is None:
@@ -103,21 +103,24 @@ class Aws:
         raise AssertionError
 
     def json(self, service: str, target: str, version: str, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """A call of the protocol `application/x-amz-json-<version>`."""
+        """Call a service by its JSON protocol (version 1.0 or 1.1) and return the parsed answer. Raises AwsError."""
         headers = {"content-type": f"application/x-amz-json-{version}", "x-amz-target": target}
         answer = self.call(service, "/", json.dumps(payload).encode(), headers)
         return dict(json.loads(answer.body or b"{}"))
 
     def dsql_token(self, host: str, expires_s: int) -> str:
-        """What the user `admin` of an Aurora DSQL cluster signs in with."""
+        """Return a password for the user `admin` of an Aurora DSQL cluster, valid for `expires_s` seconds."""
         return self._signed_url("dsql", host, {"Action": "DbConnectAdmin"}, expires_s)
 
     def rds_token(self, host: str, port: int, user: str, expires_s: int) -> str:
-        """What a user of RDS or Aurora signs in with, to whom IAM lets this role connect (`rds-db:connect`)."""
+        """Return a password for a user of RDS or Aurora, valid for `expires_s` seconds.
+
+        IAM has to let this role connect as that user (`rds-db:connect`).
+        """
         return self._signed_url("rds-db", f"{host}:{port}", {"Action": "connect", "DBUser": user}, expires_s)
 
     def _signed_url(self, service: str, host: str, asked: Mapping[str, str], expires_s: int) -> str:
-        """A request that is signed and never sent: a password for so long."""
+        """Return a presigned URL without its scheme, which serves as a password for `expires_s` seconds."""
         now, credentials = _now(), self.credentials()
         scope = f"{now:%Y%m%d}/{self.region}/{service}/aws4_request"
         query = {
@@ -132,12 +135,12 @@ class Aws:
         return f"{host}/?{ordered}&X-Amz-Signature={_signature(credentials, now, scope, request)}"
 
     def close(self) -> None:
-        """Let go of the connections that are kept."""
+        """Close the connections that are kept open."""
         for connections in self._connections.values():
             connections.close()
 
     def _endpoint(self, service: str) -> str:
-        # Regions come from ARNs of callers as well, and must not lead to another domain.
+        # A region may come from a caller's ARN, and must not be able to name another domain.
         if not _REGION.fullmatch(self.region):
             raise AwsError("InvalidRegion", f"{self.region!r} is not the name of a region")
         given = self.endpoints.get(f"AWS_ENDPOINT_URL_{service.upper()}") or self.endpoints.get("AWS_ENDPOINT_URL")
@@ -147,9 +150,9 @@ class Aws:
     def _signed(
         self, service: str, host: str, path: str, body: bytes, headers: Mapping[str, str]
     ) -> dict[str, str]:
-        """`headers` (names in lower case) with signature version 4."""
+        """Return `headers` (names in lower case) with a version 4 signature added."""
         complete = signed(self.credentials(), _now(), self.region, service, host, path, body, headers)
-        # Lambda and X-Ray follow a call through functions by this header.
+        # Lambda and X-Ray trace a call across functions by this header.
         if trace := os.environ.get("_X_AMZN_TRACE_ID"):
             complete["x-amzn-trace-id"] = trace
         return complete
@@ -165,13 +168,16 @@ def signed(
     body: bytes,
     headers: Mapping[str, str],
 ) -> dict[str, str]:
-    """`headers` (names in lower case) of a POST, the host among them, with signature version 4."""
+    """Return the headers of a POST request, `host` among them, with a version 4 signature added.
+
+    `headers` has names in lower case; `path` is percent-encoded.
+    """
     complete = {**headers, "host": host, "x-amz-date": f"{now:%Y%m%dT%H%M%SZ}"}
     if credentials.token:
         complete["x-amz-security-token"] = credentials.token
     names = sorted(complete)
     listed, signed_names = "".join(f"{name}:{complete[name].strip()}\n" for name in names), ";".join(names)
-    # The path is quoted already, and once more for the signature: so do all services but S3.
+    # The path is quoted already; the signature covers it quoted once more, as all services but S3 require.
     digest = hashlib.sha256(body).hexdigest()
     request = f"POST\n{quote(path, safe='/-_.~')}\n\n{listed}\n{signed_names}\n{digest}"
     scope = f"{now:%Y%m%d}/{region}/{service}/aws4_request"
@@ -183,7 +189,7 @@ def signed(
 
 
 class LambdaCalls:
-    """As boto3's client of Lambda."""
+    """The used methods of boto3's client of Lambda."""
 
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
@@ -200,7 +206,7 @@ class LambdaCalls:
 
 
 class SqsCalls:
-    """As boto3's client of SQS."""
+    """The used methods of boto3's client of SQS."""
 
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
@@ -210,7 +216,10 @@ class SqsCalls:
 
 
 class SchedulerCalls:
-    """As boto3's client of EventBridge Scheduler; a name that is taken raises AwsError(ConflictException)."""
+    """The used methods of boto3's client of EventBridge Scheduler.
+
+    A name that is already taken raises AwsError with the code ConflictException.
+    """
 
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
@@ -222,7 +231,7 @@ class SchedulerCalls:
 
 
 class SsmCalls:
-    """As boto3's client of Systems Manager."""
+    """The used methods of boto3's client of Systems Manager."""
 
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
@@ -232,7 +241,7 @@ class SsmCalls:
 
 
 class SecretsCalls:
-    """As boto3's client of Secrets Manager."""
+    """The used methods of boto3's client of Secrets Manager."""
 
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
@@ -248,14 +257,15 @@ _CALLS: dict[str, type[Any]] = {
 
 
 def client(service: str, aws: Aws | None = None) -> Any:
-    """Calls to a service, by the function's own role when nothing else is given."""
+    """Return a client of a service ("lambda", "sqs", …), by default with the credentials of the environment."""
     return _CALLS[service](aws or from_environment())
 
 
 def from_environment(environ: Mapping[str, str] = os.environ, *, for_caller: bool = False) -> Aws:
-    """As Lambda sets it. Where keys are not in the environment (SnapStart, a person's machine), botocore finds them.
+    """Return the account and region that the environment names. Raises AwsError when there are no credentials.
 
-    `for_caller`: as `find_session` has it.
+    Lambda sets the keys as environment variables. Where they are not (SnapStart, a developer's machine), botocore
+    looks for credentials. `for_caller` is explained in `find_session`.
     """
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or ""
     if environ.get("AWS_ACCESS_KEY_ID"):
@@ -276,11 +286,11 @@ def from_environment(environ: Mapping[str, str] = os.environ, *, for_caller: boo
 
 
 def find_session(environ: Mapping[str, str] = os.environ, *, for_caller: bool = False) -> Any:
-    """A session of botocore, which finds credentials in the environment, profiles and so on.
+    """Return a botocore session, which finds credentials in the environment, profiles and other sources.
 
-    On behalf of a caller of ours, the metadata service of an EC2 instance is asked only where the operator says so
-    (AWS_EC2_METADATA_DISABLED=false): no caller is to make a server send requests to a link-local address. Credentials
-    of containers and of SSO need settings of their own, without which nobody is asked.
+    With `for_caller` (a remote caller asked for this), the EC2 metadata service is used only where the operator has
+    set AWS_EC2_METADATA_DISABLED=false, because no caller may make a server send requests to a link-local address.
+    Container and SSO credentials need explicit settings, without which they are not looked up.
     """
     import botocore.session  # type: ignore[import-untyped]  # carries no types
 
@@ -291,7 +301,10 @@ def find_session(environ: Mapping[str, str] = os.environ, *, for_caller: bool = 
 
 
 def _refusal(answer: Answer) -> AwsError:
-    """Services name the error in a header or in the body, and either may have more around the name."""
+    """Return the error of an answer.
+
+    Services put the error code in a header or in the body, and may surround it with other text.
+    """
     try:
         said = json.loads(answer.body)
     except ValueError:
@@ -315,7 +328,7 @@ def _signature(credentials: Credentials, now: dt.datetime, scope: str, request: 
 
 
 def _now() -> dt.datetime:
-    """Signatures go by the machine's own time, whatever a test's clock says."""
+    """Return the machine's own time: signatures must carry it, whatever a test's clock says."""
     return dt.datetime.now(dt.UTC)
 
 

@@ -1,4 +1,4 @@
-"""Work that no caller waits for."""
+"""Background tasks, which no caller waits for."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ if TYPE_CHECKING:
 
 
 class Background:
-    """Tasks that belong to no call. The event loop alone would let go of them before they end."""
+    """A set of running background tasks.
+
+    The event loop keeps only weak references to tasks, so a task must be held here or it may be collected before it
+    ends.
+    """
 
     def __init__(self, log: logging.Logger, failed: str) -> None:
         self._log = log
         self._failed = failed
-        """What is logged of an error."""
+        """The log message for a task that raised."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start `work`; an error of it is logged and goes no further."""
+        """Start `work` as a task. An exception of it is logged and not raised anywhere."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -32,12 +36,12 @@ class Background:
             self._log.error(self._failed, exc_info=error)
 
     async def join(self) -> None:
-        """Wait until all that was started is over."""
+        """Wait until all tasks have ended, including those started meanwhile."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def cancel(self) -> None:
-        """Cancel all that is under way, and wait until it is over."""
+        """Cancel all running tasks, and wait until they have ended."""
         running = list(self._tasks)
         for task in running:
             task.cancel()

@@ -1,25 +1,25 @@
-"""What peers may cost before it is known who they are: one budget for all listeners of a process.
+"""Limits on what unauthenticated peers may use: one budget for all listeners of a process.
 
-Each connection has an `Account`, whichever protocol it speaks; an account belongs to an `_Address`, and all of them to
-the process's `Budget`. On each of these three levels there is a bound for
+Each connection has an `Account`, whichever protocol it speaks; an account belongs to an `_Address`, and all addresses
+belong to the process's `Budget`. At each of these three levels there is a limit for
 
-    connections      that have shown no credential yet
-    requests         (streams) of which it is not known who sends them, or that anybody may send
-    bytes            kept of such requests
-    CPU time         spent on connections that have shown no credential
+    connections      that have not presented a valid credential yet
+    requests         (streams) whose caller is not authenticated yet, or that need no authentication
+    bytes            buffered for such requests
+    CPU time         spent on connections without a credential
 
-and there are bounds for the age of an unfinished request and for how long a connection may be idle.
+Unfinished requests also have a maximum age, and connections a maximum idle time.
 
-When an address or the process is at a bound, what is oldest makes room for what is new: a connection or a request
-that is unfinished for long is less likely to be of a client that works. The address that has most loses first, so a
-crowd behind one address cannot shut out the others. Only a single connection that asks for too much is refused.
-IPv6 addresses are counted by their /64, since one host commonly has all addresses of such a network.
+When an address or the process reaches a limit, the oldest entry is dropped in favour of the new one: a connection or
+request that has been unfinished for long is less likely to belong to a working client. The address that uses most
+loses first, so that many clients behind one address cannot shut out the others. A request is refused only where a
+single connection exceeds its own limit. IPv6 addresses are counted by /64, since a host commonly has a whole /64.
 
-A connection is authenticated by its first request with a known credential (where no credentials are asked for: by its
-first request that is not for everybody). From then on it counts only towards the descriptors that the process has,
-and is closed only when it is idle for long.
+A connection becomes authenticated with its first request that carries a valid credential (where no credentials are
+required: with its first request for an RPC that would need one). From then on it counts only towards the process's
+file descriptors, and is closed only after a long idle time.
 
-The module does no I/O and reads no clock by itself: `now` is a function, and peers are closed through `Peer`.
+This module does no I/O and reads no clock of its own: `now` is passed in, and peers are closed through `Peer`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one connection, one address or the whole process may have at a time without a credential."""
+    """What one connection, one address or the whole process may use at a time without a credential."""
 
     connections: int
     requests: int
@@ -49,43 +49,43 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Every bound has a number. Sizes in bytes, times in seconds."""
+    """All limits of a budget. Sizes are in bytes, times in seconds."""
 
     connection: Share = Share(1, 100, 1024 * 1024, 0.1, 0.1)
     address: Share = Share(512, 1_000, 4 * 1024 * 1024, 0.25, 0.5)
     process: Share = Share(2_048, 4_000, 16 * 1024 * 1024, 0.5, 1.0)
     all_connections: int = 65_536
-    """Authenticated ones included: what the process has descriptors for."""
+    """Limit for all connections, authenticated or not: what the process has descriptors for."""
     request_s: float = 10.0
-    """How old an unfinished request may get."""
+    """Maximum age of an unfinished request."""
     idle_s: float = 30.0
-    """How long a connection without a credential may have nothing to do."""
+    """How long a connection without a credential may be idle."""
     authenticated_idle_s: float = 120.0
-    """How long one with a credential may: as with Temporal's frontend (keepAliveMaxConnectionIdle)."""
+    """How long an authenticated connection may be idle: as with Temporal's frontend (keepAliveMaxConnectionIdle)."""
     free_cpu_s: float = 0.02
-    """What a connection may use although its address or the process has used up its share: a health check works
-    beside an attack from the same address."""
+    """CPU time that a connection may use even when its address or the process has exhausted its share, so that a
+    health check works during an attack from the same address."""
     longest_rest_s: float = 10.0
-    """For how long a connection is left alone at most once it has used up its CPU time."""
+    """The longest pause in reading from a connection that has used up its CPU time."""
 
 
 class Peer(Protocol):
     """A connection as the budget sees it."""
 
     def activity(self) -> int:
-        """Return a number that changes with each request that begins or gets on."""
+        """Return a number that changes whenever a request begins or makes progress."""
         ...
 
     def is_busy(self) -> bool:
-        """Return whether a request is under way (however long it takes: a poll is one)."""
+        """Return whether a request is in progress, however long it takes (a long poll counts)."""
         ...
 
     def close_idle(self) -> None:
-        """Close politely: there is nothing to do."""
+        """Close the connection gracefully, because it is idle."""
         ...
 
     def abort(self) -> None:
-        """Close at once, without a word."""
+        """Close the connection at once, without notice."""
         ...
 
 
@@ -93,8 +93,9 @@ _DEBT_S = 0.5
 _LITTLE_FREE = 0.1
 _DEEP_DEBT_S = 5.0
 _SHORT_REST_S = 0.2
-"""An address, or a process, that needs so long to make up for its CPU time leaves a connection a part of its free time;
-in deep debt of their address, new connections rest as well, but not for long."""
+"""An address or process that is more than _DEBT_S behind on CPU time gives its connections only the fraction
+_LITTLE_FREE of their free CPU time. Behind an address that is more than _DEEP_DEBT_S behind, new connections
+pause too, but briefly."""
 
 
 def _nothing() -> None:
@@ -102,7 +103,7 @@ def _nothing() -> None:
 
 
 class Bucket:
-    """A token bucket that may go into debt: `spend` says how long to wait until it is even again."""
+    """A token bucket that may go into debt; `spend` returns how long to wait until it is even again."""
 
     __slots__ = ("_at", "_burst", "_level", "_rate")
 
@@ -113,14 +114,14 @@ class Bucket:
         self._at = now
 
     def spend(self, amount: float, now: float) -> float:
-        """Take `amount`; return the seconds until the debt is paid, 0 without one."""
+        """Take `amount`; return the seconds until the debt is paid, 0 when there is none."""
         self._level = min(self._burst, self._level + (now - self._at) * self._rate) - amount
         self._at = now
         return -self._level / self._rate if self._level < 0 else 0.0
 
 
 class Request:
-    """A request (an HTTP/2 stream) that counts towards the budget until it is closed or its sender is known."""
+    """A request (an HTTP/2 stream) that counts towards the budget until it is closed or its caller is authenticated."""
 
     __slots__ = ("_account", "_bytes", "_expire", "began", "is_open")
 
@@ -129,11 +130,11 @@ class Request:
         self._expire = expire
         self._bytes = 0
         self.began: float | None = began
-        """When it began or last got on; None once nothing more is to come."""
+        """When it began or last made progress; None once the request has been received completely."""
         self.is_open = True
 
     def hold(self, size: int) -> bool:
-        """Count `size` more bytes as kept. Return False, and count nothing, if the connection has no room for them."""
+        """Count `size` more bytes as buffered; return False, and count nothing, if the limit is reached."""
         if not self.is_open:
             return True
         if not self._account.reserve(size, self):
@@ -142,43 +143,43 @@ class Request:
         return True
 
     def release(self, size: int) -> None:
-        """Give back bytes that are not kept any more."""
+        """Return bytes that are no longer buffered."""
         size = min(size, self._bytes)
         self._bytes -= size
         self._account.reserve(-size, self)
 
     def finish(self) -> None:
-        """Nothing more is to come: the request does not expire, but may still have to make room."""
+        """Mark the request as received: it does not expire any more, but may still be dropped to make room."""
         self.began = None
         self._account.budget.requests.pop(self, None)
 
     def restart(self) -> None:
-        """Something came: the age of what is unfinished counts from now."""
+        """Restart the age of an unfinished request, because data arrived."""
         if self.is_open:
             self.began = self._account.budget.now()
             self._account.budget.requests[self] = None
             self._account.budget.requests.move_to_end(self)
 
     def spend_cpu(self, seconds: float) -> None:
-        """Charge the connection with CPU time that was spent for the request elsewhere."""
+        """Charge the connection for CPU time spent on the request elsewhere."""
         self._account.spend_cpu(seconds)
 
     def authenticate(self) -> None:
-        """A known caller sends it: the request, and its connection, count no more."""
+        """Stop counting the request and its connection, because the caller is authenticated."""
         self.close()
         self._account.authenticate()
 
     def close(self) -> None:
-        """The request is over."""
+        """Stop counting the request, because it is over. Closing it again does nothing."""
         if self.is_open:
             self.is_open = False
             self._account.forget(self, self._bytes)
             self._bytes = 0
-            # What it would end refers to this request: together they would wait for the garbage collector.
+            # The callback refers back to this request; dropping it avoids a cycle for the garbage collector.
             self._expire = _nothing
 
     def expire(self) -> None:
-        """End it from this side."""
+        """End the request from the server's side."""
         end = self._expire
         try:
             end()
@@ -187,7 +188,7 @@ class Request:
 
 
 class Account:
-    """One connection. Its protocol sets `peer` as soon as it can be closed through it."""
+    """The budget's record of a connection. The protocol sets `peer` once it can close the connection."""
 
     __slots__ = (
         "_address", "_cpu", "_spent_s", "activity", "authenticated", "budget", "bytes", "is_open", "peer",
@@ -212,8 +213,8 @@ class Account:
     def open_request(self, expire: Callable[[], None]) -> Request | None:
         """Count one more request; return None if the connection has too many, or is closed.
 
-        `expire` must end the request. It may be called at any time until `close`, from within `open_request` and
-        `hold` of other requests as well.
+        `expire` must end the request. It may be called at any time until `close`, also from within `open_request` and
+        `hold` of other requests.
         """
         budget = self.budget
         if not self.is_open or len(self.requests) >= budget.bounds.connection.requests:
@@ -229,7 +230,7 @@ class Account:
         return request
 
     def reserve(self, size: int, request: Request) -> bool:
-        """Count bytes for a request; a negative size gives them back."""
+        """Count bytes for a request and return whether they fit; a negative size gives bytes back."""
         budget, address = self.budget, self._address
         bounds = budget.bounds
         if size > 0:
@@ -247,23 +248,23 @@ class Account:
         return True
 
     def forget(self, request: Request, size: int) -> None:
-        """A request is over: it had that many bytes."""
+        """Stop counting a request that is over, together with its `size` buffered bytes."""
         self.reserve(-size, request)
         self.requests.pop(request, None)
         self._address.requests.pop(request, None)
         self.budget.requests.pop(request, None)
         self.budget.request_count -= 1
-        # It got an answer: others of its address, which got none, make room before it.
+        # It got an answer, so connections of its address that got none are dropped before it.
         self._address.rejuvenate(self)
 
     def authenticate(self) -> None:
-        """A known caller uses the connection."""
+        """Mark the connection as authenticated. Does nothing if it already is, or is closed."""
         if not self.authenticated and self.is_open:
             self.authenticated = True
             self.budget.forget_stranger(self, self._address)
 
     def spend_cpu(self, seconds: float) -> float:
-        """Count CPU time; return for how many seconds the connection should not be read from."""
+        """Count CPU time; return for how many seconds reading from the connection should pause."""
         if self.authenticated:
             return 0.0
         budget = self.budget
@@ -281,7 +282,7 @@ class Account:
         return min(rest, budget.bounds.longest_rest_s)
 
     def close(self) -> None:
-        """The connection is over. Protocols call it when they lose it; more often does no harm."""
+        """Stop counting the connection, because it is lost. Calling it again does nothing."""
         if not self.is_open:
             return
         self.is_open = False
@@ -306,7 +307,7 @@ class _Address:
         return next(iter(self.requests))
 
     def make_room(self, keep: Request) -> bool:
-        """Expire the oldest request but that one; False when there is none."""
+        """Expire the oldest request other than `keep`; return False when there is none."""
         oldest = next((each for each in self.requests if each is not keep), None)
         if oldest is None:
             return False
@@ -319,7 +320,7 @@ class _Address:
 
 
 class Budget:
-    """The process's budget; see the head of this file. `now` returns monotonic seconds."""
+    """The budget of a process (see the module's docstring). `now` returns monotonic seconds."""
 
     def __init__(self, now: Callable[[], float], bounds: Bounds | None = None) -> None:
         self.now = now
@@ -329,9 +330,9 @@ class Budget:
         self.bytes = 0
         self.request_count = 0
         self.requests: OrderedDict[Request, None] = OrderedDict()
-        """Those that are unfinished, oldest first."""
+        """Unfinished requests, oldest first."""
         self._accounts: OrderedDict[Account, None] = OrderedDict()
-        """Those that were looked at longest ago first."""
+        """All connections, ordered by when they were last checked, longest ago first."""
         self._strangers = 0
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
 
@@ -344,9 +345,10 @@ class Budget:
         return self._strangers
 
     def connect(self, peer_name: object, peer: Peer) -> Account | None:
-        """Count a new connection from a socket's peer name.
+        """Count a new connection, given its socket's peer name.
 
-        Return None if no more can be had, and all that there are are authenticated: close the new one then.
+        Return None if the process is at its limit and all its connections are authenticated; the caller must then
+        close the new one.
         """
         bounds = self.bounds
         address = self._address_of(peer_name)
@@ -363,9 +365,9 @@ class Budget:
         return account
 
     def make_room(self) -> bool:
-        """Close the oldest unauthenticated connection of the address that has most; return False without any.
+        """Close the oldest unauthenticated connection of the address that has most; return False when there is none.
 
-        For whoever finds that the process has no descriptor left, as well.
+        Also for callers that find the process out of file descriptors.
         """
         if not self._strangers:
             return False
@@ -373,7 +375,10 @@ class Budget:
         return True
 
     def sweep(self, most: int = 1_000) -> None:
-        """End what is too old or idle, looking at `most` connections at a time. To be called every second or so."""
+        """End requests that are too old and connections that are idle. Call it about every second.
+
+        Each call checks at most `most` connections.
+        """
         now = self.now()
         while self.requests:
             request = next(iter(self.requests))
@@ -386,21 +391,21 @@ class Budget:
             self._look_at(account, now)
         for address in list(islice(self._addresses.values(), most)):
             self._addresses.move_to_end(address.name)
-            # One that is in debt for CPU time is remembered until that is paid.
+            # An address that is in debt for CPU time is kept until the debt is paid.
             if not address.accounts and not address.requests and address.cpu.spend(0.0, now) == 0.0:
                 del self._addresses[address.name]
 
     def greediest(self, amount: Callable[[_Address], int]) -> _Address:
-        """Return the address that has most of something."""
+        """Return the address with the largest `amount`."""
         return max(self._addresses.values(), key=amount)
 
     def forget_stranger(self, account: Account, address: _Address) -> None:
-        """A connection is authenticated, or closed without having been."""
+        """Stop counting a connection as unauthenticated: it has authenticated, or was closed before it did."""
         self._strangers -= 1
         address.accounts.pop(account, None)
 
     def forget(self, account: Account, address: _Address) -> None:
-        """A connection is closed."""
+        """Stop counting a closed connection."""
         self._accounts.pop(account, None)
         if not account.authenticated:
             self.forget_stranger(account, address)
@@ -430,7 +435,10 @@ class Budget:
 
 
 def address_name(peer_name: object) -> str:
-    """Return what a peer is counted under: its IPv4 address, or the /64 network of its IPv6 address."""
+    """Return the name under which a peer is counted: its IPv4 address, or the /64 network of its IPv6 address.
+
+    A Unix socket's peer has no address and is counted as "".
+    """
     if not isinstance(peer_name, tuple) or not peer_name:
         return ""  # of a Unix socket
     try:

@@ -1,10 +1,11 @@
-"""Worker versioning of before deployments, as every service sees it: compatible sets of build ids, and rules.
+"""Legacy worker versioning (before deployments) as every service sees it: compatible build-id sets, and rules.
 
-Rules of this file, which are Temporal's:
-- A task is for an execution that is on no build id (None), for whatever its queue gives new work to (`NEW_WORK`), or
-  for a build id. Rules come before sets for new work; sets before rules for a build id.
-- Tasks of a set wait in one queue, that only the set's default build id polls. Tasks of another build id wait in a
-  queue of that build id, or of the one that redirect rules lead to.
+These rules are Temporal's:
+- A task is for an execution without a build id (None), for the default of its queue (`NEW_WORK`), or for a given
+  build
+  id. For new work, rules are consulted before sets; for a build id, sets before rules.
+- Tasks of a set wait in one queue, which only the set's default build id polls. Tasks of a build id in no set wait in
+  a queue of that build id, or of the build id to which redirect rules lead.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from whistlestop.common.proto.deployment_pb2 import VersioningData
 
 NEW_WORK = ""
-"""Instead of a build id: the task goes to the queue's default."""
+"""Used instead of a build id: the task goes to the queue's default."""
 _ID_LENGTH = 20
 
 
 def set_id_of(build_id: str) -> str:
-    """The id of the set that begins with this build id."""
+    """Return the id of the set whose first build id this is."""
     # Imported where it is needed: a cold start pays for every module.
     from base64 import urlsafe_b64encode
     from hashlib import sha256
@@ -38,17 +39,20 @@ def set_id_of(build_id: str) -> str:
 
 
 def set_queue(set_id: str, task_queue: str) -> str:
-    """The queue on which the tasks of a set wait. No deployment's looks like it: those have names."""
+    """Return the name of the queue on which a set's tasks wait.
+
+    It cannot collide with a deployment version's queue, since those have a deployment name.
+    """
     return f"/_sys/:set:{set_id}/{task_queue}"
 
 
 def build_queue(build_id: str, task_queue: str) -> str:
-    """The queue on which the tasks of a build id in no set wait; the queue itself for unversioned workers."""
+    """Return the queue for tasks of a build id in no set; the queue itself for an empty (unversioned) one."""
     return f"/_sys/:build:{set_id_of(build_id)}/{task_queue}" if build_id else task_queue
 
 
 def find_build(data: VersioningData, build_id: str) -> tuple[int, int]:
-    """Which set the build id is in, and where in it; -1, -1: in none."""
+    """Return the index of the set that has the build id, and its index in the set; (-1, -1) when no set has it."""
     for set_index, each in enumerate(data.sets):
         for index, build in enumerate(each.build_ids):
             if build.id == build_id:
@@ -57,12 +61,12 @@ def find_build(data: VersioningData, build_id: str) -> tuple[int, int]:
 
 
 def is_fully_ramped(rule: BuildIdAssignmentRule) -> bool:
-    """It takes all that comes to it."""
+    """Return whether the assignment rule applies to all new work (it has no ramp, or one of 100 %)."""
     return not rule.HasField("percentage_ramp") or rule.percentage_ramp.ramp_percentage == 100
 
 
 def assigned_build(data: VersioningData, run_id: str) -> str:
-    """The build id that the rules give new work of a run to; empty: none."""
+    """Return the build id that assignment rules give to new work of a run; empty when no rule applies."""
     threshold: float | None = None
     for each in data.assignment_rules:
         if each.deleted_ns:
@@ -83,7 +87,7 @@ def _ramp_threshold(run_id: str) -> float:
 
 
 def redirected(data: VersioningData, build_id: str) -> str:
-    """Where redirect rules lead from a build id; itself where none does."""
+    """Follow redirect rules from a build id and return the last one; the build id itself when no rule applies."""
     rules = [each.rule for each in data.redirect_rules if not each.deleted_ns]
     targets = {rule.source_build_id: rule.target_build_id for rule in rules}
     for _ in range(len(rules)):
@@ -94,7 +98,7 @@ def redirected(data: VersioningData, build_id: str) -> str:
 
 
 def queue_of_task(data: VersioningData, task_queue: str, build_id: str | None, run_id: str) -> tuple[str, str]:
-    """The queue that a task waits on, and the build id that it is given by rules (empty: none)."""
+    """Return the queue that a task waits on, and the build id that rules assigned to it (empty: none)."""
     if build_id is None:
         return task_queue, ""
     assigned = ""
@@ -111,7 +115,7 @@ def queue_of_task(data: VersioningData, task_queue: str, build_id: str | None, r
 
 
 def keeps_sticky(data: VersioningData, build_id: str | None) -> bool:
-    """Whether the worker of that build id, which has a run cached, is still the one to get its tasks."""
+    """Return whether the worker with that build id, which has a run cached, should still get the run's tasks."""
     if build_id is None:
         return True
     index, place = find_build(data, build_id)
@@ -121,9 +125,9 @@ def keeps_sticky(data: VersioningData, build_id: str | None) -> bool:
 
 
 def queue_of_poll(data: VersioningData, task_queue: str, build_id: str) -> tuple[str, bool]:
-    """The queue that a worker of the build id takes tasks from, and whether that is a set's.
+    """Return the queue from which a worker with the build id takes tasks, and whether it is a set's queue.
 
-    Raises OUT_OF_RANGE where a newer build id gets them.
+    Raises OUT_OF_RANGE when a newer build id gets the tasks.
     """
     index, place = find_build(data, build_id)
     if index >= 0:
@@ -138,7 +142,7 @@ def queue_of_poll(data: VersioningData, task_queue: str, build_id: str) -> tuple
 
 
 def queues_of(data: VersioningData, task_queue: str) -> Iterator[str]:
-    """All queues beside the unversioned one on which tasks of `task_queue` may wait."""
+    """Yield all queues, other than the unversioned one, on which tasks of `task_queue` may wait."""
     builds = {build.id for each in data.sets for build in each.build_ids}
     for each in data.sets:
         for set_id in each.set_ids:
@@ -151,7 +155,7 @@ def queues_of(data: VersioningData, task_queue: str) -> Iterator[str]:
 
 
 def newer_build_exists(build_id: str) -> ServiceError:
-    """What a worker is told whose build id gets no tasks any more."""
+    """Return the error for a worker whose build id gets no more tasks."""
     return ServiceError(
         Code.OUT_OF_RANGE,
         f"Task queue has a newer compatible build: {json.dumps(build_id)}",

@@ -1,4 +1,4 @@
-"""Whose a client's certificate is. TLS has checked it: an authority that the server trusts has signed these names."""
+"""The names in a client's TLS certificate, which a certificate authority trusted by the server has signed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     import asyncio
 
 HEADER = ":certificate"
-"""Where a door puts the names among a call's headers, one a line. No client can send a header that begins so."""
+"""The call header that carries the names, one a line. A client cannot send a header that begins with ":"."""
 _KINDS = frozenset({"DNS", "URI", "email"})
 
 
 def names_of(transport: asyncio.BaseTransport) -> str:
-    """Common names, then alternative ones, one a line; empty without a certificate."""
+    """Return the common names, then the alternative names, one a line; empty without a certificate."""
     shown = transport.get_extra_info("peercert") or {}
     names = [value for part in shown.get("subject", ()) for kind, value in part if kind == "commonName"]
     names += [value for kind, value in shown.get("subjectAltName", ()) if kind in _KINDS]

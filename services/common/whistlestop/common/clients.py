@@ -1,8 +1,8 @@
-"""How the functions reach each other.
+"""How the three functions call each other.
 
-A service is a name and a set of methods; a method takes one protobuf message and answers with one. `ServiceClient`
-is the only thing a function knows of another: in one process it is a direct call (no serialising), between
-functions a Lambda invocation or an HTTP request with the same two messages in bytes.
+A service is a name and a set of methods; a method takes one protobuf message and returns one. A function knows
+another only as a `ServiceClient`: a direct call within one process (no serialising), or a Lambda invocation or an
+HTTP request with the same two messages in bytes.
 
 Methods are named by their RPC: a public one keeps Temporal's name and messages (`StartWorkflowExecution`), an
 internal one has messages of `whistlestop.common.proto.internal_pb2` (`RecordWorkflowTaskStarted`).
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An answer that is serialised already: stored history spliced into a reply passes through unparsed."""
+    """A reply that is already serialised: stored history that is spliced into a reply is passed on without parsing."""
 
     data: bytes
 
@@ -31,15 +31,15 @@ Reply: TypeAlias = "Message | Encoded"
 
 
 class ServiceClient(Protocol):
-    """One of the three functions, seen from another."""
+    """The interface through which one function calls another."""
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        """Run `method`. Raises ServiceError, whichever way the call travelled."""
+        """Call `method` and return its reply. Raises ServiceError, whatever the transport."""
         ...
 
 
 def decoded(reply: Reply, kind: type[Message]) -> Message:
-    """The answer as a message of `kind`, parsed only where it came as bytes."""
+    """Return the reply as a message of `kind`, parsing it only if it is serialised."""
     if isinstance(reply, Encoded):
         message = kind()
         message.ParseFromString(reply.data)
@@ -48,5 +48,5 @@ def decoded(reply: Reply, kind: type[Message]) -> Message:
 
 
 def encoded(reply: Reply) -> bytes:
-    """The answer as bytes for a wire."""
+    """Return the reply in serialised form."""
     return reply.data if isinstance(reply, Encoded) else reply.SerializeToString()

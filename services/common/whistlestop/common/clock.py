@@ -1,13 +1,13 @@
-"""Time, injected. Nothing else in the project reads a clock or sleeps.
+"""Injected time. Nothing else in the project reads a clock or sleeps.
 
-There are two clocks. The *wall clock* (`now_ns`) tells the date: integer nanoseconds since the Unix epoch. Somebody may
-set it, forward or back, at any moment. It is for what is stored, shown, or compared with another machine's time. The
-*steady clock* (`steady_ns`) only goes forward, at the same pace; its readings mean nothing outside of this process. It
-is for deadlines, waits, back-offs, rate limits and ages of caches. `docs/architecture.md` says what stands on which
-clock, and a test (`tests/layout/test_clocks.py`) lists every use of the wall clock with its reason.
+There are two clocks. The *wall clock* (`now_ns`) gives the date: integer nanoseconds since the Unix epoch. It may be
+set forward or back at any moment. Use it for what is stored, shown, or compared with another machine's time. The
+*steady clock* (`steady_ns`) only goes forward, at a constant rate; its readings have no meaning outside this process.
+Use it for deadlines, waits, back-offs, rate limits and cache ages. `docs/architecture.md` says what uses which clock,
+and a test (`tests/layout/test_clocks.py`) lists every use of the wall clock with its reason.
 
-A deadline leaves the process as the time that remains. Instants are nanoseconds (`*_ns`), spans are nanoseconds
-(`*_ns`) or seconds (`*_s`).
+A deadline is passed to another process as the remaining time. Instants are nanoseconds (`*_ns`), durations are
+nanoseconds (`*_ns`) or seconds (`*_s`).
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
 
 STEADY_START_NS = 100_000_000 * SECOND_NS
-"""About what a steady clock reads at first: 0, as a time at which something happened last, is always long ago."""
+"""Roughly the first reading of a steady clock. It is large, so that 0 as "last happened at" is always long ago."""
 
 WALL_LOOK_S = 5.0
-"""Who waits for an instant of the wall clock looks at that clock this often, since it may have been set meanwhile."""
+"""How often code that waits for an instant of the wall clock re-reads that clock, since it may have been set
+meanwhile."""
 
 
 class Clock(Protocol):
-    """What tells the time and lets a coroutine wait for it."""
+    """A source of time that coroutines can wait on."""
 
     def now_ns(self) -> int:
-        """Return the wall clock's time, nanoseconds since the Unix epoch."""
+        """Return the wall clock's time in nanoseconds since the Unix epoch."""
         ...
 
     def steady_ns(self) -> int:
-        """Return the steady clock's time, nanoseconds since a moment that nobody knows."""
+        """Return the steady clock's time in nanoseconds since an arbitrary moment."""
         ...
 
     async def sleep(self, delay_s: float) -> None:
-        """Return when `delay_s` seconds of the steady clock have passed (at once when not positive)."""
+        """Sleep for `delay_s` seconds of the steady clock; return at once when it is not positive."""
         ...
 
 
@@ -64,10 +65,11 @@ class SystemClock:
 
 
 class FunctionClock(SystemClock):
-    """The machine's clock in a function, whose instance may be frozen between two calls.
+    """The machine's clock in a function, whose instance may be frozen between two invocations.
 
-    Nobody promises that the monotonic clock goes on while an instance is frozen, and what is cached must not outlive
-    its age. So at the beginning of a call the steady clock goes forward by what the wall clock says was slept through.
+    It is not guaranteed that the monotonic clock advances while an instance is frozen, and cached values must not
+    outlive their age. So at the beginning of an invocation the steady clock is moved forward by the time that the
+    wall clock says was spent frozen.
     """
 
     def __init__(self) -> None:
@@ -78,14 +80,17 @@ class FunctionClock(SystemClock):
         return monotonic_ns() + STEADY_START_NS + self._frozen_ns
 
     def resume(self) -> None:
-        """A call begins. No deadline is older than that, so none is met by this step."""
+        """Account for the time since the last invocation, at the beginning of a new one.
+
+        Deadlines are made after this step, so it cannot expire one.
+        """
         wall_ns, steady_ns = self.now_ns(), monotonic_ns()
         self._frozen_ns += max(wall_ns - self._seen[0] - (steady_ns - self._seen[1]), 0)
         self._seen = wall_ns, steady_ns
 
 
 class FakeClock:
-    """A clock that moves only when a test moves it; sleepers wake in the order of their due times."""
+    """A clock that moves only when a test moves it; sleepers wake in the order of their deadlines."""
 
     def __init__(self, start_ns: int = 1_700_000_000 * SECOND_NS) -> None:
         self._now_ns = start_ns
@@ -122,20 +127,20 @@ class FakeClock:
             await asyncio.sleep(0)
 
     def pass_to(self, steady_ns: int) -> None:
-        """Move both clocks to that reading of the steady one, without waking anybody."""
+        """Move both clocks so that the steady one reads `steady_ns`, without waking any sleeper."""
         self._now_ns += steady_ns - self._steady_ns
         self._steady_ns = steady_ns
 
     def set_wall(self, delta_s: float) -> None:
-        """Somebody sets the wall clock, forward or back. No time passes, and nobody who sleeps is told."""
+        """Shift the wall clock by `delta_s` seconds, forward or back. No time passes and no sleeper wakes."""
         self._now_ns += round(delta_s * SECOND_NS)
 
 
 class SkippingClock:
-    """A clock that runs as `base` does, and can be set forward: who sleeps wakes when the time is skipped.
+    """A clock that follows `base` and can be set forward; sleepers whose deadline is skipped wake up.
 
-    Skipped time counts for what sleeps and for the wall clock. Deadlines stand on the steady clock of `base`, and so no
-    skip takes anything from them.
+    Skipped time counts for sleepers and for the wall clock. Request deadlines use the steady clock of `base`, so that
+    a skip does not shorten them.
     """
 
     def __init__(self, base: Clock) -> None:
@@ -155,14 +160,14 @@ class SkippingClock:
             await wait_until(self._base, self._base.steady_ns() + left_ns, self._skipped.wait())
 
     def skip_to(self, instant_ns: int) -> None:
-        """Set the clock forward to `instant_ns`; it never goes back."""
+        """Set the wall clock forward to `instant_ns`. Does nothing when that is in the past."""
         self._ahead_ns += max(instant_ns - self.now_ns(), 0)
         self._skipped.set()
         self._skipped = asyncio.Event()
 
 
 async def wait_until(clock: Clock, deadline_ns: int, what: Awaitable[T]) -> T | None:
-    """Await `what` until `deadline_ns` of the steady clock; None (and `what` cancelled) when it ran out first."""
+    """Await `what` until the steady clock reads `deadline_ns`; then cancel `what` and return None."""
     task = asyncio.ensure_future(what)
     sleeper = asyncio.ensure_future(clock.sleep((deadline_ns - clock.steady_ns()) / SECOND_NS))
     try:
@@ -175,15 +180,19 @@ async def wait_until(clock: Clock, deadline_ns: int, what: Awaitable[T]) -> T | 
 
 
 async def sleep_until(clock: Clock, instant_ns: int) -> None:
-    """Return when the wall clock reads `instant_ns`, or at most WALL_LOOK_S after it was set to that or beyond."""
+    """Sleep until the wall clock reads `instant_ns`.
+
+    If the clock is set to that instant or beyond, this returns at most WALL_LOOK_S later.
+    """
     while (left_ns := instant_ns - clock.now_ns()) > 0:
         await clock.sleep(min(left_ns / SECOND_NS, WALL_LOOK_S))
 
 
 async def wait_toward(clock: Clock, instant_ns: int, what: Awaitable[T]) -> T | None:
-    """Await `what` until the wall clock should read `instant_ns`, but for WALL_LOOK_S at most.
+    """Await `what` until the wall clock should read `instant_ns`; return None on a timeout.
 
-    The caller then looks at the wall clock, which may have been set, and waits on if the instant has not come.
+    The wait lasts WALL_LOOK_S at most. The caller then reads the wall clock again, which may have been set, and goes
+    on waiting if the instant has not come.
     """
     left_ns = min(instant_ns - clock.now_ns(), round(WALL_LOOK_S * SECOND_NS))
     return await wait_until(clock, clock.steady_ns() + left_ns, what)

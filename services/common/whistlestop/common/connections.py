@@ -1,4 +1,4 @@
-"""HTTP connections to one place that are kept from call to call, for callers that may block."""
+"""Keep-alive HTTP connections to one server, for callers that may block."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 KEPT_NS = 15 * SECOND_NS
-"""A connection that was idle for longer is made anew: a function may have been frozen meanwhile, and its peer gone."""
+"""The idle time after which a connection is replaced: the function may have been frozen, and its peer gone."""
 _clock = SystemClock()
 
 
 class Connections:
-    """Threads may share it: each call has a connection to itself."""
+    """A pool of connections, safe to share between threads: each call has a connection to itself."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -26,10 +26,10 @@ class Connections:
         self._host = parts.hostname or ""
         self._port = parts.port
         self._idle: list[tuple[http.client.HTTPConnection, int, int]] = []
-        """Since when each idles, by both clocks."""
+        """Idle connections, each with the steady and the wall clock's time since when it is idle."""
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Answer:
-        """Send once; again on a new connection when a kept one turns out to be closed. Raises OSError."""
+        """POST a request; retry on a new connection if a kept one turns out to be closed. Raises OSError."""
         kept = self._kept()
         for connection in filter(None, (kept, self._connection())):
             connection.timeout = timeout_s
@@ -45,7 +45,7 @@ class Connections:
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 if connection is kept:
-                    continue  # it may only have been closed meanwhile; what is sent here is safe to send twice
+                    continue  # it was probably closed while idle; callers send only what is safe to send twice
                 raise error if isinstance(error, OSError) else ConnectionError(repr(error)) from error
             if not response.will_close:
                 self._idle.append((connection, _clock.steady_ns(), _clock.now_ns()))
@@ -54,7 +54,7 @@ class Connections:
         raise AssertionError
 
     def close(self) -> None:
-        """Let go of the idle ones."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop()[0].close()
 
@@ -64,7 +64,7 @@ class Connections:
     def _kept(self) -> http.client.HTTPConnection | None:
         while self._idle:
             connection, steady_ns, wall_ns = self._idle.pop()
-            # While an instance is frozen its steady clock may stand still.
+            # The steady clock may stop while an instance is frozen.
             if max(_clock.steady_ns() - steady_ns, _clock.now_ns() - wall_ns) < KEPT_NS:
                 return connection
             connection.close()

@@ -1,4 +1,4 @@
-"""What travels beside a request."""
+"""The context of a call, passed along with its request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @record
 class CallContext:
-    """One call: its deadline (steady clock), the caller's metadata, and the namespace once resolved."""
+    """A call's deadline (steady clock), the caller's metadata, and the namespace once resolved."""
 
     deadline_ns: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -23,16 +23,16 @@ class CallContext:
     namespace_id: str = ""
     namespace: str = ""
     can_hold: bool = True
-    """False inside a function, where a wait is billed: waits re-check with back-off and end early."""
+    """False inside a function, where waiting is billed: waits poll with back-off and end early."""
     sees: frozenset[str] | None = None
-    """The names of the namespaces that may be shown to the caller of a list of them; None: all."""
+    """The names of the namespaces that the caller may see in a list; None means all."""
 
     def remaining_s(self, clock: Clock, default_s: float) -> float:
-        """Seconds until the deadline, or `default_s` when the caller set none."""
+        """Return the seconds until the deadline (negative after it), or `default_s` when there is none."""
         if self.deadline_ns is None:
             return default_s
         return (self.deadline_ns - clock.steady_ns()) / 1e9
 
     def in_namespace(self, namespace_id: str, namespace: str) -> CallContext:
-        """The same call with its namespace resolved."""
+        """Return a copy of the context with the namespace filled in."""
         return replace(self, namespace_id=namespace_id, namespace=namespace)

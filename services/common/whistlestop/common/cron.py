@@ -23,7 +23,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|us|µs|ns|m|s)")
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A parsed expression: either an interval or five fields in a time zone."""
+    """A parsed expression: either an interval, or five fields in a time zone."""
 
     every_ns: int = 0
     fields: str = ""
@@ -31,7 +31,7 @@ class Cron:
 
 
 def duration_seconds(text: str) -> float:
-    """A Go duration such as `1h30m` in seconds. Raises ValueError."""
+    """Parse a Go duration such as `1h30m` into seconds. Raises ValueError."""
     position = 0
     total = 0.0
     for match in _DURATION_PART.finditer(text):
@@ -45,7 +45,7 @@ def duration_seconds(text: str) -> float:
 
 
 def parse(expression: str) -> Cron:
-    """Parse, or raise ValueError with the reason."""
+    """Parse an expression. Raises ValueError with the reason."""
     from cronsim import CronSim, CronSimError
 
     zone: tzinfo = UTC
@@ -78,7 +78,10 @@ def parse(expression: str) -> Cron:
 
 
 def next_after(expression: str, start_ns: int, after_ns: int) -> int:
-    """The first due time after `after_ns`; intervals count from `start_ns`. Nanoseconds since the epoch."""
+    """Return the first matching time after `after_ns`, in nanoseconds since the epoch.
+
+    Intervals count from `start_ns`. Raises ValueError when the expression is invalid or never matches.
+    """
     from cronsim import CronSim
 
     cron = parse(expression)

@@ -1,4 +1,4 @@
-"""What is added to the stored worker deployments of a namespace, and taken away, within their limits."""
+"""Add to and remove from the stored worker deployments of a namespace, within their limits."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _NEEDED = (
 
 
 AUTO_CREATED = "_auto_create_"
-"""How the request id begins of a deployment that its workers' polls created."""
+"""Prefix of the request id of a deployment that was created by its workers' polls."""
 
 
 class DeploymentLimits(NamedTuple):
-    """How many there may be at most, with Temporal's defaults."""
+    """Maximum numbers, with Temporal's defaults."""
 
     deployments: int = 100
-    """In a namespace."""
+    """Deployments in a namespace."""
     versions: int = 100
-    """In a deployment."""
+    """Versions of a deployment."""
     queues: int = 100
-    """In a version."""
+    """Task queues of a version."""
     versions_of_queue: int = 200
-    """That serve one task queue, of all deployments."""
+    """Versions, of all deployments, that serve one task queue."""
 
 
 def limit_reached(message: str) -> ServiceError:
-    """Return the refusal of what would be one too many."""
+    """Return the RESOURCE_EXHAUSTED error for exceeding a limit on worker deployments."""
     return ServiceError(Code.RESOURCE_EXHAUSTED, message, _details())
 
 
@@ -56,7 +56,7 @@ def _details() -> details_pb.ResourceExhaustedFailure:
 
 
 class TooManyVersions(ServiceError):
-    """A deployment is full; one of its versions may be one that nobody needs."""
+    """A deployment has its maximum number of versions. The caller may delete one that is not needed and try again."""
 
     def __init__(self, version: str, most: int) -> None:
         super().__init__(
@@ -70,8 +70,8 @@ class TooManyVersions(ServiceError):
 def add_deployment(known: NamespaceDeployments, name: str, now_ns: int, limits: DeploymentLimits) -> DeploymentData:
     """Add a deployment without versions. Raises RESOURCE_EXHAUSTED.
 
-    Its revision, which clients see as the conflict token, begins with the time: no deployment that was deleted before
-    has had the same one.
+    Its revision, which clients see as the conflict token, starts from the current time, so that it differs from that
+    of a deleted deployment with the same name.
     """
     if len(known.deployments) >= limits.deployments:
         raise limit_reached(f"reached maximum deployments in namespace ({limits.deployments})")
@@ -107,7 +107,7 @@ def register(
     now_ns: int,
     limits: DeploymentLimits,
 ) -> None:
-    """Make sure that deployment, version and task queue are there. Raises RESOURCE_EXHAUSTED."""
+    """Make sure that the deployment, the version and its task queue exist. Raises RESOURCE_EXHAUSTED."""
     data = find_deployment(known, version.deployment_name)
     info = find_version(data, version.build_id) if data is not None else None
     if info is not None and serves(info, task_queue, task_type):
@@ -133,7 +133,7 @@ def register(
 
 
 def remove_version(data: DeploymentData, build_id: str) -> None:
-    """Forget a version, if it is there."""
+    """Delete a version, if it exists."""
     for index, each in enumerate(data.versions):
         if each.worker_deployment_version_info.deployment_version.build_id == build_id:
             del data.versions[index]
@@ -142,13 +142,13 @@ def remove_version(data: DeploymentData, build_id: str) -> None:
 
 
 def draining_versions(data: DeploymentData) -> list[WorkerDeploymentVersion]:
-    """Return the versions that are DRAINING as far as it is known."""
+    """Return the versions with the stored status DRAINING."""
     infos = (each.worker_deployment_version_info for each in data.versions)
     return [info.deployment_version for info in infos if info.status == _DRAINING]
 
 
 def idle_versions(data: DeploymentData) -> list[WorkerDeploymentVersionInfo]:
-    """Return the versions that get no work, oldest first."""
+    """Return the versions that get no work (not current, ramping or draining), oldest first."""
     infos = [each.worker_deployment_version_info for each in data.versions]
     infos.sort(key=lambda info: info.create_time.ToNanoseconds())
     return [info for info in infos if info.status not in _NEEDED]

@@ -1,8 +1,8 @@
 """Worker deployments as every service sees them: where they are stored, and which version a task goes to.
 
-The deployments of a namespace are one row of `task_queues`, changed by compare-and-set: routing needs all of those that
-serve a queue, at once and consistent. Tasks of a version stand in a queue of their own, so that they never meet a
-worker of another one.
+All deployments of a namespace are one row of `task_queues`, changed by compare-and-set, because routing needs a
+consistent view of all those that serve a queue. Tasks of a version wait in a queue of their own, so that they never
+reach a worker of another version.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 ROW_NAME = "/_sys/worker-deployments"
 ROW_TYPE = 0
-"""Of the `task_queues` row: a name and a type that no queue has."""
+"""Type of the `task_queues` row. No real queue has this name or type."""
 
 UNVERSIONED = "__unversioned__"
-"""In routing, instead of a version: workers that have none."""
+"""Stands for unversioned workers where routing names a version."""
 
 Version = deployment_pb.WorkerDeploymentVersion
 EMPTY = NamespaceDeployments()
@@ -36,49 +36,49 @@ _NO_VERSIONING = VersioningData()
 
 
 def versioned_queue(task_queue: str, version: Version | None) -> str:
-    """The queue on which the tasks of that version wait; the queue itself for unversioned workers."""
+    """Return the queue on which the version's tasks wait; the queue itself for None (unversioned workers)."""
     return f"/_sys/{version_string(version)}/{task_queue}" if version is not None else task_queue
 
 
 def versioning_data(deployments: NamespaceDeployments, task_queue: str) -> VersioningData:
-    """The build-id sets and rules of the queue; empty where it has none. Not to be changed."""
+    """Return the build-id sets and rules of the queue; empty when it has none. The result must not be changed."""
     return deployments.versioning.get(task_queue, _NO_VERSIONING)
 
 
 def is_versioned(queue: str) -> bool:
-    """Whether the tasks of some version (or build id) wait on `queue`."""
+    """Return whether `queue` holds the tasks of a version or build id."""
     return queue.startswith("/_sys/")
 
 
 def is_version_of(queue: str, task_queue: str) -> bool:
-    """Whether the tasks of some version of `task_queue`'s workers wait on `queue`."""
+    """Return whether `queue` holds the tasks of a version of `task_queue`'s workers."""
     return is_versioned(queue) and queue.endswith(f"/{task_queue}")
 
 
 def push_row(version: Version) -> str:
-    """The name of the row that says which workers were started for the version; its type is that of `ROW_NAME`."""
+    """Return the name of the row that records which workers were started for the version; its type is `ROW_TYPE`."""
     return f"/_sys/push/{version_string(version)}"
 
 
 def version_string(version: Version) -> str:
-    """As search attributes and messages show it."""
+    """Return the version as search attributes and messages show it: `deployment:build_id`."""
     return f"{version.deployment_name}:{version.build_id}"
 
 
 def older_version_string(version: Version | None) -> str:
-    """Return the form of fields that the API has deprecated; None is no version at all."""
+    """Return the version in the form of deprecated API fields, `deployment.build_id`; `UNVERSIONED` for None."""
     return UNVERSIONED if version is None else f"{version.deployment_name}.{version.build_id}"
 
 
 def version_of(options: deployment_pb.WorkerDeploymentOptions) -> Version | None:
-    """Of a versioned worker."""
+    """Return the version of a worker; None when it is not versioned."""
     if options.worker_versioning_mode != deployment_enums.WORKER_VERSIONING_MODE_VERSIONED:
         return None
     return Version(deployment_name=options.deployment_name, build_id=options.build_id)
 
 
 def find_deployment(deployments: NamespaceDeployments, name: str) -> DeploymentData | None:
-    """The deployment of that name."""
+    """Return the deployment with that name; None when there is none."""
     for data in deployments.deployments:
         if data.description.worker_deployment_info.name == name:
             return data
@@ -86,7 +86,7 @@ def find_deployment(deployments: NamespaceDeployments, name: str) -> DeploymentD
 
 
 def find_version(data: DeploymentData, build_id: str) -> deployment_pb.WorkerDeploymentVersionInfo | None:
-    """One version of the deployment."""
+    """Return the version of the deployment with that build id; None when there is none."""
     for each in data.versions:
         if each.worker_deployment_version_info.deployment_version.build_id == build_id:
             return each.worker_deployment_version_info
@@ -96,24 +96,24 @@ def find_version(data: DeploymentData, build_id: str) -> deployment_pb.WorkerDep
 def find_version_info(
     deployments: NamespaceDeployments, version: Version
 ) -> deployment_pb.WorkerDeploymentVersionInfo | None:
-    """What is known of that version."""
+    """Return the stored information of that version; None when it is unknown."""
     data = find_deployment(deployments, version.deployment_name)
     return find_version(data, version.build_id) if data is not None else None
 
 
 def serves(info: deployment_pb.WorkerDeploymentVersionInfo, task_queue: str, task_type: int) -> bool:
-    """Whether a worker of the version has ever polled the queue."""
+    """Return whether a worker of the version has ever polled the queue."""
     return any(queue.name == task_queue and queue.type == task_type for queue in info.task_queue_infos)
 
 
 def has_queue(deployments: NamespaceDeployments, version: Version, task_queue: str, task_type: int) -> bool:
-    """Whether the version exists and serves the queue."""
+    """Return whether the version exists and serves the queue."""
     info = find_version_info(deployments, version)
     return info is not None and serves(info, task_queue, task_type)
 
 
 def named_version(override: VersioningOverride) -> Version | None:
-    """The version that an override from outside names, in whichever form."""
+    """Return the version that a client's override names, in current or deprecated fields; None when it names none."""
     if override.HasField("pinned"):
         return override.pinned.version if override.pinned.HasField("version") else None
     if override.HasField("one_time"):
@@ -125,7 +125,7 @@ def named_version(override: VersioningOverride) -> Version | None:
 
 
 def check_override(deployments: NamespaceDeployments, override: VersioningOverride, task_queue: str) -> None:
-    """A version that no worker of the queue has can't be named. Raises FAILED_PRECONDITION."""
+    """Refuse an override to a version that no worker of the queue has. Raises FAILED_PRECONDITION."""
     version = named_version(override)
     if version is not None and not has_queue(deployments, version, task_queue, int(TASK_QUEUE_TYPE_WORKFLOW)):
         raise failed_precondition(
@@ -139,7 +139,7 @@ def _serving(data: DeploymentData, version: Version, task_queue: str, task_type:
 
 
 def pushed_version(deployments: NamespaceDeployments, queue: str, task_type: int) -> Version | None:
-    """The version whose workers are started for tasks that find nobody on `queue`; None: there is none."""
+    """Return the version whose workers are started when a task on `queue` finds no poller; None when there is none."""
     if not is_versioned(queue):
         return None
     for data in deployments.deployments:
@@ -153,25 +153,25 @@ def pushed_version(deployments: NamespaceDeployments, queue: str, task_type: int
 
 
 class Routing(NamedTuple):
-    """Where tasks of one queue go that are pinned to nothing; no version at all is the workers without one."""
+    """Where a queue's unpinned tasks go. As a version, None stands for unversioned workers."""
 
     current: Version | None
     current_ns: int
-    """When it became current; 0: nobody said."""
+    """When it became current; 0 when it was never set."""
     current_revision: int
     ramping: Version | None
     ramping_ns: int
     ramping_revision: int
     ramps: bool
-    """Whether a share goes to `ramping`, which may be no version."""
+    """Whether a share goes to `ramping`, which may be None."""
     percentage: float
 
 
 def routing_of(deployments: NamespaceDeployments, task_queue: str, task_type: int) -> Routing:
     """Return how a queue is routed.
 
-    Of several deployments that serve it, the one whose routing changed last counts, as in Temporal; one that has a
-    current version comes before one that has none.
+    If several deployments serve it, the one whose routing changed last counts, as in Temporal; one that has a current
+    version takes precedence over one that has none.
     """
     current: Version | None = None
     current_ns, revision = -1, 0
@@ -209,9 +209,10 @@ def routing_of(deployments: NamespaceDeployments, task_queue: str, task_type: in
 def target_of(
     deployments: NamespaceDeployments, task_queue: str, task_type: int, workflow_id: str, *, use_ramping: bool = False
 ) -> tuple[Version | None, int]:
-    """Return where a task that is pinned to nothing goes: to the current version or, for its share, the ramping one.
+    """Return the version to which an unpinned task goes, and the revision of the routing that says so.
 
-    None is the workers without a version. With it the revision of the routing that says so; 0 where none does.
+    The version is the current one or, for its share of workflow ids, the ramping one; None stands for unversioned
+    workers. The revision is 0 when no deployment routes the queue.
     """
     if not deployments.deployments:
         return None, 0
@@ -222,7 +223,10 @@ def target_of(
 
 
 def in_ramp(workflow_id: str, percentage: float) -> bool:
-    """The same workflow id is always on the same side of the same percentage, and on the side where Temporal has it."""
+    """Return whether the workflow id falls into the share of the ramping version.
+
+    The answer depends only on the arguments, and is the same as Temporal's.
+    """
     if percentage <= 0 or percentage >= 100:
         return percentage > 0
     # Imported where it is needed: a cold start pays for every module.
@@ -234,7 +238,7 @@ def in_ramp(workflow_id: str, percentage: float) -> bool:
 def serving_versions(
     deployments: NamespaceDeployments, task_queue: str, task_type: int
 ) -> Iterable[deployment_pb.WorkerDeploymentVersionInfo]:
-    """All versions whose workers have polled the queue."""
+    """Yield all versions whose workers have polled the queue."""
     for data in deployments.deployments:
         for each in data.versions:
             if serves(each.worker_deployment_version_info, task_queue, task_type):

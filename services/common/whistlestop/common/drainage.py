@@ -1,10 +1,10 @@
 """When a version of a worker deployment is DRAINING and when it is DRAINED.
 
-Rules of this file, which are Temporal's:
+These rules are Temporal's:
 - A version that gets no new work any more is DRAINING, whether or not a workflow is pinned to it.
-- It is looked for open pinned workflows when the grace period is over, and again after each refresh interval. The first
-  look that finds none makes it DRAINED.
-- A version that is DRAINED or INACTIVE is DRAINING again as soon as a workflow is pinned to it.
+- Open pinned workflows are looked up after the grace period, and again after each refresh interval. The first check
+  that finds none makes the version DRAINED.
+- A version that is DRAINED or INACTIVE becomes DRAINING again as soon as a workflow is pinned to it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DRAINED = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED
 
 
 def begin(info: WorkerDeploymentVersionInfo, now_ns: int) -> None:
-    """Note that the version drains from now on."""
+    """Mark the version as draining from now on."""
     info.status = _DRAINING
     info.drainage_info.status = enums.VERSION_DRAINAGE_STATUS_DRAINING
     info.drainage_info.last_changed_time.FromNanoseconds(now_ns)
@@ -30,7 +30,7 @@ def begin(info: WorkerDeploymentVersionInfo, now_ns: int) -> None:
 
 
 def is_due(info: WorkerDeploymentVersionInfo, now_ns: int, grace_ns: int, refresh_ns: int) -> bool:
-    """Whether it is time to look for open workflows that are pinned to the version."""
+    """Return whether it is time to check for open workflows that are pinned to the version."""
     if info.status != _DRAINING:
         return False
     drainage = info.drainage_info
@@ -39,7 +39,7 @@ def is_due(info: WorkerDeploymentVersionInfo, now_ns: int, grace_ns: int, refres
 
 
 def note_look(info: WorkerDeploymentVersionInfo, now_ns: int, *, is_pinned_to: bool) -> None:
-    """Note what a look at the open workflows has found."""
+    """Record a check for open pinned workflows: the version is DRAINED unless `is_pinned_to`."""
     info.drainage_info.last_checked_time.FromNanoseconds(now_ns)
     if not is_pinned_to:
         info.status = _DRAINED
@@ -48,15 +48,15 @@ def note_look(info: WorkerDeploymentVersionInfo, now_ns: int, *, is_pinned_to: b
 
 
 def is_drained(info: WorkerDeploymentVersionInfo) -> bool:
-    """Whether no open workflow is pinned to the version any more, as far as it has been looked."""
+    """Return whether the last check found no open workflow pinned to the version."""
     return info.status == _DRAINED
 
 
 def has_ended_service(info: WorkerDeploymentVersionInfo) -> bool:
-    """Whether the version gets no new work any more, having had some."""
+    """Return whether the version got new work once and gets none any more."""
     return info.status in (_DRAINING, _DRAINED)
 
 
 def is_idle(info: WorkerDeploymentVersionInfo) -> bool:
-    """Whether the version has been thought to have no work, so that a workflow pinned to it changes its status."""
+    """Return whether the version is recorded as having no work, so that pinning a workflow to it changes its status."""
     return info.status in (_INACTIVE, _DRAINED)

@@ -1,4 +1,4 @@
-"""Names of enum values. A caller may send any number, and it is shown as a number, as Go shows it."""
+"""Names of enum values. A caller may send an unknown number, which is shown in digits, as in Go."""
 
 from __future__ import annotations
 

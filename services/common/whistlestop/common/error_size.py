@@ -1,11 +1,11 @@
-"""How long an error may be: what a door writes of it has to fit into the headers that clients accept.
+"""Limits on the size of an error, so that it fits into the headers that clients accept.
 
-gRPC carries an error in trailers: its message percent-encoded, and once more, with the details, in base64. grpcio gives
-up on header lists of 8 KiB now and then, and of 16 KiB always; so does the Rust core of the SDKs with 16 KiB. The
-caller would see RESOURCE_EXHAUSTED or INTERNAL instead of the refusal, and try again.
+gRPC carries an error in trailers: its message percent-encoded and, when there are details, once more with them in
+base64. grpcio sometimes rejects header lists of 8 KiB and always those of 16 KiB; the Rust core of the SDKs rejects
+those of 16 KiB. The caller would then see RESOURCE_EXHAUSTED or INTERNAL instead of the error, and retry.
 
-So messages end after 4,000 bytes, as Temporal's do, and earlier where that makes more than `MOST_HEADER_BYTES` of
-headers: percent-encoded, a letter may take nine bytes.
+So messages are cut after 4,000 bytes, as Temporal's are, and earlier if the headers would exceed `MOST_HEADER_BYTES`:
+percent-encoded, a character may take up to twelve bytes.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 MOST_MESSAGE_BYTES = 4000
 MOST_DETAIL_BYTES = 3500
-"""Of all details of one error, serialised."""
+"""Serialised size of all details of one error."""
 MOST_HEADER_BYTES = 7500
-"""Of the encoded message and details: 8 KiB without what else an answer has."""
+"""Size of the encoded message and details: 8 KiB less the other headers of an answer."""
 TRUNCATED = "... <truncated>"
 MOST_DETAILS = 8
 _ANY_BYTES = 32
-"""Of a detail, beside its type's name and itself: what comes before that name, tags and lengths."""
+"""Overhead of a detail beside its type name and content: the type URL's prefix, tags and lengths."""
 _SHORTER = (1000, 250, 60, 0)
-"""Bytes that are left of each text within details that are too long, tried one after the other."""
+"""Bytes to which each text in too long details is cut, tried one after the other."""
 _ESCAPED = re.compile(rb"[^ -$&-~]")
 _SHORT, _SMALL_DETAIL_BYTES = 500, 1500
-"""Characters of a message, and bytes of details to an ASCII one, that fit in any case."""
+"""Characters of a message, and bytes of the details of an ASCII one, that fit in any case."""
 
 
 def fit(message: str, details: Sequence[Message]) -> tuple[str, tuple[Message, ...]]:
-    """The message and the details, as much of them as has room."""
+    """Return the message and the details, cut to the limits of this module."""
     if len(message) <= _SHORT and (not details or (message.isascii() and _are_small(details))):
         return message, tuple(details)
     details = _fit_details(details[:MOST_DETAILS])
@@ -51,7 +51,7 @@ def fit(message: str, details: Sequence[Message]) -> tuple[str, tuple[Message, .
 
 
 def cut(text: str, most: int) -> str:
-    """The text, or as much of it as leaves room for saying that it goes on, in `most` bytes of UTF-8."""
+    """Return the text, cut to `most` bytes of UTF-8 with a mark at the end if it is longer."""
     if len(text) * 4 <= most:
         return text
     data = _utf8(text[: most + 1])
@@ -79,7 +79,7 @@ def _fit_details(details: Sequence[Message]) -> Sequence[Message]:
             _shorten(detail, most)
         if _size(shortened) <= MOST_DETAIL_BYTES:
             return shortened
-    # Too many parts, not too long ones. Which kind of error it is can still be told.
+    # There are too many parts rather than too long ones. Empty details still tell the kind of error.
     return [type(detail)() for detail in details]
 
 
@@ -98,7 +98,7 @@ def _copy(message: Message) -> Message:
 
 
 def _shorten(message: Any, most: int) -> None:
-    """Cut every text within the message, and leave out bytes that are longer: a part of those means nothing."""
+    """Cut every text in the message, and remove longer `bytes` values, of which a part would be meaningless."""
     if isinstance(message, AnyMessage):
         if len(message.value) > most:
             message.ClearField("value")

@@ -1,8 +1,8 @@
-"""The one error type that crosses a door.
+"""ServiceError, the only error type that is reported to callers.
 
-Rules of this file: an error carries a gRPC status code, a message worded as Temporal words it and, where the SDKs
-decide on them, Temporal's `errordetails` messages. Nothing here knows about gRPC, HTTP or Lambda: each door renders
-a `ServiceError` in its own way.
+An error carries a gRPC status code, a message worded as Temporal words it and, where the SDKs act on them, Temporal's
+`errordetails` messages. Nothing here depends on gRPC, HTTP or Lambda: each transport encodes a `ServiceError` in its
+own way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Code(IntEnum):
-    """The gRPC status codes by their numbers."""
+    """The gRPC status codes."""
 
     OK = 0
     CANCELLED = 1
@@ -41,9 +41,9 @@ class Code(IntEnum):
 
 
 class ServiceError(Exception):
-    """An RPC ends with `code` and `message`; `details` travel in the status details, in order.
+    """An RPC ends with `code` and `message`; `details` are sent in the status details, in order.
 
-    Both are cut to what every transport can carry, so a message may quote whatever a caller sent.
+    Message and details are cut to what every transport can carry, so that a message may quote a caller's input.
     """
 
     def __init__(self, code: Code, message: str, *details: Message) -> None:
@@ -56,24 +56,24 @@ class ServiceError(Exception):
 
 
 def invalid_argument(message: str) -> ServiceError:
-    """The request itself is wrong, whatever the state."""
+    """Return the error for a request that is wrong in itself, whatever the state."""
     return ServiceError(Code.INVALID_ARGUMENT, message)
 
 
 def not_found(message: str) -> ServiceError:
-    """The execution, task or thing asked for is not there (any more)."""
+    """Return the error for an execution, task or other object that does not exist (any more)."""
     return ServiceError(Code.NOT_FOUND, message, details_pb.NotFoundFailure())
 
 
 def failed_precondition(message: str) -> ServiceError:
-    """The state forbids the request."""
+    """Return the error for a request that the current state forbids."""
     return ServiceError(Code.FAILED_PRECONDITION, message)
 
 
 def already_started(
     message: str, start_request_id: str, run_id: str, first_execution_run_id: str = ""
 ) -> ServiceError:
-    """A workflow of that id is there and the id policies forbid another one."""
+    """Return the error for a workflow id that is in use while the id policies forbid another run."""
     return ServiceError(
         Code.ALREADY_EXISTS,
         message,
@@ -84,7 +84,7 @@ def already_started(
 
 
 def namespace_not_found(namespace: str) -> ServiceError:
-    """No namespace of that name or id."""
+    """Return the error for an unknown namespace, given its name or id."""
     return ServiceError(
         Code.NOT_FOUND,
         f"Namespace {namespace} is not found.",
@@ -93,25 +93,25 @@ def namespace_not_found(namespace: str) -> ServiceError:
 
 
 def permission_denied() -> ServiceError:
-    """The caller may not. Why is told to nobody but the log."""
+    """Return the error for a caller without permission. The reason is only logged, never sent."""
     return ServiceError(Code.PERMISSION_DENIED, "Request unauthorized.", details_pb.PermissionDeniedFailure())
 
 
 def unimplemented(message: str) -> ServiceError:
-    """Not supported, with the reason."""
+    """Return the error for an unsupported request; the message gives the reason."""
     return ServiceError(Code.UNIMPLEMENTED, message)
 
 
 def data_loss(message: str) -> ServiceError:
-    """What is stored can't be read. Trying again does not help."""
+    """Return the error for stored data that cannot be read. Retrying does not help."""
     return ServiceError(Code.DATA_LOSS, message)
 
 
 def unavailable(message: str) -> ServiceError:
-    """Try again: the server is closing, or the store did not answer."""
+    """Return an error that asks the caller to retry: the server is closing, or the store did not answer."""
     return ServiceError(Code.UNAVAILABLE, message)
 
 
 def deadline_exceeded(message: str = "context deadline exceeded") -> ServiceError:
-    """The caller's time ran out."""
+    """Return the error for a request whose deadline has passed."""
     return ServiceError(Code.DEADLINE_EXCEEDED, message)

@@ -1,4 +1,4 @@
-"""Failures that the server makes, and failures of others cut to a size."""
+"""Failures made by the server, and truncation of failures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MAX_CAUSES = 20
 
 
 def server_failure(message: str, *, non_retryable: bool, cause: failure_pb.Failure | None = None) -> failure_pb.Failure:
-    """A failure that the server makes."""
+    """Return a failure made by the server."""
     failure = failure_pb.Failure(message=message)
     failure.server_failure_info.non_retryable = non_retryable
     if cause is not None:
@@ -18,7 +18,10 @@ def server_failure(message: str, *, non_retryable: bool, cause: failure_pb.Failu
 
 
 def truncate(failure: failure_pb.Failure, max_size: int, depth: int = _MAX_CAUSES) -> failure_pb.Failure:
-    """The failure without payloads in about `max_size` bytes: type, source, message, trace, causes, in that order."""
+    """Return a copy of the failure without payloads in about `max_size` bytes.
+
+    The space goes to type, source, message, stack trace and causes, in that order. At most `depth` causes are kept.
+    """
     left = max_size
 
     def cut(text: str) -> str:

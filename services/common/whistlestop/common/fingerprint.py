@@ -1,6 +1,7 @@
-"""FarmHash's Fingerprint32: the hash by which Temporal decides which workflow ids are in a ramp.
+"""FarmHash's Fingerprint32, the hash with which Temporal decides which workflow ids are in a ramp.
 
-The same workflow ids go to the ramping version here as there. Written from the published algorithm (farmhashmk).
+Using the same hash sends the same workflow ids to the ramping version as Temporal does. Written from the published
+algorithm (farmhashmk).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def _mur(a: int, h: int) -> int:
 
 
 def fingerprint32(data: bytes) -> int:
-    """0 <= fingerprint < 2**32, the same on every machine and for ever."""
+    """Return the fingerprint of the bytes, 0 <= fingerprint < 2**32, which never changes between releases."""
     size = len(data)
     if size <= 4:
         return _short(data)

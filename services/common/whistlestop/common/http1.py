@@ -1,9 +1,9 @@
-"""HTTP/1.1 towards one origin, with keep-alive.
+"""An HTTP/1.1 client for one origin, with keep-alive.
 
-Rules of this file: one request per connection at a time; a cancelled or failed exchange closes its connection, which is
-how the other side learns that nobody waits any more. Whatever an answer consists of (heads, chunks, trailers) is read
-up to a limit, and costs no more than its bytes. Written on asyncio's streams since a general client costs several times
-the CPU of the exchange itself (docs/bridge.md has the figures).
+A connection carries one request at a time. A cancelled or failed exchange closes its connection, which tells the
+other side that nobody waits any more. All parts of an answer (heads, chunks, trailers) are read up to a limit.
+Written on asyncio's streams, because a general client costs several times the CPU of the exchange itself
+(docs/bridge.md has the figures).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ MOST_BODY = 128 * 1024 * 1024
 MOST_HEAD = 64 * 1024
 _MOST_DIGITS = 12
 _MOST_FIELDS = 256
-"""Header lines of an answer."""
+"""Header fields of an answer."""
 _MOST_INTERIM = 8
-"""Answers of the kind `100 Continue` before the answer itself."""
+"""Interim answers such as `100 Continue` before the final one."""
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
 _STATUS = re.compile(r"HTTP/1\.[01] ([1-9][0-9]{2})(?: .*)?")
 _NOT_IN_HEADS = re.compile(r"[\r\n\0]")
@@ -35,16 +35,16 @@ _CONNECT_S = 10.0
 
 
 class Unreachable(Exception):
-    """The origin could not be talked to: refused, reset, or not HTTP."""
+    """The exchange failed: connection refused or reset, or not HTTP."""
 
 
 class NotConnected(Unreachable):
-    """There was not even a connection: the origin has seen nothing of the request."""
+    """No connection could be made, so that the origin has seen nothing of the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Header names in lower case."""
+    """An HTTP answer. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -64,15 +64,15 @@ class _Connection:
         return not (self.writer.is_closing() or self.reader.at_eof())
 
     def close(self) -> None:
-        # Aborted, since nobody reads what may still come.
+        # Abort instead of close: nobody reads what may still arrive.
         self.writer.transport.abort()
 
 
 class Http1Client:
-    """Keeps connections to the origin of `url` and posts through them.
+    """Keeps connections to the origin of `url` and sends requests through them.
 
-    An origin may close a connection that idles just when a request is written to it. With `resend` such a request is
-    written again on another connection; without, whether it was served is for the caller to weigh.
+    An origin may close an idle connection just when a request is written to it. With `resend` such a request is
+    written again on another connection; without, the caller has to decide, since the request may have been served.
     """
 
     def __init__(
@@ -84,9 +84,10 @@ class Http1Client:
         most_body: int = MOST_BODY,
         connect: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] | None = None,
     ) -> None:
-        """`most_body`: bytes of an answer; `connect`: instead of connecting to the URL's host.
+        """Create a client, without connecting. Raises ValueError for anything but an http(s) URL.
 
-        Raises ValueError for what is not an http(s) URL.
+        `most_body` is the maximum size of an answer in bytes. `connect`, if given, opens connections instead of
+        connecting to the URL's host.
         """
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -104,11 +105,11 @@ class Http1Client:
         self.connects = 0
 
     async def post(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """One exchange. Raises Unreachable, and ValueError for a path or a header that would break the head."""
+        """POST a request. Raises Unreachable, and ValueError for an invalid path or header."""
         return await self.request("POST", path, headers, body)
 
     async def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """As `post`."""
+        """Send a request. Raises Unreachable, and ValueError for an invalid path or header."""
         if _NOT_IN_TARGETS.search(path):
             raise ValueError(f"invalid path: {path!r}")
         head = [f"{method} {path} HTTP/1.1\r\nhost: {self.host}\r\n"]
@@ -126,7 +127,7 @@ class Http1Client:
             except _Stale:
                 connection.close()
                 if was_used and self._resend:
-                    continue  # closed by the other side while it was idle, before it saw this request
+                    continue  # closed by the origin while idle, before it saw this request
                 raise Unreachable(f"{self.host} closed the connection") from None
             except (OSError, EOFError, ValueError) as error:
                 connection.close()
@@ -142,7 +143,7 @@ class Http1Client:
             return answer
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 
@@ -170,7 +171,7 @@ class Http1Client:
 
 
 class _Stale(Exception):
-    """The connection ended before a byte of the answer."""
+    """The connection ended before the first byte of the answer."""
 
 
 async def _exchange(connection: _Connection, request: bytes, most: int) -> tuple[Answer, bool]:
@@ -215,7 +216,7 @@ def _parsed(head: bytes) -> tuple[int, dict[str, str]]:
 async def _body(
     reader: asyncio.StreamReader, status: int, headers: Mapping[str, str], most: int
 ) -> tuple[bytes, bool]:
-    """The body, and whether the connection can go on behind it."""
+    """Return the body, and whether the connection can be used again."""
     if status in {204, 304}:
         return b"", True
     if headers.get("transfer-encoding", "").lower() == "chunked":
@@ -241,7 +242,7 @@ async def _until_closed(reader: asyncio.StreamReader, most: int) -> bytes:
 
 
 async def _chunks(reader: asyncio.StreamReader, most: int) -> bytes:
-    """Read the chunks. Their lines count as content does: many small chunks, or long extensions, are bounded, too."""
+    """Read a chunked body. Size lines count as content, so that many small chunks are bounded too."""
     body = bytearray()
     left = most
     while True:
@@ -256,7 +257,7 @@ async def _chunks(reader: asyncio.StreamReader, most: int) -> bytes:
         if size == 0:
             break
         body += (await reader.readexactly(size + 2))[:-2]
-    # Trailers, which nobody wants.
+    # Skip the trailers.
     left = MOST_HEAD
     while (line := await _line(reader)) != b"\r\n":
         left -= len(line)

@@ -1,11 +1,10 @@
-"""Another service by HTTP: envelopes posted to one of the processes that serve it.
+"""Calls to another service by HTTP: envelopes posted to one of the processes that serve it.
 
-Rules of this file:
-  - of several origins the same workflow (or task queue) has the same one, as long as it answers: its caches are warm,
-    and history's offers meet matching's polls. Nothing but speed hangs on it;
-  - an origin that takes no connection has seen nothing: the next one is asked. What was sent and not answered is
-    UNAVAILABLE, since whether it was done is for the caller to find out;
-  - a caller that goes away closes its connection, which ends the call over there.
+- With several origins, the same workflow (or task queue) goes to the same one as long as it answers, because its
+  caches are warm, and history's tasks meet matching's polls there. This matters only for speed.
+- An origin that accepts no connection has seen nothing of the request, so the next one is tried. A request that was
+  sent and not answered fails with UNAVAILABLE, since the caller has to find out whether it took effect.
+- A caller that goes away closes its connection, which cancels the call on the other side.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ log = logging.getLogger(__name__)
 
 _NO_DEADLINE_S = 120.0
 _MARGIN_S = 2.0
-"""An answer to a call with a deadline may take this much longer on its way."""
+"""How much later than its deadline the answer to a call may arrive."""
 _DOWN_NS = SECOND_NS
-"""For how long an origin that took no connection is asked last."""
+"""How long an origin that accepted no connection is tried last."""
 _OF_EVERY_PROCESS = frozenset({"ShutdownWorker"})
-"""What a process does to the polls that it holds itself."""
+"""Methods that are called on every process, because they concern the polls held by each."""
 
 
 class HttpClient:
-    """A whistlestop.common.clients.ServiceClient, called `name` in errors. Connections are kept.
+    """A ServiceClient over HTTP with keep-alive. `name` is used in error messages.
 
-    `resend`: a kept connection that turns out to be closed is no failure, the request goes out again. That suits
-    functions, whose connections freeze with them.
+    `resend`: if a kept connection turns out to be closed, send the request again. That suits functions, whose
+    connections freeze with them.
     """
 
     def __init__(
@@ -80,17 +79,17 @@ class HttpClient:
         return await self.call_at(f"{context.namespace_id}/{key}" if key else "", method, request, context)
 
     async def call_at(self, key: str, method: str, request: Message, context: CallContext) -> Reply:
-        """Call the process that `key` belongs to; without a key they take turns."""
+        """Call the process that `key` belongs to; with an empty key, the processes take turns."""
         return await self._ask(self._order(key), method, request, context)
 
     def close(self) -> None:
-        """Close the connections that idle."""
+        """Close the idle connections."""
         for origin in self._origins:
             origin.client.close()
 
     @property
     def connects(self) -> int:
-        """Connections made so far."""
+        """The number of connections made so far."""
         return sum(origin.client.connects for origin in self._origins)
 
     def _order(self, key: str) -> list[_Origin]:
@@ -120,14 +119,14 @@ class HttpClient:
                 raise deadline_exceeded() from None
             origin.down_until_ns = 0
             if answer.status == 401:
-                log.error("%s does not take our credential", origin.url)
-                raise unavailable(f"{self._name} refuses calls of this process")
+                log.error("%s rejects our credential (HTTP 401): check that both have the same key", origin.url)
+                raise unavailable(f"{self._name} rejects the credential of this process")
             return unwrap_answer(answer_of(answer.status, answer.body))
         raise unavailable(f"{self._name} can't be reached. Try again.")
 
 
 class _Origin:
-    """One process. Raises ValueError for what is not an http(s) URL."""
+    """One process. Raises ValueError for anything but an http(s) URL."""
 
     __slots__ = ("client", "down_until_ns", "path", "url")
 
@@ -138,5 +137,8 @@ class _Origin:
         self.down_until_ns = 0
 
     def weight(self, key: str) -> bytes:
-        """Rendezvous hashing: whoever lists the same URLs, in whatever order, finds the same owner."""
+        """Return the origin's weight for a key, the lowest of which wins (rendezvous hashing).
+
+        Clients with the same URLs, in whatever order, agree on the owner.
+        """
         return blake2b(f"{self.url} {key}".encode(), digest_size=8).digest()

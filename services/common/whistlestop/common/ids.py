@@ -1,4 +1,4 @@
-"""Identifiers, injected like time, so that the core and the simulations choose them."""
+"""Identifiers, injected like time, so that simulations control them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Protocol
 
 
 class Ids(Protocol):
-    """What hands out fresh identifiers."""
+    """A source of new identifiers."""
 
     def uuid(self) -> str:
-        """A new run id, request id or the like: a UUID in its textual form."""
+        """Return a new UUID in textual form, for a run id, request id or the like."""
         ...
 
     def task_id(self, now_ns: int) -> int:
-        """A new row id below 2**63, in time order within a process and nearly so between processes."""
+        """Return a new row id below 2**63, ordered by time within a process and approximately between processes."""
         ...
 
     def nonce(self) -> int:
-        """What nobody guesses: 64 random bits, not all of them zero."""
+        """Return an unpredictable, non-zero number of 64 random bits."""
         ...
 
 
 class RandomIds:
     """Time-ordered UUIDs (version 7), and task ids of microseconds since the epoch plus 10 random or counted bits.
 
-    No sequence stands in the database (Aurora DSQL has none), so order between processes is that of their clocks.
+    No database sequence is used (Aurora DSQL has none), so the order between processes is that of their clocks.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class RandomIds:
         self._last = 0
 
     def uuid(self) -> str:
-        # Some are made per call: put together as text, in half the time that uuid.UUID takes.
+        # Several are made per call; formatting the text directly takes half the time of uuid.UUID.
         moment = f"{time.time_ns() // 1_000_000:012x}"
         drawn = os.urandom(10)
         digits = drawn.hex()

@@ -1,7 +1,7 @@
-"""Messages as JSON, whatever their clients put into them.
+"""Messages as JSON, even with values for which protobuf's JSON has no form.
 
-Protobuf's JSON has no form for a span or an instant that is out of range, and refuses the whole message for it. Such
-values are stored as they came; where they are shown as JSON, the nearest one that has a form stands for them.
+Protobuf's JSON cannot represent a duration or timestamp that is out of range, and refuses the whole message. Such
+values are stored as received; in JSON they are replaced by the nearest value in range.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LIMITS = {
 
 
 def to_tree(message: Message) -> dict[str, Any]:
-    """The message as `json_format.MessageToDict` gives it. Raises nothing for what a client may have stored."""
+    """Return the message as `json_format.MessageToDict` does, with out-of-range times replaced instead of an error."""
     try:
         tree: dict[str, Any] = json_format.MessageToDict(message)
     except (json_format.Error, ValueError, OverflowError):
@@ -32,7 +32,7 @@ def to_tree(message: Message) -> dict[str, Any]:
 
 
 def _mend(message: Any) -> None:
-    """Move spans and instants within what JSON has a form for, in place."""
+    """Clamp durations and timestamps to the range of JSON, in place."""
     name = message.DESCRIPTOR.full_name
     if name in _LIMITS:
         least, most = _LIMITS[name]

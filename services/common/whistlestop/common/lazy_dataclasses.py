@@ -1,11 +1,11 @@
-"""`dataclasses.dataclass` whose methods are written when they are first called.
+"""A `dataclasses.dataclass` whose methods are generated when they are first called.
 
-The standard decorator writes and compiles six methods for each class when its module is imported. With the hundred
-classes of a process that is an eighth of the CPU time of a start, and most of the methods are never called. Here a
-method is compiled at its first call, and then takes the place of what compiled it.
+The standard decorator generates and compiles six methods for each class at import. With the hundred classes of a
+process that is an eighth of the CPU time of a start, and most of the methods are never called. Here a method is
+compiled by its first call, and then replaces the stub that compiled it.
 
-A class is what the standard decorator makes of it (`fields`, `replace`, `astuple`, pickling, frozen instances), as far
-as this project uses it: no `InitVar`, no `order`, and an explicit method of the class stays.
+Classes behave as with the standard decorator (`fields`, `replace`, `astuple`, pickling, frozen instances), as far as
+this project uses it: no `InitVar`, no `order`, and explicit methods of the class are kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["dataclass"]
 def _made(cls: type, *, frozen: bool, slots: bool, kw_only: bool, eq: bool, unsafe_hash: bool) -> Any:
     own = set(vars(cls))
     if "__eq__" in own and vars(cls).get("__hash__") is None:
-        own.discard("__hash__")  # Python put it there, since the class says when its instances are equal
+        own.discard("__hash__")  # set to None by Python, because the class defines __eq__
     made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots, kw_only=kw_only)(cls)
     _set_later(made, "__init__", _init, own)
     _set_later(made, "__repr__", _standard, own)
@@ -44,7 +44,7 @@ def _made(cls: type, *, frozen: bool, slots: bool, kw_only: bool, eq: bool, unsa
         if frozen or unsafe_hash:
             _set_later(made, "__hash__", _standard, own)
         elif "__hash__" not in own:
-            made.__hash__ = None  # Python's way to say that it can't be hashed
+            made.__hash__ = None  # Python's mark of an unhashable class
     if frozen:
         made.__setattr__ = _refuse_setting
         made.__delattr__ = _refuse_deleting
@@ -55,7 +55,7 @@ def _made(cls: type, *, frozen: bool, slots: bool, kw_only: bool, eq: bool, unsa
 
 
 def _set_later(cls: type, name: str, compiled: Any, own: set[str]) -> None:
-    """Give the class a method that is compiled at its first call, unless the class has one of its own."""
+    """Add a method that is compiled by its first call, unless the class defines it."""
     if name in own:
         return
 
@@ -69,7 +69,7 @@ def _set_later(cls: type, name: str, compiled: Any, own: set[str]) -> None:
 
 
 def _init(cls: Any, name: str) -> Any:
-    """Write the class's `__init__`: that of a frozen class assigns through the slots themselves."""
+    """Generate the class's `__init__`. For a frozen class, it assigns through the slots themselves."""
     is_frozen = cls.__setattr__ is _refuse_setting
     given: list[str] = []
     named: list[str] = []
@@ -105,7 +105,7 @@ def _init(cls: Any, name: str) -> Any:
 
 
 def _slot(cls: type, name: str) -> Any:
-    """Return what assigns to a slot of the class; None where the field is not a slot."""
+    """Return the setter of a slot of the class; None if the field is not a slot."""
     for each in cls.__mro__:
         if name in vars(each):
             return vars(each)[name].__set__ if hasattr(vars(each)[name], "__set__") else None
@@ -113,11 +113,11 @@ def _slot(cls: type, name: str) -> Any:
 
 
 _FACTORY = object()
-"""Stands for an argument that was not given, and is made by the field's factory."""
+"""Stands for an argument that was not given, whose value the field's factory makes."""
 
 
 def _standard(cls: Any, name: str) -> Any:
-    """Let the standard decorator write a method for a class of the same fields."""
+    """Let the standard decorator generate a method, for a class with the same fields."""
     names = [each.name for each in dataclasses.fields(cls)]
     flags = {
         each.name: dataclasses.field(repr=each.repr, compare=each.compare, hash=each.hash)

@@ -1,7 +1,8 @@
-"""The addresses that servers listen on: the one parser of them, for every command and option.
+"""The addresses that servers listen on: one parser for every command and option.
 
-An address is always one address of this machine, as a number. A name is resolved once, so that what was checked is
-what is bound. Without a host, a port is one of loopback; every address at once has to be said (`0.0.0.0`, `[::]`).
+The result is always a single numeric address of this machine. A name is resolved once, so that the address that was
+checked is the address that is bound. A port without a host means loopback; all addresses must be given explicitly
+(`0.0.0.0`, `[::]`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ MOST_PORT = 65535
 
 
 class ListenAddress(NamedTuple):
-    """Where a server listens."""
+    """A numeric address and a port to listen on."""
 
     ip: str
     port: int
@@ -26,12 +27,12 @@ class ListenAddress(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether this machine alone reaches it."""
+        """Whether only this machine can reach it."""
         return is_loopback(self.ip)
 
 
 def parse_listen(text: str) -> ListenAddress:
-    """Parse `PORT` (of 127.0.0.1), `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError with one line for a person."""
+    """Parse `PORT` (on 127.0.0.1), `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError with a one-line message."""
     if re.fullmatch(r"[0-9]+", text):
         return ListenAddress(LOOPBACK, _port(text, text))
     host, colon, port = text.rpartition(":")
@@ -39,10 +40,10 @@ def parse_listen(text: str) -> ListenAddress:
         raise ValueError(f"not host:port: {text}")
     if not host or host in {"*", "[]", "[*]"}:
         raise ValueError(
-            f"{text} names no address: say 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} for every address"
+            f"{text} names no address: use 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} for every address"
         )
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise ValueError(f"{text}: an IPv6 address stands in brackets, as in [::1]:7233")
+        raise ValueError(f"{text}: put an IPv6 address in brackets, as in [::1]:7233")
     return ListenAddress(bind_ip(host), _port(port, text))
 
 
@@ -53,15 +54,15 @@ def _port(digits: str, text: str) -> int:
 
 
 def bind_ip(host: str) -> str:
-    """Return the address that a host stands for, which may be a name (`localhost`). Raises ValueError."""
+    """Return the numeric address of a host, which may be a name (`localhost`). Raises ValueError."""
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
         return str(ipaddress.ip_address(bare))
     except ValueError:
         pass
     if not bare or re.fullmatch(r"0[xX][0-9a-fA-F.xX]*|[0-9.]+", bare) or "*" in bare or bare != host:
-        # What resolvers make of these (0.0.0.0, or 0.0.79.161 of a port) is not what anybody means.
-        raise ValueError(f"{host!r} is not an address: say 127.0.0.1, 0.0.0.0 for every address, or a name")
+        # Resolvers turn these into addresses that nobody means (0.0.0.0, or 0.0.79.161 for a port).
+        raise ValueError(f"{host!r} is not an address: use 127.0.0.1, 0.0.0.0 for every address, or a name")
     try:
         found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -72,7 +73,7 @@ def bind_ip(host: str) -> str:
 
 
 def is_loopback(ip: str) -> bool:
-    """Whether this machine alone reaches an address, given as a number."""
+    """Return whether only this machine can reach a numeric address."""
     address = ipaddress.ip_address(ip)
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback

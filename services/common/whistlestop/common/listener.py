@@ -1,8 +1,8 @@
 """Accept connections within the process's budget, before TLS and before any protocol sees them.
 
-asyncio's own servers accept without measure, tell a protocol of a TLS connection only after its handshake, and stop
-for a second when descriptors run out. Here each connection has an account from its first moment; at the limit of
-descriptors an unauthenticated connection is closed for it.
+asyncio's own servers accept without a limit, tell a protocol of a TLS connection only after its handshake, and pause
+for a second when descriptors run out. Here each connection has an account as soon as it is accepted; when descriptors
+run out, an unauthenticated connection is closed to make room.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ _NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, er
 
 
 def raise_descriptor_limit() -> int:
-    """Allow the process as many descriptors as the system lets it have; return how many that is."""
+    """Raise the process's limit of file descriptors as far as the system allows; return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
-    with suppress(ValueError, OSError):  # a system may have another bound, and then the old limit stays
+    with suppress(ValueError, OSError):  # the system may have another bound; then the old limit stays
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return int(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def bounds_of_process(limit: int) -> Bounds:
-    """Return the bounds for a process that may have `limit` descriptors: a part is for files and the database."""
+    """Return the bounds for a process with `limit` descriptors, some of which are kept for files and the database."""
     connections = max(16, limit - max(64, min(1_024, limit // 8)))
     bounds = Bounds()
     return Bounds(all_connections=min(bounds.all_connections, connections))
 
 
 class _Handshake:
-    """A connection of which there is no protocol yet."""
+    """A connection that has no protocol yet."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -76,7 +76,7 @@ class _Handshake:
 
 
 class Listener:
-    """Takes connections from a listening socket.
+    """Accepts connections from a listening socket.
 
     `make` returns the protocol of a connection, given its account. The protocol sets `account.peer` when it is
     connected, and calls `account.close()` when it loses its connection.
@@ -104,7 +104,7 @@ class Listener:
         return int(self._listener.getsockname()[1])
 
     def close(self) -> None:
-        """Take no more connections. Those that are there stay."""
+        """Stop accepting connections. Existing ones stay open."""
         if not self._is_open:
             return
         self._is_open = False
@@ -123,7 +123,7 @@ class Listener:
         self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
-        # Each listener sweeps the budget that they share: more often than needed does no harm.
+        # Every listener sweeps the shared budget; sweeping more often than needed does no harm.
         try:
             self._budget.sweep()
         except Exception:
@@ -145,11 +145,11 @@ class Listener:
 
     def _out_of_descriptors(self, error: OSError) -> None:
         if self._budget.make_room():
-            return  # its descriptor is free with the next turn of the loop, which comes back here
+            return  # the descriptor is free in the next turn of the loop, which calls this again
         now = self._loop.time()
         if now >= self._warn_from:
             self._warn_from = now + _WARN_EVERY_S
-            logger.warning("can't accept a connection: %s; all that are open are in use", error.strerror)
+            logger.warning("can't accept a connection: %s; all open connections are in use", error.strerror)
         self._loop.remove_reader(self._listener)
         self._loop.call_later(_RETRY_S, self._listen)
 
@@ -165,7 +165,7 @@ class Listener:
         task.add_done_callback(partial(self._connected, connection, account))
 
     async def _connect(self, connection: socket.socket, account: Account) -> None:
-        with suppress(OSError):  # the peer left, or speaks no TLS; ssl.SSLError is one
+        with suppress(OSError):  # the peer left, or does not speak TLS (ssl.SSLError is an OSError)
             await self._loop.connect_accepted_socket(
                 lambda: self._make(account), connection, ssl=self._tls,
                 ssl_handshake_timeout=TLS_HANDSHAKE_S if self._tls is not None else None,
@@ -174,7 +174,7 @@ class Listener:
     def _connected(self, connection: socket.socket, account: Account, task: asyncio.Task[None]) -> None:
         self._handshakes.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            logger.error("a connection could not be taken", exc_info=task.exception())
+            logger.error("accepting a connection failed", exc_info=task.exception())
         if isinstance(account.peer, _Handshake):  # no protocol took over
             account.close()
             connection.close()

@@ -1,6 +1,6 @@
-"""Text in logs stays on its line: what moves a cursor, ends a line or turns the reading direction is escaped.
+"""Keep logged text on one line: control characters, line ends and changes of reading direction are escaped.
 
-Names of workflows, queues and identities are chosen by callers and are logged. As they are, they could add lines that
+Callers choose the names of workflows, queues and identities, which are logged. Unescaped, they could add lines that
 look like ours, or change what the terminal of whoever reads the log shows.
 """
 
@@ -19,12 +19,12 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def escaped(text: str) -> str:
-    """Return the text with each such character as an escape sequence of JSON (and of Python)."""
+    """Return the text with such characters replaced by JSON (and Python) escape sequences."""
     return CONTROLS.sub(_escape, text) if CONTROLS.search(text) else text
 
 
 def escaped_lines(text: str) -> str:
-    """Return text of several lines, such as a traceback's, each escaped and indented: none can pass for a record."""
+    """Return a text of several lines, such as a traceback, escaped and indented so that no line looks like a record."""
     return "\n".join(f"  {escaped(line)}" for line in text.split("\n"))
 
 
@@ -34,12 +34,12 @@ def _escape(found: re.Match[str]) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """As logging's own, with a record's message on one line."""
+    """logging's formatter, with each record's message on one line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Return the line."""
+        """Return the message, escaped."""
         return escaped(super().formatMessage(record))
 
     def formatException(self, ei: object) -> str:  # noqa: N802 - as above
-        """Return the traceback."""
+        """Return the traceback, escaped and indented."""
         return escaped_lines(super().formatException(ei))  # type: ignore[arg-type]  # what logging hands over

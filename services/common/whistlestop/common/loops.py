@@ -1,8 +1,8 @@
-"""The background loops of a process: all of them stand in this registry, survive every error, and tell how they fare.
+"""The background loops of a process: all are in this registry, survive every error, and report their state.
 
-A loop does turn after turn until it is cancelled. A turn that fails (the database restarted, a standby became the
-primary, a connection was closed while it idled) is counted, said in the log, and tried again with back-off. `/healthz`
-shows which loops fail now, `/metrics` counts the failures. A test refuses a loop that is not here.
+A loop runs its turn again and again until it is cancelled. A turn that fails (the database restarted, a standby
+became the primary, an idle connection was closed) is counted, logged, and retried with back-off. `/healthz` shows the
+loops that currently fail, `/metrics` counts the failures. A test refuses a loop that is not registered here.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.2, 30.0
 MOST_SHOWN = 200
-"""Characters of an error in `/healthz`: of its class alone where it may hold what is nobody's business."""
+"""Characters of an error in `/healthz`. Where its text may be confidential, only its class is shown."""
 
 LOOPS = {
-    "membership": "heartbeats, who else lives, which ranges are scanned here",
-    "timers": "fires what is due",
-    "transfers": "delivers what was left in the outbox",
-    "hints heard": "LISTEN: what other processes committed",
-    "hints sent": "NOTIFY: what this one committed",
+    "membership": "sends heartbeats, finds other live processes, and claims the ranges to scan",
+    "timers": "fires expired timers",
+    "transfers": "delivers transfer tasks that are left in the outbox",
+    "hints heard": "LISTEN: receives notifications of what other processes committed",
+    "hints sent": "NOTIFY: sends notifications of what this process committed",
     "batches": "looks for open batch jobs",
-    "deletions": "deletes what is left of deleted namespaces",
+    "deletions": "deletes the remaining data of deleted namespaces",
     "dynamic configuration": "reads --dynamic-config-file again when it has changed",
 }
-"""Every loop, and what it does."""
+"""All loops, and what they do."""
 
 log = logging.getLogger(__name__)
 _live: WeakSet[Loop] = WeakSet()
@@ -40,7 +40,7 @@ _failures = dict.fromkeys(LOOPS, 0)
 
 
 class Loop:
-    """One background loop, and how its last turns went."""
+    """A background loop, and the outcome of its last turns."""
 
     def __init__(self, name: str, clock: Clock, *, most_pause_s: float = MOST_PAUSE_S) -> None:
         if name not in LOOPS:
@@ -49,13 +49,13 @@ class Loop:
         self._clock = clock
         self._most_pause_s = most_pause_s
         self.failing = 0
-        """Turns that failed since the last one that did not."""
+        """Failed turns since the last successful one."""
         self._since_ns = 0
         self.error = ""
         _live.add(self)
 
     async def run(self, turn: Callable[[], Awaitable[object]]) -> None:
-        """Do turn after turn, until cancelled."""
+        """Run turns until cancelled."""
         try:
             while True:
                 await self.attempt(turn)
@@ -63,7 +63,7 @@ class Loop:
             self.ended()
 
     async def attempt(self, turn: Callable[[], Awaitable[object]]) -> bool:
-        """Do a turn; after a failure note it and pause. Returns whether it went well."""
+        """Run one turn and return whether it succeeded; after a failure, record it and pause."""
         try:
             await turn()
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the loop
@@ -73,7 +73,7 @@ class Loop:
         return True
 
     async def failed(self, error: Exception) -> None:
-        """Count a failure, and pause: longer with each one in a row."""
+        """Count a failure, and pause: longer with each failure in a row."""
         self.failing += 1
         _failures[self.name] += 1
         self.error = type(error).__name__
@@ -84,32 +84,35 @@ class Loop:
         await self._clock.sleep(pause_s)
 
     def succeeded(self) -> None:
-        """A turn went well."""
+        """Record a successful turn."""
         if self.failing:
-            log.warning("%s: goes on after %d failures", self.name, self.failing)
+            log.warning("%s: working again after %d failures", self.name, self.failing)
             self.failing, self.error = 0, ""
 
     def ended(self) -> None:
-        """The loop is over: it fails no more."""
+        """Remove the loop from those that `/healthz` reports, because it has ended."""
         _live.discard(self)
 
     def shown(self) -> dict[str, object]:
-        """How it fares, for `/healthz`."""
+        """Return the loop's state for `/healthz`."""
         failing_s = round((self._clock.steady_ns() - self._since_ns) / SECOND_NS)
         return {"failures": self.failing, "error": self.error, "seconds": failing_s}
 
 
 def failing() -> dict[str, dict[str, object]]:
-    """Return the loops of this process that fail now, by name."""
+    """Return the state of each loop of this process that currently fails, by name."""
     return {loop.name: loop.shown() for loop in sorted(_live, key=lambda each: each.name) if loop.failing}
 
 
 def failures() -> dict[str, int]:
-    """Return how many turns of each loop have failed so far."""
+    """Return the number of failed turns of each loop since the process started."""
     return dict(_failures)
 
 
 def health() -> dict[str, object]:
-    """Return what `/healthz` says. A process whose loops fail still serves: what it waits for is the database."""
+    """Return the content of `/healthz`.
+
+    A process whose loops fail still serves: usually it is the database that is unavailable.
+    """
     bad = failing()
     return {"status": "SERVING", "failing": bad} if bad else {"status": "SERVING"}

@@ -1,7 +1,7 @@
-"""What is counted, as a port: services call it, a shell decides who listens.
+"""The interface for metrics: services call it, and the process decides who records them.
 
-Every method is called on hot paths: an implementation adds a number and returns. Names of workflows, task queues'
-users and payloads never become labels; label values come from small fixed sets.
+Every method is called on hot paths, so an implementation adds a number and returns. Label values come from small
+fixed sets, and never contain names of workflows, task queues or users, or payloads.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from typing import Protocol
 
 
 class Metrics(Protocol):
-    """A listener for what the services do."""
+    """A recorder of what the services do."""
 
     def request(self, rpc: str, code: str, seconds: float) -> None:
-        """An RPC of the public API ended with the gRPC status `code` (`OK`, `NOT_FOUND`, …) after `seconds`."""
+        """Record that an RPC of the public API ended with gRPC status `code` (`OK`, `NOT_FOUND`, …) after `seconds`."""
         ...
 
     def transition(self) -> None:
-        """A transition was committed."""
+        """Record a committed transition."""
         ...
 
     def conflict(self, kind: str) -> None:
-        """A commit lost against another writer: `version` of a run, or `current` run of a workflow id."""
+        """Record a commit that lost against another writer: `version` of a run, or `current` run of a workflow id."""
         ...
 
     def tasks_added(self, task_type: int, count: int) -> None:
-        """`count` tasks of a kind (Temporal's TaskQueueType) were written."""
+        """Record that `count` tasks of a type (Temporal's TaskQueueType) were written."""
         ...
 
 
 class NoMetrics:
-    """Nobody listens."""
+    """Records nothing."""
 
     def request(self, rpc: str, code: str, seconds: float) -> None:
         return None

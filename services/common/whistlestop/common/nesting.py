@@ -1,12 +1,12 @@
-"""Bounds on how deeply messages and JSON nest, so that whatever is stored can be read again.
+"""Limits on how deeply messages and JSON nest, so that whatever is stored can be read again.
 
-Protobuf parsers refuse messages that nest more than 100 deep (upb in Python, prost in the SDKs' core, and others), and
-what a client sends is stored within further messages: an event, a history, a reply. Of all messages of the API only two
-contain themselves: Failure and Nexus's Failure, by their `cause`. Every other message nests 13 deep at most. So a
-bound on the causes, applied where a request enters, bounds everything.
+Protobuf parsers refuse messages that nest deeper than 100 levels (upb in Python, prost in the SDKs' core, and
+others), and what a client sends is stored inside other messages: an event, a history, a reply. Only two messages of
+the API contain themselves: Failure and Nexus's Failure, by their `cause`. Every other message is at most 13 levels
+deep. So a limit on the number of causes, applied where a request enters, limits everything.
 
 Temporal keeps 20 causes of a failure that is too large, and up to 10,000 of one that is not, which SDKs then fail to
-read. Here 64 are kept: a child workflow that fails adds two, so that is a tree of 32 generations.
+read. Here 64 are kept: a failing child workflow adds two, so that is a tree of 32 generations.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ M = TypeVar("M", bound=Message)
 MAX_CAUSES = 64
 CUT_OFF = f"Further causes were cut off: a failure keeps {MAX_CAUSES} of them."
 MAX_JSON_DEPTH = 200
-"""Go's parser takes 10,000; Python's own limit depends on how deep the caller stands on the stack."""
+"""Go's parser allows 10,000; Python's own limit depends on how deep the caller is on the stack."""
 
 MAX_REQUEST_FIELDS = 20_000
-"""Fields that are looked at one by one in a request that nests too deeply to be parsed."""
+"""Maximum number of fields that are walked through in a request that nests too deeply to be parsed."""
 MAX_STORED_FIELDS = 2_000_000
 
 _FAILURE, _NEXUS_FAILURE = failure_pb.Failure.DESCRIPTOR.full_name, nexus_pb.Failure.DESCRIPTOR.full_name
@@ -45,14 +45,14 @@ _CAUSE = {
 }
 _LENGTH_DELIMITED = 2
 _WALKED = MAX_CAUSES + 1
-"""One more is left, so that `cut_causes` sees that there were too many."""
+"""One cause more than the limit is left, so that `cut_causes` sees that there were too many."""
 
 
 # ---- failures in messages --------------------------------------------------------------------------------------------
 
 
 def cut_causes(failure: failure_pb.Failure | nexus_pb.Failure) -> None:
-    """Keep the first causes of a failure, in place; where there were more, the last one kept says so."""
+    """Remove the causes of a failure beyond the limit, in place; the last one then says that causes are missing."""
     current: Any = failure
     for _ in range(MAX_CAUSES):
         if not current.HasField("cause"):
@@ -67,7 +67,10 @@ def cut_causes(failure: failure_pb.Failure | nexus_pb.Failure) -> None:
 
 
 def bound_of(kind: type[Message]) -> Bound | None:
-    """What cuts the causes of all failures in a message of that kind, in place; None when it can't hold any."""
+    """Return a function that cuts the causes of all failures in a message of that type, in place.
+
+    Returns None for a type that cannot contain a failure.
+    """
     return _bound(cast("Descriptor", kind.DESCRIPTOR))
 
 
@@ -88,7 +91,10 @@ def _bound(descriptor: Descriptor) -> Bound | None:
 
 
 def _step(field: FieldDescriptor) -> tuple[str, Bound, str] | None:
-    """How to go on into a field: its name, what to do there, and of which oneof it is (if any)."""
+    """Return how to descend into a field: its name, the function to apply, and its oneof (empty: none).
+
+    Returns None for a field that cannot contain a failure.
+    """
     kind = field.message_type
     if kind is None:
         return None
@@ -133,7 +139,7 @@ def _all_of(descriptor: Descriptor, steps: list[tuple[str, Bound, str]]) -> Boun
     plain = [visit for _, visit, oneof in steps if not oneof]
     if len(plain) == len(steps) == 1:
         return plain[0]
-    # Of a oneof one look tells whether there is anything to do: commands are many, and few of them carry a failure.
+    # A oneof is checked only once, since there are many commands and few of them carry a failure.
     oneofs = {
         oneof: {name: visit for name, visit, of in steps if of == oneof} for oneof in {of for _, _, of in steps if of}
     }
@@ -153,7 +159,7 @@ def _all_of(descriptor: Descriptor, steps: list[tuple[str, Bound, str]]) -> Boun
 
 
 def parse(kind: type[M], data: bytes, *, most_fields: int = MAX_STORED_FIELDS) -> M:
-    """The message in the bytes. One that nests too deeply loses the causes that are too many. Raises DecodeError."""
+    """Parse a message; if it nests too deeply, remove the causes beyond the limit. Raises DecodeError."""
     try:
         return kind.FromString(data)
     except DecodeError:
@@ -164,7 +170,7 @@ def parse(kind: type[M], data: bytes, *, most_fields: int = MAX_STORED_FIELDS) -
 
 
 def shallow(kind: type[Message], data: bytes, most_fields: int) -> bytes | None:
-    """The serialised message without the causes that are too many; None when that does not help."""
+    """Return the serialised message without the causes beyond the limit; None when that does not help."""
     walk = _Walk(data, most_fields)
     try:
         parts, _ = walk.message(cast("Descriptor", kind.DESCRIPTOR), 0, len(data), _WALKED)
@@ -174,11 +180,11 @@ def shallow(kind: type[Message], data: bytes, most_fields: int) -> bytes | None:
 
 
 class _GivenUp(Exception):
-    """Not well formed, or too many fields."""
+    """The bytes are malformed, or have too many fields."""
 
 
 class _Walk:
-    """Goes through the fields that may hold a failure, and skips the others whole."""
+    """Walks through the fields that may contain a failure, and skips all others."""
 
     def __init__(self, data: bytes, most_fields: int) -> None:
         self._data = data
@@ -187,7 +193,7 @@ class _Walk:
         self.has_cut = False
 
     def message(self, descriptor: Descriptor, at: int, end: int, causes: int) -> tuple[list[bytes | memoryview], int]:
-        """The parts of the message between two offsets, and their length together."""
+        """Return the parts to keep of the message between two offsets, and their total length."""
         parts: list[bytes | memoryview] = []
         length, kept = 0, at
         cause = _CAUSE.get(descriptor.full_name, 0)
@@ -225,7 +231,7 @@ class _Walk:
         return kind if kind is not None and _reaches(kind) else None
 
     def _value(self, wire_type: int, at: int) -> tuple[int, int]:
-        """Where the value begins, and where it ends."""
+        """Return the offsets at which the value begins and ends."""
         if wire_type == 0:
             return at, self._varint(at)[1]
         if wire_type == 1:
@@ -259,7 +265,7 @@ def _varint(value: int) -> bytes:
 
 
 def _reaches(descriptor: Descriptor) -> bool:
-    """Whether a message of that kind is a failure or may hold one."""
+    """Return whether a message of that type is or may contain a failure."""
     if descriptor.GetOptions().map_entry:
         inner = descriptor.fields_by_name["value"].message_type
         return inner is not None and _reaches(inner)
@@ -276,9 +282,9 @@ def load_json(
     parse_pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
     first_only: bool = False,
 ) -> Any:
-    """The value in a text of JSON. Raises ValueError for what is none, nests too deeply, or has NaN or Infinity.
+    """Parse JSON. Raises ValueError for invalid JSON, too deep nesting, and NaN or Infinity.
 
-    `parse_pairs` makes the objects; with `first_only`, what follows the first value is not looked at.
+    `parse_pairs` makes the objects; with `first_only`, anything after the first value is ignored.
     """
     text = data if isinstance(data, str) else data.decode("utf-8-sig", "surrogatepass")
     if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
@@ -295,7 +301,7 @@ def load_json(
 
 
 def _check_json_depth(text: str) -> None:
-    """Raise ValueError when more brackets are open at once than may be."""
+    """Raise ValueError when brackets nest deeper than the limit."""
     depth = 0
     for match in _json_brackets().finditer(text):
         mark = match[0][0]

@@ -38,7 +38,7 @@ _UNKNOWN = "unknown/nexus-content"
 
 
 def content_of(payload: common_pb.Payload | None) -> tuple[dict[str, str], bytes]:
-    """A payload as HTTP headers and a body."""
+    """Return a payload as HTTP headers and a body; both are empty for None."""
     if payload is None:
         return {}, b""
     metadata = {name: value.decode(errors="replace") for name, value in payload.metadata.items()}
@@ -55,7 +55,7 @@ def content_of(payload: common_pb.Payload | None) -> tuple[dict[str, str], bytes
 
 
 def payload_of(headers: Mapping[str, str], body: bytes) -> common_pb.Payload:
-    """The payload that a body and its headers are. Raises DecodeError when it says to be a message and is none."""
+    """Return the payload of a body and its headers. Raises DecodeError if a declared message does not parse."""
     content = {
         name.removeprefix("content-"): value
         for name, value in headers.items()
@@ -83,7 +83,7 @@ def payload_of(headers: Mapping[str, str], body: bytes) -> common_pb.Payload:
 
 
 def _media_type(text: str) -> tuple[str, dict[str, str]]:
-    from email.message import Message  # with what it needs, more than a start should pay for
+    from email.message import Message  # imported here, because it and its imports slow a start
 
     message = Message()
     message["content-type"] = text or "none/none"
@@ -92,7 +92,7 @@ def _media_type(text: str) -> tuple[str, dict[str, str]]:
 
 
 def headers_of(ours: Mapping[str, str], callers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a request: one a name, and who had it made has the last word, as with Temporal."""
+    """Merge headers, names in lower case; those of the caller override ours, as with Temporal."""
     return {name.lower(): value for headers in (ours, callers) for name, value in headers.items()}
 
 
@@ -100,10 +100,10 @@ def headers_of(ours: Mapping[str, str], callers: Mapping[str, str]) -> dict[str,
 
 
 def failure_json(failure: failure_pb.Failure, *, of_cause: bool = False) -> dict[str, Any]:
-    """A Temporal failure as Nexus writes one; the receiver makes it into the same failure again.
+    """Return a Temporal failure as Nexus JSON, from which the receiver restores the same failure.
 
-    Its details hold the causes once more, for receivers that know of no `cause`. Those of a cause (`of_cause`) need
-    not: such a receiver never sees them, and a long chain would be written out as often as it has causes.
+    Its details repeat the causes, for receivers that do not know `cause`. Those of a cause itself (`of_cause`) need
+    not: such a receiver never sees them, and a long chain would be repeated once for each cause.
     """
     if failure.HasField("nexus_handler_failure_info"):
         kind, details = HANDLER_ERROR, _handler_details(failure)
@@ -139,12 +139,12 @@ def _handler_details(failure: failure_pb.Failure) -> dict[str, Any]:
 
 
 def handler_details(kind: str, *, retryable: bool | None = None) -> dict[str, Any]:
-    """What a handler error says beyond its message."""
+    """Return the details of a handler error beside its message."""
     return ({"type": kind} if kind else {}) | ({} if retryable is None else {"retryableOverride": retryable})
 
 
 def nexus_failure_json(failure: nexus_pb.Failure) -> dict[str, Any]:
-    """A Nexus failure as JSON. Its details are JSON already."""
+    """Return a Nexus failure as JSON. Raises ValueError if its details are not JSON."""
     shown: dict[str, Any] = {"message": failure.message} if failure.message else {}
     if failure.stack_trace:
         shown["stackTrace"] = failure.stack_trace
@@ -158,12 +158,12 @@ def nexus_failure_json(failure: nexus_pb.Failure) -> dict[str, Any]:
 
 
 def read_failure(text: bytes) -> nexus_pb.Failure:
-    """The Nexus failure in a body of JSON. Raises ValueError, TypeError, AttributeError for something else."""
+    """Parse a Nexus failure from a JSON body. Raises ValueError, TypeError, AttributeError for anything else."""
     return nexus_failure(load_json(text))
 
 
 def nexus_failure(shown: dict[str, Any], depth: int = 1) -> nexus_pb.Failure:
-    """The Nexus failure that JSON shows. Raises ValueError, TypeError, AttributeError when it shows something else."""
+    """Return the Nexus failure in parsed JSON. Raises ValueError, TypeError, AttributeError for anything else."""
     if depth > MAX_CAUSES:
         raise ValueError(f"more than {MAX_CAUSES} causes")
     failure = nexus_pb.Failure(message=str(shown.get("message", "")), stack_trace=str(shown.get("stackTrace", "")))
@@ -180,7 +180,10 @@ def nexus_failure(shown: dict[str, Any], depth: int = 1) -> nexus_pb.Failure:
 
 
 def duration_ms(text: str) -> int | None:
-    """A span as headers give it: a number and `ms`, `s` or `m`; None when it is something else, or without end."""
+    """Parse a duration header, a number with `ms`, `s` or `m`, into milliseconds.
+
+    Returns None if it is malformed or too large.
+    """
     match = _DURATION.fullmatch(text)
     span_ms = float(match[1]) * _UNIT_MS[match[2]] if match is not None else math.inf
     return int(span_ms) if span_ms < _LONGEST_MS else None
@@ -190,11 +193,11 @@ def duration_ms(text: str) -> int | None:
 
 
 class BadLinks(ValueError):
-    """A header of links that can't be read."""
+    """The header of links cannot be parsed."""
 
 
 def links_of(headers: Mapping[str, str]) -> list[nexus_pb.Link]:
-    """Those of the header `nexus-link`. Raises BadLinks."""
+    """Return the links of the header `nexus-link`. Raises BadLinks."""
     text = headers.get(LINK_HEADER, "")
     if not text:
         return []
@@ -210,7 +213,7 @@ def links_of(headers: Mapping[str, str]) -> list[nexus_pb.Link]:
 
 
 def _link_type(parameters: str) -> str:
-    """The parameter `type`; empty where it is missing or not well formed."""
+    """Return the parameter `type`; empty if it is missing or malformed."""
     for parameter in parameters.split(";"):
         name, _, value = parameter.strip().partition("=")
         value = value.strip()
@@ -221,5 +224,5 @@ def _link_type(parameters: str) -> str:
 
 
 def link_header(links: Iterable[nexus_pb.Link]) -> str:
-    """Links as the header `nexus-link` carries them."""
+    """Return the value of the header `nexus-link`."""
     return ", ".join(f'<{link.url}>; type="{link.type}"' for link in links)

@@ -1,8 +1,8 @@
-"""The one port for everything that waits.
+"""Notifications: the one interface for everything that waits for a change.
 
-A topic names what changed. A notification is a hint: whoever wakes re-reads the store, and a lost or doubled hint
-changes nothing but latency. Adapters: in-process events (here), LISTEN/NOTIFY between long-lived processes on
-Postgres, and re-checking with back-off inside a function.
+A topic names what changed. A notification is only a hint: the waiter re-reads the store, so a lost or repeated
+notification affects nothing but latency. Adapters: in-process events (here), LISTEN/NOTIFY between processes on
+Postgres, and polling with back-off inside a function.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ if TYPE_CHECKING:
 
 
 def execution_topic(namespace_id: str, workflow_id: str, run_id: str) -> str:
-    """Something changed in one run: new events, update outcomes."""
+    """Return the topic for changes of one run: new events, update outcomes."""
     return f"x/{namespace_id}/{run_id}"
 
 
 def closed_topic(namespace_id: str, run_id: str) -> str:
-    """A run is over: for who waits for nothing else, and is not to be woken by each of its steps."""
+    """Return the topic for the close of a run, for waiters that should not wake at each of its steps."""
     return f"c/{namespace_id}/{run_id}"
 
 
 def task_queue_topic(namespace_id: str, name: str, task_type: int) -> str:
-    """A task was written to a queue. `task_type` is Temporal's TaskQueueType number."""
+    """Return the topic for new tasks of a queue. `task_type` is Temporal's TaskQueueType number."""
     return f"q/{namespace_id}/{task_type}/{name}"
 
 
 def query_topic(query_id: str) -> str:
-    """A query has its answer."""
+    """Return the topic for the answer of a query."""
     return f"a/{query_id}"
 
 
 class Subscription(Protocol):
-    """A place in the audience of some topics; a hint that came before `wait` is not lost."""
+    """A subscription to some topics. A notification that came before `wait` is not lost."""
 
     @property
     def elsewhere(self) -> bool:
-        """What the last wait told of may have happened in another process: a cache of this one does not show it.
+        """Whether the change may have happened in another process, so that no cache of this one shows it.
 
-        True before the first wait, since nobody knows what happened until then.
+        True before the first wait, since earlier changes are unknown.
         """
         ...
 
     async def wait(self, deadline_ns: int) -> bool:
-        """True when a hint came since the last wait, False at the deadline. May answer True for no reason.
+        """Wait for a notification; return False if none has come by the deadline (steady clock).
 
-        The deadline is an instant of the steady clock.
+        A notification since the last wait counts. It may return True without a reason.
         """
         ...
 
@@ -65,14 +65,14 @@ class Subscription(Protocol):
 
 
 class Notifier(Protocol):
-    """Publishes hints and lets others wait for them."""
+    """Publishes notifications and lets others wait for them."""
 
     def publish(self, topics: Iterable[str]) -> None:
-        """Wake whoever waits for one of `topics`. Never blocks, never fails the caller."""
+        """Wake the subscribers of `topics`. Never blocks or raises."""
         ...
 
     def subscribe(self, *topics: str) -> Subscription:
-        """Start listening now; leave with the context manager."""
+        """Subscribe from now on; leave the context manager to unsubscribe."""
         ...
 
 
@@ -129,12 +129,12 @@ def _release(waiting: asyncio.Future[None]) -> None:
 
 
 class LocalNotifier:
-    """Hints within one process."""
+    """Notifications within one process."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.audience: dict[str, dict[_LocalSubscription, None]] = {}
-        """In the order in which they began to listen, so that simulations replay."""
+        """Subscribers by topic, in the order in which they subscribed, so that simulations are reproducible."""
 
     def publish(self, topics: Iterable[str], *, elsewhere: bool = False) -> None:
         for topic in topics:
@@ -169,7 +169,7 @@ class _RecheckSubscription:
 
 
 class RecheckNotifier:
-    """For a function: nobody hears a hint, so every wait is a look at the store after a growing pause."""
+    """For a function, which receives no notifications: every wait ends after a growing pause, to re-read the store."""
 
     def __init__(self, clock: Clock, first_s: float = 0.02, most_s: float = 0.5) -> None:
         self._clock = clock

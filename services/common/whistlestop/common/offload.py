@@ -1,7 +1,7 @@
-"""Long computations of one caller, off the event loop: the others' calls go on beside them.
+"""Run long computations off the event loop, so that other calls go on.
 
-Rules of this file: what is handed over is pure and touches nothing that the event loop uses meanwhile. There is one
-thread, so that such work of many callers takes turns and leaves the interpreter to the event loop for most of the time.
+The work must be pure and must not touch anything that the event loop uses meanwhile. There is a single thread, so
+that such work takes turns and leaves the interpreter to the event loop for most of the time.
 """
 
 from __future__ import annotations
@@ -24,5 +24,8 @@ def _executor() -> ThreadPoolExecutor:
 
 
 async def off_loop(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What `work` gives, or raises. A caller that goes away before its turn has cost nothing."""
+    """Run `work` in the thread and return its result or raise its exception.
+
+    If the caller is cancelled before the work begins, it never runs.
+    """
     return await asyncio.get_running_loop().run_in_executor(_executor(), functools.partial(work, *arguments, **named))

@@ -1,17 +1,15 @@
 """HTTP requests to addresses that a caller can choose: webhooks, completion callbacks, Nexus endpoints, JWKS.
 
-Rules of this file:
-
-    - A host name is resolved once, and the connection goes to an address of that answer. The name is not resolved
-      again, so DNS that changes its answers (rebinding) leads nowhere else.
-    - Every address of the answer must be public or named in the configuration; one that is neither refuses the request.
-    - TLS verifies the certificate for the host name of the URL, whatever the address is.
-    - Redirects are not followed, proxies of the environment are not used, and whoever names headers has no say in how
-      the request is framed.
-    - The whole exchange, name and handshake included, has one time limit, however slowly the other side goes on. Head
-      and body of an answer are read up to a limit.
-    - However a request fails on its way, the caller hears one text. So nobody learns from this server which names,
-      addresses and ports of its network exist. The reason is in the log.
+- A host name is resolved once, and the connection goes to one of the resolved addresses. It is not resolved again, so
+  DNS that changes its answers (rebinding) has no effect.
+- Every resolved address must be public or allowed by the configuration; otherwise the request is refused.
+- TLS verifies the certificate against the host name of the URL, whatever the address is.
+- Redirects are not followed, proxies of the environment are not used, and callers' headers cannot change how the
+  request is framed.
+- The whole exchange, including name resolution and handshake, has one time limit, however slow the other side is. The
+  head and body of an answer are read up to a limit.
+- The caller gets the same message however a request fails, so that it learns nothing about names, addresses and ports
+  of this server's network. The reason is logged.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     from whistlestop.common.public_addresses import Address, Network
 
     Endpoint = tuple[int, tuple[Any, ...]]
-    """An address family and an address of it, as sockets take them."""
+    """An address family and an address, as sockets take them."""
     Resolve = Callable[[str, int], Awaitable[Sequence[Endpoint]]]
     Connect = Callable[[Endpoint], Awaitable[socket.socket]]
 
@@ -49,7 +47,7 @@ log = logging.getLogger(__name__)
 MOST_READ = 4 * 1024 * 1024
 NO_ANSWER = "no usable answer (the server's log has the reason)"
 _MOST_TRIED = 4
-"""Addresses of one name that are tried, one after the other."""
+"""Resolved addresses of a name that are tried, one after the other."""
 _RESOLVERS = 8
 _FRAMING = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"})
 _BRACKETS = re.compile(r"^\[([^\[\]]+)\]$")
@@ -57,31 +55,31 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s*/:@\[\]]+))(?::(\d{1,5}|\*))?
 
 
 class NoAnswer(OSError):
-    """The one failure that callers hear of, whatever happened between here and there."""
+    """The request failed; callers are told nothing more."""
 
     def __init__(self) -> None:
         super().__init__(NO_ANSWER)
 
 
 class BadRequest(OSError):
-    """A request that HTTP can't carry: its URL or a header. Nothing was resolved or sent."""
+    """The URL or a header cannot be sent over HTTP. Nothing was resolved or sent."""
 
 
 class _Refused(Exception):
-    """The address may not be called."""
+    """Requests to the address are not allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """Destinations that an operator has named, and which may therefore be called although they are not public."""
+    """Destinations that the operator allows although they are not public."""
 
     networks: tuple[Network, ...] = ()
     hosts: tuple[tuple[str, int], ...] = ()
-    """Host names (or addresses, as they stand in URLs) and ports; 0: any port."""
+    """Host names (or addresses, as in URLs) and ports; 0: any port."""
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> Self:
-        """Read addresses, networks (CIDR) and host names. Raises ValueError with one line for a person."""
+        """Parse addresses, networks (CIDR) and host names. Raises ValueError with a one-line message."""
         networks: list[Network] = []
         hosts: list[tuple[str, int]] = []
         for entry in entries:
@@ -97,28 +95,28 @@ class Named:
 
     @classmethod
     def by_patterns(cls, patterns: Iterable[str]) -> Self:
-        """Those of Temporal's `allowedAddresses` that name one host. `*` names none in particular."""
+        """Return the patterns of Temporal's `allowedAddresses` that name a single host, without `*`."""
         return cls((), tuple(host for host in map(_host, patterns) if host is not None))
 
     @classmethod
     def by_url(cls, url: str) -> Self:
-        """The host of a URL that stands in the configuration."""
+        """Return the host of a URL in the configuration, with any port."""
         return cls((), ((urlsplit(url).hostname or "", 0),))
 
     def __or__(self, other: Named) -> Named:
         return Named(self.networks + other.networks, self.hosts + other.hosts)
 
     def has_host(self, host: str, port: int) -> bool:
-        """Whether the host of a URL (in lower case) is named."""
+        """Return whether the host of a URL (in lower case) is allowed."""
         return any(host == name and wanted in {0, port} for name, wanted in self.hosts)
 
     def has_address(self, address: Address) -> bool:
-        """Whether an address is in a named network."""
+        """Return whether an address is in an allowed network."""
         return any(address in network or unmapped(address) in network for network in self.networks)
 
 
 def _host(text: str) -> tuple[str, int] | None:
-    """Host and port of `host`, `host:port` or `host:*`; None for what names no single host."""
+    """Parse `host`, `host:port` or `host:*` into host and port (0: any); None for anything else."""
     found = _HOST.fullmatch(text)
     if found is None:
         return None
@@ -126,7 +124,7 @@ def _host(text: str) -> tuple[str, int] | None:
 
 
 class Outbound:
-    """Makes such requests."""
+    """Sends such requests."""
 
     def __init__(
         self,
@@ -136,22 +134,22 @@ class Outbound:
         connect: Connect | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`resolve`, `connect` and `tls`: the machine's resolver, sockets and trusted authorities where not given."""
+        """Create a sender; by default it uses the machine's resolver, sockets and trusted authorities."""
         self.named = self._always = named or Named()
         self._resolve = resolve or _resolve
         self._connect = connect or _connect
         self._tls = tls
 
     def allow(self, patterns: Iterable[str]) -> None:
-        """Name the hosts of Temporal's `allowedAddresses`, in place of those that were named by them before."""
+        """Replace the hosts allowed by Temporal's `allowedAddresses`; those named at construction stay allowed."""
         self.named = self._always | Named.by_patterns(patterns)
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
-        """Raises NoAnswer, and BadRequest for what can't be sent."""
+        """POST a request. Raises NoAnswer, and BadRequest for what cannot be sent."""
         return await self._request("POST", url, headers, body, timeout_s, MOST_READ)
 
     async def get(self, url: str, timeout_s: float, most_body: int = MOST_READ) -> Answer:
-        """As `post`."""
+        """GET a URL. Raises NoAnswer, and BadRequest for what cannot be sent."""
         return await self._request("GET", url, {}, b"", timeout_s, most_body)
 
     async def _request(
@@ -172,7 +170,7 @@ class Outbound:
         except ValueError as error:
             raise BadRequest(str(error)) from None
         except (Unreachable, OSError, _Refused) as error:
-            # TimeoutError is an OSError. The text of TLS and of sockets names addresses, so it goes no further.
+            # TimeoutError is an OSError. Messages of TLS and sockets contain addresses, so they are only logged.
             log.info("a request to %r got no answer: %s: %s", client.host, type(error).__name__, error)
             raise NoAnswer from None
         finally:
@@ -201,15 +199,15 @@ class Outbound:
         raise problem or OSError("the name has no address")
 
     def may_be_called(self, host: str, port: int, address: str) -> bool:
-        """Whether the configuration lets requests to the host go to this address of it."""
+        """Return whether requests to the host may go to this resolved address of it."""
         found = parsed(address)
         if is_public(found) or self.named.has_address(found):
             return True
-        # A name that somebody trusts is still no reason to ask the metadata service of a cloud.
+        # Even an allowed name must not lead to the metadata service of a cloud.
         return self.named.has_host(host, port) and (not is_link_local(found) or host == address)
 
     def may_be_stored(self, parts: SplitResult) -> bool:
-        """Whether a URL may be kept for later. What a name resolves to is found out when it is called."""
+        """Return whether a URL may be stored for later. Host names are accepted, and checked when called."""
         host = parts.hostname or ""
         try:
             parsed(host)
@@ -218,10 +216,10 @@ class Outbound:
         return self.may_be_called(host, _port(parts), host)
 
     def _check(self, host: str, port: int, endpoints: Sequence[Endpoint]) -> None:
-        """Raise _Refused unless all may be called."""
+        """Raise _Refused unless all addresses may be called."""
         for _, (address, *_) in endpoints:
             if not self.may_be_called(host, port, address):
-                raise _Refused(f"{address} is not public, and not named in the configuration (--allow-outbound)")
+                raise _Refused(f"{address} is not public, and not allowed by the configuration (--allow-outbound)")
 
 
 def _port(parts: SplitResult) -> int:
@@ -229,7 +227,7 @@ def _port(parts: SplitResult) -> int:
 
 
 _threads = ThreadPoolExecutor(_RESOLVERS, "resolve")
-"""Names that are answered slowly hold up other such requests, and not what else the process does in threads."""
+"""A pool of its own, so that slow name resolution delays only such requests and no other work in threads."""
 
 
 async def _resolve(host: str, port: int) -> Sequence[Endpoint]:
@@ -255,7 +253,7 @@ async def _connect(endpoint: Endpoint) -> socket.socket:
 
 @lru_cache(maxsize=1)
 def _default_tls() -> ssl.SSLContext:
-    """Loading the system's authorities takes 20 ms, so once."""
+    """Return the default context, cached because loading the system's authorities takes 20 ms."""
     import ssl
 
     context = ssl.create_default_context()

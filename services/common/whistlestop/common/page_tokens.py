@@ -1,8 +1,9 @@
-"""Page tokens of lists: opaque to clients, they say where a page ended and of what list it is a page.
+"""Page tokens of lists: opaque to clients, they contain where a page ended and a mark of the list.
 
-A token grants nothing: what a page shows is read with the caller's namespace and filter, whatever the token says. So
-tokens are not authenticated; they are only held to their list, since a place in one list means nothing in another.
-A token of 0.1.0 does not say what list it is of, and is taken; the mark is put where 0.1.0 does not mind it.
+A token grants nothing: a page is read with the caller's namespace and filter, whatever the token says. So tokens are
+not authenticated; the mark only detects a token of another list, in which the position would be meaningless.
+
+A token of 0.1.0 has no mark and is accepted; the mark is placed where 0.1.0 ignores it.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ _MARK = b"#"
 
 
 def list_mark(namespace_id: str, *of: str) -> str:
-    """Names a list: of that namespace, with that filter."""
+    """Return the mark of a list, given its namespace and filter."""
     return blake2b("\0".join((namespace_id, *of)).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def page_token(last: str, mark: str) -> bytes:
-    """The token of the page behind `last`, in a list in the order of that key."""
+    """Return the token of the page after the key `last`."""
     return json.dumps({"l": last, "of": mark}).encode()
 
 
 def last_of(token: bytes, mark: str, refusal: str = INVALID) -> str:
-    """The key behind which a page begins; empty: the first one. Raises INVALID_ARGUMENT for what is no token."""
+    """Return the key after which a page begins; empty for the first page. Raises INVALID_ARGUMENT."""
     if not token:
         return ""
     try:
@@ -42,15 +43,16 @@ def last_of(token: bytes, mark: str, refusal: str = INVALID) -> str:
 
 
 def marked(token: bytes, mark: str) -> bytes:
-    """A page token of visibility (`[close time, start time, "run id"]`) with the mark of its list behind the run id.
+    """Add the list's mark to a page token of visibility (`[close time, start time, "run id"]`).
 
-    No run id begins with another, so what comes behind "run id#mark" is what comes behind the run id.
+    It is appended to the run id. No run id is a prefix of another, so that the position after "run id#mark" is the
+    position after the run id.
     """
     return token[:-2] + _MARK + mark.encode() + token[-2:] if token else token
 
 
 def check_mark(token: bytes, mark: str) -> None:
-    """Raise INVALID_ARGUMENT if that token of visibility is of another list."""
+    """Raise INVALID_ARGUMENT if a page token of visibility belongs to another list."""
     _, found, of = token.partition(_MARK)
     if found and of[:-2] != mark.encode():
         raise invalid_argument(INVALID)

@@ -1,7 +1,7 @@
-"""Which IP addresses are public: what everybody on the internet can reach, too.
+"""Which IP addresses are public, that is, reachable from the whole internet.
 
-Rules of this file: an IPv6 address that carries an IPv4 address is judged by that one. The lists are written out, and
-not taken from `ipaddress.is_global`, whose answers differ between versions of Python (it calls multicast global, too).
+An IPv6 address that embeds an IPv4 address is judged by the latter. The networks are listed here because the answers
+of `ipaddress.is_global` differ between versions of Python (and include multicast).
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ _NOT_PUBLIC_4 = tuple(
 )  # fmt: skip
 _UNICAST_6 = IPv6Network("2000::/3")
 _NOT_PUBLIC_6 = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "3fff::/20")))
-"""Of the global unicast ones: protocol assignments (Teredo among them) and documentation."""
+"""Non-public parts of global unicast: protocol assignments (Teredo among them) and documentation."""
 _NAT64 = IPv6Network("64:ff9b::/96")
 _ISATAP = (0x00005EFE, 0x02005EFE)
 """The upper half of an interface id whose lower half is an IPv4 address."""
 
 
 def parsed(text: str) -> Address:
-    """An address as `getaddrinfo` gives it. Raises ValueError."""
+    """Parse an address as returned by `getaddrinfo`. Raises ValueError."""
     return ip_address(text)
 
 
 def unmapped(address: Address) -> Address:
-    """The IPv4 address that packets to an IPv6 address of `::ffff:0:0/96` go to; any other address itself."""
+    """Return the IPv4 address of an IPv4-mapped IPv6 address (`::ffff:0:0/96`); any other address itself."""
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address, and each one that it carries, is public."""
+    """Return whether the address, and any address embedded in it, is public."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
     if address.scope_id is not None:
@@ -70,5 +70,5 @@ def is_public(address: Address) -> bool:
 
 
 def is_link_local(address: Address) -> bool:
-    """Whether the address is of the link, where clouds have their metadata services."""
+    """Return whether the address is link-local, where clouds have their metadata services."""
     return unmapped(address).is_link_local

@@ -1,7 +1,7 @@
-"""Records that are made on hot paths: frozen for the type checker, ordinary when the program runs.
+"""Dataclasses for hot paths: frozen for the type checker, mutable at run time.
 
-A frozen dataclass sets each of its fields by a call. A start makes records of some hundred fields, and that was 4 % of
-its CPU.
+A frozen dataclass sets each field by a call. A workflow start makes records with about a hundred fields, which was 4
+% of its CPU.
 """
 
 from __future__ import annotations
@@ -16,5 +16,5 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def record(kind: type[T]) -> type[T]:
-    """Make a dataclass with slots, equality and a hash. mypy refuses to set a field of an instance."""
+    """Make a dataclass with slots, equality and a hash. mypy refuses assignments to its fields."""
     return dataclass(slots=True, unsafe_hash=True)(kind)

@@ -1,6 +1,6 @@
-"""What a request is about, where several processes serve: the workflow id, or the task queue.
+"""The routing key of a request, where several processes serve: the workflow id, or the task queue.
 
-Found by the names that Temporal gives these fields. A request that has none of them may go to any process.
+It is found by Temporal's names for these fields. A request that has none of them may go to any process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _of_token(token: bytes) -> str:
     try:
         return TaskToken.FromString(token).workflow_id
     except DecodeError:
-        return ""  # whoever serves it says so
+        return ""  # the process that serves it reports the invalid token
 
 
 def _of_operations(operations: Any) -> str:
@@ -33,7 +33,10 @@ def _of_operations(operations: Any) -> str:
 
 
 def queue_route(name: str) -> str:
-    """Of a task queue, and of all queues that stand for one of its worker versions: they end in its name."""
+    """Return the routing key of a task queue, the same for the queues of its worker versions.
+
+    Their names end in the name of the task queue.
+    """
     return name.rpartition("/")[2]
 
 
@@ -51,11 +54,11 @@ _known: dict[type[Message], tuple[str, Callable[[Any], str]] | None] = {}
 
 
 def routing_key(request: Message) -> str:
-    """What decides where the request goes; empty: nothing does."""
+    """Return what the request is routed by; empty when it may go to any process."""
     kind = type(request)
     if kind not in _known:
         names = kind.DESCRIPTOR.fields_by_name
-        # A poll or a look at a queue has no workflow; what has both is history's.
+        # Polls and other requests about a queue have no workflow; a request with both goes to history.
         _known[kind] = next(((name, read) for name, read in _BY_WORKFLOW + _BY_QUEUE if name in names), None)
     found = _known[kind]
     return "" if found is None else found[1](getattr(request, found[0]))

@@ -1,8 +1,8 @@
-"""Find names and ids that no store can hold: those with U+0000.
+"""Find names and ids that cannot be stored: those with U+0000.
 
-Postgres has no text with U+0000, so a name with it could be written to one store and not to another, and an id with it
-could never be found again. Names and ids with it are refused at the entrance, on every store. What is only kept
-(payloads, failures, reasons, descriptions) may have it.
+Postgres has no text with U+0000, so such a name could be written to one store and not to another, and such an id
+could never be found again. They are refused where a request enters, whatever the store. Data that is only kept
+(payloads, failures, reasons, descriptions) may contain it.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _CHECKED_FIELDS = frozenset(
 )
 """Names whose own rule refuses U+0000, and tells of a length over the limit first."""
 _KEPT_MAPS = frozenset(("data", "header", "metadata", "nexus_header", "headers"))
-"""Of text to text."""
+"""Maps of text to text."""
 
 
 def nul_field(message: Message) -> str:
     """Return the path of a name or id with U+0000 (`execution.workflow_id`), or an empty string.
 
-    Almost no message holds the byte 0 at all but as the length of an empty message that is set, and then this is one
-    search in its serialised form.
+    In almost every message the byte 0 occurs only as the length of an empty submessage that is set; then this is a
+    single search of its serialised form.
     """
     zeros = message.SerializeToString().count(b"\0")
     if not zeros:
@@ -62,14 +62,14 @@ def nul_field(message: Message) -> str:
         if message.HasField(name) and not getattr(message, name).ByteSize():
             zeros -= 1
             if not zeros:
-                # The same fields are empty in most messages of a class: next time they come first.
+                # In most messages of a class the same fields are empty: check this one first next time.
                 names.insert(0, names.pop(index))
                 return ""
     return _search(message)
 
 
 class _Plan(NamedTuple):
-    """Names of the fields to look into, by their kind, for one class of messages."""
+    """The fields of a class of messages that have to be searched, by their kind."""
 
     texts: tuple[str, ...]
     lists_of_texts: tuple[str, ...]
@@ -79,13 +79,13 @@ class _Plan(NamedTuple):
     tokens: tuple[str, ...]
     """Fields of bytes."""
     kept_lists: tuple[str, ...]
-    """Of messages that are only kept, and may come by the thousand."""
+    """Lists of messages that are only kept, of which there may be thousands."""
     any_messages: list[str]
-    """Those besides that are only kept, and the last that was found empty first."""
+    """Singular message fields, the one last found empty first."""
 
 
 _plans: dict[type[Message], _Plan] = {}
-"""Made once a class: asking descriptors at each request would cost ten times as much."""
+"""Cached per class: asking descriptors at each request would cost ten times as much."""
 
 
 def _plan(message: Message) -> _Plan:

@@ -1,4 +1,4 @@
-"""Warnings about what callers do: as many a second as somebody can read."""
+"""Rate-limited warnings about what callers do, so that the log stays readable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ThrottledWarnings:
-    """Logs warnings, but for what goes beyond `per_s` a second."""
+    """Logs up to `per_s` warnings a second and drops the others."""
 
     def __init__(self, log: logging.Logger, clock: Clock, per_s: int = 4) -> None:
         self._log = log
@@ -23,7 +23,7 @@ class ThrottledWarnings:
         self._said = 0
 
     def __call__(self, text: str, *values: object) -> None:
-        """One warning, as for `Logger.warning`."""
+        """Log a warning, with the arguments of `Logger.warning`."""
         second = self._clock.steady_ns() // SECOND_NS
         if second != self._second:
             self._second, self._said = second, 0

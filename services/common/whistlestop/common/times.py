@@ -1,8 +1,8 @@
-"""Find timestamps and durations that protobuf does not allow: what computes with them raises ValueError.
+"""Find timestamps and durations outside protobuf's range, on which computations raise ValueError.
 
-A parser takes any number of seconds and nanoseconds. Protobuf's own types end at the years 1 and 9999, and durations at
-10,000 years. Some methods have an answer of their own for what is beyond, as Temporal has; for all others it is looked
-for once something was raised.
+A parser accepts any number of seconds and nanoseconds. Valid timestamps end at the years 1 and 9999, and durations at
+10,000 years. Some methods handle values beyond as Temporal does; for all others, the request is searched once
+something has raised.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _TIMES = frozenset({"google.protobuf.Timestamp", "google.protobuf.Duration"})
 
 
 def refused_time(message: Message) -> ServiceError | None:
-    """Return the refusal of a request with a timestamp or duration out of range, or None if it has none."""
+    """Return the error for a request with an out-of-range timestamp or duration, or None if it has none."""
     field = invalid_time(message)
     return invalid_argument(f"{field} is out of the range of timestamps and durations.") if field else None
 
 
 def invalid_time(message: Message) -> str:
-    """Return the path of a timestamp or duration out of range (`retry_policy.initial_interval`), or an empty string."""
+    """Return the path of an out-of-range time (`retry_policy.initial_interval`), or an empty string."""
     return _search(message)
 
 

@@ -1,13 +1,11 @@
 """TLS from files that are replaced while they are in use, as certificates are every few weeks.
 
-Rules of this file:
-
-    - A handshake goes by the files as they are. They are looked at when one begins, once a second at most: nothing runs
-      in the background.
-    - Connections that are there go on with what they began with. No session of before is resumed under new files, since
-      a resumed session would not show its certificate again.
-    - Files that can't be used (one of two was replaced, say) change nothing: the log says so, and they are looked at
-      again.
+- A handshake uses the current files. They are checked when a handshake begins, at most once a second; nothing runs in
+  the background.
+- Existing connections keep what they began with. Sessions are not resumed under new files, since a resumed session
+  would not present its certificate again.
+- Files that cannot be used (for instance, when only one of two was replaced) change nothing: a warning is logged, and
+  they are checked again.
 """
 
 from __future__ import annotations
@@ -29,15 +27,15 @@ LOOK_S = 1.0
 
 
 class ReloadedContext(ssl.SSLContext):
-    """Stands for the newest context of `make`, wherever asyncio takes one.
+    """An SSL context that delegates to the newest context of `make`, wherever asyncio accepts one.
 
-    asyncio and uvloop use a context by its `wrap_bio` alone, once for each connection.
+    asyncio and uvloop use a context only through `wrap_bio`, once for each connection.
     """
 
     _current: ssl.SSLContext
 
     def __new__(cls, make: Callable[[], ssl.SSLContext], *_: Any, **__: Any) -> Self:
-        """Raises what `make` raises."""
+        """Create the context. Raises what `make` raises."""
         current = make()
         self = super().__new__(cls, current.protocol)
         self._current = current
@@ -46,7 +44,7 @@ class ReloadedContext(ssl.SSLContext):
     def __init__(
         self, make: Callable[[], ssl.SSLContext], paths: Sequence[str], now: Callable[[], float] = time.monotonic
     ) -> None:
-        """`make` reads the files at `paths`. `now`: seconds of a clock."""
+        """Remember how to reload. `make` reads the files at `paths`; `now` returns monotonic seconds."""
         self._make = make
         self._paths = [Path(path) for path in paths if path]
         self._now = now
@@ -54,11 +52,11 @@ class ReloadedContext(ssl.SSLContext):
         self._seen = self._tried = self._look()
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """As the base class, by the files as they are."""
+        """Wrap with the context of the current files."""
         return self.current().wrap_bio(*args, **kwargs)
 
     def current(self) -> ssl.SSLContext:
-        """The context of the files as they are."""
+        """Return the context of the current files; that of the last usable ones if they cannot be used."""
         now_s = self._now()
         if now_s >= self._look_at_s:
             self._look_at_s = now_s + LOOK_S
@@ -72,11 +70,11 @@ class ReloadedContext(ssl.SSLContext):
             self._current = self._make()
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             if seen != self._tried:
-                log.warning("new TLS files can't be used, those of before stay in use: %s", error)
+                log.warning("new TLS files can't be used, the previous ones stay in use: %s", error)
             self._tried = seen
             return
         self._seen = self._tried = seen
-        log.info("TLS files were read again: %s", ", ".join(map(str, self._paths)))
+        log.info("TLS files were reloaded: %s", ", ".join(map(str, self._paths)))
 
     def _look(self) -> Seen:
         return tuple(_state_of(path) for path in self._paths)
@@ -91,9 +89,9 @@ def _state_of(path: Path) -> tuple[int, int, int] | None:
 
 
 def server_context(certificate: str, key: str, client_ca: str, protocol: str) -> ssl.SSLContext:
-    """TLS 1.2 or later from PEM files, for `h2` or `http/1.1`. Raises OSError.
+    """Return a context for TLS 1.2 or later from PEM files, for `h2` or `http/1.1`. Raises OSError.
 
-    With `client_ca`, clients must show a certificate of it.
+    With `client_ca`, clients must present a certificate signed by it.
     """
 
     def make() -> ssl.SSLContext:

@@ -1,7 +1,7 @@
-"""How a call travels from one service to another: in process, as a Lambda invocation, or by HTTP (`http_client.py`).
+"""How a service calls another: in process, as a Lambda invocation, or by HTTP (`http_client.py`).
 
 The envelope is JSON, `{"method", "request", "context"}` with the request's bytes in base64; the answer is
-`{"response"}` or `{"error"}`. The caller's deadline travels as what is left of it, since it stands on the
+`{"response"}` or `{"error"}`. The caller's deadline is sent as the remaining time, since it is an instant of the
 caller's own steady clock.
 """
 
@@ -48,7 +48,7 @@ _FORWARDED = (
 
 
 class LocalClient:
-    """The other service lives in this process: a call is a call."""
+    """A client of a service in this process: calls it directly."""
 
     def __init__(self, service: ServiceClient) -> None:
         self._service = service
@@ -58,7 +58,7 @@ class LocalClient:
 
 
 class LambdaClient:
-    """The other service is a Lambda function, invoked synchronously. `client` is as boto3's client of Lambda."""
+    """A client of a Lambda function, invoked synchronously. `client` has the interface of boto3's Lambda client."""
 
     def __init__(self, function_name: str, clock: Clock, client: Any = None) -> None:
         self._function_name = function_name
@@ -83,14 +83,14 @@ class LambdaClient:
             raise unavailable(f"{self._function_name} could not be invoked: {error}") from error
         body = response["Payload"].read()
         if response.get("FunctionError"):
-            # The function died or ran out of time: whether it did its work is unknown.
+            # The function crashed or timed out; it is unknown whether it did its work.
             raise unavailable(f"{self._function_name} failed. Try again.")
         answer: Envelope = json.loads(body)
         return answer
 
 
 def wrap(method: str, request: Message, context: CallContext, clock: Clock) -> Envelope:
-    """A call as an envelope."""
+    """Return a call as an envelope. Raises DEADLINE_EXCEEDED if its time is up."""
     shown: dict[str, Any] = {"namespace_id": context.namespace_id, "namespace": context.namespace}
     if context.deadline_ns is not None:
         left_ms = (context.deadline_ns - clock.steady_ns()) // MILLISECOND_NS
@@ -106,7 +106,7 @@ def wrap(method: str, request: Message, context: CallContext, clock: Clock) -> E
 
 
 def unwrap_answer(answer: Envelope) -> Encoded:
-    """The reply within an answer, or the ServiceError that it carries, raised."""
+    """Return the reply in an answer. Raises the ServiceError that it carries instead."""
     error = answer.get("error")
     if error is not None:
         wrapped = (AnyMessage(type_url=each["type_url"], value=_bytes(each["value"])) for each in error["details"])
@@ -118,9 +118,10 @@ def unwrap_answer(answer: Envelope) -> Encoded:
 async def invoke_envelope(
     service: ServiceClient, event: Envelope, clock: Clock, *, can_hold: bool = False, latest_ns: int | None = None
 ) -> Envelope:
-    """The called side: run the envelope's method on `service` and wrap what comes of it. Raises only what is a bug.
+    """Serve an envelope: call its method on `service` and return the answer.
 
-    `latest_ns` bounds the caller's deadline where the platform cuts off.
+    ServiceErrors are returned in the answer; anything raised is a bug. `latest_ns` limits the caller's deadline,
+    where the platform ends the process.
     """
     try:
         method, request, context = _unwrap(event, clock, can_hold=can_hold, latest_ns=latest_ns)
@@ -137,7 +138,7 @@ async def invoke_envelope(
 
 
 def error_answer(error: ServiceError) -> Envelope:
-    """An answer that carries the error."""
+    """Return an answer that carries the error."""
     details = [packed(each) for each in error.details]
     return {
         "error": {
@@ -149,7 +150,7 @@ def error_answer(error: ServiceError) -> Envelope:
 
 
 def request_type(method: str) -> type[Message]:
-    """The request message of a method, public or internal. Raises ServiceError(UNIMPLEMENTED)."""
+    """Return the request message type of a method, public or internal. Raises UNIMPLEMENTED for an unknown method."""
     name = f"{method}Request"
     modules = (internal_pb2, worker_pb2, nexus_pb2, deployment_pb2, service_pb)
     found = next((getattr(module, name) for module in modules if hasattr(module, name)), None)
@@ -180,7 +181,7 @@ def _unwrap(
 
 
 def answer_of(status: int, body: bytes) -> Envelope:
-    """The answer in the body of an HTTP answer. Raises ServiceError(UNAVAILABLE) when there is none."""
+    """Parse the body of an HTTP answer. Raises UNAVAILABLE when it contains no answer."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):

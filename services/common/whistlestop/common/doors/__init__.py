@@ -1,1 +1,1 @@
-"""What the doors have in common, whichever transport they stand in."""
+"""Code shared by all transports: settings, events, status messages."""

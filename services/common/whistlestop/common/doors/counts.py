@@ -1,7 +1,8 @@
-"""What a function counts, written to its log in CloudWatch's embedded metric format by Powertools.
+"""Metrics of a function, written to its log in CloudWatch's embedded metric format by Powertools.
 
-Off unless the setting `metrics` is `on`: each metric of each function costs by the month in which it was written. The
-only dimension is the function; names of workflows and queues never become one.
+They are off unless the setting `metrics` is `on`, because CloudWatch charges for each metric of each function in
+every month in which it is written. The only dimension is the function; names of workflows and queues are never
+dimensions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _CONFLICTS = {"version": "VersionConflicts", "current": "CurrentRunConflicts"}
 
 
 class Counts:
-    """A `whistlestop.common.metrics.Metrics`, and what functions have besides: one line of log for each call."""
+    """The function's implementation of `whistlestop.common.metrics.Metrics`, written as one log line per invocation."""
 
     def __init__(self, function: str) -> None:
         self._function = function
@@ -29,7 +30,7 @@ class Counts:
         self._powertools: Any = None
 
     def count(self, name: str, number: float = 1) -> None:
-        """Nothing is written for what did not happen."""
+        """Add to a counter. Adding 0 does not create it."""
         if number:
             self._counts[name] = self._counts.get(name, 0) + number
 
@@ -37,7 +38,7 @@ class Counts:
         self._spans_ms.append((name, milliseconds))
 
     def grown(self, kind: str, totals: Mapping[str, int], names: Mapping[str, str]) -> None:
-        """`totals` only grow: count by how much since the last time."""
+        """Add to each counter in `names` by how much its total has grown since the last call."""
         before = self._marks.get(kind, {})
         for key, name in names.items():
             self.count(name, totals.get(key, 0) - before.get(key, 0))
@@ -59,11 +60,11 @@ class Counts:
         self.count(_TASKS.get(task_type, "TasksAdded"), count)
 
     def flush(self) -> None:
-        """Write what was counted since the last time, if anything was."""
+        """Write what was counted since the last flush; nothing if nothing was counted."""
         if not self._counts and not self._spans_ms:
             return
         if self._powertools is None:
-            # Imported at the first line: an instance that counts nothing does without.
+            # Imported on first use, so that an instance without metrics does not pay for it.
             from aws_lambda_powertools.metrics import Metrics
 
             self._powertools = Metrics(namespace=NAMESPACE, service=self._function)
@@ -77,5 +78,5 @@ class Counts:
 
 
 def counts_of(function: str, settings: FunctionSettings) -> Counts | None:
-    """None when they are off."""
+    """Return the function's metrics, or None when they are off."""
     return Counts(function) if settings.metrics == "on" else None

@@ -1,13 +1,13 @@
-"""Which database a function uses: a URL as it stands, one that AWS keeps, or one put together from credentials.
+"""The database of a function: a given URL, one stored in AWS, or one put together from credentials.
 
-    database_url      postgresql://…; or ssm:<name of a parameter> or secretsmanager:<ARN of a secret> that holds one
-    dsql_host         of an Aurora DSQL cluster, where the function signs in by its own role
+    database_url      postgresql://…; or ssm:<parameter name> or secretsmanager:<secret ARN>, where the URL is stored
+    dsql_host         host of an Aurora DSQL cluster; the function signs in with its own role
     database_host     with database_secret, a secret of Secrets Manager with username and password
-    database_user     with database_url or database_host: sign in as this user by a token of IAM, without a password
+    database_user     with database_url or database_host: sign in as this user with an IAM token, without a password
 
-Rules of this file: the database's certificate is verified, name and all, unless the URL itself or `database_tls` says
-otherwise, or the database is on this machine. Credentials never stand in a log. A token is made for each connection,
-and holds for a quarter of an hour: whoever finds one has little of it.
+The database's certificate, including its name, is verified, unless the URL or `database_tls` says otherwise or the
+database is on this machine. Credentials are never logged. A token is made for each connection and expires after 15
+minutes, so that a leaked one is of little use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DATABASE = "whistlestop"
 TOKEN_S = 15 * 60
-"""A token is looked at when a connection is made, and no longer."""
+"""Lifetime of a token. It is checked only when a connection is made."""
 PORT = 5432
 BY_PARAMETER, BY_SECRET = "ssm:", "secretsmanager:"
 VERIFIED = "verify-full"
@@ -34,12 +34,15 @@ _SYSTEM_ROOTS = (
     "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/pki/tls/cert.pem",
     "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem",
 )  # fmt: skip
-"""Where Debian, Amazon Linux, Alpine, macOS and SUSE have the authorities that they trust."""
+"""Where Debian, Amazon Linux, Alpine, macOS and SUSE keep the trusted certificate authorities."""
 _LOCAL = frozenset({"", "localhost", "127.0.0.1", "::1"})
 
 
 def database_url(settings: FunctionSettings, aws: Aws | None = None) -> str:
-    """Empty when no Postgres is named. Raises ValueError for one that can't be, AwsError when AWS does not tell it."""
+    """Return the URL of the configured Postgres; empty when none is configured.
+
+    Raises ValueError for a malformed URL, and AwsError when AWS does not return a stored one.
+    """
     url = _named(settings, aws)
     return verified(url, settings.database_tls, lambda: authorities(settings.database_ca, aws)) if url else ""
 
@@ -60,7 +63,7 @@ def _named(settings: FunctionSettings, aws: Aws | None) -> str:
 
 
 def database_password(settings: FunctionSettings, url: str, aws: Aws | None = None) -> Callable[[], str] | None:
-    """What makes the password of each connection; None where the URL has it, or needs none."""
+    """Return a function that makes the password for each new connection; None when the URL has it or needs none."""
     if not settings.dsql_host and not settings.database_user:
         return None
     if aws is None:
@@ -76,7 +79,7 @@ def database_password(settings: FunctionSettings, url: str, aws: Aws | None = No
 
 
 def signed_in(settings: FunctionSettings, aws: Aws | None = None) -> str:
-    """As `database_url`, with a password in it that is good for a quarter of an hour at least: for one task by hand."""
+    """Return `database_url` with a password that is valid for at least 15 minutes, for a single task run by hand."""
     url = database_url(settings, aws)
     password = database_password(settings, url, aws)
     if password is None:
@@ -87,7 +90,7 @@ def signed_in(settings: FunctionSettings, aws: Aws | None = None) -> str:
 
 
 def kept_url(named: str, aws: Aws | None = None) -> str:
-    """The URL that `named` is, or that AWS keeps under that name."""
+    """Return the URL that `named` is, or refers to (ssm:…, secretsmanager:…). Raises ValueError, AwsError."""
     url, where = named, "the URL of the database"
     if named.startswith(BY_PARAMETER):
         where = named
@@ -113,7 +116,7 @@ def _secret(name: str, aws: Aws | None) -> str:
 
 
 def _with_user(url: str, user: str) -> str:
-    """The URL with this user and no password."""
+    """Return the URL with this user and without a password."""
     parts = urlsplit(url)
     return parts._replace(netloc=f"{quote(user, safe='')}@{parts.netloc.rpartition('@')[2]}").geturl()
 
@@ -122,11 +125,14 @@ def _url(login: str, host: str, database: str) -> str:
     return f"postgresql://{login}@{host}:{PORT}/{database}"
 
 
-# ---- whose certificate it is -----------------------------------------------------------------------------------------
+# ---- certificate verification ----------------------------------------------------------------------------------------
 
 
 def verified(url: str, tls: str, root: Callable[[], str]) -> str:
-    """The URL with `sslmode` and a file of authorities, where it does not say them itself. `root` names that file."""
+    """Return the URL with `sslmode=<tls>` and a CA file, unless the URL or the environment sets them.
+
+    `root` returns the path of the CA file; it is called only when the file is needed.
+    """
     separator = "&" if "?" in url else "?"
     said = parse_qs(urlsplit(url).query)
     if said.keys() & {"sslmode", "ssl"} or "PGSSLMODE" in os.environ or _is_local(url, said):
@@ -138,14 +144,14 @@ def verified(url: str, tls: str, root: Callable[[], str]) -> str:
 
 
 def is_verified(url: str) -> bool:
-    """Whether the database's certificate is verified, or nothing leaves this machine."""
+    """Return whether the database's certificate is verified, or the connection does not leave this machine."""
     said = parse_qs(urlsplit(url).query)
     mode = (said.get("sslmode") or [os.environ.get("PGSSLMODE", "")])[0]
     return mode.startswith("verify-") or _is_local(url, said)
 
 
 def _is_local(url: str, said: dict[str, list[str]]) -> bool:
-    """Whether nothing leaves this machine: a socket, or a loopback address."""
+    """Return whether the connection does not leave this machine: a Unix socket, or a loopback address."""
     places = [urlsplit(url).netloc.rpartition("@")[2], *said.get("host", []), *said.get("hostaddr", [])]
     hosts = [_without_port(unquote(each)) for place in places for each in place.split(",")]
     return all(host in _LOCAL or host.startswith("/") for host in hosts)
@@ -158,10 +164,10 @@ def _without_port(place: str) -> str:
 
 
 def authorities(ca: str, aws: Aws | None = None) -> str:
-    """The file of those that sign the database's certificate.
+    """Return the path of a file with the authorities that may sign the database's certificate.
 
-    `ca` is a file, the PEM text itself, or where AWS keeps it (ssm:…, secretsmanager:…); empty: the system's.
-    Raises ValueError for a text that is none.
+    `ca` is such a file, PEM text, or where AWS stores the text (ssm:…, secretsmanager:…); empty means the system's
+    authorities. Raises ValueError for text that contains no certificate.
     """
     if not ca:
         return _system_roots()
@@ -174,9 +180,9 @@ def authorities(ca: str, aws: Aws | None = None) -> str:
         return ca
     if "-----BEGIN CERTIFICATE-----" not in text:
         raise ValueError(f"{where} has to be certificates in PEM")
-    import tempfile  # with what it needs, more than a cold start should pay for
+    import tempfile  # imported here, because it and its imports slow a cold start
 
-    # 0600, and a name that nobody can foresee: others could put their own authority there.
+    # mkstemp: mode 0600 and an unpredictable name, so that nobody else can put their own authority there.
     handle, path = tempfile.mkstemp(prefix="whistlestop-database-ca-", suffix=".pem")
     with os.fdopen(handle, "w", encoding="ascii") as file:
         file.write(text)
@@ -188,4 +194,4 @@ def _system_roots() -> str:
     for path in filter(None, (named, *_SYSTEM_ROOTS)):
         if Path(path).is_file():
             return path
-    return "system"  # libpq's own word for those that its OpenSSL was built with
+    return "system"  # libpq's name for the authorities that its OpenSSL was built with

@@ -1,4 +1,4 @@
-"""Requests from bytes: what does not parse gets the status and wording that Temporal's server gives."""
+"""Parse requests. Bytes that do not parse get the status and wording that Temporal's server gives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_size(size: int, most: int) -> None:
-    """Raise ServiceError for a message over `most` bytes. SDKs know this very wording and fail the task for it."""
+    """Raise ServiceError if a message exceeds `most` bytes. SDKs recognise this wording and fail the task."""
     if size > most:
         raise ServiceError(
             Code.RESOURCE_EXHAUSTED,
@@ -23,14 +23,14 @@ def check_size(size: int, most: int) -> None:
 
 
 def parse_request(kind: type[Message], data: bytes) -> Message:
-    """The request. Raises ServiceError(INTERNAL) for bytes that are no such message, as gRPC servers in Go do.
+    """Parse a request. Raises ServiceError(INTERNAL) for malformed bytes, as gRPC servers in Go do.
 
-    A failure that nests too deeply for the parser is cut to the causes that are kept of any.
+    Of a failure whose causes nest too deeply for the parser, only as many causes are kept as of any failure.
     """
     try:
         return nesting.parse(kind, data, most_fields=nesting.MAX_REQUEST_FIELDS)
     except DecodeError as error:
-        # The parser does not say what is wrong, but text of another encoding is worth naming.
+        # The parser gives no reason, but text in another encoding is worth a message of its own.
         reason = (
             "string field contains invalid UTF-8"
             if "utf" in str(error).lower() or _parses_as_wire(data)
@@ -40,7 +40,7 @@ def parse_request(kind: type[Message], data: bytes) -> Message:
 
 
 def _parses_as_wire(data: bytes) -> bool:
-    """Whether the bytes are well-formed protobuf fields, whatever their meaning."""
+    """Return whether the bytes are well-formed protobuf fields, of whatever message."""
     from google.protobuf.empty_pb2 import Empty
 
     try:

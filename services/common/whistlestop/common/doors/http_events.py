@@ -1,16 +1,17 @@
-"""HTTP requests as events of Lambda: Function URLs, API Gateway (REST and HTTP APIs, formats 1.0 and 2.0) and ALB.
+"""HTTP requests as Lambda events: Function URLs, API Gateway (REST and HTTP APIs, formats 1.0 and 2.0) and ALB.
 
-What tells them apart, and what each does to a path:
+How to tell them apart, and what each does to the path and query:
 
-    source               format   told by                                    path            query
-    Function URL         2.0      rawPath, domain name with .lambda-url.     as it was sent  as it was sent
-    HTTP API             2.0      rawPath, any other domain name             decoded         as it was sent
-    HTTP API             1.0      version 1.0                                decoded         decoded, by name
-    REST API             (1.0)    httpMethod, no version                     as it was sent  decoded, by name
-    load balancer        (1.0)    requestContext.elb                         as it was sent  as it was sent, by name
+    source               format   recognised by                             path            query
+    Function URL         2.0      rawPath, domain name with .lambda-url.    as sent         as sent
+    HTTP API             2.0      rawPath, any other domain name            decoded         as sent
+    HTTP API             1.0      version 1.0                               decoded         decoded, by name
+    REST API             (1.0)    httpMethod, no version                    as sent         decoded, by name
+    load balancer        (1.0)    requestContext.elb                        as sent         as sent, by name
 
-A decoded path is encoded again here, but what was lost stays lost: an encoded slash has become a separator, and an HTTP
-API cuts a path at an encoded question mark. `Head.path_was_decoded` lets the caller say so where a path leads nowhere.
+A decoded path is encoded again here, but not losslessly: an encoded slash has become a separator, and an HTTP API
+cuts a path at an encoded question mark. `Head.path_was_decoded` lets the caller mention this when it finds no such
+path.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _NOT_HTTP = "not an HTTP event"
 
 
 class Head(NamedTuple):
-    """`path` is percent-encoded, `query` without its question mark, header names in lower case."""
+    """The head of a request: `path` percent-encoded, `query` without "?", header names in lower case."""
 
     method: str
     path: str
@@ -45,7 +46,7 @@ def is_http(event: Mapping[str, Any]) -> bool:
 
 
 def head_of(event: Mapping[str, Any]) -> Head:
-    """Return the head of an HTTP event. Raises ValueError for one that AWS does not send."""
+    """Return the head of an HTTP event. Raises ValueError for a malformed event."""
     try:
         return _format_2(event) if "http" in event["requestContext"] else _format_1(event)
     except (KeyError, TypeError, AttributeError) as error:
@@ -101,15 +102,15 @@ def _query(parameters: Mapping[str, Any], *, encoded: bool) -> str:
 
 
 def body_of(event: Mapping[str, Any]) -> bytes:
-    """Return the body of an HTTP event. Raises ValueError for one that AWS does not send."""
+    """Return the body of an HTTP event, empty when there is none. Raises ValueError for a malformed event."""
     body = event.get("body") or ""
     if not isinstance(body, str):
-        raise ValueError(f"{_NOT_HTTP}: its body is no text")  # noqa: TRY004 - as for any other wrong event
+        raise ValueError(f"{_NOT_HTTP}: its body is not a string")  # noqa: TRY004 - as for any other wrong event
     return base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else body.encode("utf-8", "replace")
 
 
 def answer_to(event: Mapping[str, Any], status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    """Return the answer to an HTTP event in the form that its source takes: text as it is, anything else in base64."""
+    """Return the response to an HTTP event in the format of its source: text as it is, anything else in base64."""
     plain = headers.get("content-type", "").startswith(_TEXT) and "content-encoding" not in headers
     answer: dict[str, Any] = {
         "statusCode": status,
@@ -121,6 +122,6 @@ def answer_to(event: Mapping[str, Any], status: int, headers: Mapping[str, str],
         from http.client import responses
 
         answer["statusDescription"] = f"{status} {responses.get(status, 'Unknown')}"
-        if "multiValueHeaders" in event:  # a target group that wants them takes no others
+        if "multiValueHeaders" in event:  # a target group with multi-value headers ignores plain ones
             answer["multiValueHeaders"] = {name: [value] for name, value in answer.pop("headers").items()}
     return answer

@@ -1,6 +1,6 @@
-"""What the three Lambda handlers share: events in and out, one event loop per instance, logs through Powertools.
+"""Code shared by the three Lambda handlers: events, one event loop per instance, logs through Powertools.
 
-Import cost is the rule of this file: whatever is not needed by every call is imported where it is needed.
+Modules that not every invocation needs are imported where they are used, to keep cold starts short.
 """
 
 from __future__ import annotations
@@ -30,21 +30,28 @@ _loops: list[asyncio.AbstractEventLoop] = []
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run on this instance's own event loop, which lives from call to call (and with it, the store's connections)."""
+    """Run a coroutine on the instance's event loop.
+
+    The loop is kept between invocations, and with it the store's connections.
+    """
     if not _loops:
         _loops.append(asyncio.new_event_loop())
     return _loops[0].run_until_complete(work)
 
 
 def is_call(event: Mapping[str, Any]) -> bool:
-    """Whether another function calls; anything else (a schedule, a queue's messages) is a wake."""
+    """Return whether the event is a call from another function; any other event is a wake-up.
+
+    Wake-ups come from schedules and from queues.
+    """
     return "method" in event or http_events.is_http(event)
 
 
 async def serve_event(service: ServiceClient, event: Event, clock: Clock, latest_ns: int | None = None) -> Event:
-    """For the functions that only other functions call: an envelope, invoked directly or posted to a Function URL.
+    """Serve an event of a function that only other functions call, and return its reply.
 
-    `latest_ns` bounds the caller's own deadline.
+    The event is an envelope, invoked directly or posted to a Function URL. `latest_ns` limits the caller's own
+    deadline.
     """
     if not http_events.is_http(event):
         return await invoke_envelope(service, event, clock, latest_ns=latest_ns)
@@ -61,7 +68,7 @@ async def serve_event(service: ServiceClient, event: Event, clock: Clock, latest
 
 
 def other_function(function: str, url: str, clock: Clock) -> ServiceClient:
-    """How this function reaches another: by `function`, a name or ARN to invoke; where that is empty, by its URL."""
+    """Return a client of another function: by `function`, a name or ARN to invoke; if that is empty, by its URL."""
     if function:
         return LambdaClient(function, clock)
     from whistlestop.common.http_client import HttpClient
@@ -70,21 +77,21 @@ def other_function(function: str, url: str, clock: Clock) -> ServiceClient:
 
 
 def instance_name() -> str:
-    """What tells this instance from others: on Lambda each has a log stream of its own."""
+    """Return a name that is unique to this instance: on Lambda its log stream, elsewhere a random one."""
     return os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME") or uuid.uuid4().hex
 
 
 def latest_ns(context: Any, clock: Clock, margin_ms: int = 1_000) -> int | None:
-    """When, by the steady clock, an answer must be ready for the platform not to cut the function off.
-
-    None outside of it.
-    """
+    """Return the latest time (steady clock) at which to reply before Lambda ends the function; None outside Lambda."""
     left = getattr(context, "get_remaining_time_in_millis", None)
     return None if left is None else clock.steady_ns() + max(left() - margin_ms, 0) * 1_000_000
 
 
 class _PowertoolsHandler(logging.Handler):
-    """Writes records as Powertools' JSON; Powertools is imported at the first record, which most calls never have."""
+    """Writes log records as Powertools' JSON.
+
+    Powertools is imported with the first record, since most invocations log none.
+    """
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -99,5 +106,5 @@ class _PowertoolsHandler(logging.Handler):
 
 
 def log_through_powertools(service: str, level: str = "INFO") -> None:
-    """Send all records of this process through Powertools' formatter."""
+    """Send all log records of this process through Powertools' formatter."""
     logging.basicConfig(level=level, handlers=[_PowertoolsHandler(service)], force=True)

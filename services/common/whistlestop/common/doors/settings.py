@@ -1,11 +1,12 @@
-"""What a function is told by its environment: typed, checked as a whole when an instance starts, and named here alone.
+"""Environment variables of the functions: typed, and validated together when an instance starts.
 
-Handlers read it once and hand it on. What Lambda itself sets (AWS_REGION, …) is not in it; how callers are known,
-servers take from here as well.
+Handlers read them once and pass them on. Variables that Lambda itself sets (AWS_REGION, …) are not among them.
+Servers use the settings for authentication as well.
 
-No pydantic, for a handler's cold start is mostly imports, and 25 ms of CPU are what we would pay for it: on top of a
-handler, importing pydantic's TypeAdapter takes 31-37, its dataclasses 41-47, pydantic-settings 67-82 (six runs each).
-pydantic-core alone takes 11-15, but leaves its schemas to be written by hand, which is no less than this parser.
+Why not pydantic: a handler's cold start is mostly imports, and it would cost 25 ms of CPU: on top of a handler,
+importing pydantic's TypeAdapter takes 31-37 ms, its dataclasses 41-47, pydantic-settings 67-82 (six runs each).
+pydantic-core alone takes 11-15 ms, but its schemas have to be written by hand, which is no less code than this
+parser.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _Made = TypeVar("_Made", bound="Settings")
 
 
 class BadSettings(ValueError):
-    """The environment can't be served: one line for each variable that is wrong."""
+    """The environment is invalid: one line for each variable that is wrong."""
 
 
 def _variable(default: Any, about: str, parse: Callable[[str], Any] = str, *, secret: bool = False) -> Any:
@@ -46,7 +47,7 @@ def _one_of(*known: str) -> Callable[[str], str]:
 def _begins(*starts: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if not text.startswith(starts):
-            raise ValueError(f"has to begin with {', '.join(starts)}")
+            raise ValueError(f"must begin with {', '.join(starts)}")
         return text
 
     return parse
@@ -64,35 +65,35 @@ def _flag(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The variable of a field is its name in capitals, after `WHISTLESTOP_`; an empty one is not set."""
+    """Base class. A field's variable is its name in upper case after `WHISTLESTOP_`; empty counts as unset."""
 
     def problems(self) -> list[str]:
-        """What does not fit together, a line each."""
+        """Return the inconsistencies between variables, one line each."""
         return []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionSettings(Settings):
-    """Of all three."""
+    """Settings of all three functions."""
 
-    log_level: str = _variable("INFO", "the least that is logged", _level)
+    log_level: str = _variable("INFO", "minimum level of log records", _level)
     metrics: str = _variable("off", "`on`: metrics for CloudWatch", _one_of("on", "off"))
     tracing: str = _variable("PassThrough", "`Active`: traces for X-Ray", _one_of("Active", "PassThrough"))
     database_url: str = _variable(
-        "", "`postgresql://…`, or `ssm:NAME` or `secretsmanager:ARN` that hold it", _begins(*DATABASE_FORMS),
+        "", "`postgresql://…`, or `ssm:NAME` or `secretsmanager:ARN` that contains it", _begins(*DATABASE_FORMS),
         secret=True,
     )  # fmt: skip
     dsql_host: str = _variable("", "host of an Aurora DSQL cluster")
     database_host: str = _variable("", "host of an Aurora cluster, with the secret below")
     database_secret: str = _variable("", "ARN of the secret with `username` and `password`")
-    database_user: str = _variable("", "a user of RDS or Aurora to sign in as by tokens of IAM, without a password")
+    database_user: str = _variable("", "a user of RDS or Aurora to sign in as with IAM tokens, without a password")
     database_tls: str = _variable(
-        "verify-full", "`sslmode` where the URL says none, and the database is not on this machine",
+        "verify-full", "`sslmode` if the URL sets none and the database is not on this machine",
         _one_of("verify-full", "verify-ca", "require"),
     )  # fmt: skip
     database_ca: str = _variable(
-        "", "who signs the database's certificate: a file, PEM, or `ssm:NAME` or `secretsmanager:ARN` that hold it; "
-        "empty: whom the system trusts",
+        "", "CA certificates for the database: a file, PEM text, or `ssm:NAME` or `secretsmanager:ARN` that contains "
+        "it; empty: the system's CAs",
     )  # fmt: skip
     sqlite_path: str = _variable("", "a SQLite file, for tests")
 
@@ -114,34 +115,34 @@ class FunctionSettings(Settings):
 _HTTP = _begins("http://", "https://")
 
 
-# Without slots: of two bases only one may have any.
+# Without slots: only one of two base classes may have them.
 @dataclass(frozen=True, kw_only=True)
 class CallerSettings(Settings):
-    """How callers are known, to the frontend's function or to a server."""
+    """How callers are authenticated by the frontend function or a server."""
 
     api_keys: str = _variable("", "`ssm:NAME`, `secretsmanager:ARN`, a file, or the document itself", secret=True)
-    jwt_jwks_url: str = _variable("", "the issuer's keys", _begins("https://", "http://", "file://"))
-    jwt_key: str = _variable("", "instead: one public key, or a shared secret", secret=True)
-    jwt_key_file: str = _variable("", "a file with it")
-    jwt_issuer: str = _variable("", "must stand in the token")
-    jwt_audience: str = _variable("", "must stand in the token")
+    jwt_jwks_url: str = _variable("", "URL of the issuer's keys (JWKS)", _begins("https://", "http://", "file://"))
+    jwt_key: str = _variable("", "instead of a URL: one public key, or a shared secret", secret=True)
+    jwt_key_file: str = _variable("", "a file that contains the key")
+    jwt_issuer: str = _variable("", "required issuer (`iss`) of a token")
+    jwt_audience: str = _variable("", "required audience (`aud`) of a token")
     jwt_permissions_claim: str = _variable("permissions", "the claim that lists permissions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontendSettings(CallerSettings, FunctionSettings):
-    """Who may call, and where the other two are."""
+    """Settings of the frontend function: authentication, and where the other two functions are."""
 
     history_function: str = _variable("", "name or ARN of the history function")
     history_url: str = _variable("", "or its URL", _HTTP)
     matching_function: str = _variable("", "name or ARN of the matching function")
     matching_url: str = _variable("", "or its URL", _HTTP)
-    auth_mode: str = _variable("", "`AWS_IAM`: AWS has checked callers' signatures", _one_of("AWS_IAM", "NONE"))
-    allow_anonymous: bool = _variable(False, "everybody may do everything", _flag)
+    auth_mode: str = _variable("", "`AWS_IAM`: AWS verifies callers' signatures", _one_of("AWS_IAM", "NONE"))
+    allow_anonymous: bool = _variable(False, "allow every request without authentication", _flag)
     time_skipping: bool = _variable(False, "workflows may skip time (tests)", _flag)
 
 
-_ALLOW_OUTBOUND = "addresses, networks and hosts that callers' requests may go to although they are not public"
+_ALLOW_OUTBOUND = "non-public addresses, networks and hosts to which callers' requests may go"
 
 
 def _named(text: str) -> tuple[str, ...]:
@@ -154,19 +155,19 @@ def _named(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistorySettings(FunctionSettings):
-    """Where matching is, and how the function is woken."""
+    """Settings of the history function: where matching is, and how timers invoke the function."""
 
     matching_function: str = _variable("", "name or ARN of the matching function")
     matching_url: str = _variable("", "or its URL", _HTTP)
-    wake_queue_url: str = _variable("", "the queue of wakes; without it, timers fire by calls alone", _HTTP)
-    wake_queue_arn: str = _variable("", "its ARN", _begins("arn:"))
-    wake_schedule_group: str = _variable("", "group of one-time schedules")
-    wake_role_arn: str = _variable("", "the role they send with", _begins("arn:"))
-    worker_wake_prefix: str = _variable("", "how queues that wake idle workers begin")
+    wake_queue_url: str = _variable("", "URL of the wake-up queue; without it, timers fire only at calls", _HTTP)
+    wake_queue_arn: str = _variable("", "ARN of the wake-up queue", _begins("arn:"))
+    wake_schedule_group: str = _variable("", "group of the one-time schedules that send wake-ups")
+    wake_role_arn: str = _variable("", "role with which the schedules send", _begins("arn:"))
+    worker_wake_prefix: str = _variable("", "prefix of the queues to which worker wake-ups may be sent")
     allow_outbound: tuple[str, ...] = _variable((), _ALLOW_OUTBOUND, _named)
 
     def problems(self) -> list[str]:
-        """A queue without the rest can't be reached by a schedule."""
+        """Return inconsistencies, among them a wake-up queue without the settings for its schedules."""
         found = FunctionSettings.problems(self)
         if self.wake_queue_url:
             for name in ("wake_queue_arn", "wake_schedule_group", "wake_role_arn"):
@@ -177,11 +178,11 @@ class HistorySettings(FunctionSettings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchingSettings(FunctionSettings):
-    """Where history is."""
+    """Settings of the matching function: where history is."""
 
     history_function: str = _variable("", "name or ARN of the history function")
     history_url: str = _variable("", "or its URL", _HTTP)
-    worker_wake_prefix: str = _variable("", "how queues that wake idle workers begin")
+    worker_wake_prefix: str = _variable("", "prefix of the queues to which worker wake-ups may be sent")
     allow_outbound: tuple[str, ...] = _variable((), _ALLOW_OUTBOUND, _named)
 
 
@@ -191,7 +192,10 @@ BY_FUNCTION: dict[str, type[FunctionSettings]] = {
 
 
 def read(kind: type[_Made], environ: Mapping[str, str] = os.environ) -> _Made:
-    """Raises BadSettings with all that is wrong; values stay out of it, since some are secret."""
+    """Read settings from the environment.
+
+    Raises BadSettings with everything that is wrong; it does not quote values, since some are secret.
+    """
     given: dict[str, Any] = {}
     problems = []
     for each in fields(kind):
@@ -209,7 +213,7 @@ def read(kind: type[_Made], environ: Mapping[str, str] = os.environ) -> _Made:
 
 
 def table() -> str:
-    """Markdown of all variables, for the documentation."""
+    """Return a Markdown table of all variables, for the documentation."""
     functions: dict[str, list[str]] = {}
     rows: dict[str, str] = {}
     for function, kind in BY_FUNCTION.items():

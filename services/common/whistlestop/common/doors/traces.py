@@ -1,8 +1,9 @@
-"""Subsegments for X-Ray: what a call spent on storage and on other functions.
+"""X-Ray subsegments: the time an invocation spent on storage and on calls to other functions.
 
-Off unless the setting `tracing` is `Active` and Lambda samples the call. Sent to the daemon beside the function as UDP
-datagrams of its own format. Not by X-Ray's SDK, on which Powertools' Tracer stands: that keeps the open subsegment per
-thread, and here coroutines take turns in one. Each subsegment hangs directly below the function's segment.
+They are off unless the setting `tracing` is `Active` and Lambda samples the invocation. They are sent as UDP
+datagrams to the X-Ray daemon beside the function. X-Ray's SDK, on which Powertools' Tracer is built, is not used: it
+keeps the open subsegment per thread, while here many coroutines share one thread. Each subsegment is a direct child
+of the function's segment.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _HEADER = b'{"format":"json","version":1}\n'
 
 
 class Traces:
-    """One instance's way to the daemon."""
+    """Sends the subsegments of one instance to the daemon."""
 
     def __init__(self, clock: Clock, host: str, port: int) -> None:
         self._clock = clock
@@ -40,7 +41,7 @@ class Traces:
 
     @contextlib.contextmanager
     def subsegment(self, name: str, **fields: Any) -> Iterator[None]:
-        """Of the call that is under way; nothing when it is not sampled."""
+        """Measure the block as a subsegment of the current invocation. Does nothing when that is not sampled."""
         place = _place(os.environ.get("_X_AMZN_TRACE_ID", ""))
         if place is None:
             yield
@@ -59,14 +60,14 @@ class Traces:
             })  # fmt: skip
 
     def client(self, client: ServiceClient, name: str) -> ServiceClient:
-        """`client` with a subsegment for each call."""
+        """Return a client that records a subsegment for each call of `client`."""
         return _Traced(client, name, self)
 
     def close(self) -> None:
         self._socket.close()
 
     def _send(self, document: Mapping[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # a trace that is lost is no reason to fail
+        with contextlib.suppress(OSError):  # losing a trace must not fail the request
             self._socket.sendto(_HEADER + json.dumps(document).encode(), self._daemon)
 
 
@@ -82,7 +83,7 @@ class _Traced:
 
 
 def traces_of(clock: Clock, settings: FunctionSettings, environ: Mapping[str, str] = os.environ) -> Traces | None:
-    """None when they are off, or Lambda names no daemon."""
+    """Return the sender of subsegments; None when tracing is off or Lambda names no daemon."""
     address = environ.get("AWS_XRAY_DAEMON_ADDRESS", "")
     if settings.tracing != "Active" or not address:
         return None
@@ -93,7 +94,7 @@ def traces_of(clock: Clock, settings: FunctionSettings, environ: Mapping[str, st
 
 
 def _place(header: str) -> tuple[str, str] | None:
-    """Trace and segment of `Root=…;Parent=…;Sampled=1`; None when it is not sampled."""
+    """Parse `Root=…;Parent=…;Sampled=1` into the trace and segment ids; None when it is not sampled."""
     said = dict(part.split("=", 1) for part in header.split(";") if "=" in part)
     if said.get("Sampled") != "1" or "Root" not in said or "Parent" not in said:
         return None

@@ -1,4 +1,4 @@
-"""Our own messages, beside Temporal's: what the functions tell each other and what the store keeps of a namespace.
+"""Our own messages, beside Temporal's: internal calls between the functions, and what the store keeps of a namespace.
 
-`*_pb2.py` are generated from the `.proto` files beside them by `make proto`.
+The `*_pb2.py` modules are generated from the `.proto` files beside them by `make proto`.
 """
