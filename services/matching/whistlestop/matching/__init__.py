@@ -1,1 +1,1 @@
-"""Task queues: polls, backlogs, sticky queues, limits, and the workers that stand behind them."""
+"""Matching: task queues, their polls, backlogs, rate limits, sticky queues, and the workers that poll them."""

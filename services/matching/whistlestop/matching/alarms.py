@@ -1,8 +1,8 @@
-"""One sleeper for all the instants that matching waits for.
+"""One deadline queue for everything in matching that waits for a time.
 
-A poll that waits needs a deadline, and tens of thousands may wait: a coroutine each would cost more than the polls.
-Here an alarm is an entry in a heap, and one task sleeps until the earliest. Turning an alarm off only marks it; the
-heap is swept when most of it is marked. The task exists only while an alarm is set, so nothing runs when nothing waits.
+A waiting poll needs a deadline, and tens of thousands may wait: a coroutine for each would cost more than the polls.
+Here a deadline is an entry in a heap, and one task sleeps until the earliest. Cancelling only marks the entry; the heap
+is rebuilt when most of it is marked. The task exists only while a deadline is set, so an idle process runs nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SWEEP_FROM = 256
 
 
 class Alarm:
-    """One set alarm; `action` is None once it rang or was turned off."""
+    """One scheduled call; `action` is None once it has run or was cancelled."""
 
     __slots__ = ("action",)
 
@@ -32,7 +32,7 @@ class Alarm:
 
 
 class Alarms:
-    """Calls back at instants of the injected clock."""
+    """Call functions at given times of the injected clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -47,7 +47,7 @@ class Alarms:
         return len(self._heap) - self._off
 
     def at(self, when_ns: int, action: Callable[[], None]) -> Alarm:
-        """Call `action` at `when_ns` or soon after it."""
+        """Call `action` at `when_ns` (steady clock) or soon after it. After `close` nothing is ever called."""
         alarm = Alarm(action)
         if self._closed:
             return alarm
@@ -60,7 +60,7 @@ class Alarms:
         return alarm
 
     def off(self, alarm: Alarm) -> None:
-        """Forget `alarm`; harmless after it rang."""
+        """Cancel the call; this does nothing after it has run."""
         if alarm.action is None or self._closed:
             return
         alarm.action = None
@@ -71,7 +71,7 @@ class Alarms:
             self._off = 0
 
     def close(self) -> None:
-        """Forget all alarms; those set from now on never ring."""
+        """Cancel all calls and ignore those scheduled from now on."""
         self._closed = True
         self._heap.clear()
         self._off = 0

@@ -1,4 +1,4 @@
-"""What can be set in the matching service, with Temporal's defaults where Temporal has one."""
+"""The settings of the matching service, with Temporal's defaults where Temporal has one."""
 
 from __future__ import annotations
 
@@ -7,57 +7,58 @@ from whistlestop.common.lazy_dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MatchingConfig:
-    """Limits and intervals. Spans are seconds (`*_s`)."""
+    """Limits and intervals; the unit of `*_s` is seconds."""
 
     host: str = "127.0.0.1:7233"
-    """Who is named as the owner of a queue's partition."""
+    """The host that is shown as the owner of a queue's partition."""
     hear_others: bool = True
-    """Other processes write to the same store: hear their hints. Off for a process that is alone with its file."""
+    """Subscribe to notifications of other processes that write to the same store. False for a process that is alone
+    with its file."""
     share_pollers: bool = True
-    """Write poller rows, so that other processes see who polls. Off for a process that is alone with its file."""
+    """Write poller rows, so that other processes see who polls. False for a process that is alone with its file."""
 
     long_poll_s: float = 60.0
-    """The longest that one poll waits."""
+    """The longest time that a poll waits."""
     shortest_poll_s: float = 2.0
-    """A held poll with less time than this is refused."""
+    """A long poll with less time than this is refused."""
     poll_margin_s: float = 1.0
-    """An empty answer leaves this long before the caller's deadline."""
+    """An empty answer is sent this long before the caller's deadline."""
     function_wait_s: float = 0.5
-    """The longest that a poll waits inside a function, where waiting is billed."""
+    """The longest time that a poll waits inside a function, where waiting is billed."""
     function_margin_s: float = 0.1
 
     page: int = 100
-    """Candidates read at once."""
+    """The number of tasks read at once."""
     buffer: int = 1000
-    """Candidates kept per queue; what is beyond stays in the store."""
+    """Tasks kept in memory per queue; further ones stay in the store."""
     reread_s: float = 30.0
-    """A poll looks at the store when the last look is older than this, whatever the hints said."""
+    """A poll reads the store when the last read is older than this, even without a notification."""
     hint_pause_s: float = 0.025
-    """Hints of other processes cause at most one look per queue in this time."""
+    """Notifications of other processes cause at most one read per queue in this time."""
     retry_first_s: float = 0.05
     retry_most_s: float = 10.0
-    """Back-off of a candidate that history could not start just now."""
+    """The longest back-off of a task that history could not start."""
     queues: int = 10_000
-    """Queues known in memory; the longest unused ones make room."""
+    """Queues kept in memory; the least recently used ones make room."""
     idle_queue_s: float = 300.0
-    """A queue that was not used for this long is forgotten when a sweep comes by."""
+    """A queue that was not used for this long is removed from memory by the next sweep."""
 
     max_deployments: int = 100
-    """In a namespace."""
+    """The maximum in a namespace."""
     max_versions: int = 100
-    """In a worker deployment."""
+    """The maximum in a worker deployment."""
     max_queues_in_version: int = 100
     max_versions_of_queue: int = 200
-    """That serve one task queue, of all worker deployments."""
+    """The maximum that serve one task queue, over all worker deployments."""
 
     sticky_window_s: float = 10.0
-    """A sticky queue without a poll for this long has lost its worker."""
+    """A sticky queue without a poll for this long is considered to have lost its worker."""
     poller_ttl_s: float = 300.0
     """How long descriptions show a poller after its last poll."""
     poller_row_s: float = 300.0
-    """How long it is known at least, which decides whether sticky queues and versions have live workers."""
+    """How long a poller is remembered at least; this decides whether sticky queues and versions have live workers."""
     poller_write_s: float = 10.0
-    """How often one poller's row is refreshed at most."""
+    """The least time between two writes of one poller's row."""
     pollers_per_queue: int = 1000
     shutdown_memory_s: float = 30.0
     """How long polls of a worker that has shut down are answered at once."""
@@ -65,35 +66,36 @@ class MatchingConfig:
     heartbeat_ttl_s: float = 300.0
     heartbeats: int = 100_000
     shared_heartbeats: int = 10_000
-    """As many are looked at for one list or count where they stand in rows."""
+    """The maximum of heartbeats read for one list or count where they are stored in rows."""
 
     system_rps: float = 4000.0
-    """Tasks per second that one queue hands out at most, where nobody set less."""
+    """Tasks per second that one queue dispatches at most, unless a lower limit is set."""
     burst_s: float = 1.0
     queue_config_s: float = 10.0
-    """How old a queue's stored settings may be while it is polled."""
+    """The greatest age of a queue's stored settings while it is polled."""
     fairness_overrides: int = 1000
 
     scale_down_wait_s: float = 1.0
-    """A poller that waited this long for a fresh task is one too many."""
+    """A poll that waited this long for a fresh task means one poller too many."""
     scale_up_backlog_age_s: float = 0.2
     scale_decisions_per_s: float = 10.0
-    """Per poller."""
+    """The maximum per poller."""
     scale_up_ratio: float = 1.2
-    """Tasks added per task handed out above which more pollers are wanted."""
+    """More pollers are suggested when tasks are added more than this many times as fast as they are dispatched."""
 
     wake_queue_prefix: str = ""
-    """In a function: workers' wake queues whose names begin like this are told of tasks; empty: none are."""
+    """In a function: only wake queues (of workers) whose names start with this get notifications; empty: none do."""
 
     push_window_s: float = 15.0
-    """A worker of a version that polled within this time is alive: its row is written every ten seconds."""
+    """A versioned worker that polled within this time counts as alive: its row is written every ten seconds."""
     push_window_function_s: float = 45.0
-    """The same in functions, where an idle bridge asks every 30 seconds."""
+    """The same in functions, where an idle bridge polls every 30 seconds."""
     push_require_role: bool = False
-    """Workers in AWS Lambda are invoked by a role with an external id only, never by the server's own."""
+    """Workers in AWS Lambda may only be invoked through a role with an external id, never with the server's own
+    role."""
     push_webhook_addresses: tuple[tuple[str, bool], ...] = (("*", False),)
-    """Where webhooks may go: patterns of host[:port], and whether without TLS."""
+    """Allowed targets of webhooks: patterns of host[:port], and whether without TLS."""
 
     max_id_length: int = 1000
     describe_limit: int = 100_000
-    """Where the count of a backlog stops."""
+    """The number at which counting a backlog stops."""

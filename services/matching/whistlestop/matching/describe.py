@@ -1,7 +1,7 @@
-"""DescribeTaskQueue and ListTaskQueuePartitions, in the shapes of the real server.
+"""DescribeTaskQueue and ListTaskQueuePartitions, with the response shapes of the real server.
 
-Every queue is one partition here. Backlogs are counted in the store; pollers are those of this process and those whose
-rows others wrote; rates are what this process saw in the last half minute.
+Every queue has one partition here. Backlogs are counted in the store; pollers are those of this process and those that
+have rows; rates are what this process saw in the last 30 seconds.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ _STICKY = queue_enums.TASK_QUEUE_KIND_STICKY
 _OF_ONE_WORKER = frozenset((_STICKY, queue_enums.TASK_QUEUE_KIND_WORKER_COMMANDS))
 _DEFAULT_PRIORITY = 3
 _BLOCK = 100_000
-"""Size of the id blocks that Temporal's queues reserve; shown for the tools that print it."""
+"""The size of the id blocks that Temporal's queues reserve; shown for tools that print it."""
 
 _ZERO_TIME = timestamp_pb2.Timestamp(seconds=-62135596800)
-"""How Go's zero time looks: the versioning of the queue was never changed."""
+"""Go's zero time: the versioning of the queue was never changed."""
 
 _REACHABLE_BUILDS = 5
 
 
 class Descriptions:
-    """Looks into queues."""
+    """Describe task queues."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Descriptions:
     async def describe(
         self, request: rr.DescribeTaskQueueRequest, context: CallContext
     ) -> rr.DescribeTaskQueueResponse:
-        """DescribeTaskQueue."""
+        """Serve DescribeTaskQueue. Raise INVALID_ARGUMENT as Temporal does."""
         enhanced = request.api_mode == _ENHANCED
         if not request.HasField("task_queue"):
             raise invalid_argument("taskQueue is not set")
@@ -185,9 +185,10 @@ class Descriptions:
         return limiter
 
     async def _pollers(self, key: QueueKey, context: CallContext, now_ns: int) -> dict[str, queue_pb.PollerInfo]:
-        """Where rows are shared they tell: a goodbye may have come to another process. Memory adds who is new.
+        """Return the pollers by identity, from rows and from memory.
 
-        Memory goes by the steady clock, of which `now_ns` is; shown is the wall clock's time.
+        Where rows are shared they decide, because a shutdown may have reached another process; memory adds recent
+        pollers. Memory uses the steady clock, as `now_ns` does; the times shown are the wall clock's.
         """
         apart_ns = self._clock.now_ns() - now_ns
         seen: dict[str, tuple[int, queue_pb.PollerInfo]] = {}
@@ -195,7 +196,7 @@ class Descriptions:
         since_ns = now_ns - int(self._config.poller_write_s * SECOND_NS) if shared else 0
         if shared:
             for row in await self._rows.read_shown(key):
-                with contextlib.suppress(DecodeError):  # The next poll writes a damaged row anew.
+                with contextlib.suppress(DecodeError):  # The next poll rewrites a damaged row.
                     seen[row.identity] = (row.last_access_ns, queue_pb.PollerInfo.FromString(row.data))
         queue = self._queues.find(key)
         if queue is not None:
@@ -206,7 +207,7 @@ class Descriptions:
         return {identity: info for identity, (_, info) in seen.items()}
 
     async def _stats_with(self, key: QueueKey, now_ns: int, *, versions: bool) -> dict[int, queue_pb.TaskQueueStats]:
-        """Of the queue and what waits beside it for its compatible sets; `versions`: and for its versions."""
+        """Return the queue's stats by priority, with its version sets' and, if `versions`, its versions'."""
         namespace_id, name, kind = key
         known = await self._deployments.read(namespace_id)
         beside = [set_queue(set_id, name) for each in versioning_data(known, name).sets for set_id in each.set_ids]
@@ -243,11 +244,11 @@ class Descriptions:
     async def version_queues(
         self, request: DescribeVersionQueuesRequest, context: CallContext
     ) -> DescribeVersionQueuesResponse:
-        """The queues of a version with what waits on them."""
+        """Return the queues of a deployment version, with their stats."""
         now_ns = self._clock.steady_ns()
         reply = DescribeVersionQueuesResponse()
         for queue in request.queues:
-            # Nexus tasks are for whatever version takes them.
+            # Nexus tasks are not routed by version.
             version = None if queue.task_type == NEXUS else request.version
             key = (context.namespace_id, versioned_queue(queue.name, version), queue.task_type)
             by_priority = await self._stats(key, now_ns)
@@ -257,7 +258,7 @@ class Descriptions:
         return reply
 
     def partitions(self, request: rr.ListTaskQueuePartitionsRequest) -> rr.ListTaskQueuePartitionsResponse:
-        """ListTaskQueuePartitions: the queue itself, for both types."""
+        """Serve ListTaskQueuePartitions: return the queue itself, for both types."""
         if not request.HasField("task_queue"):
             raise invalid_argument("taskQueue is not set")
         name = request.task_queue.name
@@ -269,7 +270,7 @@ class Descriptions:
 
 
 def merged(parts: Iterable[queue_pb.TaskQueueStats]) -> queue_pb.TaskQueueStats:
-    """Counts and rates added up, the oldest age."""
+    """Return the stats with counts and rates added up, and the greatest age."""
     total = queue_pb.TaskQueueStats(approximate_backlog_age=duration_pb2.Duration())
     for part in parts:
         total.approximate_backlog_count += part.approximate_backlog_count

@@ -1,6 +1,6 @@
-"""Polls as clocks: where no process lives between calls, a poll has history fire what is due.
+"""Fire due timers from polls, where no process runs between calls.
 
-The look is one row of an index; history is called only when it finds something.
+The check reads one row of an index; history is called only when it finds something.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LEFT_BEHIND_NS = 2 * SECOND_NS
-"""The call that wrote an outbox row delivers it; one as old as this was left behind."""
+"""A transfer task this old was left behind by the call that wrote it, which should have delivered it."""
 
 
 class Due(Protocol):
-    """What a poll in a function does about timers."""
+    """What a poll does about timers that are due."""
 
     async def fire(self, context: CallContext, *, first: bool) -> None:
-        """Fire a page of what is due. `first`: the poll's first look, which takes the outbox in as well."""
+        """Fire a page of due timers. With `first` (the poll's first check), deliver overdue transfer tasks as well."""
         ...
 
 
 class NothingDue:
-    """A process that lives fires its own timers."""
+    """Do nothing: a long-lived process fires its timers itself."""
 
     async def fire(self, context: CallContext, *, first: bool) -> None:
         return None
 
 
 class DueRows:
-    """Looks at the store, and calls history when something is due."""
+    """Check the store, and call history when something is due."""
 
     def __init__(self, store: TimerStore, history: ServiceClient, clock: Clock) -> None:
         self._store = store
@@ -54,5 +54,5 @@ class DueRows:
         try:
             await self._history.call("FireDue", internal.FireDueRequest(), context)
         except ServiceError as error:
-            # The poll has its own work to do; another one tries again.
-            log.warning("what is due could not be fired now: %r", error)
+            # The poll has its own work to do; another one will try again.
+            log.warning("due timers and transfer tasks could not be processed: %r", error)

@@ -1,9 +1,9 @@
-"""Matching as a Lambda function: polls and the rest of its methods, called by the other two.
+"""Matching as a Lambda function, called by the other two functions.
 
-Nothing is remembered from call to call: task rows are the truth, and poller rows tell who polls. Polls are short, and
-each is a clock: it has history fire what is due.
+Nothing is remembered between calls: task rows are the truth, and poller rows tell who polls. Polls are short, and each
+lets history fire the timers that are due.
 
-Its environment is MatchingSettings (`common.doors.settings`).
+The environment variables are those of MatchingSettings (`common.doors.settings`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _POLLS = {
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """An envelope of another function."""
+    """Serve the envelope of another function; return the reply envelope."""
     _clock.resume()
     return lambda_shell.run(_serve(event, context))
 
@@ -63,14 +63,14 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """What this instance serves with."""
+    """The objects with which this instance serves calls."""
 
     matching: Matching
     presence: Presence
     counts: Counts | None
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        """Matching's answer; workers that it started are counted."""
+        """Call matching, and count the workers that it started."""
         reply = await self.matching.call(method, request, context)
         if self.counts is not None and isinstance(reply, PushWorkersResponse):
             self.counts.count("WorkersStarted", reply.started)
@@ -78,7 +78,7 @@ class Instance:
 
 
 async def _instance() -> Instance:
-    """Made at the first call of this instance and kept."""
+    """Return this instance's objects, created by its first call."""
     if not _instances:
         settings = read(MatchingSettings)
         lambda_shell.log_through_powertools("matching", settings.log_level)

@@ -1,9 +1,9 @@
-"""Looks: one call that tells for many queues whether something waits, and takes nothing.
+"""Backlog probes: one call that tells for many queues whether tasks wait, without taking any.
 
-What stands between a worker and a function: instead of a held poll per poller, a worker process asks once for all of
-its queues, and polls where the answer says so. Whoever asks counts as a poller of these queues.
+They serve workers behind a bridge to a function: instead of one long poll per poller, a worker process probes all of
+its queues at once, and polls where the answer reports tasks. A prober counts as a poller of these queues.
 
-A count is a hint: a task may be gone when the poll comes, and the poll is then answered empty.
+A count may be out of date: a task may be gone when the poll comes, and the poll is then answered empty.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_QUEUES = 200
-"""Of one look; what is beyond counts as having a task, so that it is polled."""
+"""The maximum of queues in one probe; further ones are reported as having a task, so that they are polled."""
 _MOST_COUNTED = 100
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_NAME = 80
-"""Of a queue of SQS."""
+"""The maximum length of an SQS queue's name."""
 
 
 class Looks:
-    """Serves LookForTasks."""
+    """Serve LookForTasks."""
 
     def __init__(
         self,
@@ -79,23 +79,27 @@ class Looks:
         self._heard = heard
         self._versions = versions
         self._watchers: dict[QueueKey, dict[asyncio.Event, None]] = {}
-        """In the order in which they came, so that simulations replay."""
+        """The waiting probes of each queue, in the order in which they came, so that simulations replay."""
         self._closing = False
 
     def offered(self, key: QueueKey) -> None:
-        """A row of the queue was committed here just now."""
+        """Wake the probes that wait for the queue, because a task of it was committed in this process."""
         for event in self._watchers.get(key, ()):
             event.set()
 
     def close(self) -> None:
-        """Answer all that wait."""
+        """Answer all waiting probes."""
         self._closing = True
         for events in self._watchers.values():
             for event in events:
                 event.set()
 
     async def look(self, request: worker_pb.LookForTasksRequest, context: CallContext) -> Reply:
-        """Count what waits. Where waiting is free, wait until there is something."""
+        """Count the waiting tasks of each queue; in a long-lived process, wait until there are some.
+
+        Counts stop at the request's limit. Without any task the answer comes shortly before the caller's deadline.
+        Raise UNAVAILABLE when the server is shutting down.
+        """
         if self._closing:
             raise unavailable("the server is shutting down")
         asked = list(_asked(request, context.namespace_id))
@@ -120,7 +124,7 @@ class Looks:
         )
 
     async def _register(self, asked: Asked, context: CallContext) -> list[tuple[QueueKey, PollRequest]]:
-        """A version is known from its worker's first look on, as it would be from its first poll."""
+        """Register the versions of the polls, as their first poll would; return the queues that they poll."""
         entered = list(asked)
         now_ns = self._clock.steady_ns()
         for index, (key, poll) in enumerate(asked[:MOST_QUEUES]):
@@ -128,7 +132,7 @@ class Looks:
                 try:
                     entered[index] = ((await self._versions.enter(context, poll, key[2], now_ns))[0], poll)
                 except ServiceError as error:
-                    log.warning("a version of %s is not registered: %s", poll.task_queue.name, error.message)
+                    log.warning("the version that polls %s is not registered: %s", poll.task_queue.name, error.message)
         return entered
 
     # In a function.
@@ -142,7 +146,7 @@ class Looks:
             if poll.identity and self._rows.is_old(key, poll.identity, now_ns)
         ]
         if wake_queue:
-            # Before the count: what is added later finds the row.
+            # This is written before the count, so that tasks added later find the row.
             keys = dict.fromkeys(key for key, _ in good)
             records += (
                 self._rows.wake_record(key, wake_queue, now_ns)
@@ -174,7 +178,7 @@ class Looks:
                 now_ns = self._clock.steady_ns()
                 if any(counts) or self._closing or now_ns >= end_ns:
                     return counts
-                # A hint may be lost: look again now and then, whatever was heard.
+                # A notification may be lost, so count again from time to time.
                 again_ns = min(end_ns, now_ns + int(self._config.reread_s * SECOND_NS))
                 await wait_until(self._clock, again_ns, event.wait())
         finally:
@@ -189,7 +193,7 @@ class Looks:
                 queue.last_poll_ns = self._clock.steady_ns()
 
     def _enter(self, key: QueueKey, poll: PollRequest, now_ns: int) -> TaskQueue:
-        """Somebody polls the queue, as far as others are concerned."""
+        """Record that the queue is polled."""
         queue = self._queues.get(key, now_ns)
         queue.polls += 1
         queue.last_poll_ns = now_ns
@@ -202,7 +206,7 @@ class Looks:
         return queue
 
     async def _hear(self, keys: Iterable[QueueKey], event: asyncio.Event) -> None:
-        """Turn hints of other processes into looks."""
+        """Wake the probe when another process reports new tasks."""
         with self._notifier.subscribe(*(task_queue_topic(*key) for key in keys)) as hints:
             while True:
                 if await hints.wait(self._clock.steady_ns() + int(self._config.long_poll_s * SECOND_NS)):
@@ -224,12 +228,12 @@ class Looks:
             check_poll(poll, self._config.max_id_length)
         except ServiceError:
             return False
-        # The server's own queues are refused by the frontend, which a poll passes and a look does not.
+        # The frontend refuses polls of internal queues, but probes do not pass that check.
         return not is_internal(poll.task_queue.name)
 
 
 def _may_be_woken(name: str, prefix: str) -> bool:
-    """Nobody is to have messages sent to queues that are not meant for it."""
+    """Return whether the wake queue's name is allowed, so that no messages go to queues of other uses."""
     return name.startswith(prefix) and len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None
 
 

@@ -1,4 +1,4 @@
-"""Fresh tasks as a message: how a history process elsewhere offers them to the polls that wait here."""
+"""Encode fresh tasks as a message, by which history in another process passes them to waiting polls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def request_of(tasks: Iterable[MatchingTask]) -> OfferTasksRequest:
-    """The request that offers these rows."""
+    """Return the request that passes these tasks on."""
     request = OfferTasksRequest()
     for task in tasks:
         key = task.key
@@ -35,7 +35,7 @@ def request_of(tasks: Iterable[MatchingTask]) -> OfferTasksRequest:
 
 
 def tasks_of(request: OfferTasksRequest) -> list[MatchingTask]:
-    """The rows that are offered."""
+    """Return the tasks in the request."""
     return [
         MatchingTask(
             TaskKey(each.namespace_id, each.task_queue, each.task_type, each.priority, each.task_id),

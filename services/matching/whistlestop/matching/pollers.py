@@ -1,7 +1,7 @@
-"""Who polls which queue: in memory for this process, in rows for the others.
+"""The pollers of each queue: in memory for this process, in rows for the others.
 
-A row is written when a poller is new or its row has grown old, and several go together, so that a busy worker costs a
-small write every ten seconds and an idle one a write per long poll.
+A row is written when a poller is new or its row has grown old, and several are written together: a busy worker costs a
+small write every ten seconds, an idle one a write per long poll.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UNLIMITED_RPS = 100_000.0
-"""What Temporal reports of a poller that brought no limit."""
+"""The rate that Temporal reports for a poller that sent no limit."""
 
 _ROWS_REMEMBERED = 50_000
 _SKEW_NS = 60 * SECOND_NS
-"""By so much wall clocks of processes may differ."""
+"""The maximum difference between the wall clocks of two processes."""
 
 
 def worker_rps(poll: PollRequest) -> float | None:
-    """The limit that came with a poll of activities."""
+    """Return the limit, in tasks per second, that an activity poll brings; None when it brings none."""
     if isinstance(poll, rr.PollActivityTaskQueueRequest) and poll.HasField("task_queue_metadata"):
         metadata = poll.task_queue_metadata
         if metadata.HasField("max_tasks_per_second"):
@@ -48,7 +48,7 @@ def worker_rps(poll: PollRequest) -> float | None:
 
 
 def poller_info(identity: str, last_access_ns: int, poll: PollRequest) -> queue_pb.PollerInfo:
-    """What DescribeTaskQueue shows of a poller."""
+    """Return what DescribeTaskQueue shows of a poller. `last_access_ns` is the wall clock's."""
     rps = worker_rps(poll)
     info = queue_pb.PollerInfo(
         identity=identity,
@@ -63,7 +63,7 @@ def poller_info(identity: str, last_access_ns: int, poll: PollRequest) -> queue_
 
 
 def build_of(info: queue_pb.PollerInfo) -> str:
-    """Under which build the enhanced description shows a poller; empty: unversioned."""
+    """Return the build under which the enhanced description shows a poller; empty: unversioned."""
     if info.worker_version_capabilities.use_versioning:
         return info.worker_version_capabilities.build_id
     options = info.deployment_options
@@ -73,7 +73,7 @@ def build_of(info: queue_pb.PollerInfo) -> str:
 
 
 class PollerRows:
-    """The rows that tell other processes."""
+    """Read and write the rows of pollers."""
 
     def __init__(self, store: TaskStore, clock: Clock, config: MatchingConfig, background: Background) -> None:
         self._store = store
@@ -86,19 +86,19 @@ class PollerRows:
         self._busy = False
 
     def is_old(self, key: QueueKey, identity: str, now_ns: int) -> bool:
-        """Whether the poller's row should be written again. `now_ns` is the steady clock's, here and in `record`."""
+        """Return whether the poller's row should be written again. `now_ns` is the steady clock's, as in `record`."""
         written_s = min(self._config.poller_write_s, self._config.poller_ttl_s / 2)
         return now_ns - self._written_ns.get((key, identity), 0) >= written_s * SECOND_NS
 
     def note(self, key: QueueKey, identity: str, poll: PollRequest, now_ns: int) -> None:
-        """Write the poller's row soon."""
+        """Write the poller's row soon, in the background."""
         self._waiting[(key, identity)] = self.record(key, identity, poll, now_ns)
         if not self._busy:
             self._busy = True
             self._background.spawn(self._run())
 
     def record(self, key: QueueKey, identity: str, poll: PollRequest, now_ns: int) -> PollerRecord:
-        """The poller's row; whoever asks for it is to write it."""
+        """Return the poller's row for the caller to write, and remember it as written."""
         if len(self._written_ns) >= _ROWS_REMEMBERED:
             self._written_ns.clear()
         self._written_ns[(key, identity)] = now_ns
@@ -107,17 +107,17 @@ class PollerRows:
         return PollerRecord(*key, identity, wall_ns, data, wall_ns + self._known_ns)
 
     def wake_record(self, key: QueueKey, wake_queue: str, now_ns: int) -> PollerRecord:
-        """The row by which the wake queue hears of tasks; whoever asks for it is to write it."""
+        """Return the row by which the wake queue is notified of tasks, for the caller to write."""
         self._written_ns[(key, wake_queue)] = now_ns
         wall_ns = self._clock.now_ns()
         return wake_record(*key, wake_queue, wall_ns, wall_ns + self._known_ns)
 
     async def write(self, records: Iterable[PollerRecord]) -> None:
-        """Write now. A failure is logged: a lost row costs a line in a description."""
+        """Write the rows now. A failure is only logged: a lost row costs a line in a description."""
         try:
             await self._store.put_pollers(list(records))
         except StorageError as error:
-            log.warning("poller rows could not be written now: %s", error)
+            log.warning("poller rows could not be written: %s", error)
 
     async def _run(self) -> None:
         try:
@@ -128,22 +128,25 @@ class PollerRows:
             self._busy = False
 
     async def read(self, key: QueueKey) -> list[PollerRecord]:
-        """The live rows of a queue.
+        """Return the rows of the queue's pollers that have not expired.
 
-        One that will live for longer than any that is written now was written before the wall clock was set back. It
-        says nothing of who lives: whoever polls writes it anew.
+        A row that expires later than any written now was written before the wall clock was set back. It is ignored: a
+        live poller writes its row again.
         """
         now_ns = self._clock.now_ns()
         rows = await self._store.list_pollers(*key, now_ns, self._config.pollers_per_queue)
         return [row for row in rows if row.expires_ns <= now_ns + self._known_ns + _SKEW_NS]
 
     async def read_shown(self, key: QueueKey) -> list[PollerRecord]:
-        """The rows of those that descriptions show."""
+        """Return the rows of the pollers that descriptions show."""
         since_ns = self._clock.now_ns() - int(self._config.poller_ttl_s * SECOND_NS)
         return [row for row in await self.read(key) if row.last_access_ns >= since_ns]
 
     async def remove(self, key: QueueKey, identity: str) -> bool:
-        """The poller said goodbye: let its row expire now (an empty identity: all of the queue). False: none."""
+        """Let the row of a poller that shut down expire now; with an empty identity, all rows of the queue.
+
+        Return False when there is no such row.
+        """
         now_ns = self._clock.now_ns()
         rows = [row for row in await self.read(key) if not identity or row.identity == identity]
         for row in rows:
@@ -158,7 +161,7 @@ class PollerRows:
 
 
 def note_in_memory(queue: TaskQueue, identity: str, poll: PollRequest, now_ns: int, config: MatchingConfig) -> None:
-    """Remember the poller as last seen now."""
+    """Record in memory that the poller polled now."""
     pollers = queue.pollers
     if identity not in pollers and len(pollers) >= config.pollers_per_queue:
         forget_old(queue, now_ns, config)
@@ -168,19 +171,19 @@ def note_in_memory(queue: TaskQueue, identity: str, poll: PollRequest, now_ns: i
 
 
 def shown(queue: TaskQueue, now_ns: int, config: MatchingConfig) -> dict[str, tuple[int, PollRequest]]:
-    """The pollers in memory that descriptions show."""
+    """Return the pollers in memory that descriptions show."""
     forget_old(queue, now_ns, config)
     since_ns = now_ns - int(config.poller_ttl_s * SECOND_NS)
     return {identity: known for identity, known in queue.pollers.items() if known[0] >= since_ns}
 
 
 def known_ns(config: MatchingConfig) -> int:
-    """How long a poller is remembered."""
+    """Return how long a poller is remembered, in nanoseconds."""
     return int(max(config.poller_ttl_s, config.poller_row_s) * SECOND_NS)
 
 
 def forget_old(queue: TaskQueue, now_ns: int, config: MatchingConfig) -> None:
-    """Drop pollers that were not seen for minutes."""
+    """Remove pollers that have not polled for longer than `known_ns`."""
     limit_ns = now_ns - known_ns(config)
     for identity in [identity for identity, (seen_ns, _) in queue.pollers.items() if seen_ns < limit_ns]:
         del queue.pollers[identity]

@@ -1,10 +1,11 @@
-"""Long polls: pick a candidate, let history start it, answer; or wait, or answer empty in time.
+"""Long polls: pick a task, let history start it and answer; or wait; or answer empty before the deadline.
 
-Two ways. In a long-lived process a poll works on the queue in memory and sleeps as a bare future among its waiters. In
-a function (`context.can_hold` is False) nothing is remembered: each look goes to the store, for a short time.
+There are two modes. In a long-lived process a poll works on the queue in memory and waits as a future among its
+waiters. In a function (`context.can_hold` is False) nothing is remembered: each attempt reads the store, and the poll
+waits only briefly.
 
-History's answer passes through unread; matching appends its own fields in serialised form. NOT_FOUND from history
-means that the task is stale and its row is dropped. Any other error leaves the row, and the poll goes on.
+History's reply is passed on without being parsed; matching appends its own fields in serialised form. NOT_FOUND from
+history means that the task is stale, and its row is deleted. Any other error leaves the row, and the poll continues.
 """
 
 from __future__ import annotations
@@ -68,14 +69,14 @@ ACTIVITY: Final = int(queue_enums.TASK_QUEUE_TYPE_ACTIVITY)
 NEXUS: Final = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
 
 EMPTY: Final = Encoded(b"")
-"""The answer of a poll that got nothing: an empty message of any kind."""
+"""The answer of a poll that got no task: an empty message of any kind."""
 
 _MOST_FAILURES = 10
-"""After so many a task is set aside: some ten minutes, as attempts go."""
+"""After this many failures, some ten minutes, a task is set aside."""
 
 
 class Counters:
-    """How polls ended, for metrics."""
+    """Counters of how polls ended, for metrics."""
 
     __slots__ = ("backlogged", "empty", "failed", "fresh", "polls", "stale")
 
@@ -84,7 +85,7 @@ class Counters:
 
 
 class Polls:
-    """Serves the three kinds of polls."""
+    """Serve workflow, activity and Nexus polls."""
 
     def __init__(
         self,
@@ -125,7 +126,11 @@ class Polls:
         self.closing = False
 
     async def poll(self, task_type: int, poll: PollRequest, context: CallContext) -> Reply:
-        """Answer one poll."""
+        """Serve one poll. Return EMPTY when no task came in time, or when the worker has shut down.
+
+        Raise INVALID_ARGUMENT for a malformed poll, FAILED_PRECONDITION for a too short deadline, and UNAVAILABLE when
+        the server is shutting down.
+        """
         if self.closing:
             raise unavailable("the server is shutting down")
         now_ns = self._clock.steady_ns()
@@ -208,7 +213,7 @@ class Polls:
             fresh = False
             task = None if queue.waiters else queue.take(now_ns)
             if task is None:
-                # Its goodbye may have come while the store was asked above: nobody would end this poll any more.
+                # The worker may have shut down while the store was read above; then nobody would end this poll.
                 if self.closing or self._workers.has_left(poll.worker_instance_key, now_ns):
                     break
                 waiter = await self._wait(queue, poll, end_ns)
@@ -231,7 +236,7 @@ class Polls:
         return EMPTY
 
     async def _wait(self, queue: TaskQueue, poll: PollRequest, end_ns: int) -> Waiter:
-        """Stand in line until there is a task, the time is over, or somebody ends the poll."""
+        """Wait until there is a task, the time is over, or the poll is ended; return the finished waiter."""
         future: asyncio.Future[MatchingTask | None] = asyncio.get_running_loop().create_future()
         waiter = Waiter(future, poll)
         queue.wait(waiter)
@@ -239,7 +244,7 @@ class Polls:
         try:
             await future
         except asyncio.CancelledError:
-            # The client went away. What was put in its hand in this very moment goes to the next one.
+            # The client went away. A task that was assigned to it at this moment goes to the next poll.
             if not future.cancelled() and (task := future.result()) is not None:
                 queue.release(task, self._clock.steady_ns())
             raise
@@ -249,7 +254,10 @@ class Polls:
         return waiter
 
     async def _shared_token(self, queue: TaskQueue, task: MatchingTask, poll: PollRequest) -> bool:
-        """Other processes hand out from this limited queue, too: the buckets stand in its row."""
+        """Take a token from the buckets in the queue's row, which all processes share.
+
+        Return False, with the task put back until there is a token, when the limit is used up.
+        """
         wall_ns = self._clock.now_ns()
         try:
             refusal = await self._settings.take_shared_token(queue.key, worker_rps(poll), task, wall_ns)
@@ -266,7 +274,7 @@ class Polls:
     async def _start_from(
         self, queue: TaskQueue, task: MatchingTask, poll: PollRequest, context: CallContext
     ) -> Reply | None:
-        """Let history start a candidate of the queue; None: go on with another."""
+        """Let history start a task of the queue; return None when the poll should try another."""
         try:
             reply = await self._start(task, poll, context)
         except ServiceError as error:
@@ -278,7 +286,7 @@ class Polls:
                 await self._set_aside(task, error, queue)
             else:
                 self.counters.failed += 1
-                log.debug("task of %s/%s could not be started: %r", task.workflow_id, task.run_id, error)
+                log.debug("a task of workflow %s/%s could not be started: %r", task.workflow_id, task.run_id, error)
                 queue.retry_later(task, self._clock.steady_ns())
             return None
         except asyncio.CancelledError:
@@ -289,17 +297,17 @@ class Polls:
                 await self._set_aside(task, error, queue)
                 return None
             self.counters.failed += 1
-            log.exception("task of %s/%s could not be started", task.workflow_id, task.run_id)
+            log.exception("a task of workflow %s/%s could not be started", task.workflow_id, task.run_id)
             queue.retry_later(task, self._clock.steady_ns())
             return None
         if task.query_id:
-            # Before it is forgotten here, so that no re-read of the queue finds it again.
+            # Deleted first, so that no read of the queue finds it again after it is forgotten here.
             await self._store.delete_tasks([task.key])
         queue.finish(task, dispatched=True, now_ns=self._clock.steady_ns())
         return reply
 
     async def _set_aside(self, task: MatchingTask, error: BaseException, queue: TaskQueue | None = None) -> None:
-        """Take a task that can't be started out of its queue: it would be the first that every poll tries."""
+        """Set aside a task that can't be started and remove it from its queue, where each poll would try it first."""
         self.counters.failed += 1
         await self._aside.note("tasks", (task.key.namespace_id, task.workflow_id, task.run_id), error)
         if queue is None:
@@ -343,7 +351,10 @@ class Polls:
                     return EMPTY
 
     async def _candidates(self, key: QueueKey) -> list[MatchingTask]:
-        """In the order in which to try them. With fairness keys it is drawn by weight: nothing is remembered."""
+        """Return a page of tasks in the order in which to try them.
+
+        With fairness keys the order is drawn at random by weight, because nothing is remembered between polls.
+        """
         rows = await self._store.list_tasks(*key, None, self._config.page)
         if not rows or not is_keyed(rows[0].key.priority):
             return rows
@@ -352,11 +363,15 @@ class Polls:
         return in_drawn_order(window.rows, settings.fairness_weight_overrides, self._draw)
 
     def _draw(self) -> float:
-        """A number above 0 and up to 1."""
+        """Return a random number above 0 and up to 1."""
         return (zlib.crc32(self._ids.uuid().encode()) + 1) / 2**32
 
     async def _token(self, key: QueueKey, poll: PollRequest, task: MatchingTask, end_ns: int) -> Refusal | None:
-        """Wait for the queue's limit, if it has one, as long as the poll may. That of a key stops nobody else."""
+        """Take a token of the queue's rate limits, waiting for the queue's as long as the poll may.
+
+        Return None with a token, otherwise the refusal. There is no wait for the limit of a key, since other keys may
+        go on.
+        """
         while True:
             refusal = await self._settings.take_shared_token(key, worker_rps(poll), task, self._clock.now_ns())
             if refusal is None or refusal.of_key or refusal.again_ns(self._clock.steady_ns()) >= end_ns:
@@ -384,7 +399,7 @@ class Polls:
 
 
 def start_request(task: MatchingTask, poll: PollRequest, ids: Ids) -> tuple[str, Message]:
-    """What history is asked when `poll` is about to get `task`."""
+    """Return the method and request by which history starts `task` for `poll`."""
     execution = common_pb.WorkflowExecution(workflow_id=task.workflow_id, run_id=task.run_id)
     if isinstance(poll, rr.PollActivityTaskQueueRequest):
         return "RecordActivityTaskStarted", internal.RecordActivityTaskStartedRequest(
@@ -423,7 +438,7 @@ def start_request(task: MatchingTask, poll: PollRequest, ids: Ids) -> tuple[str,
 
 
 def with_own_fields(reply: Reply, fields: bytes) -> Reply:
-    """History's reply and matching's fields in one message."""
+    """Return history's reply merged with matching's own serialised fields."""
     if not fields:
         return reply
     if isinstance(reply, Encoded):
@@ -433,7 +448,7 @@ def with_own_fields(reply: Reply, fields: bytes) -> Reply:
 
 
 def check_poll(poll: PollRequest, max_length: int) -> None:
-    """What Temporal refuses about a poll, in its words."""
+    """Raise INVALID_ARGUMENT for a poll that Temporal refuses, with its wording."""
     if len(poll.identity) > max_length:
         raise invalid_argument("Identity length exceeds limit.")
     if not poll.HasField("task_queue"):
@@ -442,7 +457,7 @@ def check_poll(poll: PollRequest, max_length: int) -> None:
 
 
 def check_queue_name(name: str, max_length: int, *, partitions: bool = False) -> None:
-    """Refuse what can't name a queue."""
+    """Raise INVALID_ARGUMENT for a name that no task queue can have."""
     if not name:
         raise invalid_argument("missing task queue name")
     if len(name) > max_length:

@@ -1,16 +1,16 @@
-"""One task queue in memory: candidates, waiting pollers, and who gets what.
+"""One task queue in memory: its tasks, its waiting polls, and the assignment of tasks to polls.
 
-Rules of this file: no I/O, no clock; the caller brings the time, which is the steady clock's, and the two things that
-reach outside (an alarm, a wish to read the store) go through `Alarms` and `ask_for_read`.
+Rules of this file: no I/O, no clock. The caller passes the time, which is the steady clock's; the two effects (a
+scheduled call, a request to read the store) go through `Alarms` and `ask_for_read`.
 
-The store is the truth; what stands here is a window on it. A row of the queue is known here as *ready* (may be handed
-out) or *busy* (handed to a poll that is asking history to start it, or set aside after a failure). The window is
-*complete* when every row of the store is known; then a queue without ready rows is empty and nobody needs to look.
-Else rows up to `level` are known, and what lies beyond is left in the store until the ready ones are used up. A queue
-with fairness keys has such a bound for each of them (`ready.Fair`).
+The store is the truth; memory holds a window on it. A row in the window is *ready* (may be dispatched) or *busy*
+(assigned to a poll while history starts it, or held back after a failure). The window is *complete* when it holds every
+row of the store; then a queue without ready rows is empty, and the store need not be read. Otherwise it holds the rows
+up to `level`, and later ones stay in the store until the ready ones are used up. A queue with fairness keys has such a
+bound for each key (`ready.Fair`).
 
-A hint or an offer may be lost, doubled or late: then a row is found by the next look, or a stale candidate is refused
-by history. Neither loses a task nor hands one out twice.
+A notification or a task passed on at commit may be lost, doubled or late: then the next read finds the row, or history
+refuses a stale task. Neither loses a task nor dispatches one twice.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _START: Position = (FIRST, 0)
 
 
 class Waiter:
-    """A poll that waits. Its future gets a task, or None: answer empty."""
+    """A waiting poll. Its future gets a task, or None to answer empty."""
 
     __slots__ = ("alarm", "fresh", "future", "poll")
 
@@ -58,16 +58,16 @@ class Waiter:
         self.poll = poll
         self.alarm: Alarm | None = None
         self.fresh = False
-        """The task came straight from its commit, not from a backlog."""
+        """Whether the task came straight from its commit, not from a backlog."""
 
     def end(self) -> None:
-        """Answer empty, unless it was served or went away."""
+        """Answer empty, unless the poll has its task or was cancelled."""
         if not self.future.done():
             self.future.set_result(None)
 
 
 class TaskQueue:
-    """The window on one queue, its waiters, its limits and its figures."""
+    """The window on one queue, its waiting polls, its limits and its rates."""
 
     __slots__ = (
         "_alarms", "_arrived", "_ask_for_read", "_buffer", "_busy", "_dispatch_alarm", "_failures", "_finished",
@@ -111,7 +111,7 @@ class TaskQueue:
         self.pollers: dict[str, tuple[int, PollRequest]] = {}
         self.sticky = False
         self.gone = False
-        """The sticky queue's worker said goodbye and nobody polled since."""
+        """The sticky queue's worker has shut down and nobody has polled since."""
         self.scaled_ns = 0
         self.listener: asyncio.Task[None] | None = None
 
@@ -123,10 +123,10 @@ class TaskQueue:
         self.key_rate: KeyRate | None = None
         self.rates: dict[int, RatePair] = {}
 
-    # What comes in.
+    # Incoming tasks.
 
     def offer(self, task: MatchingTask, now_ns: int) -> None:
-        """A row that was just committed."""
+        """Take up a task that was just committed: dispatch it, keep it, or leave it in the store."""
         key = task.key
         self._rates(key.priority, now_ns).added.add(now_ns)
         if self.reading:
@@ -177,7 +177,7 @@ class TaskQueue:
 
     @property
     def fair(self) -> Fair | None:
-        """Keys take turns here, since there was one."""
+        """The ready tasks by fairness key, once a task with a key was seen; else None."""
         return self._ready if isinstance(self._ready, Fair) else None
 
     def _be_fair(self) -> None:
@@ -185,7 +185,7 @@ class TaskQueue:
             return
         self._ready = Fair(self._ready)
         self._ready.configure(self.weights, self.key_rate)
-        # What lies beyond the window in the order of rows may be some key's next.
+        # A task outside the window may be the next of its key.
         self.complete = self.complete and not self.reading
         if not self.complete:
             self._ready.doubt()
@@ -193,7 +193,7 @@ class TaskQueue:
                 self._ask_for_read(self)
 
     def set_fairness(self, weights: Mapping[str, float], key_rate: KeyRate | None) -> None:
-        """What the stored settings say of keys. A limit holds for tasks without a key, too."""
+        """Apply the stored settings of fairness keys. A key limit applies to tasks without a key, too."""
         self.weights, self.key_rate = weights, key_rate
         if self.fair is not None:
             self.fair.configure(weights, key_rate)
@@ -201,17 +201,17 @@ class TaskQueue:
             self._be_fair()
 
     def begin_read(self) -> None:
-        """The store is being asked for the first rows; what happens meanwhile is kept apart."""
+        """Begin a read of the queue's first rows; what happens until it ends is recorded separately."""
         self.reading = True
         self._arrived = []
         self._finished = set()
 
     def abort_read(self) -> None:
-        """The store did not answer."""
+        """End a read that failed; the window stays as it was."""
         self._end_reading()
 
     def end_read(self, rows: Sequence[MatchingTask], limit: int, now_ns: int) -> None:
-        """The store answered with its first `limit` rows; waiters are served from them."""
+        """Replace the window by the first `limit` rows, as read, and dispatch from it."""
         arrived, finished = self._end_reading()
         self.last_read_ns = now_ns
         self.complete = len(rows) < limit
@@ -224,7 +224,7 @@ class TaskQueue:
         self.dispatch(now_ns)
 
     def end_fair_read(self, window: Window, now_ns: int) -> None:
-        """The same for a queue with fairness keys."""
+        """Replace the window of a queue with fairness keys, and dispatch from it."""
         arrived, finished = self._end_reading()
         self._be_fair()
         fair = self._ready
@@ -237,12 +237,12 @@ class TaskQueue:
         if ready or self.complete or fair.short:
             self.dispatch(now_ns)
         else:
-            # All that was seen is being started: not again at once.
+            # All rows that were read are busy: do not read again at once.
             again_ns = now_ns + self._retry_first_ns
             self._alarms.at(again_ns, lambda: self.dispatch(again_ns))
 
     def end_refill(self, level: int, rows: Sequence[MatchingTask], bound: int | None, now_ns: int) -> None:
-        """The store answered with the next rows of a level that was short of tasks."""
+        """Add the next rows of a level that had run out of tasks, and dispatch."""
         arrived, finished = self._end_reading()
         fair = self.fair
         if fair is None or level not in fair.short:
@@ -262,17 +262,17 @@ class TaskQueue:
         return arrived, finished
 
     def _found(self, tasks: Iterable[MatchingTask], finished: set[Position]) -> dict[Position, MatchingTask]:
-        """Those that may be handed out: neither handed out already, nor gone since they were read."""
+        """Return by position the tasks that may be dispatched: those neither busy nor finished since the read."""
         return {
             position: task
             for task in tasks
             if (position := _position(task)) not in self._busy and position not in finished
         }
 
-    # What goes out.
+    # Outgoing tasks.
 
     def take(self, now_ns: int) -> MatchingTask | None:
-        """The next candidate for a poll that came just now, marked busy; None: wait."""
+        """Return the next task for a poll that has just come, and mark it busy; None: the poll has to wait."""
         if not self._ready or not self._may_dispatch(now_ns):
             return None
         task = self._pop(now_ns)
@@ -281,7 +281,7 @@ class TaskQueue:
         return task
 
     def _pop(self, now_ns: int) -> MatchingTask | None:
-        """The next one, whose token was taken; None when the limits of keys hold all back."""
+        """Return the next task after its token was taken; None while key limits hold all tasks back."""
         if isinstance(self._ready, InOrder):
             return self._ready.pop()
         task = self._ready.pop(now_ns)
@@ -293,13 +293,13 @@ class TaskQueue:
         return task
 
     def wait(self, waiter: Waiter) -> None:
-        """Stand in line. Nothing is ready for it, but something may be in the store."""
+        """Add a waiting poll; ask for a read when more tasks may be in the store."""
         self.waiters[waiter] = None
         if not self._ready and not self.complete and not self.reading:
             self._ask_for_read(self)
 
     def dispatch(self, now_ns: int) -> None:
-        """Serve waiters from what is ready; ask for a read when more may be in the store."""
+        """Dispatch ready tasks to waiting polls; ask for a read when more may be in the store."""
         while self.waiters:
             if not self._ready:
                 if not self.complete and not self.reading:
@@ -318,7 +318,7 @@ class TaskQueue:
             self._hand_out(waiter, task, (task.key.priority, task.key.task_id))
 
     def finish(self, task: MatchingTask, *, dispatched: bool, now_ns: int) -> None:
-        """The row is gone from the store, or will be in a moment: started, or dropped as stale."""
+        """Remove a task whose row is deleted or about to be: it was started, or dropped as stale."""
         position = (task.key.priority, task.key.task_id)
         self._busy.discard(position)
         self._known.discard(position)
@@ -332,14 +332,14 @@ class TaskQueue:
         self._rates(position[0], now_ns).dispatched.add(now_ns)
 
     def release(self, task: MatchingTask, now_ns: int) -> None:
-        """Its poll went away before anything was started: the next one gets it."""
+        """Put back a task whose poll went away before it was started, for the next poll."""
         self._give_back(task)
         self._busy.discard(_position(task))
         self._ready.push(task)
         self.dispatch(now_ns)
 
     def put_off(self, task: MatchingTask, until_ns: int, now_ns: int) -> None:
-        """The limit that all processes share is used up until then: put the task back, and hand out nothing before."""
+        """Put back a task because the limit shared by all processes is used up; dispatch nothing until `until_ns`."""
         self.limiter.ready_ns = max(self.limiter.ready_ns, until_ns)
         self._busy.discard(_position(task))
         if self.fair is not None:
@@ -348,7 +348,7 @@ class TaskQueue:
         self.dispatch(now_ns)
 
     def hold_key(self, task: MatchingTask, until_ns: int, now_ns: int) -> None:
-        """The same of the limit of its key: the others go on."""
+        """Put back a task because its key's limit is used up until `until_ns`; other keys go on."""
         self.limiter.give_back()
         self._busy.discard(_position(task))
         if self.fair is not None:
@@ -358,17 +358,17 @@ class TaskQueue:
         self.dispatch(now_ns)
 
     def _give_back(self, task: MatchingTask) -> None:
-        """The token and the turn of a task that was not started."""
+        """Return the token and the turn of a task that was not started."""
         self.limiter.give_back()
         if self.fair is not None:
             self.fair.give_back(task)
 
     def failures_of(self, task: MatchingTask) -> int:
-        """How often history failed to start it."""
+        """Return how often history has failed to start the task."""
         return self._failures.get(_position(task), 0)
 
     def lose_sight(self, task: MatchingTask, now_ns: int) -> None:
-        """Its poll went away while history was asked: whether the row is still there is for the store to say."""
+        """Drop a task whose poll went away during the call to history; only the store knows whether its row remains."""
         position = (task.key.priority, task.key.task_id)
         self._busy.discard(position)
         self._known.discard(position)
@@ -379,36 +379,36 @@ class TaskQueue:
         self.dispatch(now_ns)
 
     def retry_later(self, task: MatchingTask, now_ns: int) -> None:
-        """History could not start it now: set it aside for a while, so that it does not block the others."""
+        """Hold back a task that history could not start, with growing delays, so that others can go first."""
         position = (task.key.priority, task.key.task_id)
         failures = self._failures[position] = self._failures.get(position, 0) + 1
         delay_ns = min(self._retry_first_ns << min(failures - 1, 20), self._retry_most_ns)
         self._give_back(task)
         self._alarms.at(now_ns + delay_ns, lambda: self._retry(task, position, now_ns + delay_ns))
 
-    # What others ask.
+    # Queries.
 
     def needs_read(self, now_ns: int) -> bool:
-        """A poll that comes now should look at the store first."""
+        """Return whether a poll that comes now should read the store first."""
         if self.reading:
             return False
         return self.is_old(now_ns) or not (self.complete or self._ready)
 
     def is_old(self, now_ns: int) -> bool:
-        """Whether the last look at the store is too long ago, whatever the hints said."""
+        """Return whether the last read is too long ago, regardless of notifications."""
         return now_ns - self.last_read_ns >= self._reread_ns
 
     @property
     def backlog(self) -> int:
-        """Candidates at hand: a lower bound when the window is not complete."""
+        """The number of ready tasks in memory: a lower bound when the window is not complete."""
         return len(self._ready)
 
     def backlog_age_ns(self, wall_ns: int) -> int:
-        """Of the task that is next, by the wall clock, which its row was stamped with."""
+        """Return the age of the next task, by the wall clock; 0 when there is none."""
         return wall_ns - self._ready.oldest_ns if self._ready else 0
 
     def drain(self) -> list[MatchingTask]:
-        """Take all candidates out, to be put elsewhere (their rows stay until somebody removes them)."""
+        """Remove and return all ready tasks, in order, for the caller to move. Their rows stay in the store."""
         tasks = sorted(self._ready, key=lambda task: (task.key.priority, task.key.task_id))
         self._ready = InOrder()
         self._known = set(self._busy)
@@ -417,24 +417,24 @@ class TaskQueue:
         return tasks
 
     def idle_since(self, limit_ns: int) -> bool:
-        """Nobody polls, nothing is being started, and the last poll is older than `limit_ns`."""
+        """Return whether the queue is unused: no polls, nothing busy, and last polled before `limit_ns`."""
         return not self.polls and not self._busy and not self.reading and self.used_ns < limit_ns
 
     @property
     def used_ns(self) -> int:
-        """When it was made or last polled."""
+        """When it was created or last polled, whichever is later (steady clock)."""
         return max(self.made_ns, self.last_poll_ns)
 
     @property
     def busy(self) -> int:
-        """Rows that are being started or set aside: they stand in front in the store."""
+        """The number of rows that are being started or held back; they come first in the store."""
         return len(self._busy)
 
     def polled_since(self, limit_ns: int) -> bool:
-        """Somebody polls now or did at `limit_ns` or later, and has not said goodbye."""
+        """Return whether the queue is polled now or was at `limit_ns` or later, and its worker has not shut down."""
         return not self.gone and (self.polls > 0 or self.last_poll_ns >= limit_ns)
 
-    # Inside.
+    # Internals.
 
     def _may_dispatch(self, now_ns: int) -> bool:
         if self.limiter.take(now_ns):
@@ -454,7 +454,7 @@ class TaskQueue:
         self.dispatch(now_ns)
 
     def limits_changed(self, now_ns: int) -> None:
-        """The limiter was set anew: what waited for the old limit is looked at again."""
+        """Dispatch again after the limits were changed."""
         if self._dispatch_alarm is not None:
             self._alarms.off(self._dispatch_alarm)
             self._dispatch_alarm = None
@@ -483,7 +483,7 @@ class TaskQueue:
         self.dispatch(now_ns)
 
     def _shrink(self) -> None:
-        """Leave the later half in the store, and with it whatever comes behind it."""
+        """Drop the later half of the ready tasks from memory; they and all rows after them stay in the store."""
         assert isinstance(self._ready, InOrder)
         dropped, self.level = self._ready.keep(self._buffer // 2)
         self._known -= dropped
@@ -496,6 +496,6 @@ def _position(task: MatchingTask) -> Position:
 
 
 def _within(task: MatchingTask, bounds: Mapping[int, int]) -> bool:
-    """Whether it stands before what is left in the store."""
+    """Return whether the task is not beyond the bound after which rows were left in the store."""
     bound = bounds.get(task.key.priority)
     return bound is None or task.key.task_id <= bound

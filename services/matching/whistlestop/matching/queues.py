@@ -1,4 +1,4 @@
-"""All queues of this process: found, filled from the store, woken by hints, and forgotten when idle."""
+"""All queues of this process: created, filled from the store, woken by notifications, removed when idle."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _SWEEP_EVERY_NS = 60 * SECOND_NS
 _LISTEN_AT_ONCE_S = 60.0
 _RETRY_READ_NS = SECOND_NS
 _PER_LEVEL, _MOST_LEVELS = 10, 500
-"""Of a queue with fairness keys: so many tasks of so many keys are read at once."""
+"""For a queue with fairness keys: how many tasks of how many keys are read at once."""
 _PER_LEVEL_OF_MANY = 2
-"""Where there are more keys than that, a look is for a turn of each."""
+"""With more keys than that, a read is for one turn of each key."""
 
 
 async def read_fairly(store: TaskStore, key: QueueKey, cursor: int | None = None) -> Window:
-    """The first tasks of each key; of as many keys as `_MOST_LEVELS` where there are more.
+    """Read the first tasks of each fairness key, for at most `_MOST_LEVELS` keys.
 
-    All keys of the more urgent priorities are among them. Of the priority at which they are too many, a look begins
-    behind the `cursor` where the last one ended, so that all have their turns.
+    All keys of the more urgent priorities are included. Within the priority that does not fit, a read continues after
+    the `cursor` at which the last one ended, so that all keys get their turns.
     """
     per_level = _PER_LEVEL if cursor is None else _PER_LEVEL_OF_MANY
     rows = await store.list_tasks_by_level(*key, FIRST, per_level, _MOST_LEVELS)
@@ -59,7 +59,7 @@ async def read_fairly(store: TaskStore, key: QueueKey, cursor: int | None = None
         wanted = set(again[: room - len(_levels(further))])
         rows = [*urgent, *further, *(row for row in rows if row.key.priority in wanted)]
         levels = _levels(rows)
-    # Those without a key stand behind all that have one.
+    # Tasks without a key are ordered after all that have one.
     plain = await store.list_tasks_by_level(*key, 0, per_level, PRIORITIES)
     rows = [row for row in rows if is_keyed(row.key.priority)] + plain
     return Window(rows, _bounds(rows, per_level), levels[-1])
@@ -70,7 +70,7 @@ def _levels(rows: Iterable[MatchingTask]) -> list[int]:
 
 
 def _bounds(rows: Sequence[MatchingTask], per_level: int) -> dict[int, int]:
-    """The last task ids of levels that may have more."""
+    """Return the last task id of each level that may have more tasks."""
     counts = Counter(row.key.priority for row in rows)
     last = {row.key.priority: row.key.task_id for row in rows}
     return {level: last[level] for level, count in counts.items() if count >= per_level}
@@ -104,11 +104,11 @@ class Queues:
         return iter(self._queues.values())
 
     def find(self, key: QueueKey) -> TaskQueue | None:
-        """The queue, if it is in memory."""
+        """Return the queue if it is in memory, else None."""
         return self._queues.get(key)
 
     def get(self, key: QueueKey, now_ns: int) -> TaskQueue:
-        """The queue, made when it is new here."""
+        """Return the queue; create it if it is not in memory."""
         queue = self._queues.get(key)
         if queue is None:
             if now_ns - self._swept_ns > _SWEEP_EVERY_NS or len(self._queues) >= self._config.queues:
@@ -123,7 +123,7 @@ class Queues:
             self._forget(queue)
         excess = len(self._queues) - self._config.queues + 1
         if excess > 0:
-            # Make room in one go, so that a flood of names does not sweep at each of them.
+            # Make room in one go, so that a flood of names does not cause a sweep for each of them.
             excess += self._config.queues // 10
             idle = sorted((queue for queue in self if queue.idle_since(now_ns + 1)), key=lambda queue: queue.used_ns)
             for queue in idle[:excess]:
@@ -135,10 +135,10 @@ class Queues:
             queue.listener = None
         del self._queues[queue.key]
 
-    # Looking at the store.
+    # Reading the store.
 
     async def read(self, queue: TaskQueue) -> None:
-        """Fill the window from the store. Raises StorageError, and then the window is as before."""
+        """Fill the window from the store. Raise StorageError, leaving the window as it was."""
         fair = queue.fair
         if fair is not None and fair.short and not fair.wants_read and not queue.is_old(self._clock.steady_ns()):
             await self._refill(queue, fair)
@@ -157,7 +157,7 @@ class Queues:
             queue.end_fair_read(window, self._clock.steady_ns())
 
     async def _refill(self, queue: TaskQueue, fair: Fair) -> None:
-        """More tasks of the keys that have used up theirs."""
+        """Read more tasks of the keys that have run out of theirs."""
         limit = max(self._config.page // fair.levels, _PER_LEVEL)
         while True:
             level, last = next(iter(fair.short.items()))
@@ -181,7 +181,7 @@ class Queues:
             raise
 
     def ask_for_read(self, queue: TaskQueue) -> None:
-        """Read soon, on behalf of those who wait."""
+        """Read the queue soon in the background, for the polls that wait."""
         if not queue.reading:
             queue.reading = True
             self._background.spawn(self._read_quietly(queue))
@@ -194,12 +194,12 @@ class Queues:
         try:
             await self.read(queue)
         except StorageError as error:
-            log.warning("queue %s could not be read: %s", queue.key[1], error)
+            log.warning("the tasks of queue %s could not be read: %s", queue.key[1], error)
 
-    # Hints of other processes.
+    # Notifications of other processes.
 
     def listen(self, queue: TaskQueue) -> None:
-        """From now on until the queue is idle, look at the store when another process says that it wrote."""
+        """Subscribe to the queue's notifications by other processes, until the queue is idle."""
         if queue.listener is None and self._config.hear_others:
             hints = self._notifier.subscribe(queue.topic)
             hints.__enter__()
@@ -209,11 +209,11 @@ class Queues:
         idle_ns = int(self._config.idle_queue_s * SECOND_NS)
         try:
             while queue.polled_since(self._clock.steady_ns() - idle_ns):
-                # What this process commits is offered to the queue directly.
+                # Tasks committed by this process are passed to the queue directly.
                 if await hints.wait(self._clock.steady_ns() + int(_LISTEN_AT_ONCE_S * SECOND_NS)) and hints.elsewhere:
                     await self._hint(queue)
         except asyncio.CancelledError:
-            # Only forgetting a queue and closing cancel a listener; nobody awaits it then.
+            # A listener is only cancelled when its queue is removed or on shutdown; then nobody awaits it.
             pass
         finally:
             hints.__exit__(None, None, None)
@@ -227,11 +227,11 @@ class Queues:
         if queue.waiters:
             queue.reading = True
             await self._read_quietly(queue)
-        # A pause bounds what a busy writer elsewhere costs, and loses nothing.
+        # The pause bounds the cost of a busy writer in another process, and loses nothing.
         await self._clock.sleep(pause_s)
 
     def close(self) -> None:
-        """Stop listening and answer everybody who waits."""
+        """Stop listening and answer all waiting polls."""
         for queue in self:
             if queue.listener is not None:
                 queue.listener.cancel()

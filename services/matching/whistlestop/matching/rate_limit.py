@@ -1,10 +1,10 @@
-"""How fast one queue may hand out tasks.
+"""The rate at which one queue may dispatch tasks.
 
-A token bucket kept as a single instant: the bucket is empty until `ready_ns`. Handing out pushes that instant forward
-by one interval, and a quiet time leaves room for a burst. Pure: the caller brings the time.
+A token bucket is kept as a single time: the bucket is empty until `ready_ns`. A dispatch moves that time forward by one
+interval, and an idle period leaves room for a burst. Pure: the caller passes the time.
 
-Whose limit counts, as in Temporal: the one set by UpdateTaskQueueConfig, else the one that the last poller brought,
-and never more than the system's.
+As in Temporal, the limit is the one set by UpdateTaskQueueConfig, else the one that the last poller brought, and never
+more than the system's.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.lazy_dataclasses import dataclass
 
 NEVER_NS = 1 << 62
-"""An instant after every other: a queue whose limit is zero."""
+"""A time after every other: the next token of a queue whose limit is zero."""
 
 _NO_RATE = 1e-9
 _LONGEST_DEBT_TOKENS = 1
-"""After a raise of the limit, nobody waits longer than for so many tokens of the new one."""
+"""After a limit is raised, nobody waits longer than for this many tokens of the new one."""
 
 
 def _spent(ready_ns: int, now_ns: int, interval_ns: int, span_ns: int) -> int:
-    """When a bucket that fills in `span_ns` has a token again, after one was taken now."""
-    # A burst of a whole interval less than the bucket keeps "N per second" from letting N + 1 through at once.
+    """Return when a bucket that fills in `span_ns` has its next token, after one was taken now."""
+    # A burst one interval smaller than the bucket keeps "N per second" from letting N + 1 tasks through at once.
     return max(ready_ns, now_ns - max(span_ns - interval_ns, 0)) + interval_ns
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRate:
-    """How fast each fairness key may go: tasks per second of a key of weight 1, the others in proportion."""
+    """The rate limit of each fairness key: tasks per second at weight 1, proportional to the weight."""
 
     rps: float
     burst_s: float
 
     @property
     def paused(self) -> bool:
-        """Nothing goes."""
+        """Whether nothing may be dispatched."""
         return self.rps <= _NO_RATE
 
     def spent(self, ready_ns: int, now_ns: int, weight: float) -> int:
-        """Until when the bucket of a key is empty, after a token was taken now."""
+        """Return when the bucket of a key has its next token, after one was taken now."""
         return _spent(ready_ns, now_ns, self.interval_ns(weight), int(self.burst_s * SECOND_NS))
 
     def returned(self, ready_ns: int, weight: float) -> int:
-        """The same, after a token was given back."""
+        """Return the same after a token was given back."""
         return ready_ns - self.interval_ns(weight)
 
     def interval_ns(self, weight: float) -> int:
-        """Between two tokens of a key."""
+        """Return the nanoseconds between two tokens of a key."""
         return NEVER_NS if self.paused else min(int(SECOND_NS / (self.rps * weight)), NEVER_NS)
 
 
 class RateLimiter:
-    """The bucket of one queue."""
+    """The token bucket of one queue."""
 
     __slots__ = (
         "_api_rps",
@@ -79,31 +79,31 @@ class RateLimiter:
         self._settle(0)
 
     def set_api_rps(self, rps: float | None, now_ns: int) -> None:
-        """The limit of the queue's stored settings; None: there is none."""
+        """Set the limit of the queue's stored settings; None: there is none."""
         if rps != self._api_rps:
             self._api_rps = rps
             self._settle(now_ns)
 
     def set_worker_rps(self, rps: float | None, now_ns: int) -> None:
-        """The limit that came with the latest poll; None: it had none."""
+        """Set the limit that came with the latest poll; None: it had none."""
         if rps != self._worker_rps:
             self._worker_rps = rps
             self._settle(now_ns)
 
     @property
     def is_set(self) -> bool:
-        """Whether somebody set a limit below the system's."""
+        """Whether a limit below the system's is set."""
         return self.source != queue_enums.RATE_LIMIT_SOURCE_SYSTEM
 
     def take(self, now_ns: int) -> bool:
-        """Use one token; False, and nothing changed, when the bucket is empty."""
+        """Take one token. Return False, and change nothing, when the bucket is empty."""
         if self.ready_ns > now_ns:
             return False
         self.ready_ns = _spent(self.ready_ns, now_ns, self._interval_ns, self._span_ns)
         return True
 
     def give_back(self) -> None:
-        """The token of a task that turned out stale."""
+        """Return the token of a task that was not started."""
         if self.ready_ns < NEVER_NS:
             self.ready_ns -= self._interval_ns
 

@@ -1,4 +1,4 @@
-"""Tasks per second over the last half minute, in a handful of counters."""
+"""Measure tasks per second over the last 30 seconds, in a handful of counters."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Rate:
         self._at = 0
 
     def add(self, now_ns: int, n: int = 1) -> None:
-        """`n` more at this instant."""
+        """Count `n` more at this time."""
         if now_ns - self._bucket_start_ns >= _BUCKET_NS:
             self._advance(now_ns)
         self._counts[self._at] += n
 
     def per_second(self, now_ns: int) -> float:
-        """The average over the window, or over the lifetime while that is shorter."""
+        """Return the average per second over the window, or over the lifetime while that is shorter."""
         self._advance(now_ns)
         elapsed_ns = min(now_ns - self._bucket_start_ns + _WINDOW_NS, now_ns - self._start_ns)
         if elapsed_ns <= 0:
@@ -45,7 +45,7 @@ class Rate:
 
 
 class RatePair:
-    """Tasks added to and handed out from one priority of a queue; they start together so that they compare."""
+    """The rates at which one priority of a queue is filled and emptied; both start together, to be comparable."""
 
     __slots__ = ("added", "dispatched")
 

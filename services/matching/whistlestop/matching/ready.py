@@ -1,15 +1,15 @@
-"""The tasks of a queue that may be handed out, and in which order.
+"""The tasks of a queue that may be dispatched, and their order.
 
-`InOrder` is that of the rows. `Fair` takes over when a task with a fairness key comes: within a priority, keys take
-turns as their weights say, however many tasks a key has. Each key has a pass: handing out one of its tasks moves the
-pass on by 1 / weight, and the lowest pass is next, as in Temporal (stride scheduling). A limit per key holds a key
-back, and the others go on.
+`InOrder` keeps the order of the rows. `Fair` replaces it when a task with a fairness key comes: within a priority, keys
+take turns in proportion to their weights, however many tasks each has. Each key has a pass: dispatching one of its
+tasks increases the pass by 1 / weight, and the key with the lowest pass is next, as in Temporal (stride scheduling). A
+limit per key holds back that key only.
 
-Bounded in memory: `Fair` holds what a look at the store brought (a few tasks of each of so many keys), what was offered
-while there was room, and the passes of the keys that had a task lately. What it leaves in the store it knows to be
-there: `wants_read` and `short` say when somebody has to look.
+Memory is bounded: `Fair` holds what a read of the store returned (a few tasks for a limited number of keys), tasks
+passed on at commit while there was room, and the passes of keys that had a task recently. It knows what it has left in
+the store: `wants_read` and `short` tell when the store should be read.
 
-Pure: the caller brings the time.
+Pure: the caller passes the time.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _STRIDE = 1000.0
 _LEAST_WEIGHT = 0.001
 _NEXUS: Final = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
 _KEYS_IN_MIND = 2000
-"""Keys without a task here whose passes and limits are remembered."""
+"""How many keys without a task in memory keep their passes and limits."""
 
 
 class InOrder:
-    """As the rows stand."""
+    """Tasks in the order of their rows."""
 
     __slots__ = ("_heap",)
 
@@ -58,20 +58,20 @@ class InOrder:
         return (entry[2] for entry in self._heap)
 
     def push(self, task: MatchingTask) -> None:
-        """It may be handed out from now on."""
+        """Add a task that may be dispatched."""
         heapq.heappush(self._heap, (task.key.priority, task.key.task_id, task))
 
     def pop(self) -> MatchingTask:
-        """The next one."""
+        """Remove and return the next task. Raise IndexError when there is none."""
         return heapq.heappop(self._heap)[2]
 
     @property
     def oldest_ns(self) -> int:
-        """When the task that is next was written."""
+        """When the next task was written (wall clock)."""
         return self._heap[0][2].created_ns
 
     def keep(self, count: int) -> tuple[set[Position], Position]:
-        """Drop all but the first `count`; the positions of the others, and that of the last one kept."""
+        """Keep only the first `count` tasks; return the positions of the others, and that of the last one kept."""
         self._heap.sort(key=lambda entry: entry[:2])
         dropped = {entry[:2] for entry in self._heap[count:]}
         del self._heap[count:]
@@ -83,35 +83,35 @@ _Turn: TypeAlias = tuple[int, float, int, int]
 
 
 class _Level:
-    """The tasks of one key (and priority)."""
+    """The tasks of one key and priority."""
 
     __slots__ = ("bound", "passed", "ready_ns", "tasks", "turn")
 
     def __init__(self) -> None:
         self.tasks: list[tuple[int, MatchingTask]] = []
         self.passed = 0.0
-        """The pass of the task that was handed out last."""
+        """The pass of the task that was dispatched last."""
         self.turn: _Turn | None = None
-        """Of its first task. Entries of the heaps that are not this one are out of date."""
+        """The turn of its first task. Heap entries that are not this very object are out of date."""
         self.ready_ns = 0
         """Its limit holds it back until then."""
         self.bound: int | None = None
-        """Tasks behind that id are in the store alone; None: all are here."""
+        """Tasks after this id are only in the store; None: all are in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What a look at the store brought of a queue with fairness keys."""
+    """The rows that a read returned for a queue with fairness keys."""
 
     rows: Sequence[MatchingTask]
     bounds: Mapping[int, int]
-    """By level: the last task id that is among the rows, where there may be more."""
+    """For levels that may have more rows: the last task id among those read."""
     cursor: int | None = None
-    """There are more keys: the level at which the next look goes on."""
+    """The level after which the next read continues; None when all keys were read."""
 
 
 class Fair:
-    """Keys take turns."""
+    """Tasks of which the fairness keys take turns."""
 
     __slots__ = (
         "_away", "_count", "_heap", "_held", "_levels", "_overrides", "_partial", "_passes", "_rate", "_turns",
@@ -120,26 +120,27 @@ class Fair:
 
     def __init__(self, tasks: Iterable[MatchingTask] = ()) -> None:
         self._levels: dict[int, _Level] = {}
-        """Those with tasks, here or (`bound`) in the store."""
+        """Levels with tasks, in memory or (`bound`) in the store."""
         self._away: OrderedDict[int, _Level] = OrderedDict()
-        """Those without, the longest gone first."""
+        """Levels without tasks, the longest absent first."""
         self._heap: list[_Turn] = []
         self._held: list[tuple[int, _Turn]] = []
-        """Turns that wait for the limit of their key."""
+        """Turns that wait for the limit of their key, by the time it ends."""
         self._passes: dict[int, float] = {}
-        """By priority: the pass of what was handed out last. A key that was away does not get its turns back."""
+        """By priority: the pass of the last dispatched task. A key that was absent does not catch up on missed
+        turns."""
         self._count = 0
         self._overrides: Mapping[str, float] = {}
         self._rate: KeyRate | None = None
         self._partial = False
-        """There may be keys in the store of which nothing is known here."""
+        """Whether the store may have keys that are not known here."""
         self._turns = 0
-        """So many tasks are handed out before the keys outside get theirs."""
+        """How many tasks are dispatched before keys outside the window get their turn."""
         self.cursor: int | None = None
         self.short: dict[int, int] = {}
-        """Levels that have used up their tasks here and have more in the store, behind these task ids."""
+        """Levels that have no tasks left in memory but more in the store, after these task ids."""
         self.wait_ns = NEVER_NS
-        """When the limits of keys let something through again, after `pop` gave nothing."""
+        """When the key limits allow another task, after `pop` returned None."""
         for task in tasks:
             self.push(task)
 
@@ -150,7 +151,7 @@ class Fair:
         return (task for level in self._levels.values() for _, task in level.tasks)
 
     def configure(self, overrides: Mapping[str, float], rate: KeyRate | None) -> None:
-        """Weights that hold instead of the tasks' own, and how fast a key of weight 1 may go."""
+        """Set the weights that override the tasks' own, and the rate limit of keys."""
         if overrides != self._overrides:
             self._overrides = dict(overrides)
             for number, level in self._levels.items():
@@ -165,10 +166,10 @@ class Fair:
         heapq.heapify(self._heap)
         self._held = []
 
-    # What comes in.
+    # Incoming tasks.
 
     def push(self, task: MatchingTask) -> None:
-        """It may be handed out from now on."""
+        """Add a task that may be dispatched."""
         number = task.key.priority
         level = self._levels.get(number)
         if level is None:
@@ -186,7 +187,7 @@ class Fair:
         heapq.heappush(self._heap, level.turn)
 
     def leave(self, task: MatchingTask) -> None:
-        """There is no room for it: it stays in the store."""
+        """Leave the task in the store, for lack of room."""
         level = self._levels.get(task.key.priority)
         if level is None or not level.tasks:
             self._partial = True
@@ -194,12 +195,12 @@ class Fair:
             level.bound = max(task_id for task_id, _ in level.tasks)
 
     def covers(self, position: Position) -> bool:
-        """Whether a row there belongs here: nothing of its key is known to be left in the store."""
+        """Return whether a row at that position belongs in memory: no earlier row of its key was left in the store."""
         level = self._levels.get(position[0])
         return level is None or level.bound is None or position[1] <= level.bound
 
     def give_back(self, task: MatchingTask) -> None:
-        """It was not used for anything: its key has that turn again."""
+        """Return the turn of a task that was not started to its key."""
         number = task.key.priority
         level = self._levels.get(number) or self._away.get(number)
         if level is None:
@@ -212,16 +213,16 @@ class Fair:
             self._take_turn(number, level)
 
     def hold(self, task: MatchingTask, until_ns: int) -> None:
-        """Others have used up what its key may have until then: put it back."""
+        """Put back a task whose key's limit is used up by other processes until `until_ns`."""
         self.give_back(task)
         self.push(task)
         level = self._levels[task.key.priority]
         level.ready_ns = max(level.ready_ns, until_ns)
 
-    # What goes out.
+    # Outgoing tasks.
 
     def pop(self, now_ns: int) -> MatchingTask | None:
-        """The next one; None while limits hold all keys back."""
+        """Remove and return the next task; None when there is none, or while limits hold all keys back."""
         self.wait_ns = NEVER_NS
         if self._rate is not None and self._rate.paused:
             return None
@@ -270,7 +271,7 @@ class Fair:
 
     @property
     def oldest_ns(self) -> int:
-        """When the task that is next (or held back next) was written."""
+        """When the next task (or the next one held back) was written."""
         turn = self._heap[0] if self._heap else self._held[0][1]
         level = self._levels.get(turn[3])
         if level is None or not level.tasks:
@@ -281,11 +282,11 @@ class Fair:
 
     @property
     def wants_read(self) -> bool:
-        """Keys outside should have their turn."""
+        """Whether keys outside the window should get their turn."""
         return self._partial and self._turns <= 0
 
     def replace(self, tasks: Iterable[MatchingTask], window: Window) -> None:
-        """Hold these tasks instead, which are those of the window, and what came and went while it was read."""
+        """Replace all tasks by those of the window, adjusted for what changed while it was read."""
         for number, level in list(self._levels.items()):
             level.tasks, level.bound, level.turn = [], None, None
             self._go_away(number, level)
@@ -298,7 +299,7 @@ class Fair:
         self.cursor, self._partial, self._turns = window.cursor, window.cursor is not None, len(self._levels)
 
     def refill(self, number: int, tasks: Iterable[MatchingTask], bound: int | None) -> None:
-        """More of a level that was short of tasks; up to `bound`, where there is still more."""
+        """Add tasks of a level that had run out; `bound` is the last id read, where there is still more."""
         self.short.pop(number, None)
         level = self._levels.get(number)
         if level is None:
@@ -314,26 +315,26 @@ class Fair:
             self._go_away(number, level)
 
     def doubt(self) -> None:
-        """Something may be in the store that should be here."""
+        """Note that the store may hold tasks that belong in memory."""
         self._partial = True
 
     @property
     def levels(self) -> int:
-        """How many keys have tasks."""
+        """The number of keys (per priority) with tasks."""
         return len(self._levels)
 
     @property
     def whole(self) -> bool:
-        """Whether all tasks of the store are here."""
+        """Whether all tasks of the store are in memory."""
         return not self._partial and all(level.bound is None for level in self._levels.values())
 
 
 def in_drawn_order(
     tasks: Iterable[MatchingTask], overrides: Mapping[str, float], draw: Callable[[], float]
 ) -> list[MatchingTask]:
-    """By priority; within one, keys as drawn: a key of twice the weight comes first twice as often.
+    """Return the tasks by priority, and within a priority with the fairness keys in random order.
 
-    `draw` gives numbers above 0 and up to 1.
+    A key of twice the weight is twice as likely to be first. `draw` returns random numbers above 0 and up to 1.
     """
     by_level: dict[int, list[MatchingTask]] = {}
     for task in tasks:
@@ -346,18 +347,18 @@ def in_drawn_order(
 
 
 def weight_of(task: MatchingTask, overrides: Mapping[str, float]) -> float:
-    """That of its key, where somebody set one for it, else its own."""
+    """Return the weight that is set for the task's key, or else the task's own."""
     if not task.data or task.key.task_type == _NEXUS:
         return 1.0
     try:
         own = common_pb.Priority.FromString(task.data)
     except DecodeError:
-        return 1.0  # Damaged: the task itself is none the worse for it.
+        return 1.0  # The task is damaged; it is handled when it is started.
     weight = overrides.get(own.fairness_key) or own.fairness_weight
     return max(weight, _LEAST_WEIGHT) if weight > 0 else 1.0
 
 
 def _stride(weight: float) -> float:
-    """A whole number, as Temporal's: keys that meet at one pass take turns in the order of their tasks."""
+    """Return Temporal's whole-number stride; keys with equal passes take turns in the order of their tasks."""
     # Weights are single-precision: 1000 / 0.1 is 9999.99985 in double.
     return max(1.0, math.floor(round(_STRIDE / weight, 3)))

@@ -1,4 +1,4 @@
-"""Rows of tasks that nobody needs any more are deleted after the call that found them has answered."""
+"""Delete the rows of finished tasks after the call that finished them was answered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_AT_ONCE = 500
 
 
 class RowDeletes:
-    """Rows that nobody needs any more, deleted together while earlier ones are on their way."""
+    """Delete rows in the background; those added meanwhile go together in the next batch."""
 
     def __init__(self, store: TaskStore, background: Background) -> None:
         self._store = store
@@ -27,7 +27,7 @@ class RowDeletes:
         self._busy = False
 
     def add(self, key: TaskKey) -> None:
-        """Delete the row soon. If that fails, history refuses the row again and it comes back here."""
+        """Delete the row soon. If that fails, a later poll finds it, history refuses it, and it is added again."""
         self._keys.append(key)
         if not self._busy:
             self._busy = True
@@ -39,6 +39,6 @@ class RowDeletes:
                 keys, self._keys = self._keys[:_MOST_AT_ONCE], self._keys[_MOST_AT_ONCE:]
                 await self._store.delete_tasks(keys)
         except StorageError as error:
-            log.warning("stale task rows could not be deleted now: %s", error)
+            log.warning("rows of finished tasks could not be deleted: %s", error)
         finally:
             self._busy = False

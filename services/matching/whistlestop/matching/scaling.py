@@ -1,7 +1,8 @@
-"""Whether a worker should open more polls or fewer, and the fields that matching adds to a reply.
+"""Whether a worker should open more or fewer polls, and the fields that matching adds to a reply.
 
-As Temporal decides: a poll that waited a second for a fresh task was one too many; a backlog older than a moment, or
-tasks coming faster than they go, asks for one more. Advice to add is given ten times a second per poller at most.
+The rules are Temporal's: a poll that waited a second for a fresh task was one too many; a backlog older than 200 ms, or
+tasks that are added faster than dispatched, asks for one more. To add a poll is suggested at most ten times a second
+per poller.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ _HINT_SHOWN = 1000
 def advise(
     queue: TaskQueue, config: MatchingConfig, waited_ns: int, now_ns: int, wall: Callable[[], int], *, fresh: bool
 ) -> int:
-    """The suggested change of open polls after one of them got a task. `wall` tells the time of tasks' stamps."""
+    """Return the suggested change (-1, 0 or 1) of open polls after one got a task.
+
+    `wall` returns the wall clock's time.
+    """
     if fresh and waited_ns >= config.scale_down_wait_s * SECOND_NS:
         return -1
     if not _wants_more(queue, config, now_ns, wall):
         return 0
-    # The same bucket as for rates: one instant, pushed by each piece of advice.
+    # A token bucket as in `rate_limit`: one time, moved forward by each suggestion.
     ready_ns = max(queue.scaled_ns, now_ns - SECOND_NS)
     if ready_ns > now_ns:
         return 0
@@ -67,7 +71,7 @@ def _own_fields(task_type: int, backlog_hint: int, delta: int) -> bytes:
 
 
 def own_fields(task_type: int, backlog: int, delta: int) -> bytes:
-    """Matching's own fields, serialised: appended to history's reply they merge into it."""
+    """Return matching's own fields, serialised: appended to history's reply, they merge into it."""
     if backlog > _HINT_SHOWN:
         backlog -= backlog % 100
     return _own_fields(task_type, backlog if task_type == 1 else 0, delta)

@@ -1,7 +1,7 @@
-"""The matching service: what tasks wait for, and who they go to.
+"""The matching service: task queues, polls and workers.
 
-One table of methods; no transport types. Correctness needs nothing of what is in memory here: a fresh instance per call
-(`context.can_hold` False) works on the store alone, and in a long-lived process memory only saves looks at it.
+It has one table of methods and no transport types. Nothing held in memory is needed for correctness: a fresh instance
+per call (`context.can_hold` False) works on the store alone; in a long-lived process memory only saves reads.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _HELD_POLL_S = 70.0
-"""A poll that another process holds shows in its row only when it began: up to a long poll and a margin ago."""
+"""The row of a poll that another process holds may show when the poll began: up to a long poll and a margin ago."""
 
 _RESET_PAGE = 100
 _RESET_PAGES = 100
 
 
 class Matching:
-    """Task queues, polls and workers. Call it from one event loop."""
+    """Serve task queues, polls and workers. Call it from one event loop."""
 
     def __init__(
         self,
@@ -146,26 +146,26 @@ class Matching:
 
     @property
     def methods(self) -> frozenset[str]:
-        """What `call` knows."""
+        """The names of the methods that `call` accepts."""
         return frozenset(self._methods)
 
     @property
     def counters(self) -> Counters:
-        """How polls ended so far."""
+        """Counters of how polls have ended."""
         return self._polls.counters
 
     @property
     def waiting(self) -> int:
-        """Polls that wait now."""
+        """The number of waiting polls."""
         return sum(len(queue.waiters) for queue in self._queues)
 
     @property
     def known_backlog(self) -> int:
-        """Candidates in memory."""
+        """The number of ready tasks in memory."""
         return sum(queue.backlog for queue in self._queues)
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        """Run a method. Raises ServiceError."""
+        """Run a method and return its reply. Raise ServiceError."""
         handler = self._methods.get(method)
         if handler is None:
             raise unimplemented(f"matching has no method {method}")
@@ -174,11 +174,11 @@ class Matching:
         except StorageError as error:
             raise service_error(error) from error
         except DecodeError as error:
-            # Requests were parsed before: this is something that was stored.
+            # Requests were parsed earlier, so this is about stored data.
             raise data_loss(f"{method} found stored data that can't be read: {error}") from error
 
     def offer(self, tasks: Sequence[MatchingTask]) -> None:
-        """Rows that were committed just now: waiting polls get them without a look at the store."""
+        """Pass on tasks that were just committed, so that waiting polls get them without reading the store."""
         now_ns = self._clock.steady_ns()
         for task in tasks:
             key = task.key
@@ -191,11 +191,11 @@ class Matching:
             self._looks.offered(queue_key)
 
     async def settle(self) -> None:
-        """In a function: finish what a call began before its answer goes out."""
+        """In a function: finish background work before the answer goes out."""
         await self._background.join()
 
     async def close(self) -> None:
-        """Answer all open polls empty, refuse new ones, and finish what was begun."""
+        """Answer all open polls empty, refuse new ones, and finish background work."""
         self._polls.closing = True
         self._looks.close()
         self._queues.close()
@@ -216,7 +216,7 @@ class Matching:
         return await self._polls.poll(NEXUS, request, context)
 
     def _is_shared(self, context: CallContext) -> bool:
-        """Whether others know what this process does not: then who polls and works stands in rows."""
+        """Return whether other processes may know of pollers and workers that this one does not: then rows are used."""
         return self._config.share_pollers or not context.can_hold
 
     # Queues.
@@ -234,7 +234,7 @@ class Matching:
         return rr.UpdateTaskQueueConfigResponse(config=config)
 
     async def _offer_tasks(self, request: internal.OfferTasksRequest, context: CallContext) -> Reply:
-        if context.can_hold:  # a function has no polls that wait
+        if context.can_hold:  # a function has no waiting polls
             self.offer(tasks_of(request))
         return internal.Empty()
 
@@ -262,10 +262,10 @@ class Matching:
             if not await self._is_polled(key, self._window_ns, shared=self._config.share_pollers):
                 await self._reset_sticky(task, CallContext(namespace_id=key[0]))
         except StorageError as error:
-            log.debug("pollers of %s are unknown now: %s", key[1], error)
+            log.debug("the pollers of queue %s could not be read: %s", key[1], error)
 
     async def _reset_sticky(self, task: MatchingTask, context: CallContext) -> None:
-        """Let history put the task on the normal queue. If that fails, its schedule-to-start timeout does."""
+        """Let history move the task to the normal queue. If that fails, its schedule-to-start timeout does."""
         request = internal.ResetStickyTaskRequest(
             execution=common_pb.WorkflowExecution(workflow_id=task.workflow_id, run_id=task.run_id),
             scheduled_event_id=task.scheduled_event_id,
@@ -274,13 +274,13 @@ class Matching:
         try:
             await self._history.call("ResetStickyTask", request, context)
         except ServiceError as error:
-            log.debug("sticky task of %s/%s stays where it is: %r", task.workflow_id, task.run_id, error)
+            log.debug("sticky task of %s/%s was not moved to a normal queue: %r", task.workflow_id, task.run_id, error)
 
     # Workers.
 
     @property
     def _pusher(self) -> Pusher:
-        """Made at the first use: a cold start does not pay for what most calls do without."""
+        """The pusher, created at first use: most cold starts do without it."""
         if self._made_pusher is None:
             from whistlestop.matching.push.pusher import Pusher
 
@@ -319,7 +319,7 @@ class Matching:
         return rr.ShutdownWorkerResponse()
 
     def _end_polls(self, queue: TaskQueue, request: rr.ShutdownWorkerRequest, *, named: bool) -> None:
-        """End the worker's polls: by its instance key; of a worker without one, by identity on the queue it names."""
+        """End the worker's polls: by its instance key, or, without one, by its identity on the queue that it names."""
         for waiter in list(queue.waiters):
             if request.worker_instance_key:
                 gone = waiter.poll.worker_instance_key == request.worker_instance_key
@@ -339,7 +339,7 @@ class Matching:
             await self._rows.remove(key, identity)
 
     async def _leave_sticky(self, key: QueueKey, context: CallContext, *, shared: bool) -> None:
-        """The queue has lost its only worker: end its polls, and put what waits there on the normal queue."""
+        """End the polls of a sticky queue whose worker is gone, and move its tasks to the normal queue."""
         await self._forget_pollers(key, "", shared=shared)
         queue = self._queues.find(key)
         if queue is not None:
@@ -364,7 +364,7 @@ class Matching:
             await self._worker_rows.write(context.namespace_id, heartbeats, self._clock.now_ns())
 
     def _known_workers(self, context: CallContext) -> tuple[KnownWorkers, int]:
-        """Where heartbeats are found, and the time there: rows go by the wall clock, and memory by the steady one."""
+        """Return the source of heartbeats and its current time: rows use the wall clock, memory the steady one."""
         if self._is_shared(context):
             return self._worker_rows, self._clock.now_ns()
         return self._workers, self._clock.steady_ns()

@@ -1,7 +1,7 @@
-"""What is stored of a queue: the limits set through UpdateTaskQueueConfig, and buckets.
+"""The stored settings of a queue: limits set by UpdateTaskQueueConfig, and token buckets.
 
-The buckets are those of the queue and of its fairness keys, for pollers that share no memory. A `task_queues` row holds
-a `TaskQueueData`. Writers compare-and-set `range_id`.
+The buckets are those of the queue and of its fairness keys, for processes that share no memory. A `task_queues` row
+holds a `TaskQueueData`, written by compare-and-set on `range_id`.
 """
 
 from __future__ import annotations
@@ -34,51 +34,51 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _KEYS_IN_MIND = 2000
-"""Buckets of keys in a row at most."""
+"""The maximum number of key buckets in a row."""
 _FIRST_BYTES = b"\x0a\x10\x1a"
-"""Tags of the fields of a TaskQueueData: the nanoseconds of this century begin otherwise."""
+"""Tags of the fields of a TaskQueueData; the older form starts with a byte of a time in nanoseconds, none of these."""
 _TRIES = 10
 _SKEW_NS = 10 * SECOND_NS
-"""By so much wall clocks of processes may differ."""
+"""The maximum difference between the wall clocks of two processes."""
 _FAIRNESS_KEY_LENGTH = 64
 _REASON_LENGTH = 1000
 
 
 def data_of(record: TaskQueueRecord | None) -> TaskQueueData:
-    """What is stored, empty where nothing is."""
+    """Return the stored data; empty when there is no row or it is damaged."""
     if record is None:
         return TaskQueueData()
     try:
         return _parsed(record.data)
     except DecodeError:
-        log.warning(  # At most as often as settings are read again.
-            "the settings of task queue %s can't be read: it is served as if it had none", record.task_queue
+        log.warning(  # At most as often as the settings are read again.
+            "the settings of task queue %s can't be read and are ignored: set them anew", record.task_queue
         )
         return TaskQueueData()
 
 
 def _parsed(data: bytes) -> TaskQueueData:
     if data and data[0] not in _FIRST_BYTES:
-        # As it was before keys had buckets: until when the queue's is empty, in eight bytes, and the settings.
+        # Before keys had buckets the row held eight bytes, until when the queue's bucket is empty, and the settings.
         config = queue_pb.TaskQueueConfig.FromString(data[8:])
         return TaskQueueData(config=config, ready_ns=int.from_bytes(data[:8], "big"))
     return TaskQueueData.FromString(data)
 
 
 def settings_of(record: TaskQueueRecord | None) -> queue_pb.TaskQueueConfig:
-    """The stored settings, empty where nothing is stored."""
+    """Return the stored settings; empty when there are none."""
     return data_of(record).config
 
 
 def api_rps(settings: queue_pb.TaskQueueConfig) -> float | None:
-    """The queue's own limit, where one is set."""
+    """Return the queue's own limit in tasks per second; None when none is set."""
     if settings.queue_rate_limit.HasField("rate_limit"):
         return settings.queue_rate_limit.rate_limit.requests_per_second
     return None
 
 
 def key_rate(settings: queue_pb.TaskQueueConfig, config: MatchingConfig) -> KeyRate | None:
-    """The limit of a fairness key, where one is set."""
+    """Return the limit of a fairness key; None when none is set."""
     if settings.fairness_keys_rate_limit_default.HasField("rate_limit"):
         rps = settings.fairness_keys_rate_limit_default.rate_limit.requests_per_second
         return KeyRate(rps, config.burst_s)
@@ -87,14 +87,14 @@ def key_rate(settings: queue_pb.TaskQueueConfig, config: MatchingConfig) -> KeyR
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No task now: there will be a token in `after_ns` (NEVER_NS: never)."""
+    """The rate limit is used up: there will be a token in `after_ns` (NEVER_NS: never)."""
 
     after_ns: int
     of_key: bool
-    """For tasks of this fairness key; else for any."""
+    """True for the limit of the task's fairness key, False for the queue's."""
 
     def again_ns(self, now_ns: int) -> int:
-        """When to try again, on the clock that reads `now_ns`."""
+        """Return when to try again, on the clock that reads `now_ns`."""
         return min(now_ns + self.after_ns, NEVER_NS)
 
 
@@ -103,18 +103,18 @@ def _refusal(ready_ns: int, now_ns: int, *, of_key: bool) -> Refusal:
 
 
 class Settings:
-    """Reads and writes `task_queues` rows."""
+    """Read and write `task_queues` rows."""
 
     def __init__(self, store: TaskStore, config: MatchingConfig) -> None:
         self._store = store
         self._config = config
 
     async def read(self, key: QueueKey) -> TaskQueueRecord | None:
-        """The row as it is now."""
+        """Return the row as stored now; None when there is none."""
         return await self._store.get_task_queue(*key)
 
     async def refresh(self, queue: TaskQueue, now_ns: int) -> None:
-        """Bring the limiter of a queue in memory up to its row."""
+        """Update the limits of a queue in memory from its row."""
         queue.config_read_ns = now_ns
         record = await self._store.get_task_queue(*queue.key)
         settings = settings_of(record)
@@ -124,7 +124,10 @@ class Settings:
     async def update(
         self, namespace_id: str, request: rr.UpdateTaskQueueConfigRequest, now_ns: int
     ) -> queue_pb.TaskQueueConfig:
-        """Apply the request to the row. Raises INVALID_ARGUMENT."""
+        """Apply the request to the row; return the new settings.
+
+        Raise INVALID_ARGUMENT, or UNAVAILABLE on contention.
+        """
         check_update(request, self._config)
         key = (namespace_id, request.task_queue, int(request.task_queue_type))
         for _ in range(_TRIES):
@@ -141,9 +144,10 @@ class Settings:
     async def take_shared_token(
         self, key: QueueKey, worker_rps: float | None, task: MatchingTask, now_ns: int
     ) -> Refusal | None:
-        """For pollers without common memory: whether the task may go now, at `now_ns` of the wall clock.
+        """Take a token from the buckets in the row, at `now_ns` of the wall clock; return None or the refusal.
 
-        A queue without a limit of its own costs one read; one with a limit one write per task.
+        For processes without shared memory. A queue without a limit of its own costs one read, one with a limit a write
+        per task.
         """
         for _ in range(_TRIES):
             record = await self._store.get_task_queue(*key)
@@ -187,17 +191,17 @@ def _buckets(data: TaskQueueData, task: MatchingTask) -> tuple[int, int]:
 
 
 def _within_reach(ready_ns: int, now_ns: int, interval_ns: int) -> int:
-    """Until when a stored bucket is empty.
+    """Return until when a stored bucket is empty.
 
-    Where that is far ahead, it was written under a slower limit, or before the wall clock was set back. Then it is
-    brought near once: else everybody would wait until the old instant has come. Clocks may differ a little.
+    A time far ahead was written under a slower limit, or before the wall clock was set back. It is then moved near, or
+    everybody would wait until the old time. Clocks may differ by a few seconds.
     """
     nearest_ns = now_ns + interval_ns
     return nearest_ns if ready_ns > nearest_ns + _SKEW_NS else ready_ns
 
 
 def _take_for_key(data: TaskQueueData, rate: KeyRate, task: MatchingTask, now_ns: int) -> int:
-    """Use a token of the task's key: 0, or the instant at which there is one. Full buckets are forgotten."""
+    """Take a token of the task's key; return 0, or the time of the next token. Full buckets are removed."""
     if rate.paused:
         return NEVER_NS
     level, buckets = task.key.priority, data.key_ready_ns
@@ -218,7 +222,7 @@ def _take_for_key(data: TaskQueueData, rate: KeyRate, task: MatchingTask, now_ns
 
 
 def check_update(request: rr.UpdateTaskQueueConfigRequest, config: MatchingConfig) -> None:
-    """What Temporal refuses, in its order and words."""
+    """Raise INVALID_ARGUMENT for an update that Temporal refuses, in its order and with its wording."""
     on_workflows = request.task_queue_type == queue_enums.TASK_QUEUE_TYPE_WORKFLOW
     updates = (
         (request.update_queue_rate_limit, "UpdateQueueRateLimit", "rate limit"),
@@ -264,7 +268,7 @@ def _check_weights(request: rr.UpdateTaskQueueConfigRequest, config: MatchingCon
 def apply_update(
     settings: queue_pb.TaskQueueConfig, request: rr.UpdateTaskQueueConfigRequest, config: MatchingConfig, now_ns: int
 ) -> None:
-    """Change `settings` as asked; a rate limit update without a rate limit removes it."""
+    """Change `settings` as requested; a rate limit update without a rate limit removes the limit."""
     updates = (
         (request.HasField("update_queue_rate_limit"), request.update_queue_rate_limit, settings.queue_rate_limit),
         (
@@ -282,7 +286,7 @@ def apply_update(
             target.rate_limit.CopyFrom(update.rate_limit)
         target.metadata.reason = update.reason
         target.metadata.update_identity = request.identity
-        # Temporal stamps with a hybrid clock of milliseconds.
+        # Temporal's timestamps come from a hybrid clock with millisecond resolution.
         whole_ms = now_ns // MILLISECOND_NS * MILLISECOND_NS
         target.metadata.update_time.CopyFrom(
             timestamp_pb2.Timestamp(seconds=whole_ms // SECOND_NS, nanos=whole_ms % SECOND_NS)

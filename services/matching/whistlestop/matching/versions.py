@@ -1,6 +1,6 @@
-"""Versioned workers: their own queues, and the deployments and versions that come to be when they poll.
+"""Versioned workers: their queues, and the deployments and versions that their polls create.
 
-Workers of the versioning of before deployments name a build id alone; see common/build_ids.py.
+Workers of the older versioning, without deployments, only have a build id; see common/build_ids.py.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _STICKY = queue_enums.TASK_QUEUE_KIND_STICKY
 _WORKER_COMMANDS = queue_enums.TASK_QUEUE_KIND_WORKER_COMMANDS
 _NEXUS = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
 _AGAIN_NS = 10 * SECOND_NS
-"""How often a versioned poll looks whether it is still registered, and whether tasks went astray."""
+"""How often a versioned poll checks that it is still registered, and that no tasks are in a wrong queue."""
 _REMEMBERED = 10_000
 
 
 def queue_of(namespace_id: str, poll: PollRequest, task_type: int) -> QueueKey:
-    """The queue that the poll's worker takes tasks from."""
+    """Return the queue from which the poll's worker takes tasks."""
     name = poll.task_queue.name
     if task_type == _NEXUS or poll.task_queue.kind == _STICKY:
         return (namespace_id, name, task_type)
@@ -55,7 +55,7 @@ def queue_of(namespace_id: str, poll: PollRequest, task_type: int) -> QueueKey:
 
 
 def build_of(poll: PollRequest) -> str:
-    """The build id of a worker that is versioned without a deployment."""
+    """Return the build id of a worker that is versioned without a deployment; empty for any other."""
     worker = poll.worker_version_capabilities
     if not worker.use_versioning or worker.deployment_series_name or version_of(poll.deployment_options) is not None:
         return ""
@@ -63,7 +63,7 @@ def build_of(poll: PollRequest) -> str:
 
 
 class Versions:
-    """Registers versions as their workers poll."""
+    """Register versions as their workers poll."""
 
     def __init__(
         self,
@@ -85,9 +85,10 @@ class Versions:
     async def enter(
         self, context: CallContext, poll: PollRequest, task_type: int, now_ns: int
     ) -> tuple[QueueKey, PollRequest]:
-        """The queue of the poll, whose version is known from here on, and the poll as history is to see it.
+        """Register the poll's version; return its queue, and the poll as history has to see it.
 
-        Raises RESOURCE_EXHAUSTED, and OUT_OF_RANGE where a newer build id gets the tasks.
+        Raise RESOURCE_EXHAUSTED when a limit on deployments is reached, and OUT_OF_RANGE where a newer build id gets
+        the tasks.
         """
         plain = (context.namespace_id, poll.task_queue.name, task_type)
         if poll.task_queue.kind == _WORKER_COMMANDS:
@@ -108,7 +109,7 @@ class Versions:
         self._seen[seen] = now_ns
         if not has_queue(known, version, poll.task_queue.name, task_type):
             await self._register(context, version, poll.task_queue.name, task_type)
-            # Others do not know of it for a moment: the first poll after that looks again.
+            # Other processes learn of it a moment later, so the first poll after that checks again.
             self._seen[seen] = now_ns - _AGAIN_NS + 2 * int(MOST_BEHIND_S * SECOND_NS)
         if key != plain:
             await self._look_astray(context, poll.task_queue.name, task_type)
@@ -132,7 +133,7 @@ class Versions:
             try:
                 await self._history.call("RefreshDrainage", RefreshDrainageRequest(versions=draining), context)
             except ServiceError as error:
-                log.debug("the draining versions of %s were not looked at: %r", version.deployment_name, error)
+                log.debug("the draining versions of %s could not be checked: %r", version.deployment_name, error)
 
         config = self._config
         limits = DeploymentLimits(
@@ -147,7 +148,7 @@ class Versions:
         )
 
     async def has_pollers(self, key: QueueKey, context: CallContext) -> bool:
-        """Whether descriptions of the queue show a poller."""
+        """Return whether descriptions of the queue show a poller."""
         now_ns = self._clock.steady_ns()
         queue = self._queues.find(key)
         if queue is not None and shown(queue, now_ns, self._config):
@@ -158,14 +159,17 @@ class Versions:
     async def _enter_build(
         self, context: CallContext, poll: PollRequest, plain: QueueKey, build_id: str, now_ns: int
     ) -> tuple[QueueKey, PollRequest]:
-        """Of a worker of a build id: its set's queue or its own. A sticky queue is left where it is to get no more."""
+        """Return the queue of a worker with a build id: its set's or its own.
+
+        A sticky queue stays as it is, to run empty.
+        """
         sticky = poll.task_queue.kind == _STICKY
         name = poll.task_queue.normal_name if sticky else poll.task_queue.name
         known = await self._deployments.read(context.namespace_id)
         queue, by_set = queue_of_poll(versioning_data(known, name), name, build_id)
         asked = poll
         if by_set or sticky:
-            # History takes a build id in a started task for one of the rule-based versioning.
+            # History would take a build id in a started task for one of rule-based versioning.
             asked = type(poll)()
             asked.CopyFrom(poll)  # type: ignore[arg-type]
             asked.worker_version_capabilities.build_id = ""
@@ -184,7 +188,7 @@ class Versions:
             self._seen.clear()
 
     async def _show(self, context: CallContext, poll: PollRequest, plain: QueueKey, now_ns: int) -> None:
-        """Descriptions of the queue show the pollers of all versions."""
+        """Record the poller under the unversioned queue, whose description shows the pollers of all versions."""
         if not poll.identity:
             return
         if context.can_hold:
@@ -194,9 +198,9 @@ class Versions:
             await self._rows.write([self._rows.record(plain, poll.identity, poll, now_ns)])
 
     async def _look_astray(self, context: CallContext, task_queue: str, task_type: int) -> None:
-        """A task that was written while routing changed stands on a queue that nobody may poll any more."""
+        """Let history reroute tasks that a change of routing may have left in a queue without pollers."""
         queue = RerouteTasksRequest.Queue(name=task_queue, task_type=task_type)
         try:
             await self._history.call("RerouteTasks", RerouteTasksRequest(queues=[queue]), context)
         except ServiceError as error:
-            log.debug("tasks of %s were not looked at: %r", task_queue, error)
+            log.debug("tasks of queue %s could not be rerouted: %r", task_queue, error)

@@ -1,8 +1,9 @@
 """The filter of ListWorkers and CountWorkers.
 
-`field op value` joined by AND and OR with parentheses. Text fields: =, !=, starts_with, not starts_with, IS [NOT] NULL.
-Time fields (RFC 3339 or nanoseconds): =, !=, <, <=, >, >=, [NOT] BETWEEN x AND y, IS [NOT] NULL. As in Temporal, text
-that does not parse is refused, while a condition that makes no sense (an unknown field) matches no worker.
+Conditions `field op value` are joined by AND and OR, with parentheses. Text fields: =, !=, starts_with, not
+starts_with, IS [NOT] NULL. Time fields (RFC 3339 or nanoseconds): =, !=, <, <=, >, >=, [NOT] BETWEEN x AND y, IS [NOT]
+NULL. As in Temporal, text that can't be parsed is refused, while a condition that can't be evaluated (an unknown field)
+matches no worker.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ Condition: TypeAlias = "Callable[[worker_pb.WorkerHeartbeat], bool]"
 
 _LONGEST = 10_000
 MOST_CONDITIONS = 100
-"""Each is held against every worker."""
+"""The maximum of conditions, each of which is evaluated for every worker."""
 _SELECT = "select * from table1 where "
-"""What Temporal puts in front of a filter before it parses it: its positions count from there."""
+"""Temporal puts this in front of a filter before it parses it; positions in errors count from there."""
 
 _DEEPEST = 100
 
 
 class _SenselessError(Exception):
-    """The condition can't be evaluated; the worker does not match, whatever stands around it."""
+    """The condition can't be evaluated, so the worker does not match, whatever the other conditions are."""
 
 
 class _Token(NamedTuple):
@@ -87,7 +88,7 @@ _TIME_OPS: dict[str, Callable[[int, int], bool]] = {
 
 
 def matcher(query: str) -> Condition:
-    """The query as a condition. Raises INVALID_ARGUMENT."""
+    """Compile the filter to a predicate; an empty filter matches all. Raise INVALID_ARGUMENT."""
     query = query.strip()
     if not query:
         return lambda _: True
@@ -137,7 +138,7 @@ class _Parser:
         return self._tokens.pop() if len(self._tokens) > 1 else self._tokens[-1]
 
     def _word(self, *words: str) -> bool:
-        """Take the next tokens if they are these words."""
+        """Take the next tokens if they are these words; return whether they were."""
         upcoming = self._tokens[-1 : -len(words) - 1 : -1]
         if len(upcoming) < len(words) or any(
             token.kind != "word" or token.text.lower() != word for token, word in zip(upcoming, words, strict=True)
@@ -221,7 +222,7 @@ def _text_of(token: _Token) -> str:
 
 
 def _instant(token: _Token) -> int | None:
-    """Nanoseconds since the epoch, of a number or a time in RFC 3339."""
+    """Return the nanoseconds since the Unix epoch of a number or an RFC 3339 time; None for anything else."""
     if token.kind == "number":
         return int(float(token.text))
     try:

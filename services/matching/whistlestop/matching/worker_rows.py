@@ -1,6 +1,6 @@
-"""The workers' last heartbeats where several processes, or none, live on: in rows.
+"""The workers' last heartbeats in rows, for several processes or for functions.
 
-They stand among the rows of pollers, under a queue that no poll can name, by the worker's instance key.
+They are stored among the rows of pollers, under a queue name that no poll can use, by the worker's instance key.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BATCH = 1000
 
 
 class WorkerRows:
-    """Writes and reads them."""
+    """Write and read heartbeats in rows."""
 
     def __init__(self, store: TaskStore, config: MatchingConfig) -> None:
         self._store = store
@@ -37,7 +37,10 @@ class WorkerRows:
         self._most = config.shared_heartbeats
 
     async def write(self, namespace_id: str, heartbeats: Iterable[worker_pb.WorkerHeartbeat], now_ns: int) -> None:
-        """Keep them for a while; a worker that shuts down is forgotten. A failure is logged: another beat comes."""
+        """Store the heartbeats; that of a worker that shuts down expires at once.
+
+        A failure is logged: more will come.
+        """
         rows = [
             PollerRecord(
                 namespace_id, *_NO_QUEUE, heartbeat.worker_instance_key, now_ns, heartbeat.SerializeToString(),
@@ -48,10 +51,10 @@ class WorkerRows:
         try:
             await self._store.put_pollers(rows)
         except StorageError as error:
-            log.warning("heartbeats of workers could not be written now: %s", error)
+            log.warning("heartbeats of workers could not be stored: %s", error)
 
     async def find(self, namespace_id: str, key: str, now_ns: int) -> worker_pb.WorkerHeartbeat | None:
-        """What that worker said last."""
+        """Return the worker's last heartbeat; None when there is none or it has expired."""
         row = await self._store.get_poller(namespace_id, *_NO_QUEUE, key)
         if row is None or row.expires_ns <= now_ns:
             return None
@@ -60,7 +63,7 @@ class WorkerRows:
     async def after(
         self, namespace_id: str, key: str, now_ns: int, few: int
     ) -> AsyncIterator[worker_pb.WorkerHeartbeat]:
-        """Those that live, by instance key, from behind `key`."""
+        """Yield the heartbeats that have not expired, by instance key, after `key`."""
         left, size = self._most, few
         while left > 0:
             rows = await self._store.list_pollers(namespace_id, *_NO_QUEUE, now_ns, min(size, left), key)
@@ -74,7 +77,7 @@ class WorkerRows:
 
 
 def _read(row: PollerRecord) -> worker_pb.WorkerHeartbeat | None:
-    """What the worker said; None for a damaged row, which the next heartbeat writes anew."""
+    """Return the heartbeat; None for a damaged row, which the next heartbeat overwrites."""
     try:
         return worker_pb.WorkerHeartbeat.FromString(row.data)
     except DecodeError:

@@ -1,4 +1,4 @@
-"""Workers as such: their last heartbeats, and those that said goodbye."""
+"""The workers' last heartbeats, and the workers that have shut down."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ MOST_PER_PAGE = 1000
 _SHUTDOWN = common_enums.WORKER_STATUS_SHUTDOWN
 
 _TURN = 50
-"""Workers that are looked at in one turn of the event loop."""
+"""The number of workers that are filtered in one turn of the event loop."""
 
 
 class Workers:
-    """What this process heard from workers; bounded, and forgotten after minutes."""
+    """The workers known to this process: bounded in number, and forgotten after minutes."""
 
     def __init__(self, config: MatchingConfig) -> None:
         self._config = config
         self._left: OrderedDict[str, int] = OrderedDict()
         self._ttl_ns = int(config.heartbeat_ttl_s * SECOND_NS)
         self._heartbeats: OrderedDict[_WorkerKey, tuple[int, WorkerHeartbeat]] = OrderedDict()
-        """The one that was heard of last is the last."""
+        """The most recently updated heartbeat is the last."""
         self._keys: dict[str, list[str]] = {}
-        """By namespace, in order."""
+        """The instance keys of each namespace, sorted."""
 
-    # Those that have shut down.
+    # Workers that have shut down.
 
     def leave(self, worker_instance_key: str, now_ns: int) -> None:
-        """From now on polls of that worker are answered at once, for a while."""
+        """Answer polls of this worker at once from now on, for `shutdown_memory_s`."""
         self._left.pop(worker_instance_key, None)
         self._left[worker_instance_key] = now_ns + int(self._config.shutdown_memory_s * SECOND_NS)
         if len(self._left) > self._config.shutdown_workers:
             self._left.popitem(last=False)
 
     def has_left(self, worker_instance_key: str, now_ns: int) -> bool:
-        """Whether the worker said goodbye a short while ago."""
+        """Return whether the worker has shut down within `shutdown_memory_s`."""
         if not self._left or not worker_instance_key:
             return False
         until_ns = self._left.get(worker_instance_key)
@@ -69,7 +69,7 @@ class Workers:
     # Heartbeats.
 
     def record(self, namespace_id: str, heartbeats: Iterable[WorkerHeartbeat], now_ns: int) -> None:
-        """Keep the latest of each worker; one that says it shuts down is dropped."""
+        """Keep the latest heartbeat of each worker; that of a worker that shuts down is dropped."""
         for heartbeat in heartbeats:
             key = (namespace_id, heartbeat.worker_instance_key)
             if heartbeat.status == _SHUTDOWN:
@@ -96,14 +96,14 @@ class Workers:
             del self._keys[key[0]]
 
     async def find(self, namespace_id: str, key: str, now_ns: int) -> WorkerHeartbeat | None:
-        """What that worker said last."""
+        """Return the worker's last heartbeat; None when there is none or it has expired."""
         found = self._heartbeats.get((namespace_id, key))
         return found[1] if found is not None and found[0] >= now_ns - self._ttl_ns else None
 
     async def after(self, namespace_id: str, key: str, now_ns: int, few: int) -> AsyncIterator[WorkerHeartbeat]:
-        """Those that live, by instance key, from behind `key`."""
+        """Yield the heartbeats that have not expired, by instance key, after `key`."""
         keys = self._keys.get(namespace_id, [])
-        # A copy: who reads may give others their turn in between, and workers come and go.
+        # A copy, because the caller may yield to other tasks in between, and workers come and go.
         for each in keys[bisect_right(keys, key) :]:
             seen_ns, heartbeat = self._heartbeats.get((namespace_id, each), (0, None))
             if heartbeat is not None and seen_ns >= now_ns - self._ttl_ns:
@@ -111,14 +111,17 @@ class Workers:
 
 
 class KnownWorkers(Protocol):
-    """Where heartbeats are found: in this process, or in rows."""
+    """A source of heartbeats: this process, or rows."""
 
     async def find(self, namespace_id: str, key: str, now_ns: int) -> WorkerHeartbeat | None:
-        """What that worker said last."""
+        """Return the worker's last heartbeat; None when there is none or it has expired."""
         ...
 
     def after(self, namespace_id: str, key: str, now_ns: int, few: int) -> AsyncIterator[WorkerHeartbeat]:
-        """Those that live, by instance key, from behind `key`. No more than `few` of them are likely to be wanted."""
+        """Yield the heartbeats that have not expired, by instance key, after `key`.
+
+        The caller will probably consume no more than `few`.
+        """
         ...
 
 
@@ -130,7 +133,7 @@ def _filter(query: str, *, with_system: bool) -> Callable[[WorkerHeartbeat], boo
 
 
 async def _in_turns(heartbeats: AsyncIterator[WorkerHeartbeat]) -> AsyncIterator[WorkerHeartbeat]:
-    """The same, with turns for the others in between: many workers may be held against a long filter."""
+    """Yield the same, giving other tasks a turn in between: many workers may be filtered by a long filter."""
     count = 0
     async for heartbeat in heartbeats:
         yield heartbeat
@@ -142,7 +145,7 @@ async def _in_turns(heartbeats: AsyncIterator[WorkerHeartbeat]) -> AsyncIterator
 async def count_workers(
     known: KnownWorkers, namespace_id: str, request: rr.CountWorkersRequest, now_ns: int
 ) -> rr.CountWorkersResponse:
-    """CountWorkers."""
+    """Serve CountWorkers."""
     wanted = _filter(request.query, with_system=request.include_system_workers)
     count = 0
     async for heartbeat in _in_turns(known.after(namespace_id, "", now_ns, MOST_PER_PAGE)):
@@ -153,7 +156,7 @@ async def count_workers(
 async def list_workers(
     known: KnownWorkers, namespace_id: str, request: rr.ListWorkersRequest, now_ns: int
 ) -> rr.ListWorkersResponse:
-    """ListWorkers: a page, by instance key."""
+    """Serve ListWorkers: return a page ordered by instance key."""
     wanted = _filter(request.query, with_system=request.include_system_workers)
     mark = list_mark(namespace_id, request.query, str(request.include_system_workers))
     after = last_of(request.next_page_token, mark, "invalid next_page_token")
@@ -173,7 +176,7 @@ async def list_workers(
 async def describe_worker(
     known: KnownWorkers, namespace_id: str, request: rr.DescribeWorkerRequest, now_ns: int
 ) -> rr.DescribeWorkerResponse:
-    """DescribeWorker. Raises NOT_FOUND."""
+    """Serve DescribeWorker. Raise NOT_FOUND."""
     found = await known.find(namespace_id, request.worker_instance_key, now_ns)
     if found is not None:
         return rr.DescribeWorkerResponse(worker_info=worker_pb.WorkerInfo(worker_heartbeat=found))
@@ -183,7 +186,7 @@ async def describe_worker(
 
 
 def list_info(heartbeat: WorkerHeartbeat) -> worker_pb.WorkerListInfo:
-    """The short form that lists show."""
+    """Return the short form of a worker that lists show."""
     info = worker_pb.WorkerListInfo(
         worker_instance_key=heartbeat.worker_instance_key,
         worker_identity=heartbeat.worker_identity,

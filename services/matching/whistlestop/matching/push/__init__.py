@@ -1,1 +1,1 @@
-"""Starting workers of deployment versions when their tasks find nobody who polls."""
+"""Start workers of deployment versions when their tasks find no pollers."""

@@ -1,7 +1,7 @@
-"""Workers in AWS Lambda: each is one asynchronous invocation, without a payload, as Temporal's controller makes it.
+"""Start workers in AWS Lambda, each by an asynchronous invocation without a payload, as Temporal's controller does.
 
-The function is one that runs a worker until its time is nearly over, as the SDK's `contrib.aws.lambda_worker` does.
-Invocations are our own calls of AWS; only where a role has to be assumed first, boto3 is imported.
+The function runs a worker until its time is nearly over, as the SDK's `contrib.aws.lambda_worker` does. Invocations use
+our own AWS client; boto3 is only imported where a role has to be assumed first.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ def _sections(arn: str) -> list[str]:
 
 
 class AwsLambda:
-    """Details: `arn`; `role` and `role_external_id` where the function is to be invoked as another role."""
+    """The provider `aws-lambda`.
+
+    Details: `arn`; `role` and `role_external_id` to invoke the function as another role.
+    """
 
     backlog_per_worker = 10
 
     def __init__(self, client: Callable[..., Any] | None = None, *, require_role: bool = False) -> None:
-        """`client` makes clients as boto3.client does."""
+        """Create the provider; `client` creates clients as boto3.client does."""
         self._client = client or _our_client
         self._require_role = require_role
         self._lambdas: dict[tuple[str, str, str], tuple[float, float, Any]] = {}
@@ -57,7 +60,7 @@ class AwsLambda:
             raise ProviderError(f"cannot connect to the compute provider: {error}") from error
 
     async def validate(self, details: Details) -> None:
-        """Ask Lambda whether it would invoke the function, which needs no other permission than invoking it does."""
+        """Ask Lambda for a dry run, which needs no other permission than an invocation."""
         self.check(details)
         arn, region, role = self._target(details)
         external_id = _text(details, "role_external_id")
@@ -108,7 +111,10 @@ class AwsLambda:
         return arn, region, role
 
     def _lambda(self, region: str, role: str, external_id: str) -> Any:
-        """A client, kept as long as its credentials last: by the date, which AWS goes by, and by what passes."""
+        """Return a client, cached while its credentials are valid.
+
+        Their lifetime is checked by the wall clock, which AWS uses, and by the steady one.
+        """
         key = (region, role, external_id)
         until_s, steady_s, client = self._lambdas.get(key, (0.0, 0.0, None))
         if client is not None and time.time() < until_s and time.monotonic() < steady_s:
@@ -129,8 +135,11 @@ class AwsLambda:
         return client
 
     async def _check_enforced(self, region: str, role: str) -> None:
-        """A trust policy that lets us in without the external id would let in others who can name the role, too."""
-        # On a thread, too: what it imports first takes long.
+        """Raise ProviderError if the role can be assumed without the external id.
+
+        Then anyone who knows the role's name could let this server use it.
+        """
+        # On a thread, too: the first call imports a lot.
         sts = await asyncio.to_thread(self._client, "sts", region_name=region)
         try:
             await asyncio.to_thread(sts.assume_role, RoleArn=role, RoleSessionName=_SESSION)
@@ -168,7 +177,7 @@ def _our_client(service: str, *, region_name: str, **keys: str) -> Any:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What clients raise: ours, and boto3's if it was imported."""
+    """Return the errors that clients raise: ours, and boto3's if it is imported."""
     from whistlestop.common.aws import AwsError
 
     if "botocore.exceptions" not in sys.modules:

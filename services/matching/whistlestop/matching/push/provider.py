@@ -1,4 +1,4 @@
-"""What a compute provider has to do, and how its details are read."""
+"""The protocol of compute providers, and the parsing of their details."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ _GO_KINDS = {list: "array", str: "string", int: "number", float: "number", bool:
 
 
 class ProviderError(Exception):
-    """The target could not be reached, or refused. Said to whoever sets it up, and shown in descriptions."""
+    """The target could not be reached or refused the request. The message is shown to whoever configures it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """For whom workers are started."""
+    """What the workers are started for."""
 
     context: CallContext
     version: Version
     group: str
     queues: Sequence[tuple[str, int, int]] = ()
-    """Task queue, task type and how many tasks wait."""
+    """Task queue, task type and the number of waiting tasks."""
 
 
 class Provider(Protocol):
-    """Starts workers that end by themselves."""
+    """Start workers that end by themselves."""
 
     backlog_per_worker: int
     """The scaler's default for targets of this kind."""
 
     def check(self, details: Details) -> None:
-        """Raise ProviderError when the details can't be right."""
+        """Raise ProviderError for details that are invalid."""
         ...
 
     async def validate(self, details: Details) -> None:
-        """Also ask the target, if that starts nothing. Raises ProviderError."""
+        """Check the details with the target as well, if that starts nothing. Raise ProviderError."""
         ...
 
     async def start(self, details: Details, work: Work, count: int) -> int:
-        """Start workers; how many. Raises ProviderError when none could be started."""
+        """Start `count` workers; return how many were started. Raise ProviderError when none could be."""
         ...
 
 
 def decode(payload: Payload) -> dict[str, Any]:
-    """The object in the details of a provider or a scaler. Raises INVALID_ARGUMENT."""
+    """Return the details of a provider or a scaler as an object; {} for an empty payload. Raise INVALID_ARGUMENT."""
     if not payload.data and not payload.metadata:
         return {}
     try:

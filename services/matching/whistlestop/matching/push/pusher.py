@@ -1,8 +1,8 @@
-"""Who asks the scaler, keeps its state in a row, and has the provider start workers.
+"""Ask the scaler, store its state in a row, and let the provider start workers.
 
-Rules of this file: nothing is remembered between calls but caches, so any instance may serve any call. Starts are noted
-in the row by compare-and-set before they are made: of two instances that see the same tasks, one starts workers and the
-other finds them on their way. A start that a crash swallowed is made again when its workers have not come in time.
+Rules of this file: only caches are kept between calls, so any instance may serve any call. Starts are recorded in the
+row by compare-and-set before they are made: of two instances that see the same tasks, one starts workers and the other
+sees them as starting. A start that is lost in a crash is repeated when its workers have not polled in time.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _TYPES = (
 
 
 class Pusher:
-    """Serves CheckCompute and PushWorkers."""
+    """Serve CheckCompute and PushWorkers."""
 
     def __init__(
         self,
@@ -99,10 +99,10 @@ class Pusher:
         hook = providers.get("webhook")
         self._tasks = TaskPushes(store, history, clock, ids, hook) if isinstance(hook, webhook.Webhook) else None
 
-    # ---- setting up -------------------------------------------------------------------------------------------------
+    # ---- configuration -----------------------------------------------------------------------------------------------
 
     async def check(self, request: CheckComputeRequest, context: CallContext) -> Reply:
-        """Look at each group, ask its target, and start one worker of each when wanted. Raises INVALID_ARGUMENT."""
+        """Check each group and its target, and start one worker of each if requested. Raise INVALID_ARGUMENT."""
         reply = CheckComputeResponse()
         ready: list[tuple[str, Scaler, Provider, dict[str, Any]]] = []
         for name, group in sorted(request.config.scaling_groups.items()):
@@ -147,10 +147,10 @@ class Pusher:
     # ---- pushing ----------------------------------------------------------------------------------------------------
 
     async def push(self, request: PushWorkersRequest, context: CallContext) -> PushWorkersResponse:
-        """See whether the version's tasks find workers, and start some if not."""
+        """Start workers if the version's tasks lack pollers; return how many, and when to check again (0: never)."""
         info = _find(await self._deployments.cached(context.namespace_id), request.version)
         if info is None or not info.compute_config.scaling_groups:
-            # Whoever asks knows of a config that is new.
+            # The caller knows of a configuration newer than the cached one.
             info = _find(await self._deployments.read(context.namespace_id), request.version)
         reply = PushWorkersResponse()
         if info is None:
@@ -176,8 +176,8 @@ class Pusher:
             provider, details, scaler = self._read(group)
             provider.check(details)
         except (ProviderError, ServiceError) as error:
-            # It was good when it was stored; this process provides less.
-            log.warning("scaling group %s of %s can't start workers: %s", name, request.version, error)
+            # It was valid when it was stored, but this process has fewer providers.
+            log.warning("scaling group %s of version %s can't start workers: %s", name, request.version, error)
             return 0, 0
         version, limit = request.version, scaler.max_workers * scaler.backlog_per_worker + 1
         keys = [(context.namespace_id, versioned_queue(queue, version), kind) for queue, kind in queues]
@@ -188,7 +188,7 @@ class Pusher:
         alive = await self._alive(keys, shared=self._config.share_pollers or not context.can_hold, context=context)
         now_ns = self._clock.now_ns()
         if not request.again and alive * scaler.backlog_per_worker >= backlog:
-            # What is known of started workers need not be looked at, unless these turn out not to do it.
+            # Workers already started are enough; check again only in case they do not take the tasks.
             return 0, now_ns + scaler.metrics_poll_interval_ms * 1_000_000
 
         def decide(state: PushState) -> scaling.Decision:
@@ -218,7 +218,7 @@ class Pusher:
             again_ns = await self._change(work.context, work.version, work.group, lambda state: state.starting_until_ns)
             return made, again_ns
         now_ns = self._clock.now_ns()
-        log.warning("%d of %d workers of %s were started: %s", made, count, work.version, error)
+        log.warning("only %d of %d workers of version %s were started: %s", made, count, work.version, error)
 
         def note(state: PushState) -> int:
             state.starting = max(state.starting - (count - made), 0)
@@ -228,7 +228,10 @@ class Pusher:
         return made, await self._change(work.context, work.version, work.group, note)
 
     async def _push_tasks(self, work: Work, details: Mapping[str, Any], count: int) -> tuple[int, int]:
-        """In a function until they are answered; else the answers come while the server goes on."""
+        """Send the tasks: in a function until all are answered, in a server in the background.
+
+        Return how many were sent, and when to check again.
+        """
         if work.context.can_hold:
             again_ns = self._clock.now_ns() + webhook.timeout_ms_of(details) * 1_000_000 + MARGIN_NS
             self._background.spawn(self._run_tasks_quietly(work, details, count))
@@ -253,10 +256,13 @@ class Pusher:
 
         return await self._change(work.context, work.version, work.group, note)
 
-    # ---- what there is ----------------------------------------------------------------------------------------------
+    # ---- current state -----------------------------------------------------------------------------------------------
 
     async def _waiting(self, keys: Sequence[QueueKey], limit: int) -> list[int]:
-        """Tasks that wait in each queue, but those that are being handed out: from memory where nobody else writes."""
+        """Return the number of tasks that wait in each queue, without those being dispatched.
+
+        They are counted in memory where no other process writes.
+        """
         found = {key: self._queues.find(key) for key in keys}
         known = {
             key: queue.backlog
@@ -270,7 +276,7 @@ class Pusher:
         return [known[key] for key in keys]
 
     async def _alive(self, keys: Iterable[QueueKey], *, shared: bool, context: CallContext) -> int:
-        """How many workers poll these queues now."""
+        """Return how many workers poll these queues now."""
         now_ns, wall_ns = self._clock.steady_ns(), self._clock.now_ns()
         window_s = self._config.push_window_s if context.can_hold else self._config.push_window_function_s
         window_ns = int(window_s * SECOND_NS)
@@ -288,7 +294,7 @@ class Pusher:
         return len(identities)
 
     async def left(self, context: CallContext, request: rr.ShutdownWorkerRequest, types: Sequence[int]) -> None:
-        """A versioned worker said goodbye: its version has one poller fewer, and nobody is to wait for it."""
+        """Handle the shutdown of a versioned worker: its version has one poller fewer, and no start waits for it."""
         version, identity = request.worker_heartbeat.deployment_version, request.identity
         queue_name = versioned_queue(request.task_queue, version)
         if version.build_id:
@@ -315,7 +321,7 @@ class Pusher:
     async def _polled(
         self, context: CallContext, task_queue: str, identity: str, types: Sequence[int]
     ) -> list[QueueKey]:
-        """Queues of the versions of a worker that does not tell its own: an SDK whose heartbeats are off."""
+        """Return the version queues of a worker that does not report its version (an SDK with heartbeats off)."""
         if context.can_hold:
             return [
                 queue.key
@@ -333,7 +339,7 @@ class Pusher:
         ]
 
     async def _forget_starting(self, context: CallContext, version: Version, config: ComputeConfig) -> None:
-        """Whoever said goodbye had come: the next task is not to wait for it."""
+        """Count a worker that has shut down as arrived, so that the next task does not wait for its start."""
 
         def note(state: PushState) -> None:
             if state.starting:
@@ -348,7 +354,10 @@ class Pusher:
     async def _change(
         self, context: CallContext, version: Version, group: str, change: Callable[[PushState], T]
     ) -> T:
-        """Apply `change` to the group's state (it may run several times) and store it."""
+        """Apply `change` to the group's stored state and return its result; it may run several times.
+
+        Raise UNAVAILABLE when other writers win again and again.
+        """
         name = push_row(version)
         for _ in range(_TRIES):
             record = await self._store.get_task_queue(context.namespace_id, name, 0)
@@ -379,7 +388,7 @@ def _note_first(scaler: Scaler, now_ns: int, state: PushState) -> None:
 
 
 def effective_types(config: ComputeConfig, name: str) -> frozenset[int]:
-    """The task types that a group serves: those it names, else all that no other group does."""
+    """Return the task types that a group serves: those it names, else all that no other group names."""
     named = {int(kind) for kind in config.scaling_groups[name].task_queue_types}
     if named:
         return frozenset(named)

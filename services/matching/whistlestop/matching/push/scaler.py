@@ -1,14 +1,14 @@
-"""How many workers to start, and when to look again: pure arithmetic.
+"""Decide how many workers to start and when to check again: pure arithmetic.
 
-Rules of this file, which are those of Temporal's `no-sync` algorithm where it has one:
-- Tasks that wait ask for workers; workers that are alive or on their way count against that.
+The rules follow Temporal's `no-sync` algorithm where it has one:
+- Waiting tasks ask for workers; workers that are alive or starting count against that.
 - Between two starts lies the cool-off.
-- A start that failed, or whose workers never polled, makes the next one wait: twice as long each time.
+- A start that failed, or whose workers never polled, delays the next one: twice as long each time.
 
-The state is stored, so instants are the wall clock's. Where that was set back, they are brought near: nothing waits for
-longer than it would have.
+The state is stored, so times are the wall clock's. After the clock was set back they are moved near, so that nothing
+waits longer than it would have.
 
-Temporal starts one worker per signal; here a burst starts as many as the backlog asks for at once, up to a cap.
+Temporal starts one worker per signal; here a burst starts as many as the backlog needs at once, up to a cap.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from whistlestop.common.proto.deployment_pb2 import PushState
 
 NO_SYNC = "no-sync"
-"""The one algorithm for workers that end by themselves, as all do that are started here."""
+"""The only algorithm for workers that end by themselves, as all workers started here do."""
 
 _MS = 1_000_000
 _FIRST_BACKOFF_NS = SECOND_NS
@@ -40,7 +40,7 @@ _LEAST: Mapping[str, int] = {
     "backlog_per_worker": 1,
     "worker_start_timeout_ms": 1000,
 }
-"""Settings and their least values, checked in this order. The last three are ours."""
+"""Settings and their minimum values, checked in this order. The last three are ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +50,31 @@ class Scaler:
     scale_up_cooloff_ms: int = 100
     """The least time between two starts."""
     scale_up_backlog_threshold: int = 0
-    """When nothing was added: start only if more tasks than this wait."""
+    """On a repeated check without new tasks: start only if more tasks than this wait."""
     max_worker_lifetime_ms: int = 600_000
-    """Tasks that wait this long after the last start get another worker, whoever else is alive. 0: never."""
+    """Tasks that wait this long after the last start get another worker, even if others are alive. 0: never."""
     scale_up_dispatch_rate_epsilon: float = 0
-    """Taken for the sake of Temporal's configurations; dispatch rates play no part here."""
+    """Accepted for the sake of Temporal's configurations; dispatch rates are not used."""
     metrics_poll_interval_ms: int = 60_000
-    """While tasks wait, how often they are looked at again when nothing is added."""
+    """How often waiting tasks are checked again while no task is added."""
     max_workers: int = 10
-    """The most that are alive or on their way at a time."""
+    """The maximum of workers that are alive or starting."""
     backlog_per_worker: int = 10
     """How many waiting tasks ask for one worker."""
     worker_start_timeout_ms: int = 30_000
-    """A started worker that has not polled by then is taken for lost."""
+    """A started worker that has not polled by then is considered lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Start `count` workers now (0: none), and look again at `again_ns` (0: no need)."""
+    """Start `count` workers now (0: none), and check again at `again_ns` (0: not needed)."""
 
     count: int
     again_ns: int
 
 
 def parse(details: Mapping[str, object], *, backlog_per_worker: int = 10) -> Scaler:
-    """Read a scaler's details. Raises INVALID_ARGUMENT in Temporal's words."""
+    """Parse a scaler's details. Raise INVALID_ARGUMENT with Temporal's wording."""
     for name in details:
         if name not in _LEAST:
             raise invalid_argument(f'unknown config key "{name}" for no-sync scaling algorithm')
@@ -107,9 +107,9 @@ def _number(name: str, value: object, least: int) -> float:
 
 
 def decide(scaler: Scaler, state: PushState, backlog: int, alive: int, now_ns: int, *, again: bool) -> Decision:
-    """What `backlog` waiting tasks and `alive` workers ask for. Settles in `state` what became of the last start.
+    """Return what `backlog` waiting tasks and `alive` workers ask for, after recording in `state` which have arrived.
 
-    `again`: no task was added, it is only time to look.
+    With `again` this is a repeated check: no task was added.
     """
     _settle(scaler, state, backlog, alive, now_ns)
     if backlog <= 0:
@@ -136,10 +136,10 @@ def decide(scaler: Scaler, state: PushState, backlog: int, alive: int, now_ns: i
 
 
 def _settle(scaler: Scaler, state: PushState, backlog: int, alive: int, now_ns: int) -> None:
-    """See who of those started last has come by now."""
+    """Update the state with the workers started last that have arrived or are lost."""
     _bring_near(scaler, state, now_ns)
     if not backlog:
-        # Somebody took what was waiting.
+        # The waiting tasks were taken by some worker.
         state.starting = 0
         came(state)
     arrived = min(max(alive - state.alive_before, 0), state.starting)
@@ -161,7 +161,7 @@ def _bring_near(scaler: Scaler, state: PushState, now_ns: int) -> None:
 
 
 def started(scaler: Scaler, state: PushState, count: int, alive: int, now_ns: int) -> None:
-    """Note that `count` workers are being started."""
+    """Record that `count` workers are being started."""
     state.started_ns = now_ns
     state.starting += count
     state.starting_until_ns = now_ns + scaler.worker_start_timeout_ms * _MS
@@ -170,14 +170,14 @@ def started(scaler: Scaler, state: PushState, count: int, alive: int, now_ns: in
 
 
 def came(state: PushState) -> None:
-    """The target works."""
+    """Record that the target works."""
     state.failures = 0
     state.not_before_ns = 0
     state.error = ""
 
 
 def failed(state: PushState, error: str, now_ns: int) -> None:
-    """The target does not work: leave it alone for a while."""
+    """Record that the target failed: it is not used again before the back-off ends."""
     state.failures += 1
     state.not_before_ns = now_ns + _backoff_ns(state.failures)
     state.error = error[:1000]

@@ -1,8 +1,8 @@
-"""Activity tasks that travel in a webhook: taken as a worker takes them, answered by what the receiver says.
+"""Send activity tasks to webhooks, and complete them with the receivers' answers.
 
-Rules of this file: a task is started by history before it is sent, so no two instances send the same; whatever comes
-back, or nothing, ends the attempt, and the activity's own retry policy says what follows. Only a receiver that says
-"later" (202 or 204) completes the activity itself, by the token that it was sent.
+Rules of this file: history starts a task before it is sent, so no two instances send the same one. Any answer, or none,
+ends the attempt, and the activity's retry policy decides what follows. Only a receiver that answers "later" (202 or
+204) completes the activity itself, with the task token that it was sent.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ log = logging.getLogger(__name__)
 ACTIVITY = int(queue_enums.TASK_QUEUE_TYPE_ACTIVITY)
 IDENTITY = "whistlestop-webhook"
 MARGIN_NS = 5 * SECOND_NS
-"""What history and the store may need on top of the receiver's time."""
+"""The time that history and the store may need on top of the receiver's."""
 _LATER = frozenset({202, 204})
 _PAGE = 100
 
 
 class TaskPushes:
-    """Sends activity tasks to webhooks."""
+    """Send activity tasks to webhooks."""
 
     def __init__(self, store: TaskStore, history: ServiceClient, clock: Clock, ids: Ids, webhook: Webhook) -> None:
         self._store = store
@@ -57,7 +57,10 @@ class TaskPushes:
         self._webhook = webhook
 
     async def run(self, details: Details, work: Work, at_once: int) -> str:
-        """Send what waits, `at_once` at a time, until nothing does or time is short; the last failure of the target."""
+        """Send waiting tasks, `at_once` at a time, until none waits or time is short.
+
+        Return the last failure of the target, empty when there was none.
+        """
         seen: set[int] = set()
         waiting: list[tuple[str, MatchingTask]] = []
         errors: list[str] = []
@@ -94,7 +97,7 @@ class TaskPushes:
         return found
 
     async def _one(self, details: Details, work: Work, queue: str, task: MatchingTask) -> str:
-        """One task from its start to its answer; what was wrong with the target, if anything."""
+        """Start one task, send it and handle the answer; return what was wrong with the target, if anything."""
         poll = rr.PollActivityTaskQueueRequest(namespace=work.context.namespace, identity=IDENTITY)
         poll.task_queue.name = queue
         poll.deployment_options.deployment_name = work.version.deployment_name
@@ -107,7 +110,7 @@ class TaskPushes:
             if error.code is Code.NOT_FOUND:
                 await self._store.delete_tasks([task.key])
             else:
-                log.debug("task of %s/%s could not be started: %r", task.workflow_id, task.run_id, error)
+                log.debug("a task of workflow %s/%s could not be started: %r", task.workflow_id, task.run_id, error)
             return ""
         started: Any = decoded(reply, rr.PollActivityTaskQueueResponse)
         data = self._webhook.described(work) | {"task": json_format.MessageToDict(started)}
@@ -124,7 +127,7 @@ class TaskPushes:
         if not 200 <= answer.status < 300:
             said = f"the webhook answered with status {answer.status}"
             await self._fail(work, token, _failure(said))
-            # A refusal of this one task says nothing of the next.
+            # The refusal of one task does not mean that the next one is refused.
             return said if answer.status >= 500 or answer.status == 429 else ""
         try:
             body = json.loads(answer.body or b"{}")
@@ -150,8 +153,8 @@ class TaskPushes:
         try:
             await self._history.call(method, request, work.context)
         except ServiceError as error:
-            # Gone, or to be tried again when it times out: as with a worker whose answer was lost.
-            log.warning("the answer of a webhook was not taken: %r", error)
+            # The task is gone, or is retried when it times out, as with a worker whose answer was lost.
+            log.warning("the answer of a webhook could not be recorded: %r", error)
 
 
 def _failure(message: str) -> failure_pb.Failure:

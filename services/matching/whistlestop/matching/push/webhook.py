@@ -1,7 +1,7 @@
-"""A signed HTTP POST says that there is work, or carries it.
+"""Notify a receiver of waiting tasks, or send them, by signed HTTP POST requests.
 
-Requests are signed as Standard Webhooks has it: HMAC-SHA256 over id, timestamp and body, so that the receiver can tell
-that they are from here and not old. docs/push.md has the protocol for those who write receivers.
+Requests are signed according to Standard Webhooks: HMAC-SHA256 over id, timestamp and body, so that the receiver can
+check origin and age. docs/push.md describes the protocol for those who write receivers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 WAKE = "wake"
 TASK = "task"
-"""Modes: say that there is work; or carry activity tasks, one a request."""
+"""The modes: notify of waiting tasks, or send activity tasks, one per request."""
 _KEYS = frozenset({"url", "secret", "mode", "timeout_ms", "task_queues"})
 _PREFIX = "whsec_"
 _LEAST_SECRET = 16
@@ -41,7 +41,7 @@ _DEFAULT_TIMEOUT_MS = 10_000
 
 
 def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
-    """The value of the header `webhook-signature`."""
+    """Return the value of the header `webhook-signature`. Raise ProviderError for a malformed secret."""
     signed = f"{message_id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.digest(_key(secret), signed, hashlib.sha256)).decode()
 
@@ -56,17 +56,17 @@ def _key(secret: str) -> bytes:
 
 
 def timeout_ms_of(details: Details) -> int:
-    """How long an answer may take."""
+    """Return the maximum time for an answer, in milliseconds."""
     return int(details.get("timeout_ms", _DEFAULT_TIMEOUT_MS))
 
 
 def mode_of(details: Details) -> str:
-    """`wake` where nothing is said."""
+    """Return the mode; `wake` by default."""
     return str(details.get("mode") or WAKE)
 
 
 class Webhook:
-    """Details: `url`, `secret`; `mode` (`wake` or `task`, the latter with `task_queues`) and `timeout_ms`."""
+    """The provider `webhook`. Details: `url`, `secret`, `mode` (`wake`, or `task` with `task_queues`), `timeout_ms`."""
 
     backlog_per_worker = 10
 
@@ -77,7 +77,7 @@ class Webhook:
         allowed: Sequence[tuple[str, bool]] = (("*", False),),
         outbound: Outbound | None = None,
     ) -> None:
-        """`allowed`: patterns of host[:port], and whether without TLS."""
+        """Create the provider; `allowed` are patterns of host[:port], and whether they may be used without TLS."""
         self._clock = clock
         self._ids = ids
         self._allowed = allowed
@@ -125,11 +125,11 @@ class Webhook:
         raise ProviderError(f"webhook url does not match any allowed address: {url}")
 
     async def validate(self, details: Details) -> None:
-        """There is no question that a receiver would answer without doing something."""
+        """Check the details only: any request would make a receiver do something."""
         self.check(details)
 
     async def start(self, details: Details, work: Work, count: int) -> int:
-        """One request, whatever the number: the receiver knows best how it starts several."""
+        """Send one request for all `count` workers: the receiver knows best how to start several."""
         data = self.described(work) | {"workers": count}
         answer = await self.send(details, "worker.wanted", data)
         if not 200 <= answer.status < 300:
@@ -138,7 +138,7 @@ class Webhook:
 
     @staticmethod
     def described(work: Work) -> dict[str, Any]:
-        """For whom a request is."""
+        """Return the fields that tell the receiver what a request is for."""
         return {
             "namespace": work.context.namespace,
             "deployment_name": work.version.deployment_name,
@@ -151,7 +151,7 @@ class Webhook:
         }
 
     async def send(self, details: Details, kind: str, data: Mapping[str, Any]) -> Answer:
-        """POST one signed message. Raises ProviderError when there is no answer."""
+        """POST one signed message and return the answer. Raise ProviderError when there is none."""
         self._check_url(details["url"])
         seconds = self._clock.now_ns() // SECOND_NS
         body = json.dumps({"type": kind, "timestamp": seconds, "data": data}, separators=(",", ":")).encode()
