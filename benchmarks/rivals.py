@@ -159,6 +159,15 @@ async def _http_clients(port: int) -> None:
         await _async_calls("httpx", lambda: client.post(f"{url}/x", content=BODY, headers=headers), 500)
 
 
+def grpc_imports() -> None:
+    """Measure the import of each gRPC server; ours beside Temporal's messages, which bring grpcio along."""
+    base = "import asyncio, json, logging, ssl, google.protobuf.message"
+    messages = "temporalio.api.workflowservice.v1.request_response_pb2"
+    _import("whistlestop.common.grpc.server", "import whistlestop.common.grpc.server", f"{base}, {messages}")
+    for name in ("grpc.aio", "grpclib.server", "h2.connection"):
+        _import(name, f"import {name}", base)
+
+
 def hpack() -> None:
     """Measure the decoding of the header block of a gRPC call, as grpc.aio and the SDK send it."""
     import hpack as library
@@ -376,7 +385,7 @@ def migrations() -> None:
 
 
 PARTS: dict[str, Callable[[], None]] = {
-    "aws": aws, "connect": connect, "filter": list_filter, "hpack": hpack, "http": http_client,
+    "aws": aws, "connect": connect, "filter": list_filter, "grpc": grpc_imports, "hpack": hpack, "http": http_client,
     "jwt": jwt_keys, "migrations": migrations, "settings": settings,
 }  # fmt: skip
 

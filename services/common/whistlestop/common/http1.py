@@ -3,7 +3,7 @@
 A connection carries one request at a time. A cancelled or failed exchange closes its connection, which tells the
 other side that nobody waits any more. All parts of an answer (heads, chunks, trailers) are read up to a limit.
 Written on asyncio's streams, because a general client costs several times the CPU of the exchange itself
-(docs/bridge.md has the figures).
+(docs/decisions/0007-http-client.md has the figures).
 """
 
 from __future__ import annotations
