@@ -1,7 +1,7 @@
-"""Refuse clients that are too new for this server, and those that say that they do not work with this server.
+"""Refuse clients that are too new for this server, or that do not support this server.
 
-A client names itself in the headers `client-name` and `client-version`, and the servers that it works with, as a
-range, in `supported-server-versions`. Clients that the table does not name are not held to a version, as in Temporal.
+A client sends its name and version in the headers `client-name` and `client-version`, and the range of servers that
+it supports in `supported-server-versions`. Clients that are not in the table may have any version, as in Temporal.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _COMPARE: dict[str, Callable[[_Version, _Version], bool]] = {
 
 
 def check(headers: Mapping[str, str]) -> None:
-    """Raise ServiceError unless the client that these headers name and this server go together."""
+    """Raise ServiceError unless the client in these headers and this server support each other."""
     name, version, servers = headers.get(NAME, ""), headers.get(VERSION, ""), headers.get(SERVERS, "")
     if not servers and (not name or not version):
         return
@@ -60,13 +60,13 @@ def check(headers: Mapping[str, str]) -> None:
 
 
 def check_call(headers: Mapping[str, str]) -> None:
-    """As `check`, for a gRPC call: a client that does not name itself is not asked about servers either."""
+    """Check a gRPC call like `check`. If the client does not name itself, supported servers are not checked either."""
     if headers.get(NAME) and headers.get(VERSION):
         check(headers)
 
 
 def check_nexus(headers: Mapping[str, str]) -> None:
-    """As `check`, for Nexus over HTTP: there the client is named by `user-agent`, as NAME/vVERSION."""
+    """Check a Nexus request over HTTP like `check`. The client is named by `user-agent`, as NAME/vVERSION."""
     agent = headers.get(USER_AGENT, "")
     if agent.count("/v") == 1:
         name, _, version = agent.partition("/v")
@@ -76,7 +76,7 @@ def check_nexus(headers: Mapping[str, str]) -> None:
 
 @lru_cache(maxsize=256)
 def _fault(name: str, version: str, servers: str) -> Callable[[], ServiceError] | None:
-    """Return what makes the refusal, None when there is nothing to refuse. A process meets few different clients."""
+    """Return a function that makes the error, or None if there is none. Cached, since few different clients connect."""
     if version and (supported := SUPPORTED.get(name)) is not None:
         try:
             good = _within(_parsed(version), _range(supported))
@@ -123,7 +123,7 @@ def _within(version: _Version, wanted: _Range) -> bool:
 
 
 def _range(text: str) -> _Range:
-    """Read alternatives separated by `||`, each of terms such as `>=1.0.0` or `1.x`. Raises ValueError."""
+    """Parse alternatives separated by `||`, each of terms such as `>=1.0.0` or `1.x`. Raises ValueError."""
     if len(text) > _MOST_CHARACTERS:
         raise ValueError(f"a range has at most {_MOST_CHARACTERS} characters")
     found: _Range = []
@@ -161,7 +161,7 @@ def _bounds(sign: str, version: str) -> list[tuple[str, _Version]]:
 
 
 def _parsed(text: str) -> _Version:
-    """Read one version. Raises ValueError."""
+    """Parse a version. Raises ValueError."""
     if len(text) > _MOST_CHARACTERS:
         raise ValueError(f"a version has at most {_MOST_CHARACTERS} characters")
     if not text:

@@ -1,4 +1,4 @@
-"""What an operator may choose of the frontend, and the limits it enforces, with Temporal's defaults."""
+"""Configuration of the frontend: settings and limits, with Temporal's defaults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from whistlestop.frontend.auth.config import AuthConfig
 
 SERVER_VERSION = "1.32.0"
-"""The Temporal server whose API and behaviour this server offers; clients compare against it."""
+"""The Temporal server version whose API and behaviour this server implements; clients compare against it."""
 
 KIB = 1024
 MIB = 1024 * 1024
@@ -21,7 +21,7 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FrontendConfig:
-    """Sizes are bytes, lengths are bytes of UTF-8, spans are seconds."""
+    """Settings and limits of the frontend. Sizes are bytes, lengths are bytes of UTF-8, durations are seconds."""
 
     cluster_name: str = "active"
     cluster_id: str = "5f2c5b0e-8a0c-4d0d-9c63-2f3a3c0c6d11"
@@ -40,7 +40,7 @@ class FrontendConfig:
     search_attributes_total_size_limit: int = 40 * KIB
     visibility_max_page_size: int = 1000
     visibility_read_s: float = 30.0
-    """How long the store may read for a list or a count, whatever its caller's deadline."""
+    """Maximum time that the store may spend on a list or count, whatever the caller's deadline."""
     history_max_page_size: int = 256
     max_links_per_request: int = 10
     link_max_size: int = 4000
@@ -48,63 +48,63 @@ class FrontendConfig:
     callback_url_max_length: int = 1000
     callback_header_max_size: int = 8 * KIB
     callback_allowed_addresses: tuple[tuple[str, bool], ...] = ()
-    """Patterns of `host:port` that callbacks may go to, and whether without TLS."""
+    """Patterns of `host:port` to which callbacks may go, and whether plain HTTP is allowed."""
     endpoint_name_max_length: int = 200
     endpoint_url_max_length: int = 4 * KIB
     endpoint_description_max_size: int = 20_000
     nexus_operation_token_max_length: int = 4096
     worker_build_id_size_limit: int = 255
     worker_versioning_data_apis: bool = False
-    """Compatible sets of build ids may be read and changed."""
+    """Enables the RPCs that read and change compatible sets of build ids."""
     worker_versioning_rule_apis: bool = False
-    """Likewise rules that assign and redirect build ids."""
+    """Enables the RPCs that read and change assignment and redirect rules."""
     worker_versioning_workflow_apis: bool = True
-    """Workers may be versioned by build ids alone."""
+    """Enables polls and workflows that are versioned by build ids alone."""
     version_sets_per_queue: int = 10
     build_ids_per_queue: int = 100
     task_queues_per_build_id: int = 20
     assignment_rules_per_queue: int = 100
     redirect_rules_per_queue: int = 500
     redirect_upstream_build_ids: int = 50
-    """Of all rules that lead to one build id."""
+    """Build ids, over all rules, that may lead to one build id."""
     deleted_rule_retention_s: float = 14 * 24 * 3600.0
     reachability_build_ids: int = 5
-    """In one question."""
+    """Build ids in one request."""
     reachability_task_queues: int = 20
-    """Looked through for one build id."""
+    """Task queues that are examined for one build id."""
     reachability_since_default_s: float = 300.0
-    """How long a set that is the default no more may still get new workflows."""
+    """How long a set that is no longer the default may still get new workflows."""
     reachability_rule_grace_s: float = 180.0
-    """How long a rule that was deleted may still be seen in lists."""
+    """How long a deleted rule may still be used by processes that have not seen the deletion."""
     max_deployments: int = 100
-    """In a namespace."""
+    """Per namespace."""
     max_versions_in_deployment: int = 100
     version_drainage_grace_s: float = 180.0
-    """How long a version drains before it is looked for open workflows that are pinned to it."""
+    """How long after a version began to drain it is first checked for open pinned workflows."""
     version_drainage_refresh_s: float = 180.0
-    """How long until it is looked again."""
+    """Interval of the further checks."""
     min_retention_s: int = 3600
     max_bad_binaries: int = 10
     workflow_rules_enabled: bool = True
     max_workflow_rules: int = 10
-    """In one namespace."""
+    """Per namespace."""
     max_concurrent_batch_operations: int = 1
-    """Running at the same time in one namespace."""
+    """Batch operations that may run at the same time in a namespace."""
     batch_operations_per_s: int = 50
-    """How fast one batch job goes."""
+    """Maximum rate of one batch job."""
     batch_concurrency: int = 5
     protected_namespaces: tuple[str, ...] = ()
-    """They can't be deleted."""
+    """Namespaces that cannot be deleted."""
     delete_namespaces_of_endpoints: bool = False
+    """Allows deleting a namespace that is the target of a Nexus endpoint."""
     namespace_delete_delay_s: float = 0.0
-    """How long an emptied namespace that was deleted is kept."""
-    """A namespace that a Nexus endpoint leads to may be deleted."""
+    """How long a deleted namespace is kept after its data has been deleted."""
     max_fairness_weight_overrides: int = 1000
-    """Of a task queue, and in one request."""
+    """Per task queue, and per request."""
     user_metadata_summary_size: int = 400
     user_metadata_details_size: int = 20_000
     schedules_enabled: bool = True
-    """This and what follows are parts of the API that can be switched off (`api.switches`)."""
+    """This and the following settings switch off parts of the API (`api.switches`)."""
     batch_enabled: bool = True
     batch_of_activities_enabled: bool = True
     updates_enabled: bool = True
@@ -122,24 +122,24 @@ class FrontendConfig:
     queries_disallowed: bool = False
     list_by_filter_disabled: bool = False
     eager_workflow_start: bool = True
-    """Told of; history has the same setting, and acts on it."""
+    """Only reported as a capability; history has the same setting and acts on it."""
     workflow_task_problems: int = 5
-    """Likewise: after how many failures in a row lists can find a run by them."""
+    """Workflow task failures in a row after which lists can find the run by them. Reported only, like the above."""
     poller_autoscaling_auto_enroll: bool = False
-    """Workers that say nothing of it are to let the server advise them of how many polls they need."""
+    """Asks workers that do not configure it to let the server advise them on their number of polls."""
     completion_pages: bool = False
-    """Likewise: answers of workflow tasks may come in pages."""
+    """Workflow task completions may come in pages. Reported only."""
     worker_commands_enabled: bool = False
-    """Workers are to poll a control queue."""
+    """Asks workers to poll a control queue."""
     time_skipping_enabled: bool = False
     time_skipping_max_session_skips: int = 200
     http_allowed_hosts: tuple[str, ...] | None = None
-    """What the `Host` header of HTTP requests may be, in which `*` stands for anything; None: see `doors.browsers`."""
+    """Allowed `Host` headers of HTTP requests, in which `*` matches anything; None: see `doors.browsers`."""
     auth: AuthConfig | None = None
-    """How callers are known; None: anybody may do anything."""
+    """How callers are authenticated; None: every request is allowed."""
     by_namespace: Mapping[str, FrontendConfig] = field(default_factory=dict)
-    """Those of namespaces for which something else holds, by name."""
+    """Namespaces with a configuration of their own, by name."""
 
     def of(self, namespace: str) -> FrontendConfig:
-        """What holds in a namespace."""
+        """Return the configuration that applies to a namespace."""
         return self.by_namespace.get(namespace, self) if self.by_namespace else self

@@ -1,7 +1,7 @@
-"""The frontend as a Lambda function: HTTP requests as events in (see `common.doors.http_events`), answers out.
+"""The frontend as a Lambda function: HTTP events in (see `common.doors.http_events`), HTTP answers out.
 
-Its environment is FrontendSettings (`common.doors.settings`): where the database and the other two functions are, and
-who may call. With nothing said of that, nobody may.
+It is configured by FrontendSettings (`common.doors.settings`): where the database and the other two functions are,
+and who may call. Without the latter, every call is refused.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 _clock = FunctionClock()
 _instances: list[tuple[Frontend, HttpApi, Presence, Counts | None]] = []
 _FAILED = 500
-"""Statuses from here on are the server's doing."""
+"""HTTP statuses from here on are server errors."""
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """One HTTP request, or a scheduled sweep (any other event)."""
+    """Serve an HTTP request, or a scheduled sweep (any other event)."""
     _clock.resume()
     return lambda_shell.run(_serve(event, context))
 
@@ -44,7 +44,7 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
     began_ns = _clock.steady_ns()
     frontend, api, presence, counts = await _instance()
     if not http_events.is_http(event):
-        # Imported here: only the schedule's calls need it.
+        # Imported here, because only scheduled invocations need it.
         from whistlestop.frontend.api.namespaces import finish_deletions
         from whistlestop.frontend.batch.worker import work_on_batches
 
@@ -59,7 +59,7 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 async def _answer(api: HttpApi, event: dict[str, Any], latest_ns: int | None) -> HttpAnswer:
-    """The answer to an HTTP event. Its body is decoded once its head is in order."""
+    """Return the answer to an HTTP event. The body is decoded only if the headers are acceptable."""
     try:
         head = http_events.head_of(event)
         request = HttpRequest(
@@ -74,7 +74,7 @@ async def _answer(api: HttpApi, event: dict[str, Any], latest_ns: int | None) ->
 
 
 async def _instance() -> tuple[Frontend, HttpApi, Presence, Counts | None]:
-    """Made at the first call of this instance and kept."""
+    """Return the objects of this instance, which are made at the first call and kept."""
     if not _instances:
         settings = read(FrontendSettings)
         lambda_shell.log_through_powertools("frontend", settings.log_level)

@@ -1,7 +1,7 @@
-"""Which namespace a request acts in: by the name it gives, or by its task token.
+"""Find the namespace of a request by its name or by its task token.
 
-Wordings and their order are those of Temporal's namespace validation. A token's namespace wins over the request's, and
-the two must be the same.
+Messages and their order are those of Temporal's namespace validation. The namespace of a token takes precedence over
+the request's; if both are given, they must be the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STATES_BY_METHOD = {
     "DeleteNamespace": (_REGISTERED, _DEPRECATED, _DELETED),
 }
 
-# These name a namespace that need not be there, or that they look up themselves.
+# The namespace of these RPCs need not exist, or is looked up by their handlers.
 _NAME_MUST_BE_SET = frozenset({
     "RegisterNamespace", "DescribeNamespace", "UpdateNamespace", "DeprecateNamespace", "DeleteNamespace",
 })
@@ -42,21 +42,21 @@ _OPTIONAL = frozenset({"AddSearchAttributes", "RemoveSearchAttributes", "ListSea
 
 
 class NamespaceResolver:
-    """Finds the namespace of a request, or says what is wrong with it."""
+    """Finds the namespace of a request, or reports what is wrong with it."""
 
     def __init__(self, cache: NamespaceCache, max_length: int) -> None:
         self._cache = cache
         self._max_length = max_length
 
     def peek(self, spec: RpcSpec, request: Any) -> Namespace | None:
-        """The common case, a cached namespace in its normal state; None sends the caller to `resolve`."""
+        """Return the namespace if it is cached and registered (the usual case); on None, call `resolve`."""
         if spec.by_token or spec.method in _NOT_RESOLVED:
             return None
         found = self._cache.peek(request.namespace)
         return found if found is not None and found.state == _REGISTERED else None
 
     async def resolve(self, spec: RpcSpec, request: Any) -> Namespace | None:
-        """The namespace, or None where the RPC looks after it itself. Raises ServiceError."""
+        """Return the namespace, or None if the RPC looks it up itself. Raises ServiceError."""
         found = await (self._by_token(request) if spec.by_token else self._by_request(spec, request))
         if found is not None:
             _check_state(spec.method, found)
@@ -74,7 +74,7 @@ class NamespaceResolver:
         return found
 
     async def _fault_by_token(self, request: Any, namespace_id: str) -> ServiceError:
-        """What is wrong: first with the namespace that the request names, then with its token."""
+        """Return the error: first of the namespace that the request names, then of its token."""
         if len(request.namespace.encode()) > self._max_length:
             return invalid_argument("Namespace length exceeds limit.")
         if request.namespace and await self._cache.by_name(request.namespace) is None:

@@ -1,4 +1,4 @@
-"""What workers may ask beyond Temporal's API. Served over HTTP and in process; official clients never call it."""
+"""RPCs for workers beyond Temporal's API. Served over HTTP and in process; official clients never call them."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ _LOOK = RpcSpec(
 )
 
 OWN_REGISTRY: dict[str, RpcSpec] = {_LOOK.full_name: _LOOK}
-"""By `package.Service/Method`."""
+"""RPCs by `package.Service/Method`."""

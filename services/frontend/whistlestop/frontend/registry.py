@@ -1,8 +1,8 @@
 """Every RPC of Temporal's public services, and which function serves it.
 
-Rules of this file: one line per RPC; request and response types come from the protobuf descriptors, never from here; a
-test compares the table with the descriptors, so nothing is missing by accident. To support an RPC, change the feature
-in its line into the function that serves it.
+There is one line per RPC. Request and response types come from the protobuf descriptors, never from here; a test
+compares the table with the descriptors, so that no RPC is missing by accident. To support an RPC, replace the feature
+in its line by the function that serves it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 WORKFLOW_SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
 OPERATOR_SERVICE = "temporal.api.operatorservice.v1.OperatorService"
 FOR_EVERYBODY = "GetSystemInfo"
-"""The one method that takes no credential: SDKs call it before anything else."""
+"""The only RPC that needs no credential: SDKs call it before anything else."""
 
 
 class Served(StrEnum):
-    """Who answers an RPC."""
+    """The function that serves an RPC."""
 
     FRONTEND = "frontend"
     HISTORY = "history"
@@ -37,7 +37,7 @@ class Served(StrEnum):
 
 
 class Access(StrEnum):
-    """What a caller must be allowed to do."""
+    """The kind of permission that an RPC requires."""
 
     READ = "read"
     WRITE = "write"
@@ -46,7 +46,7 @@ class Access(StrEnum):
 
 
 class Feature(StrEnum):
-    """Groups of RPCs that come (or stay away) together. The value is the reason why they are not served."""
+    """Groups of unsupported RPCs. The value is the reason why they are not supported."""
 
     OLD_DEPLOYMENTS = "no server offers the pre-release deployment API any more; use worker deployments"
     RULE_TRIGGER = "workflow rules are not triggered by hand, as in Temporal"
@@ -55,7 +55,7 @@ class Feature(StrEnum):
 
 
 FOR_EVERYBODY = "GetSystemInfo"
-"""The one RPC that takes no credential: SDKs ask it before anything else."""
+"""The only RPC that needs no credential: SDKs call it before anything else."""
 AS_TEMPORAL: Mapping[Feature, tuple[Code, str]] = {
     Feature.OLD_DEPLOYMENTS: (
         Code.UNIMPLEMENTED, "Deployments are deprecated and no longer supported, use Worker Deployments instead",
@@ -63,12 +63,12 @@ AS_TEMPORAL: Mapping[Feature, tuple[Code, str]] = {
     Feature.RULE_TRIGGER: (Code.UNIMPLEMENTED, "method {method} not supported"),
     Feature.WORKER_CONFIG: (Code.UNIMPLEMENTED, "{method} command is not enabled."),
 }  # fmt: skip
-"""What Temporal's own server refuses, too, and in which words."""
+"""Features that Temporal's server refuses as well, with its status and message."""
 
 
 @dataclass(frozen=True, slots=True)
 class RpcSpec:
-    """One RPC. `full_name` is `package.Service/Method`, the path of gRPC without its first slash."""
+    """An RPC. `full_name` is `package.Service/Method`, the gRPC path without its leading slash."""
 
     full_name: str
     service: str
@@ -79,16 +79,16 @@ class RpcSpec:
     feature: Feature | None
     access: Access
     namespaced: bool
-    """The request names a namespace (or carries a task token that does)."""
+    """The request has a namespace (or a task token with one)."""
     by_token: bool
-    """The request carries a task token."""
+    """The request has a task token."""
     admin_fields: tuple[str, ...]
-    """Fields by which the request asks for what is an admin's to decide, if it has one of them."""
+    """Fields that only an admin may set."""
     holds: bool
-    """A long poll: ends with an empty answer at its deadline or when the server drains."""
+    """A long poll: it ends with an empty reply at its deadline or when the server drains."""
 
     def access_to(self, request: Message) -> Access:
-        """What the caller of this very request must be allowed to do."""
+        """Return the permission that this particular request requires."""
         for field in self.admin_fields:
             if request.HasField(field):
                 return Access.ADMIN
@@ -274,7 +274,7 @@ _HOLDS = frozenset({
 
 
 _COMPUTE = "temporal.api.compute."
-"""Messages that say what is started with the server's credentials, and at whose expense: an admin's to decide."""
+"""Messages that determine what is started with the server's credentials, and at whose expense: for admins only."""
 
 
 def _is_admins(field: Any) -> bool:
@@ -302,7 +302,11 @@ def _spec(service: str, line: _Line, request_type: type[Message], response_type:
 
 
 def _specs() -> Iterator[RpcSpec]:
-    """By the names of messages, for descriptors of services bring those of HTTP and of descriptors along."""
+    """Yield all RPCs.
+
+    Types are found by message names, because importing the service descriptors would import those of HTTP annotations
+    too.
+    """
     tables: tuple[tuple[str, Any, tuple[_Line, ...]], ...] = (
         (WORKFLOW_SERVICE, workflow_pb, _WORKFLOW_RPCS),
         (OPERATOR_SERVICE, operator_pb, _OPERATOR_RPCS),
@@ -313,13 +317,13 @@ def _specs() -> Iterator[RpcSpec]:
 
 
 REGISTRY: dict[str, RpcSpec] = {spec.full_name: spec for spec in _specs()}
-"""By `package.Service/Method`."""
+"""RPCs by `package.Service/Method`."""
 
 SERVICES: frozenset[str] = frozenset({WORKFLOW_SERVICE, OPERATOR_SERVICE})
 
 
 def registry_of_tests() -> dict[str, RpcSpec]:
-    """Return the RPCs of the service by which tests move the clock: the test server alone knows them, as Temporal's."""
+    """Return the RPCs of the service with which tests move the clock; only the test server has them, as in Temporal."""
     from google.protobuf.message_factory import GetMessageClass
     from temporalio.api.testservice.v1 import service_pb2 as test_pb
 

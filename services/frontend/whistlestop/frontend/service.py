@@ -1,7 +1,8 @@
-"""The frontend: every call of a client or worker comes through `Frontend.call`.
+"""The frontend: every call of a client or worker goes through `Frontend.call`.
 
-Rules of this file: find the RPC in the registry, ask whether the caller may, resolve its namespace, validate, hand over
-to the function that serves it. What an RPC means is said in `api/<group>.py`; nothing here knows one RPC from another.
+It finds the RPC in the registry, checks the caller's permission, resolves the namespace, validates the request, and
+passes it to the function that serves it. The meaning of an RPC is in `api/<group>.py`; nothing here depends on a
+particular RPC.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """All that a call of one RPC needs, looked up once."""
+    """Everything that a call of an RPC needs, looked up once."""
 
     spec: RpcSpec
     serve: Serve
@@ -61,15 +62,15 @@ class _Route:
 
 @dataclass(frozen=True, slots=True)
 class _Checks:
-    """What requests are held to before they are served."""
+    """What requests are checked against before they are served."""
 
     rules: Rules
     guards: Mapping[str, Guard]
-    """Of parts of the API that are off, by RPC."""
+    """For each RPC of a disabled part of the API, the function that refuses it."""
 
 
 class Frontend:
-    """The public API over a store and the two other functions."""
+    """The public API, on top of a store and the two other functions."""
 
     def __init__(
         self, store: Store, history: ServiceClient, matching: ServiceClient, clock: Clock, ids: Ids,
@@ -87,17 +88,17 @@ class Frontend:
         self._access = self._access_control()
         self.warn = ThrottledWarnings(logging.getLogger(__name__), clock)
         self.registry = REGISTRY
-        """What the doors offer to everybody."""
+        """The public RPCs that transports offer."""
         self.configured()
         self._specs = REGISTRY | OWN_REGISTRY
         self._routes: dict[str, _Route] = {}
-        """Of RPCs that were called, by full name."""
+        """Routes of the RPCs called so far, by full name."""
         self._held: set[asyncio.Task[object]] = set()
         self._background: set[asyncio.Future[object]] = set()
         self._closing = False
 
     def configured(self) -> None:
-        """Take over what `config` says: at the start, and when it has changed."""
+        """Apply `config`, at the start and whenever it has changed."""
         config = self.config
         self._resolver = NamespaceResolver(self.namespaces, config.max_id_length)
         self._checks = _Checks(Rules(config, self.ids, self.warn), guards(config))
@@ -106,7 +107,7 @@ class Frontend:
         }
 
     async def call(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:
-        """Serve `package.Service/Method` to whom it may concern. Raises ServiceError, and nothing but cancellation."""
+        """Serve a call of `package.Service/Method`. Raises only ServiceError and cancellation."""
         route = self._route_of(full_rpc_name)
         if self._access is not None:
             try:
@@ -117,20 +118,20 @@ class Frontend:
         return await self._perform(route, request, context)
 
     async def call_as_server(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:
-        """As `call`, for what the server itself does: nobody is asked. Never for a call that came by a door."""
+        """Serve a call by the server itself, without authorisation. Never use it for a call from outside."""
         return await self._perform(self._route_of(full_rpc_name), request, context)
 
     async def admit(self, access: Access, namespace: str, headers: Mapping[str, str]) -> None:
-        """For calls that are no RPC: raises ServiceError unless the caller has that access to the namespace."""
+        """Check the caller's access to a namespace, for requests that are not RPCs. Raises ServiceError."""
         if self._access is not None:
             await self._access.check(access, namespace, headers)
 
     async def knows(self, headers: Mapping[str, str]) -> bool:
-        """Whether these headers make somebody known; everybody is where nobody is asked."""
+        """Return whether the headers authenticate a caller; True if authentication is off."""
         return self._access is None or await self._access.knows(headers)
 
     def peek_known(self, headers: Mapping[str, str]) -> bool | None:
-        """As `knows`, without waiting; None when that needs a look elsewhere."""
+        """Return what `knows` would, or None if that would have to wait."""
         return True if self._access is None else self._access.peek(headers)
 
     def _access_control(self) -> AccessControl | None:
@@ -166,25 +167,25 @@ class Frontend:
         except storage_errors.StorageError as error:
             raise self._from_storage(error) from error
         except DecodeError as error:
-            # The request was parsed before: this is something that was stored.
+            # The request itself was parsed before, so this comes from stored data.
             raise data_loss(f"{route.spec.method} found stored data that can't be read: {error}") from error
 
     def add(self, spec: RpcSpec, serve: Serve) -> None:
-        """An RPC that this process offers beyond Temporal's public services, before its doors open."""
+        """Add an RPC beyond Temporal's public services. Call it before the server listens."""
         self.registry = self.registry | {spec.full_name: spec}
         self._routes[spec.full_name] = _Route(spec, serve, None, bound_of(spec.request_type))
 
     def begin(self, work: Coroutine[Any, Any, object]) -> None:
-        """Let `work` go on behind the caller's back, until it is done or the frontend closes."""
+        """Run `work` in the background until it ends or the frontend closes."""
         self.adopt(asyncio.ensure_future(work))
 
     def adopt(self, task: asyncio.Future[Any]) -> None:
-        """Keep a task of the background until it is done; it is cancelled when the frontend closes."""
+        """Keep a background task until it ends; it is cancelled when the frontend closes."""
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
     async def close(self) -> None:
-        """Drain: open polls end at once with an empty answer, and new ones are sent elsewhere."""
+        """Drain: end open polls at once with an empty reply, and refuse new ones."""
         self._closing = True
         for task in self._background:
             task.cancel()
@@ -218,7 +219,7 @@ class Frontend:
             try:
                 route.validate(request, namespace, checks.rules)
             except UnknownSearchAttribute:
-                # Another process may have added it since this namespace was read.
+                # Another process may have added the attribute since the namespace was read.
                 if namespace is None:
                     raise
                 namespace = await self.namespaces.refresh(namespace.namespace_id)

@@ -1,8 +1,8 @@
-"""May this caller make this call? Every call from outside asks here, whichever door it came by.
+"""Authorisation of every call from outside, whatever its transport.
 
-As Temporal's server does it: whoever may not, for whatever reason, hears PERMISSION_DENIED "Request unauthorized." and
-no more; GetSystemInfo and health checks are for everybody. Unlike there, a refused caller does not hear first whether
-the namespace exists, and ListNamespaces shows the namespaces that the caller has a role in.
+As in Temporal's server, a refused caller gets PERMISSION_DENIED "Request unauthorized." whatever the reason;
+GetSystemInfo and health checks are open to everybody. Unlike there, a refused caller does not learn whether the
+namespace exists, and ListNamespaces shows only the namespaces in which the caller has a role.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LISTED = "ListNamespaces"
 
 
 class AccessControl:
-    """The credentials that are known, and the rule. Raises BadKeys for a document that is none."""
+    """The known credentials, and the check of permissions. Raises BadKeys for an invalid document of keys."""
 
     def __init__(self, config: AuthConfig, namespaces: NamespaceCache, clock: Clock) -> None:
         self._clock = clock
@@ -54,7 +54,7 @@ class AccessControl:
             self._tokens = TokenVerifier(config.jwt, clock)
 
     async def admit(self, spec: RpcSpec, request: Message, context: CallContext) -> CallContext:
-        """The call's context, if it may go on. Raises ServiceError(PERMISSION_DENIED)."""
+        """Authorise a call and return its context. Raises ServiceError(PERMISSION_DENIED)."""
         method = spec.method
         if method == FOR_EVERYBODY:
             return context
@@ -71,13 +71,13 @@ class AccessControl:
         return context
 
     async def check(self, access: Access, namespace: str, headers: Mapping[str, str]) -> None:
-        """For what is no RPC: raises ServiceError unless the caller has that access to the namespace."""
+        """Check the caller's access to a namespace, for requests that are not RPCs. Raises ServiceError."""
         claims = await self._known(headers)
         if not claims.has(roles_for(access), namespace):
             raise _refused(claims, f"with {access} access", namespace)
 
     def peek(self, headers: Mapping[str, str]) -> bool | None:
-        """As `knows`, without waiting; None when that needs a look elsewhere."""
+        """Return what `knows` would, or None if that would have to wait."""
         token = _bearer(headers)
         known = self._peek(token, headers)
         if known is False:
@@ -101,11 +101,11 @@ class AccessControl:
         return keys.of_certificate((names or "").split("\n"), now_ns) is not None
 
     async def knows(self, headers: Mapping[str, str]) -> bool:
-        """Whether the caller is anybody at all, which can be asked before the request is read."""
+        """Return whether the caller is authenticated, before the request is read."""
         try:
             await self._known(headers)
         except ServiceError as error:
-            # That the keys can't be read now is no refusal: the call itself says so.
+            # If the keys can't be read now, the call itself fails with UNAVAILABLE later.
             return error.code is not Code.PERMISSION_DENIED
         return True
 
@@ -134,7 +134,7 @@ class AccessControl:
         raise permission_denied()
 
     async def _namespace_of_token(self, request: Message) -> str:
-        """The namespace that a task token leads to; empty (so that only a role in the system helps) if it is none."""
+        """Return the namespace of a task token; empty if it is invalid, so that only system-wide roles count."""
         try:
             token = TaskToken.FromString(request.task_token)  # type: ignore[attr-defined]  # by_token says so
         except DecodeError:
@@ -148,13 +148,13 @@ _WITH_NAMESPACE = {
     "signal_external_workflow_execution_command_attributes": "SignalWorkflowExecution",
     "request_cancel_external_workflow_execution_command_attributes": "RequestCancelWorkflowExecution",
 }
-"""Commands that may name another namespace, and what their worker would have to call there."""
+"""Commands that may name another namespace, and the RPCs to which they correspond."""
 
 
 def _check_commands(claims: Claims, request: Any, namespace: str) -> None:
-    """Raise PERMISSION_DENIED unless the worker may itself do in other namespaces what its commands ask for.
+    """Raise PERMISSION_DENIED unless the worker itself may do in other namespaces what its commands ask for.
 
-    Whether commands may name other namespaces at all is for history to say, which may be another process.
+    Whether commands may name other namespaces at all is decided by history, which may be another process.
     """
     for command in request.commands:
         attributes = command.WhichOneof("attributes")
@@ -165,7 +165,7 @@ def _check_commands(claims: Claims, request: Any, namespace: str) -> None:
 
 
 def _note_refusal(token: str) -> None:
-    log.debug("a call was refused: %s", "its credential is not valid" if token else "it brought no credential")
+    log.debug("a call was refused: %s", "its credential is not valid" if token else "it has no credential")
 
 
 def _refused(claims: Claims, method: str, namespace: str) -> Exception:
@@ -174,6 +174,6 @@ def _refused(claims: Claims, method: str, namespace: str) -> Exception:
 
 
 def _bearer(headers: Mapping[str, str]) -> str:
-    """The caller's key or token; empty when there is none."""
+    """Return the caller's key or token; empty when there is none."""
     scheme, _, token = (headers.get(BEHIND_A_SIGNATURE) or headers.get("authorization") or "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""

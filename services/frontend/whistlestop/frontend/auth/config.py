@@ -1,6 +1,6 @@
-"""How callers are known, as an operator says it: in the environment of a server or a function (CallerSettings).
+"""How callers are authenticated, from the environment of a server or a function (CallerSettings).
 
-`server start` has flags for the API keys, and for allowing everybody.
+`server start` also has flags for API keys, and for allowing every caller.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from whistlestop.common.doors.settings import CallerSettings, FrontendSettings
 
 BEHIND_A_SIGNATURE = "x-whistlestop-authorization"
-"""Where the credential stands when AWS's signature takes the usual header."""
+"""Carries the credential when an AWS signature occupies the usual header."""
 _CREDENTIALS = frozenset({"authorization", BEHIND_A_SIGNATURE})
 _SIGNATURES = ("aws4-hmac-sha256", "aws4-ecdsa-p256-sha256")
-"""By which AWS knows callers before a function runs, in the usual header."""
+"""Schemes of AWS signatures in the usual header, which AWS verifies before it invokes a function."""
 _OF_SIGNATURES = frozenset({"authorization", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"})
 _LEAST_SECRET = 32
 _SCHEMES = ("https://", "http://", "file://")
 
 
 class BadAuth(ValueError):
-    """Settings that make no sense; the message is one line for a person."""
+    """The settings are inconsistent; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class JwtConfig:
-    """Tokens of one issuer: its keys by `jwks_url`, or the one `key`."""
+    """Tokens of one issuer, whose keys are at `jwks_url`, or signed with the single `key`."""
 
     jwks_url: str = ""
     key: str = field(default="", repr=False)
@@ -52,27 +52,27 @@ class JwtConfig:
 
     @property
     def key_is_public(self) -> bool:
-        """Whether `key` is a public key in PEM, and no shared secret."""
+        """Whether `key` is a public key in PEM rather than a shared secret."""
         return "-----BEGIN" in self.key
 
 
 @dataclass(frozen=True, slots=True)
 class AuthConfig:
-    """Callers need a credential of these. With none configured, nobody has one."""
+    """The credentials that are accepted. If none is configured, every call is refused."""
 
     keys: str = ""
-    """`ssm:<parameter>`, `secretsmanager:<ARN>` or a file, which hold the document of `auth.keys`; or that itself."""
+    """`ssm:<parameter>`, `secretsmanager:<ARN>` or a file with the document of `auth.keys`; or the document itself."""
     jwt: JwtConfig | None = None
     certificates: bool = False
-    """The doors ask for client certificates, and the document may grant something to whom they are of."""
+    """TLS asks for client certificates, to which the document may grant permissions."""
 
     @property
     def configured(self) -> bool:
-        """Whether there is any way to be known."""
+        """Whether any kind of credential is configured."""
         return bool(self.keys or self.jwt)
 
     def describe(self) -> str:
-        """What callers have to bring, in words."""
+        """Return a description of the accepted credentials."""
         place = "" if self.keys.lstrip().startswith("{") else f" of {self.keys}"
         ways = [f"an API key{place}"] if self.keys else []
         if self.jwt is not None:
@@ -81,7 +81,7 @@ class AuthConfig:
 
 
 def without_credentials(headers: Mapping[str, str], *, asked: bool) -> dict[str, str]:
-    """What others may see of a caller's headers: not what it is known by, here (where it is `asked`) or to AWS."""
+    """Return the headers without credentials: ours (if authentication is on, `asked`) and AWS's."""
     dropped = _CREDENTIALS | {certificates.HEADER} if asked else frozenset({certificates.HEADER})
     if headers.get("authorization", "").lower().startswith(_SIGNATURES):
         dropped |= _OF_SIGNATURES
@@ -89,7 +89,7 @@ def without_credentials(headers: Mapping[str, str], *, asked: bool) -> dict[str,
 
 
 def of_settings(settings: CallerSettings) -> AuthConfig:
-    """What the environment says. Raises BadAuth."""
+    """Return the configuration of the environment. Raises BadAuth."""
     key = settings.jwt_key or _text(settings.jwt_key_file)
     jwt = None
     if settings.jwt_jwks_url or key:
@@ -100,7 +100,10 @@ def of_settings(settings: CallerSettings) -> AuthConfig:
 
 
 def of_function(settings: FrontendSettings) -> AuthConfig | None:
-    """For a function, closed unless told otherwise: None where callers are AWS's matter, or may be anybody."""
+    """Return the configuration of a function; None if AWS authenticates callers, or anonymous callers are allowed.
+
+    Without any setting, the configuration accepts no credential, so that every call is refused. Raises BadAuth.
+    """
     config = of_settings(settings)
     if config.configured:
         return config
@@ -114,6 +117,6 @@ def _text(path: str) -> str:
         text = Path(path).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise BadAuth(f"JWT: {path} can't be read: {error}") from error
-    if "-----BEGIN" not in text:  # a shared secret, and no public key
+    if "-----BEGIN" not in text:  # a shared secret rather than a public key
         warn_if_open("the secret of JWTs", path)
     return text

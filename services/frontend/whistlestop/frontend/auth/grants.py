@@ -1,7 +1,7 @@
-"""Roles in namespaces: what a key or a token grants, and what an RPC asks for.
+"""Roles in namespaces: what a key or a token grants, and what an RPC requires.
 
 Grants are written `namespace:role`, as in the `permissions` claim of Temporal's default claim mapper; the namespace
-`temporal-system` stands for all of them and for the cluster.
+`temporal-system` stands for all namespaces and the cluster.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SYSTEM = "temporal-system"
 
 
 class Role(IntFlag):
-    """A caller may have any combination of them."""
+    """Roles, which may be combined."""
 
     NONE = 0
     WORKER = 1
@@ -37,39 +37,39 @@ _ALLOWING: Mapping[Access, Role] = {
     Access.ADMIN: Role.ADMIN,
 }
 _READ_BY_WORKERS = frozenset({"DescribeNamespace", "GetWorkflowExecutionHistory"})
-"""Workers look at their namespace when they start, and page through histories that they replay."""
+"""Read RPCs for workers: they describe their namespace at the start, and page through histories to replay."""
 
 
 class BadGrant(ValueError):
-    """Not a grant; the message is one line for a person."""
+    """The text is not a grant; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """A known caller."""
+    """An authenticated caller and its roles."""
 
     subject: str
     system: Role = Role.NONE
     namespaces: Mapping[str, Role] = field(default_factory=dict)
 
     def has(self, one_of: Role, namespace: str) -> bool:
-        """Whether the caller has one of these roles in the namespace (the cluster, if empty) or in the system."""
+        """Return whether the caller has one of these roles in the namespace (empty: the cluster) or in the system."""
         return bool((self.system | self.namespaces.get(namespace, Role.NONE)) & one_of)
 
     @property
     def sees(self) -> frozenset[str] | None:
-        """The namespaces that the caller may know of; None: all."""
+        """The namespaces that the caller may see; None means all."""
         return None if self.system else frozenset(name for name, role in self.namespaces.items() if role)
 
 
 def roles_for(access: Access, method: str = "") -> Role:
-    """The roles of which one is enough."""
+    """Return the roles any one of which is enough."""
     allowing = _ALLOWING[access]
     return allowing | Role.WORKER if method in _READ_BY_WORKERS else allowing
 
 
 def parse_grant(text: str) -> tuple[str, Role]:
-    """`namespace:role`. Raises BadGrant."""
+    """Parse `namespace:role`. Raises BadGrant."""
     namespace, _, name = text.rpartition(":")
     role = _ROLES.get(name.lower())
     if not namespace or role is None:
@@ -78,7 +78,7 @@ def parse_grant(text: str) -> tuple[str, Role]:
 
 
 def claims_of(subject: str, grants: Iterable[tuple[str, Role]]) -> Claims:
-    """The grants added up."""
+    """Return the claims of a caller with these grants."""
     system = Role.NONE
     namespaces: dict[str, Role] = {}
     for namespace, role in grants:

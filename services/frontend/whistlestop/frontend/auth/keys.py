@@ -1,11 +1,11 @@
-"""API keys, and the document that knows them by their hashes.
+"""API keys, and the document that stores their hashes.
 
-A key is 32 random bytes behind a prefix, so SHA-256 keeps it as safe as a slow hash would. The document is JSON:
+A key is 32 random bytes after a prefix, so SHA-256 protects it as well as a slow hash would. The document is JSON:
 
     {"keys": [{"name": "ci", "sha256": "…", "grants": ["orders:write"], "created": "…", "expires": "…"}]}
 
-Instead of a hash, an entry may have a `certificate`: a name in a client's certificate, where a server asks for them.
-It holds no secret: it may stand in a file, in an environment variable, or in a secret of its own.
+Instead of a hash, an entry may have a `certificate`: a name in a client certificate, for servers that ask for them.
+The document contains no secret: it may be a file, an environment variable, or a stored secret of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _INSTANT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class BadKeys(ValueError):
-    """Not a document of keys; the message is one line for a person."""
+    """The document of keys is invalid; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +42,25 @@ class ApiKey:
     created_ns: int = 0
     expires_ns: int = 0
     certificate: str = ""
-    """A name in the client's certificate, which stands for the key."""
+    """A name in the client's certificate, used instead of a hash."""
 
     def claims(self) -> Claims:
-        """What it allows. Raises BadGrant."""
+        """Return the caller's claims. Raises BadGrant."""
         return claims_of(f"key {self.name}", map(parse_grant, self.grants))
 
 
 def new_key() -> str:
-    """A fresh secret."""
+    """Return a new random key."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_of(key: str) -> str:
-    """By which the document knows a key."""
+    """Return the hash under which the document stores a key."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def parse(text: str) -> list[ApiKey]:
-    """The keys of a document. Raises BadKeys."""
+    """Return the keys of a document; none for an empty text. Raises BadKeys."""
     if not text.strip():
         return []
     try:
@@ -80,7 +80,7 @@ def parse(text: str) -> list[ApiKey]:
 
 
 def render(keys: Iterable[ApiKey]) -> str:
-    """The document."""
+    """Return the document with these keys."""
     entries = []
     for key in keys:
         known_by = {"certificate": key.certificate} if key.certificate else {"sha256": key.sha256}
@@ -93,7 +93,7 @@ def render(keys: Iterable[ApiKey]) -> str:
 
 
 class KeySet:
-    """Keys, found by their hashes, and clients by their certificates."""
+    """Keys by their hashes, and clients by their certificates."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
         self._by_hash: dict[str, tuple[int, Claims]] = {}
@@ -106,7 +106,7 @@ class KeySet:
                 self._by_hash[key.sha256] = known
 
     def of_certificate(self, names: Iterable[str], now_ns: int) -> Claims | None:
-        """What is granted to the first of these names that is known; None when none is, or not any more."""
+        """Return the claims of the first of these names that has an unexpired entry; None when there is none."""
         for name in names:
             found = self._by_certificate.get(name)
             if found is not None and not 0 < found[0] <= now_ns:
@@ -114,7 +114,7 @@ class KeySet:
         return None
 
     def find(self, hashed: str, now_ns: int) -> Claims | None:
-        """What the key of that hash allows; None when there is none, or not any more."""
+        """Return the claims of the key with that hash; None when it is unknown or has expired."""
         found = self._by_hash.get(hashed)
         if found is None or 0 < found[0] <= now_ns:
             return None

@@ -1,8 +1,8 @@
 """Where the document of API keys is, and when it is read again.
 
-A revoked key must stop working without a restart: a file is looked at every other second, what AWS keeps every five
-minutes. What can't be read any more leaves the keys that were known in force, and says so in the log; a file that is
-gone leaves none.
+A revoked key must stop working without a restart: a file is checked every two seconds, a document stored in AWS every
+five minutes. If the document cannot be read any more, the last known keys stay valid and a warning is logged; if the
+file was deleted, no key is valid.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ BY_PARAMETER, BY_SECRET = "ssm:", "secretsmanager:"
 
 
 class KeySource(Protocol):
-    """Keys that may change."""
+    """A source of keys that may change."""
 
     def peek(self) -> KeySet | None:
-        """The keys, if they are here and fresh."""
+        """Return the keys if they are loaded and fresh, else None."""
         ...
 
     async def load(self) -> KeySet:
-        """The keys, read if need be. Raises ServiceError(UNAVAILABLE) when nothing is known yet."""
+        """Return the keys, reading them if necessary. Raises ServiceError(UNAVAILABLE) if they have never been read."""
         ...
 
 
 class FixedKeys:
-    """A document that was handed over as text. Raises BadKeys."""
+    """A document given as text. Raises BadKeys."""
 
     def __init__(self, text: str) -> None:
         self._keys = KeySet(parse(text))
@@ -56,7 +56,7 @@ class FixedKeys:
 
 
 class FileKeys:
-    """A file, which must be there at first. Raises BadKeys."""
+    """A file, which must exist at first. Raises BadKeys."""
 
     def __init__(self, path: str, clock: Clock) -> None:
         self._path = Path(path)
@@ -94,15 +94,15 @@ class FileKeys:
             self._seen = seen
         except FileNotFoundError:
             self._keys, self._seen = KeySet(()), (0, 0, 0)
-            log.warning("the file of API keys is gone: no key is valid")
+            log.warning("the file of API keys was deleted: no key is valid")
         except (OSError, UnicodeDecodeError, BadKeys) as error:
-            log.warning("the file of API keys can't be read, the keys known before stay valid: %s", error)
+            log.warning("the file of API keys can't be read, the last known keys stay valid: %s", error)
 
 
 class KeptByAws:
     """A parameter of Systems Manager (`ssm:NAME`) or a secret of Secrets Manager (`secretsmanager:ARN`).
 
-    `fetch` gives the text that is kept there, and blocks.
+    `fetch` returns the stored text, and blocks.
     """
 
     def __init__(self, place: str, clock: Clock, fetch: Callable[[str], str] | None = None) -> None:
@@ -136,7 +136,7 @@ class KeptByAws:
 
 
 def source_of(place: str, clock: Clock) -> KeySource:
-    """Keys from what an operator named: the document itself, a place at AWS, or a file. Raises BadKeys."""
+    """Return the source for a configured value: the document itself, a place in AWS, or a file. Raises BadKeys."""
     if place.lstrip().startswith("{"):
         return FixedKeys(place)
     if place.startswith((BY_PARAMETER, BY_SECRET)):

@@ -1,8 +1,8 @@
 """JSON Web Tokens: signed by a key of a JWKS document, by one public key, or with a shared secret.
 
 Their claims are those of Temporal's default claim mapper: `sub` names the caller, `permissions` is a list of
-`namespace:role`. Entries that are no grant are passed over. Instants of tokens are checked on the wall clock; what is
-kept here ages on the steady one.
+`namespace:role`. Entries that are not grants are ignored. Times in tokens are compared with the wall clock; caches
+age on the steady clock.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEPT_NS = 300 * SECOND_NS
-"""So long a token that was verified is taken at its word; it may expire before."""
+"""How long a verified token is cached; it may expire earlier."""
 MOST_KEPT = 4096
 _NEVER_NS = 1 << 63
 LEEWAY_NS = 30 * SECOND_NS
-"""Clocks of issuers differ by so much."""
+"""Allowed difference between our clock and the issuer's."""
 JWKS_AGE_NS = 300 * SECOND_NS
 JWKS_AGAIN_NS = 10 * SECOND_NS
-"""Tokens with an unknown key id make us ask the issuer, but not more often."""
+"""Minimum interval between requests for the JWKS document, which tokens with an unknown key id cause."""
 _FETCH_S = 5.0
 _MOST_JWKS = 1024 * 1024
 _PUBLIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -44,25 +44,25 @@ _SECRET = ("HS256", "HS384", "HS512")
 
 
 class TokenVerifier:
-    """Tokens of one issuer."""
+    """Verifies the tokens of one issuer."""
 
     def __init__(self, config: JwtConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
         self._jwks = Jwks(config.jwks_url, clock) if config.jwks_url else None
         self._kept: dict[str, tuple[int, int, Claims]] = {}
-        """By hash: when the token is to be verified again (steady), when it expires (wall), and its claims."""
+        """By hash: when to verify the token again (steady clock), when it expires (wall clock), and its claims."""
 
     def peek(self, hashed: str, now_ns: int) -> Claims | None:
-        """The claims of a token that was verified lately and has not expired at `now_ns` of the wall clock."""
+        """Return the cached claims of a token that has not expired at `now_ns` (wall clock), else None."""
         found = self._kept.get(hashed)
         if found is None or now_ns >= found[1] or self._clock.steady_ns() >= found[0]:
             return None
         return found[2]
 
     async def verify(self, token: str, hashed: str) -> Claims | None:
-        """The claims; None when the token does not hold. Raises ServiceError while the issuer's keys are not known."""
-        # Imported here: who configures no JWT needs neither this nor the cryptography beneath.
+        """Return the claims; None for an invalid token. Raises ServiceError while the issuer's keys are unknown."""
+        # Imported here, because without JWT settings neither this nor its cryptography is needed.
         import jwt
 
         try:
@@ -80,7 +80,7 @@ class TokenVerifier:
             )  # fmt: skip
             expires_ns = self._expires_ns(payload)
         except (jwt.PyJWTError, TypeError, ValueError, OverflowError) as error:
-            # The type says enough; a message might quote the token.
+            # Log only the type, because the message might quote the token.
             log.debug("a token was refused: %s", type(error).__name__)
             return None
         claims = claims_of(f"token of {payload['sub']}", self._grants(payload))
@@ -97,7 +97,7 @@ class TokenVerifier:
         return await self._jwks.key(str(jwt.get_unverified_header(token).get("kid", ""))), _PUBLIC
 
     def _expires_ns(self, payload: Mapping[str, Any]) -> int:
-        """Raises ValueError for a token that is not valid yet, or not any more."""
+        """Return when the token expires, with leeway. Raises ValueError if it is not valid yet or any more."""
         now_ns = self._clock.now_ns()
         if "nbf" in payload and now_ns < _instant_ns(payload["nbf"]) - LEEWAY_NS:
             raise ValueError("not yet valid")
@@ -115,7 +115,7 @@ class TokenVerifier:
             try:
                 grants.append(parse_grant(str(text)))
             except BadGrant as error:
-                log.debug("a permission was passed over: %s", error)
+                log.debug("a permission was ignored: %s", error)
         return grants
 
 
@@ -130,7 +130,7 @@ class Jwks:
 
     def __init__(self, url: str, clock: Clock) -> None:
         self._url = url
-        # Who configures an issuer names its host: many stand in the operator's own network.
+        # The configured issuer is allowed although it may not be public: many are in the operator's own network.
         self._outbound = Outbound(Named.by_url(url))
         self._clock = clock
         self._keys: dict[str, Any] = {}
@@ -140,13 +140,16 @@ class Jwks:
         self._asking = asyncio.Lock()
 
     async def key(self, key_id: str) -> Any:
-        """The key, or None. What is known stays in use while the issuer does not answer."""
+        """Return the key, or None if it is unknown. Raises UNAVAILABLE if the document could never be read.
+
+        The last known keys are used while the issuer does not answer.
+        """
         if self._wants_to_ask(key_id):
             async with self._asking:
                 if self._wants_to_ask(key_id):
                     await self._ask()
         if not self._known:
-            raise unavailable("The keys that tokens are signed with can't be read. Try again.")
+            raise unavailable("The keys that sign tokens can't be read. Try again.")
         return self._keys.get(key_id)
 
     def _wants_to_ask(self, key_id: str) -> bool:
@@ -166,7 +169,7 @@ class Jwks:
             log.warning("the JWKS document can't be read: %s", error)
             return
         except (ValueError, TypeError, AttributeError, RecursionError, jwt.PyJWTError) as error:
-            # The type says enough; a message might quote the document.
+            # Log only the type, because the message might quote the document.
             log.warning("the JWKS document can't be read: %s", type(error).__name__)
             return
         self._keys = {key.key_id: key for key in keys if key.key_id and key.public_key_use in (None, "sig")}
@@ -175,7 +178,7 @@ class Jwks:
 
 
 async def _fetch(url: str, outbound: Outbound) -> bytes:
-    """The document. Raises OSError."""
+    """Return the document. Raises OSError."""
     if url.startswith("file:"):
         return await asyncio.to_thread(_read, url)
     answer = await outbound.get(url, _FETCH_S, _MOST_JWKS)
@@ -185,6 +188,6 @@ async def _fetch(url: str, outbound: Outbound) -> bytes:
 
 
 def _read(url: str) -> bytes:
-    """A file of the operator's configuration."""
+    """Read a file of the operator's configuration."""
     with Path(unquote(urlsplit(url).path)).open("rb") as file:
         return file.read(_MOST_JWKS)

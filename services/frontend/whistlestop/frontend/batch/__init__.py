@@ -1,1 +1,1 @@
-"""Batch operations: what they do to one execution, and the worker that goes through all of them."""
+"""Batch operations: what they do to one execution, and the worker that applies them to all."""

@@ -1,7 +1,7 @@
-"""What a batch does to one execution: a request to this server's own API.
+"""The operation that a batch job applies to one execution: a request to this server's own API.
 
-Where the API knows request ids, they follow from the job and the run, so that a repetition after a crash is no second
-deed.
+Where the API has request ids, they are derived from the job and the run, so that a repetition after a crash has no
+effect.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class Operations:
         self._apply: Callable[[common_pb.WorkflowExecution], Awaitable[None]] = _BY_KIND[kind or ""].__get__(self)
 
     async def perform(self, execution: common_pb.WorkflowExecution) -> bool:
-        """Do it. True when it is done or there is nothing (any more) to do it to."""
+        """Apply the operation, retrying transient errors. Return whether it succeeded.
+
+        An execution that does not exist counts as success.
+        """
         wait_s = _FIRST_WAIT_S
         for attempt in range(_ATTEMPTS):
             try:
@@ -61,7 +64,7 @@ class Operations:
                     return True
                 if error.code not in _AGAIN or attempt == _ATTEMPTS - 1:
                     return False
-            except Exception:  # this execution counts as failed; the others have their turn
+            except Exception:  # count this execution as failed and go on with the others
                 log.exception("a batch operation on %s/%s failed", execution.workflow_id, execution.run_id)
                 return False
             else:
@@ -71,7 +74,7 @@ class Operations:
         return False
 
     async def call(self, method: str, **fields: Any) -> Any:
-        """A request to this server's own API, in the job's namespace."""
+        """Send a request to this server's own API, in the job's namespace, and return the response."""
         kind: type[Message] = getattr(service_pb, f"{method}Request")
         request = kind(namespace=self._context.namespace, **fields)
         reply = await self._frontend.call_as_server(f"{WORKFLOW_SERVICE}/{method}", request, self._context)
@@ -139,7 +142,7 @@ class Operations:
             update_mask=operation.update_mask, restore_original=operation.restore_original, **_which(operation),
         )  # fmt: skip
 
-    # ---- standalone activities, whose id stands where a workflow's does
+    # ---- standalone activities, whose id is in `workflow_id`
 
     async def terminate_activity(self, execution: common_pb.WorkflowExecution) -> None:
         await self._end_activity("TerminateActivityExecution", "terminate-activity", execution)
@@ -179,7 +182,7 @@ class Operations:
         )  # fmt: skip
 
     async def _point(self, base: common_pb.WorkflowExecution, options: common_pb.ResetOptions) -> int:
-        """The event to reset to. May turn `base` to an earlier run."""
+        """Return the event to reset to. May change `base` to an earlier run."""
         target = options.WhichOneof("target")
         if target == "first_workflow_task":
             return await self._first_task(base)
@@ -202,11 +205,11 @@ class Operations:
         raise failed_precondition(f"Can't find reset point for {options.build_id}")
 
     async def _first_task(self, base: common_pb.WorkflowExecution) -> int:
-        """The first completed workflow task, or where the first scheduled one would end."""
+        """Return the id of the first completed workflow task, or where the first scheduled one would end."""
         return await self._find_task("GetWorkflowExecutionHistory", base, latest=False)
 
     async def _last_task(self, base: common_pb.WorkflowExecution) -> int:
-        """The last completed workflow task, or where the first scheduled one would end."""
+        """Return the id of the last completed workflow task, or where the first scheduled one would end."""
         return await self._find_task("GetWorkflowExecutionHistoryReverse", base, latest=True)
 
     async def _find_task(self, method: str, base: common_pb.WorkflowExecution, *, latest: bool) -> int:

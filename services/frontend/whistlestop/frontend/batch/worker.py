@@ -1,9 +1,9 @@
-"""The worker of batch jobs: it polls their task queue and works through the executions that they mean.
+"""The worker of batch jobs: it polls their task queue and applies each job to its executions.
 
-A job is a workflow with one activity, as in Temporal. Its progress (page token and counts) is the activity's heartbeat,
-sent after each page; so what a crash interrupts is tried again by the activity's retry, from the last page on, by
-whoever polls. A row of the administrative queue says that a job may be open: long-lived servers find the jobs of others
-by it, functions do a turn of it whenever they are woken.
+A job is a workflow with one activity, as in Temporal. Its progress (page token and counts) is the activity's
+heartbeat, sent after each page; so after a crash the activity's retry continues from the last page, on any process
+that polls. A row of an internal queue records that a job may be open: servers find the jobs of other processes by it,
+functions work on each job for a limited time whenever they are invoked.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 OPEN_JOBS = "batch-jobs"
 PAGE = 50
-"""Executions between two heartbeats: at the default rate a second's work, far from the heartbeat timeout."""
+"""Executions between two heartbeats: at the default rate one second's work, well within the heartbeat timeout."""
 _IDENTITY = "temporal-batcher"
 _ACTIVITY = "BatchActivityWithProtobuf"
 _HEARTBEAT_TIMEOUT_S = 10
@@ -60,28 +60,28 @@ _TURNS = 20
 _NEVER_STARTED_NS = 60 * SECOND_NS
 _TURN_S = 5.0
 _WAKE_S = 20.0
-# Operations on what is closed already would do nothing, except these.
+# The only operations that have an effect on closed executions.
 _ON_CLOSED_TOO = frozenset({"deletion_operation", "reset_operation", "delete_activities_operation"})
 
 
-# ---- which jobs there are ------------------------------------------------------------------------------------------
+# ---- open jobs -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job that may be open, and the row that says so."""
+    """A job that may be open, and the row that records it."""
 
     namespace_id: str
     job_id: str
     noted_ns: int
-    """When, by the wall clock of whoever noted it."""
+    """When it was recorded, by the wall clock of the process that recorded it."""
     seen_ns: int
     """Since when this process knows of it, by its steady clock."""
     message: QueueMessage
 
 
 async def note_job(frontend: Frontend, context: CallContext, job_id: str) -> Job:
-    """Write down that a job is about to be started; before it is, so that none is forgotten."""
+    """Record that a job is about to start. This comes before its start, so that no job is forgotten."""
     now_ns = frontend.clock.now_ns()
     data = json.dumps([context.namespace_id, job_id, now_ns]).encode()
     message = QueueMessage(OPEN_JOBS, frontend.ids.task_id(now_ns), data)
@@ -105,7 +105,7 @@ def _job(message: QueueMessage, seen_ns: int) -> Job:
 
 
 async def begin(frontend: Frontend, job: Job, *, can_hold: bool) -> None:
-    """Work on a job that was just started: behind the caller's back where that is possible, else a turn at once."""
+    """Work on a job that was just started: in the background if possible, else for a limited time at once."""
     if can_hold:
         frontend.begin(_drive(frontend, job))
     else:
@@ -113,17 +113,17 @@ async def begin(frontend: Frontend, job: Job, *, can_hold: bool) -> None:
 
 
 def resume_batches(frontend: Frontend) -> None:
-    """What a server does at its start: work on open jobs, and on those that other servers leave behind."""
+    """Start to work on open jobs, and on those that other servers abandon. A server calls it when it starts."""
     frontend.begin(_sweep(frontend))
 
 
 def page_s(wanted_per_s: float, most_per_s: float) -> float:
-    """Seconds that a page takes at least. Who asks for no rate, or for one that is none, gets the server's."""
+    """Return the minimum duration of a page in seconds; without a wanted rate, that of the server's maximum rate."""
     return PAGE / (min(wanted_per_s, most_per_s) if wanted_per_s > 0 else most_per_s)
 
 
 async def work_on_batches(frontend: Frontend) -> int:
-    """In a function that was woken: a turn of each open job, oldest first, while there is time. Returns how many."""
+    """Work on each open job for a limited time, oldest first, in an invoked function. Return the number of jobs."""
     jobs = await _noted(frontend)
     ends_ns = frontend.clock.steady_ns() + round(_WAKE_S * SECOND_NS)
     for job in jobs:
@@ -131,8 +131,8 @@ async def work_on_batches(frontend: Frontend) -> int:
             break
         try:
             await _turn(frontend, job)
-        except Exception:  # the other jobs have their turns, and this one its next
-            log.exception("batch job %s goes on with the next wake", job.job_id)
+        except Exception:  # go on with the other jobs; this one is tried again at the next invocation
+            log.exception("batch job %s failed; it is continued at the next invocation", job.job_id)
     return len(jobs)
 
 
@@ -165,15 +165,15 @@ async def _drive(frontend: Frontend, job: Job) -> None:
             if not await worker.work_on_workflow_task():
                 await worker.work_on_activity_task()
         except (ServiceError, StorageError) as error:
-            log.warning("batch job %s goes on in a second: %r", job.job_id, error)
+            log.warning("batch job %s failed, trying again in a second: %r", job.job_id, error)
             await frontend.clock.sleep(1)
-        except Exception as error:  # noqa: BLE001 - it must not end the work on this job
+        except Exception as error:  # noqa: BLE001 - no error may end the work on this job
             await frontend.aside.seen("queue", (job.message.queue_name, str(job.message.message_id)), error)
             await frontend.clock.sleep(_SWEEP_S)
 
 
 async def _turn(frontend: Frontend, job: Job) -> None:
-    """As much of the job as fits into a turn."""
+    """Work on the job for a limited time."""
     worker = await _worker(frontend, job, can_hold=False)
     ends_ns = frontend.clock.steady_ns() + round(_TURN_S * SECOND_NS)
     for _ in range(_TURNS):
@@ -197,7 +197,7 @@ async def _worker(frontend: Frontend, job: Job, *, can_hold: bool) -> BatchWorke
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the next page begins, and what came of those before."""
+    """Where the next page begins, and the outcome of the pages so far."""
 
     page_token: bytes
     total: int
@@ -207,7 +207,7 @@ class Progress:
 
     @classmethod
     def of(cls, details: common_pb.Payloads) -> Progress:
-        """As it was in a heartbeat."""
+        """Parse the details of a heartbeat."""
         told = json.loads(details.payloads[0].data)
         return cls(
             base64.b64decode(told["PageToken"]), told["TotalEstimate"], told["CurrentPage"],
@@ -215,7 +215,7 @@ class Progress:
         )  # fmt: skip
 
     def payloads(self) -> common_pb.Payloads:
-        """As it is told."""
+        """Return the progress as heartbeat details."""
         told = {
             "PageToken": base64.b64encode(self.page_token).decode(), "CurrentPage": self.page_number,
             "TotalEstimate": self.total, "SuccessCount": self.succeeded, "ErrorCount": self.failed,
@@ -224,7 +224,7 @@ class Progress:
 
 
 class _Gone(Exception):
-    """The activity is no longer wanted: the job was stopped, or its attempt timed out."""
+    """The activity was stopped: the job was terminated, or the attempt timed out."""
 
 
 # ---- the worker ----------------------------------------------------------------------------------------------------
@@ -245,7 +245,10 @@ class BatchWorker:
         return decoded(reply, getattr(service_pb, f"{method}Response"))
 
     async def is_open(self, job: Job) -> bool:
-        """Whether there is work left; one that is not there (yet) counts as open for a minute after it was noted."""
+        """Return whether there is work left.
+
+        A job that does not exist counts as open for a minute after it was recorded.
+        """
         request = service_pb.DescribeWorkflowExecutionRequest(namespace=self._context.namespace)
         request.execution.workflow_id = job.job_id
         try:
@@ -261,12 +264,12 @@ class BatchWorker:
         return bool(info.type.name == WORKFLOW_TYPE and info.status == wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING)
 
     def _age_ns(self, job: Job) -> int:
-        """How long ago the job was noted. A function knows that by the note alone."""
+        """Return how long ago the job was recorded. A function knows that only from the record."""
         clock = self._frontend.clock
         return clock.steady_ns() - job.seen_ns if self._context.can_hold else clock.now_ns() - job.noted_ns
 
     async def work_on_workflow_task(self) -> bool:
-        """Wait a while for a workflow task. True when there was one that went on or ended the workflow."""
+        """Poll for a workflow task and complete it. Return whether it made the workflow go on or end."""
         poll = service_pb.PollWorkflowTaskQueueRequest(namespace=self._context.namespace, identity=_IDENTITY)
         poll.task_queue.name = TASK_QUEUE
         reply = await self._frontend.matching.call("PollWorkflowTaskQueue", poll, self._until(_POLL_S))
@@ -284,7 +287,7 @@ class BatchWorker:
         return len(commands) != 1
 
     async def work_on_activity_task(self, ends_ns: int | None = None) -> bool:
-        """Wait a while for the activity of a job and do it, until `ends_ns` at most. True when there was one."""
+        """Poll for the activity of a job and run it, until `ends_ns` at most. Return whether there was one."""
         poll = service_pb.PollActivityTaskQueueRequest(namespace=self._context.namespace, identity=_IDENTITY)
         poll.task_queue.name = TASK_QUEUE
         reply = await self._frontend.matching.call("PollActivityTaskQueue", poll, self._until(_POLL_S))
@@ -295,12 +298,12 @@ class BatchWorker:
         try:
             await Attempt(self._frontend, self._until(_FOREVER_S), task, ends_ns).run()
         except _Gone:
-            log.info("a batch activity of %s is no longer wanted", task.workflow_execution.workflow_id)
+            log.info("the batch activity of %s was stopped", task.workflow_execution.workflow_id)
         return True
 
 
 def _decide(events: Any) -> list[command_pb.Command]:
-    """What the batch workflow does next, given its history."""
+    """Return the next commands of the batch workflow, given its history."""
     started: history_pb.HistoryEvent = events[0]
     kinds = {event.event_type: event for event in events}
     completed = kinds.get(et.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)
@@ -356,7 +359,7 @@ class Attempt:
         self._page_s = page_s(self._job.max_operations_per_second, frontend.config.batch_operations_per_s)
 
     async def run(self) -> None:
-        """Page after page, to the end or to the end of the turn."""
+        """Process page after page, to the end or until the time is up."""
         try:
             progress = Progress.of(self._details) if self._details.payloads else Progress(b"", await self._estimate())
             while True:
@@ -376,7 +379,7 @@ class Attempt:
                 spent_s = (self._clock.steady_ns() - began_ns) / SECOND_NS
                 if spent_s < self._page_s:
                     await self._clock.sleep(self._page_s - spent_s)
-                    await self._heartbeat(progress)  # The job may have been stopped meanwhile.
+                    await self._heartbeat(progress)  # detects that the job was stopped meanwhile
         except ServiceError as error:
             await self._fail(error.message, retry=error.code is not Code.INVALID_ARGUMENT)
             return
@@ -387,7 +390,7 @@ class Attempt:
             ),
         )
 
-    # ---- which executions
+    # ---- selecting executions
 
     async def _estimate(self) -> int:
         if not self._query:
@@ -422,10 +425,13 @@ class Attempt:
         end = first + PAGE
         return listed[first:end], str(end).encode() if end < len(listed) else b""
 
-    # ---- work and word of it
+    # ---- operating and reporting
 
     async def _perform_all(self, executions: list[common_pb.WorkflowExecution], progress: Progress) -> list[bool]:
-        """Operate on each, a few at a time, and keep the attempt alive however long that takes."""
+        """Apply the operation to all executions, a few at a time; return which succeeded.
+
+        Heartbeats are sent meanwhile, however long it takes.
+        """
         gate = asyncio.Semaphore(self._frontend.config.batch_concurrency)
 
         async def one(execution: common_pb.WorkflowExecution) -> bool:
@@ -437,7 +443,7 @@ class Attempt:
         try:
             await asyncio.wait({work, alive}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                alive.result()  # It ends only by raising.
+                alive.result()  # it ends only by raising
             return await work
         finally:
             work.cancel()
@@ -480,7 +486,7 @@ async def _all(work: list[Any]) -> list[bool]:
 
 
 def _query(job: service_pb.StartBatchOperationRequest) -> str:
-    """The filter of what is worth an operation."""
+    """Return the filter for executions on which the operation has an effect."""
     query = job.visibility_query
     if not query or job.WhichOneof("operation") in _ON_CLOSED_TOO:
         return query

@@ -1,1 +1,1 @@
-"""The HTTP doors: Connect and Temporal's JSON API, over ASGI and in Lambda events."""
+"""The HTTP APIs: Connect and Temporal's JSON API, over ASGI and in Lambda events."""

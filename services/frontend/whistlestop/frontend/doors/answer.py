@@ -1,4 +1,4 @@
-"""What the HTTP doors answer with, whatever carries it."""
+"""Requests and answers of the HTTP APIs, independent of the transport."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _GZIP_FROM = 1024
-"""Bytes; below, compressing costs more than it saves."""
+"""Minimum size in bytes; below it, compressing costs more than it saves."""
 
 HTTP_STATUS: Mapping[Code, int] = {
     Code.OK: 200,
@@ -33,28 +33,28 @@ HTTP_STATUS: Mapping[Code, int] = {
     Code.DATA_LOSS: 500,
     Code.UNAUTHENTICATED: 401,
 }
-"""The same in Connect and in Google's JSON transcoding."""
+"""HTTP statuses by gRPC code, the same in Connect and in Google's JSON transcoding."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """`path` is percent-encoded as it came, `query` without its question mark, header names in lower case."""
+    """A request: `path` percent-encoded as sent, `query` without "?", header names in lower case."""
 
     method: str
     path: str
     query: str
     headers: Mapping[str, str]
     body: bytes = b""
-    """Empty as long as only the head is there."""
+    """Empty while only the headers have been received."""
     local_ip: str = ""
-    """Of this side of the connection, where there is one."""
+    """The server's address of the connection, if there is one."""
     path_was_decoded: bool = False
-    """Whether a gateway decoded the path, so that a slash of an id looks like a separator."""
+    """Whether a gateway has decoded the path, so that a slash in an id looks like a separator."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """Header names in lower case."""
+    """An answer. Header names are in lower case."""
 
     status: int
     body: bytes
@@ -62,7 +62,7 @@ class HttpAnswer:
 
 
 def compressed(answer: HttpAnswer, accept_encoding: str) -> HttpAnswer:
-    """The answer gzipped, where that is accepted and worth it."""
+    """Return the answer, gzipped if that is accepted and worthwhile."""
     if len(answer.body) < _GZIP_FROM or "gzip" not in accept_encoding or "content-encoding" in answer.headers:
         return answer
     import gzip

@@ -1,4 +1,4 @@
-"""What ASGI applications of ours have in common: bodies in, answers out, and callers that go away."""
+"""Code shared by our ASGI applications: reading bodies, sending answers, and noticing clients that leave."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 HEALTH = "/healthz"
 PEER = "peer"
-"""Where the state of ASGI's scope has the connection, if a server of ours has put it there."""
+"""Key of ASGI's state under which our own servers put the connection."""
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BREAKS = re.compile(r"[\r\n\0]")
 
 
 def headers_of(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """One value a name: what came in several lines is put together, as HTTP has it."""
+    """Return headers by name; the values of a repeated header are joined with commas, as HTTP specifies."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in pairs:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
@@ -34,12 +34,12 @@ def headers_of(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def local_ip_of(scope: Mapping[str, Any]) -> str:
-    """The address of this side of the connection."""
+    """Return the server's address of the connection; empty if unknown."""
     return str((scope.get("server") or ("",))[0] or "")
 
 
 async def read_body(receive: Receive, most: int) -> bytes | None:
-    """The whole body; None when the client went away. Of one that is too large, the first `most` bytes and one more."""
+    """Return the whole body, None if the client left; of a body over `most` bytes, the first `most` + 1."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -54,9 +54,9 @@ async def read_body(receive: Receive, most: int) -> bytes | None:
 
 
 async def discard_body(receive: Receive, most: int) -> None:
-    """Read what is left of a body, at most so many bytes, and keep none of it.
+    """Read and discard the rest of a body, up to `most` bytes.
 
-    A client that is still writing does not read the answer: closing the connection would reset it.
+    A client that is still writing does not read the answer, and closing the connection would reset it.
     """
     size = 0
     while size <= most:
@@ -67,7 +67,7 @@ async def discard_body(receive: Receive, most: int) -> None:
 
 
 async def unless_gone(work: Awaitable[HttpAnswer], receive: Receive) -> HttpAnswer | None:
-    """The answer, or None (and the work cancelled) when the client leaves first: a long poll must not outlive it."""
+    """Return the answer; cancel the work and return None if the client leaves first, as it may during a long poll."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(receive))
     try:
@@ -88,7 +88,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def send_answer(send: Send, answer: HttpAnswer) -> None:
-    """The answer with its length. Workers name some of its headers: one that HTTP can't carry is left out."""
+    """Send the answer with its length. Headers set by workers that HTTP cannot carry are left out."""
     headers = [
         (name.encode("latin-1"), value.encode("latin-1", "replace"))
         for name, value in answer.headers.items()

@@ -1,16 +1,18 @@
-"""What web pages may make a browser send to a server that asks nobody who calls.
+"""Protection against requests that web pages make browsers send to a server without authentication.
 
-A page on the internet can have its visitor's browser send requests to the visitor's own machine or network. Where a
-credential has to be shown, the page has none. Where nobody is asked, or the browser itself shows a certificate, these
-rules are what keeps the page out:
+A page on the internet can make its visitor's browser send requests to the visitor's own machine or network. If a
+credential is required, the page has none. If authentication is off, or the browser itself presents a certificate,
+these rules keep the page out:
 
-  - `Host` has to be a name of this machine, if the connection came to a loopback address: a page can have its own name
-    resolve to 127.0.0.1 (DNS rebinding), and would then even read the answers;
-  - `Origin` and `Sec-Fetch-Site`, which browsers set and pages cannot, have to say that it is of the same origin;
-  - a body has to have a content type that a page cannot send without asking first (a CORS preflight). Browsers of
-    before 2020 send no `Sec-Fetch-Site`, and some no `Origin` with forms.
+- `Host` must be a name of this machine if the connection came to a loopback address: a page can make its own host
+  name
+  resolve to 127.0.0.1 (DNS rebinding), and could then even read the answers.
+- `Origin` and `Sec-Fetch-Site`, which browsers set and pages cannot, must say that the page has the same origin.
+- A body must have a content type that a page cannot send without a CORS preflight. This also covers browsers of
+  before
+  2020, which send no `Sec-Fetch-Site`, and some of which send no `Origin` with forms.
 
-Origins that are configured may do what pages of the same origin may: they get CORS headers. No others do.
+Pages of configured origins may do what pages of the same origin may, and get CORS headers. No others do.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::\d*)?")
 _SIMPLE = frozenset({"", "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"})
-"""Content types that a page may send to any site without asking."""
+"""Content types that a page may send to any site without a preflight."""
 _TOKENS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z, -]{0,1000}")
 _MAX_AGE_S = 600
 
@@ -37,11 +39,11 @@ LOCAL_NAMES = frozenset({
     "localhost", "host.docker.internal", "gateway.docker.internal", "kubernetes.docker.internal",
     "host.containers.internal",
 })  # fmt: skip
-"""Containers on a developer's machine reach it by the others."""
+"""Beside localhost, the names by which containers on a developer's machine reach it."""
 
 
 class UnsupportedMediaType(ServiceError):
-    """A body of a type that any web page may send. HTTP has a status of its own for it."""
+    """The body has a content type that any web page may send. HTTP answers with status 415."""
 
     def __init__(self, message: str) -> None:
         super().__init__(Code.INVALID_ARGUMENT, message)
@@ -49,23 +51,24 @@ class UnsupportedMediaType(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class BrowserRules:
-    """The rules of one listener. See the head of this file."""
+    """The rules of one listener; see the module's docstring."""
 
     open: bool = True
-    """Whether requests are served that show no credential, or one that a browser adds by itself."""
+    """Whether requests are served without a credential, or with one that a browser adds by itself."""
     origins: frozenset[str] = frozenset()
     """Origins of other sites whose pages may call, such as `https://ui.example.com`."""
     hosts: re.Pattern[str] | None = None
-    """What `Host` has to match, if this is configured."""
+    """What `Host` must match, if configured."""
     local_names: frozenset[str] = LOCAL_NAMES
-    """Names of this machine: no page of another site has one of these."""
+    """Names of this machine, which no page of another site can have."""
 
     def refusal(
         self, headers: Mapping[str, str], local_ip: str = "", *, any_content: bool = False
     ) -> ServiceError | None:
-        """What is wrong with a request, as far as its head tells. `any_content`: its body need not be JSON or protobuf.
+        """Return why the request is refused, judging by its headers; None if it is allowed.
 
-        `local_ip` is the address of this side of the connection.
+        `local_ip` is the server's address of the connection. With `any_content`, the body need not be JSON or
+        protobuf.
         """
         host = headers.get("host", "")
         if self.hosts is not None:
@@ -86,7 +89,7 @@ class BrowserRules:
         return None
 
     def cors(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """The headers that let a page of a configured origin read the answer."""
+        """Return the headers that let a page of a configured origin read the answer."""
         if not self.origins:
             return {}
         origin = headers.get("origin", "")
@@ -95,7 +98,7 @@ class BrowserRules:
         return {"vary": "origin", "access-control-allow-origin": origin, "access-control-expose-headers": "*"}
 
     def preflight(self, method: str, headers: Mapping[str, str]) -> dict[str, str] | None:
-        """The headers of the answer to a browser that asks whether a page may call; None if it does not ask that."""
+        """Return the headers of the answer to a CORS preflight; None if the request is not one."""
         wanted = headers.get("access-control-request-method")
         if method != "OPTIONS" or wanted is None or headers.get("origin", "") not in self.origins:
             return None
@@ -119,12 +122,12 @@ _OWN_SITE = frozenset({"none", "same-origin"})
 
 
 def has_body(headers: Mapping[str, str]) -> bool:
-    """Whether a head announces a body."""
+    """Return whether the headers announce a body."""
     return headers.get("content-length", "0").lstrip("0") != "" or "transfer-encoding" in headers
 
 
 def origins_of(texts: Iterable[str]) -> frozenset[str]:
-    """Configured origins, as browsers write them. Raises ValueError naming what is none."""
+    """Parse configured origins into the form that browsers send. Raises ValueError for an invalid one."""
     origins = set()
     for text in texts:
         parts = urlsplit(text.rstrip("/"))
@@ -136,7 +139,7 @@ def origins_of(texts: Iterable[str]) -> frozenset[str]:
 
 
 def hosts_of(patterns: Iterable[str] | None) -> re.Pattern[str] | None:
-    """Temporal's `frontend.httpAllowedHosts`: names, with their ports, in which `*` stands for anything."""
+    """Compile Temporal's `frontend.httpAllowedHosts`: host names with ports, in which `*` matches anything."""
     if patterns is None:
         return None
     return re.compile("|".join(".*".join(map(re.escape, each.split("*"))) for each in patterns), re.DOTALL)

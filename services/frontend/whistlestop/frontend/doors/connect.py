@@ -1,6 +1,6 @@
-"""The unary Connect protocol: `POST /package.Service/Method`, bodies in protobuf or its JSON.
+"""The unary Connect protocol: `POST /package.Service/Method`, with bodies in protobuf or protobuf JSON.
 
-Source of the rules: the Connect protocol reference (unary requests). Errors are JSON, their details base64.
+Implemented after the Connect protocol reference (unary requests). Errors are JSON, with details in base64.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _ENCODINGS = frozenset({"", "identity", "gzip"})
 
 
 def is_connect(path: str) -> bool:
-    """Whether the path names a method of one of our services, known or not."""
+    """Return whether the path names a method of one of our services, known or not."""
     service, separator, _ = path.removeprefix("/").partition("/")
     return bool(separator) and (service in SERVICES or service == WORKER_SERVICE)
 
 
 def may_hold(path: str) -> bool:
-    """Whether the RPC of the path is a long poll."""
+    """Return whether the RPC of the path is a long poll."""
     spec = _spec(path.removeprefix("/"))
     return spec is not None and spec.holds
 
@@ -51,7 +51,7 @@ async def serve(
     frontend: Frontend, clock: Clock, request: HttpRequest, most: int, *, can_hold: bool,
     latest_ns: int | None = None,
 ) -> HttpAnswer:
-    """Answer one call, whose head `refusal` lets pass. A body may have `most` bytes, zipped or not."""
+    """Serve a call that `refusal` allows. The body may have `most` bytes, compressed or not."""
     name, kind = request.path.removeprefix("/"), _kind(request)
     spec = _spec(name)
     assert spec is not None
@@ -67,7 +67,7 @@ async def serve(
 
 
 def refusal(request: HttpRequest) -> HttpAnswer | None:
-    """What is wrong with a call, as far as its head tells."""
+    """Return why a call is refused, judging by its headers; None if it is allowed."""
     if request.method != "POST":
         return HttpAnswer(405, b"", {"allow": "POST"})
     if _kind(request) not in (_PROTO, _JSON):
@@ -86,7 +86,7 @@ def refusal(request: HttpRequest) -> HttpAnswer | None:
 
 
 def too_large(size: int, most: int) -> ServiceError:
-    """The refusal of a body over `most` bytes."""
+    """Return the error for a body of `size` bytes, where `most` are allowed."""
     try:
         check_size(size, most)
     except ServiceError as error:
@@ -99,7 +99,7 @@ def _kind(request: HttpRequest) -> str:
 
 
 def error_answer(error: ServiceError) -> HttpAnswer:
-    """The error as Connect gives it: a code in words, details unpadded base64 with their type's name."""
+    """Return a Connect error: the code as a word, details as unpadded base64 with their type names."""
     shown: dict[str, Any] = {"code": _word(error.code), "message": error.message}
     if error.details:
         shown["details"] = [
@@ -114,7 +114,7 @@ def error_answer(error: ServiceError) -> HttpAnswer:
 
 
 def error_from_answer(status: int, body: bytes) -> ServiceError:
-    """The way back, for a client of this protocol."""
+    """Parse a Connect error, for clients of this protocol."""
     from google.protobuf import symbol_database
 
     try:
@@ -147,7 +147,7 @@ def _message(spec: RpcSpec, kind: str, request: HttpRequest, most: int) -> Messa
 
 
 def _plain_body(request: HttpRequest, most: int) -> bytes:
-    """The body, unzipped where it came zipped. Raises ServiceError."""
+    """Return the body decompressed. Raises ServiceError."""
     check_size(len(request.body), most)
     if request.headers.get("content-encoding", "identity") != "gzip":
         return request.body
@@ -157,7 +157,7 @@ def _plain_body(request: HttpRequest, most: int) -> bytes:
     except zlib.error as error:
         raise invalid_argument(f"decompress: {error}") from None
     if len(body) > most:
-        # A gzip's last four bytes tell the size; they are taken for the wording only.
+        # The last four bytes of a gzip claim the size; they are used only in the message.
         check_size(max(int.from_bytes(request.body[-4:], "little"), most + 1), most)
     if not unzip.eof or unzip.unused_data:
         raise invalid_argument("decompress: it is not one whole gzip member")

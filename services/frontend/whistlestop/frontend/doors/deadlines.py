@@ -1,4 +1,4 @@
-"""How HTTP callers say how long they wait: `Connect-Timeout-Ms`, or gRPC's own `Grpc-Timeout`."""
+"""Deadlines of HTTP requests: `Connect-Timeout-Ms`, or gRPC's `Grpc-Timeout`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_GRPC_DIGITS = 8
 
 
 def of_headers(headers: Mapping[str, str], clock: Clock, latest_ns: int | None = None) -> int | None:
-    """The deadline on the steady clock; None where nobody set one. `latest_ns` bounds it. Raises ServiceError."""
+    """Return the deadline (steady clock), limited by `latest_ns`; None without any. Raises ServiceError."""
     span_ns = _span_ns(headers)
     if span_ns is None:
         return latest_ns

@@ -1,7 +1,7 @@
-"""All that the frontend says over HTTP, free of any transport, and the ASGI application around it.
+"""The frontend's HTTP API, independent of the transport, and the ASGI application around it.
 
-Rules of this file: a request is refused by its head if it can be. Whether its path exists, whether a web page may have
-sent it and who calls is asked before a byte of its body is kept, decoded or unzipped.
+A request is refused by its headers if possible: whether its path exists, whether a web page may have sent it, and who
+calls is checked before any of its body is buffered, decoded or decompressed.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _MOST_FROM_ANYBODY = 16 * 1024
-"""Of a body, zipped or not, to the one method that takes no credential."""
+"""Maximum body, compressed or not, of the only RPC that needs no credential."""
 _MOST_DISCARDED = 8 * 1024 * 1024
-"""Bytes of a known caller's body that is too large. One that has more is not read, and its connection reset."""
+"""Bytes of an authenticated caller's too large body that are read and discarded. A larger one resets the connection."""
 _UNSUPPORTED_MEDIA_TYPE = 415
 
 
 class Kind(Enum):
-    """Whose rules a path is served by."""
+    """The protocol that serves a path."""
 
     CONNECT = auto()
     NEXUS = auto()
@@ -57,19 +57,20 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A request whose head is in order."""
+    """A request whose headers are acceptable."""
 
     kind: Kind
     most_body: int
-    """Bytes, zipped or not."""
+    """Maximum size of the body in bytes, compressed or not."""
     known: bool
-    """Whether it is of a known caller (where nobody is asked: of anybody), and not what everybody may ask."""
+    """Whether the caller was authenticated (or authentication is off); False for RPCs that need no credential."""
 
 
 class HttpApi:
-    """Connect, the JSON API, Nexus and the health check. `can_hold` is False where a wait is billed (a function).
+    """Connect, the JSON API, Nexus and the health check.
 
-    `browsers`: what web pages may send; without it, whatever they can.
+    `can_hold` is False where waiting is billed (in a function). `browsers` limits what web pages may send; without
+    it, nothing does.
     """
 
     def __init__(
@@ -81,12 +82,12 @@ class HttpApi:
         self._browsers = browsers
 
     async def handle(self, request: HttpRequest, latest_ns: int | None = None) -> HttpAnswer:
-        """Answer one request, whatever it is, by `latest_ns` if that is set. Raises nothing but cancellation."""
+        """Serve any request, by `latest_ns` (steady clock) if given. Raises only cancellation."""
         found = await self.look(request)
         return await self.serve(request, found, latest_ns) if isinstance(found, Passed) else found
 
     async def look(self, request: HttpRequest) -> Passed | HttpAnswer:
-        """Look at the head of a request: the answer if its body does not matter, or what `serve` goes on with."""
+        """Check the headers of a request: return its answer if the body does not matter, else what `serve` needs."""
         try:
             found = await self._look(request)
         except ServiceError as error:
@@ -97,7 +98,7 @@ class HttpApi:
         return found if isinstance(found, Passed) else self._readable(request, found)
 
     async def serve(self, request: HttpRequest, passed: Passed, latest_ns: int | None = None) -> HttpAnswer:
-        """Answer a request that `look` lets pass, by `latest_ns` if that is set."""
+        """Serve a request that `look` allows, by `latest_ns` (steady clock) if given."""
         if len(request.body) > passed.most_body:
             return self.too_large(request, passed, len(request.body))
         try:
@@ -108,7 +109,7 @@ class HttpApi:
         return self._readable(request, compressed(answer, request.headers.get("accept-encoding", "")))
 
     def too_large(self, request: HttpRequest, passed: Passed, size: int) -> HttpAnswer:
-        """The answer to a body of `size` bytes."""
+        """Return the answer to a body of `size` bytes, which is too large."""
         if passed.kind is Kind.CONNECT:
             answer = connect.error_answer(connect.too_large(size, passed.most_body))
         elif passed.kind is Kind.NEXUS:
@@ -122,7 +123,7 @@ class HttpApi:
         return self._readable(request, answer)
 
     async def _look(self, request: HttpRequest) -> Passed | HttpAnswer:
-        """As `look`. Raises ServiceError."""
+        """Check the headers like `look`. Raises ServiceError."""
         kind = _kind(request.path)
         if self._browsers is not None:
             allowed = self._browsers.preflight(request.method, request.headers)
@@ -148,7 +149,7 @@ class HttpApi:
 
             most = nexus_requests.MOST_BODY
         else:
-            # Imported when first needed: paths and JSON cost more to import than a function's start may.
+            # Imported when first needed, because paths and JSON are slow to import at a function's start.
             from whistlestop.frontend.doors import json_api
 
             found = json_api.rpc_of(request)
@@ -178,13 +179,13 @@ class HttpApi:
         return await json_api.serve(self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns)
 
     def _readable(self, request: HttpRequest, answer: HttpAnswer) -> HttpAnswer:
-        """With the headers for pages of configured origins."""
+        """Return the answer with the headers for pages of configured origins."""
         added = {} if self._browsers is None else self._browsers.cors(request.headers)
         return replace(answer, headers=answer.headers | added) if added else answer
 
 
 def make_app(frontend: Frontend, clock: Clock, browsers: BrowserRules | None = None) -> App:
-    """The ASGI application."""
+    """Return the ASGI application."""
     api = HttpApi(frontend, clock, browsers=browsers)
 
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -245,7 +246,7 @@ def _kind(path: str) -> Kind:
 
 
 def _error_answer(request: HttpRequest, error: ServiceError) -> HttpAnswer:
-    """The error as the protocol of the path has it."""
+    """Return the error in the format of the path's protocol."""
     kind = _kind(request.path)
     if kind is Kind.CONNECT:
         answer = connect.error_answer(error)

@@ -1,7 +1,7 @@
 """Temporal's public JSON API, `/api/v1/...` (and the same paths without that prefix).
 
-The form of the answer is chosen by `Accept`, by the query parameters `pretty` and `noPayloadShorthand`, or else by
-`Content-Type`, which says what form the body is in. Errors are JSON forms of `google.rpc.Status`.
+The format of the answer is chosen by `Accept`, by the query parameters `pretty` and `noPayloadShorthand`, or else by
+`Content-Type`, which gives the format of the body. Errors are `google.rpc.Status` as JSON.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _DECODED = (
 async def serve(
     frontend: Frontend, clock: Clock, request: HttpRequest, *, can_hold: bool, latest_ns: int | None = None
 ) -> HttpAnswer:
-    """Answer one request. Raises nothing but cancellation and what Frontend.call did not expect."""
+    """Serve a request. Raises only cancellation and what `Frontend.call` does not expect."""
     parameters = parse_qs(request.query, keep_blank_values=True)
     form = _form_of_answer(request, parameters)
     try:
@@ -57,7 +57,7 @@ async def serve(
 
 
 def rpc_of(request: HttpRequest) -> RpcSpec | HttpAnswer:
-    """The RPC that a head leads to, or the answer where there is none: that there is none, or an OpenAPI document."""
+    """Return the RPC of a request, or an answer: that there is none, or an OpenAPI document."""
     if not request.path_was_decoded and _BAD_ESCAPE.search(request.path):
         return error_answer(invalid_argument(f"invalid URL escape in path {request.path}"), request)
     match = transcoding.find(request.method, request.path)
@@ -70,12 +70,12 @@ def rpc_of(request: HttpRequest) -> RpcSpec | HttpAnswer:
 
 
 def too_large() -> ServiceError:
-    """The refusal of a body over MOST_BODY."""
+    """Return the error for a body over MOST_BODY."""
     return invalid_argument("http: request body too large")
 
 
 def error_answer(error: ServiceError, request: HttpRequest) -> HttpAnswer:
-    """The error as this API gives it to that request."""
+    """Return the error in the format that the request asks for."""
     return _error_answer(error, _form_of_answer(request, parse_qs(request.query, keep_blank_values=True)))
 
 
@@ -89,7 +89,7 @@ def _error_answer(error: ServiceError, form: _Form) -> HttpAnswer:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """A form of JSON that has a media type of its own."""
+    """A JSON format with a media type of its own."""
 
     media_type: str
     pretty: bool = False

@@ -1,9 +1,11 @@
 """Nexus over HTTP.
 
-POST /nexus/endpoints/{id}/services/{service}/{operation}                starts an operation of an endpoint
-POST /nexus/endpoints/{id}/services/{service}/{operation}/cancel         asks for its cancellation
-POST /namespaces/{namespace}/task-queues/{queue}/nexus-services/...      the same, past endpoints
-POST /nexus/callback, /namespaces/{namespace}/nexus/callback             tells how an operation elsewhere ended
+The paths are:
+
+    POST /nexus/endpoints/{id}/services/{service}/{operation}                starts an operation of an endpoint
+    POST /nexus/endpoints/{id}/services/{service}/{operation}/cancel         requests its cancellation
+    POST /namespaces/{namespace}/task-queues/{queue}/nexus-services/...      the same, without an endpoint
+    POST /nexus/callback, /namespaces/{namespace}/nexus/callback             reports the end of an operation elsewhere
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ _SERVICES = re.compile(
 async def serve(
     frontend: Frontend, clock: Clock, request: HttpRequest, *, can_hold: bool, latest_ns: int | None = None
 ) -> HttpAnswer:
-    """Answer one request, whose path is one of these (`is_nexus`)."""
+    """Serve a request whose path is one of these (`is_nexus`)."""
     support = request.headers.get(nexus_answers.FAILURE_SUPPORT_HEADER) == "true"
     callback = _CALLBACK.fullmatch(request.path)
     services = _SERVICES.fullmatch(request.path)
@@ -63,24 +65,27 @@ async def serve(
 
 
 def is_nexus(path: str) -> bool:
-    """Whether a path is one of these."""
+    """Return whether a path is one of these."""
     return "/nexus" in path and (_CALLBACK.fullmatch(path) is not None or _SERVICES.fullmatch(path) is not None)
 
 
 def error_answer(request: HttpRequest, error: ServiceError | nexus_answers.Refusal) -> HttpAnswer:
-    """The error as Nexus has it."""
+    """Return the error in Nexus's format."""
     refusal = nexus_answers.of_service_error(error) if isinstance(error, ServiceError) else error
     return refusal.answer(failure_support=request.headers.get(nexus_answers.FAILURE_SUPPORT_HEADER) == "true")
 
 
 def too_large(request: HttpRequest) -> nexus_answers.Refusal:
-    """The refusal of a body over MOST_BODY."""
+    """Return the error for a body over MOST_BODY."""
     is_callback = _CALLBACK.fullmatch(request.path) is not None
     return nexus_answers.refusal("BAD_REQUEST", "invalid result content" if is_callback else "invalid input")
 
 
 async def _of_endpoint(frontend: Frontend, request: HttpRequest, endpoint_id: str) -> nexus_requests.Target:
-    """Where an endpoint leads. That it leads nowhere is told to whoever may see all endpoints. Raises Refusal."""
+    """Return the target of an endpoint. Raises Refusal.
+
+    Only a caller with access to all namespaces learns that an endpoint does not exist.
+    """
     if not await frontend.knows(request.headers):
         raise nexus_answers.of_service_error(permission_denied())
     try:
@@ -93,9 +98,9 @@ async def _of_endpoint(frontend: Frontend, request: HttpRequest, endpoint_id: st
 async def _admitted(
     frontend: Frontend, request: HttpRequest, namespace: str, access: Access = Access.WRITE
 ) -> HttpRequest:
-    """The request without its credential, which is for nobody further on. Raises Refusal unless the caller may.
+    """Return the request without its credential, which must not be passed on. Raises Refusal unless the caller may.
 
-    An address that names no namespace takes a role in all of them.
+    A path without a namespace requires a role in all of them.
     """
     asked = frontend.config.auth is not None
     try:
@@ -106,9 +111,9 @@ async def _admitted(
 
 
 async def _complete(frontend: Frontend, request: HttpRequest, namespace: str, context: CallContext) -> HttpAnswer:
-    """The token in a header says which operation is meant; history looks at all of it.
+    """Complete an operation: a token in a header identifies it, and history checks everything.
 
-    The namespace of the address is the token's, or the completion is refused: whoever may write there was asked before.
+    The namespace of the path, for which the caller was authorised, must be that of the token.
     """
     if len(request.body) > nexus_requests.MOST_BODY:
         raise too_large(request)

@@ -1,4 +1,4 @@
-"""What Nexus over HTTP answers: refusals as failures in JSON, with the status and the headers that go with them."""
+"""Answers of Nexus over HTTP: errors as JSON failures, with the status and the headers that belong to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FAILURE_SUPPORT_HEADER = "temporal-nexus-failure-support"
 FAILURE_SOURCE = {"temporal-nexus-failure-source": "worker"}
-"""The worker is at fault, not the server."""
+"""Tells the caller that the worker failed, not the server."""
 JSON = {"content-type": "application/json"}
 
 _STATUS = {
@@ -40,11 +40,11 @@ _OF_CODE = {
     Code.UNIMPLEMENTED: ("NOT_IMPLEMENTED", "not implemented"),
     Code.DEADLINE_EXCEEDED: ("UPSTREAM_TIMEOUT", "request timeout"),
 }
-"""The kind of a handler error, and what it says where details are the server's own business."""
+"""The handler error type for each gRPC code, and its message when details must not be exposed."""
 
 
 class Refusal(Exception):
-    """A request is refused, or its handler refuses it. `failure` is the Nexus failure, as JSON."""
+    """The request is refused by the server or by its handler. `failure` is the Nexus failure as JSON."""
 
     def __init__(
         self,
@@ -61,14 +61,17 @@ class Refusal(Exception):
         self.headers = headers or {}
 
     def answer(self, *, failure_support: bool) -> HttpAnswer:
-        """Those who do not say that they know failures of both parts get the cause alone, where there is one."""
+        """Return the HTTP answer.
+
+        A client that does not announce support of Nexus failures gets the cause alone, if there is one.
+        """
         headers = self.headers if self.retryable is None else self.headers | _retryable(retryable=self.retryable)
         shown = _as_wanted(self.failure, failure_support=failure_support)
         return _failure(_STATUS.get(self.kind, _INTERNAL), shown, headers)
 
 
 def refusal(kind: str, message: str, *, retryable: bool | None = None, from_worker: bool = False) -> Refusal:
-    """The server's own."""
+    """Return an error of the server itself."""
     failure = {
         "message": message,
         "metadata": {"type": nexus_content.HANDLER_ERROR},
@@ -78,13 +81,13 @@ def refusal(kind: str, message: str, *, retryable: bool | None = None, from_work
 
 
 def of_service_error(error: ServiceError, *, exposed: bool = False) -> Refusal:
-    """A refusal of one of the services."""
+    """Convert an error of one of the services."""
     kind, message = _OF_CODE.get(error.code, ("INTERNAL", "internal error"))
     return refusal(kind, error.message if exposed else message)
 
 
 def unsuccessful(state: str, cause: dict[str, Any], *, failure_support: bool) -> HttpAnswer:
-    """The operation itself failed or was canceled."""
+    """Return the answer for an operation that failed or was canceled."""
     failure = {
         "message": "operation error",
         "metadata": {"type": nexus_content.OPERATION_ERROR, "unwrap-error": "true"},

@@ -1,4 +1,4 @@
-"""Requests of somebody outside for the workers of a Nexus endpoint, or of a queue: start an operation, or cancel it."""
+"""Requests from outside to the workers of a Nexus endpoint or task queue: start or cancel an operation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _NOT_FOR_HANDLERS = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The queue that requests go to."""
+    """The task queue to which requests go."""
 
     namespace: Namespace
     task_queue: str
@@ -53,7 +53,7 @@ class Target:
 
 
 async def of_endpoint(frontend: Frontend, endpoint_id: str) -> Target:
-    """Where an endpoint leads. Only one that leads to workers serves others."""
+    """Return the target of an endpoint, which must be a worker target. Raises Refusal."""
     record = await frontend.store.get_nexus_endpoint(endpoint_id=endpoint_id)
     if record is None:
         raise refusal("NOT_FOUND", "nexus endpoint not found", retryable=False)
@@ -67,7 +67,7 @@ async def of_endpoint(frontend: Frontend, endpoint_id: str) -> Target:
 
 
 async def of_queue(frontend: Frontend, name: str, task_queue: str) -> Target:
-    """A queue by its name."""
+    """Return the target for a task queue, given by names. Raises Refusal."""
     if len(name) > frontend.config.max_id_length:
         raise refusal("BAD_REQUEST", "Namespace length exceeds limit.")
     namespace = await frontend.namespaces.by_name(name)
@@ -81,7 +81,7 @@ async def of_queue(frontend: Frontend, name: str, task_queue: str) -> Target:
 async def serve(
     frontend: Frontend, clock: Clock, request: HttpRequest, target: Target, rest: str, context: CallContext
 ) -> HttpAnswer:
-    """`rest` is service/operation or service/operation/cancel. Raises Refusal."""
+    """Serve a request. `rest` is service/operation or service/operation/cancel. Raises Refusal."""
     if request.method != "POST":
         raise refusal("BAD_REQUEST", f'invalid request method: expected POST, got "{request.method}"')
     service, *others = (unquote(part) for part in rest.split("/"))
@@ -159,7 +159,7 @@ def _fill_cancel(
 ) -> None:
     headers = dict(request.headers)
     if len(others) == 3 and others[2] == "cancel":
-        # The older form: the token stands in the path.
+        # The older form has the token in the path.
         token = others[1]
     elif len(others) == 2 and others[1] == "cancel":
         token = headers.pop(_TOKEN_HEADER, "") or query.get("token", [""])[0]
@@ -197,7 +197,7 @@ def _deadline(text: str, clock: Clock, latest_ns: int | None) -> int | None:
 
 
 def _answer(outcome: Any, *, failure_support: bool) -> HttpAnswer:
-    """What the worker said. Raises Refusal."""
+    """Return the answer for the worker's outcome. Raises Refusal."""
     kind = outcome.WhichOneof("outcome")
     if kind == "timed_out":
         raise refusal("UPSTREAM_TIMEOUT", "upstream timeout", from_worker=True)
@@ -234,7 +234,7 @@ def _answer(outcome: Any, *, failure_support: bool) -> HttpAnswer:
 
 
 def _of_handler_error(error: nexus_pb.HandlerError) -> nexus_answers.Refusal:
-    """The older form of a handler's refusal."""
+    """Convert the older form of a handler error."""
     retryable = nexus_content.RETRYABLE_OF.get(error.retry_behavior)
     failure = {
         "metadata": {"type": nexus_content.HANDLER_ERROR},

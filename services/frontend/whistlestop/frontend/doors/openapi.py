@@ -1,7 +1,7 @@
 """OpenAPI documents of the JSON API: `/swagger.json` (version 2) and `/openapi.yaml` (version 3).
 
-They are made from what the door itself goes by: the annotations of the RPCs and the descriptors of their messages. Made
-once, when first asked for. The second is JSON as well, which is YAML.
+They are generated from what the API itself uses, the HTTP annotations of the RPCs and the descriptors of their
+messages, when they are first requested. The second is JSON too, which is valid YAML.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     Descriptor: TypeAlias = Any
-    """Two classes have that name, one of them private to the C extension."""
+    """Any, because there are two such classes, one of them private to the C extension."""
 
 TITLE = "Temporal API"
 _F = FieldDescriptor
@@ -58,7 +58,7 @@ _ERROR_SCHEMA = {
     },
 }
 _DEEPEST_PARAMETER = 3
-"""Messages within messages whose fields a query may set."""
+"""Nesting depth of messages whose fields a query may set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _parameter(name: str, place: str, schema: dict[str, Any], version: _Version)
 def _query_fields(
     message: Descriptor, prefix: str, within: tuple[str, ...], depth: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what a query may set: scalars, lists of them, and those of messages within, by their dotted names."""
+    """Yield what a query may set, by dotted names: scalars, lists of them, and those of nested messages."""
     for field in message.fields:
         name = prefix + field.json_name
         kind = field.message_type
@@ -201,7 +201,7 @@ def _of_field(field: FieldDescriptor, version: _Version) -> dict[str, Any]:
 
 
 def _closure(messages: dict[str, Descriptor]) -> dict[str, Descriptor]:
-    """Return those messages and all that stand in them."""
+    """Return those messages and all messages that they contain."""
     found: dict[str, Descriptor] = {}
     waiting = list(messages.values())
     while waiting:
@@ -223,7 +223,7 @@ def _shown(segment: str) -> str:
 
 
 def _camel(path: str) -> str:
-    """`execution.workflow_id` is `execution.workflowId` in JSON."""
+    """Convert a field path to JSON names, such as `execution.workflow_id` to `execution.workflowId`."""
     parts = []
     for name in path.split("."):
         first, *rest = name.split("_")

@@ -1,8 +1,8 @@
-"""Writing Temporal's JSON: protobuf's own, with payloads written as the JSON they hold ("shorthand").
+"""Write Temporal's JSON: protobuf JSON with payloads written as the JSON that they contain ("shorthand").
 
-A payload of `json/plain` is the value itself, one of `json/protobuf` an object with `_protoMessageType`, a `Payloads`
-an array; whatever does not fit stays in protobuf's form. Maps, and objects within payloads, are ordered by their keys,
-as Go writes them. `request_json` reads it.
+A `json/plain` payload is written as its value, a `json/protobuf` payload as an object with `_protoMessageType`, a
+`Payloads` as an array; anything else is written in protobuf's form. Keys of maps, and of objects in payloads, are
+sorted, as in Go. `request_json` reads this format.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NULL, PLAIN, PROTO = b"binary/null", b"json/plain", b"json/protobuf"
 
 
 def to_json(message: Message, *, shorthand: bool, pretty: bool) -> bytes:
-    """The message as Temporal's JSON."""
+    """Return the message as Temporal's JSON."""
     tree: Any = to_tree(message)
     tree = _shorten(message, tree, short=shorthand)
     text = json.dumps(tree, ensure_ascii=False, **({"indent": 2} if pretty else {"separators": (",", ":")}))
@@ -68,7 +68,7 @@ def _key(key: object) -> str:
 
 
 def _short_value(payload: Any) -> tuple[bool, Any]:
-    """Whether the payload has a short form, and it."""
+    """Return whether the payload has a shorthand form, and that form."""
     encoding = payload.metadata.get("encoding", b"")
     try:
         if encoding == PLAIN and len(payload.metadata) == 1:
@@ -84,7 +84,7 @@ def _short_value(payload: Any) -> tuple[bool, Any]:
 
 
 def number(text: str) -> int | float:
-    """As Go writes it back: a whole number has no point. Raises ValueError for one that Go can't hold."""
+    """Parse a number as Go writes it: without a point if it is whole. Raises ValueError beyond Go's range."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text} is out of range")
@@ -92,7 +92,7 @@ def number(text: str) -> int | float:
 
 
 def ordered(value: Any) -> Any:
-    """The value with the keys of all its objects in order."""
+    """Return the value with the keys of all its objects sorted."""
     if isinstance(value, dict):
         return {key: ordered(value[key]) for key in sorted(value)}
     return [ordered(each) for each in value] if isinstance(value, list) else value

@@ -1,9 +1,9 @@
-"""Reading requests in Temporal's JSON, as strictly as Temporal's server does.
+"""Read requests in Temporal's JSON, as strictly as Temporal's server does.
 
-That is protobuf's JSON with payloads as the JSON they hold ("shorthand"; both forms are taken everywhere, unless the
-caller said that it uses none), and short names of enums (`Running` for `WORKFLOW_EXECUTION_STATUS_RUNNING`). An unknown
-field, one that is given twice (in one spelling or in both), and a value of another kind are refused. What follows the
-first value of a body is not looked at, as in Temporal.
+This is protobuf JSON with payloads as the JSON that they contain ("shorthand"; both forms are accepted everywhere,
+unless the caller disables shorthand), and short enum names (`Running` for `WORKFLOW_EXECUTION_STATUS_RUNNING`). An
+unknown field, a duplicate field (in the same or the other spelling), and a value of the wrong type are errors.
+Anything after the first value of a body is ignored, as in Temporal.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class _Object(dict[str, Any]):
-    """An object, which remembers a key that came twice: in a payload that is fine, in a message it is not."""
+    """An object that remembers a duplicate key, which is allowed in a payload but not in a message."""
 
     twice: str | None = None
 
 
 def fill_from_json(message: Message, data: bytes, *, shorthand: bool = True) -> None:
-    """Parse into `message`. Raises ValueError with the reason."""
+    """Parse JSON into `message`. Raises ValueError with the reason."""
     if not data.strip(b" \t\r\n"):
         return
     tree = _Reading(shorthand=shorthand).message(message.DESCRIPTOR, _parsed(data))
@@ -94,13 +94,13 @@ def _unexpected(value: Any) -> ValueError:
 
 
 class _Reading:
-    """Turns Temporal's JSON into protobuf's, for `json_format` to read."""
+    """Converts Temporal's JSON to protobuf JSON for `json_format`."""
 
     def __init__(self, *, shorthand: bool) -> None:
         self._shorthand = shorthand
 
     def message(self, descriptor: Any, tree: Any) -> Any:
-        """A message of that kind."""
+        """Convert a message of that type."""
         name = descriptor.full_name
         if self._shorthand and name == PAYLOAD:
             return _long_payload(tree)
@@ -125,7 +125,7 @@ class _Reading:
         return read
 
     def _takes_null(self, field: Any) -> bool:
-        """`null` is no value, but for a payload, which can hold it."""
+        """Return whether `null` is a value of the field, as for a payload, rather than its absence."""
         kind = field.message_type
         return self._shorthand and not field.is_repeated and kind is not None and kind.full_name == PAYLOAD
 
@@ -188,7 +188,7 @@ def _scalar(field: Any, value: Any) -> Any:
 
 
 def _number_of(value: Any) -> int | float | None:
-    """The number in a number, or in a string that is nothing else."""
+    """Return the number in a number or numeric string; None for anything else."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
@@ -199,7 +199,7 @@ def _number_of(value: Any) -> int | float | None:
 
 
 def _enum(kind: EnumDescriptor, value: Any) -> Any:
-    """`Running` -> `WORKFLOW_EXECUTION_STATUS_RUNNING`."""
+    """Convert a short enum name, such as `Running` to `WORKFLOW_EXECUTION_STATUS_RUNNING`."""
     if isinstance(value, str):
         if value in kind.values_by_name:
             return value
@@ -227,7 +227,7 @@ def _long_payload(value: Any) -> dict[str, Any]:
 
 
 def _is_long(value: Any) -> bool:
-    """Whether this is a payload in protobuf's form: base64 in `metadata` and `data`, and something in both."""
+    """Return whether this is a payload in protobuf's form: base64 in `metadata` and `data`, and neither empty."""
     if not isinstance(value, dict) or not set(value) <= {"metadata", "data", "externalPayloads"}:
         return False
     metadata, data = value.get("metadata"), value.get("data", "")

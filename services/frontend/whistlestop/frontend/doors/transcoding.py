@@ -1,6 +1,6 @@
 """Paths of Temporal's JSON API, from the `google.api.http` annotations of its RPCs.
 
-A path leads to an RPC and to the fields that the path itself sets. Read once, at the first call that needs it.
+A path determines an RPC and some fields of its request. The annotations are read once, when first needed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FLOATS = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLO
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """One path of one RPC. A segment is a literal, or a field's name in braces."""
+    """A path of an RPC. A segment is a literal, or the name of a field in braces."""
 
     spec: RpcSpec
     http_method: str
@@ -44,20 +44,23 @@ class Binding:
 
     @property
     def literals(self) -> int:
-        """How many segments say exactly what they are: more of them, and the path fits better."""
+        """The number of literal segments: the more, the more specific the path."""
         return sum(not segment.startswith("{") for segment in self.segments)
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """An RPC and what its path set."""
+    """An RPC and the fields set by its path."""
 
     binding: Binding
     variables: dict[str, str]
 
 
 def find(http_method: str, path: str) -> Match | None:
-    """The binding of a percent-encoded path. A slash at its end is one too many, but where a variable is empty."""
+    """Return the binding of a percent-encoded path; None when there is none.
+
+    A trailing slash matches only if the last segment is a variable, which is then empty.
+    """
     if not path.startswith("/"):
         return None
     segments = tuple(path[1:].split("/"))
@@ -69,12 +72,12 @@ def find(http_method: str, path: str) -> Match | None:
 
 
 def other_methods(path: str) -> bool:
-    """Whether the path exists with another HTTP method."""
+    """Return whether the path exists with another HTTP method."""
     return any(find(method, path) is not None for method in ("GET", "POST", "PUT", "DELETE", "PATCH"))
 
 
 def set_field(message: Message, path: str, values: list[str]) -> None:
-    """Set a field by its dotted path from text. Unknown paths are passed over. Raises ValueError."""
+    """Set a field, given its dotted path and its values as text. Unknown paths are ignored. Raises ValueError."""
     target: Any = message
     *parents, last = path.split(".")
     for name in parents:
@@ -170,7 +173,7 @@ def bindings() -> Iterator[Binding]:
 
 def _bindings(specs: Iterable[RpcSpec]) -> Iterator[Binding]:
     for spec in specs:
-        # The registry needs no descriptors of services; their paths stand in them alone.
+        # The paths are only in the service descriptors, which the registry does not import.
         module = import_module(f"temporalio.{spec.service.removeprefix('temporal.').rpartition('.')[0]}.service_pb2")
         service = module.DESCRIPTOR.services_by_name[spec.service.rpartition(".")[2]]
         options = service.methods_by_name[spec.method].GetOptions()
