@@ -1,12 +1,12 @@
 """Activities: scheduled by a command, started by a poll, and completed, failed, timed out or cancelled.
 
 Rules of this file, which are Temporal's:
-- The started event is written together with the closing one, so that attempts that were retried leave nothing in
-  history; only the last attempt's failure is seen by the workflow.
-- Every activity has a retry policy; a command that names none gets the defaults.
-- A completion is held to the attempt that its token is of. By activity id alone, completing works even before a worker
-  took the activity; everything else needs a started attempt.
-- While an activity is paused, nothing of it times out and no attempt of it is offered.
+- The started event is written together with the closing one, so that retried attempts leave nothing in history; the
+  workflow only sees the last attempt's failure.
+- Every activity has a retry policy; a command without one gets the defaults.
+- A completion has to come from the attempt that its token names. By activity id alone, completing works even before a
+  worker took the activity; everything else needs a started attempt.
+- While an activity is paused, none of its timeouts fires and no attempt is dispatched.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 TASK_TYPE_ACTIVITY = int(task_queue_pb2.TASK_QUEUE_TYPE_ACTIVITY)
 MOST_LOOKED_AT = 100
-"""Activities of a run whose deadlines a heartbeat looks through."""
+"""The maximum number of activities for which a heartbeat recomputes the run's next deadline."""
 GONE = "invalid activityID or activity already timed out or invoking workflow is completed"
 COMPLETED = "workflow execution already completed"
 NOT_STARTED_DETAILS = b'"ACTIVITY_ID_NOT_STARTED"'
@@ -72,7 +72,7 @@ _FINISHED = {
 
 
 def schedule(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """ScheduleActivityTask."""
+    """Handle the command ScheduleActivityTask. Raise BadCommand."""
     run = completion.run
     attributes = command.schedule_activity_task_command_attributes
     is_set = command.HasField("schedule_activity_task_command_attributes")
@@ -107,7 +107,7 @@ def schedule(completion: Completion, command: command_pb.Command) -> history_pb.
 
 
 def _is_eager(run: Run, attributes: command_pb.ScheduleActivityTaskCommandAttributes) -> bool:
-    """Whether the worker gets the activity with the reply: one that is on a build id is not sure to be for new work."""
+    """Return whether the worker gets the activity with the reply; not if a build id may route it to another worker."""
     state = run.state
     if not attributes.request_eager_execution or not run.limits.eager_activities or state.paused:
         return False
@@ -116,16 +116,16 @@ def _is_eager(run: Run, attributes: command_pb.ScheduleActivityTaskCommandAttrib
 
 
 def _pending_ids(run: Run) -> set[str]:
-    """The ids of pending activities, kept for the transition: one task may schedule thousands."""
+    """Return the ids of pending activities, cached for the transition because one task may schedule thousands."""
     if run.activity_ids is None:
         run.activity_ids = {activity.activity_id for activity in run.state.activities.values()}
     return run.activity_ids
 
 
 def request_cancel(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """RequestCancelActivityTask: an activity that has not started is over at once.
+    """Handle the command RequestCancelActivityTask: an activity that has not started is cancelled at once.
 
-    The worker of one that has is told by a command to its control queue, or by the reply to its next heartbeat.
+    The worker of a started one is notified by a command on its control queue or by the reply to its next heartbeat.
     """
     run = completion.run
     attributes = command.request_cancel_activity_task_command_attributes
@@ -156,7 +156,7 @@ def request_cancel(completion: Completion, command: command_pb.Command) -> histo
 
 
 def _has_finished(run: Run, scheduled_event_id: int) -> bool:
-    """The activity ended during this workflow task: the worker could not know."""
+    """Return whether the activity ended during this workflow task, so that the worker could not know."""
 
     def ends_it(event: history_pb.HistoryEvent) -> bool:
         field = _FINISHED.get(event.event_type)
@@ -165,11 +165,11 @@ def _has_finished(run: Run, scheduled_event_id: int) -> bool:
     return run.buffered(ends_it) is not None
 
 
-# ---- offering and starting -------------------------------------------------------------------------------------------
+# ---- dispatching and starting ----------------------------------------------------------------------------------------
 
 
 def priority_of(run: Run, activity: Activity) -> common_pb.Priority:
-    """The activity's priority; what it leaves open is the workflow's."""
+    """Return the activity's priority; fields that it leaves unset are the workflow's."""
     own, base = activity.priority, run.state.priority
     return common_pb.Priority(
         priority_key=own.priority_key or base.priority_key,
@@ -179,12 +179,12 @@ def priority_of(run: Run, activity: Activity) -> common_pb.Priority:
 
 
 def dispatch(run: Run, activity: Activity) -> None:
-    """Offer the activity's attempt on its queue."""
+    """Put the activity's attempt on its task queue."""
     run.drop_task(activity.row)
     activity.stamp += 1
     activity.retry_due_ns = 0
     if run.state.paused and activity.held_by_pause:
-        # Offered when the workflow goes on, or when somebody goes on with the activity itself. Its time runs meanwhile.
+        # It is dispatched when the workflow or the activity itself is unpaused. Its timeouts run meanwhile.
         run.changed = True
         run.arm(next_deadline(activity))
         return
@@ -201,7 +201,7 @@ def dispatch(run: Run, activity: Activity) -> None:
 
 
 def offer_again(run: Run, waited_ns: int = 0) -> None:
-    """Offer all attempts that wait for a worker anew; `waited_ns`: how long that was not for lack of one."""
+    """Dispatch again all attempts that wait for a worker, after `waited_ns` that does not count as waiting."""
     for scheduled_event_id in sorted(run.state.activities):
         activity = run.state.activities[scheduled_event_id]
         if not (activity.started_ns or activity.paused or activity.retry_due_ns):
@@ -210,9 +210,9 @@ def offer_again(run: Run, waited_ns: int = 0) -> None:
 
 
 def held_by_rule(run: Run, scheduled_event_id: int, stamp: int) -> bool:
-    """Whether a workflow rule has paused the first attempt, which a worker was about to take.
+    """Return whether a workflow rule pauses the first attempt, which a worker was about to take.
 
-    Later attempts were held to the rules when the one before them failed, and when they were offered.
+    The rules were applied to later attempts when the attempt before them failed.
     """
     activity = run.state.activities.get(scheduled_event_id) if run.rules and run.is_open else None
     if activity is None or activity.started_ns or activity.stamp != stamp or activity.attempt > 1:
@@ -230,7 +230,10 @@ def start(
     build_id: str = "",
     control_queue: str = "",
 ) -> Activity:
-    """A worker takes the attempt; `build_id`: of one that is versioned by rules."""
+    """Record that a worker takes the attempt. `build_id` is set for a worker of rule-based versioning.
+
+    A repeated call with the same `request_id` changes nothing. Raise NOT_FOUND when the attempt is stale.
+    """
     if not run.is_open:
         raise not_found(COMPLETED)
     activity = run.state.activities.get(scheduled_event_id)
@@ -258,7 +261,7 @@ def start(
 def start_eagerly(
     run: Run, scheduled_event_id: int, request_id: str, identity: str, control_queue: str = ""
 ) -> Activity | None:
-    """The worker that scheduled the activity gets it with the reply; None when it is over already."""
+    """Start the activity for the worker that scheduled it; return None when it is over already."""
     activity = run.state.activities.get(scheduled_event_id) if run.is_open else None
     if activity is None or activity.started_ns:
         return None
@@ -279,13 +282,13 @@ def _set_started(run: Run, activity: Activity, request_id: str, identity: str, c
     run.arm(next_deadline(activity))
 
 
-# ---- finding ---------------------------------------------------------------------------------------------------------
+# ---- lookup ----------------------------------------------------------------------------------------------------------
 
 
 def of_token(run: Run, token: TaskToken, *, completes: bool = False) -> Activity:
-    """The attempt that `token` is of, or NOT_FOUND. A token without event id names the activity by its id alone.
+    """Return the activity whose attempt `token` names, or raise NOT_FOUND.
 
-    `completes`: by id, an activity that nobody has started will do.
+    A token without an event id names the activity by its id alone; with `completes`, that one need not be started.
     """
     if not run.is_open:
         raise not_found(COMPLETED)
@@ -308,7 +311,7 @@ def of_token(run: Run, token: TaskToken, *, completes: bool = False) -> Activity
 def _by_id(run: Run, activity_id: str) -> Activity:
     if not activity_id:
         raise invalid_argument("activityID cannot be empty")
-    # The server's own workflows have workers that answer by token: nobody else is to tell how far they are.
+    # The server's own workflows have workers that answer by token; others must not complete their activities.
     if not is_internal(run.state.task_queue):
         for activity in run.state.activities.values():
             if activity.activity_id == activity_id:
@@ -318,11 +321,11 @@ def _by_id(run: Run, activity_id: str) -> Activity:
     )
 
 
-# ---- ends ------------------------------------------------------------------------------------------------------------
+# ---- completion ------------------------------------------------------------------------------------------------------
 
 
 def _write_started(run: Run, activity: Activity, stamp: common_pb.WorkerVersionStamp | None = None) -> None:
-    """The started event of the last attempt, late, with the time at which it began."""
+    """Append the started event of the last attempt, late, with the time at which it began."""
     event = run.event(et.EVENT_TYPE_ACTIVITY_TASK_STARTED)
     set_timestamp(event.event_time, activity.started_ns)
     a = event.activity_task_started_event_attributes
@@ -342,7 +345,7 @@ def _write_started(run: Run, activity: Activity, stamp: common_pb.WorkerVersionS
 def close(
     run: Run, activity: Activity, event: history_pb.HistoryEvent, stamp: common_pb.WorkerVersionStamp | None = None
 ) -> None:
-    """Append the started event, if there was a start, and the closing one. `activity` is gone afterwards."""
+    """Append the started event, if the activity was started, and the closing one. `activity` is removed by that."""
     run.drop_task(activity.row)
     if run.activity_ids is not None:
         run.activity_ids.discard(activity.activity_id)
@@ -358,7 +361,7 @@ def complete(
     identity: str,
     stamp: common_pb.WorkerVersionStamp | None = None,
 ) -> None:
-    """The attempt succeeded."""
+    """Complete the activity: its attempt succeeded. Raise NOT_FOUND for a stale token."""
     activity = of_token(run, token, completes=True)
     if not activity.started_ns:
         _set_started(run, activity, "", identity, "")
@@ -380,7 +383,10 @@ def fail(
     last_heartbeat_details: common_pb.Payloads | None = None,
     stamp: common_pb.WorkerVersionStamp | None = None,
 ) -> None:
-    """The attempt failed: there will be another one, or the workflow has to know."""
+    """Record that the attempt failed: schedule a retry, or close the activity as failed.
+
+    Raise NOT_FOUND for a stale token.
+    """
     activity = of_token(run, token)
     if last_heartbeat_details is not None:
         _note_progress(run, activity, last_heartbeat_details, identity)
@@ -400,7 +406,10 @@ def fail(
 
 
 def cancel(run: Run, token: TaskToken, details: common_pb.Payloads | None, identity: str) -> None:
-    """The worker has heeded the request to cancel."""
+    """Close the activity as cancelled, as its worker reports.
+
+    Raise INVALID_ARGUMENT when no cancellation was requested.
+    """
     activity = of_token(run, token)
     if not activity.cancel_requested:
         raise invalid_argument("unable to mark activity as canceled without activity being request canceled first")
@@ -423,7 +432,7 @@ def _write_canceled(run: Run, activity: Activity, details: common_pb.Payloads | 
 
 
 def heartbeat(run: Run, token: TaskToken, details: common_pb.Payloads | None, identity: str) -> Activity:
-    """The worker is alive; the reply tells it what is wanted of the attempt."""
+    """Record a heartbeat; return the activity, from which the reply tells what is requested of the worker."""
     activity = of_token(run, token)
     _note_progress(run, activity, details, identity)
     _move_alarm(run, activity)
@@ -431,9 +440,9 @@ def heartbeat(run: Run, token: TaskToken, details: common_pb.Payloads | None, id
 
 
 def _move_alarm(run: Run, activity: Activity) -> None:
-    """Take the run's timer row along before it fires for nothing: that would cost a commit of its own.
+    """Move the run's timer row before it fires for nothing, which would cost a commit of its own.
 
-    Not with every heartbeat, where they come often; and not where many activities would have to be looked at.
+    This is not done with every heartbeat where they are frequent, nor where many activities would have to be checked.
     """
     from whistlestop.history.core.timers import earliest_due
 
@@ -460,7 +469,7 @@ def _note_progress(run: Run, activity: Activity, details: common_pb.Payloads | N
 
 
 def try_again(run: Run, activity: Activity, failure: failure_pb.Failure | None) -> retry.RetryState:
-    """Prepare another attempt, if there is to be one (IN_PROGRESS)."""
+    """Prepare the next attempt if there is one (return IN_PROGRESS); otherwise return why there is none."""
     if activity.cancel_requested:
         return wf_enums.RETRY_STATE_CANCEL_REQUESTED
     if _is_deadline(failure):
@@ -491,7 +500,7 @@ def try_again(run: Run, activity: Activity, failure: failure_pb.Failure | None) 
 
 
 def _is_deadline(failure: failure_pb.Failure | None) -> bool:
-    """The server's own deadlines are no failures of an attempt."""
+    """Return whether the failure is one of the server's own deadlines, after which no attempt follows."""
     if failure is None or not failure.HasField("timeout_failure_info"):
         return False
     deadlines = (wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START, wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE)
@@ -501,7 +510,7 @@ def _is_deadline(failure: failure_pb.Failure | None) -> bool:
 def wait_for_attempt(
     run: Run, activity: Activity, due_ns: int, attempt: int, failure: failure_pb.Failure | None
 ) -> None:
-    """No worker has the activity until attempt number `attempt` is offered at `due_ns`."""
+    """Release the activity from its worker, to be dispatched as attempt number `attempt` at `due_ns`."""
     run.drop_task(activity.row)
     activity.last_worker_identity = activity.started_identity
     _set_last_failure(run, activity, failure)

@@ -1,4 +1,4 @@
-"""When an activity has to be looked at: its four timeouts and its next attempt."""
+"""The deadlines of an activity: its four timeouts and its next attempt."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ HEARTBEAT = int(wf_enums.TIMEOUT_TYPE_HEARTBEAT)
 
 
 def close_deadline(activity: Activity) -> int:
-    """The end of all attempts together; 0 for never."""
+    """Return the deadline of all attempts together; 0 for none."""
     span_ns = activity.schedule_to_close_timeout_ns
     return activity.first_scheduled_ns + span_ns if span_ns else 0
 
 
 def deadlines(activity: Activity) -> list[tuple[int, int]]:
-    """When each of the activity's timeouts is due, with its type. A paused activity has none."""
+    """Return the deadlines of the activity's timeouts, as (time, timeout type). A paused activity has none."""
     if activity.paused:
         return []
     dues = []
@@ -32,7 +32,7 @@ def deadlines(activity: Activity) -> list[tuple[int, int]]:
     started_ns = activity.started_ns
     if not started_ns:
         if activity.schedule_to_start_timeout_ns:
-            # While an attempt is waited for, `scheduled_ns` lies ahead.
+            # While the next attempt is waiting for its back-off, `scheduled_ns` is in the future.
             dues.append((activity.scheduled_ns + activity.schedule_to_start_timeout_ns, SCHEDULE_TO_START))
         return dues
     if activity.start_to_close_timeout_ns:
@@ -43,7 +43,7 @@ def deadlines(activity: Activity) -> list[tuple[int, int]]:
 
 
 def next_deadline(activity: Activity) -> int:
-    """When the activity has to be looked at: a timeout, or its next attempt; 0 for never."""
+    """Return the time of the first timeout or the next attempt, whichever is earlier; 0 for neither."""
     due_ns = min((due for due, _ in deadlines(activity)), default=0)
     if activity.retry_due_ns and not activity.paused:
         return min(due_ns, activity.retry_due_ns) if due_ns else activity.retry_due_ns

@@ -1,12 +1,12 @@
 """A standalone activity: an activity that no workflow scheduled, as a run of its own.
 
 Rules of this file, which are Temporal's:
-- It is a state machine: scheduled, started and the requests to cancel, pause or reset an attempt that a worker has, to
-  one of five ends. What a status does not allow is refused and changes nothing.
-- Three times: scheduled (the attempt came to be), dispatched (it is offered), started (a worker has it). Start delays
-  and back-offs lie between the first two, schedule-to-start runs from the second.
-- What happens is not written into history, but for the beginning and the end: its state stands in `MutableState.
-  activity_execution`, and the run's alarm is its alarm.
+- It is a state machine: from scheduled and started (with requests to cancel, pause or reset an attempt that a worker
+  has) to one of five final states. What a status does not allow is refused and changes nothing.
+- An attempt has three times: scheduled (it was created), dispatched (it is put on the task queue), started (a worker
+  has it). Start delays and back-offs lie between the first two; schedule-to-start is counted from the second.
+- Only its start and its end are written into history: its state is `MutableState.activity_execution`, and its next
+  deadline is the run's timer row.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
 
 ID_PREFIX = "temporal-sys-activity:"
-"""Before its id, in `executions`."""
+"""The prefix of its id in `executions`."""
 DIVISION = "3332429922"
-"""Temporal's own number for standalone activities: what a list filter on TemporalNamespaceDivision names."""
+"""Temporal's number for standalone activities, by which list filters select them (TemporalNamespaceDivision)."""
 GONE = "activity not found for ID: {}"
 NOT_CANCEL_REQUESTED = "unable to mark activity as canceled without activity being request canceled first"
 NO_TIME_LEFT = "Not enough time to schedule next retry before activity ScheduleToClose timeout, giving up retrying"
@@ -60,23 +60,23 @@ _HEARTBEAT = wf_enums.TIMEOUT_TYPE_HEARTBEAT
 
 
 def is_one(state: MutableState) -> bool:
-    """The run is no workflow but a standalone activity."""
+    """Return whether the run is a standalone activity, not a workflow."""
     return state.HasField("activity_execution")
 
 
 def of(run: Run) -> ActivityExecution:
-    """The run's activity."""
+    """Return the run's activity."""
     return run.state.activity_execution
 
 
 def is_worked_at(state: MutableState) -> bool:
-    """An attempt is offered, or a worker is at it."""
+    """Return whether an attempt is on the task queue or a worker has it."""
     activity = state.activity_execution
     return activity.status in IN_PROGRESS or (activity.status == A.SCHEDULED and not activity.to_dispatch)
 
 
 def status_word(activity: ActivityExecution) -> str:
-    """`CANCEL_REQUESTED` is told as `CancelRequested`."""
+    """Return the status as messages show it: `CANCEL_REQUESTED` is `CancelRequested`."""
     return enum_name(ActivityExecution.Status, activity.status).title().replace("_", "")
 
 
@@ -84,23 +84,23 @@ def status_word(activity: ActivityExecution) -> str:
 
 
 def first_dispatch_ns(state: MutableState) -> int:
-    """When its first attempt is offered: behind the start delay."""
+    """Return when its first attempt is dispatched: after the start delay."""
     return state.start_ns + duration_ns(state.activity_execution.options.start_delay)
 
 
 def close_deadline_ns(state: MutableState) -> int:
-    """The end of all attempts together; 0 for never."""
+    """Return the deadline of all attempts together; 0 for none."""
     span_ns = duration_ns(state.activity_execution.options.schedule_to_close_timeout)
     return first_dispatch_ns(state) + span_ns if span_ns else 0
 
 
 def not_before_start_delay(state: MutableState, instant_ns: int) -> int:
-    """The instant, or the end of the start delay as long as no attempt has been started."""
+    """Return the given time, or the end of the start delay if that is later and no attempt has been started."""
     return instant_ns if state.activity_execution.first_started_ns else max(instant_ns, first_dispatch_ns(state))
 
 
 def timeouts(state: MutableState) -> list[tuple[int, int]]:
-    """When each of its timeouts is due, with its type."""
+    """Return the deadlines of its timeouts, as (time, timeout type)."""
     activity = state.activity_execution
     options = activity.options
     dues: list[tuple[int, int]] = []
@@ -122,7 +122,7 @@ def timeouts(state: MutableState) -> list[tuple[int, int]]:
 
 
 def earliest_due(state: MutableState) -> int:
-    """When it has to be looked at; 0 for never."""
+    """Return the next deadline or dispatch; 0 for none."""
     activity = state.activity_execution
     dues = [due_ns for due_ns, _ in timeouts(state)]
     if activity.to_dispatch:
@@ -131,22 +131,22 @@ def earliest_due(state: MutableState) -> int:
 
 
 def changed(run: Run) -> None:
-    """To be committed, and looked at again in time."""
+    """Commit the change, and set the run's timer row to the next deadline."""
     run.changed = True
     if run.is_open:
         run.arm(earliest_due(run.state))
 
 
 def note_repeated(run: Run) -> None:
-    """A request that took effect before changes nothing; Temporal counts a state transition for it all the same."""
+    """Commit a repeated request that changes nothing: Temporal counts a state transition for it."""
     run.changed = True
 
 
-# ---- beginning and offering ------------------------------------------------------------------------------------------
+# ---- scheduling and dispatching --------------------------------------------------------------------------------------
 
 
 def begin(run: Run, activity_id: str, options: activity_pb.ActivityOptions) -> ActivityExecution:
-    """The first attempt of a new run."""
+    """Set up the first attempt of a new run."""
     activity = of(run)
     activity.activity_id = activity_id
     activity.options.CopyFrom(options)
@@ -157,7 +157,7 @@ def begin(run: Run, activity_id: str, options: activity_pb.ActivityOptions) -> A
 
 
 def schedule(run: Run, dispatch_ns: int) -> None:
-    """Offer the attempt when its time has come. Whoever polled an earlier offer of it comes too late."""
+    """Schedule the attempt for dispatch at `dispatch_ns`; tasks dispatched for it earlier become stale."""
     activity = of(run)
     run.drop_task(activity.row)
     set_status(run, A.SCHEDULED)
@@ -179,7 +179,7 @@ def _dispatch(run: Run) -> None:
 
 
 def withdraw(run: Run) -> None:
-    """No worker is to get the attempt as it stands."""
+    """Take the attempt off the task queue; tasks dispatched for it become stale."""
     activity = of(run)
     run.drop_task(activity.row)
     activity.to_dispatch = False
@@ -187,7 +187,7 @@ def withdraw(run: Run) -> None:
 
 
 def set_status(run: Run, status: ActivityExecution.Status.ValueType) -> None:
-    """What lists show of an open one is whether it is paused."""
+    """Set the status; what lists show of an open activity is whether it is paused."""
     of(run).status = status
     shown = RUN_PAUSED if status == A.PAUSED else RUNNING
     if run.is_open and run.state.status != shown:
@@ -203,7 +203,10 @@ def start(
     sdk: tuple[str, str],
     deployment: deployment_pb.WorkerDeploymentOptions | None = None,
 ) -> ActivityExecution:
-    """A worker takes the attempt."""
+    """Record that a worker takes the attempt. Raise NOT_FOUND when the task is stale.
+
+    A repeated call with the same `request_id` changes nothing.
+    """
     activity = of(run)
     if activity.status in IN_PROGRESS and activity.request_id == request_id:
         return activity
@@ -229,9 +232,9 @@ def start(
 
 
 def attach_links(run: Run, links: Sequence[common_pb.Link], request_id: str) -> None:
-    """Those of a start that found it running; one that is repeated attaches nothing, even once the activity is over.
+    """Attach the links of a start request that found the activity running; a repeated request attaches nothing.
 
-    Raises FAILED_PRECONDITION when it is over, or would have too many links. A link that is there is not doubled.
+    Raise FAILED_PRECONDITION when the activity is over or would have too many links. Links are not duplicated.
     """
     activity = of(run)
     if not links or request_id == run.state.create_request_id or request_id in activity.link_request_ids:
@@ -245,7 +248,7 @@ def attach_links(run: Run, links: Sequence[common_pb.Link], request_id: str) -> 
 
 
 def check_links(run: Run, present: int, more: int) -> None:
-    """Raise FAILED_PRECONDITION when so many links are too many."""
+    """Raise FAILED_PRECONDITION when `present` and `more` links together are too many."""
     most = run.limits.links_per_execution
     if present + more > most:
         raise failed_precondition(
@@ -253,13 +256,13 @@ def check_links(run: Run, present: int, more: int) -> None:
         )
 
 
-# ---- answers of workers ----------------------------------------------------------------------------------------------
+# ---- responses of workers --------------------------------------------------------------------------------------------
 
 
 def of_token(run: Run, token: TaskToken, *, completes: bool = False) -> ActivityExecution:
-    """The attempt that `token` is of, or NOT_FOUND. A token without an attempt names the activity by its id alone.
+    """Return the activity whose attempt `token` names, or raise NOT_FOUND.
 
-    `completes`: by id, an activity that no worker has will do.
+    A token without an attempt names the activity by its id alone; with `completes`, that one need not be started.
     """
     activity = of(run)
     by_id = token.attempt == 0
@@ -279,7 +282,7 @@ def of_token(run: Run, token: TaskToken, *, completes: bool = False) -> Activity
 
 
 def complete(run: Run, token: TaskToken, result: common_pb.Payloads | None, identity: str) -> None:
-    """The attempt succeeded."""
+    """Complete the activity: its attempt succeeded. Raise NOT_FOUND for a stale token."""
     activity = of_token(run, token, completes=True)
     if activity.status not in IN_PROGRESS:
         activity.started_ns = run.now_ns
@@ -303,7 +306,7 @@ def fail(
     identity: str,
     last_heartbeat_details: common_pb.Payloads | None = None,
 ) -> None:
-    """The attempt failed: there will be another one, or it is over."""
+    """Record that the attempt failed: schedule a retry, or close the activity as failed."""
     activity = of_token(run, token)
     if last_heartbeat_details is not None:
         _note_progress(run, last_heartbeat_details)
@@ -317,7 +320,10 @@ def fail(
 
 
 def cancel(run: Run, token: TaskToken, details: common_pb.Payloads | None) -> None:
-    """The worker has heeded the request to cancel."""
+    """Close the activity as cancelled, as its worker reports.
+
+    Raise INVALID_ARGUMENT when no cancellation was requested.
+    """
     activity = of_token(run, token)
     if activity.status != A.CANCEL_REQUESTED:
         raise invalid_argument(NOT_CANCEL_REQUESTED)
@@ -325,7 +331,10 @@ def cancel(run: Run, token: TaskToken, details: common_pb.Payloads | None) -> No
 
 
 def heartbeat(run: Run, token: TaskToken, details: common_pb.Payloads | None) -> ActivityExecution:
-    """The worker is alive; the reply tells it what is wanted of the attempt. The timer row moves before it fires."""
+    """Record a heartbeat; return the activity, from which the reply tells what is requested of the worker.
+
+    The run's timer row is moved before it would fire for nothing.
+    """
     activity = of_token(run, token)
     _note_progress(run, details)
     alarm_ns, following_ns = run.state.alarm_ns, earliest_due(run.state)
@@ -348,7 +357,7 @@ def _note_progress(run: Run, details: common_pb.Payloads | None) -> None:
 
 
 def _try_again(run: Run, failure: failure_pb.Failure | None) -> retry.RetryState:
-    """Prepare another attempt, if there is to be one (IN_PROGRESS)."""
+    """Prepare the next attempt if there is one (return IN_PROGRESS); otherwise return why there is none."""
     activity = of(run)
     if activity.status == A.RESET_REQUESTED:
         _note_failed_attempt(run, failure)
@@ -380,7 +389,7 @@ def _try_again(run: Run, failure: failure_pb.Failure | None) -> retry.RetryState
 
 
 def interval_behind(policy: common_pb.RetryPolicy, attempt: int) -> int:
-    """The back-off between an attempt and the next."""
+    """Return the back-off between an attempt and the next, in nanoseconds."""
     interval_ns = retry.exponential_ns(duration_ns(policy.initial_interval), policy.backoff_coefficient, attempt)
     longest_ns = duration_ns(policy.maximum_interval)
     return min(interval_ns, longest_ns) if longest_ns else interval_ns
@@ -396,13 +405,13 @@ def _note_failed_attempt(run: Run, failure: failure_pb.Failure | None) -> None:
 
 
 def forget_interval(activity: ActivityExecution) -> None:
-    """No back-off is waited for."""
+    """Forget the back-off, since none is being waited for."""
     activity.retry_interval_ns = 0
     activity.retry_interval_is_workers = False
 
 
 def _reset_now(run: Run) -> None:
-    """The attempt that the reset waited for has ended."""
+    """Carry out the reset that was waiting for the end of the attempt."""
     activity = of(run)
     if activity.reset_options:
         restore_options(run)
@@ -420,7 +429,7 @@ def _reset_now(run: Run) -> None:
 
 
 def restore_options(run: Run) -> None:
-    """Go back to the options of the beginning; the start delay only matters before the first attempt."""
+    """Restore the original options, except the start delay once an attempt has been started."""
     activity = of(run)
     delay_ns = duration_ns(activity.options.start_delay)
     activity.options.CopyFrom(activity.original_options)
@@ -430,7 +439,7 @@ def restore_options(run: Run) -> None:
 
 
 def follow_start_delay(run: Run) -> None:
-    """Let lists show as the execution time when the first attempt is offered by the present options."""
+    """Set the execution time that lists show to the dispatch of the first attempt by the current options."""
     execution_ns = first_dispatch_ns(run.state)
     if run.state.execution_start_ns != execution_ns:
         run.state.execution_start_ns = execution_ns
@@ -438,18 +447,18 @@ def follow_start_delay(run: Run) -> None:
 
 
 def clear_heartbeat(activity: ActivityExecution) -> None:
-    """As if no worker had told of any progress."""
+    """Forget the progress that workers have reported."""
     activity.ClearField("heartbeat_details")
     activity.last_heartbeat_ns = 0
 
 
 def fire_due(run: Run) -> None:
-    """Time out what took too long, offer what is to be offered."""
+    """Fire the timeouts that are due, or dispatch the attempt if its time has come."""
     activity = of(run)
     due = sorted((due_ns, timeout_type) for due_ns, timeout_type in timeouts(run.state) if due_ns <= run.now_ns)
     if due:
         run.bookkeeping = False
-        # One is enough: it ends the activity or the attempt.
+        # One timeout is enough: it ends the activity or the attempt.
         _time_out(run, due[0][1])
     if run.is_open and activity.to_dispatch and activity.dispatch_ns <= run.now_ns:
         _dispatch(run)
@@ -490,7 +499,7 @@ def _timeout_failure(message: str, timeout_type: int) -> failure_pb.Failure:
 def _with_past(
     activity: ActivityExecution, failure: failure_pb.Failure, prior: failure_pb.Failure | None
 ) -> failure_pb.Failure:
-    """The failure with the last progress and what the attempt before failed of."""
+    """Return the failure with the last heartbeat details, and with the previous attempt's failure as its cause."""
     if activity.HasField("heartbeat_details"):
         failure.timeout_failure_info.last_heartbeat_details.CopyFrom(activity.heartbeat_details)
     if prior is not None:
@@ -498,7 +507,7 @@ def _with_past(
     return failure
 
 
-# ---- ends ------------------------------------------------------------------------------------------------------------
+# ---- completion ------------------------------------------------------------------------------------------------------
 
 
 def _end(run: Run, status: ActivityExecution.Status.ValueType) -> None:
@@ -533,7 +542,10 @@ def _close_canceled(run: Run, details: common_pb.Payloads | None) -> None:
 
 
 def terminate(run: Run, *, reason: str, identity: str, request_id: str) -> None:
-    """End it at once; the worker learns of it by its next heartbeat."""
+    """Terminate the activity at once; the worker learns of it by its next heartbeat.
+
+    Raise FAILED_PRECONDITION when it is over, unless by the same request.
+    """
     activity = of(run)
     if activity.status == A.TERMINATED:
         if activity.terminate_request_id == request_id:
@@ -550,7 +562,10 @@ def terminate(run: Run, *, reason: str, identity: str, request_id: str) -> None:
 
 
 def request_cancel(run: Run, *, reason: str, identity: str, request_id: str) -> None:
-    """A started attempt learns of it by its heartbeat; without one it is over at once."""
+    """Request cancellation: a started attempt learns of it by its heartbeat, any other is cancelled at once.
+
+    Raise FAILED_PRECONDITION when the activity is over or another request has asked for it.
+    """
     activity = of(run)
     if request_id and activity.cancel_request_id == request_id:
         note_repeated(run)

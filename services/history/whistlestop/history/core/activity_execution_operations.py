@@ -1,7 +1,7 @@
-"""What a person may do to a standalone activity: pause, unpause, reset it, and change its options.
+"""Operator commands for a standalone activity: pause, unpause, reset it, and change its options.
 
-An attempt that a worker has stays with that worker, which learns of it by its heartbeats; what was asked for happens
-when the attempt ends. A request that is repeated takes effect once.
+An attempt that a worker has stays with that worker, which is notified by its heartbeats; the request takes effect when
+the attempt ends. A repeated request has no further effect.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CAPITALS = re.compile(r"(?<!^)(?<!\.)([A-Z])")
 
 
 def pause(run: Run, *, request_id: str) -> None:
-    """Offer no further attempt until it is unpaused."""
+    """Stop dispatching attempts until the activity is unpaused. Raise FAILED_PRECONDITION when it can't be paused."""
     activity = core.of(run)
     if request_id and activity.pause_request_id == request_id:
         core.note_repeated(run)
@@ -51,7 +51,10 @@ def pause(run: Run, *, request_id: str) -> None:
 
 
 def unpause(run: Run, *, request_id: str, jitter_ns: int) -> None:
-    """Go on; a back-off that was waited for is waited for still."""
+    """Resume a paused activity after a jitter, or when its back-off ends if that is later.
+
+    Raise FAILED_PRECONDITION when it is not paused.
+    """
     activity = core.of(run)
     if request_id and activity.unpause_request_id == request_id:
         core.note_repeated(run)
@@ -70,7 +73,7 @@ def unpause(run: Run, *, request_id: str, jitter_ns: int) -> None:
 
 
 def _retry_ns(run: Run) -> int:
-    """When the back-off that stands ends; 0 for none."""
+    """Return when the current back-off ends; 0 for none."""
     activity = core.of(run)
     return activity.last_attempt_complete_ns + activity.retry_interval_ns if activity.retry_interval_ns else 0
 
@@ -78,7 +81,10 @@ def _retry_ns(run: Run) -> int:
 def reset(
     run: Run, *, request_id: str, keep_paused: bool, reset_heartbeat: bool, restore_options: bool, jitter_ns: int
 ) -> None:
-    """Count attempts from 1 again."""
+    """Restart from attempt 1; for an attempt that a worker has, when that ends.
+
+    Raise FAILED_PRECONDITION when the activity is over, or a cancellation or reset is pending.
+    """
     activity = core.of(run)
     if request_id and activity.reset_request_id == request_id:
         core.note_repeated(run)
@@ -113,7 +119,10 @@ def reset(
 def update_options(
     run: Run, changes: activity_pb.ActivityOptions, paths: Iterable[str], *, request_id: str, restore: bool
 ) -> activity_pb.ActivityOptions:
-    """Change what `paths` name to what stands in `changes`, or go back to the first options; how they are now."""
+    """Change the options named by `paths` to those of `changes`, or restore the original ones; return the result.
+
+    Raise FAILED_PRECONDITION when the status does not allow it, INVALID_ARGUMENT for invalid options.
+    """
     activity = core.of(run)
     if request_id and activity.update_request_id == request_id:
         core.note_repeated(run)
@@ -164,7 +173,7 @@ def _merge(run: Run, changes: activity_pb.ActivityOptions, wanted: set[str]) -> 
 
 
 def complete_timeouts(options: activity_pb.ActivityOptions) -> bool:
-    """Fill in the timeouts that follow from the others, none longer than the one around it; False: too few are set."""
+    """Derive missing timeouts and shorten each to the enclosing one; return False if too few are set."""
 
     def shorten(inner: Duration, outer: Duration) -> None:
         if duration_ns(outer) < duration_ns(inner):

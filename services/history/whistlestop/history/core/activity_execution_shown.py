@@ -1,4 +1,4 @@
-"""What DescribeActivityExecution and PollActivityExecution tell of a standalone activity."""
+"""A standalone activity as DescribeActivityExecution and PollActivityExecution return it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def info(
     with_heartbeat_details: bool = False,
     with_last_failure: bool = False,
 ) -> activity_pb.ActivityExecutionInfo:
-    """Everything; `first` is the run's first event."""
+    """Return everything about the activity; `first` is the run's first event."""
     activity = state.activity_execution
     started = first.workflow_execution_started_event_attributes
     shown = activity_pb.ActivityExecutionInfo(
@@ -119,7 +119,7 @@ def _add_times(shown: activity_pb.ActivityExecutionInfo, state: MutableState, no
 
 
 def callbacks(state: MutableState) -> Iterator[activity_pb.CallbackInfo]:
-    """Those that are called when it has ended, and how that went."""
+    """Yield the callbacks that are called when the activity ends, and the state of each."""
     for callback, info in zip(state.completion_callbacks, state.callback_infos, strict=False):
         told = activity_pb.CallbackInfo()
         told.trigger.activity_closed.SetInParent()
@@ -137,7 +137,7 @@ def callbacks(state: MutableState) -> Iterator[activity_pb.CallbackInfo]:
 
 
 def outcome(activity: ActivityExecution) -> activity_pb.ActivityExecutionOutcome | None:
-    """How it ended; None while it goes on."""
+    """Return how the activity ended; None while it is running."""
     if activity.status not in TERMINAL:
         return None
     told = activity_pb.ActivityExecutionOutcome()

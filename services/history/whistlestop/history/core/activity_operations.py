@@ -1,7 +1,8 @@
-"""What a person may do to pending activities: pause, unpause, reset them, and change their options.
+"""Operator commands for pending activities: pause, unpause, reset them, and change their options.
 
-None of it is written into history. An attempt that a worker has stays with that worker; it learns of a pause or a reset
-by its heartbeats. An attempt that nobody has is offered anew, at once or after a jitter that the caller has drawn.
+None of these is written into history. An attempt that a worker has stays with that worker, which is notified of a pause
+or a reset by its heartbeats. An attempt without a worker is dispatched again, at once or after a jitter that the caller
+has drawn.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to
 
 
 def selected(run: Run, *, activity_id: str = "", activity_type: str = "", every: bool = False) -> list[Activity]:
-    """The pending activities that are meant; NOT_FOUND when there are none."""
+    """Return the pending activities that are selected. Raise NOT_FOUND when there are none."""
     if not run.is_open:
         raise not_found(core_activity.COMPLETED)
     found = [
@@ -46,7 +47,7 @@ def selected(run: Run, *, activity_id: str = "", activity_type: str = "", every:
 
 
 def _offer(run: Run, activity: Activity, due_ns: int) -> None:
-    """Offer the attempt on its queue, now or later; what the last one failed of is forgotten."""
+    """Dispatch the attempt now or at `due_ns`; the last attempt's failure is forgotten."""
     activity.held_by_pause = False
     core_activity.wait_for_attempt(run, activity, due_ns, activity.attempt, None)
     if due_ns <= run.now_ns:
@@ -57,7 +58,10 @@ def _offer(run: Run, activity: Activity, due_ns: int) -> None:
 
 
 def pause(run: Run, activities: Iterable[Activity], *, identity: str, reason: str, request_id: str) -> None:
-    """Offer no further attempt until it is unpaused."""
+    """Stop dispatching attempts of these activities until they are unpaused.
+
+    Raise FAILED_PRECONDITION for one that another request has paused.
+    """
     for activity in activities:
         if activity.paused:
             if activity.pause_request_id == request_id:
@@ -73,7 +77,7 @@ def pause(run: Run, activities: Iterable[Activity], *, identity: str, reason: st
 def unpause(
     run: Run, activities: Iterable[Activity], *, reset_attempts: bool, reset_heartbeat: bool, jitter_ns: int
 ) -> None:
-    """Go on with what was paused; the others stay as they are."""
+    """Resume the activities that are paused, each after the jitter; the others stay as they are."""
     for activity in activities:
         if not activity.paused:
             continue
@@ -116,7 +120,7 @@ def reset(
     jitter_ns: int,
     originals: Mapping[int, history_pb.ActivityTaskScheduledEventAttributes] | None = None,
 ) -> None:
-    """Count attempts from 1 again. `originals`: and go back to the options of the scheduled events."""
+    """Restart the activities from attempt 1; with `originals`, also restore the options of the scheduled events."""
     for activity in activities:
         was_paused = activity.paused
         activity.attempt = 1
@@ -142,7 +146,10 @@ def reset(
 def update_options(
     run: Run, activities: Iterable[Activity], changes: activity_pb.ActivityOptions, paths: Iterable[str]
 ) -> activity_pb.ActivityOptions:
-    """Change what `paths` name to what stands in `changes`; the options as they are now."""
+    """Change the options named by `paths` to those of `changes`; return the resulting options.
+
+    Raise INVALID_ARGUMENT for invalid options.
+    """
     wanted = {re.sub(r"(?<!^)(?<!\.)([A-Z])", r"_\1", path).lower() for path in paths}
     result = activity_pb.ActivityOptions()
     for activity in activities:
@@ -163,7 +170,7 @@ def restore_options(
     activities: Iterable[Activity],
     originals: Mapping[int, history_pb.ActivityTaskScheduledEventAttributes],
 ) -> activity_pb.ActivityOptions:
-    """Go back to the options of the scheduled events."""
+    """Restore the options of the scheduled events; return them. Raise NOT_FOUND for an activity without an event."""
     result = activity_pb.ActivityOptions()
     for activity in activities:
         result = _original_options(activity, originals)
@@ -172,7 +179,7 @@ def restore_options(
 
 
 def options_of(activity: Activity) -> activity_pb.ActivityOptions:
-    """The options that hold for the activity now."""
+    """Return the activity's current options."""
     options = activity_pb.ActivityOptions()
     options.task_queue.name = activity.task_queue
     for field in _TIMEOUTS:
@@ -200,7 +207,7 @@ def _original_options(
 def merge_options(
     options: activity_pb.ActivityOptions, changes: activity_pb.ActivityOptions, wanted: set[str]
 ) -> None:
-    """Copy the wanted fields; one that the changes leave out is unset."""
+    """Copy the wanted fields; one that `changes` does not set is cleared. Raise INVALID_ARGUMENT."""
     for path in wanted:
         field, _, inner = path.partition(".")
         if field not in options.DESCRIPTOR.fields_by_name or (field == "task_queue" and inner != "name"):
@@ -225,7 +232,7 @@ def merge_options(
 
 
 def _complete(run: Run, activity: Activity, options: activity_pb.ActivityOptions) -> None:
-    """Hold the options to what a command's would be held to."""
+    """Validate and complete the options like those of a command. Raise INVALID_ARGUMENT."""
     a = command_pb.ScheduleActivityTaskCommandAttributes(activity_id=activity.activity_id)
     a.activity_type.name = activity.activity_type
     a.task_queue.CopyFrom(options.task_queue)

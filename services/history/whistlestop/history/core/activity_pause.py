@@ -1,4 +1,4 @@
-"""Pausing an activity, whoever asks for it, and what lists show of it."""
+"""Pause an activity, for an operator or a rule, and show paused activities in lists."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PAUSE_INFO = "TemporalPauseInfo"
 
 
 def is_waiting(activity: Activity) -> bool:
-    """No worker has it, and it is still wanted."""
+    """Return whether the activity is waiting for a worker and not being cancelled."""
     return not activity.started_ns and not activity.cancel_requested
 
 
 def set_paused(run: Run, activity: Activity) -> None:
-    """Offer no further attempt until it is unpaused. An attempt that a worker has stays with it."""
+    """Stop dispatching attempts until the activity is unpaused. An attempt that a worker has stays with it."""
     if is_waiting(activity):
         run.drop_task(activity.row)
         activity.stamp += 1
@@ -30,7 +30,7 @@ def set_paused(run: Run, activity: Activity) -> None:
 
 
 def note_pauses(run: Run) -> None:
-    """Lists find runs by what is paused of them: their activities, or all of the workflow."""
+    """Update the search attribute by which lists find runs that are paused or have paused activities."""
     types = sorted({activity.activity_type for activity in run.state.activities.values() if activity.paused})
     values = []
     if run.state.paused:

@@ -1,8 +1,8 @@
-"""The one place where an event changes state.
+"""The only place where an event changes state.
 
-Rules: an applier reads the event and the state, and writes the state. It decides nothing, checks nothing and causes
-nothing else, so a mutable state can be rebuilt by applying a run's history to an empty one: *rebuilt == stored*, less
-the fields that history does not carry. Each event type stands in `APPLIERS`; those that change nothing say so there.
+Rules: an applier reads the event and the state, and writes the state. It decides nothing, checks nothing and has no
+other effect, so a mutable state can be rebuilt by applying a run's history to an empty one: *rebuilt == stored*, except
+for the fields that history does not carry. `APPLIERS` has every event type that changes state.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState, Update
 
 BUFFERED_EVENT_ID: Final = -123
-"""The id of an event that has none yet (Temporal's number)."""
+"""The id of a buffered event, which has none yet (Temporal's number)."""
 
 
 def apply_event(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
@@ -40,7 +40,8 @@ def apply_event(state: MutableState, event: history_pb.HistoryEvent, batch_id: i
 
 
 FIRST_TASK_ID = 1 << 20
-"""Events' `task_id`s begin here, as Temporal's do; SDKs only compare them. They go on from run to run of a chain."""
+"""The `task_id`s of events begin here, as Temporal's do; SDKs only compare them. They continue from run to run of a
+chain."""
 
 
 def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
@@ -59,7 +60,8 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
     state.attempt = a.attempt
     state.cron_schedule = a.cron_schedule
     state.original_start_ns = timestamp_ns(event.event_time)
-    # A run made by reset shares its first event with its base, but starts when it is reset; whoever rebuilds says so.
+    # A run created by reset shares its first event with its base but starts at the reset; the rebuilding code sets
+    # that.
     state.start_ns = state.start_ns or state.original_start_ns
     backoff_ns = duration_ns(a.first_workflow_task_backoff)
     state.execution_start_ns = state.start_ns + backoff_ns
@@ -122,7 +124,7 @@ def _signaled(state: MutableState, event: history_pb.HistoryEvent, batch_id: int
     if not request_id:
         return
     if request_id in state.request_ids and state.request_ids[request_id].event_type != event.event_type:
-        # The request that started the run (or was attached to it) signals it too.
+        # The request also started the run or was attached to it, and its id is recorded for that.
         state.signal_request_ids.append(request_id)
     else:
         _note_request(state, request_id, event)
@@ -144,13 +146,13 @@ def _modified_properties(state: MutableState, event: history_pb.HistoryEvent, ba
 
 
 def derived_uuid(run_id: str, event_id: int) -> str:
-    """An id for what an event asks of another execution: always the same, so that a rebuild names the same request."""
+    """Return an id for what an event requests of another execution; it is derived, so that a rebuild gives the same."""
     digest = hashlib.blake2b(f"{run_id}:{event_id}".encode(), digest_size=16).hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:]}"
 
 
 def is_null_payload(payload: Message) -> bool:
-    """An upsert of this value deletes the key: no data, or the encodings of nothing."""
+    """Return whether an upsert of this value deletes the key: it is empty or encodes null or an empty list."""
     data: bytes = payload.data  # type: ignore[attr-defined]
     encoding: bytes = payload.metadata.get("encoding", b"")  # type: ignore[attr-defined]
     return encoding == b"binary/null" or not data or (encoding == b"json/plain" and data in (b"null", b"[]"))
@@ -239,7 +241,7 @@ def _workflow_task_started(state: MutableState, event: history_pb.HistoryEvent, 
 
 
 def clear_workflow_task(state: MutableState, *, attempt: int, attempts_since_last_success: int) -> None:
-    """No task is pending; the counters say how the next one begins. The dispatch stamp goes on."""
+    """Clear the pending workflow task; the counters are those of the next one, and the stamp is kept."""
     task = state.workflow_task
     stamp, build_id = task.stamp, task.build_id
     original_ns = task.original_scheduled_ns
@@ -268,7 +270,7 @@ def _workflow_task_completed(state: MutableState, event: history_pb.HistoryEvent
 
 
 def fail_workflow_task(state: MutableState, *, increment_attempt: bool) -> None:
-    """The pending task is over without success: off the sticky queue, and one attempt more unless it was sticky."""
+    """End the pending task as failed: leave the sticky queue and, unless the task was sticky, count an attempt."""
     if state.sticky_task_queue:
         increment_attempt = False
         state.sticky_task_queue = ""
@@ -333,7 +335,7 @@ def _activity_started(state: MutableState, event: history_pb.HistoryEvent, batch
 def _activity_cancel_requested(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
     a = event.activity_task_cancel_requested_event_attributes
     if a.scheduled_event_id not in state.activities:
-        # It ended while the worker was asking for this; the end is seen next.
+        # The activity ended while the worker was requesting this; the event of its end follows.
         return
     activity = state.activities[a.scheduled_event_id]
     activity.cancel_requested = True
@@ -360,7 +362,7 @@ def _timer_started(state: MutableState, event: history_pb.HistoryEvent, batch_id
 def _timer_over(field: str) -> Callable[[MutableState, history_pb.HistoryEvent, int], None]:
     def applier(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
         a = getattr(event, field)
-        # While its fired event was buffered, another timer may have taken the id.
+        # While its fired event was buffered, another timer may have been started with the same id.
         if a.timer_id in state.timers and state.timers[a.timer_id].started_event_id == a.started_event_id:
             del state.timers[a.timer_id]
 
@@ -380,7 +382,7 @@ def _child_initiated(state: MutableState, event: history_pb.HistoryEvent, batch_
     child.workflow_id = a.workflow_id
     child.workflow_type = a.workflow_type.name
     child.parent_close_policy = a.parent_close_policy
-    # Derived, so that a rebuild names the same request: one start per initiation.
+    # Derived, so that a rebuild gives the same id: one start per initiated event.
     child.request_id = f"{state.run_id}:{event.event_id}:0"
     if a.HasField("priority"):
         child.priority.CopyFrom(a.priority)
@@ -411,7 +413,7 @@ def _external_initiated(map_field: str) -> Callable[[MutableState, history_pb.Hi
 
 
 def _writer_of(state: MutableState, event_id: int) -> str:
-    """The run that wrote the event: after a reset, what it asked of others is asked again under the same request id."""
+    """Return the run that wrote the event: after a reset, requests to others are repeated under the original ids."""
     for branch in state.branches:
         if branch.first_event_id <= event_id < branch.next_event_id:
             return branch.branch_id
@@ -441,7 +443,7 @@ def _update_admitted(state: MutableState, event: history_pb.HistoryEvent, batch_
 
 
 def _note_request_of_update(state: MutableState, request_id: str, event: history_pb.HistoryEvent) -> None:
-    """Note the request by the latest event of its update, unless it is known for something else."""
+    """Record the request with the latest event of its update, unless it is recorded for something else."""
     known = state.request_ids[request_id].event_type if request_id in state.request_ids else None
     if request_id and known in (None, et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED):
         _note_request(state, request_id, event)
@@ -460,7 +462,8 @@ def _update_accepted(state: MutableState, event: history_pb.HistoryEvent, batch_
     _note_request_of_update(state, request_id, event)
     update.ClearField("request")
     if a.HasField("accepted_request"):
-        # A worker rejected the one that an event had admitted, which history does not tell: this is another of its id.
+        # A worker rejected the update that an event had admitted, which is not in history: this is a new one of the
+        # same id.
         update.admitted_event_id = 0
     state.update_count += 1
     request = a.accepted_request

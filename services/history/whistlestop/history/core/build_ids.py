@@ -1,12 +1,12 @@
-"""Which build id a run and its activities are on, by the worker versioning of before deployments.
+"""The build ids of a run and its activities, in the worker versioning before deployments.
 
 Rules of this file, which are Temporal's:
-- By compatible sets, a run is on the build id that completed its last workflow task; history tells by the stamps of
-  completed events.
-- By rules, a run is assigned a build id with its first workflow task, and moves when redirect rules say so and a task
-  of it starts at another build id. The started events tell, with a counter of the moves.
-- A run that has completed a task at an unversioned worker stays there.
-- What a worker deployment says of a run comes first: then it is on no build id.
+- With compatible sets, a run has the build id that completed its last workflow task; history records it in the stamps
+  of completed events.
+- With rules, a run is assigned a build id by its first workflow task, and changes it when redirect rules say so and one
+  of its tasks starts at another build id. The started events record it, with a counter of the redirects.
+- A run that has completed a task at an unversioned worker stays unversioned.
+- Worker deployments take precedence: a run in a deployment has no build id.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def stamped(stamp: WorkerVersionStamp | None) -> str:
-    """The build id of a versioned worker's stamp."""
+    """Return the build id of a versioned worker's stamp; empty for any other worker."""
     return stamp.build_id if stamp is not None and stamp.use_versioning else ""
 
 
 def stamp_of(
     poll: service_pb.PollWorkflowTaskQueueRequest | service_pb.PollActivityTaskQueueRequest
 ) -> WorkerVersionStamp | None:
-    """What a worker says of its build when it polls; that of a worker deployment is known by its version."""
+    """Return the stamp of a polling worker; None when it has no build id or belongs to a worker deployment."""
     options, build = poll.deployment_options, poll.worker_version_capabilities
     versioned = options.worker_versioning_mode == WORKER_VERSIONING_MODE_VERSIONED and options.deployment_name
     if versioned or not build.build_id or (build.use_versioning and build.deployment_series_name):
@@ -45,7 +45,7 @@ def stamp_of(
 
 
 def of_workflow_task(state: MutableState) -> str | None:
-    """Which build id the run's workflow tasks are for, when no deployment says; None: unversioned workers."""
+    """Return the build id for the run's workflow tasks when no deployment decides; None: unversioned workers."""
     assigned = state.assigned_build_id
     if not assigned and (build_id := stamped(state.most_recent_worker_version_stamp)):
         return build_id
@@ -55,17 +55,17 @@ def of_workflow_task(state: MutableState) -> str | None:
 
 
 def of_activity(state: MutableState, activity: Activity) -> str | None:
-    """Which build id the activity is for, when no deployment says; None: unversioned workers."""
+    """Return the build id for the activity when no deployment decides; None: unversioned workers."""
     if not activity.use_workflow_build_id:
         return NEW_WORK
     return state.assigned_build_id or stamped(state.most_recent_worker_version_stamp) or None
 
 
-# ---- what events say and do -----------------------------------------------------------------------------------------
+# ---- events and their effects ----------------------------------------------------------------------------------------
 
 
 def assign(state: MutableState, build_id: str) -> None:
-    """The run is on that build id from here on: a cache elsewhere is of no use."""
+    """Assign the build id to the run; workflow caches of other workers become useless, so the sticky queue is left."""
     if state.assigned_build_id == build_id:
         return
     state.assigned_build_id = build_id
@@ -74,7 +74,7 @@ def assign(state: MutableState, build_id: str) -> None:
 
 
 def note_start(state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
-    """What the run has from its parent or from the run before it."""
+    """Take over what the run inherits from its parent or its predecessor."""
     state.inherited_build_id = a.inherited_build_id
     if a.inherited_build_id:
         assign(state, a.inherited_build_id)
@@ -85,7 +85,7 @@ def note_start(state: MutableState, a: history_pb.WorkflowExecutionStartedEventA
 
 
 def note_task_started(state: MutableState, build_id: str, redirect_counter: int) -> None:
-    """A versioned worker (or, with an empty build id, any other) has taken the workflow task."""
+    """Record that a versioned worker (or, with an empty build id, any other) has taken the workflow task."""
     task = state.workflow_task
     task.build_id = build_id
     task.build_id_redirect_counter = 0
@@ -98,21 +98,21 @@ def note_task_started(state: MutableState, build_id: str, redirect_counter: int)
 
 
 def redirect(state: MutableState, build_id: str, redirect_counter: int) -> None:
-    """The run moves, unless it has moved on since: started events of activities are written late."""
+    """Redirect the run, unless it was redirected since: started events of activities are written late."""
     if redirect_counter > state.build_id_redirect_counter:
         assign(state, build_id)
         state.build_id_redirect_counter = redirect_counter
 
 
 def next_redirect_counter(state: MutableState, build_id: str) -> int:
-    """What the started event of a task says that goes to a worker of that build id."""
+    """Return the redirect counter for the started event of a task that goes to a worker of that build id."""
     first = not state.assigned_build_id and not state.last_completed_started_event_id
     stays = build_id == state.assigned_build_id
     return state.build_id_redirect_counter + (0 if first or stays else 1)
 
 
 def note_activity_started(run: Run, activity: Activity, build_id: str) -> None:
-    """A versioned worker has taken the activity; one that follows its workflow may move it."""
+    """Record that a versioned worker has taken the activity, which may redirect its workflow."""
     if not build_id:
         return
     state = run.state
@@ -125,19 +125,19 @@ def note_activity_started(run: Run, activity: Activity, build_id: str) -> None:
 
 
 def activity_stamp(activity: Activity, given: WorkerVersionStamp | None) -> WorkerVersionStamp | None:
-    """What the late started event says of the worker: what it said itself, else where the activity was dispatched."""
+    """Return the stamp for the late started event: the worker's own, or one with the build id of the dispatch."""
     if given is None and activity.last_build_id:
         return WorkerVersionStamp(build_id=activity.last_build_id, use_versioning=True)
     return given
 
 
 def own_stamp(state: MutableState, stamp: WorkerVersionStamp | None) -> WorkerVersionStamp | None:
-    """What events tell of a worker by its own account: those of a set's workers only that the task was completed."""
+    """Return the stamp that started events record; those of workers of a set only appear in completed events."""
     return None if stamped(stamp) and not state.assigned_build_id else stamp
 
 
 def hand_on(state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
-    """To the next run or a child that is to be on the same build id (or a compatible one)."""
+    """Pass the build id on to the next run or a child, which then has the same or a compatible one."""
     if state.assigned_build_id:
         a.inherited_build_id = state.assigned_build_id
     else:
@@ -145,7 +145,7 @@ def hand_on(state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttr
 
 
 def hand_on_stamp(state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
-    """Of a run that is on a set's build id."""
+    """Pass on the stamp of a run whose build id belongs to a set."""
     if not state.assigned_build_id and stamped(state.most_recent_worker_version_stamp):
         a.source_version_stamp.CopyFrom(state.most_recent_worker_version_stamp)
 
@@ -155,7 +155,7 @@ def check_completion(
 ) -> None:
     """Raise NOT_FOUND for a worker that the task did not go to, INVALID_ARGUMENT for one that leaves versioning.
 
-    `deployed`: a worker deployment says where the run is.
+    `deployed` is True when a worker deployment decides.
     """
     task, stamp = state.workflow_task, request.worker_version_stamp
     if state.assigned_build_id and not state.sticky_task_queue and stamp.build_id != task.build_id:

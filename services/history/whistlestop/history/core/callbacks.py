@@ -1,6 +1,6 @@
-"""Completion callbacks: they stand by until their run ends for good (or their update), and are then called until heard.
+"""Completion callbacks: called, with retries, when their run ends for good or their update completes.
 
-A run that ended goes on changing here: each attempt is written down, for DescribeWorkflowExecution to show.
+The state of a closed run still changes here: each attempt is recorded for DescribeWorkflowExecution.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MOST_DOUBLINGS = 40
 KIND = "nexus_callback"
-"""Of outbox rows."""
+"""The kind of their transfer tasks."""
 CLOSED_BEFORE_COMPLETED = failure_pb.Failure(
     message="Workflow Update failed because the Workflow completed before the Update completed.", source="Server"
 )
@@ -34,7 +34,7 @@ CLOSED_BEFORE_COMPLETED.application_failure_info.non_retryable = True
 
 
 def on_close(run: Run, closing: history_pb.HistoryEvent) -> None:
-    """Have them called: an update's in any case, the run's own unless it is retried or goes on as new."""
+    """Schedule the callbacks of a closing run: an update's in any case, the run's own unless the chain continues."""
     goes_on = closing.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW
     attributes = getattr(closing, closing.WhichOneof("attributes") or "")
     goes_on = goes_on or getattr(attributes, "retry_state", 0) == wf_enums.RETRY_STATE_IN_PROGRESS
@@ -49,7 +49,7 @@ def on_close(run: Run, closing: history_pb.HistoryEvent) -> None:
 
 
 def _end_of(state: MutableState, closing: history_pb.HistoryEvent) -> TransferData:
-    """How it ended: a workflow by its last event, a standalone activity by its outcome."""
+    """Return how the run ended: a workflow by its last event, a standalone activity by its outcome."""
     data = TransferData()
     activity = state.activity_execution
     if not state.HasField("activity_execution"):
@@ -62,7 +62,7 @@ def _end_of(state: MutableState, closing: history_pb.HistoryEvent) -> TransferDa
 
 
 def check_number(run: Run, more: int) -> None:
-    """Raise FAILED_PRECONDITION when the run would owe too many."""
+    """Raise FAILED_PRECONDITION when the run would have too many callbacks."""
     present, most = len(run.state.completion_callbacks), run.limits.callbacks_per_execution
     if more and present + more > most:
         kind = "an activity" if run.state.HasField("activity_execution") else "a workflow"
@@ -72,13 +72,13 @@ def check_number(run: Run, more: int) -> None:
 
 
 def destination_of(callback: common_pb.Callback.Nexus) -> str:
-    """Return what a circuit breaker goes by: scheme and host of the callback's URL."""
+    """Return the key of the circuit breaker: scheme and host of the callback's URL."""
     parts = urlsplit(callback.url)
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def on_update_completed(run: Run, update_id: str, outcome: update_pb.Outcome) -> None:
-    """Have those called that wait for the update."""
+    """Schedule the callbacks that wait for the update."""
     for index in range(len(run.state.completion_callbacks)):
         info = info_of(run.state, index)
         if info.update_id == update_id and info.state == CallbackInfo.STANDBY:
@@ -94,7 +94,7 @@ def _call(run: Run, index: int, data: TransferData) -> None:
 
 
 def handed_on(state: MutableState) -> list[common_pb.Callback]:
-    """What the next run of the chain calls when it ends: an update's callbacks stay with their run."""
+    """Return the callbacks for the next run of the chain: those of updates stay with their run."""
     return [
         callback
         for index, callback in enumerate(state.completion_callbacks)
@@ -103,20 +103,20 @@ def handed_on(state: MutableState) -> list[common_pb.Callback]:
 
 
 def is_attached(state: MutableState, update_id: str, request_id: str) -> bool:
-    """That request has attached its callbacks to the update already."""
+    """Return whether that request has attached its callbacks to the update already."""
     return any(info.update_id == update_id and info.request_id == request_id for info in state.callback_infos)
 
 
 def info_of(state: MutableState, index: int) -> CallbackInfo:
-    """What became of a callback so far."""
+    """Return the state of a callback."""
     while len(state.callback_infos) <= index:
-        # Attached before this was kept.
+        # It was attached by a release that did not record this.
         state.callback_infos.add(registered_ns=state.start_ns)
     return state.callback_infos[index]
 
 
 def is_owed(state: MutableState, index: int) -> bool:
-    """It is still to be called."""
+    """Return whether the callback still has to be called."""
     if index >= len(state.completion_callbacks):
         return False
     return info_of(state, index).state in (CallbackInfo.SCHEDULED, CallbackInfo.BACKING_OFF)
@@ -133,12 +133,12 @@ def _end_attempt(run: Run, index: int) -> CallbackInfo:
 
 
 def succeeded(run: Run, index: int) -> None:
-    """It was heard."""
+    """Record that the callback was delivered."""
     _end_attempt(run, index).state = CallbackInfo.SUCCEEDED
 
 
 def failed(run: Run, index: int, message: str) -> None:
-    """It is refused for good."""
+    """Record that the callback was refused permanently."""
     info = _end_attempt(run, index)
     info.state = CallbackInfo.FAILED
     info.last_failure.message = message
@@ -146,7 +146,7 @@ def failed(run: Run, index: int, message: str) -> None:
 
 
 def put_off(run: Run, index: int, message: str) -> int:
-    """Another attempt may do better: when it is due."""
+    """Record a failed attempt that is retried; return when (wall clock, nanoseconds)."""
     info = _end_attempt(run, index)
     info.state = CallbackInfo.BACKING_OFF
     info.last_failure.message = message
@@ -157,11 +157,11 @@ def put_off(run: Run, index: int, message: str) -> int:
     return info.next_attempt_ns
 
 
-# ---- what is told ----------------------------------------------------------------------------------------------------
+# ---- content ---------------------------------------------------------------------------------------------------------
 
 
 def result_of(data: TransferData) -> common_pb.Payload | None:
-    """The first result of what completed; Nexus knows no more than one."""
+    """Return the first payload of the result, the only one that Nexus supports; None when there is none."""
     if data.HasField("outcome"):
         result = data.outcome.success
     else:
@@ -170,7 +170,7 @@ def result_of(data: TransferData) -> common_pb.Payload | None:
 
 
 def failure_of(data: TransferData) -> failure_pb.Failure | None:
-    """How an update or a run ended that did not complete, as an operation's failure; None for one that did."""
+    """Return the failure of an update or a run that did not complete; None for one that did."""
     if data.HasField("outcome"):
         return data.outcome.failure if data.outcome.HasField("failure") else None
     closing = data.close_event
@@ -196,7 +196,7 @@ def failure_of(data: TransferData) -> failure_pb.Failure | None:
 
 
 def link_of(state: MutableState, index: int) -> common_pb.Link:
-    """To where the callback was registered: the run's start, or the request that attached it."""
+    """Return a link to where the callback was registered: the run's start, or the request that attached it."""
     link = common_pb.Link()
     if state.HasField("activity_execution"):
         activity = link.activity

@@ -1,4 +1,4 @@
-"""Requests to cancel a run. Asking twice, or asking a run that has ended, is a success that changes nothing."""
+"""Requests to cancel a run. A repeated request, or one for a closed run, succeeds and changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOT_THIS_CHAIN = "workflow execution not found"
 
 
 def check_chain(run: Run, first_execution_run_id: str) -> None:
-    """The caller means the chain that began with that run. Raises NOT_FOUND."""
+    """Raise NOT_FOUND unless the run's chain began with that run (an empty id matches any)."""
     if first_execution_run_id and run.state.first_run_id != first_execution_run_id:
         raise not_found(NOT_THIS_CHAIN)
 
@@ -37,9 +37,10 @@ def request(
     external: tuple[int, str, str] | None = None,
     child_workflow_only: bool = False,
 ) -> None:
-    """Record the request, and let the workflow see it.
+    """Record the request and schedule a workflow task.
 
-    `external`: the asking run as (id of its initiated event, workflow id, run id).
+    `external` is the requesting run as (id of its initiated event, workflow id, run id). Raise NOT_FOUND when the run
+    belongs to another chain, or is not the child that the requester takes it for.
     """
     if not run.is_open:
         return
@@ -60,7 +61,7 @@ def request(
     run.append(event)
     run.state.cancel_request_id = request_id
     if not run.has_pending_workflow_task and not run.state.paused:
-        # Even where the first workflow task was to wait: a cancelled workflow need not.
+        # This also ends a wait for the first workflow task: a cancelled workflow need not wait.
         workflow_task.schedule(run)
 
 
@@ -70,7 +71,7 @@ def from_workflow(
     initiated_event_id: int,
     sender: Run,
 ) -> None:
-    """The request that another run makes."""
+    """Record the request of another run."""
     request(
         run,
         cause=attributes.reason,

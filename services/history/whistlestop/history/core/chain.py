@@ -1,8 +1,8 @@
-"""The next run of a chain: after a retry, by a cron schedule, or as the workflow asked with continue-as-new.
+"""The next run of a chain: after a retry, by a cron schedule, or by continue-as-new.
 
-The next run is created with the closing of its predecessor, in one commit (`Run.next_run`). A retry or a cron run
-begins anew from what the first event of its predecessor says; memo and search attributes that were changed since do not
-pass on. A chain is never faster than one run in `continue_as_new_min_interval_ns`.
+The next run is created together with the closing of its predecessor, in one commit (`Run.next_run`). A retry or a cron
+run starts from its predecessor's first event; later changes of memo and search attributes are not passed on. A chain
+has at most one run per `continue_as_new_min_interval_ns`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Following:
 
 
 def cron_only(run: Run) -> Following | None:
-    """What follows on a run that completed."""
+    """Return the run that follows a completed run: the next one of its cron schedule, or None."""
     state = run.state
     if not state.cron_schedule:
         return None
@@ -51,7 +51,7 @@ def cron_only(run: Run) -> Following | None:
 
 
 def retry_or_cron(run: Run, failure: failure_pb.Failure) -> tuple[wf_enums.RetryState.ValueType, Following | None]:
-    """What follows on a run that failed: another attempt, else the next run of its schedule; and why (not)."""
+    """Return the run that follows a failed run, a retry or the next cron run (or None), and the retry state."""
     state = run.state
     if not state.HasField("retry_policy"):
         return wf_enums.RETRY_STATE_RETRY_POLICY_NOT_SET, cron_only(run)
@@ -71,7 +71,7 @@ def retry_or_cron(run: Run, failure: failure_pb.Failure) -> tuple[wf_enums.Retry
 
 
 def last_completion_result(run: Run) -> common_pb.Payloads | None:
-    """The result of the last run of the schedule that completed, as this run was given it."""
+    """Return the result of the last run of the schedule that completed, as this run received it; None without one."""
     a = run.first_event().workflow_execution_started_event_attributes
     return a.last_completion_result if a.HasField("last_completion_result") else None
 
@@ -116,7 +116,7 @@ def begin(
 
 
 def inherited(run: Run) -> history_pb.WorkflowExecutionStartedEventAttributes:
-    """What every next run has from the one before it."""
+    """Return what every next run inherits from its predecessor."""
     state = run.state
     a = history_pb.WorkflowExecutionStartedEventAttributes(
         continued_execution_run_id=state.run_id, first_execution_run_id=state.first_run_id
@@ -142,7 +142,7 @@ def inherited(run: Run) -> history_pb.WorkflowExecutionStartedEventAttributes:
 
 
 def _hand_on_reset_points(run: Run, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
-    """Those of this run can be reset to as long as it is kept."""
+    """Pass on the reset points; those of this run are valid as long as it is retained."""
     a.prev_auto_reset_points.SetInParent()
     for point in run.state.reset_points.points:
         expire_ns = timestamp_ns(point.expire_time)
@@ -154,14 +154,14 @@ def _hand_on_reset_points(run: Run, a: history_pb.WorkflowExecutionStartedEventA
 
 
 def throttled(run: Run, backoff_ns: int) -> int:
-    """The back-off, longer where the chain would spin."""
+    """Return the back-off, lengthened where the chain would run too fast."""
     lifetime_ns = run.now_ns - run.state.execution_start_ns
     least_ns = run.limits.continue_as_new_min_interval_ns
     return least_ns - lifetime_ns if lifetime_ns + backoff_ns < least_ns else backoff_ns
 
 
 TASK_IDS_LEFT = 1 << 12
-"""Between those of a run's events and of the next run's: a few events of this one may still follow in the commit."""
+"""The gap between the task ids of a run's events and the next run's: the commit may add a few events to this run."""
 
 
 def attach(

@@ -1,7 +1,7 @@
-"""Child workflows as their parent sees them: initiated by a command, started, closed.
+"""Child workflows from their parent's side: initiated by a command, started, closed.
 
-The start itself and everything that a child tells its parent travel through the outbox (see history/transfers.py). The
-child's first commit and the parent's started event are one transaction, so neither can be without the other.
+The start, and everything that a child reports to its parent, is delivered by transfer tasks (see history/transfers.py).
+The child's first commit and the parent's started event are one transaction, so neither exists without the other.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CLOSE_POLICY_REASON = "by parent close policy"
 
 
 def initiate(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """StartChildWorkflowExecution."""
+    """Handle the command StartChildWorkflowExecution. Raise BadCommand."""
     run = completion.run
     attributes = command.start_child_workflow_execution_command_attributes
     command_externals.start_child_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
@@ -105,7 +105,7 @@ def started_attributes(
     limits: Limits,
     deployments: NamespaceDeployments,
 ) -> history_pb.WorkflowExecutionStartedEventAttributes:
-    """The child's first event, from the parent's initiated event."""
+    """Return the attributes of the child's first event, from the parent's initiated event."""
     initiated = event.start_child_workflow_execution_initiated_event_attributes
     now_ns += duration_ns(initiated.time_skipping_state_propagation.initial_skipped_duration)
     a = history_pb.WorkflowExecutionStartedEventAttributes(attempt=1)
@@ -150,7 +150,7 @@ def _hand_on_version(
     a: history_pb.WorkflowExecutionStartedEventAttributes,
     deployments: NamespaceDeployments,
 ) -> None:
-    """A child begins where its parent is; deployments end at the namespace."""
+    """Pass on the parent's version or build id to a child; deployments do not extend to other namespaces."""
     if initiated.inherit_build_id and not versioning.behavior_of(parent):
         build_ids.hand_on(parent, a)
     if initiated.namespace_id != parent.namespace_id:
@@ -162,7 +162,7 @@ def _hand_on_version(
 
 
 def merged_priority(base: common_pb.Priority, override: common_pb.Priority) -> common_pb.Priority:
-    """What the child asks for, else what its parent has."""
+    """Return the child's priority; fields that it leaves unset are its parent's."""
     merged = type(base)()
     merged.CopyFrom(base)
     merged.priority_key = override.priority_key or base.priority_key
@@ -172,7 +172,7 @@ def merged_priority(base: common_pb.Priority, override: common_pb.Priority) -> c
 
 
 def record_started(run: Run, initiated: history_pb.HistoryEvent, child_run_id: str) -> None:
-    """The child runs."""
+    """Record that the child was started."""
     attributes = initiated.start_child_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED)
     a = event.child_workflow_execution_started_event_attributes
@@ -193,7 +193,7 @@ def record_start_failed(
     initiated: history_pb.HistoryEvent,
     cause: failed_cause_pb2.StartChildWorkflowExecutionFailedCause.ValueType,
 ) -> None:
-    """The child can't be started."""
+    """Record that the child could not be started."""
     attributes = initiated.start_child_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED)
     a = event.start_child_workflow_execution_failed_event_attributes
@@ -243,7 +243,7 @@ _CLOSED = {
 
 
 def record_closed(run: Run, child: Child, child_run_id: str, closing: history_pb.HistoryEvent) -> None:
-    """The child's closing event, as the parent's history tells it."""
+    """Record the child's closing event in the parent's history."""
     event_type, source_field, field, copied = _CLOSED[closing.event_type]
     source = getattr(closing, source_field)
     event = run.event(event_type)
@@ -265,7 +265,7 @@ def record_closed(run: Run, child: Child, child_run_id: str, closing: history_pb
 
 
 def on_close(run: Run, closing: history_pb.HistoryEvent, *, tell_parent: bool = True) -> None:
-    """What the end of `run` means to its parent and to its own children; `tell_parent` False when the chain goes on."""
+    """Notify the parent of the closing of `run`, unless the chain goes on, and apply the parent close policies."""
     state = run.state
     if tell_parent and state.parent.workflow_id and closing.event_type in _CLOSED:
         data = TransferData(

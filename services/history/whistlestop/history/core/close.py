@@ -1,11 +1,10 @@
-"""How a run ends: completed, failed, cancelled, timed out or terminated (continue_as_new.py has the other way).
+"""The ways in which a run ends: completed, failed, cancelled, timed out or terminated (see also continue_as_new.py).
 
 Rules of this file, which are Temporal's:
-- A workflow may not end before it has seen what happened during its last task.
-- What ends a run from outside first fails the workflow task that a worker is at, and lets what was buffered meanwhile
-  into history.
-- A run that failed or timed out is followed by the next one of its chain if its retry policy, else its cron schedule,
-  says so; one that completed, if it has a cron schedule. The closing event names the next run.
+- A workflow may not close before it has seen the events that arrived during its last task.
+- To close a run from outside, its started workflow task is failed first, and its buffered events enter history.
+- A failed or timed-out run is followed by another one if its retry policy, or else its cron schedule, says so; a
+  completed one if it has a cron schedule. The closing event names the next run.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
 
 HISTORY_SERVICE = "history-service"
-"""The identity of what the server does by itself."""
+"""The identity in events that the server writes on its own account."""
 RUN_TIMED_OUT = failure_pb.Failure(message="workflow timeout", source="Server")
 RUN_TIMED_OUT.timeout_failure_info.timeout_type = wf_enums.TIMEOUT_TYPE_START_TO_CLOSE
 
 
 def check_all_seen(completion: Completion) -> None:
-    """A workflow may not end before it has seen what happened during its last task."""
+    """Raise BadCommand when events arrived during the task, which the workflow has to see before it closes."""
     if completion.had_buffered_events:
         raise BadCommand(fc.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
 
 
 def complete(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent | None:
-    """CompleteWorkflowExecution."""
+    """Handle the command CompleteWorkflowExecution. Raise BadCommand."""
     check_all_seen(completion)
     run = completion.run
     attributes = command.complete_workflow_execution_command_attributes
@@ -70,7 +69,7 @@ def complete(completion: Completion, command: command_pb.Command) -> history_pb.
 
 
 def fail(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent | None:
-    """FailWorkflowExecution."""
+    """Handle the command FailWorkflowExecution. Raise BadCommand."""
     check_all_seen(completion)
     run = completion.run
     attributes = command.fail_workflow_execution_command_attributes
@@ -94,7 +93,7 @@ def fail(completion: Completion, command: command_pb.Command) -> history_pb.Hist
 
 
 def cancel(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent | None:
-    """CancelWorkflowExecution."""
+    """Handle the command CancelWorkflowExecution. Raise BadCommand."""
     check_all_seen(completion)
     run = completion.run
     attributes = command.cancel_workflow_execution_command_attributes
@@ -112,12 +111,13 @@ def cancel(completion: Completion, command: command_pb.Command) -> history_pb.Hi
 
 
 def time_out(run: Run) -> None:
-    """The run's time is over (or its whole chain's, and then nothing follows)."""
+    """Close the run as timed out; nothing follows when its chain has timed out, too."""
     state = run.state
     failure = RUN_TIMED_OUT
     retry_state, following = wf_enums.RETRY_STATE_TIMEOUT, None
-    # The chain's deadline is kept rounded to the millisecond, so a run that lasts as long as its chain may be due some
-    # microseconds earlier. Temporal's timers tick in milliseconds and find both over.
+    # The chain's deadline is rounded to milliseconds, so a run that lasts as long as its chain may be due some
+    # microseconds
+    # earlier. Temporal's timers have millisecond resolution and find both due.
     if not state.execution_expiration_ns or state.execution_expiration_ns >= run.now_ns + MILLISECOND_NS:
         retry_state, following = chain.retry_or_cron(run, failure)
     last_result = chain.last_completion_result(run) if following is not None else None
@@ -140,10 +140,10 @@ def terminate(
     links: Iterable[common_pb.Link] = (),
     by_reset: bool = False,
 ) -> None:
-    """TerminateWorkflowExecution.
+    """Terminate the run.
 
-    `by_reset`: another run takes its place, so its parent hears nothing of it. Where that is a continuation of this
-    run, its callbacks go on with it, too.
+    `by_reset`: another run takes its place, so its parent is not notified. If that one is a continuation of this run,
+    it takes over the callbacks, too.
     """
     stop_workflow_task(run)
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED)
@@ -157,7 +157,7 @@ def terminate(
 
 
 def terminate_for(old: Run, new_run_id: str) -> None:
-    """End an open run whose workflow id goes to another one in the same commit."""
+    """Terminate an open run whose workflow id goes to another run in the same commit."""
     text = json.dumps(f"terminated by new runID: {new_run_id}").encode()
     details = common_pb.Payloads(payloads=[common_pb.Payload(metadata={"encoding": b"json/plain"}, data=text)])
     terminate(old, reason=TERMINATE_REASON, identity=HISTORY_SERVICE, details=details)
@@ -165,14 +165,14 @@ def terminate_for(old: Run, new_run_id: str) -> None:
 
 
 def stop_workflow_task(run: Run) -> None:
-    """The worker's answer to a started task would come too late. What was buffered enters history."""
+    """Fail a started workflow task, since its answer would come too late, and write buffered events into history."""
     if run.has_started_workflow_task:
         workflow_task.fail(run, fc.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, HISTORY_SERVICE)
     run.flush_buffer()
 
 
 def finish(run: Run, event: history_pb.HistoryEvent, *, by_reset: bool = False) -> history_pb.HistoryEvent:
-    """Append the closing event and do what every end does."""
+    """Append the closing event and do what every closing needs: notify children, parent, callbacks and schedule."""
     worker_commands.cancel_all(run)
     run.append(event)
     run.finished = True
@@ -188,7 +188,7 @@ def finish(run: Run, event: history_pb.HistoryEvent, *, by_reset: bool = False) 
 
 
 def _tell_schedule(run: Run, event: history_pb.HistoryEvent) -> None:
-    """What the schedule hands on to its next run, and which policy applies to that, depend on how this one ended."""
+    """Notify the schedule, whose next run and overlap policy depend on how this run ended."""
     state = run.state
     data = TransferData(
         target_namespace_id=state.namespace_id, target_workflow_id=state.scheduled_by, target_run_id=state.first_run_id

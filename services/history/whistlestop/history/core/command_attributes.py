@@ -1,8 +1,8 @@
-"""What a command has to look like, and what it means where it says nothing.
+"""Validate the attributes of commands and fill in their defaults.
 
-Rules of this file: one function for each command type. It raises `BadCommand` with Temporal's cause and wording, or
-leaves the attributes complete (defaults filled in, spans cut to what may be). Filling in twice changes nothing, since a
-decision may be made again after a conflict. Events copy what stands here afterwards.
+Rules of this file: there is one function per command type. It raises `BadCommand` with Temporal's cause and wording, or
+completes the attributes (defaults are set, timeouts capped). This is idempotent, since a decision may be repeated after
+a conflict. Events copy the completed attributes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def schedule_activity(run: Run, a: command_pb.ScheduleActivityTaskCommandAttributes, *, is_set: bool = True) -> None:
-    """ScheduleActivityTask."""
+    """Check and complete ScheduleActivityTask."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES
     _take_fairness_key(a)
     fault = (
@@ -54,7 +54,7 @@ def schedule_activity(run: Run, a: command_pb.ScheduleActivityTaskCommandAttribu
 
 
 def _take_fairness_key(a: command_pb.ScheduleActivityTaskCommandAttributes) -> None:
-    """An activity id may carry a fairness key, for SDKs that have no field for it yet."""
+    """Read a fairness key from the activity id, where SDKs put it that have no field for it yet."""
     prefix = "x-temporal-internal-fairness-key["
     if not a.activity_id.startswith(prefix):
         return
@@ -69,7 +69,7 @@ def _take_fairness_key(a: command_pb.ScheduleActivityTaskCommandAttributes) -> N
 
 
 def activity_fault(run: Run, a: command_pb.ScheduleActivityTaskCommandAttributes, run_timeout_ns: int) -> str:
-    """Complete the attributes of an activity, or say what is wrong with them."""
+    """Complete the attributes of an activity; return what is wrong with them, or an empty text."""
     if not a.HasField("task_queue"):
         return "taskQueue is not set"
     fault = task_queue_fault(a.task_queue, "", run.state.task_queue, run.limits.id_length)
@@ -94,7 +94,7 @@ def activity_fault(run: Run, a: command_pb.ScheduleActivityTaskCommandAttributes
 
 
 def activity_timeouts_fault(a: command_pb.ScheduleActivityTaskCommandAttributes, run_timeout_ns: int) -> str:
-    """Derive the timeouts that are not set from those that are, none longer than the run; or say what is wrong."""
+    """Derive missing timeouts from the others, none longer than the run's; return what is wrong, or an empty text."""
     spans: tuple[tuple[str, Duration], ...] = (
         ("ScheduleToCloseTimeout", a.schedule_to_close_timeout),
         ("ScheduleToStartTimeout", a.schedule_to_start_timeout),
@@ -129,7 +129,7 @@ def activity_timeouts_fault(a: command_pb.ScheduleActivityTaskCommandAttributes,
 
 
 def request_cancel_activity(a: command_pb.RequestCancelActivityTaskCommandAttributes, *, is_set: bool = True) -> None:
-    """RequestCancelActivityTask."""
+    """Check RequestCancelActivityTask."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY_ATTRIBUTES
     if not is_set:
         raise BadCommand(
@@ -139,11 +139,11 @@ def request_cancel_activity(a: command_pb.RequestCancelActivityTaskCommandAttrib
         raise BadCommand(cause, "ScheduledEventId is not set on RequestCancelActivityTaskCommand.")
 
 
-# ---- timers, markers, attributes -------------------------------------------------------------------------------------
+# ---- timers, markers, search attributes ------------------------------------------------------------------------------
 
 
 def start_timer(run: Run, a: command_pb.StartTimerCommandAttributes, *, is_set: bool = True) -> None:
-    """StartTimer."""
+    """Check StartTimer."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES
     if not is_set:
         raise BadCommand(cause, "StartTimerCommandAttributes is not set on StartTimerCommand.")
@@ -156,7 +156,7 @@ def start_timer(run: Run, a: command_pb.StartTimerCommandAttributes, *, is_set: 
 
 
 def cancel_timer(run: Run, a: command_pb.CancelTimerCommandAttributes, *, is_set: bool = True) -> None:
-    """CancelTimer."""
+    """Check CancelTimer."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_TIMER_ATTRIBUTES
     if not is_set:
         raise BadCommand(cause, "CancelTimerCommandAttributes is not set on CancelTimerCommand.")
@@ -164,7 +164,7 @@ def cancel_timer(run: Run, a: command_pb.CancelTimerCommandAttributes, *, is_set
 
 
 def record_marker(run: Run, a: command_pb.RecordMarkerCommandAttributes, *, is_set: bool = True) -> None:
-    """RecordMarker."""
+    """Check RecordMarker."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_RECORD_MARKER_ATTRIBUTES
     if not is_set:
         raise BadCommand(cause, "RecordMarkerCommandAttributes is not set on RecordMarkerCommand.")
@@ -188,7 +188,7 @@ def _check_id(run: Run, cause: Cause, what: str, value: str, command: str) -> No
 def upsert_search_attributes(
     run: Run, a: command_pb.UpsertWorkflowSearchAttributesCommandAttributes, *, is_set: bool = True
 ) -> None:
-    """UpsertWorkflowSearchAttributes."""
+    """Check UpsertWorkflowSearchAttributes."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
     command = "UpsertWorkflowSearchAttributesCommand"
     if not is_set:
@@ -210,7 +210,7 @@ def upsert_search_attributes(
 def modify_properties(
     run: Run, a: command_pb.ModifyWorkflowPropertiesCommandAttributes, *, is_set: bool = True
 ) -> None:
-    """ModifyWorkflowProperties."""
+    """Check ModifyWorkflowProperties."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_MODIFY_WORKFLOW_PROPERTIES_ATTRIBUTES
     command = "ModifyWorkflowPropertiesCommand"
     if not is_set:
@@ -227,13 +227,13 @@ def modify_properties(
     )
 
 
-# ---- the end of a run ------------------------------------------------------------------------------------------------
+# ---- closing a run ---------------------------------------------------------------------------------------------------
 
 
 def complete_workflow(
     run: Run, a: command_pb.CompleteWorkflowExecutionCommandAttributes, *, is_set: bool = True
 ) -> None:
-    """CompleteWorkflowExecution."""
+    """Check CompleteWorkflowExecution."""
     if not is_set:
         raise BadCommand(
             fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES,
@@ -248,7 +248,7 @@ def complete_workflow(
 
 
 def fail_workflow(run: Run, a: command_pb.FailWorkflowExecutionCommandAttributes, *, is_set: bool = True) -> None:
-    """FailWorkflowExecution."""
+    """Check FailWorkflowExecution."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_FAIL_WORKFLOW_EXECUTION_ATTRIBUTES
     if not is_set:
         raise BadCommand(cause, "FailWorkflowExecutionCommandAttributes is not set on FailWorkflowExecutionCommand.")
@@ -260,7 +260,7 @@ def fail_workflow(run: Run, a: command_pb.FailWorkflowExecutionCommandAttributes
 
 
 def cancel_workflow(a: command_pb.CancelWorkflowExecutionCommandAttributes, *, is_set: bool = True) -> None:
-    """CancelWorkflowExecution."""
+    """Check CancelWorkflowExecution."""
     if not is_set:
         raise BadCommand(
             fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_WORKFLOW_EXECUTION_ATTRIBUTES,
@@ -271,7 +271,7 @@ def cancel_workflow(a: command_pb.CancelWorkflowExecutionCommandAttributes, *, i
 def continue_as_new(
     run: Run, a: command_pb.ContinueAsNewWorkflowExecutionCommandAttributes, *, is_set: bool = True
 ) -> None:
-    """ContinueAsNewWorkflowExecution: what it leaves open is inherited from this run."""
+    """Check ContinueAsNewWorkflowExecution; fields that it leaves unset are inherited from this run."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES
     command = "ContinueAsNewWorkflowExecutionCommand"
     if not is_set:
@@ -318,7 +318,7 @@ def continue_as_new(
 
 
 def protocol_message(a: command_pb.ProtocolMessageCommandAttributes, *, is_set: bool = True) -> None:
-    """ProtocolMessage."""
+    """Check ProtocolMessage."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
     if not is_set:
         raise BadCommand(cause, "ProtocolMessageCommandAttributes is not set on ProtocolMessageCommand.")

@@ -1,4 +1,7 @@
-"""What is wrong with parts that several commands have: queues, priorities, ids, search attributes."""
+"""Validate the parts that several commands share: task queues, priorities, ids, search attributes.
+
+A `*_fault` function returns what is wrong, in Temporal's words, or an empty text.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
 
 RESERVED_ID_PREFIXES = ("temporal-sys-scheduler:", "temporal-sys-activity:", "temporal-sys-nexus-operation:")
-"""Of the server's own runs, which share the ids of workflows."""
+"""The prefixes of the server's own runs, which share the namespace of workflow ids."""
 FAIRNESS_KEY_BYTES = 64
 
 
 def task_queue_fault(queue: taskqueue_pb.TaskQueue, default_name: str, own_queue: str, id_length: int) -> str:
-    """Complete a task queue, or say what is wrong with it."""
+    """Complete a task queue; return what is wrong with it, or an empty text."""
     if queue.kind == task_queue_pb2.TASK_QUEUE_KIND_UNSPECIFIED:
         queue.kind = task_queue_pb2.TASK_QUEUE_KIND_NORMAL
     if not queue.name:
@@ -45,7 +48,7 @@ def task_queue_fault(queue: taskqueue_pb.TaskQueue, default_name: str, own_queue
 
 
 def priority_fault(priority: common_pb.Priority) -> str:
-    """What is wrong with a priority, or nothing."""
+    """Return what is wrong with a priority, or an empty text."""
     if priority.priority_key < 0:
         return "priority key can't be negative"
     if len(priority.fairness_key.encode()) > FAIRNESS_KEY_BYTES:
@@ -56,12 +59,12 @@ def priority_fault(priority: common_pb.Priority) -> str:
 
 
 def shown_queue(queue: taskqueue_pb.TaskQueue) -> str:
-    """As complaints show it."""
+    """Return the task queue as error messages show it."""
     return str(queue).strip().replace("\n", " ").replace(": ", ":")
 
 
 def too_long(text: str, run: Run) -> bool:
-    """For an id or a name, in bytes."""
+    """Return whether an id or a name is too long, in bytes."""
     return len(text.encode()) > run.limits.id_length
 
 
@@ -69,23 +72,23 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 
 
 def is_uuid(text: str) -> bool:
-    """Whether the text can be a run id."""
+    """Return whether the text can be a run id."""
     return _UUID.fullmatch(text) is not None
 
 
 def check_namespace(run: Run, cause: Cause, namespace: str) -> None:
-    """Raise BadCommand for another one, unless workflows may reach beyond their own."""
+    """Raise BadCommand for another namespace, unless the configuration allows cross-namespace commands."""
     if namespace and namespace != run.state.namespace and not run.limits.cross_namespace_commands:
         raise BadCommand(cause, "cross namespace commands are not allowed")
 
 
 def namespace_id_of(run: Run, namespace: str) -> str:
-    """The id of the namespace that a command names; the run's own where it names none."""
+    """Return the id of the namespace that a command names; by default the run's own."""
     return run.namespace_ids.get(namespace, run.state.namespace_id)
 
 
 def workflow_retry_fault(policy: common_pb.RetryPolicy, run: Run) -> str:
-    """Complete a retry policy, or say what is wrong with it."""
+    """Complete a retry policy; return what is wrong with it, or an empty text."""
     retry.set_defaults(policy, run.limits)
     return retry.fault(policy)
 
@@ -93,7 +96,10 @@ def workflow_retry_fault(policy: common_pb.RetryPolicy, run: Run) -> str:
 def check_search_attributes(
     run: Run, attributes: common_pb.SearchAttributes, prefix: str, suffix: str, *, namespace: str = ""
 ) -> None:
-    """Names and types, when the shell said which attributes the namespace (the run's own, if none is named) has."""
+    """Raise BadCommand for unknown attributes or wrong types in the named namespace (by default the run's own).
+
+    Nothing is checked when the run was loaded without a check function.
+    """
     if run.check_search_attributes is None:
         return
     fault = run.check_search_attributes(attributes, namespace or run.state.namespace)

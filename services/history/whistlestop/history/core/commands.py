@@ -1,4 +1,4 @@
-"""Every command family, so that `completion.HANDLERS` is full once this module is imported."""
+"""Import every command family, so that `completion.HANDLERS` is complete."""
 
 from whistlestop.history.core import (
     activity,

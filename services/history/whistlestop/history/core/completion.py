@@ -1,8 +1,8 @@
-"""A worker's answer to a workflow task: the completed event, its commands in order, and what comes next.
+"""Process a worker's answer to a workflow task: the completed event, its commands in order, and the next task.
 
-Rules of this file: a command either writes its event or fails the whole task. When it fails, everything that the
-answer did is thrown away, the task is recorded as failed in a commit of its own, and the worker gets INVALID_ARGUMENT
-with the cause. Handlers stand in `HANDLERS`, by command type; each is a small function of its family's module.
+Rules of this file: a command either writes its event or fails the whole task. Then everything that the answer did is
+thrown away, the failure of the task is recorded in a commit of its own, and the worker gets INVALID_ARGUMENT with the
+cause. `HANDLERS` has the handlers by command type; each is a small function in its family's module.
 """
 
 from __future__ import annotations
@@ -38,43 +38,43 @@ TASK_GONE = "Workflow task not found."
 
 
 class BadCommand(Exception):
-    """A command (or message) can't be carried out: the workflow task fails with `cause`."""
+    """A command or message is invalid: the workflow task fails with `cause`."""
 
     def __init__(self, cause: Cause, reason: str = "", *, terminate: bool = False) -> None:
         super().__init__(reason)
         self.cause = cause
         self.reason = reason
         self.terminate = terminate
-        """The workflow itself ends, since no later attempt could do better (sizes over their limits)."""
+        """Whether the workflow is terminated, because a later attempt would fail as well (sizes over their limits)."""
 
     @property
     def message(self) -> str:
-        """Temporal's wording: the cause's short name and the reason. It goes into history, too."""
+        """Temporal's message, the cause's short name and the reason. It is also written into history."""
         name = cause_name(self.cause)
         return cut(f"{name}: {self.reason}", MOST_MESSAGE_BYTES) if self.reason else name
 
 
 def cause_name(cause: int) -> str:
-    """`WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND` is called `UnhandledCommand`."""
+    """Return the cause's short name: `WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND` is `UnhandledCommand`."""
     name = enum_name(fc.WorkflowTaskFailedCause, cause)
     return "".join(part.capitalize() for part in name.removeprefix("WORKFLOW_TASK_FAILED_CAUSE_").split("_"))
 
 
 @dataclass(slots=True)
 class Completion:
-    """One answer being worked through."""
+    """The state of processing one answer."""
 
     run: Run
     request: service_pb.RespondWorkflowTaskCompletedRequest
     completed_event_id: int
     had_buffered_events: bool
-    """Something happened while the worker was at it: the workflow may not end before it has seen that."""
+    """Whether events arrived during the task: the workflow may not close before it has seen them."""
     messages: dict[str, protocol_pb.Message]
-    """By message id, those that no command has called for yet."""
+    """The messages that no command has referred to yet, by message id."""
     wants_new_task: bool = False
-    """A command makes a new workflow task necessary at once (an activity cancelled before it started)."""
+    """Whether a command requires a new workflow task at once (an activity cancelled before it was started)."""
     eager_activities: list[int] = field(default_factory=list)
-    """Scheduled event ids of the activities that go back with the reply."""
+    """Scheduled event ids of the activities that are started with the reply."""
 
 
 Handler = "Callable[[Completion, command_pb.Command], history_pb.HistoryEvent | None]"
@@ -118,19 +118,19 @@ _BAD_ATTRIBUTES = {
 
 @dataclass(slots=True)
 class Outcome:
-    """What the shell needs for the reply."""
+    """What the reply to the worker is built from."""
 
     completed: bool
-    """False: a speculative task that left no trace."""
+    """False for a speculative task that left no trace."""
     new_task_started: bool = False
-    """The next workflow task was started for the caller and goes back with the reply."""
+    """Whether the next workflow task was started for the caller and is part of the reply."""
     eager_activities: list[int] = field(default_factory=list)
     error: ServiceError | None = None
-    """To be raised to the worker after the commit."""
+    """The error to raise to the worker after the commit."""
 
 
 def check_token(run: Run, token: TaskToken) -> None:
-    """Raise NOT_FOUND unless `token` is of the task that is started now."""
+    """Raise NOT_FOUND unless `token` names the workflow task that is started now."""
     task = run.state.workflow_task
     if (
         not run.is_open
@@ -146,7 +146,12 @@ def check_token(run: Run, token: TaskToken) -> None:
 
 
 def respond_completed(run: Run, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest) -> Outcome:
-    """Carry out a worker's answer."""
+    """Process a worker's answer; return what the reply is built from.
+
+    Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for an invalid sequence of commands, and FAILED_PRECONDITION for
+    a forced task while the workflow is paused. Invalid commands are returned as `Outcome.error`, after the task was
+    failed.
+    """
     check_token(run, token)
     deployed = version_of(request.deployment_options) is not None or versioning.behavior_of(run.state) != 0
     build_ids.check_completion(run.state, request, deployed=deployed)
@@ -166,7 +171,7 @@ def respond_completed(run: Run, token: TaskToken, request: service_pb.RespondWor
         _set_sticky(run, request)
     outcome = _next_task(run, request, completion, original_ns if heartbeat else None)
     if not run.has_pending_workflow_task:
-        # Whoever still waits with a query sees that no task follows, and asks directly.
+        # Waiting queries then see that no task follows, and are dispatched directly.
         run.state.buffered_queries = 0
     return outcome
 
@@ -174,7 +179,7 @@ def respond_completed(run: Run, token: TaskToken, request: service_pb.RespondWor
 def respond_too_large(
     run: Run, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest
 ) -> Outcome:
-    """Fail the task and end the run: the pages of the worker's answer are more than one answer may have."""
+    """Fail the task and terminate the run, because the pages of the worker's answer are too large together."""
     check_token(run, token)
     message = "workflow task completion buffer size exceeds the per-workflow limit"
     bad = BadCommand(fc.WORKFLOW_TASK_FAILED_CAUSE_REQUEST_TOO_LARGE, message, terminate=True)
@@ -195,13 +200,16 @@ def _set_sticky(run: Run, request: service_pb.RespondWorkflowTaskCompletedReques
 
 
 def _carry_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> Completion | None:
-    """The completed event and all commands; None for a speculative task without effect. Raises BadCommand."""
+    """Write the completed event and execute all commands; return None for a speculative task without effect.
+
+    Raise BadCommand.
+    """
     from whistlestop.history.core import activity, update, version_transition
 
     before, scheduled_ns = version_transition.standing(run.state), run.state.workflow_task.scheduled_ns
     event = workflow_task.complete(run, request)
     if version_transition.standing(run.state) != before:
-        # What waits may be for other workers now, and what was held while the run moved is offered again.
+        # Waiting tasks may be for other workers now, and activities held during the version transition are dispatched.
         activity.offer_again(run, run.now_ns - scheduled_ns)
     _set_sticky(run, request)
     completion = Completion(
@@ -224,7 +232,7 @@ def _carry_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest
 
 
 def _check_names(command: command_pb.Command) -> None:
-    """Raise BadCommand for a name or id that no store holds."""
+    """Raise BadCommand for a name or id with U+0000, which no store holds."""
     chosen = command.WhichOneof("attributes")
     field = nul_field(getattr(command, chosen)) if chosen else ""
     if field:
@@ -233,13 +241,13 @@ def _check_names(command: command_pb.Command) -> None:
 
 
 def command_name(command_type: int) -> str:
-    """`COMMAND_TYPE_START_TIMER` is called `StartTimer`; unknown numbers stay numbers."""
+    """Return the command's name: `COMMAND_TYPE_START_TIMER` is `StartTimer`; an unknown number stays a number."""
     name = enum_name(ct.CommandType, command_type)
     return "".join(part.capitalize() for part in name.removeprefix("COMMAND_TYPE_").split("_"))
 
 
 def _check_sequence(request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
-    """Nothing may follow a command that ends the workflow, be it another ending. Raises INVALID_ARGUMENT."""
+    """Raise INVALID_ARGUMENT for an unknown command, or one that follows a command which closes the workflow."""
     closing = ""
     for command in request.commands:
         if closing:
@@ -260,7 +268,7 @@ def _fail_task(
     from whistlestop.history.core import close, update
 
     if attempt > 1 and bad.cause != fc.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND and not bad.terminate:
-        # A transient task leaves nothing: it times out and is tried again.
+        # The failure of a transient task is not recorded: the task times out and is retried.
         raise invalid_argument(bad.message)
     run.restart()
     failure = failure_pb.Failure(message=bad.message)
@@ -277,7 +285,7 @@ def _fail_task(
 
 
 def _heartbeat_timed_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> Outcome:
-    """The worker kept the task alive for too long without progress."""
+    """End a task that the worker kept alive for too long without progress."""
     workflow_task.time_out(run)
     run.state.sticky_task_queue = ""
     workflow_task.schedule(run)
@@ -290,7 +298,7 @@ def _next_task(
     completion: Completion | None,
     heartbeat_ns: int | None,
 ) -> Outcome:
-    """Whether another workflow task follows at once, and whether it goes back with the reply."""
+    """Schedule the next workflow task if one is needed at once, and start it for the caller if requested."""
     from whistlestop.history.core import update
 
     outcome = Outcome(completed=completion is not None)
@@ -299,7 +307,7 @@ def _next_task(
     if not run.is_open or run.state.paused:
         return outcome
     moves = run.state.versioning_info.HasField("version_transition")
-    # The next task of a run that moves is for workers of another version than the one that asks.
+    # During a version transition, the next task is for workers of another version than the caller's.
     stamp = request.worker_version_stamp if request.HasField("worker_version_stamp") else None
     stamp = build_ids.own_stamp(run.state, stamp)
     elsewhere = bool(build_ids.stamped(stamp)) and build_ids.stamped(stamp) != run.state.assigned_build_id

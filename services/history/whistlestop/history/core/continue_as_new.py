@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def continue_as_new(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent | None:
-    """The handler of the command."""
+    """Handle the command ContinueAsNewWorkflowExecution. Raise BadCommand."""
     close.check_all_seen(completion)
     run = completion.run
     attributes = command.continue_as_new_workflow_execution_command_attributes

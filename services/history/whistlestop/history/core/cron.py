@@ -1,4 +1,4 @@
-"""Cron chains of workflows: how long the next run waits.
+"""Cron chains of workflows: the wait before the next run.
 
 Rules of this file, which are Temporal's: waits are whole seconds, rounded up; `@every` counts from the whole second in
 which the last run began to execute.
@@ -11,12 +11,12 @@ from whistlestop.history.core.times import SECOND_NS
 
 
 def first_backoff(expression: str, now_ns: int) -> int:
-    """Nanoseconds from `now_ns` to the first run."""
+    """Return the nanoseconds from `now_ns` to the first run."""
     return next_backoff(expression, now_ns, now_ns)
 
 
 def next_backoff(expression: str, start_ns: int, close_ns: int) -> int:
-    """Nanoseconds from `close_ns` to the next run of a chain whose last run began to execute at `start_ns`."""
+    """Return the nanoseconds from `close_ns` to the next run; the last run began to execute at `start_ns`."""
     every_ns = parse(expression).every_ns
     if every_ns:
         every_ns = max(every_ns // SECOND_NS * SECOND_NS, SECOND_NS)

@@ -1,4 +1,4 @@
-"""DescribeWorkflowExecution: a run's state as its readers see it. Reads only."""
+"""DescribeWorkflowExecution: build the reply from a run's state. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 _SIGNAL_OF_THE_START = 2
 NEVER_NS = -62135596800 * SECOND_NS
-"""The first instant of year 1: how Temporal says that a run has no deadline."""
+"""The first instant of year 1: Temporal's way to say that a run has no deadline."""
 
 
 def workflow(
     state: MutableState, *, now_ns: int, signal_backlinks: bool = False
 ) -> service_pb.DescribeWorkflowExecutionResponse:
-    """The whole answer. `now_ns` is everybody's clock; `signal_backlinks`: requests that signalled the run are told."""
+    """Return the whole reply. `now_ns` is the server's clock.
+
+    With `signal_backlinks` the requests that signalled the run are included.
+    """
     reply = service_pb.DescribeWorkflowExecutionResponse()
     now_ns += time_skipping_apply.skipped_ns(state)
     _fill_config(reply.execution_config, state)
@@ -160,7 +163,7 @@ def _add_signals(info: workflow_pb.WorkflowExecutionExtendedInfo, state: Mutable
         if known.event_type == signaled:
             _fill_request(info.request_id_infos[request_id], signaled, known.event_id)
         elif request_id in state.signal_request_ids and known.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
-            # The run was started by signal-with-start: the signal is its second event.
+            # Signal-with-start started the run: the signal is its second event.
             _fill_request(info.request_id_infos[request_id], signaled, _SIGNAL_OF_THE_START)
 
 
@@ -192,7 +195,7 @@ _CALLBACK_STATES = {
 
 
 def _add_callback(reply: service_pb.DescribeWorkflowExecutionResponse, state: MutableState, index: int) -> None:
-    """Callbacks wait for the end of the run."""
+    """Add a callback and its state."""
     about = reply.callbacks.add()
     about.callback.CopyFrom(state.completion_callbacks[index])
     if index < len(state.callback_infos) and state.callback_infos[index].update_id:
@@ -200,7 +203,7 @@ def _add_callback(reply: service_pb.DescribeWorkflowExecutionResponse, state: Mu
     else:
         about.trigger.workflow_closed.SetInParent()
     if index >= len(state.callback_infos):
-        # Attached before more was kept of it.
+        # It was attached by a release that did not record more.
         set_timestamp(about.registration_time, state.start_ns)
         about.state = common_enums.CALLBACK_STATE_STANDBY
         return
@@ -217,7 +220,7 @@ def _add_callback(reply: service_pb.DescribeWorkflowExecutionResponse, state: Mu
 
 
 def _pending_nexus_operation(operation: NexusOperation) -> workflow_pb.PendingNexusOperationInfo:
-    """One operation that is scheduled, backing off, or going on somewhere."""
+    """Return one operation that is scheduled, backing off or started."""
     info = workflow_pb.PendingNexusOperationInfo(
         endpoint=operation.endpoint,
         service=operation.service,
@@ -283,7 +286,7 @@ def _activity_state(activity: Activity) -> wf_enums.PendingActivityState.ValueTy
 
 
 def pending_activity(activity: Activity, *, now_ns: int) -> workflow_pb.PendingActivityInfo:
-    """One activity that is scheduled, running, or waiting for its next attempt."""
+    """Return one activity that is scheduled, started, or waiting for its next attempt."""
     info = workflow_pb.PendingActivityInfo(activity_id=activity.activity_id, state=_activity_state(activity))
     info.activity_type.name = activity.activity_type
     info.attempt = max(activity.attempt, 1) if activity.has_retry_policy else 1

@@ -1,4 +1,4 @@
-"""Signals to other executions and requests to cancel them, as the sender sees them."""
+"""Signals to other executions and requests to cancel them, from the sender's side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def initiate_signal(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """SignalExternalWorkflowExecution."""
+    """Handle the command SignalExternalWorkflowExecution. Raise BadCommand."""
     run = completion.run
     attributes = command.signal_external_workflow_execution_command_attributes
     command_externals.signal_external_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
@@ -44,7 +44,7 @@ def initiate_signal(completion: Completion, command: command_pb.Command) -> hist
 
 
 def initiate_cancel(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """RequestCancelExternalWorkflowExecution."""
+    """Handle the command RequestCancelExternalWorkflowExecution. Raise BadCommand."""
     run = completion.run
     attributes = command.request_cancel_external_workflow_execution_command_attributes
     command_externals.request_cancel_external_workflow(
@@ -80,7 +80,7 @@ def _to_outbox(run: Run, kind: str, event: history_pb.HistoryEvent, namespace_id
 
 
 def record_signaled(run: Run, initiated: history_pb.HistoryEvent) -> None:
-    """The signal stands in the target's history."""
+    """Record that the signal is in the target's history."""
     attributes = initiated.signal_external_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED)
     a = event.external_workflow_execution_signaled_event_attributes
@@ -98,7 +98,7 @@ def record_signal_failed(
     initiated: history_pb.HistoryEvent,
     cause: failed_cause_pb2.SignalExternalWorkflowExecutionFailedCause.ValueType,
 ) -> None:
-    """The signal can't be delivered."""
+    """Record that the signal could not be delivered."""
     attributes = initiated.signal_external_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED)
     a = event.signal_external_workflow_execution_failed_event_attributes
@@ -113,7 +113,7 @@ def record_signal_failed(
 
 
 def record_cancel_requested(run: Run, initiated: history_pb.HistoryEvent) -> None:
-    """The request stands in the target's history."""
+    """Record that the request is in the target's history."""
     attributes = initiated.request_cancel_external_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
     a = event.external_workflow_execution_cancel_requested_event_attributes
@@ -130,7 +130,7 @@ def record_cancel_failed(
     initiated: history_pb.HistoryEvent,
     cause: failed_cause_pb2.CancelExternalWorkflowExecutionFailedCause.ValueType,
 ) -> None:
-    """The request can't be delivered."""
+    """Record that the request could not be delivered."""
     attributes = initiated.request_cancel_external_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED)
     a = event.request_cancel_external_workflow_execution_failed_event_attributes

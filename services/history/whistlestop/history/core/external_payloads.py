@@ -1,7 +1,7 @@
-"""Payloads whose data lies in a store outside: how many of them a run's history refers to, and how large they are.
+"""Count the payloads stored externally to which a run's history refers, and their sizes.
 
-Every batch of events passes here, and hardly any has such a payload. So the serialised batch is searched for what a
-reference looks like, and only one in which something like it occurs is looked at message by message.
+Every batch of events is checked, and hardly any has such a payload. So the serialised batch is first searched for the
+byte pattern of a reference, and only a batch with a match is examined message by message.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from whistlestop.history.core.state_pb2 import MutableState
 
-# Field 3 of a payload: a message that is empty, or has a number in its field 1.
+# Field 3 of a payload: a message that is empty or has a number in its field 1.
 _LOOKS_LIKE_ONE = re.compile(rb"\x1a(?:\x00|[\x02-\x0b]\x08)")
 _PAYLOAD = common_pb.Payload.DESCRIPTOR
 _LEFT_OUT = common_pb.SearchAttributes.DESCRIPTOR
 
 
 def add(state: MutableState, events: Iterable[history_pb.HistoryEvent], data: bytes) -> None:
-    """Count what the events refer to. `data` is the batch as it is stored."""
+    """Count the external payloads of the events. `data` is the batch as it is stored."""
     if _LOOKS_LIKE_ONE.search(data) is None:
         return
     for event in events:
@@ -82,7 +82,7 @@ def _sizes(message: Any) -> Iterable[int]:
 
 @cache
 def _may_hold_payloads(kind: Descriptor) -> bool:
-    """Tell whether a message of that type may hold payloads that are counted."""
+    """Return whether a message of that type may hold payloads that are counted."""
     seen: set[Descriptor] = set()
     waiting = [kind]
     while waiting:

@@ -1,8 +1,8 @@
-"""The end of a run that has grown too large: terminated, whatever the transition wanted.
+"""Terminate a run that has grown too large, whatever the transition decided.
 
-Rules of this file, which are Temporal's: the size of the history is that of what is stored, the number of events and
-the size of the state include what the transition adds. What the transition decided is thrown away, the run is
-terminated instead, and the caller is told so.
+Rules of this file, which are Temporal's: the size of the history is the stored size; the number of events and the size
+of the state include what the transition adds. The transition's decisions are thrown away, the run is terminated, and
+the caller gets an error.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ MUTABLE_STATE_SIZE = "Workflow mutable state size exceeds limit."
 
 
 EVENT_BYTES = 2048
-"""By which an event makes the state larger at most, unless it holds a memo: what does is seen one transition later."""
+"""The most by which an event makes the state larger, except with a memo: that is noticed one transition later."""
 
 
 def enforce(run: Run, state_size: int) -> str:
-    """Terminate the run if it is over a limit; returns the reason, or nothing. `state_size` in bytes, as was stored."""
+    """Terminate the run if it exceeds a limit; return the reason, or an empty text. `state_size` is the stored size."""
     if not run.is_open:
         return ""
     limits = run.limits
@@ -52,7 +52,10 @@ def enforce(run: Run, state_size: int) -> str:
 
 
 def _state_size(run: Run, stored: int) -> int:
-    """Return the size that the state will have; measured only where it may be over the limit, for that takes long."""
+    """Return the future size of the state, in bytes.
+
+    It is only measured if it may exceed the limit, because that is slow.
+    """
     events = len(run.batch) + sum(map(len, run.batches))
     buffered = sum(event.ByteSize() for event in run.mem_buffer)
     if stored + events * EVENT_BYTES + buffered <= run.limits.mutable_state_size_error:
@@ -61,7 +64,7 @@ def _state_size(run: Run, stored: int) -> int:
 
 
 def _judge(run: Run, what: str, number: int, warn: int, error: int, exceeded: str) -> str:
-    """Why the run has to end, if it has; the operator is told of what comes near that."""
+    """Return why the run has to end, or an empty text; warn the operator above the warning limit."""
     if number > error:
         return exceeded
     if number > warn:

@@ -1,7 +1,7 @@
-"""What a start does when the workflow id is taken.
+"""What a start does when the workflow id is in use.
 
-A run that is open is subject to the conflict policy, one that has ended to the reuse policy. The deprecated reuse
-policy TERMINATE_IF_RUNNING is the conflict policy TERMINATE_EXISTING.
+The conflict policy applies to an open run, the reuse policy to a closed one. The deprecated reuse policy
+TERMINATE_IF_RUNNING means the conflict policy TERMINATE_EXISTING.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NO_STARTS = (
     et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED,
     et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
 )
-"""Of what a request did that neither started the run nor attached anything to it."""
+"""Effects of requests that neither started the run nor attached anything to it."""
 TERMINATE_REASON = "TerminateIfRunning WorkflowIdReusePolicy"
 
 
@@ -42,7 +42,7 @@ class Verdict(Enum):
 
 
 def decide(current: MutableState, reuse_policy: int, conflict_policy: int) -> Verdict:
-    """Raises ALREADY_EXISTS when the policies forbid the start."""
+    """Return what a start may do. Raise ALREADY_EXISTS when the policies forbid it."""
     if reuse_policy == wf_enums.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING:
         conflict_policy = wf_enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
         reuse_policy = wf_enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
@@ -83,7 +83,7 @@ def _named(current: MutableState) -> str:
 
 
 def refusal(current: MutableState, message: str) -> ServiceError:
-    """ALREADY_EXISTS with what the SDKs look for."""
+    """Return ALREADY_EXISTS with the details that SDKs look for."""
     starts = (
         request_id
         for request_id, info in current.request_ids.items()
@@ -93,7 +93,7 @@ def refusal(current: MutableState, message: str) -> ServiceError:
 
 
 def request_of(current: MutableState, request_id: str) -> int | None:
-    """The type of the event by which that request took effect on the run, if it did: started by it, or attached."""
+    """Return the type of the event by which the request started the run or was attached to it, else None."""
     if current.create_request_id == request_id:
         return int(et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
     if request_id in current.request_ids:

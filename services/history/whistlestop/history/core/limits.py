@@ -1,4 +1,4 @@
-"""Limits and defaults of the engine, with Temporal's default values; the shell fills them from configuration."""
+"""Limits and defaults of the engine, with Temporal's default values; the process fills them from its configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DAY_NS = 24 * 3600 * SECOND_NS
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes, spans in nanoseconds, the rest are counts."""
+    """Sizes are in bytes, spans in nanoseconds; the rest are counts."""
 
     blob_size_warn: int = 512 * KIB
     blob_size_error: int = 2 * MIB
@@ -56,17 +56,17 @@ class Limits:
     query_history_page: int = 256
     """Likewise with the task of a query."""
     send_raw_history: bool = False
-    """A history is answered in batches as they are stored, for clients that read them themselves."""
+    """Return histories in batches as they are stored, for clients that decode them themselves."""
     signal_backlinks: bool = False
-    """Descriptions of a run tell of the requests by which it was signalled."""
+    """Include in a run's description the requests by which it was signalled."""
     cross_namespace_commands: bool = False
-    """A workflow may start, signal and cancel workflows of other namespaces."""
+    """Whether a workflow may start, signal and cancel workflows of other namespaces."""
 
     long_poll_ns: int = 20 * SECOND_NS
-    """How long a caller is kept waiting that set itself no shorter time."""
+    """How long a long poll waits whose caller sets no shorter deadline."""
     activity_long_poll_ns: int = 60 * SECOND_NS
     activity_long_poll_buffer_ns: int = SECOND_NS
-    """Likewise for standalone activities, and what is left of a caller's own time when it is answered."""
+    """Likewise for standalone activities, and how long before the caller's deadline the answer is sent."""
     nexus_long_poll_ns: int = 60 * SECOND_NS
     nexus_long_poll_buffer_ns: int = SECOND_NS
     """Likewise for standalone Nexus operations."""
@@ -77,27 +77,27 @@ class Limits:
     workflow_task_retry_max_ns: int = 10 * 60 * SECOND_NS
     workflow_task_backoff_from_attempt: int = 3
     workflow_task_problems: int = 5
-    """Failures in a row after which lists can find the run by them; 0: never."""
+    """Consecutive failures after which lists can find the run by them; 0: never."""
     default_retry_initial_ns: int = SECOND_NS
     default_retry_coefficient: float = 2.0
     default_retry_max_interval_factor: int = 100
     continue_as_new_min_interval_ns: int = SECOND_NS
     sticky_timeout_default_ns: int = 5 * SECOND_NS
     completion_pages: bool = False
-    """Whether an answer of a workflow task may come in pages (completion_pages.py)."""
+    """Whether the completion of a workflow task may come in pages (completion_pages.py)."""
     completion_pages_size: int = 40 * MIB
-    """Of one answer; 0: as much as there is room."""
+    """The maximum of one completion; 0: limited only by the total."""
     completion_pages_total_size: int = 1024 * MIB
-    """Of all answers under way in this process; 0: no limit."""
+    """The maximum of all completions in progress in this process; 0: no limit."""
     completion_pages_namespace_ratio: float = 0.5
-    """What one namespace may have of it."""
+    """One namespace's maximum share of it."""
     reapply_events: int = 10000
     eager_activities: bool = True
     eager_workflow_start: bool = True
     cancel_activity_worker_command: bool = False
-    """Workers are told over their control queue of activities that are to be cancelled."""
+    """Whether workers are notified on their control queues of activities to cancel."""
     links_per_execution: int = 2000
-    """Of a standalone activity, by its start and by those that found it running."""
+    """The maximum on a standalone activity, from its start and from requests that found it running."""
     callbacks_per_execution: int = 2000
     nexus_pending_operations: int = 30
     nexus_service_length: int = 1000
@@ -109,23 +109,24 @@ class Limits:
     nexus_retry_initial_ns: int = SECOND_NS
     nexus_retry_max_ns: int = 3600 * SECOND_NS
     nexus_system_callback_url: bool = True
-    """Workers of this server are given an address that means this server, not `nexus_callback_url`."""
+    """Whether workers of this server get a callback URL that stands for this server, not `nexus_callback_url`."""
     nexus_callback_url: str = ""
-    """Where those outside send completions of operations; `{{.NamespaceName}}` and `{{.NamespaceID}}` are filled in."""
+    """Where external handlers send completions of operations; `{{.NamespaceName}}` and `{{.NamespaceID}}` are
+    replaced."""
     callback_retry_initial_ns: int = SECOND_NS
     callback_retry_max_ns: int = 3600 * SECOND_NS
     send_target_version_changed: bool = True
-    """Tell a pinned run when new work goes to another version."""
+    """Whether a pinned run is notified when new work goes to another version."""
     version_reactivation: bool = True
-    """Let a version without work drain again when a client pins a run to it."""
+    """Whether a drained version drains again when a client pins a run to it."""
     version_drainage_grace_ns: int = 180 * SECOND_NS
-    """How long a version drains before it is looked for open workflows that are pinned to it."""
+    """How long a version drains before it is checked for open workflows that are pinned to it."""
     version_drainage_refresh_ns: int = 180 * SECOND_NS
-    """How long until it is looked again."""
+    """The time between two such checks."""
     external_retry_initial_ns: int = 100 * MILLISECOND_NS
     by_namespace: Mapping[str, Limits] = field(default_factory=dict)
-    """Those of namespaces that have others, by name."""
+    """The limits of namespaces that have their own, by name."""
 
     def of(self, namespace: str) -> Limits:
-        """The limits of a namespace."""
+        """Return the limits of a namespace."""
         return self.by_namespace.get(namespace, self) if self.by_namespace else self

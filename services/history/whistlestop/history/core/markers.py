@@ -1,4 +1,4 @@
-"""What a workflow writes down about itself: markers, search attributes, and its memo."""
+"""Commands by which a workflow records data about itself: markers, search attributes, and its memo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def record_marker(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """RecordMarker."""
+    """Handle the command RecordMarker. Raise BadCommand."""
     run = completion.run
     attributes = command.record_marker_command_attributes
     command_attributes.record_marker(run, attributes, is_set=command.HasField("record_marker_command_attributes"))
@@ -33,7 +33,7 @@ def record_marker(completion: Completion, command: command_pb.Command) -> histor
 
 
 def upsert_search_attributes(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """UpsertWorkflowSearchAttributes."""
+    """Handle the command UpsertWorkflowSearchAttributes. Raise BadCommand."""
     run = completion.run
     attributes = command.upsert_workflow_search_attributes_command_attributes
     is_set = command.HasField("upsert_workflow_search_attributes_command_attributes")
@@ -47,7 +47,7 @@ def upsert_search_attributes(completion: Completion, command: command_pb.Command
 
 
 def modify_properties(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """ModifyWorkflowProperties: an upsert of the memo."""
+    """Handle the command ModifyWorkflowProperties, an upsert of the memo. Raise BadCommand."""
     run = completion.run
     attributes = command.modify_workflow_properties_command_attributes
     is_set = command.HasField("modify_workflow_properties_command_attributes")

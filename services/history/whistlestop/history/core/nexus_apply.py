@@ -1,4 +1,4 @@
-"""How Nexus events and completion callbacks change state; see apply.py for the rules."""
+"""Apply Nexus events and completion callbacks to the state; see apply.py for the rules."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
 def _cancel_requested(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
     a = event.nexus_operation_cancel_requested_event_attributes
     if a.scheduled_event_id not in state.nexus_operations:
-        # It ended while the worker was asking for this; the end is seen next.
+        # The operation ended while the worker was requesting this; the event of its end follows.
         return
     operation = state.nexus_operations[a.scheduled_event_id]
     operation.cancel_requested_event_id = event.event_id
@@ -68,7 +68,7 @@ def _over(field: str) -> Applier:
 def add_callbacks(
     state: MutableState, callbacks: Iterable[common_pb.Callback], registered_ns: int, request_id: str = ""
 ) -> None:
-    """Completion callbacks of the run."""
+    """Add completion callbacks of the run."""
     for callback in callbacks:
         state.completion_callbacks.add().CopyFrom(callback)
         state.callback_infos.add(registered_ns=registered_ns, request_id=request_id)
@@ -81,7 +81,7 @@ def add_update_callbacks(
     request_id: str,
     callbacks: Iterable[common_pb.Callback],
 ) -> None:
-    """Completion callbacks of an update."""
+    """Add completion callbacks of an update."""
     for callback in callbacks:
         state.completion_callbacks.add().CopyFrom(callback)
         state.callback_infos.add(
@@ -100,5 +100,5 @@ APPLIERS: Final[dict[int, Applier]] = {
     et.EVENT_TYPE_NEXUS_OPERATION_FAILED: _over("nexus_operation_failed_event_attributes"),
     et.EVENT_TYPE_NEXUS_OPERATION_CANCELED: _over("nexus_operation_canceled_event_attributes"),
     et.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT: _over("nexus_operation_timed_out_event_attributes"),
-    # NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED and _FAILED change nothing that history carries.
+    # NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED and _FAILED change nothing that is rebuilt from history.
 }

@@ -1,4 +1,4 @@
-"""ScheduleNexusOperation and RequestCancelNexusOperation: what a worker may ask for, and the events of it."""
+"""Handle the commands ScheduleNexusOperation and RequestCancelNexusOperation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _ENDS = {
 
 
 def schedule(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """ScheduleNexusOperation."""
+    """Handle the command ScheduleNexusOperation. Raise BadCommand."""
     run = completion.run
     attributes = command.schedule_nexus_operation_command_attributes
     if not command.HasField("schedule_nexus_operation_command_attributes"):
@@ -74,7 +74,10 @@ def schedule(completion: Completion, command: command_pb.Command) -> history_pb.
 
 
 def _endpoint_id(run: Run, attributes: command_pb.ScheduleNexusOperationCommandAttributes) -> str:
-    """Of the endpoint that the command names; empty for this server's own, whose request is looked at here."""
+    """Return the id of the endpoint that the command names; empty for the system endpoint, whose input is checked here.
+
+    Raise BadCommand.
+    """
     if attributes.endpoint == system_nexus.ENDPOINT:
         if attributes.nexus_header:
             raise BadCommand(
@@ -113,7 +116,7 @@ def _duration_fault(duration: Duration) -> str:
 
 
 def _headers(run: Run, attributes: command_pb.ScheduleNexusOperationCommandAttributes) -> dict[str, str]:
-    """In lower case, as Nexus has them."""
+    """Return the headers in lower case, as Nexus requires. Raise BadCommand."""
     headers = {}
     size = 0
     for name, value in attributes.nexus_header.items():
@@ -128,7 +131,7 @@ def _headers(run: Run, attributes: command_pb.ScheduleNexusOperationCommandAttri
 
 
 def _trim(run: Run, attributes: command_pb.ScheduleNexusOperationCommandAttributes) -> None:
-    """No timeout is longer than the run's, and the whole bounds its parts."""
+    """Shorten each timeout to the run's, and the partial timeouts to schedule-to-close."""
     run_ns = run.state.run_timeout_ns
     whole = attributes.schedule_to_close_timeout
     if run_ns and not 0 < duration_ns(whole) <= run_ns:
@@ -141,7 +144,7 @@ def _trim(run: Run, attributes: command_pb.ScheduleNexusOperationCommandAttribut
 
 
 def request_cancel(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """RequestCancelNexusOperation."""
+    """Handle the command RequestCancelNexusOperation. Raise BadCommand."""
     run = completion.run
     attributes = command.request_cancel_nexus_operation_command_attributes
     if not command.HasField("request_cancel_nexus_operation_command_attributes"):
@@ -170,7 +173,7 @@ def request_cancel(completion: Completion, command: command_pb.Command) -> histo
 
 
 def _has_ended(run: Run, scheduled_event_id: int) -> bool:
-    """The operation ended during this workflow task: the worker could not know."""
+    """Return whether the operation ended during this workflow task, so that the worker could not know."""
 
     def ends_it(event: history_pb.HistoryEvent) -> bool:
         field = _ENDS.get(event.event_type)

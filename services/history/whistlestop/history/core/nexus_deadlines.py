@@ -1,4 +1,4 @@
-"""When something is due for a Nexus operation."""
+"""The deadlines of a Nexus operation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def timeouts(operation: NexusOperation) -> list[tuple[int, wf_enums.TimeoutType.ValueType]]:
-    """The operation's own timeouts that still run: when, and of which type."""
+    """Return the operation's own timeouts that apply now, as (time, timeout type)."""
     found = []
     if operation.schedule_to_close_timeout_ns:
         due_ns = operation.scheduled_ns + operation.schedule_to_close_timeout_ns
@@ -27,7 +27,7 @@ def timeouts(operation: NexusOperation) -> list[tuple[int, wf_enums.TimeoutType.
 
 
 def next_deadline(operation: NexusOperation) -> int:
-    """The earliest of all that is due, the attempts included; 0 for nothing."""
+    """Return the earliest deadline, including those of its attempts; 0 for none."""
     dues = [due_ns for due_ns, _ in timeouts(operation)]
     for attempt in (operation.start, operation.cancel):
         dues += [due_ns for due_ns in (attempt.deadline_ns, attempt.retry_due_ns) if due_ns]

@@ -1,8 +1,8 @@
 """A standalone Nexus operation: an operation that no workflow called, as a run of its own.
 
-The run has the one operation, scheduled by the event behind its first, and goes on as an operation of a workflow does
-(`nexus_operations.py`). What differs stands here: how it begins and ends, and what may be asked of it from outside.
-`MutableState.nexus_execution` keeps what neither the operation nor history says.
+The run has this one operation, scheduled by its second event; it proceeds like an operation of a workflow
+(`nexus_operations.py`). This module has what differs: start and end, and the requests of clients.
+`MutableState.nexus_execution` keeps what is neither in the operation nor in history.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState, NexusOperation
 
 ID_PREFIX = "temporal-sys-nexus-operation:"
-"""Before its id, in `executions`."""
+"""The prefix of its id in `executions`."""
 DIVISION = "131748067"
-"""Temporal's own number for standalone Nexus operations: what a list filter on TemporalNamespaceDivision names."""
+"""Temporal's number for standalone Nexus operations, by which list filters select them (TemporalNamespaceDivision)."""
 SERVICE_ATTRIBUTE = "TemporalNexusService"
 REQUEST_ATTRIBUTE = "TemporalNexusRequestId"
-"""Search attributes of the server's own, for what has no column in visibility."""
+"""Search attributes of the server's own, for fields without a column in visibility."""
 GONE = "operation not found for ID: {}"
 ALREADY_COMPLETED = "operation already completed"
 _ENDS: dict[int, str] = {
@@ -44,17 +44,17 @@ _ENDS: dict[int, str] = {
 
 
 def is_one(state: MutableState) -> bool:
-    """The run is no workflow but a standalone Nexus operation."""
+    """Return whether the run is a standalone Nexus operation, not a workflow."""
     return state.HasField("nexus_execution")
 
 
 def operation_of(state: MutableState) -> NexusOperation:
-    """The run's one operation; it stays when it is over."""
+    """Return the run's operation, which is kept when it is over."""
     return state.nexus_operations[state.nexus_execution.scheduled_event_id]
 
 
 def self_link(state: MutableState) -> common_pb.Link:
-    """The caller, as a handler sees it."""
+    """Return the link by which a handler sees its caller."""
     link = common_pb.Link()
     link.nexus_operation.namespace = state.namespace
     link.nexus_operation.operation_id = state.nexus_execution.operation_id
@@ -63,7 +63,7 @@ def self_link(state: MutableState) -> common_pb.Link:
 
 
 def begin(run: Run, operation_id: str, attributes: history_pb.NexusOperationScheduledEventAttributes) -> NexusOperation:
-    """Schedule the operation of a new run. The caller has it started."""
+    """Schedule the operation of a new run. The caller has to request its start (`want_start`)."""
     event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED)
     event.nexus_operation_scheduled_event_attributes.CopyFrom(attributes)
     run.append(event)
@@ -73,17 +73,17 @@ def begin(run: Run, operation_id: str, attributes: history_pb.NexusOperationSche
     return operation_of(run.state)
 
 
-# ---- ends ------------------------------------------------------------------------------------------------------------
+# ---- completion ------------------------------------------------------------------------------------------------------
 
 
 def note_links(run: Run, links: Iterable[common_pb.Link]) -> None:
-    """What the handler says it has to do with."""
+    """Keep the links that the handler returned."""
     run.state.nexus_execution.links.extend(links)
     run.changed = True
 
 
 def complete(run: Run, result: common_pb.Payload, links: Iterable[common_pb.Link]) -> None:
-    """It has a result."""
+    """Complete the operation with its result."""
     execution = run.state.nexus_execution
     execution.links.extend(links)
     execution.result.CopyFrom(result)
@@ -93,7 +93,7 @@ def complete(run: Run, result: common_pb.Payload, links: Iterable[common_pb.Link
 
 
 def fail(run: Run, operation: NexusOperation, cause: failure_pb.Failure) -> None:
-    """It ended with a failure, which may say that it was canceled."""
+    """Close the operation with a failure, or as cancelled if the failure says so."""
     _note_failure(run, operation, cause, by_attempt=not operation.started_ns)
     if cause.HasField("canceled_failure_info"):
         event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED)
@@ -105,7 +105,7 @@ def fail(run: Run, operation: NexusOperation, cause: failure_pb.Failure) -> None
 
 
 def time_out(run: Run, operation: NexusOperation, cause: failure_pb.Failure, *, by_attempt: bool) -> None:
-    """Its time is over."""
+    """Close the operation as timed out."""
     _note_failure(run, operation, cause, by_attempt=by_attempt)
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT)
     event.workflow_execution_timed_out_event_attributes.retry_state = wf_enums.RETRY_STATE_TIMEOUT
@@ -128,11 +128,15 @@ def _end(run: Run, event: history_pb.HistoryEvent) -> None:
     close.finish(run, event)
 
 
-# ---- asked from outside ----------------------------------------------------------------------------------------------
+# ---- requests of clients ---------------------------------------------------------------------------------------------
 
 
 def request_cancel(run: Run, *, reason: str, request_id: str) -> NexusOperation | None:
-    """The operation if the request to cancel is to be sent now; else it is, if ever, once it has started."""
+    """Record a request to cancel; return the operation if the request has to be sent now, otherwise None.
+
+    An operation that has not started gets it once it has. Raise FAILED_PRECONDITION when the operation is over or
+    another request has asked for it.
+    """
     execution = run.state.nexus_execution
     if execution.cancel_requested_ns and execution.cancel_request_id == request_id:
         note_repeated(run)
@@ -153,7 +157,10 @@ def request_cancel(run: Run, *, reason: str, request_id: str) -> NexusOperation 
 
 
 def terminate(run: Run, *, reason: str, identity: str, request_id: str) -> None:
-    """End it at once; its handler hears nothing of it."""
+    """Terminate the operation at once; its handler is not notified.
+
+    Raise FAILED_PRECONDITION when it is over, unless by the same request.
+    """
     execution = run.state.nexus_execution
     if execution.terminated:
         if execution.terminate_request_id == request_id:

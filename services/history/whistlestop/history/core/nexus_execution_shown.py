@@ -1,4 +1,4 @@
-"""A standalone Nexus operation as DescribeNexusOperationExecution shows it."""
+"""A standalone Nexus operation as DescribeNexusOperationExecution returns it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def info(
     scheduled: history_pb.HistoryEvent,
     now_ns: int,
 ) -> nexus_pb.NexusOperationExecutionInfo:
-    """All but the input and the outcome."""
+    """Return everything about the operation but its input and outcome."""
     execution = state.nexus_execution
     operation = nexus_execution.operation_of(state)
     timed_out = enums.NEXUS_OPERATION_EXECUTION_STATUS_TIMED_OUT
@@ -69,7 +69,7 @@ def info(
 
 
 def is_open(state: MutableState) -> bool:
-    """It goes on."""
+    """Return whether the operation is open."""
     return state.close_ns == 0
 
 
@@ -98,7 +98,7 @@ def _state(operation: NexusOperation) -> common_enums.PendingNexusOperationState
 
 
 def _attempt(state: MutableState, operation: NexusOperation) -> int:
-    """Counted from when an attempt is wanted, while the operation itself counts those that are over."""
+    """Return the number of the current attempt, while the operation itself counts finished ones."""
     attempt = operation.start
     is_over = bool(operation.started_ns or attempt.retry_due_ns)
     if not is_open(state) and not attempt.deadline_ns:

@@ -1,8 +1,8 @@
-"""Failures between Nexus and Temporal.
+"""Convert failures between Nexus and Temporal.
 
-A worker that speaks the newer form sends Temporal failures, and they go into history as they are. The older form is a
-Nexus failure: text, metadata and JSON details. One that was made from a Temporal failure says so in its metadata and is
-made into that again; any other becomes an application failure which keeps what it carried.
+A worker with the newer format sends Temporal failures, which go into history as they are. The older format is a Nexus
+failure: text, metadata and JSON details. One that was converted from a Temporal failure says so in its metadata and is
+converted back; any other becomes an application failure with the same content.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ CANCELED = "canceled"
 
 
 def handler_failure(kind: str, message: str) -> failure_pb.Failure:
-    """What the server itself has to say of a request."""
+    """Return a failure with which the server itself answers a request."""
     failure = failure_pb.Failure(message=message)
     failure.nexus_handler_failure_info.type = kind
     return failure
 
 
 def is_retryable(failure: failure_pb.Failure) -> bool:
-    """Whether a handler's refusal leaves hope for another attempt."""
+    """Return whether a handler's error allows another attempt."""
     info = failure.nexus_handler_failure_info
     if info.retry_behavior == _RETRYABLE:
         return True
@@ -44,7 +44,7 @@ def is_retryable(failure: failure_pb.Failure) -> bool:
 
 
 def of_handler_error(error: nexus_pb.HandlerError) -> failure_pb.Failure:
-    """The older form of a handler's refusal."""
+    """Convert the older format of a handler's error."""
     failure = handler_failure(error.error_type, "handler error")
     failure.nexus_handler_failure_info.retry_behavior = error.retry_behavior
     if error.HasField("failure"):
@@ -54,7 +54,7 @@ def of_handler_error(error: nexus_pb.HandlerError) -> failure_pb.Failure:
 
 
 def of_operation_error(error: nexus_pb.UnsuccessfulOperationError) -> failure_pb.Failure:
-    """The older form of an operation that failed or was canceled."""
+    """Convert the older format of an operation that failed or was cancelled."""
     failure = to_temporal(error.failure)
     if error.operation_state == CANCELED and not failure.HasField("canceled_failure_info"):
         canceled = failure_pb.Failure(message=failure.message, stack_trace=failure.stack_trace)
@@ -69,7 +69,7 @@ def of_operation_error(error: nexus_pb.UnsuccessfulOperationError) -> failure_pb
 
 
 def to_temporal(source: nexus_pb.Failure) -> failure_pb.Failure:
-    """A Nexus failure as a Temporal one. Its details may have causes beside its own: they are cut as any."""
+    """Convert a Nexus failure. Its details may contain long chains of causes, which are cut as in any failure."""
     failure = _converted(source)
     cut_causes(failure)
     return failure

@@ -1,4 +1,7 @@
-"""Links as Nexus carries them: a URL and a type. What does not parse is passed over, since a link is only a hint."""
+"""Convert links between Temporal and Nexus, where a link is a URL and a type.
+
+A link that can't be parsed is skipped, since links are only informative.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,7 @@ def _event_query(event: common_pb.Link.WorkflowEvent) -> dict[str, str | int]:
 
 
 def caller(state: MutableState, scheduled: history_pb.HistoryEvent) -> nexus_pb.Link:
-    """Who calls the operation: the event that scheduled it, or the operation itself when no workflow did."""
+    """Return the operation's caller: the event that scheduled it, or the standalone operation itself."""
     if nexus_execution.is_one(state):
         return to_nexus(nexus_execution.self_link(state))
     link = common_pb.Link()
@@ -84,12 +87,12 @@ def caller(state: MutableState, scheduled: history_pb.HistoryEvent) -> nexus_pb.
 
 
 def header_value(link: nexus_pb.Link) -> str:
-    """As the header `nexus-link` shows it."""
+    """Return the link as a value of the header `nexus-link`."""
     return f'<{link.url}>; type="{link.type}"'
 
 
 def from_nexus(links: Iterable[nexus_pb.Link]) -> list[common_pb.Link]:
-    """Return those that lead to an event of a workflow, to a workflow or to a standalone activity."""
+    """Return the links to an event of a workflow, to a workflow or to a standalone activity; others are skipped."""
     found = []
     for link in links:
         read = _READERS.get(link.type)
@@ -100,7 +103,7 @@ def from_nexus(links: Iterable[nexus_pb.Link]) -> list[common_pb.Link]:
 
 
 def _parts(url: str, pattern: re.Pattern[str]) -> tuple[list[str], dict[str, str]]:
-    """Return what the path names, and the query. Raises ValueError for another URL."""
+    """Return the path's names and the query. Raise ValueError for any other URL."""
     parts = urlsplit(url)
     match = pattern.fullmatch(parts.path)
     if parts.scheme != "temporal" or match is None:
@@ -143,7 +146,7 @@ _READERS = {WORKFLOW_EVENT: _event, WORKFLOW: _workflow, ACTIVITY: _activity}
 
 
 def _short(event_type: et.EventType.ValueType) -> str:
-    """`EVENT_TYPE_TIMER_FIRED` is `TimerFired`."""
+    """Return the short name of an event type: `EVENT_TYPE_TIMER_FIRED` is `TimerFired`."""
     name = enum_name(et.EventType, event_type).removeprefix("EVENT_TYPE_")
     return "".join(part.capitalize() for part in name.split("_"))
 
@@ -152,6 +155,6 @@ _BY_SHORT_NAME = {_short(number): number for number in et.EventType.values()}
 
 
 def _long(name: str) -> et.EventType.ValueType:
-    """Either way of naming an event type."""
+    """Return the event type of a short or full name. Raise ValueError."""
     found = _BY_SHORT_NAME.get(name)
     return found if found is not None else et.EventType.Value(name)

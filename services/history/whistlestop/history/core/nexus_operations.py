@@ -1,15 +1,15 @@
-"""Nexus operations as the workflow that calls them sees them: scheduled, started, over; and requests to cancel them.
+"""Nexus operations from the calling workflow's side: scheduled, started, closed; and requests to cancel them.
 
 Rules of this file, which are Temporal's:
-- An attempt hands one request to a worker of the endpoint's queue and waits for its answer, ten seconds at most. One
-  that fails for no final reason is followed by another after a back-off, until a timeout of the operation.
-- A start that is answered at once is completed without having been started. Else the operation goes on somewhere, and
-  its end arrives through the completion callback that went with the request; possibly before the start's own answer.
-- A request to cancel is sent once the operation has started. It changes nothing by itself: how the operation ends is
-  told as always.
+- An attempt gives one request to a worker of the endpoint's task queue and waits for its answer, ten seconds at most. A
+  retryable failure is followed by another attempt after a back-off, until a timeout of the operation.
+- An operation that completes in its start request has no started event. Any other runs elsewhere, and its end arrives
+  by the completion callback that was sent with the request, possibly before the start request is answered.
+- A request to cancel is sent once the operation has started. It does not close the operation: how that ends is reported
+  as usual.
 
-Which queue an endpoint leads to is not the core's to know: `wanted` attempts go into the outbox, and who delivers them
-calls `dispatch` with the target.
+The core does not know the task queue of an endpoint: requested attempts become transfer tasks, and their delivery calls
+`dispatch` with the target.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ if TYPE_CHECKING:
 
 TASK_TYPE_NEXUS = 3
 START_KIND, CANCEL_KIND = "nexus_start", "nexus_cancel"
-"""Of outbox rows."""
+"""The kinds of their transfer tasks."""
 TASK_GONE = "Nexus task not found or already expired"
 ANSWER_MARGIN_NS = SECOND_NS
-"""Of the time for a request, what its answer's way back is given: a handler that is out of time answers too late."""
+"""The part of a request's time that is reserved for the answer's way back; later answers of the handler are too
+late."""
 NOTHING = common_pb.Payload(metadata={"encoding": b"binary/null"})
-"""The result of what has none, as Nexus carries it."""
+"""The result of an operation without a result, as Nexus represents it."""
 NOT_FOUND = "operation not found"
 UNSUCCESSFUL = "nexus operation completed unsuccessfully"
 _MOST_DOUBLINGS = 40
@@ -53,7 +54,7 @@ _MOST_DOUBLINGS = 40
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The queue that an endpoint leads to."""
+    """The task queue to which an endpoint leads."""
 
     namespace_id: str
     task_queue: str
@@ -63,12 +64,12 @@ class Target:
 
 
 def want_start(run: Run, operation: NexusOperation) -> None:
-    """Have an attempt to start it made."""
+    """Request an attempt to start the operation."""
     _into_outbox(run, START_KIND, operation)
 
 
 def want_cancel(run: Run, operation: NexusOperation) -> None:
-    """Have an attempt to cancel it made."""
+    """Request an attempt to cancel the operation."""
     _into_outbox(run, CANCEL_KIND, operation)
 
 
@@ -81,17 +82,17 @@ def _into_outbox(run: Run, kind: str, operation: NexusOperation) -> None:
 
 
 def attempt_of(operation: NexusOperation, *, cancel: bool) -> NexusAttempt:
-    """The attempts of one of the two requests."""
+    """Return the attempts of the start or the cancel request."""
     return operation.cancel if cancel else operation.start
 
 
 def destination_of(operation: NexusOperation, *, cancel: bool) -> tuple[str, str]:
-    """Return what a circuit breaker goes by: the kind of request and the endpoint."""
+    """Return the key of the circuit breaker: the kind of request and the endpoint."""
     return (CANCEL_KIND if cancel else START_KIND), operation.endpoint
 
 
 def is_wanted(operation: NexusOperation, *, cancel: bool) -> bool:
-    """An attempt is still to be made: none is under way or put off."""
+    """Return whether an attempt has to be made, and none is in progress or waiting for its back-off."""
     attempt = attempt_of(operation, cancel=cancel)
     if attempt.deadline_ns or attempt.retry_due_ns:
         return False
@@ -101,7 +102,7 @@ def is_wanted(operation: NexusOperation, *, cancel: bool) -> bool:
 
 
 def dispatch(run: Run, operation: NexusOperation, target: Target, *, cancel: bool) -> None:
-    """Offer the request to the workers of `target`, unless too little time is left for it."""
+    """Put the request on the task queue of `target`, unless too little time is left for it."""
     if end_if_out_of_time(run, operation, cancel=cancel):
         return
     left_ns, _ = time_for(run, operation, cancel=cancel)
@@ -125,7 +126,7 @@ def dispatch(run: Run, operation: NexusOperation, target: Target, *, cancel: boo
 
 
 def end_if_out_of_time(run: Run, operation: NexusOperation, *, cancel: bool) -> bool:
-    """Too little time is left for a request: the operation (or the request to cancel) is over without it."""
+    """Close the operation (or fail the request to cancel) if too little time is left; return whether it was."""
     left_ns, timeout_type = time_for(run, operation, cancel=cancel)
     if left_ns >= run.limits.nexus_min_request_timeout_ns:
         return False
@@ -138,7 +139,7 @@ def end_if_out_of_time(run: Run, operation: NexusOperation, *, cancel: bool) -> 
 
 
 def call_error(message: str, *, retryable: bool) -> failure_pb.Failure:
-    """A request that did not come through."""
+    """Return the failure of a request that did not get through."""
     failure = failure_pb.Failure(message=message)
     failure.application_failure_info.type = "CallError"
     failure.application_failure_info.non_retryable = not retryable
@@ -146,11 +147,11 @@ def call_error(message: str, *, retryable: bool) -> failure_pb.Failure:
 
 
 TOO_LARGE = call_error("http: response body too large", retryable=False)
-"""Of a result that is larger than a payload may be."""
+"""The failure of an operation whose result exceeds the size limit of a payload."""
 
 
 def time_for(run: Run, operation: NexusOperation, *, cancel: bool) -> tuple[int, wf_enums.TimeoutType.ValueType]:
-    """How long a request may take, and the operation's timeout that says so, if one does."""
+    """Return how long a request may take, and the operation's timeout that limits it (or unspecified)."""
     left_ns = run.limits.nexus_request_timeout_ns
     kind = wf_enums.TIMEOUT_TYPE_UNSPECIFIED
     to_close_ns = operation.schedule_to_close_timeout_ns
@@ -167,7 +168,7 @@ def time_for(run: Run, operation: NexusOperation, *, cancel: bool) -> tuple[int,
 
 
 def operation_timeout(operation: NexusOperation, now_ns: int) -> int:
-    """How long the operation itself may take from now on; 0: as long as it likes."""
+    """Return how long the operation may take from now on, in nanoseconds; 0: no limit."""
     spans = []
     if operation.start_to_close_timeout_ns:
         spans.append(operation.start_to_close_timeout_ns)
@@ -177,7 +178,7 @@ def operation_timeout(operation: NexusOperation, now_ns: int) -> int:
 
 
 def requested(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
-    """A request was made and answered outside the queues."""
+    """Record a request that was sent and answered without a task queue."""
     attempt = attempt_of(operation, cancel=cancel)
     attempt.handler_namespace_id = ""
     nonces.draw(attempt, attempt.stamp, run.ids)
@@ -185,7 +186,7 @@ def requested(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
 
 
 def take(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> NexusOperation:
-    """A worker takes the request. Raises NOT_FOUND when it is not (any more) to be had."""
+    """Record that a worker takes the request. Raise NOT_FOUND when the request is stale."""
     operation = _under_way(run, scheduled_event_id, stamp, cancel=cancel)
     attempt = attempt_of(operation, cancel=cancel)
     if attempt.row.task_id == 0:
@@ -198,11 +199,11 @@ def take(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> Nexu
 
 
 def answered(run: Run, token: TaskToken, believed_namespace_id: str) -> NexusOperation | None:
-    """The operation whose request the holder of the token answers in time. Raises NOT_FOUND.
+    """Return the operation whose request the token's holder answers in time. Raise NOT_FOUND for a stale token.
 
-    None when the operation was over before, by its completion, a timeout or the end of its workflow: the handler could
-    not know, and its answer changes nothing.
-    `believed_namespace_id`: where its endpoint leads, for a request that 0.1.0 sent without noting where to.
+    Return None when the operation was closed before, by its completion, a timeout or the end of its workflow: the
+    handler could not know, and its answer changes nothing. `believed_namespace_id` is where the endpoint leads, for a
+    request that release 0.1.0 sent without recording its target.
     """
     if _is_ended_request(run, token):
         return None
@@ -210,7 +211,7 @@ def answered(run: Run, token: TaskToken, believed_namespace_id: str) -> NexusOpe
     attempt = attempt_of(operation, cancel=token.nexus_cancel)
     handler_namespace_id = attempt.handler_namespace_id or believed_namespace_id
     if (
-        attempt.row.task_id  # nobody has taken it
+        attempt.row.task_id  # no worker has taken it
         or nonces.current(attempt, attempt.stamp) != token.nonce
         or handler_namespace_id != token.namespace_id
     ):
@@ -220,7 +221,7 @@ def answered(run: Run, token: TaskToken, believed_namespace_id: str) -> NexusOpe
 
 
 def _leave_request(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
-    """Remember a request that a worker still holds while its operation ends."""
+    """Remember a request that a worker still holds while its operation closes."""
     attempt = attempt_of(operation, cancel=cancel)
     requests = run.state.ended_nexus_requests
     for at in reversed(range(len(requests))):
@@ -239,7 +240,7 @@ def _leave_request(run: Run, operation: NexusOperation, *, cancel: bool) -> None
 
 
 def _is_ended_request(run: Run, token: TaskToken) -> bool:
-    """Tell whether the token is of a request whose operation is over, and forget it: it is answered once."""
+    """Return whether the token is of such a request, and forget that: it is answered once."""
     for at, request in enumerate(run.state.ended_nexus_requests):
         if (
             request.scheduled_event_id == token.scheduled_event_id
@@ -279,13 +280,13 @@ def _end_attempt(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
 
 
 def attempt_timed_out(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
-    """Nobody answered the request in its time."""
+    """End an attempt that was not answered in time, and retry."""
     _end_attempt(run, operation, cancel=cancel)
     try_again(run, operation, nexus_failures.handler_failure("UPSTREAM_TIMEOUT", "upstream timeout"), cancel=cancel)
 
 
 def try_again(run: Run, operation: NexusOperation, failure: failure_pb.Failure, *, cancel: bool) -> None:
-    """The attempt failed, and another one may do better."""
+    """Schedule another attempt after a retryable failure."""
     attempt = attempt_of(operation, cancel=cancel)
     attempt.last_failure.CopyFrom(failure)
     run.requests_ended[destination_of(operation, cancel=cancel)] = True
@@ -297,7 +298,7 @@ def try_again(run: Run, operation: NexusOperation, failure: failure_pb.Failure, 
 
 
 def refused(run: Run, operation: NexusOperation, failure: failure_pb.Failure, *, cancel: bool) -> None:
-    """The handler (or the server on its way there) refused the request."""
+    """Handle a request that the handler, or the server on the way to it, refused."""
     if nexus_failures.is_retryable(failure):
         try_again(run, operation, failure, cancel=cancel)
     elif cancel:
@@ -315,13 +316,13 @@ def start(
     token: str,
     links: Iterable[common_pb.Link] = (),
 ) -> None:
-    """It runs; its end will be told by callback."""
+    """Record that the operation has started; its end is reported by callback."""
     _write_started(run, operation, token, links, 0)
     _wake(run)
 
 
 def _wake(run: Run) -> None:
-    """Have the workflow see what happened, if a workflow called the operation."""
+    """Schedule a workflow task, if a workflow called the operation."""
     if not nexus_execution.is_one(run.state):
         workflow_task.schedule_if_none(run)
 
@@ -348,7 +349,7 @@ def _write_started(
 def complete(
     run: Run, operation: NexusOperation, result: common_pb.Payload | None, links: Iterable[common_pb.Link] = ()
 ) -> None:
-    """It has a result."""
+    """Complete the operation with its result."""
     if nexus_execution.is_one(run.state):
         nexus_execution.complete(run, NOTHING if result is None else result, links)
         return
@@ -362,7 +363,7 @@ def complete(
 
 
 def fail(run: Run, operation: NexusOperation, cause: failure_pb.Failure) -> None:
-    """It ended with a failure, which may say that it was canceled."""
+    """Close the operation with a failure, or as cancelled if the failure says so."""
     if nexus_execution.is_one(run.state):
         nexus_execution.fail(run, operation, cause)
         return
@@ -384,7 +385,7 @@ def fail(run: Run, operation: NexusOperation, cause: failure_pb.Failure) -> None
 def time_out(
     run: Run, operation: NexusOperation, timeout_type: wf_enums.TimeoutType.ValueType, *, by_attempt: bool = False
 ) -> None:
-    """Its time is over. `by_attempt`: too little of it is left for another request."""
+    """Close the operation as timed out. `by_attempt`: too little time is left for another request."""
     cause = failure_pb.Failure(message="operation timed out")
     cause.timeout_failure_info.timeout_type = timeout_type
     if nexus_execution.is_one(run.state):
@@ -420,7 +421,7 @@ def _end(run: Run, operation: NexusOperation, event: history_pb.HistoryEvent) ->
 
 
 def cancel_delivered(run: Run, operation: NexusOperation) -> None:
-    """The handler knows of the request to cancel."""
+    """Record that the handler has accepted the request to cancel."""
     operation.cancel.over = True
     run.changed = True
     if nexus_execution.is_one(run.state):
@@ -435,7 +436,7 @@ def cancel_delivered(run: Run, operation: NexusOperation) -> None:
 
 
 def fail_cancel(run: Run, operation: NexusOperation, failure: failure_pb.Failure) -> None:
-    """The request to cancel is refused for good."""
+    """Record that the request to cancel was refused permanently."""
     operation.cancel.over = operation.cancel.failed = True
     operation.cancel.last_failure.CopyFrom(failure)
     run.changed = True
@@ -451,13 +452,14 @@ def fail_cancel(run: Run, operation: NexusOperation, failure: failure_pb.Failure
     workflow_task.schedule_if_none(run)
 
 
-# ---- told by callback ------------------------------------------------------------------------------------------------
+# ---- completion by callback ------------------------------------------------------------------------------------------
 
 
 def may_tell(run: Run, operation: NexusOperation, namespace_id: str, led_to: str) -> bool:
-    """Whether a run of that namespace may tell how the operation ended: one where its request went, or its caller's.
+    """Return whether a run of that namespace may complete the operation: the handler's namespace or the caller's.
 
-    `led_to`: for a request of 0.1.0, which did not note where it went, where the endpoint has always led, if known.
+    For a request of release 0.1.0, which did not record its target, `led_to` is where the endpoint has always led, if
+    known.
     """
     start = operation.start
     if namespace_id in (run.state.namespace_id, start.handler_namespace_id):
@@ -466,7 +468,7 @@ def may_tell(run: Run, operation: NexusOperation, namespace_id: str, led_to: str
 
 
 def of_callback(run: Run, scheduled_event_id: int, request_id: str) -> NexusOperation:
-    """The operation that waits for that callback. Raises NOT_FOUND."""
+    """Return the operation that waits for that callback. Raise NOT_FOUND."""
     operation = run.state.nexus_operations.get(scheduled_event_id) if run.is_open else None
     if operation is None or (request_id and operation.request_id != request_id):
         raise not_found(NOT_FOUND)
@@ -476,7 +478,7 @@ def of_callback(run: Run, scheduled_event_id: int, request_id: str) -> NexusOper
 def note_started(
     run: Run, operation: NexusOperation, token: str, started_ns: int, links: Iterable[common_pb.Link]
 ) -> None:
-    """The end, which is recorded next, may arrive before the answer to the start: history tells the start first."""
+    """Record the start of an operation whose completion arrived before the start request was answered."""
     if not operation.started_ns:
         _leave_request(run, operation, cancel=False)
         _end_attempt(run, operation, cancel=False)

@@ -1,4 +1,4 @@
-"""Options of an open run that change from outside: what is attached to it, its versioning override, its priority."""
+"""Change the options of an open run from outside: attached callbacks, versioning override, priority, time skipping."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one event changes."""
+    """The changes of one event."""
 
     versioning_override: workflow_pb.VersioningOverride | None = None
     unset_versioning_override: bool = False
     priority: common_pb.Priority | None = None
     time_skipping_config: common_pb.TimeSkippingConfig | None = None
     time_skipping_updated: bool = False
-    """`time_skipping_config` is new (None: taken away); else it is only told again."""
+    """True: `time_skipping_config` is new (None: removed). False: it is only repeated."""
     attached_request_id: str = ""
     attached_callbacks: Sequence[common_pb.Callback] = field(default=())
     update_options: Sequence[UpdateOptions] = field(default=())
@@ -46,7 +46,7 @@ class Change:
 
 
 def update(run: Run, change: Change) -> None:
-    """Record the change. It makes no workflow task: the workflow need not know. Raises NOT_FOUND for a closed run."""
+    """Record the change without a workflow task, since the workflow need not know. Raise NOT_FOUND for a closed run."""
     if not run.is_open:
         raise not_found(ALREADY_COMPLETED)
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED)
@@ -72,17 +72,20 @@ def update(run: Run, change: Change) -> None:
     if change.versioning_override is not None or change.unset_versioning_override:
         run.visibility_changed = True
         task = run.state.workflow_task
-        # A run that is moving to another version does that first.
+        # A run in a version transition completes that first.
         moves = run.state.versioning_info.HasField("version_transition")
         if task.row.task_id and not task.started_event_id and not moves:
-            # The task that waits may be for workers of another version now.
+            # The pending task may be for workers of another version now.
             run.state.sticky_task_queue = ""
             workflow_task.move_to_normal_queue(run)
         activity.offer_again(run)
 
 
 def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterable[str], identity: str) -> None:
-    """Change what the mask names; a change that changes nothing writes nothing. Raises INVALID_ARGUMENT, NOT_FOUND."""
+    """Change the options named by the mask; nothing is written if nothing changes.
+
+    Raise INVALID_ARGUMENT, or NOT_FOUND for a closed run.
+    """
     if not run.is_open:
         raise not_found(ALREADY_COMPLETED)
     present, merged = of_run(run), of_run(run)
@@ -111,7 +114,7 @@ def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterabl
         merged.ClearField("time_skipping_config")
         if wanted.HasField("time_skipping_config"):
             merged.time_skipping_config.CopyFrom(wanted.time_skipping_config)
-    # A fast-forward begins anew from now, also when the same one is asked for again.
+    # A fast-forward starts again from now, even if the same one is requested.
     skips_anew = "time_skipping_config" in names and wanted.time_skipping_config.HasField("fast_forward_config")
     if merged == present and not skips_anew:
         return
@@ -131,7 +134,7 @@ def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterabl
 
 
 def _pin_where_it_is(run: Run, override: workflow_pb.VersioningOverride) -> None:
-    """An override that pins without naming a version means the one that the run is on. Raises FAILED_PRECONDITION."""
+    """Complete a pinned override without a version with the run's own. Raise FAILED_PRECONDITION when it has none."""
     if not override.pinned.behavior or override.pinned.HasField("version"):
         return
     version = versioning.pinned_version(run.state)
@@ -150,7 +153,7 @@ def _bad_mask(reason: str) -> ServiceError:
 
 
 def of_run(run: Run) -> workflow_pb.WorkflowExecutionOptions:
-    """The options as they stand."""
+    """Return the run's current options."""
     state = run.state
     options = workflow_pb.WorkflowExecutionOptions()
     if state.versioning_info.HasField("versioning_override"):

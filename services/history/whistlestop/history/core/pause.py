@@ -1,9 +1,9 @@
 """PauseWorkflowExecution and UnpauseWorkflowExecution.
 
 Rules of this file, which are Temporal's: while a workflow is paused, no workflow task is scheduled and no activity is
-offered to workers. What workers have already they may finish. A task that waits for a worker fails at once, so that
-history shows that it came to nothing; the first thing after a pause is a task of its own. Both events are buffered
-while a workflow task is under way, so that they stay in order.
+dispatched. Workers may finish tasks that they have. A workflow task that waits for a worker fails at once, so that
+history shows that it was not executed; the pause ends with a new task. Both events are buffered while a workflow task
+is started, so that they stay in order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 def pause(run: Run, request: service_pb.PauseWorkflowExecutionRequest) -> None:
-    """Stop handing out work. The same request twice is one."""
+    """Pause the workflow; a repeated request changes nothing.
+
+    Raise NOT_FOUND for a closed run, FAILED_PRECONDITION when another request has paused it.
+    """
     if not run.is_open:
         raise not_found("workflow execution already completed")
     if run.state.paused:
@@ -50,7 +53,10 @@ def pause(run: Run, request: service_pb.PauseWorkflowExecutionRequest) -> None:
 
 
 def unpause(run: Run, request: service_pb.UnpauseWorkflowExecutionRequest) -> None:
-    """Go on: offer what waits, and let the workflow see what has happened. The same request twice is one."""
+    """Resume the workflow: dispatch waiting activities and schedule a workflow task.
+
+    A repeated request changes nothing. Raise NOT_FOUND for a closed run, FAILED_PRECONDITION when it is not paused.
+    """
     if not run.is_open:
         raise not_found("workflow execution already completed")
     if not run.state.paused:

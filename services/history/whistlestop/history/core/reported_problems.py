@@ -1,4 +1,4 @@
-"""`TemporalReportedProblems`: lists find runs whose workflow tasks fail, or time out, again and again."""
+"""The search attribute `TemporalReportedProblems`, by which lists find runs whose workflow tasks keep failing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAILED, TIMED_OUT = "Failed", "TimedOut"
 
 
 def report(run: Run, category: str, cause: str) -> None:
-    """A workflow task has ended without success; after so many in a row, the attribute says how the last one did."""
+    """Record how a workflow task failed, once `workflow_task_problems` of them have failed in a row."""
     least = run.limits.workflow_task_problems
     if not 0 < least <= run.state.workflow_task.attempts_since_last_success:
         return
@@ -31,7 +31,7 @@ def report(run: Run, category: str, cause: str) -> None:
 
 
 def clear(run: Run) -> None:
-    """A workflow task was completed."""
+    """Remove the attribute, because a workflow task was completed."""
     if ATTRIBUTE in run.state.search_attributes:
         del run.state.search_attributes[ATTRIBUTE]
         run.visibility_changed = run.changed = True

@@ -1,9 +1,9 @@
-"""ResetWorkflowExecution: another run that shares the beginning of a base run's history and goes on differently.
+"""ResetWorkflowExecution: a new run that shares the beginning of a base run's history.
 
-Rules of this file, which are Temporal's: the shared part ends before the event that finished a workflow task; that task
-fails in the new run (cause RESET_WORKFLOW) and another one follows. What the outside did to the workflow after that
-point (signals, updates, options, what became of its children) is applied again, along the runs that continued the base
-as new. The run that holds the workflow id is terminated, if it is open. All of it is one commit.
+Rules of this file, which are Temporal's: the shared part ends before the event that closed a workflow task; that task
+fails in the new run (cause RESET_WORKFLOW) and another one follows. External events after that point (signals, updates,
+options, the fate of children) are applied again, along the chain of runs that continued the base as new. The current
+run of the workflow id is terminated if it is open. All of this is one commit.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ EXCLUDE_UPDATE = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE
 
 
 def rebuild(state: MutableState, batches: Iterable[Sequence[history_pb.HistoryEvent]]) -> None:
-    """Apply a history to a state that holds no more than the identity of its run."""
+    """Apply a history to a state that has only the identity of its run."""
     for events in batches:
         for event in events:
             apply_event(state, event, events[0].event_id)
@@ -63,7 +63,7 @@ def rebuild(state: MutableState, batches: Iterable[Sequence[history_pb.HistoryEv
 
 
 def check_point(base: MutableState, finish_event_id: int) -> None:
-    """Raises INVALID_ARGUMENT when the base has no such event."""
+    """Raise INVALID_ARGUMENT when the base has no such event."""
     if not 1 < finish_event_id < base.next_event_id:
         raise invalid_argument("Workflow task finish ID must be > 1 && <= workflow last event ID.")
 
@@ -71,9 +71,9 @@ def check_point(base: MutableState, finish_event_id: int) -> None:
 def check_operations(
     base: MutableState, request: service_pb.ResetWorkflowExecutionRequest, deployments: NamespaceDeployments
 ) -> None:
-    """Options can be changed with a reset, nothing else yet; and only to versions that the run's queue knows.
+    """Check the post-reset operations: only options may be changed, and only to versions that the run's queue knows.
 
-    Raises INVALID_ARGUMENT, FAILED_PRECONDITION.
+    Raise INVALID_ARGUMENT or FAILED_PRECONDITION.
     """
     for operation in request.post_reset_operations:
         kind = operation.WhichOneof("variant")
@@ -85,7 +85,7 @@ def check_operations(
 
 
 def excluded(request: service_pb.ResetWorkflowExecutionRequest) -> frozenset[int]:
-    """What is not to be applied again, by the newer field and the deprecated one."""
+    """Return the kinds of events that are not applied again, by the newer field and the deprecated one."""
     kinds = {int(kind) for kind in request.reset_reapply_exclude_types}
     if request.reset_reapply_type == reset_enums.RESET_REAPPLY_TYPE_SIGNAL:
         kinds.add(EXCLUDE_UPDATE)
@@ -95,7 +95,7 @@ def excluded(request: service_pb.ResetWorkflowExecutionRequest) -> frozenset[int
 
 
 def _excludes_everything(kinds: frozenset[int]) -> bool:
-    """Nothing is applied again but what became of children: a run that is not told of those would wait for ever."""
+    """Return whether only the events of children are applied again, without which the run would wait for ever."""
     every = {int(kind) for kind in reset_enums.ResetReapplyExcludeType.values()} - {0}
     return every <= kinds
 
@@ -112,9 +112,11 @@ def begin(
     ids: Ids,
     limits: Limits,
 ) -> Run:
-    """The new run up to the failure of its workflow task. `batches` are the base's, stored and parsed, up to there.
+    """Return the new run up to the failure of its workflow task.
 
-    Raises INVALID_ARGUMENT when no workflow task was pending at that point, or when it lies within a batch.
+    `batches` are the base's, stored and parsed, up to there.
+
+    Raise INVALID_ARGUMENT when no workflow task was pending at that point, or when it lies within a batch.
     """
     state = MutableState(
         namespace_id=base.namespace_id,
@@ -135,7 +137,7 @@ def begin(
         (key for key, info in base.request_ids.items() if info.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED),
         base.create_request_id,
     )
-    # Before the rebuild: a signal that came with the start has the same request id.
+    # Set before the rebuild, because a signal that came with the start has the same request id.
     state.request_ids[start_request_id].event_type = et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
     state.request_ids[start_request_id].event_id = 1
     _share_branches(state, base, finish_event_id)
@@ -156,7 +158,7 @@ def begin(
 
 
 def _share_branches(state: MutableState, base: MutableState, fork_event_id: int) -> None:
-    """The base's ranges up to the fork, then a branch of the run's own."""
+    """Set the run's branches: the base's ranges up to the fork, then a branch of its own."""
     for branch in base.branches:
         if branch.first_event_id >= fork_event_id:
             break
@@ -166,7 +168,7 @@ def _share_branches(state: MutableState, base: MutableState, fork_event_id: int)
 
 
 def _renew_deadlines(state: MutableState, now_ns: int) -> None:
-    """The run's and the chain's time begin anew."""
+    """Restart the timeouts of the run and of its chain."""
     if state.execution_timeout_ns:
         state.execution_expiration_ns = now_ns + state.execution_timeout_ns
     if state.run_timeout_ns:
@@ -189,7 +191,7 @@ def _fail_workflow_task(run: Run, base_run_id: str, finish_event_id: int, reason
             "Can only reset workflow to event ID in range [WorkflowTaskScheduled +1, WorkflowTaskStarted + 1]: "
             f"{finish_event_id}"
         )
-    # Its events stand in history, so its failure has to, whichever attempt it was.
+    # Its events are in history, so its failure has to be, whichever attempt it was.
     run.state.workflow_task.attempt = 1
     if not run.has_started_workflow_task:
         workflow_task.start(run, request_id="emptyUuid", identity=HISTORY_SERVICE)
@@ -204,7 +206,7 @@ def _fail_workflow_task(run: Run, base_run_id: str, finish_event_id: int, reason
 
 
 def _fail_started_activities(run: Run, reason: str) -> None:
-    """An attempt that was running is lost; one that had not begun is offered anew."""
+    """Fail attempts that were started; dispatch those that were not."""
     for scheduled_event_id in sorted(run.state.activities):
         pending = run.state.activities[scheduled_event_id]
         if not pending.started_event_id:
@@ -222,7 +224,7 @@ def _fail_started_activities(run: Run, reason: str) -> None:
 
 
 def _resume(run: Run, events: Sequence[history_pb.HistoryEvent]) -> None:
-    """What was on its way to other executions at the point of reset sets out again."""
+    """Send again the requests to other executions that were pending at the reset point."""
     state = run.state
     for event in events:
         kind, event_id = event.event_type, event.event_id
@@ -270,7 +272,7 @@ def _send(
     )
 
 
-# ---- what happened since --------------------------------------------------------------------------------------------
+# ---- later events ----------------------------------------------------------------------------------------------------
 
 _CHILD_EVENTS = {
     et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED: "start_child_workflow_execution_failed_event_attributes",
@@ -293,7 +295,10 @@ _NEXUS_EVENTS = {
 
 
 def reapply(run: Run, events: Iterable[history_pb.HistoryEvent], kinds: frozenset[int]) -> str:
-    """Apply again what the outside did, but for the excluded `kinds`; returns the run that continued this as new."""
+    """Apply external events again, except the excluded `kinds`.
+
+    Return the id of the run that continued this one as new; empty if none did.
+    """
     continued = ""
     everything = _excludes_everything(kinds)
     for event in events:
@@ -305,7 +310,7 @@ def reapply(run: Run, events: Iterable[history_pb.HistoryEvent], kinds: frozense
             _admit_again(run, admitted.request, admitted.origin)
         elif kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED and EXCLUDE_UPDATE not in kinds:
             accepted = event.workflow_execution_update_accepted_event_attributes
-            # Without its request it was admitted by an event of its own, which has been seen.
+            # An update without its request was admitted by an earlier event.
             if accepted.HasField("accepted_request"):
                 _admit_again(run, accepted.accepted_request, update_enums.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY)
         elif kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED and not everything:
@@ -323,7 +328,7 @@ def reapply(run: Run, events: Iterable[history_pb.HistoryEvent], kinds: frozense
 def _signal_again(run: Run, event: history_pb.HistoryEvent) -> None:
     a = event.workflow_execution_signaled_event_attributes
     if a.request_id and signal.is_known(run.state, a.request_id):
-        # One request, repeated by its sender: two runs of the chain took it, and this one takes it once.
+        # Two runs of the chain received the same repeated request; this run takes it once.
         return
     signal.record(
         run,
@@ -373,7 +378,7 @@ def _change_options_again(run: Run, event: history_pb.HistoryEvent) -> None:
 
 
 def _tell_of_child_again(run: Run, event: history_pb.HistoryEvent) -> None:
-    """A child that the shared history started (or was about to) is this run's child too."""
+    """Record an event of a child that the shared history initiated, as it is this run's child, too."""
     attributes = getattr(event, _CHILD_EVENTS[event.event_type])
     child = run.state.children.get(attributes.initiated_event_id)
     if child is None:
@@ -388,7 +393,7 @@ def _tell_of_child_again(run: Run, event: history_pb.HistoryEvent) -> None:
 
 
 def _tell_of_operation_again(run: Run, event: history_pb.HistoryEvent) -> None:
-    """What became since of an operation that the shared history scheduled: it is this run's, too."""
+    """Record an event of an operation that the shared history scheduled, as it is this run's, too."""
     attributes = getattr(event, _NEXUS_EVENTS[event.event_type])
     operation = run.state.nexus_operations.get(attributes.scheduled_event_id)
     if operation is None or (attributes.request_id and attributes.request_id != operation.request_id):
@@ -402,20 +407,20 @@ def _tell_of_operation_again(run: Run, event: history_pb.HistoryEvent) -> None:
 
 
 def made_by(state: MutableState, request_id: str) -> str:
-    """The run that the reset of that request id made, as far as this one knows; empty when it knows of none."""
+    """Return the run that the reset with that request id created, if this run knows; otherwise an empty text."""
     if state.create_request_id == request_id and state.original_run_id != state.run_id:
         return state.run_id
     return next((each.run_id for each in state.reset_requests if each.request_id == request_id), "")
 
 
 def remember(run: Run, request_id: str, previous: MutableState) -> None:
-    """Let a repeated request be known, also after further resets."""
+    """Remember the request, and those of previous resets, to recognise repeated ones."""
     run.state.reset_requests.extend(previous.reset_requests[-REMEMBERED_REQUESTS + 1 :])
     run.state.reset_requests.add(request_id=request_id, run_id=run.key.run_id)
 
 
 def finish(run: Run, request: service_pb.ResetWorkflowExecutionRequest) -> None:
-    """Change the options that the reset is to change, and let the workflow go on."""
+    """Apply the requested changes of options, and schedule a workflow task."""
     for operation in request.post_reset_operations:
         wanted = operation.update_workflow_options
         options.merge(run, wanted.workflow_execution_options, wanted.update_mask.paths, "")

@@ -1,7 +1,7 @@
-"""Where a run may be reset to when a worker's build turns out to be bad, and which builds worked on it.
+"""The points to which a run may be reset when a worker's build turns out to be bad, and the builds that worked on it.
 
-The first workflow task that each build completes makes one point. With it, the build enters the search attribute
-`BuildIds` (and a binary checksum, the older way to name a build, enters `BinaryChecksums`). All of it follows from
+The first workflow task that a build completes adds a point. The build is then also added to the search attribute
+`BuildIds` (and a binary checksum, the older way to name a build, to `BinaryChecksums`). Everything follows from
 history.
 """
 
@@ -24,7 +24,7 @@ BEHAVIOR = "TemporalWorkflowVersioningBehavior"
 
 
 def note_completion(state: MutableState, event: history_pb.HistoryEvent) -> None:
-    """A workflow task was completed by some build."""
+    """Add a reset point for the build that completed a workflow task."""
     a = event.workflow_task_completed_event_attributes
     build_id = a.worker_version.build_id
     note_build(state, build_id, use_versioning=a.worker_version.use_versioning)
@@ -48,9 +48,9 @@ def note_completion(state: MutableState, event: history_pb.HistoryEvent) -> None
 
 
 def note_build(state: MutableState, build_id: str, *, use_versioning: bool) -> None:
-    """A worker of that build has worked on the run, or is to (empty: one that does not tell)."""
+    """Add a build that worked on the run, or will, to `BuildIds` (empty: a worker without a build id)."""
     entry = f"{'versioned' if use_versioning else UNVERSIONED}:{build_id}" if build_id else UNVERSIONED
-    # A behavior, be it by an override, says more than "unversioned" does.
+    # A versioning behavior, even from an override, takes precedence over "unversioned".
     is_versioned = use_versioning or BEHAVIOR in state.search_attributes
     has_some = "BuildIds" in state.search_attributes
     if not is_versioned and has_some and f'"{entry}"'.encode() in state.search_attributes["BuildIds"].data:
@@ -71,7 +71,7 @@ def note_build(state: MutableState, build_id: str, *, use_versioning: bool) -> N
 
 
 def note_unversioned(state: MutableState) -> None:
-    """The run is on no version any more, though no task was completed since."""
+    """Record in `BuildIds` that the run left its version, although no task was completed since."""
     builds = [build for build in _get(state, "BuildIds") if not build.startswith(("pinned:", "assigned:"))]
     _set(state, "BuildIds", [UNVERSIONED, *(build for build in builds if build != UNVERSIONED)])
 

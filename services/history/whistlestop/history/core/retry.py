@@ -1,7 +1,7 @@
-"""Retry policies: their defaults, their validation, and when the next attempt is due.
+"""Retry policies: their defaults, their validation, and the time of the next attempt.
 
 Activities and whole workflows are retried by the same arithmetic, which is Temporal's: whole nanoseconds, an interval
-that overflows or exceeds the maximum becomes the maximum, and an attempt that would begin after the deadline is not
+that overflows or exceeds the maximum becomes the maximum, and an attempt that would start after the deadline is not
 made.
 """
 
@@ -35,12 +35,12 @@ _TIMEOUT_NAMES: dict[int, str] = {
 
 
 def timeout_name(timeout_type: int) -> str:
-    """`TIMEOUT_TYPE_HEARTBEAT` is called `Heartbeat`."""
+    """Return the short name of a timeout type: `TIMEOUT_TYPE_HEARTBEAT` is `Heartbeat`."""
     return _TIMEOUT_NAMES.get(timeout_type, "Unspecified")
 
 
 def duration_fault(value: Duration) -> str:
-    """What is wrong with a span, or nothing; one that is too long is cut in place."""
+    """Return what is wrong with a duration, or an empty text; one that is too long is shortened in place."""
     if (value.seconds > 0 > value.nanos) or (value.seconds < 0 < value.nanos):
         return "duration has seconds and nanos with different signs"
     if value.seconds < 0 or value.nanos < 0:
@@ -52,7 +52,7 @@ def duration_fault(value: Duration) -> str:
 
 
 def set_defaults(policy: common_pb.RetryPolicy, limits: Limits) -> None:
-    """Fill what the policy leaves open."""
+    """Set the default values of a policy's empty fields."""
     if duration_ns(policy.initial_interval) == 0:
         set_duration(policy.initial_interval, limits.default_retry_initial_ns)
     if duration_ns(policy.maximum_interval) == 0:
@@ -63,7 +63,7 @@ def set_defaults(policy: common_pb.RetryPolicy, limits: Limits) -> None:
 
 
 def fault(policy: common_pb.RetryPolicy) -> str:
-    """What is wrong with a policy whose defaults are filled, in Temporal's words; empty when it is sound."""
+    """Return what is wrong with a policy with defaults, in Temporal's words; empty if it is valid."""
     if policy.maximum_attempts == 1:
         return ""
     bad = duration_fault(policy.initial_interval)
@@ -88,7 +88,7 @@ def fault(policy: common_pb.RetryPolicy) -> str:
 
 
 def is_retryable(failure: failure_pb.Failure | None, non_retryable_types: Iterable[str]) -> bool:
-    """Whether a failure allows for another attempt. What is not known for certain is retried."""
+    """Return whether a failure allows another attempt; unknown kinds do."""
     if failure is None:
         return True
     kind = failure.WhichOneof("failure_info")
@@ -108,7 +108,7 @@ def is_retryable(failure: failure_pb.Failure | None, non_retryable_types: Iterab
 
 
 def requested_delay_ns(failure: failure_pb.Failure | None) -> int | None:
-    """The delay that the failure itself asks for."""
+    """Return the delay that the failure itself asks for; None when it asks for none."""
     if failure is None or failure.WhichOneof("failure_info") != "application_failure_info":
         return None
     info = failure.application_failure_info
@@ -116,7 +116,7 @@ def requested_delay_ns(failure: failure_pb.Failure | None) -> int | None:
 
 
 def exponential_ns(initial_ns: int, coefficient: float, attempt: int) -> int:
-    """The interval behind that attempt, without a maximum."""
+    """Return the interval after that attempt in nanoseconds, without the maximum interval."""
     try:
         interval = initial_ns * coefficient ** (attempt - 1)
     except OverflowError:
@@ -125,7 +125,7 @@ def exponential_ns(initial_ns: int, coefficient: float, attempt: int) -> int:
 
 
 class Next(NamedTuple):
-    """What follows on a failed attempt: with IN_PROGRESS another one, `interval_ns` from now."""
+    """What follows a failed attempt: with IN_PROGRESS another one, `interval_ns` from now."""
 
     state: RetryState
     interval_ns: int = 0
@@ -140,10 +140,10 @@ def next_attempt(
     failure: failure_pb.Failure | None,
     delay_lifts_maximum: bool,
 ) -> Next:
-    """Whether attempt number `attempt`, just failed, is followed by another.
+    """Return whether attempt number `attempt`, just failed, is followed by another, and when.
 
     A delay that the failure asks for replaces the interval; an activity's may exceed the policy's maximum interval
-    (`delay_lifts_maximum`), a workflow's may not. `expiration_ns` 0 stands for no deadline.
+    (`delay_lifts_maximum`), a workflow's may not. `expiration_ns` 0 means no deadline.
     """
     if not is_retryable(failure, policy.non_retryable_error_types):
         return Next(wf_enums.RETRY_STATE_NON_RETRYABLE_FAILURE)

@@ -1,13 +1,13 @@
-"""One run under decision: its working state, the events and the effects collected so far.
+"""One run during a decision: its working state, and the events and effects collected so far.
 
-Rules of this file: `append` is the only way to an event, and it applies the event to the state at once. Events that
-the outside causes (signals, completions, fired timers) are buffered until no workflow task is in flight, as the SDKs
-rely on: what happened during a task is seen by the next one. Nothing here performs anything: `transition.write_of`
-hands the whole over as records for one commit.
+Rules of this file: `append` is the only way to add an event, and applies it to the state at once. External events
+(signals, completions, fired timers) are buffered until no workflow task is started, because SDKs rely on seeing in the
+next task what happened during one. Nothing is performed here: `transition.write_of` turns everything into the records
+of one commit.
 
-Buffering follows Temporal's rule: an event of a buffering type takes its id when the buffer is flushed (before the
-next workflow task is scheduled, or at the end of the transition when no task has been started), finished activities
-and children behind everything else.
+Buffering follows Temporal's rule: a buffered event gets its id when the buffer is flushed (before the next workflow
+task is scheduled, or at the end of the transition when no task is started), with closing events of activities, children
+and operations after all others.
 """
 
 from __future__ import annotations
@@ -139,48 +139,48 @@ _CLOSES = {
 
 
 class StartEventNeeded(Exception):
-    """Deciding needs the run's first event: the shell reads it into `Run.start_event`, and decides again."""
+    """The decision needs the run's first event: the engine reads it into `Run.start_event` and decides again."""
 
 
 class Run:
-    """The working copy of one run, within one transition."""
+    """The working copy of one run, during one transition."""
 
     def __init__(self, state: state_pb2.MutableState, *, version: int, now_ns: int, ids: Ids, limits: Limits) -> None:
         self._origin = state
         self.version = version
         """The `db_record_version` that was read; 0 for a new run."""
         self.wall_ns = now_ns
-        """Everybody's clock: of matching tasks, outbox rows and the timer row."""
+        """The server's clock, used for matching tasks, transfer tasks and the timer row."""
         self.now_ns = now_ns
-        """The run's own clock, which is ahead where time was skipped: of its state and its history."""
+        """The run's own clock, used for its state and history; it is ahead if time was skipped."""
         self.ids = ids
         self.limits = limits.of(state.namespace)
         self.key = ExecutionKey(state.namespace_id, state.workflow_id, state.run_id)
         self.slot = slot_of(state.namespace_id, state.workflow_id)
         self.start_event: history_pb.HistoryEvent | None = None
-        """The run's first event, once somebody asked for it (see `first_event`)."""
+        """The run's first event, once it was needed (see `first_event`)."""
         self.check_search_attributes: Callable[[common_pb.SearchAttributes, str], str] | None = None
-        """Says what is wrong with search attributes in a namespace; None where the shell does not know it."""
+        """Returns what is wrong with search attributes in a namespace; None: they are not checked."""
         self.namespace_ids: Mapping[str, str] = {}
-        """Ids by name of the other namespaces that commands name, as the shell looked them up."""
+        """Ids of the other namespaces that commands name, by name, as the engine looked them up."""
         self.retention_ns = 0
-        """How long the namespace keeps its closed runs; 0: for ever, or not known."""
+        """How long the namespace retains its closed runs; 0: for ever, or unknown."""
         self.deployments: NamespaceDeployments = EMPTY
         """The worker deployments of the namespace."""
         self.placed_by: NamespaceDeployments = EMPTY
-        """Those by which the queues of its new tasks were chosen."""
+        """The deployments by which the queues of its new tasks were chosen."""
         self.rules: Sequence[rules_pb.WorkflowRule] = ()
         """The workflow rules of the namespace."""
         self.superseded = False
-        """Another run takes the workflow id over in the same commit."""
+        """Whether another run takes over the workflow id in the same commit."""
         self.nexus_endpoints: Mapping[str, str] = {}
-        """Ids by name of the endpoints that commands name and that exist, as the shell looked them up."""
+        """Ids of the existing endpoints that commands name, by name, as the engine looked them up."""
         self.search_attribute_types: Mapping[str, AttributeType] = {}
-        """Of the namespace's custom search attributes, as the shell looked them up for the visibility row."""
+        """Types of the namespace's custom search attributes, as the engine looked them up for the visibility row."""
         self.restart()
 
     def restart(self) -> None:
-        """Begin again from the state that was read, forgetting everything decided so far."""
+        """Start again from the state that was read, discarding everything decided so far."""
         self.state = MutableState()
         self.state.CopyFrom(self._origin)
         self.tell_time()
@@ -197,44 +197,46 @@ class Run:
         self.forked_from: tuple[BranchRange, ...] = ()
         self.visibility_changed = False
         self.pinned_to: Version | None = None
-        """The version that a client's request pins the run to: it has work from now on."""
+        """The version to which a client's request pins the run, so that it has work from now on."""
         self.finished = False
         self.bookkeeping = False
-        """No event and no state of the workflow's is changed, only what this server notes of it: no state transition
-        in Temporal's sense, which keeps it in other places or in memory. Events make it one all the same."""
+        """Whether the commit changes neither events nor workflow state but only this server's records, which
+        Temporal keeps elsewhere or in memory: then it is no state transition in its sense. Events make it one all
+        the same."""
         self.transitions = 1
-        """For how many state transitions of Temporal's this commit stands."""
+        """The number of Temporal's state transitions for which this commit stands."""
         self.changed = False
-        """Something is to be committed even though no event was written."""
+        """Whether there is something to commit even without an event."""
         self.outgoing_messages: list[protocol_pb.Message] = []
-        """What goes to the worker beside the workflow task that was started."""
+        """Messages that go to the worker with the workflow task that was started."""
         self.answers: list[tuple[str, bytes]] = []
-        """Queries that the worker answered, and what it said (serialised)."""
+        """Queries that the worker answered, and their serialised answers."""
         self.next_run: Run | None = None
-        """The run that this one's end starts in the same commit."""
+        """The next run, which is started by the same commit that closes this one."""
         self.warnings: list[str] = []
-        """What the operator should know once it is committed."""
+        """Messages for the operator, to be logged after the commit."""
         self.requests_ended: dict[tuple[str, str], bool] = {}
-        """By kind of outbox row and destination: whether a request of Nexus ended, and failed so that it is retried."""
+        """For each kind of Nexus transfer task and destination that ended a request: whether it failed and is
+        retried."""
         self.activities_to_cancel: dict[str, dict[int, bytes]] = {}
-        """By control queue: the tokens of activities whose workers are to be told (core/worker_commands.py)."""
+        """Tokens of activities whose workers are to be notified, by control queue (core/worker_commands.py)."""
         self.activity_ids: set[str] | None = None
-        """Ids of the pending activities, once a command has asked for them."""
+        """Ids of the pending activities, once a command has needed them."""
         self._wired: dict[int, int] = {}
 
     def tell_time(self) -> None:
-        """Read the run's own clock again: time may have been skipped."""
+        """Update the run's own clock after time was skipped."""
         self.now_ns = self.wall_ns + skipped_ns(self.state)
 
     def warn(self, text: str) -> None:
-        """Something is near its limit."""
+        """Warn the operator, after the commit, that something is near its limit."""
         self.warnings.append(text)
 
     # ---- reading ----------------------------------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
-        """The run has not ended."""
+        """Whether the run is open."""
         return self.state.status in (RUNNING, PAUSED)
 
     @property
@@ -251,14 +253,14 @@ class Run:
         return bool(self.mem_buffer) or len(self.state.buffered_events) > 0
 
     def buffered(self, wanted: Callable[[history_pb.HistoryEvent], bool]) -> history_pb.HistoryEvent | None:
-        """The first buffered event that is `wanted`."""
+        """Return the first buffered event that is `wanted`, or None."""
         for event in self.state.buffered_events:
             if wanted(event):
                 return event
         return next((event for event in self.mem_buffer if wanted(event)), None)
 
     def first_event(self) -> history_pb.HistoryEvent:
-        """The started event, for the few decisions that need it. Raises StartEventNeeded until the shell read it."""
+        """Return the run's started event. Raise StartEventNeeded if it has not been read."""
         if self.start_event is None:
             for events in (*self.batches, self.batch):
                 if events and events[0].event_id == 1:
@@ -274,13 +276,13 @@ class Run:
     # ---- events -----------------------------------------------------------------------------------------------
 
     def event(self, event_type: int) -> history_pb.HistoryEvent:
-        """A new event of that type, timed now, to be filled and appended."""
+        """Return a new event of that type with the current time, to be filled and appended."""
         event = history_pb.HistoryEvent(event_type=event_type)  # type: ignore[arg-type]
         set_timestamp(event.event_time, self.now_ns)
         return event
 
     def append(self, event: history_pb.HistoryEvent) -> history_pb.HistoryEvent:
-        """Put the event into history (or into the buffer) and apply it to the state."""
+        """Add the event to history (or to the buffer) and apply it to the state."""
         if event.event_type in NOT_BUFFERED:
             self._take_id(event)
             self.batch.append(event)
@@ -298,13 +300,13 @@ class Run:
         self.state.next_event_id = event_id + 1
 
     def flush_buffer(self) -> None:
-        """Give the buffered events their ids and places."""
+        """Move the buffered events into history, giving them ids."""
         if not self.has_buffered_events:
             return
         events = [*self.state.buffered_events, *self.mem_buffer]
         stored = len(self.state.buffered_events) > 0
         if stored:
-            # The repeated field owns its messages: take copies before it is cleared.
+            # The repeated field owns its messages, so copy them before it is cleared.
             copies = []
             for event in events:
                 copy = history_pb.HistoryEvent()
@@ -326,7 +328,7 @@ class Run:
             self.batch.append(event)
 
     def take_buffered(self, wanted: Callable[[history_pb.HistoryEvent], bool]) -> bool:
-        """Drop the first buffered event that is `wanted`, as if it never happened."""
+        """Remove the first buffered event that is `wanted`, as if it never happened; return whether there was one."""
         for index, event in enumerate(self.state.buffered_events):
             if wanted(event):
                 del self.state.buffered_events[index]
@@ -338,7 +340,7 @@ class Run:
         return False
 
     def _wire(self, event: history_pb.HistoryEvent) -> None:
-        """Now that ids are known: tell closing events, and the state, the id of their started event."""
+        """Set the started event's id in closing events and in the state, now that ids are known."""
         kind = event.event_type
         if kind in _STARTS:
             field, id_field = _STARTS[kind]
@@ -371,7 +373,7 @@ class Run:
                 self.state.request_ids[request_id].event_id = event.event_id
 
     def new_batch(self) -> None:
-        """The events so far form a batch of their own (a workflow task's start ends one)."""
+        """Close the current batch of events (the start of a workflow task ends one)."""
         if self.batch:
             self.batches.append(self.batch)
             self.batch = []
@@ -379,11 +381,11 @@ class Run:
     # ---- effects ----------------------------------------------------------------------------------------------
 
     def arm(self, due_ns: int) -> None:
-        """Make sure that the run is looked at when `due_ns` comes.
+        """Make sure that the run's timer row fires no later than `due_ns` (by the run's clock; 0: no deadline).
 
-        A run has one timer row, and its time is a lower bound of all that is due: an earlier need moves it, a later one
-        leaves it, and when it fires too early the scan finds nothing due and moves it on. So most timeouts, which never
-        come to pass, cost no write.
+        A run has one timer row, and its time is a lower bound of all deadlines: an earlier one moves it, a later one
+        leaves it, and if it fires too early, nothing is due and the row is moved. So most timeouts, which never fire,
+        cost no write.
         """
         if due_ns <= 0:
             return
@@ -392,7 +394,7 @@ class Run:
             self.set_alarm(due_ns)
 
     def set_alarm(self, due_ns: int) -> None:
-        """Move the run's timer row to exactly `due_ns` of the run's clock."""
+        """Move the run's timer row to exactly `due_ns` by the run's clock."""
         self.state.alarm_ns = due_ns
         self.timer_removed = False
         self.timer = TimerTask("execution", self.slot, self.key, due_ns - skipped_ns(self.state))
@@ -410,7 +412,7 @@ class Run:
         data: bytes = b"",
         sticky: bool = False,
     ) -> None:
-        """Write a matching task and remember its row in `row`. `namespace_id`: of the queue, where not the run's."""
+        """Write a matching task, and remember its row in `row`. `namespace_id` is the queue's, if not the run's."""
         task_id = self.ids.task_id(self.wall_ns)
         key = TaskKey(namespace_id or self.state.namespace_id, task_queue, task_type, priority, task_id)
         self.tasks_added.append(
@@ -426,7 +428,7 @@ class Run:
         row.task_id = task_id
 
     def drop_task(self, row: state_pb2.TaskRow) -> None:
-        """Take back the matching task in `row`, if one stands."""
+        """Delete the matching task in `row`, if there is one."""
         if row.task_id == 0:
             return
         namespace_id = row.namespace_id or self.state.namespace_id
@@ -440,7 +442,7 @@ class Run:
         row.Clear()
 
     def add_transfer(self, kind: str, data: state_pb2.TransferData) -> None:
-        """An effect on another execution, to be delivered after the commit."""
+        """Add a transfer task: an effect on another execution, delivered after the commit."""
         self.transfers.append(
             TransferTask(
                 self.slot, self.ids.task_id(self.wall_ns), self.key, kind, data.SerializeToString(), self.wall_ns
@@ -451,7 +453,7 @@ class Run:
 
     @property
     def is_dirty(self) -> bool:
-        """There is something to commit."""
+        """Whether there is something to commit."""
         return bool(
             self.changed
             or self.batch
@@ -465,7 +467,7 @@ class Run:
         )
 
     def current_record(self) -> CurrentExecution:
-        """What the current row says while this run holds the workflow id."""
+        """Return the current row while this run is the current one."""
         state = self.state
         return CurrentExecution(
             state.namespace_id,

@@ -1,7 +1,7 @@
 """Signals that a run receives.
 
-Rules of this file, which are Temporal's: a request id makes a signal idempotent, even after the run closed; a run that
-waits for its first workflow task keeps waiting, unless the signal came with a start.
+Rules of this file, which are Temporal's: a request id makes a signal idempotent, even after the run has closed; a run
+that waits for its first workflow task keeps waiting, unless the signal came with a start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ALREADY_COMPLETED = "workflow execution already completed"
 HISTORY_SERVICE = "history-service"
 HANDED_ON = 64
-"""Request ids of signals that the next run of a chain is told of: clients repeat a request within seconds."""
+"""The number of signal request ids passed to the next run of a chain: clients repeat a request within seconds."""
 PARENT_MISMATCH = "workflow parent does not match"
 
 
@@ -45,7 +45,11 @@ def receive(
     child_workflow_only: bool = False,
     with_start: bool = False,
 ) -> None:
-    """Record the signal, and let the workflow see it. Raises NOT_FOUND for a run that is closed."""
+    """Record the signal and schedule a workflow task; a request received before changes nothing.
+
+    Raise NOT_FOUND for a closed run, INVALID_ARGUMENT over a limit, RESOURCE_EXHAUSTED while the workflow tries to
+    close.
+    """
     if request_id and is_known(run.state, request_id):
         return
     if not run.is_open:
@@ -69,7 +73,7 @@ def from_workflow(
     initiated_event_id: int,
     sender: Run,
 ) -> None:
-    """The signal that another run sends."""
+    """Receive the signal of another run."""
     receive(
         run,
         name=attributes.signal_name,
@@ -83,7 +87,7 @@ def from_workflow(
 
 
 def is_known(state: MutableState, request_id: str) -> bool:
-    """The request was carried out before, by this run or by one that it continues."""
+    """Return whether the request was received before, by this run or by one that it continues."""
     if request_id in state.signal_request_ids:
         return True
     return (
@@ -93,7 +97,7 @@ def is_known(state: MutableState, request_id: str) -> bool:
 
 
 def hand_on_requests(state: MutableState, following: MutableState) -> None:
-    """Let the next run of the chain know the last signals, so that one which is sent again is not received again."""
+    """Pass the last signal request ids to the next run of the chain, which then ignores repeated requests."""
     taken = [
         (info.event_id, request_id)
         for request_id, info in state.request_ids.items()
@@ -105,7 +109,10 @@ def hand_on_requests(state: MutableState, following: MutableState) -> None:
 
 
 def check(run: Run, input: common_pb.Payloads | None) -> None:  # noqa: A002 - the field's own name
-    """Limits on signals. Raises INVALID_ARGUMENT, or RESOURCE_EXHAUSTED while the workflow tries to close."""
+    """Enforce the limits on signals.
+
+    Raise INVALID_ARGUMENT, or RESOURCE_EXHAUSTED while the workflow tries to close.
+    """
     limits, state = run.limits, run.state
     size = 0 if input is None else input.ByteSize()
     if size > limits.blob_size_error:
@@ -125,7 +132,7 @@ def check(run: Run, input: common_pb.Payloads | None) -> None:  # noqa: A002 - t
 
 
 def check_parent(run: Run, sender: common_pb.WorkflowExecution | None) -> None:
-    """The sender said that it signals (cancels, terminates) its own child."""
+    """Raise NOT_FOUND unless the sender, who claims to address its own child, is the run's parent."""
     parent = run.state.parent
     if sender is None or (sender.workflow_id, sender.run_id) != (parent.workflow_id, parent.run_id):
         raise not_found(PARENT_MISMATCH)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def check_blob(run: Run, cause: Cause, size: int, message: str) -> None:
-    """The payloads of one command; `message` says what is too large."""
+    """Check the size of a command's payloads; `message` says what is too large. Raise BadCommand."""
     if size > run.limits.blob_size_error:
         raise BadCommand(cause, message, terminate=True)
     if size > run.limits.blob_size_warn:
@@ -30,7 +30,7 @@ def check_blob(run: Run, cause: Cause, size: int, message: str) -> None:
 
 
 def check_memo(run: Run, cause: Cause, memo: common_pb.Memo, message: str) -> None:
-    """A memo as a whole."""
+    """Check the size of a whole memo. Raise BadCommand."""
     size = memo.ByteSize()
     if size > run.limits.memo_size_error:
         raise BadCommand(cause, message, terminate=True)
@@ -44,7 +44,7 @@ def _warn(run: Run, message: str, size: int) -> None:
 
 
 def check_search_attributes(run: Run, cause: Cause, attributes: common_pb.SearchAttributes) -> None:
-    """The bytes of each value and of all together."""
+    """Check the sizes of each value and of all together. Raise BadCommand."""
     limits = run.limits
     for name, payload in attributes.indexed_fields.items():
         if len(payload.data) > limits.search_attribute_value_size:
@@ -64,7 +64,7 @@ def check_search_attributes(run: Run, cause: Cause, attributes: common_pb.Search
 
 
 def merged_search_attributes(run: Run, changes: common_pb.SearchAttributes) -> common_pb.SearchAttributes:
-    """The run's search attributes as they would be after the changes."""
+    """Return the run's search attributes as they would be after the changes."""
     merged = common_pb.SearchAttributes()
     for name, payload in run.state.search_attributes.items():
         merged.indexed_fields[name].CopyFrom(payload)
@@ -73,7 +73,7 @@ def merged_search_attributes(run: Run, changes: common_pb.SearchAttributes) -> c
 
 
 def merged_memo(run: Run, changes: common_pb.Memo) -> common_pb.Memo:
-    """The run's memo as it would be after the changes."""
+    """Return the run's memo as it would be after the changes."""
     merged = common_pb.Memo()
     for name, payload in run.state.memo.items():
         merged.fields[name].CopyFrom(payload)
@@ -82,16 +82,16 @@ def merged_memo(run: Run, changes: common_pb.Memo) -> common_pb.Memo:
 
 
 def payload_map_size(fields: Mapping[str, common_pb.Payload]) -> int:
-    """Keys and data of a map of payloads."""
+    """Return the size of a map of payloads: keys and data, in bytes."""
     return sum(len(key.encode()) + len(payload.data) for key, payload in fields.items())
 
 
 def payloads_map_size(fields: Mapping[str, common_pb.Payloads]) -> int:
-    """Keys and whole payloads of a map of lists of them."""
+    """Return the size of a map of lists of payloads: keys and whole payloads, in bytes."""
     return sum(len(key.encode()) + payloads.ByteSize() for key, payloads in fields.items())
 
 
-# ---- how much may be pending -----------------------------------------------------------------------------------------
+# ---- limits on pending items -----------------------------------------------------------------------------------------
 
 
 def _check_count(count: int, limit: int, cause: Cause, what: str) -> None:
@@ -100,7 +100,7 @@ def _check_count(count: int, limit: int, cause: Cause, what: str) -> None:
 
 
 def check_pending_activities(run: Run) -> None:
-    """One more activity may be scheduled."""
+    """Raise BadCommand if no further activity may be scheduled."""
     _check_count(
         len(run.state.activities),
         run.limits.pending_activities,
@@ -110,7 +110,7 @@ def check_pending_activities(run: Run) -> None:
 
 
 def check_pending_children(run: Run) -> None:
-    """One more child may be started."""
+    """Raise BadCommand if no further child may be started."""
     _check_count(
         len(run.state.children),
         run.limits.pending_children,
@@ -120,7 +120,7 @@ def check_pending_children(run: Run) -> None:
 
 
 def check_pending_signals(run: Run) -> None:
-    """One more external workflow may be signalled."""
+    """Raise BadCommand if no further external workflow may be signalled."""
     _check_count(
         len(run.state.external_signals),
         run.limits.pending_signals,
@@ -130,7 +130,7 @@ def check_pending_signals(run: Run) -> None:
 
 
 def check_pending_cancels(run: Run) -> None:
-    """One more external workflow may be asked to cancel."""
+    """Raise BadCommand if no further cancellation of an external workflow may be requested."""
     _check_count(
         len(run.state.external_cancels),
         run.limits.pending_cancels,
@@ -143,7 +143,7 @@ def check_pending_cancels(run: Run) -> None:
 
 
 def kept_failure(failure: failure_pb.Failure, limits: Limits) -> failure_pb.Failure:
-    """What a pending activity keeps of an attempt's failure."""
+    """Return the failure as a pending activity keeps it, cut to the limit."""
     if failure.ByteSize() <= limits.activity_failure_size_error:
         return failure
     cut = truncate(failure, limits.activity_failure_size_error)

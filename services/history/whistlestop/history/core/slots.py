@@ -1,4 +1,4 @@
-"""Which hash slot an execution belongs to."""
+"""The hash slot of an execution."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from whistlestop.storage.records import SLOTS
 
 
 def slot_of(namespace_id: str, workflow_id: str) -> int:
-    """0 <= slot < SLOTS, the same for all runs of a workflow id."""
+    """Return the slot, 0 <= slot < SLOTS, which is the same for all runs of a workflow id."""
     return zlib.crc32(f"{namespace_id}/{workflow_id}".encode()) % SLOTS

@@ -1,7 +1,7 @@
-"""How a run comes to be: its first event, its first workflow task or the wait for it.
+"""Create a run: its first event, and its first workflow task or the wait for it.
 
 Every origin (a client's start, a parent, the previous run of a chain) fills a `WorkflowExecutionStartedEventAttributes`
-and calls `new_run`; what they have in common is here.
+and calls `new_run`; this module has what they have in common.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def new_run(
     expected_current_run_id: str | None = None,
     task_id_offset: int = 0,
 ) -> Run:
-    """A run whose first event is written. Its first workflow task is the caller's next step (`first_workflow_task`)."""
+    """Return a run with its first event. The caller then calls `first_workflow_task`."""
     state = MutableState(
         namespace_id=namespace_id,
         namespace=namespace,
@@ -60,7 +60,7 @@ def new_run(
     state.branches.add(branch_id=run_id, first_event_id=1)
     initial_skip_ns = duration_ns(attributes.time_skipping_state_propagation.initial_skipped_duration)
     if initial_skip_ns > 0:
-        # Its first event is by its own clock already.
+        # Its first event uses the run's own clock already.
         state.time_skipping.skipped_ns = initial_skip_ns
     run = Run(state, version=0, now_ns=now_ns, ids=ids, limits=limits)
     state = run.state
@@ -96,7 +96,7 @@ def first_workflow_task(run: Run, *, dispatch: bool = True) -> None:
 def started_attributes(
     request: service_pb.StartWorkflowExecutionRequest, *, now_ns: int, limits: Limits
 ) -> history_pb.WorkflowExecutionStartedEventAttributes:
-    """The first event's attributes for a client's (validated) start request."""
+    """Return the first event's attributes for a client's (validated) start request."""
     a = history_pb.WorkflowExecutionStartedEventAttributes(attempt=1, identity=request.identity)
     a.workflow_type.CopyFrom(request.workflow_type)
     a.task_queue.CopyFrom(request.task_queue)
@@ -133,12 +133,12 @@ def started_attributes(
 
 
 def round_to_millisecond(instant_ns: int) -> int:
-    """Deadlines of whole chains are kept to the millisecond, as Temporal does."""
+    """Round a chain's deadline to milliseconds, as Temporal does."""
     return (instant_ns + MILLISECOND_NS // 2) // MILLISECOND_NS * MILLISECOND_NS
 
 
 def copy_memo_and_search_attributes(target: Any, source: Any) -> None:
-    """Copy both, but for the null payloads; where nothing is left of one, it stays unset."""
+    """Copy both without null payloads; one of which nothing is left stays unset."""
     for name, payload in source.memo.fields.items():
         if not is_null_payload(payload):
             target.memo.fields[name].CopyFrom(payload)
@@ -148,14 +148,14 @@ def copy_memo_and_search_attributes(target: Any, source: Any) -> None:
 
 
 def run_timeout(run_timeout_ns: int, execution_timeout_ns: int) -> int:
-    """A run lasts no longer than its chain; 0 stands for no limit."""
+    """Return the run timeout, limited by the execution timeout; 0 means no limit."""
     if execution_timeout_ns == 0:
         return run_timeout_ns
     return min(run_timeout_ns, execution_timeout_ns) if run_timeout_ns else execution_timeout_ns
 
 
 def task_timeout(task_timeout_ns: int, run_timeout_ns: int, limits: Limits) -> int:
-    """The workflow task timeout with its default, its maximum, and never longer than the run."""
+    """Return the workflow task timeout with its default and maximum, no longer than the run timeout."""
     wanted = task_timeout_ns or limits.workflow_task_timeout_ns
     wanted = min(wanted, limits.workflow_task_timeout_max_ns)
     return min(wanted, run_timeout_ns) if run_timeout_ns else wanted

@@ -1,4 +1,4 @@
-"""What a workflow may ask of the endpoint `__temporal_system`: so far, to signal with start."""
+"""The operations of the endpoint `__temporal_system`: so far, only signal-with-start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPERATION = "SignalWithStartWorkflowExecution"
 
 
 class Call(Protocol):
-    """A command, or the event of it."""
+    """A command, or its event."""
 
     @property
     def service(self) -> str: ...
@@ -34,7 +34,7 @@ class Call(Protocol):
 
 
 def parse(call: Call, namespace: str) -> service_pb.SignalWithStartWorkflowExecutionRequest:
-    """The request. Raises NOT_FOUND for an unknown operation, INVALID_ARGUMENT for a request that is no good."""
+    """Return the request. Raise NOT_FOUND for an unknown operation, INVALID_ARGUMENT for an invalid request."""
     if call.service != SERVICE:
         raise not_found(f'service "{call.service}" not found')
     if call.operation != OPERATION:
@@ -106,7 +106,7 @@ def _read(payload: common_pb.Payload, message: Message) -> None:
 
 
 def result(answer: Message) -> common_pb.Payload:
-    """The answer as the operation's result."""
+    """Return the answer as the operation's result."""
     return common_pb.Payload(
         metadata={
             "encoding": b"binary/protobuf",

@@ -1,9 +1,9 @@
-"""Skipping time within a run: when it may, how far, and what ends a fast-forward.
+"""Skip time within a run: when it may, how far, and when a fast-forward ends.
 
-Rules of this file: a run skips at the end of a transition that leaves it idle, which is when nobody works for it: no
-workflow task, no activity but those that wait for another attempt, no operation, no child, no request to another run.
-It skips to the next thing that is due, never past the target of a fast-forward. What was due by the run's clock is due
-at once then, and the ordinary timer row fires it.
+Rules of this file: a run skips time at the end of a transition that leaves it idle, without pending workflow task,
+activity (except those that wait for a retry), operation, child, or request to another run. It skips to the next
+deadline, never past the target of a fast-forward. What is then due by the run's clock is fired by the ordinary timer
+row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def skip_if_idle(run: Run) -> None:
-    """The end of every transition: go forward to what is due next, when nobody works for the run."""
+    """Skip to the next deadline if the run is idle. Called at the end of every transition."""
     state = run.state
     if not time_skipping_apply.is_enabled(state):
         return
@@ -43,7 +43,7 @@ def skip_if_idle(run: Run) -> None:
 
 
 def activities_under_way(state: MutableState) -> int:
-    """How many are offered, or have a worker at them."""
+    """Return the number of activities that are dispatched or started."""
     if state.status != RUNNING:
         return 0
     if state.HasField("activity_execution"):
@@ -52,7 +52,7 @@ def activities_under_way(state: MutableState) -> int:
 
 
 def other_work(state: MutableState) -> bool:
-    """A workflow task is to be done, a request to another run to be answered, or one of Nexus."""
+    """Return whether a workflow task, a request to another run, or a Nexus request is pending."""
     if state.status != RUNNING:
         return False
     if state.workflow_task.scheduled_event_id or state.external_signals or state.external_cancels:
@@ -80,7 +80,7 @@ def _is_retried(activity: Activity) -> bool:
 
 
 def _targets(state: MutableState) -> list[int]:
-    """What the run may skip to, by its clock."""
+    """Return the times to which the run may skip, by its clock."""
     targets = [timer.fire_ns for timer in state.timers.values()]
     targets += [activity.retry_due_ns for activity in state.activities.values() if _is_retried(activity)]
     if state.last_completed_started_event_id:

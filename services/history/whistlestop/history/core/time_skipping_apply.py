@@ -1,7 +1,7 @@
-"""What events change about a run's own clock, and what is read of it.
+"""The run's own clock: how events change it, and how it is read.
 
-A run that skips time has a clock that is ahead of everybody's by `skipped_ns`. All instants in its mutable state and in
-its history are by that clock; only its timer row, its matching tasks and its retention are by everybody's.
+A run that skips time has a clock that is ahead of the server's by `skipped_ns`. All times in its mutable state and its
+history are by that clock; only its timer row, its matching tasks and its retention are by the server's.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def skipped_ns(state: MutableState) -> int:
-    """How far the run's clock is ahead of everybody's."""
+    """Return how far the run's clock is ahead of the server's, in nanoseconds."""
     return state.time_skipping.skipped_ns
 
 
 def is_enabled(state: MutableState) -> bool:
-    """Time is skipped whenever the run is idle."""
+    """Return whether the run skips time when it is idle."""
     return state.time_skipping.config.enabled
 
 
 def fast_forward_due(state: MutableState) -> int:
-    """When (by the run's clock) a fast-forward ends that is under way; 0 where none is."""
+    """Return when, by the run's clock, the current fast-forward ends; 0 without one."""
     skipping = state.time_skipping
     if not skipping.config.enabled or skipping.fast_forward_reached:
         return 0
@@ -42,7 +42,7 @@ def fast_forward_due(state: MutableState) -> int:
 def note_start(
     state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes, event: history_pb.HistoryEvent
 ) -> None:
-    """The run begins with a configuration, or with a clock that is ahead already."""
+    """Take over the configuration, and the clock's lead, with which the run starts."""
     propagated = a.time_skipping_state_propagation
     initial_ns = duration_ns(propagated.initial_skipped_duration)
     if not a.HasField("time_skipping_config") and initial_ns <= 0:
@@ -61,7 +61,7 @@ def note_options(
     a: history_pb.WorkflowExecutionOptionsUpdatedEventAttributes,
     event: history_pb.HistoryEvent,
 ) -> None:
-    """Another configuration (or none) from now on: a session of its own."""
+    """Take over a new configuration (or none), which starts a new session."""
     if not a.time_skipping_config_updated:
         return
     if not state.HasField("time_skipping") and not a.HasField("time_skipping_config"):
@@ -75,7 +75,7 @@ def note_options(
 
 
 def _aim(skipping: TimeSkipping, now_ns: int, target_ns: int) -> None:
-    """Where a fast-forward goes: to what the run before was on the way to, or as far as the configuration says."""
+    """Set the target of a fast-forward: the previous run's if it had one, else the configured duration from now."""
     skipping.fast_forward_target_ns = 0
     skipping.fast_forward_reached = False
     if not skipping.config.HasField("fast_forward_config"):
@@ -88,7 +88,7 @@ def _aim(skipping: TimeSkipping, now_ns: int, target_ns: int) -> None:
 
 
 def transitioned(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
-    """The clock went forward, or the fast-forward was over, or both."""
+    """Advance the clock, or end the fast-forward, or both."""
     a = event.workflow_execution_time_skipping_transitioned_event_attributes
     skipping = state.time_skipping
     if a.HasField("target_time"):
@@ -101,11 +101,11 @@ def transitioned(state: MutableState, event: history_pb.HistoryEvent, batch_id: 
         skipping.config.enabled = False
 
 
-# ---- handing on ------------------------------------------------------------------------------------------------------
+# ---- inheritance -----------------------------------------------------------------------------------------------------
 
 
 def hand_on_to_next_run(state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
-    """The next run of the chain goes on where this one stands, its fast-forward included."""
+    """Pass the clock and the configuration, with its fast-forward, on to the next run of the chain."""
     skipping = state.time_skipping
     if skipping.skipped_ns > 0:
         set_duration(a.time_skipping_state_propagation.initial_skipped_duration, skipping.skipped_ns)
@@ -122,7 +122,7 @@ def hand_on_to_next_run(state: MutableState, a: history_pb.WorkflowExecutionStar
 def hand_on_to_child(
     state: MutableState, a: history_pb.StartChildWorkflowExecutionInitiatedEventAttributes
 ) -> None:
-    """A child has its parent's clock, and skips if its parent does; a fast-forward is the parent's own."""
+    """Pass the clock and the configuration on to a child; a fast-forward is not passed on."""
     skipping = state.time_skipping
     if skipping.skipped_ns > 0:
         set_duration(a.time_skipping_state_propagation.initial_skipped_duration, skipping.skipped_ns)
@@ -131,11 +131,11 @@ def hand_on_to_child(
         a.time_skipping_config.max_session_skip_count = skipping.config.max_session_skip_count
 
 
-# ---- showing ---------------------------------------------------------------------------------------------------------
+# ---- description -----------------------------------------------------------------------------------------------------
 
 
 def fast_forward_info(state: MutableState) -> common_pb.TimeSkippingFastForwardInfo | None:
-    """The fast-forward that the configuration holds, and whether it is over; None without one."""
+    """Return the configured fast-forward and whether it has ended; None without one."""
     skipping = state.time_skipping
     if not skipping.fast_forward_target_ns:
         return None
@@ -148,7 +148,7 @@ def fast_forward_info(state: MutableState) -> common_pb.TimeSkippingFastForwardI
 
 
 def show(info: common_pb.TimeSkippingInfo, state: MutableState, now_ns: int) -> None:
-    """For a description; `now_ns` is by the run's clock."""
+    """Fill the description; `now_ns` is by the run's clock."""
     skipping = state.time_skipping
     set_timestamp(info.current_time, now_ns)
     if skipping.HasField("config"):

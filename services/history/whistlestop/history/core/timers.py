@@ -1,8 +1,8 @@
-"""What is due in a run, and what comes next.
+"""Fire what is due in a run, and set its timer row to the next deadline.
 
-A run has one timer row. When it fires, `fire_due` does all that is due by then and moves the row to what is due next.
-The order is that of importance: the end of the run, its workflow task, its own timers, its activities. Nothing fires
-early; firing late or twice finds nothing to do.
+A run has one timer row. When it fires, `fire_due` handles all deadlines that have passed and moves the row to the next
+one. The order is that of importance: the end of the run, its workflow task, its own timers, its activities. Nothing
+fires early; firing late or twice finds nothing to do.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NO_TIME_LEFT = "Not enough time to schedule next retry before activity ScheduleT
 
 
 def earliest_due(state: MutableState) -> int:
-    """When the run has to be looked at next; 0 for never."""
+    """Return the run's next deadline by its clock; 0 for none."""
     if activity_execution.is_one(state):
         return activity_execution.earliest_due(state)
     dues: list[int] = []
@@ -67,22 +67,22 @@ def earliest_due(state: MutableState) -> int:
 
 
 def row_due(state: MutableState) -> int:
-    """The time of the run's timer row, by everybody's clock; 0 where it has none."""
+    """Return the time of the run's timer row by the server's clock; 0 if it has none."""
     return state.alarm_ns - time_skipping_apply.skipped_ns(state) if state.alarm_ns else 0
 
 
 def run_deadline(state: MutableState) -> int:
-    """The end of the run or of its whole chain, whichever is earlier; 0 for never."""
+    """Return the deadline of the run or of its whole chain, whichever is earlier; 0 for none."""
     run_ns, chain_ns = state.run_expiration_ns, state.execution_expiration_ns
     return min(run_ns, chain_ns) if run_ns and chain_ns else run_ns or chain_ns
 
 
 def fire_due(run: Run) -> None:
-    """Do everything that is due in the run, and arm it for what comes next."""
+    """Handle everything that is due in the run, and set its timer row to the next deadline."""
     state = run.state
     if not run.is_open or state.alarm_ns == 0 or run.now_ns < state.alarm_ns:
         return
-    # Looking, offering a retry and moving the row to what is due next are no transitions; timeouts are.
+    # Checking, dispatching a retry and moving the timer row are no state transitions; timeouts are.
     run.bookkeeping = True
     if 0 < run_deadline(state) <= run.now_ns:
         close.time_out(run)
@@ -99,7 +99,7 @@ def fire_due(run: Run) -> None:
 
 
 def rearm(run: Run) -> None:
-    """Move the run's timer row to what is due next, or take it away."""
+    """Move the run's timer row to the next deadline, or delete it if there is none."""
     following_ns = earliest_due(run.state)
     if following_ns:
         run.set_alarm(following_ns)
@@ -111,13 +111,13 @@ def rearm(run: Run) -> None:
 
 
 def _fire_fast_forward(run: Run) -> None:
-    """Its time has passed while somebody worked for the run: no more skipping."""
+    """Disable time skipping if the fast-forward's target has passed while the run was not idle."""
     if run.is_open and 0 < time_skipping_apply.fast_forward_due(run.state) <= run.now_ns:
         record_time_skip(run, target_ns=0, disables=True)
 
 
 def record_time_skip(run: Run, *, target_ns: int, disables: bool) -> None:
-    """The run's clock goes forward to `target_ns` (0: stays), and the skipping ends with that when it `disables`."""
+    """Advance the run's clock to `target_ns` (0: leave it); with `disables`, time skipping ends."""
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_TIME_SKIPPING_TRANSITIONED)
     event.worker_may_ignore = True
     a = event.workflow_execution_time_skipping_transitioned_event_attributes
@@ -173,12 +173,12 @@ _AT_ONCE = (
     activity_deadlines.START_TO_CLOSE,
     activity_deadlines.HEARTBEAT,
 )
-"""Which of an activity's timeouts counts when several end in the same instant: one that was never started missed its
-start; one that was (an eager one starts as it is scheduled) has used up all its time."""
+"""The order of timeouts of one activity that are due at the same time: an activity that was never started missed its
+start; a started one (an eager one starts as it is scheduled) has used up all its time."""
 
 
 def _fire_activities(run: Run) -> None:
-    """Time out what took too long, and offer the attempts that are due."""
+    """Fire the activities' timeouts, and dispatch the attempts that are due."""
     activities = run.state.activities
     due = sorted(
         (due_ns, scheduled_event_id, _AT_ONCE.index(timeout_type), timeout_type, activity.attempt)
@@ -188,7 +188,7 @@ def _fire_activities(run: Run) -> None:
     )
     is_over = False
     for _, scheduled_event_id, _, timeout_type, attempt in due:
-        # An earlier one of its timeouts may have ended the activity, or the attempt.
+        # An earlier timeout of this activity may have closed it or ended the attempt.
         activity = activities.get(scheduled_event_id)
         if activity is not None and activity.attempt == attempt:
             is_over = _time_out(run, activity, timeout_type) or is_over
@@ -201,7 +201,7 @@ def _fire_activities(run: Run) -> None:
 
 
 def _time_out(run: Run, activity: Activity, timeout_type: int) -> bool:
-    """A timeout is due: another attempt, or the end of the activity (True)."""
+    """Time out the attempt: schedule a retry, or close the activity and return True."""
     run.bookkeeping = False
     failure = _timeout_failure(f"activity {retry.timeout_name(timeout_type)} timeout", timeout_type)
     state = core_activity.try_again(run, activity, failure)
@@ -223,7 +223,7 @@ def _time_out(run: Run, activity: Activity, timeout_type: int) -> bool:
 
 
 def _fire_nexus_operations(run: Run) -> None:
-    """Time out what took too long, give up requests that nobody answered, and have those made that are due."""
+    """Fire the operations' timeouts, end attempts that were not answered, and request those that are due."""
     operations = run.state.nexus_operations
     for scheduled_event_id in sorted(operations):
         operation = operations[scheduled_event_id]

@@ -1,4 +1,4 @@
-"""Between protobuf's times and integer nanoseconds, without datetime."""
+"""Convert between protobuf's times and integer nanoseconds, without datetime."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
 MAX_DURATION_SECONDS = 100 * 365 * 24 * 3600
-"""Longer spans are cut to a hundred years, as Temporal cuts them."""
+"""Longer durations are cut to a hundred years, as Temporal does."""
 _FARTHEST_NS = 2**63 - 1 - 24 * 3600 * SECOND_NS
-"""Short of what 64 bits hold, so that a little may be added."""
+"""Less than the maximum of 64 bits, so that a little can be added."""
 LAST_SKIPPED_TO_NS = 2**63 - 1 - MAX_DURATION_SECONDS * SECOND_NS
-"""No clock is set forward beyond this (in 2162): instants have 64 bits, and the longest of spans begins at the last."""
+"""No clock skips beyond this time (in 2162): times have 64 bits, and the longest duration has to fit after it."""
 
 
 def set_timestamp(target: Timestamp, instant_ns: int) -> None:
-    """Write `instant_ns` into a message's timestamp field (which marks it as set)."""
+    """Write `instant_ns` into a message's timestamp field, which marks it as set."""
     seconds, nanos = divmod(instant_ns, SECOND_NS)
     target.seconds = seconds
     target.nanos = nanos
@@ -27,13 +27,13 @@ def set_timestamp(target: Timestamp, instant_ns: int) -> None:
 
 
 def timestamp_ns(value: Timestamp) -> int:
-    """The instant in nanoseconds; 0 for one that is not set. What 64 bits don't hold is as far as they go."""
+    """Return the time in nanoseconds; 0 for one that is not set. Times beyond 64 bits are clamped."""
     instant_ns = value.seconds * SECOND_NS + value.nanos
     return instant_ns if -_FARTHEST_NS <= instant_ns <= _FARTHEST_NS else _farthest(instant_ns)
 
 
 def set_duration(target: Duration, span_ns: int) -> None:
-    """Write `span_ns` into a message's duration field (which marks it as set)."""
+    """Write `span_ns` into a message's duration field, which marks it as set."""
     negative = span_ns < 0
     seconds, nanos = divmod(abs(span_ns), SECOND_NS)
     target.seconds = -seconds if negative else seconds
@@ -42,7 +42,7 @@ def set_duration(target: Duration, span_ns: int) -> None:
 
 
 def duration_ns(value: Duration) -> int:
-    """The span in nanoseconds; 0 for one that is not set. What 64 bits don't hold is as long as they allow."""
+    """Return the duration in nanoseconds; 0 for one that is not set. Durations beyond 64 bits are clamped."""
     span_ns = value.seconds * SECOND_NS + value.nanos
     return span_ns if -_FARTHEST_NS <= span_ns <= _FARTHEST_NS else _farthest(span_ns)
 

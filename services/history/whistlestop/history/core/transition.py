@@ -1,4 +1,4 @@
-"""From a decided run to the records of one commit."""
+"""Turn a decided run into the records of one commit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write_of(run: Run) -> ExecutionWrite:
-    """All that `run` collected as one write. The run can't be used for deciding afterwards."""
+    """Return everything that `run` collected as one write. The run can't be used for decisions afterwards."""
     state = run.state
     if run.mem_buffer and state.workflow_task.speculative and run.is_open:
         workflow_task.make_normal(run)
@@ -62,7 +62,7 @@ def write_of(run: Run) -> ExecutionWrite:
 
 
 def _limit_buffer(run: Run) -> None:
-    """Too much happened while a worker is at a workflow task: the task fails, so that the workflow gets to see it."""
+    """Fail the started workflow task if too many events were buffered during it, so that the next one shows them."""
     if not (run.mem_buffer and run.is_open and run.has_started_workflow_task):
         return
     limits = run.limits
@@ -86,7 +86,7 @@ def _serialise(run: Run) -> list[HistoryBatch]:
 
 
 def _drop_everything_pending(run: Run) -> None:
-    """A closed run wants no worker any more."""
+    """Delete the matching tasks of a closed run."""
     state = run.state
     run.drop_task(state.workflow_task.row)
     for activity in state.activities.values():
@@ -99,7 +99,7 @@ def _drop_everything_pending(run: Run) -> None:
 
 
 def _current_write(run: Run) -> CurrentWrite | None:
-    """A run that ends says so in the current row, unless its next run takes the row over."""
+    """Return the update of the current row for a run that closes, unless its next run takes the row over."""
     if run.is_open or not run.finished or run.superseded or run.next_run is not None:
         return None
     return CurrentWrite(run.current_record(), expected_run_id=run.key.run_id)

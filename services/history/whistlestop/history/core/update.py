@@ -1,8 +1,8 @@
-"""Updates: admitted by a request, carried to the worker by messages beside a workflow task, accepted and completed.
+"""Updates: admitted by a request, sent to the worker with a workflow task, accepted and completed.
 
-Rules of this file: an admitted update is state but not history; so is its rejection. Events are written when the worker
-accepts it and when it completes it. Everything stands in the mutable state, never in one process alone: whoever waits
-for an outcome, on whatever instance, finds it there (`progress`).
+Rules of this file: an admitted update is in the state but not in history; nor is its rejection. Events are written when
+the worker accepts it and when it completes it. Everything is in the mutable state, never in one process only: a caller
+waiting for an outcome finds it there on any instance (`progress`).
 
     admitted --sent with a started task--> sent --accepted--> accepted --response--> completed
         ^          |  task failed or timed out    |
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 BAD_MESSAGE = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
 FAILING_TASK_ATTEMPTS = 3
-"""From this attempt of the workflow task on, new updates are refused: they could not mend the workflow."""
+"""From this attempt of the workflow task on, new updates are refused: they could not repair the workflow."""
 KEEP_REFUSED_NS = 60 * SECOND_NS
 KEEP_REFUSED = 50
 _ACCEPTED = update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
@@ -64,7 +64,7 @@ UNPROCESSED = _server_failure(
 
 
 def workflow_closing() -> ServiceError:
-    """The workflow is about to end; whoever asks again reaches the next run, or learns that there is none."""
+    """Return the error for a closing workflow; a retry reaches the next run, or learns that there is none."""
     return ServiceError(
         Code.RESOURCE_EXHAUSTED,
         "workflow operation can not be applied because workflow is closing",
@@ -76,12 +76,12 @@ def workflow_closing() -> ServiceError:
 
 
 def aborted_by_closing() -> ServiceError:
-    """The workflow ended before the update was accepted, and nothing continues it."""
+    """Return the error for an update that was not accepted before its workflow closed for good."""
     return not_found("workflow update was aborted by closing workflow")
 
 
 def workflow_not_ready(message: str) -> ServiceError:
-    """The workflow's task keeps failing."""
+    """Return the error for a workflow whose workflow task keeps failing."""
     return ServiceError(Code.FAILED_PRECONDITION, message, details_pb.WorkflowNotReadyFailure())
 
 
@@ -90,14 +90,14 @@ def workflow_not_ready(message: str) -> ServiceError:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a caller waits for."""
+    """Identifies the update that a caller waits for."""
 
     update_id: str
     instance: int
 
 
 def admit(run: Run, request: update_pb.Request, first_execution_run_id: str = "", *, schedule: bool = True) -> Ticket:
-    """Take the update in, or find the one of that id. Raises what a caller is told when it can't be taken in."""
+    """Admit the update, or find the one of that id; return its ticket. Raise ServiceError when it can't be admitted."""
     state = run.state
     update_id = request.meta.update_id
     if first_execution_run_id and state.first_run_id != first_execution_run_id:
@@ -131,7 +131,10 @@ def admit(run: Run, request: update_pb.Request, first_execution_run_id: str = ""
 
 
 def _attach(run: Run, update: Update, request: update_pb.Request) -> None:
-    """Somebody asks for the same again: its callbacks are called, too. A completed update answers at once instead."""
+    """Attach the callbacks of a repeated request; for a completed update that is not needed.
+
+    Raise INVALID_ARGUMENT for callbacks without a request id.
+    """
     if not request.completion_callbacks:
         return
     if not request.request_id:
@@ -188,20 +191,19 @@ def _too_much(message: str) -> ServiceError:
     )
 
 
-# ---- to the worker --------------------------------------------------------------------------------------------------
+# ---- sending to the worker -------------------------------------------------------------------------------------------
 
 
 def any_to_send(run: Run) -> bool:
-    """An update waits for a workflow task."""
+    """Return whether an update waits for a workflow task."""
     state = run.state
     return any(state.updates[i].stage in (Update.ADMITTED, Update.SENT) for i in state.in_flight_updates)
 
 
 def send(run: Run, *, resend: bool) -> list[protocol_pb.Message]:
-    """The requests that go out with the task that was just started, in order of admission.
+    """Return the requests to send with the task that was just started, in order of admission.
 
-    `resend`: also those that went out with an earlier task, which then was lost (a heartbeating task delivers only
-    what is new).
+    With `resend`, include those sent with an earlier task that was lost (a heartbeating task delivers only new ones).
     """
     state = run.state
     messages = []
@@ -211,7 +213,7 @@ def send(run: Run, *, resend: bool) -> list[protocol_pb.Message]:
             continue
         update.stage = Update.SENT
         if not update.HasField("request") or update.admitted_event_id:
-            # The worker makes the request out of the admitted event; a message besides would be a second request.
+            # The worker creates the request from the admitted event; a message would be a second request.
             continue
         message = protocol_pb.Message(id=f"{update_id}/request", protocol_instance_id=update_id)
         message.event_id = state.workflow_task.started_event_id - 1
@@ -221,11 +223,11 @@ def send(run: Run, *, resend: bool) -> list[protocol_pb.Message]:
     return messages
 
 
-# ---- from the worker ------------------------------------------------------------------------------------------------
+# ---- messages of the worker ------------------------------------------------------------------------------------------
 
 
 def handle_message(completion: Completion, message: protocol_pb.Message) -> None:
-    """One protocol message of a worker's answer. Raises BadCommand."""
+    """Handle one protocol message of a worker's answer. Raise BadCommand, or INVALID_ARGUMENT without a body."""
     run = completion.run
     update_id = message.protocol_instance_id
     body = message.body
@@ -271,7 +273,7 @@ def handle_message(completion: Completion, message: protocol_pb.Message) -> None
 def _resurrected(
     run: Run, update_id: str, message: update_pb.Acceptance | update_pb.Rejection | update_pb.Response
 ) -> Update | None:
-    """An update that the server lost and the worker still knows comes with its request."""
+    """Restore an update that the server lost and the worker still knows, from the request in its message; else None."""
     request: update_pb.Request | None = None
     if isinstance(message, update_pb.Acceptance) and message.HasField("accepted_request"):
         request = message.accepted_request
@@ -353,7 +355,7 @@ def _over(state: MutableState, update_id: str) -> None:
 
 
 def refuse(run: Run, update: Update, rejection: failure_pb.Failure | None) -> None:
-    """The update is over without a trace; those who wait for it find the reason for a while."""
+    """End the update without a trace in history; waiting callers find the reason for a while."""
     state = run.state
     kept = [r for r in state.refused_updates if r.refused_ns > run.now_ns - KEEP_REFUSED_NS][-KEEP_REFUSED + 1 :]
     if len(kept) < len(state.refused_updates):
@@ -364,7 +366,7 @@ def refuse(run: Run, update: Update, rejection: failure_pb.Failure | None) -> No
     update_id = update.update_id
     if rejection is not None:
         refused.rejection.CopyFrom(rejection)
-        # Those of an update that a reset reapplied are attached since it was admitted.
+        # The callbacks of an update that a reset reapplied were attached when it was admitted.
         callbacks.on_update_completed(run, update_id, update_pb.Outcome(failure=rejection))
     _over(state, update_id)
     del state.updates[update_id]
@@ -372,7 +374,7 @@ def refuse(run: Run, update: Update, rejection: failure_pb.Failure | None) -> No
 
 
 def reject_unprocessed(completion: Completion) -> None:
-    """Updates that a worker was given and said nothing about are rejected (unless it only asked for more time)."""
+    """Reject updates that a worker was sent and did not mention, unless it only asked for more time."""
     run = completion.run
     if completion.request.force_create_new_workflow_task or not run.is_open:
         return
@@ -383,7 +385,7 @@ def reject_unprocessed(completion: Completion) -> None:
 
 
 def abort_sent(run: Run) -> None:
-    """The answer that carried their outcomes was no good: those the worker has seen fail, the others go on waiting."""
+    """Abort the updates that the worker has seen, because its answer was invalid; the others keep waiting."""
     for update_id in list(run.state.in_flight_updates):
         update = run.state.updates[update_id]
         if update.stage == Update.SENT:
@@ -391,7 +393,7 @@ def abort_sent(run: Run) -> None:
 
 
 def protocol_message(completion: Completion, command: command_pb.Command) -> None:
-    """ProtocolMessage: where among the commands a message takes its place."""
+    """Handle the command ProtocolMessage, which marks a message's place among the commands. Raise BadCommand."""
     if command.WhichOneof("attributes") is None:
         raise BadCommand(BAD_MESSAGE, "ProtocolMessageCommandAttributes is not set on ProtocolMessageCommand.")
     message_id = command.protocol_message_command_attributes.message_id
@@ -405,26 +407,27 @@ def protocol_message(completion: Completion, command: command_pb.Command) -> Non
     handle_message(completion, message)
 
 
-# ---- to whoever waits -----------------------------------------------------------------------------------------------
+# ---- waiting callers
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an update is."""
+    """The stage of an update, and its outcome or where to find it."""
 
     stage: int
     outcome: update_pb.Outcome | None = None
     completed_event: tuple[int, int] | None = None
-    """(batch id, event id) of the event that holds the outcome."""
+    """(batch id, event id) of the event with the outcome."""
 
 
 def is_kept(update: Update) -> bool:
-    """Return whether the update has an outcome even when its run closes now: one that was not accepted has none."""
+    """Return whether the update has an outcome even if its run closes now: one that was not accepted has none."""
     return update.stage in (Update.ACCEPTED, Update.COMPLETED)
 
 
 def find(state: MutableState, update_id: str) -> Ticket:
-    """The update of that id. Raises NOT_FOUND."""
+    """Return the ticket of the update of that id. Raise NOT_FOUND."""
     update = state.updates.get(update_id)
     if update is None:
         raise not_found(f'update "{update_id}" not found')
@@ -432,7 +435,7 @@ def find(state: MutableState, update_id: str) -> Ticket:
 
 
 def progress(state: MutableState, ticket: Ticket, *, is_open: bool) -> Progress:
-    """How far the ticket's update is. Raises what its waiter is told when it came to nothing."""
+    """Return the progress of the ticket's update. Raise the caller's error when the update was aborted."""
     update = state.updates.get(ticket.update_id)
     if update is not None and update.instance == ticket.instance:
         if update.stage == Update.COMPLETED:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def start(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """StartTimer."""
+    """Handle the command StartTimer. Raise BadCommand."""
     run = completion.run
     attributes = command.start_timer_command_attributes
     command_attributes.start_timer(run, attributes, is_set=command.HasField("start_timer_command_attributes"))
@@ -39,7 +39,10 @@ def start(completion: Completion, command: command_pb.Command) -> history_pb.His
 
 
 def cancel(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
-    """CancelTimer. One that fired during this workflow task has not fired for the workflow: the event is dropped."""
+    """Handle the command CancelTimer; the event of a timer that fired during this workflow task is dropped.
+
+    Raise BadCommand for an unknown timer.
+    """
     run = completion.run
     attributes = command.cancel_timer_command_attributes
     command_attributes.cancel_timer(run, attributes, is_set=command.HasField("cancel_timer_command_attributes"))
@@ -55,13 +58,13 @@ def cancel(completion: Completion, command: command_pb.Command) -> history_pb.Hi
     a.identity = completion.request.identity
     a.workflow_task_completed_event_id = completion.completed_event_id
     run.append(event)
-    # When that was all that had happened, the workflow may end after all.
+    # If that was the only buffered event, the workflow may close after all.
     completion.had_buffered_events = completion.had_buffered_events and run.has_buffered_events
     return event
 
 
 def _take_fired(completion: Completion, timer_id: str) -> int:
-    """The started event id of the timer whose fired event was waiting to be seen, and is dropped now."""
+    """Drop the buffered fired event of the timer; return the timer's started event id. Raise BadCommand without one."""
 
     def fired(event: history_pb.HistoryEvent) -> bool:
         return (

@@ -1,11 +1,11 @@
-"""A run moves to another version: from when a worker of that version takes a task until it completes one.
+"""Version transitions: from when a worker of another version takes a task of a run until it completes one.
 
 Rules of this file, which are Temporal's:
-- Only a run that is pinned to nothing moves. A workflow task that a worker of another version takes begins it; so does
-  an activity, if the workflow's own tasks go to that version, too.
-- Until the move is over, a workflow task is always pending or under way, and no activity starts: what was taken off its
-  queue meanwhile is offered again afterwards.
-- History does not tell of it. A run that is rebuilt moves anew with its next task.
+- Only a run that is not pinned changes its version. The transition begins when a worker of another version takes a
+  workflow task, or an activity if the workflow's own tasks are routed to that version, too.
+- During the transition, a workflow task is always pending or started, and no activity is started: activities taken off
+  their queue meanwhile are dispatched again afterwards.
+- History does not record it. A rebuilt run makes the transition again with its next task.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Standing(NamedTuple):
-    """Where a run is, and whether it is about to leave."""
+    """A run's version and behavior, and whether it is in a transition."""
 
     version: Version | None
     behavior: int
@@ -31,7 +31,7 @@ class Standing(NamedTuple):
 
 
 def standing(state: MutableState) -> Standing:
-    """The version that the run is on by now: the one it moves to, its override's, or its own."""
+    """Return the run's current version: the one it is moving to, its override's, or its own."""
     if state.versioning_info.HasField("version_transition"):
         return Standing(versioning.own_version(state), wf_enums.VERSIONING_BEHAVIOR_AUTO_UPGRADE, moving=True)
     version = versioning.pinned_version(state) or versioning.own_version(state)
@@ -39,7 +39,7 @@ def standing(state: MutableState) -> Standing:
 
 
 def begin_with_workflow_task(run: Run, version: Version | None) -> None:
-    """A worker of `version` has just taken the workflow task (one that is not sure to leave a trace moves nothing)."""
+    """Begin a transition if a worker of another version has taken the workflow task; a speculative task begins none."""
     now = standing(run.state)
     if run.state.workflow_task.speculative or now.version == version:
         return
@@ -48,7 +48,7 @@ def begin_with_workflow_task(run: Run, version: Version | None) -> None:
 
 
 def holds_activity(run: Run, scheduled_event_id: int, stamp: int, version: Version | None) -> bool:
-    """Whether an activity that a worker of `version` was about to take has to wait for the workflow to move."""
+    """Return whether an activity that a worker of `version` was about to take must wait for a transition."""
     activity = run.state.activities.get(scheduled_event_id) if run.is_open else None
     if activity is None or activity.started_ns or activity.stamp != stamp:
         return False
@@ -58,7 +58,7 @@ def holds_activity(run: Run, scheduled_event_id: int, stamp: int, version: Versi
             return False
         target, revision = versioning.routed(run)
         if target != version:
-            # The activity's own queue is routed elsewhere than the workflow's: no reason for the workflow to move.
+            # The activity's own queue is routed differently from the workflow's: no reason for a transition.
             return False
         _begin(run, version, revision)
         task = run.state.workflow_task
@@ -77,7 +77,7 @@ def _begin(run: Run, version: Version | None, revision: int) -> None:
     info.version_transition.SetInParent()
     if version is not None:
         info.version_transition.deployment_version.CopyFrom(version)
-    # Of a move to unversioned workers none is shown.
+    # A transition to unversioned workers has no revision.
     info.revision_number = revision if version is not None else 0
     run.state.sticky_task_queue = ""
     run.changed = True

@@ -1,10 +1,10 @@
-"""Which worker deployment version a run is on, and where its tasks go.
+"""The worker deployment version of a run, and the queues of its tasks.
 
 Rules of this file, which are Temporal's:
 - A pinned run stays on its version, and so do its activities on queues that the version serves.
-- Everything else goes where the routing of the deployment sends it: current or ramping version, else unversioned.
-- An override set from outside comes before what the workflow said of itself.
-- Where no deployment says, a build id may (see core/build_ids.py).
+- Everything else follows the deployment's routing: current or ramping version, else unversioned.
+- An override set by a client takes precedence over the workflow's own behavior.
+- Without a deployment, a build id may decide (see core/build_ids.py).
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 _PINNED = wf_enums.VERSIONING_BEHAVIOR_PINNED
 _AUTO_UPGRADE = wf_enums.VERSIONING_BEHAVIOR_AUTO_UPGRADE
 _USE_RAMPING = 2
-"""ContinueAsNewVersioningBehavior: the new run begins on the ramping version, whatever the percentage."""
+"""ContinueAsNewVersioningBehavior: the new run starts on the ramping version, whatever the percentage."""
 _UNSPECIFIED = wf_enums.VERSIONING_BEHAVIOR_UNSPECIFIED
 _WORKFLOW = int(queue_enums.TASK_QUEUE_TYPE_WORKFLOW)
 _ACTIVITY = int(queue_enums.TASK_QUEUE_TYPE_ACTIVITY)
 
 
 def pinned_version(state: MutableState) -> Version | None:
-    """The version that the run has to be on, by its override or by what it is."""
+    """Return the version to which the run is pinned, by its override or its behavior; None if it is not pinned."""
     info = state.versioning_info
     override = info.versioning_override
     named = named_version(override)
@@ -64,7 +64,7 @@ def pinned_version(state: MutableState) -> Version | None:
 
 
 def behavior_of(state: MutableState) -> int:
-    """How the run behaves when routing changes: by its override, else by what it said."""
+    """Return the run's versioning behavior, by its override or its own."""
     info = state.versioning_info
     override = info.versioning_override
     if override.auto_upgrade:
@@ -75,7 +75,7 @@ def behavior_of(state: MutableState) -> int:
 
 
 def routed(run: Run) -> tuple[Version | None, int]:
-    """Where routing sends the workflow tasks of a run that is pinned to nothing, and that routing's revision."""
+    """Return the version to which workflow tasks of an unpinned run are routed, and the routing's revision."""
     return _routed(run.state, run.deployments, run.state.task_queue, _WORKFLOW)
 
 
@@ -90,8 +90,8 @@ def _routed(
 def wanted_version(
     state: MutableState, deployments: NamespaceDeployments, task_queue: str, task_type: int
 ) -> Version | None:
-    """Which workers a task of the run on that queue is for; None: unversioned ones."""
-    # A run that moves was pinned at most before, and goes on to where routing sends it.
+    """Return the version whose workers get a task of the run on that queue; None: unversioned workers."""
+    # A run in a version transition is not pinned any more, so its tasks are routed.
     pinned = None if state.versioning_info.HasField("version_transition") else pinned_version(state)
     if pinned is not None and (task_type == _WORKFLOW or has_queue(deployments, pinned, task_queue, task_type)):
         return pinned
@@ -101,9 +101,9 @@ def wanted_version(
 def place_of(
     state: MutableState, deployments: NamespaceDeployments, task_queue: str, task_type: int, build_id: str | None
 ) -> tuple[str, str]:
-    """The queue on which a task of the run waits for its workers, and the build id that rules give it (empty: none).
+    """Return the queue for a task of the run, and the build id that rules assign to it (empty: none).
 
-    `build_id` is what the task is for where no deployment says, by core/build_ids.py.
+    `build_id` is what core/build_ids.py returns for the task; it counts if no deployment decides.
     """
     if not build_id or _is_deployed(state):
         version = wanted_version(state, deployments, task_queue, task_type)
@@ -113,7 +113,7 @@ def place_of(
 
 
 def queue_of_workflow_task(state: MutableState, deployments: NamespaceDeployments) -> str:
-    """The queue on which the run's workflow tasks wait, but for those of a worker that has it cached."""
+    """Return the queue for the run's workflow tasks, apart from a worker's sticky queue."""
     build_id = build_ids.of_workflow_task(state)
     return place_of(state, deployments, state.task_queue, _WORKFLOW, build_id)[0]
 
@@ -125,7 +125,7 @@ def _is_deployed(state: MutableState) -> bool:
 
 
 def keeps_cache(state: MutableState, deployments: NamespaceDeployments) -> bool:
-    """Whether the worker that has the run cached is to get its next task."""
+    """Return whether the next workflow task may go to the worker that has the run cached."""
     if is_elsewhere(state, deployments):
         return False
     data = versioning_data(deployments, state.task_queue)
@@ -133,7 +133,7 @@ def keeps_cache(state: MutableState, deployments: NamespaceDeployments) -> bool:
 
 
 def is_elsewhere(state: MutableState, deployments: NamespaceDeployments) -> bool:
-    """The run's next workflow task is for another version than the one that worked on it last."""
+    """Return whether the next workflow task is for another version than the one that completed the last one."""
     if not _is_deployed(state) and build_ids.of_workflow_task(state):
         return False
     info = state.versioning_info
@@ -142,7 +142,7 @@ def is_elsewhere(state: MutableState, deployments: NamespaceDeployments) -> bool
 
 
 def prepare(run: Run, deployments: NamespaceDeployments) -> None:
-    """Before a decision: a cache on workers of another version is of no use."""
+    """Set the deployments before a decision, and leave the sticky queue of workers of another version."""
     state = run.state
     run.deployments = deployments
     if state.sticky_task_queue and is_elsewhere(state, deployments):
@@ -150,15 +150,15 @@ def prepare(run: Run, deployments: NamespaceDeployments) -> None:
 
 
 def is_told_of_target(state: MutableState) -> bool:
-    """Whether the started workflow task tells the run that it is pinned to another version than new work goes to."""
+    """Return whether the started workflow task notifies a pinned run that new work goes to another version."""
     return state.HasField("notified_target") and not _moves(state) and behavior_of(state) == _PINNED
 
 
 def note_target(run: Run) -> None:
-    """Before a workflow task starts: find out whether the run is to be told of the version that new work goes to.
+    """Update, before a workflow task starts, the version of which the run is to be notified.
 
-    It is told until it is on that version, and so is the run after it, unless that continued as new without following
-    and the routing has not changed since. As long as an override stands, nobody is told of anything.
+    A pinned run is notified until it is on the version that new work goes to; so is the run after it, unless it
+    continued as new without following and the routing has not changed since. With an override there is no notification.
     """
     state = run.state
     if not state.HasField("versioning_info") or not run.limits.send_target_version_changed:
@@ -172,7 +172,7 @@ def note_target(run: Run) -> None:
     declined = state.HasField("declined_target")
     seen = max(state.notified_target.revision_number, state.declined_target.revision_number)
     if revision < seen:
-        return  # an older view of the routing than the one that the run was told of
+        return  # older than the routing of which the run was notified
     if target == pinned_version(state):
         _forget_target(state)
     elif not declined or revision > state.declined_target.revision_number:
@@ -194,7 +194,7 @@ def _moves(state: MutableState) -> bool:
 
 
 def route_tasks(run: Run, deployments: NamespaceDeployments) -> None:
-    """Before a commit: every new task goes to the queue of the version it is for."""
+    """Move new tasks to the queues of their versions, before the commit."""
     for index, task in enumerate(run.tasks_added):
         row = _row_of(run, task)
         if row is None or is_versioned(task.key.task_queue):
@@ -227,7 +227,7 @@ def _build_of_activity(state: MutableState, task: MatchingTask) -> str | None:
 
 
 def _note_assigned(run: Run, task: MatchingTask, build_id: str) -> None:
-    """Rules have given new work a build id, on which it stays while it waits: in Temporal, a transition of its own."""
+    """Record the build id that rules assigned to a new task, which is a state transition of its own in Temporal."""
     state = run.state
     if task.key.task_type == _ACTIVITY:
         activity = state.activities[task.scheduled_event_id]
@@ -255,7 +255,7 @@ def _row_of(run: Run, task: MatchingTask) -> TaskRow | None:
 
 
 def redispatch(run: Run, task: MatchingTask, deployments: NamespaceDeployments) -> bool:
-    """Routing has changed: put a waiting task on the queue it belongs to now. False: it stands where it should."""
+    """Move a waiting task to its queue after the routing has changed. Return False if it is there already."""
     row = _row_of(run, task)
     if not run.is_open or row is None or row.task_queue != task.key.task_queue:
         return False
@@ -281,7 +281,7 @@ def redispatch(run: Run, task: MatchingTask, deployments: NamespaceDeployments) 
 
 
 def _next_stamp(state: MutableState, task: MatchingTask) -> int:
-    """So that whoever still has the old row at hand is refused."""
+    """Return a new stamp, by which the task's old row is stale."""
     if task.key.task_type == _WORKFLOW:
         state.workflow_task.stamp += 1
         return state.workflow_task.stamp
@@ -292,11 +292,11 @@ def _next_stamp(state: MutableState, task: MatchingTask) -> int:
     return state.activities[task.scheduled_event_id].stamp
 
 
-# ---- what events say and do -----------------------------------------------------------------------------------------
+# ---- events and their effects ----------------------------------------------------------------------------------------
 
 
 def check_completion(request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
-    """Raise INVALID_ARGUMENT for a worker that says how its workflow behaves but not which version it is."""
+    """Raise INVALID_ARGUMENT for a completion with a versioning behavior but without a version."""
     is_versioned = request.HasField("deployment") or version_of(request.deployment_options) is not None
     if request.versioning_behavior and not is_versioned:
         raise invalid_argument(
@@ -307,7 +307,7 @@ def check_completion(request: service_pb.RespondWorkflowTaskCompletedRequest) ->
 def describe_completion(
     a: history_pb.WorkflowTaskCompletedEventAttributes, request: service_pb.RespondWorkflowTaskCompletedRequest
 ) -> None:
-    """What a versioned worker says of itself and of the workflow."""
+    """Fill the fields by which a versioned worker describes itself and the workflow."""
     version = version_of(request.deployment_options)
     if version is None:
         a.worker_deployment_name = request.deployment_options.deployment_name or request.deployment.series_name
@@ -318,7 +318,7 @@ def describe_completion(
 
 
 def note_completion(state: MutableState, a: history_pb.WorkflowTaskCompletedEventAttributes) -> None:
-    """The run is on the version that completed its task, behaving as that version says."""
+    """Set the run's version and behavior to those of the completed task."""
     used = a.deployment_version if a.HasField("deployment_version") else None
     if state.versioning_info.HasField("version_transition"):
         moving_to = state.versioning_info.version_transition
@@ -344,7 +344,7 @@ def note_completion(state: MutableState, a: history_pb.WorkflowTaskCompletedEven
 
 
 def note_start(state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
-    """What the run has from its parent or from the run before it."""
+    """Take over what the run inherits from its parent or its predecessor."""
     if a.HasField("inherited_pinned_version"):
         state.versioning_info.behavior = _PINNED
         state.versioning_info.deployment_version.CopyFrom(a.inherited_pinned_version)
@@ -375,9 +375,9 @@ def hand_on(
     *,
     initial_behavior: int = 0,
 ) -> None:
-    """To the next run or a child: a pinned run's version, unless the next run is to begin on a newer one.
+    """Pass a pinned run's version on to the next run or a child, unless the next run is to start on a newer one.
 
-    On another task queue than this run's, a version (and what pins to it from outside) counts only if it serves that.
+    On another task queue than this run's, a version (and a pinning override) is only passed on if it serves that queue.
     """
     info, queue = state.versioning_info, a.task_queue.name
 
@@ -401,7 +401,7 @@ def hand_on(
 
 
 def hand_on_declined(state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes) -> None:
-    """Let a run that continues a pinned one know which version that was told of and did not move to."""
+    """Pass on to the next run the version of which a pinned run was notified and which it did not adopt."""
     if not a.HasField("inherited_pinned_version"):
         return
     if state.HasField("notified_target"):
@@ -416,7 +416,7 @@ def hand_on_to_retry(
     a: history_pb.WorkflowExecutionStartedEventAttributes,
     deployments: NamespaceDeployments,
 ) -> None:
-    """To another attempt: what the run has inherited itself, or the version that an upgrading run is on by now."""
+    """Pass on to a retry what the run inherited itself, or the current version of an auto-upgrade run."""
     if pinned_version(state) is None or previous.HasField("inherited_pinned_version"):
         hand_on(state, a, deployments)
         if a.HasField("inherited_auto_upgrade_info"):
@@ -428,7 +428,7 @@ def hand_on_to_retry(
 
 
 def own_version(state: MutableState) -> Version | None:
-    """Of a run that is pinned to nothing: the one that it moves to or is on."""
+    """Return the version of a run that is not pinned: the one it is moving to, or its own; None without one."""
     info = state.versioning_info
     if info.HasField("version_transition"):
         moving_to = info.version_transition
@@ -437,7 +437,7 @@ def own_version(state: MutableState) -> Version | None:
 
 
 def index_override(state: MutableState) -> None:
-    """Of an override that came or went; it counts for a run that moves to another version when it has."""
+    """Update the indexed version after an override was set or removed; during a transition this waits for its end."""
     info = state.versioning_info
     named = named_version(info.versioning_override)
     if named is not None:
@@ -449,7 +449,7 @@ def index_override(state: MutableState) -> None:
 
 
 def index(state: MutableState, used: Version | None = None) -> None:
-    """The search attributes that tell where the run is; `used`: the version of which a worker has completed a task."""
+    """Set the search attributes for the run's version. `used` is the version that has completed a task."""
     info = state.versioning_info
     pinned = pinned_version(state)
     version = pinned or (info.deployment_version if info.HasField("deployment_version") else None)

@@ -1,4 +1,4 @@
-"""What lists and counts see of a run."""
+"""The visibility row of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def row(state: MutableState, types: Mapping[str, AttributeType]) -> VisibilityRow:
-    """The run's row as its state stands; `types` are those of the namespace's custom search attributes."""
+    """Return the row for the run's state; `types` are the types of the namespace's custom search attributes."""
     closed = state.close_ns != 0
     has_parent = bool(state.parent.workflow_id)
     memo = common_pb.Memo()

@@ -1,12 +1,12 @@
-"""Commands to workers: a worker that named its control queue is told there to cancel an activity.
+"""Commands to workers: a worker with a control queue is notified there to cancel an activity.
 
 Rules of this file, which are Temporal's:
-- An activity that has started gets a command when its workflow asks for its cancellation, and when its run closes in
-  whatever way. One that waits for its next attempt gets none: no worker has it.
+- A started activity gets a command when its workflow requests its cancellation, and when its run closes in any way. One
+  that waits for a retry gets none, because no worker has it.
 - All commands of one transition to the same control queue are one request.
-- A command is best effort. The worker that misses it learns of the cancellation by its next heartbeat.
+- Commands are best effort. A worker that misses one learns of the cancellation by its next heartbeat.
 
-The requests go into the outbox; `worker_commands.py` of the shell delivers them.
+The requests become transfer tasks; `history/worker_commands.py` delivers them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import Activity
 
 KIND = "worker_commands"
-"""Of the outbox row."""
+"""The kind of the transfer tasks."""
 
 
 def cancel(run: Run, activity: Activity) -> None:
-    """Have the worker of the activity told to cancel it, if one works on it and takes commands."""
+    """Notify the activity's worker to cancel it, if it is started and its worker takes commands."""
     if not run.limits.cancel_activity_worker_command or not _takes_commands(activity):
         return
     waiting = run.activities_to_cancel.setdefault(activity.worker_control_task_queue, {})
@@ -34,7 +34,7 @@ def cancel(run: Run, activity: Activity) -> None:
 
 
 def cancel_all(run: Run) -> None:
-    """The run closes: have the workers of all its activities told to cancel them."""
+    """Notify the workers of all activities of a closing run."""
     if run.limits.cancel_activity_worker_command:
         for scheduled_event_id in sorted(run.state.activities):
             cancel(run, run.state.activities[scheduled_event_id])
@@ -43,12 +43,12 @@ def cancel_all(run: Run) -> None:
 def _takes_commands(activity: Activity) -> bool:
     if not activity.started_ns or not activity.worker_control_task_queue:
         return False
-    # 0.1.0 starts an attempt without noting its control queue: the one that stands there is an earlier attempt's.
+    # Release 0.1.0 starts an attempt without recording its control queue, so this may be an earlier attempt's.
     return nonces.current(activity, activity.started_ns) != 0
 
 
 def write_requests(run: Run) -> None:
-    """Put the transition's requests into the outbox."""
+    """Add a transfer task for each control queue."""
     for queue, waiting in run.activities_to_cancel.items():
         data = TransferData(
             control_task_queue=queue, cancel_activity_tokens=waiting.values(), request_id=run.ids.uuid()

@@ -1,6 +1,6 @@
-"""Workflow rules: a namespace pauses activities that match, just before an attempt of theirs would begin.
+"""Workflow rules: a namespace pauses matching activities just before an attempt would start.
 
-A rule that can't be read matches nothing, as in Temporal: it was accepted when it was made.
+A rule whose filter can't be parsed matches nothing, as in Temporal, where it is accepted when it is created.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _US = 1000
 
 
 class _Unreadable(ValueError):
-    """The filter is none that rules take."""
+    """The filter is not one that rules support."""
 
 
 def apply(run: Run, activity: Activity) -> bool:
-    """Whether a rule has paused the activity just now."""
+    """Pause the activity if a rule matches; return whether one did."""
     if activity.paused:
         return False
     for rule in run.rules:
@@ -108,8 +108,11 @@ def _holds(text: str, fields: dict[str, Field]) -> bool:
 
 @lru_cache(maxsize=64)
 def _read(text: str) -> Node | None:
-    """The condition of a filter, None where it has none that can be read. Each attempt asks for the same few again."""
-    # Imported when there is a rule to look at: few namespaces have one.
+    """Return the condition of a filter, or None for an invalid one.
+
+    It is cached, since each attempt needs the same few.
+    """
+    # Imported only when there is a rule, which few namespaces have.
     from whistlestop.storage.visibility import syntax
 
     try:

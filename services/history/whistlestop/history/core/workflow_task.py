@@ -1,12 +1,12 @@
-"""The life of a workflow task: scheduled, started, and completed, failed or timed out.
+"""The lifecycle of a workflow task: scheduled, started, and completed, failed or timed out.
 
 Rules of this file, which are Temporal's:
-- At most one task is pending. Whatever happens meanwhile is buffered and makes another one when it ends.
+- At most one task is pending. What happens meanwhile is buffered and causes another one when it ends.
 - A first attempt writes its events as they happen. A *transient* task (attempt above 1) writes nothing until it
-  completes: a task that keeps failing leaves one failure in history, not thousands. A *speculative* task (made for an
-  update alone) writes nothing unless it turns out to have had an effect.
+  completes: a task that keeps failing leaves one failure in history, not thousands. A *speculative* task (created only
+  for an update) writes nothing unless it turns out to have an effect.
 - Tasks without events have the ids that their events would get; the poll reply carries those events as a suffix.
-- When anything else wants to write an event while a speculative task is pending, the task becomes a normal one first.
+- Before any other event is written while a speculative task is pending, the task becomes a normal one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DEFAULT_PRIORITY = 3
 
 
 def priority_key(priority: common_pb.Priority) -> int:
-    """The order within a queue: 1 first, 3 where nobody said."""
+    """Return the priority within a queue: 1 first, 3 by default."""
     return priority.priority_key or DEFAULT_PRIORITY
 
 
@@ -54,7 +54,7 @@ def offer(
     *,
     sticky: bool = False,
 ) -> None:
-    """Write a matching task at the place that its priority and its fairness key give it."""
+    """Write a matching task, ordered by its priority and its fairness key."""
     data = b""
     if priority.fairness_key or priority.fairness_weight:
         data = common_pb.Priority(
@@ -65,7 +65,7 @@ def offer(
 
 
 def current_task_queue(run: Run) -> taskqueue_pb.TaskQueue:
-    """The sticky queue of the worker that has the run cached, or the run's own."""
+    """Return the sticky queue of the worker that has the run cached, or the run's own queue."""
     state = run.state
     if state.sticky_task_queue:
         return taskqueue_pb.TaskQueue(
@@ -75,7 +75,7 @@ def current_task_queue(run: Run) -> taskqueue_pb.TaskQueue:
 
 
 def _start_to_close_ns(run: Run, attempt: int) -> int:
-    """The task's time: longer from the fourth attempt on, so that a broken workflow is retried ever more rarely."""
+    """Return the task's timeout: longer from the fourth attempt on, so that a broken workflow is retried less often."""
     limits = run.limits
     beyond = attempt - limits.workflow_task_backoff_from_attempt
     if beyond <= 0:
@@ -86,14 +86,14 @@ def _start_to_close_ns(run: Run, attempt: int) -> int:
 
 
 def times_out_ns(task: WorkflowTask) -> int:
-    """When the started task is given up."""
+    """Return when the started task times out."""
     return task.started_ns + task.timeout_ns
 
 
 def schedule(
     run: Run, *, dispatch: bool = True, speculative: bool = False, original_scheduled_ns: int | None = None
 ) -> None:
-    """Make a task pending, unless the workflow is paused. `dispatch` False: the caller starts it itself at once."""
+    """Schedule a workflow task, unless the workflow is paused. `dispatch` False: the caller starts it at once."""
     if run.state.timers:
         short_timers.stop_waiting(run)
     if run.state.paused:
@@ -127,14 +127,14 @@ def schedule(
     task.original_scheduled_ns = run.now_ns if original_scheduled_ns is None else original_scheduled_ns
     task.sticky = queue.kind == task_queue_pb2.TASK_QUEUE_KIND_STICKY
     if not speculative:
-        # A speculative task may leave no trace: then the run still waits for its first one.
+        # A speculative task may leave no trace: then the run still waits for its first task.
         run.state.first_workflow_task_backoff_until_ns = 0
     if dispatch:
         dispatch_task(run)
 
 
 def dispatch_task(run: Run) -> None:
-    """Hand the pending task to its queue; a sticky or speculative one has a time to be started in."""
+    """Put the pending task on its queue; a sticky or speculative task gets a schedule-to-start timeout."""
     state = run.state
     task = state.workflow_task
     task.stamp += 1
@@ -156,10 +156,9 @@ def dispatch_task(run: Run) -> None:
 
 
 def move_to_normal_queue(run: Run, *, keep_timeout: bool = False) -> None:
-    """Nobody polls the sticky queue: offer the same task on the run's own queue.
+    """Move the pending task from a sticky queue without pollers to the run's own queue.
 
-    With `keep_timeout` it is to be started there by when it was to be started on the sticky one, as in Temporal when
-    the worker is found to be gone.
+    With `keep_timeout` its schedule-to-start timeout stays, as in Temporal when the worker is found to be gone.
     """
     task = run.state.workflow_task
     run.drop_task(task.row)
@@ -180,7 +179,7 @@ def move_to_normal_queue(run: Run, *, keep_timeout: bool = False) -> None:
 
 
 def schedule_if_none(run: Run) -> None:
-    """Let the workflow see what has happened: a new task, unless one is pending or the first one is yet to come."""
+    """Schedule a workflow task, unless one is pending or the run waits for its first one."""
     if run.is_open and not run.has_pending_workflow_task and not run.state.first_workflow_task_backoff_until_ns:
         schedule(run)
 
@@ -199,22 +198,22 @@ def _history_size_info(run: Run) -> list[int]:
 
 
 def start(run: Run, *, request_id: str, identity: str, stamp: common_pb.WorkerVersionStamp | None = None) -> None:
-    """The pending task goes to a worker now."""
+    """Record that a worker takes the pending task."""
     state = run.state
     task = state.workflow_task
     if request_id != INLINE_REQUEST_ID:
-        # A task that goes back with an answer has passed no queue, whose routing it could tell of.
+        # A task that is returned with an answer was not routed through a queue.
         versioning.note_target(run)
     run.drop_task(task.row)
     reasons = _history_size_info(run)
     size = state.history_size_bytes
     if not task.write_events and task.scheduled_event_id != state.next_event_id:
-        # Something was written since a transient or speculative task was scheduled: it becomes a first attempt.
+        # Events were written since the transient or speculative task was scheduled: it becomes a first attempt.
         _write_scheduled(run, attempt=1, scheduled_ns=run.now_ns)
     build_id, assigned = build_ids.stamped(stamp), state.assigned_build_id
     counter = build_ids.next_redirect_counter(state, build_id) if build_id else 0
     if build_id and task.attempt > 1 and task.build_id != build_id:
-        # Another build tries: that is a first attempt, which history shows.
+        # Another build takes the task: that is a first attempt, which history shows.
         _write_scheduled(run, attempt=task.attempt, scheduled_ns=task.scheduled_ns)
         task.attempt = 1
     if task.write_events:
@@ -238,7 +237,7 @@ def start(run: Run, *, request_id: str, identity: str, stamp: common_pb.WorkerVe
 
 
 def _write_scheduled(run: Run, *, attempt: int, scheduled_ns: int) -> None:
-    """Write the scheduled event of a task that went without; the task is a normal one from here on."""
+    """Write the scheduled event of a task that had none; from then on it is a normal task."""
     task = run.state.workflow_task
     kept = (task.original_scheduled_ns, task.sticky, task.timeout_ns)
     event = run.event(et.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED)
@@ -282,10 +281,10 @@ def _write_started(
 def _write_both(
     run: Run, *, attempt: int, identity: str, stamp: common_pb.WorkerVersionStamp | None = None
 ) -> None:
-    """Write the scheduled and the started event of a started task that went without.
+    """Write the scheduled and the started event of a started task that had none.
 
-    `identity` (and `stamp`) is who ends the task, as Temporal has it: it does not keep who started one that wrote
-    nothing.
+    `identity` and `stamp` are those of the worker that ends the task, as in Temporal, which does not keep who started a
+    task without events.
     """
     task = run.state.workflow_task
     request_id, started_ns = task.request_id, task.started_ns
@@ -296,7 +295,7 @@ def _write_both(
 
 
 def make_normal(run: Run) -> None:
-    """A speculative task becomes a normal one, since something else is about to be written."""
+    """Turn a speculative task into a normal one, because another event is about to be written."""
     task = run.state.workflow_task
     if not (task.speculative and run.has_pending_workflow_task):
         return
@@ -307,7 +306,7 @@ def make_normal(run: Run) -> None:
 
 
 def _is_without_effect(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> bool:
-    """A speculative task that only rejected updates leaves no trace, if little else happened since the last one."""
+    """Return whether a speculative task only rejected updates, and few events were written since the last task."""
     state = run.state
     if not state.workflow_task.speculative or len(request.commands) or request.force_create_new_workflow_task:
         return False
@@ -318,7 +317,7 @@ def _is_without_effect(run: Run, request: service_pb.RespondWorkflowTaskComplete
 
 
 def complete(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> history_pb.HistoryEvent | None:
-    """The started task is done: its completed event, or None for a speculative one that leaves no trace."""
+    """Complete the started task; return its completed event, or None for a speculative one that leaves no trace."""
     state = run.state
     task = state.workflow_task
     if _is_without_effect(run, request):
@@ -351,7 +350,7 @@ def complete(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) 
 
 
 def _builds_shown(state: MutableState) -> tuple[bytes, ...]:
-    """What lists are to find the run by as soon as another build has worked on it."""
+    """Return the search attributes that another build's work changes, by which lists find the run."""
     shown = state.search_attributes
     return (
         state.versioning_info.SerializeToString(),
@@ -370,7 +369,7 @@ def fail(
     new_run_id: str = "",
     stamp: common_pb.WorkerVersionStamp | None = None,
 ) -> None:
-    """The started task failed. A transient one leaves no event."""
+    """Fail the started task. The failure of a transient one has no event."""
     state = run.state
     task = state.workflow_task
     close_attempted = cause == failed_cause_pb2.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
@@ -409,7 +408,7 @@ def _cause_name(cause: int) -> str:
 
 
 def time_out(run: Run) -> None:
-    """The worker did not answer in time."""
+    """Time out the started task, whose worker did not answer in time."""
     task = run.state.workflow_task
     if task.speculative:
         _write_both(run, attempt=task.attempt, identity="")
@@ -428,7 +427,7 @@ def time_out(run: Run) -> None:
 
 
 def time_out_before_start(run: Run) -> None:
-    """Nobody took the task off the sticky queue in time: back to the run's own queue with a new task."""
+    """Time out a task that no worker took off the sticky queue in time; the next one goes to the run's own queue."""
     task = run.state.workflow_task
     run.drop_task(task.row)
     if task.speculative:
@@ -445,7 +444,7 @@ def time_out_before_start(run: Run) -> None:
 
 
 def unwritten_events(run: Run) -> list[history_pb.HistoryEvent]:
-    """The scheduled and started events of a pending task that stand in no history yet, as a worker has to see them."""
+    """Return the pending task's scheduled and started events that are not in history, as a worker has to see them."""
     task = run.state.workflow_task
     if task.write_events or not run.has_pending_workflow_task:
         return []
