@@ -49,6 +49,7 @@ def main() -> int:
                     f"--proto_path={ROOT / root}",
                     f"--descriptor_set_in={file.name}",
                     f"--python_out={ROOT / root}",
+                    f"--plugin=protoc-gen-mypy={Path(sys.executable).with_name('protoc-gen-mypy')}",
                     f"--mypy_out=quiet:{ROOT / root}",
                     *sources,
                 ]
