@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-from whistlestop.common.deployments import version_of
+from whistlestop.common.deployments import named_version, version_of
 from whistlestop.common.enum_names import enum_name
 from whistlestop.common.error_size import MOST_MESSAGE_BYTES, cut
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
@@ -292,6 +292,17 @@ def _heartbeat_timed_out(run: Run, request: service_pb.RespondWorkflowTaskComple
     return Outcome(completed=True, error=ServiceError(Code.NOT_FOUND, "workflow task heartbeat timeout"))
 
 
+def _is_pinned_elsewhere(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> bool:
+    """Whether the run was pinned to another version while this worker had the task: the next one is for that version.
+
+    A heartbeat goes on with the same task, and therefore on the same worker.
+    """
+    pinned = named_version(run.state.versioning_info.versioning_override)
+    if pinned is None or request.force_create_new_workflow_task:
+        return False
+    return pinned != version_of(request.deployment_options)
+
+
 def _next_task(
     run: Run,
     request: service_pb.RespondWorkflowTaskCompletedRequest,
@@ -311,7 +322,7 @@ def _next_task(
     stamp = request.worker_version_stamp if request.HasField("worker_version_stamp") else None
     stamp = build_ids.own_stamp(run.state, stamp)
     elsewhere = bool(build_ids.stamped(stamp)) and build_ids.stamped(stamp) != run.state.assigned_build_id
-    inline = request.return_new_workflow_task and not moves and not elsewhere
+    inline = request.return_new_workflow_task and not moves and not elsewhere and not _is_pinned_elsewhere(run, request)
     normal = (
         moves
         or request.force_create_new_workflow_task
