@@ -1,4 +1,4 @@
-"""What a commit offers, and in which order: an activity before the timer that was started with it."""
+"""What a commit offers, and in which order: an activity before the timer, and what it causes before anybody hears of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from whistlestop.history.engine import Effects
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
 ACTIVITY = {
     "command_type": "COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK",
@@ -27,6 +27,12 @@ TIMER = {
     "command_type": "COMMAND_TYPE_START_TIMER",
     "start_timer_command_attributes": {"timer_id": "t", "start_to_fire_timeout": {"nanos": 1}},
 }
+SIGNAL = {
+    "command_type": "COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION",
+    "signal_external_workflow_execution_command_attributes": {
+        "execution": {"workflow_id": "other"}, "signal_name": "s",
+    },
+}  # fmt: skip
 
 
 class Told(Effects):
@@ -42,6 +48,9 @@ class Told(Effects):
 
     def timer(self, timer: Any) -> None:
         self.order.append("timer")
+
+    def transfers(self, transfers: Sequence[Any]) -> None:
+        self.order.append("transfer")
 
 
 @pytest.fixture
@@ -72,3 +81,18 @@ async def told_of(bench: Bench, *commands: dict[str, Any]) -> list[str]:
 async def test_an_activity_is_offered_before_the_timer_is_armed(bench: Bench, commands: Any) -> None:
     """Both by the commit itself, so that nothing that the timer does comes before the activity."""
     assert await told_of(bench, *commands) == ["task 2", "timer"]
+
+
+async def test_what_a_commit_causes_begins_before_anybody_hears_of_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a caller who waited for the commit does not overtake its effects with the next request."""
+    engine = bench.history.engine
+    publish = engine.notifier.publish
+
+    def told(topics: Iterable[str]) -> None:
+        getattr(engine.effects, "order", []).append("published")
+        publish(topics)
+
+    monkeypatch.setattr(engine.notifier, "publish", told)
+    assert await told_of(bench, SIGNAL) == ["transfer", "published"]

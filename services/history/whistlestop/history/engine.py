@@ -502,10 +502,12 @@ class Engine:
             if self.placements is not None:
                 sticky = run.state.sticky_task_queue
                 self.placements.note(run.key.namespace_id, write.tasks_added, run.placed_by, sticky)
+        if write.transfers_added:
+            # Before callers hear of the commit: what they do next should not overtake what it caused. A callback that
+            # says how an update ended, for one, should arrive before the answer of the handler that sent the update.
+            self.effects.transfers(write.transfers_added)
         self.notifier.publish(topics)
         if write.timer is not None:
             self.effects.timer(write.timer)
         if write.retention_timer is not None:
             self.effects.timer(write.retention_timer)
-        if write.transfers_added:
-            self.effects.transfers(write.transfers_added)
