@@ -1,9 +1,9 @@
-"""What the frontend does for its RPCs, a module for each small group.
+"""What the frontend does for each RPC, one module for each small group.
 
-A module may have three tables by method: `HANDLERS` of RPCs that the frontend serves, `AROUND` of RPCs of another
-function for which there is something to do before or after the call, and `VALIDATORS`, the checks before an RPC is
-served, whoever serves it. A module is imported when the first of its methods is called, as in history: a server of a
-test suite, and a function, need few of them.
+A module may have three tables by method: `HANDLERS` for RPCs that the frontend serves, `AROUND` for RPCs of another
+function where something is done before or after the call, and `VALIDATORS`, the checks before an RPC is served by any
+function. As in history, a module is imported when the first of its methods is called, because a function or a test
+server needs only a few of them.
 """
 
 from __future__ import annotations
@@ -114,15 +114,15 @@ for _module, _methods in _METHODS_OF.items():
 
 
 class Parts(NamedTuple):
-    """What the frontend does for one RPC, None where it does nothing."""
+    """What the frontend does for one RPC; None for nothing."""
 
     handler: Handler | None
-    """Serves the RPC, or goes around the call of the function that serves it."""
+    """Serves the RPC, or wraps the call of the function that serves it."""
     validator: Validator | None
 
 
 def parts_of(method: str) -> Parts:
-    """Return what is done for a method, and import the modules that do it."""
+    """Return the handler and validator of a method, importing their modules."""
     handler, validator = None, None
     for name in MODULES_OF.get(method, ()):
         module: Any = import_module(f"{__name__}.{name}")

@@ -1,7 +1,7 @@
 """StartBatchOperation, StopBatchOperation, DescribeBatchOperation, ListBatchOperations.
 
-A batch job is a run of a workflow of the server's own, whose workflow id is the job's id, in the namespace division of
-batchers: so its dedup, its state, its stop and its listing are those of runs. `frontend/batch/worker.py` works on it.
+A batch job is a run of an internal workflow whose workflow id is the job id, in the namespace division of batchers:
+so it is deduplicated, tracked, stopped and listed like any run. `frontend/batch/worker.py` does its work.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _STATES: Mapping[int, batch_enums.BatchOperationState.ValueType] = {
     wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING: batch_enums.BATCH_OPERATION_STATE_RUNNING,
     _COMPLETED: batch_enums.BATCH_OPERATION_STATE_COMPLETED,
 }
-# By the field that says what to do: the word that the memo keeps, and the type that clients are told.
+# By the operation's field in the request: the word stored in the memo, and the type reported to clients.
 _KINDS: Mapping[str, tuple[str, batch_enums.BatchOperationType.ValueType]] = {
     "termination_operation": ("terminate", batch_enums.BATCH_OPERATION_TYPE_TERMINATE_WORKFLOW),
     "cancellation_operation": ("cancel", batch_enums.BATCH_OPERATION_TYPE_CANCEL_WORKFLOW),
@@ -77,7 +77,7 @@ _TYPE_OR_ALL = "Either activity type must be set, or match all should be set to 
 
 
 def check_start(request: service_pb.StartBatchOperationRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """An operation, a reason, a job id, and exactly one way to say which executions are meant."""
+    """Check that there are an operation, a reason, a job id, and exactly one selection of executions."""
     operation = request.WhichOneof("operation")
     selectors = sum(map(bool, (request.visibility_query, request.executions, request.target_executions)))
     if operation is None or not request.reason or not selectors:
@@ -96,7 +96,7 @@ def check_start(request: service_pb.StartBatchOperationRequest, namespace: Names
 
 
 def check_stop(request: service_pb.StopBatchOperationRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """A job id and a reason."""
+    """Check that there are a job id and a reason."""
     if not request.job_id:
         raise invalid_argument("JobId is not set on request.")
     if not request.reason:
@@ -199,8 +199,8 @@ _OPERATION_CHECKS = {
 async def start_batch_operation(
     frontend: Frontend, request: service_pb.StartBatchOperationRequest, context: CallContext
 ) -> service_pb.StartBatchOperationResponse:
-    """Start the job. ALREADY_EXISTS when there is one of that id, RESOURCE_EXHAUSTED when too many are running."""
-    # Imported here: of all calls, few start a batch.
+    """Start a job. Raises ALREADY_EXISTS if the id is taken, RESOURCE_EXHAUSTED if too many jobs are running."""
+    # Imported here, because few calls start a batch.
     from whistlestop.frontend.batch.worker import begin, note_job
 
     if request.visibility_query:
@@ -283,7 +283,7 @@ def _targets(request: service_pb.StartBatchOperationRequest, kind: str) -> list[
 async def stop_batch_operation(
     frontend: Frontend, request: service_pb.StopBatchOperationRequest, context: CallContext
 ) -> service_pb.StopBatchOperationResponse:
-    """Do no more; what is done stays done."""
+    """Stop a job. Operations that are already done are not undone."""
     described = await _described_run(frontend, request.job_id, context)
     execution = described.workflow_execution_info.execution
     terminate = service_pb.TerminateWorkflowExecutionRequest(
@@ -296,7 +296,7 @@ async def stop_batch_operation(
 async def describe_batch_operation(
     frontend: Frontend, request: service_pb.DescribeBatchOperationRequest, context: CallContext
 ) -> service_pb.DescribeBatchOperationResponse:
-    """Where the job stands: counted page by page while it runs, exact when it is done."""
+    """Describe a job; its counts are updated page by page while it runs, and exact when it is done."""
     described = await _described_run(frontend, request.job_id, context)
     info = described.workflow_execution_info
     memo = {name: _value(payload) for name, payload in info.memo.fields.items()}
@@ -332,7 +332,7 @@ async def describe_batch_operation(
 async def list_batch_operations(
     frontend: Frontend, request: service_pb.ListBatchOperationsRequest, context: CallContext
 ) -> service_pb.ListBatchOperationsResponse:
-    """A page, newest first."""
+    """Return a page of jobs, newest first."""
     page = await list_workflow_executions(
         frontend,
         service_pb.ListWorkflowExecutionsRequest(
@@ -362,20 +362,20 @@ async def _described_run(
     described = decoded(reply, service_pb.DescribeWorkflowExecutionResponse)
     assert isinstance(described, service_pb.DescribeWorkflowExecutionResponse)
     if described.workflow_execution_info.type.name != WORKFLOW_TYPE:
-        # A user's workflow of that id is no batch job, and must not be stopped as one.
+        # A user's workflow with that id is not a batch job, and must not be stopped as one.
         raise not_found(f"no batch operation with job id {job_id}")
     return described
 
 
 def json_payload(value: Any) -> common_pb.Payload:
-    """A value as the SDKs' JSON converter encodes it."""
+    """Encode a value like the SDKs' JSON converter."""
     return common_pb.Payload(
         metadata={"encoding": b"json/plain"}, data=json.dumps(value, separators=(",", ":")).encode()
     )
 
 
 def _value(payload: common_pb.Payload) -> Any:
-    """None for what is none of ours: a user's workflow may stand in the division, and say what it likes."""
+    """Return the value of a payload; None if it is not JSON, since a user's workflow may be in the division."""
     try:
         return load_json(payload.data) if payload.data else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Completion callbacks of starts and updates: which addresses may be called, and how much may go along."""
+"""Completion callbacks of starts and updates: allowed addresses and limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ALWAYS_ALLOWED = frozenset({"temporal://system", "temporal://internal"})
 
 
 def check_callbacks(callbacks: Collection[Callback], rules: Rules) -> None:
-    """Raise ServiceError unless all may be attached. Header names become lower case."""
+    """Raise ServiceError unless all callbacks may be attached. Header names are lowered in place."""
     if len(callbacks) > rules.config.max_callbacks_per_execution:
         raise invalid_argument(
             f"cannot attach more than {rules.config.max_callbacks_per_execution} callbacks to an execution"
@@ -70,7 +70,7 @@ def _check_url(url: str, rules: Rules) -> None:
 
 
 def drop_links_of_callbacks(links: Any, callbacks: Iterable[Callback]) -> None:
-    """Leave out, in place, the links that the Nexus callbacks beside them have, too: both are shown."""
+    """Remove, in place, links that the Nexus callbacks of the request have too, since both are shown."""
     known = [link for callback in callbacks if callback.HasField("nexus") for link in callback.links]
     if known and links:
         kept = [link for link in links if link not in known]

@@ -1,8 +1,7 @@
-"""What SDKs and tools are told of the server and of a namespace before they rely on it.
+"""The capabilities of the server and of a namespace, which SDKs and tools read before they rely on them.
 
-Whatever is true here has a test that uses it, and whatever is false one that shows its absence:
-tests/server/test_capabilities.py goes through every field of the three messages, and fails on one that it does not
-know.
+Every capability that is true has a test that uses it, and every one that is false a test that shows its absence:
+tests/server/test_capabilities.py goes through all fields of the three messages and fails on an unknown one.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def system_capabilities() -> service_pb.GetSystemInfoResponse.Capabilities:
-    """Return what SDKs read once per connection."""
+    """Return the capabilities that SDKs read once per connection."""
     return service_pb.GetSystemInfoResponse.Capabilities(
         signal_and_query_header=True,
         internal_error_differentiation=True,
@@ -35,7 +34,7 @@ def system_capabilities() -> service_pb.GetSystemInfoResponse.Capabilities:
 
 
 def namespace_capabilities(config: FrontendConfig) -> namespace_pb.NamespaceInfo.Capabilities:
-    """Return what SDKs read before they start a worker."""
+    """Return the capabilities that SDKs read before they start a worker."""
     standalone = config.standalone_activities_enabled
     return namespace_pb.NamespaceInfo.Capabilities(
         eager_workflow_start=config.eager_workflow_start,
@@ -59,7 +58,7 @@ def namespace_capabilities(config: FrontendConfig) -> namespace_pb.NamespaceInfo
 
 
 def namespace_limits(config: FrontendConfig) -> namespace_pb.NamespaceInfo.Limits:
-    """Return the sizes in bytes beyond which a request is refused."""
+    """Return the sizes in bytes above which a request is refused."""
     return namespace_pb.NamespaceInfo.Limits(
         blob_size_limit_error=config.blob_size_limit_error,
         memo_size_limit_error=config.memo_size_limit_error,

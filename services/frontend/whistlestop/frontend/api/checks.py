@@ -1,6 +1,6 @@
-"""Checks that many RPCs share, worded as Temporal's server words them. Each raises ServiceError or returns.
+"""Checks shared by many RPCs, worded as in Temporal's server. Each raises ServiceError or returns.
 
-Lengths count bytes of UTF-8, as there.
+Lengths are bytes of UTF-8, as there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 BLOB_TOO_LARGE = "Blob data size exceeds limit."
 
-# An enum's member is looked up by its name each time that it is named: so once.
+# Looked up once, because access to an enum's member by name is slow.
 _UNSPECIFIED_KIND = TaskQueueKind.TASK_QUEUE_KIND_UNSPECIFIED
 _NORMAL = TaskQueueKind.TASK_QUEUE_KIND_NORMAL
 _STICKY = TaskQueueKind.TASK_QUEUE_KIND_STICKY
@@ -55,7 +55,7 @@ _TIMEOUT_PREFIX = "TemporalTimeout:"
 
 
 def length(text: str) -> int:
-    """Bytes of UTF-8."""
+    """Return the number of bytes in UTF-8."""
     return len(text) if text.isascii() else len(text.encode())
 
 
@@ -65,7 +65,7 @@ SCHEDULE_PREFIX = "temporal-sys-scheduler:"
 
 
 def check_execution(request: Message, field: str) -> None:
-    """The request names a workflow id and, if it names a run, a UUID."""
+    """Check that the request names a workflow id and, if it names a run, a UUID."""
     if not request.HasField(field):
         raise invalid_argument("Execution is not set on request.")
     execution: WorkflowExecution = getattr(request, field)
@@ -76,7 +76,7 @@ def check_execution(request: Message, field: str) -> None:
 
 
 def check_is_a_workflow(workflow_id: str, run_id: str) -> None:
-    """Activities and Nexus operations without a workflow are runs, too, but none that a workflow's RPCs know."""
+    """Refuse the id of a standalone activity or Nexus operation, which is a run but not a workflow."""
     if not workflow_id.startswith(NO_WORKFLOWS):
         return
     if run_id:
@@ -85,24 +85,24 @@ def check_is_a_workflow(workflow_id: str, run_id: str) -> None:
 
 
 def check_run_id(run_id: str) -> None:
-    """Empty or a UUID."""
+    """Check that a run id is empty or a UUID."""
     if not is_run_id(run_id):
         raise invalid_argument("Invalid RunId.")
 
 
 def is_run_id(run_id: str) -> bool:
-    """Empty, which means the current run, or a UUID in any of its written forms."""
+    """Return whether a run id is empty (the current run) or a UUID in any of its textual forms."""
     return not run_id or _UUID.fullmatch(run_id) is not None
 
 
 def check_no_schedule(workflow_id: str) -> None:
-    """A schedule is a run that can be looked at, ended and deleted as a workflow; nothing else would reach anybody."""
+    """Refuse the id of a schedule, except in RPCs that describe, terminate or delete a workflow."""
     if workflow_id.startswith(SCHEDULE_PREFIX):
         raise invalid_argument(f"{workflow_id} is a schedule: use the RPCs of schedules.")
 
 
 def check_workflow_id(workflow_id: str, rules: Rules, *, internal: bool = False) -> None:
-    """Of a request that may create the workflow. Ids of the server's own runs are not for others (`internal`)."""
+    """Check the id of a workflow that may be created. Ids of internal runs are reserved unless `internal`."""
     if not workflow_id:
         raise invalid_argument("WorkflowId is not set on request.")
     if length(workflow_id) > rules.config.max_id_length:
@@ -114,7 +114,7 @@ def check_workflow_id(workflow_id: str, rules: Rules, *, internal: bool = False)
 
 
 def fill_request_id(request: Any, rules: Rules) -> None:
-    """A caller without a request id gets one, which makes its own retries distinct requests."""
+    """Check the request id, or generate one if it is missing, so that the caller's retries are distinct requests."""
     if not request.request_id:
         request.request_id = rules.ids.uuid()
     elif length(request.request_id) > rules.config.max_id_length:
@@ -122,13 +122,13 @@ def fill_request_id(request: Any, rules: Rules) -> None:
 
 
 def check_identity(identity: str, rules: Rules) -> None:
-    """Who a worker says it is."""
+    """Check the length of a worker's identity."""
     if length(identity) > rules.config.max_id_length:
         raise invalid_argument("Identity length exceeds limit.")
 
 
 def duration_problem(duration: Duration) -> str:
-    """What is wrong with a span, or nothing. One over a hundred years is cut to that, in place."""
+    """Return what is wrong with a duration, or an empty string. More than 100 years are cut to that, in place."""
     seconds, nanos = duration.seconds, duration.nanos
     if (seconds > 0 and nanos < 0) or (seconds < 0 and nanos > 0):
         return "duration has seconds and nanos with different signs"
@@ -141,10 +141,10 @@ def duration_problem(duration: Duration) -> str:
 
 
 def check_retry_policy(policy: RetryPolicy) -> None:
-    """Fill a workflow's retry policy with defaults, then check it. The policy is one that the request has set."""
+    """Fill a workflow's retry policy with defaults and check it. The request must have set the policy."""
     _fill_retry_policy(policy)
     if policy.maximum_attempts == 1:
-        return  # no retries: nothing else matters
+        return  # without retries nothing else matters
     problem = duration_problem(policy.initial_interval)
     if problem:
         raise invalid_argument(f"invalid InitialInterval set on retry policy: {problem}")
@@ -169,7 +169,7 @@ def _fill_retry_policy(policy: RetryPolicy) -> None:
     if _is_zero(policy.maximum_interval):
         nanos = policy.initial_interval.seconds * 1_000_000_000 + policy.initial_interval.nanos
         longest = nanos * 100
-        # A product beyond 64 bits is what the real server calls a negative duration: some three years are the most.
+        # The real server reports a product beyond 64 bits as a negative duration.
         policy.maximum_interval.seconds = -1 if longest > _MAX_INT64 else longest // 1_000_000_000
         policy.maximum_interval.nanos = 0 if longest > _MAX_INT64 else longest % 1_000_000_000
     if policy.backoff_coefficient == 0:
@@ -187,10 +187,10 @@ def _check_timeout_type(name: str) -> None:
 
 
 def check_task_queue(request: Message, rules: Rules, *, user_defined: bool = False, partition: bool = False) -> None:
-    """The request's `task_queue` has a usable name; its kind becomes normal where nobody said.
+    """Check the name of the request's `task_queue`, and set its kind to normal if it is unspecified.
 
-    `user_defined`: something of the caller's is to run there, so it can't be one of the server's own. `partition`: any
-    name will do.
+    With `user_defined`, user code is to run there, so it cannot be an internal queue. With `partition`, it may be a
+    partition's name.
     """
     if not request.HasField("task_queue"):
         raise invalid_argument("taskQueue is not set")
@@ -207,7 +207,7 @@ def check_task_queue(request: Message, rules: Rules, *, user_defined: bool = Fal
 
 
 def check_queue_name(name: str, rules: Rules, *, partition: bool = False) -> None:
-    """Length, and no name that belongs to the server."""
+    """Check the length of a queue's name, and that its prefix is not reserved."""
     if length(name) > rules.config.max_id_length:
         raise invalid_argument("taskQueue length exceeds limit")
     if not partition and name.startswith(task_queues.RESERVED_PREFIX):
@@ -215,7 +215,7 @@ def check_queue_name(name: str, rules: Rules, *, partition: bool = False) -> Non
 
 
 def check_queue_kind(queue: TaskQueue, task_type: TaskQueueType.ValueType) -> None:
-    """Only a sticky queue has a normal name beside its own, and commands come to workers as Nexus tasks."""
+    """Check that only a sticky queue has a normal name, and that worker commands are Nexus tasks."""
     if queue.normal_name and queue.kind != _STICKY:
         raise invalid_argument(
             f"only sticky queues can have normal name. tq: {queue.name}, normal name: {queue.normal_name}"
@@ -228,13 +228,13 @@ def check_queue_kind(queue: TaskQueue, task_type: TaskQueueType.ValueType) -> No
 
 
 def check_not_internal(name: str) -> None:
-    """The queue is none of those on which the server works itself."""
+    """Refuse the queues on which the server itself works."""
     if fault := task_queues.internal_fault(name):
         raise invalid_argument(fault)
 
 
 def check_user_metadata(metadata: UserMetadata, rules: Rules) -> None:
-    """Texts for people to read are short."""
+    """Check the sizes of summary and details."""
     limits = rules.config.user_metadata_summary_size, rules.config.user_metadata_details_size
     for field, text, limit in zip(("summary", "details"), (metadata.summary, metadata.details), limits, strict=True):
         if text.ByteSize() > limit:
@@ -242,7 +242,7 @@ def check_user_metadata(metadata: UserMetadata, rules: Rules) -> None:
 
 
 def check_priority(priority: Priority) -> None:
-    """Priority and fairness."""
+    """Check priority and fairness."""
     if priority.priority_key < 0:
         raise invalid_argument("priority key can't be negative")
     if length(priority.fairness_key) > _FAIRNESS_KEY_LENGTH:
@@ -252,7 +252,7 @@ def check_priority(priority: Priority) -> None:
 
 
 def check_links(links: Iterable[Link], rules: Rules) -> None:
-    """Not too many, not too large, and each complete."""
+    """Check that links are not too many or too large, and complete."""
     every = list(links)
     if len(every) > rules.config.max_links_per_request:
         raise invalid_argument(
@@ -293,7 +293,7 @@ def _check_link(link: Link, rules: Rules) -> None:
 
 
 def check_search_attributes(attributes: SearchAttributes, namespace: Namespace, rules: Rules) -> None:
-    """A user may set these, in this namespace. UnknownSearchAttribute asks for a fresh look at the namespace."""
+    """Check search attributes set by a user. Raises UnknownSearchAttribute if the namespace has to be read again."""
     for name in sorted(attributes.indexed_fields):
         if name not in SYSTEM_AND_PREDEFINED and name not in namespace.custom_search_attributes:
             raise UnknownSearchAttribute(namespace.name, name)
@@ -311,7 +311,7 @@ def check_search_attributes(attributes: SearchAttributes, namespace: Namespace, 
 
 
 def stamp_types(attributes: SearchAttributes, namespace: Namespace) -> None:
-    """Write each attribute's type into its payload where the client left it out: readers of history go by it."""
+    """Add each attribute's type to its payload if the client omitted it, because readers of history rely on it."""
     for name, payload in attributes.indexed_fields.items():
         kind = namespace.custom_search_attributes.get(name) or SYSTEM_AND_PREDEFINED.get(name)
         if kind is not None and "type" not in payload.metadata:
@@ -319,12 +319,12 @@ def stamp_types(attributes: SearchAttributes, namespace: Namespace) -> None:
 
 
 def check_blob(message: Message, rules: Rules) -> None:
-    """One payload-like part of a request is not too large to be an event."""
+    """Check that a payload-like part of a request is not too large for an event."""
     check_blob_size(message.ByteSize(), rules)
 
 
 def check_blob_size(size: int, rules: Rules) -> None:
-    """The same of several parts together."""
+    """Check the total size of several such parts."""
     if size > rules.config.blob_size_limit_error:
         raise invalid_argument(BLOB_TOO_LARGE)
     if size > rules.config.blob_size_limit_warn:
@@ -332,7 +332,7 @@ def check_blob_size(size: int, rules: Rules) -> None:
 
 
 def check_memo(memo: Memo, rules: Rules) -> None:
-    """The memo of a new workflow as a whole."""
+    """Check the size of a new workflow's memo."""
     size = memo.ByteSize()
     if size > rules.config.memo_size_limit_error:
         raise invalid_argument("Memo size exceeds limit.")

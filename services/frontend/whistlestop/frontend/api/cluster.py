@@ -1,4 +1,4 @@
-"""GetSystemInfo, GetClusterInfo, ListClusters: what the server says of itself."""
+"""GetSystemInfo, GetClusterInfo, ListClusters: information about the server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SUPPORTED_CLIENTS = {
 async def get_system_info(
     frontend: Frontend, request: service_pb.GetSystemInfoRequest, context: CallContext
 ) -> service_pb.GetSystemInfoResponse:
-    """What SDKs ask before anything else."""
+    """Return the server's version and capabilities, which SDKs read before anything else."""
     return service_pb.GetSystemInfoResponse(
         server_version=SERVER_VERSION,
         capabilities=system_capabilities(),
@@ -41,7 +41,7 @@ async def get_system_info(
 async def get_cluster_info(
     frontend: Frontend, request: service_pb.GetClusterInfoRequest, context: CallContext
 ) -> service_pb.GetClusterInfoResponse:
-    """The one cluster there is."""
+    """Describe the only cluster."""
     config = frontend.config
     return service_pb.GetClusterInfoResponse(
         supported_clients=_SUPPORTED_CLIENTS,
@@ -59,7 +59,7 @@ async def get_cluster_info(
 async def list_clusters(
     frontend: Frontend, request: operator_pb.ListClustersRequest, context: CallContext
 ) -> operator_pb.ListClustersResponse:
-    """The one cluster there is, on one page."""
+    """Return the only cluster, on one page."""
     last_of(request.next_page_token, list_mark(""))
     config = frontend.config
     return operator_pb.ListClustersResponse(

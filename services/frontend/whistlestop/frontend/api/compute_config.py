@@ -1,6 +1,6 @@
-"""Compute configs of deployment versions: what an update makes of one, and what can't be right in any.
+"""Compute configs of deployment versions: apply updates and validate.
 
-Pure. What a provider's details mean is for matching to say, which starts the workers.
+These functions are pure. What a provider's details mean is left to matching, which starts the workers.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 PROVIDERS = frozenset(
     {"aws-lambda", "aws-ecs", "subprocess", "k8s", "gcp-cloud-run", "test-invoke", "test-worker-set", "webhook"}
 )
-"""Types that Temporal knows, and `webhook`, which is ours. Matching says which of them it has."""
+"""Types that Temporal knows, and `webhook`, which is ours. Matching reports which of them it supports."""
 _SCALERS = frozenset({"no-sync", "rate-based"})
 MASK = "***"
-"""What descriptions show of a secret; in an update it stands for the secret as it is."""
+"""Replaces a secret in descriptions; in an update it means that the secret is unchanged."""
 
 
 def updated(
@@ -34,7 +34,7 @@ def updated(
     upserts: Mapping[str, compute_pb.ComputeConfigScalingGroupUpdate],
     removes: Iterable[str],
 ) -> ComputeConfig:
-    """The config after an update; it may have no group left. Raises INVALID_ARGUMENT for a bad mask."""
+    """Return the config after an update; it may have no group left. Raises INVALID_ARGUMENT for a bad mask."""
     wanted = compute_pb.ComputeConfig()
     wanted.CopyFrom(current)
     for name, update in sorted(upserts.items()):
@@ -76,7 +76,7 @@ def _copy(target: Any, source: Any, name: str) -> None:
 
 
 def check(config: ComputeConfig) -> None:
-    """Refuse what no provider could make sense of. Raises INVALID_ARGUMENT in Temporal's words."""
+    """Refuse a config that no provider could use. Raises INVALID_ARGUMENT in Temporal's words."""
     if not config.scaling_groups:
         raise invalid_argument("spec must have at least one entry")
     seen: set[int] = set()
@@ -102,7 +102,7 @@ def check(config: ComputeConfig) -> None:
 
 
 def summary(config: ComputeConfig) -> compute_pb.ComputeConfigSummary:
-    """For lists."""
+    """Return a summary for lists."""
     short = compute_pb.ComputeConfigSummary()
     for name, group in config.scaling_groups.items():
         short.scaling_groups[name].task_queue_types.extend(group.task_queue_types)
@@ -122,7 +122,7 @@ def _details(payload: Payload) -> dict[str, Any]:
 
 
 def hide_secrets(config: ComputeConfig) -> None:
-    """Before it is shown."""
+    """Mask the secrets of a config before it is shown."""
     for group in config.scaling_groups.values():
         details = _details(group.provider.details)
         if "secret" in details:
@@ -130,7 +130,7 @@ def hide_secrets(config: ComputeConfig) -> None:
 
 
 def _keep_secret(group: ComputeConfigScalingGroup, before: ComputeConfigScalingGroup | None) -> None:
-    """Whoever changes what a description showed does not change the secret."""
+    """Restore the secret that a description masked, if the update sends it back masked."""
     details = _details(group.provider.details)
     if before is None or details.get("secret") != MASK:
         return

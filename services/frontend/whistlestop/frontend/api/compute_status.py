@@ -1,4 +1,4 @@
-"""What descriptions show of the targets by which a version's workers are started."""
+"""The status of the targets that start a version's workers, for descriptions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 async def compute_status(
     frontend: Frontend, context: CallContext, data: DeploymentData, infos: Iterable[WorkerDeploymentVersionInfo]
 ) -> dict[str, deployment_pb.ComputeStatus]:
-    """By build id: how the targets were found when they were asked last, or workers were to be started."""
+    """Return, by build id, the result of the last check of the targets, or of the last start of workers."""
     shown = {}
     for info in infos:
         build_id = info.deployment_version.build_id

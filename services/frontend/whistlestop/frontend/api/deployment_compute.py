@@ -1,6 +1,6 @@
-"""How workers of a version are started when its tasks find none: versions with a compute config.
+"""Versions with a compute config, whose workers are started when tasks find no poller.
 
-A config is stored when matching has found that its targets can be reached and has started one worker of each group:
+A config is stored once matching has found that its targets can be reached and has started one worker of each group:
 that worker registers the queues that it polls, so that tasks can be routed to the version.
 """
 
@@ -61,7 +61,7 @@ def _store(
     checked: CheckComputeResponse,
     now_ns: int,
 ) -> None:
-    """The version has this config from here on."""
+    """Store the config in the version."""
     info.compute_config.CopyFrom(config)
     for queue in checked.queues:
         if not serves(info, queue.name, queue.task_type):
@@ -77,7 +77,7 @@ _INACTIVE = enums.WORKER_DEPLOYMENT_VERSION_STATUS_INACTIVE
 
 
 async def _start_for_backlog(frontend: Frontend, context: CallContext, info: WorkerDeploymentVersionInfo) -> None:
-    """What waits already is to find workers, too."""
+    """Start workers for tasks that are already waiting."""
     queues = [RerouteTasksRequest.Queue(name=queue.name, task_type=queue.type) for queue in info.task_queue_infos]
     if queues:
         await frontend.history.call("RerouteTasks", RerouteTasksRequest(queues=queues, push=True), context)
@@ -86,7 +86,7 @@ async def _start_for_backlog(frontend: Frontend, context: CallContext, info: Wor
 async def create_version(
     frontend: Frontend, request: rr.CreateWorkerDeploymentVersionRequest, context: CallContext
 ) -> rr.CreateWorkerDeploymentVersionResponse:
-    """A version before its first worker polls. The same request id gives the same answer."""
+    """Create a version before its first worker polls. Repeating the request with the same id has no effect."""
     version = request.deployment_version
     _check_names(version)
     deployments = store_of(frontend)
@@ -105,7 +105,7 @@ async def create_version(
             if _is_created(data, request):
                 return None
             info = add_version(data, version.build_id, now_ns, limits_of(frontend, context), polled=False)
-        # Else the worker that was just started has polled already, which made the version known.
+        # Otherwise the worker that was just started has already polled and so registered the version.
         info.last_modifier_identity = request.identity
         data.notes[version.build_id].create_request_id = request.request_id
         if has_config:
@@ -117,7 +117,7 @@ async def create_version(
 
 
 def _is_created(data: DeploymentData, request: rr.CreateWorkerDeploymentVersionRequest) -> bool:
-    """By this very request. Raises ALREADY_EXISTS when it exists otherwise."""
+    """Return whether this very request created the version. Raises ALREADY_EXISTS if another one did."""
     version = request.deployment_version
     if find_version(data, version.build_id) is None:
         return False
@@ -131,7 +131,7 @@ def _is_created(data: DeploymentData, request: rr.CreateWorkerDeploymentVersionR
 async def update_compute_config(
     frontend: Frontend, request: rr.UpdateWorkerDeploymentVersionComputeConfigRequest, context: CallContext
 ) -> rr.UpdateWorkerDeploymentVersionComputeConfigResponse:
-    """Add, change and remove scaling groups. Without any left, workers are no longer started."""
+    """Add, change and remove scaling groups. When none is left, workers are no longer started."""
     version = request.deployment_version
     _check_names(version)
     upserts, removes = request.compute_config_scaling_groups, request.remove_compute_config_scaling_groups
@@ -179,7 +179,7 @@ def _version_in(
 async def validate_compute_config(
     frontend: Frontend, request: rr.ValidateWorkerDeploymentVersionComputeConfigRequest, context: CallContext
 ) -> rr.ValidateWorkerDeploymentVersionComputeConfigResponse:
-    """What an update would say, without starting anything. The version need not exist."""
+    """Check an update without starting any worker. The version need not exist."""
     version = request.deployment_version
     upserts, removes = request.compute_config_scaling_groups, request.remove_compute_config_scaling_groups
     known = await store_of(frontend).read(context.namespace_id)

@@ -1,4 +1,4 @@
-"""Which version of a worker deployment is current and which ramps, and what follows for tasks that wait."""
+"""Set the current and the ramping version of a worker deployment, and reroute waiting tasks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _RAMPING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_RAMPING
 
 
 def wanted_build(request: Any) -> str:
-    """The build id that is to be current or ramping; empty: unversioned workers."""
+    """Return the build id to become current or ramping; empty for unversioned workers."""
     if request.build_id or not request.version or request.version == UNVERSIONED:
         return str(request.build_id)
     name, mark, build_id = str(request.version).partition(".")
@@ -68,7 +68,7 @@ def wanted_build(request: Any) -> str:
 
 
 def _deactivate(data: DeploymentData, build_id: str, now_ns: int) -> None:
-    """The version gets no new workflows any more, and drains."""
+    """Mark a version as no longer routed to: it gets no new workflows and drains."""
     info = find_version(data, build_id) if build_id else None
     if info is None:
         return
@@ -94,7 +94,7 @@ class _Queue(NamedTuple):
 
 
 def _missing_queues(data: DeploymentData, build_id: str) -> list[_Queue]:
-    """The queues of the current version that the version of that build does not serve."""
+    """Return the queues of the current version that the version with that build id does not serve."""
     current = data.description.worker_deployment_info.routing_config.current_deployment_version.build_id
     old = find_version(data, current) if current and current != build_id else None
     if old is None:
@@ -109,9 +109,9 @@ def _missing_queues(data: DeploymentData, build_id: str) -> list[_Queue]:
 async def _needed_queues(
     frontend: Frontend, context: CallContext, request: Any, build_id: str
 ) -> frozenset[_Queue]:
-    """The queues that the version lacks, and whose tasks would be left without workers if it got them.
+    """Return the queues that the version lacks, and whose tasks would be left without workers if it became current.
 
-    A queue counts when tasks wait on it or arrive, unless another deployment has taken it over.
+    A queue counts if tasks wait on it or arrive, unless another deployment has taken it over.
     """
     if not build_id or request.ignore_missing_task_queues:
         return frozenset()
@@ -141,7 +141,7 @@ async def _needed_queues(
 
 
 def _check_queues(data: DeploymentData, build_id: str, needed: frozenset[_Queue], what: str) -> None:
-    """A version that lacks a queue which the current one needs would leave its tasks without workers."""
+    """Refuse a version that lacks a needed queue of the current one. Raises FAILED_PRECONDITION."""
     if needed.isdisjoint(_missing_queues(data, build_id)):
         return
     name = data.description.worker_deployment_info.name
@@ -154,7 +154,7 @@ def _check_queues(data: DeploymentData, build_id: str, needed: frozenset[_Queue]
 def _deployment(
     known: NamespaceDeployments, limits: DeploymentLimits, request: Any, now_ns: int
 ) -> DeploymentData:
-    """The deployment whose routing is to change; it may come before its first worker if the request says so."""
+    """Return the deployment to change; create it if the request allows one without pollers. Raises NOT_FOUND."""
     data = find_deployment(known, request.deployment_name)
     if data is None and request.allow_no_pollers:
         return add_deployment(known, request.deployment_name, now_ns, limits)
@@ -164,21 +164,21 @@ def _deployment(
 def _wanted(
     data: DeploymentData, limits: DeploymentLimits, request: Any, build_id: str, now_ns: int
 ) -> WorkerDeploymentVersionInfo:
-    """The version to route to, which may come before its first worker if the request says so. Raises NOT_FOUND."""
+    """Return the version to route to; create it if the request allows one without pollers. Raises NOT_FOUND."""
     if request.allow_no_pollers and find_version(data, build_id) is None:
         return add_version(data, build_id, now_ns, limits, polled=False)
     return find_in(data, build_id)
 
 
 def _is_modifier(data: DeploymentData, request: Any) -> bool:
-    """Whether whoever asks has changed the deployment last."""
+    """Return whether the caller made the last change to the deployment."""
     return bool(data.description.worker_deployment_info.last_modifier_identity == request.identity)
 
 
 async def set_current_version(
     frontend: Frontend, request: rr.SetWorkerDeploymentCurrentVersionRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentCurrentVersionResponse:
-    """All unpinned work goes to this version from now on (but for what ramps elsewhere)."""
+    """Route all unpinned work to this version, except for the share of a ramping version."""
     build_id, now_ns = wanted_build(request), frontend.clock.now_ns()
     needed, limits = await _needed_queues(frontend, context, request, build_id), limits_of(frontend, context)
 
@@ -206,7 +206,7 @@ async def set_current_version(
 
 
 def _make_current(data: DeploymentData, info: WorkerDeploymentVersionInfo | None, now_ns: int) -> None:
-    """Let everything go to the version that does not ramp elsewhere; None: to unversioned workers."""
+    """Make a version current; None stands for unversioned workers."""
     routing = data.description.worker_deployment_info.routing_config
     _deactivate(data, routing.current_deployment_version.build_id, now_ns)
     routing.ClearField("current_deployment_version")
@@ -240,11 +240,11 @@ def _unset_ramp(routing: deployment_pb.RoutingConfig, now_ns: int) -> None:
 async def set_ramping_version(
     frontend: Frontend, request: rr.SetWorkerDeploymentRampingVersionRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentRampingVersionResponse:
-    """A share of the workflow ids goes to this version."""
+    """Route a share of the workflow ids to this version."""
     if not 0 <= request.percentage <= 100:
         raise invalid_argument("Percentage must be between 0 and 100 (inclusive)")
     build_id, now_ns = wanted_build(request), frontend.clock.now_ns()
-    # No build and no percentage: nothing ramps any more.
+    # Neither build id nor percentage: remove the ramp.
     ramping_version = f"{request.deployment_name}.{build_id}" if build_id else UNVERSIONED if request.percentage else ""
 
     needed, limits = await _needed_queues(frontend, context, request, build_id), limits_of(frontend, context)
@@ -285,7 +285,7 @@ def _ramp(
     percentage: float,
     now_ns: int,
 ) -> None:
-    """Let a share of the workflow ids go to the version; None: to unversioned workers, or nothing ramps any more."""
+    """Let a share of the workflow ids go to a version; None: to unversioned workers, or the ramp is removed."""
     routing = data.description.worker_deployment_info.routing_config
     if routing.ramping_version != ramping_version:
         _deactivate(data, routing.ramping_deployment_version.build_id, now_ns)
@@ -304,7 +304,7 @@ def _ramp(
 
 
 async def _reroute(frontend: Frontend, context: CallContext, data: DeploymentData) -> None:
-    """Let history see the new routing, and put what waits where it belongs."""
+    """Make history read the new routing, and move waiting tasks accordingly."""
     queues = {
         (queue.name, int(queue.type))
         for each in data.versions

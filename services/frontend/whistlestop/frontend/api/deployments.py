@@ -1,7 +1,7 @@
-"""Worker deployments: what operators see of them, and which version gets the work.
+"""Worker deployments: describe, list, create, change and delete them.
 
-Deployments and versions come to be when their workers poll (matching) or by CreateWorkerDeployment. Each change here is
-a compare-and-set of the namespace's row, and then what waits is put where it belongs now.
+Deployments and versions are created when their workers poll (in matching) or by CreateWorkerDeployment. Each change
+here is a compare-and-set of the namespace's row, after which waiting tasks are rerouted.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ _PAGE = 100
 
 
 def store_of(frontend: Frontend) -> Deployments:
-    """The stored deployments."""
+    """Return the access to stored deployments."""
     return Deployments(frontend.store, frontend.clock)
 
 
 def find(known: NamespaceDeployments, name: str) -> DeploymentData:
-    """The deployment of that name. Raises NOT_FOUND."""
+    """Return the deployment with that name. Raises INVALID_ARGUMENT for an empty name, NOT_FOUND."""
     if not name:
         raise invalid_argument("deployment name cannot be empty")
     data = find_deployment(known, name)
@@ -71,7 +71,7 @@ def find(known: NamespaceDeployments, name: str) -> DeploymentData:
 
 
 def find_in(data: DeploymentData, build_id: str) -> WorkerDeploymentVersionInfo:
-    """The version of that build. Raises NOT_FOUND."""
+    """Return the version with that build id. Raises NOT_FOUND."""
     info = find_version(data, build_id)
     if info is None:
         name = data.description.worker_deployment_info.name
@@ -80,7 +80,7 @@ def find_in(data: DeploymentData, build_id: str) -> WorkerDeploymentVersionInfo:
 
 
 def limits_of(frontend: Frontend, context: CallContext) -> DeploymentLimits:
-    """How many deployments and versions there may be."""
+    """Return the limits on deployments and versions."""
     config = frontend.config.of(context.namespace)
     return DeploymentLimits(deployments=config.max_deployments, versions=config.max_versions_in_deployment)
 
@@ -88,7 +88,7 @@ def limits_of(frontend: Frontend, context: CallContext) -> DeploymentLimits:
 async def change_adding_version(
     frontend: Frontend, context: CallContext, name: str, change: Callable[[NamespaceDeployments], T]
 ) -> T:
-    """Apply a change that may add a version to the deployment of that name. Raises RESOURCE_EXHAUSTED."""
+    """Apply a change that may add a version to the deployment with that name. Raises RESOURCE_EXHAUSTED."""
 
     async def is_polled(info: WorkerDeploymentVersionInfo) -> bool:
         return await has_pollers(frontend, context, info)
@@ -101,16 +101,16 @@ async def change_adding_version(
 
 
 async def look_through(frontend: Frontend, request: RerouteTasksRequest, context: CallContext) -> None:
-    """Let history see the new routing of these queues, and put what waits where it belongs."""
+    """Make history read the new routing of these queues, and move waiting tasks accordingly."""
     await frontend.history.call("RerouteTasks", request, context)
     if not context.can_hold:
-        # Other instances of a function go by the older routing for a moment, and do not look again when they answer.
+        # Other instances of a function use the old routing for a moment, and do not check again when they answer.
         await frontend.clock.sleep(MOST_BEHIND_S)
         await frontend.history.call("RerouteTasks", request, context)
 
 
 async def has_pollers(frontend: Frontend, context: CallContext, info: WorkerDeploymentVersionInfo) -> bool:
-    """Whether any queue of the version is shown with a poller."""
+    """Return whether any queue of the version has a poller."""
     for queue in info.task_queue_infos:
         name = versioned_queue(queue.name, info.deployment_version)
         asked = HasPollerRequest(task_queue=name, task_type=queue.type, in_history=True)
@@ -121,7 +121,7 @@ async def has_pollers(frontend: Frontend, context: CallContext, info: WorkerDepl
 
 
 def _named_version(request: Any) -> tuple[str, str]:
-    """Deployment name and build id of the version that a request names, in either form."""
+    """Return deployment name and build id of the version that a request names, in new or deprecated fields."""
     if request.HasField("deployment_version"):
         return request.deployment_version.deployment_name, request.deployment_version.build_id
     name, mark, build_id = request.version.partition(".")
@@ -133,12 +133,12 @@ def _named_version(request: Any) -> tuple[str, str]:
 
 
 def token_of(data: DeploymentData) -> bytes:
-    """What a caller sends back to say which state it has seen."""
+    """Return the conflict token, which a caller sends back to say which state it has seen."""
     return data.revision.to_bytes(8, "big")
 
 
 def check_manager(data: DeploymentData, request: Any) -> None:
-    """Only the manager changes a managed deployment. Raises FAILED_PRECONDITION."""
+    """Refuse changes to a managed deployment by anyone but its manager. Raises FAILED_PRECONDITION."""
     manager = data.description.worker_deployment_info.manager_identity
     if manager and manager != request.identity:
         raise failed_precondition(
@@ -149,13 +149,13 @@ def check_manager(data: DeploymentData, request: Any) -> None:
 
 
 def check_token(data: DeploymentData, request: Any) -> None:
-    """Only the state that the caller has seen is changed. Raises FAILED_PRECONDITION."""
+    """Refuse a change based on an outdated state. Raises FAILED_PRECONDITION."""
     if request.conflict_token and request.conflict_token != token_of(data):
         raise failed_precondition("conflict token mismatch")
 
 
 def changed(data: DeploymentData, identity: str, now_ns: int) -> None:
-    """Note who changed it; tokens given out before are stale, also those of a deployment that is deleted by now."""
+    """Record a change and who made it. Tokens given out before become stale, even those of a deleted deployment."""
     data.revision = max(data.revision + 1, now_ns)
     data.description.worker_deployment_info.last_modifier_identity = identity
 
@@ -168,7 +168,7 @@ async def _read(
     context: CallContext,
     choose: Callable[[NamespaceDeployments], list[WorkerDeploymentVersionInfo]],
 ) -> NamespaceDeployments:
-    """Read the deployments, where the versions that `choose` picks are DRAINED as soon as they are to be."""
+    """Read the deployments, after checking the drainage of the versions picked by `choose` if a check is due."""
     deployments, now_ns = store_of(frontend), frontend.clock.now_ns()
     known = await deployments.read(context.namespace_id)
     grace_ns = int(frontend.config.of(context.namespace).version_drainage_grace_s * SECOND_NS)
@@ -186,7 +186,7 @@ async def _look(
     try:
         await frontend.history.call("RefreshDrainage", RefreshDrainageRequest(versions=versions), context)
     except ServiceError as error:
-        if error.code is not Code.UNIMPLEMENTED:  # a history service of the release before does not know it
+        if error.code is not Code.UNIMPLEMENTED:  # a history service of the previous release does not have it
             raise
 
 
@@ -234,13 +234,13 @@ def _summary(
 async def describe_worker_deployment(
     frontend: Frontend, request: rr.DescribeWorkerDeploymentRequest, context: CallContext
 ) -> rr.DescribeWorkerDeploymentResponse:
-    """Routing and a summary of each version, newest first."""
+    """Return the routing and a summary of each version, newest first."""
     name = request.deployment_name
     data = find(await _read(frontend, context, lambda known: _infos(find_deployment(known, name))), name)
     infos = _infos(data)
     reply = rr.DescribeWorkerDeploymentResponse(conflict_token=token_of(data))
     reply.worker_deployment_info.CopyFrom(data.description.worker_deployment_info)
-    # Routing is in force as soon as its change is answered.
+    # Routing takes effect before its change is answered.
     reply.worker_deployment_info.routing_config_update_state = (
         RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED
     )
@@ -254,7 +254,7 @@ async def describe_worker_deployment(
 async def describe_worker_deployment_version(
     frontend: Frontend, request: rr.DescribeWorkerDeploymentVersionRequest, context: CallContext
 ) -> rr.DescribeWorkerDeploymentVersionResponse:
-    """One version and the queues that its workers poll."""
+    """Describe a version and the queues that its workers poll."""
     name, build_id = _named_version(request)
     _, info = _version_in(await _read_version(frontend, context, name, build_id), name, build_id)
     if info is None:
@@ -277,13 +277,13 @@ async def describe_worker_deployment_version(
 async def list_worker_deployments(
     frontend: Frontend, request: rr.ListWorkerDeploymentsRequest, context: CallContext
 ) -> rr.ListWorkerDeploymentsResponse:
-    """In the order of names; the token is the last name of the page."""
+    """Return a page of deployments ordered by name; the page token contains the last name of the page."""
     mark = list_mark(context.namespace_id)
     after = last_of(request.next_page_token, mark)
     size = min(request.page_size, _PAGE) if request.page_size > 0 else _PAGE
 
     def rest(known: NamespaceDeployments) -> list[DeploymentData]:
-        """The page, and one more if there is one."""
+        """Return the page, and one more deployment if there is one."""
         everything = sorted(known.deployments, key=lambda data: data.description.worker_deployment_info.name)
         return [data for data in everything if data.description.worker_deployment_info.name > after][: size + 1]
 
@@ -319,7 +319,7 @@ async def list_worker_deployments(
 async def set_manager(
     frontend: Frontend, request: rr.SetWorkerDeploymentManagerRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentManagerResponse:
-    """Who alone may change the deployment; nobody when it is empty."""
+    """Set the only identity that may change the deployment; empty to remove it."""
     manager = request.identity if request.self else request.manager_identity
 
     def change(known: NamespaceDeployments) -> rr.SetWorkerDeploymentManagerResponse:
@@ -339,7 +339,7 @@ async def set_manager(
 async def delete_version(
     frontend: Frontend, request: rr.DeleteWorkerDeploymentVersionRequest, context: CallContext
 ) -> rr.DeleteWorkerDeploymentVersionResponse:
-    """Forget a version that nobody needs: neither routed to, nor draining, nor polled."""
+    """Delete a version that is neither routed to, nor draining, nor polled. Raises FAILED_PRECONDITION."""
     name, build_id = _named_version(request)
     data, info = _version_in(await _read_version(frontend, context, name, build_id), name, build_id)
     if data is None:
@@ -370,7 +370,7 @@ async def delete_version(
 async def delete_deployment(
     frontend: Frontend, request: rr.DeleteWorkerDeploymentRequest, context: CallContext
 ) -> rr.DeleteWorkerDeploymentResponse:
-    """Forget a deployment that has no versions."""
+    """Delete a deployment without versions. Raises FAILED_PRECONDITION if it has any."""
 
     def change(known: NamespaceDeployments) -> None:
         data = find_deployment(known, request.deployment_name)
@@ -387,7 +387,7 @@ async def delete_deployment(
 async def update_version_metadata(
     frontend: Frontend, request: rr.UpdateWorkerDeploymentVersionMetadataRequest, context: CallContext
 ) -> rr.UpdateWorkerDeploymentVersionMetadataResponse:
-    """Set and remove entries."""
+    """Set and remove metadata entries of a version."""
     if not request.upsert_entries and not request.remove_entries:
         raise invalid_argument("At least one of remove_entries or upsert_entries must be provided")
     name, build_id = _named_version(request)
@@ -412,7 +412,7 @@ async def update_version_metadata(
 async def create_deployment(
     frontend: Frontend, request: rr.CreateWorkerDeploymentRequest, context: CallContext
 ) -> rr.CreateWorkerDeploymentResponse:
-    """A deployment before its first worker polls. The same request id gives the same answer."""
+    """Create a deployment before its first worker polls. Repeating the request with the same id has no effect."""
     if not request.deployment_name:
         raise invalid_argument("deployment name cannot be empty")
     now_ns = frontend.clock.now_ns()

@@ -1,7 +1,7 @@
-"""What all lists and counts over visibility share: pages, groups, and the divisions that hide what is no workflow.
+"""Code shared by all lists and counts over visibility: pages, groups, and namespace divisions.
 
-Schedules, standalone activities and standalone Nexus operations stand in visibility as runs, each kind in a namespace
-division of its own. A filter over a division uses the names that its users know.
+Schedules, standalone activities and standalone Nexus operations are stored in visibility as runs, each kind in a
+namespace division of its own. A filter over a division uses the names that its users know.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MOST_GROUPS = 1000
 
 
 class CountResponse(Protocol):
-    """The answer of any Count RPC, less its groups: their message differs from RPC to RPC."""
+    """The response of a Count RPC without its groups, whose message type differs from RPC to RPC."""
 
     count: int
 
@@ -46,7 +46,7 @@ _Entry = TypeVar("_Entry")
 
 
 def left_s(frontend: Frontend, context: CallContext) -> float:
-    """How long the store may read for this caller: as long as it waits, and no longer than is configured."""
+    """Return how long the store may read for this caller, in seconds: until its deadline, up to a limit."""
     most = frontend.config.visibility_read_s
     if context.deadline_ns is None:
         return most
@@ -56,9 +56,10 @@ def left_s(frontend: Frontend, context: CallContext) -> float:
 async def page(
     frontend: Frontend, context: CallContext, query: Query, size: int, after: bytes, *of: str
 ) -> tuple[list[VisibilityRow], bytes]:
-    """One page of rows, and the token of the next. A size that is none, or too large, is the largest.
+    """Return a page of rows, and the token of the next page (empty at the end).
 
-    `of`: the filter as it was given, and what it is a filter of: a token goes with no other.
+    A size that is not positive or too large means the largest. `of` is the filter text and what it filters: a token
+    is only valid for the same ones.
     """
     most = frontend.config.of(context.namespace).visibility_max_page_size
     limit = size if 0 < size <= most else most
@@ -74,7 +75,7 @@ async def page(
 
 
 async def fill_count(frontend: Frontend, context: CallContext, query: Query, response: _Response) -> _Response:
-    """One number, and one per group when the filter groups."""
+    """Fill in the count, and a count per group if the filter groups."""
     if not query.group_by:
         response.count = await frontend.store.count_visibility(
             context.namespace_id, query, left_s(frontend, context)
@@ -92,9 +93,10 @@ async def fill_count(frontend: Frontend, context: CallContext, query: Query, res
 async def parsed_filter(
     frontend: Frontend, context: CallContext, text: str, aliases: Custom | None = None, *, yields: bool = False
 ) -> tuple[Query, Custom]:
-    """The filter and the namespace's custom attributes. One it does not know may be new: look again, once.
+    """Return the parsed filter and the namespace's custom attributes. Raises INVALID_ARGUMENT.
 
-    With `yields` a custom attribute goes before an alias of its name.
+    If the filter names an unknown attribute, the namespace is read again once, since the attribute may be new. With
+    `yields`, a custom attribute takes precedence over an alias of the same name.
     """
     for look in (frontend.namespaces.by_id, frontend.namespaces.refresh):
         namespace = await look(context.namespace_id)
@@ -107,14 +109,14 @@ async def parsed_filter(
         except InvalidQuery as error:
             problem = error
             if UNKNOWN_ATTRIBUTE not in error.message and len(text) > LARGE:
-                break  # Not for want of an attribute: it need not be read again.
+                break  # no attribute is missing, so reading the namespace again would not help
     raise invalid_argument(problem.message)
 
 
 async def entries(
     frontend: Frontend, rows: Sequence[VisibilityRow], make: Callable[[VisibilityRow], _Entry]
 ) -> list[_Entry]:
-    """A page as clients see it. A row that can't be shown spoils no other: it is shown without memo and attributes."""
+    """Convert a page of rows. A row that fails is shown without memo and attributes and does not affect the others."""
     made: list[_Entry] = []
     for row in rows:
         try:
@@ -127,7 +129,7 @@ async def entries(
 
 
 def show_attributes(shown: common_pb.SearchAttributes, row: VisibilityRow, custom: Custom) -> None:
-    """The row's search attributes as clients see them."""
+    """Add the row's search attributes, as clients see them."""
     shown.SetInParent()
     for name, payload in row_payloads(row.search_attributes, custom).items():
         shown.indexed_fields[name].CopyFrom(payload)
@@ -135,22 +137,22 @@ def show_attributes(shown: common_pb.SearchAttributes, row: VisibilityRow, custo
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """Runs of one kind that are no workflows. `base` is the filter that finds them all."""
+    """The runs of one kind that are not workflows. `base` is the filter that selects all of them."""
 
     base: str
     id_prefix: str
-    """Of their workflow ids; what follows it is the id that users know."""
+    """Prefix of their workflow ids; the rest is the id that users know."""
     id_alias: str
-    """What a filter calls that id."""
+    """The name of that id in filters."""
     columns: Mapping[str, str]
-    """What a filter may name -> where visibility keeps it; `id_alias` is among them."""
+    """Names in filters, and the columns that they stand for; `id_alias` is among them."""
     types: Mapping[str, AttributeType] = field(default_factory=dict)
-    """Of those of them that are no keywords."""
+    """Types of those columns that are not keywords."""
     yields_to_custom: bool = False
-    """A custom search attribute of such a name is what a filter means by it."""
+    """A custom search attribute of the same name takes precedence."""
 
     def user_id(self, row: VisibilityRow) -> str:
-        """The id that users know."""
+        """Return the id that users know."""
         return row.key.workflow_id.removeprefix(self.id_prefix)
 
     async def parsed(
@@ -160,7 +162,7 @@ class Division:
         text: str,
         check: Callable[[Expression], None] | None = None,
     ) -> tuple[Query, Custom]:
-        """The filter within this division, and the namespace's custom attributes."""
+        """Return the filter within this division, and the namespace's custom attributes. Raises INVALID_ARGUMENT."""
         aliases = dict.fromkeys(self.columns, AttributeType.Keyword) | dict(self.types)
         wanted, custom = await parsed_filter(frontend, context, text, aliases, yields=self.yields_to_custom)
         columns = {name: at for name, at in self.columns.items() if not (self.yields_to_custom and name in custom)}
@@ -201,7 +203,7 @@ class Division:
 
 
 def _without_implied(where: Expression | None) -> Expression | None:
-    """Without the condition that `parse` adds to a filter that names no division."""
+    """Remove the condition that `parse` adds to a filter that names no division."""
     if isinstance(where, And) and _is_implied(where.items[0]):
         return where.items[1]
     return None if where is None or _is_implied(where) else where

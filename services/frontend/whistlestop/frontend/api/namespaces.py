@@ -55,7 +55,7 @@ _BAD_RETENTION = "A valid retention period is not set on request."
 async def register_namespace(
     frontend: Frontend, request: service_pb.RegisterNamespaceRequest, context: CallContext
 ) -> service_pb.RegisterNamespaceResponse:
-    """Create a namespace. ALREADY_EXISTS when the name is taken."""
+    """Create a namespace. Raises ALREADY_EXISTS if the name is taken."""
     config = frontend.config
     if request.is_global_namespace:
         raise invalid_argument("Cannot register global namespace when not enabled")
@@ -77,7 +77,7 @@ async def register_namespace(
 
 
 def new_namespace(namespace_id: str, name: str, config: FrontendConfig, retention_s: int) -> NamespaceData:
-    """A namespace as it begins."""
+    """Return the initial data of a namespace."""
     data = NamespaceData(
         info=message_pb.NamespaceInfo(id=namespace_id, name=name, state=enums_pb.NAMESPACE_STATE_REGISTERED),
         config=message_pb.NamespaceConfig(
@@ -95,7 +95,7 @@ def new_namespace(namespace_id: str, name: str, config: FrontendConfig, retentio
 
 
 async def create(frontend: Frontend, data: NamespaceData) -> None:
-    """Store a namespace that is not there yet."""
+    """Store a new namespace. Raises ALREADY_EXISTS."""
     record = NamespaceRecord(data.info.id, data.info.name, data.SerializeToString(), version=0)
     try:
         await frontend.store.create_namespace(record)
@@ -104,7 +104,7 @@ async def create(frontend: Frontend, data: NamespaceData) -> None:
 
 
 async def ensure_namespace(frontend: Frontend, name: str, retention_s: int = 86_400) -> None:
-    """What a server does at its start: make sure that the namespace is there, whoever else starts at the same time."""
+    """Create the namespace if it does not exist. Several servers may do so at the same time when they start."""
     if await frontend.store.get_namespace(name=name) is not None:
         return
     namespace_id = SYSTEM_NAMESPACE_ID if name == SYSTEM_NAMESPACE else frontend.ids.uuid()
@@ -123,7 +123,7 @@ async def ensure_namespace(frontend: Frontend, name: str, retention_s: int = 86_
 async def describe_namespace(
     frontend: Frontend, request: service_pb.DescribeNamespaceRequest, context: CallContext
 ) -> service_pb.DescribeNamespaceResponse:
-    """By name or by id, straight from the store."""
+    """Describe a namespace by name or id, read from the store."""
     if request.id and request.namespace:
         raise invalid_argument("GetNamespace operation failed. Both ID and Name specified in request.")
     if request.id:
@@ -138,7 +138,7 @@ async def describe_namespace(
 
 
 async def _named(frontend: Frontend, names: Collection[str], after: str, limit: int) -> list[NamespaceRecord]:
-    """The first of these namespaces behind `after`, in the order of names; some may not exist."""
+    """Return the first `limit` of these namespaces whose name is greater than `after`, by name; some may not exist."""
     found: list[NamespaceRecord] = []
     for name in sorted(names):
         if name > after and len(found) < limit:
@@ -151,7 +151,7 @@ async def _named(frontend: Frontend, names: Collection[str], after: str, limit: 
 async def list_namespaces(
     frontend: Frontend, request: service_pb.ListNamespacesRequest, context: CallContext
 ) -> service_pb.ListNamespacesResponse:
-    """In the order of names; the page token is the last name of the page."""
+    """Return a page of namespaces by name; the page token is the last name of the page."""
     size = min(request.page_size, _MOST_PER_PAGE) if request.page_size > 0 else _DEFAULT_PAGE
     try:
         after = request.next_page_token.decode()
@@ -160,7 +160,7 @@ async def list_namespaces(
     if context.sees is None:
         records = await frontend.store.list_namespaces(after, size + 1)
     else:
-        # Not by pages of them all: a page's token would be the name of a namespace that the caller must not know of.
+        # Do not page through all: the page token might be the name of a namespace that the caller must not see.
         size = min(size, _DEFAULT_PAGE)
         records = await _named(frontend, context.sees, after, size + 1)
     response = service_pb.ListNamespacesResponse()
@@ -176,7 +176,7 @@ async def list_namespaces(
 async def update_namespace(
     frontend: Frontend, request: service_pb.UpdateNamespaceRequest, context: CallContext
 ) -> service_pb.UpdateNamespaceResponse:
-    """Change what the request sets and leave the rest."""
+    """Change the fields that the request sets."""
     if request.promote_namespace:
         raise invalid_argument(
             "global namespace is not enabled on this cluster, cannot update global namespace or promote local "
@@ -205,7 +205,7 @@ async def update_namespace(
 async def deprecate_namespace(
     frontend: Frontend, request: service_pb.DeprecateNamespaceRequest, context: CallContext
 ) -> service_pb.DeprecateNamespaceResponse:
-    """No new workflows; those that run go on."""
+    """Refuse new workflows in the namespace; running ones go on."""
 
     def change(data: NamespaceData) -> None:
         data.info.state = enums_pb.NAMESPACE_STATE_DEPRECATED
@@ -217,7 +217,7 @@ async def deprecate_namespace(
 async def delete_namespace(
     frontend: Frontend, request: operator_pb.DeleteNamespaceRequest, context: CallContext
 ) -> operator_pb.DeleteNamespaceResponse:
-    """Free the name at once; executions are deleted behind the caller's back, page by page, from the queue."""
+    """Delete a namespace: its name is free at once, executions are deleted in the background from a queue."""
     name, namespace_id = context.namespace, context.namespace_id
     if name == SYSTEM_NAMESPACE:
         raise failed_precondition("unable to delete system namespace")
@@ -246,33 +246,33 @@ async def delete_namespace(
 
 
 async def _check_endpoints(frontend: Frontend, namespace_id: str) -> None:
-    """Refuse to delete a namespace that a Nexus endpoint leads to."""
+    """Refuse to delete a namespace that is the target of a Nexus endpoint."""
     first = ""
     while records := await frontend.store.list_nexus_endpoints(first, _ENDPOINTS_PAGE):
         for record in records:
             try:
                 data = NexusEndpointData.FromString(record.data)
             except DecodeError:
-                continue  # a damaged row leads nowhere
+                continue  # a damaged row has no target
             if data.target_namespace_id == namespace_id:
                 name = data.endpoint.spec.name
                 raise failed_precondition(f"cannot delete a namespace that is a target of a Nexus endpoint {name}")
         if len(records) < _ENDPOINTS_PAGE:
             return
-        # Ids are UUIDs in lower case: this is the first that may follow.
+        # Ids are UUIDs in lower case, so any following id is greater than this one.
         first = f"{records[-1].endpoint_id}-"
 
 
 def resume_deletions(frontend: Frontend) -> None:
-    """What a server does at its start: go on with what another process left undone."""
+    """Continue deletions that another process left unfinished. A server calls it when it starts."""
     frontend.begin(_finish_all_deletions(frontend))
 
 
 SHOWN_NS = 5 * SECOND_NS
-"""How long a deleted namespace can be described at least, as with Temporal, whose deletion takes some seconds."""
+"""Minimum time for which a deleted namespace can be described; Temporal's deletion takes some seconds as well."""
 _ENDPOINTS_PAGE = 1000
 _MOST_DELETIONS = 1000
-"""Namespaces under deletion that are looked at in a round."""
+"""Namespaces under deletion that are processed in a round."""
 
 
 async def _finish_all_deletions(frontend: Frontend) -> None:
@@ -291,15 +291,15 @@ async def _finish_all_deletions(frontend: Frontend) -> None:
 
 
 async def finish_deletions(frontend: Frontend, limit: int = 100) -> int:
-    """Delete up to `limit` executions of deleted namespaces, then the emptied namespaces. Returns how much it did.
+    """Delete up to `limit` executions of deleted namespaces, and then the empty namespaces. Return their number.
 
-    Safe to run anywhere, at any time and twice: a message stays until its namespace is gone.
+    It is safe to run at any time, and concurrently: a queue message stays until its namespace has been deleted.
     """
     return (await _delete_page(frontend, limit))[0]
 
 
 async def _delete_page(frontend: Frontend, limit: int) -> tuple[int, int]:
-    """As `finish_deletions`; return also when the first of those that are kept for a while is due, 0 for none."""
+    """Delete like `finish_deletions`; return also when the next kept namespace may be deleted, 0 for none."""
     done, dues = 0, []
     for message in await frontend.store.read_queue(DELETION_QUEUE, 0, _MOST_DELETIONS):
         try:
@@ -307,7 +307,7 @@ async def _delete_page(frontend: Frontend, limit: int) -> tuple[int, int]:
         except Exception as error:
             if isinstance(error, StorageError) and is_passing(error):
                 raise
-            # Others have their turn; the next round tries this one again.
+            # Go on with the others; the next round tries this one again.
             await frontend.aside.seen("queue", (message.queue_name, str(message.message_id)), error)
             continue
         done += deleted
@@ -319,9 +319,9 @@ async def _delete_page(frontend: Frontend, limit: int) -> tuple[int, int]:
 
 
 async def _delete_some(frontend: Frontend, message: QueueMessage, limit: int) -> tuple[int, int]:
-    """Delete up to `limit` executions of one deleted namespace, or the namespace itself once it is empty and due.
+    """Delete up to `limit` executions of a deleted namespace, or the namespace itself if it is empty and not kept.
 
-    Return how much that was, and when the namespace is due where nothing else is left to do.
+    Return the number deleted, and until when the namespace is kept if there is nothing else left to do.
     """
     namespace_id = message.data.decode()
     page = await frontend.store.list_executions(None, limit, namespace_id)
@@ -342,7 +342,7 @@ async def _delete_some(frontend: Frontend, message: QueueMessage, limit: int) ->
 async def edit(
     frontend: Frontend, name: str, change: Callable[[NamespaceData], None]
 ) -> tuple[NamespaceRecord, NamespaceData]:
-    """Read, `change(data)` in place, write by compare-and-set; again when somebody else was first."""
+    """Read a namespace, `change(data)` in place, and write it by compare-and-set; retry on a conflict."""
     for _ in range(_RETRIES):
         record, data = await _read(frontend, name)
         change(data)
@@ -377,7 +377,7 @@ def _update_info(data: NamespaceData, request: service_pb.UpdateNamespaceRequest
         data.info.owner_email = wanted.owner_email
     data.info.data.update(wanted.data)
     if wanted.state not in (enums_pb.NAMESPACE_STATE_UNSPECIFIED, data.info.state):
-        # States only go forward: registered, deprecated, deleted.
+        # The state only moves forward: registered, deprecated, deleted.
         forward = data.info.state < wanted.state <= enums_pb.NAMESPACE_STATE_DELETED
         if not forward:
             raise invalid_argument("Invalid namespace state update.")

@@ -1,7 +1,7 @@
 """CreateNexusEndpoint, UpdateNexusEndpoint, DeleteNexusEndpoint, GetNexusEndpoint, ListNexusEndpoints.
 
-Endpoints belong to the cluster. They are read from the store each time, so that an endpoint is there for everybody as
-soon as its creation was answered.
+Endpoints belong to the cluster. They are always read from the store, so that an endpoint is visible everywhere as
+soon as its creation is answered.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MOST_PER_PAGE = 1000
 async def create_nexus_endpoint(
     frontend: Frontend, request: operator_pb.CreateNexusEndpointRequest, context: CallContext
 ) -> operator_pb.CreateNexusEndpointResponse:
-    """Names are unique. ALREADY_EXISTS when one is taken."""
+    """Create an endpoint. Raises ALREADY_EXISTS if the name is taken."""
     data = await _checked(frontend, request.spec)
     data.endpoint.created_time.FromNanoseconds(frontend.clock.now_ns())
     endpoint_id = str(uuid.UUID(frontend.ids.uuid()))
@@ -61,7 +61,7 @@ async def create_nexus_endpoint(
 async def update_nexus_endpoint(
     frontend: Frontend, request: operator_pb.UpdateNexusEndpointRequest, context: CallContext
 ) -> operator_pb.UpdateNexusEndpointResponse:
-    """Replace the whole spec of the version that the caller has seen."""
+    """Replace the whole spec, if the endpoint still has the version that the caller has seen."""
     data = await _checked(frontend, request.spec)
     previous = await frontend.store.get_nexus_endpoint(endpoint_id=request.id) if request.id else None
     if previous is None:
@@ -87,7 +87,7 @@ async def update_nexus_endpoint(
 async def delete_nexus_endpoint(
     frontend: Frontend, request: operator_pb.DeleteNexusEndpointRequest, context: CallContext
 ) -> operator_pb.DeleteNexusEndpointResponse:
-    """Operations that are under way fail at their next attempt."""
+    """Delete an endpoint. Operations in progress fail at their next attempt."""
     issues = _id_issues(request.id)
     if request.version <= 0:
         issues.append("endpoint version is non-positive")
@@ -100,7 +100,7 @@ async def delete_nexus_endpoint(
 async def get_nexus_endpoint(
     frontend: Frontend, request: operator_pb.GetNexusEndpointRequest, context: CallContext
 ) -> operator_pb.GetNexusEndpointResponse:
-    """By id."""
+    """Return an endpoint by id."""
     _raise(_id_issues(request.id))
     record = await frontend.store.get_nexus_endpoint(endpoint_id=request.id)
     if record is None:
@@ -111,7 +111,10 @@ async def get_nexus_endpoint(
 async def list_nexus_endpoints(
     frontend: Frontend, request: operator_pb.ListNexusEndpointsRequest, context: CallContext
 ) -> operator_pb.ListNexusEndpointsResponse:
-    """In the order of ids; the page token is the id that the next page begins with. By name: that one or none."""
+    """Return a page of endpoints by id, or the one with the given name if it exists.
+
+    The page token is the first id of the next page.
+    """
     response = operator_pb.ListNexusEndpointsResponse()
     if request.name:
         record = await frontend.store.get_nexus_endpoint(name=request.name)
@@ -145,7 +148,7 @@ def _first_id(token: bytes) -> str:
 
 
 async def _checked(frontend: Frontend, spec: nexus_pb.EndpointSpec) -> NexusEndpointData:
-    """What is to be stored of a spec. Raises INVALID_ARGUMENT with all that is wrong with it."""
+    """Return the data to store for a spec. Raises INVALID_ARGUMENT with everything that is wrong with it."""
     config = frontend.config
     issues = _name_issues(spec.name, config.endpoint_name_max_length)
     data = NexusEndpointData()
@@ -245,7 +248,7 @@ def _read(record: NexusEndpointRecord) -> NexusEndpointData:
 
 
 async def _shown(frontend: Frontend, record: NexusEndpointRecord, version: int = 0) -> nexus_pb.Endpoint:
-    """The endpoint as callers see it; a worker target by its namespace's present name."""
+    """Return the endpoint as callers see it, a worker target with its namespace's current name."""
     data = _read(record)
     endpoint = data.endpoint
     endpoint.id = record.endpoint_id

@@ -1,4 +1,4 @@
-"""What validation and handlers of the RPCs share: their signatures and the limits in force."""
+"""Types shared by validators and handlers of RPCs: their signatures, and the applicable limits."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The limits, and where fresh ids come from."""
+    """The limits of a namespace, and the source of new ids."""
 
     config: FrontendConfig
     ids: Ids
     warn: ThrottledWarnings
-    """For the operator."""
+    """Logs warnings for the operator."""
 
 
 class UnknownSearchAttribute(ServiceError):
-    """The namespace (as it was read) maps no such attribute: worth a second look at the store."""
+    """The namespace, as it was cached, has no such attribute; the caller reads it again from the store."""
 
     def __init__(self, namespace: str, name: str) -> None:
         super().__init__(
@@ -38,10 +38,10 @@ class UnknownSearchAttribute(ServiceError):
         )
 
 
-# Requests are `Any` here: generated messages share no base that knows their fields, and each function says in its
-# name which request it takes.
+# Requests are `Any`, because generated messages have no base class with their fields; the name of each function says
+# which request it takes.
 Validator: TypeAlias = "Callable[[Any, Namespace | None, Rules], None]"
-"""Checks a request and fills what the frontend fills (request ids, defaults). Raises ServiceError."""
+"""Checks a request and fills in defaults such as request ids. Raises ServiceError."""
 
 Handler: TypeAlias = "Callable[[Frontend, Any, CallContext], Awaitable[Reply]]"
-"""Serves an RPC in the frontend itself."""
+"""Serves an RPC in the frontend."""

@@ -1,7 +1,7 @@
-"""Schedules: checks of what the history service serves; ListSchedules and CountSchedules over visibility.
+"""Schedules: checks for the RPCs that history serves; ListSchedules and CountSchedules over visibility.
 
-A schedule stands in visibility as a run in the namespace division of schedulers. A list filter may name whatever the
-user can set; of the server's own attributes only TemporalSchedulePaused, and `ScheduleId`.
+A schedule is stored in visibility as a run in the namespace division of schedulers. A list filter may name anything
+that the user can set; of the server's own attributes only TemporalSchedulePaused, and `ScheduleId`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _REUSE = (
 
 
 def check_create(request: service_pb.CreateScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """An id, a request id, an action that could be started, search attributes that there are."""
+    """Check ids, the action, search attributes and sizes."""
     assert namespace is not None
     if request.schedule_id:
         checks.check_workflow_id(ID_PREFIX + request.schedule_id, rules, internal=True)
@@ -86,13 +86,13 @@ def check_create(request: service_pb.CreateScheduleRequest, namespace: Namespace
 
 
 def check_schedule_id(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Which schedule is meant."""
+    """Check that the schedule id is set."""
     if not request.schedule_id:
         raise invalid_argument("Can't load workflow execution. WorkflowId not set.")
 
 
 def check_update(request: service_pb.UpdateScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """As for a new one."""
+    """Check the new schedule like `check_create`."""
     assert namespace is not None
     if checks.length(request.request_id) > rules.config.max_id_length:
         raise invalid_argument("RequestId length exceeds limit.")
@@ -104,7 +104,7 @@ def check_update(request: service_pb.UpdateScheduleRequest, namespace: Namespace
 
 
 def check_patch(request: service_pb.PatchScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """A patch with notes of a sensible length."""
+    """Check that there is a patch, and its sizes."""
     if not request.HasField("patch"):
         raise invalid_argument("Patch is not set on request.")
     if checks.length(request.request_id) > rules.config.max_id_length:
@@ -139,7 +139,7 @@ def _check_action(action: workflow_pb.NewWorkflowExecutionInfo, namespace: Names
     if action.HasField("versioning_override"):
         check_override(action.versioning_override, action.task_queue.name)
     if action.HasField("retry_policy"):
-        # Shown as it was sent; the defaults are filled in when it is used.
+        # Check a copy: the policy is stored as sent, and filled with defaults when it is used.
         policy = common_pb.RetryPolicy()
         policy.CopyFrom(action.retry_policy)
         checks.check_retry_policy(policy)
@@ -156,7 +156,7 @@ def _check_size(schedule: schedule_pb.Schedule, memo_bytes: int, rules: Rules) -
 async def list_schedules(
     frontend: Frontend, request: service_pb.ListSchedulesRequest, context: CallContext
 ) -> service_pb.ListSchedulesResponse:
-    """A page of schedules, newest first."""
+    """Return a page of schedules, newest first."""
     query, custom = await DIVISION.parsed(frontend, context, request.query, _check_names)
     rows, token = await page(
         frontend, context, query, request.maximum_page_size, request.next_page_token, request.query, DIVISION.base
@@ -168,7 +168,7 @@ async def list_schedules(
 async def count_schedules(
     frontend: Frontend, request: service_pb.CountSchedulesRequest, context: CallContext
 ) -> service_pb.CountSchedulesResponse:
-    """One number, and one per group when the filter groups."""
+    """Count schedules, also per group if the filter groups."""
     query, _ = await DIVISION.parsed(frontend, context, request.query, _check_names)
     return await fill_count(frontend, context, query, service_pb.CountSchedulesResponse())
 

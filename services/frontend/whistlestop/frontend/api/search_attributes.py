@@ -1,7 +1,7 @@
 """AddSearchAttributes, RemoveSearchAttributes, ListSearchAttributes, GetSearchAttributes.
 
-Custom attributes belong to a namespace. Each takes one of a fixed number of fields per type (`Keyword01` …), as in
-Temporal's SQL stores; the field is only shown, our rows hold attributes under their own names.
+Custom attributes belong to a namespace. Each occupies one of a fixed number of fields per type (`Keyword01` …), as in
+Temporal's SQL stores; the field is only shown, since our rows store attributes under their own names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from whistlestop.frontend.service import Frontend
 
 _LIMITS = {kind: 10 if kind is AttributeType.Keyword else 3 for kind in AttributeType}
-"""How many custom attributes of each type a namespace may have: the fields that Temporal's SQL stores come with."""
+"""Custom attributes of each type that a namespace may have: the number of fields of Temporal's SQL stores."""
 
 _NOT_SET = "SearchAttributes are not set on request."
 _NO_NAMESPACE = "Namespace is not set on request."
@@ -34,7 +34,7 @@ _NO_NAMESPACE = "Namespace is not set on request."
 async def add_search_attributes(
     frontend: Frontend, request: operator_pb.AddSearchAttributesRequest, context: CallContext
 ) -> operator_pb.AddSearchAttributesResponse:
-    """Those that are there already (of whatever type) are left alone."""
+    """Add custom attributes. Existing ones, of whatever type, are left unchanged."""
     wanted = dict(request.search_attributes.items())
     if not wanted:
         raise invalid_argument(_NOT_SET)
@@ -61,7 +61,7 @@ async def add_search_attributes(
 async def remove_search_attributes(
     frontend: Frontend, request: operator_pb.RemoveSearchAttributesRequest, context: CallContext
 ) -> operator_pb.RemoveSearchAttributesResponse:
-    """Unknown names are passed over."""
+    """Remove custom attributes. Unknown names are ignored."""
     if not request.search_attributes:
         raise invalid_argument(_NOT_SET)
     if not request.namespace:
@@ -85,7 +85,7 @@ async def remove_search_attributes(
 async def list_search_attributes(
     frontend: Frontend, request: operator_pb.ListSearchAttributesRequest, context: CallContext
 ) -> operator_pb.ListSearchAttributesResponse:
-    """Custom and system attributes with their types."""
+    """Return custom and system attributes with their types."""
     if not request.namespace:
         raise invalid_argument(_NO_NAMESPACE)
     response = operator_pb.ListSearchAttributesResponse()
@@ -97,7 +97,7 @@ async def list_search_attributes(
 async def get_search_attributes(
     frontend: Frontend, request: service_pb.GetSearchAttributesRequest, context: CallContext
 ) -> service_pb.GetSearchAttributesResponse:
-    """Deprecated: the cluster's attributes, which are the system's and the fields that namespaces draw from."""
+    """Return the cluster's attributes: those of the system, and the fields for custom ones. Deprecated."""
     response = service_pb.GetSearchAttributesResponse()
     _fill(response.keys, SYSTEM_AND_PREDEFINED)
     for kind in _LIMITS:
@@ -123,7 +123,7 @@ def _free_field(data: NamespaceData, kind: int) -> str:
 
 
 async def _custom(frontend: Frontend, namespace: str) -> Mapping[str, int]:
-    """Straight from the store: whoever has just added one elsewhere expects to see it."""
+    """Return the custom attributes, read from the store so that additions by other processes are visible."""
     record = await frontend.store.get_namespace(name=namespace)
     if record is None:
         return {}
@@ -132,7 +132,7 @@ async def _custom(frontend: Frontend, namespace: str) -> Mapping[str, int]:
 
 
 def _fill(target: Any, attributes: Mapping[str, int]) -> None:
-    # `target` is a map of enums, whose stub wants the generated type; any of its numbers will do.
+    # `target` is a map of enums, whose stub demands the generated type, though any number works.
     for name, kind in attributes.items():
         target[name] = int(kind)
 

@@ -1,7 +1,7 @@
-"""Standalone activities: checks of what the history service serves; lists and counts over visibility.
+"""Standalone activities: checks for the RPCs that history serves; lists and counts over visibility.
 
-One stands in visibility as a run in the namespace division of activities. A list filter calls its id `ActivityId` and
-its type `ActivityType`.
+One is stored in visibility as a run in the namespace division of activities. In a list filter its id is `ActivityId`
+and its type `ActivityType`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _STATUS: dict[int, int] = {
     wf_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT: enums.ACTIVITY_EXECUTION_STATUS_TIMED_OUT,
     wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED: enums.ACTIVITY_EXECUTION_STATUS_PAUSED,
 }
-"""The others have the same number."""
+"""Statuses whose numbers differ from those of workflows."""
 _TIMEOUTS = (
     ("schedule_to_close_timeout", "ScheduleToCloseTimeout"),
     ("schedule_to_start_timeout", "ScheduleToStartTimeout"),
@@ -66,7 +66,7 @@ _ENDS = (service_pb.RequestCancelActivityExecutionRequest, service_pb.TerminateA
 def check_start(
     request: service_pb.StartActivityExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An id, a type, a queue, a time limit; the timeouts that were left out follow from the others."""
+    """Check a start: ids, type, queue, timeouts. Timeouts that are not set are derived from the others."""
     assert namespace is not None
     if not request.request_id:
         request.request_id = rules.ids.uuid()
@@ -164,7 +164,7 @@ def _check_length(what: str, text: str, rules: Rules) -> None:
 
 
 def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Which activity is meant."""
+    """Check that the activity is named correctly."""
     _check_id(request, rules)
     if isinstance(request, service_pb.DescribeActivityExecutionRequest) and (
         request.long_poll_token and not request.run_id
@@ -174,7 +174,7 @@ def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> 
 
 
 def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Which activity is meant, who asks, and why."""
+    """Check the activity's name, the request id, the identity and the reason."""
     if isinstance(request, _ENDS):
         _check_id(request, rules)
     _check_request_id(request, rules)
@@ -208,7 +208,7 @@ def _check_request_id(request: Any, rules: Rules) -> None:
 def check_update_options(
     request: service_pb.UpdateActivityExecutionOptionsRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """What is to be changed, and to what."""
+    """Check the update mask and the new options."""
     check_change(request, namespace, rules)
     if request.update_mask.paths and request.restore_original:
         raise invalid_argument("Both UpdateMask and RestoreOriginal are provided")
@@ -248,7 +248,7 @@ def _check_options(options: activity_pb.ActivityOptions, wanted: set[str], rules
 async def list_activity_executions(
     frontend: Frontend, request: service_pb.ListActivityExecutionsRequest, context: CallContext
 ) -> service_pb.ListActivityExecutionsResponse:
-    """A page of activities, newest first."""
+    """Return a page of activities, newest first."""
     query, custom = await DIVISION.parsed(frontend, context, request.query)
     rows, token = await page(
         frontend, context, query, request.page_size, request.next_page_token, request.query, DIVISION.base
@@ -261,7 +261,7 @@ async def list_activity_executions(
 async def count_activity_executions(
     frontend: Frontend, request: service_pb.CountActivityExecutionsRequest, context: CallContext
 ) -> service_pb.CountActivityExecutionsResponse:
-    """One number, and one per group when the filter groups."""
+    """Count activities, also per group if the filter groups."""
     query, _ = await DIVISION.parsed(frontend, context, request.query)
     return await fill_count(frontend, context, query, service_pb.CountActivityExecutionsResponse())
 

@@ -1,7 +1,7 @@
-"""Standalone Nexus operations: checks of what the history service serves; lists and counts over visibility.
+"""Standalone Nexus operations: checks for the RPCs that history serves; lists and counts over visibility.
 
-One stands in visibility as a run in the namespace division of Nexus operations. A list filter calls its id
-`OperationId`; `Endpoint`, `Service`, `Operation` and `RequestId` are what they say.
+One is stored in visibility as a run in the namespace division of Nexus operations. In a list filter its id is
+`OperationId`; `Endpoint`, `Service`, `Operation` and `RequestId` can be named too.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to
 def check_start(
     request: service_pb.StartNexusOperationExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An id and what to call; spans fit into each other, header names become lower case."""
+    """Check a start. Timeouts are cut to the overall one, and header names lowered, in place."""
     assert namespace is not None
     _check_request_id(request, rules)
     _check_id(request, rules)
@@ -129,7 +129,7 @@ def _check_request_id(request: Any, rules: Rules) -> None:
 
 
 def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Which operation is meant."""
+    """Check that the operation is named correctly."""
     _check_id(request, rules)
     if isinstance(request, service_pb.DescribeNexusOperationExecutionRequest) and (
         request.long_poll_token and not request.run_id
@@ -141,7 +141,7 @@ def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> 
 def check_poll(
     request: service_pb.PollNexusOperationExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Which operation is meant, and what is waited for."""
+    """Check the operation's name and the stage to wait for."""
     request.wait_stage = request.wait_stage or enums.NEXUS_OPERATION_WAIT_STAGE_CLOSED
     if request.wait_stage not in enums.NexusOperationWaitStage.values():
         raise invalid_argument(f"unsupported wait_stage: {request.wait_stage}")
@@ -149,7 +149,7 @@ def check_poll(
 
 
 def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Which operation is meant, who asks, and why."""
+    """Check the operation's name, the request id, the identity and the reason."""
     _check_request_id(request, rules)
     _check_id(request, rules)
     _check_run_id(request)
@@ -163,7 +163,7 @@ def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> Non
 async def list_nexus_operation_executions(
     frontend: Frontend, request: service_pb.ListNexusOperationExecutionsRequest, context: CallContext
 ) -> service_pb.ListNexusOperationExecutionsResponse:
-    """A page of operations, newest first."""
+    """Return a page of operations, newest first."""
     query, custom = await DIVISION.parsed(frontend, context, request.query)
     rows, token = await page(
         frontend, context, query, request.page_size, request.next_page_token, request.query, DIVISION.base
@@ -176,7 +176,7 @@ async def list_nexus_operation_executions(
 async def count_nexus_operation_executions(
     frontend: Frontend, request: service_pb.CountNexusOperationExecutionsRequest, context: CallContext
 ) -> service_pb.CountNexusOperationExecutionsResponse:
-    """One number, and one per group when the filter groups."""
+    """Count operations, also per group if the filter groups."""
     query, _ = await DIVISION.parsed(frontend, context, request.query)
     return await fill_count(frontend, context, query, service_pb.CountNexusOperationExecutionsResponse())
 

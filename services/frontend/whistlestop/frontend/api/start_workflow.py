@@ -1,6 +1,6 @@
 """StartWorkflowExecution, SignalWithStartWorkflowExecution, ExecuteMultiOperation: checks and defaults.
 
-The order of the checks is Temporal's: of several mistakes in one request, the same one is named.
+The checks are in Temporal's order, so that the same one of several mistakes is reported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _UPDATE_WITH_START_FAILED = "Update-with-Start could not be executed."
 def check_start(
     request: service_pb.StartWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """A start, alone or within ExecuteMultiOperation."""
+    """Check a start, alone or within ExecuteMultiOperation, and fill in defaults."""
     assert namespace is not None
     _fill_id_policies(request, _FAIL)
     checks.check_workflow_id(request.workflow_id, rules)
@@ -74,7 +74,7 @@ def check_start(
 def check_signal_with_start(
     request: service_pb.SignalWithStartWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Its wordings are its own, as in Temporal."""
+    """Check a signal-with-start. Its messages differ from those of a start, as in Temporal."""
     assert namespace is not None
     most = rules.config.max_id_length
     _check_cron(request.cron_schedule)
@@ -112,7 +112,7 @@ def check_signal_with_start(
 def check_multi_operation(
     request: service_pb.ExecuteMultiOperationRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Exactly a start and an update of one workflow. What is wrong with either is told per operation."""
+    """Check that there are exactly a start and an update of one workflow. Errors are reported per operation."""
     assert namespace is not None
     kinds = [operation.WhichOneof("operation") for operation in request.operations]
     if kinds != ["start_workflow", "update_workflow"]:
@@ -129,7 +129,7 @@ def check_multi_operation(
 
 
 def multi_operation_failure(problems: list[ServiceError | None]) -> ServiceError:
-    """The one error for the whole, with one status per operation; those without a problem were aborted."""
+    """Return the error of the whole request, with a status per operation; operations without a problem are aborted."""
     statuses = []
     code = Code.ABORTED
     for problem in problems:
@@ -160,7 +160,7 @@ def _problem(check: Any) -> ServiceError | None:
     try:
         check()
     except UnknownSearchAttribute:
-        raise  # the namespace may be out of date: the caller looks again
+        raise  # the cached namespace may be out of date: the caller reads it again
     except ServiceError as error:
         return error
     return None
@@ -193,7 +193,7 @@ def _check_update_operation(update: Any, namespace: Namespace, rules: Rules) -> 
 def _fill_id_policies(request: Any, default: int) -> None:
     if not request.workflow_id_conflict_policy:
         if request.workflow_id_reuse_policy == _TERMINATE_IF_RUNNING:
-            # The older way to say the same.
+            # The deprecated way to ask for the same.
             request.workflow_id_conflict_policy = _TERMINATE_EXISTING
             request.workflow_id_reuse_policy = _ALLOW_DUPLICATE
         else:
@@ -227,7 +227,7 @@ def _check_start_delay(request: Any) -> None:
 
 
 def check_timeouts(request: Any) -> None:
-    """Of whatever says how a workflow is to be started."""
+    """Check the timeouts of any message with options to start a workflow."""
     for field, name in (
         ("workflow_execution_timeout", "WorkflowExecutionTimeoutSeconds"),
         ("workflow_run_timeout", "WorkflowRunTimeoutSeconds"),
@@ -257,7 +257,7 @@ def _check_cron(expression: str) -> None:
 
 
 def _only_its_day_is_wrong(expression: str) -> bool:
-    """Whether each field is sound but the day never comes, such as the 31st of February."""
+    """Return whether all fields are valid but no date matches, as for February 31."""
     fields = expression.split()
     if len(fields) < 5 or not all(part.isdigit() and 1 <= int(part) <= 31 for part in fields[-3].split(",")):
         return False

@@ -1,8 +1,8 @@
-"""Parts of the API that an operator may switch off, by Temporal's dynamic configuration.
+"""Parts of the API that an operator can switch off with Temporal's dynamic configuration.
 
-Rules of this file: all of them are on by default, so a switch costs nothing until it is used: `guards` answers with
-what is to be asked before the validator of an RPC, and only for the RPCs of parts that are off. Some requests are
-refused, in Temporal's words; of others what belongs to the part is passed over, as there.
+All are on by default, and cost nothing then: `guards` returns what to run before the validator of an RPC, only for
+the RPCs of parts that are off. Depending on the part, a guard refuses the request with Temporal's message, or removes
+the part's fields from it, as there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SCHEDULES = (
 ON_ACTIVITIES = frozenset(
     {"terminate_activities_operation", "cancel_activities_operation", "delete_activities_operation"}
 )
-"""Operations of a batch on standalone activities; the others are on workflows."""
+"""Batch operations on standalone activities; the others are on workflows."""
 _BATCHES = ("StartBatchOperation", "StopBatchOperation", "DescribeBatchOperation", "ListBatchOperations")
 _ACTIVITIES = (
     "StartActivityExecution", "DescribeActivityExecution", "PollActivityExecution", "ListActivityExecutions",
@@ -58,7 +58,7 @@ _OTHER_LISTS = ("ListSchedules", "CountSchedules", "ListWorkerDeployments")
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A field of FrontendConfig, and what its being off means for requests of these RPCs."""
+    """A boolean field of FrontendConfig, and the guard to run for these RPCs when it is off."""
 
     field: str
     rpcs: tuple[str, ...]
@@ -68,7 +68,7 @@ class Switch:
 
 
 def guards(config: FrontendConfig) -> Mapping[str, Guard]:
-    """What to ask of a request before anything else, by RPC, for the parts that are off."""
+    """Return, by RPC, the guard to run before its validator. RPCs of parts that are on have none."""
     found: dict[str, list[Guard]] = {}
     for switch in SWITCHES:
         if getattr(config, switch.field) is switch.off:
@@ -91,7 +91,7 @@ def _all_of(of_rpc: Iterable[Guard]) -> Guard:
 
 
 def _refuse(error: Callable[[], ServiceError], holds: Callable[[Any], bool] | None = None) -> Guard:
-    """Refuse every request, or those of which that holds."""
+    """Return a guard that refuses every request, or those for which `holds` is true."""
 
     def check(request: Any) -> None:
         if holds is None or holds(request):
@@ -113,7 +113,7 @@ def _invalid(message: str, holds: Callable[[Any], bool] | None = None) -> Guard:
 
 
 def denied(message: str) -> ServiceError:
-    """PERMISSION_DENIED, as for everybody."""
+    """Return a PERMISSION_DENIED error."""
     return ServiceError(Code.PERMISSION_DENIED, message, details_pb.PermissionDeniedFailure())
 
 
@@ -149,7 +149,7 @@ def _filters(request: Any) -> bool:
     return request.WhichOneof("filters") is not None
 
 
-# ---- what is passed over ---------------------------------------------------------------------------------------------
+# ---- removed fields --------------------------------------------------------------------------------------------------
 
 
 def _drop_heartbeats(request: Any) -> None:
@@ -164,7 +164,7 @@ def _drop_update_callbacks(request: Any) -> None:
 
 
 def _leave_polls(request: Any) -> None:
-    """The worker's polls go on to their end; only its sticky queue is given up."""
+    """Let the worker's polls end by themselves; only its sticky queue is given up."""
     request.ClearField("worker_instance_key")
     request.ClearField("task_queue")
 

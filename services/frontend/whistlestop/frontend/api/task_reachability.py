@@ -1,7 +1,7 @@
-"""Whether tasks can still come to a worker's build id: GetWorkerTaskReachability, and DescribeTaskQueue's report.
+"""Whether a build id can still get tasks: GetWorkerTaskReachability, and the report of DescribeTaskQueue.
 
-The first is for compatible sets, the second for rules. Both ask visibility which workflows have been worked on by which
-builds (the search attribute `BuildIds`).
+The former is for compatible sets, the latter for rules. Both ask visibility which workflows have been worked on by
+which builds (search attribute `BuildIds`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _STATUS = {_EXISTING: "", _OPEN: " AND ExecutionStatus = 'Running'", _CLOSED: " 
 
 
 def check_get(request: rr.GetWorkerTaskReachabilityRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Some build ids, not too many, and queues where they are needed."""
+    """Check the number and lengths of build ids, and the queues that an unversioned worker needs."""
     if not rules.config.worker_versioning_data_apis:
         raise switched_off(RULES_OFF)
     if not request.build_ids:
@@ -63,7 +63,7 @@ def check_get(request: rr.GetWorkerTaskReachabilityRequest, namespace: Namespace
 async def get_reachability(
     frontend: Frontend, request: rr.GetWorkerTaskReachabilityRequest, context: CallContext
 ) -> rr.GetWorkerTaskReachabilityResponse:
-    """Of build ids in sets; without queues: on all that know them."""
+    """Return the reachability of build ids in sets; without queues in the request, for all queues that have them."""
     known = await store_of(frontend).read(context.namespace_id)
     wanted = request.reachability or _EXISTING
     reply = rr.GetWorkerTaskReachabilityResponse()
@@ -99,7 +99,7 @@ async def _of_queue(
         gets_new = is_default or versioned_ns > since_ns
         builds = "BuildIds = 'unversioned'"
         if not is_default:
-            # Release 0.1.0 told no list of the builds of a run that was begun before, until it ended.
+            # Release 0.1.0 wrote the builds of an older run into visibility only when it ended.
             builds = f"({builds} OR (BuildIds IS NULL AND StartTime <= {_time(versioned_ns)}))"
     else:
         set_index, index = find_build(data, build_id)
@@ -109,7 +109,7 @@ async def _of_queue(
         gets_new = is_default or data.sets[set_index].became_default_ns > since_ns
         builds = _used(f"versioned:{build.id}" for build in data.sets[set_index].build_ids)
     if is_default and wanted != _CLOSED:
-        # Workflows that no worker has seen yet.
+        # Include workflows that no worker has seen yet.
         builds = f"(BuildIds IS NULL OR {builds})"
     reachable = [_NEW] if gets_new else []
     if wanted != _NEW:
@@ -142,7 +142,7 @@ async def _exists(frontend: Frontend, context: CallContext, query: str) -> bool:
 async def describe_task_queue(
     frontend: Frontend, request: rr.DescribeTaskQueueRequest, context: CallContext
 ) -> Reply:
-    """DescribeTaskQueue: what matching tells; by build ids, and how reachable each is, if that is asked."""
+    """Describe a queue by matching; in the enhanced mode by build ids, with their reachability if requested."""
     if request.api_mode != enums.DESCRIBE_TASK_QUEUE_MODE_ENHANCED:
         return await frontend.matching.call("DescribeTaskQueue", request, context)
     data = versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue.name)
@@ -173,7 +173,7 @@ async def _by_rules(
     assigned = _assigned(data)
     if any(each in assigned for each in (build_id, *upstream(data, build_id))):
         return enums.BUILD_ID_TASK_REACHABILITY_REACHABLE
-    # A rule that was deleted just now may have sent workflows that lists don't show yet.
+    # A rule that was deleted just now may have routed workflows that visibility does not show yet.
     grace_s = frontend.config.of(context.namespace).reachability_rule_grace_s
     grace_ns = frontend.clock.now_ns() - int(grace_s * SECOND_NS)
     builds = sorted({build_id, *upstream(data, build_id, grace_ns)})
@@ -186,7 +186,7 @@ async def _by_rules(
 
 
 def _assigned(data: VersioningData) -> set[str]:
-    """The build ids that new work may go to; the empty one: unversioned workers."""
+    """Return the build ids to which new work may go; the empty one stands for unversioned workers."""
     found = set()
     for each in data.assignment_rules:
         if not each.deleted_ns:

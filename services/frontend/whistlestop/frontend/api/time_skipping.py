@@ -1,6 +1,6 @@
-"""Time skipping within workflows: the configuration that requests carry, and PollWorkflowExecutionTimeSkipping.
+"""Time skipping in workflows: the configuration in requests, and PollWorkflowExecutionTimeSkipping.
 
-Off unless the dynamic configuration says `frontend.WorkflowTimeSkippingEnabled=true`, as in Temporal.
+It is off unless the dynamic configuration has `frontend.WorkflowTimeSkippingEnabled=true`, as in Temporal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_config(owner: Any, rules: Rules) -> None:
-    """The `time_skipping_config` of a request or of options, if there is one; its number of skips is filled in."""
+    """Check the `time_skipping_config` of a request or of options, if set, and fill in the number of skips."""
     if not owner.HasField("time_skipping_config"):
         return
     _check_enabled(rules)
@@ -37,7 +37,7 @@ def check_config(owner: Any, rules: Rules) -> None:
 def check_poll(
     request: service_pb.PollWorkflowExecutionTimeSkippingRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An execution and the fast-forward that is waited for."""
+    """Check the execution and the fast-forward to wait for."""
     checks.check_execution(request, "workflow_execution")
     _check_enabled(rules)
     _check_id(request.fast_forward_id)

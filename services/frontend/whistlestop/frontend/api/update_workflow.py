@@ -26,7 +26,7 @@ _ADMITTED = _Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED
 def check_update(
     request: service_pb.UpdateWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An update, alone or within ExecuteMultiOperation. An id is made up; the default is to wait to the end."""
+    """Check an update, alone or within ExecuteMultiOperation. The default is a new id, and to wait for completion."""
     checks.check_execution(request, "workflow_execution")
     checks.check_no_schedule(request.workflow_execution.workflow_id)
     if not request.request.HasField("meta"):
@@ -62,7 +62,7 @@ def check_update(
 def check_poll_update(
     request: service_pb.PollWorkflowExecutionUpdateRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """The update is named."""
+    """Check the reference to the update."""
     if not request.HasField("update_ref"):
         raise invalid_argument("UpdateRef is not set on request.")
     execution = request.update_ref.workflow_execution
@@ -77,7 +77,7 @@ def check_poll_update(
 def check_update_options(
     request: service_pb.UpdateWorkflowExecutionOptionsRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Options come with a mask of what to change."""
+    """Check the options and the mask of what to change."""
     if not request.workflow_execution.workflow_id:
         raise invalid_argument("WorkflowId is not set on request.")
     if not request.HasField("update_mask"):

@@ -1,8 +1,9 @@
 """UpdateWorkerBuildIdCompatibility and GetWorkerBuildIdCompatibility: compatible sets of build ids.
 
-The oldest worker versioning, off unless `frontend.workerVersioningDataAPIs` is set. A queue's sets stand in order of
-when they became its default, a set's build ids likewise: the last one is the default. What is the case already is no
-error. Each change is a compare-and-set of the namespace's row, and then what waits is put where it belongs now.
+This is the oldest kind of worker versioning, off unless `frontend.workerVersioningDataAPIs` is set. The sets of a
+queue are ordered by when they became its default, and the build ids of a set likewise: the last one is the default. A
+change that is already in effect is no error. Each change is a compare-and-set of the namespace's row, after which
+waiting tasks are rerouted.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ _Update = rr.UpdateWorkerBuildIdCompatibilityRequest
 
 
 def switched_off(message: str) -> ServiceError:
-    """Nobody has set the key."""
+    """Return the error for an API that is not enabled by dynamic configuration."""
     return ServiceError(Code.PERMISSION_DENIED, message, details_pb.PermissionDeniedFailure())
 
 
 def check_update(request: _Update, namespace: Namespace | None, rules: Rules) -> None:
-    """All that is missing or too long, in one message."""
+    """Check the request, reporting everything that is missing or too long in one message."""
     if not rules.config.worker_versioning_data_apis:
         raise switched_off(SETS_OFF)
     faults = [] if request.task_queue else ["`task_queue` to be set"]
@@ -65,7 +66,7 @@ _OLD_NAMES = {
     "promote_set_by_build_id": "promote_set_by_version_id",
     "promote_build_id_within_set": "promote_version_id_within_set",
 }
-"""How Temporal's messages still call these fields."""
+"""Names of these fields in Temporal's messages."""
 
 
 def _faults(build_id: str, name: str, config: FrontendConfig) -> list[str]:
@@ -77,7 +78,7 @@ def _faults(build_id: str, name: str, config: FrontendConfig) -> list[str]:
 
 
 def check_get(request: rr.GetWorkerBuildIdCompatibilityRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Which queue."""
+    """Check the queue."""
     if not rules.config.worker_versioning_data_apis:
         raise switched_off(SETS_OFF)
     if not request.task_queue:
@@ -106,7 +107,7 @@ async def update_compatibility(
 async def get_compatibility(
     frontend: Frontend, request: rr.GetWorkerBuildIdCompatibilityRequest, context: CallContext
 ) -> rr.GetWorkerBuildIdCompatibilityResponse:
-    """The sets of a queue, or only the last ones."""
+    """Return the sets of a queue, or only the last `max_sets`."""
     data = versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue)
     reply = rr.GetWorkerBuildIdCompatibilityResponse()
     for each in data.sets[-request.max_sets :] if request.max_sets > 0 else data.sets:
@@ -115,7 +116,7 @@ async def get_compatibility(
 
 
 async def reroute(frontend: Frontend, task_queue: str, context: CallContext) -> None:
-    """Tasks that wait may belong to another build id by now."""
+    """Move waiting tasks that belong to another build id now."""
     kinds = (TASK_QUEUE_TYPE_WORKFLOW, TASK_QUEUE_TYPE_ACTIVITY)
     queues = [RerouteTasksRequest.Queue(name=task_queue, task_type=kind) for kind in kinds]
     await look_through(frontend, RerouteTasksRequest(queues=queues), context)
@@ -147,7 +148,7 @@ def _check_limits(
 
 
 def apply_update(data: VersioningData, request: _Update) -> None:
-    """Change `data` as asked, as of its clock. Raises INVALID_ARGUMENT and NOT_FOUND."""
+    """Change `data` as requested, at the time of its clock. Raises INVALID_ARGUMENT and NOT_FOUND."""
     operation = request.WhichOneof("operation")
     if operation == "add_new_build_id_in_new_default_set":
         _add_default(data, request.add_new_build_id_in_new_default_set)
@@ -219,7 +220,7 @@ def _make_default_in_set(data: VersioningData, set_index: int, index: int) -> No
 
 
 def _merge(data: VersioningData, asked: _Update.MergeSets) -> None:
-    """The primary set's default is the merged set's."""
+    """Merge two sets; the default of the primary set becomes that of the merged set."""
     primary_index, _ = _find(data, asked.primary_set_build_id, "primary ")
     secondary_index, _ = _find(data, asked.secondary_set_build_id, "secondary ")
     if primary_index == secondary_index:

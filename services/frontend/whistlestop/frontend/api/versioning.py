@@ -1,4 +1,4 @@
-"""What workers and clients say of worker deployments: names, build ids, and overrides of a workflow's version."""
+"""Worker deployments in requests of workers and clients: names, build ids, and overrides of a workflow's version."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from whistlestop.storage.namespaces import Namespace
 
 _NAME, _BUILD = "WorkerDeploymentName", "BuildID"
-# Both parts together name a workflow of the real server's; this is what its prefix takes of an id's length.
+# The real server names an internal workflow by both parts; this is the length of its id's prefix.
 _PREFIX_LENGTH = 39
 _NAME_MARKS = re.compile("[.:]")
-"""They part a name from a build id in a version's string."""
+"""Separators of name and build id in the textual form of a version."""
 
 
 def check_deployment_options(options: WorkerDeploymentOptions, rules: Rules) -> None:
-    """A versioned worker names its deployment and its build."""
+    """Check that a versioned worker names its deployment and its build id."""
     if options.worker_versioning_mode != WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED:
         return
     if not options.deployment_name or not options.build_id:
@@ -36,13 +36,13 @@ def check_deployment_options(options: WorkerDeploymentOptions, rules: Rules) -> 
 
 
 def check_version(deployment_name: str, build_id: str, rules: Rules) -> None:
-    """Both parts of a deployment version."""
+    """Check both parts of a deployment version."""
     check_deployment_name(deployment_name, rules)
     check_build_id(build_id, rules)
 
 
 def check_deployment_name(deployment_name: str, rules: Rules) -> None:
-    """The name of a deployment, there or to be."""
+    """Check the name of a deployment, which need not exist."""
     _check_part(_NAME, deployment_name, rules)
     for mark in (".", ":"):
         if mark in deployment_name:
@@ -51,7 +51,7 @@ def check_deployment_name(deployment_name: str, rules: Rules) -> None:
 
 
 def check_build_id(build_id: str, rules: Rules) -> None:
-    """The build id of a version, there or to be."""
+    """Check the build id of a version, which need not exist."""
     _check_part(_BUILD, build_id, rules)
     _check_start(_BUILD, build_id)
 
@@ -69,7 +69,7 @@ def _check_start(field: str, value: str) -> None:
 
 
 def check_override(override: VersioningOverride, task_queue: str) -> None:
-    """The form of a start's override; whether its version is there is looked up before the call goes on."""
+    """Check the form of an override. Whether its version exists is checked before the call goes on."""
     kind = override.WhichOneof("override")
     if kind == "auto_upgrade":
         if not override.auto_upgrade:
@@ -87,7 +87,7 @@ def check_override(override: VersioningOverride, task_queue: str) -> None:
 
 
 def _check_older_override(override: VersioningOverride, task_queue: str) -> None:
-    """The form of before, with a behavior and a version string."""
+    """Check the deprecated form, with a behavior and a version string."""
     if override.behavior == VersioningBehavior.VERSIONING_BEHAVIOR_PINNED:
         if override.HasField("deployment"):
             return
@@ -117,7 +117,7 @@ def _check_older_override(override: VersioningOverride, task_queue: str) -> None
 
 
 def _check_deployment(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """One that is, or isn't, there."""
+    """Check the name of a deployment that may or may not exist."""
     if isinstance(request, service_pb.SetWorkerDeploymentManagerRequest) and not request.identity:
         raise invalid_argument("Identity is required")
     check_deployment_name(request.deployment_name, rules)
@@ -143,7 +143,7 @@ def _check_new_version(
 
 
 def _check_named_version(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """A version that is, or isn't, there; of one that is to be deleted, the deployment is looked up first."""
+    """Check the name of a version that may or may not exist. For a deletion, the deployment is looked up first."""
     name, build_id = request.deployment_version.deployment_name, request.deployment_version.build_id
     given = request.HasField("deployment_version")
     if not given:
@@ -161,7 +161,7 @@ def _check_named_version(request: Any, namespace: Namespace | None, rules: Rules
 
 
 def _check_routed(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """What is to be current or ramping; whether its build is there is looked up later."""
+    """Check the version to become current or ramping. Whether its build id exists is checked later."""
     name, build_id = request.deployment_name, request.build_id
     if not name and isinstance(request, service_pb.SetWorkerDeploymentRampingVersionRequest) and build_id:
         raise invalid_argument(f"invalid version string: deployment name is empty in version string .{build_id}")

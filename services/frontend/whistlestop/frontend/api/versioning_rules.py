@@ -1,9 +1,9 @@
-"""UpdateWorkerVersioningRules and GetWorkerVersioningRules: which build id gets new work, and which takes over.
+"""UpdateWorkerVersioningRules and GetWorkerVersioningRules: assignment and redirect rules of build ids.
 
-The worker versioning between compatible sets and worker deployments, off unless `frontend.workerVersioningRuleAPIs` is
-set. Rules that are deleted are kept for a while: workflows may still be seen under them. A change is made on rules that
-the client has seen (the conflict token), by compare-and-set of the namespace's row; then what waits is put where it
-belongs now.
+This kind of worker versioning came between compatible sets and worker deployments, and is off unless
+`frontend.workerVersioningRuleAPIs` is set. Deleted rules are kept for a while, because workflows may still be routed
+by them. A change refers to rules that the client has seen (the conflict token), and is a compare-and-set of the
+namespace's row, after which waiting tasks are rerouted.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _Update = rr.UpdateWorkerVersioningRulesRequest
 _CLUSTER = 1
 _ID_LENGTH = 255
 _POLLER_WINDOW_S, _POLLER_WINDOW = 70, "1m10s"
-"""How Temporal says for how long a worker counts as seen."""
+"""How long a worker counts as seen, in seconds and in Temporal's wording."""
 
 
 def check_update(request: _Update, namespace: Namespace | None, rules: Rules) -> None:
-    """Build ids that are not too long, and which queue."""
+    """Check the lengths of build ids, and the queue."""
     _check_enabled(rules.config)
     operation = request.WhichOneof("operation")
     asked: Any = getattr(request, operation) if operation is not None else None
@@ -59,7 +59,7 @@ def check_update(request: _Update, namespace: Namespace | None, rules: Rules) ->
 
 
 def check_get(request: rr.GetWorkerVersioningRulesRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Which queue."""
+    """Check the queue."""
     _check_enabled(rules.config)
     _check_queue(request.task_queue, rules)
 
@@ -114,12 +114,12 @@ async def update_rules(
 async def get_rules(
     frontend: Frontend, request: rr.GetWorkerVersioningRulesRequest, context: CallContext
 ) -> rr.GetWorkerVersioningRulesResponse:
-    """The rules in force, with the token that a change needs."""
+    """Return the rules in force, with the token that a change needs."""
     return _shown(versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue))
 
 
 async def _is_polled(frontend: Frontend, request: _Update, context: CallContext) -> bool:
-    """Whether a worker of the build id that is to be committed has been seen lately."""
+    """Return whether a worker of the build id to be committed was seen recently."""
     queue = build_queue(request.commit_build_id.target_build_id, request.task_queue)
     asked = HasPollerRequest(task_queue=queue, within_s=_POLLER_WINDOW_S)
     reply = await frontend.matching.call("HasPoller", asked, context)
@@ -132,7 +132,7 @@ def _token(data: VersioningData) -> bytes:
 
 
 def _go_bytes(data: bytes) -> str:
-    """As Go prints bytes."""
+    """Format bytes as Go prints them."""
     return f"[{' '.join(str(byte) for byte in data)}]"
 
 
@@ -155,7 +155,7 @@ def _active(rules: Iterable[Any]) -> list[Any]:
 
 
 def _forget(data: VersioningData, before_ns: int) -> None:
-    """Rules that were deleted long ago."""
+    """Remove rules that were deleted before that time."""
     for rules in (data.assignment_rules, data.redirect_rules):
         for index in reversed(range(len(rules))):
             if 0 < rules[index].deleted_ns <= before_ns:
@@ -166,7 +166,10 @@ def _forget(data: VersioningData, before_ns: int) -> None:
 
 
 def apply_update(data: VersioningData, request: _Update, config: FrontendConfig, *, polled: bool) -> None:
-    """Change `data` as asked, as of its clock. Raises ServiceError. `polled`: the build id to commit has a worker."""
+    """Change `data` as requested, at the time of its clock. Raises ServiceError.
+
+    `polled`: whether the build id to commit has a worker.
+    """
     operation = request.WhichOneof("operation")
     if operation == "insert_assignment_rule":
         _insert_assignment(data, request.insert_assignment_rule, config)
@@ -185,7 +188,7 @@ def apply_update(data: VersioningData, request: _Update, config: FrontendConfig,
 
 
 def _checked(data: VersioningData, rule: BuildIdAssignmentRule) -> BuildIdAssignmentRule:
-    """An assignment rule that may be; one without a ramp takes all."""
+    """Check an assignment rule; one without a ramp takes all new work."""
     if not rule.HasField("percentage_ramp"):
         rule.percentage_ramp.ramp_percentage = 100
     if not 0 <= rule.percentage_ramp.ramp_percentage <= 100:
@@ -208,7 +211,7 @@ def _check_in_no_set(data: VersioningData, build_id: str, role: str) -> None:
 
 
 def _insert(data: VersioningData, index: int, rule: BuildIdAssignmentRule) -> None:
-    """Before the rule that stands at `index` (of all, deleted ones included)."""
+    """Insert a rule before index `index`, counting deleted rules."""
     kept = VersioningData(assignment_rules=data.assignment_rules[index:])
     del data.assignment_rules[index:]
     data.assignment_rules.add(rule=rule, created_ns=data.clock_ns)
@@ -216,7 +219,7 @@ def _insert(data: VersioningData, index: int, rule: BuildIdAssignmentRule) -> No
 
 
 def _place(data: VersioningData, index: int) -> int:
-    """Where the active rule number `index` stands among all; -1: there are not as many."""
+    """Return the index, counting deleted rules, of the active rule number `index`; -1 if there is none."""
     active = [place for place, each in enumerate(data.assignment_rules) if not each.deleted_ns]
     return active[index] if 0 <= index < len(active) else -1
 
@@ -230,12 +233,12 @@ def _found(data: VersioningData, index: int) -> int:
 
 
 def _ever_fully_ramped(data: VersioningData) -> bool:
-    """As Temporal has it, rules that were deleted count."""
+    """Return whether any rule is fully ramped, deleted ones included, as in Temporal."""
     return any(is_fully_ramped(each.rule) for each in data.assignment_rules)
 
 
 def _check_default(data: VersioningData, *, needed: bool) -> None:
-    """New work is not to go to unversioned workers by mistake."""
+    """Refuse, if `needed`, rules that would send new work to unversioned workers by mistake."""
     if needed and not any(is_fully_ramped(each.rule) for each in _active(data.assignment_rules)):
         raise failed_precondition(
             "at least one fully-ramped assignment rule must exist (use force=true to bypass this requirement and set "
@@ -348,7 +351,7 @@ def _put_first(
 
 
 def _check_graph(data: VersioningData, config: FrontendConfig) -> None:
-    """No way leads back to where it began, and not too many lead to one build id."""
+    """Check that redirect rules have no cycle, and that not too many build ids lead to one."""
     targets = {each.rule.source_build_id: each.rule.target_build_id for each in _active(data.redirect_rules)}
     for source in targets:
         at = source
@@ -368,7 +371,10 @@ def _check_graph(data: VersioningData, config: FrontendConfig) -> None:
 
 
 def upstream(data: VersioningData, build_id: str, since_ns: int | None = None) -> set[str]:
-    """The build ids from which redirect rules lead to this one; `since_ns`: with rules that were deleted later."""
+    """Return the build ids from which redirect rules lead to this one.
+
+    With `since_ns`, rules that were deleted at that time or later count too.
+    """
     rules = [
         each.rule
         for each in data.redirect_rules

@@ -1,6 +1,6 @@
 """ListWorkflowExecutions, Scan, Count, and the older ListOpen / ListClosed / ListArchived.
 
-All of them are one thing: a list filter over the visibility rows of a namespace.
+Each of them applies a list filter to the visibility rows of a namespace.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _STATUS_WORDS: dict[int, str] = {
 async def list_workflow_executions(
     frontend: Frontend, request: service_pb.ListWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListWorkflowExecutionsResponse:
-    """A page of what the filter matches, newest start first unless the filter says otherwise."""
+    """Return a page of matching executions, the latest start first unless the filter orders them."""
     executions, token = await _page(frontend, context, request.query, request.page_size, request.next_page_token)
     return service_pb.ListWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
@@ -47,7 +47,7 @@ async def list_workflow_executions(
 async def scan_workflow_executions(
     frontend: Frontend, request: service_pb.ScanWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ScanWorkflowExecutionsResponse:
-    """As list."""
+    """Return a page like `list_workflow_executions`."""
     executions, token = await _page(frontend, context, request.query, request.page_size, request.next_page_token)
     return service_pb.ScanWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
@@ -55,7 +55,7 @@ async def scan_workflow_executions(
 async def count_workflow_executions(
     frontend: Frontend, request: service_pb.CountWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.CountWorkflowExecutionsResponse:
-    """One number, and one per group when the filter groups."""
+    """Count executions, also per group if the filter groups."""
     query, _ = await parsed_filter(frontend, context, request.query)
     return await fill_count(frontend, context, query, service_pb.CountWorkflowExecutionsResponse())
 
@@ -63,7 +63,7 @@ async def count_workflow_executions(
 async def list_open_workflow_executions(
     frontend: Frontend, request: service_pb.ListOpenWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListOpenWorkflowExecutionsResponse:
-    """Deprecated: running ones by their start time."""
+    """List running executions by start time. Deprecated."""
     clauses = ["ExecutionStatus = 'Running'", *_between("StartTime", request), *_by_id_or_type(request)]
     executions, token = await _page(
         frontend, context, " AND ".join(clauses), request.maximum_page_size, request.next_page_token
@@ -74,7 +74,7 @@ async def list_open_workflow_executions(
 async def list_closed_workflow_executions(
     frontend: Frontend, request: service_pb.ListClosedWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListClosedWorkflowExecutionsResponse:
-    """Deprecated: closed ones by their close time."""
+    """List closed executions by close time. Deprecated."""
     closed = _between("CloseTime", request) or ["CloseTime IS NOT NULL"]
     clauses = ["ExecutionStatus != 'Running'", *closed, *_by_id_or_type(request)]
     if request.WhichOneof("filters") == "status_filter":
@@ -91,7 +91,7 @@ async def list_closed_workflow_executions(
 async def list_archived_workflow_executions(
     frontend: Frontend, request: service_pb.ListArchivedWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListArchivedWorkflowExecutionsResponse:
-    """Nothing is archived here."""
+    """Refuse the request: there is no archive."""
     if request.page_size > _MOST_ARCHIVED:
         raise invalid_argument(f"PageSize is larger than allowed {_MOST_ARCHIVED}.")
     raise invalid_argument("Cluster is not configured for visibility archival.")
@@ -106,7 +106,7 @@ async def _page(
 
 
 def execution_info(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> workflow_pb.WorkflowExecutionInfo:
-    """A row as clients see it."""
+    """Return a row as clients see it."""
     info = workflow_pb.WorkflowExecutionInfo(
         execution=common_pb.WorkflowExecution(workflow_id=row.key.workflow_id, run_id=row.key.run_id),
         type=common_pb.WorkflowType(name=row.workflow_type),
@@ -157,7 +157,7 @@ def _between(column: str, request: Any) -> list[str]:
 
 
 def _instant(timestamp: Timestamp) -> str:
-    # Not strftime: it does not pad years before 1000, and Go's zero time is of the year 1.
+    # strftime does not pad years before 1000, and Go's zero time is in the year 1.
     try:
         whole = (_EPOCH + timedelta(seconds=timestamp.seconds)).isoformat()
     except OverflowError as error:

@@ -1,7 +1,7 @@
 """What workers send: completions, failures and heartbeats.
 
-A result or a heartbeat that is too large to store does not bounce (the worker would only try again): the activity
-fails for that reason instead, as in Temporal.
+A result or heartbeat that is too large to store is not refused (the worker would only retry): the activity fails for
+that reason instead, as in Temporal.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _WITH_SEARCH_ATTRIBUTES = frozenset({
 def check_workflow_task_completed(
     request: service_pb.RespondWorkflowTaskCompletedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Who answers, and with which deployment. Commands are history's to judge: a bad one fails the task."""
+    """Check identity and version. Commands are checked by history, where a bad one fails the task."""
     checks.check_identity(request.identity, rules)
     checks.check_not_internal(request.sticky_attributes.worker_task_queue.name)
     if namespace is not None:
@@ -48,7 +48,7 @@ def check_workflow_task_completed(
             if command.WhichOneof("attributes") in _WITH_SEARCH_ATTRIBUTES:
                 attributes = getattr(command, command.WhichOneof("attributes") or "")
                 if getattr(attributes, "namespace", "") not in ("", namespace.name):
-                    continue  # the attributes of another namespace are of other types
+                    continue  # attributes may have other types in another namespace
                 checks.stamp_types(attributes.search_attributes, namespace)
     check_worker_version(request, request.worker_version_stamp, request.sticky_attributes.worker_task_queue, rules)
 
@@ -56,21 +56,21 @@ def check_workflow_task_completed(
 def check_workflow_task_failed(
     request: service_pb.RespondWorkflowTaskFailedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Who answers. A failure that is too large is cut."""
+    """Check the identity, and cut a failure that is too large."""
     checks.check_identity(request.identity, rules)
     if request.failure.ByteSize() > rules.config.blob_size_limit_error:
         request.failure.CopyFrom(_cut(request.failure, rules.config))
 
 
 def check_identity_only(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Who answers."""
+    """Check the identity."""
     checks.check_identity(request.identity, rules)
 
 
 def check_activity_failed(
     request: service_pb.RespondActivityTaskFailedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """A worker reports application failures only; the server makes the others."""
+    """Check that the worker reports an application failure; other kinds are made by the server."""
     if request.HasField("failure") and not request.failure.HasField("application_failure_info"):
         raise invalid_argument("Failure must have ApplicationFailureInfo.")
     _check_retry_delays(request.failure)
@@ -78,7 +78,7 @@ def check_activity_failed(
 
 
 def check_by_id(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """An activity of a workflow, named by its id."""
+    """Check the reference to an activity by its id."""
     if not request.activity_id:
         raise invalid_argument("ActivityId is not set on request.")
     if not isinstance(request, service_pb.RecordActivityTaskHeartbeatByIdRequest):
@@ -92,7 +92,7 @@ def check_by_id(request: Any, namespace: Namespace | None, rules: Rules) -> None
 def check_query_completed(
     request: service_pb.RespondQueryTaskCompletedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An answer that is too large becomes the query's failure."""
+    """Turn a result that is too large into a failure of the query."""
     if request.query_result.ByteSize() > rules.config.blob_size_limit_error:
         request.ClearField("query_result")
         request.completed_type = QueryResultType.QUERY_RESULT_TYPE_FAILED
@@ -102,7 +102,7 @@ def check_query_completed(
 def check_nexus_completed(
     request: service_pb.RespondNexusTaskCompletedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An operation that goes on elsewhere has a token."""
+    """Check the token of an operation that goes on asynchronously."""
     started = request.response.start_operation
     if started.WhichOneof("variant") != "async_success":
         return
@@ -117,7 +117,7 @@ def check_nexus_completed(
 def check_nexus_failed(
     request: service_pb.RespondNexusTaskFailedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """A handler refuses in the newer form or in the older one."""
+    """Check that there is a handler error, in the newer or the older form."""
     if not request.HasField("error") and not request.HasField("failure"):
         raise invalid_argument("request must contain error or failure")
     if request.HasField("failure") and not request.failure.HasField("nexus_handler_failure_info"):
@@ -136,21 +136,21 @@ def _check_retry_delays(failure: Failure) -> None:
 
 
 async def activity_completed(frontend: Frontend, request: Any, context: CallContext) -> Reply:
-    """RespondActivityTaskCompleted, by token or by id."""
+    """Serve RespondActivityTaskCompleted, by token or by id."""
     if _fits(frontend, context, request.result):
         return await frontend.history.call(_method(request), request, context)
     return await _fail_instead(frontend, request, context, _RESULT_TOO_LARGE)
 
 
 async def activity_canceled(frontend: Frontend, request: Any, context: CallContext) -> Reply:
-    """RespondActivityTaskCanceled, by token or by id."""
+    """Serve RespondActivityTaskCanceled, by token or by id."""
     if _fits(frontend, context, request.details):
         return await frontend.history.call(_method(request), request, context)
     return await _fail_instead(frontend, request, context, _CANCEL_TOO_LARGE)
 
 
 async def activity_heartbeat(frontend: Frontend, request: Any, context: CallContext) -> Reply:
-    """RecordActivityTaskHeartbeat, by token or by id."""
+    """Serve RecordActivityTaskHeartbeat, by token or by id."""
     if _fits(frontend, context, request.details):
         return await frontend.history.call(_method(request), request, context)
     response: Any = await _fail_instead(frontend, request, context, _HEARTBEAT_TOO_LARGE)
@@ -159,7 +159,7 @@ async def activity_heartbeat(frontend: Frontend, request: Any, context: CallCont
 
 
 async def activity_failed(frontend: Frontend, request: Any, context: CallContext) -> Reply:
-    """RespondActivityTaskFailed, by token or by id. What was cut is told to the worker in `failures`."""
+    """Serve RespondActivityTaskFailed, by token or by id. The reply's `failures` report what was cut."""
     if _fits(frontend, context, request.failure) and _fits(frontend, context, request.last_heartbeat_details):
         return await frontend.history.call(_method(request), request, context)
     method = _method(request)
@@ -175,7 +175,7 @@ async def activity_failed(frontend: Frontend, request: Any, context: CallContext
 
 
 async def _fail_instead(frontend: Frontend, request: Any, context: CallContext, reason: str) -> Message:
-    """Report the activity failed for `reason`; the answer to what was asked, empty."""
+    """Fail the activity with `reason`; return an empty response to the original request."""
     method = _method(request)
     by_id = method.endswith("ById")
     kind = service_pb.RespondActivityTaskFailedByIdRequest if by_id else service_pb.RespondActivityTaskFailedRequest
@@ -212,7 +212,7 @@ def _cut(failure: Failure, config: FrontendConfig) -> Failure:
 def check_worker_config(
     request: service_pb.UpdateWorkerConfigRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """No server offers it so far; one whose workers take commands looks at the request before it says so."""
+    """Check the request if worker commands are enabled. The RPC itself is unimplemented, as in Temporal."""
     if rules.config.worker_commands_enabled and not request.HasField("worker_config"):
         raise invalid_argument("WorkerConfig is not set")
 

@@ -1,4 +1,4 @@
-"""What a worker says of its build and its deployment when it polls and answers."""
+"""The build id and deployment that a worker sends with polls and completions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WORKFLOW_OFF = "Worker versioning in workflow progress APIs is disabled on this
 def check_worker_version(
     request: Any, worker: WorkerVersionCapabilities | WorkerVersionStamp, queue: TaskQueue, rules: Rules
 ) -> None:
-    """`queue` is the one polled, or the sticky one that is to be polled."""
+    """Check a worker's version. `queue` is the one polled, or the sticky one to be polled."""
     if worker.use_versioning and not rules.config.worker_versioning_workflow_apis:
         raise switched_off(_WORKFLOW_OFF)
     named = queue.kind != TASK_QUEUE_KIND_STICKY or queue.normal_name

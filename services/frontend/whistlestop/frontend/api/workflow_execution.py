@@ -1,4 +1,4 @@
-"""Signal, RequestCancel, Terminate, Reset, Delete, Describe, Query and the two histories: checks and defaults."""
+"""Signal, RequestCancel, Terminate, Reset, Delete, Describe, Query and both histories: checks and defaults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def check_signal(
     request: service_pb.SignalWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """A name, an execution, an input that fits an event."""
+    """Check the execution, the signal's name, and sizes."""
     checks.check_execution(request, "workflow_execution")
     checks.check_no_schedule(request.workflow_execution.workflow_id)
     if not request.signal_name:
@@ -38,7 +38,7 @@ def check_signal(
 def check_request_cancel(
     request: service_pb.RequestCancelWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An execution."""
+    """Check the execution and the links."""
     checks.check_execution(request, "workflow_execution")
     checks.check_no_schedule(request.workflow_execution.workflow_id)
     checks.check_links(request.links, rules)
@@ -47,7 +47,7 @@ def check_request_cancel(
 def check_terminate(
     request: service_pb.TerminateWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An execution; a reason and an identity are filled in."""
+    """Check the execution, and fill in reason and identity."""
     checks.check_execution(request, "workflow_execution")
     checks.check_links(request.links, rules)
     if not request.reason:
@@ -59,7 +59,7 @@ def check_terminate(
 def check_reset(
     request: service_pb.ResetWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """A request id of the caller's own, an execution, a known reapply type."""
+    """Check the execution, the required request id, and the reapply type."""
     if not request.request_id:
         raise invalid_argument("RequestId is not set on request.")
     if checks.length(request.request_id) > rules.config.max_id_length:
@@ -75,19 +75,19 @@ def check_reset(
 def check_delete(
     request: service_pb.DeleteWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An execution."""
+    """Check the execution."""
     checks.check_execution(request, "workflow_execution")
 
 
 def check_describe(
     request: service_pb.DescribeWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An execution."""
+    """Check the execution."""
     checks.check_execution(request, "execution")
 
 
 def check_query(request: service_pb.QueryWorkflowRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """An execution, a query with a type, arguments that fit."""
+    """Check the execution, and the type and size of the query."""
     checks.check_execution(request, "execution")
     checks.check_no_schedule(request.execution.workflow_id)
     if not request.HasField("query"):
@@ -102,7 +102,7 @@ def check_query(request: service_pb.QueryWorkflowRequest, namespace: Namespace |
 def check_history(
     request: service_pb.GetWorkflowExecutionHistoryRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An execution, a page that is not too large, all events unless said otherwise."""
+    """Check the execution, limit the page size, and default to all events."""
     checks.check_execution(request, "execution")
     _fill_page_size(request, rules)
     if not request.history_event_filter_type:
@@ -112,7 +112,7 @@ def check_history(
 def check_history_reverse(
     request: service_pb.GetWorkflowExecutionHistoryReverseRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An execution, a page that is not too large."""
+    """Check the execution, and limit the page size."""
     checks.check_execution(request, "execution")
     _fill_page_size(request, rules)
 
@@ -120,7 +120,7 @@ def check_history_reverse(
 def check_reset_sticky(
     request: service_pb.ResetStickyTaskQueueRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """An execution."""
+    """Check the execution."""
     checks.check_execution(request, "execution")
 
 
@@ -128,7 +128,7 @@ def check_pause(
     request: service_pb.PauseWorkflowExecutionRequest | service_pb.UnpauseWorkflowExecutionRequest,
     namespace: Namespace | None, rules: Rules,
 ) -> None:  # fmt: skip
-    """An execution, and words that are not too long."""
+    """Check the execution, and the lengths of texts."""
     for name, value in (
         ("reason", request.reason), ("request id", request.request_id), ("identity", request.identity)
     ):  # fmt: skip

@@ -1,7 +1,7 @@
 """CreateWorkflowRule, DescribeWorkflowRule, ListWorkflowRules, DeleteWorkflowRule.
 
-Rules belong to the namespace and are few, so they stand in its row; history holds activities to them. `force_scan`
-is taken and leads to nothing, as in Temporal.
+Rules belong to the namespace and are few, so they are stored in its row; history applies them to activities.
+`force_scan` is accepted and has no effect, as in Temporal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from whistlestop.frontend.service import Frontend
 
 _MOST_CONDITIONS = 100
-"""Each attempt of an activity of the namespace is held to them."""
+"""Conditions that are evaluated for each activity attempt in the namespace."""
 _MOST_FILTER_LENGTH = 16 * 1024
 _NO_ID = "Workflow Rule ID is not set."
 _NOT_FOUND = "Workflow Rule with this ID not Found."
@@ -32,7 +32,7 @@ _NOT_FOUND = "Workflow Rule with this ID not Found."
 async def create_workflow_rule(
     frontend: Frontend, request: service_pb.CreateWorkflowRuleRequest, context: CallContext
 ) -> service_pb.CreateWorkflowRuleResponse:
-    """Whether its filters can be read shows when they are used."""
+    """Create a rule. Whether its filters are valid is only found out when they are used."""
     _check_enabled(frontend, context, "CreateWorkflowRule")
     if not request.HasField("spec"):
         raise invalid_argument("Rule Specification is not set.")
@@ -42,7 +42,7 @@ async def create_workflow_rule(
         raise invalid_argument("Workflow Rule Id length exceeds limit.")
     for text in (request.spec.visibility_query, request.spec.activity_start.predicate):
         if len(text) > _MOST_FILTER_LENGTH:
-            # Read in full whenever an activity of the namespace begins an attempt in another process.
+            # It is parsed whenever an activity attempt of the namespace begins in another process.
             raise invalid_argument(f"Workflow Rule filter length exceeds limit of {_MOST_FILTER_LENGTH}.")
         if conditions_of(text) > _MOST_CONDITIONS:
             raise invalid_argument(f"Workflow Rule filter exceeds limit of {_MOST_CONDITIONS} conditions.")
@@ -72,14 +72,14 @@ def _drop_first_to_expire(data: NamespaceData) -> None:
 
 
 def _expiry(rule: rules_pb.WorkflowRule) -> tuple[int, int]:
-    """Whatever the caller wrote there, also an instant that is none."""
+    """Return the expiration time as sent, which may be out of range."""
     return rule.spec.expiration_time.seconds, rule.spec.expiration_time.nanos
 
 
 async def describe_workflow_rule(
     frontend: Frontend, request: service_pb.DescribeWorkflowRuleRequest, context: CallContext
 ) -> service_pb.DescribeWorkflowRuleResponse:
-    """One rule."""
+    """Return a rule."""
     _check_enabled(frontend, context, "DescribeWorkflowRule")
     if not request.rule_id:
         raise invalid_argument(_NO_ID)
@@ -92,7 +92,7 @@ async def describe_workflow_rule(
 async def delete_workflow_rule(
     frontend: Frontend, request: service_pb.DeleteWorkflowRuleRequest, context: CallContext
 ) -> service_pb.DeleteWorkflowRuleResponse:
-    """What the rule has paused stays paused."""
+    """Delete a rule. Activities that it has paused stay paused."""
     _check_enabled(frontend, context, "DeleteWorkflowRule")
     if not request.rule_id:
         raise invalid_argument(_NO_ID)
@@ -109,7 +109,7 @@ async def delete_workflow_rule(
 async def list_workflow_rules(
     frontend: Frontend, request: service_pb.ListWorkflowRulesRequest, context: CallContext
 ) -> service_pb.ListWorkflowRulesResponse:
-    """All of them: their number is limited."""
+    """Return all rules, whose number is limited."""
     _check_enabled(frontend, context, "ListWorkflowRules")
     rules = await _rules(frontend, context)
     return service_pb.ListWorkflowRulesResponse(rules=rules.values())
