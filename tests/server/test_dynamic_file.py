@@ -207,7 +207,7 @@ def test_a_file_that_can_t_be_read_changes_nothing(
     else:
         taken.write(text)
     assert (taken.live.look(), taken.live.look(), taken.values) == (False, False, [])
-    assert caplog.text.count("the values of before stay in force") == 1
+    assert caplog.text.count("the previous values stay in force") == 1
     taken.write("limit.maxIDLength: [{value: 7}]")
     assert taken.live.look()
     assert taken.values[0].values == {"limit.maxidlength": 7}

@@ -1,4 +1,4 @@
-"""`python -m whistlestop.server` is the command `whistlestop`."""
+"""Run the command `whistlestop` by `python -m whistlestop.server`."""
 
 from __future__ import annotations
 

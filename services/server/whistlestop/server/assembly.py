@@ -1,7 +1,8 @@
-"""The three services of one process, or those that it has and clients of the others: the one place that knows them all.
+"""Construct the three services of a process, or clients of those that other processes serve.
 
-Rules of this file: construction only. Nothing here decides anything about workflows. History and matching are imported
-and made when they are first asked for, so that a server can answer on its port before it has read their code.
+This is the only module that knows all of them, and it decides nothing about workflows. History and matching are
+imported and constructed when they are first needed, so that a server can answer on its port before their code is
+read.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ T = TypeVar("T")
 
 
 class _Later:
-    """A service that is made by its first call, or stands elsewhere."""
+    """A service that is constructed by its first call."""
 
     def __init__(self, make: Callable[[], ServiceClient]) -> None:
         self._make = make
@@ -57,20 +58,20 @@ class _Later:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """History and matching, each None where others serve it."""
+    """History and matching; each is None if other processes serve it."""
 
     history: History | None
     matching: Matching | None
     offers: RemoteOffers | None
-    """To matching elsewhere."""
+    """Sends new tasks to matching in other processes."""
     to_history: ServiceClient
     to_matching: ServiceClient
     outbound: Outbound
-    """Requests to addresses of callers."""
+    """Sends requests to addresses that callers choose."""
 
 
 class Services:
-    """What a process serves with."""
+    """The services of a process, and what they share."""
 
     def __init__(
         self, store: Store, notifier: Notifier, clock: Clock, ids: Ids, *, clients: tuple[HttpClient, ...],
@@ -81,16 +82,16 @@ class Services:
         self.clock = clock
         self.ids = ids
         self.clients = clients
-        """Of services that others serve."""
+        """Clients of the services that other processes serve."""
         self.needed = asyncio.Event()
-        """Set when history or matching is first asked for."""
+        """Set when history or matching is first needed."""
         self._make_engine = make_engine
         self._engine: Engine | None = None
         self.frontend = make_frontend(self)
 
     @property
     def engine(self) -> Engine:
-        """History and matching; made when they are first asked for."""
+        """History and matching, constructed when they are first needed."""
         if self._engine is None:
             self._engine = self._make_engine()
             self.needed.set()
@@ -98,16 +99,16 @@ class Services:
 
     @property
     def history(self) -> History | None:
-        """The history service of this process; None where others serve it."""
+        """The history service of this process; None if other processes serve it."""
         return self.engine.history
 
     @property
     def matching(self) -> Matching | None:
-        """The matching service of this process; None where others serve it."""
+        """The matching service of this process; None if other processes serve it."""
         return self.engine.matching
 
     async def close(self) -> None:
-        """End what goes on in the background, history first: what it commits is still offered."""
+        """Stop background work: history first, since what it commits is still offered to matching."""
         engine = self._engine
         if engine is not None:
             if engine.history is not None:
@@ -123,7 +124,7 @@ class Services:
 def assemble(
     config: ServerConfig, store: Store, notifier: Notifier, metrics: Metrics = NO_METRICS, *, time: Clock | None = None
 ) -> Services:
-    """Wire the services over an open store."""
+    """Construct the services over an open store."""
     clock, ids = SystemClock(), RandomIds()
     namespaces = NamespaceCache(store, time or clock)
     at_history = _elsewhere("history", config.history_urls, config, clock)
@@ -155,7 +156,7 @@ def _engine(
     config: ServerConfig, store: Store, notifier: Notifier, metrics: Metrics, *, clock: Clock, time: Clock, ids: Ids,
     namespaces: NamespaceCache, at_history: HttpClient | None, at_matching: HttpClient | None,
 ) -> Engine:  # fmt: skip
-    """Make history and matching, unless they are served elsewhere."""
+    """Construct history and matching, unless other processes serve them."""
     alone = not config.store.database_url
     outbound = Outbound(Named.parse(config.allow_outbound))
     outbound.allow(allowed_addresses(config.dynamic))
@@ -200,7 +201,7 @@ def _engine(
 
 
 def allowed_addresses(dynamic: DynamicConfig) -> list[str]:
-    """Return the patterns of all `allowedAddresses`: a host that one of them names is named for all of them."""
+    """Return the patterns of all `allowedAddresses` settings; a host in one of them is allowed for all."""
     patterns = (
         *dynamic.apply(FrontendConfig(), FRONTEND_KEYS).callback_allowed_addresses,
         *dynamic.apply(MatchingConfig(), MATCHING_KEYS).push_webhook_addresses,
@@ -209,14 +210,14 @@ def allowed_addresses(dynamic: DynamicConfig) -> list[str]:
 
 
 def _auth(config: ServerConfig) -> AuthConfig | None:
-    """With client certificates, the names that TLS has checked may be known like keys."""
+    """Return how callers are authenticated; with client certificates, their names count as credentials."""
     if config.auth is None or config.tls is None or not config.tls.client_ca:
         return config.auth
     return replace(config.auth, certificates=True)
 
 
 def _elsewhere(name: str, urls: Sequence[str], config: ServerConfig, clock: Clock) -> HttpClient | None:
-    """The processes that serve `name`, when others do."""
+    """Return a client of the processes that serve `name`; None if this process does."""
     if not urls:
         return None
     from whistlestop.common.http_client import HttpClient
@@ -227,7 +228,7 @@ def _elsewhere(name: str, urls: Sequence[str], config: ServerConfig, clock: Cloc
 
 
 def _made(service: T | None) -> T:
-    """What must live in this process, since nobody else was named for it."""
+    """Return the service, which this process must have because no other process is configured for it."""
     assert service is not None
     return service
 

@@ -1,4 +1,4 @@
-"""What one server process is asked to be. The command line fills it; tests may build it by hand."""
+"""Configuration of a server process. The command line fills it in; tests may construct it directly."""
 
 from __future__ import annotations
 
@@ -24,45 +24,44 @@ _MOST_SECRETS = 2
 
 
 class Role(StrEnum):
-    """What a process does. A role opens doors or starts processors.
+    """What a process does. A role opens ports or starts background work.
 
-    History and matching are served by this process's own code, whatever its roles, unless the configuration says where
-    they are served instead.
+    History and matching run in this process whatever its roles, unless the configuration says where they are served.
     """
 
     FRONTEND = "frontend"
-    """Opens the gRPC and HTTP doors."""
+    """Opens the gRPC and HTTP ports."""
     HISTORY = "history"
     """Fires timers and delivers transfer tasks."""
     MATCHING = "matching"
-    """Hands tasks to the polls that come through this process's doors."""
+    """Hands tasks to the polls that reach this process."""
 
 
 INTERNAL_ROLES = frozenset({Role.HISTORY, Role.MATCHING})
-"""What the internal door serves."""
+"""The services that the internal endpoint serves."""
 
 
 ALL_ROLES = frozenset(Role)
 
 
 class BadConfig(ValueError):
-    """The configuration can't be served; the message is one line for a person."""
+    """The configuration is invalid; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """Where the state is: one SQLite file (or memory), or a Postgres database."""
+    """Where the state is stored: a SQLite file (or memory), or a Postgres database."""
 
     sqlite_path: str = MEMORY
     database_url: str = field(default="", repr=False)
-    """It may hold a password."""
+    """May contain a password."""
     pragmas: Mapping[str, str] = field(default_factory=dict)
     listen_url: str = field(default="", repr=False)
-    """The database's own address, where `database_url` is that of a pooler: to listen to hints of other processes."""
+    """The database's own address for LISTEN, if `database_url` is that of a connection pooler."""
 
     @property
     def in_memory(self) -> bool:
-        """Whether the state goes with the process."""
+        """Whether the state is lost when the process ends."""
         return not self.database_url and self.sqlite_path == MEMORY
 
     @property
@@ -71,7 +70,7 @@ class StoreConfig:
         return "postgres" if self.database_url else "sqlite"
 
     def describe(self) -> str:
-        """The place in words, without a password."""
+        """Return a description without passwords."""
         if self.database_url:
             return f"Postgres, {without_password(self.database_url)}"
         return "in memory" if self.in_memory else f"SQLite file {self.sqlite_path}"
@@ -79,7 +78,7 @@ class StoreConfig:
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
-    """PEM files of the gRPC and HTTP doors. With `client_ca`, clients must show a certificate that it signed."""
+    """PEM files for the gRPC and HTTP ports. With `client_ca`, clients must present a certificate signed by it."""
 
     certificate: str
     key: str
@@ -88,7 +87,7 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Ports: 0 asks for a free one, None leaves the door shut."""
+    """Configuration of a server. For ports, 0 means a free one and None means not to listen."""
 
     store: StoreConfig = field(default_factory=StoreConfig)
     ip: str = "127.0.0.1"
@@ -96,51 +95,52 @@ class ServerConfig:
     http_port: int | None = 0
     metrics_port: int | None = 0
     metrics_ip: str = ""
-    """Address of `/metrics`, which asks nobody. Where empty: `ip` if that is a loopback address, else 127.0.0.1."""
+    """Address of `/metrics`, which needs no authentication. If empty: `ip` if that is a loopback address, else
+    127.0.0.1."""
     namespaces: tuple[str, ...] = (DEFAULT_NAMESPACE,)
     search_attributes: Mapping[str, int] = field(default_factory=dict)
     """Name -> number of Temporal's IndexedValueType; registered in each of `namespaces`."""
     dynamic: DynamicConfig = field(default_factory=lambda: DynamicConfig({}))
     dynamic_source: DynamicSource | None = None
-    """The file that `dynamic` was read from, with the flags that go before it."""
+    """The file that `dynamic` was read from, and the flags that override it."""
     roles: frozenset[Role] = ALL_ROLES
     tls: TlsConfig | None = None
     auth: AuthConfig | None = None
-    """How callers are known; None: nobody is asked."""
+    """How callers are authenticated; None: not at all."""
     allow_outbound: tuple[str, ...] = ()
-    """Addresses, networks and hosts that requests named by callers may go to although they are not public."""
+    """Non-public addresses, networks and hosts to which callers' requests may go."""
     allow_anonymous: bool = False
-    """Open doors to strangers although nobody is asked."""
+    """Listen on addresses that other machines can reach, although callers are not authenticated."""
     broadcast_address: str = ""
-    """What other members are told; the bound address where empty."""
+    """The address published to other members; if empty, the bound address."""
     retention_s: int = 24 * 3600
-    """Of the namespaces that this process creates."""
+    """Retention of the namespaces that this process creates."""
     http_cors_origins: tuple[str, ...] = ()
-    """Other sites whose pages may call the HTTP endpoints."""
+    """Origins of other sites whose pages may call the HTTP endpoints."""
     drain_s: float = 5.0
     internal_ip: str = ""
-    """Address of the internal door; `ip` where empty."""
+    """Address of the internal endpoint; if empty, `ip`."""
     internal_port: int | None = None
     internal_secret: str = field(default="", repr=False)
-    """What processes of one deployment show each other. Two of them, one a line, while it is rotated: the first is
-    shown, and both are taken."""
+    """The secret by which processes of a deployment authenticate each other. During a rotation two of them, one a
+    line: the first is sent, and both are accepted."""
     history_urls: tuple[str, ...] = ()
-    """Internal doors of the processes that serve history; empty: this one does."""
+    """Internal endpoints of the processes that serve history; empty: this process does."""
     matching_urls: tuple[str, ...] = ()
 
     def metrics_address(self) -> str:
-        """Where `/metrics` is served. Raises BadConfig."""
+        """Return the address of `/metrics`. Raises BadConfig."""
         if self.metrics_ip:
             return self.metrics_ip
         ip = bind_address(self.ip)
         return ip if is_loopback(ip) else "127.0.0.1"
 
     def internal_secrets(self) -> tuple[str, ...]:
-        """The secrets of the internal door, the one that is shown first. Raises BadConfig for more than two."""
+        """Return the secrets of the internal endpoint, the one to send first. Raises BadConfig for more than two."""
         secrets = tuple(line.strip() for line in self.internal_secret.splitlines() if line.strip())
         if len(secrets) > _MOST_SECRETS:
             raise BadConfig(
-                f"the internal secret has {len(secrets)} lines: give one secret, or while it is rotated two, one a line"
+                f"the internal secret has {len(secrets)} lines: give one secret, or two during a rotation, one a line"
             )
         if self.internal_secret and not secrets:
             raise BadConfig("the internal secret is empty")
@@ -171,7 +171,7 @@ class ServerConfig:
 def _check_outbound(entries: Sequence[str]) -> None:
     if not entries:
         return
-    # Imported here: the command line reads this module for each of its commands, and few need asyncio.
+    # Imported here, because every command imports this module, and few need asyncio.
     from whistlestop.common.outbound import Named
 
     try:
@@ -187,7 +187,7 @@ def _check_url(url: str, flag: str) -> None:
 
 
 def check_internal_address(ip: str, secrets: Sequence[str]) -> None:
-    """Raise BadConfig where strangers could reach a door that asks for nothing."""
+    """Raise BadConfig if other machines could reach an internal endpoint that requires no secret."""
     if not secrets and not is_loopback(ip):
         raise BadConfig(
             f"the internal door on {ip} needs a secret: --internal-secret-file, or WHISTLESTOP_INTERNAL_SECRET"
@@ -198,7 +198,7 @@ _ANYBODY = "anybody who reaches this address"
 
 
 def callers(config: ServerConfig, ip: str) -> str:
-    """Who may call, in words; empty where it goes without saying: on loopback, and without public doors."""
+    """Return a description of who may call; empty on loopback without authentication, and without public ports."""
     if Role.FRONTEND not in config.roles:
         return ""
     ways = [] if config.auth is None else [config.auth.describe()]
@@ -210,12 +210,12 @@ def callers(config: ServerConfig, ip: str) -> str:
 
 
 def refuse_strangers(config: ServerConfig, ip: str) -> None:
-    """Raise BadConfig where others would reach doors at which nobody asks who they are."""
+    """Raise BadConfig if other machines could reach ports without authentication."""
     if config.allow_anonymous or callers(config, ip) != _ANYBODY:
         return
     raise BadConfig(
-        f"{ip} can be reached from other machines, and nobody would be asked who they are: give --api-keys, "
-        "WHISTLESTOP_JWT_JWKS_URL or --tls-client-ca, or say --allow-anonymous"
+        f"{ip} can be reached from other machines, and callers would not be authenticated: set --api-keys, "
+        "WHISTLESTOP_JWT_JWKS_URL or --tls-client-ca, or --allow-anonymous"
     )
 
 
@@ -228,22 +228,22 @@ def bind_address(ip: str, flag: str = "--ip") -> str:
 
 
 def development_outbound(ip: str) -> tuple[str, ...]:
-    """What a development server may call besides public addresses: this machine, if it serves this machine alone.
+    """Return what a development server may call besides public addresses: loopback, if it listens on loopback only.
 
-    Whoever can call such a server can reach the loopback addresses anyway.
+    Whoever can call such a server can reach loopback addresses anyway.
     """
     try:
         on_loopback = is_loopback(bind_address(ip))
     except BadConfig:
-        return ()  # the start of the server says so
+        return ()  # starting the server reports the error
     return ("127.0.0.0/8", "::1/128") if on_loopback else ()
 
 
 def without_password(url: str) -> str:
-    """A database URL fit for logs and terminals."""
+    """Return a database URL without its password and options, for logs and terminals."""
     scheme, separator, rest = url.partition("://")
     credentials, at, place = rest.rpartition("@")
     user = credentials.partition(":")[0]
-    # Options after the question mark may hold secrets, too.
+    # Options after the question mark may contain secrets too.
     place = place.partition("?")[0]
     return f"{scheme}{separator}{user}{at}{place}"

@@ -1,7 +1,7 @@
-"""Temporal's dynamic configuration: `--dynamic-config-value key=JSON`, and what the keys mean to our services.
+"""Temporal's dynamic configuration: `--dynamic-config-value key=JSON`, and the settings that its keys change.
 
-Keys are compared without regard to case, as Temporal does. Which keys there are, and why some of them change nothing
-here, stands in `temporal_settings`: such a key, and one that Temporal does not know either, is warned of at the start.
+Keys are compared without regard to case, as in Temporal. All keys of Temporal, and why some of them have no effect
+here, are listed in `temporal_settings`: a warning is logged at the start for such a key, and for an unknown one.
 """
 
 from __future__ import annotations
@@ -230,14 +230,14 @@ def _matching() -> Any:
 SECTIONS: tuple[tuple[Callable[[], Any], Mapping[str, str]], ...] = (
     (_limits, LIMIT_KEYS), (_frontend, FRONTEND_KEYS), (_matching, MATCHING_KEYS),
 )  # fmt: skip
-"""The dataclasses that are configured, each imported when it is asked for, and the keys of their fields."""
+"""The dataclasses that are configured, each imported when needed, and the fields of their keys."""
 HONOURED = frozenset(key for _, keys in SECTIONS for key in keys)
 OF_THE_SERVER = frozenset((
     "callback.allowedaddresses", "history.workflowtaskcompletionbuffernamespaceratio",
     "history.workflowtaskcompletionbuffersizelimit", "limit.endpointdescriptionmaxsize", "worker.batcherconcurrency",
     "worker.batcherrps",
 ))  # fmt: skip
-"""Keys that may differ between namespaces in Temporal, and have one value here. So do all of matching."""
+"""Keys that may differ between namespaces in Temporal, and have a single value here. So have all keys of matching."""
 
 
 @cache
@@ -250,27 +250,27 @@ def by_namespace() -> frozenset[str]:
 
 
 class InvalidDynamicConfig(ValueError):
-    """A value is not `key=JSON`, is of the wrong kind, or the file of `--dynamic-config-file` can't be read."""
+    """A value is not `key=JSON` or has the wrong type, or the file of `--dynamic-config-file` cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class DynamicConfig:
-    """The values as given, under keys in lower case."""
+    """The configured values, under keys in lower case."""
 
     values: Mapping[str, object]
     namespaces: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """Values that hold in one namespace, by its name."""
+    """Values for single namespaces, by namespace name."""
     sources: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """By namespace (or empty) and key: where the value was given."""
+    """Where each value was set, by namespace (or empty) and key."""
 
     @classmethod
     def parse(cls, texts: Iterable[str], source: str = "--dynamic-config-value") -> DynamicConfig:
-        """Read `key=JSON` texts. Raises InvalidDynamicConfig naming the key and the fault."""
+        """Parse `key=JSON` texts. Raises InvalidDynamicConfig naming the key and the error."""
         values = dict(_pairs(texts))
         return cls(values, sources={("", key): source for key in values})
 
     def overridden_by(self, other: DynamicConfig) -> DynamicConfig:
-        """The same but for the keys of `other`, whose values hold in all namespaces."""
+        """Return a copy in which the values of `other` replace those of the same keys, in all namespaces."""
         namespaces = {
             name: {key: value for key, value in values.items() if key not in other.values}
             for name, values in self.namespaces.items()
@@ -282,11 +282,14 @@ class DynamicConfig:
         )
 
     def get(self, key: str, default: object = None) -> object:
-        """The value of a key, whatever its case."""
+        """Return the value of a key in any case, or `default`."""
         return self.values.get(key.lower(), default)
 
     def apply(self, settings: SettingsT, keys: Mapping[str, str]) -> SettingsT:
-        """`settings` (a dataclass) with the fields changed that a known key names. Raises InvalidDynamicConfig."""
+        """Return a copy of `settings` (a dataclass) with the configured values of the fields in `keys`.
+
+        Raises InvalidDynamicConfig for a value of the wrong type.
+        """
         changed = _changed(settings, keys, self.values)
         if not hasattr(changed, "by_namespace"):
             return changed
@@ -296,12 +299,12 @@ class DynamicConfig:
         return replace(common, by_namespace=by_namespace)  # type: ignore[type-var]
 
     def check(self) -> None:
-        """Raise InvalidDynamicConfig when a key that we know has a value of the wrong kind."""
+        """Raise InvalidDynamicConfig if a supported key has a value of the wrong type."""
         for settings, keys in SECTIONS:
             self.apply(settings()(), keys)
 
     def warn(self) -> None:
-        """Say which keys change nothing here, and why."""
+        """Log which keys have no effect here, and why."""
         for key in self.values:
             if key not in HONOURED:
                 log.warning("%s", _why_not(key))
@@ -346,7 +349,7 @@ _LISTS = ("http_allowed_hosts", "protected_namespaces")
 
 
 def _converted(key: str, name: str, value: object, present: object) -> object:
-    """The value as the field holds it: spans in the field's unit, numbers as numbers."""
+    """Convert a value to the field's type: durations to the field's unit, numbers to numbers."""
     if value is None and present is None:
         return None
     if is_span(name) and isinstance(value, str):
@@ -371,12 +374,12 @@ def _converted(key: str, name: str, value: object, present: object) -> object:
 
 
 def is_span(name: str) -> bool:
-    """Whether the field holds a span of time, in nanoseconds or in seconds."""
+    """Return whether the field holds a duration, in nanoseconds or seconds."""
     return name.endswith(("_ns", "_s")) and not name.endswith("_per_s")
 
 
 def as_given(name: str, value: object) -> object:
-    """The value of a field as it would be given: the reverse of `apply`."""
+    """Return the value of a field as it would be configured: the reverse of `apply`."""
     if isinstance(value, bool):
         return value
     if name.endswith("_percent") and isinstance(value, int):
@@ -396,7 +399,7 @@ def _span(seconds: float) -> str:
 
 
 def _addresses(key: str, value: object) -> tuple[tuple[str, bool], ...]:
-    """Patterns of hosts, and whether without TLS: `[{"Pattern": "*", "AllowInsecure": true}]`."""
+    """Parse patterns of hosts, and whether plain HTTP is allowed: `[{"Pattern": "*", "AllowInsecure": true}]`."""
     found = []
     entries: list[Any] = value if isinstance(value, list) else [value]
     for entry in entries:
@@ -411,7 +414,7 @@ _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6,
 
 
 def duration_s(what: str, text: str) -> float:
-    """Seconds of a Go duration (`1h30m`, `250ms`). Raises InvalidDynamicConfig naming `what`."""
+    """Parse a Go duration (`1h30m`, `250ms`) into seconds. Raises InvalidDynamicConfig naming `what`."""
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|h|m|s)", text)
     if text != "0" and (not parts or "".join(number + unit for number, unit in parts) != text):
         raise InvalidDynamicConfig(f'"{text}" is not a duration such as 10s or 1m30s (dynamic config key "{what}")')

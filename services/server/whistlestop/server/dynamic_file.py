@@ -7,9 +7,9 @@
         constraints: {namespace: orders}
       - value: true
 
-Each key has a list of values. One without constraints holds everywhere; one for a namespace goes before it. Of values
-with the same constraints the first is taken, as in Temporal. Other constraints are those of parts that are not there
-(task queues' partitions, shards, destinations): their values are passed over with a warning.
+Each key has a list of values. A value without constraints applies everywhere; one for a namespace takes precedence.
+Of several values with the same constraints the first applies, as in Temporal. Other constraints concern parts that
+this server does not have (partitions of task queues, shards, destinations): such values are ignored with a warning.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ CONSTRAINTS = frozenset((
     "namespace", "namespaceid", "taskqueuename", "tasktype", "historytasktype", "shardid", "destination",
     "chasmtasktype",
 ))  # fmt: skip
-"""That Temporal knows, in lower case."""
+"""The constraints that Temporal knows, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
 class DynamicSource:
-    """A file, and the flags that go before it."""
+    """A file, and the flags that override it."""
 
     path: str
     flags: DynamicConfig
 
     def read(self) -> DynamicConfig:
-        """What holds now. Raises InvalidDynamicConfig naming the file and the fault."""
+        """Return the current configuration. Raises InvalidDynamicConfig naming the file and the error."""
         found = parse(self._text(), self.path).overridden_by(self.flags)
         try:
             found.check()
@@ -52,7 +52,7 @@ class DynamicSource:
         return found
 
     def stamp(self) -> tuple[int, ...]:
-        """What changes with the file: empty when it can't be found."""
+        """Return values that change with the file; empty when it cannot be found."""
         try:
             status = Path(self.path).stat()
         except OSError:
@@ -74,7 +74,7 @@ class DynamicSource:
 
 
 def parse(text: str, path: str) -> DynamicConfig:
-    """What the file says, of every key. Raises InvalidDynamicConfig."""
+    """Parse a file, including unsupported keys. Raises InvalidDynamicConfig."""
     import yaml
 
     where = f"--dynamic-config-file {path}"
@@ -119,7 +119,7 @@ def _entries(where: str, key: str, entries: object) -> Iterator[tuple[Mapping[st
 
 
 def _namespace(where: str, key: str, constraints: Mapping[str, object]) -> str | None:
-    """The namespace that a value is for, empty for all of them; None where it is passed over."""
+    """Return the namespace that a value is for, empty for all; None if the value is to be ignored."""
     for name in constraints.keys() - CONSTRAINTS:
         raise InvalidDynamicConfig(f'{where}: "{name}" of the key "{key}" is no constraint')
     namespace = constraints.get("namespace", "")
@@ -127,7 +127,7 @@ def _namespace(where: str, key: str, constraints: Mapping[str, object]) -> str |
         raise InvalidDynamicConfig(f'{where}: the namespace of the key "{key}" is no text')
     others = constraints.keys() - {"namespace"}
     if key.lower() not in HONOURED:
-        return ""  # warned of as a whole
+        return ""  # `DynamicConfig.warn` reports the key itself
     if others or (namespace and key.lower() not in by_namespace()):
         names = ", ".join(sorted(others or {"namespace"}))
         log.warning("dynamic configuration key %s is not told apart by %s: that value is passed over", key, names)

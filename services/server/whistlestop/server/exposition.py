@@ -1,4 +1,4 @@
-"""The numbers of a process in Prometheus' text format: imported when somebody looks for the first time."""
+"""The metrics of a process in Prometheus' text format; imported with the first scrape."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def text_of(metrics: PrometheusMetrics) -> Callable[[], bytes]:
-    """Return what writes the numbers of `metrics` and of the process down, as they are when it is called."""
+    """Return a function that renders the current values of `metrics` and of the process."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(_Collector(metrics))

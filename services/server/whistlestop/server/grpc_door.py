@@ -1,7 +1,7 @@
-"""The gRPC door: the registry's methods in front of `Frontend.call`, on the server of `grpc/`.
+"""The gRPC endpoint: passes the registry's methods to `Frontend.call`, on the server of `common/grpc`.
 
-Rules of this file: nothing here knows an RPC, and nothing knows HTTP/2. Per call it does what must be done and no
-more: parsers and handlers are looked up once per method, and an error is rendered once. Payloads never reach a log.
+Nothing here depends on a particular RPC or on HTTP/2. Parsers and handlers are looked up once per method, and an
+error is encoded once, to keep the work per call small. Payloads are never logged.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from whistlestop.frontend.service import Frontend
 
 _MOST_PUBLIC = 4_096
-"""Bytes of a request that anybody may send. GetSystemInfo's has no fields."""
+"""Maximum bytes of a request that needs no authentication. GetSystemInfo's has no fields."""
 
 
 class _Methods:
-    """Every method of the registry, health and reflection, and an answer for whatever else is called."""
+    """All methods of the registry, health and reflection, and the error for any other path."""
 
     def __init__(self, frontend: Frontend, clock: Clock) -> None:
         self._frontend = frontend
@@ -99,7 +99,7 @@ def _unknown(path: str, served: Container[str]) -> Method:
 
 
 class GrpcDoor:
-    """A gRPC server on one address. `port` is the bound one (useful after asking for 0)."""
+    """A gRPC server on one address. `port` is the bound port (useful after asking for 0)."""
 
     def __init__(self, frontend: Frontend, clock: Clock, budget: Budget | None = None) -> None:
         self._methods = _Methods(frontend, clock)
@@ -107,7 +107,7 @@ class GrpcDoor:
         self.port = 0
 
     async def start(self, address: str, tls: ssl.SSLContext | None = None) -> int:
-        """Listen on `host:port`; raises OSError when the address can't be had."""
+        """Listen on `host:port` and return the port. Raises OSError when the address cannot be bound."""
         host, _, port = address.rpartition(":")
         try:
             self.port = await self._server.start(host.strip("[]"), int(port), tls)
@@ -119,10 +119,10 @@ class GrpcDoor:
         return self.port
 
     async def stop(self, grace_s: float = 2.0) -> None:
-        """Refuse new calls, give running ones `grace_s`, then end them."""
+        """Refuse new calls, give running ones `grace_s` seconds, then end them."""
         self._methods.health.drain()
         await self._server.stop(grace_s)
 
     async def wait(self) -> None:
-        """Until the server is stopped."""
+        """Wait until the server has stopped."""
         await self._server.wait()

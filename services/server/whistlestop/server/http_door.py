@@ -1,7 +1,7 @@
-"""The HTTP endpoints of a process: a listener around an ASGI application, and uvicorn's protocol within bounds.
+"""The HTTP endpoints of a process: a listener around an ASGI application, and uvicorn's protocol with limits.
 
-The protocol is imported when the first connection comes: many servers, of tests above all, never get one, and uvicorn
-with what it needs is a tenth of a start.
+The protocol is imported with the first connection: many servers, above all in tests, never get one, and importing
+uvicorn is a tenth of a start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STOP_S = 5
 
 
 class ServerState:
-    """What the connections of one listener share; uvicorn's protocol reads and fills the first four."""
+    """What the connections of a listener share; uvicorn's protocol uses the first four attributes."""
 
     def __init__(self) -> None:
         self.total_requests = 0
@@ -41,7 +41,7 @@ class ServerState:
 
     @property
     def default_headers(self) -> list[tuple[bytes, bytes]]:
-        """Headers of every answer: the date, written once a second."""
+        """Headers of every answer: the date, formatted once a second."""
         now_s = int(time.time())
         if now_s != self._date_s:
             from email.utils import formatdate
@@ -51,17 +51,17 @@ class ServerState:
         return self._headers
 
     def came(self) -> None:
-        """A connection is there."""
+        """Record a new connection."""
         self.empty.clear()
 
     def gone(self) -> None:
-        """A connection has ended."""
+        """Record the end of a connection."""
         if not self.connections:
             self.empty.set()
 
 
 class HttpDoor:
-    """Serves an application on one address. A connection may idle for `keep_alive_s`."""
+    """Serves an application on one address. A connection may be idle for `keep_alive_s` seconds."""
 
     def __init__(
         self, app: App, keep_alive_s: float = 5, *, budget: Budget | None = None, limits: HttpLimits | None = None
@@ -77,7 +77,7 @@ class HttpDoor:
     async def start(
         self, ip: str, port: int, tls: ssl.SSLContext | None = None, *, asks_for_certificates: bool = False
     ) -> int:
-        """Listen; the bound port. Raises OSError."""
+        """Listen and return the bound port. Raises OSError."""
         make = partial(self._protocol, asks_for_certificates=asks_for_certificates)
         self._listener = Listener(_listen(ip, port), self._budget, make, tls)
         return self._listener.port
@@ -92,7 +92,7 @@ class HttpDoor:
         return self._make(account)
 
     async def stop(self) -> None:
-        """Refuse new requests, let running ones end for a moment."""
+        """Refuse new requests, and give running ones a few seconds to end."""
         if self._listener is None:
             return
         self._listener.close()

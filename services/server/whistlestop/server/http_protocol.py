@@ -1,13 +1,13 @@
-"""One HTTP/1.1 connection within bounds: uvicorn's protocol, and limits on what a peer may cost.
+"""An HTTP/1.1 connection with limits: uvicorn's protocol, and bounds on what a peer may use.
 
-Rules of this file:
-  - every phase of a connection has a limit in bytes and in time: no request yet, a head, a body, an answer that the
-    peer does not fetch. A request that arrives in one piece costs no timer;
-  - as long as the peer has shown no credential, it also counts towards the process's budget (`common.budget`), is read
-    in small pieces, and no further piece of a body is read before the application wants it;
-  - a head is checked before the application sees it. What a proxy in front of us could read differently is refused;
-  - trailers are counted and dropped: they come after the caller was authorized, so they may not change its headers;
-  - the rest of a body that nobody wants is discarded up to a limit, so that its sender can read the answer.
+- Every phase of a connection has a limit in bytes and time: before a request, headers, body, and an answer that the
+  peer does not read. A request that arrives in one piece needs no timer.
+- While the peer is not authenticated, it also counts towards the process's budget (`common.budget`), is read from in
+  small pieces, and no more of a body is read before the application wants it.
+- Headers are checked before the application sees them. Anything that a proxy in front could interpret differently is
+  refused.
+- Trailers are counted and dropped: they arrive after the caller was authorised, so they must not change the headers.
+- The rest of an unwanted body is discarded up to a limit, so that its sender can read the answer.
 """
 
 from __future__ import annotations
@@ -40,33 +40,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Sizes in bytes, times in seconds."""
+    """Limits of a connection. Sizes are in bytes, times in seconds."""
 
     head: int = 64 * 1024
-    """Of a request line and its headers."""
+    """Request line and headers."""
     target: int = 32 * 1024
-    """Of a request line's path and query."""
+    """Path and query of the request line."""
     headers: int = 256
     framing: int = 16 * 1024
-    """Of chunk sizes, chunk extensions and trailers, beyond what 16 bytes a chunk and twice its data allow for."""
+    """Chunk sizes, chunk extensions and trailers, beyond an allowance of 16 bytes a chunk and twice its data."""
     discarded: int = 256 * 1024
-    """Of a body that comes in although its request is answered."""
+    """Body data that arrives after the request was answered."""
     pipelined: int = 16
-    """Requests of one connection that wait for the answer to an earlier one."""
+    """Requests of a connection that wait for the answer to an earlier one."""
     head_s: float = 10.0
-    """From the first byte (of a new connection: from its start) to the end of the head."""
+    """From the first byte (of a new connection: from its start) to the end of the headers."""
     body_s: float = 60.0
     linger_s: float = 2.0
-    """For a peer to read a refusal while it is still sending."""
+    """For a peer to read an error while it is still sending."""
     stalled_s: float = 20.0
-    """For the next 64 KiB of an answer to be fetched."""
+    """For the next 64 KiB of an answer to be read."""
     keep_alive_s: float = 5.0
 
 
 _PIECE_OF_STRANGERS = 8 * 1024
 _PIECE = 256 * 1024
 _buffer = memoryview(bytearray(_PIECE))
-"""What is read lands here and is copied at once, so all connections can share it."""
+"""Receives what is read, which is copied at once, so that all connections can share it."""
 _PROGRESS = 64 * 1024
 _REQUEST_LINE = len("  HTTP/1.1\r\n")
 _HEADER_LINE = len(": \r\n")
@@ -76,15 +76,15 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 _IDLE, _HEAD, _BODY = range(3)
-"""What is read: nothing, a head, a body. Plain numbers, since they are compared several times a request."""
+"""What is being read: nothing, headers, a body. Plain integers, because they are compared often."""
 
 
 class _RefusedRequest(Exception):
-    """Stops the parser; the refusal is kept in the protocol."""
+    """Stops the parser; the protocol keeps the error to send."""
 
 
 class _Flow(FlowControl):
-    """Uvicorn's flow control, with one more reason not to read."""
+    """Uvicorn's flow control, with one more reason to pause reading."""
 
     rests = False
     """The peer has used up its CPU time."""
@@ -95,7 +95,7 @@ class _Flow(FlowControl):
 
 
 class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
-    """See the rules of this file. It stands in the ASGI scope's state as PEER."""
+    """The protocol of a connection; see the module's docstring. ASGI's state contains it as PEER."""
 
     flow: _Flow
 
@@ -109,19 +109,20 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.timeout_keep_alive = limits.keep_alive_s  # type: ignore[assignment]  # a float will do
         self._phase = _IDLE
         self._outside = 0
-        """Bytes of the current message outside its body; after its head, only those behind the head."""
+        """Bytes of the current message outside its body; once the headers are complete, only those after the
+        headers."""
         self._allowed = 0
-        """What `_outside` may be in a body."""
+        """Limit of `_outside` while a body is received."""
         self._discarded = 0
         self._head: list[tuple[bytes, bytes]] = []
-        """The headers of the request whose body comes in."""
+        """The headers of the request whose body is being received."""
         self._refusal: tuple[HTTPStatus, str] | None = None
         self._counted: deque[Request] = deque()
-        """What the budget has of requests that are not answered."""
+        """The budget's records of requests that are not answered yet."""
         self._ending = False
         """Nothing more is read."""
         self._running: RequestResponseCycle
-        """The request that the application has, or had last."""
+        """The request that the application is serving, or served last."""
         self._timed: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -136,7 +137,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._account.peer = self
         self._state.came()
         self._watch(_HEAD)
-        if not self._account.is_open:  # it had to make room during its TLS handshake
+        if not self._account.is_open:  # the budget dropped it during its TLS handshake
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -195,19 +196,19 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
                 )
 
     def _fed(self, data: bytes) -> bool:
-        """Parse. False if the connection ends here."""
+        """Parse received data. Return False if the connection ends here."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             return self._without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            # Nothing is logged: whoever sends rubbish would write our log.
+            # Nothing is logged, so that a peer cannot fill our log.
             self._refuse(*(self._refusal or (HTTPStatus.BAD_REQUEST, "Invalid HTTP request received.")))
             return False
         return not self._ending
 
     def _without_upgrade(self, rest: bytes) -> bool:
-        """Go on with HTTP/1.1: a server may ignore an `Upgrade`. The parser has taken the body for another protocol."""
+        """Go on with HTTP/1.1, ignoring an `Upgrade` as a server may. The parser took the body for another protocol."""
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         for name, value in self._head:
@@ -258,7 +259,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._discarded = 0
 
     def on_chunk_header(self) -> None:
-        """Httptools calls this at the head of each chunk."""
+        """Allow for the framing of another chunk. Called by httptools."""
         self._allowed += _PER_CHUNK
 
     def on_body(self, body: bytes) -> None:
@@ -276,7 +277,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade() and any(name in _FRAMING for name, _ in self._head):
-            return  # the body is still to come, see `_without_upgrade`
+            return  # the body follows, see `_without_upgrade`
         super().on_message_complete()
         self._phase = _IDLE
         self._outside = 0
@@ -285,27 +286,27 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def _hold(self, size: int) -> None:
         if not self._counted[-1].hold(size):
-            self._stop(HTTPStatus.TOO_MANY_REQUESTS, "Too much is sent by callers who are not known yet.")
+            self._stop(HTTPStatus.TOO_MANY_REQUESTS, "Too many unfinished requests of unauthenticated callers.")
 
     def _stop(self, status: HTTPStatus, message: str) -> None:
         self._refusal = status, message
         raise _RefusedRequest
 
-    # -- what the application knows of the peer --
+    # -- the application's view of the peer --
 
     @property
     def is_known(self) -> bool:
-        """Whether a known caller has used this connection."""
+        """Whether an authenticated caller has used this connection."""
         return self._account.authenticated
 
     def authenticate(self) -> None:
-        """Note that a known caller uses this connection."""
+        """Record that an authenticated caller uses this connection."""
         self._account.authenticate()
         while self._counted:
             self._counted.popleft().close()
 
     def spend_cpu(self, seconds: float) -> None:
-        """Count CPU time, and stop reading for a while if it was too much."""
+        """Count CPU time, and pause reading if it was too much."""
         rest_s = self._account.spend_cpu(seconds)
         if rest_s > 0 and not self._ending and not self.flow.rests:
             self.flow.pause_reading()
@@ -318,22 +319,22 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if not self._ending and not self.pipeline:
             self.flow.resume_reading()
 
-    # -- as the budget sees it --
+    # -- the budget's Peer --
 
     def activity(self) -> int:
-        """Return a number that grows whenever something comes."""
+        """Return a number that grows whenever data arrives."""
         return self._received
 
     def is_busy(self) -> bool:
-        """Return whether a request is under way."""
+        """Return whether a request is in progress."""
         return self._phase != _IDLE or not self._is_answered(none_is=True)
 
     def close_idle(self) -> None:
-        """Close: there is nothing to do."""
+        """Close the connection, because it is idle."""
         self._close()
 
     def abort(self) -> None:
-        """Close at once, without a word."""
+        """Close the connection at once."""
         self.transport.abort()
 
     # -- answers --
@@ -349,7 +350,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self.transport.is_closing() or self._phase == _IDLE:
             return
         if self.cycle.response_complete and self._phase == _BODY:
-            self._set_timer(self._limits.linger_s, self._expire)  # the rest of a body that nobody wants
+            self._set_timer(self._limits.linger_s, self._expire)  # the rest of an unwanted body
         else:
             self._timed = None
             self._watch(self._phase)
@@ -367,7 +368,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._stall_timer = self.loop.call_later(self._limits.stalled_s, self._check_writing)
 
     def _check_writing(self) -> None:
-        """Drop a peer that does not fetch what it asked for."""
+        """Drop a peer that does not read its answers."""
         self._stall_timer = None
         unsent = self.transport.get_write_buffer_size()
         if not unsent:
@@ -380,10 +381,10 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     # -- the end --
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Answer what is no request, and end. Behind requests that are not answered yet, end with their answers."""
+        """Send an error and end the connection; if earlier requests are unanswered, end it after their answers."""
         if self._is_answering_another():
             if self._phase == _BODY:
-                self.pipeline.popleft()  # the one that is refused, and which no answer is due for any more
+                self.pipeline.popleft()  # the refused request, which gets no answer
             self._stop_reading()
             (self.pipeline[0][0] if self.pipeline else self._running).keep_alive = False
             return
@@ -396,7 +397,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._end()
 
     def _end(self) -> None:
-        """Read no more, stop what is running, and close when the peer has had a moment to read the answer."""
+        """Stop reading and serving, and close after giving the peer a moment to read the answer."""
         self._stop_reading()
         self.pipeline.clear()
         if not self._is_answered(none_is=True):
@@ -417,7 +418,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.transport.close()
 
     def _watch(self, phase: int | None) -> None:
-        """Time a phase from its start on."""
+        """Start the timer of a phase, unless it is running."""
         if phase == self._timed:
             return
         self._timed = phase
@@ -433,7 +434,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._timer = self.loop.call_later(after_s, action)
 
     def _expire(self) -> None:
-        """End what takes too long, or has to make room."""
+        """End a request that takes too long or has to make room."""
         if self._ending or self.transport.is_closing():
             return
         if self._is_answering_another():
@@ -444,20 +445,20 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._close()
 
     def _make_room(self) -> None:
-        """End what the budget has no room for any more."""
+        """End a request for which the budget has no room any more."""
         if self._phase == _IDLE:
             self._end()
         else:
             self._expire()
 
     def _is_answering_another(self) -> bool:
-        """Whether an earlier request than the one that comes in has no complete answer yet."""
+        """Return whether a request before the one being received is not answered completely yet."""
         if self._phase == _BODY:
             return bool(self.pipeline)
         return not self._is_answered(none_is=True)
 
     def _is_answered(self, *, none_is: bool) -> bool:
-        """Whether the last request has its answer; `none_is` where there was no request yet."""
+        """Return whether the last request is answered; `none_is` if there was no request yet."""
         cycle: Any = self.cycle
         return cycle.response_complete if cycle is not None else none_is
 
@@ -469,7 +470,7 @@ _HEAD_TOO_LARGE = (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the 
 def _looked_at(
     headers: Iterable[tuple[bytes, bytes]], url: bytes, parser: httptools.HttpRequestParser
 ) -> tuple[int, str | None]:
-    """The size of a head, and what is wrong with it that the parser let pass: where it ends, or whom it is for."""
+    """Return the size of the headers, and an error that the parser ignores (ambiguous length or host), or None."""
     method, version = parser.get_method(), parser.get_http_version()
     size = len(method) + len(url) + _REQUEST_LINE
     host = wrong = None
@@ -493,7 +494,7 @@ def _looked_at(
 
 
 class _WithCertificates(BoundedProtocol):
-    """Tells the application whose certificate the client has shown: ASGI's scope has a place for a server's own."""
+    """Also passes the names of the client's certificate to the application, in ASGI's state."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         super().connection_made(transport)
@@ -503,7 +504,7 @@ class _WithCertificates(BoundedProtocol):
 def protocols(
     app: App, state: ServerState, limits: HttpLimits | None, keep_alive_s: float, *, asks_for_certificates: bool
 ) -> Callable[[Account], BoundedProtocol]:
-    """Return what makes the protocol of a connection, given its account."""
+    """Return a function that makes the protocol of a connection, given its account."""
     bounds = replace(limits or HttpLimits(), keep_alive_s=keep_alive_s)
     kind = _WithCertificates if asks_for_certificates else BoundedProtocol
     config = uvicorn.Config(

@@ -1,7 +1,7 @@
-"""The internal door: where other processes of the same deployment find history and matching.
+"""The internal endpoint, by which other processes of the deployment call history and matching.
 
-Rules of this file: it takes the envelopes that go between functions, at `/history` and `/matching`, and nothing else
-but `/healthz`. Who calls shows the shared secret; a process without one listens on loopback alone (config.py).
+It serves the envelopes that the functions exchange, at `/history` and `/matching`, and `/healthz`. Callers
+authenticate with the shared secret; a process without a secret listens on loopback only (config.py).
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_BODY = 64 * 1024 * 1024
-"""Of one envelope. Public doors refuse requests above 4 MiB long before."""
+"""Maximum size of an envelope. The public endpoints already refuse requests above 4 MiB."""
 KEEP_ALIVE_S = 75
-"""How long a connection may idle: longer than any pause of a caller that has work."""
+"""How long a connection may be idle: longer than any pause of a caller that has work."""
 _HOLDS = frozenset(spec.method for spec in (REGISTRY | OWN_REGISTRY).values() if spec.holds)
-"""Methods whose callers wait on purpose: a drain ends them at once."""
+"""Long polls, which a drain ends at once."""
 _SHUTTING_DOWN = "the server is shutting down"
 _JSON = {"content-type": "application/json"}
 
 
 def credential(secrets: Sequence[str]) -> dict[str, str]:
-    """The header that shows the first of the secrets."""
+    """Return the header with the first of the secrets; empty without any."""
     return {"authorization": f"Bearer {secrets[0]}"} if secrets else {}
 
 
 class InternalApi:
-    """The services that live in this process, for those who know one of the secrets; for everybody without any."""
+    """The services of this process, for callers with one of the secrets; without secrets, for every caller."""
 
     def __init__(self, services: Mapping[str, ServiceClient], clock: Clock, secrets: Sequence[str]) -> None:
         self._by_path = {f"/{name}": service for name, service in services.items()}
@@ -61,10 +61,10 @@ class InternalApi:
     def refusal(
         self, method: str, path: str, headers: Mapping[str, str], local_ip: str = ""
     ) -> HttpAnswer | None:
-        """What is wrong with a request, as far as its head tells."""
+        """Return why a request is refused, judging by its headers; None if it is allowed."""
         shown = headers.get("authorization", "").encode("latin-1", "replace")
         if self._expected and not self._shows_secret(shown):
-            self._warn("a call at the internal door does not show the secret")
+            self._warn("a call to the internal endpoint does not have the secret")
             return _refused(401, Code.UNAUTHENTICATED, "the internal secret is missing or wrong")
         if method != "POST" or path not in self._by_path:
             return _refused(404, Code.UNIMPLEMENTED, f"POST to {' or '.join(sorted(self._by_path))}")
@@ -79,7 +79,7 @@ class InternalApi:
         return any(hmac.compare_digest(shown, expected) for expected in self._expected)
 
     async def invoke(self, path: str, body: bytes) -> HttpAnswer:
-        """Run one envelope."""
+        """Serve an envelope."""
         try:
             envelope = json.loads(body)
         except (ValueError, RecursionError):
@@ -107,7 +107,7 @@ class InternalApi:
         return _answered(200, answer)
 
     async def drain(self) -> None:
-        """Refuse new calls, and end those that wait on purpose."""
+        """Refuse new calls, and end long polls."""
         self._draining = True
         held = list(self._held)
         for task in held:
@@ -119,7 +119,7 @@ class InternalApi:
 
 
 def internal_app(api: InternalApi) -> App:
-    """The ASGI application."""
+    """Return the ASGI application."""
 
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -1,7 +1,7 @@
 """Dynamic configuration that is read again while the server runs, when its file has changed.
 
-The services hold their settings in dataclasses that nobody changes; here their values are replaced in place, so that
-all who hold one see the new values. What is built from a setting at the start (`AT_THE_START`) keeps its value.
+The services hold their settings in frozen dataclasses; here the values in these are replaced in place, so that every
+holder sees the new values. Settings that are used only at the start (`AT_THE_START`) keep their values.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 10.0
 AT_THE_START = frozenset(("frontend.httpallowedhosts", "workercontroller.compute_providers.webhook.allowed_addresses"))
-"""Keys that are read once: a door and the client of webhooks are made of them."""
+"""Keys that are read only once, to construct a listener and the client of webhooks."""
 
 
 class LiveConfig:
-    """Looks now and then whether the file has changed."""
+    """Checks regularly whether the file has changed."""
 
     def __init__(
         self, source: DynamicSource, current: DynamicConfig, clock: Clock, take: Callable[[DynamicConfig], None]
@@ -49,7 +49,7 @@ class LiveConfig:
         self._loop = Loop("dynamic configuration", clock)
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         await self._loop.run(self._turn)
 
     async def _turn(self) -> None:
@@ -57,7 +57,7 @@ class LiveConfig:
         self.look()
 
     def look(self) -> bool:
-        """Take over what the file says now; False when it says the same, or nothing that can be read."""
+        """Apply the file if it has changed. Return False when nothing changed or it cannot be read."""
         stamp = self._source.stamp()
         if stamp == self._stamp:
             return False
@@ -65,7 +65,7 @@ class LiveConfig:
         try:
             read = self._source.read()
         except InvalidDynamicConfig as error:
-            log.error("%s: the values of before stay in force", error)  # noqa: TRY400 - it says it all
+            log.error("%s: the previous values stay in force", error)  # noqa: TRY400 - the message suffices
             return False
         fresh = _with_values_of_the_start(read, self._current)
         changed = _changes(self._current, fresh)
@@ -83,7 +83,7 @@ def _with_values_of_the_start(read: DynamicConfig, before: DynamicConfig) -> Dyn
     kept = {key: value for key, value in before.values.items() if key in AT_THE_START}
     if any(read.values.get(key) != before.values.get(key) for key in AT_THE_START):
         log.warning(
-            "dynamic configuration keys that are read at the start alone keep their values: %s",
+            "dynamic configuration keys that are only read at the start keep their values: %s",
             ", ".join(sorted(key for key in AT_THE_START if read.values.get(key) != before.values.get(key))),
         )
     others = {key: value for key, value in read.values.items() if key not in AT_THE_START}
@@ -91,7 +91,7 @@ def _with_values_of_the_start(read: DynamicConfig, before: DynamicConfig) -> Dyn
 
 
 def _changes(before: DynamicConfig, after: DynamicConfig) -> list[str]:
-    """The keys whose values differ, for all or for some namespace."""
+    """Return the keys whose values differ, for all namespaces or for one."""
     found = {
         key
         for old, new in (
@@ -106,7 +106,7 @@ def _changes(before: DynamicConfig, after: DynamicConfig) -> list[str]:
 
 
 def reconfigure(services: Services, dynamic: DynamicConfig) -> None:
-    """Give the services of this process the values of `dynamic`, and the defaults of what it does not name."""
+    """Apply `dynamic` to the services of this process; settings that it does not name get their defaults."""
     if services.history is not None:
         _renew(services.history.limits, dynamic, LIMIT_KEYS)
     if services.matching is not None:

@@ -1,7 +1,7 @@
 """Structured logs: one line a record, for people (`pretty`, `text`) or for machines (`json`).
 
-Payloads never reach a log: records carry identifiers only (`workflow_id`, `run_id`, `namespace`, … by `extra=`), and
-protobuf messages in arguments are replaced by their type's name. Control characters are escaped.
+Payloads are never logged: records carry only identifiers (`workflow_id`, `run_id`, `namespace`, … by `extra=`), and
+protobuf messages in arguments are replaced by the names of their types. Control characters are escaped.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ FIELDS = (
     "code",
     "host_id",
 )
-"""Attributes of a record that are printed when they are there."""
+"""Attributes that are printed if a record has them."""
 
 
 class LogFormat(StrEnum):
-    """As `--log-format` takes them."""
+    """Values of `--log-format`."""
 
     TEXT = "text"
     PRETTY = "pretty"
@@ -41,7 +41,7 @@ class LogFormat(StrEnum):
 
 
 def configure(level: str, log_format: LogFormat, stream: IO[str] | None = None) -> None:
-    """Send the logs of this process to `stream` (standard error)."""
+    """Send the logs of this process to `stream` (by default standard error)."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else TextFormatter())
     handler.addFilter(silence_payloads)
@@ -49,13 +49,13 @@ def configure(level: str, log_format: LogFormat, stream: IO[str] | None = None) 
     root.handlers[:] = [handler]
     number = LEVELS[level.lower()]
     root.setLevel(number)
-    # Libraries speak to their developers; ours to operators.
+    # Libraries log for their developers; only their warnings are for operators.
     for name in ("asyncio", "grpc", "psycopg", "psycopg.pool", "uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
 def silence_payloads(record: logging.LogRecord) -> bool:
-    """Replace messages and bytes among the arguments by what they are."""
+    """Replace messages and bytes in the arguments of a record by descriptions. Return True (a logging filter)."""
     if isinstance(record.args, tuple) and record.args:
         record.args = tuple(_described(value) for value in record.args)
     return True
@@ -70,7 +70,7 @@ def _described(value: object) -> object:
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """The identifiers that the record carries."""
+    """Return the identifiers of a record."""
     return {name: value for name in FIELDS if (value := getattr(record, name, None)) not in (None, "")}
 
 
@@ -80,7 +80,7 @@ def _instant(record: logging.LogRecord) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """Such as `2026-01-31T12:00:00.000Z WARN  whistlestop.history: message workflow_id=order-1`."""
+    """Formats lines such as `2026-01-31T12:00:00.000Z WARN  whistlestop.history: message workflow_id=order-1`."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = "WARN" if record.levelno == logging.WARNING else record.levelname
@@ -94,7 +94,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with `ts`, `level`, `logger`, `msg` and the identifiers."""
+    """Formats a JSON object a line, with `ts`, `level`, `logger`, `msg` and the identifiers."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -106,5 +106,5 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
-        # JSON itself escapes no more than the first 32 characters.
+        # JSON itself only escapes the first 32 characters.
         return escaped(json.dumps(entry, ensure_ascii=False, default=str))

@@ -1,14 +1,15 @@
-"""A server's rows in `cluster_membership`, one for each role, and what it makes of the others' rows.
+"""A server's rows in `cluster_membership`, one for each role, and how it judges the rows of others.
 
-A row is written at start, renewed while the server lives, and removed when it leaves.
+A row is written at the start, renewed while the server lives, and removed when it leaves.
 
-Rules of this file:
-  - membership is for placement and for people, never for safety: a row that is late or lost changes nothing true;
-  - whether another lives is told by its heartbeats moving on, as seen by our own steady clock: wall clocks need not
-    agree, and may be set;
-  - who joins calls (a hint); the living answer by a heartbeat, and who does not answer in CALL_S is held for gone until
-    it beats again. So nobody waits for a row of a killed process to expire;
-  - while a process is alone it beats slowly. A call, or a row of another, makes it beat fast.
+- Membership is used for placement and for display, never for safety: a late or lost row makes nothing incorrect.
+- Another member is alive while its heartbeats advance, as observed by our own steady clock: wall clocks need not
+  agree,
+  and may be set.
+- A member that joins sends a notification; living members answer with a heartbeat, and one that does not answer
+  within
+  CALL_S counts as gone until its next heartbeat. So nobody waits for the row of a killed process to expire.
+- A member that is alone sends heartbeats slowly. A notification, or a row of another member, makes it send them fast.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
 
 ALONE_S = 20.0
 BESIDE_OTHERS_S = 3.0
-"""Between heartbeats."""
+"""Interval of heartbeats beside other members; ALONE_S without."""
 
 SILENCE_S = 7.0
-"""Without a heartbeat for this long, one that beats fast is gone."""
+"""A member with fast heartbeats is gone after this time without one."""
 EXPIRY_S = 10.0
 ALONE_EXPIRY_S = 60.0
-"""What the rows say, for people, and for who comes anew."""
+"""Expiry written into the rows, for display and for members that join later."""
 CALL_S = 1.0
 REREAD_LEASES_NS = 60 * SECOND_NS
 MOST_MEMBERS = 1000
@@ -50,24 +51,24 @@ log = logging.getLogger(__name__)
 
 
 class Scanner(Protocol):
-    """What works on ranges of slots."""
+    """Something that scans ranges of slots."""
 
     def scan(self, spans: Sequence[tuple[int, int]]) -> None:
-        """From now on these, beginning with a look at all that is there."""
+        """Scan these spans from now on, beginning with everything that is there."""
         ...
 
 
 class Others:
-    """What is known of the other members: whose heartbeats move on."""
+    """The other members, and whether their heartbeats advance."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, int]] = {}
-        """The last heartbeat of each, and when we first saw that one (0: it is held for gone)."""
+        """Each member's last heartbeat, and when it was first observed (0: the member counts as gone)."""
         self.look_again_ns = 0
         """When the first of them will have been silent for too long; 0: never."""
 
     def observe(self, members: Sequence[Member], now_ns: int) -> list[Member]:
-        """Those of the rows read now, by the steady clock, whose owners live."""
+        """Return the members, of the rows just read, that are alive at `now_ns` (steady clock)."""
         seen: dict[str, tuple[int, int]] = {}
         alive = []
         ends = []
@@ -86,12 +87,12 @@ class Others:
         return alive
 
     def doubt(self, since_ns: int) -> None:
-        """Those that did not beat since `since_ns` are gone until they do."""
+        """Count members without a heartbeat after `since_ns` as gone until their next one."""
         self._seen = {host: (beat, at if at > since_ns else 0) for host, (beat, at) in self._seen.items()}
 
 
 class Membership:
-    """Keeps one member's rows alive, watches the others, and sees that the right ranges are scanned here."""
+    """Keeps a member's rows alive, watches the other members, and makes this process scan its ranges."""
 
     def __init__(
         self, store: ClusterStore, clock: Clock, notifier: Notifier, host_id: str, roles: Sequence[str],
@@ -108,25 +109,23 @@ class Membership:
         self._others = Others()
         self._alone = True
         self._wrote_slow = True
-        """Our rows say that the next heartbeat takes long."""
+        """Our rows announce that the next heartbeat takes long."""
         self._known: tuple[frozenset[str], tuple[tuple[int, int], ...]] = (frozenset(), ())
         self._leases_read_ns = 0
         self._apart_ns = 0
-        """What the wall clock was ahead of the steady one when this member joined.
-
-        Where it was set forward since, the rows of others would seem to have expired: those that had not by the clock
-        as it was are read, and their heartbeats tell.
-        """
+        """The difference between wall clock and steady clock when this member joined. If the wall clock is set
+        forward later, the rows of others seem to have expired: rows are read as of the former difference, and
+        their heartbeats decide."""
         self._task: asyncio.Task[None] | None = None
         self.on_alone: Callable[[], None] | None = None
-        """Told at each look that finds no others: nobody else listens for hints."""
+        """Called at each check that finds no other members: nobody else listens for notifications."""
         self.on_gone: Callable[[], None] | None = None
-        """Told when one of the others is silent for too long: what it committed last it may not have told."""
+        """Called when another member has gone: notifications of its last commits may be lost."""
         self._alive: frozenset[str] = frozenset()
         self._loop = Loop("membership", clock, most_pause_s=BESIDE_OTHERS_S)
 
     async def join(self, rpc_address: str, rpc_port: int) -> None:
-        """Write the first heartbeat and go on."""
+        """Write the first heartbeat, and start to renew it."""
         now_ns = self._clock.now_ns()
         self._apart_ns = now_ns - self._clock.steady_ns()
         self._members = [
@@ -143,7 +142,7 @@ class Membership:
         self._task = asyncio.create_task(self._keep(hints), name="membership")
 
     async def leave(self) -> None:
-        """Stop, let go of the ranges, and take the rows out."""
+        """Stop, release the ranges, and remove the rows."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -175,7 +174,7 @@ class Membership:
                 called = False
                 while not called and await hints.wait(deadline_ns):
                     called = hints.elsewhere
-                # A heartbeat that failed is tried again soon: the rows must not expire meanwhile.
+                # Retry a failed heartbeat soon, because the rows must not expire meanwhile.
                 while not await self._loop.attempt(partial(self._look, reread=called)):
                     called = True
         finally:
@@ -183,20 +182,20 @@ class Membership:
             hints.__exit__(None, None, None)
 
     async def _call(self) -> None:
-        """There are rows of others: see who answers."""
+        """Find out which of the members found at the start are alive."""
         began_ns = self._clock.steady_ns()
         self._notifier.publish((TOPIC,))
         await self._clock.sleep(CALL_S)
         await self._loop.attempt(partial(self._look, reread=True, doubt_ns=began_ns))
 
     async def _look(self, *, reread: bool, doubt_ns: int = 0) -> None:
-        """Beat, read who else there is, and settle who scans what."""
+        """Send a heartbeat, read the other members, and update the ranges."""
         now_ns, steady_ns = self._clock.now_ns(), self._clock.steady_ns()
         self._wrote_slow = self._alone and not reread
         expires_ns = now_ns + round((ALONE_EXPIRY_S if self._wrote_slow else EXPIRY_S) * SECOND_NS)
         mine = [replace(member, last_heartbeat_ns=now_ns, expires_ns=expires_ns) for member in self._members]
         found = await self._store.heartbeat(*mine, limit=MOST_MEMBERS, since_ns=min(now_ns, steady_ns + self._apart_ns))
-        # Instances of functions have no address: they scan when they are called, and hear no hints.
+        # Instances of functions have no address: they scan when they are invoked, and receive no notifications.
         servers = [member for member in found if member.rpc_address]
         alive = self._others.observe(servers, steady_ns)
         if doubt_ns:
@@ -216,7 +215,7 @@ class Membership:
         scanners = frozenset(member.host_id for member in members if member.role == "history")
         before, spans_before = self._known
         if self._task is None and len(members) > len(self._members):
-            # Just joined: who of these lives shows when they were called.
+            # This member has just joined: `_call` will show which of these are alive.
             return
         old = now_ns - self._leases_read_ns >= REREAD_LEASES_NS
         if reread or old or scanners != before or self._leases.is_waiting:
@@ -225,7 +224,7 @@ class Membership:
                 self._notifier.publish((TOPIC,))
         spans = self._leases.spans
         self._known = (scanners, spans)
-        # What a member that is gone had armed for itself has to be found, in whosever range it stands.
+        # Timers that a gone member had in memory have to be found, in whatever range they are.
         if self._scanner is not None and (spans != spans_before or before - scanners):
             log.info("scanning %s", spans, extra={"host_id": self._host_id})
             self._scanner.scan(spans)

@@ -1,7 +1,7 @@
-"""Offers fresh tasks to the matching processes that hold the polls, when matching lives elsewhere.
+"""Offers new tasks to the matching processes that hold the polls, when other processes serve matching.
 
-An offer is a hint: one that is lost is made up for by the notification in the database, which wakes matching as well.
-One request per commit would be many, so what is committed while an offer is on its way goes with the next one.
+An offer may be lost: the notification through the database wakes matching as well. One request per commit would be
+many, so tasks that are committed while an offer is being sent are sent together with the next one.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 10_000
-"""Tasks that wait for an offer at most; what is beyond is left to notifications."""
+"""Maximum number of tasks that wait to be offered; the others are left to notifications."""
 _AT_ONCE = 500
 _DEADLINE_NS = 2 * SECOND_NS
 
 
 class RemoteOffers:
-    """Call it with the rows of a commit."""
+    """Call it with the tasks of a commit."""
 
     def __init__(self, matching: HttpClient, clock: Clock) -> None:
         self._matching = matching
         self._clock = clock
         self._waiting: dict[str, list[MatchingTask]] = {}
-        """By a key that leads to the owner of their queues."""
+        """Tasks by the routing key of their queues' owner."""
         self._count = 0
         self._sending: dict[str, asyncio.Task[None]] = {}
 
@@ -54,7 +54,7 @@ class RemoteOffers:
                 self._sending[route] = asyncio.create_task(self._send(route), name="offers")
 
     async def close(self) -> None:
-        """Send no more."""
+        """Stop sending."""
         tasks = list(self._sending.values())
         for task in tasks:
             task.cancel()

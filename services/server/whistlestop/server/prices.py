@@ -1,8 +1,8 @@
-"""What a stack costs: list prices, and the arithmetic from counted usage to dollars a month.
+"""The cost of a stack: list prices, and the arithmetic from counted usage to dollars a month.
 
-Used by `whistlestop deploy aws` for its estimate and by `docs/cost.md`. Rules of this file: prices are on-demand list
-prices in US dollars of the region us-east-1, without taxes, transfer or support; whoever changes one changes `CHECKED`.
-Where to look them up stands beside each group.
+Used by `whistlestop deploy aws` for its estimate and by `docs/cost.md`. Prices are on-demand list prices in US
+dollars for the region us-east-1, without taxes, transfer or support. When you change one, update `CHECKED`. The
+source of each group of prices is given beside it.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Final, Self
 from whistlestop.common.lazy_dataclasses import dataclass
 
 CHECKED: Final = "2026-07"
-"""Year and month of the newest copies of the price lists that these were compared with."""
+"""Year and month of the price lists against which these were last checked."""
 
 HOURS_A_MONTH: Final = 730.0
 MINUTES_A_MONTH: Final = HOURS_A_MONTH * 60
 MILLION: Final = 1_000_000.0
 LAMBDA_POLLERS: Final = 5
-"""Long polls with which Lambda watches a queue when nothing comes; each lasts 20 seconds."""
+"""Long polls, of 20 seconds each, with which Lambda watches an idle queue."""
 _LONG_POLL_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """One price list. `free_*` is what AWS gives every account each month for ever."""
+    """A price list. `free_*` is what AWS gives every account each month, without a time limit."""
 
     # aws.amazon.com/lambda/pricing
     lambda_million_requests: float = 0.20
@@ -53,7 +53,7 @@ class Prices:
     aurora_million_io: float = 0.20
     secret_month: float = 0.40
 
-    # What others cost.
+    # Prices of alternatives.
     # aws.amazon.com/rds/postgresql/pricing, one zone
     rds_t4g_micro_hour: float = 0.016
     rds_t4g_small_hour: float = 0.032
@@ -80,7 +80,7 @@ LIST: Final = Prices()
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was counted, or is expected, in some time. They add up, and scale."""
+    """Counted or expected usage in some period. Usages can be added and scaled."""
 
     invocations: float = 0.0
     """Of all three functions together."""
@@ -101,13 +101,13 @@ class Usage:
 
     @classmethod
     def of_calls(cls, calls: float, mean_ms: float, memory_mb: int = 512) -> Self:
-        """Invocations that take `mean_ms` each, as Lambda bills them."""
+        """Return the usage of invocations that take `mean_ms` each, as Lambda bills them."""
         return cls(invocations=calls, gb_seconds=calls * mean_ms / 1000 * memory_mb / 1024)
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """Dollars by line. Lines that cost nothing are left out of `lines`."""
+    """Dollars by item."""
 
     functions: float = 0.0
     queues: float = 0.0
@@ -133,7 +133,7 @@ def bill(
     alarms: int = 0,
     database_month: float = 0.0,
 ) -> Bill:
-    """What a month of `usage` costs. `database_month` is what the database costs beyond DSQL's units."""
+    """Return the bill for a month of `usage`. `database_month` is the database's cost beyond DSQL's units."""
     free = 1.0 if free_tier else 0.0
 
     def beyond(used: float, given: float) -> float:
@@ -152,7 +152,7 @@ def bill(
 
 
 def idle_month(*, sweep_minutes: float = 15.0, sweep_ms: float = 50.0, memory_mb: int = 512) -> Usage:
-    """A stack that nobody calls: sweeps, a housekeeping call a day, and Lambda's own long polls of the wake queue."""
+    """Return the usage of an idle stack: sweeps, daily housekeeping, and Lambda's polls of the wake-up queue."""
     sweeps = MINUTES_A_MONTH / sweep_minutes
     days = HOURS_A_MONTH / 24
     calls = Usage.of_calls(sweeps + days, sweep_ms, memory_mb)
@@ -163,7 +163,7 @@ def idle_month(*, sweep_minutes: float = 15.0, sweep_ms: float = 50.0, memory_mb
 def idle_worker_month(
     *, calls_a_minute: float = 2.0, wake_channel: bool = False, mean_ms: float = 30.0, memory_mb: int = 512
 ) -> Usage:
-    """A worker without work behind a bridge. A call is two invocations: the frontend, which asks matching."""
+    """Return the usage of an idle worker behind a bridge. A call is two invocations: frontend and matching."""
     calls = Usage.of_calls(2 * calls_a_minute * MINUTES_A_MONTH, mean_ms, memory_mb)
     polls = MINUTES_A_MONTH * 60 / _LONG_POLL_S if wake_channel else 0.0
     return calls + Usage(sqs_requests=polls)
@@ -173,29 +173,32 @@ def idle_worker_month(
 
 
 def temporal_cloud(actions: float, prices: Prices = LIST) -> float:
-    """A month on the plan Essentials, which includes a million actions."""
+    """Return the price of a month of Temporal Cloud's plan Essentials, which includes a million actions."""
     more = max(actions - prices.temporal_essentials_actions, 0.0)
     return prices.temporal_essentials_month + more / MILLION * prices.temporal_million_actions
 
 
 def step_functions(transitions: float, prices: Prices = LIST) -> float:
-    """A month of standard workflows."""
+    """Return the price of a month of standard workflows in AWS Step Functions."""
     billed = max(transitions - prices.free_step_functions_transitions, 0.0)
     return billed / MILLION * prices.step_functions_million_transitions
 
 
 def small_ec2(prices: Prices = LIST, *, own_database: bool = True) -> float:
-    """A month of this server on one t4g.small with 20 GB, SQLite on its disk or (`own_database`) a db.t4g.micro."""
+    """Return the price of a month of this server on a t4g.small with 20 GB.
+
+    The state is in SQLite on its disk or (`own_database`) in a db.t4g.micro.
+    """
     hourly = prices.ec2_t4g_small_hour + prices.ipv4_hour
     return hourly * HOURS_A_MONTH + 20 * prices.ebs_gp3_gb_month + (small_rds(prices) if own_database else 0.0)
 
 
 def small_fargate(prices: Prices = LIST) -> float:
-    """A month of this server as one task of half a vCPU and 1 GB, with a db.t4g.micro."""
+    """Return the price of a month of this server as a Fargate task (half a vCPU, 1 GB) with a db.t4g.micro."""
     hourly = prices.fargate_vcpu_hour * 0.5 + prices.fargate_gb_hour * 1 + prices.ipv4_hour
     return hourly * HOURS_A_MONTH + small_rds(prices)
 
 
 def small_rds(prices: Prices = LIST) -> float:
-    """A month of a db.t4g.micro with 20 GB."""
+    """Return the price of a month of a db.t4g.micro with 20 GB."""
     return prices.rds_t4g_micro_hour * HOURS_A_MONTH + 20 * prices.rds_gp3_gb_month

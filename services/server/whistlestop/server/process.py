@@ -1,9 +1,9 @@
-"""The life of one server process: open the store, open the doors, wait, drain.
+"""The life of a server process: open the store, listen, wait, drain.
 
-Order matters. The store is opened and migrated before a port is taken; the gRPC door opens last, since SDKs take an
-answer on it for readiness. A server that is alone on its store reads the code of history and matching after that, when
-a call needs them or `ENGINE_DELAY_S` later: suites of tests start servers all the time, and wait for the port. On the
-way out: polls end with empty answers, doors close, processors stop, the store finishes what it took on.
+The order matters. The store is opened and migrated before a port is bound; the gRPC port is opened last, because SDKs
+take an answer on it for readiness. A server that is alone on its store loads the code of history and matching after
+that, when a call needs them or after `ENGINE_DELAY_S`, because test suites start servers often and wait for the port.
+When stopping: polls end with empty replies, ports close, background work stops, and the store finishes its writes.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENGINE_DELAY_S = 0.25
-"""How long a server that nobody calls puts off what is due when it starts."""
+"""How long a server that nobody calls delays background work when it starts."""
 BACKLOG_PAGE = 200
 BACKLOG_COUNT = 10_000
 BACKLOG_AGE_S = 5.0
 
 
 class Server:
-    """One process. Use as `async with Server(config) as server`; ports are known inside."""
+    """A server process. Use it as `async with Server(config) as server`; the ports are known inside."""
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
@@ -87,7 +87,7 @@ class Server:
         self.internal_port = 0
         self.applied_migrations: list[str] = []
         self._budget = Budget(time.monotonic, bounds_of_process(raise_descriptor_limit()))
-        """What peers of all listeners may cost before they are known."""
+        """What unauthenticated peers of all listeners may use."""
         self._closers = contextlib.AsyncExitStack()
         self._engine_start: asyncio.Task[None] | None = None
 
@@ -118,8 +118,8 @@ class Server:
         self._engine_start = asyncio.create_task(self._start_engine(services, metrics), name="start of the engine")
         self._closers.push_async_callback(self._end_engine_start)
         if not self._is_alone():
-            # Nothing that is due beside others waits for a client. Which slots to scan comes with the membership; what
-            # is committed here is armed here in any case.
+            # Beside other servers, due work does not wait for a client. Membership assigns the slots to scan; timers
+            # committed here are armed here in any case.
             await self.started()
         self._follow_dynamic_config(services)
         if metrics is not None:
@@ -136,12 +136,12 @@ class Server:
         log.info("serving on %s", bound, extra={"host_id": self.host_id})
 
     def _is_alone(self) -> bool:
-        """Whether nobody else works on the store, or calls this process but by the doors of the frontend."""
+        """Return whether no other process uses the store, and calls come only through the frontend's ports."""
         config = self.config
         return not config.store.database_url and config.internal_port is None and Role.FRONTEND in config.roles
 
     async def started(self) -> None:
-        """Wait until all that goes on in the background has begun; the doors may be open before."""
+        """Wait until all background work has begun; the ports may be open before."""
         assert self._engine_start is not None
         await asyncio.shield(self._engine_start)
 
@@ -169,7 +169,7 @@ class Server:
         await asyncio.wait([self._engine_start])
 
     def _follow_dynamic_config(self, services: Services) -> None:
-        """Take over what the file of `--dynamic-config-file` says whenever it has changed."""
+        """Apply the file of `--dynamic-config-file` whenever it has changed."""
         config = self.config
         if config.dynamic_source is None:
             return
@@ -180,12 +180,12 @@ class Server:
         self._closers.callback(task.cancel)
 
     def _hold_file(self) -> None:
-        """Keep a second server off the same SQLite file: each would trust its own cache of busy runs."""
+        """Lock the SQLite file, because two servers on it would each trust their own cache."""
         store = self.config.store
         if store.database_url or store.in_memory:
             return
         try:
-            # Never closed before SQLite's own descriptors: closing one would drop SQLite's locks on the file.
+            # Do not close this before SQLite's own descriptors: that would drop SQLite's locks on the file.
             descriptor = private_files.open_or_create(store.sqlite_path)
         except OSError as error:
             raise BadConfig(f"can't open {store.sqlite_path}: {error.strerror}") from error
@@ -194,14 +194,14 @@ class Server:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise BadConfig(
-                f"another server is using {store.sqlite_path}; one SQLite file is for one server"
+                f"another server is using {store.sqlite_path}; a SQLite file can be used by one server only"
             ) from error
 
     async def _open_services(self, metrics: PrometheusMetrics | None) -> tuple[Services, Membership]:
         config = self.config
         if config.store.database_url and not is_verified(config.store.database_url):
             log.warning(
-                "the certificate of the database is not verified, so others may pass for it: add "
+                "the certificate of the database is not verified, so it could be impersonated: add "
                 "sslmode=verify-full and sslrootcert=FILE to its URL"
             )
         store = make_store(config.store) if metrics is None else make_store(config.store, metrics)
@@ -214,7 +214,7 @@ class Server:
         self._closers.push_async_callback(close_notifier, notifier)
         services = self._assemble(store, notifier, metrics or NO_METRICS)
         membership = self._membership(services)
-        # Others take over when nothing is committed here any more: what was armed here last is theirs to find.
+        # Leave after the last commit, because then other members look for the timers that were armed here.
         self._closers.push_async_callback(membership.leave)
         self._closers.push_async_callback(services.close)
         return services, membership
@@ -270,7 +270,7 @@ class Server:
     async def _open_grpc(self, ip: str, frontend: Frontend | _Measured, services: Services) -> None:
         from whistlestop.server.grpc_door import GrpcDoor
 
-        # Measured, a frontend has the same `call`.
+        # A measured frontend has the same interface.
         door: GrpcDoor = GrpcDoor(frontend, services.clock, self._budget)  # type: ignore[arg-type]
         tls = None if self.config.tls is None else _tls_context(self.config.tls, "h2")
         address = host_port(ip, self.config.port)
@@ -332,7 +332,7 @@ class Server:
 
 
 def _watch(services: Services, metrics: PrometheusMetrics) -> None:
-    """Count what fails in the background, and what becomes of polls."""
+    """Count failures of background work, and the outcomes of polls."""
     for service in (services.history, services.matching, services.frontend):
         if service is not None:
             service.aside.listener = metrics.row_failed
@@ -383,7 +383,7 @@ class _Measured:
 
 
 class _Backlog:
-    """Counts waiting tasks for a scrape, at most once in a few seconds, and only a bounded number of queues."""
+    """Counts waiting tasks for a scrape, at most every few seconds, and only for a bounded number of queues."""
 
     def __init__(self, services: Services, metrics: PrometheusMetrics) -> None:
         self._store = services.store
@@ -413,7 +413,7 @@ class _Backlog:
 
 
 def _made_later(make: Callable[[], App]) -> App:
-    """Return an application that is made, and what it needs imported, by its first request."""
+    """Return an application that is constructed, and its code imported, by its first request."""
     made: App | None = None
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -439,7 +439,7 @@ def _cannot_listen(flag: str, ip: str, port: int, error: OSError) -> BadConfig:
 def _browser_rules(config: ServerConfig, services: Services) -> BrowserRules:
     from whistlestop.frontend.doors.browsers import LOCAL_NAMES, BrowserRules, hosts_of
 
-    # A browser shows a client certificate whichever site's page makes it call.
+    # A browser presents a client certificate whatever site's page makes the request.
     asks_nobody = config.auth is None or (config.tls is not None and bool(config.tls.client_ca))
     names = LOCAL_NAMES | {socket.gethostname().lower(), config.ip.lower()}
     hosts = hosts_of(services.frontend.config.http_allowed_hosts)

@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: the numbers, and the ASGI application that shows them."""
+"""`/metrics` for Prometheus: the counters, and the ASGI application that serves them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _TEXT = {"content-type": "text/plain; charset=utf-8"}
 
 
 class PrometheusMetrics:
-    """See whistlestop.common.metrics.Metrics. Plain numbers: who looks has them made into what Prometheus reads.
+    """Plain counters that implement whistlestop.common.metrics.Metrics; a scrape converts them for Prometheus.
 
-    So a server on which nobody looks does not import Prometheus' library, and counting a call is a few additions.
+    So a server that is never scraped does not import Prometheus' library, and counting a call is a few additions.
     """
 
     def __init__(self) -> None:
@@ -35,16 +35,16 @@ class PrometheusMetrics:
         self.conflicts: dict[str, int] = {}
         """By kind."""
         self.tasks = dict.fromkeys(TASK_TYPES, 0)
-        """Written to task queues, by Temporal's TaskQueueType."""
+        """Tasks written to task queues, by Temporal's TaskQueueType."""
         self.backlog: dict[int, int] = {}
-        """Tasks that wait, likewise."""
+        """Waiting tasks, by Temporal's TaskQueueType."""
         self.failed_rows: dict[str, int] = {}
         """Stored rows that could not be processed, by table."""
         self.rows_set_aside: dict[str, int] = {}
         self.polls: tuple[Callable[[], dict[str, int]], Callable[[], int]] | None = None
-        """How polls ended, and how many wait."""
+        """Returns how polls ended, and how many are waiting."""
         self.loops: Callable[[], dict[str, int]] | None = None
-        """How many turns of each background loop have failed."""
+        """Returns the number of failed turns of each background loop."""
         self._text: Callable[[], bytes] | None = None
 
     def request(self, rpc: str, code: str, seconds: float) -> None:
@@ -67,27 +67,27 @@ class PrometheusMetrics:
             self.tasks[task_type] += count
 
     def set_backlog(self, counts: dict[int, int]) -> None:
-        """Tasks that wait, by Temporal's TaskQueueType."""
+        """Set the numbers of waiting tasks, by Temporal's TaskQueueType."""
         self.backlog = {number: counts.get(number, 0) for number in TASK_TYPES}
 
     def row_failed(self, table: str) -> None:
-        """A row could not be processed."""
+        """Count a row that could not be processed."""
         self.failed_rows[table] = self.failed_rows.get(table, 0) + 1
 
     def set_aside(self, counts: dict[str, int]) -> None:
-        """Rows that are set aside, by table."""
+        """Set the numbers of rows that are set aside, by table."""
         self.rows_set_aside = {"timer_tasks": 0, **counts}
 
     def watch_polls(self, read: Callable[[], dict[str, int]], waiting: Callable[[], int]) -> None:
-        """Read how polls ended, and how many wait, whenever somebody looks."""
+        """Set the functions that return how polls ended, and how many are waiting."""
         self.polls = read, waiting
 
     def watch_loops(self, read: Callable[[], dict[str, int]]) -> None:
-        """Read how many turns of each background loop have failed, whenever somebody looks."""
+        """Set the function that returns the number of failed turns of each background loop."""
         self.loops = read
 
     def render(self) -> bytes:
-        """The text format."""
+        """Return the metrics in Prometheus' text format."""
         if self._text is None:
             from whistlestop.server.exposition import text_of
 
@@ -96,18 +96,18 @@ class PrometheusMetrics:
 
 
 class Durations:
-    """How many calls took how long."""
+    """A histogram of durations."""
 
     __slots__ = ("counts", "sum_s")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BUCKETS) + 1)
-        """By bucket; the last one is of calls beyond all bounds."""
+        """By bucket; the last one is for durations above all bounds."""
         self.sum_s = 0.0
 
 
 def metrics_app(metrics: PrometheusMetrics, refresh: Callable[[], Awaitable[None]], browsers: BrowserRules) -> App:
-    """The ASGI application that answers `GET /metrics`, and nobody who calls is asked for."""
+    """Return the ASGI application that serves `GET /metrics`, without authentication."""
 
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

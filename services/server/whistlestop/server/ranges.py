@@ -1,11 +1,12 @@
-"""Which ranges of slots this process scans for timers and transfer tasks.
+"""The ranges of slots that this process scans for timers and transfer tasks.
 
-The slots are cut into RANGES ranges. The live members agree without talking on who each range belongs to: the one with
-the highest hash of range and member. `shards` says who really scans it: a row changes hands by compare-and-set on its
-`range_id`, so of two who disagree on who lives only one gets the range, and the other finds out at its next look. A
-lease holds for as long as its owner is a live member; nothing renews it, so it costs nothing while nothing changes.
+The slots are divided into RANGES ranges. The living members agree without communication on the owner of each range:
+the one with the highest hash of range and member. `shards` records who actually scans it: a row changes hands by
+compare-and-set on its `range_id`, so if two members disagree on who is alive, only one gets the range, and the other
+finds out at its next check. A lease is valid while its owner is a living member; it is not renewed, so it costs
+nothing while nothing changes.
 
-None of this is needed for safety. What fires twice finds nothing to do the second time.
+Safety does not depend on this: what fires twice has no effect the second time.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ if TYPE_CHECKING:
 RANGES = 16
 WIDTH = SLOTS // RANGES
 HANDOVER_NS = 10 * SECOND_NS
-"""How long a live owner may take to let go of a range that is another's now."""
+"""How long a living owner may take to release a range that belongs to another member now."""
 
 log = logging.getLogger(__name__)
 
 
 def owner_of(range_number: int, members: Collection[str]) -> str:
-    """Whom the range belongs to among `members` (rendezvous hashing)."""
+    """Return the member to which the range belongs (rendezvous hashing)."""
     return max(members, key=lambda member: (blake2b(f"{range_number}/{member}".encode()).digest(), member))
 
 
 def merged(ranges: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Ranges as few spans of slots (first, next)."""
+    """Merge ranges into as few spans of slots as possible, each (first, next)."""
     spans: list[tuple[int, int]] = []
     for number in sorted(ranges):
         first = number * WIDTH
@@ -49,7 +50,7 @@ def merged(ranges: Iterable[int]) -> tuple[tuple[int, int], ...]:
 
 
 class Leases:
-    """The ranges of one member."""
+    """The ranges of a member."""
 
     def __init__(self, store: ClusterStore, me: str) -> None:
         self._store = store
@@ -57,22 +58,22 @@ class Leases:
         self._held: dict[int, int] = {}
         """Range ids, by range."""
         self._waiting: dict[int, int] = {}
-        """Since when a range that should be ours is held by another live member."""
+        """Since when each range that should be ours is held by another living member."""
 
     @property
     def spans(self) -> tuple[tuple[int, int], ...]:
-        """Spans of slots to scan."""
+        """The spans of slots to scan."""
         return merged(self._held)
 
     @property
     def is_waiting(self) -> bool:
-        """Others have to let go of something first."""
+        """Whether another member has to release a range first."""
         return bool(self._waiting)
 
     async def settle(self, members: Collection[str], now_ns: int, expires_ns: int) -> bool:
-        """Take what is ours among the live `members`, let go of what is not; True when a row changed.
+        """Take the ranges that are ours among the living `members`, and release others; return whether a row changed.
 
-        `now_ns` is the steady clock's, `expires_ns` (for people who read the rows) the wall clock's.
+        `now_ns` is an instant of the steady clock, `expires_ns` (for display) of the wall clock.
         """
         leases = {lease.shard_id: lease for lease in await self._store.list_leases()}
         changed = False
@@ -92,7 +93,7 @@ class Leases:
         return changed
 
     async def release(self, now_ns: int, expires_ns: int) -> None:
-        """Let go of everything."""
+        """Release all ranges."""
         await self.settle((), now_ns, expires_ns)
 
     def _may_take(self, number: int, lease: ShardLease | None, members: Collection[str], now_ns: int) -> bool:

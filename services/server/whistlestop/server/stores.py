@@ -1,4 +1,4 @@
-"""Which storage adapter and notifier a process works with: nothing else in the server package imports an adapter."""
+"""The storage adapter and notifier of a process; no other module of the server package imports an adapter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _Commits:
-    """Mixed into an adapter: counts what its `commit` does."""
+    """Mixin for an adapter that counts its commits."""
 
     metrics: Metrics = NO_METRICS
 
@@ -25,7 +25,7 @@ class _Commits:
 
 
 def make_store(config: StoreConfig, metrics: Metrics = NO_METRICS) -> Store:
-    """The adapter that the configuration names, not opened yet."""
+    """Return the configured adapter, not opened yet."""
     if config.database_url:
         from whistlestop.storage.postgres import PostgresStore
 
@@ -47,7 +47,7 @@ def make_store(config: StoreConfig, metrics: Metrics = NO_METRICS) -> Store:
 
 
 async def make_notifier(config: StoreConfig, clock: Clock) -> Notifier:
-    """Hints within the process, and over LISTEN/NOTIFY where others share the database. Started already."""
+    """Return a started notifier: within the process, and by LISTEN/NOTIFY if other processes share the database."""
     if not config.database_url:
         from whistlestop.common.notify import LocalNotifier
 
@@ -60,21 +60,21 @@ async def make_notifier(config: StoreConfig, clock: Clock) -> Notifier:
 
 
 async def close_notifier(notifier: Notifier) -> None:
-    """Let go of the notifier's connections where it has some."""
+    """Close the notifier's connections, if it has any."""
     close = getattr(notifier, "close", None)
     if close is not None:
         await close()
 
 
 def nobody_else_hears(notifier: Notifier) -> None:
-    """No other server lives: hints need not be sent until one is heard of."""
+    """Tell the notifier that no other server is alive, so that it need not send until one is found."""
     nobody_else = getattr(notifier, "nobody_else", None)
     if nobody_else is not None:
         nobody_else()
 
 
 def hints_may_be_lost(notifier: Notifier) -> None:
-    """Another server is gone, perhaps between a commit and its hint: whoever waits here looks at the store."""
+    """Wake all waiters, because another server has gone, perhaps between a commit and its notification."""
     wake_everybody = getattr(notifier, "wake_everybody", None)
     if wake_everybody is not None:
         wake_everybody()

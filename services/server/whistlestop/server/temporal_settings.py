@@ -1,8 +1,8 @@
-"""The dynamic configuration keys of Temporal's server, with what is done of each here.
+"""The dynamic configuration keys of Temporal's server, and how each is treated here.
 
-The keys, their scopes, types and defaults are facts of Temporal 1.32 and stand in `temporal_settings.tsv`, which
-`infra/tools/temporal_settings.py` brings up to date. Its last column is ours: why a key is not honoured, as one of
-`REASONS`; empty for one that is. Which keys are honoured is the business of `dynamic_config`: a test compares the two.
+The keys, their scopes, types and defaults are facts of Temporal 1.32 in `temporal_settings.tsv`, which
+`infra/tools/temporal_settings.py` updates. Its last column is ours: why a key is not supported, as one of `REASONS`;
+empty for a supported key. `dynamic_config` defines which keys are supported: a test compares the two.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ REASONS: Mapping[str, str] = {
     "admin": "the administrative service is not offered",
     "later": "not yet",
 }
-"""Why a key is not honoured."""
+"""Why a key is not supported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key."""
+    """A key."""
 
     key: str
     scope: str
     """What its constraints may name: `Global` none, `Namespace` a namespace, `TaskQueue` a task queue, …"""
     kind: str
     default: str
-    """As configuration would give it; empty where it is a structure."""
+    """As it would be configured; empty for a structure."""
     why: str
     """One of `REASONS`, or empty."""
 
 
 def settings() -> list[Setting]:
-    """All keys, in the order of their names."""
+    """Return all keys, sorted by name."""
     lines = FILE.read_text("utf-8").splitlines()[1:]
     return [Setting(*line.split("\t")) for line in lines]
 

@@ -1,6 +1,6 @@
-"""The command `whistlestop-test-server PORT`: a server in memory whose time skips, as SDKs start Temporal's.
+"""The command `whistlestop-test-server PORT`: an in-memory server that skips time, started by SDKs like Temporal's.
 
-Time is locked when it starts, unless `--enable-time-skipping` says otherwise: clients unlock it while they wait.
+Time skipping is locked at the start, unless `--enable-time-skipping` is given; clients unlock it while they wait.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> Never:
-    """Serve until somebody asks to stop."""
+    """Serve until asked to stop."""
     parsed = _parser().parse_args(arguments)
     import_messages_alone()
     from whistlestop.server.cli.serve import serve
@@ -32,16 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> Never:
     )  # fmt: skip
     server = TimeSkippingServer(config, locked=not parsed.enable_time_skipping)
     try:
-        sys.exit(serve(server, "Whistlestop test server", ["Time skips while TestService lets it."]))
+        sys.exit(serve(server, "Whistlestop test server", ["Time is skipped while TestService is unlocked."]))
     except CommandError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(error.exit_code)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("whistlestop-test-server", description="A server in memory whose time skips.")
-    parser.add_argument("port", type=int, help="port of the gRPC door; 0: a free one")
-    parser.add_argument("--enable-time-skipping", action="store_true", help="begin with the time unlocked")
+    parser = argparse.ArgumentParser("whistlestop-test-server", description="An in-memory server that skips time.")
+    parser.add_argument("port", type=int, help="gRPC port; 0: a free one")
+    parser.add_argument("--enable-time-skipping", action="store_true", help="start with time skipping unlocked")
     parser.add_argument("--ip", default="127.0.0.1", help="address to bind (127.0.0.1)")
     parser.add_argument("--log-level", default="warn", choices=("debug", "info", "warn", "error", "never"))
     return parser

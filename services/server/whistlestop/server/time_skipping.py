@@ -1,14 +1,14 @@
-"""Temporal's TestService: a clock for the whole server that is set forward while nobody works.
+"""Temporal's TestService: a server-wide clock that is set forward while nothing is running.
 
-Rules of this file: time may be skipped when nobody has locked it, no run has work (`core.time_skipping`), no transfer
-task or commit is on its way and nothing that is due is left to fire. Then the clock goes to what is due next: a row of
-`timer_tasks`, or the end of a `Sleep`. Each step is looked at again before the next, so whatever a timer causes is done
-at the time at which it is due. While time is locked, it passes as everybody's does.
+Time may be skipped when nobody has locked it, no run has work (`core.time_skipping`), no transfer task or commit is
+in progress, and nothing due is left to fire. Then the clock moves to the next deadline: a row of `timer_tasks`, or
+the end of a `Sleep`. Everything is checked again before each step, so that whatever a timer causes happens at that
+timer's own time. While time skipping is locked, time passes normally.
 
-An activity under way is a lock like those of clients, as in Temporal's test server: one that sleeps by this service
-unlocks its own, so that its heartbeat can time out meanwhile.
+A running activity is a lock like those of clients, as in Temporal's test server: an activity that sleeps through this
+service unlocks its own lock, so that its heartbeat can time out meanwhile.
 
-Callers' deadlines, long polls and matching go by the machine's clock: a skip takes nothing from them.
+Request deadlines, long polls and matching use the machine's clock, and so are not affected by a skip.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 
 class TimeSkipper:
-    """Counts the locks, knows who works, and sets the clock forward."""
+    """Counts the locks, tracks which runs have work, and sets the clock forward."""
 
     def __init__(self, clock: SkippingClock, history: History, *, locked: bool = True) -> None:
         self._clock = clock
@@ -66,33 +66,33 @@ class TimeSkipper:
         self._busy: set[ExecutionKey] = set()
         self._activities: dict[ExecutionKey, int] = {}
         self._sleeps: list[tuple[int, int, asyncio.Future[None], bool]] = []
-        """When each ends, and whether that locks the time."""
+        """When each sleep ends, and whether time is locked then."""
         self._numbers = itertools.count()
         self._look = asyncio.Event()
         self._changes = 0
         self._task: asyncio.Task[None] | None = None
         history.engine.watch = self._committed
-        # What is over stays: a test that slept for a month still wants the results of before.
+        # Keep closed runs: after sleeping for a month, a test still wants earlier results.
         history.engine.retention_of = self._keep
 
     def start(self) -> None:
-        """Begin to skip."""
+        """Start skipping."""
         self._task = asyncio.create_task(self._run(), name="time skipping")
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop skipping."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     def lock(self) -> None:
-        """Time passes as everybody's until it is unlocked as often."""
+        """Add a lock: time passes normally until there are as many unlocks."""
         self._locks += 1
         self._note_change()
 
     def unlock(self) -> None:
-        """Take one lock away. Raises UNKNOWN, as Temporal's test server does, when there is none."""
+        """Remove a lock. Raises UNKNOWN, as Temporal's test server does, when there is none."""
         if self._count() <= 0 and not self._busy:
             raise ServiceError(
                 Code.UNKNOWN, "Unbalanced lock and unlock calls: time skipping is not locked, so it can't be unlocked"
@@ -101,7 +101,7 @@ class TimeSkipper:
         self._note_change()
 
     async def sleep(self, until_ns: int, *, then_lock: bool = False) -> None:
-        """Return when it is `until_ns`, and lock the time with that where wanted: also when the caller has gone."""
+        """Sleep until `until_ns`. With `then_lock`, time is locked then, even if the caller has gone."""
         if until_ns <= self._clock.now_ns():
             if then_lock:
                 self.lock()
@@ -111,7 +111,7 @@ class TimeSkipper:
         self._note_change()
         await end
 
-    # ---- what happens in the server ---------------------------------------------------------------------------------
+    # ---- events in the server ---------------------------------------------------------------------------------------
 
     def _committed(self, run: Run) -> None:
         if time_skipping.other_work(run.state):
@@ -133,12 +133,12 @@ class TimeSkipper:
         self._look.set()
 
     async def _keep(self, namespace_id: str) -> int:
-        # Whoever asks how long a run is kept wants the namespace read, too: for its workflow rules.
+        # The caller relies on the namespace being read here, because it needs the workflow rules as well.
         await self._history.namespaces.by_id(namespace_id)
         return 0
 
     async def _forget_deleted(self) -> None:
-        """Nobody works for the runs of a deleted namespace, which go without a commit."""
+        """Forget the runs of deleted namespaces, which are deleted without a commit."""
         for namespace_id in {key.namespace_id for key in (*self._busy, *self._activities)}:
             namespace = await self._history.namespaces.by_id(namespace_id)
             if namespace is not None and namespace.state != enums_pb.NAMESPACE_STATE_DELETED:
@@ -157,20 +157,20 @@ class TimeSkipper:
             try:
                 await self._forget_deleted()
                 pause_s = await self._skip() if self._count() <= 0 else LOOK_AGAIN_S
-            except Exception:  # noqa: BLE001 - who waits for time to be skipped would else wait for ever
+            except Exception:  # noqa: BLE001 - otherwise clients that wait for a skip would wait for ever
                 _log.exception("looking for the next timer failed; trying again")
                 pause_s = SOON_S
             if pause_s == AT_ONCE_S:
                 continue
             pause_ns = int(pause_s * SECOND_NS)
             if self._sleeps:
-                # The end of a `Sleep` is a time of day, and somebody may set the clock.
+                # The end of a `Sleep` is an instant of the wall clock, which may be set.
                 pause_ns = min(pause_ns, self._sleeps[0][0] - self._clock.now_ns(), int(WALL_LOOK_S * SECOND_NS))
             await wait_until(self._clock, self._clock.steady_ns() + pause_ns, self._look.wait())
 
     async def _skip(self) -> float:
-        """Go to what is due next, if that may be now. Returns the seconds after which to look again, come what may."""
-        # Deliveries end with a commit, and are asked for by one: those that go on are waited for.
+        """Skip to the next deadline if that is allowed. Return the seconds after which to check again."""
+        # Wait for deliveries in progress, which end with a commit.
         await self._history.transfers.drain()
         changes = self._changes
         if self._busy or self._count() > 0:
@@ -180,8 +180,8 @@ class TimeSkipper:
             return AT_ONCE_S
         now_ns = self._clock.now_ns()
         if self._history.engine.writing or 0 < row_ns <= now_ns:
-            # What was decided is not seen before it is written, and a row that is due is being fired. Either ends
-            # with a commit, or else without a word.
+            # A decision is being written, or a due row is being fired. Either may end with a commit, which notifies us,
+            # or without.
             return SOON_S
         if due_ns is None or not now_ns < due_ns <= LAST_SKIPPED_TO_NS:
             return LOOK_AGAIN_S
@@ -189,10 +189,10 @@ class TimeSkipper:
         return AT_ONCE_S
 
     async def _next_due(self) -> tuple[int | None, int]:
-        """When something is due next, and the time of the first timer row (0: there is none).
+        """Return the next deadline (None: there is none), and the time of the first timer row (0: there is none).
 
-        The row of a run is a lower bound, which is not worth a skip: its state knows. So the first rows may be those of
-        runs that wait for long, and more are read until a row comes later than what is due.
+        The row of a run is a lower bound and not worth a skip: its state has the exact deadline. So the first rows
+        may be those of runs that wait for long, and more are read until a row is later than the deadline found.
         """
         limit = PAGE
         while True:
@@ -273,7 +273,7 @@ def _serving(handler: Callable[[Any], Awaitable[Reply]]) -> Callable[[Message, C
 
 
 def _due(state: MutableState) -> int | None:
-    """When something is due in a run, by everybody's clock; None for never."""
+    """Return the next deadline of a run by the server's clock; None when it has none."""
     due_ns = timers.earliest_due(state)
     return due_ns - time_skipping_apply.skipped_ns(state) if due_ns else None
 
@@ -285,7 +285,7 @@ def _reachable(instant_ns: int) -> int:
 
 
 class TimeSkippingServer(Server):
-    """A server with a clock of its own, and TestService to move it."""
+    """A server with its own clock, and TestService to move it."""
 
     def __init__(self, config: ServerConfig, *, locked: bool = True) -> None:
         super().__init__(config)
@@ -294,7 +294,7 @@ class TimeSkippingServer(Server):
     def _assemble(self, store: Store, notifier: Notifier, metrics: Metrics) -> Services:
         clock = SkippingClock(SystemClock())
         services = assemble(self.config, store, notifier, metrics, time=clock)
-        assert services.history is not None  # nothing is served elsewhere here
+        assert services.history is not None  # a test server has no remote services
         skipper = TimeSkipper(clock, services.history, locked=self._locked)
         skipper.offer(services.frontend)
         skipper.start()

@@ -1,4 +1,4 @@
-"""Rows that can't be read, found before anybody needs them: the part of `db check` that knows what rows hold."""
+"""Find stored rows that cannot be parsed: the part of `db check` that knows the contents of rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAGE = 200
 
 
 async def unreadable(store: Store, limit: int) -> list[Finding]:
-    """At most `limit` findings."""
+    """Return up to `limit` findings."""
     found: list[Finding] = []
     for walk in (_namespaces, _endpoints, _executions):
         async for finding in walk(store):
@@ -60,7 +60,7 @@ async def _endpoints(store: Store) -> AsyncIterator[Finding]:
                 yield Finding("nexus_endpoints", record.endpoint_id, problem)
         if len(page) < PAGE:
             return
-        # Ids are UUIDs in lower case: this is the first that may follow.
+        # Ids are UUIDs in lower case, so any following id is greater than this one.
         first = f"{page[-1].endpoint_id}-"
 
 
