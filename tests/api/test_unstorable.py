@@ -121,6 +121,26 @@ async def test_an_endpoint_s_names_are_told_to_be_too_long_first(
     assert refused.value.code is Code.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize(
+    ("method", "fields", "message"),
+    [
+        ("TerminateActivityExecution", {"activity_id": "\0" * 1001}, "activity ID exceeds length limit"),
+        ("DescribeActivityExecution", {"activity_id": "\0" * 1001}, "activity ID exceeds length limit"),
+        ("SignalWorkflowExecution", {"workflow_execution": {"workflow_id": "w"}, "signal_name": "\0" * 1001}, "exceeds limit"),
+        ("TerminateActivityExecution", {"activity_id": "\0" * 1000}, "activity_id must not contain U\\+0000"),
+        ("ListWorkflowExecutions", {"query": "\0" * 1001}, "query must not contain U\\+0000"),
+    ],
+)
+async def test_what_is_too_long_is_told_to_be_so_first(
+    world: World, method: str, fields: dict[str, Any], message: str
+) -> None:
+    """As Temporal does; and where nothing bounds its length it is refused as what no store holds."""
+    with pytest.raises(ServiceError, match=message) as refused:
+        await world.call(method, _request(method, namespace="default", **fields))
+    assert refused.value.code is Code.INVALID_ARGUMENT
+    assert world.history.calls == []
+
+
 @pytest.mark.parametrize("field", ["reason", "details"])
 async def test_what_is_only_kept_may_have_it(world: World, field: str) -> None:
     request = rr.TerminateWorkflowExecutionRequest(namespace="default")

@@ -154,11 +154,14 @@ class Frontend:
     async def _perform(self, route: _Route, request: Message, context: CallContext) -> Reply:
         if route.bound is not None:
             route.bound(request)
-        if field := nul_field(request):
-            raise invalid_argument(f"{field} must not contain U+0000: no store holds a name or an id with it.")
+        unstorable = nul_field(request)
+        if unstorable and not (route.spec.namespaced and self._is_too_long(request, unstorable)):
+            raise _unstorable(unstorable)
         try:
             if route.spec.namespaced:
                 context = await self._enter_namespace(route, request, context)
+            if unstorable:
+                raise _unstorable(unstorable)
             if route.spec.holds:
                 return await self._hold(route, request, context)
             return await route.serve(request, context)
@@ -234,6 +237,13 @@ class Frontend:
         self.warn("the store: %s", error)
         return service_error(error)
 
+    def _is_too_long(self, request: Message, path: str) -> bool:
+        """Whether the text at a path is longer than any id may be: then the refusal is about its length, as in Temporal."""
+        found: Any = request
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        return isinstance(found, str) and len(found) > self.config.max_id_length
+
     def _draining(self) -> bool:
         return self._closing
 
@@ -253,6 +263,10 @@ class Frontend:
             raise unavailable("the server is shutting down") from None
         finally:
             self._held.discard(task)
+
+
+def _unstorable(field: str) -> ServiceError:
+    return invalid_argument(f"{field} must not contain U+0000: no store holds a name or an id with it.")
 
 
 def _refusal(spec: RpcSpec) -> Serve:
