@@ -238,7 +238,7 @@ class Frontend:
         return service_error(error)
 
     def _is_too_long(self, request: Message, path: str) -> bool:
-        """Whether the text at a path is longer than any id may be: then the refusal is about its length, as in Temporal."""
+        """Whether the text there is longer than any id may be: then the refusal tells of that, as Temporal's does."""
         found: Any = request
         for name in path.split("."):
             found = getattr(found, name, None)
