@@ -128,7 +128,7 @@ async def test_timers_of_others_fire_beside_a_row_that_cannot_be_processed(backe
     assert "timer_fired" in await events(backend, "good")
     shown = await problems_by_key(backend.store)
     assert "can't be read" in shown[f"{key.namespace_id}/bad/{run_id}/execution"]
-    assert "nobody knows" in shown[f"{key.namespace_id}/w/r/a kind of a later release"]
+    assert "unknown kind of timer" in shown[f"{key.namespace_id}/w/r/a kind of a later release"]
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:

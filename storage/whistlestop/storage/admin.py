@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     Read = Callable[[str, Sequence[Any]], Awaitable[list[Any]]]
-    """Runs a SELECT with `?` places."""
+    """Run a SELECT with `?` as placeholders."""
 
 PAGE = 500
 OPEN = {1, 8}

@@ -1,7 +1,7 @@
-"""Wakes of functions: nothing runs between calls, so whoever leaves something due sees that it is looked at.
+"""Wake-ups of the history function: nothing runs between calls, so due work needs a later invocation.
 
-A wake is a hint. Woken twice, late or never, history only looks at what the store says is due; what no wake reports is
-found by the next worker poll, or by the recurring schedule.
+A wake-up is a hint. If it comes twice, late or never, history still only does what the store says is due; what no
+wake-up reports is found by the next worker poll or by the recurring schedule.
 """
 
 from __future__ import annotations
@@ -10,33 +10,33 @@ from typing import Protocol
 
 
 class Alarm(Protocol):
-    """Wakes the history function at instants to come."""
+    """Wake the history function at future times."""
 
     async def arm(self, at_ns: int) -> None:
-        """See that the function is invoked at or soon after `at_ns` (nanoseconds since the epoch)."""
+        """Invoke the function at or soon after `at_ns` (nanoseconds since the Unix epoch)."""
         ...
 
 
 class NoAlarm:
-    """Polls and the recurring schedule are all that wakes."""
+    """Set no wake-ups: only polls and the recurring schedule invoke the function."""
 
     async def arm(self, at_ns: int) -> None:
         return None
 
 
 class Dues:
-    """What the commits of one call left to be done later: the earliest instant, for one wake."""
+    """The earliest time for which the commits of one call need a wake-up."""
 
     def __init__(self) -> None:
         self.earliest_ns = 0
 
     def note(self, at_ns: int) -> None:
-        """Something is due at `at_ns`."""
+        """Note that something is due at `at_ns`; times that are not positive are ignored."""
         if at_ns > 0 and (self.earliest_ns == 0 or at_ns < self.earliest_ns):
             self.earliest_ns = at_ns
 
     async def arm(self, alarm: Alarm) -> None:
-        """Arm for the earliest, once the commits are done; forget it."""
+        """Set the wake-up for the earliest time after the commits are done, and forget that time."""
         at_ns, self.earliest_ns = self.earliest_ns, 0
         if at_ns:
             await alarm.arm(at_ns)

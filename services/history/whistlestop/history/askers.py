@@ -1,7 +1,7 @@
-"""Callers that wait in this process for an answer that comes by a row: to a query, or to a Nexus request of outside.
+"""Callers in this process that wait for an answer in a row: to a query, or to an external Nexus request.
 
-The row says until when its caller waits, by the wall clock, for those who find it in another process. In this process
-the caller's own deadline counts, which stands on the steady clock: whoever sets the wall clock ends no wait.
+The row's expiry is by the wall clock, for other processes. In this process the caller's own deadline counts, which is
+by the steady clock, so that setting the wall clock ends no wait.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ KEEP_NS = 10 * SECOND_NS
 
 
 class Askers:
-    """Until when each of them waits."""
+    """The deadlines of waiting callers."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waiting: dict[str, tuple[ExecutionKey, int, int]] = {}
-        """By query: the run, the deadline, and when the row expires."""
+        """By query id: the run, the deadline (steady clock), and when the row expires (wall clock)."""
 
     @contextmanager
     def waiting(self, query_id: str, key: ExecutionKey, deadline_ns: int) -> Iterator[int]:
-        """Somebody waits until `deadline_ns` of the steady clock. Gives the time of day at which its row expires."""
+        """Register a caller that waits until `deadline_ns` (steady clock); yield when its row expires (wall clock)."""
         expires_ns = self._clock.now_ns() + deadline_ns - self._clock.steady_ns() + KEEP_NS
         self._waiting[query_id] = (key, deadline_ns, expires_ns)
         try:
             yield expires_ns
         finally:
-            self._waiting.pop(query_id, None)  # who asks under one id twice leaves twice
+            self._waiting.pop(query_id, None)  # the same id may have been registered twice
 
     def since_ns(self, key: ExecutionKey) -> int:
-        """Rows of that run which expire later than this may have a caller who waits."""
+        """Return the time after which rows of that run expire if their callers may still wait."""
         mine = (expires_ns - 1 for asked, _, expires_ns in self._waiting.values() if asked == key)
         return min((self._clock.now_ns(), *mine))
 
     def left_ns(self, record: QueryRecord) -> int:
-        """For how long the row's caller still waits; not positive where it does not."""
+        """Return how long the row's caller still waits, in nanoseconds; zero or less if it does not."""
         found = self._waiting.get(record.query_id)
         if found is not None:
             return found[1] - self._clock.steady_ns()

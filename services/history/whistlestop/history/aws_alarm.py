@@ -1,13 +1,13 @@
-"""The alarm on AWS: SQS delays within their fifteen minutes, one-time EventBridge schedules beyond.
+"""Wake-ups on AWS: SQS delays within their fifteen minutes, one-time EventBridge schedules beyond.
 
 Rules of this file, on top of those of `alarm`:
 
-    - A wake looks at everything and arms for what is due next. So one wake stands for all that is due after it, and an
-      instance that knows of one arms only for what comes before it.
-    - A schedule is exact to a minute only. It is set so that it comes early, never late, and what wakes then arms
-      again, by the exact delay of a message.
-    - A schedule is named by its minute, so many instances that arm for the same minute have one schedule together.
-    - Arming may fail. The commit that asked for it stands, and the recurring schedule finds what no wake reports.
+    - A wake-up handles everything due and sets the next one. So one wake-up covers everything that is due after it, and
+      an instance that knows of one only sets earlier ones.
+    - A schedule is exact only to a minute. It is set to fire early, never late, and then the wake-up sets the exact
+      delay of a message.
+    - A schedule is named after its minute, so instances that set one for the same minute share it.
+    - Setting a wake-up may fail. The commit stays valid, and the recurring schedule finds what no wake-up reports.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ if TYPE_CHECKING:
     from whistlestop.common.doors.counts import Counts
 
 MOST_DELAY_S = 900
-"""Of an SQS message."""
+"""The longest delay of an SQS message."""
 MINUTE_NS = 60 * SECOND_NS
 NEARLY_NS = 5 * SECOND_NS
-"""A wake as near as this may be taken already, by an instance whose clock is ahead, before it saw what is due now."""
+"""A wake-up this near may have been taken already, by an instance whose clock is ahead, before it saw what is due
+now."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class WakeTarget:
-    """Where wakes go: a queue whose messages invoke history, and how schedules reach it."""
+    """The queue whose messages invoke history, and how schedules reach it."""
 
     queue_url: str
     queue_arn: str
     schedule_group: str
     role_arn: str
-    """The role by which EventBridge Scheduler sends to the queue."""
+    """The role with which EventBridge Scheduler sends to the queue."""
 
 
 class AwsAlarm:
-    """Arms wakes. `sqs` and `scheduler` are as boto3's clients, made at the first use when not given."""
+    """Set wake-ups. `sqs` and `scheduler` are like boto3's clients; by default they are created at first use."""
 
     def __init__(
         self, target: WakeTarget, clock: Clock, sqs: Any = None, scheduler: Any = None, counts: Counts | None = None
@@ -60,7 +61,7 @@ class AwsAlarm:
         self._scheduler = scheduler
         self._counts = counts
         self._armed: list[int] = []
-        """Wakes to come that this instance knows of, the next one last: each was armed for being before the others."""
+        """The future wake-ups that this instance has set, the next one last."""
 
     async def arm(self, at_ns: int) -> None:
         now_ns = self._clock.now_ns()
@@ -75,13 +76,13 @@ class AwsAlarm:
                 await asyncio.to_thread(self._schedule, wake_ns, at_ns)
         except aws.AwsError as error:
             self._count("WakesFailed")
-            _log.warning("no wake could be armed, the recurring schedule has to find what is due: %r", error)
+            _log.warning("no wake-up could be set, so due timers wait for the recurring schedule: %r", error)
             return
         self._count("WakesArmed")
         self._armed.append(wake_ns)
 
     def _stands(self, at_ns: int, now_ns: int) -> bool:
-        """Whether a wake that this instance knows of comes in time, and late enough to be sure that it is to come."""
+        """Return whether a known wake-up comes in time, and late enough to be certainly still ahead."""
         while self._armed and self._armed[-1] < now_ns + NEARLY_NS:
             self._armed.pop()
         return bool(self._armed) and self._armed[-1] // SECOND_NS <= at_ns // SECOND_NS
@@ -112,17 +113,17 @@ class AwsAlarm:
                 },
             )  # fmt: skip
         except aws.AwsError as error:
-            if error.code != "ConflictException":  # another commit armed for that minute
+            if error.code != "ConflictException":  # another commit set one for that minute
                 raise
 
 
 def scheduled_ns(at_ns: int) -> int:
-    """The full minute for which a schedule is set, to have fired by `at_ns` even at the end of its minute."""
+    """Return the full minute for which a schedule is set, so that it fires by `at_ns` even at the end of its minute."""
     return (at_ns - MINUTE_NS) // MINUTE_NS * MINUTE_NS
 
 
 def lateness_ms(event: Mapping[str, Any], now_ns: int) -> list[float]:
-    """How late messages of the queue came for what they were armed for; nothing of a schedule's or another's event."""
+    """Return by how many milliseconds the queue's messages in `event` came late; empty for any other event."""
     late: list[float] = []
     for record in event.get("Records", ()):
         with contextlib.suppress(ValueError, KeyError, TypeError):
@@ -132,6 +133,6 @@ def lateness_ms(event: Mapping[str, Any], now_ns: int) -> list[float]:
 
 
 def _message(at_ns: int) -> str:
-    """What people see in the queue. The wake itself takes nothing from it."""
+    """Return the message's text, which is for operators; the wake-up does not use it."""
     at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=at_ns // 1000)
     return json.dumps({"wake": "timers", "due": at.isoformat(timespec="milliseconds")})

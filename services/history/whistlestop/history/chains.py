@@ -1,4 +1,4 @@
-"""Chains of runs, by the run that each began with: retries, cron, continue-as-new and resets follow one another."""
+"""Chains of runs (retries, cron, continue-as-new and resets), identified by their first run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from whistlestop.history.engine import Engine, Entry
 
 MAX_RUNS = 100
-"""Runs of one chain that are followed."""
+"""The maximum number of runs of one chain that are followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Ending:
 
 
 async def ending(engine: Engine, namespace_id: str, workflow_id: str, first_run_id: str) -> Ending | None:
-    """How the chain that began with that run ended; None while it goes on."""
+    """Return how the chain that began with that run ended; None while it is open."""
     run_id = first_run_id
     current = await engine.store.get_current(namespace_id, workflow_id)
     if current is not None:
@@ -50,7 +50,7 @@ async def ending(engine: Engine, namespace_id: str, workflow_id: str, first_run_
 
 
 async def entry_of(engine: Engine, key: ExecutionKey) -> Entry | None:
-    """The run as stored now; None when it is gone."""
+    """Return the run as stored now; None when it does not exist."""
     try:
         return await engine.read(key)
     except ServiceError as error:

@@ -1,10 +1,10 @@
-"""Circuit breakers: a destination that does not answer is left alone for a while.
+"""Circuit breakers: requests to a destination that does not answer are suspended for a while.
 
 There is one for each namespace, kind of request and destination (an endpoint's name, or the host of a callback). It
-opens after more than five failures in a row; sixty seconds later one request is let through, whose outcome closes it or
-opens it again. A failure is one after which the request is tried again: a handler that refuses for good has answered.
+opens after more than five consecutive failures; sixty seconds later one request is let through, whose outcome closes it
+or opens it again. A failure is one after which the request is retried: a handler that refuses permanently has answered.
 
-They are held in memory, by each process or function instance for itself, as Temporal's are by each host.
+They are kept in memory, by each process or function instance for itself, as Temporal's are by each host.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
 
 Key: TypeAlias = tuple[str, str, str]
-"""Namespace id, kind of outbox row, destination."""
+"""Namespace id, kind of transfer task, destination."""
 
 MOST_FAILURES = 5
 OPEN_NS = 60 * SECOND_NS
 LOOK_AGAIN_NS = SECOND_NS
-"""While the one request that was let through is under way, the others ask again so much later."""
+"""How much later the other requests ask again while the one that was let through is in progress."""
 MOST_BREAKERS = 10_000
 _REASON = "The circuit breaker is open."
 
@@ -41,22 +41,22 @@ _REASON = "The circuit breaker is open."
 @dataclass(slots=True)
 class _Breaker:
     failures: int = 0
-    """In a row."""
+    """Consecutive failures."""
     open_until_ns: int = 0
-    """0: closed. Once that time is over, a request is let through."""
+    """0: closed. After this time (steady clock), a request is let through."""
     trying_until_ns: int = 0
-    """The request that was let through is given up then; 0: none is under way."""
+    """When the request that was let through is given up; 0: none is in progress."""
 
 
 class CircuitBreakers:
-    """All breakers of this process; those that were used longest ago are forgotten."""
+    """All breakers of this process; the least recently used ones are dropped."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._breakers: OrderedDict[Key, _Breaker] = OrderedDict()
 
     def admit(self, key: Key) -> int:
-        """Return 0 when a request may be made, else the wall clock's time until which it is put off."""
+        """Return 0 if a request may be made, otherwise the wall clock's time until which it is put off."""
         breaker = self._breakers.get(key)
         if breaker is None or not breaker.open_until_ns:
             return 0
@@ -69,12 +69,12 @@ class CircuitBreakers:
         return 0
 
     def is_open(self, key: Key) -> bool:
-        """Tell whether requests are being put off."""
+        """Return whether requests are being put off."""
         breaker = self._breakers.get(key)
         return breaker is not None and self._clock.steady_ns() < breaker.open_until_ns
 
     def report(self, key: Key, *, failed: bool) -> None:
-        """Take note of how a request ended."""
+        """Record how a request ended."""
         if not failed:
             self._breakers.pop(key, None)
             return
@@ -94,7 +94,7 @@ def show(
     operations: Iterable[workflow_pb.PendingNexusOperationInfo | nexus_pb.NexusOperationExecutionInfo],
     owed: Iterable[workflow_pb.CallbackInfo] = (),
 ) -> None:
-    """Say of requests that are to be made, and are put off because of a breaker, that they are blocked."""
+    """Mark requests as blocked that wait because their circuit breaker is open."""
     for operation in operations:
         if operation.state == common_enums.PENDING_NEXUS_OPERATION_STATE_SCHEDULED and breakers.is_open(
             (namespace_id, START_KIND, operation.endpoint)

@@ -1,7 +1,7 @@
-"""Pages of a worker's answer that is too large for one request: kept until the last one comes, and then put together.
+"""Pages of a workflow task completion that is too large for one request: kept until the last one, then merged.
 
-They are held in memory. Where they are lost (the process ended, another one serves the run now), the last page is
-refused with a detail that tells the SDK to send all of them again; nothing of the task is used up by that.
+They are kept in memory. If they are lost (the process ended, or another one serves the run now), the last page is
+refused with a detail that makes the SDK send all of them again; the workflow task itself is not affected.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ DISABLED = "workflow task completion pagination is disabled for this namespace {
 
 
 class TooLarge(Exception):
-    """The pages of one answer are more than one answer may have."""
+    """The pages of one completion together exceed the limit."""
 
 
 @dataclass(slots=True)
 class _Pages:
     task: tuple[int, int]
-    """Scheduled event id and attempt: pages of an earlier task are of no use."""
+    """Scheduled event id and attempt: pages of an earlier task are discarded."""
     commands: dict[int, Sequence[command_pb.Command]] = field(default_factory=dict)
     size: int = 0
     touched_ns: int = 0
 
 
 class CompletionPages:
-    """The pages of all answers under way."""
+    """The pages of all completions in progress."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._limits = limits
         self._clock = clock
         self._pages: OrderedDict[_Key, _Pages] = OrderedDict()
-        """Those that were touched last stand last."""
+        """The most recently used entry is the last."""
         self._sizes: Counter[str] = Counter()
         """Bytes by namespace."""
 
     def keep(self, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
-        """Keep one page. Raises TooLarge, and ServiceError for a page that can't be kept."""
+        """Keep one page. Raise TooLarge, or ServiceError for a page that can't be kept."""
         key = _key(token)
         try:
             _check(request)
@@ -86,7 +86,7 @@ class CompletionPages:
         self._pages.move_to_end(key)
 
     def _is_full(self, namespace_id: str, size: int) -> bool:
-        """Tell whether so much more is too much, once what nobody goes on with is dropped."""
+        """Return whether `size` more bytes are too many, after abandoned pages were dropped."""
         outdated_ns = self._clock.steady_ns() - self._limits.workflow_task_timeout_max_ns
         while self._pages:
             key, oldest = next(iter(self._pages.items()))
@@ -98,7 +98,7 @@ class CompletionPages:
         return most > 0 and (of_namespace or self._sizes.total() + size > most)
 
     def merge(self, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
-        """Put the commands of the earlier pages before those of the last. Raises ServiceError when one is missing."""
+        """Insert the commands of the earlier pages before those of the last. Raise ServiceError when one is missing."""
         _check(request)
         pages = self._drop(_key(token))
         if pages is None or pages.task != (token.scheduled_event_id, token.attempt):
@@ -138,7 +138,7 @@ def _check(request: service_pb.RespondWorkflowTaskCompletedRequest) -> None:
 
 
 def check_enabled(limits: Limits, namespace: str) -> None:
-    """Refuse pages while they are not switched on."""
+    """Raise FAILED_PRECONDITION while pages are not enabled."""
     if not limits.completion_pages:
         raise failed_precondition(DISABLED.format(namespace))
 

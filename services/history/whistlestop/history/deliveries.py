@@ -1,4 +1,4 @@
-"""What each kind of transfer task does. The row's deletion is part of the commit that carries out its effect."""
+"""Deliver each kind of transfer task. The row is deleted by the commit that carries out its effect."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ HISTORY_SERVICE = "history-service"
 
 
 async def deliver(service: History, task: TransferTask) -> Rest | None:
-    """Carry out one row, or all of it but the rest: what has to be asked of somebody outside, and what follows then.
+    """Deliver one transfer task, except for a remaining part that calls another server and is returned.
 
-    Raises ServiceError or StorageError when it has to be tried again; so does the rest.
+    Raise ServiceError or StorageError when the delivery has to be retried; so does the remaining part.
     """
     if task.kind == push.KIND:
         await service.push.deliver(task)
@@ -60,7 +60,7 @@ async def _initiated(service: History, task: TransferTask, data: TransferData) -
 
 
 async def _sender(service: History, task: TransferTask) -> Run | None:
-    """A working copy of the run that wrote the row; None when it is gone."""
+    """Return a working copy of the run that wrote the transfer task; None when it is gone."""
     try:
         entry = await service.engine.load(task.key, fresh=not service.engine.exclusive)
     except ServiceError as error:
@@ -74,7 +74,7 @@ async def _sender(service: History, task: TransferTask) -> Run | None:
 
 
 async def _start_child(service: History, task: TransferTask, data: TransferData) -> None:
-    """The child's first commit and the parent's started event, as one transaction."""
+    """Start the child: its first commit and the parent's started event are one transaction."""
     engine = service.engine
     replaced: ExecutionKey | None = None
     for _ in range(MAX_CONFLICTS):
@@ -88,7 +88,7 @@ async def _start_child(service: History, task: TransferTask, data: TransferData)
 async def _try_to_start_child(
     service: History, task: TransferTask, data: TransferData, replaced: ExecutionKey | None
 ) -> ExecutionKey | None:
-    """Start the child, or note why not; else return the open run whose place it takes, to be locked as well."""
+    """Start the child, or record why not; else return the open run that it replaces, which has to be locked as well."""
     engine = service.engine
     parent = await _sender(service, task)
     child = parent.state.children.get(data.initiated_event_id) if parent is not None and parent.is_open else None
@@ -134,7 +134,7 @@ async def _try_to_start_child(
 
 
 async def _is_for_a_deleted_namespace(service: History, task: TransferTask, data: TransferData) -> bool:
-    """Tell whether the child would come into being in another namespace, and that was deleted since."""
+    """Return whether the child would be created in another namespace that has been deleted since."""
     if data.target_namespace_id == task.key.namespace_id:
         return False
     namespace = await service.namespaces.by_id(data.target_namespace_id)
@@ -145,13 +145,13 @@ _OPEN = (wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING, wf_enums.WORKFLOW_EXECUTION
 
 
 def _replaces(current: CurrentExecution, initiated: history_pb.HistoryEvent) -> bool:
-    """Tell whether the child takes the workflow id from an open run, which is terminated."""
+    """Return whether the child takes the workflow id from an open run, which is terminated."""
     policy = initiated.start_child_workflow_execution_initiated_event_attributes.workflow_id_reuse_policy
     return policy == wf_enums.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING and current.status in _OPEN
 
 
 def _may_follow(current: CurrentExecution, initiated: history_pb.HistoryEvent) -> bool:
-    """The reuse policy lets the child take a workflow id that `current` holds."""
+    """Return whether the reuse policy lets the child take the workflow id of `current`."""
     policy = initiated.start_child_workflow_execution_initiated_event_attributes.workflow_id_reuse_policy
     if current.status in _OPEN:
         return False
@@ -184,13 +184,13 @@ def _new_child(
         expected_current_run_id=expected,
     )
     core_start.first_workflow_task(run)
-    # In Temporal, a call of its own schedules a child's first workflow task, once its parent has noted its start.
+    # In Temporal, a separate call schedules a child's first workflow task after its parent has recorded the start.
     run.transitions = 2
     return run
 
 
 async def _after_resets(engine: Engine, key: ExecutionKey) -> ExecutionKey:
-    """A parent that was reset goes on in another run, with the children that it had at that point."""
+    """Return the run in which a parent continues after resets, with the children that it had at that point."""
     state: MutableState | None = None
     for _ in range(MAX_CONFLICTS):
         state = await _state_of(engine, key)
@@ -200,7 +200,7 @@ async def _after_resets(engine: Engine, key: ExecutionKey) -> ExecutionKey:
             break
         key = ExecutionKey(key.namespace_id, key.workflow_id, state.reset_run_id)
     if state is not None and state.original_run_id != state.run_id:
-        # A run that was reset twice names its last reset only: the open one may stem from another run of the family.
+        # A run that was reset twice names only its last reset: the open run may come from another run of the family.
         current = await engine.store.get_current(key.namespace_id, key.workflow_id)
         other = key if current is None else ExecutionKey(key.namespace_id, key.workflow_id, current.run_id)
         found = await _state_of(engine, other) if other != key else None
@@ -210,7 +210,7 @@ async def _after_resets(engine: Engine, key: ExecutionKey) -> ExecutionKey:
 
 
 async def _state_of(engine: Engine, key: ExecutionKey) -> MutableState | None:
-    """The run's mutable state; None when it is gone."""
+    """Return the run's mutable state; None when it is gone."""
     try:
         return (await engine.load(key, fresh=not engine.exclusive)).state
     except ServiceError as error:
@@ -220,7 +220,7 @@ async def _state_of(engine: Engine, key: ExecutionKey) -> MutableState | None:
 
 
 async def _child_closed(service: History, task: TransferTask, data: TransferData) -> None:
-    """Tell the parent how its child ended."""
+    """Record in the parent's history how its child ended."""
     engine = service.engine
     key = ExecutionKey(data.target_namespace_id, data.target_workflow_id, data.target_run_id)
     key = await _after_resets(engine, key)
@@ -244,14 +244,14 @@ async def _child_closed(service: History, task: TransferTask, data: TransferData
 
 
 def _is_that_child(child: Child, task: TransferTask, data: TransferData) -> bool:
-    """The chain that ended is the one which the parent waits for: a reset parent may have started another."""
+    """Return whether the closed chain is the child that the parent waits for; a reset may have started another."""
     if child.workflow_id != task.key.workflow_id:
         return False
     return not (child.run_id and data.request_id) or child.run_id == data.request_id
 
 
 async def _parent_closed(service: History, task: TransferTask, data: TransferData) -> None:
-    """Apply the parent close policy to a child (whatever run of its chain is the current one)."""
+    """Apply the parent close policy to the current run of a child's chain."""
     from whistlestop.history.core import cancel
 
     engine = service.engine
@@ -261,7 +261,7 @@ async def _parent_closed(service: History, task: TransferTask, data: TransferDat
             run = engine.run_of(await engine.load(key, fresh=not engine.exclusive))
             is_it = run.state.parent.run_id == task.key.run_id and run.state.first_run_id == data.target_run_id
             if not run.is_open and await engine.is_succeeded(key):
-                # The child went on in another run before its lock was taken: that one is meant.
+                # The child continued in another run before its lock was taken: that one is meant.
                 raise VersionConflict(key)
             if not run.is_open or not is_it:
                 await service.store.delete_transfer(task)
@@ -293,13 +293,13 @@ async def _to_other(
     apply: Callable[[Run, Run, history_pb.HistoryEvent], None],
     fail: Callable[[Run, history_pb.HistoryEvent, Code], None],
 ) -> None:
-    """Change the target and answer the sender in one transaction; or only answer the sender that it failed."""
+    """Change the target and record it for the sender in one transaction, or only record the failure."""
     engine = service.engine
     target_key: ExecutionKey | None = None
     refusal: Code | None = None
     itself = (data.target_namespace_id, data.target_workflow_id) == (task.key.namespace_id, task.key.workflow_id)
     if itself or data.target_workflow_id.startswith(RESERVED_ID_PREFIXES):
-        # A workflow can't do this to itself, whichever run is meant; nor to a run of the server's own.
+        # A workflow can't do this to any run of its own id, nor to a run of the server's own.
         refusal = Code.NOT_FOUND
     else:
         try:
@@ -326,7 +326,7 @@ async def _to_other(
                 target = engine.run_of(await engine.load(target_key, fresh=not engine.exclusive))
                 apply(sender, target, initiated)
             except ServiceError as error:
-                # Anything else (a target that is about to close, say) passes: it is tried again.
+                # Other errors (such as a target that is about to close) are temporary, so the delivery is retried.
                 if error.code not in (Code.NOT_FOUND, Code.INVALID_ARGUMENT):
                     raise
                 await _check_still_current(service, data, target_key)
@@ -338,7 +338,7 @@ async def _to_other(
 
 
 async def _check_still_current(service: History, data: TransferData, target_key: ExecutionKey) -> None:
-    """Raise VersionConflict when the target went on in another run before its lock was taken."""
+    """Raise VersionConflict when the target continued in another run before its lock was taken."""
     if data.target_run_id:
         return
     try:

@@ -1,11 +1,11 @@
-"""The thin shell around the core: load, decide, commit.
+"""The engine around the core: load, decide, commit.
 
 Requests to one run take turns on a lock of its key, so conflicts are rare within a process; the compare-and-set of the
-store is the guard, within and across processes. The mutable state of busy runs is cached together with their newest
-history batches. A cache is only a cache: a conflict drops the entry and decides again from the store.
+store is what protects a run, within and across processes. The mutable states of busy runs are cached with their newest
+history batches. A conflict drops the cached entry and repeats the decision with the stored state.
 
 When several processes share a database (`exclusive` False), a decision that changes nothing (a refusal, a read) is only
-believed when it was made on a state read from the store.
+valid if it was made on a state read from the store.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ T = TypeVar("T")
 MAX_CONFLICTS = 20
 RECENT_BYTES = 256 * 1024
 MANY_EVENTS = 500
-"""In one commit: so many are serialised off the event loop."""
+"""A commit with more events is serialised off the event loop."""
 WORKFLOW_NOT_FOUND = "workflow not found for ID: {}"
 RUN_NOT_FOUND = 'workflow execution not found for workflow ID "{}" and run ID "{}"'
 
@@ -78,19 +78,19 @@ class Entry:
 
 
 class Effects:
-    """Who is told of a commit. The server wires these; a function leaves them at doing nothing."""
+    """Callbacks for what was committed. The server sets them; in a function they do nothing."""
 
     sees_tasks = False
-    """Whether somebody who is told looks after sticky tasks whose worker has gone."""
+    """Whether the receiver of tasks moves sticky tasks whose worker is gone."""
 
     def tasks(self, tasks: Sequence[MatchingTask]) -> None:
-        """Fresh matching tasks."""
+        """Handle new matching tasks."""
 
     def timer(self, timer: TimerTask) -> None:
-        """A timer row was set."""
+        """Handle a timer row that was written."""
 
     def transfers(self, transfers: Sequence[TransferTask]) -> None:
-        """Fresh outbox rows."""
+        """Handle new transfer tasks."""
 
 
 async def _keep_for_ever(namespace_id: str) -> int:
@@ -115,7 +115,7 @@ def _ignore_result(committing: asyncio.Future[None]) -> None:
 
 
 class Engine:
-    """Loads runs, lets the core decide, and commits."""
+    """Load runs, let the core decide, and commit."""
 
     def __init__(
         self,
@@ -136,20 +136,21 @@ class Engine:
         self.exclusive = exclusive
         self.effects = Effects()
         self.writing = 0
-        """How many commits are on their way into the store."""
+        """The number of commits in progress."""
         self.watch: Callable[[Run], None] | None = None
-        """Told of every run as it was committed."""
+        """Called with every run after its commit."""
         self.placements: Placements | None = None
-        """Told of every queue that got tasks; None where nothing goes on when a call has been answered."""
+        """The queues that recently got tasks; None in functions, where nothing runs after a call."""
         self.retention_of: Callable[[str], Awaitable[int]] = _keep_for_ever
         self.attribute_types_of: Callable[[str], Awaitable[Mapping[str, AttributeType]]] = _no_custom_attributes
-        """Nanoseconds that a namespace (by its id) keeps its closed runs; 0: for ever."""
+        """Both take a namespace's id: nanoseconds for which closed runs are retained (0: for ever), and custom
+        search attributes."""
         self.rules_of: Callable[[str], Sequence[rules_pb.WorkflowRule]] = _no_rules
-        """The workflow rules of a namespace (by its id), as `retention_of` has read it."""
+        """The workflow rules of a namespace (by its id), as last read by `retention_of`."""
         self.deployments = Deployments(store, clock)
         self.breakers = CircuitBreakers(clock)
         self.indexed = IndexedBatches()
-        """History that was committed, by the events that were asked for."""
+        """Committed batches of which single events were read."""
         self._cache: OrderedDict[ExecutionKey, Entry] = OrderedDict()
         self._cache_bytes = 0
         self._cache_limit = cache_bytes
@@ -160,12 +161,12 @@ class Engine:
         """Rows that could not be processed."""
         self._forgetting: set[asyncio.Task[None]] = set()
         self._changes = 0
-        """Grows with whatever makes a read that has begun out of date: such a read must not enter the cache."""
+        """Incremented by whatever makes a read in progress out of date: its result must not enter the cache."""
 
     # ---- loading ----------------------------------------------------------------------------------------------
 
     def lock(self, key: ExecutionKey | tuple[str, str]) -> asyncio.Lock:
-        """The lock under which requests to one run (or starts of one workflow id) take turns."""
+        """Return the lock under which requests to one run (or starts of one workflow id) take turns."""
         lock = self._locks.get(key)
         if lock is None:
             lock = asyncio.Lock()
@@ -174,7 +175,7 @@ class Engine:
 
     @asynccontextmanager
     async def locked(self, *keys: ExecutionKey) -> AsyncIterator[None]:
-        """Hold the locks of several runs, taken in one order everywhere, whatever comes in between."""
+        """Hold the locks of several runs, which are always taken in the same order."""
         async with AsyncExitStack() as stack:
             for key in sorted(set(keys), key=lambda key: (key.namespace_id, key.workflow_id, key.run_id)):
                 await stack.enter_async_context(self.lock(key))
@@ -183,10 +184,10 @@ class Engine:
     async def resolve(
         self, namespace_id: str, workflow_id: str, run_id: str = "", *, fresh: bool = False, guarded: bool = False
     ) -> ExecutionKey:
-        """The key of that run, or of the current one when `run_id` is empty. Raises NOT_FOUND.
+        """Return the key of that run, or of the current one when `run_id` is empty. Raise NOT_FOUND.
 
-        What this process remembers is believed when no other writes, and by who is `guarded`: it commits to that very
-        run as an open one (an open run is the current one), or else asks again, `fresh`.
+        The remembered current run is used if no other process writes, or if the caller is `guarded`: it commits to that
+        run as an open one (an open run is always the current one), or else asks again with `fresh`.
         """
         if run_id:
             return ExecutionKey(namespace_id, workflow_id, run_id)
@@ -209,7 +210,7 @@ class Engine:
             self._current.popitem(last=False)
 
     async def load(self, key: ExecutionKey, *, fresh: bool = False) -> Entry:
-        """The run's entry, from the cache unless `fresh`. Raises NOT_FOUND."""
+        """Return the run's entry, from the cache unless `fresh`. Raise NOT_FOUND, or Unreadable for a damaged state."""
         entry = None if fresh else self._cache.get(key)
         if entry is not None:
             self._cache.move_to_end(key)
@@ -239,15 +240,15 @@ class Engine:
         )
 
     async def read(self, key: ExecutionKey, woken: Subscription | None = None) -> Entry:
-        """The run's entry for a reader: as the store has it now.
+        """Return the run's entry for a reader, as stored now. Raise NOT_FOUND.
 
-        A reader that `woken` (a subscription to the run's topic) told of nothing but this process's own commits gets
-        what those left in the cache: no other process has said that it wrote since.
+        If `woken` (a subscription to the run's topic) only reported commits of this process, their result is taken from
+        the cache: no other process has reported a write since.
         """
         return await self.load(key, fresh=not self.exclusive and (woken is None or woken.elsewhere))
 
     async def find(self, namespace_id: str, workflow_id: str, run_id: str = "") -> Entry:
-        """That run, or the current one, for a reader: as it was at some moment of the call. Raises NOT_FOUND."""
+        """Return that run, or the current one, for a reader, as it was at some moment of the call. Raise NOT_FOUND."""
         for _ in range(MAX_CONFLICTS):
             key = await self.resolve(namespace_id, workflow_id, run_id, fresh=not self.exclusive)
             entry = await self.read(key)
@@ -256,11 +257,11 @@ class Engine:
         raise ServiceError(Code.UNAVAILABLE, f"workflow {workflow_id} is too busy; try again")
 
     async def is_succeeded(self, key: ExecutionKey) -> bool:
-        """Whether another run holds the workflow id by now.
+        """Return whether another run holds the workflow id by now.
 
-        To be asked by who resolved a workflow id and found the run closed: between the two it may have been reset,
-        replaced or continued as new, and what is said of the id must be true of the run that holds it. An open run
-        holds it, so this read is not needed there.
+        A caller that resolved a workflow id and found the run closed has to ask this: meanwhile the run may have been
+        reset, replaced or continued as new, and the answer must be about the current run. An open run is always the
+        current one.
         """
         current = await self.store.get_current(key.namespace_id, key.workflow_id)
         if current is None or current.run_id == key.run_id:
@@ -269,7 +270,7 @@ class Engine:
         return True
 
     def peek(self, key: ExecutionKey) -> Entry | None:
-        """The cached entry, as it is: at least as new as this process's own last commit, when there is one."""
+        """Return the cached entry, at least as new as this process's last commit; None when the run is not cached."""
         return self._cache.get(key)
 
     def forget(self, key: ExecutionKey) -> None:
@@ -293,7 +294,7 @@ class Engine:
     # ---- deciding and committing ------------------------------------------------------------------------------
 
     def run_of(self, entry: Entry) -> Run:
-        """A working copy of the entry."""
+        """Return a working copy of the entry."""
         return Run(entry.state, version=entry.version, now_ns=self.clock.now_ns(), ids=self.ids, limits=self.limits)
 
     async def transact(
@@ -307,11 +308,11 @@ class Engine:
         repairs: bool = False,
         is_long: bool = False,
     ) -> tuple[Run, T]:
-        """Decide on the run (the current one when `run_id` is empty) and commit; again on a conflict.
+        """Decide on the run (the current one when `run_id` is empty) and commit; repeat on a conflict.
 
-        `decide` may be called several times. `done` is an outbox row that this very commit settles. With `repairs` a
-        state that can't be read is rebuilt from history: for what ends the run. Raises storage errors only there.
-        With `is_long` it is decided off the event loop.
+        `decide` may be called several times. `done` is a transfer task that this commit completes. With `repairs` a
+        damaged state is rebuilt from history, for requests that end the run; only then are storage errors raised. With
+        `is_long` the decision is made off the event loop. Raise NOT_FOUND, or UNAVAILABLE after too many conflicts.
         """
         fresh = False
         for _ in range(MAX_CONFLICTS):
@@ -329,7 +330,7 @@ class Engine:
                 run.rules = self.rules_of(key.namespace_id)
                 versioning.prepare(run, await self.deployments.cached(key.namespace_id))
                 if not run_id and not run.is_open and (not fresh or await self.is_succeeded(key)):
-                    # By now the workflow id may be held by a newer run.
+                    # By now a newer run may hold the workflow id.
                     fresh = True
                     continue
                 try:
@@ -367,7 +368,7 @@ class Engine:
         return await rebuilding.entry_of(self, key)
 
     async def again(self, key: ExecutionKey, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Make an attempt to commit to that run, and another whenever somebody else's commit came between."""
+        """Make an attempt to commit to that run, and repeat it on conflicts. Raise UNAVAILABLE after too many."""
         for _ in range(MAX_CONFLICTS):
             try:
                 return await attempt()
@@ -376,7 +377,7 @@ class Engine:
         raise ServiceError(Code.UNAVAILABLE, "too many conflicts")
 
     async def _decide(self, run: Run, entry: Entry, decide: Callable[[Run], T], *, is_long: bool) -> T:
-        """Decide; when that needs the run's first event, read it and decide again."""
+        """Decide; if the run's first event is needed, read it and decide again."""
         try:
             return await off_loop(decide, run) if is_long else decide(run)
         except StartEventNeeded:
@@ -385,14 +386,14 @@ class Engine:
             return await off_loop(decide, run) if is_long else decide(run)
 
     async def read_first_event(self, run: Run, entry: Entry) -> None:
-        """Let the core see how the run began."""
+        """Read the run's first event for the core."""
         from whistlestop.history import histories
 
         if run.start_event is None:
             run.start_event = await histories.read_event(self, entry, 1, 1)
 
     async def _keep_until(self, run: Run) -> None:
-        """A run that ends is deleted when its namespace's retention is over."""
+        """Set the timer that deletes a closed run after its namespace's retention."""
         if not run.finished:
             return
         retention_ns = await self.retention_of(run.key.namespace_id)
@@ -405,8 +406,8 @@ class Engine:
     ) -> None:
         """Commit what was decided on `run`, its next run, and `also` (another run, or several).
 
-        Raises VersionConflict and CurrentConflict for the caller to decide again; other errors of the store become
-        UNAVAILABLE, since it is unknown whether the commit took place.
+        Raise VersionConflict or CurrentConflict for the caller to decide again. Other errors of the store become a
+        ServiceError; after UNAVAILABLE it is unknown whether the commit took place.
         """
         others = (also,) if isinstance(also, Run) else also or ()
         runs = [each for each in (*others, run, run.next_run) if each is not None]
@@ -420,7 +421,7 @@ class Engine:
         writes = await off_loop(_writes, runs) if is_long else _writes(runs)
         answers = tuple((query_id, each.key, data) for each in runs for query_id, data in each.answers)
         transition = Transition(writes, transfers_done=() if done is None else (done,), answers=answers)
-        # A caller that goes away must not come between the commit and what follows from it.
+        # A caller that is cancelled must not interrupt between the commit and what follows it.
         self.writing += 1
         committing = asyncio.ensure_future(self._write(runs, transition))
         try:
@@ -433,7 +434,7 @@ class Engine:
                 await pinning.reactivate(self, each.key.namespace_id, each.pinned_to)
 
     async def _route(self, run: Run) -> None:
-        """Tasks go to the version they are for; where its workers are started on demand, that is owed to them, too."""
+        """Route new tasks to their versions; add transfer tasks where a version's workers are started on demand."""
         deployments = await self.deployments.cached(run.key.namespace_id)
         versioning.route_tasks(run, deployments)
         run.placed_by = deployments
@@ -457,7 +458,7 @@ class Engine:
             self._committed(each, write)
 
     def tasks_written(self, tasks: Sequence[MatchingTask]) -> None:
-        """Offer fresh rows to this process's pollers, and hint to those of others."""
+        """Pass new tasks to this process's pollers, and notify other processes."""
         self.effects.tasks(tasks)
         if not self.exclusive:
             self.notifier.publish(
@@ -465,13 +466,13 @@ class Engine:
             )
 
     def _mended(self, key: ExecutionKey) -> None:
-        """A state that could not be read was written anew."""
+        """Remove the note about a damaged state that was rewritten."""
         task = asyncio.ensure_future(self.aside.forget("executions", (key.namespace_id, key.workflow_id, key.run_id)))
         self._forgetting.add(task)
         task.add_done_callback(self._forgetting.discard)
 
     def _committed(self, run: Run, write: ExecutionWrite) -> None:
-        """The commit stands: keep the new state, and tell whoever waits."""
+        """Cache the new state after a commit, and notify waiters."""
         self._changes += 1
         if self.aside.knows("executions", (run.key.namespace_id, run.key.workflow_id, run.key.run_id)):
             self._mended(run.key)

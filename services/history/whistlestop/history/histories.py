@@ -1,4 +1,4 @@
-"""Reading a run's history: whole batches, spliced unparsed where they only pass through."""
+"""Read a run's history as whole batches, which are passed on without being parsed where possible."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MAX_BATCHES = 256
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 _LEAST_BATCHES = 4
 _LEAST_INDEXED = 8
-"""Events of a batch that is worth being kept."""
+"""The fewest events of a batch that is worth indexing."""
 
 
 def branches_of(state: MutableState) -> list[BranchRange]:
-    """Where the run's events stand; the last range is open."""
+    """Return the ranges that hold the run's events; the last one ends at its next event."""
     return [BranchRange(b.branch_id, b.first_event_id, b.next_event_id or state.next_event_id) for b in state.branches]
 
 
@@ -35,9 +35,9 @@ async def read_batches(
     *,
     reverse: bool = False,
 ) -> list[HistoryBatch]:
-    """Batches that cover events `first_event_id <= id < next_event_id`, up to `limit` of them, edges whole.
+    """Return up to `limit` batches that cover events `first_event_id <= id < next_event_id`; edge batches are whole.
 
-    Fewer where they are large: what would not fit into a page is hardly read.
+    Fewer are returned if they are large, because what exceeds a page is hardly ever needed.
     """
     if first_event_id >= next_event_id:
         return []
@@ -58,7 +58,7 @@ async def read_batches(
 
 
 def trimmed(batch: HistoryBatch, first_event_id: int, next_event_id: int) -> bytes:
-    """The batch's data without events outside the range; parsed only when something has to go."""
+    """Return the batch's data without events outside the range; it is only parsed if some have to be removed."""
     if batch.first_event_id >= first_event_id and batch.next_event_id <= next_event_id:
         return batch.data
     history = nesting.parse(history_pb.History, batch.data)
@@ -67,7 +67,7 @@ def trimmed(batch: HistoryBatch, first_event_id: int, next_event_id: int) -> byt
 
 
 async def read_event(engine: Engine, entry: Entry, batch_id: int, event_id: int) -> history_pb.HistoryEvent:
-    """One event, found by its batch. Raises LookupError when history does not have it."""
+    """Return one event of the batch that begins with `batch_id`. Raise LookupError when history does not have it."""
     first_event_id = batch_id or event_id
     indexed = engine.indexed.get(entry.key, first_event_id)
     if indexed is not None and event_id < first_event_id + len(indexed):
@@ -84,7 +84,7 @@ async def read_event(engine: Engine, entry: Entry, batch_id: int, event_id: int)
 
 
 def spliced(field_number: int, data: bytes) -> bytes:
-    """`data` as a length-delimited field of a serialised message; appending it to one sets (merges) the field."""
+    """Return `data` as a length-delimited field; appended to a serialised message, it sets (merges) that field."""
     return _varint(field_number << 3 | 2) + _varint(len(data)) + data
 
 

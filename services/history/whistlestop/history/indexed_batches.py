@@ -1,7 +1,7 @@
-"""Batches of which single events are asked for, with the place of each event.
+"""History batches of which single events are read, with the position of each event.
 
-A worker that takes the thousand activities of one workflow task asks a thousand times for an event of the same batch:
-to walk through the batch each time would cost the square of their number.
+A worker that takes a thousand activities of one workflow task causes a thousand reads of events in the same batch: to
+walk through the batch each time would cost the square of their number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_BYTES = 16 * 1024 * 1024
 
 
 class IndexedBatch:
-    """The events of a serialised batch, each parsed when it is asked for.
+    """The events of a serialised batch, each parsed when it is read.
 
     Each is a length-delimited field, and their ids have no gap.
     """
@@ -51,19 +51,19 @@ class IndexedBatch:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes in memory, about."""
+        """The approximate memory that it takes."""
         return len(self._data) + 80 * len(self._starts)
 
     def event(self, index: int) -> history_pb.HistoryEvent:
-        """Return an event by its place in the batch."""
+        """Return the event at that index in the batch."""
         return nesting.parse(history_pb.HistoryEvent, self._data[self._starts[index] : self._ends[index]])
 
 
 class IndexedBatches:
-    """The batches that were asked for lately.
+    """The recently used batches.
 
-    What was committed under a run and an event's id never changes. Bounded in bytes; the one that was not asked for
-    for longest goes first.
+    A batch under a run and an event id never changes once it is committed. The total size is bounded; the least
+    recently used batches are dropped.
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
@@ -72,7 +72,7 @@ class IndexedBatches:
         self._kept: OrderedDict[tuple[ExecutionKey, int], IndexedBatch] = OrderedDict()
 
     def get(self, key: ExecutionKey, first_event_id: int) -> IndexedBatch | None:
-        """Return the batch that begins with this event, None where it is not kept."""
+        """Return the batch that begins with this event, or None if it is not kept."""
         place = key, first_event_id
         found = self._kept.get(place)
         if found is not None:
@@ -80,7 +80,7 @@ class IndexedBatches:
         return found
 
     def keep(self, key: ExecutionKey, first_event_id: int, batch: IndexedBatch) -> None:
-        """Keep a batch, in place of those that were not asked for for longest."""
+        """Keep a batch in place of the least recently used ones, unless it is larger than the bound."""
         place = key, first_event_id
         if place in self._kept or batch.size_bytes > self._most_bytes:
             return

@@ -1,11 +1,12 @@
-"""History as a Lambda function: called by the other two, and woken by schedules and queues to fire what is due.
+"""History as a Lambda function: called by the other two, and invoked by schedules and queues to fire timers.
 
-Rules of this file: no other instance is known, and nothing goes on when a call has answered. So what a call's commits
-cause is done before the answer; what is due only later stands in the store, and an alarm may be armed for it. What an
-instance keeps from call to call is a cache.
+Rules of this file: other instances are unknown, and nothing runs after a call is answered. So the effects of a call's
+commits are performed before the answer; what is due later is in the store, and a wake-up may be set for it. What an
+instance keeps between calls is only a cache.
 
-Its environment is HistorySettings (`common.doors.settings`). Without a wake queue polls and the recurring schedule are
-all that wakes; with a prefix for them, workers are told of tasks by queues beside that one.
+The environment variables are those of HistorySettings (`common.doors.settings`). Without a wake queue, only polls and
+the recurring schedule invoke history; with a prefix for workers' wake queues, workers are notified of tasks by queues
+beside it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _instances: list[Instance] = []
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """An envelope of another function; or a wake (any other event)."""
+    """Serve the envelope of another function, or a wake-up (any other event)."""
     _clock.resume()
     return lambda_shell.run(_serve(event, context))
 
@@ -77,9 +78,9 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 async def _wake(instance: Instance, latest_ns: int | None) -> dict[str, Any]:
-    """Fire what is due, page by page, while there is time, and sweep away what nobody asks for any more.
+    """Fire timers page by page while there is time, and delete expired queries.
 
-    What is due next is noted for the alarm, for one wake stands for all that is due after it.
+    The next deadline is noted for a wake-up, which covers everything due after it.
     """
     history = instance.history
     timers = transfers = 0
@@ -106,7 +107,7 @@ def _count_lateness(counts: Counts, event: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """What this instance serves with."""
+    """The objects with which this instance serves calls."""
 
     history: History
     dues: Dues
@@ -116,7 +117,7 @@ class Instance:
     counts: Counts | None = None
 
     async def settle(self, latest_ns: int | None) -> None:
-        """Nothing of the call is left undone: deliver its outbox, then arm for what is due later."""
+        """Finish the call's work: deliver transfer tasks, set a wake-up, renew the membership row, notify workers."""
         await self.history.transfers.drain(latest_ns)
         await self.dues.arm(self.alarm)
         await self.presence.note()
@@ -125,7 +126,7 @@ class Instance:
 
 
 class _FunctionEffects(Effects):
-    """Fresh outbox rows are delivered by the call itself, timers noted for the alarm; polls find tasks alone."""
+    """Deliver new transfer tasks within the call, and note timers for a wake-up; polls find matching tasks."""
 
     def __init__(self, history: History, dues: Dues) -> None:
         self._history = history
@@ -139,7 +140,7 @@ class _FunctionEffects(Effects):
 
 
 class _Waits(RecheckNotifier):
-    """A call that waits is a clock too: it fires what is due, as a poll does."""
+    """A notifier whose waiting callers also fire timers, as polls do."""
 
     history: History
 
@@ -149,7 +150,7 @@ class _Waits(RecheckNotifier):
 
 class _Wait:
     elsewhere = True
-    """A function remembers nothing that could be believed."""
+    """A function has no cache that could be used instead of a read."""
 
     def __init__(self, waiting: Subscription, history: History) -> None:
         self._waiting = waiting
@@ -165,7 +166,7 @@ class _Wait:
             try:
                 await self._history.call("FireDue", internal_pb2.FireDueRequest(), context)
             except ServiceError as error:
-                _log.warning("what is due could not be fired now: %r", error)
+                _log.warning("due timers and transfer tasks could not be processed: %r", error)
         return woken
 
     def __enter__(self) -> Self:
@@ -176,7 +177,7 @@ class _Wait:
 
 
 async def _instance() -> Instance:
-    """Made at the first call of this instance and kept."""
+    """Return this instance's objects, created by its first call."""
     if not _instances:
         settings = read(HistorySettings)
         lambda_shell.log_through_powertools("history", settings.log_level)
@@ -195,7 +196,7 @@ async def _instance() -> Instance:
         history.transfers.postponed = history.timers.postponed = dues.note
         presence = Presence(store, _clock, lambda_shell.instance_name(), "history")
         wakes = _worker_wakes(settings)
-        # Aurora DSQL has no NOTIFY, and no server can listen on it.
+        # Aurora DSQL has no NOTIFY, so no server can listen on it.
         sender = "" if settings.dsql_host else secrets.token_urlsafe(6)
         store.outreach = Outreach(None if wakes is None else wakes.wake, sender)
         _instances.append(Instance(history, dues, _alarm(settings, counts), presence, wakes, counts))

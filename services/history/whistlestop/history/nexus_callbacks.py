@@ -1,4 +1,4 @@
-"""The token that a completion callback carries to the operation that waits for it."""
+"""The token by which a completion callback identifies the operation that waits for it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _TOKEN_VERSION = 1
 
 
 def callback_url(state: MutableState, limits: Limits) -> str:
-    """Where somebody who answers over HTTP sends how an operation of this run ended; empty where nobody may."""
+    """Return the URL for completions of this run's operations by external handlers; empty if none is set."""
     url = limits.nexus_callback_url.replace("{{.NamespaceName}}", quote(state.namespace, safe=""))
     return url.replace("{{.NamespaceID}}", state.namespace_id)
 
 
 def token_of(token: OperationToken) -> str:
-    """As it travels in the header of a callback."""
+    """Return the token as it is sent in a callback's header."""
     return json.dumps({"v": _TOKEN_VERSION, "d": base64.urlsafe_b64encode(token.SerializeToString()).decode()})
 
 
 def parse_token(text: str) -> OperationToken | None:
-    """The operation that waits; None when the text is no token of ours."""
+    """Return the token; None when the text is not one of ours."""
     try:
         found = json.loads(text)
         if found.get("v") != _TOKEN_VERSION:

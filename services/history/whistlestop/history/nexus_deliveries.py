@@ -1,4 +1,4 @@
-"""Transfer tasks of Nexus: requests to workers of an endpoint, and completion callbacks."""
+"""Deliver the transfer tasks of Nexus: requests to workers of an endpoint, and completion callbacks."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ SYSTEM_URL = "temporal://system"
 OPERATION_HEADER = "nexus-operation-token"
 _START, _CANCEL, _CALLBACK = nexus_operations.START_KIND, nexus_operations.CANCEL_KIND, callbacks.KIND
 KINDS = frozenset({_START, _CANCEL, _CALLBACK})
-"""Of the rows."""
+"""The kinds of these transfer tasks."""
 _TARGET_GONE = "endpoint not registered"
 _OUTSIDE = "outside"
-"""In the place of a namespace's id."""
+"""In place of a namespace id, for an external endpoint."""
 
 
 class PutOff(Exception):
-    """The row is to be delivered again at that time."""
+    """The transfer task has to be delivered again at that time."""
 
     def __init__(self, until_ns: int) -> None:
         super().__init__(f"until {until_ns}")
@@ -50,7 +50,7 @@ class PutOff(Exception):
 
 
 async def deliver(service: History, task: TransferTask, data: TransferData) -> Rest | None:
-    """Carry out one row, or leave the rest: what is asked of somebody outside, and what follows then."""
+    """Deliver one transfer task, except for a remaining part that calls another server and is returned."""
     if task.kind == _CALLBACK:
         return await _call_back(service, task, data)
     return await _request(service, task, data, cancel=task.kind == _CANCEL)
@@ -61,7 +61,7 @@ async def _request(service: History, task: TransferTask, data: TransferData, *, 
     run, operation = await _wanted(service, task, data, cancel=cancel)
     if run is not None and operation is not None:
         if operation.endpoint == system_nexus.ENDPOINT:
-            # Without a lock: it may come back to this run.
+            # No lock is held: the call may come back to this run.
             record = await system_operations.call(service, run, operation)
         else:
             _admit(service, task.key.namespace_id, *nexus_operations.destination_of(operation, cancel=cancel))
@@ -84,14 +84,14 @@ async def _ask_outside(service: History, task: TransferTask, data: TransferData,
         await service.store.delete_transfer(task)
         return
     record = await outside.request(service, run, operation, url, cancel=cancel)
-    # Others commit to the run meanwhile: what was answered is noted again then, not asked again.
+    # Others commit to the run meanwhile: then only the recording is repeated, not the request.
     await service.engine.again(task.key, partial(_note, service, task, data, record, cancel=cancel))
 
 
 async def _note(
     service: History, task: TransferTask, data: TransferData, record: outside.Record | None, *, cancel: bool
 ) -> None:
-    """Commit what came of the request; or offer it to the workers of the endpoint, if nobody else was asked."""
+    """Commit the outcome of the request, or put it on the task queue of the endpoint's workers."""
     engine = service.engine
     async with engine.lock(task.key):
         run, operation = await _wanted(service, task, data, cancel=cancel)
@@ -114,7 +114,7 @@ async def _note(
 async def _wanted(
     service: History, task: TransferTask, data: TransferData, *, cancel: bool
 ) -> tuple[Run | None, NexusOperation | None]:
-    """The run and its operation, if the request is still to be made."""
+    """Return the run and its operation, if the request still has to be made; otherwise None for both."""
     run = await _run_of(service, task.key)
     operation = run.state.nexus_operations.get(data.initiated_event_id) if run is not None and run.is_open else None
     if operation is None or not nexus_operations.is_wanted(operation, cancel=cancel):
@@ -123,7 +123,7 @@ async def _wanted(
 
 
 async def _run_of(service: History, key: ExecutionKey) -> Run | None:
-    """A working copy of the run; None when it is gone."""
+    """Return a working copy of the run; None when it is gone."""
     engine = service.engine
     try:
         entry = await engine.load(key, fresh=not engine.exclusive)
@@ -137,7 +137,7 @@ async def _run_of(service: History, key: ExecutionKey) -> Run | None:
 async def _target(
     service: History, endpoint_id: str, name: str
 ) -> tuple[nexus_operations.Target | None, failure_pb.Failure]:
-    """The queue that the endpoint leads to by now, or why it leads nowhere."""
+    """Return the task queue to which the endpoint leads now, or the failure that tells why there is none."""
     record = await service.store.get_nexus_endpoint(endpoint_id=endpoint_id)
     if record is None:
         record = await service.store.get_nexus_endpoint(name=name)
@@ -155,7 +155,7 @@ async def _target(
 
 
 async def _call_back(service: History, task: TransferTask, data: TransferData) -> Rest | None:
-    """Tell whoever waits how the run ended."""
+    """Deliver a completion callback."""
     run = await _run_of(service, task.key)
     if run is None or not callbacks.is_owed(run.state, data.callback_index):
         await service.store.delete_transfer(task)
@@ -168,10 +168,10 @@ async def _call_back(service: History, task: TransferTask, data: TransferData) -
 
 
 def _leads_home(run: Run, callback: common_pb.Callback.Nexus) -> bool:
-    """Tell whether the callback is this server's own, to an operation in the run's namespace.
+    """Return whether the callback is this server's own, to an operation in the run's namespace.
 
-    Temporal's server delivers its own callbacks itself, whichever URL it is told to give to its workers. Those from one
-    namespace to another go by their URL, and through the checks at its other end.
+    Temporal's server delivers its own callbacks itself, whichever URL it is configured to give to workers. Callbacks to
+    another namespace use their URL, and so pass the checks at its other end.
     """
     token = nexus_callbacks.parse_token(_header(callback, nexus_callbacks.CALLBACK_HEADER))
     if token is None or token.namespace_id != run.key.namespace_id:
@@ -182,7 +182,7 @@ def _leads_home(run: Run, callback: common_pb.Callback.Nexus) -> bool:
 async def _call_caller(
     service: History, task: TransferTask, data: TransferData, callback: common_pb.Callback.Nexus
 ) -> None:
-    """Within this server that is one commit of both runs."""
+    """Complete an operation within this server, in one commit of both runs."""
     engine = service.engine
     token = nexus_callbacks.parse_token(_header(callback, nexus_callbacks.CALLBACK_HEADER))
     if token is None:
@@ -208,7 +208,7 @@ def _header(callback: common_pb.Callback.Nexus, name: str) -> str:
 
 
 async def _call_outside(service: History, task: TransferTask, data: TransferData) -> None:
-    """Tell somebody who is not of this server, over HTTP."""
+    """Send a completion to another server, over HTTP."""
     run = await _run_of(service, task.key)
     if run is None or not callbacks.is_owed(run.state, data.callback_index):
         await service.store.delete_transfer(task)
@@ -229,7 +229,7 @@ async def _call_outside(service: History, task: TransferTask, data: TransferData
 
 
 async def _settle(service: History, task: TransferTask, data: TransferData, refusal: nexus_http.Refused | None) -> None:
-    """Write down how an attempt went. Raises PutOff when there is to be another one."""
+    """Record the outcome of an attempt. Raise PutOff when it has to be retried."""
     async with service.engine.lock(task.key):
         run = await _run_of(service, task.key)
         if run is None or not callbacks.is_owed(run.state, data.callback_index):
@@ -242,13 +242,13 @@ async def _settle(service: History, task: TransferTask, data: TransferData, refu
         else:
             due_ns = callbacks.put_off(run, data.callback_index, refusal.message)
             await service.engine.commit(run)
-            # By everybody's clock: the run's own may be ahead.
+            # By the server's clock: the run's own may be ahead.
             raise PutOff(due_ns - skipped_ns(run.state))
         await service.engine.commit(run, done=task)
 
 
 async def _waiting_run(service: History, token: OperationToken) -> tuple[ExecutionKey | None, str]:
-    """The run that waits: the one that scheduled the operation, or the one that it was reset to; and `_led_to`."""
+    """Return the run that waits (the one that scheduled the operation, or its reset), and the result of `_led_to`."""
     key = ExecutionKey(token.namespace_id, token.workflow_id, token.run_id)
     run = await _run_of(service, key)
     if run is None or not run.is_open or token.scheduled_event_id not in run.state.nexus_operations:
@@ -263,7 +263,7 @@ async def _waiting_run(service: History, token: OperationToken) -> tuple[Executi
 
 
 async def _led_to(service: History, caller: Run | None, token: OperationToken) -> str:
-    """The namespace that the operation's endpoint has led to since it was made; empty where that does not matter."""
+    """Return the namespace to which the endpoint has led since it was created; empty where that does not matter."""
     operation = caller.state.nexus_operations.get(token.scheduled_event_id) if caller is not None else None
     if operation is None or operation.start.handler_namespace_id:
         return ""
@@ -276,7 +276,7 @@ async def _led_to(service: History, caller: Run | None, token: OperationToken) -
 def _tell(
     run: Run, caller: Run | None, token: OperationToken, data: TransferData, operation_token: str, led_to: str
 ) -> str:
-    """Let the caller see the end. Returns what is wrong, if the operation is not there (any more)."""
+    """Complete the caller's operation. Return an error message if the operation does not exist (any more)."""
     if caller is None:
         return f"handler error (NOT_FOUND): {nexus_operations.NOT_FOUND}"
     try:
@@ -284,10 +284,10 @@ def _tell(
     except ServiceError as error:
         return f"handler error (NOT_FOUND): {error.message}"
     if not nexus_operations.may_tell(caller, operation, run.key.namespace_id, led_to):
-        # Whoever holds a token of another namespace's request hears what they would without one.
+        # The answer to a token of another namespace's request is the same as without one.
         return f"handler error (NOT_FOUND): {nexus_operations.NOT_FOUND}"
     link = callbacks.link_of(run.state, data.callback_index)
-    # Nexus carries times in milliseconds.
+    # Nexus sends times in milliseconds.
     started_ns = run.state.start_ns // MILLISECOND_NS * MILLISECOND_NS
     nexus_operations.note_started(caller, operation, operation_token, started_ns, [link])
     failure = callbacks.failure_of(data)

@@ -1,4 +1,4 @@
-"""Nexus over HTTP, as this server speaks it to others: completions of operations, and what answers mean."""
+"""Nexus over HTTP as a client: send completions of operations, and interpret answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _KINDS = {
 }  # fmt: skip
 _FINAL_KINDS = frozenset({"BAD_REQUEST", "UNAUTHENTICATED", "UNAUTHORIZED", "NOT_FOUND", "CONFLICT", "NOT_IMPLEMENTED"})
 _MOST_MESSAGE = 1000
-"""Characters that are kept of what others say."""
+"""The maximum characters kept of a message from another server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The other side did not take it."""
+    """The other server did not accept the completion."""
 
     message: str
     retryable: bool
@@ -54,7 +54,7 @@ class Refused:
 async def complete(
     outbound: Outbound, url: str, headers: Mapping[str, str], completion: Completion
 ) -> Refused | None:
-    """Tell whoever waits behind `url`; None when it was heard."""
+    """Send the completion to `url`; return None when it was accepted."""
     from email.utils import formatdate  # with what it needs, more than a start should pay for
 
     if completion.failure is not None:
@@ -84,7 +84,7 @@ async def complete(
 
 
 def _refused(answer: Answer) -> Refused:
-    """Return what an answer says of a refused completion: its handler error where it has one, else its status."""
+    """Interpret the answer to a refused completion, by its handler error or else by its status."""
     is_json = answer.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
     source = failure_of(answer.body) if is_json else nexus_pb.Failure()
     kind, text = _KINDS.get(answer.status), ""
@@ -111,7 +111,7 @@ def _timestamp(instant_ns: int) -> str:
 
 
 def links_of(headers: Mapping[str, str]) -> list[common_pb.Link]:
-    """Those of the header `nexus-link` that lead to events."""
+    """Return the links in the header `nexus-link` that can be converted; empty when it is malformed."""
     try:
         return nexus_links.from_nexus(nexus_content.links_of(headers))
     except nexus_content.BadLinks:
@@ -119,7 +119,7 @@ def links_of(headers: Mapping[str, str]) -> list[common_pb.Link]:
 
 
 def operation_failure(source: nexus_pb.Failure, *, canceled: bool) -> failure_pb.Failure:
-    """The failure of an operation that ended without success."""
+    """Return the failure of an operation that ended without success."""
     if source.metadata.get("type") == nexus_content.OPERATION_ERROR and source.HasField("cause"):
         source = source.cause
     error = nexus_pb.UnsuccessfulOperationError(operation_state=nexus_failures.CANCELED if canceled else "failed")
@@ -128,7 +128,7 @@ def operation_failure(source: nexus_pb.Failure, *, canceled: bool) -> failure_pb
 
 
 def refusal_of(answer: Answer) -> failure_pb.Failure:
-    """The refusal that an answer is, by what it says or by its status."""
+    """Return the failure for an answer that refuses a request, by its body or else by its status."""
     source = failure_of(answer.body)
     if source.metadata.get("type") == nexus_content.HANDLER_ERROR:
         return nexus_failures.to_temporal(source)
@@ -145,7 +145,7 @@ def refusal_of(answer: Answer) -> failure_pb.Failure:
 
 
 def failure_of(body: bytes) -> nexus_pb.Failure:
-    """The failure of a body. Raises nothing: what can't be read is its message."""
+    """Return the failure in a body; a body that can't be parsed becomes its message."""
     try:
         return nexus_content.read_failure(body)
     except (ValueError, TypeError, AttributeError):

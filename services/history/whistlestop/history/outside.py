@@ -1,4 +1,4 @@
-"""Endpoints outside this server: requests of operations over HTTP, made by whoever delivers the outbox row."""
+"""External endpoints: request operations over HTTP, as part of the delivery of a transfer task."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from whistlestop.history.service import History
 
     Record: TypeAlias = Callable[[Run, NexusOperation], None]
-    """Writes down what came of a request, on a fresh copy of the run."""
+    """Record the outcome of a request on a fresh working copy of the run."""
 
 _UNSUCCESSFUL = 424
 
 
 async def address(service: History, operation: NexusOperation) -> str:
-    """Where the endpoint of the operation leads to, if that is outside; else empty."""
+    """Return the URL of the operation's endpoint if that is external, otherwise an empty text."""
     record = await service.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
     return "" if record is None else NexusEndpointData.FromString(record.data).endpoint.spec.target.external.url
 
 
 async def request(service: History, run: Run, operation: NexusOperation, url: str, *, cancel: bool) -> Record:
-    """Make the request."""
+    """Make the request; return a function that records its outcome on a working copy of the run."""
     left_ns, _ = nexus_operations.time_for(run, operation, cancel=cancel)
     if left_ns < run.limits.nexus_min_request_timeout_ns:
         return lambda run, operation: _out_of_time(run, operation, cancel=cancel)
@@ -69,7 +69,7 @@ async def request(service: History, run: Run, operation: NexusOperation, url: st
 def _fill_start(
     run: Run, operation: NexusOperation, scheduled: history_pb.HistoryEvent, path: str, headers: dict[str, str]
 ) -> tuple[str, bytes]:
-    """The rest of a start's headers; its path and body."""
+    """Add a start request's headers; return its path and body."""
     state = run.state
     attributes = scheduled.nexus_operation_scheduled_event_attributes
     content, body = nexus_content.content_of(attributes.input if attributes.HasField("input") else None)
@@ -83,7 +83,7 @@ def _fill_start(
         headers["Operation-Timeout"] = f"{timeout_ns // MILLISECOND_NS}ms"
     callback = callback_url(state, run.limits)
     if not callback:
-        # Nobody could tell how it ended: only what is answered at once has an end.
+        # Nobody could report the end later, so only an operation that completes at once has an end.
         return path, body
     token = OperationToken(
         namespace_id=state.namespace_id,
@@ -96,7 +96,7 @@ def _fill_start(
     return f"{path}?{urlencode({'callback': callback})}", body
 
 
-# ---- what came of it -------------------------------------------------------------------------------------------------
+# ---- outcomes --------------------------------------------------------------------------------------------------------
 
 
 def _out_of_time(run: Run, operation: NexusOperation, *, cancel: bool) -> None:

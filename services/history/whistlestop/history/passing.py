@@ -1,4 +1,4 @@
-"""Which failures pass by themselves: then what was being worked on is tried again, and is not set aside."""
+"""Tell temporary errors, after which work is retried, from permanent ones, after which it is set aside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PASSING = frozenset({
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether trying again may do: the store or another service did not answer, or somebody else was in the way."""
+    """Return whether a retry may help: the store or another service did not answer, or a conflict occurred."""
     if isinstance(error, ServiceError):
         return error.code in _PASSING
     return storage_errors.is_passing(error)

@@ -1,4 +1,4 @@
-"""Runs that a client pins to a version which was thought to have no work."""
+"""Runs that a client pins to a version that had no work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 async def reactivate(engine: Engine, namespace_id: str, version: Version) -> None:
-    """Let a version that is INACTIVE or DRAINED drain again, now that a run has been pinned to it."""
+    """Mark an INACTIVE or DRAINED version as draining again, because a run has been pinned to it."""
 
     def find(known: NamespaceDeployments) -> WorkerDeploymentVersionInfo | None:
         info = find_version_info(known, version)

@@ -1,11 +1,10 @@
-"""Tasks that were placed by routing data which has changed meanwhile are found again at once.
+"""Find and reroute tasks that were routed by deployments which have changed meanwhile.
 
-Whoever commits a task chooses its queue by worker deployments as they were read a moment ago (storage/deployments.py).
-When routing changes, the queues are looked through (api/deployments.py), but a task may come after that look: it was on
-its way into the store, or its process did not know of the change yet. So the queues that got tasks are remembered until
-the deployments have been read once more, by a read that began after the commit; where they are others by then, those
-queues are looked through again. A process that ends before it has looked leaves that to matching, which looks when
-workers poll.
+A commit chooses a task's queue by deployments that were read a moment ago (storage/deployments.py). When the routing
+changes, waiting tasks are rerouted (api/deployments.py), but a task may be written after that: it was being committed,
+or its process did not know of the change yet. So the queues that got tasks are remembered until the deployments have
+been read once more, by a read that began after the commit; if they differ by then, the tasks of those queues are
+rerouted again. If a process ends before that, matching does it when workers poll.
 """
 
 from __future__ import annotations
@@ -27,29 +26,29 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import MatchingTask
 
     Reroute = Callable[[str, str, int, NamespaceDeployments], Awaitable[object]]
-    """Looks through a queue, given by namespace, name and type."""
+    """Reroute the tasks of a queue, given by namespace id, name and type."""
 
 log = logging.getLogger(__name__)
 
 _MOST_QUEUES = 10_000
-"""Remembered of one namespace; what is beyond is left to matching."""
+"""The maximum of queues remembered for a namespace; further ones are left to matching."""
 
 
 class Placements:
-    """The queues that got tasks a moment ago, by namespace, with the deployments by which they were chosen."""
+    """The queues that recently got tasks, by namespace, with the deployments by which they were chosen."""
 
     def __init__(self, deployments: Deployments, clock: Clock, reroute: Reroute) -> None:
         self._deployments = deployments
         self._clock = clock
         self._reroute = reroute
         self._placed: dict[str, dict[tuple[str, int], NamespaceDeployments]] = {}
-        """An entry, be it an empty one, for each namespace that is being watched."""
+        """Has an entry, possibly an empty one, for each namespace that is being watched."""
         self._background = Background(log, "tasks placed by older routing could not be looked for")
 
     def note(
         self, namespace_id: str, tasks: Iterable[MatchingTask], placed_by: NamespaceDeployments, sticky: str
     ) -> None:
-        """Remember the queues of tasks that were just committed, but for the sticky one."""
+        """Remember the queues of tasks that were just committed, except the sticky one."""
         placed = self._placed.get(namespace_id)
         if placed is None:
             placed = self._placed[namespace_id] = {}
@@ -60,13 +59,13 @@ class Placements:
             if name == sticky:
                 continue
             if late:
-                # Routing has changed while the commit was under way.
+                # The routing has changed during the commit.
                 self._background.spawn(self._look(namespace_id, {(name, task_type): placed_by}))
             elif (name, task_type) not in placed and len(placed) < _MOST_QUEUES:
                 placed[(name, task_type)] = placed_by
 
     async def _watch(self, namespace_id: str) -> None:
-        """Look every second, until a second brings nothing."""
+        """Check every second, until there were no new tasks in a second."""
         try:
             await self._clock.sleep(MOST_BEHIND_S)
             while placed := self._placed[namespace_id]:
@@ -77,18 +76,18 @@ class Placements:
             del self._placed[namespace_id]
 
     async def _look(self, namespace_id: str, placed: dict[tuple[str, int], NamespaceDeployments]) -> None:
-        """Find tasks on these queues that belong elsewhere by now."""
+        """Reroute tasks on these queues if the routing has changed."""
         try:
             known = await self._deployments.read(namespace_id)
             for (name, task_type), placed_by in placed.items():
                 if placed_by is not known:
                     await self._reroute(namespace_id, name, task_type, known)
         except (ServiceError, StorageError) as error:
-            log.debug("tasks of namespace %s were not looked for: %r", namespace_id, error)
+            log.debug("tasks of namespace %s could not be rerouted: %r", namespace_id, error)
             for queue, placed_by in placed.items():
                 if namespace_id in self._placed:
                     self._placed[namespace_id].setdefault(queue, placed_by)
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         await self._background.cancel()

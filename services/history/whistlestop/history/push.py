@@ -1,13 +1,13 @@
-"""Tasks for versions whose workers are started on demand: matching is told, and reminded, until they have found some.
+"""Notify matching of tasks for versions whose workers are started on demand, until workers take them.
 
 Rules of this file:
-- The commit that writes such a task writes an outbox row, too. So matching is told after the commit, and by whoever
-  sweeps if the process that committed could not tell.
-- What has to be looked at again later (a cool-off, a back-off, workers that should have come by then) is one timer row
-  of the version. While nothing waits there is none.
-- Both rows are of the version, not of a run: a target that does not answer holds up no run's other effects.
-- In a function, a task on the sticky queue of a worker that has gone would wait for its timeout before it gets to the
-  version: an outbox row of its own carries it, and whoever delivers that looks whether the worker is still there.
+- The commit that writes such a task writes a transfer task, too. So matching is notified after the commit, or by a
+  sweep if the process that committed could not do it.
+- What has to be checked again later (a cool-off, a back-off, workers that should have polled by then) is one timer row
+  of the version. There is none while no task waits.
+- Both rows belong to the version, not to a run: a target that does not answer delays no run's other effects.
+- In a function, a task on the sticky queue of a worker that is gone would wait for its timeout before it gets to the
+  version: a separate transfer task carries it, and its delivery checks whether the worker is still there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import MatchingTask
 
 KIND = "push"
-"""Of the outbox row and of the timer row."""
+"""The kind of the transfer task and of the timer row."""
 _PREFIX = "temporal-sys-push:"
 _STICKY_PREFIX = "temporal-sys-push-sticky:"
 _WORKFLOW = int(queue_enums.TASK_QUEUE_TYPE_WORKFLOW)
@@ -52,7 +52,7 @@ _REMEMBERED = 10_000
 def rows_for(
     tasks: Iterable[MatchingTask], deployments: NamespaceDeployments, ids: Ids, now_ns: int
 ) -> list[TransferTask]:
-    """The outbox rows of these tasks: one a version, for those whose workers are started on demand."""
+    """Return the transfer tasks for these tasks: one for each version whose workers are started on demand."""
     keys = set()
     for task in tasks:
         version = pushed_version(deployments, task.key.task_queue, task.key.task_type)
@@ -66,7 +66,7 @@ def _row(key: ExecutionKey, ids: Ids, now_ns: int) -> TransferTask:
 
 
 def sticky_rows(run: Run, deployments: NamespaceDeployments, ids: Ids, now_ns: int) -> list[TransferTask]:
-    """For a task on a sticky queue of a version whose workers are started on demand."""
+    """Return the transfer tasks for tasks on a sticky queue of a version whose workers are started on demand."""
     state = run.state
     version = state.versioning_info.deployment_version
     queue = versioned_queue(state.task_queue, version)
@@ -96,17 +96,17 @@ def _version_of(key: ExecutionKey) -> Version:
 
 
 class Pushes:
-    """Delivers the outbox rows and fires the timer rows."""
+    """Deliver the transfer tasks and fire the timer rows."""
 
     def __init__(self, service: History) -> None:
         self._service = service
         self._told: set[int] = set()
-        """Outbox rows that another row's call has settled, and that are still in line."""
+        """Ids of transfer tasks that were delivered with another one and are still queued."""
         self._armed: dict[ExecutionKey, int] = {}
-        """When the version is to be looked at again, as this process has set it last."""
+        """When each version is to be checked again, as this process set it last."""
 
     async def written(self, tasks: Iterable[MatchingTask]) -> None:
-        """Tasks that were written without a run's commit (queries): whoever asks waits, so no row is needed."""
+        """Notify matching of tasks that were written without a commit of a run (queries), whose callers wait."""
         engine = self._service.engine
         versioned = [task for task in tasks if is_versioned(task.key.task_queue)]
         for namespace_id in {task.key.namespace_id for task in versioned}:
@@ -114,7 +114,7 @@ class Pushes:
             self._service.transfers.hint(rows_for(versioned, deployments, engine.ids, engine.clock.now_ns()))
 
     def look(self, namespace_id: str, deployments: NamespaceDeployments, queues: Iterable[tuple[str, int]]) -> None:
-        """Start workers of the versions that serve these queues for what waits there already."""
+        """Start workers of the versions that serve these queues for tasks that wait there already."""
         versions: dict[str, Version] = {}
         for name, kind in queues:
             for info in serving_versions(deployments, name, kind):
@@ -126,7 +126,7 @@ class Pushes:
         self._service.transfers.hint([_row(key, engine.ids, engine.clock.now_ns()) for key in keys])
 
     async def deliver(self, task: TransferTask) -> None:
-        """Tell matching of the task's version; once for all that stand in line now."""
+        """Notify matching of the task's version, once for all transfer tasks that are queued for it."""
         if task.data:
             await self._look_after_sticky(task)
             return
@@ -143,7 +143,7 @@ class Pushes:
                 self._told.add(each.task_id)
 
     async def _look_after_sticky(self, task: TransferTask) -> None:
-        """If nobody polls the sticky queue any more, its task goes to the version's, and that starts a worker."""
+        """Move the task to the version's queue if nobody polls the sticky queue; that starts a worker."""
         service = self._service
         context = CallContext(namespace_id=task.key.namespace_id)
         asked = HasPollerRequest(task_queue=task.key.workflow_id.removeprefix(_STICKY_PREFIX))
@@ -157,7 +157,7 @@ class Pushes:
         await service.store.delete_transfer(task)
 
     async def fire(self, timer: TimerTask) -> None:
-        """Look at the version again."""
+        """Check the version again."""
         again_ns = await self._push(timer.key, again=True)
         if again_ns:
             await self._arm(timer.key, again_ns)
@@ -180,7 +180,7 @@ class Pushes:
     async def _arm(self, key: ExecutionKey, at_ns: int) -> None:
         engine = self._service.engine
         if engine.exclusive and engine.clock.now_ns() < self._armed.get(key, 0) <= at_ns:
-            return  # An earlier look sees the same, and sets the next. Nobody else can have settled its row.
+            return  # An earlier check sees the same, and sets the next. No other process can have changed its row.
         timer = TimerTask(KIND, slot_of(key.namespace_id, key.workflow_id), key, at_ns)
         await self._service.store.put_timer(timer)
         if len(self._armed) >= _REMEMBERED:

@@ -1,8 +1,8 @@
-"""A run whose state can't be read, made good enough to end it: from its history, or from what its other rows tell.
+"""Rebuild a run whose state is damaged, well enough to end it: from its history or its other rows.
 
-What history does not carry (attempts, heartbeats, buffered events, rows of tasks) is lost. That is why only what ends a
-run rebuilds it. Its parent, its children and its callbacks hear of the end as far as history knows of them. Rows of its
-tasks are left behind; history refuses them when a worker comes for them.
+What history does not contain (attempts, heartbeats, buffered events, task rows) is lost. That is why only requests that
+end a run rebuild it. Its parent, children and callbacks are notified of the end as far as history knows them. Rows of
+its tasks are left behind; history refuses them when a worker takes them.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _log = logging.getLogger(__name__)
 
 
 async def end_and_delete(engine: Engine, namespace_id: str, workflow_id: str, run_id: str) -> None:
-    """Terminate the run if it is open, so that parent and children hear of it; then remove all that is stored of it.
+    """Terminate the run if it is open, so that parent and children are notified; then delete everything stored of it.
 
-    One that can't be terminated because its rows are damaged is removed all the same.
+    A run that can't be terminated because its rows are damaged is deleted all the same.
     """
 
     def end(run: Run) -> None:
@@ -64,7 +64,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 async def entry_of(engine: Engine, key: ExecutionKey) -> Entry:
-    """The run as it can be known without its state. Raises NOT_FOUND, and storage errors."""
+    """Return the run's entry, rebuilt without its state. Raise NOT_FOUND, and storage errors."""
     stored = await engine.store.get_execution(key)
     if stored is None:
         raise not_found(engines.RUN_NOT_FOUND.format(key.workflow_id, key.run_id))
@@ -73,7 +73,7 @@ async def entry_of(engine: Engine, key: ExecutionKey) -> Entry:
         state = await _from_history(engine, stored, branches)
     except (DecodeError, LookupError, ValueError, AttributeError, TypeError) as error:
         _log.warning(
-            "the history of workflow %s, run %s can't be read either (%s): nobody is told of its end",
+            "the history of workflow %s, run %s can't be read either (%s): parent and children are not notified",
             key.workflow_id, key.run_id, error,
         )  # fmt: skip
         state = await _from_rows(engine, stored)
@@ -100,7 +100,7 @@ async def _from_history(engine: Engine, stored: StoredExecution, branches: list[
     if current is not None and current.run_id == key.run_id:
         state.create_request_id = current.create_request_id
         if len(branches) > 1:
-            state.start_ns = current.start_time_ns  # A run made by reset began later than its first event says.
+            state.start_ns = current.start_time_ns  # A run created by reset began later than its first event says.
     first = 1
     while first < stored.next_event_id:
         batches = await engine.store.read_history(key.namespace_id, branches, first, stored.next_event_id, _PAGE)

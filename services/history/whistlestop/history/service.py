@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.visibility import AttributeType
 
 class History:
-    """Serves executions. `start` begins the processors of a long-lived process; a function never calls it."""
+    """Serve executions. `start` begins the background processors of a long-lived process; functions never call it."""
 
     def __init__(
         self,
@@ -60,13 +60,13 @@ class History:
         self.matching = matching
         self.clock = clock
         self.wall = wall or clock
-        """The machine's: `clock` is ahead of it where time is skipped, and nothing of that is for who waits."""
+        """The machine's clock: `clock` is ahead of it where time is skipped, which must not affect waiting callers."""
         self.askers = Askers(self.wall)
         self.ids = ids
         self.notifier = notifier
         self.limits = limits or Limits()
         self.outbound = outbound or Outbound()
-        """By which callbacks and endpoints elsewhere are reached."""
+        """The HTTP client for callbacks and external endpoints."""
         self.engine = Engine(store, clock, ids, notifier, self.limits, exclusive=exclusive)
         self.namespaces = namespaces or NamespaceCache(store, clock)
         self.engine.retention_of = self._retention_of
@@ -85,7 +85,7 @@ class History:
         self.closing = False
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        """Run `method`; see whistlestop.common.clients."""
+        """Run `method`; see whistlestop.common.clients. Raise ServiceError."""
         handler = handler_of(method)
         if handler is None:
             raise unimplemented(f"unknown method {method} of the history service")
@@ -94,7 +94,7 @@ class History:
         except StorageError as error:
             raise service_error(error) from error
         except DecodeError as error:
-            # Requests were parsed before: this is something that was stored.
+            # Requests were parsed earlier, so this is about stored data.
             raise data_loss(f"{method} found stored data that can't be read: {error}") from error
 
     async def _fire_schedule(self, timer: TimerTask) -> None:
@@ -122,17 +122,17 @@ class History:
         return namespace.custom_search_attributes if namespace is not None else {}
 
     async def start(self, spans: Sequence[tuple[int, int]] = EVERYTHING) -> None:
-        """Begin to fire timers and deliver transfer tasks: those of these spans of slots, and all committed here."""
+        """Begin to fire timers and deliver transfer tasks: those of these slots, and all committed in this process."""
         self.timers.start(spans)
         self.transfers.start(spans)
 
     def scan(self, spans: Sequence[tuple[int, int]]) -> None:
-        """Which spans of slots are this process's to scan has changed."""
+        """Change the slots that this process scans."""
         self.timers.scan(spans)
         self.transfers.scan(spans)
 
     async def close(self) -> None:
-        """End the background processors; what they had not done stays in the store."""
+        """Stop the background processors; unfinished work stays in the store."""
         self.closing = True
         if self.engine.placements is not None:
             await self.engine.placements.close()
@@ -141,7 +141,7 @@ class History:
 
 
 class _ServerEffects(Effects):
-    """Tells matching and the processors of each commit."""
+    """Pass each commit to matching and to the processors."""
 
     def __init__(self, service: History, listener: Callable[[Sequence[MatchingTask]], None] | None) -> None:
         self._service = service

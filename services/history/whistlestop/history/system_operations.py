@@ -1,7 +1,7 @@
-"""Operations of the endpoint `__temporal_system`: calls of this server's own API by a workflow.
+"""Operations of the endpoint `__temporal_system`: a workflow's calls of this server's own API.
 
-Nothing of them goes to a worker. The call is idempotent by the operation's request id, so it may be repeated until its
-answer stands in the caller's history.
+No worker is involved. The call is idempotent by the operation's request id, so it may be repeated until its answer is
+in the caller's history.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RETRYABLE = frozenset(
 
 
 async def call(service: History, run: Run, operation: NexusOperation) -> Record:
-    """Make the call. No lock may be held meanwhile: a workflow may well call itself."""
+    """Make the call; return a function that records the answer. No lock may be held: a workflow may call itself."""
     answer = await _call(service, run, operation)
     return lambda run, operation: _record(run, operation, answer)
 
@@ -69,7 +69,7 @@ def _record(
     operation: NexusOperation,
     answer: service_pb.SignalWithStartWorkflowExecutionResponse | ServiceError,
 ) -> None:
-    """Let the caller see what came of it."""
+    """Record the answer in the caller's history."""
     if isinstance(answer, ServiceError):
         _record_error(run, operation, answer)
     else:

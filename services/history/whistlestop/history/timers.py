@@ -1,11 +1,11 @@
-"""Firing timer rows in a long-lived process: a heap over the nearest rows, re-armed by each commit.
+"""Fire timer rows in a long-lived process, from a heap of the nearest rows that each commit updates.
 
 The heap is a cache of the store's nearest rows: those of the process's own slots within the horizon, as read at the
-last refresh, plus what this process committed since, whosever slot it is in. Every row is looked at again when it
-fires, so a row that moved or went, or that two processes have armed, is harmless.
+last refresh, and those that this process has committed since, in any slot. Every row is checked when it fires, so a row
+that was moved or deleted, or that two processes have in their heaps, is harmless.
 
-Rows are due by the wall clock, which may be set at any time: it is looked at every few seconds (`clock.WALL_LOOK_S`),
-and the store every minute that passes.
+Rows are due by the wall clock, which may be set at any time: it is checked every few seconds (`clock.WALL_LOOK_S`), and
+the store is read every minute.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 HORIZON_NS = 60 * SECOND_NS
 FOREIGN_NS = HORIZON_NS + 15 * SECOND_NS
-"""Whoever scans the slot reads a row that is due later than this from now at a refresh of its own."""
+"""A row due later than this from now is read by the slot's own scanner at one of its refreshes."""
 PAGE = 1000
 CONCURRENT = 64
 RETRY_S = 1.0
@@ -50,12 +50,12 @@ def _row_of(timer: TimerTask) -> tuple[str, ...]:
 
 
 class TimerProcessor:
-    """Fires what is due."""
+    """Fire timer rows that are due."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._heap: list[tuple[int, int, TimerTask, bool]] = []
-        """Due time, number, row, and whether a commit of this process armed it (else it was read)."""
+        """Due time, number, row, and whether a commit of this process wrote it (otherwise it was read)."""
         self._count = 0
         self._wake = asyncio.Event()
         self._sleeps_until_ns = 0
@@ -71,12 +71,12 @@ class TimerProcessor:
             "execution": self._fire_execution,
             "retention": self._fire_retention,
         }
-        """By the row's kind. A handler settles its row: it re-arms or deletes it."""
+        """By the row's kind. A handler finishes its row: it moves or deletes it."""
         self.postponed: Callable[[int], None] = _nobody
-        """Told when a row that could not be processed is to be tried again."""
+        """Called with the time at which a failed row is to be tried again."""
 
     def hint(self, timer: TimerTask) -> None:
-        """A row was written."""
+        """Take up a row that was written."""
         if self._task is None:
             return
         limit_ns = self._horizon_ns if self._is_ours(timer) else self._engine.clock.now_ns() + FOREIGN_NS
@@ -84,12 +84,12 @@ class TimerProcessor:
             self._push(timer, armed=True)
 
     def start(self, spans: Sequence[tuple[int, int]] = EVERYTHING) -> None:
-        """Begin with the rows of these spans of slots."""
+        """Begin to fire the rows of these slots."""
         self._spans = tuple(spans)
         self._task = asyncio.create_task(Loop("timers", self._engine.clock).run(self._turn), name="timers")
 
     def scan(self, spans: Sequence[tuple[int, int]]) -> None:
-        """From now on the rows of these spans of slots are fired here: look at them all."""
+        """Change the slots whose rows are fired by this process, and read all of their rows."""
         self._spans = tuple(spans)
         self._reread = True
         self._wake.set()
@@ -117,10 +117,10 @@ class TimerProcessor:
         await self._run_until_horizon()
 
     async def _refresh(self) -> None:
-        """Read the rows up to a new horizon (nearer when there are very many)."""
+        """Read the rows up to a new horizon, which is nearer if there are many."""
         await self._engine.aside.tidy()
         now_ns, self._refreshed_ns = self._engine.clock.now_ns(), self._engine.clock.steady_ns()
-        # What is committed while the store is being read may not be in the answer: it is armed as it comes.
+        # Rows committed during the read may be missing from its result, so they are added as they come.
         horizon_ns = self._horizon_ns = now_ns + HORIZON_NS
         self._reread = False
         self._heap = [entry for entry in self._heap if entry[3] and not self._is_ours(entry[2])]
@@ -145,7 +145,7 @@ class TimerProcessor:
                 if not (armed and self._is_superseded(timer)):
                     await self._spawn(timer)
             if self._reread or now_ns >= self._horizon_ns or self._is_stale():
-                # The same rows must not be read again while they are being fired.
+                # Rows must not be read again while they are being fired.
                 await asyncio.gather(*self._running, return_exceptions=True)
                 return
             next_ns = min(self._heap[0][0], self._horizon_ns) if self._heap else self._horizon_ns
@@ -155,11 +155,11 @@ class TimerProcessor:
             self._sleeps_until_ns = 0
 
     def _is_stale(self) -> bool:
-        """The wall clock was set back since the last look at the store: the horizon is further away than it was."""
+        """Return whether the wall clock was set back since the last refresh, so that the horizon is further away."""
         return self._engine.clock.steady_ns() - self._refreshed_ns > HORIZON_NS
 
     def _is_superseded(self, timer: TimerTask) -> bool:
-        """A commit of this process armed it, and a later one has moved or removed the row: nothing to look at."""
+        """Return whether a later commit of this process has moved or deleted a row that it wrote."""
         if timer.kind != "execution":
             return False
         entry = self._engine.peek(timer.key)
@@ -173,29 +173,32 @@ class TimerProcessor:
         task.add_done_callback(self._running.discard)
 
     async def fire_page(self, limit: int) -> int:
-        """Fire up to `limit` rows that are due now, without any memory of earlier ones; how many there were."""
+        """Fire up to `limit` rows that are due now, read from the store; return how many there were."""
         rows = await self._engine.store.due_timers(0, SLOTS, self._engine.clock.now_ns(), limit)
         for first in range(0, len(rows), CONCURRENT):
-            # Rows that fail for now stand aside where they would fill the next page as well.
+            # When the page is full, rows that fail are postponed, or they would fill the next page as well.
             firing = (self.fire(row, in_the_way=len(rows) == limit) for row in rows[first : first + CONCURRENT])
             await asyncio.gather(*firing)
         return len(rows)
 
     async def fire(self, timer: TimerTask, *, in_the_way: bool = False) -> None:
-        """Let the owner of one row look what is due. One that can't be processed is set aside; nothing is raised."""
+        """Let the owner of one row handle what is due.
+
+        A row that can't be processed is set aside; nothing is raised.
+        """
         aside = self._engine.aside
         row = _row_of(timer)
         try:
             handler = self.handlers.get(timer.kind)
             if handler is None:
-                await self._set_aside(timer, f"nobody knows timers of the kind {timer.kind!r}")
+                await self._set_aside(timer, f"unknown kind of timer {timer.kind!r}")
                 return
             await handler(timer)
         except (ServiceError, StorageError) as error:
             if not is_passing(error):
                 await self._set_aside(timer, error)
                 return
-            _log.warning("timer of %s failed (%s); trying again", timer.key.workflow_id, error)
+            _log.warning("the timer of workflow %s failed and is retried: %s", timer.key.workflow_id, error)
             if self._task is not None:
                 self._retry_later(timer)
             elif in_the_way:
@@ -216,16 +219,16 @@ class TimerProcessor:
         self._push(timer, armed=False)
 
     async def _set_aside(self, timer: TimerTask, error: BaseException | str) -> None:
-        """Note that the row can't be processed, and look at it again later and later."""
+        """Note that the row can't be processed, and postpone it for a growing time."""
         noted = await self._engine.aside.note(TABLE, _row_of(timer), error)
         await self._move(timer, noted.next_ns)
 
     async def _move(self, timer: TimerTask, at_ns: int) -> None:
-        """Let rows behind it have their turn."""
+        """Postpone the row, so that the rows after it get their turn."""
         try:
             moved = await self._engine.store.postpone_timer(timer, at_ns)
         except StorageError as error:
-            _log.warning("a timer that failed could not be postponed: %s", error)
+            _log.warning("a failed timer could not be postponed: %s", error)
             moved = False
         if not moved:
             return
@@ -248,7 +251,7 @@ class TimerProcessor:
             await self._engine.store.delete_timer(timer)
 
     async def _fire_retention(self, timer: TimerTask) -> None:
-        """The closed run has been kept for long enough."""
+        """Delete a closed run whose retention is over."""
         if self._engine.clock.now_ns() < timer.fire_at_ns:
             return
         async with self._engine.lock(timer.key):

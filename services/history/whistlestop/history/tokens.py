@@ -1,8 +1,8 @@
-"""Task tokens: opaque to workers, all that a completion needs.
+"""Task tokens: opaque to workers, with everything that a completion needs.
 
-A token is plain protobuf, so anybody can make one. What it takes to be accepted: its namespace is the caller's, its
-kind is the RPC's, and every field of it, the nonce above all, is what the state of the attempt says (`core/nonces.py`;
-of queries and Nexus requests, the id of the row). See docs/decisions/0001-task-tokens.md.
+A token is plain protobuf, so anyone can create one. It is only accepted if its namespace is the caller's, its kind fits
+the RPC, and every field, above all the nonce, matches the state of the attempt (`core/nonces.py`; for queries and Nexus
+requests, the id of the row). See docs/decisions/0001-task-tokens.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Kind(Enum):
-    """What a token is handed out for."""
+    """What a token is issued for."""
 
     WORKFLOW = 1
     ACTIVITY = 2
@@ -31,7 +31,7 @@ class Kind(Enum):
 
 
 def of_workflow_task(run: Run) -> bytes:
-    """The token of the started workflow task."""
+    """Return the token of the started workflow task."""
     state: MutableState = run.state
     task = state.workflow_task
     return TaskToken(
@@ -47,7 +47,7 @@ def of_workflow_task(run: Run) -> bytes:
 
 
 def of_activity(run: Run, activity: Activity) -> bytes:
-    """The token of a started activity attempt."""
+    """Return the token of a started activity attempt."""
     state: MutableState = run.state
     return TaskToken(
         namespace_id=state.namespace_id,
@@ -62,7 +62,7 @@ def of_activity(run: Run, activity: Activity) -> bytes:
 
 
 def of_activity_execution(run: Run) -> bytes:
-    """The token of a started attempt of a standalone activity."""
+    """Return the token of a started attempt of a standalone activity."""
     state: MutableState = run.state
     activity = state.activity_execution
     return TaskToken(
@@ -78,7 +78,7 @@ def of_activity_execution(run: Run) -> bytes:
 
 
 def of_nexus_task(run: Run, operation: NexusOperation, *, cancel: bool) -> bytes:
-    """The token of a request that was taken. Its namespace is the handler's."""
+    """Return the token of a request that was taken. Its namespace is the handler's."""
     state: MutableState = run.state
     attempt = operation.cancel if cancel else operation.start
     return TaskToken(
@@ -94,7 +94,7 @@ def of_nexus_task(run: Run, operation: NexusOperation, *, cancel: bool) -> bytes
 
 
 def parse(data: bytes) -> TaskToken:
-    """The token, or INVALID_ARGUMENT."""
+    """Parse a token. Raise INVALID_ARGUMENT."""
     token = TaskToken()
     try:
         token.ParseFromString(data)
@@ -106,9 +106,9 @@ def parse(data: bytes) -> TaskToken:
 
 
 def received(data: bytes, kind: Kind, context: CallContext, gone: str) -> TaskToken:
-    """The token that came with a call: INVALID_ARGUMENT unless it is of the call's namespace.
+    """Parse the token of a call and check its namespace and kind; the caller checks it against the attempt's state.
 
-    NOT_FOUND with the text `gone` if it is not of that kind. What the attempt's state says of it is to be checked.
+    Raise INVALID_ARGUMENT for a token of another namespace, NOT_FOUND with the text `gone` for one of another kind.
     """
     token = parse(data)
     if token.namespace_id != context.namespace_id:
@@ -119,7 +119,7 @@ def received(data: bytes, kind: Kind, context: CallContext, gone: str) -> TaskTo
 
 
 def _kind_of(token: TaskToken) -> Kind | None:
-    """None for what was never handed out: a token that is cut off, for example."""
+    """Return the token's kind; None for one that was never issued, such as a truncated one."""
     if not token.workflow_id:
         return Kind.NEXUS
     if not token.run_id:

@@ -1,8 +1,8 @@
-"""Delivering transfer tasks: what one run does to another.
+"""Deliver transfer tasks: the effects of one run on another.
 
-A row is written with the transition that causes it, and its effect, the answer to its sender and its deletion are one
-commit, so it takes effect exactly once however often it is delivered. Rows of one sender are delivered in order; but
-what is asked of somebody outside, who may take his time, goes on beside them, and takes no place of theirs.
+A row is written by the transition that causes it. Its effect, the answer to its sender and its deletion are one commit,
+so it takes effect exactly once however often it is delivered. The rows of one sender are delivered in order; but a
+request to another server, which may take long, continues beside them and does not delay them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SWEEP_S = 60.0
 SWEPT_AGE_NS = 2 * SECOND_NS
-"""What is younger is on its way already, in the process that committed it."""
+"""Younger rows are being delivered by the process that committed them."""
 EVERYTHING = ((0, SLOTS),)
 TABLE = "transfer_tasks"
 PAGE = 500
 CONCURRENT = 32
-"""Deliveries at a time; and as many beside them that wait for somebody outside."""
+"""The maximum of concurrent deliveries, and of those that wait for another server."""
 FIRST_RETRY_NS = SECOND_NS // 5
 MOST_RETRY_NS = 60 * SECOND_NS
 _log = logging.getLogger(__name__)
@@ -53,14 +53,14 @@ def _row_of(task: TransferTask) -> tuple[str, ...]:
 
 
 class TransferProcessor:
-    """Delivers what commits wrote into the outbox: at once after the commit, and what was left behind by sweeping."""
+    """Deliver transfer tasks: new ones right after their commit, others by sweeping the store."""
 
     def __init__(self, service: History) -> None:
         self._service = service
         self._waiting: dict[ExecutionKey, deque[TransferTask]] = {}
         self._known: set[int] = set()
         self._put_off: set[int] = set()
-        """Rows that are tried again here when their time has come. Until then no sweep finds them."""
+        """Ids of rows that are retried by this process at their time; no sweep finds them before."""
         self._workers: set[asyncio.Task[None]] = set()
         self._retries: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(CONCURRENT)
@@ -72,10 +72,10 @@ class TransferProcessor:
         self._closing = False
         self._stop_ns: int | None = None
         self.postponed: Callable[[int], None] = _nobody
-        """Told when a row that could not be delivered is to be tried again."""
+        """Called with the time at which a failed row is to be tried again."""
 
     def hint(self, transfers: Sequence[TransferTask]) -> None:
-        """Fresh rows: deliver them."""
+        """Deliver new rows."""
         if self._closing:
             return
         for task in transfers:
@@ -95,26 +95,26 @@ class TransferProcessor:
         worker.add_done_callback(self._workers.discard)
 
     def line(self, key: ExecutionKey) -> tuple[TransferTask, ...]:
-        """The rows of that sender that were hinted and not delivered so far, the one under way first."""
+        """Return the rows of that sender that are not delivered yet, the one in progress first."""
         return tuple(self._waiting.get(key, ()))
 
     @property
     def stop_ns(self) -> int | None:
-        """In a function: when the call has to be over, by the steady clock."""
+        """In a function: when the call has to end, by the steady clock; otherwise None."""
         return self._stop_ns
 
     def start(self, spans: Sequence[tuple[int, int]] = EVERYTHING) -> None:
-        """Begin to sweep these spans of slots for rows that nobody delivered."""
+        """Begin to sweep these slots for rows that were left behind."""
         self.scan(spans)
         self._sweeper = asyncio.create_task(self._sweep(), name="transfers")
 
     def scan(self, spans: Sequence[tuple[int, int]]) -> None:
-        """From now on sweep these spans of slots, beginning with all that is there."""
+        """Change the slots to sweep, and start with all rows in them."""
         self._spans = tuple(spans)
         self._look.set()
 
     async def close(self) -> None:
-        """Stop; what is not delivered stays in the store."""
+        """Stop; undelivered rows stay in the store."""
         self._closing = True
         tasks = [*self._workers, *self._retries, *([self._sweeper] if self._sweeper else [])]
         for task in tasks:
@@ -122,9 +122,9 @@ class TransferProcessor:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def drain(self, stop_ns: int | None = None) -> None:
-        """Wait until everything hinted so far, and what that caused, was tried once.
+        """Wait until all rows passed so far, and those that they caused, were tried once.
 
-        From `stop_ns` on nothing more is begun: the rest stays in the store for the next sweep.
+        From `stop_ns` (steady clock) on no delivery is started: the rest stays in the store for the next sweep.
         """
         self._stop_ns = stop_ns
         try:
@@ -134,7 +134,7 @@ class TransferProcessor:
             self._stop_ns = None
 
     async def sweep_once(self, limit: int = PAGE, older_ns: int = 0) -> int:
-        """Deliver a page of rows that have been due for `older_ns`; how many there were."""
+        """Deliver a page of rows that have been due for `older_ns`; return how many there were."""
         found = 0
         for first, following in self._spans:
             now_ns = self._service.clock.now_ns()
@@ -149,7 +149,7 @@ class TransferProcessor:
         await self._loop.run(self._turn)
 
     async def _turn(self) -> None:
-        """Look, and wait for the next one. Where the look fails, the loop tries it again."""
+        """Sweep, and wait for the next time. If a sweep fails, the loop repeats it."""
         clock = self._service.clock
         older_ns = 0 if self._look.is_set() else SWEPT_AGE_NS
         self._look.clear()
@@ -169,7 +169,7 @@ class TransferProcessor:
             task = queue[0]
             rest: Rest | None = None
             try:
-                # Matching asks those who start workers: that is outside, too, and its rows have a line of their own.
+                # Starting workers on demand may wait for another server, too, and its rows have a queue of their own.
                 async with self._outside if task.kind == push.KIND else self._slots:
                     if not self._is_late():
                         rest = await self._attempt(task, partial(deliveries.deliver, self._service, task))
@@ -183,7 +183,7 @@ class TransferProcessor:
                 self._begin(self._finish(task, rest))
 
     async def _finish(self, task: TransferTask, rest: Rest) -> None:
-        """The part of a delivery that waits for somebody outside."""
+        """Run the part of a delivery that waits for another server."""
         try:
             async with self._outside:
                 if not self._is_late():
@@ -199,7 +199,7 @@ class TransferProcessor:
         return True
 
     async def _attempt(self, task: TransferTask, part: Callable[[], Awaitable[T]]) -> T | None:
-        """Do (a part of) the delivery, or have it tried again later."""
+        """Run (a part of) a delivery, and schedule a retry if it fails."""
         aside = self._service.aside
         try:
             done = await part()
@@ -212,7 +212,7 @@ class TransferProcessor:
                 await self._set_aside(task, error)
                 return None
             _log.warning(
-                "transfer task %s of %s/%s failed (%s); trying again",
+                "transfer task %s of workflow %s, run %s failed (%s); it is retried",
                 task.kind,
                 task.key.workflow_id,
                 task.key.run_id,
@@ -231,21 +231,21 @@ class TransferProcessor:
         try:
             await undeliverable.give_up(self._service, task, reason)
         except Exception as error:  # noqa: BLE001 - damaged data among them
-            _log.warning("the sender could not be told (%s); trying again", error)
+            _log.warning("the sender of a transfer task could not be notified (%s); it is retried", error)
             return False
         return True
 
     async def _set_aside(self, task: TransferTask, error: BaseException) -> None:
-        """Note that the row can't be processed, and try it again later and later."""
+        """Note that the row can't be processed, and retry it after a growing time."""
         noted = await self._service.aside.note(TABLE, _row_of(task), error)
         try:
             if task.kind != push.KIND and await self._service.store.get_execution(task.key) is None:
-                # It has failed for as long as its run was there: nobody will repair it any more.
+                # It has failed as long as its run existed, and nobody can repair it now.
                 await self._service.store.delete_transfer(task)
                 await self._service.aside.forget(TABLE, _row_of(task))
                 return
         except StorageError as failure:
-            _log.warning("whether the run of a transfer task is still there is not known: %s", failure)
+            _log.warning("the run of a transfer task could not be read: %s", failure)
         await self._postpone(task, noted.next_ns)
 
     async def _postpone(self, task: TransferTask, until_ns: int = 0) -> None:
@@ -257,11 +257,11 @@ class TransferProcessor:
         try:
             await self._service.store.postpone_transfer(task, visible_at_ns, task.attempt + 1)
         except StorageError as error:
-            _log.warning("postponing a transfer task failed (%s); the sweep finds it", error)
+            _log.warning("a transfer task could not be postponed (%s); the next sweep finds it", error)
             return
         self.postponed(visible_at_ns)
         if self._sweeper is None:
-            return  # In a function no task outlives the call; whoever sweeps next finds the row.
+            return  # In a function no task outlives the call; the next sweep finds the row.
         again = replace(task, visible_at_ns=visible_at_ns, attempt=task.attempt + 1)
         self._put_off.add(task.task_id)
         retry = asyncio.create_task(self._retry_after(delay_ns / SECOND_NS, again))

@@ -1,7 +1,7 @@
-"""End effects that can never be delivered: the sender learns of it by an event, and the row goes.
+"""Give up effects that can never be delivered: the sender gets an event, and the row is deleted.
 
-The store can never hold what the target would become: an id of an older release with U+0000, a value that is too large.
-Trying again for ever would leave the sender waiting for ever.
+The store can never hold what the target would become: an id of an older release with U+0000, or a value that is too
+large. With endless retries the sender would wait for ever.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _NEXUS = {"nexus_start": False, "nexus_cancel": True}
 
 
 def is_final(error: Exception) -> bool:
-    """Whether no later attempt at a delivery can do better."""
+    """Return whether no retry of a delivery can succeed."""
     return isinstance(error, Refused) or (isinstance(error, ServiceError) and error.code is Code.INVALID_ARGUMENT)
 
 
 async def give_up(service: History, task: TransferTask, error: Exception) -> None:
-    """Tell the sender, if it waits for an answer, and delete the row. Raises as a delivery does."""
+    """Notify the sender, if it waits for an answer, and delete the row. Raise as a delivery does."""
     _log.error(
-        "%s of %s/%s can never be delivered (%s): it ends as failed",
+        "transfer task %s of workflow %s, run %s can never be delivered (%s): it ends as failed",
         task.kind, task.key.workflow_id, task.key.run_id, error,
     )  # fmt: skip
     data = TransferData.FromString(task.data) if task.kind in _ANSWERED else TransferData()
@@ -49,7 +49,7 @@ async def give_up(service: History, task: TransferTask, error: Exception) -> Non
     except (Refused, ServiceError) as second:
         if not is_final(second):
             raise
-        _log.exception("nor can %s/%s be told of it", task.key.workflow_id, task.key.run_id)
+        _log.exception("the failed task's sender %s/%s can't be notified either", task.key.workflow_id, task.key.run_id)
         await service.store.delete_transfer(task)
 
 
@@ -57,7 +57,7 @@ async def _answer(service: History, task: TransferTask, data: TransferData, why:
     engine = service.engine
     write = _ANSWERED.get(task.kind)
     key = task.key
-    if task.kind == "child_closed":  # the sender is the child, and who waits is its parent
+    if task.kind == "child_closed":  # the sender is the child, and its parent waits
         key = ExecutionKey(data.target_namespace_id, data.target_workflow_id, data.target_run_id)
     async with engine.lock(key):
         run = await _open_run(service, key) if write is not None else None
@@ -88,7 +88,7 @@ async def _open_run(service: History, key: ExecutionKey) -> Run | None:
     return run
 
 
-# ---- what each kind writes -------------------------------------------------------------------------------------------
+# ---- events by kind --------------------------------------------------------------------------------------------------
 
 
 def _child_not_started(
@@ -96,7 +96,7 @@ def _child_not_started(
 ) -> None:
     child = run.state.children.get(data.initiated_event_id)
     if run.is_open and child is not None and not child.started_event_id:
-        # The one cause that every SDK takes: the Python SDK can't go on after any other.
+        # The only cause that every SDK handles: the Python SDK can't continue after any other.
         cause = fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
         children.record_start_failed(run, initiated, cause)
 

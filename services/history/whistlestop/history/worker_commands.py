@@ -1,12 +1,12 @@
 """Deliver commands to workers: a Nexus request to the control queue of each worker (core/worker_commands.py).
 
 Rules of this file:
-- A request is handed out like that of somebody outside (api/nexus_requests.py): it stands in a row of `queries`, and a
-  task of the control queue names it. The outbox row stays until the request was answered or given up.
-- A worker has ten seconds to take the request and to answer it. Then the outbox row is due again: an answered request
-  is over, any other is made again, `MOST_ATTEMPTS` times in all. Commands may therefore arrive more than once;
+- A request is dispatched like an external one (api/nexus_requests.py): it is a row of `queries`, to which a task of the
+  control queue refers. The transfer task stays until the request was answered or given up.
+- A worker has ten seconds to take the request and answer it. Then the transfer task is due again: an answered request
+  is finished, any other is repeated, up to `MOST_ATTEMPTS` times in all. Commands may therefore arrive more than once;
   cancelling an activity twice is harmless.
-- What nobody takes is dropped: the activity learns of its cancellation by a heartbeat, or times out.
+- A request that no worker takes is dropped: the activity learns of its cancellation by a heartbeat, or times out.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _log = logging.getLogger(__name__)
 
 
 async def deliver(service: History, task: TransferTask, data: TransferData) -> None:
-    """Make the request, or find out what became of it. Raises PutOff while it is not over."""
+    """Make the request, or check its outcome. Raise PutOff while it is not finished."""
     queue = data.control_task_queue
     row = TaskKey(task.key.namespace_id, queue, TASK_TYPE_NEXUS, DEFAULT_PRIORITY, task.task_id)
     now_ns = service.wall.now_ns()
     made = await service.store.get_query(data.request_id)
     if made is not None:
         if made.answer is None and made.expires_ns - KEEP_NS > now_ns:
-            # Never for longer than a request takes: the wall clock may have been set back since it was made.
+            # Never longer than a request takes: the wall clock may have been set back since it was made.
             left_ns = min(made.expires_ns - KEEP_NS - now_ns, TIMEOUT_NS)
             raise PutOff(service.clock.now_ns() + left_ns)
         await service.store.delete_query(data.request_id)
@@ -76,7 +76,7 @@ def _request(data: TransferData) -> bytes:
     request = nexus_pb.Request()
     start = request.start_operation
     start.service, start.operation = SERVICE, OPERATION
-    start.payload.metadata["encoding"] = b"binary/protobuf"  # SDKs' cores read nothing else here
+    start.payload.metadata["encoding"] = b"binary/protobuf"  # the core of the SDKs accepts no other encoding here
     start.payload.data = commands.SerializeToString()
     return request.SerializeToString()
 
@@ -86,7 +86,7 @@ def _can_be_polled(queue: str, longest: int) -> bool:
 
 
 def _is_over(task: TransferTask, queue: str, answer: bytes) -> bool:
-    """Whether the request is not to be made again after this answer."""
+    """Return whether the request need not be repeated after this answer."""
     response = DispatchNexusTaskResponse.FromString(answer)
     outcome = response.WhichOneof("outcome")
     if outcome == "handler_error":

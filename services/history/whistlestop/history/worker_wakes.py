@@ -2,10 +2,11 @@
 
 Rules of this file:
 
-    - A message says no more than "look". It may come twice, late or never: who sleeps looks now and then by itself.
-    - It is sent as soon as the commit stands, while the call that committed goes on (which may be waiting for the very
-      answer that the woken worker is to give), and the call does not end before it is sent.
-    - Nothing of it fails a call. A queue that is gone (its worker was killed) is left alone for a while.
+    - A message only says that there may be tasks. It may come twice, late or never: a sleeping worker also probes from
+      time to time by itself.
+    - It is sent as soon as the commit is done, while the call continues (it may be waiting for the answer of the very
+      worker that is woken), and the call does not end before it is sent.
+    - No failure here fails a call. A queue that is gone (its worker was killed) is skipped for a while.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ _log = logging.getLogger(__name__)
 
 
 class WorkerWakes:
-    """Sends by SQS. `near_url` is the address of any queue of the account and region; `sqs` as boto3's client."""
+    """Send messages by SQS.
+
+    `near_url` is the URL of any queue of the account and region; `sqs` is like boto3's client.
+    """
 
     def __init__(self, near_url: str, clock: Clock, sqs: Any = None) -> None:
         self._folder = near_url.rpartition("/")[0]
         self._clock = clock
         self._sqs = sqs
         self._next: set[str] = set()
-        """Queues with a message that has not set out: what happens until it does goes with it."""
+        """Queues with a message that has not been sent yet: it covers everything until then."""
         self._sending: set[asyncio.Task[None]] = set()
         self._gone_ns: dict[str, int] = {}
         self.sent = 0
@@ -54,7 +58,7 @@ class WorkerWakes:
             task.add_done_callback(self._sending.discard)
 
     async def settle(self) -> None:
-        """Wait until all messages are sent, or given up."""
+        """Wait until all messages are sent or given up."""
         while self._sending:
             await asyncio.wait(set(self._sending))
 
@@ -69,7 +73,7 @@ class WorkerWakes:
                 self._gone_ns[name] = self._clock.steady_ns() + GONE_NS
                 _log.info("wake queue %s is gone", name)
                 return
-            _log.warning("a worker could not be woken, it has to look by itself: %r", error)
+            _log.warning("a sleeping worker could not be notified and has to probe by itself: %r", error)
             return
         self.sent += 1
 

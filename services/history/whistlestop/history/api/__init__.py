@@ -1,8 +1,8 @@
-"""The RPCs that the history service answers, a module for each small group.
+"""The RPCs of the history service, one module for each small group.
 
-A module fills `METHODS` with coroutines `(service, request, context) -> reply`, and is imported when the first of its
-methods is called: most servers of tests, and most calls of a function, need few of them. Requests come validated in
-form by the frontend; what depends on state is decided by the core.
+A module adds coroutines `(service, request, context) -> reply` to `METHODS`, and is imported when one of its methods is
+first called: most test servers, and most calls of a function, need few of them. The frontend validates the form of
+requests; what depends on state is decided by the core.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Handler: TypeAlias = Callable[[History, Any, CallContext], Awaitable[Reply]]
 
 METHODS: dict[str, Handler] = {}
-"""Those of the modules that are imported."""
+"""The methods of the modules imported so far."""
 
 _METHODS_OF = {
     "activity_executions": (
@@ -100,7 +100,7 @@ MODULE_OF = {method: module for module, methods in _METHODS_OF.items() for metho
 
 
 def handler_of(method: str) -> Handler | None:
-    """Return what answers a method, None where nothing does."""
+    """Return the handler of a method, or None for an unknown one."""
     handler = METHODS.get(method)
     if handler is None and method in MODULE_OF:
         import_module(f"{__name__}.{MODULE_OF[method]}")

@@ -1,6 +1,6 @@
-"""Standalone activities: StartActivityExecution and all that is done to one, but for what workers answer.
+"""The RPCs of standalone activities, except the responses of workers.
 
-Lists and counts are the frontend's, over visibility; the answers of workers come through `activity_tasks`.
+The frontend serves lists and counts from visibility; workers respond through `activity_tasks`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ACTIVITIES = Standalone(
 async def start_activity_execution(
     service: History, request: service_pb.StartActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Schedule it, or answer as the id policies say when its id is taken."""
+    """Start a standalone activity, or answer as the id policies say when its id is in use."""
     options = activity_pb.ActivityOptions()
     for field in OPTION_FIELDS:
         if request.HasField(field):  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ async def start_activity_execution(
 
 
 def _start_request(request: service_pb.StartActivityExecutionRequest) -> service_pb.StartWorkflowExecutionRequest:
-    """The activity's own run. The numbers of the id policies are those of workflows."""
+    """Return the start request of the activity's run. Id policies have the same numbers as those of workflows."""
     begin = service_pb.StartWorkflowExecutionRequest(
         workflow_id=ACTIVITIES.workflow_id(request.activity_id),
         identity=request.identity,
@@ -124,7 +124,7 @@ def _already_started(error: ServiceError) -> ServiceError:
 async def describe_activity_execution(
     service: History, request: service_pb.DescribeActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """All about it; with the token of an earlier answer, as soon as there is something new."""
+    """Describe the activity; with the token of an earlier answer, wait until something has changed."""
     key = await ACTIVITIES.key(service, context, request.activity_id, request.run_id)
     entry = await ACTIVITIES.read_or_wait(service, context, key, request.long_poll_token)
     if entry is None:
@@ -152,7 +152,7 @@ async def describe_activity_execution(
 async def poll_activity_execution(
     service: History, request: service_pb.PollActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Its outcome as soon as there is one; nothing when the time is over."""
+    """Return the activity's outcome as soon as it has one; an empty answer at the deadline."""
     key = await ACTIVITIES.key(service, context, request.activity_id, request.run_id)
     entry = await ACTIVITIES.wait(
         service, context, key, lambda entry: entry.state.activity_execution.status in TERMINAL
@@ -169,7 +169,7 @@ async def poll_activity_execution(
 async def request_cancel_activity_execution(
     service: History, request: service_pb.RequestCancelActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Ask it to cancel."""
+    """Request the activity's cancellation."""
 
     def decide(run: Run) -> None:
         core.request_cancel(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
@@ -181,7 +181,7 @@ async def request_cancel_activity_execution(
 async def terminate_activity_execution(
     service: History, request: service_pb.TerminateActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """End it at once."""
+    """Terminate the activity at once."""
 
     def decide(run: Run) -> None:
         core.terminate(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
@@ -193,7 +193,7 @@ async def terminate_activity_execution(
 async def delete_activity_execution(
     service: History, request: service_pb.DeleteActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """End it if it goes on, and remove all that is stored of it."""
+    """Terminate the activity if it is open, and delete everything stored of it."""
 
     def end(run: Run) -> None:
         core.terminate(run, reason="Delete activity execution", identity="", request_id="")
@@ -202,11 +202,11 @@ async def delete_activity_execution(
     return service_pb.DeleteActivityExecutionResponse()
 
 
-# ---- operating on it -------------------------------------------------------------------------------------------------
+# ---- operator commands -----------------------------------------------------------------------------------------------
 
 
 def _of_workflow(request: Any, kind: type[Any], *fields: str) -> Any:
-    """The older request, for an activity of a workflow."""
+    """Return the older request, for an activity of a workflow."""
     older = kind(
         namespace=request.namespace,
         execution=common_pb.WorkflowExecution(workflow_id=request.workflow_id, run_id=request.run_id),
@@ -226,7 +226,7 @@ def _of_workflow(request: Any, kind: type[Any], *fields: str) -> Any:
 async def pause_activity_execution(
     service: History, request: service_pb.PauseActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """No further attempts for now."""
+    """Pause the activity."""
     if request.workflow_id:
         older = _of_workflow(request, service_pb.PauseActivityRequest, "reason", "request_id")
         await pause_activity(service, older, context)
@@ -242,7 +242,7 @@ async def pause_activity_execution(
 async def unpause_activity_execution(
     service: History, request: service_pb.UnpauseActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Go on."""
+    """Unpause the activity."""
     if request.workflow_id:
         await unpause_activity(service, _of_workflow(request, service_pb.UnpauseActivityRequest, "jitter"), context)
     else:
@@ -258,7 +258,7 @@ async def unpause_activity_execution(
 async def reset_activity_execution(
     service: History, request: service_pb.ResetActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Begin again with the first attempt."""
+    """Reset the activity to its first attempt."""
     if request.workflow_id:
         fields = ("reset_heartbeat", "keep_paused", "restore_original_options", "jitter")
         await reset_activity(service, _of_workflow(request, service_pb.ResetActivityRequest, *fields), context)
@@ -282,7 +282,7 @@ async def reset_activity_execution(
 async def update_activity_execution_options(
     service: History, request: service_pb.UpdateActivityExecutionOptionsRequest, context: CallContext
 ) -> Reply:
-    """Change its options, or restore them."""
+    """Change the activity's options, or restore the original ones."""
     if request.workflow_id:
         fields = ("activity_options", "update_mask", "restore_original")
         older = _of_workflow(request, service_pb.UpdateActivityOptionsRequest, *fields)

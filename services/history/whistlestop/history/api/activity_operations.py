@@ -51,7 +51,7 @@ def _selected(run: Run, request: Any) -> list[Activity]:
 
 
 def jitter_ns(service: History, request: Any) -> int:
-    """A share of the jitter, drawn here: the core knows no chance."""
+    """Return a random part of the request's jitter, in nanoseconds. It is drawn here, because the core may not."""
     span_ns = duration_ns(request.jitter)
     return int(service.ids.uuid().replace("-", "")[-15:], 16) % span_ns if span_ns > 0 else 0
 
@@ -59,7 +59,7 @@ def jitter_ns(service: History, request: Any) -> int:
 async def _originals(
     service: History, request: Any, context: CallContext
 ) -> dict[int, history_pb.ActivityTaskScheduledEventAttributes]:
-    """The scheduled events of the run's pending activities: what their options were at first."""
+    """Return the scheduled events of the run's pending activities, by event id, with the original options."""
     engine = service.engine
     entry = await engine.find(context.namespace_id, request.execution.workflow_id, request.execution.run_id)
     found = {}
@@ -74,7 +74,7 @@ async def _originals(
 async def pause_activity(
     service: History, request: service_pb.PauseActivityRequest, context: CallContext
 ) -> Reply:
-    """No further attempts for now."""
+    """Pause the selected activities."""
     _check(request)
     await service.engine.transact(
         context.namespace_id,
@@ -94,7 +94,7 @@ async def pause_activity(
 async def unpause_activity(
     service: History, request: service_pb.UnpauseActivityRequest, context: CallContext
 ) -> Reply:
-    """Go on."""
+    """Unpause the selected activities."""
     _check(request)
     drawn_ns = jitter_ns(service, request)
     await service.engine.transact(
@@ -115,7 +115,7 @@ async def unpause_activity(
 async def reset_activity(
     service: History, request: service_pb.ResetActivityRequest, context: CallContext
 ) -> Reply:
-    """Begin again with the first attempt."""
+    """Reset the selected activities to their first attempts."""
     _check(request)
     drawn_ns = jitter_ns(service, request)
     originals = await _originals(service, request, context) if request.restore_original_options else None
@@ -138,7 +138,7 @@ async def reset_activity(
 async def update_activity_options(
     service: History, request: service_pb.UpdateActivityOptionsRequest, context: CallContext
 ) -> Reply:
-    """Change the options of what is pending, or restore them."""
+    """Change the options of the selected activities, or restore the original ones."""
     _check(request)
     if request.restore_original and request.update_mask.paths:
         raise invalid_argument("Both UpdateMask and RestoreOriginal are provided")

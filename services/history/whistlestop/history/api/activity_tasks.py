@@ -1,4 +1,4 @@
-"""Activity tasks between a worker and the core: taken by a poll, then answered by token or by id."""
+"""Activity tasks: started by a poll, then completed by token or by id."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ T = TypeVar("T")
 async def record_activity_task_started(
     service: History, request: internal_pb2.RecordActivityTaskStartedRequest, context: CallContext
 ) -> Reply:
-    """A poller gets the attempt: start it, and build the poll's reply."""
+    """Start the attempt for a poller, and return the poll's reply. Raise NOT_FOUND for a stale task."""
     if request.execution.workflow_id.startswith(ID_PREFIX):
         return await _start_execution(service, request, context)
     poll = request.poll
@@ -71,7 +71,7 @@ async def record_activity_task_started(
 async def _start_execution(
     service: History, request: internal_pb2.RecordActivityTaskStartedRequest, context: CallContext
 ) -> Reply:
-    """As above, for a standalone activity."""
+    """Start the attempt of a standalone activity for a poller."""
     poll = request.poll
     run, activity = await service.engine.transact(
         context.namespace_id,
@@ -115,7 +115,7 @@ async def _start_execution(
 
 
 async def poll_reply(service: History, run: Run, activity: Activity) -> service_pb.PollActivityTaskQueueResponse:
-    """The reply to the poll that started the attempt."""
+    """Return the reply to the poll that started the attempt."""
     state = run.state
     entry = await service.engine.load(run.key)
     event = await histories.read_event(
@@ -150,7 +150,7 @@ async def poll_reply(service: History, run: Run, activity: Activity) -> service_
 
 
 def _token(request: Any, context: CallContext) -> TaskToken:
-    """The request's task token, or one that names the activity by its id."""
+    """Return the request's task token, or one that names the activity by its id."""
     if "task_token" not in request.DESCRIPTOR.fields_by_name:
         if request.run_id and not is_uuid(request.run_id):
             raise invalid_argument("RunId is not valid UUID.")
@@ -181,7 +181,7 @@ def _details(request: Any, field: str) -> common_pb.Payloads | None:
 
 
 async def respond_activity_task_completed(service: History, request: Any, context: CallContext) -> Reply:
-    """The attempt succeeded."""
+    """Complete the activity."""
     token = _token(request, context)
     result = _details(request, "result")
 
@@ -196,7 +196,7 @@ async def respond_activity_task_completed(service: History, request: Any, contex
 
 
 async def respond_activity_task_failed(service: History, request: Any, context: CallContext) -> Reply:
-    """The attempt failed."""
+    """Record that the attempt failed."""
     token = _token(request, context)
     failure: failure_pb.Failure | None = request.failure if request.HasField("failure") else None
     heartbeat = _details(request, "last_heartbeat_details")
@@ -212,7 +212,7 @@ async def respond_activity_task_failed(service: History, request: Any, context: 
 
 
 async def respond_activity_task_canceled(service: History, request: Any, context: CallContext) -> Reply:
-    """The attempt was cancelled, as was asked for."""
+    """Record that the attempt was cancelled, as requested."""
     token = _token(request, context)
     details = _details(request, "details")
 
@@ -227,7 +227,7 @@ async def respond_activity_task_canceled(service: History, request: Any, context
 
 
 async def record_activity_task_heartbeat(service: History, request: Any, context: CallContext) -> Reply:
-    """The attempt is alive; the reply says what is wanted of it."""
+    """Record a heartbeat; the reply tells whether the attempt is to be cancelled, paused or reset."""
     token = _token(request, context)
     details = _details(request, "details")
     response: Any = _response(request)
@@ -249,7 +249,7 @@ async def record_activity_task_heartbeat(service: History, request: Any, context
 
 
 def _response(request: Any) -> Reply:
-    """The empty response that belongs to the request."""
+    """Return the empty response that belongs to the request."""
     return _as_reply(getattr(service_pb, f"{request.DESCRIPTOR.name.removesuffix('Request')}Response")())
 
 

@@ -1,4 +1,4 @@
-"""Worker deployments: tasks that wait when the routing of a queue has changed, and versions that are drained."""
+"""Worker deployments: reroute waiting tasks after routing changes, and check versions that drain."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MOST_PAGES = 100
 
 
 async def reroute_tasks(service: History, request: RerouteTasksRequest, context: CallContext) -> Reply:
-    """Look through what waits for unversioned workers, for versions that get nothing new by now, and for build ids."""
+    """Reroute the tasks of the named queues, of versions that serve them and get no new work, and of build ids."""
     deployments = await service.engine.deployments.read(context.namespace_id)
     moved = 0
     for queue in request.queues:
@@ -64,7 +64,7 @@ async def reroute_tasks(service: History, request: RerouteTasksRequest, context:
 async def reroute(
     service: History, namespace_id: str, task_queue: str, task_type: int, deployments: NamespaceDeployments
 ) -> int:
-    """Put what waits on a queue where it belongs, and return how many tasks were moved."""
+    """Move a queue's waiting tasks to the queues where they belong; return how many were moved."""
     moved = 0
     after: tuple[int, int] | None = None
     for _ in range(_MOST_PAGES):
@@ -93,7 +93,7 @@ async def _redispatch(service: History, task: MatchingTask, deployments: Namespa
 
 
 async def refresh_drainage(service: History, request: RefreshDrainageRequest, context: CallContext) -> Reply:
-    """Look whether open workflows are pinned to versions that drain, where it is time to look."""
+    """Check whether open workflows are pinned to draining versions, for those whose check is due."""
     now_ns = service.clock.now_ns()
     limits, deployments = service.limits.of(context.namespace), service.engine.deployments
 
@@ -126,7 +126,7 @@ async def refresh_drainage(service: History, request: RefreshDrainageRequest, co
 
 
 async def _pinned_to(service: History, namespace_id: str, versions: Sequence[WorkerDeploymentVersion]) -> set[str]:
-    """Those of the versions that open workflows are pinned to: one look for all of them."""
+    """Return those of the versions, as strings, to which open workflows are pinned, by a single query."""
     from whistlestop.storage.visibility import Attribute, AttributeType, parse
 
     name = "TemporalWorkerDeploymentVersion"

@@ -1,4 +1,4 @@
-"""FireDue: for those who can only ask from outside, since nothing runs in a function between its calls."""
+"""FireDue: process due timers and transfer tasks on request, since nothing runs in a function between calls."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 PAGE = 50
 OUTBOX_GRACE_NS = 1_000_000_000
-"""Fresh outbox rows are being delivered by the call that wrote them."""
+"""Younger transfer tasks are being delivered by the calls that wrote them."""
 
 
 async def fire_due(service: History, request: internal_pb2.FireDueRequest, context: CallContext) -> Reply:
-    """One page of due timers and of outbox rows that were left behind. Doing it twice, or at once, changes nothing.
+    """Process one page of due timers and overdue transfer tasks. Repeated or concurrent calls are harmless.
 
-    Mostly nothing is due, which one statement tells. What is next is told to those who name a limit: to wakes, which
-    arm for it, and not to waits, which only come by.
+    Mostly nothing is due, which one statement finds out. The next deadline is returned to callers that set a limit: to
+    wake-ups, which set the next one, but not to waiting calls.
     """
     limit = request.limit or PAGE
     began_ns = service.clock.now_ns()
@@ -31,7 +31,7 @@ async def fire_due(service: History, request: internal_pb2.FireDueRequest, conte
         timers = await service.timers.fire_page(limit)
         transfers = await service.transfers.sweep_once(limit, OUTBOX_GRACE_NS)
         await service.transfers.drain(context.deadline_ns)
-    # Since before the look at what is due: what became due meanwhile is next, and is not overlooked.
+    # Counted from before the check, so that what became due meanwhile is not overlooked.
     nearest = await service.store.next_timers(0, SLOTS, began_ns, 1) if request.limit else []
     return internal_pb2.FireDueResponse(
         timers=timers,

@@ -1,4 +1,4 @@
-"""Cancelling, terminating, deleting and describing executions, and changing their options."""
+"""Cancel, terminate, delete and describe executions, and change their options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 async def request_cancel_workflow_execution(
     service: History, request: service_pb.RequestCancelWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Ask the workflow to cancel."""
+    """Request the workflow's cancellation."""
     execution = request.workflow_execution
 
     def decide(run: Run) -> None:
@@ -44,7 +44,7 @@ async def request_cancel_workflow_execution(
 async def terminate_workflow_execution(
     service: History, request: service_pb.TerminateWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """End the run at once."""
+    """Terminate the run at once. Raise NOT_FOUND for a closed run."""
     execution = request.workflow_execution
 
     def decide(run: Run) -> None:
@@ -67,7 +67,7 @@ async def terminate_workflow_execution(
 async def delete_workflow_execution(
     service: History, request: service_pb.DeleteWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Terminate the run if it is open, so that parent and children hear of it; then remove all that is stored of it."""
+    """Terminate the run if it is open, notifying parent and children; then delete everything stored of it."""
     execution = request.workflow_execution
     await rebuilding.end_and_delete(service.engine, context.namespace_id, execution.workflow_id, execution.run_id)
     return service_pb.DeleteWorkflowExecutionResponse()
@@ -76,7 +76,7 @@ async def delete_workflow_execution(
 async def describe_workflow_execution(
     service: History, request: service_pb.DescribeWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Everything about a run but its history."""
+    """Describe a run: everything but its history."""
     engine = service.engine
     execution = request.execution
     entry = await engine.find(context.namespace_id, execution.workflow_id, execution.run_id)
@@ -95,7 +95,7 @@ async def describe_workflow_execution(
 async def _tell_of_rules(
     service: History, namespace_id: str, reply: service_pb.DescribeWorkflowExecutionResponse
 ) -> None:
-    """Who made the rules that pause activities, and why; of one that is gone nothing is left but its id."""
+    """Add who created the rules that pause activities, and why; of a deleted rule only the id is known."""
     namespace = await service.namespaces.by_id(namespace_id)
     rules = {rule.spec.id: rule for rule in namespace.workflow_rules} if namespace is not None else {}
     for activity in reply.pending_activities:
@@ -108,7 +108,7 @@ async def _tell_of_rules(
 async def update_workflow_execution_options(
     service: History, request: service_pb.UpdateWorkflowExecutionOptionsRequest, context: CallContext
 ) -> Reply:
-    """Change the versioning override or the priority of an open run, as far as the mask says."""
+    """Change the options of an open run that the mask names."""
     execution = request.workflow_execution
     override = request.workflow_execution_options.versioning_override
     deployments = EMPTY

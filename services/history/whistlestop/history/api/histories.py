@@ -1,11 +1,11 @@
-"""GetWorkflowExecutionHistory and its reverse, and the pages of a history that is too long for a poll's reply.
+"""GetWorkflowExecutionHistory and its reverse, and the further pages of a history that is too long for a poll's reply.
 
-A page is a number of whole batches, at most `histories.MAX_BATCHES` of them, and ends early when it is large. The token
-of the next page is opaque to clients: it holds the run, the next event and, for a worker, where its workflow task's
-history ends and the events behind it that are not written (yet).
+A page consists of whole batches, at most `histories.MAX_BATCHES` of them, and ends early when it is large. The token of
+the next page is opaque to clients: it holds the run, the next event and, for a worker, where its workflow task's
+history ends and the events after it that are not written (yet).
 
-Waiting follows Temporal: only a call that has seen everything waits, and a wait that ends without news answers with no
-events and a token. Asked for the close event alone, the first call waits already.
+Waiting follows Temporal: only a call that has seen everything waits, and a wait without new events is answered with no
+events and a token. With the close-event filter, the first call already waits.
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ _MAY_GO_ON = frozenset({
     "workflow_execution_timed_out_event_attributes",
 })
 _MARGIN_NS = SECOND_NS
-"""How long before a caller's time is over it is answered."""
+"""How long before the caller's deadline it is answered."""
 _MOST_EVENT_ID = 2**62
 CLOSE_EVENT = wf_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
 CLIENTS_WITHOUT_UNWRITTEN_EVENTS = frozenset({"temporal-cli", "temporal-ui"})
-"""Command line and UI show what is stored, and nothing that may yet disappear."""
+"""Command line and UI show what is stored, and nothing that may still disappear."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageToken:
-    """Where the next page begins."""
+    """The position of the next page."""
 
     run_id: str
     next_event_id: int
     end_event_id: int = 0
-    """Of a workflow task's history: up to here (exclusive). 0: as far as there is."""
+    """The end (exclusive) of a workflow task's history. 0: all there is."""
     suffix: bytes = b""
-    """A serialised History to put behind the last page."""
+    """A serialised History to append to the last page."""
     is_open: bool = True
-    """The run was open when the token was made: whether a caller who waits may wait for more."""
+    """Whether the run was open when the token was made, so that a caller may wait for more."""
 
     def encode(self) -> bytes:
-        """Opaque bytes."""
+        """Return the token as opaque bytes."""
         fields: dict[str, Any] = {"run": self.run_id, "next": self.next_event_id}
         if self.end_event_id:
             fields["end"] = self.end_event_id
@@ -81,7 +81,7 @@ class PageToken:
 
 
 def parse_token(data: bytes, run_id: str) -> PageToken:
-    """The token, which has to be of the run that the request names, if it names one. Raises INVALID_ARGUMENT."""
+    """Parse a token; if the request names a run, it must be the token's. Raise INVALID_ARGUMENT."""
     try:
         fields = json.loads(data)
         suffix = base64.b64decode(fields.get("suffix", ""))
@@ -102,7 +102,7 @@ def parse_token(data: bytes, run_id: str) -> PageToken:
 async def get_workflow_execution_history(
     service: History, request: service_pb.GetWorkflowExecutionHistoryRequest, context: CallContext
 ) -> Reply:
-    """Events of a run from the start or from the token on; waits for new ones when asked to."""
+    """Return events of a run from the start or from the token on; wait for new ones if requested."""
     engine = service.engine
     token = parse_token(request.next_page_token, request.execution.run_id) if request.next_page_token else None
     run_id = token.run_id if token is not None else request.execution.run_id
@@ -130,7 +130,7 @@ async def get_workflow_execution_history(
 def _answered(
     service: History, context: CallContext, reply: service_pb.GetWorkflowExecutionHistoryResponse, batches: list[bytes]
 ) -> Reply:
-    """The reply with these batches of events: together, or each as it is stored."""
+    """Return the reply with these batches of events: concatenated, or each as it is stored."""
     if not service.limits.of(context.namespace).send_raw_history:
         return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, b"".join(batches)))
     reply.history.SetInParent()
@@ -141,7 +141,7 @@ def _answered(
 
 
 async def _page(engine: Engine, entry: Entry, token: PageToken, wanted: int) -> tuple[list[bytes], PageToken | None]:
-    """The batches of one page, and the token of the next when there is one."""
+    """Return the batches of one page, and the token of the next page, or None for the last."""
     end = token.end_event_id or entry.state.next_event_id
     first = token.next_event_id
     batches = await histories.read_batches(engine, entry, first, end, _page_size(wanted))
@@ -159,7 +159,7 @@ def _page_size(wanted: int) -> int:
 
 
 def _limited(batches: list[HistoryBatch]) -> list[HistoryBatch]:
-    """As many as make a page of bearable size, at least one."""
+    """Return as many batches as make a page of acceptable size, at least one."""
     size = 0
     for index, batch in enumerate(batches):
         size += len(batch.data)
@@ -171,7 +171,7 @@ def _limited(batches: list[HistoryBatch]) -> list[HistoryBatch]:
 async def first_page(
     engine: Engine, entry: Entry, first_event_id: int, end_event_id: int, suffix: bytes, *, batches: int
 ) -> tuple[bytes, bytes]:
-    """The history of a task, up to so many batches, and the token of its next page (empty when this is all)."""
+    """Return a task's history, up to so many batches, and the token of its next page (empty if this is all)."""
     token = PageToken(entry.key.run_id, first_event_id, end_event_id, suffix)
     data, following = await _page(engine, entry, token, batches)
     return b"".join(data), b"" if following is None else following.encode()
@@ -182,14 +182,14 @@ def _is_open(entry: Entry) -> bool:
 
 
 def _unwritten(engine: Engine, entry: Entry) -> bytes:
-    """The events of a pending workflow task that are not in history."""
+    """Return the events of a pending workflow task that are not in history."""
     task = entry.state.workflow_task
     if task.write_events or task.scheduled_event_id != entry.state.next_event_id or not _is_open(entry):
         return b""
     events = workflow_task.unwritten_events(engine.run_of(entry))
     for event in events:
         if event.HasField("workflow_task_started_event_attributes"):
-            # Who is at it is told to that worker alone.
+            # The worker's identity is told to that worker only.
             event.workflow_task_started_event_attributes.identity = ""
     return history_pb.History(events=events).SerializeToString()
 
@@ -202,9 +202,10 @@ async def _close_event(
     *,
     first_call: bool,
 ) -> Reply:
-    """The last event of a run that is over; while it is not, nothing but a token to ask with again.
+    """Return the last event of a closed run; for an open one only a token to ask again.
 
-    Who does not wait gets the last event of a paused one, too, as from Temporal: its command line asks for it.
+    A caller that does not wait gets the last event of a paused run, too, as from Temporal: its command line asks for
+    it.
     """
     shows_paused = not request.wait_new_event and (await service.engine.read(key)).state.status == PAUSED
     if (first_call and not shows_paused) or request.wait_new_event:
@@ -223,7 +224,7 @@ async def _close_event(
 
 
 def _as_continued(data: bytes) -> bytes:
-    """Clients that do not say that they follow a retry or a cron run to the next one follow continue-as-new alone."""
+    """Replace a close event that names a next run by continue-as-new, for clients that follow no other kind."""
     history = nesting.parse(history_pb.History, data)
     for event in history.events:
         kind = event.WhichOneof("attributes") or ""
@@ -253,7 +254,7 @@ async def _last_event(service: History, entry: Entry) -> bytes:
 async def _wait(
     service: History, key: ExecutionKey, context: CallContext, first: int, *, only_close: bool
 ) -> Entry:
-    """Until there is something from `first` on (or the run closed), or the poll's time is over."""
+    """Wait until there are events from `first` on (or the run has closed), or until the deadline; return the run."""
     deadline_ns = service.clock.steady_ns() + service.limits.of(context.namespace).long_poll_ns
     if context.deadline_ns is not None:
         deadline_ns = min(deadline_ns, context.deadline_ns - _MARGIN_NS)
@@ -273,7 +274,7 @@ async def _wait(
 async def get_workflow_execution_history_reverse(
     service: History, request: service_pb.GetWorkflowExecutionHistoryReverseRequest, context: CallContext
 ) -> Reply:
-    """Events of a run from the newest back."""
+    """Return events of a run from the newest back."""
     engine = service.engine
     token = parse_token(request.next_page_token, request.execution.run_id) if request.next_page_token else None
     run_id = token.run_id if token is not None else request.execution.run_id

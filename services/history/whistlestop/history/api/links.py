@@ -1,4 +1,4 @@
-"""Links back to what a request did, as Temporal's replies carry them."""
+"""Links in replies to what a request did, as in Temporal's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 
 
 def to_started_event(namespace: str, workflow_id: str, run_id: str) -> common_pb.Link:
-    """The first event of a run."""
+    """Return a link to the first event of a run."""
     link = common_pb.Link()
     event = link.workflow_event
     event.namespace, event.workflow_id, event.run_id = namespace, workflow_id, run_id
@@ -19,7 +19,7 @@ def to_started_event(namespace: str, workflow_id: str, run_id: str) -> common_pb
 def to_request(
     namespace: str, workflow_id: str, run_id: str, request_id: str, event_type: et.EventType.ValueType
 ) -> common_pb.Link:
-    """The event that a request caused; its id may not be known yet."""
+    """Return a link to the event that a request caused, whose id may not be known yet."""
     link = common_pb.Link()
     event = link.workflow_event
     event.namespace, event.workflow_id, event.run_id = namespace, workflow_id, run_id

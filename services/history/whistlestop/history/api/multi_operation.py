@@ -1,7 +1,7 @@
-"""ExecuteMultiOperation: update-with-start, the one combination that there is.
+"""ExecuteMultiOperation: update-with-start, the only combination that exists.
 
-Either the update is admitted to the run that is there, or a run is started whose first commit admits it; no other
-caller can come between.
+Either the update is admitted to the existing run, or a run is started whose first commit admits it; no other request
+can come in between.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ATTEMPTS_AFTER_CLOSING = 2
 
 
 def aborted() -> ServiceError:
-    """The operation did not take place because the other one did not."""
+    """Return the error of an operation that was not executed because the other one failed."""
     return ServiceError(
         Code.ABORTED,
         "Operation was aborted.",
@@ -46,7 +46,7 @@ def aborted() -> ServiceError:
 
 
 def failure(*errors: ServiceError | None) -> ServiceError:
-    """What the caller gets: the status of each operation, under the code of the one that is to blame."""
+    """Return the caller's error: the status of each operation, under the code of the one that failed."""
     details = details_pb.MultiOperationExecutionFailure()
     code = Code.ABORTED
     for error in errors:
@@ -98,7 +98,7 @@ class _UpdateWithStart:
             raise failure(error, aborted()) from error
 
     async def _outcome_of(self, entry: Entry) -> service_pb.ExecuteMultiOperationResponse | None:
-        """The update is over already, in whatever state the run is."""
+        """Return the reply if the update has completed already, whatever the state of the run; otherwise None."""
         known = entry.state.updates.get(self.request.request.meta.update_id)
         if known is None or known.stage != Update.COMPLETED:
             return None
@@ -118,7 +118,7 @@ class _UpdateWithStart:
         return reply
 
     def _joins(self, entry: Entry) -> bool:
-        """Return whether the run is open, and was started by this very request, or knows the update, or may be used."""
+        """Return whether the run is open and was started by this request, knows the update, or may be used."""
         state = entry.state
         return state.status in (RUNNING, PAUSED) and (
             self.start.request_id in state.request_ids
@@ -181,10 +181,10 @@ class _UpdateWithStart:
         return reply
 
     async def _repeat(self, run_id: str) -> service_pb.ExecuteMultiOperationResponse:
-        """Answer a request that was carried out before, by a run that has closed since or has been continued.
+        """Answer a request that took effect before, on a run that has since closed or been continued.
 
-        What that run knows of the update is the answer; else the run that continues it takes the update. When there is
-        none, the update came to nothing: this is what the first answer said, or would have said.
+        If that run knows the update, it gives the answer; otherwise the run that continues it gets the update. If there
+        is none, the update was aborted, which is what the first answer said or would have said.
         """
         engine = self.service.engine
         key = ExecutionKey(self.context.namespace_id, self.start.workflow_id, run_id)
@@ -209,7 +209,7 @@ class _UpdateWithStart:
 async def execute_multi_operation(
     service: History, request: service_pb.ExecuteMultiOperationRequest, context: CallContext
 ) -> Reply:
-    """Start a workflow and update it, or only update the one that is there."""
+    """Start a workflow and update it, or only update the existing one."""
     if len(request.operations) != 2:
         raise invalid_argument("Operations have to be exactly [Start, Update].")
     first, second = request.operations
@@ -230,7 +230,7 @@ async def execute_multi_operation(
 
 
 def _overtaken_by_closing(error: ServiceError) -> bool:
-    """The run that was to be updated ended first; a second attempt finds or starts another."""
+    """Return whether the run closed before it could be updated; then another attempt finds or starts another run."""
     details = error.details[0] if error.details else None
     if not isinstance(details, details_pb.MultiOperationExecutionFailure) or len(details.statuses) != 2:
         return False

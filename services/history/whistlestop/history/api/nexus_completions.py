@@ -1,4 +1,4 @@
-"""CompleteNexusOperation: somebody outside this server tells over HTTP how an operation ended."""
+"""CompleteNexusOperation: an external handler reports over HTTP how an operation ended."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SUCCEEDED, _FAILED = "succeeded", "failed"
 async def complete_nexus_operation(
     service: History, request: CompleteNexusOperationRequest, context: CallContext
 ) -> Reply:
-    """Idempotent: an operation that is over is not found any more."""
+    """Complete the operation of a callback token. Raise NOT_FOUND for one that is closed already."""
     headers = dict(request.headers)
     started_ns = _started_ns(headers.get("nexus-operation-start-time", ""))
     _check_close_time(headers.get("nexus-operation-close-time", ""))
@@ -62,7 +62,7 @@ async def complete_nexus_operation(
     except ServiceError as error:
         if error.code is not Code.NOT_FOUND:
             raise
-        # The run may have been reset: then another one waits for the same request.
+        # After a reset, another run waits for the same request.
         try:
             await service.engine.transact(token.namespace_id, token.workflow_id, "", decide)
         except ServiceError as again:
@@ -71,7 +71,7 @@ async def complete_nexus_operation(
 
 
 def _failure(state: str, headers: Mapping[str, str], body: bytes) -> failure_pb.Failure | None:
-    """How the operation failed; None when it succeeded."""
+    """Return how the operation failed; None when it succeeded. Raise INVALID_ARGUMENT."""
     if state == _SUCCEEDED:
         return None
     if state not in (_FAILED, nexus_failures.CANCELED):

@@ -1,6 +1,6 @@
-"""Standalone Nexus operations: StartNexusOperationExecution and all that is asked of one from outside.
+"""The RPCs of standalone Nexus operations, except the responses of handlers.
 
-Lists and counts are the frontend's, over visibility; what handlers answer comes through `nexus_tasks`.
+The frontend serves lists and counts from visibility; handlers respond through `nexus_tasks`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OPERATIONS = Standalone(
 async def start_nexus_operation_execution(
     service: History, request: service_pb.StartNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
-    """Schedule it, or answer as the id policies say when its id is taken."""
+    """Start a standalone operation, or answer as the id policies say when its id is in use."""
     endpoint = await service.store.get_nexus_endpoint(name=request.endpoint)
     if endpoint is None:
         raise not_found(f"could not find Nexus endpoint by name: {request.endpoint}")
@@ -84,7 +84,7 @@ def _scheduled_attributes(
 def _start_request(
     request: service_pb.StartNexusOperationExecutionRequest, nexus_request_id: str
 ) -> service_pb.StartWorkflowExecutionRequest:
-    """The operation's own run. The numbers of the id policies are those of workflows; its columns in visibility too."""
+    """Return the start request of the operation's run. Id policies have the same numbers as those of workflows."""
     begin = service_pb.StartWorkflowExecutionRequest(
         workflow_id=OPERATIONS.workflow_id(request.operation_id),
         identity=request.identity,
@@ -122,7 +122,7 @@ def _already_started(error: ServiceError) -> ServiceError:
 async def describe_nexus_operation_execution(
     service: History, request: service_pb.DescribeNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
-    """All about it; with the token of an earlier answer, as soon as there is something new."""
+    """Describe the operation; with the token of an earlier answer, wait until something has changed."""
     key = await OPERATIONS.key(service, context, request.operation_id, request.run_id)
     entry = await OPERATIONS.read_or_wait(service, context, key, request.long_poll_token)
     if entry is None:
@@ -163,7 +163,7 @@ def _fill_outcome(
 async def poll_nexus_operation_execution(
     service: History, request: service_pb.PollNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
-    """Its token as soon as it has started, or its outcome as soon as there is one; nothing when the time is over."""
+    """Return the operation's token once it has started, or its outcome; an empty answer at the deadline."""
     key = await OPERATIONS.key(service, context, request.operation_id, request.run_id)
     start_will_do = request.wait_stage == enums.NEXUS_OPERATION_WAIT_STAGE_STARTED
 
@@ -191,7 +191,7 @@ async def poll_nexus_operation_execution(
 async def request_cancel_nexus_operation_execution(
     service: History, request: service_pb.RequestCancelNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
-    """Ask its handler to cancel it, as soon as it has started."""
+    """Request the operation's cancellation, which is sent to its handler once it has started."""
 
     def decide(run: Run) -> None:
         operation = core.request_cancel(run, reason=request.reason, request_id=request.request_id)
@@ -205,7 +205,7 @@ async def request_cancel_nexus_operation_execution(
 async def terminate_nexus_operation_execution(
     service: History, request: service_pb.TerminateNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
-    """End it at once."""
+    """Terminate the operation at once."""
 
     def decide(run: Run) -> None:
         core.terminate(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
@@ -217,7 +217,7 @@ async def terminate_nexus_operation_execution(
 async def delete_nexus_operation_execution(
     service: History, request: service_pb.DeleteNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
-    """End it if it goes on, and remove all that is stored of it."""
+    """Terminate the operation if it is open, and delete everything stored of it."""
 
     def end(run: Run) -> None:
         core.terminate(run, reason="Delete nexus operation execution", identity="", request_id="")

@@ -1,7 +1,7 @@
-"""Nexus requests of somebody outside: asked over HTTP, handed to a worker of the queue, answered to whoever waits.
+"""External Nexus requests: received over HTTP, dispatched to a worker of the queue, answered to the waiting caller.
 
-Nothing of them goes into a history. Request and answer stand in a row, like those of a query, since asking, handing out
-and answering may be the work of different instances; and both are gone when the asker leaves.
+They are not written into any history. Request and answer are in a row, like those of a query, because receiving,
+dispatching and answering may happen on different instances; the row is deleted when the caller leaves.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 LONGEST_NS = 60 * SECOND_NS
 MARGIN_NS = SECOND_NS
-"""What is left of the caller's time when a worker's has run out, so that the answer still says so."""
+"""The time reserved for the answer: when the worker's time has run out, the caller still learns of it."""
 _TASK_TYPE_NEXUS = 3
 _PRIORITY = 3
 _OPERATION_TIMEOUT = "operation-timeout"
 
 
 async def dispatch_nexus_task(service: History, request: DispatchNexusTaskRequest, context: CallContext) -> Reply:
-    """Hand the request to a worker, and wait for its answer."""
+    """Dispatch the request to a worker and wait for its answer, until shortly before the caller's deadline."""
     steady_ns, now_ns = service.clock.steady_ns(), service.wall.now_ns()
     deadline_ns = steady_ns + LONGEST_NS
     if context.deadline_ns is not None:
@@ -81,7 +81,7 @@ async def _answer(service: History, request_id: str) -> DispatchNexusTaskRespons
 async def record_nexus_request_started(
     service: History, request: RecordNexusRequestStartedRequest, context: CallContext
 ) -> Reply:
-    """A poller gets the request, and is told how long the asker waits."""
+    """Return the request to a poller, with the time that its caller still waits. Raise NOT_FOUND when it is gone."""
     record = await service.store.get_query(request.query_id)
     if record is None or record.answer is not None or (left_ns := service.askers.left_ns(record)) <= 0:
         raise not_found(nexus_operations.TASK_GONE)
@@ -97,7 +97,7 @@ async def record_nexus_request_started(
 
 
 def _shorten_operation_timeout(request: nexus_pb.Request, now_ns: int) -> None:
-    """The operation's own time runs since it was asked for."""
+    """Reduce the operation's timeout by the time since it was requested."""
     span_ms = nexus_content.duration_ms(request.header.get(_OPERATION_TIMEOUT, ""))
     if span_ms:
         left_ms = span_ms - (now_ns - timestamp_ns(request.scheduled_time)) // MILLISECOND_NS
@@ -105,7 +105,7 @@ def _shorten_operation_timeout(request: nexus_pb.Request, now_ns: int) -> None:
 
 
 async def answered(service: History, token: internal_pb2.TaskToken, answer: DispatchNexusTaskResponse) -> None:
-    """A worker's answer. NOT_FOUND when nobody waits for it."""
+    """Store a worker's answer and notify the waiting caller. Raise NOT_FOUND when there is none."""
     key = ExecutionKey(token.namespace_id, "", "")
     if not await service.store.answer_query(token.query_id, key, answer.SerializeToString()):
         raise not_found(nexus_operations.TASK_GONE)
@@ -115,14 +115,14 @@ async def answered(service: History, token: internal_pb2.TaskToken, answer: Disp
 async def completed(
     service: History, token: internal_pb2.TaskToken, request: service_pb.RespondNexusTaskCompletedRequest
 ) -> None:
-    """The handler did what it was asked for, or says that the operation itself failed."""
+    """Answer with the handler's response, which may say that the operation failed."""
     await answered(service, token, DispatchNexusTaskResponse(response=request.response))
 
 
 async def failed(
     service: History, token: internal_pb2.TaskToken, request: service_pb.RespondNexusTaskFailedRequest
 ) -> None:
-    """The handler refuses the request, or could not work on it."""
+    """Answer with the handler's error."""
     if request.HasField("error"):
         await answered(service, token, DispatchNexusTaskResponse(handler_error=request.error))
     else:
@@ -130,7 +130,7 @@ async def failed(
 
 
 def timeout_headers(left_ns: int) -> dict[str, str]:
-    """How long a request may take, as workers read it: some look for either spelling."""
+    """Return the headers with a request's timeout, in both spellings that workers read."""
     span = f"{max(left_ns, MILLISECOND_NS) / SECOND_NS:.9f}s"
     return {"request-timeout": span, "Request-Timeout": span}
 

@@ -1,7 +1,7 @@
-"""Nexus tasks: a worker of an endpoint takes a request that a workflow made, and answers it.
+"""Nexus tasks: a worker of an endpoint takes a workflow's request and answers it.
 
-A task is a row that names the operation; everything else is read when a poll takes it. Its token carries all that the
-answer needs, so that any instance may take the answer.
+A task is a row that names the operation; everything else is read when a poll takes it. Its token has everything that
+the answer needs, so any instance may receive it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from whistlestop.history.service import History
 
 
-# ---- taking ----------------------------------------------------------------------------------------------------------
+# ---- polls -----------------------------------------------------------------------------------------------------------
 
 
 async def record_nexus_task_started(
     service: History, request: RecordNexusTaskStartedRequest, context: CallContext
 ) -> Reply:
-    """A poller gets the request: build it from the operation and the event that scheduled it."""
+    """Start the request for a poller, and return the poll's reply. Raise NOT_FOUND for a stale task."""
     cancel = request.task.cancel
 
     def decide(run: Run) -> NexusOperation:
@@ -115,13 +115,13 @@ def _fill_cancel(request: nexus_pb.CancelOperationRequest, operation: NexusOpera
     request.operation_token = request.operation_id = operation.operation_token
 
 
-# ---- answering -------------------------------------------------------------------------------------------------------
+# ---- responses -------------------------------------------------------------------------------------------------------
 
 
 async def respond_nexus_task_completed(
     service: History, request: service_pb.RespondNexusTaskCompletedRequest, context: CallContext
 ) -> Reply:
-    """The handler did what it was asked for, or says that the operation itself failed."""
+    """Record the handler's response, which may say that the operation failed."""
     token = tokens.received(request.task_token, tokens.Kind.NEXUS, context, nexus_operations.TASK_GONE)
     response = request.response
     _check_details(response.start_operation.operation_error.failure)
@@ -170,7 +170,7 @@ def _started(run: Run, operation: NexusOperation, response: nexus_pb.StartOperat
 async def respond_nexus_task_failed(
     service: History, request: service_pb.RespondNexusTaskFailedRequest, context: CallContext
 ) -> Reply:
-    """The handler refuses the request, or could not work on it."""
+    """Record the handler's error."""
     token = tokens.received(request.task_token, tokens.Kind.NEXUS, context, nexus_operations.TASK_GONE)
     _check_details(request.error.failure)
     if token.query_id:
@@ -189,7 +189,7 @@ async def respond_nexus_task_failed(
 
 
 async def _believed_namespace(service: History, token: internal_pb2.TaskToken) -> str:
-    """Where the operation's endpoint leads, for a token of 0.1.0: its state may not say where the request went."""
+    """Return where the operation's endpoint leads, for a token of release 0.1.0 without a recorded target."""
     if token.nonce:
         return ""
     entry = await service.engine.load(ExecutionKey(token.caller_namespace_id, token.workflow_id, token.run_id))

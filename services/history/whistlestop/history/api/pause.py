@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 async def pause_workflow_execution(
     service: History, request: service_pb.PauseWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """No work is handed out for now."""
+    """Pause a workflow."""
     await service.engine.transact(
         context.namespace_id, request.workflow_id, request.run_id, lambda run: pause.pause(run, request)
     )
@@ -28,7 +28,7 @@ async def pause_workflow_execution(
 async def unpause_workflow_execution(
     service: History, request: service_pb.UnpauseWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """And now it is again."""
+    """Unpause a workflow."""
     await service.engine.transact(
         context.namespace_id, request.workflow_id, request.run_id, lambda run: pause.unpause(run, request)
     )

@@ -1,8 +1,8 @@
-"""Queries: asked directly of a worker, or with the next workflow task so that they see what it brings.
+"""Queries: dispatched directly to a worker, or with the next workflow task so that they see its effects.
 
-A query and its answer are rows, since asking and answering calls may land on different instances. While a workflow task
-is pending, the query waits for it (the run's state says that queries wait, so that a task's start looks for them); when
-the task ends and no other follows, the asker notices and asks directly.
+A query and its answer are rows, because the asking and the answering call may run on different instances. While a
+workflow task is pending, the query waits for it (the run's state records that queries wait, so that the start of a task
+reads them); when the task ends and no other follows, the asking call notices and dispatches the query directly.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ _NO_WORKERS = (
     "your infrastructure, consider waiting longer after the last queried timestamp as reported in Describe Deployment "
     "before you sunset Workers. Or mark this workflow as AUTO_UPGRADE."
 )
-"""Temporal's words."""
+"""Temporal's wording."""
 _LOOK_AGAIN_NS = 2 * SECOND_NS
-"""When it is looked first whether a query that waits still waits where its run's workflow tasks go."""
+"""When a waiting query is first checked for whether its run's workflow tasks are still routed to its queue."""
 FAILING_TASK_ATTEMPTS = 3
 MAX_CONFLICTS = 20
 MAX_ATTACHED = 100
@@ -78,7 +78,7 @@ _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
 
 
 async def query_workflow(service: History, request: service_pb.QueryWorkflowRequest, context: CallContext) -> Reply:
-    """Ask, and wait for the answer."""
+    """Query the workflow, and wait for the answer."""
     engine = service.engine
     deadline_ns = context.deadline_ns
     if deadline_ns is None:
@@ -100,7 +100,7 @@ async def query_workflow(service: History, request: service_pb.QueryWorkflowRequ
 async def _query_run(
     service: History, request: service_pb.QueryWorkflowRequest, key: ExecutionKey, deadline_ns: int
 ) -> service_pb.QueryWorkflowResponse | None:
-    """Ask that run; None when the workflow id is held by another one by now, which is the one that is meant."""
+    """Query that run; return None when another run holds the workflow id by now, which is the one that is meant."""
     engine = service.engine
     query_id = service.ids.uuid()
     buffered = False
@@ -115,7 +115,7 @@ async def _query_run(
                 may_be_overtaken = entry.state.close_ns and not buffered and not request.execution.run_id
                 if may_be_overtaken and await engine.is_succeeded(key):
                     return None
-                # An answer and the state that shows the task's end are one commit, so the answer is looked for second.
+                # The answer and the state in which the task has ended are one commit, so the answer is read second.
                 answer = await _answer(service, query_id) if buffered else None
                 if answer is not None:
                     return _reply(answer)
@@ -134,14 +134,14 @@ async def _query_run(
                 if not await audience.wait(deadline_ns):
                     raise deadline_exceeded()
     finally:
-        # Whatever ends the waiting, also a caller that goes away: the row would keep others from asking.
+        # However the wait ends, even by cancellation, the row is deleted, since it would block other queries.
         if buffered:
             await asyncio.shield(service.store.delete_query(query_id))
     return _reply(await _ask_directly(service, entry, service.ids.uuid(), request, deadline_ns))
 
 
 async def _buffer(service: History, record: QueryRecord) -> None:
-    """Have the next workflow task bring the query along. Raises RESOURCE_EXHAUSTED when enough wait already."""
+    """Let the next workflow task take the query along. Raise RESOURCE_EXHAUSTED when too many wait already."""
     most = service.limits.buffered_queries
     async with service.engine.lock(record.key):
         since_ns = service.askers.since_ns(record.key)
@@ -151,7 +151,7 @@ async def _buffer(service: History, record: QueryRecord) -> None:
 
 
 def _rejection(state: MutableState, condition: int) -> service_pb.QueryWorkflowResponse | None:
-    """What the reject condition, or a pause, makes of the query."""
+    """Return the rejection by the reject condition or by a pause; None when the query is not rejected."""
     status = state.status
     not_open = condition == query_enums.QUERY_REJECT_CONDITION_NOT_OPEN
     not_clean = (
@@ -166,7 +166,7 @@ def _rejection(state: MutableState, condition: int) -> service_pb.QueryWorkflowR
 
 
 def _check_answerable(service: History, state: MutableState, deadline_ns: int) -> None:
-    """Raise when no worker can answer before the deadline."""
+    """Raise FAILED_PRECONDITION when no worker can answer before the deadline."""
     completed_any = state.last_completed_started_event_id != 0
     if state.status not in (RUNNING, PAUSED) and not completed_any:
         raise update.workflow_not_ready("Workflow execution closed before WorkflowTaskStarted event")
@@ -183,14 +183,14 @@ def _starts_after(service: History, state: MutableState, deadline_ns: int) -> bo
 
 
 def _safe_to_ask_directly(state: MutableState) -> bool:
-    """Nothing is under way that the answer would have to wait for."""
+    """Return whether nothing is in progress for which the answer would have to wait."""
     if state.last_completed_started_event_id == 0:
         return False
     return state.status not in (RUNNING, PAUSED) or state.workflow_task.scheduled_event_id == 0
 
 
 def _note_waiting(run: Run) -> None:
-    """The next workflow task's start is to look for queries."""
+    """Record that the start of the next workflow task has to read waiting queries."""
     if run.has_pending_workflow_task or run.state.first_workflow_task_backoff_until_ns:
         run.state.buffered_queries = 1
         run.changed = run.bookkeeping = True
@@ -206,7 +206,7 @@ async def _answer(service: History, query_id: str) -> query_pb.WorkflowQueryResu
 async def _ask_directly(
     service: History, entry: Entry, query_id: str, request: service_pb.QueryWorkflowRequest, deadline_ns: int
 ) -> query_pb.WorkflowQueryResult:
-    """Hand the query to a worker: to the one that has the run cached, else to any."""
+    """Dispatch the query to the worker that has the run cached, or else to any worker; return its answer."""
     state = entry.state
     sticky = state.sticky_task_queue
     if sticky and versioning.keeps_cache(state, await service.engine.deployments.cached(entry.key.namespace_id)):
@@ -232,7 +232,7 @@ async def _ask_directly(
 
 
 async def _check_workers(service: History, entry: Entry) -> None:
-    """Raise FAILED_PRECONDITION when the run is pinned to a version that has no work and no workers any more."""
+    """Raise FAILED_PRECONDITION when the run is pinned to a drained version without workers."""
     state = entry.state
     version = versioning.pinned_version(state)
     if version is None or state.versioning_info.HasField("version_transition"):
@@ -245,7 +245,7 @@ async def _check_workers(service: History, entry: Entry) -> None:
     context = CallContext(namespace_id=namespace_id, namespace=state.namespace)
     await service.call("RefreshDrainage", RefreshDrainageRequest(versions=[version]), context)
     info = find_version_info(await deployments.read(namespace_id), version)
-    # Workers of a version with a compute config are started for the query.
+    # A version with a compute configuration has workers started for the query.
     if info is None or not drainage.is_drained(info) or info.compute_config.scaling_groups:
         return
     if not await _has_poller(service, entry, versioned_queue(state.task_queue, version), in_history=True):
@@ -271,7 +271,7 @@ async def _dispatch(
     until_ns: int,
     deadline_ns: int,
 ) -> query_pb.WorkflowQueryResult | None:
-    """One query as a task of one queue; None when nobody answered by `until_ns`, or routing leads elsewhere now."""
+    """Dispatch a query to one queue; return None without an answer by `until_ns`, or when the routing has changed."""
     key = entry.key
     now_ns = service.wall.now_ns()
     pause_ns, is_normal = _LOOK_AGAIN_NS, task_queue == entry.state.task_queue
@@ -311,7 +311,7 @@ async def _dispatch(
 
 
 def stored(result: query_pb.WorkflowQueryResult, limits: Limits) -> bytes:
-    """A worker's answer beside a workflow task, as its row has it; one that is too large becomes a refusal."""
+    """Return a worker's answer for its row; one that is too large becomes an error."""
     size = result.answer.ByteSize()
     if size > limits.blob_size_error:
         result = query_pb.WorkflowQueryResult(error_message="Blob data size exceeds limit.")
@@ -333,7 +333,7 @@ def _reply(result: query_pb.WorkflowQueryResult) -> service_pb.QueryWorkflowResp
 
 
 async def attach(service: History, run: Run, reply: PollResponse) -> None:
-    """Queries that wait for the started task go out with it."""
+    """Attach the queries that wait for the started task to its poll's reply."""
     if not run.state.buffered_queries:
         return
     for record in await service.store.list_buffered_queries(run.key, service.askers.since_ns(run.key), MAX_ATTACHED):
@@ -342,7 +342,7 @@ async def attach(service: History, run: Run, reply: PollResponse) -> None:
         try:
             reply.queries[record.query_id].ParseFromString(record.request)
         except DecodeError as error:
-            # Its caller's time runs out; the workflow task goes to its worker.
+            # Its caller times out; the workflow task still goes to its worker.
             del reply.queries[record.query_id]
             await service.aside.note("queries", (record.query_id,), error)
             await service.store.delete_query(record.query_id)
@@ -351,7 +351,10 @@ async def attach(service: History, run: Run, reply: PollResponse) -> None:
 async def record_query_task_started(
     service: History, request: internal_pb2.RecordQueryTaskStartedRequest, context: CallContext
 ) -> Reply:
-    """A poller gets a direct query: its reply holds the query and, off the sticky queue, the whole history."""
+    """Return a direct query to a poller, with the whole history unless the queue is sticky.
+
+    Raise NOT_FOUND when the query is answered or its caller is gone.
+    """
     record = await service.store.get_query(request.query_id)
     if record is None or record.answer is not None or service.askers.left_ns(record) <= 0:
         raise not_found(TASK_GONE)
@@ -386,7 +389,7 @@ async def record_query_task_started(
 async def respond_query_task_completed(
     service: History, request: service_pb.RespondQueryTaskCompletedRequest, context: CallContext
 ) -> Reply:
-    """A worker's answer to a direct query."""
+    """Store a worker's answer to a direct query. Raise NOT_FOUND when its caller is gone."""
     token = tokens.received(request.task_token, tokens.Kind.QUERY, context, TASK_GONE)
     result = query_pb.WorkflowQueryResult(result_type=request.completed_type, error_message=request.error_message)
     if request.HasField("query_result"):

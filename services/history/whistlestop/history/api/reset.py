@@ -1,4 +1,4 @@
-"""ResetWorkflowExecution: reading what the core decides on, and the one commit."""
+"""ResetWorkflowExecution: read what the core needs to decide, and make the commit."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 MAX_CONFLICTS = 20
 MAX_CHAIN = 1000
-"""Runs that are looked through for what to apply again."""
+"""The maximum of runs in a chain whose events are applied again."""
 
 
 async def reset_workflow_execution(
     service: History, request: service_pb.ResetWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Another run from a point of the base's history on; the current one ends."""
+    """Create a run that starts at a point of the base's history, and terminate the current one."""
     for _ in range(MAX_CONFLICTS):
         try:
             run_id = await _reset(service, request, context)
@@ -115,7 +115,7 @@ async def _reset_locked(
 
 
 async def _made_before(engine: Engine, request_id: str, base: Entry, current: MutableState | None) -> str:
-    """The run that this very request made, if it was sent before: the current one, or one that has gone on since."""
+    """Return the run that this request created if it was sent before: the current run or a predecessor; else empty."""
     state = current or base.state
     made = core_reset.made_by(state, request_id)
     previous = [base.state.reset_run_id, state.continued_run_id]
@@ -150,7 +150,7 @@ async def _begin(service: History, request: service_pb.ResetWorkflowExecutionReq
 
 
 async def _batches(engine: Engine, entry: Entry, first: int, end: int) -> AsyncIterator[HistoryBatch]:
-    """All batches that hold those events."""
+    """Yield all batches that contain those events."""
     while first < end:
         batches = await histories.read_batches(engine, entry, first, end)
         if not batches:
@@ -163,7 +163,7 @@ async def _batches(engine: Engine, entry: Entry, first: int, end: int) -> AsyncI
 async def _reapply(
     engine: Engine, run: Run, base: Entry, first: int, kinds: frozenset[int], current: Run | None
 ) -> None:
-    """Along the base and the runs that continued it as new, as far as kept; what the termination flushed, too."""
+    """Apply the events again of the base, of the existing runs that continued it as new, and of the termination."""
     entry = base
     for _ in range(MAX_CHAIN):
         end = entry.state.next_event_id
@@ -186,10 +186,10 @@ async def _reapply(
 
 
 async def _hear_of_children(engine: Engine, key: ExecutionKey) -> None:
-    """Tell the new run of children that ended while no run of their parent was open to hear of it.
+    """Record in the new run the ends of children that closed while no run of their parent was open.
 
-    After the commit: a child that ends from then on finds the new run by itself. A request that is repeated because
-    this was interrupted comes here again.
+    This happens after the commit: a child that closes later finds the new run by itself. If it is interrupted, the
+    repeated request comes here again.
     """
     entry = await chains.entry_of(engine, key)
     pending = [] if entry is None else [child for child in entry.state.children.values() if child.started_event_id]

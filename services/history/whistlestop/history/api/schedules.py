@@ -1,4 +1,4 @@
-"""The RPCs of schedules, imported with their first use: a cold start does not pay for what it may never serve."""
+"""The RPCs of schedules, which are imported at first use because most cold starts do without them."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ SIGNALED = et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
 async def signal_workflow_execution(
     service: History, request: service_pb.SignalWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Record a signal in the named run, or in the current one."""
+    """Signal the named run, or the current one."""
     execution = request.workflow_execution
 
     def decide(run: Run) -> None:
@@ -64,7 +64,7 @@ _START_VALUES = (
 def start_request(
     request: service_pb.SignalWithStartWorkflowExecutionRequest,
 ) -> service_pb.StartWorkflowExecutionRequest:
-    """The start in a signal-with-start."""
+    """Return the start request in a signal-with-start."""
     start = service_pb.StartWorkflowExecutionRequest()
     for field in _START_FIELDS:
         if request.HasField(field):  # type: ignore[arg-type]
@@ -76,13 +76,13 @@ def start_request(
 
 
 class _ClosedError(Exception):
-    """The current run can't take the signal: start another."""
+    """The current run is closed and can't be signalled, so another has to be started."""
 
 
 async def signal_with_start_workflow_execution(
     service: History, request: service_pb.SignalWithStartWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Signal the open run, or start one whose first event after the started one is the signal."""
+    """Signal the open run, or start one whose second event is the signal."""
 
     def prepare(run: Run) -> None:
         _check(run)
@@ -122,7 +122,7 @@ async def signal_with_start_workflow_execution(
 
 
 async def _started_by(service: History, run: Run, request_id: str) -> str:
-    """The run that this very request started, when it is the first of the chain that `run` continues; else `run`."""
+    """Return the run that this request started if `run` belongs to its chain; otherwise `run`."""
     engine = service.engine
     first = await first_of_chain(engine, await engine.load(run.key))
     return run.key.run_id if first is None or first.state.create_request_id != request_id else first.key.run_id
@@ -142,7 +142,7 @@ def _signal(request: service_pb.SignalWithStartWorkflowExecutionRequest) -> dict
 async def _signal_current(
     service: History, request: service_pb.SignalWithStartWorkflowExecutionRequest, context: CallContext
 ) -> Run | None:
-    """The open run, signalled, or the one that took this very request before; None when there is none."""
+    """Signal the open run, or find the run that took this request before; return None when there is neither."""
 
     def decide(run: Run) -> None:
         if not run.is_open and not signal.is_known(run.state, request.request_id):
@@ -161,7 +161,7 @@ async def _signal_current(
 
 
 async def _start_with_signal(starting: Start) -> Run | None:
-    """The new run, or None when the workflow id changed hands meanwhile. Raises ALREADY_EXISTS."""
+    """Return the new run, or None when the workflow id was taken meanwhile. Raise ALREADY_EXISTS."""
     request = starting.request
     expected: str | None = None
     for _ in range(2):
@@ -174,7 +174,7 @@ async def _start_with_signal(starting: Start) -> Run | None:
         if entry is None:
             return None
         if signal.is_known(entry.state, request.request_id):
-            # It started this run, and was sent again.
+            # The request started this run, and was sent again.
             return starting.service.engine.run_of(entry)
         verdict = id_policies.decide(entry.state, request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)
         if verdict is Verdict.TERMINATE:

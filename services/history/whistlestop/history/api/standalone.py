@@ -1,6 +1,6 @@
-"""What is no workflow but stands in `executions` as a run: how standalone activities and Nexus operations are reached.
+"""Executions that are not workflows but are stored as runs: standalone activities and Nexus operations.
 
-The engine speaks of workflows; here its answers are put in the words of the kind that was asked for.
+The engine's errors are worded for workflows; here they are reworded for the requested kind.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _MOST_DIGITS = 19
 
 @dataclass(frozen=True, slots=True)
 class Standalone:
-    """One kind of them."""
+    """One kind of such executions."""
 
     id_prefix: str
-    """Of the workflow ids of their runs."""
+    """The prefix of the workflow ids of their runs."""
     gone: str
-    """Says that there is none, with a place for the id."""
+    """The message for one that does not exist, with a placeholder for the id."""
     is_one: Callable[[MutableState], bool]
     long_poll: Callable[[Limits], tuple[int, int]]
-    """How long a caller waits at most, and what is left of its own time when it is answered."""
+    """The longest wait of a caller, and how long before its own deadline it is answered."""
 
     def workflow_id(self, user_id: str) -> str:
-        """Under which the run stands in `executions`."""
+        """Return the workflow id under which the run is stored."""
         return self.id_prefix + user_id
 
     async def key(self, service: History, context: CallContext, user_id: str, run_id: str) -> ExecutionKey:
-        """The run that is meant; the latest without a run id. Raises NOT_FOUND."""
+        """Return the key of the run; the latest one without a run id. Raise NOT_FOUND."""
         engine = service.engine
         try:
             return await engine.resolve(
@@ -58,7 +58,7 @@ class Standalone:
             raise self._told(error, user_id) from None
 
     async def read(self, service: History, key: ExecutionKey) -> Entry:
-        """Its state. Raises NOT_FOUND."""
+        """Return the run as stored now. Raise NOT_FOUND."""
         user_id = key.workflow_id.removeprefix(self.id_prefix)
         try:
             entry = await service.engine.read(key)
@@ -71,7 +71,7 @@ class Standalone:
     async def wait(
         self, service: History, context: CallContext, key: ExecutionKey, wanted: Callable[[Entry], bool]
     ) -> Entry | None:
-        """Its state as soon as that is as `wanted`; None when the time is over."""
+        """Wait until the run is as `wanted` and return it; return None at the deadline."""
         deadline_ns = self._deadline(service, context)
         with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
             while True:
@@ -84,7 +84,7 @@ class Standalone:
     async def read_or_wait(
         self, service: History, context: CallContext, key: ExecutionKey, long_poll_token: bytes
     ) -> Entry | None:
-        """Its state; with the token of an earlier answer, as soon as there is something new."""
+        """Return the run; with an earlier answer's token, wait for a change (None at the deadline)."""
         if not long_poll_token:
             return await self.read(service, key)
         seen = _version_of(long_poll_token, key.run_id)
@@ -93,7 +93,7 @@ class Standalone:
     async def transact(
         self, service: History, namespace_id: str, user_id: str, run_id: str, decide: Callable[[Run], _T]
     ) -> tuple[Run, _T]:
-        """Decide on it and commit."""
+        """Decide on the run and commit. Raise NOT_FOUND."""
 
         def on_one(run: Run) -> _T:
             if not self.is_one(run.state):
@@ -108,7 +108,7 @@ class Standalone:
     async def delete(
         self, service: History, namespace_id: str, user_id: str, run_id: str, end: Callable[[Run], None]
     ) -> None:
-        """`end` it if it goes on, and remove all that is stored of it."""
+        """Call `end` if the run is open, and delete everything stored of it."""
 
         def decide(run: Run) -> None:
             if run.is_open:
@@ -124,7 +124,7 @@ class Standalone:
             service.engine.forget(run.key)
 
     def _deadline(self, service: History, context: CallContext) -> int:
-        """When whoever waits is answered that there is nothing yet."""
+        """Return when a waiting caller is answered that there is nothing new, by the steady clock."""
         limits = service.limits.of(context.namespace)
         longest_ns, buffer_ns = self.long_poll(limits)
         if not context.can_hold:
@@ -143,7 +143,7 @@ class Standalone:
 
 
 def long_poll_token(entry: Entry) -> bytes:
-    """Names what has been seen."""
+    """Return a token for what the caller has seen."""
     return f"{entry.state.run_id}/{entry.version}".encode()
 
 
@@ -157,7 +157,7 @@ def _version_of(token: bytes, run_id: str) -> int:
 
 
 def set_keyword(request: service_pb.StartWorkflowExecutionRequest, name: str, value: str) -> None:
-    """One of the server's own search attributes, the namespace division first of all."""
+    """Set one of the server's own search attributes, such as the namespace division."""
     payload = request.search_attributes.indexed_fields[name]
     payload.metadata["encoding"] = b"json/plain"
     payload.metadata["type"] = b"Keyword"

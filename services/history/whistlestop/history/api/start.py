@@ -1,8 +1,8 @@
-"""StartWorkflowExecution: id policies, request-id deduplication, the new run.
+"""StartWorkflowExecution: id policies, deduplication by request id, the new run.
 
-The common case is tried first, with no read at all: create the run on condition that nobody holds the workflow id. Only
-a conflict makes the current run be read and the policies be asked; whatever they allow is again one commit, on
-condition that the current run is still that one.
+The common case is tried first, without any read: create the run if nobody holds the workflow id. Only on a conflict is
+the current run read and are the policies applied; what they allow is again one commit, on condition that the current
+run is still the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 MAX_CONFLICTS = 20
 MAX_LOOKED_BACK = 10
-"""Runs of a chain that are looked through for a request which is sent again."""
+"""The maximum of runs in a chain that are searched for a repeated request."""
 RUNNING = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 
 
@@ -48,7 +48,7 @@ def new_run(
     context: CallContext,
     expected_current_run_id: str | None,
 ) -> Run:
-    """A run as the request wants it, up to its first event."""
+    """Return a new run for the request, with its first event."""
     now_ns = service.clock.now_ns()
     attributes = core_start.started_attributes(request, now_ns=now_ns, limits=service.limits.of(context.namespace))
     return core_start.new_run(
@@ -78,7 +78,7 @@ async def check_version(
 
 @record
 class Start:
-    """One start being carried out. `prepare` adds to a new run what is to be committed with it."""
+    """One start in progress. `prepare` adds to a new run what is committed with it."""
 
     service: History
     request: service_pb.StartWorkflowExecutionRequest
@@ -86,7 +86,7 @@ class Start:
     prepare: Callable[[Run], None]
 
     async def create(self, expected_current_run_id: str | None, *, instead_of: Run | None = None) -> Run:
-        """Commit a new run, ending `instead_of` in the same commit. Raises CurrentConflict and VersionConflict."""
+        """Commit a new run, terminating `instead_of` in the same commit. Raise CurrentConflict or VersionConflict."""
         run = new_run(self.service, self.request, self.context, expected_current_run_id)
         self.prepare(run)
         if instead_of is not None:
@@ -95,7 +95,7 @@ class Start:
         return run
 
     async def current(self, run_id: str) -> Entry | None:
-        """The run that holds the workflow id, as stored now; None when it has just been deleted."""
+        """Return the run that holds the workflow id, as stored now; None when it has just been deleted."""
         key = ExecutionKey(self.context.namespace_id, self.request.workflow_id, run_id)
         try:
             return await self.service.engine.read(key)
@@ -105,7 +105,7 @@ class Start:
             return None
 
     async def replace(self, entry: Entry) -> Run | None:
-        """Terminate the open run and start the new one; None when it has closed meanwhile."""
+        """Terminate the open run and start the new one; return None when the open one has closed meanwhile."""
         engine = self.service.engine
         async with engine.lock(entry.key):
             old = engine.run_of(await engine.load(entry.key, fresh=not engine.exclusive))
@@ -121,7 +121,7 @@ class Start:
 async def start_workflow_execution(
     service: History, request: service_pb.StartWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Start a run, or answer as the id policies say when the workflow id is taken."""
+    """Start a run, or answer as the id policies say when the workflow id is in use."""
     delayed = bool(request.cron_schedule) or request.workflow_start_delay.ToNanoseconds() > 0
     if delayed or not service.limits.of(context.namespace).eager_workflow_start:
         request.request_eager_execution = False
@@ -139,7 +139,7 @@ async def start_workflow_execution(
 
 
 async def start(starting: Start) -> tuple[service_pb.StartWorkflowExecutionResponse, Run | None]:
-    """The reply, and the run it tells of when this request started it. Raises ALREADY_EXISTS."""
+    """Return the reply, and the run if this request started it (otherwise None). Raise ALREADY_EXISTS."""
     await check_version(starting.service, starting.request, starting.context)
     expected: str | None = None
     for _ in range(MAX_CONFLICTS):
@@ -183,7 +183,7 @@ def _started(starting: Start, state: MutableState) -> service_pb.StartWorkflowEx
 async def _seen_before(
     starting: Start, entry: Entry
 ) -> tuple[service_pb.StartWorkflowExecutionResponse, Run | None] | None:
-    """The same answer again to a request that took effect already (its first answer may have been lost)."""
+    """Repeat the answer to a request that took effect before (the first answer may have been lost); None otherwise."""
     state = entry.state
     request = starting.request
     event_type = id_policies.request_of(state, request.request_id)
@@ -207,9 +207,10 @@ async def _seen_before(
 
 
 async def _run_before(starting: Start, entry: Entry) -> Entry | None:
-    """The run of the chain that took this very request before `entry` continued it: the first one was started by it.
+    """Return the run of the chain that took this request before `entry` continued it; None without one.
 
-    What is attached to a run may be attached to any: only for such a request are more of them read.
+    A request that starts a run started the first of the chain. One that attaches something may have attached it to any
+    run; only for such a request are more of them read.
     """
     engine, request = starting.service.engine, starting.request
     first = await first_of_chain(engine, entry)
@@ -229,7 +230,7 @@ async def _run_before(starting: Start, entry: Entry) -> Entry | None:
 
 
 async def first_of_chain(engine: Engine, entry: Entry) -> Entry | None:
-    """The run that began the chain which `entry` continues; None when that is itself, or gone."""
+    """Return the first run of the chain of `entry`; None when that is `entry` itself or does not exist."""
     first_run_id = entry.state.first_run_id
     if first_run_id in ("", entry.key.run_id):
         return None
@@ -247,7 +248,7 @@ def _request_link(starting: Start, state: MutableState) -> common_pb.Link:
 
 
 async def _use_existing(starting: Start, entry: Entry) -> service_pb.StartWorkflowExecutionResponse | None:
-    """Answer with the open run, and attach to it what the request wants; None when it has closed meanwhile."""
+    """Return the open run, attaching what the request asks for; None when it has closed meanwhile."""
     state = entry.state
     request = starting.request
     reply = _started(starting, state)
@@ -275,7 +276,7 @@ async def _use_existing(starting: Start, entry: Entry) -> service_pb.StartWorkfl
 
 
 async def _add_eager_task(service: History, run: Run, reply: service_pb.StartWorkflowExecutionResponse) -> None:
-    """The first workflow task goes back with the reply."""
+    """Add the first workflow task to the reply."""
     from whistlestop.history.api.workflow_tasks import poll_reply
 
     if run.has_started_workflow_task:

@@ -1,4 +1,4 @@
-"""PollWorkflowExecutionTimeSkipping: waiting for a fast-forward to end, along the runs of a chain."""
+"""PollWorkflowExecutionTimeSkipping: wait for the end of a fast-forward, along the runs of a chain."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DISABLED = "time skipping was disabled before the fast-forward completed"
 async def poll_workflow_execution_time_skipping(
     service: History, request: service_pb.PollWorkflowExecutionTimeSkippingRequest, context: CallContext
 ) -> Reply:
-    """How the fast-forward ended; POLL_TIMEOUT when it goes on."""
+    """Return how the fast-forward ended; POLL_TIMEOUT when it has not by the deadline."""
     engine = service.engine
     execution = request.workflow_execution
     key = await engine.resolve(
@@ -66,7 +66,7 @@ def _is_open(state: MutableState) -> bool:
 def _judge(
     state: MutableState, wanted: str, before: common_pb.TimeSkippingFastForwardInfo | None
 ) -> Response | None:
-    """The answer, if the fast-forward is over; `before` is what the poll saw of it first."""
+    """Return the answer if the fast-forward has ended, otherwise None; `before` is what the poll saw first."""
     info = fast_forward_info(state)
     if info is None or info.fast_forward_id != wanted:
         return _reply(info, _FAILED, OTHER_ID)

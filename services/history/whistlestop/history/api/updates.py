@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 async def update_workflow_execution(
     service: History, request: service_pb.UpdateWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Admit the update, and wait until it has come as far as the caller wants to know."""
+    """Admit the update, and wait until it reaches the requested stage."""
     execution = request.workflow_execution
     patience = Patience.of(service, context)
     run, ticket = await service.engine.transact(
@@ -50,7 +50,7 @@ async def respond(
     context: CallContext,
     patience: Patience,
 ) -> service_pb.UpdateWorkflowExecutionResponse:
-    """Wait for an admitted update, and build the reply."""
+    """Wait for an admitted update, and return the reply."""
     reached, outcome = await wait(service, key, ticket, request.wait_policy.lifecycle_stage, patience)
     reply = service_pb.UpdateWorkflowExecutionResponse(stage=reached.stage)  # type: ignore[arg-type]
     reply.update_ref.workflow_execution.workflow_id = key.workflow_id
@@ -70,7 +70,7 @@ def _link(
     namespace: str,
     request_id: str,
 ) -> None:
-    """Where the update stands in history; a failed one may stand nowhere and points to the workflow."""
+    """Fill the link to the update's event; a failed update may have none and links to the workflow."""
     completed = update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
     if reached.stage == completed and outcome is not None and outcome.HasField("failure"):
         link.workflow.namespace = namespace
@@ -87,7 +87,7 @@ def _link(
 
 
 def deadline(service: History, context: CallContext) -> int:
-    """Until when a caller is kept waiting: shortly before its own deadline, and never for very long."""
+    """Return until when a caller waits: shortly before its own deadline, and at most for a long poll."""
     long_poll_ns, now_ns = service.limits.of(context.namespace).long_poll_ns, service.clock.steady_ns()
     if context.deadline_ns is None:
         return now_ns + long_poll_ns
@@ -97,15 +97,18 @@ def deadline(service: History, context: CallContext) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a caller waits for an update, and what it gets when that is over."""
+    """How long a caller waits for an update, and what it gets at the end."""
 
     until_ns: int
     refuses: bool
-    """The time is the caller's own: it learns nothing but that it is over. Else it learns how far the update is."""
+    """True: the deadline is the caller's own, which then gets an error. False: it gets the update's current stage."""
 
     @classmethod
     def of(cls, service: History, context: CallContext) -> Patience:
-        """The caller's time when it is shorter than a long poll. In a function, the time may be the function's."""
+        """Return the caller's deadline if it is earlier than a long poll's.
+
+        In a function it may be the function's own.
+        """
         latest_ns = context.deadline_ns
         long_poll_ns = service.clock.steady_ns() + service.limits.of(context.namespace).long_poll_ns
         if context.can_hold and latest_ns is not None and latest_ns < long_poll_ns:
@@ -116,7 +119,7 @@ class Patience:
 async def wait(
     service: History, key: ExecutionKey, ticket: update.Ticket, stage: int, patience: Patience
 ) -> tuple[update.Progress, update_pb.Outcome | None]:
-    """Until the update has reached `stage`, or for as long as is waited: how far it is, its outcome if it has one."""
+    """Wait until the update reaches `stage` or until the deadline; return its progress, and its outcome or None."""
     with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
         while True:
             entry = await service.engine.read(key, audience)
@@ -139,7 +142,7 @@ async def wait(
 async def poll_workflow_execution_update(
     service: History, request: service_pb.PollWorkflowExecutionUpdateRequest, context: CallContext
 ) -> Reply:
-    """Wait for the outcome of an update that was admitted before."""
+    """Wait for the outcome of an update that was admitted before. Raise NOT_FOUND."""
     ref = request.update_ref
     entry = await service.engine.find(
         context.namespace_id, ref.workflow_execution.workflow_id, ref.workflow_execution.run_id

@@ -1,4 +1,4 @@
-"""Workflow tasks between a worker and the core: started by a poll, answered, failed."""
+"""Workflow tasks: started by a poll, completed, failed."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
 _TASK_FIELD = service_pb.RespondWorkflowTaskCompletedResponse.DESCRIPTOR.fields_by_name["workflow_task"].number
 
 MANY_COMMANDS = 100
-"""Of one completion: they are worked through off the event loop."""
+"""Completions with more commands are processed off the event loop."""
 
 
 async def record_workflow_task_started(
     service: History, request: internal_pb2.RecordWorkflowTaskStartedRequest, context: CallContext
 ) -> Reply:
-    """A poller gets the task: start it, and build the poll's reply."""
+    """Start the task for a poller, and return the poll's reply. Raise NOT_FOUND for a stale task."""
     poll = request.poll
 
     def decide(run: Run) -> None:
@@ -75,7 +75,7 @@ async def record_workflow_task_started(
 
 
 async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
-    """The reply to the poll that started `run`'s task: stored history spliced behind everything else."""
+    """Return the reply to the poll that started `run`'s task; the stored history is appended without parsing."""
     state = run.state
     task = state.workflow_task
     reply = PollResponse(
@@ -107,7 +107,7 @@ async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
 async def respond_workflow_task_completed(
     service: History, request: service_pb.RespondWorkflowTaskCompletedRequest, context: CallContext
 ) -> Reply:
-    """A worker's commands."""
+    """Process a worker's commands. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for invalid commands."""
     token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_GONE)
     if (request.intermediate_page or request.page_number > 0) and await _keep_page(service, token, request):
         return service_pb.RespondWorkflowTaskCompletedResponse()
@@ -154,7 +154,7 @@ async def respond_workflow_task_completed(
 async def _keep_page(
     service: History, token: internal_pb2.TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest
 ) -> bool:
-    """Keep a page of an answer; or, before the last one, put those that were kept: then it is carried out."""
+    """Keep a page of a completion and return True; for the last page, merge the kept pages into it and return False."""
     await service.engine.transact(
         token.namespace_id, token.workflow_id, token.run_id, lambda run: completion.check_token(run, token)
     )
@@ -186,7 +186,7 @@ _NAMING_A_NAMESPACE = {
 async def _other_namespaces(
     service: History, request: service_pb.RespondWorkflowTaskCompletedRequest
 ) -> dict[str, Namespace]:
-    """Other namespaces that commands name. One that does not exist fails the call, not the workflow task."""
+    """Return the other namespaces that commands name. An unknown one fails the call, not the workflow task."""
     found = {}
     for command in request.commands:
         field = _NAMING_A_NAMESPACE.get(command.command_type)
@@ -202,7 +202,7 @@ async def _other_namespaces(
 async def _nexus_endpoints(
     service: History, request: service_pb.RespondWorkflowTaskCompletedRequest
 ) -> dict[str, str]:
-    """Ids by name of those endpoints that commands name and that exist."""
+    """Return the ids, by name, of the existing endpoints that commands name."""
     names = {
         command.schedule_nexus_operation_command_attributes.endpoint
         for command in request.commands
@@ -222,14 +222,14 @@ async def _search_attribute_checker(
     request: service_pb.RespondWorkflowTaskCompletedRequest,
     others: Mapping[str, Namespace],
 ) -> Callable[[SearchAttributes, str], str] | None:
-    """What tells names and types of search attributes, when a command sets any."""
+    """Return a function that checks names and types of search attributes; None when no command sets any."""
     if not any(_sets_search_attributes(command) for command in request.commands):
         return None
     namespace = await service.namespaces.by_id(namespace_id)
     if namespace is None:
         return None
 
-    # Sizes end the workflow, names, types and their number fail the task: the core looks at sizes itself.
+    # Sizes are checked by the core: they terminate the workflow, while names, types and number fail the task.
     most = service.limits.of(namespace.name).search_attribute_count
     any_size = AttributeLimits(most, size_of_value=2**31, total_size=2**31)
 
@@ -262,7 +262,7 @@ def _sets_search_attributes(command: Command) -> bool:
 async def respond_workflow_task_failed(
     service: History, request: service_pb.RespondWorkflowTaskFailedRequest, context: CallContext
 ) -> Reply:
-    """The worker could not work the task through."""
+    """Record that the worker failed to process the task. Raise NOT_FOUND for a stale token."""
     token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_GONE)
 
     def decide(run: Run) -> None:
@@ -270,7 +270,7 @@ async def respond_workflow_task_failed(
             raise not_found("workflow execution already completed")
         completion.check_token(run, token)
         if request.cause == fc.WORKFLOW_TASK_FAILED_CAUSE_GRPC_MESSAGE_TOO_LARGE:
-            # Its history or its answer does not fit into a message: another attempt would end in the same way.
+            # Its history or its completion does not fit into a message, so another attempt would end in the same way.
             close.terminate(run, reason="GrpcMessageTooLarge", identity=close.HISTORY_SERVICE)
             return
         workflow_task.fail(
@@ -290,7 +290,7 @@ async def respond_workflow_task_failed(
 async def reset_sticky_task(
     service: History, request: internal_pb2.ResetStickyTaskRequest, context: CallContext
 ) -> Reply:
-    """Nobody polls the sticky queue that the task waits on: offer it on the run's own queue."""
+    """Move a task from a sticky queue without pollers to the run's own queue. Raise NOT_FOUND for a stale task."""
 
     def decide(run: Run) -> None:
         task = run.state.workflow_task
@@ -306,7 +306,7 @@ async def reset_sticky_task(
 async def reset_sticky_task_queue(
     service: History, request: service_pb.ResetStickyTaskQueueRequest, context: CallContext
 ) -> Reply:
-    """The worker gives the run's cache up: its next task goes to the run's own queue."""
+    """Leave the sticky queue, because the worker dropped the run from its cache. Raise NOT_FOUND for a closed run."""
 
     def decide(run: Run) -> None:
         if not run.is_open:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Value = str | int | None
     Field = tuple[str, Value]
-    """How it is compared, and its value now."""
+    """How the field is compared, and its current value."""
 
 _TEXT, _NUMBER, _TIME, _EXACT, _CONTAINS = "text", "number", "time", "exact", "contains"
 _ORDER: dict[str, Callable[[int, int], bool]] = {

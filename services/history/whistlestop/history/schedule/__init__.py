@@ -1,1 +1,1 @@
-"""Schedules: their times (spec), what is due and what becomes of overlaps (policy), and the shell (driver)."""
+"""Schedules: their times (spec), due times and overlaps (policy), and their execution (driver)."""

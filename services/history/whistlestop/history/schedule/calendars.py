@@ -1,9 +1,8 @@
-"""One calendar over time: which whole seconds it matches, and which is the next.
+"""The times of one calendar: which whole seconds it matches, and which is the next.
 
-A calendar matches the instants whose local date and time match all of its fields. So what a change to summer time
-skips does not exist, and what it repeats comes twice. The next match is looked for from the outside in: days by
-their fields alone, then hours, then within an hour by arithmetic; only hours in which the clock changes are searched
-second by second.
+A calendar matches the times whose local date and time match all of its fields. So a local time skipped by daylight
+saving does not exist, and a repeated one occurs twice. The search for the next match goes from days, by their fields,
+to hours, then within an hour by arithmetic; only hours in which the clock changes are searched second by second.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Calendar:
     """0 is Sunday."""
 
     def matches(self, second: int) -> bool:
-        """Seconds since the epoch."""
+        """Return whether the calendar matches `second` (since the Unix epoch)."""
         local = datetime.fromtimestamp(second, self.zone)
         return (
             self._has_day(local.date())
@@ -48,11 +47,11 @@ class Calendar:
         )
 
     def next_after(self, second: int) -> int | None:
-        """The first match later than `second`; None when there is none up to the year 2100."""
+        """Return the first match later than `second`; None when there is none up to the year 2100."""
         if not (self.seconds and self.minutes and self.hours):
             return None
         local = datetime.fromtimestamp(second, self.zone)
-        # The clock may go back over midnight: what comes next may stand under the day before.
+        # The clock may be set back across midnight: the next match may belong to the previous day.
         for day in self._days_from(local.date() - _DAY):
             if day < local.date() and _start(day + _DAY, self.zone) + 7200 < second:
                 continue
@@ -63,7 +62,7 @@ class Calendar:
         return None
 
     def free_from(self, second: int) -> int:
-        """(For an exclusion that matches `second`) the first second that may be free of it."""
+        """Return the first second that an exclusion matching `second` may not match."""
         if len(self.seconds) < 60:
             return second + 1
         if len(self.minutes) < 60:
@@ -93,7 +92,7 @@ class Calendar:
                 day += _DAY
 
     def _next_in_hour(self, day: date, hour: int, after: int) -> int | None:
-        """The first match within one hour of the clock on the wall; it may come twice, in part or not at all."""
+        """Return the first match within one hour of local time, which may occur twice, in part or not at all."""
         first = datetime(day.year, day.month, day.day, hour, tzinfo=self.zone)
         last = first.replace(minute=59, second=59)
         begin = int(first.timestamp())
@@ -103,7 +102,7 @@ class Calendar:
         return min((match for match in self._every(first) if match > after), default=None)
 
     def _next_from(self, begin: int, after: int) -> int | None:
-        """The first match of a plain hour that begins at `begin`."""
+        """Return the first match within an hour without clock changes that begins at `begin`."""
         wanted = max(after + 1 - begin, 0)
         minute, second = divmod(wanted, 60)
         at = bisect_left(self.minutes, minute)
@@ -125,7 +124,7 @@ class Calendar:
 
 
 def compiled(spec: schedule_pb.StructuredCalendarSpec, zone: tzinfo) -> Calendar:
-    """From the structured form. An empty field matches nothing, but for the year."""
+    """Compile a structured calendar. An empty field matches nothing, except for the year."""
     return Calendar(
         zone=zone,
         seconds=tuple(sorted(_values(spec.second))),
@@ -149,17 +148,17 @@ def _start(day: date, zone: tzinfo) -> int:
 
 
 def _unchanged(wall: datetime, instant: int) -> bool:
-    """The clock on the wall really shows that time then."""
+    """Return whether local clocks show that time at that instant."""
     shown = datetime.fromtimestamp(instant, wall.tzinfo)
     return shown.replace(tzinfo=None, fold=0) == wall.replace(tzinfo=None, fold=0)
 
 
 def _is_odd(wall: datetime) -> bool:
-    """That time comes twice or not at all."""
+    """Return whether that local time occurs twice or not at all."""
     return wall.timestamp() != wall.replace(fold=1).timestamp()
 
 
 def _is_steady(second: int, zone: tzinfo) -> bool:
-    """The clock does not change within an hour from here."""
+    """Return whether the clock does not change within an hour from here."""
     here = datetime.fromtimestamp(second, zone).utcoffset()
     return here == datetime.fromtimestamp(second + 3600, zone).utcoffset()

@@ -1,12 +1,12 @@
-"""The shell around a schedule: load, let the policy decide, start runs, commit.
+"""Execute a schedule: load it, let the policy decide, start runs, commit.
 
 A schedule is a run in `executions` that no worker ever sees: its workflow id is `temporal-sys-scheduler:<schedule id>`,
-its first event says how it began, its last that it was deleted, and between them everything stands in `MutableState.
-schedule`. So it is guarded, cached, listed, kept and deleted as runs are. What matters most: the runs that it starts
-are part of the commit in which it notes that it started them, so each action is taken once, whatever crashes when.
+its first event records its creation, its last one its deletion, and in between everything is in `MutableState.
+schedule`. So it is guarded, cached, listed, retained and deleted like a run. Above all, the runs that it starts are
+part of the commit that records their start, so each action is taken once, whatever crashes when.
 
-How a started run ends comes through the outbox (`schedule_action_closed`); cancelling and terminating others go the
-same way. Its timer row is of the kind `schedule`.
+How a started run ends is reported by a transfer task (`schedule_action_closed`); requests to cancel and terminate runs
+are transfer tasks, too. Its timer row has the kind `schedule`.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ _STATUS_OF = {
 
 
 def workflow_id_of(schedule_id: str) -> str:
-    """Under which the schedule's run stands in `executions`."""
+    """Return the workflow id of the schedule's run in `executions`."""
     return ID_PREFIX + schedule_id
 
 
 def identity_of(run: Run, data: ScheduleData) -> str:
-    """In whose name a schedule acts."""
+    """Return the identity under which a schedule acts."""
     return f"temporal-scheduler-{run.state.namespace}-{data.schedule_id}"
 
 
@@ -95,15 +95,18 @@ T = TypeVar("T")
 
 
 def no_change(run: Run, data: ScheduleData) -> None:
-    """Only do what is due."""
+    """Change nothing, so that only due work is done."""
 
 
 async def work(
     service: History, key: ExecutionKey, decide: Decide = no_change, *, done: TransferTask | None = None
 ) -> ScheduleData:
-    """Do what is due, then what `decide` wants, and commit; again on a conflict. The schedule's data afterwards.
+    """Do what is due, then what `decide` wants, and commit; repeat on a conflict.
 
-    `done` is an outbox row that this very commit settles. Raises NOT_FOUND when the schedule is gone.
+    Return the schedule's data afterwards.
+
+    `done` is a transfer task that this commit completes. Raise NOT_FOUND when the schedule is closed, UNAVAILABLE after
+    too many conflicts.
     """
     engine = service.engine
     fresh = not engine.exclusive
@@ -128,21 +131,21 @@ async def work(
 
 
 async def off_loop_if(spec: CompiledSpec | None, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What `work` gives: off the event loop for a spec whose times take long to find."""
+    """Return the result of `work`, computed off the event loop for a spec whose times take long to find."""
     if spec is not None and spec.is_long:
         return await off_loop(work, *arguments, **named)
     return work(*arguments, **named)
 
 
 class Outlook(NamedTuple):
-    """What follows from a schedule's data and its spec."""
+    """What is stored with a schedule's data, and follows from it and its spec."""
 
     due_ns: int
-    """When to look at the schedule again."""
+    """When the schedule has to be processed again."""
     shown: bytes
     """What lists show of it, serialised."""
     next_action: bytes
-    """When it acts next, and when it will be closed for having nothing to do: search attributes, empty for never."""
+    """When it acts next, and when it will be closed as idle: values of search attributes, empty for never."""
     idle_close: bytes
 
 
@@ -162,7 +165,7 @@ def outlook(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> Outlo
 
 
 def write(run: Run, data: ScheduleData, looks: Outlook) -> None:
-    """Put the data of an open schedule into its run, with the timer and what lists show (see `outlook`)."""
+    """Write the data of an open schedule into its run, with the timer and what lists show (see `outlook`)."""
     due_ns, shown, next_action, idle_close = looks
     if due_ns != data.alarm_ns:
         data.alarm_ns = due_ns
@@ -198,13 +201,13 @@ def _set_attribute(run: Run, name: str, data: bytes, kind: AttributeType) -> Non
 
 
 def attribute(data: bytes, kind: AttributeType) -> common_pb.Payload:
-    """A search attribute as the server itself sets it."""
+    """Return a search attribute as the server itself sets it."""
     return common_pb.Payload(metadata={"encoding": b"json/plain", "type": kind.name.encode()}, data=data)
 
 
 @dataclass(slots=True)
 class _Turn:
-    """One look at one schedule, on working copies."""
+    """The processing of one schedule, on working copies."""
 
     service: History
     run: Run
@@ -238,7 +241,7 @@ class _Turn:
             close.finish(run, event)
 
     async def _take(self) -> bool:
-        """Start what may start now. True when a start came to nothing, so that another may take its place."""
+        """Start what may start now. Return True when a start was skipped, so that another may take its place."""
         data = self.data
         room = policy.STARTS_AT_ONCE - len(self.started)
         if not data.buffered or room <= 0:
@@ -273,7 +276,7 @@ class _Turn:
             )
 
     async def _new_run(self, start: BufferedStart, *, tracked: bool) -> Run | None:
-        """The run that a start begins; None when its workflow id is taken, or the version it is pinned to is gone."""
+        """Return the run of a start; None when its workflow id is in use or its pinned version does not exist."""
         state = self.run.state
         request = start_request(self.run, self.data, start, tracked=tracked)
         if request.HasField("retry_policy"):
@@ -310,7 +313,7 @@ class _Turn:
         return run
 
     async def _refresh(self) -> None:
-        """Runs may have ended without having told yet, or may be gone: see before they stand in the way of others."""
+        """Record the ends of runs that closed without reporting it yet, or are gone, so that they block no start."""
         for each in policy.executions(self.data):
             closed = await _closed(self.service, self.run.state.namespace_id, each)
             if closed is not None:
@@ -321,7 +324,7 @@ class _Turn:
 def start_request(
     run: Run, data: ScheduleData, start: BufferedStart, *, tracked: bool
 ) -> service_pb.StartWorkflowExecutionRequest:
-    """The schedule's action as a start request."""
+    """Return the schedule's action as a start request."""
     action = data.schedule.action.start_workflow
     nominal = datetime.fromtimestamp(start.nominal_ns // SECOND_NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     keeps_id = data.schedule.policies.keep_original_workflow_id
@@ -353,13 +356,13 @@ def _quoted(text: str) -> bytes:
     return json.dumps(text, ensure_ascii=False).encode()
 
 
-# ---- what became of the runs ----------------------------------------------------------------------------------------
+# ---- the started runs ------------------------------------------------------------------------------------------------
 
 
 async def _closed(
     service: History, namespace_id: str, execution: common_pb.WorkflowExecution
 ) -> tuple[wf_enums.WorkflowExecutionStatus.ValueType, history_pb.HistoryEvent | None] | None:
-    """How a chain ended, by the run it began with; None while it goes on. A chain that is gone ended somehow."""
+    """Return how the chain that began with that run ended; None while it is open. A deleted chain counts as ended."""
     ending = await chains.ending(service.engine, namespace_id, execution.workflow_id, execution.run_id)
     if ending is None:
         return None
@@ -368,12 +371,12 @@ async def _closed(
 
 
 async def is_running(service: History, namespace_id: str, execution: common_pb.WorkflowExecution) -> bool:
-    """The chain goes on."""
+    """Return whether the chain that began with that run is open."""
     return await _closed(service, namespace_id, execution) is None
 
 
 async def fire(service: History, timer: TimerTask) -> None:
-    """The schedule's timer row is due (or was, and was moved)."""
+    """Fire the schedule's timer row, which may have been moved."""
     if service.clock.now_ns() < timer.fire_at_ns:
         return
     try:
@@ -388,7 +391,7 @@ async def fire(service: History, timer: TimerTask) -> None:
 
 
 async def action_closed(service: History, task: TransferTask, data: TransferData) -> None:
-    """Tell the schedule how a run that it started ended."""
+    """Record in the schedule how a run that it started ended."""
     event = data.close_event
     status = _STATUS_OF.get(event.event_type, wf_enums.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED)
 
@@ -405,17 +408,17 @@ async def action_closed(service: History, task: TransferTask, data: TransferData
 
 
 async def stop_action(service: History, task: TransferTask, data: TransferData) -> None:
-    """Cancel or terminate a run that stands in the way of the next."""
+    """Cancel or terminate a run that blocks the next one."""
     engine = service.engine
     try:
         key = await engine.resolve(data.target_namespace_id, data.target_workflow_id, fresh=True)
         async with engine.lock(key):
             run = engine.run_of(await engine.load(key, fresh=not engine.exclusive))
             if not run.is_open and await engine.is_succeeded(key):
-                # It went on in another run before its lock was taken: that one is meant.
+                # It continued in another run before its lock was taken: that one is meant.
                 raise VersionConflict(key)
             if run.is_open and run.state.first_run_id == data.target_run_id:
-                # The row's `namespace` field carries the schedule's identity: nothing else of it is needed here.
+                # The row's `namespace` field has the schedule's identity, because nothing else is needed here.
                 if task.kind == "schedule_terminate":
                     close.terminate(run, reason="terminated by schedule overlap policy", identity=data.namespace)
                 else:

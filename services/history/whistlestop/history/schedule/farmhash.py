@@ -1,6 +1,6 @@
 """FarmHash's 32-bit fingerprint (the portable `mk` variant) of inputs longer than 24 bytes.
 
-Temporal derives jitter from it, so the same schedule has the same times here as there.
+Temporal derives jitter from it, so a schedule has the same times on this server as on Temporal's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _ADD = 0xE6546B64
 
 
 def fingerprint32(data: bytes) -> int:
-    """Raises ValueError for 24 bytes or less, which no caller has."""
+    """Return the fingerprint. Raise ValueError for 24 bytes or less, which no caller has."""
     size = len(data)
     if size <= 24:
         raise ValueError("only inputs longer than 24 bytes are supported")

@@ -1,10 +1,10 @@
-"""What a schedule does, as pure decisions on its data: which times are due, and what becomes of those that overlap.
+"""The decisions of a schedule on its data: which times are due, and what to do about overlaps.
 
 Rules of this file, which are Temporal's:
-- A time that is due becomes a buffered start. A paused schedule, or one out of actions, passes over its times.
-- A time that was missed for longer than the catch-up window is counted and dropped.
-- The overlap policy is looked up when a buffered start is looked at, so that a change of policy applies to it.
-- At most one run that may not overlap is under way; those of ALLOW_ALL are not tracked, and neither give nor get a
+- A time that is due becomes a buffered start. A paused schedule, or one without remaining actions, skips its times.
+- A time that was missed by more than the catch-up window is counted and dropped.
+- The overlap policy is read when a buffered start is processed, so that a change of policy applies to it.
+- At most one run that may not overlap is open; those of ALLOW_ALL are not tracked, and neither provide nor receive a
   last result.
 - Triggers and backfills ignore pause, limit and catch-up window.
 """
@@ -39,17 +39,17 @@ DAY_NS = 24 * 3600 * SECOND_NS
 DEFAULT_CATCHUP_NS = 365 * DAY_NS
 MIN_CATCHUP_NS = 10 * SECOND_NS
 RETENTION_NS = 7 * DAY_NS
-"""How long a schedule stays that has nothing left to do."""
+"""How long an idle schedule is retained."""
 MAX_BUFFER = 1000
 MAX_BACKFILLS = 1000
 MAX_BACKFILLS_AT_ONCE = 100
-"""With a request that adds some. A schedule of 0.1.0 may have more."""
+"""The maximum with a request that adds some. A schedule of release 0.1.0 may have more."""
 BACKFILLS_AT_ONCE = 10
 BACKFILL_PAUSE_NS = SECOND_NS
 MAX_CATCHUP_AT_ONCE = 1000
-"""Times that one look at the schedule goes through; the next look follows at once."""
+"""The maximum of times processed at once; processing continues right after."""
 STARTS_AT_ONCE = 10
-"""Runs that are started in one commit."""
+"""The maximum of runs started in one commit."""
 RECENT = 10
 FUTURE = 10
 LISTED = 5
@@ -70,10 +70,10 @@ _TIMED_OUT = wf_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT
 
 @dataclass(slots=True)
 class Taken:
-    """What is to be done now with what was in the buffer."""
+    """What is to be done now with the buffered starts."""
 
     starts: list[tuple[BufferedStart, bool]] = field(default_factory=list)
-    """With True for those that are tracked: no other may run beside them."""
+    """Each with True if it is tracked: no other tracked run may be open at the same time."""
     cancel: bool = False
     terminate: bool = False
 
@@ -84,7 +84,7 @@ class Taken:
 def create(
     schedule_id: str, schedule: schedule_pb.Schedule, patch: schedule_pb.SchedulePatch | None, now_ns: int
 ) -> ScheduleData:
-    """A fresh schedule. `schedule` has a canonical spec."""
+    """Return the data of a new schedule. `schedule` has a canonical spec."""
     data = ScheduleData(schedule_id=schedule_id, conflict_token=1, processed_ns=now_ns)
     data.schedule.CopyFrom(schedule)
     set_timestamp(data.info.create_time, now_ns)
@@ -95,7 +95,7 @@ def create(
 
 
 def fill_defaults(data: ScheduleData) -> None:
-    """Write out what the schedule leaves open, so that it is shown."""
+    """Fill the schedule's empty fields with their defaults, so that they are shown."""
     schedule = data.schedule
     for name in ("spec", "action", "policies", "state"):
         getattr(schedule, name).SetInParent()
@@ -114,14 +114,14 @@ def update(data: ScheduleData, schedule: schedule_pb.Schedule, now_ns: int) -> N
 
 
 def check_room(data: ScheduleData, change: schedule_pb.SchedulePatch) -> None:
-    """Raise FAILED_PRECONDITION when the patch asks for more backfills than may be under way at once."""
+    """Raise FAILED_PRECONDITION when the patch would exceed the maximum of concurrent backfills."""
     more = len(change.backfill_request) + change.HasField("trigger_immediately")
     if len(data.backfills) + more > MAX_BACKFILLS_AT_ONCE:
         raise failed_precondition("too many concurrent backfillers")
 
 
 def patch(data: ScheduleData, change: schedule_pb.SchedulePatch, now_ns: int) -> None:
-    """Trigger, backfill, pause and unpause."""
+    """Apply a patch: trigger, backfill, pause and unpause."""
     if change.HasField("trigger_immediately"):
         trigger = change.trigger_immediately
         at_ns = timestamp_ns(trigger.scheduled_time) or now_ns
@@ -131,7 +131,7 @@ def patch(data: ScheduleData, change: schedule_pb.SchedulePatch, now_ns: int) ->
         if len(data.backfills) >= MAX_BACKFILLS:
             data.info.buffer_dropped += 1
             continue
-        # Its start is included.
+        # The start of the range is included.
         data.backfills.add(
             after_ns=timestamp_ns(request.start_time) - 1_000_000,
             end_ns=timestamp_ns(request.end_time),
@@ -145,7 +145,7 @@ def patch(data: ScheduleData, change: schedule_pb.SchedulePatch, now_ns: int) ->
 
 
 def is_repeated(data: ScheduleData, request_id: str) -> bool:
-    """Whether a request of that id was carried out already; it is remembered."""
+    """Return whether a request of that id was processed before; the id is remembered."""
     if not request_id:
         return False
     if request_id in data.request_ids:
@@ -156,7 +156,7 @@ def is_repeated(data: ScheduleData, request_id: str) -> bool:
 
 
 def compiled(data: ScheduleData, namespace_id: str) -> CompiledSpec | None:
-    """The times; None when this version can't read the spec (a time zone that is gone, say)."""
+    """Return the compiled spec; None when this version can't read it (for example because a time zone is gone)."""
     try:
         return times.compiled_spec(data.schedule.spec, f"{namespace_id}-{data.schedule_id}")
     except SpecError:
@@ -164,18 +164,18 @@ def compiled(data: ScheduleData, namespace_id: str) -> CompiledSpec | None:
 
 
 def overlap_policy(data: ScheduleData, wanted: int) -> int:
-    """What a buffered start asks for, else what the schedule says."""
+    """Return the overlap policy of a buffered start, or else the schedule's."""
     return wanted or data.schedule.policies.overlap_policy or SKIP
 
 
 def can_act(data: ScheduleData) -> bool:
-    """Neither paused nor out of actions."""
+    """Return whether the schedule is not paused and has actions left."""
     state = data.schedule.state
     return not state.paused and (not state.limited_actions or state.remaining_actions > 0)
 
 
 def spend(data: ScheduleData, start: BufferedStart) -> bool:
-    """Take one of the limited actions for the start; False when it may not take place."""
+    """Take one of the limited actions for the start; return False when the start must not take place."""
     if start.manual:
         return True
     if not can_act(data):
@@ -190,7 +190,7 @@ def spend(data: ScheduleData, start: BufferedStart) -> bool:
 
 
 def advance(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> None:
-    """Buffer what has become due."""
+    """Buffer a start for each time that has become due."""
     if spec is None or not can_act(data):
         # Times that pass meanwhile are not made up for.
         data.processed_ns = max(data.processed_ns, now_ns)
@@ -210,7 +210,7 @@ def advance(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> None:
 
 
 def backfill(data: ScheduleData, spec: CompiledSpec | None) -> None:
-    """Buffer some of the times that are to be made up for, with room left for the present."""
+    """Buffer some of the times to backfill, leaving room for times that become due."""
     left = BACKFILLS_AT_ONCE
     while data.backfills and left > 0 and len(data.buffered) < MAX_BUFFER // 2:
         request = data.backfills[0]
@@ -232,7 +232,10 @@ def backfill(data: ScheduleData, spec: CompiledSpec | None) -> None:
 
 
 def _times(spec: CompiledSpec, after_ns: int) -> Iterator[Next]:
-    """The schedule's times in order. Too many exclusions end them: the schedule takes no further action."""
+    """Yield the schedule's times in order.
+
+    They end at too many exclusions: then the schedule takes no further action.
+    """
     try:
         while (found := spec.next_after(after_ns)) is not None:
             yield found
@@ -272,7 +275,7 @@ def take(data: ScheduleData, most: int) -> Taken:
                 taken.terminate = taken.terminate or policy == TERMINATE_OTHER
                 kept.append(start)
             else:
-                alone = start  # instead of the one that has not begun
+                alone = start  # replaces the one that has not begun
         else:
             data.info.overlap_skipped += 1
     if taken.cancel or taken.terminate:
@@ -286,7 +289,7 @@ def take(data: ScheduleData, most: int) -> Taken:
 
 
 def _refill(data: ScheduleData, left: Sequence[BufferedStart], starts: list[tuple[BufferedStart, bool]]) -> None:
-    """The buffer is what is left. Its field owns its messages, so those that outlive it are copied."""
+    """Replace the buffer by `left`. Its field owns its messages, so those that are still needed are copied."""
     starts[:] = [(_copy(start), tracked) for start, tracked in starts]
     copies = [_copy(start) for start in left]
     del data.buffered[:]
@@ -302,7 +305,7 @@ def _copy(start: BufferedStart) -> BufferedStart:
 def record_start(
     data: ScheduleData, start: BufferedStart, workflow_id: str, run_id: str, now_ns: int, *, tracked: bool
 ) -> None:
-    """A run was started."""
+    """Record that a run was started."""
     info = data.info
     info.action_count += 1
     result = info.recent_actions.add(start_workflow_status=_RUNNING)
@@ -322,7 +325,7 @@ def record_closed(
     status: wf_enums.WorkflowExecutionStatus.ValueType,
     event: history_pb.HistoryEvent | None,
 ) -> None:
-    """The chain that a start began is over; `event` closed it, where that is known."""
+    """Record that the chain of a start has closed; `event` is its closing event, or None if unknown."""
     for action in data.info.recent_actions:
         if action.start_workflow_result.run_id == first_run_id:
             action.start_workflow_status = status
@@ -352,11 +355,11 @@ def record_closed(
             data.continued_failure.CopyFrom(failed.failure)
 
 
-# ---- when to look again ---------------------------------------------------------------------------------------------
+# ---- the next time ---------------------------------------------------------------------------------------------------
 
 
 def next_look(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> int:
-    """When something is due, nanoseconds since the epoch; 0: not before somebody changes something."""
+    """Return when the schedule has to be processed next (nanoseconds since the epoch); 0: after a change."""
     looks = []
     if data.HasField("initial_patch"):
         looks.append(now_ns)
@@ -373,21 +376,21 @@ def next_look(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> int
 
 
 def is_idle(data: ScheduleData) -> bool:
-    """Whether nothing is under way. A paused schedule waits for its user, one with a running action for its end."""
+    """Return whether the schedule is idle. A paused one waits for its user, one with a running action for its end."""
     info = data.info
     waits = data.schedule.state.paused or data.HasField("initial_patch")
     return not (waits or data.backfills or data.buffered or info.running_workflows)
 
 
 def retention_ends(data: ScheduleData) -> int:
-    """When a schedule with nothing to do is to go: some time after it last did something."""
+    """Return when an idle schedule is to be closed: some time after its last activity."""
     info = data.info
     newest = [timestamp_ns(info.recent_actions[-1].actual_time)] if info.recent_actions else []
     return max(*newest, timestamp_ns(info.create_time), timestamp_ns(info.update_time)) + RETENTION_NS
 
 
 def is_over(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> bool:
-    """Nothing is left to do, and has not been for the time of retention."""
+    """Return whether the schedule has nothing left to do, and has been idle for its retention."""
     if not is_idle(data):
         return False
     if retention_ends(data) > now_ns:
@@ -395,11 +398,11 @@ def is_over(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> bool:
     return not can_act(data) or spec is None or next(_times(spec, data.processed_ns), None) is None
 
 
-# ---- how it is shown ------------------------------------------------------------------------------------------------
+# ---- description -----------------------------------------------------------------------------------------------------
 
 
 def future_times(data: ScheduleData, spec: CompiledSpec | None, most: int) -> list[int]:
-    """The next action times, nanoseconds since the epoch."""
+    """Return the next action times, at most `most`, in nanoseconds since the Unix epoch."""
     state = data.schedule.state
     if spec is None:
         return []
@@ -418,7 +421,7 @@ def future_times(data: ScheduleData, spec: CompiledSpec | None, most: int) -> li
 
 
 def shown(data: ScheduleData, spec: CompiledSpec | None) -> tuple[schedule_pb.Schedule, schedule_pb.ScheduleInfo]:
-    """What DescribeSchedule answers with."""
+    """Return what DescribeSchedule answers with."""
     schedule = schedule_pb.Schedule()
     schedule.CopyFrom(data.schedule)
     times.filled(schedule.spec)
@@ -430,7 +433,7 @@ def shown(data: ScheduleData, spec: CompiledSpec | None) -> tuple[schedule_pb.Sc
 
 
 def listed(data: ScheduleData, spec: CompiledSpec | None) -> schedule_pb.ScheduleListInfo:
-    """What lists show."""
+    """Return what lists show of the schedule."""
     schedule = data.schedule
     info = schedule_pb.ScheduleListInfo(
         notes=schedule.state.notes,
@@ -450,7 +453,7 @@ def listed(data: ScheduleData, spec: CompiledSpec | None) -> schedule_pb.Schedul
 
 
 def matching_times(spec: CompiledSpec, after_ns: int, end_ns: int) -> list[int]:
-    """Times within a range, at most a thousand. Raises TooManyExclusions."""
+    """Return the times within a range, at most a thousand. Raise TooManyExclusions."""
     found: list[int] = []
     looks = times.Looks(spec)
     looks.left += MAX_MATCHING_TIMES
@@ -469,7 +472,7 @@ def _add_times(target: _Timestamps, instants_ns: Sequence[int]) -> None:
 
 
 def executions(data: ScheduleData) -> list[common_pb.WorkflowExecution]:
-    """The runs that are tracked, as a list of its own."""
+    """Return the tracked runs, as a new list."""
     running = data.info.running_workflows
     return [common_pb.WorkflowExecution(workflow_id=each.workflow_id, run_id=each.run_id) for each in running]
 

@@ -1,7 +1,7 @@
-"""Calendars as text: fields such as `1-5/2,8` and cron strings, to the structured form that everything else reads.
+"""Parse calendars written as text, such as `1-5/2,8` and cron strings, into structured calendars.
 
-Fields take lists of values, ranges, and steps; months and days of the week also by the first letters of their names.
-Values that are the default of the structured form (end equal to start, step 1) are left out, as Temporal leaves them.
+Fields may have lists of values, ranges, and steps; months and days of the week may be abbreviated names. Values that
+are defaults of the structured form (end equal to start, step 1) are left out, as in Temporal.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _WHOLE_DAYS = re.compile(r"(\d+(?:\.\d*)?)d")
 
 
 class SpecError(ValueError):
-    """The spec is wrong; the message says where."""
+    """The spec is invalid; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ FIELDS = (
 
 
 def structured(calendar: schedule_pb.CalendarSpec) -> schedule_pb.StructuredCalendarSpec:
-    """The same calendar with parsed fields. Raises SpecError with everything that is wrong."""
+    """Return the same calendar with parsed fields. Raise SpecError with all problems."""
     result = schedule_pb.StructuredCalendarSpec(comment=calendar.comment)
     problems = []
     for field in FIELDS:
@@ -81,7 +81,7 @@ def structured(calendar: schedule_pb.CalendarSpec) -> schedule_pb.StructuredCale
 
 
 def parse_field(text: str, field: Field) -> list[schedule_pb.Range]:
-    """The ranges that a field's text names."""
+    """Return the ranges in a field's text. Raise SpecError."""
     text = text.strip() or field.default
     if text == "*" and field.name == "year":
         return []  # every year: the structured form says so with an empty list
@@ -89,7 +89,7 @@ def parse_field(text: str, field: Field) -> list[schedule_pb.Range]:
     for part in text.split(","):
         start, end, step = _bounds(part, field)
         if field.name == "day_of_week" and end == 7:
-            # Sunday is 0; where 7 belongs to a range it may take a range of its own.
+            # Sunday is 0; a 7 at the end of a range may become a separate range.
             if (7 - start) % step == 0 and (step > 1 or start > 1):
                 ranges.append(schedule_pb.Range())
                 if start == 7:
@@ -102,7 +102,7 @@ def parse_field(text: str, field: Field) -> list[schedule_pb.Range]:
 
 
 def _bounds(part: str, field: Field) -> tuple[int, int, int]:
-    """First, last and step of one part of a list."""
+    """Return first value, last value and step of one part of a list. Raise SpecError."""
     if part.count("/") > 1:
         raise SpecError(f"{field.shown} has too many slashes")
     part, slash, step_text = part.partition("/")
@@ -139,7 +139,7 @@ def _step(text: str, field: Field) -> int:
 
 
 def _value(text: str, field: Field, least: int) -> int | None:
-    """A number or a name within the field's range; None where it is neither."""
+    """Return the value of a number or a name, if it is within the field's range; otherwise None."""
     value: int | None = None
     if field.names and len(text) >= field.shortest_name:
         lowered = text.lower()
@@ -155,7 +155,7 @@ def _integer(text: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A cron string: a calendar or an interval, and the time zone that it names (if it does)."""
+    """A parsed cron string: a calendar or an interval, and its time zone, if it names one."""
 
     calendar: schedule_pb.StructuredCalendarSpec | None
     interval: schedule_pb.IntervalSpec | None
@@ -163,7 +163,7 @@ class Cron:
 
 
 def parse_cron(text: str) -> Cron:
-    """`[TZ=zone ]5 to 7 fields[ # comment]`, a shorthand, or `@every interval[/phase]`. Raises SpecError."""
+    """Parse `[TZ=zone ]5 to 7 fields[ # comment]`, a shorthand, or `@every interval[/phase]`. Raise SpecError."""
     text = text.strip()
     zone = ""
     if text.startswith(("TZ=", "CRON_TZ=")):

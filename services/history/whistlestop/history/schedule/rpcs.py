@@ -1,6 +1,6 @@
 """CreateSchedule, DescribeSchedule, UpdateSchedule, PatchSchedule, DeleteSchedule, ListScheduleMatchingTimes.
 
-Lists and counts are the frontend's, over visibility.
+The frontend serves lists and counts from visibility.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TOO_MANY_EXCLUSIONS = (
 async def create_schedule(
     service: History, request: service_pb.CreateScheduleRequest, context: CallContext
 ) -> Reply:
-    """A schedule, unless one of that id is there."""
+    """Create a schedule. Raise ALREADY_EXISTS when there is one of that id."""
     await _make_canonical(request.schedule)
     patch = request.initial_patch if request.HasField("initial_patch") else None
     now_ns = service.clock.now_ns()
@@ -71,13 +71,13 @@ async def create_schedule(
             raise
         raise already_started(f'schedule "{request.schedule_id}" is already registered', "", "") from None
     if run is not None and patch is not None:
-        # Committed with the schedule already; this only makes it take effect at once.
+        # It is part of the committed schedule already; this only makes it take effect at once.
         await driver.work(service, run.key)
     return service_pb.CreateScheduleResponse(conflict_token=_token(1))
 
 
 def _start_request(request: service_pb.CreateScheduleRequest) -> service_pb.StartWorkflowExecutionRequest:
-    """The schedule's own run."""
+    """Return the start request of the schedule's run."""
     begin = service_pb.StartWorkflowExecutionRequest(
         workflow_id=driver.workflow_id_of(request.schedule_id),
         identity=request.identity,
@@ -98,7 +98,7 @@ def _start_request(request: service_pb.CreateScheduleRequest) -> service_pb.Star
 async def describe_schedule(
     service: History, request: service_pb.DescribeScheduleRequest, context: CallContext
 ) -> Reply:
-    """Everything about a schedule, and its conflict token."""
+    """Describe a schedule, and return its conflict token. Raise NOT_FOUND."""
     key = await _key(service, request.schedule_id, context)
     entry = await service.engine.read(key)
     if not entry.state.schedule or entry.state.close_ns:
@@ -126,7 +126,10 @@ async def describe_schedule(
 async def update_schedule(
     service: History, request: service_pb.UpdateScheduleRequest, context: CallContext
 ) -> Reply:
-    """Replace the schedule, and its search attributes and memo where they are given."""
+    """Replace the schedule, and its search attributes and memo if they are given.
+
+    Raise FAILED_PRECONDITION when the conflict token does not match.
+    """
     await _make_canonical(request.schedule)
 
     def decide(run: Run, data: ScheduleData) -> None:
@@ -164,7 +167,7 @@ def _replace_memo(run: Run, memo: common_pb.Memo) -> None:
 
 
 async def patch_schedule(service: History, request: service_pb.PatchScheduleRequest, context: CallContext) -> Reply:
-    """Trigger, backfill, pause or unpause."""
+    """Trigger, backfill, pause or unpause the schedule."""
 
     def decide(run: Run, data: ScheduleData) -> None:
         if policy.is_repeated(data, request.request_id):
@@ -179,7 +182,7 @@ async def patch_schedule(service: History, request: service_pb.PatchScheduleRequ
 async def delete_schedule(
     service: History, request: service_pb.DeleteScheduleRequest, context: CallContext
 ) -> Reply:
-    """The schedule ends; what it started goes on."""
+    """Delete the schedule; the runs that it started continue."""
 
     def decide(run: Run) -> None:
         if not run.is_open or not run.state.schedule:
@@ -193,7 +196,7 @@ async def delete_schedule(
 async def list_schedule_matching_times(
     service: History, request: service_pb.ListScheduleMatchingTimesRequest, context: CallContext
 ) -> Reply:
-    """The times within a range, as the schedule would take them; of one that has ended, too."""
+    """Return the schedule's times within a range, even of a closed schedule."""
     key = await _key(service, request.schedule_id, context)
     entry = await service.engine.read(key)
     if not entry.state.schedule:

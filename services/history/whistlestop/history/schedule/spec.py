@@ -1,7 +1,7 @@
 """The times of a schedule, as pure arithmetic.
 
-A schedule's times are those of any of its calendars and intervals, without those that an exclusion matches, within its
-start and end. Each is moved by jitter: never past the next one, and always the same, since it is a hash of the time
+A schedule's times are those of any of its calendars and intervals, except those that an exclusion matches, within its
+start and end. Each is delayed by jitter: never past the next one, and always the same, since it is a hash of the time
 and the schedule's identity.
 """
 
@@ -22,13 +22,14 @@ from whistlestop.history.schedule.farmhash import fingerprint32
 from whistlestop.history.schedule.ranges import FIELDS, MAX_YEAR, SpecError, parse_cron, structured
 
 MAX_LOOKS = 20_000
-"""Times in a row that may be excluded (of many exclusions, fewer: each looks at each of these times).
+"""The maximum of consecutive times that may be excluded (fewer with many exclusions, each of which is checked for
+each time).
 
-Exclusions of whole hours and days are passed over in one step.
+Exclusions of whole hours and days are skipped in one step.
 """
 LEAST_LOOKS = 100
 MAX_TIMES = 100
-"""Calendars, intervals and cron strings of a schedule: each is asked whenever the next time is looked for."""
+"""The maximum of calendars, intervals and cron strings: each is evaluated to find the next time."""
 MAX_EXCLUSIONS = 300
 MAX_ZONE_BYTES = 64 * 1024
 """The largest time zone of the public database has 4 KiB."""
@@ -45,40 +46,40 @@ class TooManyExclusions(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """A time of a schedule, nanoseconds since the epoch."""
+    """A time of a schedule, in nanoseconds since the Unix epoch."""
 
     nominal_ns: int
     actual_ns: int
-    """With jitter."""
+    """The time with jitter."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledSpec:
-    """Ready to be asked for times. `seed` is what jitter is derived from."""
+    """A spec that can compute times. `seed` is what jitter is derived from."""
 
     calendars: tuple[Calendar, ...]
     intervals: tuple[tuple[int, int], ...]
-    """(length, phase), seconds."""
+    """(length, phase), in seconds."""
     exclusions: tuple[Calendar, ...]
     start_ns: int
     end_ns: int | None
     jitter_ns: int
     seed: bytes
     _matches: dict[int, tuple[int, int | None]] = field(default_factory=dict, compare=False, repr=False)
-    """By a calendar's index: a second, and the calendar's next match after it. It holds until that match has passed, so
-    most calendars need not be asked again for the next time."""
+    """By a calendar's index: a second, and the calendar's next match after it. It is valid until that match, so most
+    calendars need not be evaluated again for the next time."""
 
     @property
     def is_long(self) -> bool:
-        """So many calendars that their times should not be looked for within one turn of an event loop."""
+        """Whether there are so many calendars that times should not be computed within one turn of an event loop."""
         return len(self.calendars) + len(self.intervals) + len(self.exclusions) > 10
 
     def next_after(self, after_ns: int) -> Next | None:
-        """The first time (before jitter) later than `after_ns`; None when no more come. Raises TooManyExclusions."""
+        """Return the first time (before jitter) later than `after_ns`; None after the last. Raise TooManyExclusions."""
         return self.next_of(after_ns, Looks(self))
 
     def next_of(self, after_ns: int, looks: Looks) -> Next | None:
-        """As `next_after`, within so many looks."""
+        """Return the time as `next_after` does, using up `looks`."""
         after = max(after_ns, self.start_ns - SECOND_NS) // SECOND_NS
         while looks.left > 0:
             looks.left -= 1
@@ -118,21 +119,21 @@ class CompiledSpec:
         most_ms = min(most_ns // _MILLISECOND_NS, 2**32 - 1)
         if most_ms == 0:
             return Next(nominal_ns, nominal_ns)
-        # The way in which Go writes an instant in UTC: version, seconds since the year 1, nanoseconds, no offset.
+        # Go's binary form of a UTC time: version, seconds since the year 1, nanoseconds, no offset.
         written = b"\x01" + (nominal + _YEAR_ONE_TO_EPOCH_S).to_bytes(8, "big") + bytes(4) + b"\xff\xff"
         jitter_ms = fingerprint32(written + self.seed) * most_ms >> 32
         return Next(nominal_ns, nominal_ns + jitter_ms * _MILLISECOND_NS)
 
 
 class Looks:
-    """How many times may still be looked at in a search."""
+    """How many more times may be checked in a search."""
 
     def __init__(self, spec: CompiledSpec) -> None:
         self.left = max(MAX_LOOKS // max(len(spec.exclusions), 1), LEAST_LOOKS)
 
 
 def canonical(spec: schedule_pb.ScheduleSpec) -> schedule_pb.ScheduleSpec:
-    """A copy in which calendars and cron strings have become structured calendars and intervals. Raises SpecError."""
+    """Return a copy with structured calendars and intervals instead of calendars and cron strings. Raise SpecError."""
     if len(spec.calendar) + len(spec.structured_calendar) + len(spec.interval) + len(spec.cron_string) > MAX_TIMES:
         raise SpecError(f"more than {MAX_TIMES} calendars, intervals and cron strings")
     if len(spec.timezone_data) > MAX_ZONE_BYTES:
@@ -160,7 +161,7 @@ def canonical(spec: schedule_pb.ScheduleSpec) -> schedule_pb.ScheduleSpec:
 
 
 def compiled_spec(spec: schedule_pb.ScheduleSpec, seed: str) -> CompiledSpec:
-    """Of a canonical spec; the same one again is not compiled again. Raises SpecError."""
+    """Compile a canonical spec; results are cached. Raise SpecError."""
     return _compiled(spec.SerializeToString(deterministic=True), seed)
 
 
@@ -182,7 +183,7 @@ def _compiled(data: bytes, seed: str) -> CompiledSpec:
 
 
 def filled(spec: schedule_pb.ScheduleSpec) -> None:
-    """Write out, in place, what ranges leave to defaults: this is how a spec is shown."""
+    """Fill in, in place, the defaults of ranges, as a spec is shown."""
     for calendars in (spec.structured_calendar, spec.exclude_structured_calendar):
         for calendar in calendars:
             for part in FIELDS:
@@ -193,7 +194,7 @@ def filled(spec: schedule_pb.ScheduleSpec) -> None:
 
 @lru_cache(maxsize=256)
 def zone_of(name: str, data: bytes = b"") -> tzinfo:
-    """The time zone of a spec: as given in full, by its name, else UTC. Raises SpecError."""
+    """Return the time zone of a spec: by its data, by its name, or UTC. Raise SpecError."""
     if data:
         try:
             return ZoneInfo.from_file(io.BytesIO(data), key=name or None)
@@ -208,7 +209,7 @@ def zone_of(name: str, data: bytes = b"") -> tzinfo:
 
 
 def _take_zone(zones: set[str], spec: schedule_pb.ScheduleSpec) -> None:
-    """Cron strings agree on their zone, and with the spec's."""
+    """Set the time zone of the cron strings. Raise SpecError unless all of them and the spec agree."""
     if len(zones) > 1:
         raise SpecError(_ZONES_DISAGREE)
     zone = "".join(zones)
