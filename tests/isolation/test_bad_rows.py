@@ -155,7 +155,7 @@ async def test_a_row_that_fails_again_is_tried_later_and_later_across_restarts(b
         await backend.clock.advance((row.fire_at_ns - began) / SECOND_NS)
     assert waits[:4] == [5, 10, 20, 40]
     assert waits[-1] == 3600
-    assert "tried 12 times" in (await problems(backend.store))["timer_tasks"]
+    assert "after 12 attempts" in (await problems(backend.store))["timer_tasks"]
 
 
 async def test_a_handler_that_raises_stops_no_other_and_is_forgotten_when_it_no_longer_does(

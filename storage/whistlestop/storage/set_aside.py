@@ -137,8 +137,8 @@ class SetAside:
             aside = Aside(table, tuple(key), problem, 1, now_ns, now_ns)
         if number not in self._known:
             _log.error(
-                "a row of %s was set aside: %s: %s. See `whistlestop db check`; terminating or deleting what it is of"
-                " repairs it.", table, "/".join(key), problem,
+                "a row of %s was set aside: %s: %s. See `whistlestop db check`; terminate or delete its owner"
+                " to repair it.", table, "/".join(key), problem,
                 exc_info=error if isinstance(error, BaseException) and not isinstance(error, _DAMAGE) else None,
             )  # fmt: skip
         if len(self._known) >= MOST_KNOWN:
