@@ -52,7 +52,7 @@ def declared(root: Path) -> Iterator[Setting]:
         for found in _DECLARED.finditer(source):
             arguments = [each for each in _arguments(source, found.end()) if each]
             if arguments[0].startswith('"'):
-                default = _default(arguments[2 if found[3] else 1])
+                default = _default(arguments[2 if found[3] else 1], is_span=found[2] == "Duration")
                 yield Setting(arguments[0].strip('"'), found[1], found[2], default, "?")
 
 
@@ -77,20 +77,19 @@ def _arguments(source: str, at: int) -> list[str]:
         at += 1
 
 
-def _default(text: str) -> str:
-    """The default as configuration would give it; empty where it is a structure."""
+def _default(text: str, *, is_span: bool) -> str:
+    """Return the default as configuration would give it; empty where it is a structure."""
     text = re.sub(r"//.*$", "", text, flags=re.MULTILINE).strip()
     text = _CONSTANTS.get(text, text).replace("debug.TimeoutMultiplier", "1")
     if text in ("true", "false", "[]"):
         return text
     if re.fullmatch(r'"[^"]*"', text):
         return text
-    duration = "time." in text
     number = re.sub(r"time\.(\w+)", lambda unit: str(_UNITS.get(unit[1], "?")), text)
     if not re.fullmatch(r"[\d_.*+\- ]+", number):
         return ""
     value = eval(number)  # noqa: S307 - digits and operators alone
-    return _span(int(value)) if duration else str(value)
+    return _span(int(value)) if is_span or "time." in text else str(value)
 
 
 def _span(nanoseconds: int) -> str:

@@ -74,3 +74,15 @@ def test_recipes_name_make_targets_that_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     named = set(re.findall(r"`(?:\.venv/bin/)?make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text("utf-8")))
     assert named - targets == set()
+
+
+def test_every_metric_is_in_the_operators_table() -> None:
+    """And nothing else is."""
+    from whistlestop.server.prometheus import PrometheusMetrics
+
+    metrics = PrometheusMetrics()
+    metrics.watch_polls(dict, lambda: 0)
+    metrics.watch_loops(dict)
+    served = set(re.findall(r"^# TYPE (whistlestop_\w+)", metrics.render().decode(), re.MULTILINE))
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    assert served == set(re.findall(r"^\| `(whistlestop_\w+)` \|", page, re.MULTILINE))
