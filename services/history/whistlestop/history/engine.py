@@ -311,8 +311,10 @@ class Engine:
         """Decide on the run (the current one when `run_id` is empty) and commit; repeat on a conflict.
 
         `decide` may be called several times. `done` is a transfer task that this commit completes. With `repairs` a
-        damaged state is rebuilt from history, for requests that end the run; only then are storage errors raised. With
-        `is_long` the decision is made off the event loop. Raise NOT_FOUND, or UNAVAILABLE after too many conflicts.
+        damaged state is rebuilt from history, for requests that end the run. With `is_long` the decision is made off
+        the event loop. Return the run as committed, and what `decide` returned. Raise NOT_FOUND, what `decide` raises,
+        UNAVAILABLE after too many conflicts, INVALID_ARGUMENT for a run terminated because it has grown too large, and
+        StorageError when a read fails.
         """
         fresh = False
         for _ in range(MAX_CONFLICTS):
@@ -504,8 +506,8 @@ class Engine:
                 sticky = run.state.sticky_task_queue
                 self.placements.note(run.key.namespace_id, write.tasks_added, run.placed_by, sticky)
         if write.transfers_added:
-            # Before callers hear of the commit: what they do next should not overtake what it caused. A callback that
-            # says how an update ended, for one, should arrive before the answer of the handler that sent the update.
+            # This precedes the callers' answers: their next request should not overtake the effects of the commit. The
+            # completion callback of an update, for example, should arrive before the answer of the update's handler.
             self.effects.transfers(write.transfers_added)
         self.notifier.publish(topics)
         if write.timer is not None:

@@ -293,9 +293,9 @@ def _heartbeat_timed_out(run: Run, request: service_pb.RespondWorkflowTaskComple
 
 
 def _is_pinned_elsewhere(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> bool:
-    """Whether the run was pinned to another version while this worker had the task: the next one is for that version.
+    """Return whether the run was pinned to another version while this worker had the task.
 
-    A heartbeat goes on with the same task, and therefore on the same worker.
+    Then the next task is for that version. A heartbeat continues the same task, and therefore stays on the same worker.
     """
     pinned = named_version(run.state.versioning_info.versioning_override)
     if pinned is None or request.force_create_new_workflow_task:

@@ -473,7 +473,7 @@ class NexusAttempt(_message.Message):
     failed: _builtins.bool
     """(cancel request) it was refused"""
     handler_namespace_id: _builtins.str
-    """of the last request's queue; empty: an external endpoint, or sent by release 0.1.0"""
+    """of its queue; empty: external endpoint, or sent by 0.1.0"""
     nonce: _builtins.int
     """the nonce that the attempt's task token must have, and the start to which it belongs (core/nonces.py)"""
     nonce_of: _builtins.int
@@ -1377,15 +1377,15 @@ class MutableState(_message.Message):
     original_start_ns: _builtins.int
     """time of the first event; a reset run starts later"""
     update_admissions: _builtins.int
-    """(volatile) the number of admissions so far, from which instances are numbered"""
+    """(volatile) admissions so far, by which instances are numbered"""
     schedule: _builtins.bytes
-    """(volatile) set for a schedule, which is no workflow: a serialised ScheduleData"""
+    """(volatile) of a schedule instead of a workflow: a ScheduleData"""
     scheduled_by: _builtins.str
-    """(volatile) workflow id of the schedule that started this chain, which is notified of its end"""
+    """(volatile) id of the schedule's run that started this chain"""
     unpause_request_id: _builtins.str
     """of the last request that unpaused the workflow, to recognise a repeated one"""
     task_id_offset: _builtins.int
-    """added to the `task_id`s of this run's events: how far those of its predecessors went"""
+    """added to the `task_id`s of events: those that predecessors used"""
     initial_versioning_behavior: _builtins.int
     """ContinueAsNewVersioningBehavior with which the run started"""
     @_builtins.property
@@ -1472,11 +1472,11 @@ class MutableState(_message.Message):
 
     @_builtins.property
     def activity_execution(self) -> Global___ActivityExecution:
-        """(volatile) set for a standalone activity, which is no workflow"""
+        """(volatile) of a standalone activity instead of a workflow"""
 
     @_builtins.property
     def nexus_execution(self) -> Global___NexusExecution:
-        """(volatile) set for a standalone Nexus operation, which is no workflow"""
+        """(volatile) of a standalone operation instead of a workflow"""
 
     @_builtins.property
     def reset_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResetRequest]:

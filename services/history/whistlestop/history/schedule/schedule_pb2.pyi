@@ -41,7 +41,7 @@ class BufferedStart(_message.Message):
     overlap_policy: _builtins.int
     """0: the schedule's, at the time when the start is processed"""
     manual: _builtins.bool
-    """a trigger or a backfill, to which neither pause nor limit nor catch-up window applies"""
+    """a trigger or a backfill: pause, limit and catch-up window do not apply"""
     def __init__(
         self,
         *,
