@@ -120,6 +120,7 @@ class Cloud:
                 "task_queue": QUEUE,
                 "request_id": f"start-{workflow_id}",
                 "identity": "client",
+                "workflow_task_timeout": {"seconds": 600},  # of real time: a call is a new interpreter in some tests
                 **fields,
             },
         )

@@ -10,6 +10,7 @@ import pytest
 from tests.functions import test_workflows as workflows
 from tests.functions.client import QUEUE, opened
 from tests.parity import commands
+from tests.parity.puppet import seconds
 from whistlestop.common.clock import SECOND_NS, SystemClock
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ async def _everything_finishes(cloud: Cloud) -> None:
                 await cloud.complete(task, commands.complete_workflow(name))
                 done.add(name)
             else:
-                await cloud.complete(task, commands.activity("a", QUEUE["name"]))
+                await cloud.complete(task, commands.activity("a", QUEUE["name"], schedule_to_close_timeout=seconds(3600)))
 
     async def work_on_activities() -> None:
         while len(done) < WORKFLOWS:

@@ -21,7 +21,9 @@ _DISCARDS = {"discard_speculative_workflow_task_with_events": True}
 async def _through_an_activity(cloud: Cloud) -> None:
     """An activity that fails once, heartbeats, and succeeds at its second attempt."""
     await cloud.start("order")
-    await cloud.step(commands.activity("charge", QUEUE["name"], heartbeat_timeout=seconds(30)))
+    # The timeouts are of real time: fresh interpreters take long where others work, too.
+    timeouts = {"heartbeat_timeout": seconds(3600), "schedule_to_close_timeout": seconds(36_000)}
+    await cloud.step(commands.activity("charge", QUEUE["name"], **timeouts))
 
     first = await cloud.activity_task()
     await cloud.call(

@@ -96,13 +96,17 @@ class Stage:
 
     async def _play(self, server: str, scenario: Scenario) -> list[Any]:
         """The transcript; a scenario that breaks off leaves what it has, and why."""
-        puppet = Puppet(*await self._enter(f"{server}{LIMITED}" if scenario.limited else server))
+        doors = await self._enter(f"{server}{LIMITED}" if scenario.limited else server)
+        puppet = self._puppet(server, scenario, doors)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await scenario.play(puppet)
         except Exception as broken:  # noqa: BLE001  (the transcript says it; the comparison decides)
             puppet.note("broken off", f"{type(broken).__name__}: {broken}")
         return puppet.transcript.entries
+
+    def _puppet(self, server: str, scenario: Scenario, doors: tuple[grpc.aio.Channel, httpx.AsyncClient]) -> Puppet:
+        return Puppet(*doors)
 
     async def _play_on_all(self, scenario: Scenario) -> None:
         names = self._asked[scenario.name]
