@@ -73,8 +73,14 @@ def test_the_page_is_up_to_date() -> None:
             "history.acquireShardInterval=1",
             [f"dynamic configuration key history.acquireShardInterval changes nothing here: {REASONS['shards']}"],
         ),
+        ("history.enableChasm=true", []),
+        ("frontend.enableServerVersionCheck=false", []),
         (
-            "HISTORY.enableChasm=true",
+            "frontend.enableServerVersionCheck=true",
+            [f"dynamic configuration key frontend.enableServerVersionCheck changes nothing here: {REASONS['never']}"],
+        ),
+        (
+            "HISTORY.enableChasm=false",
             [f"dynamic configuration key history.enableChasm changes nothing here: {REASONS['always']}"],
         ),
         (

@@ -304,10 +304,10 @@ class DynamicConfig:
             self.apply(settings()(), keys)
 
     def warn(self) -> None:
-        """Log which keys have no effect here, and why."""
-        for key in self.values:
-            if key not in HONOURED:
-                log.warning("%s", _why_not(key))
+        """Log which keys have no effect here, and why; none that asks for what is so in any case."""
+        for key, value in self.values.items():
+            if key not in HONOURED and (reason := _why_not(key, value)):
+                log.warning("%s", reason)
 
 
 def _changed(settings: SettingsT, keys: Mapping[str, str], values: Mapping[str, object]) -> SettingsT:
@@ -320,15 +320,21 @@ def _changed(settings: SettingsT, keys: Mapping[str, str], values: Mapping[str, 
     return replace(settings, **changes) if changes else settings  # type: ignore[type-var]
 
 
-def _why_not(key: str) -> str:
-    from difflib import get_close_matches
+_SO_ANYWAY = {"always": True, "never": False}
+"""What holds whatever a key says, by the reason why it is not honoured. SDKs pass such keys to each server."""
 
+
+def _why_not(key: str, value: object) -> str:
     from whistlestop.server.temporal_settings import REASONS, RELEASE, settings
 
     known = {setting.key.lower(): setting for setting in settings()}
     setting = known.get(key)
     if setting is not None:
+        if value is _SO_ANYWAY.get(setting.why):
+            return ""
         return f"dynamic configuration key {setting.key} changes nothing here: {REASONS[setting.why]}"
+    from difflib import get_close_matches
+
     close = get_close_matches(key, known, n=1, cutoff=0.8)
     meant = f"; {known[close[0]].key} may be meant" if close else ""
     return f"dynamic configuration key {key} changes nothing: Temporal {RELEASE} does not know it{meant}"
