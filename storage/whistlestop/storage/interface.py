@@ -55,9 +55,13 @@ class ExecutionStore(Protocol):
         """
         ...
 
-    async def get_execution(self, key: ExecutionKey) -> StoredExecution | None: ...
+    async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
+        """Return the run as last committed, or None."""
+        ...
 
-    async def get_current(self, namespace_id: str, workflow_id: str) -> CurrentExecution | None: ...
+    async def get_current(self, namespace_id: str, workflow_id: str) -> CurrentExecution | None:
+        """Return the current run of the workflow id, open or closed; None when there is none."""
+        ...
 
     async def read_history(
         self, namespace_id: str, branches: Sequence[BranchRange], first_event_id: int, next_event_id: int, limit: int,
@@ -110,9 +114,13 @@ class TaskStore(Protocol):
         """Return the number of tasks in each queue (namespace_id, task_queue, task_type), counted up to `limit`."""
         ...
 
-    async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None: ...
+    async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
+        """Write the tasks, replacing those of equal keys. Raise TooLarge."""
+        ...
 
-    async def delete_tasks(self, keys: Sequence[TaskKey]) -> None: ...
+    async def delete_tasks(self, keys: Sequence[TaskKey]) -> None:
+        """Delete the tasks; keys without a task are ignored."""
+        ...
 
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
         """Return the backlog by priority, over all fairness keys; each count stops at `limit`.
@@ -130,7 +138,9 @@ class TaskStore(Protocol):
         """
         ...
 
-    async def get_task_queue(self, namespace_id: str, task_queue: str, task_type: int) -> TaskQueueRecord | None: ...
+    async def get_task_queue(self, namespace_id: str, task_queue: str, task_type: int) -> TaskQueueRecord | None:
+        """Return the settings of the queue, or None."""
+        ...
 
     async def put_task_queue(self, record: TaskQueueRecord, expected_range_id: int) -> None:
         """Write the settings. Raise LeaseLost when the row's range id is not `expected_range_id` (0: no row)."""
@@ -145,7 +155,9 @@ class TaskStore(Protocol):
 
     async def get_poller(
         self, namespace_id: str, task_queue: str, task_type: int, identity: str
-    ) -> PollerRecord | None: ...
+    ) -> PollerRecord | None:
+        """Return the poller's row, even an expired one, or None."""
+        ...
 
     async def list_pollers(
         self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int, after: str = ""
@@ -169,7 +181,9 @@ class TimerStore(Protocol):
         """Return up to `limit` timer rows with `fire_at_ns > after_ns`, earliest first."""
         ...
 
-    async def put_timer(self, timer: TimerTask) -> None: ...
+    async def put_timer(self, timer: TimerTask) -> None:
+        """Write the row, replacing the one of the same run and kind."""
+        ...
 
     async def delete_timer(self, timer: TimerTask) -> None:
         """Delete this row, unless it was re-armed (has another `fire_at_ns`) or deleted since."""
@@ -183,9 +197,13 @@ class TimerStore(Protocol):
         """Return up to `limit` transfer tasks with `visible_at_ns <= now_ns`, oldest first."""
         ...
 
-    async def delete_transfer(self, task: TransferTask) -> None: ...
+    async def delete_transfer(self, task: TransferTask) -> None:
+        """Delete the transfer task; nothing happens if it is gone."""
+        ...
 
-    async def postpone_transfer(self, task: TransferTask, visible_at_ns: int, attempt: int) -> None: ...
+    async def postpone_transfer(self, task: TransferTask, visible_at_ns: int, attempt: int) -> None:
+        """Set when the transfer task is due next, and its attempt; nothing happens if it is gone."""
+        ...
 
 
 class QueryStore(Protocol):
@@ -195,7 +213,9 @@ class QueryStore(Protocol):
         """Store the query and, for a direct one, the task that carries it to a worker."""
         ...
 
-    async def get_query(self, query_id: str) -> QueryRecord | None: ...
+    async def get_query(self, query_id: str) -> QueryRecord | None:
+        """Return the query, with its answer if there is one; None when it is gone."""
+        ...
 
     async def list_buffered_queries(self, key: ExecutionKey, now_ns: int, limit: int) -> list[QueryRecord]:
         """Return up to `limit` of the run's buffered queries that are neither answered nor expired, oldest first."""
@@ -205,7 +225,9 @@ class QueryStore(Protocol):
         """Store the answer. Return False when the query is gone, already answered, or was asked of another run."""
         ...
 
-    async def delete_query(self, query_id: str) -> None: ...
+    async def delete_query(self, query_id: str) -> None:
+        """Delete the query and its answer; nothing happens if it is gone."""
+        ...
 
     async def purge_queries(self, now_ns: int, limit: int) -> int:
         """Delete up to `limit` expired queries; return how many were deleted."""
@@ -230,7 +252,9 @@ class VisibilityStore(Protocol):
         """
         ...
 
-    async def count_visibility(self, namespace_id: str, query: Query, within_s: float = LONGEST_READ_S) -> int: ...
+    async def count_visibility(self, namespace_id: str, query: Query, within_s: float = LONGEST_READ_S) -> int:
+        """Return the number of runs that the query matches. Raise InvalidQuery or TimedOut."""
+        ...
 
     async def count_visibility_groups(
         self, namespace_id: str, query: Query, limit: int, within_s: float = LONGEST_READ_S
@@ -246,7 +270,9 @@ class NamespaceStore(Protocol):
         """Store a new namespace with version 1. Raise NamespaceExists."""
         ...
 
-    async def get_namespace(self, *, name: str = "", namespace_id: str = "") -> NamespaceRecord | None: ...
+    async def get_namespace(self, *, name: str = "", namespace_id: str = "") -> NamespaceRecord | None:
+        """Return the namespace of that name, or of that id if one is given; None when there is none."""
+        ...
 
     async def update_namespace(self, record: NamespaceRecord) -> None:
         """Replace the record if `record.version` is still stored, as version + 1; the name may change.
@@ -255,9 +281,13 @@ class NamespaceStore(Protocol):
         """
         ...
 
-    async def list_namespaces(self, after_name: str, limit: int) -> list[NamespaceRecord]: ...
+    async def list_namespaces(self, after_name: str, limit: int) -> list[NamespaceRecord]:
+        """Return up to `limit` namespaces ordered by name, after `after_name`."""
+        ...
 
-    async def delete_namespace(self, namespace_id: str) -> None: ...
+    async def delete_namespace(self, namespace_id: str) -> None:
+        """Delete the namespace's record, not its runs; nothing happens if it is gone."""
+        ...
 
 
 class NexusEndpointStore(Protocol):
@@ -267,7 +297,9 @@ class NexusEndpointStore(Protocol):
         """Store a new endpoint with version 1. Raise EndpointExists."""
         ...
 
-    async def get_nexus_endpoint(self, *, endpoint_id: str = "", name: str = "") -> NexusEndpointRecord | None: ...
+    async def get_nexus_endpoint(self, *, endpoint_id: str = "", name: str = "") -> NexusEndpointRecord | None:
+        """Return the endpoint of that name, or of that id if one is given; None when there is none."""
+        ...
 
     async def update_nexus_endpoint(self, record: NexusEndpointRecord) -> None:
         """Replace the record if `record.version` is still stored, as version + 1; the name may change.
@@ -295,7 +327,9 @@ class ClusterStore(Protocol):
         """
         ...
 
-    async def remove_member(self, host_id: str) -> None: ...
+    async def remove_member(self, host_id: str) -> None:
+        """Delete the member's row."""
+        ...
 
     async def list_members(self, now_ns: int, limit: int) -> list[Member]:
         """Return up to `limit` live members, ordered by host id."""
@@ -309,11 +343,17 @@ class ClusterStore(Protocol):
         """Write `lease` if the row's range_id is `expected_range_id` (0: no row). Raise LeaseLost otherwise."""
         ...
 
-    async def enqueue(self, message: QueueMessage) -> None: ...
+    async def enqueue(self, message: QueueMessage) -> None:
+        """Write the message, replacing one of the same id."""
+        ...
 
-    async def read_queue(self, queue_name: str, after_id: int, limit: int) -> list[QueueMessage]: ...
+    async def read_queue(self, queue_name: str, after_id: int, limit: int) -> list[QueueMessage]:
+        """Return up to `limit` messages of the queue ordered by id, after `after_id`."""
+        ...
 
-    async def delete_message(self, message: QueueMessage) -> None: ...
+    async def delete_message(self, message: QueueMessage) -> None:
+        """Delete the message; nothing happens if it is gone."""
+        ...
 
 
 class Store(

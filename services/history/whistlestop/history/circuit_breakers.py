@@ -56,7 +56,7 @@ class CircuitBreakers:
         self._breakers: OrderedDict[Key, _Breaker] = OrderedDict()
 
     def admit(self, key: Key) -> int:
-        """Return 0 if a request may be made, otherwise the wall clock's time until which it is put off."""
+        """Return 0 if a request may be made, otherwise until when it is put off (wall clock, nanoseconds)."""
         breaker = self._breakers.get(key)
         if breaker is None or not breaker.open_until_ns:
             return 0

@@ -98,6 +98,7 @@ class TimerProcessor:
         return any(first <= timer.slot < following for first, following in self._spans)
 
     async def close(self) -> None:
+        """Stop; wait for the rows being fired. Others stay in the store."""
         task, self._task = self._task, None
         if task is not None:
             retries = list(self._retries)

@@ -258,7 +258,7 @@ class Descriptions:
         return reply
 
     def partitions(self, request: rr.ListTaskQueuePartitionsRequest) -> rr.ListTaskQueuePartitionsResponse:
-        """Serve ListTaskQueuePartitions: return the queue itself, for both types."""
+        """Serve ListTaskQueuePartitions: return the queue itself, for both types. Raise INVALID_ARGUMENT."""
         if not request.HasField("task_queue"):
             raise invalid_argument("taskQueue is not set")
         name = request.task_queue.name

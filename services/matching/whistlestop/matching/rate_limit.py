@@ -23,7 +23,7 @@ _LONGEST_DEBT_TOKENS = 1
 
 
 def _spent(ready_ns: int, now_ns: int, interval_ns: int, span_ns: int) -> int:
-    """Return when a bucket that fills in `span_ns` has its next token, after one was taken now."""
+    """Return when, in nanoseconds, a bucket that fills in `span_ns` has its next token after one was taken now."""
     # A burst one interval smaller than the bucket keeps "N per second" from letting N + 1 tasks through at once.
     return max(ready_ns, now_ns - max(span_ns - interval_ns, 0)) + interval_ns
 
@@ -41,11 +41,11 @@ class KeyRate:
         return self.rps <= _NO_RATE
 
     def spent(self, ready_ns: int, now_ns: int, weight: float) -> int:
-        """Return when the bucket of a key has its next token, after one was taken now."""
+        """Return when, in nanoseconds, the bucket of a key has its next token after one was taken now."""
         return _spent(ready_ns, now_ns, self.interval_ns(weight), int(self.burst_s * SECOND_NS))
 
     def returned(self, ready_ns: int, weight: float) -> int:
-        """Return the same after a token was given back."""
+        """Return when, in nanoseconds, the bucket of a key has its next token after one was given back."""
         return ready_ns - self.interval_ns(weight)
 
     def interval_ns(self, weight: float) -> int:

@@ -201,7 +201,7 @@ def _within_reach(ready_ns: int, now_ns: int, interval_ns: int) -> int:
 
 
 def _take_for_key(data: TaskQueueData, rate: KeyRate, task: MatchingTask, now_ns: int) -> int:
-    """Take a token of the task's key; return 0, or the time of the next token. Full buckets are removed."""
+    """Take a token of the task's key; return 0, or when the next one comes in nanoseconds. Full buckets are removed."""
     if rate.paused:
         return NEVER_NS
     level, buckets = task.key.priority, data.key_ready_ns
@@ -268,7 +268,10 @@ def _check_weights(request: rr.UpdateTaskQueueConfigRequest, config: MatchingCon
 def apply_update(
     settings: queue_pb.TaskQueueConfig, request: rr.UpdateTaskQueueConfigRequest, config: MatchingConfig, now_ns: int
 ) -> None:
-    """Change `settings` as requested; a rate limit update without a rate limit removes the limit."""
+    """Change `settings` as requested; a rate limit update without a rate limit removes the limit.
+
+    Raise INVALID_ARGUMENT when there would be too many fairness weights.
+    """
     updates = (
         (request.HasField("update_queue_rate_limit"), request.update_queue_rate_limit, settings.queue_rate_limit),
         (

@@ -109,7 +109,10 @@ class Prepared:
     """Whether the row ends with the names of wake queues."""
 
     def verdict(self, row: Sequence[Any]) -> VersionConflict | CurrentConflict | None:
-        """Return None when everything was written; otherwise the conflict of the condition that failed."""
+        """Return None when everything was written; otherwise the conflict of the condition that failed.
+
+        Raise StorageError when nothing was written although all conditions held, which would be a bug.
+        """
         if row[0]:
             return None
         writes = self.transition.writes

@@ -166,7 +166,10 @@ class _Watch:
         return self._stopped or (self._ends_s is not None and time.monotonic() > self._ends_s)
 
     def read(self, db: sqlite3.Connection, read: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `read`, checking every WATCHED_OPERATIONS steps whether to go on."""
+        """Run `read`, checking every WATCHED_OPERATIONS steps whether to go on.
+
+        Raise sqlite3.OperationalError if not.
+        """
         if self.is_over:
             raise sqlite3.OperationalError("interrupted")
         db.set_progress_handler(lambda: self.is_over, WATCHED_OPERATIONS)

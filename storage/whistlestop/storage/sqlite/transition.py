@@ -92,7 +92,10 @@ _PUT_VISIBILITY = (
 
 
 def apply_transition(cursor: sqlite3.Cursor, transition: Transition) -> None:
-    """Write the whole transition, or raise VersionConflict or CurrentConflict with nothing written."""
+    """Write the whole transition, or raise VersionConflict or CurrentConflict with nothing written.
+
+    Raise StorageError for a transition that writes a run twice.
+    """
     writes = transition.writes
     alone = len(writes) == 1
     if not alone and len({write.key for write in writes}) != len(writes):

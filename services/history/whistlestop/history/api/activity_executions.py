@@ -53,7 +53,10 @@ ACTIVITIES = Standalone(
 async def start_activity_execution(
     service: History, request: service_pb.StartActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Start a standalone activity, or answer as the id policies say when its id is in use."""
+    """Start a standalone activity, or answer as the id policies say when its id is in use.
+
+    Raise ALREADY_EXISTS when they forbid the start, FAILED_PRECONDITION when too many links or callbacks are attached.
+    """
     options = activity_pb.ActivityOptions()
     for field in OPTION_FIELDS:
         if request.HasField(field):  # type: ignore[arg-type]
@@ -124,7 +127,10 @@ def _already_started(error: ServiceError) -> ServiceError:
 async def describe_activity_execution(
     service: History, request: service_pb.DescribeActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Describe the activity; with the token of an earlier answer, wait until something has changed."""
+    """Describe the activity; with the token of an earlier answer, wait until something has changed.
+
+    Without a change the reply is empty at the deadline. Raise NOT_FOUND, or INVALID_ARGUMENT for a wrong token.
+    """
     key = await ACTIVITIES.key(service, context, request.activity_id, request.run_id)
     entry = await ACTIVITIES.read_or_wait(service, context, key, request.long_poll_token)
     if entry is None:
@@ -152,7 +158,7 @@ async def describe_activity_execution(
 async def poll_activity_execution(
     service: History, request: service_pb.PollActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Return the activity's outcome as soon as it has one; an empty answer at the deadline."""
+    """Return the activity's outcome as soon as it has one; an empty reply at the deadline. Raise NOT_FOUND."""
     key = await ACTIVITIES.key(service, context, request.activity_id, request.run_id)
     entry = await ACTIVITIES.wait(
         service, context, key, lambda entry: entry.state.activity_execution.status in TERMINAL
@@ -169,7 +175,7 @@ async def poll_activity_execution(
 async def request_cancel_activity_execution(
     service: History, request: service_pb.RequestCancelActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Request the activity's cancellation."""
+    """Request the activity's cancellation. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over or being cancelled."""
 
     def decide(run: Run) -> None:
         core.request_cancel(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
@@ -181,7 +187,7 @@ async def request_cancel_activity_execution(
 async def terminate_activity_execution(
     service: History, request: service_pb.TerminateActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Terminate the activity at once."""
+    """Terminate the activity at once. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over."""
 
     def decide(run: Run) -> None:
         core.terminate(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
@@ -193,7 +199,7 @@ async def terminate_activity_execution(
 async def delete_activity_execution(
     service: History, request: service_pb.DeleteActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Terminate the activity if it is open, and delete everything stored of it."""
+    """Terminate the activity if it is open, and delete everything stored of it. Raise NOT_FOUND."""
 
     def end(run: Run) -> None:
         core.terminate(run, reason="Delete activity execution", identity="", request_id="")
@@ -226,7 +232,7 @@ def _of_workflow(request: Any, kind: type[Any], *fields: str) -> Any:
 async def pause_activity_execution(
     service: History, request: service_pb.PauseActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Pause the activity."""
+    """Pause the activity, which may be a workflow's. Raise NOT_FOUND or FAILED_PRECONDITION."""
     if request.workflow_id:
         older = _of_workflow(request, service_pb.PauseActivityRequest, "reason", "request_id")
         await pause_activity(service, older, context)
@@ -242,7 +248,7 @@ async def pause_activity_execution(
 async def unpause_activity_execution(
     service: History, request: service_pb.UnpauseActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Unpause the activity."""
+    """Unpause the activity, which may be a workflow's. Raise NOT_FOUND or FAILED_PRECONDITION."""
     if request.workflow_id:
         await unpause_activity(service, _of_workflow(request, service_pb.UnpauseActivityRequest, "jitter"), context)
     else:
@@ -258,7 +264,7 @@ async def unpause_activity_execution(
 async def reset_activity_execution(
     service: History, request: service_pb.ResetActivityExecutionRequest, context: CallContext
 ) -> Reply:
-    """Reset the activity to its first attempt."""
+    """Reset the activity, which may be a workflow's, to its first attempt. Raise NOT_FOUND or FAILED_PRECONDITION."""
     if request.workflow_id:
         fields = ("reset_heartbeat", "keep_paused", "restore_original_options", "jitter")
         await reset_activity(service, _of_workflow(request, service_pb.ResetActivityRequest, *fields), context)
@@ -282,7 +288,10 @@ async def reset_activity_execution(
 async def update_activity_execution_options(
     service: History, request: service_pb.UpdateActivityExecutionOptionsRequest, context: CallContext
 ) -> Reply:
-    """Change the activity's options, or restore the original ones."""
+    """Change the activity's options, or restore the original ones; return the result.
+
+    The activity may be a workflow's. Raise NOT_FOUND, FAILED_PRECONDITION, or INVALID_ARGUMENT for invalid options.
+    """
     if request.workflow_id:
         fields = ("activity_options", "update_mask", "restore_original")
         older = _of_workflow(request, service_pb.UpdateActivityOptionsRequest, *fields)

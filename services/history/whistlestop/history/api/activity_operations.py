@@ -74,7 +74,7 @@ async def _originals(
 async def pause_activity(
     service: History, request: service_pb.PauseActivityRequest, context: CallContext
 ) -> Reply:
-    """Pause the selected activities."""
+    """Pause the selected activities. Raise INVALID_ARGUMENT, NOT_FOUND when there are none, or FAILED_PRECONDITION."""
     _check(request)
     await service.engine.transact(
         context.namespace_id,
@@ -94,7 +94,7 @@ async def pause_activity(
 async def unpause_activity(
     service: History, request: service_pb.UnpauseActivityRequest, context: CallContext
 ) -> Reply:
-    """Unpause the selected activities."""
+    """Unpause the selected activities. Raise INVALID_ARGUMENT, or NOT_FOUND when there are none."""
     _check(request)
     drawn_ns = jitter_ns(service, request)
     await service.engine.transact(
@@ -115,7 +115,10 @@ async def unpause_activity(
 async def reset_activity(
     service: History, request: service_pb.ResetActivityRequest, context: CallContext
 ) -> Reply:
-    """Reset the selected activities to their first attempts."""
+    """Reset the selected activities to their first attempts.
+
+    Raise INVALID_ARGUMENT, or NOT_FOUND when there are none.
+    """
     _check(request)
     drawn_ns = jitter_ns(service, request)
     originals = await _originals(service, request, context) if request.restore_original_options else None
@@ -138,7 +141,10 @@ async def reset_activity(
 async def update_activity_options(
     service: History, request: service_pb.UpdateActivityOptionsRequest, context: CallContext
 ) -> Reply:
-    """Change the options of the selected activities, or restore the original ones."""
+    """Change the options of the selected activities, or restore the original ones; return the result.
+
+    Raise INVALID_ARGUMENT, or NOT_FOUND when there are none.
+    """
     _check(request)
     if request.restore_original and request.update_mask.paths:
         raise invalid_argument("Both UpdateMask and RestoreOriginal are provided")

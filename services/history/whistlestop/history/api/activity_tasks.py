@@ -181,7 +181,7 @@ def _details(request: Any, field: str) -> common_pb.Payloads | None:
 
 
 async def respond_activity_task_completed(service: History, request: Any, context: CallContext) -> Reply:
-    """Complete the activity."""
+    """Complete the activity. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one."""
     token = _token(request, context)
     result = _details(request, "result")
 
@@ -196,7 +196,7 @@ async def respond_activity_task_completed(service: History, request: Any, contex
 
 
 async def respond_activity_task_failed(service: History, request: Any, context: CallContext) -> Reply:
-    """Record that the attempt failed."""
+    """Record that the attempt failed. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one."""
     token = _token(request, context)
     failure: failure_pb.Failure | None = request.failure if request.HasField("failure") else None
     heartbeat = _details(request, "last_heartbeat_details")
@@ -212,7 +212,10 @@ async def respond_activity_task_failed(service: History, request: Any, context: 
 
 
 async def respond_activity_task_canceled(service: History, request: Any, context: CallContext) -> Reply:
-    """Record that the attempt was cancelled, as requested."""
+    """Close the activity as cancelled.
+
+    Raise NOT_FOUND for a stale token, INVALID_ARGUMENT if that was not requested.
+    """
     token = _token(request, context)
     details = _details(request, "details")
 
@@ -227,7 +230,10 @@ async def respond_activity_task_canceled(service: History, request: Any, context
 
 
 async def record_activity_task_heartbeat(service: History, request: Any, context: CallContext) -> Reply:
-    """Record a heartbeat; the reply tells whether the attempt is to be cancelled, paused or reset."""
+    """Record a heartbeat; the reply tells whether the attempt is to be cancelled, paused or reset.
+
+    Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one.
+    """
     token = _token(request, context)
     details = _details(request, "details")
     response: Any = _response(request)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 async def request_cancel_workflow_execution(
     service: History, request: service_pb.RequestCancelWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Request the workflow's cancellation."""
+    """Request the workflow's cancellation; for a closed run this does nothing. Raise NOT_FOUND."""
     execution = request.workflow_execution
 
     def decide(run: Run) -> None:
@@ -67,7 +67,10 @@ async def terminate_workflow_execution(
 async def delete_workflow_execution(
     service: History, request: service_pb.DeleteWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Terminate the run if it is open, notifying parent and children; then delete everything stored of it."""
+    """Terminate the run if it is open, notifying parent and children; then delete everything stored of it.
+
+    Raise NOT_FOUND.
+    """
     execution = request.workflow_execution
     await rebuilding.end_and_delete(service.engine, context.namespace_id, execution.workflow_id, execution.run_id)
     return service_pb.DeleteWorkflowExecutionResponse()
@@ -76,7 +79,7 @@ async def delete_workflow_execution(
 async def describe_workflow_execution(
     service: History, request: service_pb.DescribeWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Describe a run: everything but its history."""
+    """Describe a run: everything but its history. Raise NOT_FOUND."""
     engine = service.engine
     execution = request.execution
     entry = await engine.find(context.namespace_id, execution.workflow_id, execution.run_id)
@@ -108,7 +111,10 @@ async def _tell_of_rules(
 async def update_workflow_execution_options(
     service: History, request: service_pb.UpdateWorkflowExecutionOptionsRequest, context: CallContext
 ) -> Reply:
-    """Change the options of an open run that the mask names."""
+    """Change the options of an open run that the mask names; return all options.
+
+    Raise NOT_FOUND, FAILED_PRECONDITION for an unknown version, or INVALID_ARGUMENT for an invalid mask.
+    """
     execution = request.workflow_execution
     override = request.workflow_execution_options.versioning_override
     deployments = EMPTY

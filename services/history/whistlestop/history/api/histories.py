@@ -102,7 +102,10 @@ def parse_token(data: bytes, run_id: str) -> PageToken:
 async def get_workflow_execution_history(
     service: History, request: service_pb.GetWorkflowExecutionHistoryRequest, context: CallContext
 ) -> Reply:
-    """Return events of a run from the start or from the token on; wait for new ones if requested."""
+    """Return events of a run from the start or from the token on; wait for new ones if requested.
+
+    Raise NOT_FOUND, or INVALID_ARGUMENT for an invalid token.
+    """
     engine = service.engine
     token = parse_token(request.next_page_token, request.execution.run_id) if request.next_page_token else None
     run_id = token.run_id if token is not None else request.execution.run_id
@@ -274,7 +277,7 @@ async def _wait(
 async def get_workflow_execution_history_reverse(
     service: History, request: service_pb.GetWorkflowExecutionHistoryReverseRequest, context: CallContext
 ) -> Reply:
-    """Return events of a run from the newest back."""
+    """Return events of a run from the newest back. Raise NOT_FOUND, or INVALID_ARGUMENT for an invalid token."""
     engine = service.engine
     token = parse_token(request.next_page_token, request.execution.run_id) if request.next_page_token else None
     run_id = token.run_id if token is not None else request.execution.run_id

@@ -209,7 +209,11 @@ class _UpdateWithStart:
 async def execute_multi_operation(
     service: History, request: service_pb.ExecuteMultiOperationRequest, context: CallContext
 ) -> Reply:
-    """Start a workflow and update it, or only update the existing one."""
+    """Start a workflow and update it, or only update the existing one.
+
+    Raise INVALID_ARGUMENT for other operations than these two. Any other error has a MultiOperationExecutionFailure
+    with the status of each operation.
+    """
     if len(request.operations) != 2:
         raise invalid_argument("Operations have to be exactly [Start, Update].")
     first, second = request.operations

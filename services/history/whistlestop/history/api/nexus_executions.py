@@ -45,7 +45,10 @@ OPERATIONS = Standalone(
 async def start_nexus_operation_execution(
     service: History, request: service_pb.StartNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
-    """Start a standalone operation, or answer as the id policies say when its id is in use."""
+    """Start a standalone operation, or answer as the id policies say when its id is in use.
+
+    Raise NOT_FOUND for an unknown endpoint, ALREADY_EXISTS when the policies forbid the start.
+    """
     endpoint = await service.store.get_nexus_endpoint(name=request.endpoint)
     if endpoint is None:
         raise not_found(f"could not find Nexus endpoint by name: {request.endpoint}")
@@ -122,7 +125,10 @@ def _already_started(error: ServiceError) -> ServiceError:
 async def describe_nexus_operation_execution(
     service: History, request: service_pb.DescribeNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
-    """Describe the operation; with the token of an earlier answer, wait until something has changed."""
+    """Describe the operation; with the token of an earlier answer, wait until something has changed.
+
+    Without a change the reply is empty at the deadline. Raise NOT_FOUND, or INVALID_ARGUMENT for a wrong token.
+    """
     key = await OPERATIONS.key(service, context, request.operation_id, request.run_id)
     entry = await OPERATIONS.read_or_wait(service, context, key, request.long_poll_token)
     if entry is None:
@@ -163,7 +169,10 @@ def _fill_outcome(
 async def poll_nexus_operation_execution(
     service: History, request: service_pb.PollNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
-    """Return the operation's token once it has started, or its outcome; an empty answer at the deadline."""
+    """Return the operation's token once it has started, or its outcome; an empty reply at the deadline.
+
+    Raise NOT_FOUND.
+    """
     key = await OPERATIONS.key(service, context, request.operation_id, request.run_id)
     start_will_do = request.wait_stage == enums.NEXUS_OPERATION_WAIT_STAGE_STARTED
 
@@ -191,7 +200,10 @@ async def poll_nexus_operation_execution(
 async def request_cancel_nexus_operation_execution(
     service: History, request: service_pb.RequestCancelNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
-    """Request the operation's cancellation, which is sent to its handler once it has started."""
+    """Request the operation's cancellation, which is sent to its handler once it has started.
+
+    Raise NOT_FOUND, or FAILED_PRECONDITION if it is over or its cancellation was already requested.
+    """
 
     def decide(run: Run) -> None:
         operation = core.request_cancel(run, reason=request.reason, request_id=request.request_id)
@@ -205,7 +217,7 @@ async def request_cancel_nexus_operation_execution(
 async def terminate_nexus_operation_execution(
     service: History, request: service_pb.TerminateNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
-    """Terminate the operation at once."""
+    """Terminate the operation at once. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over."""
 
     def decide(run: Run) -> None:
         core.terminate(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
@@ -217,7 +229,7 @@ async def terminate_nexus_operation_execution(
 async def delete_nexus_operation_execution(
     service: History, request: service_pb.DeleteNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
-    """Terminate the operation if it is open, and delete everything stored of it."""
+    """Terminate the operation if it is open, and delete everything stored of it. Raise NOT_FOUND."""
 
     def end(run: Run) -> None:
         core.terminate(run, reason="Delete nexus operation execution", identity="", request_id="")

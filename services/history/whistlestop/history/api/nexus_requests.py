@@ -39,7 +39,10 @@ _OPERATION_TIMEOUT = "operation-timeout"
 
 
 async def dispatch_nexus_task(service: History, request: DispatchNexusTaskRequest, context: CallContext) -> Reply:
-    """Dispatch the request to a worker and wait for its answer, until shortly before the caller's deadline."""
+    """Dispatch the request to a worker and wait for its answer, until shortly before the caller's deadline.
+
+    Without an answer by then, the response has `timed_out`.
+    """
     steady_ns, now_ns = service.clock.steady_ns(), service.wall.now_ns()
     deadline_ns = steady_ns + LONGEST_NS
     if context.deadline_ns is not None:
@@ -115,14 +118,14 @@ async def answered(service: History, token: internal_pb2.TaskToken, answer: Disp
 async def completed(
     service: History, token: internal_pb2.TaskToken, request: service_pb.RespondNexusTaskCompletedRequest
 ) -> None:
-    """Answer with the handler's response, which may say that the operation failed."""
+    """Answer with the handler's response, which may say that the operation failed. Raise NOT_FOUND."""
     await answered(service, token, DispatchNexusTaskResponse(response=request.response))
 
 
 async def failed(
     service: History, token: internal_pb2.TaskToken, request: service_pb.RespondNexusTaskFailedRequest
 ) -> None:
-    """Answer with the handler's error."""
+    """Answer with the handler's error. Raise NOT_FOUND."""
     if request.HasField("error"):
         await answered(service, token, DispatchNexusTaskResponse(handler_error=request.error))
     else:

@@ -121,7 +121,10 @@ def _fill_cancel(request: nexus_pb.CancelOperationRequest, operation: NexusOpera
 async def respond_nexus_task_completed(
     service: History, request: service_pb.RespondNexusTaskCompletedRequest, context: CallContext
 ) -> Reply:
-    """Record the handler's response, which may say that the operation failed."""
+    """Record the handler's response, which may say that the operation failed.
+
+    Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed token or failure.
+    """
     token = tokens.received(request.task_token, tokens.Kind.NEXUS, context, nexus_operations.TASK_GONE)
     response = request.response
     _check_details(response.start_operation.operation_error.failure)
@@ -170,7 +173,7 @@ def _started(run: Run, operation: NexusOperation, response: nexus_pb.StartOperat
 async def respond_nexus_task_failed(
     service: History, request: service_pb.RespondNexusTaskFailedRequest, context: CallContext
 ) -> Reply:
-    """Record the handler's error."""
+    """Record the handler's error. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one."""
     token = tokens.received(request.task_token, tokens.Kind.NEXUS, context, nexus_operations.TASK_GONE)
     _check_details(request.error.failure)
     if token.query_id:

@@ -78,7 +78,11 @@ _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
 
 
 async def query_workflow(service: History, request: service_pb.QueryWorkflowRequest, context: CallContext) -> Reply:
-    """Query the workflow, and wait for the answer."""
+    """Query the workflow, and wait for the answer.
+
+    Raise NOT_FOUND, DEADLINE_EXCEEDED without an answer, FAILED_PRECONDITION when no worker can answer,
+    INVALID_ARGUMENT for a failed query, and RESOURCE_EXHAUSTED when too many queries wait.
+    """
     engine = service.engine
     deadline_ns = context.deadline_ns
     if deadline_ns is None:

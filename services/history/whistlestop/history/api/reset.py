@@ -36,7 +36,11 @@ MAX_CHAIN = 1000
 async def reset_workflow_execution(
     service: History, request: service_pb.ResetWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Create a run that starts at a point of the base's history, and terminate the current one."""
+    """Create a run that starts at a point of the base's history, and terminate the current one.
+
+    Return the new run's id. Raise NOT_FOUND, INVALID_ARGUMENT for an invalid point, or UNAVAILABLE after too many
+    conflicts.
+    """
     for _ in range(MAX_CONFLICTS):
         try:
             run_id = await _reset(service, request, context)

@@ -28,7 +28,7 @@ SIGNALED = et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
 async def signal_workflow_execution(
     service: History, request: service_pb.SignalWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Signal the named run, or the current one."""
+    """Signal the named run, or the current one. Raise NOT_FOUND, also for a closed run, or INVALID_ARGUMENT."""
     execution = request.workflow_execution
 
     def decide(run: Run) -> None:
@@ -82,7 +82,10 @@ class _ClosedError(Exception):
 async def signal_with_start_workflow_execution(
     service: History, request: service_pb.SignalWithStartWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Signal the open run, or start one whose second event is the signal."""
+    """Signal the open run, or start one whose second event is the signal; return the id of the run.
+
+    Raise ALREADY_EXISTS when the id policies forbid the start, or UNAVAILABLE after too many conflicts.
+    """
 
     def prepare(run: Run) -> None:
         _check(run)

@@ -124,7 +124,7 @@ class Standalone:
             service.engine.forget(run.key)
 
     def _deadline(self, service: History, context: CallContext) -> int:
-        """Return when a waiting caller is answered that there is nothing new, by the steady clock."""
+        """Return when a waiting caller is answered that there is nothing new (steady clock, nanoseconds)."""
         limits = service.limits.of(context.namespace)
         longest_ns, buffer_ns = self.long_poll(limits)
         if not context.can_hold:

@@ -121,7 +121,7 @@ class Start:
 async def start_workflow_execution(
     service: History, request: service_pb.StartWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Start a run, or answer as the id policies say when the workflow id is in use."""
+    """Start a run, or answer as the id policies say when the workflow id is in use. Raise ALREADY_EXISTS."""
     delayed = bool(request.cron_schedule) or request.workflow_start_delay.ToNanoseconds() > 0
     if delayed or not service.limits.of(context.namespace).eager_workflow_start:
         request.request_eager_execution = False

@@ -36,7 +36,7 @@ DISABLED = "time skipping was disabled before the fast-forward completed"
 async def poll_workflow_execution_time_skipping(
     service: History, request: service_pb.PollWorkflowExecutionTimeSkippingRequest, context: CallContext
 ) -> Reply:
-    """Return how the fast-forward ended; POLL_TIMEOUT when it has not by the deadline."""
+    """Return how the fast-forward ended; POLL_TIMEOUT when it has not by the deadline. Raise NOT_FOUND."""
     engine = service.engine
     execution = request.workflow_execution
     key = await engine.resolve(

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 async def update_workflow_execution(
     service: History, request: service_pb.UpdateWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
-    """Admit the update, and wait until it reaches the requested stage."""
+    """Admit the update, and wait until it reaches the requested stage; without it the reply has the current stage.
+
+    Raise what `update.admit` and `wait` raise.
+    """
     execution = request.workflow_execution
     patience = Patience.of(service, context)
     run, ticket = await service.engine.transact(
@@ -87,7 +90,10 @@ def _link(
 
 
 def deadline(service: History, context: CallContext) -> int:
-    """Return until when a caller waits: shortly before its own deadline, and at most for a long poll."""
+    """Return until when a caller waits, shortly before its own deadline and at most for a long poll.
+
+    The time is by the steady clock, in nanoseconds.
+    """
     long_poll_ns, now_ns = service.limits.of(context.namespace).long_poll_ns, service.clock.steady_ns()
     if context.deadline_ns is None:
         return now_ns + long_poll_ns
@@ -119,7 +125,10 @@ class Patience:
 async def wait(
     service: History, key: ExecutionKey, ticket: update.Ticket, stage: int, patience: Patience
 ) -> tuple[update.Progress, update_pb.Outcome | None]:
-    """Wait until the update reaches `stage` or until the deadline; return its progress, and its outcome or None."""
+    """Wait until the update reaches `stage` or until the deadline; return its progress, and its outcome or None.
+
+    Raise DEADLINE_EXCEEDED at the caller's own deadline, and what `update.progress` raises for an aborted update.
+    """
     with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
         while True:
             entry = await service.engine.read(key, audience)
@@ -142,7 +151,7 @@ async def wait(
 async def poll_workflow_execution_update(
     service: History, request: service_pb.PollWorkflowExecutionUpdateRequest, context: CallContext
 ) -> Reply:
-    """Wait for the outcome of an update that was admitted before. Raise NOT_FOUND."""
+    """Wait for the outcome of an update that was admitted before. Raise NOT_FOUND, or DEADLINE_EXCEEDED."""
     ref = request.update_ref
     entry = await service.engine.find(
         context.namespace_id, ref.workflow_execution.workflow_id, ref.workflow_execution.run_id

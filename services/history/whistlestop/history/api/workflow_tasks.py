@@ -107,7 +107,10 @@ async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
 async def respond_workflow_task_completed(
     service: History, request: service_pb.RespondWorkflowTaskCompletedRequest, context: CallContext
 ) -> Reply:
-    """Process a worker's commands. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for invalid commands."""
+    """Process a worker's commands; the reply may carry the next workflow task and eager activities.
+
+    Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for invalid commands.
+    """
     token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_GONE)
     if (request.intermediate_page or request.page_number > 0) and await _keep_page(service, token, request):
         return service_pb.RespondWorkflowTaskCompletedResponse()

@@ -126,6 +126,7 @@ def request_cancel(completion: Completion, command: command_pb.Command) -> histo
     """Handle the command RequestCancelActivityTask: an activity that has not started is cancelled at once.
 
     The worker of a started one is notified by a command on its control queue or by the reply to its next heartbeat.
+    Raise BadCommand for an unknown activity, or one whose cancellation was already requested.
     """
     run = completion.run
     attributes = command.request_cancel_activity_task_command_attributes

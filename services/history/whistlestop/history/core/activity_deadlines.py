@@ -1,4 +1,7 @@
-"""The deadlines of an activity: its four timeouts and its next attempt."""
+"""The deadlines of an activity: its four timeouts and its next attempt.
+
+All times are nanoseconds by the run's clock.
+"""
 
 from __future__ import annotations
 

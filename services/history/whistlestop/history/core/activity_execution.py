@@ -95,12 +95,12 @@ def close_deadline_ns(state: MutableState) -> int:
 
 
 def not_before_start_delay(state: MutableState, instant_ns: int) -> int:
-    """Return the given time, or the end of the start delay if that is later and no attempt has been started."""
+    """Return the time, or the end of the start delay if that is later and no attempt was started (nanoseconds)."""
     return instant_ns if state.activity_execution.first_started_ns else max(instant_ns, first_dispatch_ns(state))
 
 
 def timeouts(state: MutableState) -> list[tuple[int, int]]:
-    """Return the deadlines of its timeouts, as (time, timeout type)."""
+    """Return the deadlines of its timeouts, as (time in nanoseconds, timeout type)."""
     activity = state.activity_execution
     options = activity.options
     dues: list[tuple[int, int]] = []
@@ -122,7 +122,7 @@ def timeouts(state: MutableState) -> list[tuple[int, int]]:
 
 
 def earliest_due(state: MutableState) -> int:
-    """Return the next deadline or dispatch; 0 for none."""
+    """Return the next deadline or dispatch in nanoseconds; 0 for none."""
     activity = state.activity_execution
     dues = [due_ns for due_ns, _ in timeouts(state)]
     if activity.to_dispatch:

@@ -154,7 +154,7 @@ def _hand_on_reset_points(run: Run, a: history_pb.WorkflowExecutionStartedEventA
 
 
 def throttled(run: Run, backoff_ns: int) -> int:
-    """Return the back-off, lengthened where the chain would run too fast."""
+    """Return the back-off in nanoseconds, lengthened where the chain would run too fast."""
     lifetime_ns = run.now_ns - run.state.execution_start_ns
     least_ns = run.limits.continue_as_new_min_interval_ns
     return least_ns - lifetime_ns if lifetime_ns + backoff_ns < least_ns else backoff_ns

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def schedule_activity(run: Run, a: command_pb.ScheduleActivityTaskCommandAttributes, *, is_set: bool = True) -> None:
-    """Check and complete ScheduleActivityTask."""
+    """Check and complete ScheduleActivityTask. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES
     _take_fairness_key(a)
     fault = (
@@ -129,7 +129,7 @@ def activity_timeouts_fault(a: command_pb.ScheduleActivityTaskCommandAttributes,
 
 
 def request_cancel_activity(a: command_pb.RequestCancelActivityTaskCommandAttributes, *, is_set: bool = True) -> None:
-    """Check RequestCancelActivityTask."""
+    """Check RequestCancelActivityTask. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY_ATTRIBUTES
     if not is_set:
         raise BadCommand(
@@ -143,7 +143,7 @@ def request_cancel_activity(a: command_pb.RequestCancelActivityTaskCommandAttrib
 
 
 def start_timer(run: Run, a: command_pb.StartTimerCommandAttributes, *, is_set: bool = True) -> None:
-    """Check StartTimer."""
+    """Check StartTimer. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES
     if not is_set:
         raise BadCommand(cause, "StartTimerCommandAttributes is not set on StartTimerCommand.")
@@ -156,7 +156,7 @@ def start_timer(run: Run, a: command_pb.StartTimerCommandAttributes, *, is_set: 
 
 
 def cancel_timer(run: Run, a: command_pb.CancelTimerCommandAttributes, *, is_set: bool = True) -> None:
-    """Check CancelTimer."""
+    """Check CancelTimer. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_TIMER_ATTRIBUTES
     if not is_set:
         raise BadCommand(cause, "CancelTimerCommandAttributes is not set on CancelTimerCommand.")
@@ -164,7 +164,7 @@ def cancel_timer(run: Run, a: command_pb.CancelTimerCommandAttributes, *, is_set
 
 
 def record_marker(run: Run, a: command_pb.RecordMarkerCommandAttributes, *, is_set: bool = True) -> None:
-    """Check RecordMarker."""
+    """Check RecordMarker. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_RECORD_MARKER_ATTRIBUTES
     if not is_set:
         raise BadCommand(cause, "RecordMarkerCommandAttributes is not set on RecordMarkerCommand.")
@@ -188,7 +188,7 @@ def _check_id(run: Run, cause: Cause, what: str, value: str, command: str) -> No
 def upsert_search_attributes(
     run: Run, a: command_pb.UpsertWorkflowSearchAttributesCommandAttributes, *, is_set: bool = True
 ) -> None:
-    """Check UpsertWorkflowSearchAttributes."""
+    """Check UpsertWorkflowSearchAttributes. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
     command = "UpsertWorkflowSearchAttributesCommand"
     if not is_set:
@@ -210,7 +210,7 @@ def upsert_search_attributes(
 def modify_properties(
     run: Run, a: command_pb.ModifyWorkflowPropertiesCommandAttributes, *, is_set: bool = True
 ) -> None:
-    """Check ModifyWorkflowProperties."""
+    """Check ModifyWorkflowProperties. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_MODIFY_WORKFLOW_PROPERTIES_ATTRIBUTES
     command = "ModifyWorkflowPropertiesCommand"
     if not is_set:
@@ -233,7 +233,7 @@ def modify_properties(
 def complete_workflow(
     run: Run, a: command_pb.CompleteWorkflowExecutionCommandAttributes, *, is_set: bool = True
 ) -> None:
-    """Check CompleteWorkflowExecution."""
+    """Check CompleteWorkflowExecution. Raise BadCommand."""
     if not is_set:
         raise BadCommand(
             fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES,
@@ -248,7 +248,7 @@ def complete_workflow(
 
 
 def fail_workflow(run: Run, a: command_pb.FailWorkflowExecutionCommandAttributes, *, is_set: bool = True) -> None:
-    """Check FailWorkflowExecution."""
+    """Check FailWorkflowExecution. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_FAIL_WORKFLOW_EXECUTION_ATTRIBUTES
     if not is_set:
         raise BadCommand(cause, "FailWorkflowExecutionCommandAttributes is not set on FailWorkflowExecutionCommand.")
@@ -260,7 +260,7 @@ def fail_workflow(run: Run, a: command_pb.FailWorkflowExecutionCommandAttributes
 
 
 def cancel_workflow(a: command_pb.CancelWorkflowExecutionCommandAttributes, *, is_set: bool = True) -> None:
-    """Check CancelWorkflowExecution."""
+    """Check CancelWorkflowExecution. Raise BadCommand."""
     if not is_set:
         raise BadCommand(
             fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_WORKFLOW_EXECUTION_ATTRIBUTES,
@@ -271,7 +271,7 @@ def cancel_workflow(a: command_pb.CancelWorkflowExecutionCommandAttributes, *, i
 def continue_as_new(
     run: Run, a: command_pb.ContinueAsNewWorkflowExecutionCommandAttributes, *, is_set: bool = True
 ) -> None:
-    """Check ContinueAsNewWorkflowExecution; fields that it leaves unset are inherited from this run."""
+    """Check ContinueAsNewWorkflowExecution; unset fields are inherited from this run. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES
     command = "ContinueAsNewWorkflowExecutionCommand"
     if not is_set:
@@ -318,7 +318,7 @@ def continue_as_new(
 
 
 def protocol_message(a: command_pb.ProtocolMessageCommandAttributes, *, is_set: bool = True) -> None:
-    """Check ProtocolMessage."""
+    """Check ProtocolMessage. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
     if not is_set:
         raise BadCommand(cause, "ProtocolMessageCommandAttributes is not set on ProtocolMessageCommand.")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def start_child_workflow(
     run: Run, a: command_pb.StartChildWorkflowExecutionCommandAttributes, *, is_set: bool = True
 ) -> None:
-    """Check and complete StartChildWorkflowExecution."""
+    """Check and complete StartChildWorkflowExecution. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_CHILD_EXECUTION_ATTRIBUTES
     command = "StartChildWorkflowExecutionCommand"
     if not is_set:
@@ -122,7 +122,7 @@ def _child_fault(run: Run, a: command_pb.StartChildWorkflowExecutionCommandAttri
 def signal_external_workflow(
     run: Run, a: command_pb.SignalExternalWorkflowExecutionCommandAttributes, *, is_set: bool = True
 ) -> None:
-    """Check SignalExternalWorkflowExecution."""
+    """Check SignalExternalWorkflowExecution. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SIGNAL_WORKFLOW_EXECUTION_ATTRIBUTES
     command = "SignalExternalWorkflowExecutionCommand"
     if not is_set:
@@ -155,7 +155,7 @@ def signal_external_workflow(
 def request_cancel_external_workflow(
     run: Run, a: command_pb.RequestCancelExternalWorkflowExecutionCommandAttributes, *, is_set: bool = True
 ) -> None:
-    """Check RequestCancelExternalWorkflowExecution."""
+    """Check RequestCancelExternalWorkflowExecution. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_ATTRIBUTES
     command = "RequestCancelExternalWorkflowExecutionCommand"
     if not is_set:

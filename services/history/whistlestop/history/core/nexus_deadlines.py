@@ -1,4 +1,4 @@
-"""The deadlines of a Nexus operation."""
+"""The deadlines of a Nexus operation. All times are nanoseconds by the run's clock."""
 
 from __future__ import annotations
 

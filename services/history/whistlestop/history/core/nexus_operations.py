@@ -151,7 +151,7 @@ TOO_LARGE = call_error("http: response body too large", retryable=False)
 
 
 def time_for(run: Run, operation: NexusOperation, *, cancel: bool) -> tuple[int, wf_enums.TimeoutType.ValueType]:
-    """Return how long a request may take, and the operation's timeout that limits it (or unspecified)."""
+    """Return how many nanoseconds a request may take, and the operation's timeout that limits it (or unspecified)."""
     left_ns = run.limits.nexus_request_timeout_ns
     kind = wf_enums.TIMEOUT_TYPE_UNSPECIFIED
     to_close_ns = operation.schedule_to_close_timeout_ns

@@ -241,15 +241,18 @@ class Run:
 
     @property
     def has_pending_workflow_task(self) -> bool:
+        """Whether a workflow task is scheduled or started."""
         return self.state.workflow_task.scheduled_event_id != 0
 
     @property
     def has_started_workflow_task(self) -> bool:
+        """Whether a worker has the workflow task."""
         task = self.state.workflow_task
         return task.scheduled_event_id != 0 and task.started_event_id != 0
 
     @property
     def has_buffered_events(self) -> bool:
+        """Whether events wait in the buffer, stored or of this transition."""
         return bool(self.mem_buffer) or len(self.state.buffered_events) > 0
 
     def buffered(self, wanted: Callable[[history_pb.HistoryEvent], bool]) -> history_pb.HistoryEvent | None:

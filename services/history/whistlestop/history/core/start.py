@@ -148,14 +148,14 @@ def copy_memo_and_search_attributes(target: Any, source: Any) -> None:
 
 
 def run_timeout(run_timeout_ns: int, execution_timeout_ns: int) -> int:
-    """Return the run timeout, limited by the execution timeout; 0 means no limit."""
+    """Return the run timeout in nanoseconds, limited by the execution timeout; 0 means no limit."""
     if execution_timeout_ns == 0:
         return run_timeout_ns
     return min(run_timeout_ns, execution_timeout_ns) if run_timeout_ns else execution_timeout_ns
 
 
 def task_timeout(task_timeout_ns: int, run_timeout_ns: int, limits: Limits) -> int:
-    """Return the workflow task timeout with its default and maximum, no longer than the run timeout."""
+    """Return the workflow task timeout in nanoseconds: with default and maximum, no longer than the run timeout."""
     wanted = task_timeout_ns or limits.workflow_task_timeout_ns
     wanted = min(wanted, limits.workflow_task_timeout_max_ns)
     return min(wanted, run_timeout_ns) if run_timeout_ns else wanted

@@ -29,7 +29,7 @@ def is_enabled(state: MutableState) -> bool:
 
 
 def fast_forward_due(state: MutableState) -> int:
-    """Return when, by the run's clock, the current fast-forward ends; 0 without one."""
+    """Return when, in nanoseconds by the run's clock, the current fast-forward ends; 0 without one."""
     skipping = state.time_skipping
     if not skipping.config.enabled or skipping.fast_forward_reached:
         return 0

@@ -36,7 +36,7 @@ NO_TIME_LEFT = "Not enough time to schedule next retry before activity ScheduleT
 
 
 def earliest_due(state: MutableState) -> int:
-    """Return the run's next deadline by its clock; 0 for none."""
+    """Return the run's next deadline, in nanoseconds by its clock; 0 for none."""
     if activity_execution.is_one(state):
         return activity_execution.earliest_due(state)
     dues: list[int] = []
@@ -67,12 +67,12 @@ def earliest_due(state: MutableState) -> int:
 
 
 def row_due(state: MutableState) -> int:
-    """Return the time of the run's timer row by the server's clock; 0 if it has none."""
+    """Return the time of the run's timer row, in nanoseconds by the server's clock; 0 if it has none."""
     return state.alarm_ns - time_skipping_apply.skipped_ns(state) if state.alarm_ns else 0
 
 
 def run_deadline(state: MutableState) -> int:
-    """Return the deadline of the run or of its whole chain, whichever is earlier; 0 for none."""
+    """Return the earlier deadline of the run and of its whole chain, in nanoseconds by its clock; 0 for none."""
     run_ns, chain_ns = state.run_expiration_ns, state.execution_expiration_ns
     return min(run_ns, chain_ns) if run_ns and chain_ns else run_ns or chain_ns
 

@@ -408,7 +408,7 @@ async def action_closed(service: History, task: TransferTask, data: TransferData
 
 
 async def stop_action(service: History, task: TransferTask, data: TransferData) -> None:
-    """Cancel or terminate a run that blocks the next one."""
+    """Cancel or terminate a run that blocks the next one. Raise VersionConflict if it continued in another run."""
     engine = service.engine
     try:
         key = await engine.resolve(data.target_namespace_id, data.target_workflow_id, fresh=True)

@@ -383,7 +383,7 @@ def is_idle(data: ScheduleData) -> bool:
 
 
 def retention_ends(data: ScheduleData) -> int:
-    """Return when an idle schedule is to be closed: some time after its last activity."""
+    """Return when an idle schedule is to be closed, in nanoseconds: some time after its last activity."""
     info = data.info
     newest = [timestamp_ns(info.recent_actions[-1].actual_time)] if info.recent_actions else []
     return max(*newest, timestamp_ns(info.create_time), timestamp_ns(info.update_time)) + RETENTION_NS

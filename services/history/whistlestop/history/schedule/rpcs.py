@@ -167,7 +167,10 @@ def _replace_memo(run: Run, memo: common_pb.Memo) -> None:
 
 
 async def patch_schedule(service: History, request: service_pb.PatchScheduleRequest, context: CallContext) -> Reply:
-    """Trigger, backfill, pause or unpause the schedule."""
+    """Trigger, backfill, pause or unpause the schedule.
+
+    Raise NOT_FOUND, or FAILED_PRECONDITION for too many backfills.
+    """
 
     def decide(run: Run, data: ScheduleData) -> None:
         if policy.is_repeated(data, request.request_id):
@@ -182,7 +185,7 @@ async def patch_schedule(service: History, request: service_pb.PatchScheduleRequ
 async def delete_schedule(
     service: History, request: service_pb.DeleteScheduleRequest, context: CallContext
 ) -> Reply:
-    """Delete the schedule; the runs that it started continue."""
+    """Delete the schedule; the runs that it started continue. Raise NOT_FOUND."""
 
     def decide(run: Run) -> None:
         if not run.is_open or not run.state.schedule:
@@ -196,7 +199,10 @@ async def delete_schedule(
 async def list_schedule_matching_times(
     service: History, request: service_pb.ListScheduleMatchingTimesRequest, context: CallContext
 ) -> Reply:
-    """Return the schedule's times within a range, even of a closed schedule."""
+    """Return the schedule's times within a range, even of a closed schedule.
+
+    Raise NOT_FOUND, or INVALID_ARGUMENT without a range, for an unreadable spec, or with too many exclusions.
+    """
     key = await _key(service, request.schedule_id, context)
     entry = await service.engine.read(key)
     if not entry.state.schedule:

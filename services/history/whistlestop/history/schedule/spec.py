@@ -79,7 +79,7 @@ class CompiledSpec:
         return self.next_of(after_ns, Looks(self))
 
     def next_of(self, after_ns: int, looks: Looks) -> Next | None:
-        """Return the time as `next_after` does, using up `looks`."""
+        """Return the time as `next_after` does, using up `looks`. Raise TooManyExclusions."""
         after = max(after_ns, self.start_ns - SECOND_NS) // SECOND_NS
         while looks.left > 0:
             looks.left -= 1

@@ -60,7 +60,7 @@ class AwsLambda:
             raise ProviderError(f"cannot connect to the compute provider: {error}") from error
 
     async def validate(self, details: Details) -> None:
-        """Ask Lambda for a dry run, which needs no other permission than an invocation."""
+        """Ask Lambda for a dry run, which needs no other permission than an invocation. Raise ProviderError."""
         self.check(details)
         arn, region, role = self._target(details)
         external_id = _text(details, "role_external_id")

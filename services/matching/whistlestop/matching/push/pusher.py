@@ -230,7 +230,7 @@ class Pusher:
     async def _push_tasks(self, work: Work, details: Mapping[str, Any], count: int) -> tuple[int, int]:
         """Send the tasks: in a function until all are answered, in a server in the background.
 
-        Return how many were sent, and when to check again.
+        Return how many were sent, and when to check again (wall clock, nanoseconds; 0: not needed).
         """
         if work.context.can_hold:
             again_ns = self._clock.now_ns() + webhook.timeout_ms_of(details) * 1_000_000 + MARGIN_NS

@@ -129,7 +129,10 @@ class Webhook:
         self.check(details)
 
     async def start(self, details: Details, work: Work, count: int) -> int:
-        """Send one request for all `count` workers: the receiver knows best how to start several."""
+        """Send one request for all `count` workers: the receiver knows best how to start several.
+
+        Raise ProviderError.
+        """
         data = self.described(work) | {"workers": count}
         answer = await self.send(details, "worker.wanted", data)
         if not 200 <= answer.status < 300:
