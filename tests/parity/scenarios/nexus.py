@@ -64,6 +64,9 @@ async def endpoints_that_are_refused(p: Puppet) -> None:
         {"external": {}},
         {"external": {"url": "ftp://host/"}},
         {"external": {"url": "https://" + "x" * 5000}},
+        {"external": {"url": "-http://host/"}},
+        {"external": {"url": "://host/"}},
+        {"external": {"url": "host/a:b"}},
     )
     for target in targets:
         await p.refused("CreateNexusEndpoint", spec={"name": p.id("other"), "target": target})

@@ -212,6 +212,10 @@ def _url_issues(url: str, most: int) -> list[str]:
         scheme = urlsplit(url).scheme
     except ValueError as error:
         return [f"invalid target URL: {error}"]
+    if not scheme and ":" in url.partition("/")[0]:
+        # What stands before the colon is no scheme (RFC 3986, 4.2).
+        fault = "missing protocol scheme" if url[0] == ":" else "first path segment in URL cannot contain colon"
+        return [f'invalid target URL: parse "{url}": {fault}']
     if scheme not in ("http", "https"):
         return [f'invalid target URL scheme: "{scheme}", expected http or https']
     return []
