@@ -307,6 +307,7 @@ _VOLATILE = (
     "create_request_id", "cancel_request_id", "external_payloads", "external_payload_count",
     "external_payload_size_bytes", "last_completion_result", "paused", "child_ids_initialized_post_reset",
     "in_flight_updates", "update_admissions", "refused_updates", "reset_run_id", "reset_requests",
+    "signal_with_start_digests",
 )
 _LAST_CARRIED_ACTIVITY_FIELD = 19
 _LAST_CARRIED_NEXUS_FIELD = 19

@@ -96,6 +96,17 @@ async def signal_with_start_signals(p: Puppet) -> None:
 
 
 @scenario
+async def signal_with_start_under_a_known_id(p: Puppet) -> None:
+    """Another request than the one that has the id, after the run is closed: it is no request that is sent again."""
+    await p.start()
+    await p.call("SignalWithStartWorkflowExecution", **p.start_fields(request_id="same"), signal_name="s")
+    await p.terminate()
+    await p.call("SignalWithStartWorkflowExecution", **p.start_fields(request_id="same"), signal_name="other")
+    await p.history()
+    await p.terminate()
+
+
+@scenario
 async def signal_with_start_and_policies(p: Puppet) -> None:
     first = await p.start()
     await p.call(

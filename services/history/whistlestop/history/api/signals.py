@@ -90,6 +90,7 @@ async def signal_with_start_workflow_execution(
     def prepare(run: Run) -> None:
         _check(run)
         signal.record(run, **_signal(request))  # type: ignore[arg-type]
+        signal.note_request(run.state, digest)
         core_start.first_workflow_task(run)
 
     def _check(run: Run) -> None:
@@ -97,6 +98,7 @@ async def signal_with_start_workflow_execution(
 
     if not request.workflow_id_conflict_policy:
         request.workflow_id_conflict_policy = wf_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
+    digest = _digest(request)
     starting = Start(service, start_request(request), context, prepare)
     await check_version(service, starting.request, context)
     replaces = request.workflow_id_conflict_policy == wf_enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING or (
@@ -105,9 +107,9 @@ async def signal_with_start_workflow_execution(
     for _ in range(MAX_CONFLICTS):
         run, started = None, False
         if not replaces:
-            run = await _signal_current(service, request, context)
+            run = await _signal_current(service, request, digest, context)
         if run is None:
-            run = await _start_with_signal(starting)
+            run = await _start_with_signal(starting, digest)
             started = True
         if run is not None:
             run_id = run.key.run_id
@@ -142,15 +144,24 @@ def _signal(request: service_pb.SignalWithStartWorkflowExecutionRequest) -> dict
     }
 
 
+def _digest(request: service_pb.SignalWithStartWorkflowExecutionRequest) -> int:
+    """Return what tells the request from others, those under its id included."""
+    from hashlib import blake2b  # not before it is needed
+
+    return int.from_bytes(blake2b(request.SerializeToString(deterministic=True), digest_size=8).digest(), "big")
+
+
 async def _signal_current(
-    service: History, request: service_pb.SignalWithStartWorkflowExecutionRequest, context: CallContext
+    service: History, request: service_pb.SignalWithStartWorkflowExecutionRequest, digest: int, context: CallContext
 ) -> Run | None:
     """Signal the open run, or find the run that took this request before; return None when there is neither."""
 
     def decide(run: Run) -> None:
-        if not run.is_open and not signal.is_known(run.state, request.request_id):
+        if not run.is_open and not signal.is_same_request(run.state, request.request_id, digest):
             raise _ClosedError
         signal.receive(run, with_start=True, **_signal(request))  # type: ignore[arg-type]
+        if run.is_open:
+            signal.note_request(run.state, digest)
 
     try:
         run, _ = await service.engine.transact(context.namespace_id, request.workflow_id, "", decide)
@@ -163,7 +174,7 @@ async def _signal_current(
     return run
 
 
-async def _start_with_signal(starting: Start) -> Run | None:
+async def _start_with_signal(starting: Start, digest: int) -> Run | None:
     """Return the new run, or None when the workflow id was taken meanwhile. Raise ALREADY_EXISTS."""
     request = starting.request
     expected: str | None = None
@@ -176,7 +187,7 @@ async def _start_with_signal(starting: Start) -> Run | None:
             entry = await starting.current(conflict.current.run_id)
         if entry is None:
             return None
-        if signal.is_known(entry.state, request.request_id):
+        if signal.is_same_request(entry.state, request.request_id, digest):
             # The request started this run, and was sent again.
             return starting.service.engine.run_of(entry)
         verdict = id_policies.decide(entry.state, request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)

@@ -96,6 +96,23 @@ def is_known(state: MutableState, request_id: str) -> bool:
     )
 
 
+def is_same_request(state: MutableState, request_id: str, digest: int) -> bool:
+    """Return whether this very signal-with-start was received before, not another one under its id.
+
+    Of runs that 0.1.0 wrote the ids are all that is known.
+    """
+    digests = state.signal_with_start_digests
+    return is_known(state, request_id) and (not digests or digest in digests)
+
+
+def note_request(state: MutableState, digest: int) -> None:
+    """Remember a signal-with-start that was taken; the last ones are kept."""
+    if digest in state.signal_with_start_digests:
+        return
+    state.signal_with_start_digests.append(digest)
+    del state.signal_with_start_digests[:-HANDED_ON]
+
+
 def hand_on_requests(state: MutableState, following: MutableState) -> None:
     """Pass the last signal request ids to the next run of the chain, which then ignores repeated requests."""
     taken = [
@@ -106,6 +123,7 @@ def hand_on_requests(state: MutableState, following: MutableState) -> None:
     newest = [request_id for _, request_id in heapq.nlargest(HANDED_ON, taken)]
     known = [*state.signal_request_ids, *reversed(newest)]
     following.signal_request_ids.extend(known[-HANDED_ON:])
+    following.signal_with_start_digests.extend(state.signal_with_start_digests)
 
 
 def check(run: Run, input: common_pb.Payloads | None) -> None:  # noqa: A002 - the field's own name
