@@ -32,6 +32,13 @@ EXPECTED = {
     "*.poller_group*": "as above",
     "*.poller_scaling_decision": "a hint that depends on which poller a task met, and when",
     "*.backlog_count_hint": "as above",
+    "*.tasks_dispatch_rate": "a rate of the moment",
+    "*.QueryWorkflowResponse.link": "Temporal tells it since a later release",
+    "*.ScheduleInfo.state_size_bytes": "Temporal's newer scheduler tells it, which is off by default there",
+    "*.Capabilities.workflow_update_callbacks": "on by default here: `history.enableUpdateCallbacks`",
+    "*.ComputeStatus*": "a version's compute config is validated when it is created here, and some time later there",
+    "*.compute_status": "as above",
+    "*.NexusOperationExecutionCancellationInfo.requested_time": "the real server leaves it out until it has asked",
 }
 """Patterns of fields that one of the two may leave out, and why."""
 

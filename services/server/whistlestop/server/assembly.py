@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.listen_address import host_port
 from whistlestop.common.metrics import NO_METRICS, Metrics
 from whistlestop.common.outbound import Named, Outbound
 from whistlestop.frontend.config import FrontendConfig
@@ -138,7 +139,12 @@ def assemble(
 
     def make_frontend(services: Services) -> Frontend:
         frontend_config = config.dynamic.apply(
-            FrontendConfig(persistence_store=config.store.kind, auth=_auth(config)),
+            FrontendConfig(
+                persistence_store=config.store.kind,
+                address=config.broadcast_address or _address(config.ip, config.port),
+                http_address=_address(config.ip, config.http_port),
+                auth=_auth(config),
+            ),
             FRONTEND_KEYS,
         )
         to_history = at_history or _Later(lambda: services.engine.to_history)
@@ -198,6 +204,11 @@ def _engine(
             namespaces=namespaces,
         )
     return Engine(history, matching, offers, at_history or _made(history), to_matching, outbound)
+
+
+def _address(ip: str, port: int | None) -> str:
+    """Return an address to show; empty for a port that is chosen when the server starts, and for none."""
+    return host_port(ip, port) if port else ""
 
 
 def allowed_addresses(dynamic: DynamicConfig) -> list[str]:
