@@ -58,6 +58,18 @@ def test_timeouts_in_a_row_are_reported() -> None:
     assert _shown(world) == ["category=WorkflowTaskTimedOut", "cause=WorkflowTaskTimedOutCauseStartToClose"]
 
 
+def test_the_failure_that_has_an_event_is_reported_when_later_attempts_time_out() -> None:
+    """A worker that fails one task and does not answer the transient ones after it."""
+    world = World(limits=dataclasses.replace(Limits(), workflow_task_problems=2))
+    world.start()
+    _fail(world)
+    world.poll()
+    world.advance(600)
+    assert _shown(world) == [
+        "category=WorkflowTaskFailed", "cause=WorkflowTaskFailedCauseNonDeterministicError",
+    ]  # fmt: skip
+
+
 def test_nothing_is_reported_where_that_is_switched_off() -> None:
     world = World(limits=dataclasses.replace(Limits(), workflow_task_problems=0))
     world.start()

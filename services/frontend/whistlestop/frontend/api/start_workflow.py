@@ -98,7 +98,9 @@ def check_signal_with_start(
         raise invalid_argument(
             "Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not supported for this operation."
         )
-    _fill_id_policies(request, _USE_EXISTING)
+    if request.workflow_id_reuse_policy != _TERMINATE_IF_RUNNING:
+        # Which is left to history, so that it can tell the request from one that asks for the same in the other way.
+        _fill_id_policies(request, _USE_EXISTING)
     checks.check_search_attributes(request.search_attributes, namespace, rules)
     checks.check_priority(request.priority)
     checks.check_links(request.links, rules)

@@ -284,6 +284,7 @@ def fail_workflow_task(state: MutableState, *, increment_attempt: bool) -> None:
 def _workflow_task_failed(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
     a = event.workflow_task_failed_event_attributes
     fail_workflow_task(state, increment_attempt=True)
+    state.last_workflow_task_failure = ""
     state.last_workflow_task_failure_cause = a.cause
     if a.cause == failed_cause_pb2.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW:
         state.workflow_task.attempt = 1
@@ -291,7 +292,10 @@ def _workflow_task_failed(state: MutableState, event: history_pb.HistoryEvent, b
 
 def _workflow_task_timed_out(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
     a = event.workflow_task_timed_out_event_attributes
-    fail_workflow_task(state, increment_attempt=a.timeout_type != wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START)
+    started = a.timeout_type != wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START
+    fail_workflow_task(state, increment_attempt=started)
+    if started:
+        state.last_workflow_task_failure, state.last_workflow_task_failure_cause = "StartToClose", 0
 
 
 # ---- activities and timers ------------------------------------------------------------------------------------------

@@ -11,14 +11,21 @@ if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
 
 ATTRIBUTE = "TemporalReportedProblems"
-FAILED, TIMED_OUT = "Failed", "TimedOut"
 
 
-def report(run: Run, category: str, cause: str) -> None:
-    """Record how a workflow task failed, once `workflow_task_problems` of them have failed in a row."""
+def report(run: Run) -> None:
+    """Record how workflow tasks fail, once `workflow_task_problems` of them have failed in a row.
+
+    What counts is the last failure that has an event: those of transient tasks have none.
+    """
+    from whistlestop.history.core.completion import cause_name
+
     least = run.limits.workflow_task_problems
     if not 0 < least <= run.state.workflow_task.attempts_since_last_success:
         return
+    timeout = run.state.last_workflow_task_failure
+    category = "TimedOut" if timeout else "Failed"
+    cause = timeout or cause_name(run.state.last_workflow_task_failure_cause)
     values = [f"category=WorkflowTask{category}", f"cause=WorkflowTask{category}Cause{cause}"]
     payload = common_pb.Payload(
         metadata={"encoding": b"json/plain", "type": b"KeywordList"},

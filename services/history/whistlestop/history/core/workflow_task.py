@@ -377,7 +377,6 @@ def fail(
         _write_both(run, attempt=task.attempt, identity=identity, stamp=build_ids.own_stamp(state, stamp))
     if task.attempt > 1:
         fail_workflow_task(state, increment_attempt=True)
-        state.last_workflow_task_failure_cause = cause
         run.changed = True
     else:
         event = run.event(et.EVENT_TYPE_WORKFLOW_TASK_FAILED)
@@ -398,13 +397,7 @@ def fail(
     ):
         state.workflow_task.attempt = 1
     state.workflow_close_attempted = close_attempted
-    reported_problems.report(run, reported_problems.FAILED, _cause_name(cause))
-
-
-def _cause_name(cause: int) -> str:
-    from whistlestop.history.core.completion import cause_name
-
-    return cause_name(cause)
+    reported_problems.report(run)
 
 
 def time_out(run: Run) -> None:
@@ -415,7 +408,7 @@ def time_out(run: Run) -> None:
     if task.attempt > 1:
         fail_workflow_task(run.state, increment_attempt=True)
         run.changed = True
-        reported_problems.report(run, reported_problems.TIMED_OUT, "StartToClose")
+        reported_problems.report(run)
         return
     event = run.event(et.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT)
     a = event.workflow_task_timed_out_event_attributes
@@ -423,7 +416,7 @@ def time_out(run: Run) -> None:
     a.started_event_id = task.started_event_id
     a.timeout_type = wf_enums.TIMEOUT_TYPE_START_TO_CLOSE
     run.append(event)
-    reported_problems.report(run, reported_problems.TIMED_OUT, "StartToClose")
+    reported_problems.report(run)
 
 
 def time_out_before_start(run: Run) -> None:
