@@ -43,7 +43,7 @@ class Placements:
         self._reroute = reroute
         self._placed: dict[str, dict[tuple[str, int], NamespaceDeployments]] = {}
         """Has an entry, possibly an empty one, for each namespace that is being watched."""
-        self._background = Background(log, "tasks placed by older routing could not be looked for")
+        self._background = Background(log, "tasks placed by older routing could not be checked")
 
     def note(
         self, namespace_id: str, tasks: Iterable[MatchingTask], placed_by: NamespaceDeployments, sticky: str

@@ -98,7 +98,7 @@ def _is_over(task: TransferTask, queue: str, answer: bytes) -> bool:
     if failure.HasField("nexus_handler_failure_info") and nexus_failures.is_retryable(failure):
         return False
     _log.warning(
-        "a worker refused the commands of %s/%s that its control queue %s brought: %s",
+        "a worker refused the commands of %s/%s sent through its control queue %s: %s",
         task.key.workflow_id, task.key.run_id, queue, failure.message,
     )  # fmt: skip
     return True

@@ -240,14 +240,14 @@ def translate(error: Exception) -> StorageError:
         return PermanentError(f"the database refused the statement: {one_line(error)}")
     if state in _LOST_STATEMENTS:
         return Unavailable(
-            f"prepared statements are lost between transactions (SQLSTATE {state}): a pooler stands before the "
-            "database and does not show it; use the database's own address"
+            f"prepared statements are lost between transactions (SQLSTATE {state}): the connection goes "
+            "through a pooler that was not recognised as one; use the database's own address"
         )
     if state.startswith(_REFUSED_CLASSES):
         return Refused(f"a value that the database does not hold (SQLSTATE {state})")
     if state.startswith(_PERMANENT_CLASSES):
         return PermanentError(f"the database refused the statement: {one_line(error)} (SQLSTATE {state})")
-    return Unavailable(f"the database did not take it: {one_line(error)} (SQLSTATE {state})")
+    return Unavailable(f"the database did not run the statement: {one_line(error)} (SQLSTATE {state})")
 
 
 def is_permanent(error: BaseException) -> bool:

@@ -145,7 +145,7 @@ def prepare(transition: Transition, outreach: Outreach | None = None) -> Prepare
         _start(statement, writes[0], chunks)
     else:
         if len({write.key for write in writes}) != len(writes):
-            raise StorageError("a transition writes each run once")
+            raise StorageError("a transition must not write the same run twice")
         select += _general(statement, writes, chunks)
         locked = True
     for n, write in enumerate(writes):

@@ -90,7 +90,7 @@ def _check(path: str, real: str) -> None:
     if not size:
         if wal_bytes > _WAL_HEADER_BYTES:
             raise CannotOpen(
-                f"{wal} is there, and its database {path} is {'empty' if os.path.lexists(real) else 'not'}: put the "
+                f"{wal} exists, but its database {path} {'is empty' if os.path.lexists(real) else 'does not'}: put the "
                 "database back beside it, or move the -wal file away to begin with an empty one"
             )
         return

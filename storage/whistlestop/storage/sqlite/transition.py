@@ -99,7 +99,7 @@ def apply_transition(cursor: sqlite3.Cursor, transition: Transition) -> None:
     writes = transition.writes
     alone = len(writes) == 1
     if not alone and len({write.key for write in writes}) != len(writes):
-        raise StorageError("a transition writes each run once")
+        raise StorageError("a transition must not write the same run twice")
     for write in writes:
         if not alone:
             _check_version(cursor, write.key, write.expected_version)

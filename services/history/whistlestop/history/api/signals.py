@@ -145,8 +145,8 @@ def _signal(request: service_pb.SignalWithStartWorkflowExecutionRequest) -> dict
 
 
 def _digest(request: service_pb.SignalWithStartWorkflowExecutionRequest) -> int:
-    """Return what tells the request from others, those under its id included."""
-    from hashlib import blake2b  # not before it is needed
+    """Return a 64-bit digest of the whole request, which distinguishes it from others with the same id."""
+    from hashlib import blake2b  # imported only when it is needed
 
     return int.from_bytes(blake2b(request.SerializeToString(deterministic=True), digest_size=8).digest(), "big")
 

@@ -97,16 +97,16 @@ def is_known(state: MutableState, request_id: str) -> bool:
 
 
 def is_same_request(state: MutableState, request_id: str, digest: int) -> bool:
-    """Return whether this very signal-with-start was received before, not another one under its id.
+    """Return whether this signal-with-start was received before, as opposed to another one with the same id.
 
-    Of runs that 0.1.0 wrote the ids are all that is known.
+    A run written by release 0.1.0 has no digests, so there the id alone decides.
     """
     digests = state.signal_with_start_digests
     return is_known(state, request_id) and (not digests or digest in digests)
 
 
 def note_request(state: MutableState, digest: int) -> None:
-    """Remember a signal-with-start that was taken; the last ones are kept."""
+    """Record the digest of a signal-with-start that was received; only the last `HANDED_ON` are kept."""
     if digest in state.signal_with_start_digests:
         return
     state.signal_with_start_digests.append(digest)

@@ -1403,8 +1403,8 @@ class MutableState(_message.Message):
     def signal_request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def signal_with_start_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """A digest of each of the last signal-with-start requests that were taken: what is sent again is the same in all of
-        it, not in its id alone. (volatile)
+        """The digests of the last signal-with-start requests received. Only a request with the same digest is a repetition;
+        the same id alone is not enough. (volatile)
         """
 
     @_builtins.property
