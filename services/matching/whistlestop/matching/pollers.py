@@ -143,7 +143,7 @@ class PollerRows:
         return [row for row in await self.read(key) if row.last_access_ns >= since_ns]
 
     async def remove(self, key: QueueKey, identity: str) -> bool:
-        """Let the row of a poller that shut down expire now; with an empty identity, all rows of the queue.
+        """Expire the row of a poller that shut down at once; with an empty identity, all rows of the queue.
 
         Return False when there is no such row.
         """

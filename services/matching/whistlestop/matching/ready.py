@@ -299,7 +299,7 @@ class Fair:
         self.cursor, self._partial, self._turns = window.cursor, window.cursor is not None, len(self._levels)
 
     def refill(self, number: int, tasks: Iterable[MatchingTask], bound: int | None) -> None:
-        """Add tasks of a level that had run out; `bound` is the last id read, where there is still more."""
+        """Add tasks to a level that had run out; `bound` is the last id read, or None when the store has no more."""
         self.short.pop(number, None)
         level = self._levels.get(number)
         if level is None:

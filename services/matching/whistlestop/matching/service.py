@@ -265,7 +265,7 @@ class Matching:
             log.debug("the pollers of queue %s could not be read: %s", key[1], error)
 
     async def _reset_sticky(self, task: MatchingTask, context: CallContext) -> None:
-        """Let history move the task to the normal queue. If that fails, its schedule-to-start timeout does."""
+        """Ask history to move the task to the normal queue. If that fails, its schedule-to-start timeout moves it."""
         request = internal.ResetStickyTaskRequest(
             execution=common_pb.WorkflowExecution(workflow_id=task.workflow_id, run_id=task.run_id),
             scheduled_event_id=task.scheduled_event_id,

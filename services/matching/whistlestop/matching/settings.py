@@ -201,7 +201,7 @@ def _within_reach(ready_ns: int, now_ns: int, interval_ns: int) -> int:
 
 
 def _take_for_key(data: TaskQueueData, rate: KeyRate, task: MatchingTask, now_ns: int) -> int:
-    """Take a token of the task's key; return 0, or when the next one comes in nanoseconds. Full buckets are removed."""
+    """Take a token of the task's key; return 0, or the time of the next one (Unix ns). Full buckets are removed."""
     if rate.paused:
         return NEVER_NS
     level, buckets = task.key.priority, data.key_ready_ns

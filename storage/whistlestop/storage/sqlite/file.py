@@ -1,4 +1,4 @@
-"""Check that a database file is complete and ours before it is opened, and set the marks that tell so.
+"""Check that a database file is complete and ours before it is opened, and set the marks that this check reads.
 
 SQLite keeps recent writes in FILE-wal. A copy, a move or a restore that takes one file without the other results in a
 database that opens but lacks acknowledged writes. So the file's header carries marks:
@@ -48,7 +48,7 @@ class _Header(NamedTuple):
 
     page_size: int
     pages: int
-    """0 where the header does not tell."""
+    """0 where the header does not contain a valid number."""
     application_id: int
     generation: int
     state: int

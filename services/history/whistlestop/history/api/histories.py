@@ -52,7 +52,7 @@ _MARGIN_NS = SECOND_NS
 _MOST_EVENT_ID = 2**62
 CLOSE_EVENT = wf_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
 CLIENTS_WITHOUT_UNWRITTEN_EVENTS = frozenset({"temporal-cli", "temporal-ui"})
-"""Command line and UI show what is stored, and nothing that may still disappear."""
+"""Clients that are shown stored events only, none of a task in progress: those may still disappear."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ _MOST_DIGITS = 19
 
 @dataclass(frozen=True, slots=True)
 class Standalone:
-    """One kind of such executions."""
+    """A kind of standalone execution: an activity or a Nexus operation."""
 
     id_prefix: str
     """The prefix of the workflow ids of their runs."""

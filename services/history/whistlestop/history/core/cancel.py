@@ -40,7 +40,7 @@ def request(
     """Record the request and schedule a workflow task.
 
     `external` is the requesting run as (id of its initiated event, workflow id, run id). Raise NOT_FOUND when the run
-    belongs to another chain, or is not the child that the requester takes it for.
+    belongs to another chain, or is no child of the requester although `child_workflow_only` is set.
     """
     if not run.is_open:
         return

@@ -109,7 +109,7 @@ class Limits:
     nexus_retry_initial_ns: int = SECOND_NS
     nexus_retry_max_ns: int = 3600 * SECOND_NS
     nexus_system_callback_url: bool = True
-    """Whether workers of this server get a callback URL that stands for this server, not `nexus_callback_url`."""
+    """Whether workers of this server get the URL of its system callback instead of `nexus_callback_url`."""
     nexus_callback_url: str = ""
     """Where external handlers send completions of operations; `{{.NamespaceName}}` and `{{.NamespaceID}}` are
     replaced."""

@@ -221,7 +221,7 @@ def answered(run: Run, token: TaskToken, believed_namespace_id: str) -> NexusOpe
 
 
 def _leave_request(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
-    """Remember a request that a worker still holds while its operation closes."""
+    """Keep a request that a worker still holds while its operation closes, so that its late answer is accepted."""
     attempt = attempt_of(operation, cancel=cancel)
     requests = run.state.ended_nexus_requests
     for at in reversed(range(len(requests))):
@@ -240,7 +240,7 @@ def _leave_request(run: Run, operation: NexusOperation, *, cancel: bool) -> None
 
 
 def _is_ended_request(run: Run, token: TaskToken) -> bool:
-    """Return whether the token is of such a request, and forget that: it is answered once."""
+    """Return whether the token is of a request that `_leave_request` kept, and remove it: it is answered only once."""
     for at, request in enumerate(run.state.ended_nexus_requests):
         if (
             request.scheduled_event_id == token.scheduled_event_id

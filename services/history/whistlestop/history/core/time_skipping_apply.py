@@ -42,7 +42,7 @@ def fast_forward_due(state: MutableState) -> int:
 def note_start(
     state: MutableState, a: history_pb.WorkflowExecutionStartedEventAttributes, event: history_pb.HistoryEvent
 ) -> None:
-    """Take over the configuration, and the clock's lead, with which the run starts."""
+    """Set the configuration with which the run starts, and how far its clock is ahead of the server's."""
     propagated = a.time_skipping_state_propagation
     initial_ns = duration_ns(propagated.initial_skipped_duration)
     if not a.HasField("time_skipping_config") and initial_ns <= 0:

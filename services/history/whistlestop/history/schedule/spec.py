@@ -41,7 +41,7 @@ _ZONES_DISAGREE = "conflicting timezone names"
 
 
 class TooManyExclusions(ValueError):
-    """The search for the next time was given up."""
+    """No next time was found, since the exclusions match too many candidates."""
 
 
 @dataclass(frozen=True, slots=True)

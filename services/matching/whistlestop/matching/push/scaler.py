@@ -60,7 +60,7 @@ class Scaler:
     max_workers: int = 10
     """The maximum of workers that are alive or starting."""
     backlog_per_worker: int = 10
-    """How many waiting tasks ask for one worker."""
+    """The number of waiting tasks for which one worker is started."""
     worker_start_timeout_ms: int = 30_000
     """A started worker that has not polled by then is considered lost."""
 
@@ -107,7 +107,7 @@ def _number(name: str, value: object, least: int) -> float:
 
 
 def decide(scaler: Scaler, state: PushState, backlog: int, alive: int, now_ns: int, *, again: bool) -> Decision:
-    """Return what `backlog` waiting tasks and `alive` workers ask for, after recording in `state` which have arrived.
+    """Return how many workers to start for `backlog` waiting tasks, and record in `state` which workers have arrived.
 
     With `again` this is a repeated check: no task was added.
     """
