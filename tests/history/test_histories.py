@@ -83,16 +83,16 @@ async def test_a_batch_of_which_all_events_are_asked_for_is_read_once() -> None:
 def test_what_was_not_asked_for_for_longest_goes_first() -> None:
     data = history_pb.History(events=[_event(1 + number, 100) for number in range(10)]).SerializeToString()
     keys = [ExecutionKey("n", "order-7", f"run-{number}") for number in range(3)]
-    kept = IndexedBatches(2 * IndexedBatch(data).size_bytes)
+    kept = IndexedBatches(2 * IndexedBatch(data, 10).size_bytes)
     for key in keys[:2]:
-        kept.keep(key, 1, IndexedBatch(data))
+        kept.keep(key, 1, IndexedBatch(data, 10))
     assert kept.get(keys[0], 1) is not None
-    kept.keep(keys[2], 1, IndexedBatch(data))
+    kept.keep(keys[2], 1, IndexedBatch(data, 10))
     assert [kept.get(key, 1) is not None for key in keys] == [True, False, True]
 
 
 def test_a_batch_that_is_too_large_is_not_kept() -> None:
     data = history_pb.History(events=[_event(1, 100)]).SerializeToString()
     kept, key = IndexedBatches(100), ExecutionKey("n", "order-7", "run-1")
-    kept.keep(key, 1, IndexedBatch(data))
+    kept.keep(key, 1, IndexedBatch(data, 10))
     assert kept.get(key, 1) is None

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from whistlestop.storage.errors import Refused, TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from whistlestop.storage.records import ExecutionWrite, Transition, VisibilityRow
 
 VALUE_LIMIT = 1 << 20
@@ -25,41 +23,52 @@ NUL = "\0"
 
 def check_transition(transition: Transition) -> None:
     """Raise TooLarge for values that are too long even in chunks, and Refused for text that can't be stored."""
-    check_text(*_texts(transition.writes))
     for _, _, answer in transition.answers:
         check_chunked("query answer", len(answer))
     for write in transition.writes:
+        _check_write(write)
+
+
+def _check_write(write: ExecutionWrite) -> None:
+    # Every commit comes here: conditions stand in line, and texts are named when one of them is refused.
+    text = write.key.workflow_id
+    if len(write.state) > CHUNKED_LIMIT:
         check_chunked("mutable state", len(write.state))
-        for batch in write.history:
+    for batch in write.history:
+        if len(batch.data) > CHUNKED_LIMIT:
             check_chunked("history batch", len(batch.data))
-        for task in write.tasks_added:
+    for task in write.tasks_added:
+        text += task.key.task_queue
+        if task.data:
             check_value("task", len(task.data))
-        for timer in (write.timer, write.retention_timer):
-            check_value("timer", len(timer.data) if timer is not None else 0)
-        for transfer in write.transfers_added:
-            check_chunked("transfer task", len(transfer.data))
-        if write.visibility is not None:
-            check_visibility(write.visibility)
+    for timer in (write.timer, write.retention_timer):
+        if timer is not None:
+            text += timer.key.workflow_id
+            if timer.data:
+                check_value("timer", len(timer.data))
+    for transfer in write.transfers_added:
+        text += transfer.key.workflow_id
+        check_chunked("transfer task", len(transfer.data))
+    if write.current is not None:
+        text += write.current.current.create_request_id
+    row = write.visibility
+    if row is not None:
+        text += f"{row.workflow_type}{row.task_queue}{row.parent_workflow_id or ''}{row.root_workflow_id}"
+        check_visibility(row)
+    if NUL in text:
+        check_text(*_texts(write))
 
 
-def _texts(writes: Sequence[ExecutionWrite]) -> list[str]:
-    """Return all texts of the writes that come from outside."""
-    texts: list[str] = []
-    for write in writes:
-        key = write.key
-        texts.append(key.workflow_id)
-        texts.extend([task.key.task_queue for task in write.tasks_added])
-        timer, retention_timer, row = write.timer, write.retention_timer, write.visibility
-        if timer is not None and timer.key is not key:
-            texts.append(timer.key.workflow_id)
-        if retention_timer is not None and retention_timer.key is not key:
-            texts.append(retention_timer.key.workflow_id)
-        if write.transfers_added:
-            texts.extend([transfer.key.workflow_id for transfer in write.transfers_added])
-        if write.current is not None:
-            texts.append(write.current.current.create_request_id)
-        if row is not None:
-            texts += (row.workflow_type, row.task_queue, row.parent_workflow_id or "", row.root_workflow_id)
+def _texts(write: ExecutionWrite) -> list[str]:
+    """Return all texts of a write that come from outside."""
+    texts = [write.key.workflow_id, *(task.key.task_queue for task in write.tasks_added)]
+    texts += [timer.key.workflow_id for timer in (write.timer, write.retention_timer) if timer is not None]
+    texts += [transfer.key.workflow_id for transfer in write.transfers_added]
+    if write.current is not None:
+        texts.append(write.current.current.create_request_id)
+    row = write.visibility
+    if row is not None:
+        texts += (row.workflow_type, row.task_queue, row.parent_workflow_id or "", row.root_workflow_id)
     return texts
 
 

@@ -61,8 +61,9 @@ def check(headers: Mapping[str, str]) -> None:
 
 def check_call(headers: Mapping[str, str]) -> None:
     """Check a gRPC call like `check`. If the client does not name itself, supported servers are not checked either."""
-    if headers.get(NAME) and headers.get(VERSION):
-        check(headers)
+    name, version = headers.get(NAME), headers.get(VERSION)
+    if name and version and (fault := _fault(name, version, headers.get(SERVERS, ""))) is not None:
+        raise fault()
 
 
 def check_nexus(headers: Mapping[str, str]) -> None:

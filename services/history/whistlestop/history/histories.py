@@ -74,10 +74,12 @@ async def read_event(engine: Engine, entry: Entry, batch_id: int, event_id: int)
         return indexed.event(event_id - first_event_id)
     for batch in await read_batches(engine, entry, first_event_id, event_id + 1, limit=MAX_BATCHES):
         if batch.first_event_id <= event_id < batch.next_event_id:
-            indexed = IndexedBatch(batch.data)
-            if batch.next_event_id - batch.first_event_id >= _LEAST_INDEXED:
+            index, length = event_id - batch.first_event_id, batch.next_event_id - batch.first_event_id
+            is_worth_it = length >= _LEAST_INDEXED
+            indexed = IndexedBatch(batch.data, length if is_worth_it else index + 1)
+            if is_worth_it:
                 engine.indexed.keep(entry.key, batch.first_event_id, indexed)
-            event = indexed.event(event_id - batch.first_event_id)
+            event = indexed.event(index)
             if event.event_id == event_id:
                 return event
     raise LookupError(f"event {event_id} of {entry.key.workflow_id}/{entry.key.run_id} is not in history")

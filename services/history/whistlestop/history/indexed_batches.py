@@ -27,12 +27,13 @@ class IndexedBatch:
 
     __slots__ = ("_data", "_ends", "_starts")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, most: int) -> None:
+        """Find the first `most` events of `data`; there may be fewer."""
         self._data = data
         self._starts: list[int] = []
         self._ends: list[int] = []
         at, end = 0, len(data)
-        while at < end:
+        while at < end and len(self._starts) < most:
             size = shift = 0
             at += 1  # the field's tag
             while True:
