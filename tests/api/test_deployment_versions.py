@@ -324,6 +324,8 @@ async def test_a_deployment_that_is_full_takes_no_further_version() -> None:
     async with opened("matching.maxVersionsInDeployment=2") as site:
         with pytest.raises(ServiceError, match=r"cannot add version d\.3 since maximum number of versions \(2\)") as no:
             await site.poll("3")
+        with pytest.raises(ServiceError, match="cannot add version"):  # and not only the first time
+            await site.poll("3")
         assert no.value.code is Code.RESOURCE_EXHAUSTED
         detail: Any = no.value.details[0]
         assert detail.cause == causes.RESOURCE_EXHAUSTED_CAUSE_WORKER_DEPLOYMENT_LIMITS

@@ -108,7 +108,11 @@ class Versions:
         known = await self._deployments.read(context.namespace_id)
         self._seen[seen] = now_ns
         if not has_queue(known, version, poll.task_queue.name, task_type):
-            await self._register(context, version, poll.task_queue.name, task_type)
+            try:
+                await self._register(context, version, poll.task_queue.name, task_type)
+            except BaseException:
+                self._seen.pop(seen, None)  # The next poll tries again: there may be room by then.
+                raise
             # Other processes learn of it a moment later, so the first poll after that checks again.
             self._seen[seen] = now_ns - _AGAIN_NS + 2 * int(MOST_BEHIND_S * SECOND_NS)
         if key != plain:
