@@ -1,7 +1,7 @@
 """The command `whistlestop`.
 
-Rules of this package: commands import what they need when they run, since `server start-dev` is started by test suites
-all the time; a failure that a person can mend is one line on standard error and exit code 1 (2 for a bad flag).
+Commands import what they need when they run, because test suites start `server start-dev` often. An error that the
+user can fix is one line on standard error and exit code 1 (2 for a wrong flag).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     from whistlestop.server.cli import quick_start
 
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -11,7 +11,7 @@ import typer
 from whistlestop.server.cli.errors import CommandError, complain
 from whistlestop.server.release import VERSION
 
-# typer carries click inside or beside it, by version: click's errors are reached through typer's own name.
+# Depending on its version, typer bundles click or depends on it: find click's exception through typer.
 _ClickException: type[Any] = typer.BadParameter.__bases__[0].__bases__[0]
 
 app = typer.Typer(
@@ -26,15 +26,15 @@ app = typer.Typer(
 
 GROUPS = {
     "server": ("whistlestop.server.cli.server", "Run the server."),
-    "db": ("whistlestop.server.cli.db", "Look after the database."),
-    "workflow": ("whistlestop.server.cli.workflow", "Look at workflows."),
-    "task-queue": ("whistlestop.server.cli.task_queue", "Look at task queues."),
-    "cluster": ("whistlestop.server.cli.cluster", "Look at the cluster."),
-    "key": ("whistlestop.server.cli.key", "Look after API keys."),
-    "deploy": ("whistlestop.server.cli.deploy", "Put three functions into a cloud account."),
-    "destroy": ("whistlestop.server.cli.destroy", "Take them out again."),
-    "config": ("whistlestop.server.cli.config", "Look at the configuration."),
-    "bridge": ("whistlestop.server.cli.bridge", "Serve gRPC beside a worker, over a target that speaks HTTP."),
+    "db": ("whistlestop.server.cli.db", "Manage the database."),
+    "workflow": ("whistlestop.server.cli.workflow", "Inspect workflows."),
+    "task-queue": ("whistlestop.server.cli.task_queue", "Inspect task queues."),
+    "cluster": ("whistlestop.server.cli.cluster", "Inspect the cluster."),
+    "key": ("whistlestop.server.cli.key", "Manage API keys."),
+    "deploy": ("whistlestop.server.cli.deploy", "Deploy the three functions to a cloud account."),
+    "destroy": ("whistlestop.server.cli.destroy", "Delete a deployed stack."),
+    "config": ("whistlestop.server.cli.config", "Inspect the configuration."),
+    "bridge": ("whistlestop.server.cli.bridge", "Serve gRPC next to a worker and forward calls over HTTP."),
 }
 
 
@@ -48,14 +48,14 @@ def _print_version(value: bool) -> None:
 def _root(
     show_version: Annotated[
         bool,
-        typer.Option("--version", "-v", help="Print the version and leave.", callback=_print_version, is_eager=True),
+        typer.Option("--version", "-v", help="Print the version and exit.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     pass
 
 
 def _add_groups(arguments: list[str]) -> None:
-    """Import the group that is asked for; all of them when it is not clear (help, a typing error)."""
+    """Import the requested group, or all of them if that is unclear (help, a typing error)."""
     import importlib
 
     wanted = next((argument for argument in arguments if not argument.startswith("-")), "")
@@ -65,14 +65,14 @@ def _add_groups(arguments: list[str]) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; its exit code."""
+    """Run a command and return its exit code."""
     _add_groups(arguments)
     command = typer.main.get_command(app)
     try:
         result = command.main(args=arguments, prog_name="whistlestop", standalone_mode=False)
     except _ClickException as error:
         message = str(error.format_message())
-        if message.startswith("Usage:"):  # a group without a command: help, not a complaint
+        if message.startswith("Usage:"):  # a group without a command prints help, which is no error
             print(message, file=sys.stderr)
         else:
             complain(message)
@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
-        # The reader (a pager, `head`) has gone; Python would complain again while flushing at exit.
+        # The reader (a pager, `head`) has exited; Python would report it again when flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return result if isinstance(result, int) else 0

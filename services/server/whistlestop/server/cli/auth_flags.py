@@ -1,4 +1,4 @@
-"""The flags by which a server is told who may call. JWTs are a matter of the environment, as they are in functions."""
+"""Flags for the authentication of callers. JWTs are configured by the environment, as in functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ApiKeys = Annotated[
         "--api-keys",
         metavar="FILE",
         envvar="WHISTLESTOP_API_KEYS",
-        help="The file that `whistlestop key` keeps; or ssm:NAME, secretsmanager:ARN. Callers need a key of it.",
+        help="File of API keys (see `whistlestop key`), or ssm:NAME, secretsmanager:ARN. Callers need one of them.",
     ),
 ]
 AllowAnonymous = Annotated[
@@ -20,6 +20,6 @@ AllowAnonymous = Annotated[
     typer.Option(
         "--allow-anonymous",
         envvar="WHISTLESTOP_ALLOW_ANONYMOUS",
-        help="Listen on an address that others reach, although nobody is asked who they are.",
+        help="Allow unauthenticated callers on an address that other machines can reach.",
     ),
 ]

@@ -33,35 +33,35 @@ def bridge(
             "--target",
             metavar="URL",
             envvar="WHISTLESTOP_TARGET",
-            help="Where the frontend is: a Function URL, an API Gateway, a server's HTTP door.",
+            help="URL of the frontend: a Function URL, an API Gateway, a server's HTTP endpoint.",
         ),
     ],
     listen: Annotated[
         str,
         typer.Option(
-            "--listen", metavar="[HOST:]PORT", help="Where SDKs and the CLI find the bridge; port 0: a free one."
+            "--listen", metavar="[HOST:]PORT", help="Address for SDKs and the CLI; port 0: a free one."
         ),
     ] = "127.0.0.1:7233",
     api_key: Annotated[
         str,
         typer.Option(
-            "--api-key", envvar="WHISTLESTOP_API_KEY", help="Sent as a bearer token for callers that bring none."
+            "--api-key", envvar="WHISTLESTOP_API_KEY", help="Sent as a bearer token for callers that send none."
         ),
     ] = "",
     sigv4: Annotated[
         bool, typer.Option("--sigv4", help="Sign with AWS credentials (environment, profile, instance, …).")
     ] = False,
     region: Annotated[
-        str, typer.Option("--region", help="Of --sigv4, where the address does not tell it.", envvar="AWS_REGION")
+        str, typer.Option("--region", help="For --sigv4, if the URL does not contain it.", envvar="AWS_REGION")
     ] = "",
     signed_service: Annotated[
-        str, typer.Option("--signed-service", help="Of --sigv4: lambda or execute-api.", show_default="by the address")
+        str, typer.Option("--signed-service", help="For --sigv4: lambda or execute-api.", show_default="by the URL")
     ] = "",
-    tls_ca: Annotated[str, typer.Option("--tls-ca", help="PEM file of authorities to check the target with.")] = "",
+    tls_ca: Annotated[str, typer.Option("--tls-ca", help="PEM file of CAs for the target.")] = "",
     tls_cert: Annotated[str, typer.Option("--tls-cert", help="PEM file of the bridge's own certificate (mTLS).")] = "",
-    tls_key: Annotated[str, typer.Option("--tls-key", help="PEM file of its key.")] = "",
+    tls_key: Annotated[str, typer.Option("--tls-key", help="PEM file of the key of --tls-cert.")] = "",
     most_idle_s: Annotated[
-        float, typer.Option("--most-idle", min=0.05, help="Seconds between two looks for tasks while nothing happens.")
+        float, typer.Option("--most-idle", min=0.05, help="Longest interval of checks for tasks, in s.")
     ] = 30.0,
     wake_queue: Annotated[
         str,
@@ -69,19 +69,19 @@ def bridge(
             "--wake-queue",
             metavar="auto|URL",
             envvar="WHISTLESTOP_WAKE_QUEUE",
-            help="A queue of SQS on which functions tell of tasks: one of its own, or that at URL. By default none.",
+            help="SQS queue for notifications of tasks: `auto` creates one, or its URL. By default none.",
             show_default=False,
         ),
     ] = "",
     allow_anonymous: AllowAnonymous = False,
     log_every_s: Annotated[
-        float, typer.Option("--log-every", min=0, help="Seconds between two lines that count calls; 0: never.")
+        float, typer.Option("--log-every", min=0, help="Seconds between log lines with counts of calls; 0: never.")
     ] = 60.0,
 ) -> None:
-    """Serve gRPC beside a worker, and pass its calls on over HTTP: long polls wait here, not at the target."""
+    """Serve gRPC next to a worker and forward its calls over HTTP; long polls wait here instead of at the target."""
     address = _listen_address(listen, allow_anonymous=allow_anonymous)
-    # Temporal's API modules import grpcio where they find it, for stubs that a bridge does not use: 9 MB less.
-    sys.modules.setdefault("grpc", None)  # type: ignore[arg-type]  # Python's way to say that a module is not there
+    # Temporal's API modules import grpcio if available, for stubs that a bridge does not use: this saves 9 MB.
+    sys.modules.setdefault("grpc", None)  # type: ignore[arg-type]  # None makes the import fail
     from whistlestop.bridge import BridgeConfig
 
     handler = logging.StreamHandler(sys.stderr)
@@ -101,14 +101,18 @@ def bridge(
 
 
 def _listen_address(text: str, *, allow_anonymous: bool) -> ListenAddress:
-    """Return where to listen. Whoever reaches the bridge calls the target with its credentials. Raises CommandError."""
+    """Return the address to listen on. Raises CommandError.
+
+    Whoever can reach the bridge can call the target with its credentials, so that other addresses than loopback have
+    to be allowed explicitly.
+    """
     try:
         address = parse_listen(text)
     except ValueError as error:
         raise CommandError(f"--listen {error}", 2) from error
     if not address.is_loopback and not allow_anonymous:
         raise CommandError(
-            f"{text} is no loopback address, and whoever reaches the bridge calls with its credentials: listen on "
+            f"{text} is not a loopback address, and whoever reaches the bridge can use its credentials: listen on "
             "127.0.0.1, or say --allow-anonymous",
             2,
         )
@@ -118,7 +122,7 @@ def _listen_address(text: str, *, allow_anonymous: bool) -> ListenAddress:
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
-    except ImportError:  # not made for every platform
+    except ImportError:  # not available on every platform
         return None
     return uvloop.new_event_loop
 

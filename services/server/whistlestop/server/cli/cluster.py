@@ -23,7 +23,7 @@ def _group() -> None:
 def members(db_filename: DbFilename = "", database_url: DatabaseUrl = "", output: Output = "table") -> None:
     """List the live servers and function instances, as the database knows them.
 
-    Slots: how many of the 16384 that executions fall into a member scans for timers and transfer tasks, where several
+    Slots: how many of the 16384 slots of executions the member scans for timers and transfer tasks, if several
     servers share a database.
     """
     as_json = wants_json(output)

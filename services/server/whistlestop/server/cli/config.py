@@ -1,4 +1,4 @@
-"""`whistlestop config show`: what a server runs with that is given these files and values, and where each is from."""
+"""`whistlestop config show`: the configuration of a server with these files and values, and their sources."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SECRETS = frozenset(("internal_secret",))
 
 @app.callback()
 def _group() -> None:
-    """A group, although there is one command so far."""
+    """Keep `show` a subcommand while it is the only one."""
 
 
 @app.command()
@@ -39,7 +39,7 @@ def show(
     config_file: ConfigFile = "",
     dynamic_config_value: DynamicConfigValues = None,
     dynamic_config_file: DynamicConfigFile = "",
-    everything: Annotated[bool, typer.Option("--all", help="What nobody has set, too, with its default.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also show unset values with their defaults.")] = False,
     output: Output = "table",
 ) -> None:
     """Show the flags of `server start` and the dynamic configuration, with the source of each value."""
@@ -80,7 +80,7 @@ def _dynamic(given: list[str] | None, path: str, source: str) -> DynamicConfig:
 
 
 def _flags(of_file: dict[str, Any], file: str, *, everything: bool) -> Iterator[dict[str, Any]]:
-    """Each flag of `server start` from the environment, else from the file, else with its default."""
+    """Yield each flag of `server start` from the environment, else from the file, else with its default."""
     from whistlestop.server.cli.quick_start import ENVIRONMENT, FROM_ENVIRONMENT, START
 
     for name, (_, default) in START.items():
@@ -107,7 +107,7 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def _values(dynamic: DynamicConfig, *, everything: bool) -> Iterator[dict[str, Any]]:
-    """Each value that was given, and what it means where it is none of Temporal's or changes nothing."""
+    """Yield each configured value, with a remark if it has no effect."""
     from whistlestop.server.dynamic_config import HONOURED
     from whistlestop.server.temporal_settings import settings
 
@@ -124,7 +124,7 @@ def _values(dynamic: DynamicConfig, *, everything: bool) -> Iterator[dict[str, A
 
 
 def _default(key: str) -> object:
-    """What holds where nobody has set the key; spans as in the configuration."""
+    """Return the default of a key, durations in the form of the configuration."""
     from whistlestop.server.dynamic_config import SECTIONS, as_given
 
     for settings_of, keys in SECTIONS:

@@ -1,6 +1,6 @@
-"""`--config FILE`: the flags of `server start` in a TOML file, checked before anything starts.
+"""`--config FILE`: the flags of `server start` in a TOML file, validated before anything starts.
 
-A key is a flag's name with underscores. Flags come first, then the environment, then the file.
+A key is a flag's name with underscores. Precedence: command line, environment, file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def read_config(context: typer.Context, path: str) -> str:
-    """What stands in the file becomes the flags' defaults. Raises CommandError with a line for each problem."""
+    """Make the values of the file the defaults of the flags. Raises CommandError with a line for each error."""
     if path:
         context.default_map = {**(context.default_map or {}), **_flags(_parsed(path))}
     return path
@@ -29,7 +29,7 @@ ConfigFile = Annotated[
     str,
     typer.Option(
         "--config", metavar="FILE", envvar="WHISTLESTOP_CONFIG", callback=read_config, is_eager=True,
-        help="TOML file with these flags, by their names with underscores.",
+        help="TOML file with these flags; keys are their names with underscores.",
     ),
 ]  # fmt: skip
 
@@ -42,7 +42,7 @@ DynamicConfigFile = Annotated[
     str,
     typer.Option(
         "--dynamic-config-file", metavar="FILE",
-        help="Dynamic configuration in Temporal's YAML; read again when it has changed.",
+        help="Dynamic configuration in Temporal's YAML format; reloaded when it changes.",
     ),
 ]  # fmt: skip
 
@@ -61,7 +61,7 @@ def _parsed(path: str) -> dict[str, Any]:
     try:
         checked = ServerFile.model_validate(given)
     except ValidationError as error:
-        # Without the values: some are secret.
+        # Leave out the values, because some are secret.
         lines = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
         raise CommandError("\n".join(f"--config {path}: {line}" for line in lines), 2) from None
     if "@" in checked.database_url + checked.database_listen_url:  # a user, and perhaps a password
@@ -72,7 +72,7 @@ def _parsed(path: str) -> dict[str, Any]:
 
 
 def _flags(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As the command line would give them."""
+    """Convert values to the form of the command line."""
     flags = dict(values)
     if "services" in flags:
         flags["services"] = ",".join(flags["services"])

@@ -1,9 +1,9 @@
-"""How commands reach a server: connection options, environment variables and profiles as Temporal's own CLI has them.
+"""How commands connect to a server: options, environment variables and profiles as in Temporal's CLI.
 
 The environment (`TEMPORAL_ADDRESS`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS_…`) and the profile file are read by the SDK
-(`temporalio.envconfig`), so they mean here what they mean there. An option given on the command line wins.
+(`temporalio.envconfig`), so they have the same meaning here as there. An option on the command line takes precedence.
 
-An API key is sent without TLS only to a loopback address, or when TLS is disabled explicitly (`--no-tls`).
+An API key is sent without TLS only to a loopback address, or if TLS is disabled explicitly (`--no-tls`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _Tls = Annotated[
     typer.Option(
         "--tls/--no-tls",
         rich_help_panel=_TLS,
-        help="Use TLS, or do not. [env var: TEMPORAL_TLS]",
+        help="Use TLS or not. [env var: TEMPORAL_TLS]",
         show_default="TLS with an API key or another TLS option",
     ),
 ]
@@ -64,7 +64,7 @@ _TlsCaPath = Annotated[
     typer.Option(
         "--tls-ca-path",
         metavar="FILE",
-        help="Certificates of the authorities to trust.",
+        help="Certificates of the CAs to trust.",
         show_default="the system's",
     ),
 ]
@@ -75,7 +75,7 @@ _TlsCertPath = Annotated[
 _TlsCertData = Annotated[
     str, typer.Option("--tls-cert-data", metavar="PEM", help="The same, as text.", show_default=False)
 ]
-_TlsKeyPath = Annotated[str, typer.Option("--tls-key-path", metavar="FILE", help="Its key.", show_default=False)]
+_TlsKeyPath = Annotated[str, typer.Option("--tls-key-path", metavar="FILE", help="Private key.", show_default=False)]
 _TlsKeyData = Annotated[
     str, typer.Option("--tls-key-data", metavar="PEM", help="The same, as text.", show_default=False)
 ]
@@ -102,7 +102,7 @@ _ConfigFile = Annotated[
         "--config-file",
         metavar="FILE",
         show_default="Temporal's own",
-        help="The configuration file that has the profile. [env var: TEMPORAL_CONFIG_FILE]",
+        help="The configuration file with the profile. [env var: TEMPORAL_CONFIG_FILE]",
     ),
 ]
 _DbFilename = Annotated[
@@ -146,7 +146,7 @@ _PARAMETERS = inspect.signature(_options, eval_str=True).parameters
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM texts, empty where the system's certificates or no client certificate are meant."""
+    """PEM texts; empty for the system's CAs, or for no client certificate."""
 
     ca: bytes = b""
     certificate: bytes = b""
@@ -156,7 +156,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where the API is: a server at `address`, or a database that is named instead."""
+    """How to reach the API: a server at `address`, or a database if one is named."""
 
     address: str
     namespace: str
@@ -168,7 +168,7 @@ class Connection:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Api]:
-        """Yield the API. Raises CommandError when a database is named that cannot be opened."""
+        """Yield the API. Raises CommandError if a named database cannot be opened."""
         from whistlestop.server.cli import reach
 
         if self.db_filename or self.database_url:
@@ -192,7 +192,7 @@ class Connection:
 
 
 def on_a_server(command: Callable[..., None]) -> Callable[..., None]:
-    """Return `command(connection, …)` as a command that takes the connection options besides its own."""
+    """Return `command(connection, …)` as a command that also has the connection options."""
     own = [*inspect.signature(command, eval_str=True).parameters.values()][1:]
 
     @functools.wraps(command)
@@ -206,7 +206,7 @@ def on_a_server(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def connection_of(options: dict[str, Any]) -> Connection:
-    """Combine options, environment and profile. Raises CommandError for what cannot be read or does not go together."""
+    """Combine options, environment and profile. Raises CommandError for unreadable files and contradictions."""
     from_database = bool(options["db_filename"] or options["database_url"])
     profile = _profile(options)
     address = options["address"] or profile.address or DEFAULT_ADDRESS

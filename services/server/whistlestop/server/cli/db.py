@@ -17,11 +17,11 @@ def migrate(
     db_filename: DbFilename = "",
     database_url: DatabaseUrl = "",
     contract: Annotated[
-        bool, typer.Option("--contract", help="Also drop what older releases need: afterwards they can't start.")
+        bool, typer.Option("--contract", help="Also drop what only older releases need; they cannot start afterwards.")
     ] = False,
     output: Output = "table",
 ) -> None:
-    """Bring the schema up to this release's; a SQLite file is made when it is not there."""
+    """Migrate the schema to this release; a SQLite file is created if it does not exist."""
     as_json = wants_json(output)
 
     async def work() -> None:
@@ -35,14 +35,14 @@ def migrate(
         done = f"applied {', '.join(applied)};" if applied else "nothing to do,"
         print(f"{config.describe()}: {done} the schema is at version {schema.version}")
         if schema.contracts:
-            print(f"With --contract, once no older release runs: {', '.join(schema.contracts)}")
+            print(f"To apply with --contract once no older release runs: {', '.join(schema.contracts)}")
 
     run(work)
 
 
 @app.command()
 def status(db_filename: DbFilename = "", database_url: DatabaseUrl = "", output: Output = "table") -> None:
-    """Show the schema's version; exit code 1 when migrations of this release are missing."""
+    """Show the schema's version; the exit code is 1 if migrations of this release are missing."""
     as_json = wants_json(output)
 
     async def work() -> bool:
@@ -69,11 +69,11 @@ def status(db_filename: DbFilename = "", database_url: DatabaseUrl = "", output:
 
 @app.command()
 def backup(
-    target: Annotated[str, typer.Argument(help="Where the copy goes; must not be there yet.")],
+    target: Annotated[str, typer.Argument(help="File or folder of the copy, which must not exist yet.")],
     db_filename: DbFilename = "",
     database_url: DatabaseUrl = "",
 ) -> None:
-    """Write a consistent copy while servers go on serving."""
+    """Write a consistent copy while servers keep running."""
 
     async def work() -> None:
         async with open_store(db_filename, database_url) as (store, config):
@@ -87,10 +87,10 @@ def backup(
 def check(
     db_filename: DbFilename = "",
     database_url: DatabaseUrl = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Stop after so many findings.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Stop after this many findings.")] = 100,
     output: Output = "table",
 ) -> None:
-    """Walk the invariants of the stored state; exit code 1 when one is broken."""
+    """Check the invariants of the stored state; the exit code is 1 if one is violated."""
     from whistlestop.server.unreadable import unreadable
 
     as_json = wants_json(output)
@@ -117,15 +117,15 @@ def check(
 
 @app.command()
 def role(
-    name: Annotated[str, typer.Argument(help="Of the role, and of its schema.")],
+    name: Annotated[str, typer.Argument(help="Name of the role and of its schema.")],
     database_url: DatabaseUrl = "",
     iam: Annotated[
-        bool, typer.Option("--iam", help="It signs in by tokens of IAM (RDS, Aurora) instead of a password.")
+        bool, typer.Option("--iam", help="Sign in with IAM tokens (RDS, Aurora) instead of a password.")
     ] = False,
 ) -> None:
-    """Make a role that owns its schema and nothing else. Prints the URL to serve with, and its password only here.
+    """Create a role that owns its schema and nothing else. Prints its URL with the password, which is not stored.
 
-    --database-url is an administrator's. What serves from another schema already is not moved.
+    --database-url is an administrator's. Data of servers that use another schema is not moved.
     """
     import secrets
     from urllib.parse import urlsplit
@@ -134,7 +134,7 @@ def role(
     from whistlestop.storage.postgres.roles import create_role
 
     if not database_url:
-        raise CommandError("name the database by an administrator's --database-url postgresql://…", 2)
+        raise CommandError("give an administrator's --database-url postgresql://…", 2)
     password = "" if iam else secrets.token_urlsafe(24)
 
     async def work() -> None:

@@ -20,7 +20,7 @@ DatabaseUrl = Annotated[
     typer.Option(
         "--database-url",
         envvar="WHISTLESTOP_DATABASE_URL",
-        help="postgresql://… (kept in Systems Manager); or ssm:/name or secretsmanager:ARN, where it is kept.",
+        help="postgresql://… (will be stored in Systems Manager), or ssm:/name or secretsmanager:ARN if stored there.",
     ),
 ]
 CreateDatabase = Annotated[
@@ -45,17 +45,17 @@ def aws(
     create_database: CreateDatabase = "",
     plain_url: PlainUrl = False,
     database_ca: Annotated[
-        str, typer.Option("--database-ca", metavar="FILE", help="PEM of who signs the database's certificate.")
+        str, typer.Option("--database-ca", metavar="FILE", help="PEM file of the database's CAs.")
     ] = "",
     database_user: Annotated[
-        str, typer.Option("--database-user", help="Whom functions sign in as by IAM tokens (RDS, Aurora).")
+        str, typer.Option("--database-user", help="User for IAM tokens (RDS, Aurora).")
     ] = "",
     client_cidr: Annotated[
-        str, typer.Option("--client-cidr", help="For aurora-serverless: who may connect; everybody is 0.0.0.0/0.")
+        str, typer.Option("--client-cidr", help="For aurora-serverless: who may connect; 0.0.0.0/0 for anyone.")
     ] = "",
     vpc_id: Annotated[str, typer.Option("--vpc-id", help="For aurora-serverless.")] = "",
     subnet_ids: Annotated[
-        str, typer.Option("--subnet-ids", help="For aurora-serverless: two public ones or more, by commas.")
+        str, typer.Option("--subnet-ids", help="For aurora-serverless: two or more public subnets, with commas.")
     ] = "",
     runtime: Annotated[
         str,
@@ -67,11 +67,11 @@ def aws(
         str, typer.Option("--auth", help="iam (signed requests) or none (see API keys).", show_default="iam")
     ] = "",
     sweep_rate: Annotated[
-        str, typer.Option("--sweep-rate", help="As rate(15 minutes).", show_default="rate(15 minutes)")
+        str, typer.Option("--sweep-rate", help="Such as rate(15 minutes).", show_default="rate(15 minutes)")
     ] = "",
     alarm_topic: Annotated[str, typer.Option("--alarm-topic", help="ARN of an SNS topic for alarms.")] = "",
     log_retention: Annotated[
-        int, typer.Option("--log-retention", min=0, help="Days that logs are kept.", show_default="14")
+        int, typer.Option("--log-retention", min=0, help="Days to keep logs.", show_default="14")
     ] = 0,
     metrics: Annotated[
         bool | None, typer.Option("--metrics/--no-metrics", help="Metrics for CloudWatch.", show_default="no")
@@ -80,21 +80,21 @@ def aws(
         bool | None, typer.Option("--tracing/--no-tracing", help="Traces for X-Ray.", show_default="no")
     ] = None,
     parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", metavar="NAME=VALUE", help="Any other of the template's.")
+        list[str] | None, typer.Option("--parameter", metavar="NAME=VALUE", help="Any other parameter of the template.")
     ] = None,
     bundles: Annotated[
-        Path | None, typer.Option("--bundles", help="A folder with frontend.zip, …, instead of making them.")
+        Path | None, typer.Option("--bundles", help="Folder with frontend.zip, …, instead of building them.")
     ] = None,
     namespace: Annotated[
-        str, typer.Option("--namespace", "-n", help="Registered when it is not there; empty: none.")
+        str, typer.Option("--namespace", "-n", help="Namespace to register if missing; empty: none.")
     ] = "default",
     migrate: Annotated[
-        bool, typer.Option("--migrate/--no-migrate", help="Bring the schema up to this release's, from here.")
+        bool, typer.Option("--migrate/--no-migrate", help="Migrate the schema to this release, from this machine.")
     ] = True,
 ) -> None:
-    """Create the stack or update it: three functions, their queue and schedules, over a Postgres.
+    """Create or update the stack: three functions, their queue and schedules, over a Postgres.
 
-    What is not said stays as it is in a stack that is there.
+    Options you omit keep their current values in an existing stack.
     """
     from whistlestop.server.deploy import run
     from whistlestop.server.deploy.settings import Settings
@@ -112,7 +112,7 @@ def aws(
 
 
 def _pairs(given: Iterable[str]) -> dict[str, str]:
-    """Return `--parameter NAME=VALUE` as names and values. Raises CommandError for one without an equals sign."""
+    """Parse `--parameter NAME=VALUE`. Raises CommandError for one without an equals sign."""
     found: dict[str, str] = {}
     for each in given:
         name, equals, value = each.partition("=")

@@ -22,10 +22,10 @@ def aws(
     stack: Stack,
     *,
     delete_data: Annotated[
-        bool, typer.Option("--delete-data", help="Delete the DSQL cluster that the stack created, too.")
+        bool, typer.Option("--delete-data", help="Also delete the DSQL cluster that the stack created.")
     ] = False,
 ) -> None:
-    """Delete the stack. A database of yours is not touched; one that the stack created stays or leaves a snapshot."""
+    """Delete the stack. Your own database is not touched; one that the stack created is kept, or leaves a snapshot."""
     from whistlestop.server.deploy import run
 
     manner = run.Manner(print, stack.confirm, stack.dry_run)

@@ -1,4 +1,4 @@
-"""How a command tells a person what went wrong."""
+"""How commands report errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 class CommandError(Exception):
-    """Ends the command with this one line on standard error."""
+    """Ends the command with its message on standard error."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -14,7 +14,7 @@ class CommandError(Exception):
 
 
 def complain(message: str) -> None:
-    """Write an error to standard error, each line of it on one line."""
+    """Write an error message to standard error, each line of it escaped."""
     from whistlestop.server.cli.output import escaped
 
     lines = [escaped(" ".join(line.split())) for line in message.splitlines() if line.strip()]

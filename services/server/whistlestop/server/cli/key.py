@@ -1,4 +1,4 @@
-"""`whistlestop key create`, `list` and `revoke`: the document of API keys, in a file or where AWS keeps it."""
+"""`whistlestop key create`, `list` and `revoke`: the document of API keys, in a file or stored in AWS."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _BY_PARAMETER, _BY_SECRET = "ssm:", "secretsmanager:"
 _SPAN = re.compile(r"(\d+)([mhdw])")
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
-Name = Annotated[str, typer.Argument(help="What the key is called, in lists and logs.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="Name of the key in lists and logs.", show_default=False)]
 Where = Annotated[
     str,
     typer.Option(
         "--api-keys",
         envvar="WHISTLESTOP_API_KEYS",
         metavar="FILE",
-        help="The file of keys that servers read; or ssm:NAME, secretsmanager:ARN, which functions read.",
+        help="File of API keys for servers, or ssm:NAME, secretsmanager:ARN for functions.",
     ),
 ]
 _DEFAULT = "whistlestop-keys.json"
@@ -47,7 +47,7 @@ def create(
         typer.Option(
             "--grant",
             metavar="NAMESPACE:ROLE",
-            help="What the key allows: read, write, worker or admin; temporal-system:… is everywhere. Repeatable.",
+            help="Permission: read, write, worker or admin; temporal-system:… for all namespaces. Repeatable.",
             show_default=False,
         ),
     ],
@@ -58,13 +58,13 @@ def create(
         str,
         typer.Option(
             "--certificate", metavar="NAME", show_default=False,
-            help="No key: clients whose certificate has this name (CN, DNS, URI or email), with --tls-client-ca.",
+            help="Instead of a key: a name in client certificates (CN, DNS, URI, email); needs --tls-client-ca.",
         ),
     ] = "",
     api_keys: Where = _DEFAULT,
     output: Output = "table",
 ) -> None:
-    """Make a key and print it: nobody will be able to show it again. Or let a certificate stand for one."""
+    """Create a key and print it; it cannot be shown again. Or let a client certificate stand for a key."""
     from whistlestop.frontend.auth.grants import BadGrant, parse_grant
     from whistlestop.frontend.auth.keys import ApiKey, hash_of, new_key
 
@@ -108,7 +108,7 @@ def list_keys(api_keys: Where = _DEFAULT, output: Output = "table") -> None:
 
 @app.command()
 def revoke(name: Name, api_keys: Where = _DEFAULT) -> None:
-    """Strike a key out. Servers notice within seconds, functions within five minutes."""
+    """Revoke a key. Servers notice within seconds, functions within five minutes."""
     keys = _read(api_keys, must_exist=True)
     left = [key for key in keys if key.name != name]
     if len(left) == len(keys):
@@ -138,9 +138,9 @@ def _read(place: str, *, must_exist: bool = False) -> list[ApiKey]:
 
 
 def _text(place: str) -> str | None:
-    """What is kept at the place; None when nothing is."""
+    """Return the document stored at the place; None if there is none."""
     if place.lstrip().startswith("{"):
-        raise CommandError("--api-keys holds the document itself: name the place where it is kept", 2)
+        raise CommandError("--api-keys contains the document itself: name the place where it is stored", 2)
     if place.startswith(_BY_PARAMETER):
         return _of_aws("ssm", "get_parameter", "ParameterNotFound", Name=place.removeprefix(_BY_PARAMETER))
     if place.startswith(_BY_SECRET):
@@ -176,7 +176,7 @@ def _write(place: str, keys: list[ApiKey]) -> None:
         _to_aws(place, text)
         return
     path = Path(place)
-    # A server may read at any moment: it finds the old file or the new one, whole.
+    # A server may read at any moment, so replace the file atomically.
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -189,7 +189,10 @@ def _write(place: str, keys: list[ApiKey]) -> None:
 
 
 def _take_after(path: Path, scratch: str) -> None:
-    """Give the new file owner and mode of the one before, for the server may be another user's; a first one is 0600."""
+    """Give the new file the owner and mode of the previous one; without one, mode 0600.
+
+    The owner matters because the server may run as another user.
+    """
     from whistlestop.common import private_files
 
     try:

@@ -1,10 +1,10 @@
-"""Starting with less than all that is installed.
+"""Start without importing all that is installed.
 
-Temporal's API is a part of its SDK, whose packages import much that a server has no use for: the package `temporalio`
-its native library, and each package of messages the stubs of grpcio. Here these packages are made without running them,
-so that the modules of messages alone are imported. Whoever asks such a package for anything else has it run after all.
-Protobuf's messages in Python, which it imports although they are made in C, are left alone in the same way.
-Protobuf in Python, which protobuf imports although it runs in C, is left alone in the same way.
+Temporal's API is part of its SDK, whose packages import much that a server does not use: the package `temporalio` its
+native library, and each package of messages the stubs of grpcio. Here these packages are created without running
+them, so that only the modules of messages are imported. If anything else of such a package is used, it is run after
+all. The Python implementation of protobuf messages, which protobuf imports although it runs in C, is postponed in the
+same way.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _MODULES_OF_MESSAGES = ("_pb2", "_pb2_grpc")
 
 
 def import_messages_alone() -> None:
-    """From now on import of Temporal's SDK its modules of messages alone, without grpcio: 9 MB and a lot of CPU less.
+    """From now on, import only the message modules of Temporal's SDK, without grpcio: this saves 9 MB and much CPU.
 
-    Nothing is changed in a process that has imported the SDK already.
+    It has no effect on what the process has already imported.
     """
     if "grpc" not in sys.modules:
-        sys.modules["grpc"] = None  # type: ignore[assignment]  # Python's way to say that a module is not to be had
+        sys.modules["grpc"] = None  # type: ignore[assignment]  # None makes the import fail
     if _SDK not in sys.modules:
         sys.meta_path.insert(0, _Unneeded())
 
 
 class _Unneeded:
-    """Finds what is not to be run: `temporalio`, the packages below `temporalio.api`, messages in Python."""
+    """Finds the modules that are not to be run: `temporalio`, packages below `temporalio.api`, messages in Python."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
         if name not in (_SDK, _IN_PYTHON) and not name.startswith("temporalio.api"):
@@ -49,7 +49,7 @@ class _Unneeded:
 
 
 class _Postponed:
-    """A loader that runs a module only when somebody asks for what is in it (and not a module of messages below it)."""
+    """A loader that runs a module only when something in it (other than a module of messages) is used."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader

@@ -1,10 +1,10 @@
-"""What commands print: tables and summaries for people, JSON for programs.
+"""Output of commands: tables and summaries for people, JSON for programs.
 
-Rules of this file:
-  - an id is never broken over lines or shortened, since it is there to be copied. A table that is wider than the
-    terminal first loses the columns that its caller calls optional; then its lines are longer than the terminal;
-  - what came from outside (ids, names, messages) is escaped: a control character never reaches the terminal;
-  - a file or a pipe gets every column and plain text. Colours follow NO_COLOR and the terminal, as rich does it.
+- An id is never wrapped or shortened, so that it can be copied. A table wider than the terminal first drops the
+  columns
+  that its caller marks as optional; after that, its lines are longer than the terminal is wide.
+- Text from outside (ids, names, messages) is escaped: a control character never reaches the terminal.
+- A file or a pipe gets every column as plain text. Colours follow NO_COLOR and the terminal, as rich does it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def form_of(output: str) -> str:
-    """Return the form that `--output` asks for. Raises CommandError for one that there is not."""
+    """Return the output format of `--output`. Raises CommandError for an unknown one."""
     form = "table" if output == "text" else output
     if form not in _FORMS:
         raise CommandError(f'--output "{output}" is not one of {", ".join(_FORMS)}', 2)
@@ -43,7 +43,7 @@ def form_of(output: str) -> str:
 
 
 def wants_json(output: str) -> bool:
-    """Return whether `--output` asks for a JSON document. Raises CommandError for an unknown form."""
+    """Return whether `--output` asks for a JSON document. Raises CommandError for an unsupported format."""
     form = form_of(output)
     if form in ("jsonl", "none"):
         raise CommandError(f'--output "{output}" is not one of table, json here', 2)
@@ -51,7 +51,7 @@ def wants_json(output: str) -> bool:
 
 
 def escaped(value: object) -> str:
-    """Return the text with each control character written as a backslash sequence."""
+    """Return the text with control characters as backslash sequences."""
     return CONTROLS.sub(_escape, str(value))
 
 
@@ -61,31 +61,31 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document on standard output."""
+    """Print a JSON document on standard output."""
     print(_dumped(value, indent=2))
 
 
 def print_json_lines(values: Iterable[object]) -> None:
-    """Print a JSON document a line."""
+    """Print one JSON document per line."""
     for value in values:
         print(_dumped(value))
 
 
 def _dumped(value: object, indent: int | None = None) -> str:
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
-    # JSON escapes what is below a space; the rest of what a terminal might act on is escaped here.
+    # JSON escapes characters below a space; other characters on which a terminal might act are escaped here.
     return CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def as_json(message: Message) -> object:
-    """Return the message as Temporal's JSON, with payloads as the values that they hold, search attributes as well."""
+    """Return the message as Temporal's JSON, with payloads and search attributes as their values."""
     from whistlestop.frontend.doors.payload_json import to_json
 
     return _with_values(json.loads(to_json(message, shorthand=True, pretty=False)))
 
 
 def _with_values(tree: object) -> object:
-    """Return the JSON with each search attribute's payload, which has a type besides its encoding, as its value."""
+    """Return the JSON with the payloads of search attributes, which also have a type, as their values."""
     if isinstance(tree, list):
         return [_with_values(each) for each in tree]
     if not isinstance(tree, dict):
@@ -100,7 +100,7 @@ def _with_values(tree: object) -> object:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", optional: Collection[str] = ()
 ) -> None:
-    """Print a table; on a terminal that is too narrow without the `optional` columns, the last of them first."""
+    """Print a table; on a narrow terminal without the `optional` columns, dropping the last of them first."""
     from rich import box
     from rich.cells import cell_len
     from rich.console import Console
@@ -136,12 +136,12 @@ def print_fields(title: str, fields: Iterable[tuple[str, object]]) -> None:
 
 
 def remark(text: str) -> None:
-    """Say on standard error what is not a result, such as that nothing was found."""
+    """Print on standard error what is not a result, such as that nothing was found."""
     print(escaped(text), file=sys.stderr)
 
 
 def instant(ns: int) -> str:
-    """Return nanoseconds since the epoch as UTC to the second; an empty text for 0."""
+    """Return nanoseconds since the epoch as UTC to the second; empty for 0."""
     import datetime as dt
 
     if ns <= 0:

@@ -1,11 +1,11 @@
-"""Starting a server without the library that reads command lines.
+"""Start a server without the library that parses command lines.
 
-SDKs and test suites start servers all the time, and typer, with what it needs, takes longer to import than reading
-their few flags. So a plain command line of `server start-dev` or `server start` is read here; whatever is not plain
-(help, a config file, a mistake, a value that begins with a dash) is left to typer, which answers as it does for every
-command.
+SDKs and test suites start servers often, and importing typer takes longer than parsing their few flags. So a plain
+command line of `server start-dev` or `server start` is parsed here; anything else (help, a config file, a mistake, a
+value that begins with a dash) is left to typer, which handles it as for every command.
 
-The table has what a plain command line needs of each flag; a test compares it with what typer is told in `server`.
+The tables contain what a plain command line needs of each flag; a test compares them with the typer options in
+`server`.
 """
 
 from __future__ import annotations
@@ -77,20 +77,20 @@ START: Final[Mapping[str, tuple[str, Any]]] = {
     "broadcast_address": (TEXT, ""),
     "drain_s": (SECONDS, 5.0),
 }
-"""Parameter -> kind and default. A flag is called as its parameter, with dashes."""
+"""Parameter -> kind and default. A flag has the name of its parameter, with dashes."""
 NAMES: Final[Mapping[str, str]] = {"-p": "port", "-n": "namespace", "-f": "db_filename", "--drain": "drain_s"}
-"""The flags that are called otherwise."""
+"""Flags with another name."""
 FROM_ENVIRONMENT: Final = frozenset(
     {
         "database_url", "database_listen_url", "history_url", "matching_url", "internal_port", "internal_secret",
         "metrics_ip", "api_keys", "allow_anonymous", "allow_outbound",
     }
 )  # fmt: skip
-"""Parameters whose default may stand in `WHISTLESTOP_…`."""
+"""Parameters whose default may come from `WHISTLESTOP_…`."""
 
 
 def plain(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> tuple[str, dict[str, Any]] | None:
-    """Return the command and its parameters, or None where typer is to read the command line."""
+    """Return the command and its parameters, or None if typer has to parse the command line."""
     commands = {"start-dev": START_DEV, "start": START}
     if len(arguments) < 2 or arguments[0] != "server" or arguments[1] not in commands:
         return None
@@ -120,7 +120,7 @@ def plain(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
 
 
 def _put(values: dict[str, Any], name: str, kind: str, text: str, *, again: bool) -> bool:
-    """Take a value; False where it is not plain."""
+    """Store a value; return False if it is not plain."""
     if kind == TEXT:
         values[name] = text
     elif kind == TEXTS:
@@ -137,7 +137,7 @@ def _put(values: dict[str, Any], name: str, kind: str, text: str, *, again: bool
 def _read_environment(
     table: Mapping[str, tuple[str, Any]], values: dict[str, Any], environment: Mapping[str, str]
 ) -> bool:
-    """Take defaults from the environment; False where something is there that is not plain."""
+    """Read defaults from the environment; return False if one of them is not plain."""
     if environment.get(f"{ENVIRONMENT}CONFIG"):
         return False
     for name in FROM_ENVIRONMENT.intersection(table):
@@ -150,7 +150,7 @@ def _read_environment(
 
 
 def run(arguments: Sequence[str]) -> int | None:
-    """Start a server and return its exit code; None where typer is to read the command line."""
+    """Start a server and return its exit code; None if typer has to parse the command line."""
     found = plain(arguments)
     if found is None:
         return None

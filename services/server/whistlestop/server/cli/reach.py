@@ -1,6 +1,6 @@
-"""How inspecting commands reach the API: a running server over gRPC, or a database without one.
+"""How inspecting commands call the API: on a running server over gRPC, or directly on a database.
 
-Both ways speak the same RPCs, so a command is written once.
+Both speak the same RPCs, so a command is written once.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ DatabaseUrl = Annotated[
 
 
 class Api(Protocol):
-    """The public API, however it is reached."""
+    """The public API, wherever it is."""
 
     async def call(self, method: str, request: Message, answer: type[MessageT]) -> MessageT:
-        """One RPC of WorkflowService. Raises CommandError with the server's words."""
+        """Call an RPC of WorkflowService. Raises CommandError with the server's message."""
         ...
 
 
@@ -98,13 +98,13 @@ class _OverStore:
 
 @contextlib.asynccontextmanager
 async def over_store(db_filename: str, database_url: str) -> AsyncIterator[Api]:
-    """Yield the API over the database that is named."""
+    """Yield the API on the given database. Raises CommandError."""
     async with open_store(db_filename, database_url) as (store, config):
         yield _OverStore(store, config)
 
 
 def store_config(db_filename: str, database_url: str) -> StoreConfig:
-    """The database that the flags name. Raises CommandError when they name none or both."""
+    """Return the database that the flags name. Raises CommandError if they name none or both."""
     from whistlestop.server.config import StoreConfig
 
     if db_filename and database_url:
@@ -122,7 +122,10 @@ def store_config(db_filename: str, database_url: str) -> StoreConfig:
 async def open_store(
     db_filename: str, database_url: str, *, create: bool = False
 ) -> AsyncIterator[tuple[Store, StoreConfig]]:
-    """The store that the flags name, open. A SQLite file must be there unless `create`."""
+    """Yield the opened store that the flags name, and its configuration. Raises CommandError.
+
+    A SQLite file must exist unless `create`.
+    """
     from whistlestop.server.stores import make_store
 
     config = store_config(db_filename, database_url)
@@ -137,7 +140,7 @@ async def open_store(
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
-    """Run a command's coroutine; a fault of the store ends it with one line."""
+    """Run a command's coroutine. Raises CommandError for an error of the store."""
     from whistlestop.storage.errors import StorageError
 
     async def guarded() -> T:

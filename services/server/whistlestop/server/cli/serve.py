@@ -1,4 +1,4 @@
-"""Running a server until somebody asks it to stop."""
+"""Run a server until it is asked to stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def serve(server: Server, title: str, hints: Sequence[str]) -> int:
-    """Serve until SIGTERM or SIGINT; then drain. Raises CommandError when it can't start."""
+    """Serve until SIGTERM or SIGINT, then drain, and return the exit code. Raises CommandError if it cannot start."""
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_serve(server, title, hints))
@@ -34,7 +34,7 @@ def serve(server: Server, title: str, hints: Sequence[str]) -> int:
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
-    except ImportError:  # not made for every platform
+    except ImportError:  # not available on every platform
         return None
     return uvloop.new_event_loop
 
@@ -47,11 +47,11 @@ async def _serve(server: Server, title: str, hints: Sequence[str]) -> int:
     async with server:
         _announce(server, title, hints)
         await server.started()
-        # What a start leaves behind stays: the collector, which was off meanwhile, need not look at it again.
+        # Objects made at the start are permanent: exempt them from the garbage collector, which was off meanwhile.
         gc.freeze()
         gc.enable()
         await stop.wait()
-        # A second signal ends the process the hard way.
+        # A second signal ends the process at once.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
@@ -81,5 +81,5 @@ def _announce(server: Server, title: str, hints: Sequence[str]) -> None:
     lines += ["", *hints] if hints else []
     try:
         print("\n".join(lines), flush=True)
-    except OSError:  # nobody reads; serving goes on
+    except OSError:  # nobody reads standard output; go on serving
         sys.stdout = sys.stderr

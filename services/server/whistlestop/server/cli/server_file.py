@@ -1,4 +1,7 @@
-"""What may stand in the file of `server start --config`; imported when there is one, for pydantic takes a while."""
+"""The schema of the file of `server start --config`.
+
+It is imported only if there is such a file, because pydantic is slow to import.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ LogFormat = Annotated[str, _one_of(each.value for each in logs.LogFormat)]
 
 
 class ServerFile(BaseModel):
-    """The flags of `server start`, by their names with underscores; what is left out is as without a file."""
+    """The flags of `server start`, by their names with underscores; omitted ones have their usual defaults."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -1,4 +1,4 @@
-"""What the commands on a stack have in common: the options that name it, how a yes is had, and how an error is told."""
+"""Code shared by commands on a stack: the options that name it, confirmation, and errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Which stack, and whether what is to be done with it is asked for, or only said."""
+    """The options that name a stack, and whether to confirm or only show what would be done."""
 
     name: str
     region: str
@@ -29,39 +29,42 @@ class Stack:
 
     @property
     def cloud(self) -> Cloud:
-        """The account and region that it is in."""
+        """The account and region of the stack."""
         from whistlestop.server.deploy.cloud import Cloud
 
         return Cloud(self.region, self.profile)
 
     def confirm(self, question: str) -> bool:
-        """Whether to go on."""
+        """Ask whether to proceed, unless --yes was given, and return the answer."""
         return self.yes or typer.confirm(question)
 
 
 def _first(
     *,
     stack_name: Annotated[
-        str, typer.Option("--stack-name", help="Of the CloudFormation stack; resources are named by it.")
+        str, typer.Option("--stack-name", help="Name of the CloudFormation stack, and prefix of its resources.")
     ] = "whistlestop",
     region: Annotated[
         str, typer.Option("--region", help="The AWS region.", show_default="by the environment or the profile")
     ] = "",
-    profile: Annotated[str, typer.Option("--profile", envvar="AWS_PROFILE", help="Of the AWS credentials.")] = "",
+    profile: Annotated[str, typer.Option("--profile", envvar="AWS_PROFILE", help="AWS profile to use.")] = "",
 ) -> None:
-    """The options that come before a command's own."""
+    """Hold the options that come before a command's own."""
 
 
 def _last(
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
 ) -> None:
-    """Those that come after them."""
+    """Hold the options that come after a command's own."""
 
 
 def on_a_stack(command: Callable[..., None]) -> Callable[..., None]:
-    """`command(stack, **own options)` as a command that has these options, too; DeployErrors become CommandErrors."""
+    """Return `command(stack, **own options)` as a command that also has these options.
+
+    DeployErrors become CommandErrors.
+    """
     first, last = (inspect.signature(each, eval_str=True).parameters for each in (_first, _last))
     own = [*inspect.signature(command, eval_str=True).parameters.values()][1:]
 
@@ -81,7 +84,7 @@ def on_a_stack(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _complaint(error: Exception) -> CommandError:
-    """Its first line is the complaint; what more there is (failed events) has lines of its own, and is printed here."""
+    """Return a CommandError with the first line of the error, after printing the other lines (failed events)."""
     first, _, rest = str(error).partition("\n")
     if rest:
         typer.echo(rest, err=True)

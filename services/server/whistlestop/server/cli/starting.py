@@ -1,6 +1,6 @@
 """What `whistlestop server start-dev` and `server start` do with their flags.
 
-Rules of this file: no typer, and nothing is imported that a start can do without (see `quick_start`).
+Neither typer nor anything that a start does not need is imported here (see `quick_start`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def start_dev(
     allow_outbound: list[str] | None,
     **ui: object,
 ) -> int:
-    """Run a development server until it is asked to stop; its exit code. No web UI is shipped for the flags `ui_…`."""
+    """Run a development server until it is asked to stop; return its exit code.
+
+    The flags `ui_…` are ignored, because there is no web UI.
+    """
     del ui
     _configure_logs(log_level, log_format)
     dynamic, source = _dynamic(dynamic_config_value, dynamic_config_file)
@@ -123,7 +126,7 @@ def start(
     allow_anonymous: bool,
     allow_outbound: list[str] | None,
 ) -> int:
-    """Run a server until it is asked to stop; its exit code."""
+    """Run a server until it is asked to stop; return its exit code."""
     _configure_logs(log_level, log_format)
     if database_url and db_filename:
         raise CommandError("--database-url and --db-filename exclude each other", 2)
@@ -194,7 +197,7 @@ def _origins(given: list[str] | None) -> tuple[str, ...]:
 
 
 def _auth(api_keys: str) -> AuthConfig | None:
-    """What the flag and the environment say; None when nobody is to be asked. Raises CommandError."""
+    """Return the authentication set by flag and environment; None for none. Raises CommandError."""
     from whistlestop.common.doors.settings import BadSettings, CallerSettings, read
     from whistlestop.frontend.auth.config import BadAuth, of_settings
 
@@ -222,7 +225,7 @@ def _secret(given: str, path: str) -> str:
 
 
 def _urls(given: list[str] | None) -> tuple[str, ...]:
-    """Flags, or a list in an environment variable."""
+    """Return the values of a repeated flag, each of which may be a list as in an environment variable."""
     return tuple(dict.fromkeys(url for text in given or () for url in text.replace(",", " ").split()))
 
 
@@ -307,7 +310,7 @@ def _run(config: ServerConfig, title: str, hints: list[str]) -> int:
     from whistlestop.server.cli.lean import import_messages_alone
 
     import_messages_alone()
-    gc.disable()  # importing makes much that stays, and nearly no garbage
+    gc.disable()  # importing makes many permanent objects and nearly no garbage
     from whistlestop.server.cli.serve import serve
     from whistlestop.server.process import Server
 

@@ -28,7 +28,7 @@ def describe(
     *,
     output: Output = "table",
 ) -> None:
-    """Show who polls a task queue and what waits in it."""
+    """Show the pollers and the backlog of a task queue."""
     json_wanted = wants_json(output)
 
     async def work() -> None:

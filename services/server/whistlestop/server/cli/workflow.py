@@ -33,7 +33,7 @@ def list_workflows(
     connection: Connection,
     *,
     query: Annotated[str, typer.Option("--query", "-q", help="A filter in Temporal's list language.")] = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Rows at most.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of rows.")] = 50,
     output: Output = "table",
 ) -> None:
     """List workflow executions, the newest first."""
@@ -65,11 +65,11 @@ def show(
     connection: Connection,
     workflow_id: Annotated[str, typer.Argument(help="The workflow's id.")],
     *,
-    run_id: Annotated[str, typer.Option("--run-id", "-r", help="One run; the current one otherwise.")] = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Events at most.")] = 1000,
+    run_id: Annotated[str, typer.Option("--run-id", "-r", help="The run; by default the current one.")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of events.")] = 1000,
     output: Output = "table",
 ) -> None:
-    """Show one workflow: what it is, its result or what it waits for, and its events."""
+    """Show a workflow: its state, its result or what it waits for, and its events."""
     form = form_of(output)
 
     async def work() -> None:

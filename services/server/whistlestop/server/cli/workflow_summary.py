@@ -1,4 +1,4 @@
-"""How a workflow execution is shown to a person: its state, its result, what is pending, and its events."""
+"""How a workflow execution is shown to people: its state, its result, what is pending, and its events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_TEXT = 1_000
 
 
 def row(info: Any) -> tuple[object, ...]:
-    """Return a line of the list: status, id, type, task queue, start, close, run id."""
+    """Return a row of the list: status, id, type, task queue, start, close, run id."""
     return (
         _status(info.status),
         info.execution.workflow_id,
@@ -30,7 +30,7 @@ def row(info: Any) -> tuple[object, ...]:
 
 
 def print_execution(described: Any, events: Sequence[Any], closing: Any) -> None:
-    """Print a DescribeWorkflowExecutionResponse, its events, and how it ended (`closing`: an event, or None)."""
+    """Print a DescribeWorkflowExecutionResponse, its events, and its outcome (`closing`: an event, or None)."""
     info = described.workflow_execution_info
     print_fields(
         f"{info.execution.workflow_id}  {_status(info.status)}",
@@ -54,7 +54,7 @@ def print_execution(described: Any, events: Sequence[Any], closing: Any) -> None
 
 
 def _outcome(closing: Any) -> Iterator[tuple[str, object]]:
-    """Yield the result, the failure with its causes, or the run that follows."""
+    """Yield the result, the failure with its causes, or the following run."""
     if closing is None:
         return
     attributes = getattr(closing, closing.WhichOneof("attributes"))
@@ -92,7 +92,7 @@ def _failure(failure: Any) -> str:
 
 
 def payloads_text(payloads: Any) -> str:
-    """Return the values as JSON where they are JSON, else what they are and how long; empty for no payload."""
+    """Return payloads as JSON, or their encoding and size if they are not JSON; empty without payloads."""
     return ", ".join(_payload_text(payload) for payload in payloads.payloads)
 
 
@@ -150,7 +150,7 @@ def _print_pending(described: Any) -> None:
 
 
 def _print_timers(events: Iterable[Any]) -> None:
-    """Print the timers that were started and have neither fired nor been cancelled."""
+    """Print the timers that were started and neither fired nor were cancelled."""
     pending: dict[str, str] = {}
     for event in events:
         kind = event.WhichOneof("attributes")
@@ -197,7 +197,7 @@ def _words(name: str) -> str:
 
 
 def _detail(event: Any) -> str:
-    """Return what tells one event from another of its kind: names and ids, never payloads."""
+    """Return a short distinguishing detail of an event: names and ids, never payloads."""
     attributes = getattr(event, event.WhichOneof("attributes") or "", None)
     if attributes is None:
         return ""

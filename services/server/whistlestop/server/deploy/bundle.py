@@ -1,10 +1,10 @@
-"""One folder per function, and with --zip a zip of it: its own root, common, storage, and the pinned libraries.
+"""Build a folder per function, and with --zip a zip of it: its own code, common, storage, and pinned libraries.
 
-Rules of this file: the same sources and the same pins give the same bytes. So nothing of the build gets in: no times,
-no paths, no record of who installed what. Bytecode is put beside the sources (a function's folder is read-only, so it
-could not be kept at the first start), which takes an interpreter of the target's version; without one, it is left out.
+The same sources and pins give the same bytes, so a bundle contains nothing of the build: no times, no paths, no
+record of who installed what. Bytecode is added beside the sources (a function's folder is read-only, so it could not
+be saved at the first start), which needs an interpreter of the target's version; without one, it is left out.
 
-Only the standard library is imported here, so that a checkout can bundle without being installed.
+Only the standard library is imported here, so that a checkout can build bundles without being installed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from whistlestop.server.deploy.target import Target
 LOCK = Path(__file__).with_name("requirements.lock")
 DEFAULT = Target("python3.13", "arm64")
 TASK_ROOT = "/var/task"
-"""Where Lambda unpacks a bundle; tracebacks name files by it."""
+"""Where Lambda unpacks a bundle; file names in tracebacks begin with it."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 _LEFT_OUT = {"__pycache__", "bin", "RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "py.typed"}
 _LEFT_OUT_SUFFIXES = {".pyi", ".pyc", ".proto"}
@@ -38,18 +38,21 @@ sys.exit(not done)
 
 
 class BundleError(Exception):
-    """A bundle can't be made; the message is one line for a person."""
+    """A bundle cannot be built; the message is one line."""
 
 
 def cache() -> Path:
-    """Where the libraries of targets are kept from one build to the next."""
+    """Return the folder where the libraries of targets are cached between builds."""
     if kept := os.environ.get("WHISTLESTOP_BUNDLE_CACHE"):
         return Path(kept)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whistlestop" / "bundle"
 
 
 def bundle(function: str, target: Target, folder: Path) -> bool:
-    """Make `folder` the bundle of `function`, replacing what it holds; whether it has bytecode. Raises BundleError."""
+    """Build the bundle of `function` in `folder`, replacing its content; return whether it has bytecode.
+
+    Raises BundleError.
+    """
     libraries = _libraries(target)
     folder.mkdir(parents=True, exist_ok=True)
     for entry in folder.iterdir():
@@ -66,7 +69,7 @@ def bundle(function: str, target: Target, folder: Path) -> bool:
 
 
 def _portion(name: str) -> Path:
-    """Where `whistlestop.<name>` is: in a root of its own in a checkout, beside the others when installed."""
+    """Return the folder of `whistlestop.<name>`, in a checkout or in an installation. Raises BundleError."""
     found = importlib.util.find_spec(f"whistlestop.{name}")
     if found is None or not found.submodule_search_locations:
         raise BundleError(f"whistlestop.{name} is not installed")
@@ -74,7 +77,7 @@ def _portion(name: str) -> Path:
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Zip a bundle, with entries in order, one date and one mode."""
+    """Zip a bundle reproducibly: sorted entries, one date and one mode."""
     with zipfile.ZipFile(archive, "w") as packed:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
@@ -83,12 +86,12 @@ def pack(folder: Path, archive: Path) -> None:
 
 
 def size(folder: Path) -> int:
-    """Unzipped, in bytes."""
+    """Return the unzipped size in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _libraries(target: Target) -> Path:
-    """The folder of the target's libraries, installed once for each state of the lock file and of this one."""
+    """Return the folder of the target's libraries, installed once for each state of the lock file and this module."""
     key = hashlib.sha256(LOCK.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
     home = cache()
     kept = home / f"{target.runtime}-{target.architecture}-{key}"
@@ -103,13 +106,13 @@ def _libraries(target: Target) -> Path:
         try:
             cleaned.rename(kept)
         except OSError:
-            if not kept.is_dir():  # else another build was first
+            if not kept.is_dir():  # otherwise another build was faster
                 raise
     return kept
 
 
 def _install(target: Target, folder: Path) -> None:
-    """By pip or, where the environment was made without it, by uv."""
+    """Install the libraries with pip or, in an environment without it, with uv. Raises BundleError."""
     what = ["--no-deps", "--requirement", str(LOCK), "--target", str(folder)]
     if importlib.util.find_spec("pip") is not None:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
@@ -117,14 +120,14 @@ def _install(target: Target, folder: Path) -> None:
     elif (uv := shutil.which("uv")) is not None:
         command = [uv, "pip", "install", "--quiet", *what, *target.uv_options()]
     else:
-        raise BundleError("bundles need pip in this environment (python -m ensurepip) or uv on the path")
+        raise BundleError("bundles need pip in this environment (python -m ensurepip) or uv on the PATH")
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise BundleError(f"the libraries of {target.runtime} on {target.architecture} can't be had: {done.stderr}")
 
 
 def _strip_temporalio(package: Path) -> None:
-    """Keep the messages; the package around them would load the SDK's native library, so it becomes an empty one."""
+    """Keep only the messages: the package itself would load the SDK's native library, so it is emptied."""
     for entry in package.iterdir():
         if entry.name != "api":
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -132,7 +135,7 @@ def _strip_temporalio(package: Path) -> None:
 
 
 def _copy(source: Path, to: Path) -> None:
-    """All but what no function reads."""
+    """Copy everything that a function may read."""
 
     def unwanted(_: str, names: list[str]) -> set[str]:
         return {name for name in names if name in _LEFT_OUT or Path(name).suffix in _LEFT_OUT_SUFFIXES}
@@ -141,7 +144,10 @@ def _copy(source: Path, to: Path) -> None:
 
 
 def _interpreter(target: Target) -> str | None:
-    """One of the target's version: this one, the one that WHISTLESTOP_BUNDLE_PYTHON names, or one on the path."""
+    """Return an interpreter of the target's version: this one, WHISTLESTOP_BUNDLE_PYTHON, or one on the PATH.
+
+    Returns None when there is none.
+    """
     if sys.version_info[:2] == target.version:
         return sys.executable
     found = os.environ.get("WHISTLESTOP_BUNDLE_PYTHON") or shutil.which(target.runtime)

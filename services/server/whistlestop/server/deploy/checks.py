@@ -1,6 +1,6 @@
-"""What a deployment refuses before anything is changed: what CloudFormation, or the stack once made, would refuse.
+"""Checks before a deployment changes anything: what CloudFormation would refuse, or the created stack.
 
-A dry run makes the same checks, so that it passes only where the deployment can go on.
+A dry run makes the same checks, so that it succeeds only where the deployment can proceed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 MOST_STACK_NAME = 40
-"""Characters: names of functions and queues, which may have 64, begin with it."""
+"""Characters: it is the prefix of names of functions and queues, which may have 64."""
 _RATE = re.compile(r"rate\(([1-9][0-9]*) (minutes?|hours?|days?)\)")
 _CRON = re.compile(r"cron\((?:[^ )]+ ){5}[^ )]+\)")
 _TOPIC = re.compile(r"arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_.-]+")
@@ -25,7 +25,7 @@ _RATES = ("SweepRate", "HousekeepingRate")
 
 
 def check_stack_name(name: str) -> None:
-    """Raise DeployError for a name that a stack, or what is named by it, cannot have."""
+    """Raise DeployError for an invalid name of a stack, or of the resources named after it."""
     if not _STACK_NAME.fullmatch(name) or len(name) > MOST_STACK_NAME:
         raise DeployError(
             f"--stack-name {name} is not a letter followed by letters, digits and hyphens, {MOST_STACK_NAME} at most"
@@ -33,7 +33,7 @@ def check_stack_name(name: str) -> None:
 
 
 def check_bundles(folder: Path | None, functions: tuple[str, ...]) -> None:
-    """Raise DeployError when `--bundles` names a folder that lacks one."""
+    """Raise DeployError if the folder of `--bundles` lacks a function's bundle."""
     for function in functions:
         if folder is not None and not (folder / f"{function}.zip").is_file():
             raise DeployError(f"there is no {folder / f'{function}.zip'}")
@@ -68,9 +68,9 @@ def _check_value(name: str, value: str, rules: Mapping[str, Any]) -> None:
 
 
 def check_database(url: str, *, on_this_machine: bool) -> None:
-    """Raise DeployError for a database URL that cannot be read, or that names a host which functions cannot reach.
+    """Raise DeployError for an invalid database URL, or a host that functions cannot reach.
 
-    `on_this_machine`: the functions run here (LocalStack), and reach what listens on loopback.
+    `on_this_machine`: the functions run here (LocalStack), and can reach loopback addresses.
     """
     from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict

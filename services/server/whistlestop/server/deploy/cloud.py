@@ -1,4 +1,4 @@
-"""CloudFormation, S3 and the rest of AWS as a deployment needs them, and their refusals in a person's words."""
+"""CloudFormation, S3 and other AWS services as a deployment needs them, with readable errors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 POLL_S = 2.0
 _LEFTOVERS = {"ROLLBACK_COMPLETE", "REVIEW_IN_PROGRESS", "ROLLBACK_FAILED"}
-"""A stack that was never there: it holds nothing, and cannot be updated."""
+"""States of a stack that was never created: it has no resources, and cannot be updated."""
 _BAD_CREDENTIALS = {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"}
 _NOTHING = ("didn't contain changes", "No updates are to be performed", "no changes")
 
 
 @contextlib.contextmanager
 def in_words() -> Iterator[None]:
-    """Turns what boto3 raises into a DeployError."""
+    """Convert exceptions of boto3 to DeployError."""
     from botocore import exceptions  # type: ignore[import-untyped]  # carries no types
 
     try:
@@ -53,7 +53,7 @@ def in_words() -> Iterator[None]:
 
 @dataclass(slots=True)
 class Stack:
-    """As CloudFormation describes it."""
+    """A stack as described by CloudFormation."""
 
     status: str
     parameters: dict[str, str]
@@ -61,12 +61,12 @@ class Stack:
 
 
 class Cloud:
-    """One account and region. `session` is boto3's."""
+    """An account and region. `session` is a boto3 session."""
 
     def __init__(self, region: str = "", profile: str = "") -> None:
         import boto3  # type: ignore[import-untyped]  # carries no types
 
-        # Lambda and the other AWS tools read AWS_REGION; boto3 alone reads AWS_DEFAULT_REGION only.
+        # Unlike Lambda and the other AWS tools, boto3 reads only AWS_DEFAULT_REGION and not AWS_REGION.
         region = region or os.environ.get("AWS_REGION", "")
         with in_words():
             self.session: Any = boto3.session.Session(region_name=region or None, profile_name=profile or None)
@@ -80,11 +80,11 @@ class Cloud:
 
     @property
     def is_local(self) -> bool:
-        """Whether AWS is played by this machine, as LocalStack does."""
+        """Whether the AWS endpoint is on this machine, as with LocalStack."""
         return urlsplit(self.cloudformation.meta.endpoint_url).hostname in {"127.0.0.1", "::1", "localhost"}
 
     def aws(self) -> Aws:
-        """Our own calls, with the credentials of the session."""
+        """Return our own AWS client, with the session's credentials."""
 
         def frozen() -> Credentials:
             found = self.session.get_credentials().get_frozen_credentials()
@@ -111,21 +111,27 @@ class Cloud:
         )
 
     def clear_leftover(self, name: str, found: Stack | None, say: Callable[[str], None]) -> Stack | None:
-        """Deletes a stack whose creation failed. Raises DeployError when somebody works on it."""
+        """Delete a stack whose creation failed. Raises DeployError if an operation on it is in progress.
+
+        Returns the stack if it exists afterwards, else None.
+        """
         if found is None or found.status == "DELETE_COMPLETE":
             return None
         if found.status in _LEFTOVERS:
-            say(f"the stack {name} was never made ({found.status}): it is deleted first")
+            say(f"the stack {name} was never created ({found.status}): deleting it first")
             self.delete(name, say)
             return None
         if found.status.endswith("_IN_PROGRESS"):
-            raise DeployError(f"the stack {name} is being worked on ({found.status}): wait for that to end")
+            raise DeployError(f"an operation on the stack {name} is in progress ({found.status}): wait until it ends")
         return found
 
     def change(
         self, name: str, template: str, parameters: Mapping[str, str], found: Stack | None, say: Callable[[str], None]
     ) -> bool:
-        """Create or update, and wait; False when there was nothing to change. Raises DeployError with what failed."""
+        """Create or update the stack, and wait. Return False if there was nothing to change.
+
+        Raises DeployError with the resources that failed.
+        """
         kept = [] if found is None else [key for key in found.parameters if key not in parameters]
         listed: list[dict[str, Any]] = [
             {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
@@ -149,21 +155,21 @@ class Cloud:
                     return False
                 if found is None:
                     self.cloudformation.delete_stack(StackName=name)
-                raise DeployError(f"CloudFormation does not take the template: {reason}")
+                raise DeployError(f"CloudFormation does not accept the template: {reason}")
             self.cloudformation.execute_change_set(StackName=name, ChangeSetName=change_set)
         wanted = "UPDATE_COMPLETE" if found else "CREATE_COMPLETE"
         self._wait(name, {wanted, "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS"}, since, say)
         return True
 
     def delete(self, name: str, say: Callable[[str], None]) -> None:
-        """And wait until it is gone. Raises DeployError with what could not be deleted."""
+        """Delete the stack, and wait. Raises DeployError with what could not be deleted."""
         with in_words():
             since = self._newest_event(name)
             self.cloudformation.delete_stack(StackName=name)
         self._wait(name, {"DELETE_COMPLETE"}, since, say)
 
     def resources(self, name: str) -> list[str]:
-        """Types of what a stack holds."""
+        """Return the types of the stack's resources."""
         with in_words():
             pages = self.cloudformation.get_paginator("list_stack_resources").paginate(StackName=name)
             return [each["ResourceType"] for page in pages for each in page["StackResourceSummaries"]]
@@ -177,7 +183,7 @@ class Cloud:
         return str(events[0]["EventId"]) if events else ""
 
     def _wait(self, name: str, wanted: set[str], since: str, say: Callable[[str], None]) -> None:
-        """Until the stack rests, telling what happens to it."""
+        """Wait until the stack has a final status, printing its events."""
         seen: set[str] = set()
         failed: list[str] = []
         while True:
@@ -198,7 +204,7 @@ class Cloud:
             time.sleep(POLL_S)
 
     def _events(self, name: str, since: str) -> list[dict[str, Any]]:
-        """Those after `since`, oldest first."""
+        """Return the events after `since`, oldest first."""
         from botocore.exceptions import ClientError
 
         fresh: list[dict[str, Any]] = []
@@ -218,7 +224,7 @@ class Cloud:
     # ---- bundles -----------------------------------------------------------------------------------------------------
 
     def bucket(self, *, create: bool = True) -> str:
-        """Where bundles go: one bucket of the account in the region, closed to the public."""
+        """Return the bucket for bundles, one per account and region, not public; empty if missing and not `create`."""
         from botocore.exceptions import ClientError
 
         s3, name = self.session.client("s3"), f"whistlestop-deploy-{self.account}-{self.region}"
@@ -242,7 +248,7 @@ class Cloud:
         return name
 
     def upload(self, bucket: str, key: str, archive: Path) -> bool:
-        """False when it is there already: keys are named by what they hold."""
+        """Upload a bundle; return False if it is there already, since keys are named by content."""
         from botocore.exceptions import ClientError
 
         s3 = self.session.client("s3")
@@ -257,7 +263,7 @@ class Cloud:
         return False
 
     def prune(self, bucket: str, prefix: str, kept: Iterable[str] = ()) -> None:
-        """Delete the objects below `prefix` that are not `kept`."""
+        """Delete the objects below `prefix` that are not in `kept`."""
         s3, keep = self.session.client("s3"), set(kept)
         with in_words():
             for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
@@ -265,7 +271,7 @@ class Cloud:
                     if each["Key"] not in keep:
                         s3.delete_object(Bucket=bucket, Key=each["Key"])
 
-    # ---- what is kept besides ----------------------------------------------------------------------------------------
+    # ---- secrets and databases ---------------------------------------------------------------------------------------
 
     def keep_secret(self, name: str, value: str) -> None:
         with in_words():
@@ -284,12 +290,12 @@ class Cloud:
                     raise
 
     def environment(self, function: str) -> dict[str, str]:
-        """The variables of a function."""
+        """Return the environment variables of a function."""
         with in_words():
             found = self.session.client("lambda").get_function_configuration(FunctionName=function)
         return dict(found.get("Environment", {}).get("Variables", {}))
 
     def delete_dsql(self, identifier: str) -> None:
-        """With all its data."""
+        """Delete a cluster with all its data."""
         with in_words():
             self.session.client("dsql").delete_cluster(identifier=identifier)

@@ -1,4 +1,4 @@
-"""What a deployment says at its end: where it is, how to connect to it, and what it costs."""
+"""The final output of a deployment: the endpoint, how to connect to it, and its cost."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ECHO: Final = Usage(invocations=26, gb_seconds=0.24, sqs_requests=0.1, statements=31)
-"""Of a workflow with one activity whose worker pulls, one at a time, the worker's empty looks included: measured by
-`python benchmarks/functions.py workflows` at 512 MB, as docs/cost.md has it."""
+"""Usage of a workflow with one activity, run one at a time by a polling worker, empty polls included: measured by
+`python benchmarks/functions.py workflows` at 512 MB, as docs/cost.md reports."""
 _TRANSITIONS_OF_ECHO: Final = 7
-"""Its start; the start and the end of two workflow tasks and of one activity."""
+"""The start; start and end of two workflow tasks and of one activity."""
 TRANSITION: Final = ECHO * (1 / _TRANSITIONS_OF_ECHO)
 _ALARM = "AWS::CloudWatch::Alarm"
 
 
 def connect(endpoint: str, region: str, namespace: str, auth_mode: str) -> str:
-    """Commands and code that reach the endpoint."""
+    """Return commands and code that connect to the endpoint."""
     if auth_mode == "AWS_IAM":
         flags, argument = f"--sigv4 --region {region}", f'sigv4=True, region="{region}"'
     else:
@@ -40,7 +40,7 @@ Workers in Python, with the bridge inside:
 
 
 def costs(parameters: Mapping[str, str], alarms: int, region: str) -> str:
-    """An estimate of the monthly bill by list prices. `parameters` are those of the template, defaults included."""
+    """Return an estimate of the monthly bill by list prices. `parameters` are the template's, with defaults."""
     memory_mb, architecture = int(parameters["MemorySize"]), parameters["Architecture"]
     created = parameters["CreateDatabase"]
     idle = prices.bill(
@@ -61,7 +61,7 @@ def costs(parameters: Mapping[str, str], alarms: int, region: str) -> str:
 
 
 def alarms_of(template: Mapping[str, Mapping[str, Mapping[str, object]]]) -> int:
-    """How many alarms the template has."""
+    """Return the number of alarms in the template."""
     return sum(1 for each in template["Resources"].values() if each["Type"] == _ALARM)
 
 

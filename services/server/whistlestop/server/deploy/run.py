@@ -1,12 +1,12 @@
-"""`deploy` and `destroy`: the steps, in an order in which each may fail without harm.
+"""`deploy` and `destroy`: their steps, in an order in which each may fail without harm.
 
-    who am I; what is there; the plan, and a yes      nothing has happened yet
-    the bundles                                       made here, named by what they hold
-    the schema                                        before the code: code N runs on schema N and N + 1
-    the stack                                         CloudFormation makes it whole or takes it back
-    the namespace
+    account, stack, plan, confirmation                nothing is changed yet
+    bundles                                           built here, named by content
+    schema                                            before the code: release N runs on schemas N and N + 1
+    stack                                             CloudFormation completes it or rolls it back
+    namespace
 
-Everything may be run again: what is there already is left as it is.
+Every step can be repeated: what exists already is left as it is.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ if TYPE_CHECKING:
 
 _LEAST_SUBNETS = 2
 _NONE = "none"
-"""What an output of the stack says where there is nothing."""
+"""Value of an output of the stack for nothing."""
 RETENTION_S = 72 * 3600
-"""Of a namespace that the deployment registers."""
+"""Retention of a namespace that the deployment registers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a deployment goes about it."""
+    """Options of a deployment beside the stack's settings."""
 
     say: Callable[[str], None]
     confirm: Callable[[str], bool]
     dry_run: bool = False
     bundles: Path | None = None
-    """A folder with `<function>.zip`; None: they are made."""
+    """A folder with `<function>.zip`; None: build them."""
     migrate: bool = True
     namespace: str = "default"
-    """Registered when it is not there; empty: none."""
+    """Registered if it does not exist; empty: none."""
 
 
 @dataclass(slots=True)
 class Plan:
-    """What is to be done, with all parameters as they will be."""
+    """What will be done, with all resulting parameters."""
 
     settings: Settings
     found: Stack | None
     template: dict[str, Any]
     parameters: dict[str, str] = field(default_factory=dict)
-    """Those that are said; the others stay as they are."""
+    """Parameters that are set; the others keep their values."""
     complete: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -70,13 +70,13 @@ class Plan:
 
 
 def plan(settings: Settings, found: Stack | None) -> Plan:
-    """Raises DeployError for what CloudFormation would refuse, or would take and not be meant."""
+    """Return the plan. Raises DeployError for what CloudFormation would refuse, or accept although it is a mistake."""
     made = Plan(settings, found, template.load())
     known: Mapping[str, Mapping[str, Any]] = made.template["Parameters"]
     made.parameters = settings.parameters()
     checks.check_parameters(made.parameters, known)
     if found is None:
-        # A bundle for this interpreter's version can hold bytecode, which makes cold starts shorter.
+        # A bundle for this interpreter's version can contain bytecode, which makes cold starts shorter.
         if "PythonRuntime" not in made.parameters and here().runtime in known["PythonRuntime"]["AllowedValues"]:
             made.parameters["PythonRuntime"] = here().runtime
         if not settings.database_url and settings.create_database in {"", "none"}:
@@ -92,7 +92,7 @@ def plan(settings: Settings, found: Stack | None) -> Plan:
 
 
 def _check_aurora(complete: Mapping[str, str]) -> None:
-    """Raise DeployError for a cluster that nobody could reach, or whose certificate would not be taken."""
+    """Raise DeployError for a cluster that nobody could reach, or whose certificate could not be verified."""
     if not complete["AuroraClientCidr"]:
         raise DeployError(
             "--create-database aurora-serverless takes --client-cidr: who may connect. Functions have no fixed "
@@ -152,7 +152,7 @@ def deploy(cloud: Cloud, settings: Settings, manner: Manner) -> None:
 
 
 def destroy(cloud: Cloud, name: str, manner: Manner, *, delete_data: bool = False) -> None:
-    """Delete the stack and what `deploy` left beside it. Raises DeployError."""
+    """Delete the stack and what `deploy` created beside it. Raises DeployError."""
     found = cloud.stack(name)
     if found is None:
         raise DeployError(f"there is no stack {name} in {cloud.region} of the account {cloud.account}")
@@ -204,7 +204,7 @@ def _outline(made: Plan, account: str, region: str, found: Stack | None) -> str:
 
 
 def _upload(cloud: Cloud, made: Plan, manner: Manner) -> dict[str, tuple[str, str]]:
-    """Bucket and key by function."""
+    """Build and upload the bundles; return bucket and key by function."""
     bucket = cloud.bucket()
     code: dict[str, tuple[str, str]] = {}
     with tempfile.TemporaryDirectory(prefix="whistlestop-") as scratch:
@@ -229,7 +229,7 @@ def _archive(function: str, target: Target, scratch: Path, manner: Manner) -> Pa
     except BundleError as error:
         raise DeployError(str(error)) from error
     if not compiled:
-        manner.say(f"no {target.runtime} here: {function} goes without bytecode, and starts more slowly")
+        manner.say(f"no {target.runtime} here: {function} is built without bytecode, and starts more slowly")
     manner.say(f"{function}: {size(scratch / function) / 1e6:.1f} MB for {target.runtime} on {target.architecture}")
     archive = scratch / f"{function}.zip"
     pack(scratch / function, archive)
@@ -237,7 +237,7 @@ def _archive(function: str, target: Target, scratch: Path, manner: Manner) -> Pa
 
 
 def _url(cloud: Cloud, made: Plan) -> str:
-    """Of a database that is there before the stack is changed; empty when the stack makes it."""
+    """Return the URL of a database that exists before the stack is changed; empty if the stack creates it."""
     if made.settings.database_url:
         with _in_words():
             return signed_in(_as_functions(made), cloud.aws())
@@ -247,20 +247,20 @@ def _url(cloud: Cloud, made: Plan) -> str:
 
 
 def _url_of(cloud: Cloud, stack: Stack) -> str:
-    """Of the database that its functions use."""
+    """Return the URL of the database that the stack's functions use."""
     environ = cloud.environment(stack.outputs["HistoryFunctionName"])
     settings = read(FunctionSettings, environ)
     secret = stack.outputs.get("DatabaseSecret", _NONE)
     with _in_words():
         if not settings.database_user or secret == _NONE:
             return signed_in(settings, cloud.aws())
-        # The stack made the database: its administrator makes the role, and the tables as that role.
+        # The stack created the database: its administrator creates the role, and then the tables as that role.
         administrator = replace(settings, database_user="", database_secret=secret)
         return _with_role(signed_in(administrator, cloud.aws()), settings.database_user)
 
 
 def _as_functions(made: Plan) -> FunctionSettings:
-    """How functions will reach the database that was named. Its authorities may not be kept at AWS yet."""
+    """Return how functions will reach the given database. Its CA certificates may not be stored in AWS yet."""
     parameter, secret = made.complete["DatabaseCaParameter"], made.complete["DatabaseCaSecretArn"]
     kept = f"ssm:{parameter}" if parameter else f"secretsmanager:{secret}" if secret else ""
     return FunctionSettings(
@@ -270,7 +270,7 @@ def _as_functions(made: Plan) -> FunctionSettings:
 
 
 def _with_role(url: str, name: str) -> str:
-    """Make the role that functions sign in as; the URL of a session that acts as it."""
+    """Create the role that functions sign in as; return a URL for a session that acts as it."""
     import asyncio
 
     from whistlestop.storage.errors import StorageError
@@ -292,7 +292,7 @@ def _in_words() -> Iterator[None]:
 
 
 def _migrate(url: str, manner: Manner) -> None:
-    """Bring the schema up to this release's, and register the namespace."""
+    """Migrate the schema to this release, and register the namespace."""
     import asyncio
 
     if not manner.migrate:

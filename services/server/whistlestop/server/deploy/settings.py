@@ -1,4 +1,4 @@
-"""What a person asks of a deployment, as the template's parameters."""
+"""The options of a deployment, converted to the template's parameters."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 NAME = "whistlestop"
 NEVER = "never"
 _MOST_CA = 8192
-"""Characters of a parameter of Systems Manager (of the advanced kind)."""
+"""Maximum characters of a parameter of Systems Manager (advanced tier)."""
 
 
 class DeployError(Exception):
-    """A deployment can't go on; the message is for a person."""
+    """A deployment cannot proceed; the message is for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """None and empty strings: the template's default, or what the stack that is there has."""
+    """Options of a deployment. None and empty strings mean the template's default, or the existing stack's value."""
 
     stack: str = NAME
     database_url: str = field(default="", repr=False)
     create_database: str = ""
     plain_url: bool = False
-    """Leave the URL in the functions' environment instead of keeping it in Systems Manager."""
+    """Leave the URL in the functions' environment instead of storing it in Systems Manager."""
     database_ca: str = ""
-    """A file with the authorities of the database's certificate."""
+    """A file with the CA certificates of the database."""
     database_user: str = ""
     client_cidr: str = ""
     vpc_id: str = ""
@@ -47,19 +47,19 @@ class Settings:
     metrics: bool | None = None
     tracing: bool | None = None
     others: Mapping[str, str] = field(default_factory=dict)
-    """Parameters of the template by name."""
+    """Further parameters of the template, by name."""
 
     def url_parameter(self) -> str:
-        """The name under which Systems Manager keeps the URL of this stack; empty when it does not."""
+        """Return the name under which Systems Manager stores the URL of this stack; empty if it does not."""
         is_kept_elsewhere = self.database_url.startswith((BY_PARAMETER, BY_SECRET))
         return "" if not self.database_url or self.plain_url or is_kept_elsewhere else f"/{self.stack}/database-url"
 
     def ca_parameter(self) -> str:
-        """The name under which Systems Manager keeps the authorities of the database; empty when it does not."""
+        """Return the name under which Systems Manager stores the database's CA certificates; empty if it does not."""
         return f"/{self.stack}/database-ca" if self.database_ca else ""
 
     def authorities(self) -> str:
-        """What stands in the file. Raises DeployError."""
+        """Return the content of the file with CA certificates. Raises DeployError."""
         what = f"--database-ca {self.database_ca}"
         try:
             text = Path(self.database_ca).read_text("ascii")
@@ -74,7 +74,7 @@ class Settings:
         return text
 
     def parameters(self) -> dict[str, str]:
-        """Those that differ from what the template or the stack says. Raises DeployError."""
+        """Return the parameters that are set. Raises DeployError for contradictions."""
         if self.database_url and self.create_database not in {"", "none"}:
             raise DeployError("--database-url and --create-database exclude each other")
         given = {
@@ -92,7 +92,7 @@ class Settings:
         return {**chosen, **self._database(), **self.others}
 
     def _database(self) -> dict[str, str]:
-        """Each of the places for a URL is said, for the stack may have had another one."""
+        """Return values for all parameters that may have the URL, since the stack may have had another one."""
         if not self.database_url and self.create_database in {"", "none"}:
             return {}
         places = {"DatabaseUrl": "", "DatabaseUrlParameter": "", "DatabaseUrlSecretArn": ""}
@@ -103,7 +103,7 @@ class Settings:
         elif self.database_url.startswith(BY_SECRET):
             places["DatabaseUrlSecretArn"] = self.database_url.removeprefix(BY_SECRET)
         elif not self.database_url.startswith(("postgresql://", "postgres://")):
-            raise DeployError("--database-url begins with postgresql://, ssm: or secretsmanager:")
+            raise DeployError("--database-url must begin with postgresql://, ssm: or secretsmanager:")
         elif kept := self.url_parameter():
             places["DatabaseUrlParameter"] = kept
         else:
@@ -112,7 +112,7 @@ class Settings:
 
 
 def sweep_minutes(rate: str) -> float:
-    """Minutes between two sweeps of `rate(15 minutes)`; those of the default where it is another expression."""
+    """Return the minutes of `rate(15 minutes)`; 15, the default, for any other expression."""
     unit_minutes = {"minute": 1, "minutes": 1, "hour": 60, "hours": 60, "day": 1440, "days": 1440}
     words = rate.removeprefix("rate(").removesuffix(")").split()
     if len(words) == 2 and words[0].isdigit() and words[1] in unit_minutes:

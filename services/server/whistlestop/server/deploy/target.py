@@ -1,4 +1,4 @@
-"""For which interpreter and machine a bundle is made, and what of it pip has to know."""
+"""The interpreter and architecture for which a bundle is built, and the resulting options for pip."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from whistlestop.common.lazy_dataclasses import dataclass
 FUNCTIONS = ("frontend", "history", "matching")
 _MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
 _AMAZON_LINUX_2023 = (3, 12)
-"""Lambda's Python runtimes from this version on run on Amazon Linux 2023, the older ones on Amazon Linux 2."""
+"""Lambda's Python runtimes from this version on run on Amazon Linux 2023, older ones on Amazon Linux 2."""
 _GLIBC_OF_AL2, _GLIBC_OF_AL2023 = 26, 34
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A Lambda runtime, as `python3.13`, and an architecture in Lambda's words: `arm64` or `x86_64`."""
+    """A Lambda runtime, such as `python3.13`, and an architecture: `arm64` or `x86_64`."""
 
     runtime: str
     architecture: str
@@ -38,7 +38,7 @@ class Target:
         return self == here()
 
     def pip_options(self) -> list[str]:
-        """Every platform tag that the runtime's C library can load, the newest first: pip guesses none of them."""
+        """Return pip's options, with every platform tag that the runtime's C library supports, the newest first."""
         machine = _MACHINES[self.architecture]
         newest = _GLIBC_OF_AL2023 if self.version >= _AMAZON_LINUX_2023 else _GLIBC_OF_AL2
         tags = [f"manylinux_2_{minor}_{machine}" for minor in range(newest, 16, -1)] + [f"manylinux2014_{machine}"]
@@ -46,13 +46,13 @@ class Target:
         return [*platforms, "--python-version", f"3.{self.version[1]}", "--implementation", "cp", "--only-binary=:all:"]
 
     def uv_options(self) -> list[str]:
-        """The same for uv, which knows of older tags itself."""
+        """Return the options for uv, which derives the older tags itself."""
         newest = _GLIBC_OF_AL2023 if self.version >= _AMAZON_LINUX_2023 else _GLIBC_OF_AL2
         tag = f"{_MACHINES[self.architecture]}-manylinux_2_{newest}"
         return ["--python-version", f"3.{self.version[1]}", "--python-platform", tag, "--only-binary", ":all:"]
 
 
 def here() -> Target:
-    """The target that is this interpreter on this machine."""
+    """Return the target that matches this interpreter and machine."""
     machine = {"aarch64": "arm64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
     return Target(f"python3.{sys.version_info.minor}", machine)

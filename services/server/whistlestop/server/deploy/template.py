@@ -1,4 +1,4 @@
-"""The stack's template, from YAML with its short forms and aliases to the JSON that CloudFormation takes as it is."""
+"""The stack's template: converted from YAML with short forms and aliases to JSON for CloudFormation."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _BESIDE = Path(__file__).with_name("template.yaml")
-"""Where the wheel has it; a checkout has it in `infra/`."""
+"""Where it is in the wheel; a checkout has it in `infra/`."""
 _CHECKOUT = Path(__file__).resolve().parents[5] / "infra" / "template.yaml"
 MOST_BYTES = 51_200
-"""Of a template that goes within a request."""
+"""Maximum size of a template within a request."""
 _PLAIN = {"Ref", "Condition"}
 
 
 class _Loader(yaml.SafeLoader):
-    """Knows CloudFormation's short forms."""
+    """A YAML loader for CloudFormation's short forms."""
 
 
 def _short_form(loader: yaml.Loader, tag: str, node: yaml.Node) -> dict[str, Any]:
@@ -41,19 +41,19 @@ _Loader.add_multi_constructor("!", _short_form)
 
 
 def load() -> dict[str, Any]:
-    """The template as it is."""
+    """Return the parsed template."""
     path = _BESIDE if _BESIDE.is_file() else _CHECKOUT
     loaded: dict[str, Any] = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a subclass of the safe loader
     return loaded
 
 
 def filled(template: Mapping[str, Any], code: Mapping[str, str]) -> str:
-    """As JSON, with the code of each function (`frontend`, …) at an `s3://` address."""
+    """Return the template as JSON, with the code of each function (`frontend`, …) at an `s3://` address."""
     resources = dict(template["Resources"])
     for function, address in code.items():
         name = f"{function.capitalize()}Function"
         bucket, _, key = address.removeprefix("s3://").partition("/")
         properties = {**resources[name]["Properties"], "CodeUri": {"Bucket": bucket, "Key": key}}
-        # What told SAM's build how to make the bundle means nothing any more.
+        # Drop the metadata that only SAM's build needs.
         resources[name] = {"Type": resources[name]["Type"], "Properties": properties}
     return json.dumps({**template, "Resources": resources}, separators=(",", ":"))
