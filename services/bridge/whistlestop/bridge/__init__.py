@@ -1,6 +1,6 @@
-"""The bridge: official SDKs need gRPC and long polls, functions speak HTTP and are billed for waiting.
+"""The bridge between official SDKs, which need gRPC and long polls, and functions, which speak HTTP and bill waiting.
 
-A worker (or a client) talks gRPC to the bridge beside it, or within its own process:
+A worker (or a client) speaks gRPC to a bridge next to it, or within its own process:
 
     async with whistlestop.bridge.connect("https://….lambda-url.eu-central-1.on.aws", sigv4=True) as client:
         async with Worker(client, task_queue="orders", workflows=[Order], activities=[charge]):
@@ -36,10 +36,11 @@ async def connect(
     config: BridgeConfig | None = None,
     **client_options: Any,
 ) -> AsyncIterator[Client]:
-    """A temporalio Client of the target at `url`, through a bridge in this process.
+    """Yield a temporalio Client of the target at `url`, through a bridge in this process.
 
-    `client_options` are those of `Client.connect` (`namespace=`, `data_converter=`, `interceptors=`, …). `config` sets
-    all of the bridge at once, instead of the options here. Raises RuntimeError when the target can't be reached.
+    `client_options` are those of `Client.connect` (`namespace=`, `data_converter=`, `interceptors=`, …). `config`
+    sets all options of the bridge at once, instead of those here. Raises RuntimeError when the target cannot be
+    reached.
     """
     from temporalio.client import Client
 

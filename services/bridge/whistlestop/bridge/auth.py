@@ -1,4 +1,4 @@
-"""How calls prove who they are: an API key, or AWS's request signature. mTLS is a matter of the connection."""
+"""Authentication of the bridge's calls: an API key, or AWS's request signature. mTLS is part of the connection."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ log = logging.getLogger(__name__)
 _FUNCTION_URL = re.compile(r"\.lambda-url\.([a-z0-9-]+)\.on\.aws$")
 _API_GATEWAY = re.compile(r"\.execute-api\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?$")
 _SKEW: Final = dt.timedelta(seconds=60)
-"""AWS takes signatures that are up to five minutes old, or ahead."""
+"""AWS accepts signatures that are up to five minutes old, or in the future."""
 _DOUBT_S: Final = 30.0
-"""A refusal is made sure of this often at most: most are meant."""
+"""Minimum interval of retries after a refusal, since most refusals are permanent."""
 CALLER_AUTHORIZATION = "x-whistlestop-authorization"
-"""Where the caller's own authorization goes when the signature takes that header."""
+"""Carries the caller's own authorization when the signature occupies the usual header."""
 
 
 class Auth(Protocol):
-    """Adds to the headers of a call."""
+    """Adds credentials to the headers of a call."""
 
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
-        """Change `headers` (names in lower case) in place.
+        """Add credentials to `headers` (names in lower case), in place.
 
-        Raises ValueError when there are no credentials, and ServiceError when they can't be had just now.
+        Raises ValueError without credentials, and ServiceError when they are temporarily unavailable.
         """
         ...
 
     def refused(self, answer: Answer) -> bool:
-        """Something in front of the target did not let the call through: whether it is worth another try."""
+        """Return whether to retry a call that was refused by something in front of the target."""
         ...
 
 
 class NoAuth:
-    """What the caller brings goes through; nothing is added."""
+    """Adds nothing; the caller's own credentials are passed on."""
 
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
         return None
@@ -55,7 +55,7 @@ class NoAuth:
 
 
 class ApiKey:
-    """A bearer token, for callers that bring none."""
+    """Adds a bearer token for callers that send none."""
 
     def __init__(self, key: str) -> None:
         self._value = f"Bearer {key}"
@@ -68,7 +68,7 @@ class ApiKey:
 
 
 class InTurn:
-    """One after the other: an API key first, whose place AWS's signature then takes."""
+    """Applies several in order: first an API key, which the AWS signature then moves to another header."""
 
     def __init__(self, *auths: Auth) -> None:
         self._auths = auths
@@ -82,9 +82,9 @@ class InTurn:
 
 
 class SigV4:
-    """AWS's signature, with the credentials that botocore finds (environment, profile, instance, …).
+    """Adds AWS's signature, with the credentials that botocore finds (environment, profile, instance, …).
 
-    `region` and `service` follow from the address of a Function URL or an API Gateway; elsewhere they must be named.
+    `region` and `service` are derived from the URL of a Function URL or API Gateway; for others they must be given.
     """
 
     def __init__(self, url: str, region: str = "", service: str = "", credentials: Any = None) -> None:
@@ -93,13 +93,13 @@ class SigV4:
             if pattern.search(host):
                 region, service = region_of(url), service or known
         if not region:
-            raise ValueError(f"{host} does not tell its region: name it")
+            raise ValueError(f"the region is not part of {host}: give it with --region")
         self._region = region
         self._service = service or "lambda"
         self._credentials = credentials
         self._find = _find_credentials if credentials is None else None
         self._ahead = dt.timedelta()
-        """Of AWS's clock, where this machine's is wrong."""
+        """How far AWS's clock is ahead, if this machine's is wrong."""
         self._doubted_s = -_DOUBT_S
 
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
@@ -113,14 +113,14 @@ class SigV4:
         headers |= made
 
     def refused(self, answer: Answer) -> bool:
-        """A clock that is wrong, or keys that are not good any more, are no reason to give up."""
+        """Return whether to retry: after correcting for a wrong clock, or with new credentials."""
         now_s = time.monotonic()
         if now_s < self._doubted_s + _DOUBT_S:
             return False
         self._doubted_s = now_s
         ahead = _ahead(answer.headers.get("date", ""))
         if ahead is not None and abs(ahead - self._ahead) > _SKEW:
-            log.warning("this machine's clock is %.0f s behind AWS's: calls are signed by that", ahead.total_seconds())
+            log.warning("this machine's clock is %.0f s behind AWS's: signing with AWS's time", ahead.total_seconds())
             self._ahead = ahead
             return True
         if self._find is None:
@@ -129,7 +129,10 @@ class SigV4:
         return True
 
     async def _fresh(self) -> Credentials:
-        """Credentials that need no refresh now; finding and refreshing them may ask the network, so a thread does."""
+        """Return credentials that need no refresh now.
+
+        Finding and refreshing them may use the network, so a thread does it.
+        """
         try:
             if self._credentials is None and self._find is not None:
                 self._credentials = await asyncio.to_thread(self._find)
@@ -138,15 +141,15 @@ class SigV4:
                 frozen = self._credentials.get_frozen_credentials
                 needed = getattr(self._credentials, "refresh_needed", None)
                 keys = await asyncio.to_thread(frozen) if needed is not None and needed() else frozen()
-        except Exception as error:  # botocore's providers raise what they like
-            raise unavailable(f"the bridge's AWS credentials can't be had just now: {error}") from error
+        except Exception as error:  # botocore's providers may raise anything
+            raise unavailable(f"the bridge's AWS credentials are not available now: {error}") from error
         if keys is None:
             raise ValueError("no AWS credentials were found")
         return Credentials(keys.access_key, keys.secret_key, keys.token or "")
 
 
 def _ahead(date: str) -> dt.timedelta | None:
-    """By how much the other side's clock is ahead of this one; None when it does not say."""
+    """Return how far the other side's clock is ahead of this one; None if the answer has no date."""
     try:
         return email.utils.parsedate_to_datetime(date) - dt.datetime.now(dt.UTC)
     except (ValueError, TypeError):
@@ -154,7 +157,7 @@ def _ahead(date: str) -> dt.timedelta | None:
 
 
 def region_of(url: str) -> str:
-    """By the address of a Function URL or an API Gateway; empty for others."""
+    """Return the region in the URL of a Function URL or API Gateway; empty for others."""
     host = urlsplit(url).hostname or ""
     found = _FUNCTION_URL.search(host) or _API_GATEWAY.search(host)
     return found[1] if found else ""

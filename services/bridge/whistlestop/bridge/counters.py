@@ -1,4 +1,4 @@
-"""How many calls the bridge makes: each of them is a billed invocation where the target is a function."""
+"""Counts of the bridge's calls, each of which is a billed invocation if the target is a function."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ KINDS = (LOOK, POLL, WAIT, HEARTBEAT, OTHER)
 
 
 class Counters:
-    """Counts only grow. `calls` by kind: looks and polls for workers, waits for clients, heartbeats, the rest."""
+    """Counters that only grow. `calls` is by kind: checks, polls, waits of clients, heartbeats, the rest."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -17,7 +17,7 @@ class Counters:
         self.tasks = 0
         """Tasks handed to workers."""
         self.sqs = 0
-        """Long polls of a wake queue: no calls to the target."""
+        """Requests to a wake-up queue, which are not calls to the target."""
         self.bytes_out = 0
         self.bytes_in = 0
 
@@ -27,7 +27,7 @@ class Counters:
         return self.calls.total()
 
     def line(self, before: Counters | None = None) -> str:
-        """One line for a log, of what came since `before`."""
+        """Return a log line with the changes since `before`."""
         shown = {f"{kind}s": self.calls[kind] - (before.calls[kind] if before else 0) for kind in KINDS}
         shown["failed"] = self.failures.total() - (before.failures.total() if before else 0)
         shown["tasks"] = self.tasks - (before.tasks if before else 0)
@@ -37,7 +37,7 @@ class Counters:
         return " ".join(f"{name}={value}" for name, value in shown.items())
 
     def copy(self) -> Counters:
-        """As it stands now."""
+        """Return a copy of the current values."""
         made = Counters()
         made.calls.update(self.calls)
         made.failures.update(self.failures)

@@ -1,6 +1,6 @@
 """The gRPC side of the bridge: any method of any service, as bytes.
 
-Health is the bridge's own: it answers for itself. Everything else is the target's to know or to refuse.
+The bridge itself answers health checks, for itself. Any other call is passed on, for the target to serve or refuse.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from whistlestop.common.listen_address import ListenAddress
 
 _MOST_MESSAGE = 128 * 1024 * 1024
-"""What the bridge itself takes; the limit that counts is the target's, which refuses in words that SDKs know."""
+"""The bridge's own limit. The target's lower limit is the relevant one, whose error SDKs recognise."""
 _MOST_METHODS = 1000
 _OWN = frozenset({"host", "te", "content-type", "content-length", "connection", "user-agent", "accept-encoding"})
-"""Metadata that is about the connection, not about the call."""
+"""Metadata about the connection rather than the call."""
 _HEALTHY = frozenset({
     "temporal.api.workflowservice.v1.WorkflowService", "temporal.api.operatorservice.v1.OperatorService",
 })  # fmt: skip
 
 
 class _Methods:
-    """A method for every path that is asked for."""
+    """A method for every requested path."""
 
     def __init__(self, bridge: Bridge, clock: Clock) -> None:
         self._bridge = bridge
@@ -69,7 +69,7 @@ class _Methods:
 
 
 def headers_of(head: Head) -> dict[str, str]:
-    """Metadata as HTTP headers; binary values in base64, as Connect has them."""
+    """Return metadata as HTTP headers; binary values in base64, as in Connect."""
     headers = {
         name: value for name, value in head.headers.items() if name not in _OWN and not name.startswith((":", "grpc-"))
     }
@@ -87,7 +87,7 @@ class Door:
         self._server = GrpcServer(self._methods, Limits(max_message=_MOST_MESSAGE), budget)
 
     async def start(self, address: ListenAddress) -> int:
-        """Listen there; the bound port. Raises OSError."""
+        """Listen and return the bound port. Raises OSError."""
         try:
             return await self._server.start(address.ip, address.port)
         except OSError as error:
@@ -95,6 +95,6 @@ class Door:
             raise OSError(error.errno, f"can't listen on {address}: {error.strerror or error}{hint}") from error
 
     async def stop(self, grace_s: float = 2.0) -> None:
-        """Refuse new calls, give running ones `grace_s`, then end them."""
+        """Refuse new calls, give running ones `grace_s` seconds, then end them."""
         self._methods.health.drain()
         await self._server.stop(grace_s)

@@ -1,7 +1,7 @@
-"""Heartbeats of workers: what they say each minute rides along with the next look, instead of a call of its own.
+"""Heartbeats of workers, which are sent along with the next check for tasks instead of as calls of their own.
 
-What is news goes through at once: the first heartbeat of a worker, one that says that it is not just running, and those
-of a worker that wants to be heard more often than that.
+News is passed on at once: the first heartbeat of a worker, one with another status than running, and those of a
+worker that sends them more often than usual.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
 
 USUAL_NS = 45 * SECOND_NS
-"""Workers send theirs every minute, unless told otherwise."""
+"""Workers send one every minute, unless configured otherwise."""
 LATEST_NS = 150 * SECOND_NS
-"""Half of what a worker may be silent: no look has gone out for so long that a call must."""
+"""Half of the time after which a silent worker counts as gone: without a check for so long, a call is needed."""
 _MOST = 1000
 
 
 class Heartbeats:
-    """Of the workers of one namespace."""
+    """The heartbeats of a namespace's workers."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -36,9 +36,9 @@ class Heartbeats:
         self._waiting: dict[str, WorkerHeartbeat] = {}
 
     def absorb(self, heartbeats: Sequence[WorkerHeartbeat]) -> bool:
-        """Whether all of them can wait for the next look; they do then."""
+        """Keep the heartbeats for the next check and return True, or return False if they must be passed on now."""
         now_ns = self._clock.steady_ns()
-        # Each is looked at, so that each is remembered.
+        # Evaluate all of them, because each call also records the heartbeat.
         can_wait = [self._can_wait(each, now_ns) for each in heartbeats]
         if not heartbeats or not all(can_wait):
             for each in heartbeats:
@@ -61,11 +61,11 @@ class Heartbeats:
         )
 
     def waiting(self) -> list[WorkerHeartbeat]:
-        """What a look is to bring along."""
+        """Return the heartbeats to send with the next check."""
         return list(self._waiting.values())
 
     def told(self, heartbeats: Sequence[WorkerHeartbeat]) -> None:
-        """A look has brought them."""
+        """Record that a check has delivered the heartbeats."""
         for each in heartbeats:
             self._told_ns[each.worker_instance_key] = self._clock.steady_ns()
             if self._waiting.get(each.worker_instance_key) is each:

@@ -1,4 +1,4 @@
-"""Ends a worker that has nothing to do: for one that is started when there is work, and billed while it lives."""
+"""End a worker that has nothing to do, for workers that are started on demand and billed while they run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOOK_S = 0.25
 
 
 class EndsWhenIdle(Plugin):
-    """Shuts the worker down when the bridge has had no task for it so long, and no activity of its runs."""
+    """Shuts the worker down after `most_idle_s` seconds without a task or a running activity."""
 
     def __init__(self, counters: Counters, most_idle_s: float, clock: Clock | None = None) -> None:
         self._counters = counters

@@ -1,11 +1,11 @@
-"""The polls of workers: they wait here, and one look for all of them goes to the target.
+"""The polls of workers: they wait here, and a single check (LookForTasks) for all of them goes to the target.
 
-Rules of this file: a poll of a worker is sent on only where a look said that a task waits for it. Waiting polls cost
-the target nothing. A task that was taken for a poll goes to that poll, or to another one of the same queue, worker and
-credential when it has gone away meanwhile, be it one that comes a little later.
+A poll is passed on only after a check has found a task for it; waiting polls cost the target nothing. A task that was
+received for a poll goes to that poll or, if it was cancelled meanwhile, to another one of the same queue, worker and
+credential, even one that arrives a little later.
 
-There is one look under way per namespace at any time. A server holds it until there is something (it is given up for
-another one when one more queue is polled); a function answers at once, and `WakeChannel` says when to look next.
+There is one check at a time per namespace. A server holds it until there is a task (it is replaced by another one
+when a further queue is polled); a function answers at once, and `WakeChannel` decides when to check again.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ LOOK_PATH: Final = "/whistlestop.worker.v1.WorkerService/LookForTasks"
 
 LONG_POLL_S = 60.0
 MARGIN_S = 3.0
-"""An empty answer leaves this long before the caller's deadline: a task taken in the last moment still arrives."""
+"""How long before the caller's deadline an empty reply is sent, so that a task received last still arrives."""
 POLL_S = 2.2
-"""The deadline of a poll that is sent on. Servers refuse polls of less than two seconds."""
+"""Deadline of a poll that is passed on. Servers refuse polls of less than two seconds."""
 QUICK_LOOK_S = 1.0
-"""A look with this deadline is answered at once by every target."""
+"""Every target answers a check with this deadline at once."""
 _MOST_AT_ONCE = 20
 _LEFT_S = 30.0
 """How long polls of a worker that has shut down are answered at once."""
 _KEPT_S = 5.0
-"""How long a task is kept whose poll has gone away: half of the time that a workflow task has by default."""
+"""How long a task is kept whose poll was cancelled: half the default workflow task timeout."""
 _TOGETHER_S = 0.01
-"""Pollers of a worker that come as close together as this share a look."""
+"""Polls of a worker that arrive within this time share a check."""
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 10.0
 _TRANSIENT = frozenset({
     Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.INTERNAL, Code.UNKNOWN, Code.ABORTED,
@@ -74,12 +74,12 @@ _TRANSIENT = frozenset({
 _AUTHORIZATION = "authorization"
 
 Key: TypeAlias = tuple[str, str, str]
-"""Path of the poll, name of its queue, and the worker's deployment version: versions take different tasks."""
+"""Path of the poll, name of its queue, and the worker's deployment version: versions get different tasks."""
 
 
 @dataclass(eq=False, slots=True)
 class Poller:
-    """A poll that waits. Its future gets the answer's bytes, or a ServiceError."""
+    """A waiting poll. Its future gets the bytes of the reply, or a ServiceError."""
 
     key: Key
     request: PollRequest
@@ -88,11 +88,11 @@ class Poller:
     future: asyncio.Future[bytes]
     end_ns: int
     sent: bool = False
-    """It is on its way to the target."""
+    """It has been passed on to the target."""
     leaves: bool = False
-    """Its worker shuts down: answered empty as soon as it is not on its way."""
+    """Its worker is shutting down: it gets an empty reply unless it has been passed on."""
     worker: tuple[Key, str, str] = field(init=False)
-    """Whose polls may get each other's tasks: queue, identity, and what shows who calls."""
+    """Polls with equal values may get each other's tasks: queue, identity, and credential."""
 
     def __post_init__(self) -> None:
         self.worker = (self.key, self.request.identity, self.headers.get(_AUTHORIZATION, ""))
@@ -108,17 +108,17 @@ class Poller:
 
 @dataclass(slots=True)
 class _Look:
-    """One look under way."""
+    """A check in progress."""
 
     keys: frozenset[Key]
-    """Queues that need no further look now: those that it counts, and those where polls are on their way."""
+    """Queues that need no other check now: those in the check, and those with polls that were passed on."""
     task: asyncio.Task[bytes]
     is_held: bool
     superseded: bool = field(default=False)
 
 
 class NamespacePolls:
-    """All polls of one namespace."""
+    """All polls of a namespace."""
 
     def __init__(self, namespace: str, target: Target, clock: Clock, wake: WakeChannel, counters: Counters) -> None:
         self._namespace = namespace
@@ -130,16 +130,16 @@ class NamespacePolls:
         self._waiting: dict[Key, dict[Poller, None]] = {}
         self._sent: set[Poller] = set()
         self._left_ns: dict[str, int] = {}
-        """Instance keys of workers that shut down, and when that is forgotten."""
+        """Instance keys of workers that have shut down, and until when they are remembered."""
         self._busy: set[Key] = set()
-        """Queues with polls on their way: what a look said of them would be old."""
+        """Queues with polls that were passed on: the result of a check would be outdated for them."""
         self._looked: frozenset[Key] = frozenset()
         self._limit = 1
-        """Up to how many tasks the last look counted."""
+        """The number of tasks up to which the last check counted."""
         self._poll_failures = 0
-        """Of polls that were sent on, in a row."""
+        """Consecutive failures of polls that were passed on."""
         self._kept: list[tuple[int, tuple[Key, str, str], bytes]] = []
-        """Until when, for whom: tasks whose polls have gone away."""
+        """Tasks whose polls were cancelled: until when they are kept, and for which worker."""
         self._look: _Look | None = None
         self._arrived = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
@@ -149,7 +149,7 @@ class NamespacePolls:
     async def poll(
         self, path: str, request: PollRequest, data: bytes, headers: Mapping[str, str], deadline_ns: int | None
     ) -> bytes:
-        """Wait for a task; empty bytes when none came in time. Raises ServiceError."""
+        """Wait for a task; return empty bytes if none arrives in time. Raises ServiceError."""
         end_ns = self._clock.steady_ns() + int(LONG_POLL_S * SECOND_NS)
         if deadline_ns is not None:
             end_ns = min(end_ns, deadline_ns - int(MARGIN_S * SECOND_NS))
@@ -174,7 +174,7 @@ class NamespacePolls:
             self._remove(poller)
 
     def end_where(self, leaves: Callable[[PollRequest], bool], worker_instance_key: str = "") -> None:
-        """Answer the polls of a worker that shuts down, and those that it still sends."""
+        """End the polls of a worker that is shutting down, and those that it sends from now on."""
         now_ns = self._clock.steady_ns()
         if worker_instance_key:
             self._left_ns = {key: until_ns for key, until_ns in self._left_ns.items() if until_ns > now_ns}
@@ -188,10 +188,10 @@ class NamespacePolls:
                     poller.answer(b"")
 
     async def quiet(self) -> None:
-        """Until what is on its way has been answered. What a target holds is not waited for: it knows who has left.
+        """Wait for calls in progress, other than those that the target holds.
 
-        A goodbye is to be the last that a function hears of a worker: it remembers nobody, and any later poll or look
-        would make the worker known again.
+        A function does not remember which workers have left, and any later poll or check would register the worker
+        again: so its ShutdownWorker has to be the last call.
         """
         look = self._look
         if self.holds or (look is not None and look.is_held):
@@ -204,16 +204,16 @@ class NamespacePolls:
 
     @property
     def waiting(self) -> int:
-        """Polls that wait now."""
+        """The number of waiting polls."""
         return sum(map(len, self._waiting.values()))
 
     async def close(self) -> None:
-        """Answer all polls: those that are on their way with what comes back, the others empty."""
+        """End all polls: with the target's reply if they were passed on, else empty."""
         self.end_where(lambda _: True)
         if self._loop is not None:
             self._loop.cancel()
         if self._sending:
-            # A task that the target has given away is somebody's.
+            # Deliver tasks that the target has already handed out.
             await wait_until(self._clock, self._clock.steady_ns() + int(POLL_S * SECOND_NS), self._sent_all())
         late = tuple(self._sent)
         tasks = [task for task in (self._loop, *self._sending) if task is not None]
@@ -226,7 +226,7 @@ class NamespacePolls:
     async def _sent_all(self) -> None:
         await asyncio.gather(*self._sending, return_exceptions=True)
 
-    # Who waits.
+    # Waiting polls.
 
     def _add(self, poller: Poller, *, first: bool = False) -> None:
         pollers = self._waiting.setdefault(poller.key, {})
@@ -246,7 +246,7 @@ class NamespacePolls:
                 del self._waiting[poller.key]
 
     def _wanted(self, key: Key) -> None:
-        """The queue is to be in the next look; a look that was made without it is not worth waiting for."""
+        """Include the queue in the next check, replacing a held check that lacks it."""
         if key in self._busy:
             return
         self._arrived.set()
@@ -259,7 +259,7 @@ class NamespacePolls:
         else:
             self.wake.look_now(_TOGETHER_S)
 
-    # Looking.
+    # Checking for tasks.
 
     async def _run(self) -> None:
         failures = 0
@@ -274,7 +274,7 @@ class NamespacePolls:
                 is_asked = await self.wake.wait()
                 keys = self._waiting.keys() - self._busy
                 if not keys:
-                    # It was time to look, and polls are on their way: whichever comes back is to be looked for.
+                    # A check is due while all polls are passed on: check again for whichever comes back.
                     self._looked = frozenset()
                     continue
             began_ns, was_held = self._clock.steady_ns(), self.holds
@@ -288,14 +288,14 @@ class NamespacePolls:
             if found is None:
                 continue
             if was_held and not found and self._clock.steady_ns() - began_ns < SECOND_NS:
-                await self._clock.sleep(_RETRY_FIRST_S)  # it says that it holds looks, and does not just now
+                await self._clock.sleep(_RETRY_FIRST_S)  # the target should hold checks, but did not this time
             for key, count in found.items():
                 self._send(key, count)
 
     async def _look_once(
         self, keys: Iterable[Key], headers: Mapping[str, str], *, is_asked: bool
     ) -> dict[Key, int] | None:
-        """How many tasks wait where; None when the look was given up for another one."""
+        """Return the number of waiting tasks by queue; None if the check was replaced by another one."""
         by_key = {key: next(iter(self._waiting[key])) for key in keys}
         request = worker_pb.LookForTasksRequest(namespace=self._namespace)
         ordered: dict[str, list[Key]] = {WORKFLOW: [], ACTIVITY: [], NEXUS: []}
@@ -305,7 +305,7 @@ class NamespacePolls:
         for key, poller in by_key.items():
             ordered[key[0]].append(key)
             lists[key[0]].append(poller.request)  # type: ignore[attr-defined]  # each list takes its own kind
-        # One more than there are polls tells whether tasks are left.
+        # Count up to one more than the number of polls, to know whether tasks are left.
         request.limit = self._limit = min(max(len(self._waiting[key]) for key in by_key), _MOST_AT_ONCE) + 1
         heartbeats = self.heartbeats.waiting()
         request.heartbeats.extend(heartbeats)
@@ -313,13 +313,13 @@ class NamespacePolls:
         is_held = self.holds
         timeout_s = LONG_POLL_S if is_held else QUICK_LOOK_S
         work = self._target.call(LOOK_PATH, request.SerializeToString(), headers, timeout_s, LOOK)
-        # What was told of may be for a queue where a poll is on its way: that one is looked at when the poll is back.
+        # A notification may be for a queue whose poll was passed on: check it when the poll is back.
         self._looked = frozenset(by_key) if is_asked else frozenset(by_key) | self._busy
         self._look = look = _Look(self._looked, asyncio.ensure_future(work), is_held)
         try:
             answer = worker_pb.LookForTasksResponse.FromString(await look.task)
         except DecodeError:
-            raise ServiceError(Code.INTERNAL, "the target's answer to a look is not understood") from None
+            raise ServiceError(Code.INTERNAL, "the target's answer to LookForTasks can't be parsed") from None
         except asyncio.CancelledError:
             look.task.cancel()
             task = asyncio.current_task()
@@ -338,7 +338,7 @@ class NamespacePolls:
         return found
 
     async def _failed(self, error: ServiceError, looked: Poller, failures: int) -> int:
-        """Wait before the next look. An error that will not pass is told to all that call as the one who looked."""
+        """Wait before the next check. A permanent error is returned to every poll with the same credential."""
         if error.code not in _TRANSIENT:
             for pollers in list(self._waiting.values()):
                 for poller in list(pollers):
@@ -348,14 +348,14 @@ class NamespacePolls:
             return 0
         pause_s = _pause_s(failures)
         if failures == 0:
-            log.warning("no look for tasks of %s: %s; trying again", self._namespace, error.message)
-        # What held looks before may not be what answers next.
+            log.warning("checking for tasks of %s failed, trying again: %s", self._namespace, error.message)
+        # A different process, which does not hold checks, may answer the next one.
         self.holds = False
         await self._clock.sleep(pause_s)
         self.wake.look_now()
         return min(failures + 1, 10)
 
-    # Polling where something waits.
+    # Passing polls on.
 
     def _send(self, key: Key, count: int) -> None:
         pollers = list(self._waiting.get(key, ()))[:count]
@@ -371,7 +371,7 @@ class NamespacePolls:
         task.add_done_callback(self._sending.discard)
 
     async def _send_all(self, key: Key, pollers: list[Poller], *, more: bool) -> None:
-        """`more`: tasks may be left that nobody polls for."""
+        """Pass polls on. `more`: tasks may be left for which there is no poll."""
         try:
             served = await asyncio.gather(*(self._send_one(poller) for poller in pollers))
         finally:
@@ -385,7 +385,7 @@ class NamespacePolls:
             self._wanted(key)
 
     async def _send_one(self, poller: Poller) -> bool:
-        """Whether there was a task."""
+        """Pass a poll on and return whether there was a task."""
         try:
             data = await self._target.call(poller.key[0], poller.data, poller.headers, POLL_S, POLL)
         except ServiceError as error:
@@ -396,7 +396,7 @@ class NamespacePolls:
                 self._poll_failures = min(self._poll_failures + 1, 10)
                 await self._clock.sleep(pause_s)
                 self._go_on(poller)
-                self.wake.look_now()  # what was found is still there, as far as is known
+                self.wake.look_now()  # the task that was found is probably still there
             return False
         self._poll_failures = 0
         if not data:
@@ -406,7 +406,7 @@ class NamespacePolls:
         if poller.future.done():
             heir = self._heir(poller)
             if heir is None:
-                log.warning("a task of %s was taken for a poll that has gone away", poller.key[1])
+                log.warning("a task of %s was received for a poll that was cancelled meanwhile", poller.key[1])
                 self._kept.append((self._clock.steady_ns() + int(_KEPT_S * SECOND_NS), poller.worker, data))
                 return True
             self._remove(heir)
@@ -416,7 +416,7 @@ class NamespacePolls:
         return True
 
     def _go_on(self, poller: Poller) -> None:
-        """Nothing was there: the poll waits on."""
+        """Make the poll wait again, because there was no task."""
         poller.sent = False
         self._sent.discard(poller)
         if poller.leaves or self._clock.steady_ns() >= poller.end_ns:

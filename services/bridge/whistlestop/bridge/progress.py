@@ -1,7 +1,7 @@
-"""Which waits of clients are to be asked again at once, when a call went through the bridge.
+"""Decide which waits of clients to re-check at once after a call went through the bridge.
 
-Rules of this file: only those for the workflow that the call is about, and those for an end only when it may end it.
-What can't be told counts as being about everything. A wait that is passed over asks again in its own time.
+Only waits for the workflow of the call are re-checked, and waits for its end only if the call may have ended it. A
+call that cannot be parsed counts for all workflows. Other waits re-check at their usual time.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ _ENDS: Final = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a call may have brought about."""
+    """What a call may have caused."""
 
     workflow_id: str = ""
-    """Empty: of any workflow."""
+    """Empty for any workflow."""
     ends: bool = True
-    """It may have ended the workflow."""
+    """Whether it may have ended the workflow."""
 
 
 def step_of(path: str, data: bytes) -> Step:
-    """By the call's name and request."""
+    """Return what a call may have caused, given its path and request."""
     name = path.rpartition("/")[2]
     try:
         if name in _BY_TOKEN:
@@ -65,12 +65,12 @@ def step_of(path: str, data: bytes) -> Step:
         if name == "StartWorkflowExecution":
             return Step(rr.StartWorkflowExecutionRequest.FromString(data).workflow_id)
     except DecodeError:
-        pass  # the target says what is wrong with it
+        pass  # the target reports the error
     return Step()
 
 
 class Progress:
-    """Wakes those who wait."""
+    """Wakes waits of clients."""
 
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Event, tuple[str, bool]] = {}
@@ -81,7 +81,7 @@ class Progress:
                 event.set()
 
     async def wait(self, clock: Clock, until_ns: int, workflow_id: str, *, only_end: bool) -> bool:
-        """Whether something of the workflow happened (`only_end`: that may have ended it) before `until_ns`."""
+        """Return whether something happened to the workflow (`only_end`: may have ended it) before `until_ns`."""
         event = asyncio.Event()
         self._waiting[event] = (workflow_id, only_end)
         try:

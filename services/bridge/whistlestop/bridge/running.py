@@ -1,4 +1,4 @@
-"""A bridge that runs: its settings, its target, its gRPC door, and the line that tells how many calls it makes."""
+"""A running bridge: its settings, its target, its gRPC server, and the log line with its counters."""
 
 from __future__ import annotations
 
@@ -33,40 +33,40 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BridgeConfig:
-    """Settings of a bridge. Spans are seconds (`*_s`)."""
+    """Settings of a bridge. Durations are in seconds (`*_s`)."""
 
     target: str
-    """http(s) address of a frontend: a Function URL, an API Gateway, a server's HTTP door."""
+    """http(s) URL of a frontend: a Function URL, an API Gateway, a server's HTTP endpoint."""
     listen: str = "127.0.0.1:0"
-    """Where SDKs find the bridge: `HOST:PORT`, or `PORT` of 127.0.0.1. It asks nobody: keep it on loopback."""
+    """Address for SDKs: `HOST:PORT`, or `PORT` on 127.0.0.1. Callers are not authenticated: keep it on loopback."""
     api_key: str = field(default="", repr=False)
-    """Sent for callers that bring none; beside a signature, in `X-Whistlestop-Authorization`."""
+    """Sent for callers that send none; beside a signature, in `X-Whistlestop-Authorization`."""
     sigv4: bool = False
     region: str = ""
-    """Of SigV4, where the address does not tell it."""
+    """For SigV4, if the URL does not contain it."""
     signed_service: str = ""
-    """Of SigV4: lambda, execute-api; where the address does not tell it."""
+    """For SigV4: lambda or execute-api, if it does not follow from the URL."""
     tls_ca: str = ""
-    """PEM file of the authorities that the target's certificate is checked with, instead of the system's."""
+    """PEM file of CAs that may sign the target's certificate, instead of the system's."""
     tls_cert: str = ""
-    """PEM files of the bridge's own certificate and key, for a target that asks for one (mTLS)."""
+    """PEM files of the bridge's own certificate and key, for a target that requires one (mTLS)."""
     tls_key: str = ""
     most_idle_s: float = 30.0
-    """The longest pause between two looks while nothing happens, where the target can't hold a look."""
+    """The longest interval of checks for tasks, if the target cannot hold them."""
     wake_queue: str = ""
-    """A queue of SQS on which functions tell of tasks: `auto` for one of its own, or the URL of one; empty: none."""
+    """SQS queue for notifications of tasks: `auto` creates one, or its URL; empty: none."""
     log_every_s: float = 60.0
-    """How often the counters are logged; 0: never."""
+    """Interval of log lines with the counters; 0: never."""
 
 
 class RunningBridge:
-    """An async context manager: entered, it listens. Raises OSError when it can't, ValueError for bad settings."""
+    """An async context manager that listens while entered. Raises OSError, and ValueError for bad settings."""
 
     def __init__(self, config: BridgeConfig) -> None:
         self.config = config
         self._address = parse_listen(config.listen)
         if not self._address.is_loopback:
-            logger.warning("%s: whoever reaches this address calls with the bridge's credentials", self._address)
+            logger.warning("%s: whoever can reach this address can use the bridge's credentials", self._address)
         self.counters = Counters()
         self._clock = SystemClock()
         self._target = ConnectTarget(config.target, _auth(config), self.counters, _tls(config))
@@ -126,7 +126,7 @@ def _wake_queue(config: BridgeConfig, counters: Counters) -> SqsWakeQueue | None
     from whistlestop.bridge.sqs import AUTO, SqsWakeQueue
 
     if config.wake_queue != AUTO and not urlsplit(config.wake_queue).scheme.startswith("http"):
-        raise ValueError(f"the wake queue must be `{AUTO}` or the URL of a queue, and not {config.wake_queue!r}")
+        raise ValueError(f"the wake queue must be `{AUTO}` or the URL of a queue, not {config.wake_queue!r}")
     return SqsWakeQueue(config.wake_queue, counters=counters, region=config.region or region_of(config.target))
 
 

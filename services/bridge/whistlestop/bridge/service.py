@@ -1,6 +1,6 @@
 """What the bridge does with a call: pass it on, or let it wait here.
 
-Rules of this file: a call is a path, bytes, metadata and a deadline, whatever carries it; answers are bytes.
+A call is a path, bytes, metadata and a deadline, independent of the transport; a reply is bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HEARTBEATS: Final = frozenset({
 _WORK_WHILE_CALLED: Final = frozenset({
     _SERVICE + name for name in ("QueryWorkflow", "UpdateWorkflowExecution", "ExecuteMultiOperation")
 })  # fmt: skip
-"""A worker has to answer before these end."""
+"""A worker has to answer before these calls end."""
 _WORK_AFTERWARDS: Final = frozenset({
     _SERVICE + name
     for name in (
@@ -50,7 +50,7 @@ _WORK_AFTERWARDS: Final = frozenset({
         "UnpauseActivity", "ResetActivity", "UnpauseWorkflowExecution", "PatchSchedule", "CreateSchedule",
     )
 })  # fmt: skip
-"""There may be a task when these have ended."""
+"""There may be a task after these calls have ended."""
 _CALLER_ENDS_S = 0.02
 
 
@@ -74,7 +74,7 @@ class Bridge:
         self._closing = False
 
     async def call(self, path: str, data: bytes, headers: Mapping[str, str], deadline_ns: int | None) -> bytes:
-        """Answer one call. Raises ServiceError."""
+        """Serve a call and return the reply. Raises ServiceError."""
         kind = pollers.POLLS.get(path)
         if kind is not None:
             return await self._poll(path, kind, data, headers, deadline_ns)
@@ -100,11 +100,11 @@ class Bridge:
 
     @property
     def waiting(self) -> int:
-        """Polls of workers that wait here now."""
+        """The number of polls of workers that are waiting here."""
         return sum(each.waiting for each in self._namespaces.values())
 
     async def close(self) -> None:
-        """Answer what waits."""
+        """End all waiting calls."""
         self._closing = True
         self._progress.happened(Step())
         for each in self._namespaces.values():
@@ -137,7 +137,7 @@ class Bridge:
         return await polls.poll(path, request, data, headers, deadline_ns)
 
     async def _end_polls(self, data: bytes) -> None:
-        """A worker that shuts down expects its polls to end, as a server ends them."""
+        """End the polls of a worker that is shutting down, as a server does."""
         try:
             request = rr.ShutdownWorkerRequest.FromString(data)
         except DecodeError:
@@ -148,7 +148,7 @@ class Bridge:
             await polls.quiet()
 
     def _absorb(self, data: bytes) -> bool:
-        """Whether a look is to bring the heartbeat along."""
+        """Return whether the heartbeat is kept for the next check."""
         try:
             request = rr.RecordWorkerHeartbeatRequest.FromString(data)
         except DecodeError:
@@ -172,20 +172,23 @@ class Bridge:
         return await waits.wait(self._target, self._clock, self._progress, path, data, headers, deadline_ns)
 
     async def _target_holds(self, namespace: str, headers: Mapping[str, str]) -> bool:
-        """Whether waiting is free at the target: looks tell, and a client that is alone here asks once."""
+        """Return whether waiting is free at the target: known from checks, or asked once if there is no worker."""
         if any(each.holds for each in self._namespaces.values()):
             return True
         if self._holds is None:
             try:
                 self._holds = await pollers.holds(self._target, namespace, headers)
             except ServiceError as error:
-                logger.debug("whether the target holds calls is not known: %s", error.message)
+                logger.debug("asking whether the target holds calls failed: %s", error.message)
                 return False
         return self._holds
 
 
 def _is_left(poll: PollRequest, request: rr.ShutdownWorkerRequest) -> bool:
-    """By the worker's instance key; of a worker without one, by its sticky queue or by identity on the named queue."""
+    """Return whether a poll belongs to the worker that is shutting down.
+
+    It is identified by its instance key or, without one, by its sticky queue or its identity on the named queue.
+    """
     if request.worker_instance_key:
         return poll.worker_instance_key == request.worker_instance_key
     name = poll.task_queue.name

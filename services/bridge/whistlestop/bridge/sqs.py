@@ -1,13 +1,13 @@
-"""The wake queue on SQS: one queue per bridge, on which functions leave a message when there is a task.
+"""The wake-up queue on SQS: one queue per bridge, to which functions send a message when there is a task.
 
-Rules of this file:
-
-    - Waiting is SQS's long poll of twenty seconds, three requests a minute; it runs no function.
-    - A message of an `auto` queue is never deleted: it hides for longer than it lives. That saves a request per wake.
-      In a queue that somebody else made it would come back for days, so it is deleted there.
-    - `auto` makes a queue as soon as a target tells how names must begin, and deletes it in the end. What a bridge left
-      behind that was killed is deleted by another one, which knows it by its age: a live queue is touched twice a day.
-    - Calls block, so they are made on a thread of their own, which does not keep the process alive.
+- Waiting is SQS's long poll of twenty seconds, three requests a minute; it invokes no function.
+- A message of an `auto` queue is never deleted: its visibility timeout exceeds its retention, which saves a request
+  per
+  wake-up. In a queue created by somebody else it could come back for days, so it is deleted there.
+- `auto` creates a queue as soon as a target returns the required prefix of names, and deletes it in the end. The
+  queue
+  of a killed bridge is deleted by another one, which recognises it by its age: a live queue is touched twice a day.
+- Calls block, so they are made on a daemon thread.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ HIDES_S: Final = 120
 TOUCH_S: Final = 12 * 3600.0
 STALE_S: Final = 48 * 3600.0
 _TOGETHER_S = 0.05
-"""Messages that come as close together as this are one wake."""
+"""Messages that arrive within this time are one wake-up."""
 _RETRY_FIRST_S, _RETRY_MOST_S = 1.0, 60.0
 _LONGEST_HOST = 8
 
 
 class SqsWakeQueue:
-    """`which` is `auto` or the URL of a queue that somebody made. Start it on the event loop that is to be woken."""
+    """Receives wake-ups. `which` is `auto` or the URL of an existing queue. Start it on the event loop to be woken."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class SqsWakeQueue:
         self._listeners.append(wake)
 
     def start(self) -> None:
-        """Begin to listen; `auto` once a target has told how names begin."""
+        """Start to listen; with `auto`, wait until a target has returned the prefix of names."""
         self._loop = asyncio.get_running_loop()
         if self._which != AUTO:
             self._run()
@@ -84,7 +84,7 @@ class SqsWakeQueue:
             self._run()
 
     async def close(self) -> None:
-        """Stop listening, and delete the queue if it was made here."""
+        """Stop listening, and delete the queue if it was created here."""
         self._stopping.set()
         self._listeners.clear()
         if self._which == AUTO and self._url:
@@ -94,7 +94,7 @@ class SqsWakeQueue:
         self._thread = threading.Thread(target=self._receive_for_ever, name="wake queue", daemon=True)
         self._thread.start()
 
-    # On the thread.
+    # Methods that run on the thread.
 
     def _receive_for_ever(self) -> None:
         failures = 0
@@ -105,7 +105,7 @@ class SqsWakeQueue:
                 messages = self._receive()
                 if self._which == AUTO and time.monotonic() - self._touched_s > TOUCH_S:
                     self._tend()
-            except Exception as error:  # noqa: BLE001 - whatever it is: the bridge looks without it, and it tries again
+            except Exception as error:  # noqa: BLE001 - the bridge works without it meanwhile, and this retries
                 failures = self._failed(error, failures)
                 continue
             failures = 0
@@ -132,19 +132,19 @@ class SqsWakeQueue:
         attributes = {"MessageRetentionPeriod": str(LIVES_S), "VisibilityTimeout": str(HIDES_S)}
         self._url = self._sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
         self._touched_s = time.monotonic()
-        log.info("wake queue %s was made", name)
+        log.info("wake queue %s was created", name)
         self._sweep()
 
     def _receive(self) -> list[Any]:
         if self._counters is not None:
             self._counters.sqs += 1
-        # Whether it can be heard at all is known without waiting.
+        # Do not wait the first time, to find out quickly whether the queue can be read at all.
         wait_s = self._wait_s if self.name else 0
         answer = self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=wait_s)
         return list(answer.get("Messages", ()))
 
     def _delete_messages(self, messages: list[Any]) -> None:
-        """A message that stays comes again, and costs a look each time."""
+        """Delete messages, because a message that is kept comes again and costs a check each time."""
         if self._counters is not None:
             self._counters.sqs += 1
         entries = [
@@ -152,17 +152,17 @@ class SqsWakeQueue:
         ]
         try:
             failed = self._sqs.delete_message_batch(QueueUrl=self._url, Entries=entries).get("Failed", ())
-        except Exception as error:  # noqa: BLE001 - it was heard, whatever becomes of it
+        except Exception as error:  # noqa: BLE001 - the wake-up itself has been received
             failed = [repr(error)]
         if failed and not self._has_complained:
             self._has_complained = True
-            log.warning("messages of the wake queue can't be deleted, and come again: %s", failed[0])
+            log.warning("messages of the wake queue can't be deleted, so they will be received again: %s", failed[0])
 
     def _failed(self, error: Exception, failures: int) -> int:
         if self._stopping.is_set():
             return failures
         if failures == 0:
-            log.warning("the wake queue is not heard: %r; looking without it, and trying again", error)
+            log.warning("the wake queue is not heard: %r; checking for tasks without it, and trying again", error)
         self._set_name("")
         if self._which == AUTO and "NonExistentQueue" in repr(error):
             self._url = ""
@@ -170,7 +170,7 @@ class SqsWakeQueue:
         return min(failures + 1, 10)
 
     def _tend(self) -> None:
-        """Show that the queue is in use. A change of what it says is what SQS notes the time of."""
+        """Touch the queue to show that it is in use: SQS records the time only when an attribute changes."""
         self._touched_s = time.monotonic()
         self._touches += 1
         lives_s = LIVES_S + self._touches % 2
@@ -178,15 +178,15 @@ class SqsWakeQueue:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Delete what killed bridges left. Who may not list queues leaves that to others."""
+        """Delete queues of killed bridges. Without permission to list queues, leave that to other bridges."""
         try:
             for url in self._sqs.list_queues(QueueNamePrefix=self._prefix).get("QueueUrls", ()):
                 names = ["LastModifiedTimestamp"]
                 found = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
                 if url != self._url and time.time() - float(found[names[0]]) > STALE_S:
                     self._delete(url)
-        except Exception as error:  # noqa: BLE001 - an untidy account is no reason not to listen
-            log.info("old wake queues could not be looked for: %r", error)
+        except Exception as error:  # noqa: BLE001 - failing to clean up must not stop listening
+            log.info("old wake queues could not be listed: %r", error)
 
     def _delete(self, url: str) -> None:
         try:

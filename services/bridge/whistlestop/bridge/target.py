@@ -1,7 +1,6 @@
 """Calls to the target: the unary Connect protocol with protobuf bodies, over HTTP/1.1.
 
-Rules of this file: requests and answers are bytes and pass through unread. Whatever goes wrong is a ServiceError, with
-the details that the target gave.
+Requests and replies are bytes and are not parsed. Every failure is a ServiceError, with the target's details.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 
-# The types of details have to be known before they can be read.
+# Imported so that details of these types can be parsed.
 from temporalio.api.errordetails.v1 import message_pb2 as _details_pb  # noqa: F401
 
 from whistlestop.bridge.auth import Auth, NoAuth
@@ -38,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _GZIP_FROM = 2048
 _GUARD_S = 5.0
-"""An answer to a call with a deadline may take this much longer on its way."""
+"""How much later than its deadline the answer to a call may arrive."""
 _NO_DEADLINE_S = 120.0
 _MOST_MS = 9_999_999_999
 _REFUSED = 403
@@ -54,7 +53,7 @@ _BY_STATUS = {
     503: Code.UNAVAILABLE,
     504: Code.UNAVAILABLE,
 }
-"""Answers that are not Connect's: of a gateway, a throttled function, another server."""
+"""Answers that are not Connect's: from a gateway, a throttled function, another server."""
 
 
 class Target(Protocol):
@@ -63,7 +62,7 @@ class Target(Protocol):
     async def call(
         self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float | None, kind: str = OTHER
     ) -> bytes:
-        """One RPC: `/package.Service/Method`. Raises ServiceError."""
+        """Call an RPC, `/package.Service/Method`, and return the reply. Raises ServiceError."""
         ...
 
 
@@ -113,9 +112,9 @@ class ConnectTarget:
             self.counters.failures[kind] += 1
             raise
         except Exception as error:
-            # Whoever waits for the answer is to hear of it, whatever it is.
+            # Report every failure to the caller.
             self.counters.failures[kind] += 1
-            log.exception("a call of %s failed", path)
+            log.exception("a call to %s failed", path)
             raise ServiceError(Code.INTERNAL, f"the bridge can't make this call: {error!r}") from error
 
     async def _post(
@@ -151,7 +150,7 @@ def _body(answer: Answer) -> bytes:
 
 
 def _is_ours(answer: Answer) -> bool:
-    """Whether an error is the target's own word, and not of something in front of it."""
+    """Return whether an error comes from the target itself rather than from something in front of it."""
     try:
         return "code" in json.loads(_body(answer))
     except (ValueError, TypeError, RecursionError):
@@ -159,7 +158,7 @@ def _is_ours(answer: Answer) -> bool:
 
 
 def error_of(status: int, content_type: str, body: bytes) -> ServiceError:
-    """What an answer that is no success says."""
+    """Convert an unsuccessful answer to a ServiceError."""
     if status == 200:
         return ServiceError(Code.UNKNOWN, f"the target answered with content type {content_type}")
     try:
@@ -175,7 +174,7 @@ def error_of(status: int, content_type: str, body: bytes) -> ServiceError:
     except (ValueError, KeyError, TypeError, AttributeError, DecodeError, RecursionError):
         code = _BY_STATUS.get(status, Code.UNKNOWN)
         if status == 413:
-            # The words that SDKs know a request by that will never fit.
+            # SDKs recognise by this wording that the request will never fit.
             return ServiceError(code, "grpc: received message larger than max (the target's HTTP limit)")
         return ServiceError(code, f"the target answered with HTTP status {status}")
     return ServiceError(code, message, *details)
@@ -190,7 +189,7 @@ def _plain(body: bytes) -> bytes:
     try:
         plain = unzip.decompress(body, MOST_BODY)
     except zlib.error as error:
-        raise ServiceError(Code.INTERNAL, f"the target's answer can't be unzipped: {error}") from None
+        raise ServiceError(Code.INTERNAL, f"the target's answer can't be decompressed: {error}") from None
     if unzip.unconsumed_tail:
         raise ServiceError(Code.RESOURCE_EXHAUSTED, f"the target's answer is larger than {MOST_BODY} bytes")
     return plain

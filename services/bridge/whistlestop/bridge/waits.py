@@ -1,7 +1,7 @@
-"""Long polls of clients: for new events of a history, for the end of a run, for the outcome of an update.
+"""Long polls of clients: for new events of a history, the end of a run, or the outcome of an update.
 
-Where the target waits at no cost, such a call goes through as it is. A function would be billed for the wait: there the
-bridge asks, and asks again at growing intervals, or at once when something was completed through it.
+If waiting at the target is free, such a call is passed on. A function would be billed for the wait, so the bridge
+sends short requests instead, at growing intervals, or at once when something was completed through it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ UPDATE: Final = _SERVICE + "PollWorkflowExecutionUpdate"
 _CLOSE_EVENT: Final = enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
 
 ASK_S = 1.02
-"""The deadline of one question: what there is. History answers a second before it, so nothing is held, and billed."""
+"""Deadline of a short request. History answers one second before a deadline, so nothing is held and billed."""
 MARGIN_S = 2.0
 LONG_POLL_S = 20.0
 _FIRST_S, _MOST_S, _SHARE = 0.05, 5.0, 0.5
 
 
 def waits_in(path: str, data: bytes) -> str | None:
-    """The namespace of a long poll of a client; None when the call is none."""
+    """Return the namespace of a client's long poll; None for any other call."""
     try:
         if path == HISTORY:
             request = rr.GetWorkflowExecutionHistoryRequest.FromString(data)
@@ -45,7 +45,7 @@ def waits_in(path: str, data: bytes) -> str | None:
         if path == UPDATE:
             return rr.PollWorkflowExecutionUpdateRequest.FromString(data).namespace
     except DecodeError:
-        pass  # the target says what is wrong with it
+        pass  # the target reports the error
     return None
 
 
@@ -58,7 +58,7 @@ async def wait(
     headers: Mapping[str, str],
     deadline_ns: int | None,
 ) -> bytes:
-    """Ask until there is news or the caller's time is over; then the last answer stands. Raises ServiceError."""
+    """Send short requests until there is news or the time is up; return the last reply. Raises ServiceError."""
     has_news = _has_history if path == HISTORY else _update_watcher(data)
     workflow_id, only_end = _awaited(path, data)
     began_ns = clock.steady_ns()
@@ -71,7 +71,7 @@ async def wait(
         except ServiceError as error:
             if error.code is not Code.DEADLINE_EXCEEDED:
                 raise
-            answer = None  # a cold start, say
+            answer = None  # for example because of a cold start
         if answer is not None and has_news(answer):
             return answer
         now_ns = clock.steady_ns()
@@ -86,7 +86,7 @@ async def wait(
 
 
 def _awaited(path: str, data: bytes) -> tuple[str, bool]:
-    """Of which workflow something is awaited, and whether it is its end."""
+    """Return the workflow id that is waited for, and whether the wait is for its end only."""
     if path == UPDATE:
         return rr.PollWorkflowExecutionUpdateRequest.FromString(data).update_ref.workflow_execution.workflow_id, False
     request = rr.GetWorkflowExecutionHistoryRequest.FromString(data)

@@ -1,8 +1,8 @@
-"""When to look for tasks.
+"""Decide when to check for tasks.
 
-A look costs an invocation, so an idle worker looks seldom; but whatever goes through the bridge tells that something
-may have happened. Two adapters of the port: one that guesses, and one that is told by a wake queue, and guesses when it
-is not.
+A check costs an invocation, so an idle worker checks seldom; but every call through the bridge indicates that there
+may be work. There are two adapters: one estimates, the other is notified through a wake-up queue, and estimates
+without it.
 """
 
 from __future__ import annotations
@@ -19,66 +19,69 @@ if TYPE_CHECKING:
 
 
 FIRST_S = 0.1
-"""The first look after one that found nothing, where nobody tells."""
+"""Interval of the first check after one that found nothing, without notifications."""
 ENDS_S = 0.3
-"""How long what has begun is given to end."""
+"""How long to wait for the end of a call or task in progress."""
 
 
 class WakeChannel(Protocol):
-    """Says when it is time to look. A wake too many costs a look, one too few is made up for by the next."""
+    """Decides when to check for tasks.
+
+    An unnecessary check costs an invocation; a missed one is made up for by the next.
+    """
 
     @property
     def wake_queue(self) -> str:
-        """The name under which looks are to register it; empty: there is none."""
+        """The name of the wake-up queue for checks to register; empty if there is none."""
         ...
 
     def answered(self, prefix: str, *, wakes: bool) -> None:
-        """What a look said of wake queues: how their names must begin, and whether this one is registered now.
+        """Take a check's reply about wake-up queues: the required prefix of names, and whether ours is registered.
 
-        `prefix` is empty where the target wakes none.
+        `prefix` is empty if the target sends no wake-ups.
         """
         ...
 
     def happened(self, after_s: float = 0.0) -> None:
-        """Something went through the bridge that may make work for a worker, `after_s` from now."""
+        """Expect work for a worker, `after_s` seconds from now, because of a call through the bridge."""
         ...
 
     def begun(self) -> None:
-        """What may make work is under way here, a call or a task at a worker: looks wait for its end, but not long."""
+        """Expect work after a call or task in progress: checks wait briefly for its end."""
         ...
 
     def look_now(self, after_s: float = 0.0) -> None:
-        """There is something to look for that nobody will tell of: a queue that no look has named, a backlog."""
+        """Check soon for something without a notification: a queue that no check has included, or a backlog."""
         ...
 
     async def wait(self) -> bool:
-        """Return when it is time for the next look; whether it is for something that was told of."""
+        """Wait until the next check; return whether it was prompted by something."""
         ...
 
     def idle_s(self) -> float:
-        """For how long nothing has happened."""
+        """Return for how many seconds nothing has happened."""
         ...
 
 
 class WakeQueue(Protocol):
-    """Where targets tell that there is a task. Shared by all namespaces of a bridge."""
+    """Where targets send notifications of tasks. All namespaces of a bridge share it."""
 
     @property
     def name(self) -> str:
-        """Empty while nobody listens to it."""
+        """The queue's name; empty while nobody listens to it."""
         ...
 
     def offered(self, prefix: str) -> None:
-        """A target wakes queues whose names begin like this."""
+        """Take the prefix of queue names to which a target sends notifications."""
         ...
 
     def listen(self, wake: Callable[[], None]) -> None:
-        """Call `wake` for each message, and when the queue gets a name or loses it."""
+        """Call `wake` for each message, and when the queue gets or loses its name."""
         ...
 
 
 class AdaptiveWake:
-    """Looks at growing intervals since something happened: in proportion to the time that has passed since."""
+    """Checks at growing intervals, in proportion to the time since something last happened."""
 
     wake_queue = ""
 
@@ -90,7 +93,7 @@ class AdaptiveWake:
         self._last_ns = clock.steady_ns()
         self._due_ns = self._last_ns + int(most_s * SECOND_NS)
         self._is_asked = False
-        """The next look is for something that was told of."""
+        """The next check was prompted by something."""
         self._changed = asyncio.Event()
 
     def answered(self, prefix: str, *, wakes: bool) -> None:
@@ -125,15 +128,15 @@ class AdaptiveWake:
         return (self._clock.steady_ns() - self._last_ns) / SECOND_NS
 
     def _pause_s(self, idle_s: float) -> float:
-        """How long to wait for the next look."""
+        """Return the interval to the next check."""
         return min(max(idle_s * self._share, self._first_s), self._most_s)
 
 
 class WokenWake(AdaptiveWake):
-    """Is told by a wake queue, also of the tasks that its own calls make: most of them make none.
+    """Is notified through a wake-up queue, also of tasks caused by its own calls, most of which cause none.
 
-    The looks that it makes by itself are for what was lost on the way. While its queue is not registered, or is not
-    heard, it looks as if there were none.
+    Its own checks are only for lost notifications. While its queue is not registered or cannot be read, it checks as
+    if there were none.
     """
 
     def __init__(self, clock: Clock, queue: WakeQueue, most_s: float = 30.0) -> None:
@@ -143,7 +146,7 @@ class WokenWake(AdaptiveWake):
         queue.listen(self.look_now)
 
     @property
-    def wake_queue(self) -> str:  # type: ignore[override]  # a constant of the one that has none
+    def wake_queue(self) -> str:  # type: ignore[override]  # a class attribute in the base class
         return self._queue.name
 
     def answered(self, prefix: str, *, wakes: bool) -> None:
@@ -165,6 +168,6 @@ class WokenWake(AdaptiveWake):
 
 
 SOON_S = 2.0
-"""How long a message may take before the bridge looks without one."""
+"""How long a message may take before the bridge checks without one."""
 SELDOM_S = 70.0
-"""Below the time for which a poller is believed to be there, so that its sticky queue is not given up."""
+"""Less than the time for which a poller counts as present, so that its sticky queue is not given up."""
