@@ -1,8 +1,8 @@
-"""CPU per RPC of the three services in one process, without a transport: where a workflow's milliseconds go.
+"""Measure CPU per RPC of the three services in one process, without a transport.
 
     python benchmarks/engine.py [--store FILE|:memory:] [--workload echo|fanout|update|signal] [--n 300] [--profile]
 
-A scripted worker drives `Frontend.call` directly, one workflow at a time, so the figures are those of the handlers,
+A scripted worker calls `Frontend.call` directly, one workflow at a time, so the figures are those of the handlers,
 matching, the core and the store alone.
 """
 
@@ -37,7 +37,7 @@ SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
 
 
 class Backend:
-    """All of it in one process, with a clock on each RPC."""
+    """All services in one process, with the time of each RPC."""
 
     def __init__(self, path: str) -> None:
         self.clock, ids = SystemClock(), RandomIds()
@@ -60,7 +60,7 @@ class Backend:
         self.matching.offer(tasks)
 
     async def open(self) -> None:
-        """Make the schema and the namespace."""
+        """Create the schema and the namespace."""
         await self.store.open()
         await self.store.migrate()
         await self.history.start()
@@ -79,7 +79,7 @@ class Backend:
 
 
 class Worker:
-    """One scripted worker of one queue."""
+    """A scripted worker of one queue."""
 
     def __init__(self, backend: Backend) -> None:
         self.b = backend
@@ -121,7 +121,7 @@ class Worker:
 
 
 def schedule(index: int) -> Any:
-    """A command that schedules one activity."""
+    """Return a command that schedules an activity."""
     from temporalio.api.command.v1 import message_pb2 as command_pb
 
     command = command_pb.Command(command_type=ct.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK)
@@ -135,7 +135,7 @@ def schedule(index: int) -> Any:
 
 
 def complete() -> Any:
-    """The command that ends the workflow."""
+    """Return the command that completes the workflow."""
     from temporalio.api.command.v1 import message_pb2 as command_pb
 
     command = command_pb.Command(command_type=ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION)
@@ -144,7 +144,7 @@ def complete() -> Any:
 
 
 async def echo(worker: Worker, width: int = 1) -> None:
-    """A workflow of `width` activities at once."""
+    """Run a workflow with `width` concurrent activities."""
     await worker.start()
     await worker.respond(await worker.workflow_task(), [schedule(i) for i in range(width)])
     for _ in range(width):
@@ -161,7 +161,7 @@ async def echo(worker: Worker, width: int = 1) -> None:
 
 
 async def update(worker: Worker, count: int = 20) -> None:
-    """A workflow of `count` updates, one after the other."""
+    """Run a workflow with `count` updates, one after the other."""
     from temporalio.api.command.v1 import message_pb2 as command_pb
     from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
 
@@ -199,7 +199,7 @@ async def update(worker: Worker, count: int = 20) -> None:
 
 
 async def main() -> None:
-    """Measure, and print."""
+    """Measure, and print the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--store", default=":memory:")
     parser.add_argument("--workload", default="echo", choices=["echo", "fanout", "update"])

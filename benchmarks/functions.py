@@ -1,13 +1,13 @@
-"""What the three functions do for a workflow, and while nothing happens: counted, and at list prices.
+"""Measure what the three functions do for a workflow and while idle: counted, and at list prices.
 
     python benchmarks/functions.py workflows [--count 20]     # invocations, GB-seconds, statements, AWS calls
-    python benchmarks/functions.py pushed [--count 20]        # the same, of workers that are started on demand
+    python benchmarks/functions.py pushed [--count 20]        # the same, with workers that are started on demand
     python benchmarks/functions.py idle [--minutes 10]        # an idle worker, and timers far ahead
 
-The handlers run as processes over Postgres (`tests/functions/line.py`), the official SDK reaches them through the
+The handlers run as processes over Postgres (`tests/functions/line.py`), and the official SDK uses them through the
 bridge. Invocations, statements and calls are exact. Time is an estimate (`tests/functions/small_lambda.py`): the CPU
-used here, divided by the share of a processor that 512 MB have on Lambda, and waits as they are within a region. Prints
-a table in Markdown, and with --json the figures.
+used here, divided by the share of a processor that 512 MB have on Lambda, and waits as they are within a region. The
+output is a table in Markdown, and with --json the figures.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from tests.functions.line import Line
 
 INSTANCES = {1: 4, 10: 30}
-"""Of each function, by the number of workflows at once: enough, since updates hold theirs."""
+"""Instances of each function, by the number of concurrent workflows: updates occupy one while they wait."""
 IDLE_S = 60.0
 MEMORY_MB = 512
 SETTLE_S = 1.0
@@ -62,13 +62,13 @@ QUEUE = "cost"
 
 @activity.defn
 async def shout(text: str) -> str:
-    """The shortest activity."""
+    """Return the text in upper case."""
     return text.upper()
 
 
 @workflow.defn(sandboxed=False)
 class Echo:
-    """One activity."""
+    """Runs one activity."""
 
     @workflow.run
     async def run(self, text: str) -> str:
@@ -77,7 +77,7 @@ class Echo:
 
 @workflow.defn(sandboxed=False)
 class Hooked:
-    """One activity, which travels to a webhook."""
+    """Runs one activity, which is sent to a webhook."""
 
     @workflow.run
     async def run(self, text: str) -> str:
@@ -88,7 +88,7 @@ class Hooked:
 
 @workflow.defn(sandboxed=False)
 class Nap:
-    """One timer of two seconds, for which a message wakes history."""
+    """Sleeps for two seconds, after which a message wakes history."""
 
     @workflow.run
     async def run(self) -> str:
@@ -98,7 +98,7 @@ class Nap:
 
 @dataclass(slots=True)
 class Measured:
-    """Of one workflow, on average."""
+    """Averages per workflow."""
 
     name: str
     mode: str
@@ -110,7 +110,7 @@ class Measured:
     seconds: float
     paths: dict[str, float] = field(default_factory=dict)
     worker_gb_seconds: float = 0.0
-    """Of `gb_seconds`, what workers took that are functions."""
+    """The part of `gb_seconds` used by workers that are functions."""
 
     @property
     def usage(self) -> prices.Usage:
@@ -121,7 +121,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """At one instant."""
+    """Counters at one instant."""
 
     invocations: int
     billed_us: int
@@ -154,12 +154,12 @@ class Counted:
 
 
 async def echo(client: Client, name: str) -> None:
-    """Start it, and wait for its result."""
+    """Start the workflow, and wait for its result."""
     assert await client.execute_workflow(Echo.run, "tea", id=name, task_queue=QUEUE) == "TEA"
 
 
 async def saga(client: Client, name: str) -> None:
-    """An activity with a retry, a timer, a signal, an update, a query and a child."""
+    """Run a workflow with an activity that retries, a timer, a signal, an update, a query and a child."""
     handle = await client.start_workflow(programs.Order.run, "tea", id=name, task_queue=QUEUE)
     await handle.signal(programs.Order.note, "by train")
     await handle.execute_update(programs.Order.address, "Paddington")
@@ -168,12 +168,12 @@ async def saga(client: Client, name: str) -> None:
 
 
 async def echo_by_webhook(client: Client, name: str) -> None:
-    """The same, where the receiver says what it was told."""
+    """Start the workflow with a webhook for its activity, and wait for its result."""
     assert await client.execute_workflow(Hooked.run, "tea", id=name, task_queue=QUEUE) == "tea"
 
 
 async def nap(client: Client, name: str) -> None:
-    """Start it, and wait for its result."""
+    """Start the workflow, and wait for its result."""
     assert await client.execute_workflow(Nap.run, id=name, task_queue=QUEUE) == "awake"
 
 
@@ -184,7 +184,7 @@ WORKLOADS: dict[str, Workload] = {"echo": echo, "saga": saga, "timer": nap}
 async def measure(
     line: Line, client: Client, name: str, mode: str, count: int, together: int, work: Workload | None = None
 ) -> Measured:
-    """Run `count` of them, `together` at a time."""
+    """Run `count` workflows, `together` at a time."""
     work = work or WORKLOADS[name]
     await work(client, f"warm-{name}-{mode}-{together}")
     await asyncio.sleep(SETTLE_S)
@@ -198,7 +198,7 @@ async def measure(
 
 
 async def measure_schedule(line: Line, client: Client, mode: str, actions: int) -> Measured:
-    """A schedule that starts an echo every second, per action."""
+    """Measure, per action, a schedule that starts an echo every second."""
     await asyncio.sleep(SETTLE_S)
     before, began = Counted.now(line), time.perf_counter()
     handle = await client.create_schedule(
@@ -220,7 +220,7 @@ async def measure_schedule(line: Line, client: Client, mode: str, actions: int) 
 
 
 async def workflows(count: int) -> list[Measured]:
-    """All workloads, for each way in which workers are told."""
+    """Measure all workloads, for each way in which workers are notified."""
     found = []
     for mode, wake_queue in (("pulled", ""), ("pulled, woken", "auto")):
         for together, instances in INSTANCES.items():
@@ -244,7 +244,10 @@ async def workflows(count: int) -> list[Measured]:
 
 
 async def on_demand(count: int, lives_s: float, max_idle_s: float) -> list[Measured]:
-    """By workers that are Lambda functions: one workflow for a worker's life, and `count` of them; and by a webhook."""
+    """Measure workers that are Lambda functions, and a webhook.
+
+    A worker's life serves one workflow, or `count` of them.
+    """
     found = []
     async with postgres.migrated_database() as url, built(url, wake_queue="", instances=INSTANCES[1]) as line:
         client = await Client.connect(line.bridge.address)
@@ -263,7 +266,7 @@ async def on_demand(count: int, lives_s: float, max_idle_s: float) -> list[Measu
 
 
 async def measure_pushed(line: Line, client: Client, workers: Workers, name: str, count: int) -> Measured:
-    """From a time without a worker to the next: what is counted has in it how workers start, look in vain, and end."""
+    """Measure from a time without workers to the next, which includes their starts, empty polls and ends."""
     before, started, billed_s = Counted.now(line), workers.started, workers.billed_s
     began = time.perf_counter()
     for number in range(count):
@@ -279,7 +282,7 @@ async def measure_pushed(line: Line, client: Client, workers: Workers, name: str
 
 
 async def measure_silence(line: Line, client: Client, mode: str) -> Measured:
-    """An echo, and the looks until the worker is idle."""
+    """Measure an echo, and the checks for tasks until the worker is idle."""
     await asyncio.sleep(SETTLE_S)
     before, began = Counted.now(line), time.perf_counter()
     await echo(client, f"last-{mode}")
@@ -289,7 +292,7 @@ async def measure_silence(line: Line, client: Client, mode: str) -> Measured:
 
 
 def show(one: Measured) -> None:
-    """A line of the table."""
+    """Print a row of the table."""
     cents = prices.bill(replace(one.usage, statements=0.0) * 1_000_000, free_tier=False).total
     print(
         f"| {one.name} | {one.mode} | {one.invocations:.1f} | {one.gb_seconds:.3f} | {one.statements:.1f} |"
@@ -303,7 +306,7 @@ def show(one: Measured) -> None:
 
 @dataclass(slots=True)
 class Idle:
-    """Of some minutes of nothing."""
+    """Counters of some minutes without work."""
 
     mode: str
     minutes: float
@@ -311,14 +314,14 @@ class Idle:
     http: int
     statements: int
     quiet_s: float
-    """How long ago any client of the database began a statement, as Postgres itself saw it at the end."""
+    """How long ago any client of the database began a statement, as Postgres reported at the end."""
     sqs: int
     aws: dict[str, int]
     paths: dict[str, int]
 
 
 async def idle(minutes: float, modes: Sequence[str]) -> list[Idle]:
-    """Timers far ahead; with no worker at all, with an idle one, and with one that is woken."""
+    """Measure timers far ahead: without a worker, with an idle one, and with one that is notified."""
     found = []
     for mode in modes:
         async with postgres.fresh_database() as url:
@@ -370,7 +373,7 @@ def _shown(one: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure, and print the results."""
     logging.getLogger("temporalio.activity").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["workflows", "pushed", "idle"])

@@ -1,13 +1,12 @@
-"""Measure a server process's CPU per unary gRPC call: an answer of GetSystemInfo's size, by our server and by others.
+"""Measure a server's CPU per unary gRPC call, with replies of GetSystemInfo's size: our server and others.
 
     python -m benchmarks.grpc_door                # every server, 1 and 64 calls in flight, three times each
     python -m benchmarks.grpc_door --server ours  # one of them
 
-The server runs in a process of its own; what it used is read from /proc, so the client's cost does not count. The
-client is the Temporal SDK's (tonic), or grpc.aio's with --client grpcio. grpclib and h2 come with
-`pip install --group rivals`; grpclib takes no compressed request, so the SDK can't talk to it. The server on h2 is a
-skeleton: it has no deadlines, no limits and no cancellation.
-docs/decisions/0004-grpc-server.md has the figures.
+The server runs in a process of its own, whose CPU is read from /proc, so the client's cost does not count. The client
+is the Temporal SDK's (tonic), or grpc.aio's with --client grpcio. grpclib and h2 come with `pip install --group
+rivals`; grpclib accepts no compressed requests, so the SDK cannot use it. The server on h2 is a skeleton: it has no
+deadlines, no limits and no cancellation. docs/decisions/0004-grpc-server.md has the figures.
 """
 
 from __future__ import annotations
@@ -225,7 +224,7 @@ async def _load(call: Any, in_flight: int, calls: int) -> None:
 
 
 def main() -> None:
-    """Measure what was asked for."""
+    """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", choices=list(SERVERS))
     parser.add_argument("--client", choices=["sdk", "grpcio"], default="sdk")

@@ -1,11 +1,11 @@
-"""How late timers of 100 ms are on busy cores: ours beside Temporal's own development server, in one run.
+"""Measure how late timers of 100 ms fire on busy cores: ours beside Temporal's own development server.
 
     python benchmarks/lateness.py [--seconds 10] [--rate 10] [--busy 2] [--server NAME=PROGRAM …]
 
-Both servers run side by side, and as many loops as there are cores keep the machine busy, for a bounded time. A worker
-of the official SDK for each server, in a process of its own, runs workflows that sleep for 100 ms, at the same pace.
-Lateness is read from the events: when the timer fired, and when a worker got the workflow task that follows, less the
-start of the timer and its 100 ms.
+Both servers run side by side, and as many loops as there are cores keep the machine busy, for a bounded time. For
+each server, a worker of the official SDK in a process of its own runs workflows that sleep for 100 ms, at the same
+rate. Lateness is read from the events: when the timer fired, and when a worker got the following workflow task, minus
+the start of the timer and its 100 ms.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Sleeper:
 
 
 async def load(port: int, seconds: float, rate: float) -> None:
-    """Run the workflows on one server and print the latenesses in milliseconds, as JSON."""
+    """Run the workflows on one server, and print the latenesses in milliseconds as JSON."""
     client = await Client.connect(f"127.0.0.1:{port}")
     queue = str(uuid.uuid4())
     fired: list[float] = []
@@ -73,12 +73,12 @@ def free_port() -> int:
 
 
 def quantile(values: list[float], part: float) -> float:
-    """Return the value below which that part of them is."""
+    """Return the value below which that fraction of the values is."""
     return sorted(values)[min(int(len(values) * part), len(values) - 1)]
 
 
 def serve(program: str, real: bool) -> tuple[subprocess.Popen[bytes], int]:  # noqa: FBT001 - two kinds of servers
-    """Start a server in memory; its process and port."""
+    """Start an in-memory server; return its process and port."""
     port = free_port()
     flags = ["--http-port", str(free_port()), "--metrics-port", str(free_port())] if real else []
     command = [program, "server", "start-dev", "--headless", "--port", str(port), "--log-level", "error", *flags]

@@ -1,8 +1,8 @@
-"""CPU per task of one task queue in memory: no store, no history, no transport.
+"""Measure CPU per task of one task queue in memory: no store, no history, no transport.
 
     python benchmarks/matching.py [--n 20000] [--keys 100] [--repeats 5]
 
-Fresh tasks that find a waiting poll, a backlog that is worked off in order, and the same with fairness keys.
+It measures new tasks that find a waiting poll, a backlog that is dispatched in order, and both with fairness keys.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ POLL = rr.PollActivityTaskQueueRequest()
 
 
 def task(number: int, key: str) -> MatchingTask:
-    """A row as history writes it."""
+    """Return a task as history writes it."""
     data = common_pb.Priority(fairness_key=key, fairness_weight=1).SerializeToString() if key else b""
     return MatchingTask(TaskKey("n", "q", 2, level(3, key), number), "w", "r", 5, 1, number, data=data)
 
 
 def queue() -> TaskQueue:
-    """One that has looked at the store, and found nothing."""
+    """Return a task queue that has read an empty store."""
     config = MatchingConfig(buffer=1_000_000, system_rps=1e9)
     made = TaskQueue(("n", "q", 2), config, Alarms(SystemClock()), lambda _: None, 0)
     made.begin_read()
@@ -44,7 +44,7 @@ def queue() -> TaskQueue:
 
 
 def fresh(tasks: list[MatchingTask]) -> None:
-    """Each finds a poll that waits."""
+    """Match each task with a waiting poll."""
     served, loop = queue(), asyncio.get_running_loop()
     for now_ns, each in enumerate(tasks, 1):
         waiter = Waiter(loop.create_future(), POLL)
@@ -54,7 +54,7 @@ def fresh(tasks: list[MatchingTask]) -> None:
 
 
 def backlog(tasks: list[MatchingTask]) -> None:
-    """All wait before the first poll comes."""
+    """Add all tasks before the first poll."""
     served = queue()
     for now_ns, each in enumerate(tasks, 1):
         served.offer(each, now_ns)
@@ -63,7 +63,7 @@ def backlog(tasks: list[MatchingTask]) -> None:
 
 
 def measured(run: Callable[[list[MatchingTask]], None], tasks: list[MatchingTask], repeats: int) -> float:
-    """Microseconds of CPU per task, the best of some."""
+    """Return microseconds of CPU per task, the best of several repeats."""
     best = float("inf")
     for _ in range(repeats):
         began = time.process_time()
@@ -73,7 +73,7 @@ def measured(run: Callable[[list[MatchingTask]], None], tasks: list[MatchingTask
 
 
 async def main() -> None:
-    """Measure, and print."""
+    """Measure, and print the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--n", type=int, default=20_000)
     parser.add_argument("--keys", type=int, default=100)

@@ -1,7 +1,8 @@
-"""What a worker that is started on demand costs, counted: `python benchmarks/functions.py pushed`.
+"""Count the cost of workers that are started on demand: `python benchmarks/functions.py pushed`.
 
-Two kinds: a Lambda function with the handler that we ship (`pushed_worker.py`, a process for each invocation), and a
-webhook that gets an activity in the request and answers with its result, beside a worker that pulls workflow tasks.
+There are two kinds: a Lambda function with the handler that we ship (`pushed_worker.py`, a process for each
+invocation), and a webhook that gets an activity in a request and answers with its result, beside a worker that polls
+workflow tasks.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ VERSION = {"deployment_name": "counted", "build_id": "1"}
 ARN = "arn:aws:lambda:eu-central-1:123456789012:function:worker"
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "eu-central-1"}
 HOOKED = "hooked"
-"""The queue of activities that travel."""
+"""The queue of activities that are sent to the webhook."""
 _SECRET = "counted, and no secret"  # noqa: S105 - of a receiver that lives for a minute
 WORKER = Path(__file__).with_name("pushed_worker.py")
 
@@ -46,7 +47,7 @@ class Workers:
     target: str = ""
     started: int = 0
     billed_s: float = 0.0
-    """Of all that ended: waits as they were, and CPU, that of the imports included, by the share of a processor."""
+    """Of all ended workers: waits as they were, and CPU (imports included) divided by the share of a processor."""
     _running: set[threading.Thread] = field(default_factory=set)
 
     def start(self) -> None:
@@ -70,14 +71,14 @@ class Workers:
         self._running.discard(threading.current_thread())
 
     async def gone(self) -> None:
-        """No worker lives."""
+        """Wait until no worker is alive."""
         while self._running:  # noqa: ASYNC110 - of another process
             await asyncio.sleep(0.1)
 
 
 @contextmanager
 def served(handler: type[BaseHTTPRequestHandler], context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """The port at which it is served."""
+    """Yield the port of a server with this handler."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         if context is not None:
             server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -99,7 +100,7 @@ class _Quiet(BaseHTTPRequestHandler):
 
 @asynccontextmanager
 async def pushed(line: Line, workers: Workers) -> AsyncIterator[Workers]:
-    """A version whose workers are invocations, current, and none of them alive."""
+    """Yield workers of a current version whose workers are invocations, none of them alive."""
 
     class Api(_Quiet):
         def do_POST(self) -> None:
@@ -123,7 +124,7 @@ async def pushed(line: Line, workers: Workers) -> AsyncIterator[Workers]:
 
 @asynccontextmanager
 async def hooked(line: Line) -> AsyncIterator[list[Any]]:
-    """A version whose activities travel to a receiver that does the work; the tasks that came."""
+    """Yield the received tasks of a version whose activities are sent to a webhook that does the work."""
     tasks: list[Any] = []
 
     class Receiver(_Quiet):

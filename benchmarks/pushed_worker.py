@@ -1,8 +1,8 @@
-"""The fourth function of `functions.py`: an invocation of the worker that we ship, with what is counted.
+"""The fourth function of `functions.py`: an invocation of the worker that we ship, measured.
 
     python benchmarks/pushed_worker.py <timeout in seconds>
 
-Prints what it took, as JSON: seconds and CPU of the handler, and CPU of what is imported before it.
+It prints the figures as JSON: seconds and CPU of the handler, and CPU of the imports before it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from temporalio.common import VersioningBehavior  # noqa: E402 - needs the path
 
 
 class _Context:
-    """Of the invocation."""
+    """The context of the invocation."""
 
     aws_request_id = "counted"
     invoked_function_arn = "arn:aws:lambda:eu-central-1:123456789012:function:worker"
@@ -37,7 +37,7 @@ class _Context:
 
 
 def pinned(kind: type) -> type:
-    """The workflow, as one that a versioned worker may have."""
+    """Return the workflow class with a versioning behavior, as a versioned worker requires."""
     name = "__temporal_workflow_definition"
     definition = getattr(kind, name)
     setattr(kind, name, dataclasses.replace(definition, versioning_behavior=VersioningBehavior.PINNED))
@@ -64,7 +64,7 @@ def main() -> None:
     print(json.dumps({
         "seconds": time.perf_counter() - began_s, "cpu_s": time.process_time() - began_cpu_s, "init_cpu_s": init_cpu_s,
     }), flush=True)  # fmt: skip
-    # Lambda freezes a process and does not end it: what the SDK's threads do while Python ends is no part of this.
+    # Lambda freezes a process instead of ending it, so the shutdown of the SDK's threads is not measured.
     os._exit(0)
 
 

@@ -1,11 +1,12 @@
-"""Measure our own code against the libraries that could do the same, part by part.
+"""Measure our own code against libraries that could do the same, part by part.
 
     pip install --group rivals --editable .
     python -m benchmarks.rivals                  # every part
     python -m benchmarks.rivals filter hpack     # some of them
 
-Each figure is CPU time of this process alone, three times, the least first. Peers on loopback (a bare HTTP server) run
-in processes of their own. docs/decisions/ has the figures. `python -m benchmarks.grpc_door` measures gRPC servers.
+Each figure is CPU time of this process alone, three times, the lowest first. Peers on loopback (a bare HTTP server)
+run in processes of their own. docs/decisions/ has the figures. `python -m benchmarks.grpc_door` measures gRPC
+servers.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _report(what: str, figures: list[float], unit: str) -> None:
 
 
 def _calls(what: str, call: Callable[[], object], times: int) -> None:
-    """Report microseconds of CPU a call."""
+    """Report microseconds of CPU per call."""
     call()
     figures = []
     for _ in range(REPEATS):
@@ -49,7 +50,7 @@ def _calls(what: str, call: Callable[[], object], times: int) -> None:
 
 
 async def _async_calls(what: str, call: Callable[[], Awaitable[object]], times: int) -> None:
-    """Report microseconds of CPU a call, one call at a time."""
+    """Report microseconds of CPU per call, one call at a time."""
     await call()
     figures = []
     for _ in range(REPEATS):
@@ -61,7 +62,7 @@ async def _async_calls(what: str, call: Callable[[], Awaitable[object]], times: 
 
 
 def _import(what: str, code: str, before: str = "import asyncio, json, logging, ssl") -> None:
-    """Report milliseconds of CPU that `code` takes in a fresh interpreter, in which `before` ran already."""
+    """Report milliseconds of CPU that `code` takes in a new interpreter in which `before` has run."""
     program = f"import time\n{before}\nbegun = time.process_time()\n{code}\nprint(time.process_time() - begun)"
     figures = []
     for _ in range(REPEATS + 1):
@@ -160,7 +161,7 @@ async def _http_clients(port: int) -> None:
 
 
 def grpc_imports() -> None:
-    """Measure the import of each gRPC server; ours beside Temporal's messages, which bring grpcio along."""
+    """Measure the import of each gRPC server; ours beside Temporal's messages, which import grpcio."""
     base = "import asyncio, json, logging, ssl, google.protobuf.message"
     messages = "temporalio.api.workflowservice.v1.request_response_pb2"
     _import("whistlestop.common.grpc.server", "import whistlestop.common.grpc.server", f"{base}, {messages}")
@@ -169,7 +170,7 @@ def grpc_imports() -> None:
 
 
 def hpack() -> None:
-    """Measure the decoding of the header block of a gRPC call, as grpc.aio and the SDK send it."""
+    """Measure decoding the header block of a gRPC call, as sent by grpc.aio and the SDK."""
     import hpack as library
 
     from whistlestop.common.grpc.hpack import Decoder
@@ -211,7 +212,7 @@ FILTERS = (
 
 
 def list_filter() -> None:
-    """Measure the parsing of list filters: into our typed query, and into sqlglot's tree, which knows no types."""
+    """Measure parsing list filters: into our typed query, and into sqlglot's untyped tree."""
     import sqlglot
 
     from whistlestop.storage.visibility import query
@@ -225,7 +226,7 @@ def list_filter() -> None:
 
 
 def aws() -> None:
-    """Measure an SQS message that is sent to a bare peer over a kept connection."""
+    """Measure sending an SQS message to a bare peer over a kept connection."""
     _import("whistlestop.common.aws, a client", "from whistlestop.common import aws; aws.client('sqs')")
     _import("boto3, a client", "import boto3; boto3.client('sqs')")
     _with_peer(_aws_calls)
@@ -245,7 +246,7 @@ def _aws_calls(port: int) -> None:
 
 
 def connect() -> None:
-    """Measure a unary call in this process, through ASGI: no sockets on either side."""
+    """Measure a unary call in this process through ASGI, without sockets."""
     base = "import asyncio, json, logging, ssl, google.protobuf.message, whistlestop.frontend.registry"
     _import("connectrpc.server", "import connectrpc.server", base)
     _import("whistlestop.frontend.doors.connect", "import whistlestop.frontend.doors.connect", base)
@@ -315,7 +316,7 @@ async def _connect_calls() -> None:
 
 
 def settings() -> None:
-    """Measure the reading of the frontend's settings in a fresh interpreter, import included."""
+    """Measure reading the frontend's settings in a new interpreter, imports included."""
     from dataclasses import fields
 
     from whistlestop.common.doors.settings import FrontendSettings
@@ -333,7 +334,7 @@ def settings() -> None:
 
 
 def jwt_keys() -> None:
-    """Measure the check of one token, signed with RS256, whose key was fetched before."""
+    """Measure checking a token that is signed with RS256, with a cached key."""
     import jwt
     from cryptography.hazmat.primitives.asymmetric import rsa
     from jwt.algorithms import RSAAlgorithm
@@ -365,7 +366,7 @@ async def _jwt(port: int, token: str) -> None:
 
 
 def migrations() -> None:
-    """Measure what a process pays to find its SQLite file up to date (four migrations), imports included."""
+    """Measure finding out that a SQLite file is up to date (four migrations), imports included."""
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder, "migrations")
         where.mkdir()
@@ -391,7 +392,7 @@ PARTS: dict[str, Callable[[], None]] = {
 
 
 def main() -> None:
-    """Measure what was asked for."""
+    """Measure the requested parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all of them when none is named")
     for name in parser.parse_args().parts or PARTS:

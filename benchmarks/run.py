@@ -1,11 +1,11 @@
-"""What a workflow costs: server CPU per workflow and latency, ours beside Temporal's own development server.
+"""Measure a workflow's server CPU and latency, ours beside Temporal's own development server.
 
-    make bench                          # ours on a SQLite file; the real one in memory, where it is installed
+    make bench                          # ours on a SQLite file; the real one in memory, if it is installed
     python benchmarks/run.py --ours-only --workloads echo,start --count 500
 
-Server CPU per workflow is the figure to trust: the load generator (the official SDK) runs in this process, the servers
-in their own, and their CPU time is read from the system before and after. Wall time describes the whole machine.
-Servers take turns (A B B A …), and medians are shown.
+Server CPU per workflow is the reliable figure: the load generator (the official SDK) runs in this process, the
+servers in their own, and their CPU time is read from the system before and after. Wall time depends on the whole
+machine. The servers take turns (A B B A …), and medians are shown.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ IN_FLIGHT = 16
 
 @activity.defn
 async def echo(text: str) -> str:
-    """Answer with what came."""
+    """Return the text."""
     return text
 
 
 @workflow.defn(sandboxed=False)
 class Steps:
-    """So many activities, one after the other or all at once."""
+    """Runs a number of activities, one after the other or all at once."""
 
     @workflow.run
     async def run(self, count: int, together: bool) -> int:  # noqa: FBT001 - workflow arguments are positional
@@ -70,26 +70,26 @@ class Steps:
 
 @workflow.defn(sandboxed=False)
 class Signalled:
-    """Ends at the tenth signal."""
+    """Completes at the tenth signal."""
 
     def __init__(self) -> None:
         self._count = 0
 
     @workflow.run
     async def run(self) -> int:
-        """Wait for them."""
+        """Wait for the signals."""
         await workflow.wait_condition(lambda: self._count >= 10)
         return self._count
 
     @workflow.signal
     def tick(self) -> None:
-        """One more."""
+        """Count a signal."""
         self._count += 1
 
 
 @dataclass
 class Server:
-    """A server process and what was measured of it."""
+    """A server process, and its measurements."""
 
     name: str
     command: list[str]
@@ -99,7 +99,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Workload:
-    """How one workflow is run, how many, and how many at a time."""
+    """How a workflow is run, how many, and how many at a time."""
 
     count: int
     in_flight: int
@@ -134,7 +134,7 @@ WORKLOADS = {
 
 @contextlib.asynccontextmanager
 async def serving(server: Server, folder: Path) -> AsyncIterator[tuple[Client, psutil.Process]]:
-    """The server on a free port, and a client; killed at the end."""
+    """Yield a client and the process of a server on a free port; kill it in the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -160,7 +160,7 @@ async def _connected(address: str, process: subprocess.Popen[bytes]) -> Client:
 
 
 async def measure(server: Server, names: list[str], scale: float) -> None:
-    """One round of the workloads on a fresh server."""
+    """Run a round of the workloads on a new server."""
     with tempfile.TemporaryDirectory(prefix="whistlestop-bench-") as folder:
         async with (
             serving(server, Path(folder)) as (client, process),
@@ -196,7 +196,7 @@ def _cpu_ms(process: psutil.Process) -> float:
 
 
 def report(servers: list[Server], names: list[str]) -> None:
-    """The table."""
+    """Print the table."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     table = Table(title=machine)
     table.add_column("workload")
@@ -212,7 +212,7 @@ def report(servers: list[Server], names: list[str]) -> None:
 
 
 async def main() -> None:
-    """Parse, measure, report."""
+    """Parse the command line, measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=2)
@@ -247,5 +247,5 @@ async def main() -> None:
 if __name__ == "__main__":
     asyncio.run(main())
     sys.stdout.flush()
-    # The SDK's native threads now and then crash an interpreter that shuts down.
+    # The SDK's native threads sometimes crash the interpreter at shutdown.
     os._exit(0)

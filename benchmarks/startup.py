@@ -1,13 +1,13 @@
-"""What a start of `whistlestop server start-dev` costs: CPU until the port answers, paired between checkouts.
+"""Measure a start of `whistlestop server start-dev`: CPU until the port answers, paired between checkouts.
 
     git worktree add --detach ../before 6715726 && (cd ../before && uv venv && uv pip install -e .)
     python benchmarks/startup.py ../before . [--repeats 7] [--at-once 1] [--flags "--db-filename FILE"]
 
-Each checkout is a folder with a `.venv`; a path to a program (`.venv/bin/temporal`) stands for itself. They are started
-in turns, after one start each that is not counted, which leaves bytecode behind. Counted are the milliseconds of CPU of
-the server's process until its port takes connections, until it has answered its first GetSystemInfo and a
-DescribeNamespace (SDKs ask both when they connect), and of the starts of 20 workflows after that. `--at-once` starts so
-many servers of a checkout together, as test suites do, and shows how long the last of them took to answer.
+Each checkout is a folder with a `.venv`; a path to a program (`.venv/bin/temporal`) is used as it is. They are
+started in turns, after one start each that is not counted, which writes bytecode. The figures are the milliseconds of
+CPU of the server's process until its port accepts connections, until it has answered its first GetSystemInfo and a
+DescribeNamespace (SDKs send both when they connect), and of the starts of 20 workflows after that. `--at-once` starts
+that many servers of a checkout together, as test suites do, and shows how long the last of them took to answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CPU_CLOCK_OF_PROCESS = 2
 
 
 class Start(NamedTuple):
-    """CPU milliseconds of one server, and how long it took until it had answered."""
+    """CPU milliseconds of a server, and the time until it answered."""
 
     until_listening: float
     until_answered: float
@@ -41,7 +41,7 @@ class Start(NamedTuple):
 
 
 def cpu_ms(process_id: int) -> float:
-    """Return the CPU time that a process has used, all of its threads that ended included (Linux)."""
+    """Return the CPU time that a process has used, including its ended threads (Linux)."""
     return time.clock_gettime((~process_id << 3) | _CPU_CLOCK_OF_PROCESS) * 1000
 
 
@@ -53,7 +53,7 @@ def free_port() -> int:
 
 
 def start(program: str, extra: list[str]) -> Start:
-    """Start a server, ask it what an SDK asks, start some workflows and end it."""
+    """Start a server, send what an SDK sends, start some workflows, and stop it."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     command = [program, "server", "start-dev", "--headless", "--port", str(port), *extra]
@@ -89,7 +89,7 @@ def start(program: str, extra: list[str]) -> Start:
 
 
 def together(program: str, extra: list[str], count: int) -> Start:
-    """Start so many servers at once; the median of their CPU, and the wall time of the slowest."""
+    """Start `count` servers at once; return the median of their CPU, and the wall time of the slowest."""
     with ThreadPoolExecutor(count) as threads:
         starts = list(threads.map(lambda _: start(program, extra), range(count)))
     medians = [statistics.median(column) for column in zip(*starts, strict=True)]
@@ -103,7 +103,7 @@ def program_of(place: str) -> str:
 
 
 def main() -> None:
-    """Measure in turns and print medians, and ratios to the first."""
+    """Measure in turns, and print medians and their ratios to the first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("places", nargs="+", metavar="CHECKOUT")
     parser.add_argument("--repeats", type=int, default=7)

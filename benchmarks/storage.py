@@ -1,9 +1,10 @@
-"""What a transition costs: CPU microseconds of this process (and of Postgres) and wall time, for both adapters.
+"""Measure the cost of a transition: CPU of this process (and of Postgres) and wall time, for both adapters.
 
     python benchmarks/storage.py [--runs 2000] [--concurrency 16] [--store sqlite-file]
 
 The workload is an echo workflow as the engine writes it: a start, then workflow task started, workflow task completed
-with an activity, activity started, activity completed, and the close. Needs the project's source roots on the path.
+with an activity, activity started, activity completed, and the close. It needs the project's source roots on the
+path.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ STEPS = ("start", "task started", "task completed", "activity started", "activit
 
 
 class Run:
-    """One echo workflow."""
+    """An echo workflow."""
 
     def __init__(self, n: int, ids: RandomIds) -> None:
         self.n = n
@@ -56,7 +57,7 @@ class Run:
         self.task: MatchingTask | None = None
 
     def transition(self, step: int) -> Transition:
-        """The write of one step, 0..5."""
+        """Return the write of a step, 0 to 5."""
         first = 2 * step + 1
         removed = (self.task.key,) if self.task is not None else ()
         self.task = self._task() if step in (0, 2, 4) else None
@@ -90,7 +91,7 @@ class Run:
 
 
 async def measure(name: str, store: Store, runs: int, concurrency: int, server_cpu_s: Callable[[], float]) -> None:
-    """Every step of all runs, step by step."""
+    """Measure every step of all runs, step by step."""
     ids = RandomIds()
     work = [Run(n, ids) for n in range(runs)]
     own_total = server_total = 0.0
@@ -112,7 +113,7 @@ async def measure(name: str, store: Store, runs: int, concurrency: int, server_c
 
 
 async def sqlite(path: str, name: str, runs: int, concurrency: int) -> None:
-    """A file or memory."""
+    """Measure a SQLite file, or memory."""
     store = SqliteStore(path)
     await store.open()
     await store.migrate()
@@ -121,7 +122,7 @@ async def sqlite(path: str, name: str, runs: int, concurrency: int) -> None:
 
 
 async def on_postgres(folder: Path, runs: int, concurrency: int) -> None:
-    """A server of its own, flushing as usual."""
+    """Measure a Postgres of its own, with default flushing."""
     url = postgres.durable_server(folder)
     store = PostgresStore(url)
     await store.open()
@@ -142,7 +143,7 @@ async def on_postgres(folder: Path, runs: int, concurrency: int) -> None:
 
 
 async def main() -> None:
-    """Measure what the command line names."""
+    """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--concurrency", type=int, default=16)

@@ -1,9 +1,9 @@
-"""What a task token costs: a nonce per attempt, as we have it, beside an authenticated token, as we might have.
+"""Measure the cost of a task token: our nonce per attempt, compared to an authenticated token.
 
     python -m benchmarks.tokens
 
-prints microseconds of CPU (the best of several rounds) and bytes, for handing out and for checking one token. Each row
-takes the cost of the plain token of 0.1.0 as its beginning. docs/decisions/0001-task-tokens.md has the figures.
+It prints microseconds of CPU (the best of several rounds) and bytes, for issuing and for checking a token. Each row
+is relative to the plain token of 0.1.0. docs/decisions/0001-task-tokens.md has the figures.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _microseconds(work: Callable[[], object]) -> float:
 
 
 def _with_mac(data: bytes, mac: Callable[[bytes], bytes]) -> bytes:
-    # As an additive field at the end: tag, length, key id and the code.
+    # An additive field at the end: tag, length, key id and the authentication code.
     return data + b"\x7a\x11" + bytes((_KEY_ID,)) + mac(data)
 
 

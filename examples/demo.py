@@ -1,8 +1,8 @@
 """The order saga on an embedded server that is killed halfway: `make demo`.
 
-Starts the server on a SQLite file in a temporary folder, runs two orders with the official Temporal SDK, kills the
+It starts the server on a SQLite file in a temporary folder, runs two orders with the official Temporal SDK, kills the
 server with SIGKILL while both wait on a durable timer, starts it again on the same file, and shows them finish: one
-order ships, one fails and is undone in reverse. Exit code 0 only if all of that took place.
+order ships, one fails and is undone in reverse. The exit code is 0 only if all of that happened.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
 class DemoFailed(Exception):
-    """Something did not take place."""
+    """An expectation of the demo was not met."""
 
 
 def expect(truth: object, what: str) -> None:
@@ -64,7 +64,7 @@ def expect(truth: object, what: str) -> None:
 
 @dataclass
 class Embedded:
-    """The server as a process of its own, on one file and one port."""
+    """A server in a process of its own, on one file and one port."""
 
     command: list[str]
     database: Path
@@ -78,7 +78,7 @@ class Embedded:
         return f"127.0.0.1:{self.port}"
 
     def start(self, what: str) -> None:
-        """Start it; `connected` says when it serves."""
+        """Start the server; `connected` waits until it serves."""
         arguments = ["--port", str(self.port), "--db-filename", str(self.database), "--log-level", "warn"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own command
@@ -87,14 +87,14 @@ class Embedded:
         self.note(what)
 
     def kill(self, what: str) -> None:
-        """SIGKILL: no goodbye, no flush."""
+        """Kill the server with SIGKILL, so that it can neither drain nor flush."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.note(what)
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Stop the server with SIGTERM and return its exit code."""
         assert self.process is not None
         self.process.terminate()
         try:
@@ -104,12 +104,12 @@ class Embedded:
             return self.process.wait()
 
     def note(self, what: str) -> None:
-        """Keep a moment for the timeline, and say it."""
+        """Record a moment for the timeline, and print it."""
         self.moments.append((datetime.now(UTC), what))
         console.print(f"[bold yellow]●[/] {what}")
 
     async def connected(self) -> Client:
-        """A client, once the server answers."""
+        """Return a client as soon as the server answers."""
         deadline = time.monotonic() + READY_S
         while True:
             expect(self.process is not None and self.process.poll() is None, f"the server ended; see {self.log}")
@@ -121,14 +121,14 @@ class Embedded:
 
 
 def free_port() -> int:
-    """A port that is free now."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 async def until_stage(handle: Handle, stage: str) -> None:
-    """Ask by query until the order is at `stage`."""
+    """Query until the order is at `stage`."""
     deadline = time.monotonic() + STAGE_S
     progress = None
     while time.monotonic() < deadline:
@@ -142,7 +142,7 @@ async def until_stage(handle: Handle, stage: str) -> None:
 
 
 def activity_names(events: list[HistoryEvent]) -> list[str]:
-    """The activities in the order of their scheduling."""
+    """Return the activities in the order in which they were scheduled."""
     return [
         event.activity_task_scheduled_event_attributes.activity_type.name
         for event in events
@@ -151,12 +151,12 @@ def activity_names(events: list[HistoryEvent]) -> list[str]:
 
 
 def event_times(events: list[HistoryEvent], kind: EventType.ValueType) -> list[datetime]:
-    """When events of a kind took place."""
+    """Return the times of events of a type."""
     return [event.event_time.ToDatetime(UTC) for event in events if event.event_type == kind]
 
 
 def timeline(events: list[HistoryEvent], moments: list[tuple[datetime, str]], title: str) -> Table:
-    """The history, with what happened to the server between the events."""
+    """Return a table of the history, with the server's stops and starts between the events."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1))
     for column in ("seconds", "event", "what"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
@@ -170,7 +170,7 @@ def timeline(events: list[HistoryEvent], moments: list[tuple[datetime, str]], ti
 
 
 def describe(events: list[HistoryEvent], event: HistoryEvent) -> tuple[str, str]:
-    """An event in words; workflow tasks are left out, they are how the workflow is told."""
+    """Return a description of an event; empty for workflow tasks, which are only the means."""
     name = EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
     if name.startswith("WORKFLOW_TASK"):
         return "", ""
@@ -204,12 +204,12 @@ def _activity(events: list[HistoryEvent], attributes: object) -> str:
 
 
 async def history_of(handle: Handle) -> list[HistoryEvent]:
-    """All events."""
+    """Return all events."""
     return [event async for event in handle.fetch_history_events()]
 
 
 def check_good(events: list[HistoryEvent], receipt: Receipt, killed: datetime, restarted: datetime) -> None:
-    """What must hold of the order that ships."""
+    """Check the order that ships."""
     expect(
         activity_names(events) == ["reserve_stock", "charge_card", "ship"], f"activities were {activity_names(events)}"
     )
@@ -230,7 +230,7 @@ def check_good(events: list[HistoryEvent], receipt: Receipt, killed: datetime, r
 
 
 def check_undone(events: list[HistoryEvent], error: ApplicationError, killed: datetime, restarted: datetime) -> None:
-    """What must hold of the order that is undone."""
+    """Check the order that is undone."""
     wanted = ["reserve_stock", "charge_card", "ship", "refund_card", "release_stock"]
     expect(activity_names(events) == wanted, f"activities were {activity_names(events)}")
     expect(error.type == "OrderUndone", f"the failure's type is {error.type}")
@@ -253,7 +253,7 @@ def _check_timer(events: list[HistoryEvent], killed: datetime, restarted: dateti
 
 @contextlib.asynccontextmanager
 async def embedded(command: list[str]) -> AsyncIterator[Embedded]:
-    """A server in a temporary folder, stopped in the end whatever happened."""
+    """Yield a server in a temporary folder, and stop it in the end in any case."""
     folder = Path(tempfile.mkdtemp(prefix="whistlestop-demo-"))
     server = Embedded(command, folder / "orders.db", folder / "server.log", free_port())
     ended_well = False
@@ -272,7 +272,7 @@ async def embedded(command: list[str]) -> AsyncIterator[Embedded]:
 
 
 async def demo(command: list[str]) -> None:
-    """The whole of it."""
+    """Run the demo."""
     async with embedded(command) as server:
         client = await server.connected()
         console.print(f"  serving on {server.address}, state in {server.database}")
@@ -310,7 +310,7 @@ async def demo(command: list[str]) -> None:
 
 
 async def place_orders(client: Client) -> tuple[Handle, Handle]:
-    """One order that can be shipped, one that can't."""
+    """Start one order that can be shipped, and one that cannot."""
     orders = (
         Order("1001", "lamp", 4900, "Lisbon"),
         Order("1002", "lantern", 5900, "Atlantis"),
@@ -324,7 +324,7 @@ async def place_orders(client: Client) -> tuple[Handle, Handle]:
 
 
 async def failure_of(handle: Handle) -> ApplicationError:
-    """The order's failure."""
+    """Return the order's failure."""
     try:
         async with asyncio.timeout(RESULT_S):
             await handle.result()
@@ -338,7 +338,7 @@ async def failure_of(handle: Handle) -> ApplicationError:
 
 
 def check_database(database: Path) -> None:
-    """Let the server's own check walk what it left on disk."""
+    """Run the server's own check on its database."""
     check = [sys.executable, "-m", "whistlestop.server", "db", "check", "--db-filename", str(database)]
     done = subprocess.run(check, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     expect(done.returncode == 0, f"db check says: {done.stdout}{done.stderr}")
@@ -346,11 +346,11 @@ def check_database(database: Path) -> None:
 
 
 def main() -> int:
-    """Parse, run, and say how it ended."""
+    """Parse the command line, run the demo, and print the outcome."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server-command", help="another server, such as 'temporal server start-dev --headless'")
     chosen = parser.parse_args().server_command
-    # The SDK logs each failed attempt with its traceback; here they are part of the show.
+    # The SDK logs each failed attempt with its traceback; here failures are expected.
     os.environ.setdefault("RUST_LOG", "off")
     import logging
 
@@ -367,5 +367,5 @@ def main() -> int:
 if __name__ == "__main__":
     exit_code = main()
     sys.stdout.flush()
-    # The SDK's native threads now and then crash an interpreter that shuts down; what is to be said is said.
+    # The SDK's native threads sometimes crash the interpreter at shutdown, so exit directly; all output is written.
     os._exit(exit_code)

@@ -1,8 +1,8 @@
-"""A worker of one page: it polls for activities and answers them, with nothing but an HTTP client and JSON.
+"""A worker of one page: it polls for activities and completes them with only an HTTP client and JSON.
 
     python examples/http_worker/worker.py http://127.0.0.1:7243 letters
 
-The protocol is in docs/http-protocol.md. An API key is taken from WHISTLESTOP_API_KEY.
+The protocol is described in docs/http-protocol.md. WHISTLESTOP_API_KEY may contain an API key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AGAIN = {"unavailable", "resource_exhausted", "deadline_exceeded", "aborted", "i
 
 
 class Refused(Exception):
-    """The server said no (`code` in Connect's words), or could not be reached."""
+    """The server returned an error (`code` is Connect's), or could not be reached."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -32,11 +32,11 @@ class Refused(Exception):
 
 
 class Cancelled(Exception):
-    """The activity is not wanted any more."""
+    """The activity was cancelled."""
 
 
 def call(url: str, method: str, timeout_s: float = 10, **fields: Any) -> Any:
-    """One RPC."""
+    """Call an RPC and return its response. Raises Refused."""
     headers = {**HEADERS, "Connect-Timeout-Ms": str(int(timeout_s * 1000))}
     request = urllib.request.Request(f"{url}/{SERVICE}/{method}", json.dumps(COMMON | fields).encode(), headers)  # noqa: S310
     try:
@@ -53,7 +53,7 @@ def call(url: str, method: str, timeout_s: float = 10, **fields: Any) -> Any:
 
 
 def to_payloads(*values: Any) -> dict[str, Any]:
-    """Values as Temporal carries them: bytes and how they are written. In JSON, bytes are base64."""
+    """Encode values as Temporal payloads: bytes with their encoding. In JSON, bytes are base64."""
     def encoded(data: bytes) -> str:
         return base64.b64encode(data).decode()
 
@@ -62,12 +62,12 @@ def to_payloads(*values: Any) -> dict[str, Any]:
 
 
 def from_payloads(payloads: dict[str, Any]) -> list[Any]:
-    """The way back, for values in JSON."""
+    """Decode payloads with JSON values."""
     return [json.loads(base64.b64decode(each.get("data", "")) or "null") for each in payloads.get("payloads", [])]
 
 
 def work(url: str, task: dict[str, Any]) -> None:
-    """Run an activity and answer with what came of it."""
+    """Run an activity and report its outcome."""
     def heartbeat(*details: Any) -> None:
         beat = call(url, "RecordActivityTaskHeartbeat", taskToken=task["taskToken"], details=to_payloads(*details))
         if beat.get("cancelRequested"):
@@ -95,7 +95,7 @@ def work(url: str, task: dict[str, Any]) -> None:
 
 
 def serve(url: str, task_queue: str) -> None:
-    """Poll for ever. A server holds a poll until there is a task; a function answers at once: ask it less often."""
+    """Poll for ever. A server holds a poll until there is a task; a function answers at once, so poll it less often."""
     pause_s = 0.05
     while True:
         began_s = time.monotonic()
@@ -114,19 +114,19 @@ def serve(url: str, task_queue: str) -> None:
 
 
 def greet(task: Any, heartbeat: Any, name: str) -> str:
-    """An activity is a function."""
+    """Return a greeting: an activity is a plain function."""
     return f"Hello {name}"
 
 
 def flaky(task: Any, heartbeat: Any) -> str:
-    """What fails is tried again, as its retry policy says."""
+    """Fail at first, to show that failures are retried by the retry policy."""
     if task["attempt"] == 1:
         raise RuntimeError("not today")
     return "at last"
 
 
 def endless(task: Any, heartbeat: Any) -> None:
-    """Long work hears by its heartbeats that it is cancelled."""
+    """Work until a heartbeat reports that the activity was cancelled."""
     while True:
         heartbeat("still at it")
         time.sleep(0.1)

@@ -1,1 +1,1 @@
-"""An order as a saga: each step that took place is undone, in reverse, when a later one fails for good."""
+"""An order as a saga: when a step fails permanently, the completed steps are undone in reverse."""

@@ -1,4 +1,4 @@
-"""The steps of an order and what undoes them. Real ones would call other systems."""
+"""The steps of an order, and what undoes them. Real ones would call other systems."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FLAKY_ATTEMPTS = 2
 
 @activity.defn
 async def reserve_stock(order: Order) -> str:
-    """Put the item aside."""
+    """Reserve the item."""
     attempt = activity.info().attempt
     if attempt <= FLAKY_ATTEMPTS:
         message = f"stock system is not there (attempt {attempt})"
@@ -29,7 +29,7 @@ async def release_stock(order: Order) -> str:
 
 @activity.defn
 async def charge_card(order: Order) -> str:
-    """Take the money."""
+    """Charge the customer's card."""
     return f"payment-{order.order_id}"
 
 
@@ -41,7 +41,7 @@ async def refund_card(order: Order) -> str:
 
 @activity.defn
 async def ship(order: Order) -> str:
-    """Send the parcel; an address that does not exist is not worth another attempt."""
+    """Send the parcel. A wrong address fails without a retry."""
     if order.destination == "Atlantis":
         message = f"no carrier goes to {order.destination}"
         raise ApplicationError(message, type="NoSuchDestination", non_retryable=True)

@@ -1,4 +1,4 @@
-"""What travels between the order's client, workflow and activities."""
+"""Data exchanged between the order's client, workflow and activities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TASK_QUEUE = "orders"
 
 @dataclass
 class Order:
-    """What a customer wants."""
+    """A customer's order."""
 
     order_id: str
     item: str
@@ -21,7 +21,7 @@ class Order:
 
 @dataclass
 class Receipt:
-    """How an order ended well."""
+    """The result of a successful order."""
 
     order_id: str
     approved_by: str
@@ -31,7 +31,7 @@ class Receipt:
 
 @dataclass
 class Progress:
-    """The answer to the query `progress`."""
+    """The result of the query `progress`."""
 
     stage: str
     steps: list[str] = field(default_factory=list)

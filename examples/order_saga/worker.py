@@ -1,4 +1,4 @@
-"""A worker for orders: `python -m order_saga.worker [HOST:PORT]`, from the folder `examples`."""
+"""Run a worker for orders: `python -m order_saga.worker [HOST:PORT]`, from the folder `examples`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from order_saga.workflows import OrderWorkflow
 
 
 def make_worker(client: Client) -> Worker:
-    """A worker that is not running yet."""
+    """Return a worker that is not running yet."""
     return Worker(client, task_queue=TASK_QUEUE, workflows=[OrderWorkflow], activities=activities.ALL)
 
 
 async def main(address: str) -> None:
-    """Work until interrupted."""
+    """Run the worker until interrupted."""
     client = await Client.connect(address)
     print(f"working on task queue {TASK_QUEUE} of {address}; Ctrl-C ends it")
     await make_worker(client).run()

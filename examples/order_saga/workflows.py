@@ -22,7 +22,7 @@ APPROVAL_TIMEOUT = timedelta(hours=24)
 
 @workflow.defn
 class OrderWorkflow:
-    """One order."""
+    """An order."""
 
     def __init__(self) -> None:
         self._progress = Progress("reserving stock")
@@ -31,7 +31,7 @@ class OrderWorkflow:
 
     @workflow.run
     async def run(self, order: Order) -> Receipt:
-        """See the module's docstring."""
+        """Process the order, as the module's docstring describes."""
         try:
             await self._step(order, activities.reserve_stock, undo=activities.release_stock)
             self._progress.stage = "waiting for approval"
@@ -53,16 +53,16 @@ class OrderWorkflow:
 
     @workflow.signal
     def approve(self, by: str) -> None:
-        """Somebody agrees to the order."""
+        """Approve the order."""
         self._approved_by = by
 
     @workflow.query
     def progress(self) -> Progress:
-        """Where the order is, and what it did."""
+        """Return the stage of the order, and the completed steps."""
         return self._progress
 
     async def _step(self, order: Order, step: Step, undo: Step | None = None) -> str:
-        # Registered before the step runs: a step that fails midway may have had an effect, too.
+        # Register the undo before the step runs, because a step that fails midway may have had an effect.
         if undo is not None:
             self._undo.append(undo)
         result: str = await workflow.execute_activity(

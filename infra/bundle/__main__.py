@@ -1,4 +1,4 @@
-"""Bundles of the functions from a checkout: `python -m infra.bundle --help`. SAM's builds call it."""
+"""Build the functions' bundles from a checkout: `python -m infra.bundle --help`. SAM's builds call it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# So that a checkout need not be installed: its source roots come first.
+# Put the source roots of the checkout first, so that it need not be installed.
 sys.path[:0] = [str(path) for path in (*sorted((ROOT / "services").iterdir()), ROOT / "storage") if path.is_dir()]
 os.environ.setdefault("WHISTLESTOP_BUNDLE_CACHE", str(ROOT / "build" / "bundle"))
 
@@ -17,9 +17,9 @@ from whistlestop.server.deploy.target import FUNCTIONS, Target  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m infra.bundle", description=__doc__)
-    parser.add_argument("functions", nargs="*", metavar="function", help=f"of {', '.join(FUNCTIONS)}; none named: all")
+    parser.add_argument("functions", nargs="*", metavar="function", help=f"of {', '.join(FUNCTIONS)}; by default all")
     parser.add_argument("--runtime", default=DEFAULT.runtime, help="Lambda runtime (%(default)s)")
     parser.add_argument("--architecture", default=DEFAULT.architecture, help="arm64 or x86_64 (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "dist" / "functions", help="folder of the bundles")
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         except BundleError as error:
             parser.exit(1, f"{error}\n")
         if not compiled:
-            print(f"no {target.runtime} here: it goes without bytecode, and starts more slowly", file=sys.stderr)
+            print(f"no {target.runtime} here: built without bytecode, and starts more slowly", file=sys.stderr)
         print(f"{function}: {size(folder) / 1e6:.1f} MB in {folder}")
         if given.zip:
             pack(folder, folder.with_suffix(".zip"))

@@ -1,4 +1,7 @@
-"""Whether the server in this container serves: exit code 0 or 1. WHISTLESTOP_HEALTH_URL says where to ask."""
+"""Check whether the server in this container is healthy: exit code 0 or 1.
+
+WHISTLESTOP_HEALTH_URL is the URL to check, by default that of the HTTP endpoint.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ URL = "http://127.0.0.1:7243/healthz"
 
 
 def main() -> int:
-    """Ask the HTTP door (or the internal one, in a container of history or matching)."""
+    """Check the HTTP endpoint (in a container of history or matching, the internal one)."""
     try:
         url = os.environ.get("WHISTLESTOP_HEALTH_URL", URL)
         with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - of the operator

@@ -1,4 +1,4 @@
-"""LocalStack for a person: `python -m infra.localstack setup | start | stop`."""
+"""Run LocalStack by hand: `python -m infra.localstack setup | start | stop`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PORT = 4566
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m infra.localstack", description=__doc__)
     parser.add_argument("what", choices=("setup", "start", "stop"))
     parser.add_argument("--port", type=int, default=PORT, help="on 127.0.0.1 (%(default)s)")

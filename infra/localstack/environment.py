@@ -1,9 +1,9 @@
-"""The environments that LocalStack and SAM run in, built once under `.localstack/` and again when their locks change.
+"""The environments of LocalStack and SAM, built under `.localstack/` and rebuilt when their lock files change.
 
-They are apart from each other and from the project's own, for each pins versions of boto3 that the others cannot use:
+They are separate from each other and from the project's own, because each pins an incompatible version of boto3:
 
     localstack/   LocalStack with the plugins of `plugin/`
-    runtime/      what Lambda's Python runtimes hold; functions run in it
+    runtime/      the packages of Lambda's Python runtimes; functions run in it
     sam/          `sam` and `cfn-lint`
 """
 
@@ -29,7 +29,7 @@ NAMES = ("localstack", "runtime", "sam")
 
 
 def ensure(name: str) -> Path:
-    """The folder of an environment's commands; it is built first when it is not there, or not of its lock."""
+    """Return the folder of an environment's commands, building it if it is missing or outdated."""
     folder = HOME / name
     with _alone(name):
         if not _stands(folder / ".installed", wanted := _fingerprint(HERE / f"{name}.lock")):
@@ -56,7 +56,7 @@ def _stands(stamp: Path, wanted: str) -> bool:
 
 
 def _fingerprint(*files: Path) -> str:
-    """Of the interpreter and of what these files say."""
+    """Return a hash of the interpreter and the contents of these files."""
     digest = hashlib.sha256(f"{sys.base_prefix} {sys.version}".encode())
     for path in files:
         digest.update(path.name.encode() + path.read_bytes())
@@ -65,7 +65,7 @@ def _fingerprint(*files: Path) -> str:
 
 @contextmanager
 def _alone(name: str) -> Iterator[None]:
-    """One builder at a time; the others find it built."""
+    """Let one builder run at a time; the others then find the environment built."""
     HOME.mkdir(parents=True, exist_ok=True)
     with (HOME / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""LocalStack as a process on loopback, without Docker: `with running(port, folder) as server: ...`."""
+"""Run LocalStack as a process on loopback, without Docker: `with running(port, folder) as server: ...`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REGION = "eu-central-1"
 
 @dataclass(frozen=True, slots=True)
 class LocalStack:
-    """A server that runs, its log, and the file that sets the clock of its functions and schedules ahead."""
+    """A running server, its log, and the file that sets the clock of its functions and schedules ahead."""
 
     port: int
     process: subprocess.Popen[bytes]
@@ -39,21 +39,24 @@ class LocalStack:
 
     @property
     def client_environ(self) -> dict[str, str]:
-        """What AWS's own tools and SDKs need to find it."""
+        """The environment in which AWS tools and SDKs use this server."""
         return {
             "AWS_ENDPOINT_URL": self.url, "AWS_DEFAULT_REGION": REGION, "AWS_REGION": REGION,
             "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "SAM_CLI_TELEMETRY": "0",
         }  # fmt: skip
 
     def ahead(self, seconds: float) -> None:
-        """Set the clock of functions and schedules; message delays of SQS go by the machine's."""
+        """Set the clock of functions and schedules ahead. Message delays of SQS use the machine's clock."""
         scratch = self.clock.with_suffix(".new")
         scratch.write_text(str(seconds), "ascii")
         scratch.rename(self.clock)
 
 
 def start(port: int, folder: Path, settings: Mapping[str, str] | None = None) -> LocalStack:
-    """Start it with its files in `folder`, and wait until it answers. Raises RuntimeError with the end of its log."""
+    """Start LocalStack with its files in `folder`, and wait until it answers.
+
+    Raises RuntimeError with the end of its log.
+    """
     python, runtime = ensure("localstack") / "python", ensure("runtime") / "python"
     folder.mkdir(parents=True, exist_ok=True)
     log, clock = folder / "localstack.log", folder / "clock-ahead"
@@ -75,7 +78,7 @@ def start(port: int, folder: Path, settings: Mapping[str, str] | None = None) ->
 
 
 def close(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end; after a while, make it. Its functions' processes end with it: nobody gives them work."""
+    """Terminate the server, killing it after a while. The processes of its functions end with it."""
     process.terminate()
     try:
         process.wait(STOP_S)
@@ -85,7 +88,7 @@ def close(process: subprocess.Popen[bytes]) -> None:
 
 
 def stop(process_id: int) -> None:
-    """The same for one that another process started."""
+    """Stop a server that another process started."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(process_id, signal.SIGTERM)
         ends_s = time.monotonic() + STOP_S
@@ -97,7 +100,7 @@ def stop(process_id: int) -> None:
 
 @contextmanager
 def running(port: int, folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[LocalStack]:
-    """For the time of a `with` block."""
+    """Run a server during a `with` block."""
     server = start(port, folder, settings)
     try:
         yield server
@@ -106,7 +109,7 @@ def running(port: int, folder: Path, settings: Mapping[str, str] | None = None) 
 
 
 def _environ(port: int, folder: Path, runtime: Path, clock: Path) -> dict[str, str]:
-    """All of it: nothing that is set for other uses of LocalStack or AWS leaks in."""
+    """Return the complete environment, so that no settings for other uses of LocalStack or AWS leak in."""
     return {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
         "HOME": str(folder),

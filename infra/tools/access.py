@@ -1,7 +1,6 @@
-"""Write the table of docs/security.md that says which role may call which RPC.
+"""Generate the table of docs/security.md that says which role may call which RPC.
 
-The table follows no rule of this file: each RPC is put to `AccessControl`, once for each role, and the table shows what
-it answered.
+The table is not derived from rules in this file: `AccessControl` is asked about each RPC and role.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "security.md"
 BEGIN, END = "<!-- who may do what: begin -->", "<!-- who may do what: end -->"
 NAMESPACE = "orders"
 ROLES = ("read", "worker", "write", "admin")
-"""As they are written in grants; `Role` has the same ones, which `tables` asserts."""
+"""As written in grants; `table` asserts that `Role` has the same ones."""
 _NOBODY = "no role"
 
 
 class Callers:
-    """One API key for each role in each place, and an `AccessControl` that knows them."""
+    """An API key for each role in each place, and an `AccessControl` that knows them."""
 
     def __init__(self) -> None:
         grants = [f"{place}:{role}" for place in (NAMESPACE, SYSTEM) for role in ROLES]
         self._secrets = {grant: new_key() for grant in [*grants, "elsewhere:admin"]}
         keys = [ApiKey(grant, hash_of(secret), (grant,)) for grant, secret in self._secrets.items()]
-        # No request of this file carries a task token, and only those are looked up.
+        # Only task tokens need a namespace cache, and no request in this file has one.
         namespaces = cast("NamespaceCache", None)
         self._control = AccessControl(AuthConfig(render(keys)), namespaces, SystemClock())
 
     async def may(self, spec: RpcSpec, grant: str, field: str = "") -> bool:
-        """Whether a caller with this grant may make the call in the namespace; `field`: with that one set."""
+        """Return whether a caller with this grant may make the call in the namespace, with `field` set if given."""
         request = spec.request_type()
         if field:
             getattr(request, field).SetInParent()
@@ -58,7 +57,7 @@ class Callers:
         return True
 
     async def row(self, spec: RpcSpec, field: str = "") -> tuple[str, str]:
-        """Who may call: by a role in the request's namespace, and by a role in `temporal-system`."""
+        """Return who may call: by a role in the request's namespace, and by a role in `temporal-system`."""
         if await self.may(spec, "", field):
             return "everybody", "everybody"
         if await self.may(spec, "elsewhere:admin", field):
@@ -74,7 +73,7 @@ def _joined(roles: list[str]) -> str:
 
 
 async def table() -> str:
-    """RPCs in groups of those that the same callers may make."""
+    """Return the table, with one row for all RPCs that the same callers may make."""
     assert {f"{role.name}".lower() for role in Role if role} == set(ROLES)
     callers = Callers()
     groups: dict[tuple[str, str], list[str]] = {}
@@ -89,14 +88,14 @@ async def table() -> str:
 
 
 def rendered(page: str) -> str:
-    """The page with a fresh table."""
+    """Return the page with a new table."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{asyncio.run(table())}\n{END}{after}"
 
 
 def main() -> int:
-    """Rewrite the page; with `--check`, only say whether it is up to date."""
+    """Rewrite the page; with `--check`, only return whether it is outdated (exit code 1)."""
     page = PAGE.read_text()
     fresh = rendered(page)
     if "--check" in sys.argv:

@@ -1,4 +1,4 @@
-"""Write the tables of docs/compatibility.md from the registry and the table of command handlers."""
+"""Generate the tables of docs/compatibility.md from the registry and the table of command handlers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
 
 
 def tables() -> str:
-    """Every RPC and every command type, and what becomes of it."""
+    """Return tables of all RPCs and command types, and how each is handled."""
     assert commands.__all__
     served = [spec for spec in REGISTRY.values() if spec.served is not Served.UNIMPLEMENTED]
     lines = [
@@ -47,14 +47,14 @@ def _code(spec: RpcSpec) -> str:
 
 
 def rendered(page: str) -> str:
-    """The page with fresh tables."""
+    """Return the page with new tables."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
 
 
 def main() -> int:
-    """Rewrite the page; with `--check`, only say whether it is up to date."""
+    """Rewrite the page; with `--check`, only return whether it is outdated (exit code 1)."""
     page = PAGE.read_text()
     fresh = rendered(page)
     if "--check" in sys.argv:

@@ -1,7 +1,7 @@
 """Generate `*_pb2.py` and `*_pb2.pyi` beside our `.proto` files.
 
 Temporal's own `.proto` files are not needed: their descriptors are read from the installed `temporalio` package and
-handed to the compiler as a descriptor set.
+passed to the compiler as a descriptor set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PROTO_ROOTS = ("services/common", "services/history")
 
 
 def descriptor_set() -> descriptor_pb2.FileDescriptorSet:
-    """Temporal's API as the installed package declares it, dependencies first."""
+    """Return the descriptors of Temporal's API in the installed package, dependencies first."""
     found: dict[str, descriptor_pb2.FileDescriptorProto] = {}
     pool = descriptor_pool.Default()
 

@@ -1,7 +1,6 @@
-"""Write docs/settings.md: every dynamic configuration key of Temporal's server, and what is done of it here.
+"""Generate docs/settings.md: every dynamic configuration key of Temporal's server, and how it is treated here.
 
-A key that is honoured by now loses its reason in `temporal_settings.tsv`: whoever adds one to `dynamic_config` runs
-this.
+Run it after adding a key to `dynamic_config`: it also removes the key's reason from `temporal_settings.tsv`.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ This page is written by `python infra/tools/settings_page.py`, from the list of 
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the page."""
     found = settings()
     honoured = [setting for setting in found if not setting.why]
     lines = [INTRODUCTION, f"## Honoured ({len(honoured)})", ""]
@@ -63,7 +62,7 @@ def page() -> str:
 
 
 def default_here(setting: Setting) -> str:
-    """The default of this server, written as in Temporal."""
+    """Return this server's default, in Temporal's notation."""
     for cls, keys in SECTIONS:
         name = keys.get(setting.key.lower())
         if name is not None:

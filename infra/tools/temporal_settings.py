@@ -1,9 +1,9 @@
-"""Bring `temporal_settings.tsv` up to date with a checkout of Temporal's server.
+"""Update `temporal_settings.tsv` from a checkout of Temporal's server.
 
     python infra/tools/temporal_settings.py PATH
 
-Reads which dynamic configuration keys there are, with their scope, type and default. What stands in the last column is
-kept; a key that is new gets `?` there, and a test fails until it is either honoured or given a reason.
+It reads all dynamic configuration keys with their scope, type and default. The last column is preserved; a new key
+gets `?` there, and a test fails until the key is either supported or given a reason.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CONSTANTS = {
 
 
 def declared(root: Path) -> Iterator[Setting]:
-    """Every key that the sources declare."""
+    """Yield every key that the sources declare."""
     for path in sorted(root.rglob("*.go")):
         if path.name.endswith("_test.go") or path.name in ("setting_gen.go", "setting.go"):
             continue
@@ -57,7 +57,7 @@ def declared(root: Path) -> Iterator[Setting]:
 
 
 def _arguments(source: str, at: int) -> list[str]:
-    """The arguments of a call, from behind its parenthesis."""
+    """Return the arguments of a call, given the position after its opening parenthesis."""
     found, begin, depth, quote = [], at, 0, ""
     while True:
         char = source[at]
@@ -78,7 +78,7 @@ def _arguments(source: str, at: int) -> list[str]:
 
 
 def _default(text: str, *, is_span: bool) -> str:
-    """Return the default as configuration would give it; empty where it is a structure."""
+    """Return the default as it would be configured; empty for a structure."""
     text = re.sub(r"//.*$", "", text, flags=re.MULTILINE).strip()
     text = _CONSTANTS.get(text, text).replace("debug.TimeoutMultiplier", "1")
     if text in ("true", "false", "[]"):

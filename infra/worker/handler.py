@@ -1,11 +1,11 @@
-"""A worker in AWS Lambda: started when tasks of its version find nobody, ended with its invocation.
+"""A worker in AWS Lambda: started when a task of its version finds no poller, and ended with its invocation.
 
-The SDK's own Lambda worker, with the bridge inside: it speaks gRPC to the bridge, and the bridge signed HTTPS to the
-Function URL. What it works on stands in `program.py`: put yours in its place.
+It is the SDK's own Lambda worker, with the bridge inside: it speaks gRPC to the bridge, and the bridge signed HTTPS
+to the Function URL. Its workflows and activities are in `program.py`: replace them by yours.
 
 Environment: WHISTLESTOP_URL (the Function URL), DEPLOYMENT_NAME, BUILD_ID, TEMPORAL_TASK_QUEUE, TEMPORAL_NAMESPACE,
-MAX_IDLE (seconds without work after which the worker ends, 0: when its time is over), API_KEY_SECRET_ARN (the secret
-that is the worker's API key, where the server asks for one).
+MAX_IDLE (seconds without work after which the worker ends; 0: only at its timeout), API_KEY_SECRET_ARN (the secret
+with the worker's API key, if the server requires one).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def api_key() -> str:
-    """Read anew at each invocation: a key may be replaced. Empty: the server asks for none."""
+    """Return the API key, read at each invocation because it may be replaced; empty if none is configured."""
     arn = os.environ.get("API_KEY_SECRET_ARN", "")
     if not arn:
         return ""
@@ -36,20 +36,20 @@ def api_key() -> str:
 
 
 async def configure(config: LambdaWorkerConfig) -> AsyncGenerator[None, None]:
-    """Runs at each invocation: the bridge lives as long as the worker."""
+    """Configure the worker. This runs at each invocation, and the bridge lives as long as the worker."""
     bridge = BridgeConfig(
         os.environ["WHISTLESTOP_URL"],
         sigv4=True,
         region=os.environ["AWS_REGION"],
         api_key=await asyncio.to_thread(api_key),
-        # A look costs a tenth of the second that the worker waits: see docs/cost.md, "Pushed workers".
+        # A check for tasks costs a tenth of the second that the worker waits: see docs/cost.md, "Pushed workers".
         most_idle_s=1.0,
     )
     async with RunningBridge(bridge) as running:
         config.client_connect_config["target_host"] = running.address
         config.worker_config["workflows"] = WORKFLOWS
         config.worker_config["activities"] = ACTIVITIES
-        # The SDK's handler alone would live until its time is over, and be billed for it.
+        # The SDK's handler alone would run until its timeout, and be billed for it.
         max_idle_s = float(os.environ.get("MAX_IDLE", "10"))
         if max_idle_s:
             config.worker_config["plugins"] = [EndsWhenIdle(running.counters, max_idle_s)]

@@ -1,4 +1,4 @@
-"""What the worker works on. An example: put your workflows and activities here."""
+"""The workflows and activities of the worker. This is an example: put yours here."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from temporalio.common import VersioningBehavior
 
 @activity.defn
 async def greet(name: str) -> str:
-    """The work."""
+    """Return a greeting."""
     return f"Hello, {name}!"
 
 
 @workflow.defn(versioning_behavior=VersioningBehavior.PINNED)
 class Greeting:
-    """One activity."""
+    """Runs one activity."""
 
     @workflow.run
     async def run(self, name: str) -> str:

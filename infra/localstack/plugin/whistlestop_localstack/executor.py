@@ -1,8 +1,7 @@
-"""LocalStack's Lambda runs functions as processes: chosen by LAMBDA_RUNTIME_EXECUTOR=process.
+"""Make LocalStack's Lambda run functions as processes, with LAMBDA_RUNTIME_EXECUTOR=process.
 
-LAMBDA_PROCESS_PYTHON names the interpreter: that of an environment which holds awslambdaric and boto3 and nothing else,
-as Lambda's own runtimes do. LAMBDA_CLOCK_AHEAD_FILE, if set, names a file with the seconds that functions' clocks are
-ahead.
+LAMBDA_PROCESS_PYTHON is the interpreter: that of an environment with only awslambdaric and boto3, like Lambda's own
+runtimes. LAMBDA_CLOCK_AHEAD_FILE, if set, is a file with the number of seconds that functions' clocks are ahead.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 _LOG_DRAINS_S = 0.002
 
 
-class ProcessExecutorPlugin(Plugin):  # type: ignore[misc]  # LocalStack is not where types are checked
-    """How LocalStack finds the executor."""
+class ProcessExecutorPlugin(Plugin):  # type: ignore[misc]  # LocalStack is not installed for type checks
+    """The entry point by which LocalStack finds the executor."""
 
     namespace = "localstack.lambda.runtime_executor"
     name = "process"
@@ -35,7 +34,7 @@ class ProcessExecutorPlugin(Plugin):  # type: ignore[misc]  # LocalStack is not 
 
 
 def code_of(version: Any, start_s: float) -> Code:
-    """What a version of a function runs."""
+    """Return what a version of a function runs."""
     config = version.config
     return Code(
         interpreter=os.environ.get("LAMBDA_PROCESS_PYTHON", sys.executable),
@@ -49,7 +48,7 @@ def code_of(version: Any, start_s: float) -> Code:
 
 
 def report(request_id: str, version: Any, lines: Sequence[str], took_ms: float) -> str:
-    """What Lambda logs of an invocation: the function's own lines between its own."""
+    """Return the log of an invocation: the function's lines between those of Lambda."""
     said = f"RequestId: {request_id}"
     used = f"Duration: {took_ms:.2f} ms\tBilled Duration: {took_ms:.0f} ms"
     last = f"REPORT {said}\t{used}\tMemory Size: {version.config.memory_size} MB"
@@ -58,7 +57,7 @@ def report(request_id: str, version: Any, lines: Sequence[str], took_ms: float) 
 
 @cache
 def executor_class() -> type[Any]:
-    """Made once, when LocalStack's own modules may be imported."""
+    """Define the executor's class on first use, when LocalStack's own modules can be imported."""
     from localstack import config as localstack_config
     from localstack.services.lambda_.invocation.executor_endpoint import StatusErrorException
     from localstack.services.lambda_.invocation.lambda_models import InvocationResult
@@ -121,7 +120,7 @@ def executor_class() -> type[Any]:
 
 
 def _within(limit_bytes: int, answer: Answer) -> Answer:
-    """The answer, or the error that Lambda gives for one that is too large."""
+    """Return the answer, or Lambda's error if it is too large."""
     size = len(answer.payload)
     if size <= limit_bytes:
         return answer

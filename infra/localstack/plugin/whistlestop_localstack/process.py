@@ -1,6 +1,6 @@
-"""One execution environment: a process of the runtime, started, given invocations, and killed.
+"""An execution environment: a process of the runtime that is started, given invocations, and killed.
 
-Nothing here knows LocalStack, so it can be tested (and load can be put on a handler) without it.
+Nothing here depends on LocalStack, so that it can be tested (and handlers be loaded) without it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 MOST_LOG_LINES = 10_000
 _GRACE_S = 0.5
 _AHEAD = Path(__file__).with_name("ahead")
-"""Holds a sitecustomize that sets a process's clock ahead."""
+"""Folder with a sitecustomize module that sets a process's clock ahead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """What runs: an unzipped bundle and its handler, by which interpreter."""
+    """What runs: an unzipped bundle, its handler, and the interpreter."""
 
     interpreter: str
     task_root: str
@@ -44,11 +44,11 @@ class Code:
     timeout_s: float = 60.0
     start_s: float = 10.0
     clock_ahead_file: str = ""
-    """A file with the seconds that the process's clock is ahead of this machine's; empty: it is not."""
+    """A file with the seconds that the process's clock is ahead of this machine's; empty: none."""
 
 
 class StartFailed(Exception):
-    """The process did not come to ask for work; `payload` is what Lambda answers then."""
+    """The process did not ask for work; `payload` is Lambda's answer in this case."""
 
     def __init__(self, payload: bytes) -> None:
         super().__init__(payload.decode(errors="replace"))
@@ -57,7 +57,7 @@ class StartFailed(Exception):
 
 @dataclass(slots=True)
 class Environment:
-    """A process for one invocation at a time, that lives from one to the next. One that died is started anew."""
+    """A process that serves one invocation at a time and is reused. If it dies, another one is started."""
 
     code: Code
     variables: dict[str, str]
@@ -67,7 +67,7 @@ class Environment:
     _folder: str = ""
 
     def start(self) -> None:
-        """Raises StartFailed."""
+        """Start the process and wait until it asks for work. Raises StartFailed."""
         self._api = RuntimeApi(lambda: time.time() + ahead_s(self.code.clock_ahead_file) + self.code.timeout_s)
         self._folder = tempfile.mkdtemp(prefix="function-")
         self._process = subprocess.Popen(
@@ -86,7 +86,7 @@ class Environment:
             raise StartFailed(said.payload if isinstance(said, InitFailed) else _exit_error("", said.status))
 
     def invoke(self, job: Job) -> Answer:
-        """Work on one invocation. What the process dies of, or is killed for, is an answer as well."""
+        """Run an invocation and return its result; a crash or a timeout of the process is a result too."""
         if self._process is None or self._process.poll() is not None:
             self.stop()
             self.start()
@@ -108,7 +108,7 @@ class Environment:
                 return Answer(request_id, _exit_error(request_id, said.status), is_error=True)
 
     def stop(self) -> None:
-        """Kill the process and what it started, if it still runs."""
+        """Kill the process and its children, if it still runs."""
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -123,7 +123,7 @@ class Environment:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _watch(self, process: subprocess.Popen[bytes], api: RuntimeApi) -> None:
-        """Keep what it prints, and say when it is gone."""
+        """Record the output of the process, and report its end."""
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
@@ -131,7 +131,7 @@ class Environment:
         api.said.put(Exited(process.wait()))
 
     def _environ(self, api_address: str) -> dict[str, str]:
-        """Nothing of this process's environment but the path: a function sees what Lambda would show it."""
+        """Return the environment of a function: what Lambda would set, and only PATH from this process."""
         packages = [str(Path(layer, "python")) for layer in self.code.layers if Path(layer, "python").is_dir()]
         shown = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
@@ -151,12 +151,12 @@ class Environment:
 
 
 def ahead_s(file: str) -> float:
-    """How far the clock of functions is ahead: what stands in the file, if there is one."""
+    """Return how many seconds the clock of functions is ahead: the content of the file, 0 without one."""
     return float(Path(file).read_text("ascii") or 0) if file else 0.0
 
 
 def lambda_error(kind: str, message: str) -> bytes:
-    """As Lambda words what went wrong outside of the handler."""
+    """Return an error in Lambda's format, for failures outside of the handler."""
     return json.dumps({"errorType": kind, "errorMessage": message}).encode()
 
 

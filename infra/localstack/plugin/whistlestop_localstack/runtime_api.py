@@ -1,7 +1,8 @@
-"""The Runtime API (2018-06-01) of one execution environment: what the runtime's process asks and answers by HTTP.
+"""The Runtime API (2018-06-01) of an execution environment: the HTTP requests of the runtime's process.
 
 The process asks for work with GET invocation/next, which waits; it answers with POST invocation/<id>/response (or
-/error), or init/error when the handler could not even be imported. Whatever it says goes into one queue, in order.
+/error), or init/error when the handler could not be imported. Everything that it sends is put into one queue, in
+order.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class InitFailed:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of an invocation."""
+    """The result of an invocation."""
 
     request_id: str
     payload: bytes
@@ -43,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The process is gone."""
+    """The process has ended."""
 
     status: int
 
@@ -52,10 +53,13 @@ Said = Ready | InitFailed | Answer | Exited
 
 
 class RuntimeApi:
-    """Serves one process, from a port of its own on loopback."""
+    """Serves one process, on a port of its own on loopback."""
 
     def __init__(self, deadline_s: Callable[[], float]) -> None:
-        """`deadline_s` tells when an invocation that begins now is to end, by the clock that functions see."""
+        """Start to serve.
+
+        `deadline_s` returns the deadline of an invocation that begins now, by the clock that functions see.
+        """
         self.said: queue.Queue[Said] = queue.Queue()
         self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._deadline_s = deadline_s
@@ -68,7 +72,7 @@ class RuntimeApi:
         return f"127.0.0.1:{self._server.server_port}"
 
     def give(self, job: Job) -> None:
-        """Have the process work on an invocation."""
+        """Give the process an invocation to work on."""
         self._jobs.put(job)
 
     def close(self) -> None:
@@ -77,7 +81,7 @@ class RuntimeApi:
         self._server.server_close()
 
     def next_job(self) -> tuple[dict[str, str], bytes] | None:
-        """The headers and body of the next invocation, when there is one; None when there will be none."""
+        """Wait for the next invocation and return its headers and body; None when there will be none."""
         self.said.put(Ready())
         job = self._jobs.get()
         if job is None:
@@ -94,7 +98,7 @@ class RuntimeApi:
         return headers, job["payload"].encode()
 
     def take(self, what: str, body: bytes) -> None:
-        """What was posted to `what`."""
+        """Take what the process posted to `what`."""
         if what == "init/error":
             self.said.put(InitFailed(body))
             return

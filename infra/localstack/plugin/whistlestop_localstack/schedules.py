@@ -1,6 +1,6 @@
-"""EventBridge Scheduler that fires: LocalStack's community edition only stores schedules (in moto's models).
+"""Make EventBridge Scheduler fire: LocalStack's community edition only stores schedules (in moto's models).
 
-Targets are Lambda functions (invoked asynchronously) and SQS queues. For tests that do not want to wait:
+Targets are Lambda functions (invoked asynchronously) and SQS queues. To make tests faster:
 
     SCHEDULES_SPEEDUP=N              rate(…) schedules fire N times as often
     LAMBDA_CLOCK_AHEAD_FILE=<file>   seconds that the clock of schedules (and functions) is ahead
@@ -36,7 +36,7 @@ def _fire(account: str, region: str, schedule: Any) -> None:
         url = clients.sqs.get_queue_url(QueueName=arn.rpartition(":")[2])["QueueUrl"]
         clients.sqs.send_message(QueueUrl=url, MessageBody=said)
     else:
-        _log.warning("schedule %s: no way to its target %s", schedule.name, arn)
+        _log.warning("schedule %s: unsupported target %s", schedule.name, arn)
 
 
 def _run() -> None:
@@ -51,13 +51,13 @@ def _run() -> None:
             _log.exception("schedules")
 
 
-@hooks.on_infra_ready()  # type: ignore[untyped-decorator]  # LocalStack is not where types are checked
+@hooks.on_infra_ready()  # type: ignore[untyped-decorator]  # LocalStack is not installed for type checks
 def start_schedules() -> None:
-    """Begin to fire."""
+    """Start firing schedules."""
     threading.Thread(target=_run, name="schedules", daemon=True).start()
 
 
 @hooks.on_infra_shutdown()  # type: ignore[untyped-decorator]  # as above
 def stop_schedules() -> None:
-    """Fire no more."""
+    """Stop firing schedules."""
     _stopping.set()

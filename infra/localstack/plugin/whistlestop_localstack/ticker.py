@@ -1,6 +1,6 @@
-"""When schedules are due: rate(…), at(…) and cron(…) as EventBridge Scheduler writes them.
+"""When schedules fire: rate(…), at(…) and cron(…) in EventBridge Scheduler's syntax.
 
-Nothing here knows LocalStack; the schedules are moto's models.
+Nothing here depends on LocalStack; the schedules are moto's models.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 def next_due(expression: str, timezone: str, last_s: float, speedup: float = 1.0) -> float | None:
-    """When a schedule that last fired (or was first seen) at `last_s` fires, epoch seconds; None: never again."""
+    """Return when a schedule that last fired (or was created) at `last_s` fires, in epoch seconds.
+
+    Returns None if it never fires again.
+    """
     kind, _, body = expression.rstrip(")").partition("(")
     if kind == "rate":
         number, unit = body.split()
@@ -35,7 +38,7 @@ def _next_cron(fields: str, timezone: str, last_s: float) -> float | None:
 
     minute, hour, day, month, weekday, year = fields.split()
     if weekday[:1].isdigit():
-        # AWS counts the days of the week from 1, Sunday; crontab from 0.
+        # AWS numbers the days of the week from 1 (Sunday), crontab from 0.
         weekday = ",".join(str(int(each) - 1) for each in weekday.split(","))
     words = (each.replace("?", "*") for each in (minute, hour, day, month, weekday, year))
     last = dt.datetime.fromtimestamp(last_s, ZoneInfo(timezone))
@@ -45,7 +48,7 @@ def _next_cron(fields: str, timezone: str, last_s: float) -> float | None:
 
 @dataclass(slots=True)
 class Ticker:
-    """Fires what is due, once for each time that it is due; what was missed while nothing ticked comes once."""
+    """Fires schedules, once for each time; times that were missed while nothing ticked fire once."""
 
     fire: Callable[[str, str, Any], None]
     speedup: float = 1.0
@@ -54,7 +57,7 @@ class Ticker:
     def tick(self, now_s: float, backends: Any) -> None:
         for account, region, group, schedule in _schedules(backends):
             key = f"{schedule.arn}|{schedule.schedule_expression}|{schedule.creation_date}"
-            # A schedule that is first seen after its instant was still made before it.
+            # Start from the creation date, since a schedule may be first seen after its time.
             since_s = self._last_s.setdefault(key, float(schedule.creation_date))
             if schedule.state != "ENABLED":
                 continue

@@ -1,6 +1,6 @@
-"""Set this process's clock ahead by the seconds in the file that CLOCK_AHEAD_FILE names, whenever it is looked at.
+"""Set this process's clock ahead by the seconds in the file CLOCK_AHEAD_FILE, read at each use.
 
-Timers of hours are so tested in seconds. Only what reads `time.time` and `time.time_ns` is fooled.
+So timers of hours can be tested in seconds. It only affects `time.time` and `time.time_ns`.
 """
 
 from __future__ import annotations
