@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from tests.core.commands import schedule_activity, start_timer
@@ -10,6 +12,9 @@ from tests.core.test_activity import application_failure, fail
 from tests.core.test_signal import send
 from whistlestop.history.core import activity, short_timers
 from whistlestop.history.core.times import SECOND_NS
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.state_pb2 import MutableState
 
 SHORT_S = 0.1
 MOST_WAIT_S = short_timers.MOST_WAIT_NS / SECOND_NS
@@ -129,3 +134,20 @@ def test_a_timer_does_not_wait_for_a_second_attempt() -> None:
     fail(world, application_failure())
     world.advance(0)
     assert world.names()[-2:] == ["TimerFired", "WorkflowTaskScheduled"]
+
+
+def test_what_is_pending_is_looked_for_once_for_all_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may have thousands of short timers beside thousands of activities of other workflow tasks."""
+    world = World()
+    world.start()
+    world.turn(*(start_timer(f"t{number}", SHORT_S) for number in range(50)), schedule_activity("a"))
+    looks = []
+    find = short_timers._batches_with_something_pending
+
+    def counted(state: MutableState) -> set[int]:
+        looks.append(state)
+        return find(state)
+
+    monkeypatch.setattr(short_timers, "_batches_with_something_pending", counted)
+    assert len({due_ns for due_ns, _ in short_timers.dues(world.state())}) == 1
+    assert len(looks) == 1

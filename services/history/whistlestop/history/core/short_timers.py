@@ -14,6 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState, Timer
 
@@ -29,11 +31,18 @@ def note_start(timer: Timer, started_ns: int, batch_id: int) -> None:
         timer.waits_until_ns = started_ns + MOST_WAIT_NS
 
 
-def due_ns(state: MutableState, timer: Timer) -> int:
-    """Return when the timer is to fire in the current state."""
-    if timer.waits_until_ns and not state.workflow_task.scheduled_event_id and _is_accompanied(state, timer):
-        return timer.waits_until_ns
-    return timer.fire_ns
+def dues(state: MutableState) -> Iterator[tuple[int, Timer]]:
+    """Yield when each timer is to fire in the current state, and the timer."""
+    is_causing_tasks = not state.workflow_task.scheduled_event_id
+    pending: set[int] | None = None
+    for timer in state.timers.values():
+        due_ns = timer.fire_ns
+        if timer.waits_until_ns and is_causing_tasks:
+            if pending is None:
+                pending = _batches_with_something_pending(state)
+            if timer.started_event_batch_id in pending:
+                due_ns = timer.waits_until_ns
+        yield due_ns, timer
 
 
 def stop_waiting(run: Run) -> None:
@@ -43,11 +52,12 @@ def stop_waiting(run: Run) -> None:
             run.arm(timer.fire_ns)
 
 
-def _is_accompanied(state: MutableState, timer: Timer) -> bool:
-    """Return whether something that the same workflow task started is pending."""
-    batch_id = timer.started_event_batch_id
-    return (
-        any(each.scheduled_event_batch_id == batch_id and each.attempt == 1 for each in state.activities.values())
-        or any(child.initiated_event_batch_id == batch_id for child in state.children.values())
-        or any(operation.scheduled_event_batch_id == batch_id for operation in state.nexus_operations.values())
-    )
+def _batches_with_something_pending(state: MutableState) -> set[int]:
+    """Return the batches of which an activity in its first attempt, a child or a Nexus operation is pending.
+
+    Once for all timers: a run may have thousands of either.
+    """
+    batches = {each.scheduled_event_batch_id for each in state.activities.values() if each.attempt == 1}
+    batches.update(child.initiated_event_batch_id for child in state.children.values())
+    batches.update(operation.scheduled_event_batch_id for operation in state.nexus_operations.values())
+    return batches

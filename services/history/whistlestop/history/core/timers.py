@@ -51,7 +51,7 @@ def earliest_due(state: MutableState) -> int:
             dues.append(workflow_task.times_out_ns(task))
         elif task.schedule_to_start_due_ns:
             dues.append(task.schedule_to_start_due_ns)
-    dues.extend(short_timers.due_ns(state, timer) for timer in state.timers.values())
+    dues.extend(due_ns for due_ns, _ in short_timers.dues(state))
     for activity in state.activities.values():
         due_ns = activity_deadlines.next_deadline(activity)
         if due_ns:
@@ -155,8 +155,8 @@ def _fire_user_timers(run: Run) -> None:
     state = run.state
     due = sorted(
         (timer.fire_ns, timer.started_event_id, timer.timer_id)
-        for timer in state.timers.values()
-        if short_timers.due_ns(state, timer) <= run.now_ns
+        for due_ns, timer in short_timers.dues(state)
+        if due_ns <= run.now_ns
     )
     for _, started_event_id, timer_id in due:
         event = run.event(et.EVENT_TYPE_TIMER_FIRED)
