@@ -25,7 +25,7 @@ REASONS: Mapping[str, str] = {
     "archival": "there is no archival",
     "replication": "this is a single cluster without replication",
     "rates": "request rates are not limited; what one caller may hold or request at a time is",
-    "database": "the database is used in another way; flags configure the pool (--database-pool-max)",
+    "database": "the database is used in another way, with a connection pool of fixed size",
     "shards": "there are no shards with task queues: background work is found by scanning ranges of rows",
     "caches": "caches are bounded in another way, and correctness does not depend on them",
     "membership": "processes find each other in the database",
