@@ -50,6 +50,11 @@ class Yard:
         return ids
 
     async def begin(self, job_id: str = "job", **fields: Any) -> None:
+        """Start a job and wait until it begins."""
+        await self.start(job_id, **fields)
+        await self.backend.clock.advance(worker.GRACE_S)
+
+    async def start(self, job_id: str = "job", **fields: Any) -> None:
         await self.call("StartBatchOperation", job_id=job_id, reason="why", **{"visibility_query": ALL, **fields})
 
     async def job(self, job_id: str = "job") -> Any:
@@ -141,6 +146,20 @@ async def test_a_stopped_job_does_no_more(yard: Yard) -> None:
     left = await yard.call("CountWorkflowExecutions", query=f"{ALL} AND ExecutionStatus = 'Running'")
     assert left.count == 70
     assert await yard.backend.store.read_queue(worker.OPEN_JOBS, 0, 10) == []
+
+
+@pytest.mark.parametrize("matching", [0, 10])
+async def test_a_job_that_is_stopped_at_once_does_nothing(yard: Yard, matching: int) -> None:
+    """However little there is to do: it has not ended when the request to stop it arrives."""
+    await yard.workflows(matching)
+    await yard.start(termination_operation={})
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    await yard.call("StopBatchOperation", job_id="job", reason="a mistake", identity="me")
+    await yard.later(20)
+    assert (await yard.job()).state == FAILED
+    left = await yard.call("CountWorkflowExecutions", query=f"{ALL} AND ExecutionStatus = 'Running'")
+    assert left.count == matching
 
 
 async def test_in_a_function_a_job_goes_on_in_turns(yard: Yard) -> None:

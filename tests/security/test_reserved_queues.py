@@ -17,6 +17,7 @@ from tests.security.town import QUEUE, SPECS, Town, town
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.task_queues import internal_fault, is_internal
+from whistlestop.frontend.batch import worker
 from whistlestop.frontend.doors import nexus
 from whistlestop.frontend.doors.answer import HttpRequest
 from whistlestop.frontend.registry import Access
@@ -180,6 +181,8 @@ async def test_the_servers_own_activities_are_not_answered_by_their_ids(place: T
         "StartBatchOperation", "victim", job_id="j", reason="why", termination_operation={},
         visibility_query="WorkflowType = 'T'",
     )  # fmt: skip
+    await asyncio.sleep(0)
+    await place.clock.advance(worker.GRACE_S)
     while not (pending := await _pending(place)):  # noqa: ASYNC110 - the clock stands still
         await asyncio.sleep(0)
     before = await place.stored()

@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 OPEN_JOBS = "batch-jobs"
 PAGE = 50
 """Executions between two heartbeats: at the default rate one second's work, well within the heartbeat timeout."""
+GRACE_S = 0.1
+"""Seconds between the start of a job and its first operation, in which a job started by mistake can be stopped."""
 _IDENTITY = "temporal-batcher"
 _ACTIVITY = "BatchActivityWithProtobuf"
 _HEARTBEAT_TIMEOUT_S = 10
@@ -107,7 +109,7 @@ def _job(message: QueueMessage, seen_ns: int) -> Job:
 async def begin(frontend: Frontend, job: Job, *, can_hold: bool) -> None:
     """Work on a job that was just started: in the background if possible, else for a limited time at once."""
     if can_hold:
-        frontend.begin(_drive(frontend, job))
+        frontend.begin(_drive_soon(frontend, job))
     else:
         await _turn(frontend, job)
 
@@ -152,6 +154,12 @@ async def _sweep(frontend: Frontend) -> None:
         await frontend.clock.sleep(_SWEEP_S)
 
     await loop.run(turn)
+
+
+async def _drive_soon(frontend: Frontend, job: Job) -> None:
+    """Leave time to stop the job, then work on it."""
+    await frontend.clock.sleep(GRACE_S)
+    await _drive(frontend, job)
 
 
 async def _drive(frontend: Frontend, job: Job) -> None:
