@@ -187,6 +187,34 @@ def test_a_spec_in_which_everything_is_excluded_is_given_up() -> None:
         times.next_after(0)
 
 
+DAY_LONG = {"second": [{"end": 59}], "minute": [{"end": 59}], "hour": [{"end": 23}]}
+EVERY_DAY = {
+    **DAY_LONG, "day_of_month": [{"start": 1, "end": 31}], "month": [{"start": 1, "end": 12}], "day_of_week": [{"end": 6}],
+}  # fmt: skip
+
+
+def test_what_is_excluded_for_ever_is_given_up_at_once() -> None:
+    """A spec whose exclusion mirrors its calendar took seconds of the event loop."""
+    times = compiled(structured_calendar=[EVERY_DAY], exclude_structured_calendar=[EVERY_DAY])
+    looks = spec.Looks(times)
+    before = looks.left
+    with pytest.raises(spec.TooManyExclusions):
+        times.next_of(second_of("2025-01-01T00:00:00") * SECOND_NS, looks)
+    assert looks.left == before - 1
+    assert times.is_long
+
+
+def test_days_that_are_excluded_in_a_row_are_skipped_together() -> None:
+    summer = {**EVERY_DAY, "month": [{"start": 6, "end": 8}]}
+    times = compiled(structured_calendar=[EVERY_DAY], exclude_structured_calendar=[summer])
+    looks = spec.Looks(times)
+    before = looks.left
+    following = times.next_of(second_of("2025-05-31T23:59:59") * SECOND_NS, looks)
+    assert following is not None
+    assert following.nominal_ns == second_of("2025-09-01T00:00:00") * SECOND_NS
+    assert before - looks.left == 2
+
+
 @pytest.mark.parametrize(
     ("field", "text", "expected"),
     [

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 
 _DAY = timedelta(days=1)
+_AFTER_THE_LAST = date(MAX_YEAR + 1, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,16 @@ class Calendar:
         local = datetime.fromtimestamp(second, self.zone)
         if len(self.hours) < 24:
             return second + 3600 - local.minute * 60 - local.second if _is_steady(second, self.zone) else second + 1
-        return max(_start(local.date() + _DAY, self.zone), second + 1)
+        day = local.date() + _DAY
+        if self._has_every_day:
+            day = _AFTER_THE_LAST
+        while day < _AFTER_THE_LAST and self._has_day(day):
+            day += _DAY
+        return max(_start(day, self.zone), second + 1)
+
+    @property
+    def _has_every_day(self) -> bool:
+        return not self.years and len(self.months) >= 12 and len(self.days) >= 31 and len(self.weekdays) >= 7
 
     def _has_day(self, day: date) -> bool:
         return (

@@ -71,8 +71,11 @@ class CompiledSpec:
 
     @property
     def is_long(self) -> bool:
-        """Whether there are so many calendars that times should not be computed within one turn of an event loop."""
-        return len(self.calendars) + len(self.intervals) + len(self.exclusions) > 10
+        """Whether computing times may take too long for one turn of an event loop.
+
+        It may with many calendars, and with any exclusion: thousands of times can be excluded in a row.
+        """
+        return bool(self.exclusions) or len(self.calendars) + len(self.intervals) > 10
 
     def next_after(self, after_ns: int) -> Next | None:
         """Return the first time (before jitter) later than `after_ns`; None after the last. Raise TooManyExclusions."""
@@ -89,6 +92,8 @@ class CompiledSpec:
             free = self._free_from(nominal)
             if free == nominal:
                 return self._jittered(nominal)
+            if free >= _END_S:
+                raise TooManyExclusions
             after = free - 1
         raise TooManyExclusions
 
