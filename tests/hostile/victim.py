@@ -74,8 +74,9 @@ async def main() -> None:
     if len(sys.argv) > 1:
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[1])))
     events.Handle._run = _measured  # type: ignore[method-assign,assignment]
-    gc.freeze()
     async with Server(ServerConfig(port=0, http_port=0, metrics_port=0, auth=AuthConfig(DOCUMENT))) as server:
+        await server.started()
+        gc.freeze()
         ports = {"grpc": server.port, "http": server.http_port, "metrics": server.metrics_port}
         print(json.dumps(ports), flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):

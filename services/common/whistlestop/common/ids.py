@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import uuid
 from typing import Protocol
 
 
@@ -61,7 +60,8 @@ class CountedIds:
 
     def uuid(self) -> str:
         self._n += 1
-        return str(uuid.UUID(int=self._n))
+        digits = f"{self._n:032x}"
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
     def task_id(self, now_ns: int) -> int:
         self._n += 1

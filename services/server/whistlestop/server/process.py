@@ -13,9 +13,9 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 import socket
 import time
-import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -80,7 +80,7 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
-        self.host_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.host_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self.port = 0
         self.http_port = 0
         self.metrics_port = 0

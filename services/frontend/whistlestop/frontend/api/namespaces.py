@@ -5,7 +5,6 @@ These read the store, not the cache, and write by compare-and-set on the namespa
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -64,7 +63,7 @@ async def register_namespace(
         raise _exists(request.namespace)
     _check_clusters([request.active_cluster_name, *(each.cluster_name for each in request.clusters)], config)
     data = new_namespace(
-        str(uuid.UUID(frontend.ids.uuid())), request.namespace, config,
+        frontend.ids.uuid(), request.namespace, config,
         retention_s=request.workflow_execution_retention_period.seconds,
     )
     data.config.workflow_execution_retention_ttl.nanos = request.workflow_execution_retention_period.nanos
@@ -127,6 +126,8 @@ async def describe_namespace(
     if request.id and request.namespace:
         raise invalid_argument("GetNamespace operation failed. Both ID and Name specified in request.")
     if request.id:
+        import uuid  # SDKs ask by name, at the start of a server, and what `uuid` imports takes a millisecond
+
         try:
             uuid.UUID(request.id)
         except ValueError:
