@@ -26,7 +26,7 @@ help:
 	@echo "make long   parity's scenarios on the real server; fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200); LONG_LOSSES (5000) of power;"
 	@echo "            LONG_FAILOVERS (20) of a cluster (root gets etcd, Patroni and Postgres from Debian); LONG_MUTANTS (500) each"
 	@echo "make record-parity   record what the real server answers to the scenarios of tests/parity"
-	@echo "make lint   ruff, mypy strict, import contracts"
+	@echo "make lint   ruff (rules and format), mypy strict, import contracts"
 	@echo "make check  lint and all tests, as CI runs them"
 	@echo "make lock   pin what pyproject.toml asks for in infra/locks, with hashes (LOCK_ARGS=--upgrade: the newest versions)"
 	@echo "make proto  generate *_pb2.py from our .proto files"
@@ -88,6 +88,7 @@ long: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 

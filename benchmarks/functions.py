@@ -224,9 +224,10 @@ async def workflows(count: int) -> list[Measured]:
     found = []
     for mode, wake_queue in (("pulled", ""), ("pulled, woken", "auto")):
         for together, instances in INSTANCES.items():
-            async with postgres.migrated_database() as url, built(
-                url, wake_queue=wake_queue, instances=instances
-            ) as line:
+            async with (
+                postgres.migrated_database() as url,
+                built(url, wake_queue=wake_queue, instances=instances) as line,
+            ):
                 client = await Client.connect(line.bridge.address)
                 async with Worker(
                     client, task_queue=QUEUE, workflows=[Echo, Nap, programs.Order, programs.Parcel],

@@ -76,7 +76,9 @@ def _started(command: list[str]) -> subprocess.Popen[str]:
 
 def _user(host: object) -> str:
     """Who may reach the socket of the server: PgBouncer does not run as root."""
-    return pwd.getpwuid(Path(host).stat().st_uid).pw_name if isinstance(host, str) and host.startswith("/") else "nobody"
+    return (
+        pwd.getpwuid(Path(host).stat().st_uid).pw_name if isinstance(host, str) and host.startswith("/") else "nobody"
+    )
 
 
 async def _until_open(port: int, process: subprocess.Popen[str]) -> None:

@@ -54,6 +54,7 @@ def call(url: str, method: str, timeout_s: float = 10, **fields: Any) -> Any:
 
 def to_payloads(*values: Any) -> dict[str, Any]:
     """Encode values as Temporal payloads: bytes with their encoding. In JSON, bytes are base64."""
+
     def encoded(data: bytes) -> str:
         return base64.b64encode(data).decode()
 
@@ -68,6 +69,7 @@ def from_payloads(payloads: dict[str, Any]) -> list[Any]:
 
 def work(url: str, task: dict[str, Any]) -> None:
     """Run an activity and report its outcome."""
+
     def heartbeat(*details: Any) -> None:
         beat = call(url, "RecordActivityTaskHeartbeat", taskToken=task["taskToken"], details=to_payloads(*details))
         if beat.get("cancelRequested"):

@@ -62,7 +62,8 @@ def _starts() -> dict[str, dict[str, Any]]:
         "negative attempts": {"maximumAttempts": -1},
         "bad timeout type": {"nonRetryableErrorTypes": ["TemporalTimeout:Nope"]},
         "good timeout type but negative attempts": {
-            "nonRetryableErrorTypes": ["TemporalTimeout:StartToClose"], "maximumAttempts": -1,
+            "nonRetryableErrorTypes": ["TemporalTimeout:StartToClose"],
+            "maximumAttempts": -1,
         },
     }
     changes: dict[str, dict[str, Any]] = {
@@ -95,9 +96,7 @@ def _starts() -> dict[str, dict[str, Any]]:
             "searchAttributes": {"indexedFields": {"TemporalWorkerDeployment": _attribute("x")}}
         },
         "search attribute of another type": {"searchAttributes": {"indexedFields": {"CustomInt": _attribute("x")}}},
-        "large search attribute": {
-            "searchAttributes": {"indexedFields": {"CustomKeyword": _attribute("x" * 2100)}}
-        },
+        "large search attribute": {"searchAttributes": {"indexedFields": {"CustomKeyword": _attribute("x" * 2100)}}},
         "negative priority": {"priority": {"priorityKey": -1}},
         "long fairness key": {"priority": {"fairnessKey": "k" * 65}},
         "negative fairness weight": {"priority": {"fairnessWeight": -1}},
@@ -147,7 +146,8 @@ def _requests() -> dict[str, tuple[str, dict[str, Any]]]:
     found["signal with start: no signal name"] = ("SignalWithStartWorkflowExecution", {**_START})
     found["signal with start: long signal name"] = ("SignalWithStartWorkflowExecution", {**_START, "signalName": LONG})
     found["signal with start: conflict policy fail"] = (
-        "SignalWithStartWorkflowExecution", {**_START, "signalName": "s", "workflowIdConflictPolicy": 1},
+        "SignalWithStartWorkflowExecution",
+        {**_START, "signalName": "s", "workflowIdConflictPolicy": 1},
     )
     found.update(_on_executions())
     found.update(_updates())
@@ -164,7 +164,11 @@ def _on_executions() -> dict[str, tuple[str, dict[str, Any]]]:
         ("TerminateWorkflowExecution", "workflowExecution", {}),
         ("DeleteWorkflowExecution", "workflowExecution", {}),
         ("ResetWorkflowExecution", "workflowExecution", {"requestId": "r"}),
-        ("UpdateWorkflowExecution", "workflowExecution", {"request": {"meta": {"updateId": "u"}, "input": {"name": "n"}}}),
+        (
+            "UpdateWorkflowExecution",
+            "workflowExecution",
+            {"request": {"meta": {"updateId": "u"}, "input": {"name": "n"}}},
+        ),
         ("DescribeWorkflowExecution", "execution", {}),
         ("QueryWorkflow", "execution", {"query": {"queryType": "t"}}),
         ("GetWorkflowExecutionHistory", "execution", {}),
@@ -178,22 +182,27 @@ def _on_executions() -> dict[str, tuple[str, dict[str, Any]]]:
     found["SignalWorkflowExecution: no name"] = ("SignalWorkflowExecution", signal)
     found["SignalWorkflowExecution: long name"] = ("SignalWorkflowExecution", {**signal, "signalName": LONG})
     found["SignalWorkflowExecution: long request id"] = (
-        "SignalWorkflowExecution", {**signal, "signalName": "s", "requestId": LONG},
+        "SignalWorkflowExecution",
+        {**signal, "signalName": "s", "requestId": LONG},
     )
     found["SignalWorkflowExecution: large input"] = (
-        "SignalWorkflowExecution", {**signal, "signalName": "s", "input": _payloads(BIG)},
+        "SignalWorkflowExecution",
+        {**signal, "signalName": "s", "input": _payloads(BIG)},
     )
     found["ResetWorkflowExecution: no request id"] = ("ResetWorkflowExecution", {"workflowExecution": _EXECUTION})
     found["ResetWorkflowExecution: long request id"] = (
-        "ResetWorkflowExecution", {"workflowExecution": _EXECUTION, "requestId": LONG},
+        "ResetWorkflowExecution",
+        {"workflowExecution": _EXECUTION, "requestId": LONG},
     )
     found["ResetWorkflowExecution: bad reapply type"] = (
-        "ResetWorkflowExecution", {"workflowExecution": _EXECUTION, "requestId": "r", "resetReapplyType": 77},
+        "ResetWorkflowExecution",
+        {"workflowExecution": _EXECUTION, "requestId": "r", "resetReapplyType": 77},
     )
     found["QueryWorkflow: no query"] = ("QueryWorkflow", {"execution": _EXECUTION})
     found["QueryWorkflow: no type"] = ("QueryWorkflow", {"execution": _EXECUTION, "query": {}})
     found["QueryWorkflow: large arguments"] = (
-        "QueryWorkflow", {"execution": _EXECUTION, "query": {"queryType": "t", "queryArgs": _payloads(BIG)}},
+        "QueryWorkflow",
+        {"execution": _EXECUTION, "query": {"queryType": "t", "queryArgs": _payloads(BIG)}},
     )
     return found
 
@@ -208,7 +217,8 @@ def _updates() -> dict[str, tuple[str, dict[str, Any]]]:
         "update: no input": ("UpdateWorkflowExecution", {**execution, "request": {"meta": {}}}),
         "update: no name": ("UpdateWorkflowExecution", {**execution, "request": {"meta": {}, "input": {}}}),
         "update: wait for admitted": (
-            "UpdateWorkflowExecution", {**execution, "request": good, "waitPolicy": {"lifecycleStage": 1}},
+            "UpdateWorkflowExecution",
+            {**execution, "request": good, "waitPolicy": {"lifecycleStage": 1}},
         ),
         "poll update: no ref": ("PollWorkflowExecutionUpdate", {}),
         "poll update: no workflow id": ("PollWorkflowExecutionUpdate", {"updateRef": {}}),
@@ -219,11 +229,14 @@ def _updates() -> dict[str, tuple[str, dict[str, Any]]]:
         "options: no workflow id": ("UpdateWorkflowExecutionOptions", {}),
         "options: no mask": ("UpdateWorkflowExecutionOptions", {"workflowExecution": _EXECUTION}),
         "options: no options": (
-            "UpdateWorkflowExecutionOptions", {"workflowExecution": _EXECUTION, "updateMask": "priority"},
+            "UpdateWorkflowExecutionOptions",
+            {"workflowExecution": _EXECUTION, "updateMask": "priority"},
         ),
     }
     start = {"startWorkflow": {**_START, "namespace": "default"}}
-    update = {"updateWorkflow": {"namespace": "default", "workflowExecution": {"workflowId": "refused"}, "request": good}}
+    update = {
+        "updateWorkflow": {"namespace": "default", "workflowExecution": {"workflowId": "refused"}, "request": good}
+    }
     operations: dict[str, list[dict[str, Any]]] = {
         "nothing": [],
         "start alone": [start],
@@ -237,13 +250,22 @@ def _updates() -> dict[str, tuple[str, dict[str, Any]]]:
         "other workflow": [start, {"updateWorkflow": {"workflowExecution": {"workflowId": "b"}, "request": good}}],
         "bad update": [start, {"updateWorkflow": {"workflowExecution": {"workflowId": "refused"}}}],
         "update with a run": [
-            start, {"updateWorkflow": {"workflowExecution": {"workflowId": "refused", "runId": RUN}, "request": good}},
+            start,
+            {"updateWorkflow": {"workflowExecution": {"workflowId": "refused", "runId": RUN}, "request": good}},
         ],
-        "update with a first run": [start, {"updateWorkflow": {
-            "workflowExecution": {"workflowId": "refused"}, "firstExecutionRunId": RUN, "request": good,
-        }}],
+        "update with a first run": [
+            start,
+            {
+                "updateWorkflow": {
+                    "workflowExecution": {"workflowId": "refused"},
+                    "firstExecutionRunId": RUN,
+                    "request": good,
+                }
+            },
+        ],
         "both bad": [
-            {"startWorkflow": {"workflowId": "refused"}}, {"updateWorkflow": {"workflowExecution": _EXECUTION}},
+            {"startWorkflow": {"workflowId": "refused"}},
+            {"updateWorkflow": {"workflowExecution": _EXECUTION}},
         ],
     }
     for name, each in operations.items():
@@ -254,15 +276,21 @@ def _updates() -> dict[str, tuple[str, dict[str, Any]]]:
 def _activities_by_id() -> dict[str, tuple[str, dict[str, Any]]]:
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for method in (
-        "RecordActivityTaskHeartbeatById", "RespondActivityTaskCompletedById", "RespondActivityTaskFailedById",
+        "RecordActivityTaskHeartbeatById",
+        "RespondActivityTaskCompletedById",
+        "RespondActivityTaskFailedById",
         "RespondActivityTaskCanceledById",
     ):
         found[f"{method}: no activity id"] = (method, {"workflowId": "w"})
         if method != "RecordActivityTaskHeartbeatById":
             found[f"{method}: long identity"] = (method, {"workflowId": "w", "activityId": "a", "identity": LONG})
     for method in (
-        "RespondWorkflowTaskCompleted", "RespondWorkflowTaskFailed", "RespondActivityTaskCompleted",
-        "RespondActivityTaskFailed", "RespondActivityTaskCanceled", "RecordActivityTaskHeartbeat",
+        "RespondWorkflowTaskCompleted",
+        "RespondWorkflowTaskFailed",
+        "RespondActivityTaskCompleted",
+        "RespondActivityTaskFailed",
+        "RespondActivityTaskCanceled",
+        "RecordActivityTaskHeartbeat",
         "RespondQueryTaskCompleted",
     ):
         found[f"{method}: garbage token"] = (method, {"taskToken": "/////w=="})
@@ -281,33 +309,43 @@ def _task_queues() -> dict[str, tuple[str, dict[str, Any]]]:
         found[f"{method}: long identity"] = (method, {**queue, "identity": LONG})
         found[f"{method}: half a deployment"] = (method, {**queue, "deploymentOptions": versioned})
         for what, deployment, build in (
-            ("dot in the name", "a.b", "x"), ("colon in the name", "a:b", "x"), ("reserved name", "__a", "x"),
-            ("reserved build", "a", "__x"), ("long build", "a", "x" * 600), ("long name", "a" * 600, "x"),
+            ("dot in the name", "a.b", "x"),
+            ("colon in the name", "a:b", "x"),
+            ("reserved name", "__a", "x"),
+            ("reserved build", "a", "__x"),
+            ("long build", "a", "x" * 600),
+            ("long name", "a" * 600, "x"),
         ):
             found[f"{method}: deployment with {what}"] = (
-                method, {**queue, "deploymentOptions": {**versioned, "deploymentName": deployment, "buildId": build}},
+                method,
+                {**queue, "deploymentOptions": {**versioned, "deploymentName": deployment, "buildId": build}},
             )
         found[f"{method}: long build id"] = (method, {**queue, "workerVersionCapabilities": {"buildId": "x" * 300}})
         found[f"{method}: versioned without build id"] = (
-            method, {**queue, "workerVersionCapabilities": {"useVersioning": True}},
+            method,
+            {**queue, "workerVersionCapabilities": {"useVersioning": True}},
         )
         found[f"{method}: sticky without normal name"] = (
-            method, {"taskQueue": {"name": "q", "kind": 2}, "deploymentOptions": {}},
+            method,
+            {"taskQueue": {"name": "q", "kind": 2}, "deploymentOptions": {}},
         )
     found["DescribeTaskQueue: no task queue"] = ("DescribeTaskQueue", {})
     found["DescribeTaskQueue: long name"] = ("DescribeTaskQueue", {"taskQueue": {"name": LONG}})
     found["DescribeTaskQueue: enhanced on sticky"] = (
-        "DescribeTaskQueue", {"taskQueue": {"name": "q", "kind": 2}, "apiMode": 1},
+        "DescribeTaskQueue",
+        {"taskQueue": {"name": "q", "kind": 2}, "apiMode": 1},
     )
     found["ListTaskQueuePartitions: no task queue"] = ("ListTaskQueuePartitions", {})
     rate = {"rateLimit": {"requestsPerSecond": -1}}
     for kind in (1, 2):
         found[f"UpdateTaskQueueConfig: negative rate, type {kind}"] = (
-            "UpdateTaskQueueConfig", {"taskQueue": "q", "taskQueueType": kind, "updateQueueRateLimit": rate},
+            "UpdateTaskQueueConfig",
+            {"taskQueue": "q", "taskQueueType": kind, "updateQueueRateLimit": rate},
         )
     found["UpdateTaskQueueConfig: long identity"] = ("UpdateTaskQueueConfig", {"taskQueue": "q", "identity": LONG})
     found["UpdateTaskQueueConfig: bad weight"] = (
-        "UpdateTaskQueueConfig", {"taskQueue": "q", "setFairnessWeightOverrides": {"k": -1}},
+        "UpdateTaskQueueConfig",
+        {"taskQueue": "q", "setFairnessWeightOverrides": {"k": -1}},
     )
     return found
 
@@ -365,7 +403,8 @@ def _record(address: str) -> None:
     ask(
         "temporal.api.operatorservice.v1.OperatorService/AddSearchAttributes",
         operator_pb.AddSearchAttributesRequest(
-            namespace="default", search_attributes={"CustomInt": 3, "CustomKeyword": 2}  # type: ignore[dict-item]
+            namespace="default",
+            search_attributes={"CustomInt": 3, "CustomKeyword": 2},  # type: ignore[dict-item]
         ),
     )
     recorded = {name: ask(full_name, request) for name, (full_name, request) in cases().items()}

@@ -206,9 +206,7 @@ async def test_who_is_refused_is_not_told_whether_the_namespace_exists(world: Wo
     for caller in ("reader", "nobody"):
         assert await refused(world, f"{WORKFLOW_SERVICE}/DescribeWorkflowExecution", request, as_caller(caller))
     with pytest.raises(ServiceError) as told:
-        await world.frontend.call(
-            f"{WORKFLOW_SERVICE}/DescribeWorkflowExecution", request, as_caller("overseer")
-        )
+        await world.frontend.call(f"{WORKFLOW_SERVICE}/DescribeWorkflowExecution", request, as_caller("overseer"))
     assert told.value.code is Code.NOT_FOUND
 
 
@@ -266,7 +264,10 @@ async def test_a_list_of_namespaces_shows_those_of_the_caller(world: World) -> N
 async def test_a_key_behind_a_signature(world: World) -> None:
     """AWS's signature takes the usual header; then the key stands in another one, which wins."""
     headers = {"authorization": "AWS4-HMAC-SHA256 Credential=x", BEHIND_A_SIGNATURE: f"bearer {SECRETS['reader']}"}
-    name, request = f"{WORKFLOW_SERVICE}/CountWorkflowExecutions", service_pb.CountWorkflowExecutionsRequest(namespace="default")
+    name, request = (
+        f"{WORKFLOW_SERVICE}/CountWorkflowExecutions",
+        service_pb.CountWorkflowExecutionsRequest(namespace="default"),
+    )
     assert not await refused(world, name, request, CallContext(headers=headers))
     wrong = {"authorization": f"Bearer {SECRETS['reader']}", BEHIND_A_SIGNATURE: "Bearer wsk_wrong"}
     assert await refused(world, name, request, CallContext(headers=wrong))
@@ -276,7 +277,9 @@ async def test_with_nothing_configured_nobody_may(world: World) -> None:
     closed = guarded(world, AuthConfig())
     name, request = f"{WORKFLOW_SERVICE}/ListNamespaces", service_pb.ListNamespacesRequest()
     assert await refused(closed, name, request, as_caller("operator"))
-    assert not await refused(closed, f"{WORKFLOW_SERVICE}/GetSystemInfo", service_pb.GetSystemInfoRequest(), CallContext())
+    assert not await refused(
+        closed, f"{WORKFLOW_SERVICE}/GetSystemInfo", service_pb.GetSystemInfoRequest(), CallContext()
+    )
 
 
 async def test_the_server_asks_nobody_for_what_it_does_itself(world: World) -> None:
@@ -309,7 +312,9 @@ async def test_strangers_are_refused_at_the_head(world: World, path: str, creden
     assert (status, read) == (403, 0)
 
 
-@pytest.mark.parametrize("path", ["/", "/no/such/path", "/api/v1/nothing", f"/{WORKFLOW_SERVICE}/Nothing", "/nexus", "/x/nexus"])
+@pytest.mark.parametrize(
+    "path", ["/", "/no/such/path", "/api/v1/nothing", f"/{WORKFLOW_SERVICE}/Nothing", "/nexus", "/x/nexus"]
+)
 async def test_paths_that_do_not_exist_are_refused_at_the_head(world: World, path: str) -> None:
     """Even of known callers."""
     headers = {"authorization": f"Bearer {SECRETS['writer']}", "content-type": "application/json"}
@@ -482,7 +487,9 @@ async def test_keys_that_aws_keeps() -> None:
 def test_the_place_of_keys_tells_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.write_text(DOCUMENT)
-    kinds = [type(source_of(place, FakeClock())).__name__ for place in (DOCUMENT, "ssm:/x", "secretsmanager:x", str(path))]
+    kinds = [
+        type(source_of(place, FakeClock())).__name__ for place in (DOCUMENT, "ssm:/x", "secretsmanager:x", str(path))
+    ]
     assert kinds == ["FixedKeys", "KeptByAws", "KeptByAws", "FileKeys"]
 
 
@@ -501,12 +508,19 @@ def test_a_function_is_closed_unless_told_otherwise() -> None:
 def test_the_environment_names_the_issuer() -> None:
     environ = {"WHISTLESTOP_JWT_JWKS_URL": "https://x/jwks", "WHISTLESTOP_JWT_AUDIENCE": "a"}
     assert of_settings(read(CallerSettings, environ)).jwt == JwtConfig("https://x/jwks", audience="a")
-    assert "a-secret-of-thirty-two-bytes-or-more" not in repr(AuthConfig(jwt=JwtConfig(key="a-secret-of-thirty-two-bytes-or-more")))
+    assert "a-secret-of-thirty-two-bytes-or-more" not in repr(
+        AuthConfig(jwt=JwtConfig(key="a-secret-of-thirty-two-bytes-or-more"))
+    )
 
 
 @pytest.mark.parametrize(
     ("jwks_url", "key", "words"),
-    [("", "", "JWKS URL or one key"), ("https://x", "k" * 32, "not both"), ("ftp://x", "", "begin with"), ("", "short", "32 bytes")],
+    [
+        ("", "", "JWKS URL or one key"),
+        ("https://x", "k" * 32, "not both"),
+        ("ftp://x", "", "begin with"),
+        ("", "short", "32 bytes"),
+    ],
 )
 def test_an_issuer_that_makes_no_sense(jwks_url: str, key: str, words: str) -> None:
     with pytest.raises(BadAuth, match=words):
@@ -519,7 +533,9 @@ async def test_logs_name_the_caller_and_no_secret(world: World, caplog: pytest.L
     assert await refused(world, f"{WORKFLOW_SERVICE}/StartWorkflowExecution", request, as_caller("reader"))
     stranger = new_key()
     assert await refused(
-        world, f"{WORKFLOW_SERVICE}/StartWorkflowExecution", request,
+        world,
+        f"{WORKFLOW_SERVICE}/StartWorkflowExecution",
+        request,
         CallContext(headers={"authorization": f"Bearer {stranger}"}),
     )
     assert "key reader may not call StartWorkflowExecution" in caplog.text

@@ -112,10 +112,10 @@ async def test_a_workflow_is_served_by_the_example(server: Server) -> None:
         async for event in unwanted.fetch_history_events(wait_new_event=True):
             if event.HasField("activity_task_scheduled_event_attributes"):
                 break
-        while not (  # noqa: ASYNC110 - what is watched has no event
-            await unwanted.describe()
-        ).raw_description.pending_activities[0].HasField("heartbeat_details"):
+        described = await unwanted.describe()
+        while not described.raw_description.pending_activities[0].HasField("heartbeat_details"):
             await asyncio.sleep(0.02)
+            described = await unwanted.describe()
         await unwanted.cancel()
         with pytest.raises(WorkflowFailureError) as cancelled:
             await unwanted.result()

@@ -151,7 +151,9 @@ async def test_a_certificate_may_be_granted_what_a_key_is(setting: Setting) -> N
 async def _raw(server: Server, context: ssl.SSLContext, *lines: str) -> bytes:
     """The first line of an answer to a request that no client library would make."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port, ssl=context)
-    writer.write("\r\n".join((*lines, "host: x", "content-type: application/json", "content-length: 2", "", "{}")).encode())
+    writer.write(
+        "\r\n".join((*lines, "host: x", "content-type: application/json", "content-length: 2", "", "{}")).encode()
+    )
     try:
         async with asyncio.timeout(PATIENCE_S):
             return await reader.readline()

@@ -45,7 +45,9 @@ def jwks(**keys: Any) -> str:
     """A JWKS document of RSA and EC keys by their ids."""
     entries = []
     for key_id, key in keys.items():
-        algorithm: Any = jwt.algorithms.RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else jwt.algorithms.ECAlgorithm
+        algorithm: Any = (
+            jwt.algorithms.RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else jwt.algorithms.ECAlgorithm
+        )
         entries.append({**json.loads(algorithm.to_jwk(key.public_key())), "kid": key_id, "use": "sig"})
     return json.dumps({"keys": entries})
 
@@ -68,7 +70,9 @@ class Issuer:
     def token(self, key: Any = RSA, algorithm: str = "RS256", kid: str | None = "one", **claims: Any) -> str:
         payload = {"sub": "ann", "permissions": ["default:read"], "exp": self.now_s(600), **claims}
         return jwt.encode(
-            {name: value for name, value in payload.items() if value is not None}, key, algorithm,
+            {name: value for name, value in payload.items() if value is not None},
+            key,
+            algorithm,
             headers=None if kid is None else {"kid": kid},
         )
 

@@ -167,7 +167,11 @@ async def test_in_a_function_a_job_goes_on_in_turns(yard: Yard) -> None:
     await yard.workflows(400)
     frontend = yard.backend.processes[0].frontend
     request = rr.StartBatchOperationRequest(
-        namespace=NAMESPACE, job_id="job", reason="why", visibility_query=ALL, termination_operation=BatchOperationTermination()
+        namespace=NAMESPACE,
+        job_id="job",
+        reason="why",
+        visibility_query=ALL,
+        termination_operation=BatchOperationTermination(),
     )
     start = frontend.call(f"{WORKFLOW_SERVICE}/StartBatchOperation", request, CallContext(can_hold=False))
     starting = asyncio.ensure_future(start)
@@ -188,9 +192,7 @@ async def test_what_cannot_be_done_is_counted(yard: Yard) -> None:
     """A workflow without a completed task can be reset; one whose event is wrong can't; one that is gone is no failure."""
     await yard.workflows(2)
     executions = [{"workflow_id": "w000"}, {"workflow_id": "w001"}, {"workflow_id": "nobody"}]
-    await yard.begin(
-        visibility_query="", executions=executions, reset_operation={"options": {"workflow_task_id": 77}}
-    )
+    await yard.begin(visibility_query="", executions=executions, reset_operation={"options": {"workflow_task_id": 77}})
     await yard.later(1)
     assert await yard.counts() == (COMPLETED, 3, 1, 2)
 

@@ -101,25 +101,36 @@ async def test_no_page_of_another_site_is_served(server: Server) -> None:
 async def test_programs_and_pages_of_ours_are(server: Server, headers: dict[str, str]) -> None:
     async with client(server.http_port) as http:
         assert (await http.post(ENDPOINTS["json"], content=START, headers=headers)).status_code == 200
-        assert (await http.post(ENDPOINTS["connect"], content=START.replace('"w"', '"v"'), headers=headers)).status_code == 200
+        assert (
+            await http.post(ENDPOINTS["connect"], content=START.replace('"w"', '"v"'), headers=headers)
+        ).status_code == 200
 
 
 async def test_nexus_takes_contents_of_other_kinds(server: Server) -> None:
     """But for the three that any page may send."""
     async with client(server.http_port) as http:
         for kind in ("application/octet-stream", "application/x-protobuf", "image/png"):
-            answer = await http.post(ENDPOINTS["nexus"], content=b"x", headers={"content-type": kind, "request-timeout": "50ms"})
+            answer = await http.post(
+                ENDPOINTS["nexus"], content=b"x", headers={"content-type": kind, "request-timeout": "50ms"}
+            )
             assert answer.status_code == 520, answer.text
 
 
 async def test_an_origin_that_is_configured_may() -> None:
     """And no other; its pages can read answers, refusals among them."""
     ui = "https://ui.example.com"
-    async with Server(ServerConfig(port=0, metrics_port=None, drain_s=0.1, http_cors_origins=(ui,))) as server, client(server.http_port) as http:
+    async with (
+        Server(ServerConfig(port=0, metrics_port=None, drain_s=0.1, http_cors_origins=(ui,))) as server,
+        client(server.http_port) as http,
+    ):
         site = {"origin": ui, "sec-fetch-site": "cross-site"}
         asked = await http.options(
             ENDPOINTS["json"],
-            headers={**site, "access-control-request-method": "POST", "access-control-request-headers": "content-type, x-y"},
+            headers={
+                **site,
+                "access-control-request-method": "POST",
+                "access-control-request-headers": "content-type, x-y",
+            },
         )
         assert asked.status_code == 204
         assert asked.headers["access-control-allow-origin"] == ui
@@ -146,7 +157,10 @@ async def test_where_a_credential_is_asked_for_pages_have_none() -> None:
 async def test_hosts_can_be_named_as_with_temporal() -> None:
     """`frontend.httpAllowedHosts`, with its wording."""
     dynamic = DynamicConfig.parse(['frontend.httpAllowedHosts=["temporal.example.com:*"]'])
-    async with Server(ServerConfig(port=0, metrics_port=None, drain_s=0.1, dynamic=dynamic)) as server, client(server.http_port) as http:
+    async with (
+        Server(ServerConfig(port=0, metrics_port=None, drain_s=0.1, dynamic=dynamic)) as server,
+        client(server.http_port) as http,
+    ):
         good = await http.get("/api/v1/namespaces/default", headers={"host": "temporal.example.com:7243"})
         bad = await http.get("/api/v1/namespaces/default", headers={"host": "localhost"})
     assert (good.status_code, bad.status_code) == (200, 403)
@@ -160,7 +174,9 @@ def test_processes_behind_are_no_way_in() -> None:
     good = {**JSON, "host": "127.0.0.1:7244"}
     assert api.refusal("POST", "/history", good, "127.0.0.1") is None
     for attack, headers in ATTACKS.items():
-        refused = api.refusal("POST", "/history", {"host": "127.0.0.1:7244", "content-length": "2", **headers}, "127.0.0.1")
+        refused = api.refusal(
+            "POST", "/history", {"host": "127.0.0.1:7244", "content-length": "2", **headers}, "127.0.0.1"
+        )
         assert refused is not None, attack
 
 
@@ -177,7 +193,9 @@ def test_a_function_that_is_open_is_served_to_its_own_pages_alone(
         assert lambda_function.handler(attacked, _Context())["statusCode"] == 403
 
 
-@pytest.mark.parametrize("text", ["ui.example.com", "https://", "https://a/b", "ftp://a", "https://u@a", "*", "null", "https://a?b"])
+@pytest.mark.parametrize(
+    "text", ["ui.example.com", "https://", "https://a/b", "ftp://a", "https://u@a", "*", "null", "https://a?b"]
+)
 def test_what_is_no_origin_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected an origin"):
         origins_of([text])

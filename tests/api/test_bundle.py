@@ -13,7 +13,16 @@ before = set(sys.modules)
 import whistlestop.frontend.lambda_function
 print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - before})))
 """
-_UNWANTED = {"grpc", "boto3", "botocore", "pydantic", "uvicorn", "aws_lambda_powertools", "psycopg", "prometheus_client"}
+_UNWANTED = {
+    "grpc",
+    "boto3",
+    "botocore",
+    "pydantic",
+    "uvicorn",
+    "aws_lambda_powertools",
+    "psycopg",
+    "prometheus_client",
+}
 
 
 def test_import_brings_nothing_heavy() -> None:

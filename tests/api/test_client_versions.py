@@ -41,7 +41,9 @@ def _client(version: str, servers: str = "", name: str = "temporal-go") -> dict[
     ],
 )
 async def test_these_are_served(world: World, headers: dict[str, str]) -> None:
-    await world.frontend.call(f"{WORKFLOW_SERVICE}/GetSystemInfo", rr.GetSystemInfoRequest(), CallContext(headers=headers))
+    await world.frontend.call(
+        f"{WORKFLOW_SERVICE}/GetSystemInfo", rr.GetSystemInfoRequest(), CallContext(headers=headers)
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,9 +54,18 @@ async def test_these_are_served(world: World, headers: dict[str, str]) -> None:
         (_client("01.2.3"), 'Unable to parse client version: Major number must not contain leading zeroes "01"'),
         (_client("1.2.3-"), 'Unable to parse client version: Invalid character(s) found in prerelease ""'),
         (_client("9" * 10_000 + ".0.0"), "Unable to parse client version: a version has at most 256 characters"),
-        (_client("1.0.0", ">>1.0.0"), 'Unable to parse supported server versions: Could not parse comparator ">>" in ">>1.0.0"'),
-        (_client("1.0.0", "new"), 'Unable to parse supported server versions: Could not get version from string: "new"'),
-        (_client("1.0.0", "1.0.0 ||"), "Unable to parse supported server versions: an alternative of the range is empty"),
+        (
+            _client("1.0.0", ">>1.0.0"),
+            'Unable to parse supported server versions: Could not parse comparator ">>" in ">>1.0.0"',
+        ),
+        (
+            _client("1.0.0", "new"),
+            'Unable to parse supported server versions: Could not get version from string: "new"',
+        ),
+        (
+            _client("1.0.0", "1.0.0 ||"),
+            "Unable to parse supported server versions: an alternative of the range is empty",
+        ),
     ],
 )
 async def test_what_cannot_be_read_is_an_invalid_argument(world: World, headers: dict[str, str], message: str) -> None:
@@ -83,7 +94,9 @@ async def test_a_client_for_other_servers_is_told_which_server_this_is(world: Wo
     with pytest.raises(ServiceError) as refused:
         await world.call("GetSystemInfo", rr.GetSystemInfoRequest(), CallContext(headers=_client("1.0.0", servers)))
     assert refused.value.code is Code.FAILED_PRECONDITION
-    assert refused.value.message == f"Server version 1.32.0 is not supported. Client supports server versions: {servers}"
+    assert (
+        refused.value.message == f"Server version 1.32.0 is not supported. Client supports server versions: {servers}"
+    )
     assert refused.value.details == (
         details_pb.ServerVersionNotSupportedFailure(server_version="1.32.0", client_supported_server_versions=servers),
     )

@@ -52,7 +52,9 @@ async def test_an_encoded_reply_passes_through_unparsed(world: World) -> None:
     request.execution.workflow_id = "w"
     answer = await _post(world, "GetWorkflowExecutionHistory", request.SerializeToString(), _PROTO)
     assert answer.body == b"\x1a\x01t"
-    as_json = await _post(world, "GetWorkflowExecutionHistory", b'{"namespace":"default","execution":{"workflowId":"w"}}')
+    as_json = await _post(
+        world, "GetWorkflowExecutionHistory", b'{"namespace":"default","execution":{"workflowId":"w"}}'
+    )
     assert json.loads(as_json.body) == {"nextPageToken": "dA=="}
 
 

@@ -424,7 +424,6 @@ async def test_a_version_is_not_deleted_while_its_pollers_are_shown(site: Site) 
         await site.call("DeleteWorkerDeploymentVersion", deployment_version=_version("1"))
 
 
-
 # ---- what runs tell of their workers ----
 
 
@@ -453,7 +452,9 @@ async def test_a_worker_without_a_version_can_not_say_how_a_workflow_behaves(sit
     await site.start("w")
     task = await site.poll("")
     with pytest.raises(ServiceError, match="versioning behavior cannot be specified without") as refused:
-        await site.call("RespondWorkflowTaskCompleted", task_token=task.task_token, versioning_behavior=PINNED, **worker)
+        await site.call(
+            "RespondWorkflowTaskCompleted", task_token=task.task_token, versioning_behavior=PINNED, **worker
+        )
     assert refused.value.code is Code.INVALID_ARGUMENT
     await site.call("RespondWorkflowTaskCompleted", task_token=task.task_token)
 

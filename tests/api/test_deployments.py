@@ -253,7 +253,9 @@ async def test_a_version_goes_when_nobody_needs_it(site: Site) -> None:
     assert list(await site.statuses()) == ["2"]
 
 
-async def test_a_description_looks_once_for_all_versions_that_drain(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_description_looks_once_for_all_versions_that_drain(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As many versions as a deployment can have, one of them with a pinned workflow that is open."""
     for build_id in map(str, range(8)):
         await site.poll(build_id)
@@ -290,7 +292,10 @@ def _told(task: Any) -> bool:
 
 CONTINUE = {
     "command_type": 10,
-    "continue_as_new_workflow_execution_command_attributes": {"workflow_type": {"name": "T"}, "task_queue": {"name": "q"}},
+    "continue_as_new_workflow_execution_command_attributes": {
+        "workflow_type": {"name": "T"},
+        "task_queue": {"name": "q"},
+    },
 }
 
 

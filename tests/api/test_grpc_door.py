@@ -77,9 +77,7 @@ async def test_details_travel_in_the_trailing_metadata(world: World, caller: _Ca
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.ALREADY_EXISTS, "it runs")
     trailing: Any = caught.value.trailing_metadata()
     error = error_from_status(dict(trailing)["grpc-status-details-bin"])
-    assert error.details == (
-        details_pb.WorkflowExecutionAlreadyStartedFailure(start_request_id="r", run_id="run"),
-    )
+    assert error.details == (details_pb.WorkflowExecutionAlreadyStartedFailure(start_request_id="r", run_id="run"),)
 
 
 @pytest.mark.parametrize(
@@ -88,12 +86,21 @@ async def test_details_travel_in_the_trailing_metadata(world: World, caller: _Ca
         (f"{_SERVICE}/Foo", b"", ("UNIMPLEMENTED", f"unknown method Foo for service {_SERVICE[1:]}")),
         ("/a.b/C", b"", ("UNIMPLEMENTED", "unknown service a.b")),
         ("/foo", b"", ("UNIMPLEMENTED", 'malformed method name: "/foo"')),
-        (f"{_SERVICE}/StartWorkflowExecution", b"\xff\xff\xff",
-         ("INTERNAL", "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data")),
-        (f"{_SERVICE}/StartWorkflowExecution", b"\x0a\x02\xff\xfe",
-         ("INTERNAL", "grpc: error unmarshalling request: string field contains invalid UTF-8")),
-        (f"{_SERVICE}/StartWorkflowExecution", b"\x12" + b"x" * (4 * 1024 * 1024),
-         ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (4194305 vs. 4194304)")),
+        (
+            f"{_SERVICE}/StartWorkflowExecution",
+            b"\xff\xff\xff",
+            ("INTERNAL", "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data"),
+        ),
+        (
+            f"{_SERVICE}/StartWorkflowExecution",
+            b"\x0a\x02\xff\xfe",
+            ("INTERNAL", "grpc: error unmarshalling request: string field contains invalid UTF-8"),
+        ),
+        (
+            f"{_SERVICE}/StartWorkflowExecution",
+            b"\x12" + b"x" * (4 * 1024 * 1024),
+            ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (4194305 vs. 4194304)"),
+        ),
         ("/grpc.health.v1.Health/Check", b"\x0a\x04nope", ("NOT_FOUND", "unknown service")),
     ],
 )
@@ -187,7 +194,8 @@ async def test_a_drain_ends_open_polls_with_an_empty_answer(world: World, caller
     await world.frontend.close()
     assert await asyncio.wait_for(polling, PATIENCE_S) == b""
     assert await caller.refused(f"{_SERVICE}/PollActivityTaskQueue", data) == (
-        "UNAVAILABLE", "the server is shutting down",
+        "UNAVAILABLE",
+        "the server is shutting down",
     )
 
 

@@ -52,7 +52,8 @@ async def test_the_prefix_may_be_left_out(world: World) -> None:
 async def test_query_parameters_fill_the_request(world: World) -> None:
     """By either spelling, nested by dots; enums by name or number; what is unknown is passed over."""
     await _ask(
-        world, "GET",
+        world,
+        "GET",
         f"{_NAMESPACE}/workflows/w/history?execution.runId=01a20d28-154e-7ce0-b390-dac353ef0fba&maximum_page_size=7"
         "&waitNewEvent=true&historyEventFilterType=HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT&nextPageToken=dA==&bogus=1",
     )
@@ -66,8 +67,10 @@ async def test_query_parameters_fill_the_request(world: World) -> None:
     ("query", "message"),
     [
         ("maximumPageSize=abc", 'parsing field "maximum_page_size": strconv.ParseInt: parsing "abc": invalid syntax'),
-        ("historyEventFilterType=CloseEvent",
-         'parsing field "history_event_filter_type": "CloseEvent" is not a valid value'),
+        (
+            "historyEventFilterType=CloseEvent",
+            'parsing field "history_event_filter_type": "CloseEvent" is not a valid value',
+        ),
     ],
 )
 async def test_a_parameter_that_does_not_fit_is_refused(world: World, query: str, message: str) -> None:
@@ -143,11 +146,15 @@ _SHORTHAND: list[tuple[str, Any]] = [
     ('[1.0,1e3,"\u00e9"]', [1, 1000, "\u00e9"]),
     ('{"payloads":[1,2]}', [1, 2]),
     ('{"payloads":[{"metadata":{"encoding":"anNvbi9wbGFpbg=="},"data":"e30="}]}', [{}]),
-    ('[{"metadata":{"encoding":"anNvbi9wbGFpbg==","x":"YQ=="},"data":"MQ=="}]',
-     {"payloads": [{"metadata": {"encoding": "anNvbi9wbGFpbg==", "x": "YQ=="}, "data": "MQ=="}]}),
+    (
+        '[{"metadata":{"encoding":"anNvbi9wbGFpbg==","x":"YQ=="},"data":"MQ=="}]',
+        {"payloads": [{"metadata": {"encoding": "anNvbi9wbGFpbg==", "x": "YQ=="}, "data": "MQ=="}]},
+    ),
     ('[{"_protoMessageType":"foo.Bar","x":1}]', [{"_protoMessageType": "foo.Bar", "x": 1}]),
-    ('[{"metadata":{"encoding":"YmluYXJ5L3BsYWlu"},"data":"AAAA"},7]',
-     {"payloads": [{"metadata": {"encoding": "YmluYXJ5L3BsYWlu"}, "data": "AAAA"}, 7]}),
+    (
+        '[{"metadata":{"encoding":"YmluYXJ5L3BsYWlu"},"data":"AAAA"},7]',
+        {"payloads": [{"metadata": {"encoding": "YmluYXJ5L3BsYWlu"}, "data": "AAAA"}, 7]},
+    ),
     ('[{"metadata":{"encoding":"YQ=="}}]', [{"metadata": {"encoding": "YQ=="}}]),
 ]
 

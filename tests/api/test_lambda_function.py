@@ -103,7 +103,11 @@ def test_api_gateway_event_with_a_stage_reaches_history(history: Remembering) ->
     assert (answer["statusCode"], json.loads(answer["body"])) == (200, {"runId": "run"})
     [(method, request, context)] = history.calls
     assert isinstance(request, service_pb.StartWorkflowExecutionRequest)
-    assert (method, request.workflow_id, request.input.payloads[0].data) == ("StartWorkflowExecution", "order-7", b'"seven"')
+    assert (method, request.workflow_id, request.input.payloads[0].data) == (
+        "StartWorkflowExecution",
+        "order-7",
+        b'"seven"',
+    )
     assert (context.namespace, context.can_hold) == ("default", False)
     assert context.namespace_id
     assert context.deadline_ns is not None

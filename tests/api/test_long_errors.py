@@ -71,7 +71,9 @@ DETAILS: dict[str, tuple[Message, ...]] = {
     "statuses": (_multi(20_000),),
     "many": tuple(details_pb.NamespaceNotFoundFailure(namespace="n" * 100) for _ in range(1_000)),
     "bytes": (failure_pb.Failure(encoded_attributes=common_pb.Payload(data=b"d" * 100_000)),),
-    "a map": (failure_pb.Failure(encoded_attributes=common_pb.Payload(metadata={f"k{i}": b"v" for i in range(10_000)})),),
+    "a map": (
+        failure_pb.Failure(encoded_attributes=common_pb.Payload(metadata={f"k{i}": b"v" for i in range(10_000)})),
+    ),
     "texts": (
         details_pb.SystemWorkflowFailure(
             workflow_execution=common_pb.WorkflowExecution(workflow_id="w" * 9_000), workflow_error="e" * 9_000

@@ -68,13 +68,17 @@ async def test_a_registered_namespace_can_be_described_and_used_at_once(world: W
 )
 async def test_register_refusals(world: World, request_fields: dict[str, Any], expected: str) -> None:
     """Worded as on the real server."""
-    assert await _refused(world, "RegisterNamespace", _register("n", **request_fields)) == ("INVALID_ARGUMENT", expected)
+    assert await _refused(world, "RegisterNamespace", _register("n", **request_fields)) == (
+        "INVALID_ARGUMENT",
+        expected,
+    )
 
 
 async def test_a_name_is_taken_once(world: World) -> None:
     """Whoever is second hears of it."""
     assert await _refused(world, "RegisterNamespace", _register("default")) == (
-        "ALREADY_EXISTS", 'Namespace "default" already exists',
+        "ALREADY_EXISTS",
+        'Namespace "default" already exists',
     )
     await ensure_namespace(world.frontend, "default")
 
@@ -95,7 +99,8 @@ async def test_update_changes_what_is_set_and_leaves_the_rest(world: World) -> N
     removal = service_pb.UpdateNamespaceRequest(namespace="a", delete_bad_binary="sum")
     await world.call("UpdateNamespace", removal)
     assert await _refused(world, "UpdateNamespace", removal) == (
-        "INVALID_ARGUMENT", "Bad binary checksum sum doesn't exists.",
+        "INVALID_ARGUMENT",
+        "Bad binary checksum sum doesn't exists.",
     )
 
 
@@ -104,7 +109,8 @@ async def test_states_only_go_forward(world: World) -> None:
     await world.call("RegisterNamespace", _register("a"))
     await world.call("DeprecateNamespace", service_pb.DeprecateNamespaceRequest(namespace="a"))
     assert await _refused(world, "StartWorkflowExecution", service_pb.StartWorkflowExecutionRequest(namespace="a")) == (
-        "FAILED_PRECONDITION", "Namespace has invalid state: Deprecated. Must be Registered.",
+        "FAILED_PRECONDITION",
+        "Namespace has invalid state: Deprecated. Must be Registered.",
     )
     back = service_pb.UpdateNamespaceRequest(namespace="a")
     back.update_info.state = enums_pb.NAMESPACE_STATE_REGISTERED
@@ -118,7 +124,9 @@ async def test_list_goes_page_by_page(world: World) -> None:
     seen: list[list[str]] = []
     token = b""
     while True:
-        page: Any = await world.call("ListNamespaces", service_pb.ListNamespacesRequest(page_size=2, next_page_token=token))
+        page: Any = await world.call(
+            "ListNamespaces", service_pb.ListNamespacesRequest(page_size=2, next_page_token=token)
+        )
         seen.append([each.namespace_info.name for each in page.namespaces])
         token = page.next_page_token
         if not token:
@@ -135,7 +143,8 @@ async def test_delete_frees_the_name_and_finishes_behind_the_scenes(world: World
     )
     assert reply.deleted_namespace == f"a-deleted-{namespace_id[:5]}"
     assert await _refused(world, "DescribeNamespace", service_pb.DescribeNamespaceRequest(namespace="a")) == (
-        "NOT_FOUND", "Namespace a is not found.",
+        "NOT_FOUND",
+        "Namespace a is not found.",
     )
     await world.call("RegisterNamespace", _register("a"))
     described: Any = await world.call("DescribeNamespace", service_pb.DescribeNamespaceRequest(id=namespace_id))
@@ -169,13 +178,15 @@ async def test_a_token_of_another_namespace_is_refused(world: World) -> None:
     assert good.namespace == "a"
     other = service_pb.RespondActivityTaskCompletedRequest(task_token=token, namespace="default")
     assert await _refused(world, "RespondActivityTaskCompleted", other) == (
-        "INVALID_ARGUMENT", "Operation requested with a token from a different namespace.",
+        "INVALID_ARGUMENT",
+        "Operation requested with a token from a different namespace.",
     )
     gone = service_pb.RespondActivityTaskCompletedRequest(task_token=TaskToken(namespace_id="x").SerializeToString())
     assert await _refused(world, "RespondActivityTaskCompleted", gone) == ("NOT_FOUND", "Namespace x is not found.")
     nameless = service_pb.RespondActivityTaskCompletedRequest(task_token=TaskToken(attempt=1).SerializeToString())
     assert await _refused(world, "RespondActivityTaskCompleted", nameless) == (
-        "INVALID_ARGUMENT", "Namespace not set on request.",
+        "INVALID_ARGUMENT",
+        "Namespace not set on request.",
     )
 
 
@@ -187,9 +198,7 @@ def _add(**attributes: int) -> operator_pb.AddSearchAttributesRequest:
 
 
 async def _custom(world: World) -> dict[str, int]:
-    listed: Any = await world.call(
-        "ListSearchAttributes", operator_pb.ListSearchAttributesRequest(namespace="default")
-    )
+    listed: Any = await world.call("ListSearchAttributes", operator_pb.ListSearchAttributesRequest(namespace="default"))
     return dict(listed.custom_attributes)
 
 
@@ -213,8 +222,10 @@ async def test_search_attributes_are_added_removed_and_shown(world: World) -> No
         ({"TemporalFoo": 2}, "Search attribute TemporalFoo is reserved by system."),
         ({"a": 0}, "Unable to create search attributes: cannot have more than 0 search attribute of type Unspecified."),
         ({"a": 99}, "Unknown search attribute type: 99."),
-        ({"a": 3, "b": 3, "c": 3},
-         "Unable to create search attributes: cannot have more than 3 search attribute of type Int."),
+        (
+            {"a": 3, "b": 3, "c": 3},
+            "Unable to create search attributes: cannot have more than 3 search attribute of type Int.",
+        ),
     ],
 )
 async def test_search_attribute_refusals(world: World, attributes: dict[str, int], message: str) -> None:
@@ -227,7 +238,8 @@ async def test_a_system_attribute_is_not_removed(world: World) -> None:
     """Named in the answer."""
     request = operator_pb.RemoveSearchAttributesRequest(namespace="default", search_attributes=["WorkflowId"])
     assert await _refused(world, "RemoveSearchAttributes", request) == (
-        "INVALID_ARGUMENT", "Unable to remove non-custom search attributes: WorkflowId.",
+        "INVALID_ARGUMENT",
+        "Unable to remove non-custom search attributes: WorkflowId.",
     )
 
 

@@ -74,7 +74,9 @@ async def test_a_schema_says_how_fields_look_in_json(world: World) -> None:
     assert memo["fields"]["additionalProperties"] == {"$ref": "#/definitions/temporal.api.common.v1.Payload"}
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/swagger.json"), ("GET", "/other.json"), ("GET", "/x/openapi.yaml")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/swagger.json"), ("GET", "/other.json"), ("GET", "/x/openapi.yaml")]
+)
 async def test_other_paths_lead_nowhere(world: World, method: str, path: str) -> None:
     answer = await HttpApi(world.frontend, world.clock).handle(HttpRequest(method, path, "", {}, b""))
     assert answer.status in (404, 405, 501)

@@ -79,7 +79,9 @@ async def test_it_is_a_bad_request(world: World) -> None:
     assert answer["error"]["message"].startswith("workflow_run_timeout is out of the range")
     request.ClearField("workflow_run_timeout")
     with pytest.raises(ValueError, match="Duration is not valid"):
-        await invoke_envelope(world.history, wrap("StartWorkflowExecution", request, CallContext(), world.clock), world.clock)
+        await invoke_envelope(
+            world.history, wrap("StartWorkflowExecution", request, CallContext(), world.clock), world.clock
+        )
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -188,9 +188,7 @@ def _length(answer: Any) -> int:
     return len(lists[0]) if lists else 0
 
 
-@pytest.mark.parametrize(
-    "name", ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres])]
-)
+@pytest.mark.parametrize("name", ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres])])
 async def test_the_last_page_costs_what_the_first_one_does(name: str) -> None:
     if name == "postgres" and not postgres.available():
         pytest.skip("no Postgres here")

@@ -189,7 +189,9 @@ async def two() -> AsyncIterator[Site]:
 async def test_a_version_is_created_once_by_its_request(site: Site) -> None:
     await site.create(identity="me")
     await site.create()
-    info = (await site.call("DescribeWorkerDeploymentVersion", deployment_version=VERSION)).worker_deployment_version_info
+    info = (
+        await site.call("DescribeWorkerDeploymentVersion", deployment_version=VERSION)
+    ).worker_deployment_version_info
     assert (info.version, info.last_modifier_identity) == ("d.1", "me")
     assert info.status == enums.WORKER_DEPLOYMENT_VERSION_STATUS_CREATED
     assert not info.HasField("compute_config")
@@ -232,7 +234,9 @@ async def test_a_config_is_validated_starts_a_worker_and_is_shown(site: Site) ->
     await site.create({"default": group({"arn": "a"}, max_workers=3)})
     assert site.notes.validated == [{"arn": "a"}]
     assert site.notes.started == [1], "it registers the queues it polls"
-    info = (await site.call("DescribeWorkerDeploymentVersion", deployment_version=VERSION)).worker_deployment_version_info
+    info = (
+        await site.call("DescribeWorkerDeploymentVersion", deployment_version=VERSION)
+    ).worker_deployment_version_info
     assert info.compute_config.scaling_groups["default"] == group({"arn": "a"}, max_workers=3)
     summary = await site.summary()
     assert summary.compute_config.scaling_groups["default"].provider_type == "aws-lambda"
@@ -275,7 +279,9 @@ async def test_a_config_that_can_t_be_right_is_refused_in_temporal_s_words(
 ) -> None:
     fields = {"deployment_version": VERSION, "compute_config": {"scaling_groups": groups}}
     assert await site.refused("CreateWorkerDeploymentVersion", **fields) == (Code.INVALID_ARGUMENT, said)
-    assert not (await site.call("DescribeWorkerDeployment", deployment_name="d")).worker_deployment_info.version_summaries
+    assert not (
+        await site.call("DescribeWorkerDeployment", deployment_name="d")
+    ).worker_deployment_info.version_summaries
 
 
 async def test_a_target_that_can_t_be_started_keeps_the_version_from_being_made(site: Site) -> None:
@@ -336,7 +342,9 @@ async def test_an_update_needs_its_version_and_the_same_request_changes_nothing_
 
 async def test_validation_starts_nothing_and_needs_no_version(site: Site) -> None:
     validate = "ValidateWorkerDeploymentVersionComputeConfig"
-    await site.call(validate, deployment_version=VERSION, compute_config_scaling_groups={"a": update(group({"arn": "a"}))})
+    await site.call(
+        validate, deployment_version=VERSION, compute_config_scaling_groups={"a": update(group({"arn": "a"}))}
+    )
     assert (site.notes.validated, site.notes.started) == ([{"arn": "a"}], [])
     assert (await site.refused(validate, deployment_version=VERSION))[0] is Code.INVALID_ARGUMENT
     await site.create({"default": group()})
@@ -432,9 +440,7 @@ async def test_a_query_that_finds_nobody_starts_a_worker(site: Site) -> None:
     await site.work()
     await site.leave()
     await site.pass_time(1)
-    asked = asyncio.ensure_future(
-        site.call("QueryWorkflow", execution={"workflow_id": "a"}, query={"query_type": "x"})
-    )
+    asked = asyncio.ensure_future(site.call("QueryWorkflow", execution={"workflow_id": "a"}, query={"query_type": "x"}))
     await site.settle()
     assert site.notes.started == [1, 1]
     asked.cancel()

@@ -51,7 +51,11 @@ class Site(Outbound):
             task_queue={"name": "q"},
         )  # fmt: skip
         task = await self.call("PollWorkflowTaskQueue", task_queue={"name": "q"}, identity="me")
-        schedule = {"activity_type": {"name": "charge"}, "task_queue": {"name": "acts"}, "start_to_close_timeout": {"seconds": 60}}
+        schedule = {
+            "activity_type": {"name": "charge"},
+            "task_queue": {"name": "acts"},
+            "start_to_close_timeout": {"seconds": 60},
+        }
         commands = [
             {
                 "command_type": "COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK",

@@ -21,16 +21,16 @@ _CASES = cases()
 _BY_HISTORY = ("pinned to a version nobody has",)
 """How cases end that depend on what is stored, which history looks up: see test_deployment_versions.py."""
 _REFUSED = sorted(
-    name
-    for name in _RECORDED
-    if _RECORDED[name]["code"] != "OK" and name in _CASES and not name.endswith(_BY_HISTORY)
+    name for name in _RECORDED if _RECORDED[name]["code"] != "OK" and name in _CASES and not name.endswith(_BY_HISTORY)
 )
 
 # Where the real server's answer comes from a part that has another shape here.
 _OTHERWISE: dict[str, dict[str, Any]] = {
     # The real server hides this one behind an internal error.
     "ResetWorkflowExecution: bad reapply type": {
-        "code": "INVALID_ARGUMENT", "message": "unknown reset reapply type: 77", "details": [],
+        "code": "INVALID_ARGUMENT",
+        "message": "unknown reset reapply type: 77",
+        "details": [],
     },
 }
 

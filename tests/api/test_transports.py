@@ -119,7 +119,10 @@ async def test_errors_arrive_whole(service: Remembering, url: str) -> None:
 
 async def test_what_nobody_answers_is_unavailable(service: Remembering) -> None:
     """A dead function and a closed port are the same to the caller: try again."""
-    for client in (LambdaClient("f", SystemClock(), _Boto(service, dead=True)), HttpClient("http://127.0.0.1:9", SystemClock())):
+    for client in (
+        LambdaClient("f", SystemClock(), _Boto(service, dead=True)),
+        HttpClient("http://127.0.0.1:9", SystemClock()),
+    ):
         with pytest.raises(ServiceError) as caught:
             await client.call("StartWorkflowExecution", _REQUEST, CallContext())
         assert caught.value.code is Code.UNAVAILABLE
@@ -139,7 +142,9 @@ async def test_the_deadline_travels_as_what_is_left_of_it(service: Remembering) 
 async def test_an_encoded_reply_is_not_parsed_on_its_way(service: Remembering) -> None:
     """Bytes stay bytes."""
     service.answers["StartWorkflowExecution"] = Encoded(b"\x0a\x01x")
-    reply = await LambdaClient("f", SystemClock(), _Boto(service)).call("StartWorkflowExecution", _REQUEST, CallContext())
+    reply = await LambdaClient("f", SystemClock(), _Boto(service)).call(
+        "StartWorkflowExecution", _REQUEST, CallContext()
+    )
     assert reply == Encoded(b"\x0a\x01x")
 
 

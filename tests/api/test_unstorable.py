@@ -51,7 +51,17 @@ KEPT = {
     "comment", "control", "description", "details", "error_message", "message", "notes", "owner_email", "pause", "reason",
     "unpause",
 }  # fmt: skip
-KEPT_MESSAGES = {"Payload", "Payloads", "Failure", "Memo", "Header", "UserMetadata", "Command", "Message", "HandlerError"}
+KEPT_MESSAGES = {
+    "Payload",
+    "Payloads",
+    "Failure",
+    "Memo",
+    "Header",
+    "UserMetadata",
+    "Command",
+    "Message",
+    "HandlerError",
+}
 
 
 def _names(request_type: type[Message]) -> list[tuple[Any, ...]]:
@@ -126,7 +136,11 @@ async def test_an_endpoint_s_names_are_told_to_be_too_long_first(
     [
         ("TerminateActivityExecution", {"activity_id": "\0" * 1001}, "activity ID exceeds length limit"),
         ("DescribeActivityExecution", {"activity_id": "\0" * 1001}, "activity ID exceeds length limit"),
-        ("SignalWorkflowExecution", {"workflow_execution": {"workflow_id": "w"}, "signal_name": "\0" * 1001}, "exceeds limit"),
+        (
+            "SignalWorkflowExecution",
+            {"workflow_execution": {"workflow_id": "w"}, "signal_name": "\0" * 1001},
+            "exceeds limit",
+        ),
         ("TerminateActivityExecution", {"activity_id": "\0" * 1000}, "activity_id must not contain U\\+0000"),
         ("ListWorkflowExecutions", {"query": "\0" * 1001}, "query must not contain U\\+0000"),
     ],
@@ -163,10 +177,19 @@ def _request(method: str, **fields: Any) -> Message:
         (_request("StartWorkflowExecution", workflow_type={"name": NUL}), "workflow_type.name"),
         (_request("StartWorkflowExecution", input={"payloads": [{"data": b"\0"}]}), ""),
         (_request("StartWorkflowExecution", memo={"fields": {NUL: {"data": b"1"}}}), ""),
-        (_request("StartWorkflowExecution", search_attributes={"indexed_fields": {NUL: {}}}), "search_attributes.indexed_fields"),
-        (_request("CreateSchedule", schedule={"action": {"start_workflow": {"workflow_id": NUL}}}), "schedule.action.start_workflow.workflow_id"),
+        (
+            _request("StartWorkflowExecution", search_attributes={"indexed_fields": {NUL: {}}}),
+            "search_attributes.indexed_fields",
+        ),
+        (
+            _request("CreateSchedule", schedule={"action": {"start_workflow": {"workflow_id": NUL}}}),
+            "schedule.action.start_workflow.workflow_id",
+        ),
         (_request("ListWorkflowExecutions", query=f"WorkflowId = '{NUL}'"), "query"),
-        (_request("RespondWorkflowTaskCompleted", sticky_attributes={"worker_task_queue": {"name": NUL}}), "sticky_attributes.worker_task_queue.name"),
+        (
+            _request("RespondWorkflowTaskCompleted", sticky_attributes={"worker_task_queue": {"name": NUL}}),
+            "sticky_attributes.worker_task_queue.name",
+        ),
     ],
 )
 def test_the_path_of_the_field_is_told(message: Message, found: str) -> None:

@@ -33,16 +33,35 @@ async def _put(world: World, number: int, status: int = _RUNNING, attributes: st
     memo.fields["m"].data = b"1"
     closed = status != _RUNNING
     row = VisibilityRow(
-        key=key, workflow_type=f"T{number % 2}", task_queue="q", status=status, start_time_us=1_000_000 * number,
-        execution_time_us=1_000_000 * number, close_time_us=9_000_000 if closed else None,
-        execution_duration_ns=5 if closed else None, history_length=3, history_size_bytes=400, state_transition_count=2,
-        parent_workflow_id="p", parent_run_id="pr", root_workflow_id="p", root_run_id="pr",
-        search_attributes=attributes, memo=memo.SerializeToString(),
+        key=key,
+        workflow_type=f"T{number % 2}",
+        task_queue="q",
+        status=status,
+        start_time_us=1_000_000 * number,
+        execution_time_us=1_000_000 * number,
+        close_time_us=9_000_000 if closed else None,
+        execution_duration_ns=5 if closed else None,
+        history_length=3,
+        history_size_bytes=400,
+        state_transition_count=2,
+        parent_workflow_id="p",
+        parent_run_id="pr",
+        root_workflow_id="p",
+        root_run_id="pr",
+        search_attributes=attributes,
+        memo=memo.SerializeToString(),
     )
     current = CurrentExecution(namespace.namespace_id, key.workflow_id, run, "r", status, 0)
     write = ExecutionWrite(
-        key=key, slot=1, expected_version=0, state=b"s", next_event_id=1, status=status, branch_id=run,
-        visibility=row, current=CurrentWrite(current, None),
+        key=key,
+        slot=1,
+        expected_version=0,
+        state=b"s",
+        next_event_id=1,
+        status=status,
+        branch_id=run,
+        visibility=row,
+        current=CurrentWrite(current, None),
     )
     await world.frontend.store.commit(Transition((write,)))
 
@@ -81,7 +100,9 @@ async def test_pages_follow_each_other(world: World) -> None:
         if not token:
             break
     assert seen == [["w5", "w3"], ["w2", "w1"], ["w4"]]
-    scanned: Any = await world.call("ScanWorkflowExecutions", service_pb.ScanWorkflowExecutionsRequest(namespace="default"))
+    scanned: Any = await world.call(
+        "ScanWorkflowExecutions", service_pb.ScanWorkflowExecutionsRequest(namespace="default")
+    )
     assert len(scanned.executions) == 5
 
 
@@ -89,7 +110,9 @@ async def test_counts_and_groups(world: World) -> None:
     """Group values tell their type."""
     for number in range(1, 4):
         await _put(world, number, _COMPLETED if number == 2 else _RUNNING)
-    whole: Any = await world.call("CountWorkflowExecutions", service_pb.CountWorkflowExecutionsRequest(namespace="default"))
+    whole: Any = await world.call(
+        "CountWorkflowExecutions", service_pb.CountWorkflowExecutionsRequest(namespace="default")
+    )
     assert (whole.count, len(whole.groups)) == (3, 0)
     request = service_pb.CountWorkflowExecutionsRequest(namespace="default", query="GROUP BY ExecutionStatus")
     grouped: Any = await world.call("CountWorkflowExecutions", request)
@@ -128,8 +151,10 @@ async def test_quotes_in_a_filter_stay_in_it(world: World) -> None:
 # Recorded from the real server.
 _BAD_QUERIES = [
     ("bogus", "invalid query: invalid expression: incomplete expression"),
-    ("WorkflowType=1",
-     "invalid query: invalid expression: invalid value type for search attribute WorkflowType of type Keyword: 1 (type: int64)"),
+    (
+        "WorkflowType=1",
+        "invalid query: invalid expression: invalid value type for search attribute WorkflowType of type Keyword: 1 (type: int64)",
+    ),
 ]
 
 
@@ -140,7 +165,9 @@ async def test_bad_queries_are_refused_in_temporals_words(world: World, query: s
         await _list(world, query)
     assert caught.value.message == message
     with pytest.raises(ServiceError) as caught:
-        await world.call("CountWorkflowExecutions", service_pb.CountWorkflowExecutionsRequest(namespace="default", query=query))
+        await world.call(
+            "CountWorkflowExecutions", service_pb.CountWorkflowExecutionsRequest(namespace="default", query=query)
+        )
     assert caught.value.message == message
 
 

@@ -79,7 +79,8 @@ async def test_a_failure_that_is_too_large_is_cut(world: World) -> None:
     assert 510_000 < len(failed.failure.cause.message) < 512 * 1024
     assert not failed.HasField("last_heartbeat_details")
     assert [each.message for each in response.failures] == [
-        "Heartbeat details exceed size limit.", "Failure exceeds size limit.",
+        "Heartbeat details exceed size limit.",
+        "Failure exceeds size limit.",
     ]
 
 
@@ -109,7 +110,8 @@ async def test_a_query_answer_that_is_too_large_becomes_a_failure(world: World) 
     await _ask(world, request)
     _, sent = _reached(world)
     assert (sent.completed_type, sent.error_message) == (
-        QueryResultType.QUERY_RESULT_TYPE_FAILED, "Blob data size exceeds limit.",
+        QueryResultType.QUERY_RESULT_TYPE_FAILED,
+        "Blob data size exceeds limit.",
     )
     assert not sent.HasField("query_result")
 

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 LONGEST_TURN = 100
 """Yardsticks of CPU time (about half a millisecond each). Before, a filter took thousands, a schedule a hundred thousand."""
 
-FILTERED = ("CountWorkflowExecutions", "ListWorkflowExecutions", "ScanWorkflowExecutions", "ListSchedules", "CountSchedules")
+FILTERED = (
+    "CountWorkflowExecutions",
+    "ListWorkflowExecutions",
+    "ScanWorkflowExecutions",
+    "ListSchedules",
+    "CountSchedules",
+)
 
 
 def conditions(number: int) -> str:
@@ -57,19 +63,35 @@ def filters(make: Callable[[int], str], most: int, refusal: str) -> list[Row]:
     rows = []
     for method in FILTERED:
         name = "ScheduleId" if "Schedule" in method else "WorkflowId"
-        rows.append(Row(method, lambda number, name=name: {"query": make(number).replace("WorkflowId", name)}, most, refusal))  # type: ignore[misc]
+
+        def filtered(number: int, name: str = name) -> dict[str, Any]:
+            return {"query": make(number).replace("WorkflowId", name)}
+
+        rows.append(Row(method, filtered, most, refusal))
     return rows
 
 
 def _calendars(number: int) -> dict[str, Any]:
-    calendar = {"second": [{}], "minute": [{}], "hour": [{"start": 3}], "day_of_month": [{"start": 31}], "month": [{"start": 3}],
-                "day_of_week": [{"start": 0, "end": 6}]}
+    calendar = {
+        "second": [{}],
+        "minute": [{}],
+        "hour": [{"start": 3}],
+        "day_of_month": [{"start": 31}],
+        "month": [{"start": 3}],
+        "day_of_week": [{"start": 0, "end": 6}],
+    }
     return _schedule({"structured_calendar": [calendar] * number})
 
 
 def _exclusions(number: int) -> dict[str, Any]:
-    never = {"second": [{"start": 1}], "minute": [{}], "hour": [{}], "day_of_month": [{"start": 1, "end": 31}],
-             "month": [{"start": 1, "end": 12}], "day_of_week": [{"start": 0, "end": 6}]}
+    never = {
+        "second": [{"start": 1}],
+        "minute": [{}],
+        "hour": [{}],
+        "day_of_month": [{"start": 1, "end": 31}],
+        "month": [{"start": 1, "end": 12}],
+        "day_of_week": [{"start": 0, "end": 6}],
+    }
     return _schedule({"interval": [{"interval": {"seconds": 60}}], "exclude_structured_calendar": [never] * number})
 
 
@@ -156,7 +178,9 @@ async def test_a_completion_with_many_commands_is_worked_through_beside_the_othe
     await backend.start("w")
     task = await backend.poll("w")
     commands = [command(number) for number in range(5000)]
-    answer, longest = await watched(backend, "RespondWorkflowTaskCompleted", task_token=task.task_token, commands=commands)
+    answer, longest = await watched(
+        backend, "RespondWorkflowTaskCompleted", task_token=task.task_token, commands=commands
+    )
     assert not isinstance(answer, ServiceError), answer
     assert longest < LONGEST_TURN, f"{longest:.0f} yardsticks"
     for method in ("GetWorkflowExecutionHistory", "GetWorkflowExecutionHistoryReverse", "DescribeWorkflowExecution"):

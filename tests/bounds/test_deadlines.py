@@ -65,7 +65,9 @@ async def test_a_long_read_is_stopped_when_its_caller_goes_away(store: Store) ->
             await asyncio.sleep(0.01)
     for each in reading:
         each.cancel()
-    assert all(isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*reading, return_exceptions=True))
+    assert all(
+        isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*reading, return_exceptions=True)
+    )
     await none_is_left(store)
     assert await store.count_visibility("n", parse("", {})) == 0
 
@@ -135,7 +137,9 @@ async def test_a_caller_whose_time_is_over_is_told_so(backend: Backend) -> None:
     read = getattr(store, name)
 
     async def never_ends(*asked: Any, **named: Any) -> list[Any]:
-        found: list[Any] = await (read(ENDLESS, (), **named) if named else read(asked[0], "SELECT pg_sleep(100000)", ()))
+        found: list[Any] = await (
+            read(ENDLESS, (), **named) if named else read(asked[0], "SELECT pg_sleep(100000)", ())
+        )
         return found
 
     setattr(store, name, never_ends)

@@ -90,8 +90,11 @@ class FakeTarget:
             activity = [self.tasks[ACTIVITY, poll.task_queue.name] for poll in request.activity_polls]
             if any(workflow + activity) or not self.holds or self.clock.steady_ns() >= end_ns:
                 return worker_pb.LookForTasksResponse(
-                    workflow_tasks=workflow, activity_tasks=activity, holds=self.holds,
-                    wake_queue_prefix=self.wake_prefix, wakes=wakes,
+                    workflow_tasks=workflow,
+                    activity_tasks=activity,
+                    holds=self.holds,
+                    wake_queue_prefix=self.wake_prefix,
+                    wakes=wakes,
                 ).SerializeToString()
             self.changed.clear()
             waits = [asyncio.ensure_future(self.changed.wait()), asyncio.ensure_future(self.clock.sleep(1))]

@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEY, WORKER, READER = new_key(), new_key(), new_key()
-DOCUMENT = render([
-    StoredKey("app", hash_of(KEY), ("default:write",)),
-    StoredKey("worker", hash_of(WORKER), ("default:worker",)),
-    StoredKey("reader", hash_of(READER), ("default:read",)),
-])
+DOCUMENT = render(
+    [
+        StoredKey("app", hash_of(KEY), ("default:write",)),
+        StoredKey("worker", hash_of(WORKER), ("default:worker",)),
+        StoredKey("reader", hash_of(READER), ("default:read",)),
+    ]
+)
 
 
 @pytest.fixture
@@ -90,7 +92,11 @@ async def test_an_order_goes_through_with_the_bridges_key(target: str) -> None:
 @pytest.mark.sdk
 async def test_a_worker_needs_no_more_than_the_workers_role(target: str) -> None:
     """Its polls and completions go with its key, the starter's calls with theirs."""
-    async with asyncio.timeout(PATIENCE_S), connect(target, api_key=WORKER) as theirs, connect(target, api_key=KEY) as mine:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        connect(target, api_key=WORKER) as theirs,
+        connect(target, api_key=KEY) as mine,
+    ):
         async with Worker(theirs, task_queue=QUEUE, workflows=[Parcel]):
             assert await mine.execute_workflow(Parcel.run, "tea", id="parcel", task_queue=QUEUE) == "parcel of tea"
         with pytest.raises(RPCError, match="Request unauthorized"):

@@ -81,7 +81,9 @@ async def test_a_long_poll_of_a_client_asks_until_its_time_is_over(jump_s: float
         next_page_token=b"more"
     ).SerializeToString()
     request = rr.GetWorkflowExecutionHistoryRequest(
-        namespace="default", wait_new_event=True, execution={"workflow_id": "w"}  # type: ignore[arg-type]
+        namespace="default",
+        wait_new_event=True,
+        execution={"workflow_id": "w"},  # type: ignore[arg-type]
     )
     deadline_ns = bench.clock.steady_ns() + 15 * SECOND_NS
     path = SERVICE + "GetWorkflowExecutionHistory"

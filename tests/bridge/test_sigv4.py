@@ -78,9 +78,7 @@ async def test_a_clock_that_is_wrong_is_made_up_for(origin: Origin, hours: int) 
     made.close()
 
 
-async def test_keys_that_are_good_no_more_are_looked_up_again(
-    origin: Origin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_keys_that_are_good_no_more_are_looked_up_again(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of credentials that somebody wrote anew, say."""
     found = [Kept("OLD"), Kept("NEW")]
     monkeypatch.setattr(auths, "_find_credentials", lambda: found.pop(0))
@@ -146,5 +144,3 @@ async def test_whatever_goes_wrong_is_told(origin: Origin, monkeypatch: pytest.M
     made = target(origin, Kept())
     monkeypatch.setattr(made._http, "post", lambda *_: 1 / 0)
     assert (await failure(made)).code is Code.INTERNAL
-
-

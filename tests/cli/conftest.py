@@ -60,8 +60,10 @@ class Stage:
         prefix = f"cli-{secrets.token_hex(4)}"
         started = await self._start()
         return await asyncio.gather(
-            *(self._play(play, Terminal(address, client, prefix, is_ours=place == 1 and OURS != "real"))
-              for place, (address, client) in enumerate(started))
+            *(
+                self._play(play, Terminal(address, client, prefix, is_ours=place == 1 and OURS != "real"))
+                for place, (address, client) in enumerate(started)
+            )
         )
 
     def both(self, play: Play) -> list[list[Any]]:

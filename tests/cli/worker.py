@@ -83,7 +83,9 @@ class Couple:
     @workflow.run
     async def run(self, name: str) -> list[str]:
         queue = workflow.info().task_queue
-        child = await workflow.execute_child_workflow(Weigh.run, name, id=f"{workflow.info().workflow_id}-child", task_queue=queue)
+        child = await workflow.execute_child_workflow(
+            Weigh.run, name, id=f"{workflow.info().workflow_id}-child", task_queue=queue
+        )
         loaded = await workflow.execute_activity(
             "load", name, start_to_close_timeout=timedelta(seconds=PATIENCE_S), activity_id="load", retry_policy=_ONCE
         )
@@ -158,8 +160,6 @@ async def worker(t: Terminal, **options: Any) -> AsyncIterator[Worker]:
 
 async def take(t: Terminal, queue: str) -> None:
     """Take an activity from a queue that no worker polls, and leave it to be ended from outside."""
-    request = PollActivityTaskQueueRequest(
-        namespace="default", task_queue=TaskQueue(name=queue), identity="taker"
-    )
+    request = PollActivityTaskQueueRequest(namespace="default", task_queue=TaskQueue(name=queue), identity="taker")
     taken = await t.client.workflow_service.poll_activity_task_queue(request, timeout=timedelta(seconds=PATIENCE_S))
     assert taken.task_token

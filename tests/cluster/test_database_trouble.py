@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.cluster.conftest import Cluster
     from tests.server.conftest import Running
 
+
 async def _alter(url: str, statement: str) -> None:
     name = url.partition("?")[0].rpartition("/")[2]
     async with await psycopg.AsyncConnection.connect(postgres.server_url(), autocommit=True) as admin:
@@ -102,7 +103,9 @@ async def test_a_connection_that_was_closed_while_it_idled_is_not_used() -> None
         for n in range(3):
             await asyncio.gather(*(store.ping() for _ in range(8)))
             await _alter(url, "SELECT 1")
-            await _all_gone(url)  # in its last moment a connection may take a write to its grave, and the caller hears it
+            await _all_gone(
+                url
+            )  # in its last moment a connection may take a write to its grave, and the caller hears it
             await store.enqueue(QueueMessage("queue", n, b""))
         assert len(await store.read_queue("queue", -1, 10)) == 3
         await store.close()

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tests.cluster.conftest import Cluster
 
 
-
 CALL_S = 15.0
 """After which a call to a server that was killed is given up."""
 ENOUGH = 10

@@ -96,9 +96,7 @@ async def test_of_two_each_the_other_goes_on(cluster: Cluster) -> None:
 
     async def echo(prefix: str) -> float:
         began = time.monotonic()
-        jobs = (
-            client.execute_workflow(Echo.run, "x", id=f"{prefix}-{n}", task_queue=f"q{n % 4}") for n in range(20)
-        )
+        jobs = (client.execute_workflow(Echo.run, "x", id=f"{prefix}-{n}", task_queue=f"q{n % 4}") for n in range(20))
         async with asyncio.timeout(PATIENCE_S):
             assert set(await asyncio.gather(*jobs)) == {"x"}
         return time.monotonic() - began

@@ -22,21 +22,48 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OPEN = (RUNNING, PAUSED)
-CLOSING = frozenset({
-    "WorkflowExecutionCompleted", "WorkflowExecutionFailed", "WorkflowExecutionTimedOut", "WorkflowExecutionTerminated",
-    "WorkflowExecutionCanceled", "WorkflowExecutionContinuedAsNew",
-})
-UNSEEN = frozenset({
-    "WorkflowExecutionSignaled", "WorkflowExecutionCancelRequested", "TimerFired", "ActivityTaskCompleted",
-    "ActivityTaskFailed", "ActivityTaskTimedOut", "ActivityTaskCanceled", "StartChildWorkflowExecutionFailed",
-    "ChildWorkflowExecutionStarted", "ChildWorkflowExecutionCompleted", "ChildWorkflowExecutionFailed",
-    "ChildWorkflowExecutionCanceled", "ChildWorkflowExecutionTimedOut", "ChildWorkflowExecutionTerminated",
-    "SignalExternalWorkflowExecutionFailed", "ExternalWorkflowExecutionSignaled",
-    "RequestCancelExternalWorkflowExecutionFailed", "ExternalWorkflowExecutionCancelRequested",
-    "WorkflowTaskFailed", "WorkflowTaskTimedOut", "WorkflowExecutionUpdateAdmitted", "NexusOperationStarted",
-    "NexusOperationCompleted", "NexusOperationFailed", "NexusOperationCanceled", "NexusOperationTimedOut",
-    "NexusOperationCancelRequestCompleted", "NexusOperationCancelRequestFailed",
-})
+CLOSING = frozenset(
+    {
+        "WorkflowExecutionCompleted",
+        "WorkflowExecutionFailed",
+        "WorkflowExecutionTimedOut",
+        "WorkflowExecutionTerminated",
+        "WorkflowExecutionCanceled",
+        "WorkflowExecutionContinuedAsNew",
+    }
+)
+UNSEEN = frozenset(
+    {
+        "WorkflowExecutionSignaled",
+        "WorkflowExecutionCancelRequested",
+        "TimerFired",
+        "ActivityTaskCompleted",
+        "ActivityTaskFailed",
+        "ActivityTaskTimedOut",
+        "ActivityTaskCanceled",
+        "StartChildWorkflowExecutionFailed",
+        "ChildWorkflowExecutionStarted",
+        "ChildWorkflowExecutionCompleted",
+        "ChildWorkflowExecutionFailed",
+        "ChildWorkflowExecutionCanceled",
+        "ChildWorkflowExecutionTimedOut",
+        "ChildWorkflowExecutionTerminated",
+        "SignalExternalWorkflowExecutionFailed",
+        "ExternalWorkflowExecutionSignaled",
+        "RequestCancelExternalWorkflowExecutionFailed",
+        "ExternalWorkflowExecutionCancelRequested",
+        "WorkflowTaskFailed",
+        "WorkflowTaskTimedOut",
+        "WorkflowExecutionUpdateAdmitted",
+        "NexusOperationStarted",
+        "NexusOperationCompleted",
+        "NexusOperationFailed",
+        "NexusOperationCanceled",
+        "NexusOperationTimedOut",
+        "NexusOperationCancelRequestCompleted",
+        "NexusOperationCancelRequestFailed",
+    }
+)
 """A workflow has to be given a task after one of these."""
 
 
@@ -56,7 +83,9 @@ class CheckedWorld(World):
             raise
         finally:
             # The engine keeps this very object in its cache.
-            assert run._origin.SerializeToString(deterministic=True) == before, "deciding changed the state that was read"
+            assert run._origin.SerializeToString(deterministic=True) == before, (
+                "deciding changed the state that was read"
+            )
         if run.is_dirty:
             self.commit(run)
         else:
@@ -111,7 +140,8 @@ def check_order(stored: Stored) -> None:
 _REFERENCES = {
     "scheduled_event_id": ("ActivityTaskScheduled", "WorkflowTaskScheduled", "NexusOperationScheduled"),
     "initiated_event_id": (
-        "StartChildWorkflowExecutionInitiated", "SignalExternalWorkflowExecutionInitiated",
+        "StartChildWorkflowExecutionInitiated",
+        "SignalExternalWorkflowExecutionInitiated",
         "RequestCancelExternalWorkflowExecutionInitiated",
     ),
     "requested_event_id": ("NexusOperationCancelRequested",),
@@ -141,11 +171,17 @@ def check_pairs(events: list[history_pb.HistoryEvent], names: list[str]) -> None
         attributes = getattr(event, event.WhichOneof("attributes") or "")
         key: tuple[str, Any] | None = None
         if name.startswith("ActivityTask") and name.removeprefix("ActivityTask") in (
-            "Completed", "Failed", "TimedOut", "Canceled",
+            "Completed",
+            "Failed",
+            "TimedOut",
+            "Canceled",
         ):
             key = ("activity", attributes.scheduled_event_id)
         elif name.startswith("NexusOperation") and name.removeprefix("NexusOperation") in (
-            "Completed", "Failed", "TimedOut", "Canceled",
+            "Completed",
+            "Failed",
+            "TimedOut",
+            "Canceled",
         ):
             key = ("operation", attributes.scheduled_event_id)
         elif name in ("TimerFired", "TimerCanceled"):

@@ -166,7 +166,9 @@ class World:
         self.workflow_token = self.transact(decide, run_id)
         return self.workflow_token
 
-    def complete(self, *commands: command_pb.Command, token: TaskToken | None = None, **fields: Any) -> completion.Outcome:
+    def complete(
+        self, *commands: command_pb.Command, token: TaskToken | None = None, **fields: Any
+    ) -> completion.Outcome:
         """Answer the started workflow task. Refusals stand in the outcome's `error`, or are raised."""
         token = token or self.workflow_token
         request = service_pb.RespondWorkflowTaskCompletedRequest(identity="worker", commands=commands, **fields)
@@ -300,21 +302,49 @@ def short_name(event: history_pb.HistoryEvent) -> str:
 
 
 _VOLATILE = (
-    "next_event_id", "last_first_event_id", "history_size_bytes", "state_transition_count", "branches",
-    "first_workflow_task_backoff_until_ns", "sticky_task_queue", "sticky_schedule_to_start_timeout_ns",
-    "sticky_worker_name", "alarm_ns", "buffered_events", "buffered_queries", "workflow_close_attempted",
-    "last_workflow_task_failure", "last_workflow_task_failure_cause", "request_ids", "signal_request_ids",
-    "create_request_id", "cancel_request_id", "external_payloads", "external_payload_count",
-    "external_payload_size_bytes", "last_completion_result", "paused", "child_ids_initialized_post_reset",
-    "in_flight_updates", "update_admissions", "refused_updates", "reset_run_id", "reset_requests",
+    "next_event_id",
+    "last_first_event_id",
+    "history_size_bytes",
+    "state_transition_count",
+    "branches",
+    "first_workflow_task_backoff_until_ns",
+    "sticky_task_queue",
+    "sticky_schedule_to_start_timeout_ns",
+    "sticky_worker_name",
+    "alarm_ns",
+    "buffered_events",
+    "buffered_queries",
+    "workflow_close_attempted",
+    "last_workflow_task_failure",
+    "last_workflow_task_failure_cause",
+    "request_ids",
+    "signal_request_ids",
+    "create_request_id",
+    "cancel_request_id",
+    "external_payloads",
+    "external_payload_count",
+    "external_payload_size_bytes",
+    "last_completion_result",
+    "paused",
+    "child_ids_initialized_post_reset",
+    "in_flight_updates",
+    "update_admissions",
+    "refused_updates",
+    "reset_run_id",
+    "reset_requests",
     "signal_with_start_digests",
 )
 _LAST_CARRIED_ACTIVITY_FIELD = 19
 _LAST_CARRIED_NEXUS_FIELD = 19
 _LAST_CARRIED_CALLBACK_FIELD = 9
 _CHANGEABLE_ACTIVITY_FIELDS = (
-    "task_queue", "schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", "start_to_close_timeout_ns",
-    "heartbeat_timeout_ns", "retry_policy", "priority",
+    "task_queue",
+    "schedule_to_close_timeout_ns",
+    "schedule_to_start_timeout_ns",
+    "start_to_close_timeout_ns",
+    "heartbeat_timeout_ns",
+    "retry_policy",
+    "priority",
 )
 """UpdateActivityOptions changes them, and history does not say so."""
 
@@ -339,7 +369,9 @@ def check_rebuilt(stored: Stored) -> None:
     for event in state.buffered_events:
         apply_event(rebuilt, event, 0)
     expected, actual = carried(state, state), carried(rebuilt, state)
-    assert actual == expected, f"rebuilt:\n{text_format.MessageToString(actual)}\nstored:\n{text_format.MessageToString(expected)}"
+    assert actual == expected, (
+        f"rebuilt:\n{text_format.MessageToString(actual)}\nstored:\n{text_format.MessageToString(expected)}"
+    )
 
 
 def is_reset(state: MutableState) -> bool:

@@ -186,6 +186,17 @@ def _cancel_nexus_operation(n: Numbers, state: MutableState, targets: Sequence[s
 
 
 _MAKERS = (
-    _activity, _timer, _activity, _child, _signal, _cancel_activity, _cancel_timer, _cancel_external, _marker, _memo,
-    _search_attributes, _nexus_operation, _cancel_nexus_operation,
+    _activity,
+    _timer,
+    _activity,
+    _child,
+    _signal,
+    _cancel_activity,
+    _cancel_timer,
+    _cancel_external,
+    _marker,
+    _memo,
+    _search_attributes,
+    _nexus_operation,
+    _cancel_nexus_operation,
 )

@@ -50,7 +50,6 @@ from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import SECOND_NS, set_duration
 
 if TYPE_CHECKING:
-
     from temporalio.api.command.v1 import message_pb2 as command_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
@@ -141,7 +140,11 @@ class Actor:
         with_start = n.below(5) == 4
         self.world.transact(
             lambda run: signal.receive(
-                run, name="s", input=payloads("x") if n.below(2) else None, identity="c", request_id=request_id,
+                run,
+                name="s",
+                input=payloads("x") if n.below(2) else None,
+                identity="c",
+                request_id=request_id,
                 with_start=with_start,
             ),
             run_id,
@@ -551,7 +554,8 @@ class Actor:
         except ServiceError:
             target = None
             external.record_signal_failed(
-                sender, initiated,
+                sender,
+                initiated,
                 fc.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND,
             )
         self.world.commit(sender, also=target if target is not None and target.is_dirty else None)
@@ -570,7 +574,8 @@ class Actor:
         except ServiceError:
             target = None
             external.record_cancel_failed(
-                sender, initiated,
+                sender,
+                initiated,
                 fc.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND,
             )
         self.world.commit(sender, also=target if target is not None and target.is_dirty else None)

@@ -89,7 +89,10 @@ def test_second_activity_of_a_pending_id_fails_the_task() -> None:
         "ScheduleActivityDuplicateId: invalid history builder state for action: "
         "add-activitytask-scheduled-event, ActivityID: a"
     )
-    assert world.names()[-2:] == ["WorkflowTaskFailed", "WorkflowTaskScheduled"] or world.names()[-1] == "WorkflowTaskFailed"
+    assert (
+        world.names()[-2:] == ["WorkflowTaskFailed", "WorkflowTaskScheduled"]
+        or world.names()[-1] == "WorkflowTaskFailed"
+    )
     assert not world.state().activities
 
 
@@ -177,7 +180,12 @@ def test_completion_during_a_workflow_task_is_buffered_and_wired() -> None:
     world.transact(lambda run: activity.complete(run, world.activity_token, None, "w"))
     assert len(world.state().buffered_events) == 2
     assert world.complete(start_timer("u", 60)).error is None
-    assert world.names()[-4:] == ["TimerStarted", "ActivityTaskStarted", "ActivityTaskCompleted", "WorkflowTaskScheduled"]
+    assert world.names()[-4:] == [
+        "TimerStarted",
+        "ActivityTaskStarted",
+        "ActivityTaskCompleted",
+        "WorkflowTaskScheduled",
+    ]
     events = world.events()
     assert events[-2].activity_task_completed_event_attributes.started_event_id == events[-3].event_id
 
@@ -213,7 +221,11 @@ def test_retries_back_off_and_leave_no_event() -> None:
     ("policy", "failure", "state"),
     [
         ({}, application_failure(non_retryable=True), wf_enums.RETRY_STATE_NON_RETRYABLE_FAILURE),
-        ({"non_retryable_error_types": ["Declined"]}, application_failure(), wf_enums.RETRY_STATE_NON_RETRYABLE_FAILURE),
+        (
+            {"non_retryable_error_types": ["Declined"]},
+            application_failure(),
+            wf_enums.RETRY_STATE_NON_RETRYABLE_FAILURE,
+        ),
         ({"maximum_attempts": 1}, application_failure(), wf_enums.RETRY_STATE_MAXIMUM_ATTEMPTS_REACHED),
         ({}, application_failure(next_retry_delay_s=0), wf_enums.RETRY_STATE_TIMEOUT),
         ({}, application_failure(next_retry_delay_s=3600), wf_enums.RETRY_STATE_TIMEOUT),

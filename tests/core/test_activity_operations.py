@@ -48,7 +48,11 @@ def unpause(world: World, *, reset_attempts: bool = False, jitter_ns: int = 0) -
 def reset(world: World, *, keep_paused: bool = False, reset_heartbeat: bool = False) -> None:
     world.transact(
         lambda run: operations.reset(
-            run, operations.selected(run, every=True), reset_heartbeat=reset_heartbeat, keep_paused=keep_paused, jitter_ns=0
+            run,
+            operations.selected(run, every=True),
+            reset_heartbeat=reset_heartbeat,
+            keep_paused=keep_paused,
+            jitter_ns=0,
         )
     )
 
@@ -133,7 +137,9 @@ def test_reset_may_keep_the_pause() -> None:
     assert (pending(world).paused, len(world.offered(2))) == (False, 1)
 
 
-@pytest.mark.parametrize("paths", [["task_queue.name", "start_to_close_timeout"], ["taskQueue.name", "startToCloseTimeout"]])
+@pytest.mark.parametrize(
+    "paths", [["task_queue.name", "start_to_close_timeout"], ["taskQueue.name", "startToCloseTimeout"]]
+)
 def test_options_change_and_the_attempt_is_offered_anew(paths: list[str]) -> None:
     world = scheduled(start_to_close_timeout_s=10)
     (before,) = world.offered(2)

@@ -96,9 +96,7 @@ def test_redirects_in_a_circle_end() -> None:
     assert redirected(rules(a="b", b="a"), "a") in ("a", "b")
 
 
-@pytest.mark.parametrize(
-    ("build_id", "keeps"), [(None, True), ("1", False), ("1.1", True), ("a", False), ("b", True)]
-)
+@pytest.mark.parametrize(("build_id", "keeps"), [(None, True), ("1", False), ("1.1", True), ("a", False), ("b", True)])
 def test_who_keeps_what_is_cached(build_id: str | None, *, keeps: bool) -> None:
     data = sets("1 1.1")
     data.MergeFrom(rules(a="b"))

@@ -15,7 +15,9 @@ from whistlestop.history.core.limits import Limits
 
 def a_signal(world: World, name: str = "go", request_id: str = "") -> None:
     world.transact(
-        lambda run: signal.receive(run, name=name, input=None, identity="client", request_id=request_id or world.ids.uuid())
+        lambda run: signal.receive(
+            run, name=name, input=None, identity="client", request_id=request_id or world.ids.uuid()
+        )
     )
 
 

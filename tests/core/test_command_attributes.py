@@ -80,7 +80,10 @@ ACTIVITY = "BadScheduleActivityAttributes: "
         ({"activity_id": ""}, "activityId is not set"),
         ({"activity_type": common_pb.ActivityType()}, "activityType is not set"),
         ({"task_queue": taskqueue_pb.TaskQueue()}, "missing task queue name"),
-        ({"task_queue": taskqueue_pb.TaskQueue(name="/_sys/x/1")}, "task queue name cannot start with reserved prefix /_sys/"),
+        (
+            {"task_queue": taskqueue_pb.TaskQueue(name="/_sys/x/1")},
+            "task queue name cannot start with reserved prefix /_sys/",
+        ),
         ({"activity_id": "x" * 1001}, "activityId exceeds length limit. Length=1001 Limit=1000"),
         ({"heartbeat_timeout_s": -1}, "invalid HeartbeatTimeout: negative duration"),
         ({"priority": common_pb.Priority(priority_key=-1)}, "invalid priorities: priority key can't be negative"),
@@ -96,7 +99,9 @@ ACTIVITY = "BadScheduleActivityAttributes: "
     ],
 )
 def test_bad_activity(fields: dict[str, Any], message: str) -> None:
-    assert message_of(command_attributes.schedule_activity, run_of(), activity_attributes(**fields)) == ACTIVITY + message
+    assert (
+        message_of(command_attributes.schedule_activity, run_of(), activity_attributes(**fields)) == ACTIVITY + message
+    )
 
 
 def test_activity_without_task_queue() -> None:
@@ -150,9 +155,7 @@ def test_retry_policies(given: common_pb.RetryPolicy, fault: str) -> None:
     assert retry.fault(given) == fault
 
 
-@pytest.mark.parametrize(
-    ("attempt", "seconds"), [(1, 1), (2, 2), (3, 4), (7, 64), (8, 100), (2000, 100)]
-)
+@pytest.mark.parametrize(("attempt", "seconds"), [(1, 1), (2, 2), (3, 4), (7, 64), (8, 100), (2000, 100)])
 def test_intervals(attempt: int, seconds: int) -> None:
     given = common_pb.RetryPolicy()
     retry.set_defaults(given, Limits())
@@ -171,17 +174,26 @@ OF_CHILD = "WorkflowId=child WorkflowType=Ship Namespace=default"
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"workflow_id": ""}, "Required field WorkflowId is not set on StartChildWorkflowExecutionCommand. WorkflowType=Ship Namespace=default"),
+        (
+            {"workflow_id": ""},
+            "Required field WorkflowId is not set on StartChildWorkflowExecutionCommand. WorkflowType=Ship Namespace=default",
+        ),
         (
             {"workflow_type": common_pb.WorkflowType()},
             "Required field WorkflowType is not set on StartChildWorkflowExecutionCommand. WorkflowId=child Namespace=default",
         ),
-        ({"workflow_run_timeout_s": -1}, f"Invalid WorkflowRunTimeout on StartChildWorkflowExecutionCommand: negative duration. {OF_CHILD}"),
+        (
+            {"workflow_run_timeout_s": -1},
+            f"Invalid WorkflowRunTimeout on StartChildWorkflowExecutionCommand: negative duration. {OF_CHILD}",
+        ),
         (
             {"retry_policy": policy(maximum_attempts=-1)},
             f"invalid WorkflowRetryPolicy on StartChildWorkflowExecutionCommand: MaximumAttempts cannot be negative on retry policy.. {OF_CHILD}",
         ),
-        ({"cron_schedule": "x y"}, f"invalid CronSchedule on StartChildWorkflowExecutionCommand: invalid CronSchedule.. {OF_CHILD}"),
+        (
+            {"cron_schedule": "x y"},
+            f"invalid CronSchedule on StartChildWorkflowExecutionCommand: invalid CronSchedule.. {OF_CHILD}",
+        ),
         ({"namespace": "other"}, "cross namespace commands are not allowed"),
     ],
 )
@@ -231,7 +243,10 @@ def test_bad_continue_as_new() -> None:
 @pytest.mark.parametrize(
     ("a", "message"),
     [
-        (command_pb.SignalExternalWorkflowExecutionCommandAttributes(), "Execution is not set on SignalExternalWorkflowExecutionCommand."),
+        (
+            command_pb.SignalExternalWorkflowExecutionCommandAttributes(),
+            "Execution is not set on SignalExternalWorkflowExecutionCommand.",
+        ),
         (
             signal(execution=common_pb.WorkflowExecution()),
             "WorkflowId is not set on SignalExternalWorkflowExecutionCommand. Namespace= RunId= SignalName=go",
@@ -240,18 +255,30 @@ def test_bad_continue_as_new() -> None:
             signal(execution=common_pb.WorkflowExecution(workflow_id="o", run_id="x")),
             "Invalid RunId set on SignalExternalWorkflowExecutionCommand. WorkflowId=o Namespace= RunId=x SignalName=go",
         ),
-        (signal(signal_name=""), "SignalName is not set on SignalExternalWorkflowExecutionCommand. WorkflowId=other Namespace= RunId="),
+        (
+            signal(signal_name=""),
+            "SignalName is not set on SignalExternalWorkflowExecutionCommand. WorkflowId=other Namespace= RunId=",
+        ),
     ],
 )
 def test_bad_signal(a: command_pb.SignalExternalWorkflowExecutionCommandAttributes, message: str) -> None:
-    assert message_of(command_externals.signal_external_workflow, run_of(), a) == f"BadSignalWorkflowExecutionAttributes: {message}"
+    assert (
+        message_of(command_externals.signal_external_workflow, run_of(), a)
+        == f"BadSignalWorkflowExecutionAttributes: {message}"
+    )
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"workflow_id": ""}, "WorkflowId is not set on RequestCancelExternalWorkflowExecutionCommand. Namespace= RunId="),
-        ({"run_id": "x"}, "Invalid RunId set on RequestCancelExternalWorkflowExecutionCommand. WorkflowId=other RunId=x Namespace="),
+        (
+            {"workflow_id": ""},
+            "WorkflowId is not set on RequestCancelExternalWorkflowExecutionCommand. Namespace= RunId=",
+        ),
+        (
+            {"run_id": "x"},
+            "Invalid RunId set on RequestCancelExternalWorkflowExecutionCommand. WorkflowId=other RunId=x Namespace=",
+        ),
     ],
 )
 def test_bad_cancel(fields: dict[str, Any], message: str) -> None:
@@ -275,7 +302,11 @@ def test_bad_cancel(fields: dict[str, Any], message: str) -> None:
         (command_attributes.fail_workflow, "FailWorkflowExecution", "BadFailWorkflowExecutionAttributes"),
         (command_attributes.continue_as_new, "ContinueAsNewWorkflowExecution", "BadContinueAsNewAttributes"),
         (command_externals.start_child_workflow, "StartChildWorkflowExecution", "BadStartChildExecutionAttributes"),
-        (command_externals.signal_external_workflow, "SignalExternalWorkflowExecution", "BadSignalWorkflowExecutionAttributes"),
+        (
+            command_externals.signal_external_workflow,
+            "SignalExternalWorkflowExecution",
+            "BadSignalWorkflowExecutionAttributes",
+        ),
         (
             command_externals.request_cancel_external_workflow,
             "RequestCancelExternalWorkflowExecution",

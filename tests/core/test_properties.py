@@ -1,7 +1,7 @@
 """Any history keeps the core's invariants, whatever happens in whatever order.
 
-    pytest tests/core/test_properties.py                                                 150 histories
-    WHISTLESTOP_HYPOTHESIS_PROFILE=nightly pytest tests/core/test_properties.py          2,500 longer ones
+pytest tests/core/test_properties.py                                                 150 histories
+WHISTLESTOP_HYPOTHESIS_PROFILE=nightly pytest tests/core/test_properties.py          2,500 longer ones
 """
 
 from __future__ import annotations
@@ -70,5 +70,8 @@ def test_the_first_task_is_due_while_an_update_is_worked_on() -> None:
     actor.world.advance(5)
     actor.world.complete(token=actor.workflow_tokens[-1])
     assert actor.world.names() == [
-        "WorkflowExecutionStarted", "WorkflowTaskScheduled", "WorkflowTaskStarted", "WorkflowTaskCompleted",
+        "WorkflowExecutionStarted",
+        "WorkflowTaskScheduled",
+        "WorkflowTaskStarted",
+        "WorkflowTaskCompleted",
     ]

@@ -137,7 +137,10 @@ def test_a_task_that_was_not_started_starts_first() -> None:
 @pytest.mark.parametrize(
     ("finish_event_id", "message"),
     [
-        (2, "StateRebuilder unable to Rebuild mutable state to event ID: 1, version: 0, this event must be at the boundary"),
+        (
+            2,
+            "StateRebuilder unable to Rebuild mutable state to event ID: 1, version: 0, this event must be at the boundary",
+        ),
         (
             7,
             "Can only reset workflow to event ID in range [WorkflowTaskScheduled +1, WorkflowTaskStarted + 1]: 7",

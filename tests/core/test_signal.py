@@ -120,7 +120,9 @@ def test_cancelling_from_a_workflow_names_it() -> None:
     world = World()
     world.start()
     world.transact(
-        lambda run: cancel.request(run, cause="why", identity="history-service", request_id="r", external=(7, "wf2", "r2"))
+        lambda run: cancel.request(
+            run, cause="why", identity="history-service", request_id="r", external=(7, "wf2", "r2")
+        )
     )
     a = world.last("WorkflowExecutionCancelRequested")
     assert a.cause == "why"

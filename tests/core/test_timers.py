@@ -243,7 +243,11 @@ def test_activity_timeouts_are_bounded_by_the_run() -> None:
     world.start(run_timeout_s=5)
     world.turn(schedule_activity(start_to_close_timeout_s=60))
     a = world.last("ActivityTaskScheduled")
-    assert [a.schedule_to_close_timeout.seconds, a.schedule_to_start_timeout.seconds, a.start_to_close_timeout.seconds] == [5, 5, 5]
+    assert [
+        a.schedule_to_close_timeout.seconds,
+        a.schedule_to_start_timeout.seconds,
+        a.start_to_close_timeout.seconds,
+    ] == [5, 5, 5]
 
 
 def test_an_answer_counts_until_the_timeout_and_no_longer() -> None:

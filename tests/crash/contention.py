@@ -123,7 +123,9 @@ class Contention:
             verdict = checker.check(calls, model.NOTHING, model.step, model.is_read)
             if not verdict.good:
                 lines = "\n  ".join(str(call) for call in calls)
-                wrong.append(f"the calls of {workflow_id} are not linearizable, stuck at {verdict.stuck_at}:\n  {lines}")
+                wrong.append(
+                    f"the calls of {workflow_id} are not linearizable, stuck at {verdict.stuck_at}:\n  {lines}"
+                )
         return wrong
 
     async def _run_ids(self, client: Client, workflow_id: str) -> dict[str, list[str]]:

@@ -156,7 +156,10 @@ async def _kill_primaries(
             leader.start()
         await asyncio.to_thread(cluster.until_whole)
         what = "the machine" if whole else "the server"
-        print(f"kill {number + 1}, {what} of {leader.name}: {following.name} leads after {took_s:.1f} s; {traffic.told}", flush=True)
+        print(
+            f"kill {number + 1}, {what} of {leader.name}: {following.name} leads after {took_s:.1f} s; {traffic.told}",
+            flush=True,
+        )
 
 
 def main() -> int:

@@ -107,7 +107,11 @@ async def _under_load(options: Options, line: Line) -> tuple[load.Acknowledged, 
 
 
 async def _kill_again_and_again(
-    options: Options, functions: small_lambda.Platform, traffic: load.Load, running: asyncio.Task[None], killed: Counter[str]
+    options: Options,
+    functions: small_lambda.Platform,
+    traffic: load.Load,
+    running: asyncio.Task[None],
+    killed: Counter[str],
 ) -> None:
     chance = random.Random(options.seed)
     began = time.monotonic()

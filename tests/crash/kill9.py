@@ -52,10 +52,15 @@ class Server:
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     def start(self) -> None:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("TEMPORAL_", "WHISTLESTOP_"))}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("TEMPORAL_", "WHISTLESTOP_"))
+        }
         self.process = subprocess.Popen(
             [*COMMAND, "server", *self.arguments, "--port", str(self.port), "--ip", HOST, "--log-level", "warn"],
-            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=self.log,
+            env=environment,
         )
 
     def kill(self, number: int = signal.SIGKILL) -> int:
@@ -109,7 +114,9 @@ async def run(options: Options, folder: Path) -> list[str]:
                 server.start()
                 await server.until_ready()
             told, missing = await under_load(
-                options, servers, lambda traffic, running: _kill_again_and_again(options, servers, chance, traffic, running)
+                options,
+                servers,
+                lambda traffic, running: _kill_again_and_again(options, servers, chance, traffic, running),
             )
         finally:
             for server in servers:
@@ -160,8 +167,12 @@ async def under_load(
     traffic = load.Load(clients[0], f"order-{options.seed}-", options.parallel)
     # The worker of a pair of servers talks to the other one.
     worker = Worker(
-        clients[-1], task_queue=load.QUEUE, workflows=[load.Order, load.Child], activities=[load.quick, load.from_outside],
-        max_cached_workflows=20, graceful_shutdown_timeout=timedelta(),
+        clients[-1],
+        task_queue=load.QUEUE,
+        workflows=[load.Order, load.Child],
+        activities=[load.quick, load.from_outside],
+        max_cached_workflows=20,
+        graceful_shutdown_timeout=timedelta(),
     )
     contention = Contention(clients, f"contended-{options.seed}-", options.seed)
     contending = asyncio.create_task(contention.run())

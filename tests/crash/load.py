@@ -31,7 +31,9 @@ async def quick(text: str) -> str:
 async def run_quick(text: str) -> str:
     """From a workflow."""
     return await workflow.execute_activity(
-        quick, text, start_to_close_timeout=timedelta(seconds=20),
+        quick,
+        text,
+        start_to_close_timeout=timedelta(seconds=20),
         retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=1)),
     )
 
@@ -69,7 +71,10 @@ class Order:
         await workflow.sleep(0.2)
         child = await workflow.execute_child_workflow(Child.run, name, id=f"{name}/child")
         return {
-            "first": first, "outside": await outside, "child": child, "signals": sorted(self.signals),
+            "first": first,
+            "outside": await outside,
+            "child": child,
+            "signals": sorted(self.signals),
             "updates": sorted(self.updates),
         }
 
@@ -104,8 +109,12 @@ class Acknowledged:
 
 
 TRY_AGAIN = {
-    RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.UNKNOWN,
-    RPCStatusCode.RESOURCE_EXHAUSTED, RPCStatusCode.ABORTED,
+    RPCStatusCode.UNAVAILABLE,
+    RPCStatusCode.DEADLINE_EXCEEDED,
+    RPCStatusCode.CANCELLED,
+    RPCStatusCode.UNKNOWN,
+    RPCStatusCode.RESOURCE_EXHAUSTED,
+    RPCStatusCode.ABORTED,
 }
 
 
@@ -143,7 +152,11 @@ class Load:
         try:
             handle: Any = await self._insist(
                 lambda: self.client.start_workflow(
-                    Order.run, name, id=name, task_queue=QUEUE, id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                    Order.run,
+                    name,
+                    id=name,
+                    task_queue=QUEUE,
+                    id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 )
             )

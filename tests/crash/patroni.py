@@ -31,7 +31,9 @@ TTL_S = 20
 
 def missing_programs() -> list[str]:
     """Return what has to be installed."""
-    return [name for name in ("etcd", "patroni") if shutil.which(name) is None] + ([] if _binaries() else ["postgresql"])
+    return [name for name in ("etcd", "patroni") if shutil.which(name) is None] + (
+        [] if _binaries() else ["postgresql"]
+    )
 
 
 def _binaries() -> str:
@@ -53,7 +55,11 @@ class Node:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            ["patroni", str(self.folder / "patroni.json")], stdout=self.log, stderr=self.log, user=_user(), group=_user()
+            ["patroni", str(self.folder / "patroni.json")],
+            stdout=self.log,
+            stderr=self.log,
+            user=_user(),
+            group=_user(),
         )
 
     def kill(self, *, whole: bool) -> None:
@@ -177,7 +183,6 @@ class Cluster:
                 return
             time.sleep(0.5)
         raise AssertionError(f"the cluster does not get ready: {self.members()}; see {self._log.name}")
-
 
     def _rebuild(self, members: list[dict[str, object]]) -> None:
         """Do as an operator does with a node that was killed and does not get over the new timeline: copy it anew."""

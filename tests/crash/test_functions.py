@@ -66,7 +66,9 @@ async def test_kills_in_the_middle_of_scans() -> None:
     print("seed", seed)
     chance = random.Random(seed)
     async with postgres.migrated_database() as url, built(url, instances=3) as line:
-        await asyncio.gather(*(line.cloud.start(f"due-{n}", workflow_run_timeout={"seconds": 3600}) for n in range(DUE)))
+        await asyncio.gather(
+            *(line.cloud.start(f"due-{n}", workflow_run_timeout={"seconds": 3600}) for n in range(DUE))
+        )
         line.cloud.later(3700)
         killed = 0
         for _ in range(6):

@@ -42,7 +42,9 @@ async def _create(client: Client, schedule_id: str) -> None:
         policies=schedule_pb.SchedulePolicies(overlap_policy=sched.SCHEDULE_OVERLAP_POLICY_ALLOW_ALL),
     )
     await client.workflow_service.create_schedule(
-        rr.CreateScheduleRequest(namespace="default", schedule_id=schedule_id, request_id=schedule_id, schedule=schedule)
+        rr.CreateScheduleRequest(
+            namespace="default", schedule_id=schedule_id, request_id=schedule_id, schedule=schedule
+        )
     )
 
 

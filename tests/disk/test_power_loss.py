@@ -93,7 +93,8 @@ async def test_a_wal_that_is_begun_anew_over_another(tmp_path: Path) -> None:
     """Of its first frame nothing but the header was written: behind it stands a page of the time before."""
     recording = await _recorded(tmp_path / "store.db", SEED)
     begun = [
-        i for i, each in enumerate(recording.log)
+        i
+        for i, each in enumerate(recording.log)
         if each.kind == "write" and each.path.endswith("-wal") and (each.offset, len(each.data)) == (32, 24)
     ]
     assert len(begun) > 5

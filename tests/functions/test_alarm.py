@@ -48,7 +48,9 @@ def armed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]
 def _start(workflow_id: str, **fields: Any) -> None:
     request = rr.StartWorkflowExecutionRequest(workflow_id=workflow_id, request_id=workflow_id, **fields)
     request.workflow_type.name, request.task_queue.name = "Journey", "line"
-    envelope = wrap("StartWorkflowExecution", request, CallContext(namespace_id="ns", namespace="default"), SystemClock())
+    envelope = wrap(
+        "StartWorkflowExecution", request, CallContext(namespace_id="ns", namespace="default"), SystemClock()
+    )
     assert "response" in lambda_function.handler(envelope, None)
 
 

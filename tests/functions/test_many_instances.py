@@ -62,7 +62,9 @@ async def _everything_finishes(cloud: Cloud) -> None:
                 await cloud.complete(task, commands.complete_workflow(name))
                 done.add(name)
             else:
-                await cloud.complete(task, commands.activity("a", QUEUE["name"], schedule_to_close_timeout=seconds(3600)))
+                await cloud.complete(
+                    task, commands.activity("a", QUEUE["name"], schedule_to_close_timeout=seconds(3600))
+                )
 
     async def work_on_activities() -> None:
         while len(done) < WORKFLOWS:

@@ -139,7 +139,9 @@ async def test_a_signal_after_the_worker_has_left_starts_another_at_once(cloud: 
         sticky_attributes=sticky, versioning_behavior="VERSIONING_BEHAVIOR_PINNED",
     )  # fmt: skip
     await cloud.call("PollWorkflowTaskQueue", task_queue=queue, identity="w", deployment_options=OPTIONS)
-    await cloud.call("SignalWorkflowExecution", workflow_execution={"workflow_id": "a"}, signal_name="s", request_id="1")
+    await cloud.call(
+        "SignalWorkflowExecution", workflow_execution={"workflow_id": "a"}, signal_name="s", request_id="1"
+    )
     assert target.started == 1, "its worker is there, and has the task on its sticky queue"
     task = await cloud.call("PollWorkflowTaskQueue", task_queue=queue, identity="w", deployment_options=OPTIONS)
     await cloud.call(
@@ -147,7 +149,9 @@ async def test_a_signal_after_the_worker_has_left_starts_another_at_once(cloud: 
         sticky_attributes=sticky, versioning_behavior="VERSIONING_BEHAVIOR_PINNED",
     )  # fmt: skip
     await _leave(cloud, sticky_task_queue="w-sticky")
-    await cloud.call("SignalWorkflowExecution", workflow_execution={"workflow_id": "a"}, signal_name="s", request_id="2")
+    await cloud.call(
+        "SignalWorkflowExecution", workflow_execution={"workflow_id": "a"}, signal_name="s", request_id="2"
+    )
     assert target.started == 2
     assert (await _poll(cloud)).workflow_execution.workflow_id == "a"
 

@@ -131,7 +131,9 @@ async def test_subsegments(daemon: socket.socket, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("_X_AMZN_TRACE_ID", SAMPLED)
     inner: Any = _Store()
     store, other = watched(inner, None, traces), traces.client(_Other(), "matching")
-    await asyncio.gather(store.commit(Transition(())), other.call("FireDue", internal_pb2.FireDueRequest(), CallContext()))
+    await asyncio.gather(
+        store.commit(Transition(())), other.call("FireDue", internal_pb2.FireDueRequest(), CallContext())
+    )
     with pytest.raises(RuntimeError):
         await other.call("Breaks", internal_pb2.FireDueRequest(), CallContext())
     monkeypatch.setenv("_X_AMZN_TRACE_ID", SAMPLED.replace("Sampled=1", "Sampled=0"))
@@ -149,7 +151,14 @@ async def test_subsegments(daemon: socket.socket, monkeypatch: pytest.MonkeyPatc
         [
             {"name": "storage.commit", **place, **at},
             {"name": "matching", **place, **at, "namespace": "remote", "annotations": {"method": "FireDue"}},
-            {"name": "matching", **place, **at, "fault": True, "namespace": "remote", "annotations": {"method": "Breaks"}},
+            {
+                "name": "matching",
+                **place,
+                **at,
+                "fault": True,
+                "namespace": "remote",
+                "annotations": {"method": "Breaks"},
+            },
         ],
         key=str,
     )

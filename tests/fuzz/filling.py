@@ -17,7 +17,20 @@ _TEXTS = (
     "WorkflowId = 'w'", "CustomInt > 5 AND ExecutionStatus IN ('Running')", "http://127.0.0.1:1/", "https://example.com/x",
     "01a22aaa-ef96-7175-9a23-7cd10214efe1", "Europe/Berlin", "__temporal_system", "y" * 1_001, "\U0001f600", "json/plain", "BuildIds",
 )  # fmt: skip
-_BYTES = (b"", b"1", b'"a"', b"{}", b"[[[]]]", b"null", b"\x00\xff", b"1e999", b"json/plain", b"binary/null", b"Keyword", b"Int")
+_BYTES = (
+    b"",
+    b"1",
+    b'"a"',
+    b"{}",
+    b"[[[]]]",
+    b"null",
+    b"\x00\xff",
+    b"1e999",
+    b"json/plain",
+    b"binary/null",
+    b"Keyword",
+    b"Int",
+)
 
 
 class _Choices:
@@ -52,7 +65,11 @@ def _set_one(message: Any, choices: _Choices, depth: int) -> None:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         _set_entry(message, field, choices, depth)
     elif field.message_type is not None:
-        _fill(getattr(message, field.name).add() if field.is_repeated else getattr(message, field.name), choices, depth + 1)
+        _fill(
+            getattr(message, field.name).add() if field.is_repeated else getattr(message, field.name),
+            choices,
+            depth + 1,
+        )
     elif field.is_repeated:
         getattr(message, field.name).append(_value(field, choices))
     else:

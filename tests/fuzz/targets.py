@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {}
 RPCS = sorted(REGISTRY | OWN_REGISTRY)
-PAGED = [name for name in RPCS if "next_page_token" in (REGISTRY | OWN_REGISTRY)[name].request_type.DESCRIPTOR.fields_by_name]
+PAGED = [
+    name for name in RPCS if "next_page_token" in (REGISTRY | OWN_REGISTRY)[name].request_type.DESCRIPTOR.fields_by_name
+]
 SERVICE = "/temporal.api.workflowservice.v1.WorkflowService"
 PATHS = (
     f"{SERVICE}/StartWorkflowExecution", f"{SERVICE}/ListWorkflowExecutions", f"{SERVICE}/RespondWorkflowTaskCompleted",
@@ -164,7 +166,9 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def _connection(data: bytes) -> None:
-    config = uvicorn.Config(_app, interface="asgi3", http=BoundedProtocol, loop="none", lifespan="off", log_config=None, ws="none")
+    config = uvicorn.Config(
+        _app, interface="asgi3", http=BoundedProtocol, loop="none", lifespan="off", log_config=None, ws="none"
+    )
     config.load()
     budget = Budget(time.monotonic)
     transport = _Transport()

@@ -162,9 +162,7 @@ async def test_a_poll_that_is_repeated_gets_the_same_attempt(shop: Shop) -> None
 
 
 async def test_of_starts_that_race_one_wins(shop: Shop) -> None:
-    results = await asyncio.gather(
-        *(shop.begin(request_id=str(number)) for number in range(5)), return_exceptions=True
-    )
+    results = await asyncio.gather(*(shop.begin(request_id=str(number)) for number in range(5)), return_exceptions=True)
     refused = [result for result in results if isinstance(result, ServiceError)]
     assert [error.code for error in refused] == [Code.ALREADY_EXISTS] * 4
     assert len(await shop.offered()) == 1

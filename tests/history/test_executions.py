@@ -58,7 +58,11 @@ class Bench:
         return decoded(await self.history.call(method, request, self.context), getattr(rr, f"{method}Response"))
 
     async def start(self, workflow_id: str = "wf", **fields: Any) -> Any:
-        wanted: dict[str, Any] = {"request_id": self.ids.uuid(), "workflow_type": {"name": "T"}, "task_queue": {"name": "q"}}
+        wanted: dict[str, Any] = {
+            "request_id": self.ids.uuid(),
+            "workflow_type": {"name": "T"},
+            "task_queue": {"name": "q"},
+        }
         return await self.call("StartWorkflowExecution", workflow_id=workflow_id, **(wanted | fields))
 
     async def signal(self, request_id: str) -> None:
@@ -93,8 +97,9 @@ async def test_of_replacing_starts_that_race_the_last_runs(bench: Bench) -> None
     policy = wf.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
     results = await asyncio.gather(*(bench.start(workflow_id_conflict_policy=policy) for _ in range(5)))
     statuses = [
-        (await bench.call("DescribeWorkflowExecution", execution={"workflow_id": "wf", "run_id": result.run_id}))
-        .workflow_execution_info.status
+        (
+            await bench.call("DescribeWorkflowExecution", execution={"workflow_id": "wf", "run_id": result.run_id})
+        ).workflow_execution_info.status
         for result in results
     ]
     assert sorted(statuses) == [wf.WORKFLOW_EXECUTION_STATUS_RUNNING] + [wf.WORKFLOW_EXECUTION_STATUS_TERMINATED] * 4
@@ -104,8 +109,12 @@ async def test_signals_with_start_that_race_all_arrive(bench: Bench) -> None:
     results = await asyncio.gather(
         *(
             bench.call(
-                "SignalWithStartWorkflowExecution", workflow_id="wf", workflow_type={"name": "T"},
-                task_queue={"name": "q"}, signal_name="s", request_id=f"r{n}",
+                "SignalWithStartWorkflowExecution",
+                workflow_id="wf",
+                workflow_type={"name": "T"},
+                task_queue={"name": "q"},
+                signal_name="s",
+                request_id=f"r{n}",
             )
             for n in range(5)
         )
@@ -202,7 +211,9 @@ async def test_a_reset_keeps_its_history_when_its_base_is_deleted(bench: Bench) 
     base = (await bench.start()).run_id
     await bench.signal("s")
     reset = await bench.call(
-        "ResetWorkflowExecution", workflow_execution={"workflow_id": "wf"}, workflow_task_finish_event_id=3,
+        "ResetWorkflowExecution",
+        workflow_execution={"workflow_id": "wf"},
+        workflow_task_finish_event_id=3,
         request_id="r",
     )
     await bench.call("DeleteWorkflowExecution", workflow_execution={"workflow_id": "wf", "run_id": base})

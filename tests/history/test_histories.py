@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 def _entry(*batches: Sequence[history_pb.HistoryEvent]) -> Entry:
     stored = [
-        HistoryBatch(
-            events[0].event_id, events[-1].event_id + 1, history_pb.History(events=events).SerializeToString()
-        )
+        HistoryBatch(events[0].event_id, events[-1].event_id + 1, history_pb.History(events=events).SerializeToString())
         for events in batches
     ]
     return Entry(ExecutionKey("n", "order-7", "run-1"), MutableState(), 1, 0, stored)

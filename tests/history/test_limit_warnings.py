@@ -39,9 +39,9 @@ async def test_nothing_is_said_below_the_limits(caplog: pytest.LogCaptureFixture
 
 
 async def test_a_large_signal_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    assert await _warnings(caplog, Limits(blob_size_warn=1000)) == [
-        "a signal of 1030 bytes is over the warning limit"
-    ] * 2
+    assert (
+        await _warnings(caplog, Limits(blob_size_warn=1000)) == ["a signal of 1030 bytes is over the warning limit"] * 2
+    )
 
 
 async def test_a_history_of_many_events_is_told_of(caplog: pytest.LogCaptureFixture) -> None:

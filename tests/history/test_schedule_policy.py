@@ -112,9 +112,7 @@ def test_limited_actions_run_out() -> None:
         (policy.ALLOW_ALL, True, ([0, 1, 2], [], False, False), 0),
     ],
 )
-def test_overlaps(
-    each: int, running: bool, expected: tuple[list[int], list[int], bool, bool], skipped: int
-) -> None:
+def test_overlaps(each: int, running: bool, expected: tuple[list[int], list[int], bool, bool], skipped: int) -> None:
     data = schedule()
     if running:
         data.info.running_workflows.add(workflow_id="w", run_id="r")
@@ -148,7 +146,10 @@ def test_the_buffer_is_bounded() -> None:
 
 def test_a_backfill_goes_bit_by_bit_and_includes_both_ends() -> None:
     data = schedule(now_ns=START_NS + 100 * HOUR_NS)
-    request: Any = {"start_time": {"seconds": START_NS // SECOND_NS}, "end_time": {"seconds": START_NS // SECOND_NS + 12 * 3600}}
+    request: Any = {
+        "start_time": {"seconds": START_NS // SECOND_NS},
+        "end_time": {"seconds": START_NS // SECOND_NS + 12 * 3600},
+    }
     policy.patch(data, schedule_pb.SchedulePatch(backfill_request=[request]), START_NS + 100 * HOUR_NS)
     policy.backfill(data, compiled(data))
     assert [(each.nominal_ns - START_NS) // HOUR_NS for each in data.buffered] == list(range(10))

@@ -244,7 +244,8 @@ def test_cron_strings_may_name_a_zone_and_a_comment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "interval_s", "phase_s"), [("@every 90m", 5400, 0), ("@every 1d/2h30m", 86400, 9000), ("@every 1.5s", 1, 0)]
+    ("text", "interval_s", "phase_s"),
+    [("@every 90m", 5400, 0), ("@every 1d/2h30m", 86400, 9000), ("@every 1.5s", 1, 0)],
 )
 def test_every_is_an_interval(text: str, interval_s: int, phase_s: int) -> None:
     interval = parse_cron(text).interval

@@ -73,14 +73,17 @@ class Line(Bench):
     async def close(self, workflow_id: str, *, result: str = "", failure: str = "") -> None:
         """The workflow's worker completes or fails it."""
         [task] = [
-            each for each in await self.store.list_tasks(NAMESPACE_ID, "q", 1, None, 100) if each.workflow_id == workflow_id
+            each
+            for each in await self.store.list_tasks(NAMESPACE_ID, "q", 1, None, 100)
+            if each.workflow_id == workflow_id
         ]
         request = internal_pb2.RecordWorkflowTaskStartedRequest(
             execution=common_pb.WorkflowExecution(workflow_id=workflow_id, run_id=task.run_id),
             scheduled_event_id=task.scheduled_event_id, stamp=task.stamp, request_id="poll", task_queue="q",
         )  # fmt: skip
         started: Any = decoded(
-            await self.history.call("RecordWorkflowTaskStarted", request, self.context), rr.PollWorkflowTaskQueueResponse
+            await self.history.call("RecordWorkflowTaskStarted", request, self.context),
+            rr.PollWorkflowTaskQueueResponse,
         )
         command = command_pb.Command(command_type=ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION)
         if failure:

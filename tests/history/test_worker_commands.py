@@ -53,12 +53,13 @@ async def terminated(bench: Bench, control_queue: str = CONTROL) -> bytes:
     answer: Any = decoded(
         await bench.history.call("RecordWorkflowTaskStarted", asked, bench.context), rr.PollWorkflowTaskQueueResponse
     )
-    await bench.call(
-        "RespondWorkflowTaskCompleted", task_token=answer.task_token, commands=[schedule_activity()]
-    )
+    await bench.call("RespondWorkflowTaskCompleted", task_token=answer.task_token, commands=[schedule_activity()])
     (task,) = await rows(bench, "orders", _ACTIVITY)
     started = internal_pb2.RecordActivityTaskStartedRequest(
-        execution=asked.execution, scheduled_event_id=task.scheduled_event_id, stamp=task.stamp, request_id="r",
+        execution=asked.execution,
+        scheduled_event_id=task.scheduled_event_id,
+        stamp=task.stamp,
+        request_id="r",
         poll=rr.PollActivityTaskQueueRequest(namespace="default", worker_control_task_queue=control_queue),
     )
     activity: Any = decoded(
@@ -95,7 +96,9 @@ async def test_the_worker_gets_the_tokens_of_its_activities(bench: Bench) -> Non
     task = await take(bench)
     start = task.request.start_operation
     assert (start.service, start.operation, dict(start.payload.metadata)) == (
-        SERVICE, OPERATION, {"encoding": b"binary/protobuf"},
+        SERVICE,
+        OPERATION,
+        {"encoding": b"binary/protobuf"},
     )
     commands = commands_pb.ExecuteCommandsRequest.FromString(start.payload.data).commands
     assert [command.cancel_activity.task_token for command in commands] == [token]

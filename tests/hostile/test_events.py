@@ -34,7 +34,10 @@ def event(path: str, body: bytes, **headers: str) -> dict[str, Any]:
     made = _event("function_url_connect")
     made["rawPath"] = made["requestContext"]["http"]["path"] = path
     made["requestContext"]["http"]["method"] = "POST"
-    made["headers"] = {"content-type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    made["headers"] = {
+        "content-type": "application/json",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
     made["body"], made["isBase64Encoded"] = base64.b64encode(body).decode(), True
     return made
 
@@ -99,16 +102,18 @@ def test_a_bomb_of_a_caller_is_unpacked_up_to_a_messages_size(inflated: list[int
     assert inflated == [4 * 1024 * 1024 + 1]
 
 
-@pytest.mark.parametrize(
-    "zipped", [BOMB[:1000], EMPTY[:-9], EMPTY + b"x", EMPTY * 2, b"\x1f\x8b", b"x"], ids=range(6)
-)
+@pytest.mark.parametrize("zipped", [BOMB[:1000], EMPTY[:-9], EMPTY + b"x", EMPTY * 2, b"\x1f\x8b", b"x"], ids=range(6))
 def test_what_is_not_one_whole_gzip_is_refused(history: Remembering, zipped: bytes) -> None:
     answer = lambda_function.handler(event(PATHS[0], zipped, content_encoding="gzip"), _Context())
     assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (400, "invalid_argument")
     assert history.calls == []
 
 
-@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"input":' * 50_000, b'{"a":1' + b"0" * 10_000 + b"}", b'{"input":[1e999999]}', b"\xff", b"NaN"], ids=range(6))
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 200_000, b'{"input":' * 50_000, b'{"a":1' + b"0" * 10_000 + b"}", b'{"input":[1e999999]}', b"\xff", b"NaN"],
+    ids=range(6),
+)
 @pytest.mark.parametrize("path", PATHS[:3])
 def test_json_that_hurts_parsers_is_a_bad_request(
     history: Remembering, path: str, body: bytes, caplog: pytest.LogCaptureFixture
@@ -144,7 +149,16 @@ def test_an_event_that_aws_does_not_send_is_a_bad_request(wrong: dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    "body", ["[" * 100_000, '{"method":' * 50_000, "5", "[]", "", "{}", '{"method":"X","request":"","context":{"timeout_ms":Infinity}}']
+    "body",
+    [
+        "[" * 100_000,
+        '{"method":' * 50_000,
+        "5",
+        "[]",
+        "",
+        "{}",
+        '{"method":"X","request":"","context":{"timeout_ms":Infinity}}',
+    ],
 )
 def test_an_envelope_that_is_none_is_answered(history: Remembering, body: str) -> None:
     """By the functions that only functions of ours may call."""

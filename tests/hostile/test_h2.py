@@ -63,9 +63,7 @@ def _until_end(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_costs_little(
-    victim: Victim, name: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_an_attack_costs_little(victim: Victim, name: str, record_property: Callable[[str, object], None]) -> None:
     """Others are served while it goes on; it ends without a trace."""
     for _ in range(MOST_TRIES):
         with victim.watched(name) as cost, Attacker(victim.ports["grpc"], cost) as attacker:

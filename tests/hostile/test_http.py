@@ -52,9 +52,7 @@ def ask(victim: Victim) -> int:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_costs_little(
-    victim: Victim, name: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_an_attack_costs_little(victim: Victim, name: str, record_property: Callable[[str, object], None]) -> None:
     """Others are served while it goes on; it ends without a trace."""
     with victim.watched(name) as cost, Attacker(victim.ports["http"], cost) as attacker:
         ATTACKS[name](attacker)

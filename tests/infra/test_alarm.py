@@ -95,9 +95,7 @@ def clock() -> FakeClock:
 
 
 @pytest.mark.parametrize(("after_s", "delay_s"), [(-5, 0), (0, 0), (0.2, 1), (40, 40), (899.5, 900), (900, 900)])
-def test_within_fifteen_minutes_a_message_is_delayed(
-    aws: Aws, clock: FakeClock, after_s: float, delay_s: int
-) -> None:
+def test_within_fifteen_minutes_a_message_is_delayed(aws: Aws, clock: FakeClock, after_s: float, delay_s: int) -> None:
     """By whole seconds, never to be early."""
     arm(AwsAlarm(aws.target, clock, aws.sqs, aws.scheduler), clock.now_ns() + int(after_s * SECOND_NS))
     assert (aws.sent, aws.schedules()) == ([delay_s], [])

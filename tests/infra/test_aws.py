@@ -81,12 +81,16 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 def _as_botocore_signs(endpoint: Endpoint, service: str) -> str:
     """The authorization that botocore gives to the request that came last, at the time that it says."""
     path, headers, body = endpoint.seen[-1]
-    kept = {name: headers[name] for name in headers["authorization"].split("SignedHeaders=")[1].split(",")[0].split(";")}
+    kept = {
+        name: headers[name] for name in headers["authorization"].split("SignedHeaders=")[1].split(",")[0].split(";")
+    }
     for added in ("host", "x-amz-date", "x-amz-security-token"):
         kept.pop(added)
     request = botocore.awsrequest.AWSRequest("POST", endpoint.url + path, kept, body)
     request.context["timestamp"] = headers["x-amz-date"]
-    signer = botocore.auth.SigV4Auth(botocore.credentials.Credentials(KEY.access_key, KEY.secret_key, KEY.token), service, REGION)
+    signer = botocore.auth.SigV4Auth(
+        botocore.credentials.Credentials(KEY.access_key, KEY.secret_key, KEY.token), service, REGION
+    )
     request.headers["X-Amz-Date"] = headers["x-amz-date"]
     request.headers["X-Amz-Security-Token"] = KEY.token
     canonical = signer.canonical_request(request)
@@ -101,7 +105,10 @@ def test_an_invocation(endpoint: Endpoint) -> None:
     said = aws.client("lambda", endpoint.aws()).invoke(FunctionName=arn, Payload=b"{}")
     assert (said["StatusCode"], said["FunctionError"], said["Payload"].read()) == (200, "Unhandled", b'{"a": 1}')
     path, headers, body = endpoint.seen[0]
-    assert (path, body) == ("/2015-03-31/functions/arn%3Aaws%3Alambda%3Aeu-central-1%3A123456789012%3Afunction%3Ahistory/invocations", b"{}")
+    assert (path, body) == (
+        "/2015-03-31/functions/arn%3Aaws%3Alambda%3Aeu-central-1%3A123456789012%3Afunction%3Ahistory/invocations",
+        b"{}",
+    )
     assert headers["x-amz-invocation-type"] == "RequestResponse"
     assert headers["authorization"] == _as_botocore_signs(endpoint, "lambda")
 
@@ -153,7 +160,9 @@ def test_a_token_of_dsql_is_as_botocore_makes_it(monkeypatch: pytest.MonkeyPatch
     assert sorted(token.split("?")[1].split("&")) == sorted(expected.split("?")[1].split("&"))
 
 
-@pytest.mark.parametrize("answer", [(500, {}, b""), (429, {}, b"{}"), (400, {}, b'{"__type": "com.amazon#ThrottlingException"}')])
+@pytest.mark.parametrize(
+    "answer", [(500, {}, b""), (429, {}, b"{}"), (400, {}, b'{"__type": "com.amazon#ThrottlingException"}')]
+)
 def test_what_may_help_is_tried_again(endpoint: Endpoint, answer: tuple[int, dict[str, str], bytes]) -> None:
     endpoint.answers += [answer, answer, (200, {}, b'{"Parameter": {}}')]
     assert aws.client("ssm", endpoint.aws()).get_parameter(Name="x") == {"Parameter": {}}
@@ -199,7 +208,12 @@ def test_a_call_carries_the_trace(endpoint: Endpoint, monkeypatch: pytest.Monkey
 
 def test_the_functions_own_environment() -> None:
     made = aws.from_environment(
-        {"AWS_REGION": "cn-north-1", "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_SESSION_TOKEN": "t"}
+        {
+            "AWS_REGION": "cn-north-1",
+            "AWS_ACCESS_KEY_ID": "id",
+            "AWS_SECRET_ACCESS_KEY": "key",
+            "AWS_SESSION_TOKEN": "t",
+        }
     )
     assert made.credentials() == Credentials("id", "key", "t")
     assert made._endpoint("sqs") == "https://sqs.cn-north-1.amazonaws.com.cn"

@@ -84,7 +84,9 @@ def test_every_module_of_a_bundle_can_be_imported(bundles: Path, function: str) 
         for path in (folder / "whistlestop").rglob("*.py")
         if path.name != "__init__.py"
     )
-    measure(folder, *ours, "aws_lambda_powertools.logging.formatter", "jwt", "cryptography.hazmat.primitives.asymmetric.rsa")
+    measure(
+        folder, *ours, "aws_lambda_powertools.logging.formatter", "jwt", "cryptography.hazmat.primitives.asymmetric.rsa"
+    )
 
 
 def test_a_bundle_is_reproducible(bundles: Path, tmp_path: Path) -> None:
@@ -105,7 +107,9 @@ def test_the_bundle_for_aws_can_be_made_here(tmp_path: Path) -> None:
     assert size(tmp_path / "frontend") < MOST_BYTES
 
 
-@pytest.mark.parametrize(("runtime", "architecture"), [("python3.13", "mips"), ("python2.7", "arm64"), ("3.13", "arm64")])
+@pytest.mark.parametrize(
+    ("runtime", "architecture"), [("python3.13", "mips"), ("python2.7", "arm64"), ("3.13", "arm64")]
+)
 def test_what_lambda_does_not_have_is_refused(runtime: str, architecture: str) -> None:
     with pytest.raises(ValueError, match="is n"):
         Target(runtime, architecture)

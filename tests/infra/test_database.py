@@ -35,7 +35,11 @@ class _Kept(Aws):
 
     def json(self, service: str, target: str, version: str, payload: Any) -> dict[str, Any]:
         kept: dict[str, dict[str, Any]] = {
-            "AmazonSSM.GetParameter": {"/whistlestop/url": {"Parameter": {"Value": URL}}, "/empty": {"Parameter": {"Value": "-"}}, "/ca": {"Parameter": {"Value": self.ca}}},
+            "AmazonSSM.GetParameter": {
+                "/whistlestop/url": {"Parameter": {"Value": URL}},
+                "/empty": {"Parameter": {"Value": "-"}},
+                "/ca": {"Parameter": {"Value": self.ca}},
+            },
             "secretsmanager.GetSecretValue": {
                 "arn:of:url": {"SecretString": URL},
                 "arn:of:login": {"SecretString": '{"username": "whistlestop", "password": "p:/?#@%w"}'},
@@ -50,7 +54,9 @@ AWS = _Kept(REGION, lambda: Credentials("key", "secret"), {})
 
 
 def test_a_url_as_it_stands() -> None:
-    assert database_url(FunctionSettings(database_url=URL, dsql_host="other"), AWS).startswith(f"{URL}?sslmode=verify-full&")
+    assert database_url(FunctionSettings(database_url=URL, dsql_host="other"), AWS).startswith(
+        f"{URL}?sslmode=verify-full&"
+    )
 
 
 @pytest.mark.parametrize("where", ["ssm:/whistlestop/url", "secretsmanager:arn:of:url"])
@@ -71,7 +77,13 @@ def test_what_is_no_url_is_named_and_not_shown(named: str) -> None:
 
 def _parts(url: str) -> tuple[str | None, str, str | None, str, str]:
     parts = urlsplit(url)
-    return parts.username, unquote(parts.password or ""), parts.hostname, parts.path, parse_qs(parts.query)["sslmode"][0]
+    return (
+        parts.username,
+        unquote(parts.password or ""),
+        parts.hostname,
+        parts.path,
+        parse_qs(parts.query)["sslmode"][0],
+    )
 
 
 def test_a_secret() -> None:
@@ -105,7 +117,9 @@ def test_a_token_of_dsql() -> None:
         (FunctionSettings(database_user="app", database_url="ssm:/whistlestop/url"), "there:5432"),
     ],
 )
-def test_a_token_of_rds_is_what_boto3_makes(settings: FunctionSettings, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_of_rds_is_what_boto3_makes(
+    settings: FunctionSettings, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For the user that is named, whoever the URL names; the password of a URL goes nowhere."""
     now = dt.datetime(2026, 11, 30, 4, 0, tzinfo=dt.UTC)
     monkeypatch.setattr("whistlestop.common.aws._now", lambda: now)
@@ -144,7 +158,9 @@ def test_a_url_with_a_password_needs_no_token() -> None:
         ("postgresql://%2Fvar%2Frun/x", ""),
     ],
 )
-def test_certificates_are_verified_unless_the_url_says_otherwise(url: str, added: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificates_are_verified_unless_the_url_says_otherwise(
+    url: str, added: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("PGSSLMODE", raising=False)
     monkeypatch.delenv("PGSSLROOTCERT", raising=False)
     assert verified(url, "verify-full", lambda: "/roots.pem") == url + added
@@ -153,9 +169,12 @@ def test_certificates_are_verified_unless_the_url_says_otherwise(url: str, added
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("postgresql://db.example/x", False), ("postgresql://db.example/x?sslmode=require", False),
-        ("postgresql://db.example/x?sslmode=verify-full", True), ("postgresql://db.example/x?sslmode=verify-ca", True),
-        ("postgresql://127.0.0.1/x", True), ("postgresql:///x?host=/run", True),
+        ("postgresql://db.example/x", False),
+        ("postgresql://db.example/x?sslmode=require", False),
+        ("postgresql://db.example/x?sslmode=verify-full", True),
+        ("postgresql://db.example/x?sslmode=verify-ca", True),
+        ("postgresql://127.0.0.1/x", True),
+        ("postgresql:///x?host=/run", True),
     ],
 )
 def test_a_server_knows_whether_it_verifies(url: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:

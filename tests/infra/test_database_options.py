@@ -66,7 +66,9 @@ def test_what_is_open_is_asked_for_by_name(given: dict[str, Any], said: str) -> 
         run.plan(Settings(**given), None)
 
 
-@pytest.mark.parametrize(("text", "said"), [("", "no certificates"), ("-----BEGIN CERTIFICATE-----" + "x" * 9000, "region alone")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "no certificates"), ("-----BEGIN CERTIFICATE-----" + "x" * 9000, "region alone")]
+)
 def test_authorities_that_cannot_be_kept_are_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "ca.pem").write_text(text)
     with pytest.raises(DeployError, match=said):
@@ -104,11 +106,17 @@ def test_concurrency_is_reserved_where_somebody_says_so() -> None:
 def test_with_a_user_no_function_reads_the_administrators_password() -> None:
     """The role of each function may sign in as that user, and the secret of the cluster is left alone."""
     stack = template.load()
-    assert stack["Conditions"]["HasAuroraPassword"] == {"Fn::And": [{"Condition": "HasAurora"}, {"Fn::Not": [{"Condition": "HasUser"}]}]}
+    assert stack["Conditions"]["HasAuroraPassword"] == {
+        "Fn::And": [{"Condition": "HasAurora"}, {"Fn::Not": [{"Condition": "HasUser"}]}]
+    }
     assert stack["Resources"]["AuroraCluster"]["Properties"]["EnableIAMDatabaseAuthentication"] is True
     for function in ("Frontend", "History", "Matching"):
         policies = stack["Resources"][f"{function}Role"]["Properties"]["Policies"]
-        found = {each["Fn::If"][0]: each["Fn::If"][1]["PolicyDocument"]["Statement"][0] for each in policies if "Fn::If" in each}
+        found = {
+            each["Fn::If"][0]: each["Fn::If"][1]["PolicyDocument"]["Statement"][0]
+            for each in policies
+            if "Fn::If" in each
+        }
         assert "MasterUserSecret" in str(found["HasAuroraPassword"])
         assert found["HasUser"]["Action"] == "rds-db:connect"
         assert "HasAurora" not in found

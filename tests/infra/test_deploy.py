@@ -85,8 +85,12 @@ def test_a_dry_run_changes_nothing(person: Person) -> None:
 def test_what_cloudformation_refuses_is_shown_with_its_reason(person: Person) -> None:
     """A resource that can't be made: its name and the reason are told, and nothing of the stack stays."""
     parameters = ("--parameter", "LogLevel=LOUD")
-    assert "LogLevel can't be LOUD: it is one of DEBUG" in person.deploy("--database-url", person.url, *parameters, code=1)
-    assert "the template has no parameter Wheels" in person.deploy("--database-url", person.url, "--parameter", "Wheels=4", code=1)
+    assert "LogLevel can't be LOUD: it is one of DEBUG" in person.deploy(
+        "--database-url", person.url, *parameters, code=1
+    )
+    assert "the template has no parameter Wheels" in person.deploy(
+        "--database-url", person.url, "--parameter", "Wheels=4", code=1
+    )
     assert "a new stack needs a database" in person.deploy("--yes", code=1)
 
 

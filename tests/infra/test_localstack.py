@@ -170,7 +170,12 @@ async def test_an_unchanged_worker_of_the_official_sdk(
         async with (
             asyncio.timeout(SDK_S),
             connect(target, sigv4=True, region=REGION) as client,
-            Worker(client, task_queue=programs.QUEUE, workflows=[programs.Order, programs.Parcel], activities=[programs.charge]),
+            Worker(
+                client,
+                task_queue=programs.QUEUE,
+                workflows=[programs.Order, programs.Parcel],
+                activities=[programs.charge],
+            ),
         ):
             handle = await client.start_workflow(programs.Order.run, "tea", id="saga", task_queue=programs.QUEUE)
             await handle.signal(programs.Order.note, "by train")

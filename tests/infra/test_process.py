@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.timeout(600)]
 
 
-
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     """Environments of a handler given as source."""

@@ -122,7 +122,13 @@ def test_matching_alone_may_invoke_workers_and_only_those_that_are_named(templat
     named = {policy["!If"][0]: policy["!If"][1] for policy in policies if "!If" in policy}
     statements = [named[name]["PolicyDocument"]["Statement"] for name in ("HasWorkerFunctions", "HasWorkerRoles")]
     assert statements == [
-        [{"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": {"!Split": [",", {"!Ref": "WorkerFunctionArns"}]}}],
+        [
+            {
+                "Effect": "Allow",
+                "Action": "lambda:InvokeFunction",
+                "Resource": {"!Split": [",", {"!Ref": "WorkerFunctionArns"}]},
+            }
+        ],
         [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": {"!Split": [",", {"!Ref": "WorkerRoleArns"}]}}],
     ]
 

@@ -48,7 +48,11 @@ INLINE = {
 def _unquoted(value: Any) -> Any:
     """The parser keeps quotes around strings, and notes of its own beside blocks."""
     if isinstance(value, dict):
-        return {_unquoted(key): _unquoted(each) for key, each in value.items() if key not in {"__is_block__", "__comments__"}}
+        return {
+            _unquoted(key): _unquoted(each)
+            for key, each in value.items()
+            if key not in {"__is_block__", "__comments__"}
+        }
     if isinstance(value, list):
         return [_unquoted(each) for each in value]
     if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == '"':
@@ -141,7 +145,11 @@ def test_functions_may_do_the_same(stack: dict[str, Any], local: dict[str, Any],
 def test_workers_may_do_the_same_and_what_a_bridge_does(stack: dict[str, Any], resources: dict[str, Any]) -> None:
     """Each call that the bridge makes to SQS is allowed, and none that it does not make."""
     statements = stack["Resources"]["WorkerPolicy"]["Properties"]["PolicyDocument"]["Statement"]
-    there = {action for each in statements for action in ([each["Action"]] if isinstance(each["Action"], str) else each["Action"])}
+    there = {
+        action
+        for each in statements
+        for action in ([each["Action"]] if isinstance(each["Action"], str) else each["Action"])
+    }
     assert set(re.findall(r'"((?:sqs|lambda):\w+)"', resources["aws_iam_policy.worker"]["policy"])) == there
     called = re.findall(r"self\._sqs\.(\w+)\(", Path(sqs.__file__).read_text("utf-8"))
     # IAM knows a batch by the name of what it is a batch of.
@@ -193,9 +201,20 @@ def _terraform(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     if binary is None:
         pytest.skip("neither terraform nor tofu is on the path")
     # Where no registry is reached, that is to be known in seconds.
-    environ = {**os.environ, "TF_REGISTRY_CLIENT_TIMEOUT": "4", "TF_REGISTRY_DISCOVERY_RETRY": "0", "CHECKPOINT_DISABLE": "1"}
+    environ = {
+        **os.environ,
+        "TF_REGISTRY_CLIENT_TIMEOUT": "4",
+        "TF_REGISTRY_DISCOVERY_RETRY": "0",
+        "CHECKPOINT_DISABLE": "1",
+    }
     return subprocess.run(
-        [binary, *arguments, "-no-color"], cwd=folder, capture_output=True, text=True, check=False, timeout=120, env=environ
+        [binary, *arguments, "-no-color"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=environ,
     )
 
 

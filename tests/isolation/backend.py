@@ -85,7 +85,11 @@ class Backend:
 
     async def start(self, workflow_id: str, *, namespace: str = "default", **fields: Any) -> str:
         """A new workflow of the task queue that has its name; the run id."""
-        wanted: dict[str, Any] = {"request_id": self.ids.uuid(), "workflow_type": {"name": "W"}, "task_queue": {"name": workflow_id}}
+        wanted: dict[str, Any] = {
+            "request_id": self.ids.uuid(),
+            "workflow_type": {"name": "W"},
+            "task_queue": {"name": workflow_id},
+        }
         reply = await self.call(
             "StartWorkflowExecution", namespace=namespace, workflow_id=workflow_id, **(wanted | fields)
         )

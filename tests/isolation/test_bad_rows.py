@@ -87,7 +87,9 @@ async def timer(backend: Backend, workflow_id: str, seconds: int) -> None:
 
 
 async def events(backend: Backend, workflow_id: str) -> list[str]:
-    reply = await backend.call("GetWorkflowExecutionHistory", namespace="default", execution={"workflow_id": workflow_id})
+    reply = await backend.call(
+        "GetWorkflowExecutionHistory", namespace="default", execution={"workflow_id": workflow_id}
+    )
     return [event.WhichOneof("attributes").removesuffix("_event_attributes") for event in reply.history.events]
 
 
@@ -209,12 +211,21 @@ async def test_a_run_whose_state_cannot_be_read_says_so_and_can_be_terminated(ba
     await backend.restart()
     execution = {"workflow_id": "bad"}
     assert await refusal(backend, "DescribeWorkflowExecution", execution=execution) is Code.DATA_LOSS
-    assert await refusal(backend, "SignalWorkflowExecution", workflow_execution=execution, signal_name="s") is Code.DATA_LOSS
+    assert (
+        await refusal(backend, "SignalWorkflowExecution", workflow_execution=execution, signal_name="s")
+        is Code.DATA_LOSS
+    )
     assert "executions" in await problems(backend.store)
-    await backend.call("TerminateWorkflowExecution", namespace="default", workflow_execution=execution, reason="damaged")
+    await backend.call(
+        "TerminateWorkflowExecution", namespace="default", workflow_execution=execution, reason="damaged"
+    )
     described = await backend.call("DescribeWorkflowExecution", namespace="default", execution=execution)
     info = described.workflow_execution_info
-    assert (info.status, info.type.name, info.execution.run_id) == (wf.WORKFLOW_EXECUTION_STATUS_TERMINATED, "W", run_id)
+    assert (info.status, info.type.name, info.execution.run_id) == (
+        wf.WORKFLOW_EXECUTION_STATUS_TERMINATED,
+        "W",
+        run_id,
+    )
     assert await events(backend, "bad") == [
         "workflow_execution_started", "workflow_task_scheduled", "workflow_task_started", "workflow_task_completed",
         "workflow_execution_terminated",
@@ -251,7 +262,9 @@ async def test_a_run_can_be_terminated_when_not_even_its_history_can_be_read(bac
     await backend.restart()
     await backend.call("TerminateWorkflowExecution", namespace="default", workflow_execution={"workflow_id": "bad"})
     listed = await backend.call("ListWorkflowExecutions", namespace="default")
-    assert [(each.status, each.type.name) for each in listed.executions] == [(wf.WORKFLOW_EXECUTION_STATUS_TERMINATED, "W")]
+    assert [(each.status, each.type.name) for each in listed.executions] == [
+        (wf.WORKFLOW_EXECUTION_STATUS_TERMINATED, "W")
+    ]
 
 
 async def test_the_parent_hears_of_the_end_of_a_child_whose_state_was_lost(backend: Backend) -> None:
@@ -358,7 +371,9 @@ async def test_a_nexus_task_that_cannot_be_read_is_taken_out_of_its_queue(backen
 async def test_damaged_rows_of_a_queue_are_read_as_if_they_were_not_there(backend: Backend) -> None:
     ns, far = backend.namespace_id, 2**62
     await backend.store.put_task_queue(TaskQueueRecord(ns, "q", 2, 1, b"\x0a" + JUNK, 0), 0)
-    await backend.store.put_pollers([PollerRecord(ns, "q", 1, "damaged", 1, JUNK, far), PollerRecord(ns, "", 0, "worker", 1, JUNK, far)])
+    await backend.store.put_pollers(
+        [PollerRecord(ns, "q", 1, "damaged", 1, JUNK, far), PollerRecord(ns, "", 0, "worker", 1, JUNK, far)]
+    )
     await backend.call("DescribeTaskQueue", namespace="default", task_queue={"name": "q"}, task_queue_type=1)
     assert not (await backend.call("ListWorkers", namespace="default")).workers_info
     await backend.start("w", task_queue={"name": "q"})
@@ -445,7 +460,9 @@ async def test_damaged_namespaces_and_endpoints_leave_the_others_in_the_lists(ba
         await backend.call("CreateNexusEndpoint", spec={"name": f"endpoint{number}", "target": target})
     endpoint = await backend.store.get_nexus_endpoint(name="endpoint1")
     assert endpoint is not None
-    await backend.store.update_nexus_endpoint(NexusEndpointRecord(endpoint.endpoint_id, "endpoint1", JUNK, endpoint.version))
+    await backend.store.update_nexus_endpoint(
+        NexusEndpointRecord(endpoint.endpoint_id, "endpoint1", JUNK, endpoint.version)
+    )
     assert [each.spec.name for each in (await backend.call("ListNexusEndpoints")).endpoints] == ["endpoint2"]
     assert "nexus_endpoints" in await problems(backend.store)
     await backend.call("DeleteNexusEndpoint", id=endpoint.endpoint_id, version=endpoint.version + 1)
@@ -556,7 +573,9 @@ async def test_what_release_0_1_0_stored_too_deep_is_read_described_and_ended(ba
     assert stored is not None
     entry = await backend.history.engine.load(key)
     (scheduled,) = entry.state.activities
-    deep = at(MutableState, "activities", b"\x08" + varint(scheduled) + field(2, at(Activity, "last_failure", chain(99))))
+    deep = at(
+        MutableState, "activities", b"\x08" + varint(scheduled) + field(2, at(Activity, "last_failure", chain(99)))
+    )
     poisoned = stored.state + deep
     with pytest.raises(DecodeError):
         MutableState.FromString(poisoned)

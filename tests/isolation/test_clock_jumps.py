@@ -68,7 +68,9 @@ async def held_s(backend: Backend, waiting: Awaitable[Any], jump_s: float) -> fl
         if passed_s == 2:
             backend.clock.set_wall(jump_s)
             # Matching's one sleeper begins anew, for a poll that ends earlier.
-            other = asyncio.ensure_future(backend.call("PollWorkflowTaskQueue", timeout_s=3, task_queue={"name": "other"}, **IN_DEFAULT))
+            other = asyncio.ensure_future(
+                backend.call("PollWorkflowTaskQueue", timeout_s=3, task_queue={"name": "other"}, **IN_DEFAULT)
+            )
             other.add_done_callback(lambda done: done.cancelled() or done.exception())
         # Whoever is woken for no reason looks at the clock, and waits on.
         notifier.publish(list(notifier.audience))
@@ -90,9 +92,7 @@ async def history(backend: Backend) -> Any:
     await backend.start("w")
     asked = {"execution": {"workflow_id": "w"}, "wait_new_event": True, **IN_DEFAULT}
     first = await backend.call("GetWorkflowExecutionHistory", timeout_s=30, **asked)
-    return backend.call(
-        "GetWorkflowExecutionHistory", timeout_s=30, next_page_token=first.next_page_token, **asked
-    )
+    return backend.call("GetWorkflowExecutionHistory", timeout_s=30, next_page_token=first.next_page_token, **asked)
 
 
 async def update(backend: Backend) -> Any:
@@ -105,7 +105,9 @@ async def update(backend: Backend) -> Any:
 
 async def query(backend: Backend) -> Any:
     await backend.start("w")
-    return backend.call("QueryWorkflow", timeout_s=12, execution={"workflow_id": "w"}, query={"query_type": "q"}, **IN_DEFAULT)
+    return backend.call(
+        "QueryWorkflow", timeout_s=12, execution={"workflow_id": "w"}, query={"query_type": "q"}, **IN_DEFAULT
+    )
 
 
 async def direct_query(backend: Backend) -> Any:
@@ -115,7 +117,9 @@ async def direct_query(backend: Backend) -> Any:
 
 
 async def query_again(backend: Backend) -> Any:
-    return backend.call("QueryWorkflow", timeout_s=12, execution={"workflow_id": "w"}, query={"query_type": "q"}, **IN_DEFAULT)
+    return backend.call(
+        "QueryWorkflow", timeout_s=12, execution={"workflow_id": "w"}, query={"query_type": "q"}, **IN_DEFAULT
+    )
 
 
 async def begun_activity(backend: Backend) -> str:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from tests.isolation.backend import Backend
 
 FAILURES = {
-    kind.DESCRIPTOR.full_name: kind.DESCRIPTOR.fields_by_name["cause"].number for kind in (failure_pb.Failure, nexus_pb.Failure)
+    kind.DESCRIPTOR.full_name: kind.DESCRIPTOR.fields_by_name["cause"].number
+    for kind in (failure_pb.Failure, nexus_pb.Failure)
 }
 DEPTHS = [1, 2, MAX_CAUSES, MAX_CAUSES + 1, MAX_CAUSES + 2, 90, 97, 98, 99, 100, 101, 500, 5000]
 
@@ -172,7 +173,9 @@ def test_brackets_in_strings_are_no_nesting() -> None:
 
 
 @pytest.mark.parametrize("depth", [98, 300])
-@pytest.mark.parametrize("what", ["start", "activity", "retried activity", "workflow task", "fail", "continue as new", "marker"])
+@pytest.mark.parametrize(
+    "what", ["start", "activity", "retried activity", "workflow task", "fail", "continue as new", "marker"]
+)
 async def test_whatever_is_accepted_can_be_read_again(backend: Backend, what: str, depth: int) -> None:
     failure = chain(depth)
     name = "deep"
@@ -193,7 +196,9 @@ async def test_whatever_is_accepted_can_be_read_again(backend: Backend, what: st
         history = await backend.call(method, namespace="default", execution=execution)
         assert history.history.events
     if what not in ("fail", "continue as new"):
-        await backend.call("SignalWorkflowExecution", namespace="default", workflow_execution=execution, signal_name="s")
+        await backend.call(
+            "SignalWorkflowExecution", namespace="default", workflow_execution=execution, signal_name="s"
+        )
     if what in ("start", "activity", "marker"):
         assert (await backend.poll(name)).history.events
     if what != "fail":
@@ -205,7 +210,9 @@ async def _fail(backend: Backend, name: str, what: str, failure: bytes) -> None:
     if what == "workflow task":
         task = await backend.poll(name)
         refused = rr.RespondWorkflowTaskFailedRequest(namespace="default", task_token=task.task_token, cause=1)  # type: ignore[arg-type]
-        await backend.send("RespondWorkflowTaskFailed", refused.SerializeToString() + at(type(refused), "failure", failure))
+        await backend.send(
+            "RespondWorkflowTaskFailed", refused.SerializeToString() + at(type(refused), "failure", failure)
+        )
         return
     if what in ("fail", "continue as new", "marker"):
         task = await backend.poll(name)
@@ -227,7 +234,10 @@ async def _fail(backend: Backend, name: str, what: str, failure: bytes) -> None:
         await backend.send("RespondWorkflowTaskCompleted", done.SerializeToString() + at(type(done), "commands", deep))
         if what == "marker":
             await backend.call(
-                "SignalWorkflowExecution", namespace="default", workflow_execution={"workflow_id": name}, signal_name="s"
+                "SignalWorkflowExecution",
+                namespace="default",
+                workflow_execution={"workflow_id": name},
+                signal_name="s",
             )
         return
     retry = {"initial_interval": {"seconds": 500}} if what == "retried activity" else {"maximum_attempts": 1}

@@ -172,7 +172,9 @@ async def _begin(backend: Backend, method: str) -> None:
 def test_what_any_request_stores_can_be_read(method: str) -> None:
     kind = REGISTRY[full_name(method)].request_type
 
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(st.data())
     def holds(data: Any) -> None:
         asyncio.run(attempt(method, data.draw(messages(kind))))

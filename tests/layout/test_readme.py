@@ -53,7 +53,9 @@ def test_the_two_commands_are_make_targets_and_ci_runs_the_test_command() -> Non
     assert {"demo", "test", "lint", "check"} <= make_targets()
     runs = re.findall(r"^(make [\w-]+) ", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
     assert runs == ["make lint", "make test", "make test-infra", "make test-typescript"]
-    assert re.search(r"^check: lint test test-infra test-typescript$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert re.search(
+        r"^check: lint test test-infra test-typescript$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE
+    )
 
 
 def test_links_lead_somewhere() -> None:
@@ -95,7 +97,9 @@ def quick_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
         program = folder / "greeting.py"
         (text,) = blocks("sdk")
         program.write_text(_moved(text, ports), "utf-8")
-        done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        done = subprocess.run(
+            [sys.executable, program], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
         # The SDK's native threads now and then crash an interpreter that shuts down (SIGABRT, SIGSEGV).
         assert done.returncode in {0, -signal.SIGABRT, -signal.SIGSEGV}, done.stderr
         assert done.stdout == "Hello, world!\n"

@@ -152,7 +152,9 @@ class Inside:
     """What the same commit did to the next run."""
 
 
-Operation: TypeAlias = "Start | Signal | Terminate | Cancel | Reset | Updated | Described | Current | Listed | Queried | Inside"
+Operation: TypeAlias = (
+    "Start | Signal | Terminate | Cancel | Reset | Updated | Described | Current | Listed | Queried | Inside"
+)
 
 
 def step(state: State, operation: Operation) -> Iterator[State]:
@@ -302,7 +304,10 @@ def _inside(state: State, inside: Inside) -> Iterator[State]:
     if inside.begins:
         if _target(state, inside.run_id) is not None or (state and state[-1].is_open):
             return
-        state = (*state, Run(inside.run_id, request_id=inside.request_id, continues=inside.continues, first=inside.first))
+        state = (
+            *state,
+            Run(inside.run_id, request_id=inside.request_id, continues=inside.continues, first=inside.first),
+        )
     run = _target(state, inside.run_id)
     if run is None:
         return

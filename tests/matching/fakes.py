@@ -117,7 +117,9 @@ class FakeStore:
         for row in pollers:
             self.pollers[row.namespace_id, row.task_queue, row.task_type, row.identity] = row
 
-    async def get_poller(self, namespace_id: str, task_queue: str, task_type: int, identity: str) -> PollerRecord | None:
+    async def get_poller(
+        self, namespace_id: str, task_queue: str, task_type: int, identity: str
+    ) -> PollerRecord | None:
         return self.pollers.get((namespace_id, task_queue, task_type, identity))
 
     async def list_pollers(

@@ -265,7 +265,9 @@ async def test_stored_weights_and_limits_reach_a_queue_in_use() -> None:
     put(bench, [task(n, key) for n, key in zip(range(200), cycle("ab"), strict=False)], offered=True)
     await started(bench, 2)
     update = rr.UpdateTaskQueueConfigRequest(
-        task_queue="q", task_queue_type=2, set_fairness_weight_overrides={"a": 4}  # type: ignore[arg-type]
+        task_queue="q",
+        task_queue_type=2,  # type: ignore[arg-type]
+        set_fairness_weight_overrides={"a": 4},
     )
     await bench.ask("UpdateTaskQueueConfig", update)
     await started(bench, 5)

@@ -13,7 +13,9 @@ NOW = 1_000_000 * SECOND_NS
 MS = 1_000_000
 
 
-def ask(state: PushState, backlog: int, alive: int = 0, at: int = NOW, *, again: bool = False, **settings: int) -> Decision:
+def ask(
+    state: PushState, backlog: int, alive: int = 0, at: int = NOW, *, again: bool = False, **settings: int
+) -> Decision:
     """Decide and, as the caller does, note what is started."""
     scaler = Scaler(**settings)
     decision = decide(scaler, state, backlog, alive, at, again=again)

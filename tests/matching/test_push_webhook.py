@@ -83,7 +83,9 @@ async def test_a_message_says_what_waits_and_is_signed_as_standard_webhooks_has_
 
 
 def test_the_signature_is_that_of_the_specification_s_example() -> None:
-    said = signature("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    said = signature(
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
+    )
     assert said == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
@@ -104,7 +106,10 @@ async def test_an_answer_that_is_no_success_or_none_at_all_is_a_failure() -> Non
         ({"url": ""}, 'the webhook compute provider requires "url" to be configured'),
         ({"url": "http://example.org"}, "webhook url does not match any allowed address: http://example.org"),
         ({"url": "ftp://x"}, "invalid webhook url, expected https://host/path without user or password: ftp://x"),
-        ({"url": "https://a:b@x"}, "invalid webhook url, expected https://host/path without user or password: https://a:b@x"),
+        (
+            {"url": "https://a:b@x"},
+            "invalid webhook url, expected https://host/path without user or password: https://a:b@x",
+        ),
         ({"secret": "short"}, 'the webhook compute provider requires a "secret" of at least 16 characters'),
         ({"secret": "whsec_%%%%%%%%%%%%%"}, "secret is not base64 behind whsec_: Only base64 data is allowed"),
         ({"mode": "x"}, 'mode must be "wake" or "task"'),
@@ -152,7 +157,9 @@ class History:
             del self._store.rows[gone[0]]
             self.polls.append(message.poll)
             token = message.execution.workflow_id.encode()
-            return rr.PollActivityTaskQueueResponse(task_token=token, activity_id=message.execution.workflow_id, attempt=1)
+            return rr.PollActivityTaskQueueResponse(
+                task_token=token, activity_id=message.execution.workflow_id, attempt=1
+            )
         self.done[message.task_token] = request
         return rr.RespondActivityTaskCompletedResponse()
 
@@ -165,7 +172,9 @@ def waiting(*workflow_ids: str) -> tuple[FakeStore, History]:
     return store, History(store)
 
 
-async def run(receiver: Receiver, *workflow_ids: str, at_once: int = 2, context: CallContext | None = None) -> tuple[str, History]:
+async def run(
+    receiver: Receiver, *workflow_ids: str, at_once: int = 2, context: CallContext | None = None
+) -> tuple[str, History]:
     store, history = waiting(*workflow_ids)
     pushes = TaskPushes(store, history, FakeClock(), CountedIds(), hook(receiver))
     error = await pushes.run(DETAILS | {"mode": "task", "task_queues": ["q"]}, work(context), at_once)

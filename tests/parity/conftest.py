@@ -8,7 +8,9 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--parity-record", action="store_true", help="record the transcripts of the real server anew, and compare nothing"
+        "--parity-record",
+        action="store_true",
+        help="record the transcripts of the real server anew, and compare nothing",
     )
     parser.addoption(
         "--parity-stores",

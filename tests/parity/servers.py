@@ -165,7 +165,9 @@ async def real_server(more: tuple[str, ...] = (), *, plain: bool = False) -> Asy
         "--http-port",
         str(http_port),
     ]
-    async with _running([*arguments, "--log-level", "error", *_flags(more if plain else (*_REAL_SETTINGS, *more))], port):
+    async with _running(
+        [*arguments, "--log-level", "error", *_flags(more if plain else (*_REAL_SETTINGS, *more))], port
+    ):
         yield Server.at(port, http_port)
 
 

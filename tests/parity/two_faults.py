@@ -61,7 +61,9 @@ def requests(spec: RpcSpec) -> Iterator[tuple[str, Message]]:
 
 def rpcs() -> list[RpcSpec]:
     """Those that are served, and can be asked anything."""
-    return [spec for spec in REGISTRY.values() if spec.served is not Served.UNIMPLEMENTED and spec.method not in LEFT_OUT]
+    return [
+        spec for spec in REGISTRY.values() if spec.served is not Served.UNIMPLEMENTED and spec.method not in LEFT_OUT
+    ]
 
 
 def _setter(name: str, value: Any, part: str = "") -> Callable[[Any], None]:
@@ -126,7 +128,13 @@ def _base(spec: RpcSpec) -> Any:
             continue
         if field.type == FieldDescriptor.TYPE_STRING:
             values = {"namespace": "default", "identity": "me", "request_id": "r", "query": "WorkflowId = 'x'"}
-            if (name.endswith("_id") and name not in ("run_id", "first_execution_run_id", "request_id")) or name in ("signal_name", "endpoint", "service", "operation", "deployment_name"):
+            if (name.endswith("_id") and name not in ("run_id", "first_execution_run_id", "request_id")) or name in (
+                "signal_name",
+                "endpoint",
+                "service",
+                "operation",
+                "deployment_name",
+            ):
                 setattr(request, name, absent)
             elif name in values:
                 setattr(request, name, values[name])

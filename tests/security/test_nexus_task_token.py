@@ -58,7 +58,12 @@ async def test_a_worker_ends_no_operation_of_another_namespace(clients: dict[str
     target: Any = {"worker": {"namespace": "bank", "task_queue": "handlers"}}
     endpoint = operator_pb.CreateNexusEndpointRequest(spec={"name": "bank-e", "target": target})  # type: ignore[arg-type]
     await clients["root"].operator_service.create_nexus_endpoint(endpoint)
-    start: dict[str, Any] = {"workflow_id": "pay", "request_id": "r", "workflow_type": {"name": "Pay"}, "task_queue": {"name": "q"}}
+    start: dict[str, Any] = {
+        "workflow_id": "pay",
+        "request_id": "r",
+        "workflow_type": {"name": "Pay"},
+        "task_queue": {"name": "q"},
+    }
     run_id = (await root.start_workflow_execution(rr.StartWorkflowExecutionRequest(namespace="victim", **start))).run_id
     poll: Any = {"namespace": "victim", "task_queue": {"name": "q"}}
     task = await root.poll_workflow_task_queue(rr.PollWorkflowTaskQueueRequest(**poll))

@@ -47,7 +47,10 @@ async def long_history(place: Town, namespace: str) -> None:
     await place.start(namespace, f"{namespace}-0")
     for n in range(ITEMS):
         await place.call(
-            "SignalWorkflowExecution", namespace, workflow_execution={"workflow_id": f"{namespace}-0"}, signal_name=f"{n}"
+            "SignalWorkflowExecution",
+            namespace,
+            workflow_execution={"workflow_id": f"{namespace}-0"},
+            signal_name=f"{n}",
         )
 
 
@@ -212,7 +215,9 @@ async def test_a_page_token_that_is_none_ends_in_a_refusal_or_a_page(place: Town
     """Altered in each byte, cut at each length, and what never was one: nothing but a ServiceError comes of it."""
     token = await _first_token(place, method) if method in PAGED else b'{"l":"x"}'
     fields = PAGED[method][1] if method in PAGED else {}
-    altered = [token[:at] + bytes((token[at] ^ bit,)) + token[at + 1 :] for at in range(len(token)) for bit in (1, 0x80)]
+    altered = [
+        token[:at] + bytes((token[at] ^ bit,)) + token[at + 1 :] for at in range(len(token)) for bit in (1, 0x80)
+    ]
     for each in altered + [token[:length] for length in range(1, len(token))] + BAD:
         refusal = await place.refusal(method, "victim", **fields, next_page_token=each)
         expected = ("", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED")

@@ -137,7 +137,9 @@ async def test_cve_2026_5199_a_batch_acts_in_its_own_namespace(place: Town) -> N
     )  # fmt: skip
     await place.later(5)
     ended = {
-        name: (await place.call("DescribeWorkflowExecution", name, execution={"workflow_id": "both"})).workflow_execution_info
+        name: (
+            await place.call("DescribeWorkflowExecution", name, execution={"workflow_id": "both"})
+        ).workflow_execution_info
         for name in ("victim", "mallory")
     }
     assert (ended["victim"].status, ended["mallory"].status) == (1, 5)
@@ -167,7 +169,9 @@ async def test_cve_2025_14987_commands_lead_into_no_other_namespace(place: Town,
     assert refusal.startswith("PERMISSION_DENIED"), refusal
     await place.history.transfers.drain()
     assert await place.call("DescribeWorkflowExecution", "victim", execution=_EXECUTION) == victim
-    assert (await place.refusal("DescribeWorkflowExecution", "victim", execution={"workflow_id": "c"})).startswith("NOT_FOUND")
+    assert (await place.refusal("DescribeWorkflowExecution", "victim", execution={"workflow_id": "c"})).startswith(
+        "NOT_FOUND"
+    )
 
 
 def test_every_command_that_names_a_namespace_is_tried() -> None:
@@ -234,7 +238,11 @@ async def test_a_nexus_operation_of_another_namespace_is_not_answered(place: Tow
         for name, value in fields.items():
             setattr(token, name, value)
         refusal = await place.refusal(
-            "RespondNexusTaskCompleted", "mallory", "mallory-worker", task_token=token.SerializeToString(), response=answer
+            "RespondNexusTaskCompleted",
+            "mallory",
+            "mallory-worker",
+            task_token=token.SerializeToString(),
+            response=answer,
         )
         assert refusal == "NOT_FOUND: Nexus task not found or already expired", fields
 

@@ -28,13 +28,21 @@ if TYPE_CHECKING:
 
 OWN = "temporal-sys-per-ns-tq"
 REFUSED = f"cannot use internal per-namespace task queue:{OWN}"
-_START: dict[str, Any] = {"workflow_id": "x", "request_id": "x", "workflow_type": {"name": "T"}, "task_queue": {"name": OWN}}
+_START: dict[str, Any] = {
+    "workflow_id": "x",
+    "request_id": "x",
+    "workflow_type": {"name": "T"},
+    "task_queue": {"name": OWN},
+}
 _SCHEDULE: dict[str, Any] = {
     "schedule_id": "s", "request_id": "r",
     "schedule": {"action": {"start_workflow": {key: _START[key] for key in ("workflow_id", "workflow_type", "task_queue")}}},
 }  # fmt: skip
 _TARGET: dict[str, Any] = {"spec": {"name": "ep", "target": {"worker": {"namespace": "victim", "task_queue": OWN}}}}
-_OPTIONS: dict[str, Any] = {"activity_options": {"task_queue": {"name": OWN}}, "update_mask": {"paths": ["task_queue.name"]}}
+_OPTIONS: dict[str, Any] = {
+    "activity_options": {"task_queue": {"name": OWN}},
+    "update_mask": {"paths": ["task_queue.name"]},
+}
 _UPDATE = {"workflow_execution": {"workflow_id": "x"}, "request": {"input": {"name": "u"}}}
 
 TRIED: dict[str, dict[str, Any]] = {
@@ -158,9 +166,7 @@ async def test_an_activity_is_not_moved_there(place: Town) -> None:
         "schedule_activity_task_command_attributes": {**COMMANDS["SCHEDULE_ACTIVITY_TASK"], "task_queue": QUEUE},
     }
     await place.turn("victim", schedule)
-    refusal = await place.refusal(
-        "UpdateActivityOptions", "victim", execution={"workflow_id": "w"}, id="a", **_OPTIONS
-    )
+    refusal = await place.refusal("UpdateActivityOptions", "victim", execution={"workflow_id": "w"}, id="a", **_OPTIONS)
     assert REFUSED in refusal
     options = {"type": "BatchActivityWithProtobuf", **_OPTIONS}
     await place.call(
@@ -210,9 +216,7 @@ async def test_a_look_counts_as_a_poll_that_is_refused(place: Town) -> None:
     """So that the poll is sent and hears why; it tells nothing of what waits there, and nobody counts as a poller."""
     reply = await place.call("LookForTasks", "victim", workflow_polls=[{"task_queue": {"name": OWN}, "identity": "x"}])
     assert list(reply.workflow_tasks) == [1]
-    described = await place.call(
-        "DescribeTaskQueue", "victim", task_queue={"name": OWN}, task_queue_type=1
-    )
+    described = await place.call("DescribeTaskQueue", "victim", task_queue={"name": OWN}, task_queue_type=1)
     assert [poller.identity for poller in described.pollers if poller.identity == "x"] == []
 
 
@@ -254,8 +258,11 @@ def test_what_a_workflow_asks_of_the_server_is_held_to_the_same(fields: dict[str
 
 def test_which_names_are_the_servers() -> None:
     """As Temporal has it: not every name that begins with temporal-sys-."""
-    assert [name for name in (OWN, "temporal-sys-per-ns-x", "temporal-sys-worker-controller-per-ns-tq", "temporal-sys-x", "q")
-            if is_internal(name)] == [OWN, "temporal-sys-per-ns-x", "temporal-sys-worker-controller-per-ns-tq"]
+    assert [
+        name
+        for name in (OWN, "temporal-sys-per-ns-x", "temporal-sys-worker-controller-per-ns-tq", "temporal-sys-x", "q")
+        if is_internal(name)
+    ] == [OWN, "temporal-sys-per-ns-x", "temporal-sys-worker-controller-per-ns-tq"]
     assert internal_fault(OWN, OWN) == ""
 
 

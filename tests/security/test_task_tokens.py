@@ -183,7 +183,9 @@ async def test_a_token_goes_with_no_other_namespace(place: Town, method: str, ki
     assert await _refused(place, method, "mallory", handed.token) == FOREIGN
     assert await _refused(place, method, "mallory", handed.token, "mallory-worker") == FOREIGN
     assert (await _refused(place, method, "", handed.token, "mallory-worker")).startswith("PERMISSION_DENIED")
-    assert (await _refused(place, method, handed.namespace, handed.token, "mallory-admin")).startswith("PERMISSION_DENIED")
+    assert (await _refused(place, method, handed.namespace, handed.token, "mallory-admin")).startswith(
+        "PERMISSION_DENIED"
+    )
     for own in ({}, {"caller_namespace_id": place.ids["mallory"]}, {"nonce": 0}):
         token = TaskToken.FromString(handed.token)
         token.namespace_id = place.ids["mallory"]
@@ -214,7 +216,9 @@ async def test_a_token_that_was_altered_or_cut_is_none(place: Town, method: str,
     handed = await KINDS[kind](place)
     before = await place.stored()
     token = handed.token
-    altered = [token[:at] + bytes((token[at] ^ bit,)) + token[at + 1 :] for at in range(len(token)) for bit in (1, 0x80)]
+    altered = [
+        token[:at] + bytes((token[at] ^ bit,)) + token[at + 1 :] for at in range(len(token)) for bit in (1, 0x80)
+    ]
     cut = [token[:length] for length in range(len(token))]
     for each in altered + cut:
         refusal = await _refused(place, method, handed.namespace, each)
@@ -350,7 +354,11 @@ async def test_long_poll_tokens(place: Town) -> None:
         )
         assert refusal.startswith("INVALID_ARGUMENT"), token
     refusal = await place.refusal(
-        "DescribeActivityExecution", "mallory", activity_id="s", run_id=seen.run_id, long_poll_token=seen.long_poll_token
+        "DescribeActivityExecution",
+        "mallory",
+        activity_id="s",
+        run_id=seen.run_id,
+        long_poll_token=seen.long_poll_token,
     )
     assert refusal.startswith("NOT_FOUND")
 
@@ -372,7 +380,10 @@ async def test_conflict_tokens(place: Town) -> None:
     theirs = await place.call("DescribeWorkerDeployment", "victim", deployment_name="d")
     calls: tuple[tuple[str, dict[str, Any]], ...] = (
         ("UpdateSchedule", {**changed, "conflict_token": seen.conflict_token}),
-        ("SetWorkerDeploymentManager", {"deployment_name": "d", "manager_identity": "m", "conflict_token": theirs.conflict_token}),
+        (
+            "SetWorkerDeploymentManager",
+            {"deployment_name": "d", "manager_identity": "m", "conflict_token": theirs.conflict_token},
+        ),
     )
     for method, fields in calls:
         refusal = await place.refusal(method, "victim", "mallory-admin", **fields)

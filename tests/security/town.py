@@ -112,7 +112,12 @@ class Town:
 
     async def start(self, namespace: str = "victim", workflow_id: str = "w", **fields: Any) -> str:
         """A workflow; its run id."""
-        wanted = {"workflow_id": workflow_id, "request_id": workflow_id, "workflow_type": WORKFLOW_TYPE, "task_queue": QUEUE}
+        wanted = {
+            "workflow_id": workflow_id,
+            "request_id": workflow_id,
+            "workflow_type": WORKFLOW_TYPE,
+            "task_queue": QUEUE,
+        }
         reply = await self.call("StartWorkflowExecution", namespace, **(wanted | fields))
         return str(reply.run_id)
 

@@ -78,7 +78,9 @@ async def encoded_failures(p: Puppet) -> None:
 async def versions_by_build_id(p: Puppet) -> None:
     """A worker's version is known by its build id, and gets what is routed to it."""
     version = {"deployment_name": p.id("d"), "build_id": "1"}
-    options: dict[str, Any] = {"deployment_options": {**version, "worker_versioning_mode": "WORKER_VERSIONING_MODE_VERSIONED"}}
+    options: dict[str, Any] = {
+        "deployment_options": {**version, "worker_versioning_mode": "WORKER_VERSIONING_MODE_VERSIONED"}
+    }
     poll = p.begin("PollWorkflowTaskQueue", **p.poll_fields(), **options)
     await _until(p, "SetWorkerDeploymentCurrentVersion", deployment_name=p.id("d"), build_id="1")
     await p.start()
@@ -142,7 +144,8 @@ async def no_cloud_run(p: Puppet) -> None:
     await p.call("CreateWorkerDeployment", deployment_name=p.id("d"), request_id=p.id("r"))
     refusal = await _with_provider(p, "gcp-cloud-run")
     assert (refusal.code, refusal.message) == (
-        "INVALID_ARGUMENT", "a: Could not instantiate compute provider with type 'gcp-cloud-run'",
+        "INVALID_ARGUMENT",
+        "a: Could not instantiate compute provider with type 'gcp-cloud-run'",
     )
 
 
@@ -238,7 +241,8 @@ async def no_pause(p: Puppet) -> None:
     await p.start()
     refusal = await p.refused("PauseWorkflowExecution", workflow_id=p.workflow_id, request_id=p.id("r"))
     assert (refusal.code, refusal.message) == (
-        "UNIMPLEMENTED", "workflow pause is not enabled for namespace: default",
+        "UNIMPLEMENTED",
+        "workflow pause is not enabled for namespace: default",
     )
 
 
@@ -256,7 +260,12 @@ async def activity_without_a_workflow(p: Puppet) -> None:
 
 
 async def no_activity_without_a_workflow(p: Puppet) -> None:
-    for rpc in ("StartActivityExecution", "DescribeActivityExecution", "ListActivityExecutions", "PauseActivityExecution"):
+    for rpc in (
+        "StartActivityExecution",
+        "DescribeActivityExecution",
+        "ListActivityExecutions",
+        "PauseActivityExecution",
+    ):
         refusal = await p.refused(rpc)
         assert (refusal.code, refusal.message) == ("UNIMPLEMENTED", "Standalone activity is disabled")
     await no_batch_of_activities(p)

@@ -210,7 +210,9 @@ async def test_of_limits(p: Puppet, name: str) -> None:
 @pytest.mark.parametrize("server", ["otherwise"], indirect=True)
 async def test_what_is_told_as_configured(p: Puppet) -> None:
     _, namespace, _ = await _told(p)
-    assert namespace == {name: told.value != bool(told.setting and name not in ALONE) for name, told in NAMESPACE.items()}
+    assert namespace == {
+        name: told.value != bool(told.setting and name not in ALONE) for name, told in NAMESPACE.items()
+    }
 
 
 @pytest.mark.parametrize("server", ["otherwise"], indirect=True)

@@ -81,7 +81,9 @@ def test_the_environment_and_options_over_it(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_a_profile_of_the_configuration_file(tmp_path: Path) -> None:
     file = tmp_path / "temporal.toml"
-    file.write_text('[profile.prod]\naddress = "temporal.example:1"\nnamespace = "p"\n[profile.prod.tls]\ndisabled = true\n')
+    file.write_text(
+        '[profile.prod]\naddress = "temporal.example:1"\nnamespace = "p"\n[profile.prod.tls]\ndisabled = true\n'
+    )
     found = connection(config_file=str(file), profile="prod", api_key="k")
     assert found == Connection("temporal.example:1", "p", "k", None, (), "", "")
 

@@ -287,7 +287,9 @@ async def test_a_call_to_another_process_has_the_time_that_is_left(jump_s: float
 
 
 @JUMPS
-async def test_warnings_are_throttled_by_the_second_that_passes(jump_s: float, caplog: pytest.LogCaptureFixture) -> None:
+async def test_warnings_are_throttled_by_the_second_that_passes(
+    jump_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
     clock = FakeClock()
     warn = ThrottledWarnings(logging.getLogger("throttled"), clock, per_s=2)
     for _ in range(3):

@@ -17,7 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_demo_ends_well() -> None:
     """The server is killed on the way, and both orders finish."""
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "demo.py"], capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False
+        [sys.executable, ROOT / "examples" / "demo.py"],
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE_S,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "killed the server with SIGKILL" in done.stdout

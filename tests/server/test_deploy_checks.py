@@ -28,7 +28,15 @@ def test_rates_that_the_scheduler_takes(rate: str) -> None:
 
 @pytest.mark.parametrize(
     "rate",
-    ["rate(15 mins)", "rate(0 minutes)", "rate(15)", "rate(1.5 hours)", "every 15 minutes", "cron(0 * * * *)", "rate(15 minutes) "],
+    [
+        "rate(15 mins)",
+        "rate(0 minutes)",
+        "rate(15)",
+        "rate(1.5 hours)",
+        "every 15 minutes",
+        "cron(0 * * * *)",
+        "rate(15 minutes) ",
+    ],
 )
 @pytest.mark.parametrize("name", ["SweepRate", "HousekeepingRate"])
 def test_rates_that_it_refuses(name: str, rate: str) -> None:

@@ -254,7 +254,11 @@ async def test_services_follow(world: World) -> None:
     async def state() -> tuple[Code | None, Code | None, bool]:
         described: Any = await world.call("DescribeNamespace", service_pb.DescribeNamespaceRequest(namespace="default"))
         told = described.namespace_info.supports_schedules
-        return await _refused(world, "ListSchedules", listing), await _refused(world, "PollWorkflowTaskQueue", long), told
+        return (
+            await _refused(world, "ListSchedules", listing),
+            await _refused(world, "PollWorkflowTaskQueue", long),
+            told,
+        )
 
     assert await state() == (None, None, True)
     changed = DynamicConfig({"limit.maxidlength": 10}, {"default": {"frontend.enableschedules": False}})
@@ -277,7 +281,9 @@ def test_addresses_that_callbacks_may_have_follow(world: World) -> None:
         pattern = {"Pattern": f"{host}:*", "AllowInsecure": True}
         live_config.reconfigure(services, DynamicConfig({"callback.allowedaddresses": [pattern]}))
         assert frontend.config.callback_allowed_addresses == ((f"{host}:*", True),)
-        named = [name for name in ("flag.internal", "one.internal", "other.internal") if outbound.named.has_host(name, 80)]
+        named = [
+            name for name in ("flag.internal", "one.internal", "other.internal") if outbound.named.has_host(name, 80)
+        ]
         assert named == sorted(["flag.internal", host])
 
 
@@ -288,8 +294,6 @@ def test_settings_are_renewed_in_place() -> None:
     live_config._renew(matching, DynamicConfig({"matching.longpollexpirationinterval": "4s"}), MATCHING_KEYS)
     assert (limits.blob_size_error, limits.of("n").blob_size_error, limits.pending_children) == (2 << 20, 5, 2000)
     assert (matching.host, matching.long_poll_s) == ("h", 4.0)
-
-
 
 
 async def _told_of_schedules(puppet: Puppet, *, told: bool) -> None:

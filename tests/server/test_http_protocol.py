@@ -126,7 +126,9 @@ async def test_requests_follow_each_other_on_one_connection() -> None:
         peer = await one.connect()
         assert await peer.ask(GET) == (200, b"/ ")
         assert await peer.ask(b"POST /a?b HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nxy") == (200, b"/a xy")
-        assert await peer.ask(b"POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nxy\r\n0\r\n\r\n") == (200, b"/a xy")
+        assert await peer.ask(
+            b"POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nxy\r\n0\r\n\r\n"
+        ) == (200, b"/a xy")
         peer.writer.write(GET + b"GET /2 HTTP/1.1\r\nhost: a\r\n\r\n")
         assert [await peer.answer(), await peer.answer()] == [(200, b"/ "), (200, b"/2 ")]
 
@@ -281,7 +283,9 @@ async def test_large_heads_and_small_chunks_of_callers_pass() -> None:
         status, _ = await peer.ask(b"GET / HTTP/1.1\r\nhost: a\r\n" + b"x: %b\r\n" % (b"y" * 100) * 200 + b"\r\n")
         assert status == 200
         assert (await peer.ask(b"GET /?" + b"x" * 30_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n"))[0] == 200
-        body = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n"
+        body = (
+            b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n"
+        )
         assert await peer.ask(body) == (200, b"/ " + b"x" * 20_000)
         assert await peer.ask(b"GET http://a/ HTTP/1.1\r\nhost: a\r\n\r\n") == (200, b"/ ")
 
@@ -289,13 +293,17 @@ async def test_large_heads_and_small_chunks_of_callers_pass() -> None:
 async def test_trailers_do_not_become_headers() -> None:
     async with site() as one:
         peer = await one.connect()
-        request = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nauthorization: b\r\n\r\n"
+        request = (
+            b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nauthorization: b\r\n\r\n"
+        )
         assert await peer.ask(request) == (200, b"/ x")
         assert one.app.headers == [(b"host", b"a"), (b"transfer-encoding", b"chunked")]
 
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
-@pytest.mark.parametrize("framed", [b"content-length: 2\r\n\r\nxy", b"transfer-encoding: chunked\r\n\r\n2\r\nxy\r\n0\r\n\r\n"])
+@pytest.mark.parametrize(
+    "framed", [b"content-length: 2\r\n\r\nxy", b"transfer-encoding: chunked\r\n\r\n2\r\nxy\r\n0\r\n\r\n"]
+)
 async def test_an_upgrade_is_passed_over_and_its_body_is_a_body(protocol: bytes, framed: bytes) -> None:
     """Java's client asks for HTTP/2 with its first request, whatever that is."""
     async with site() as one:
@@ -374,7 +382,13 @@ async def test_metrics_cost_their_reader_cpu_time() -> None:
 
     app = metrics_app(PrometheusMetrics(), nothing, BrowserRules())
     for path in ("/metrics", "/nothing"):
-        scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"localhost")], "state": {"peer": Connection()}}
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "headers": [(b"host", b"localhost")],
+            "state": {"peer": Connection()},
+        }
         await app(scope, nothing, nothing)
     assert len(spent) == 2
     assert spent[0] > spent[1] > 0

@@ -82,7 +82,9 @@ class Site:
         self.urls.append(f"http://127.0.0.1:{port}/history")
 
     def client(self, *urls: str, secret: str = SECRET) -> HttpClient:
-        made = HttpClient(urls or self.urls, CLOCK, credential([secret] if secret else []), name="the history service", resend=False)
+        made = HttpClient(
+            urls or self.urls, CLOCK, credential([secret] if secret else []), name="the history service", resend=False
+        )
         self._stack.callback(made.close)
         return made
 
@@ -310,7 +312,10 @@ def test_what_a_request_is_about() -> None:
         ({"roles": frozenset({Role.MATCHING})}, "--internal-port"),
         ({"roles": frozenset({Role.FRONTEND, Role.MATCHING}), "matching_urls": ("http://h:1",)}, "--matching-url"),
         ({"roles": frozenset({Role.HISTORY}), "matching_urls": ("h:1",)}, "http://HOST:PORT"),
-        ({"roles": frozenset({Role.FRONTEND}), "matching_urls": ("http://h:1",), "internal_port": 1}, "--internal-port"),
+        (
+            {"roles": frozenset({Role.FRONTEND}), "matching_urls": ("http://h:1",), "internal_port": 1},
+            "--internal-port",
+        ),
         ({"roles": frozenset({Role.HISTORY}), "matching_urls": ("http://h:1",), "store": StoreConfig()}, "SQLite"),
     ],
 )

@@ -43,9 +43,7 @@ async def test_an_answered_query_links_to_the_run_that_was_asked(p: Puppet) -> N
     await p.step(c.timer())
     asked = p.begin("QueryWorkflow", execution=p.execution(), query={"query_type": "q"})
     task = await p.workflow_task()
-    await p.call(
-        "RespondQueryTaskCompleted", task_token=task.task_token, completed_type="QUERY_RESULT_TYPE_ANSWERED"
-    )
+    await p.call("RespondQueryTaskCompleted", task_token=task.task_token, completed_type="QUERY_RESULT_TYPE_ANSWERED")
     assert _is_link((await asked.answer()).link, p, run_id, "Query processed")
 
 

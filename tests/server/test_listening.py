@@ -58,7 +58,18 @@ def test_what_is_no_host(host: str) -> None:
         bind_ip(host)
 
 
-@pytest.mark.parametrize(("ip", "expected"), [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("0.0.0.0", False), ("::", False), ("::ffff:0.0.0.0", False), ("10.1.2.3", False)])
+@pytest.mark.parametrize(
+    ("ip", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("::ffff:0.0.0.0", False),
+        ("10.1.2.3", False),
+    ],
+)
 def test_loopback(ip: str, expected: bool) -> None:
     assert is_loopback(ip) is expected
 
@@ -80,7 +91,17 @@ def listening(process_id: int) -> set[str]:
 
 
 def _bridge(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "whistlestop.server", "bridge", "--target", "http://127.0.0.1:1", "--log-every", "0", *flags]
+    return [
+        sys.executable,
+        "-m",
+        "whistlestop.server",
+        "bridge",
+        "--target",
+        "http://127.0.0.1:1",
+        "--log-every",
+        "0",
+        *flags,
+    ]
 
 
 SERVERS = {
@@ -118,7 +139,12 @@ def test_what_the_kernel_shows(tmp_path: Any) -> None:
     try:
         for what, (command, _) in SERVERS.items():
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=tmp_path,
             )
             running[what] = Running(process)
             running[what].watch()

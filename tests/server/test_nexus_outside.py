@@ -194,7 +194,8 @@ async def test_a_callback_that_nobody_answers_holds_up_no_other_of_its_run(
     await step(client, "complete_workflow_execution")
     found = await callbacks(client, "two", lambda each: each[1].state == CallbackState.CALLBACK_STATE_SUCCEEDED)
     assert [each.state for each in found] == [
-        CallbackState.CALLBACK_STATE_SCHEDULED, CallbackState.CALLBACK_STATE_SUCCEEDED,
+        CallbackState.CALLBACK_STATE_SCHEDULED,
+        CallbackState.CALLBACK_STATE_SUCCEEDED,
     ]
     elsewhere.slow.set()
     found = await callbacks(client, "two", lambda each: each[0].state == CallbackState.CALLBACK_STATE_SUCCEEDED)

@@ -377,7 +377,9 @@ async def test_headers_that_would_break_the_head_are_refused(headers: dict[str, 
     assert network.asked == []
 
 
-@pytest.mark.parametrize("url", ["ftp://a/", "//a/", "http:///x", "http://[::1/", "http://a:99999/", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "url", ["ftp://a/", "//a/", "http:///x", "http://[::1/", "http://a:99999/", "file:///etc/passwd"]
+)
 async def test_what_is_no_url_of_http_is_refused(url: str) -> None:
     with pytest.raises(BadRequest):
         await Network(0, [PUBLIC]).client().post(url, {}, b"", 1.0)

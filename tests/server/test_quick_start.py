@@ -157,7 +157,8 @@ def test_what_is_not_plain_is_left_to_typer(arguments: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["WHISTLESTOP_CONFIG", "WHISTLESTOP_ALLOW_ANONYMOUS", "WHISTLESTOP_ALLOW_OUTBOUND", "WHISTLESTOP_INTERNAL_PORT"]
+    "name",
+    ["WHISTLESTOP_CONFIG", "WHISTLESTOP_ALLOW_ANONYMOUS", "WHISTLESTOP_ALLOW_OUTBOUND", "WHISTLESTOP_INTERNAL_PORT"],
 )
 def test_an_environment_that_is_not_plain_is_left_to_typer(name: str) -> None:
     assert quick_start.plain(["server", "start"], {name: "1"}) is None

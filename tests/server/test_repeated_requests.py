@@ -319,15 +319,18 @@ LATE_REQUESTS = [
     request
     for request in REQUESTS
     if request.rpc
-    in {"StartWorkflowExecution", "SignalWithStartWorkflowExecution", "SignalWorkflowExecution", "ResetWorkflowExecution"}
+    in {
+        "StartWorkflowExecution",
+        "SignalWithStartWorkflowExecution",
+        "SignalWorkflowExecution",
+        "ResetWorkflowExecution",
+    }
 ]
 
 
 @pytest.mark.parametrize("later", LATER, ids=lambda later: later.__name__.strip("_"))
 @pytest.mark.parametrize("request_", LATE_REQUESTS, ids=str)
-async def test_sent_again_later(
-    p: Puppet, request_: Request, later: Callable[[Puppet], Awaitable[None]]
-) -> None:
+async def test_sent_again_later(p: Puppet, request_: Request, later: Callable[[Puppet], Awaitable[None]]) -> None:
     """The run has gone on meanwhile, and the request takes no effect any more."""
     await request_.before(p)
     fields = request_.fields(p)
@@ -441,10 +444,13 @@ def _answers(request: Any) -> list[dict[str, Any]]:
     accepted, answered = Packed(), Packed()
     asked = update_pb.Request()
     request.body.Unpack(asked)
-    accepted.Pack(update_pb.Acceptance(
-        accepted_request_message_id=request.id, accepted_request_sequencing_event_id=request.event_id,
-        accepted_request=asked,
-    ))
+    accepted.Pack(
+        update_pb.Acceptance(
+            accepted_request_message_id=request.id,
+            accepted_request_sequencing_event_id=request.event_id,
+            accepted_request=asked,
+        )
+    )
     answered.Pack(update_pb.Response(meta=asked.meta, outcome=update_pb.Outcome(success=None)))
     return [
         {"id": "accept", "protocol_instance_id": request.protocol_instance_id, "body": accepted},

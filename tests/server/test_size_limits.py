@@ -266,9 +266,7 @@ async def _events(p: Puppet) -> list[Any]:
     events: list[Any] = []
     token = b""
     while True:
-        page = await p.call(
-            "GetWorkflowExecutionHistory", record=False, execution=p.execution(), next_page_token=token
-        )
+        page = await p.call("GetWorkflowExecutionHistory", record=False, execution=p.execution(), next_page_token=token)
         events += page.history.events
         token = page.next_page_token
         if not token:

@@ -295,7 +295,9 @@ def test_starts_with_little_work(start_dev: Launch) -> None:
 
 def test_log_config_prints_the_configuration(start_dev: Launch) -> None:
     """As JSON on standard error."""
-    server = start_dev("--log-config", "--sqlite-pragma", "synchronous=normal", "--dynamic-config-value", "limit.maxIDLength=9")
+    server = start_dev(
+        "--log-config", "--sqlite-pragma", "synchronous=normal", "--dynamic-config-value", "limit.maxIDLength=9"
+    )
     assert server.end() == 0
     shown = json.loads("\n".join(server.stderr))
     assert shown["sqlite_pragmas"] == {"synchronous": "normal"}

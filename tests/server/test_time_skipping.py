@@ -160,13 +160,16 @@ WORKFLOWS = [Sleeper, WaitsForSignal, WorksBeside, Retries, Heartbeats, Parent, 
 async def station(*extra: str) -> AsyncIterator[WorkflowEnvironment]:
     """The test server with a worker."""
     environment = await WorkflowEnvironment.start_time_skipping(
-        test_server_existing_path=str(EXECUTABLE), test_server_extra_args=extra,
+        test_server_existing_path=str(EXECUTABLE),
+        test_server_extra_args=extra,
         test_server_startup_timeout=timedelta(seconds=PATIENCE_S),
     )
     async with (
         environment,
         Worker(
-            environment.client, task_queue=QUEUE, workflows=WORKFLOWS,
+            environment.client,
+            task_queue=QUEUE,
+            workflows=WORKFLOWS,
             activities=[work, fail_twice, never_heard_of, Naps(environment).nap],
         ),
     ):
@@ -191,7 +194,9 @@ async def test_months_pass_in_a_moment() -> None:
         assert await client.execute_workflow(Parent.run, **started()) == pytest.approx([40, 2, 400], abs=1e-3)
         assert await ahead(environment) == 430 * DAY
         assert await client.execute_workflow(Retries.run, **started()) == pytest.approx(18, abs=0.01)
-        monthly = client.get_workflow_handle((await client.start_workflow(Monthly.run, **started(cron_schedule=MONTHLY))).id)
+        monthly = client.get_workflow_handle(
+            (await client.start_workflow(Monthly.run, **started(cron_schedule=MONTHLY))).id
+        )
         first = await monthly.describe()
         async with environment.time_skipping_unlocked():  # type: ignore[attr-defined]  # as `result` does it
             for _ in range(30000):

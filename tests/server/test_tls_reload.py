@@ -184,7 +184,9 @@ async def http(server: Server, context: ssl.SSLContext) -> tuple[asyncio.StreamR
 async def client_of(server: Server, authority: Authority) -> Client:
     mine, secret = authority.issue("client")
     tls = TLSConfig(
-        server_root_ca_cert=authority.path.read_bytes(), client_cert=mine.read_bytes(), client_private_key=secret.read_bytes()
+        server_root_ca_cert=authority.path.read_bytes(),
+        client_cert=mine.read_bytes(),
+        client_private_key=secret.read_bytes(),
     )
     return await Client.connect(f"127.0.0.1:{server.port}", tls=tls)
 

@@ -61,7 +61,12 @@ def clean_environ() -> dict[str, str]:
     """Return the environment of somebody who has no checkout, no credentials and no region."""
     hidden = ("PYTHONPATH", "VIRTUAL_ENV", "AWS_", "TEMPORAL_", "WHISTLESTOP_")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
-    return {**kept, "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    return {
+        **kept,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
 
 
 _IMPORT_ALL = """

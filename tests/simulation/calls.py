@@ -120,9 +120,7 @@ def _complaint(workflow_id: str, calls: list[Call[Any]], verdict: checker.Verdic
     )
 
 
-def operations_of(
-    method: str, request: Any, reply: Any, unknown: bool, run_ids: RunIds
-) -> list[tuple[str, Any]]:
+def operations_of(method: str, request: Any, reply: Any, unknown: bool, run_ids: RunIds) -> list[tuple[str, Any]]:
     """What the model is to be told of one call, by workflow id. No reply: it was refused, or its outcome is unknown."""
     refused = None if reply is not None or unknown else ServiceError(Code.NOT_FOUND, "")
     record = _Record(method, request, 0, None if unknown else 0, reply, refused)
@@ -322,9 +320,7 @@ class _Inside:
 
 
 def _count_pings(events: list[history_pb.HistoryEvent]) -> int:
-    return sum(
-        event.workflow_execution_signaled_event_attributes.signal_name.startswith("ping ") for event in events
-    )
+    return sum(event.workflow_execution_signaled_event_attributes.signal_name.startswith("ping ") for event in events)
 
 
 def _closing_status(events: list[history_pb.HistoryEvent]) -> int:

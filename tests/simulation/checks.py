@@ -35,9 +35,7 @@ PING = "ping "
 # ---- signals --------------------------------------------------------------------------------------------------------
 
 
-def check_signals(
-    histories: Histories, tries: Mapping[str, int], acknowledged: Sequence[tuple[str, str]]
-) -> None:
+def check_signals(histories: Histories, tries: Mapping[str, int], acknowledged: Sequence[tuple[str, str]]) -> None:
     """No acknowledged signal is lost, none is received more often than it was sent, and none was sent by nobody.
 
     `tries` counts, for each signal of a client, the calls that may have been applied: those that were acknowledged, and
@@ -70,15 +68,20 @@ def taken_signals(histories: Histories) -> Counter[str]:
 
 def _names(histories: Histories) -> Iterator[tuple[tuple[str, str], list[str]]]:
     for key, events in histories.items():
-        yield key, [
-            event.workflow_execution_signaled_event_attributes.signal_name for event in events
-            if event.HasField("workflow_execution_signaled_event_attributes")
-        ]
+        yield (
+            key,
+            [
+                event.workflow_execution_signaled_event_attributes.signal_name
+                for event in events
+                if event.HasField("workflow_execution_signaled_event_attributes")
+            ],
+        )
 
 
 def _pings_sent(events: Events) -> list[str]:
     return [
-        event.signal_external_workflow_execution_initiated_event_attributes.signal_name for event in events
+        event.signal_external_workflow_execution_initiated_event_attributes.signal_name
+        for event in events
         if event.HasField("signal_external_workflow_execution_initiated_event_attributes")
     ]
 
@@ -110,11 +113,13 @@ def base_of(events: Events, run_id: str) -> str:
 def check_update(events: Events, update_id: str, outcome: update_pb.Outcome | None) -> None:
     """What the caller was told of an update is what history says. `outcome`: None when it was told "accepted"."""
     accepted = [
-        event for event in events
+        event
+        for event in events
         if event.workflow_execution_update_accepted_event_attributes.protocol_instance_id == update_id
     ]
     outcomes = [
-        event.workflow_execution_update_completed_event_attributes.outcome for event in events
+        event.workflow_execution_update_completed_event_attributes.outcome
+        for event in events
         if event.workflow_execution_update_completed_event_attributes.meta.update_id == update_id
     ]
     if outcome is not None and outcome.HasField("failure"):
@@ -129,11 +134,11 @@ def check_update(events: Events, update_id: str, outcome: update_pb.Outcome | No
 def check_activity(events: Events, activity_id: str, result: common_pb.Payloads) -> None:
     """An acknowledged result stands in history."""
     scheduled = {
-        event.event_id for event in events
-        if event.activity_task_scheduled_event_attributes.activity_id == activity_id
+        event.event_id for event in events if event.activity_task_scheduled_event_attributes.activity_id == activity_id
     }
     results = [
-        event.activity_task_completed_event_attributes.result for event in events
+        event.activity_task_completed_event_attributes.result
+        for event in events
         if event.activity_task_completed_event_attributes.scheduled_event_id in scheduled
     ]
     assert results == [result], f"the acknowledged result of {activity_id} is lost: {results}"

@@ -85,7 +85,9 @@ class Client:
         chance = self.chance
         program = chance.choice(sorted(PROGRAMS))
         request = rr.StartWorkflowExecutionRequest(
-            namespace=NAMESPACE, workflow_id=self.name(f"{program}-"), request_id=self.world.backend.ids.uuid(),
+            namespace=NAMESPACE,
+            workflow_id=self.name(f"{program}-"),
+            request_id=self.world.backend.ids.uuid(),
             identity="client",
         )
         request.workflow_type.name = program
@@ -118,8 +120,11 @@ class Client:
     async def signal_with_start(self) -> None:
         started = self._start_request()
         request = rr.SignalWithStartWorkflowExecutionRequest(
-            namespace=NAMESPACE, workflow_id=started.workflow_id, request_id=started.request_id,
-            signal_name=self.name("signal "), input=started.input,
+            namespace=NAMESPACE,
+            workflow_id=started.workflow_id,
+            request_id=started.request_id,
+            signal_name=self.name("signal "),
+            input=started.input,
         )
         if self.chance.random() < 0.5 and self.world.seen.started:
             request.workflow_id = self.a_workflow()
@@ -148,7 +153,9 @@ class Client:
             outcome = reply.outcome if reply.HasField("outcome") else None
             if outcome is not None or reply.stage >= request.wait_policy.lifecycle_stage:
                 update_id = request.request.meta.update_id
-                self.world.seen.updates.append((workflow_id, reply.update_ref.workflow_execution.run_id, update_id, outcome))
+                self.world.seen.updates.append(
+                    (workflow_id, reply.update_ref.workflow_execution.run_id, update_id, outcome)
+                )
                 return
 
     async def update_with_start(self) -> None:
@@ -200,7 +207,9 @@ class Client:
     async def cancel(self) -> None:
         if self.chance.random() < 0.7:
             return
-        request = rr.RequestCancelWorkflowExecutionRequest(namespace=NAMESPACE, request_id=self.world.backend.ids.uuid())
+        request = rr.RequestCancelWorkflowExecutionRequest(
+            namespace=NAMESPACE, request_id=self.world.backend.ids.uuid()
+        )
         request.workflow_execution.workflow_id = self.a_workflow()
         await self._insist("RequestCancelWorkflowExecution", request, rr.RequestCancelWorkflowExecutionResponse)
 
@@ -222,13 +231,16 @@ class Client:
         asked.execution.workflow_id, asked.execution.run_id = self.a_run()
         history = await self._insist("GetWorkflowExecutionHistory", asked, rr.GetWorkflowExecutionHistoryResponse)
         points = [
-            event.event_id for event in history.history.events
+            event.event_id
+            for event in history.history.events
             if event.HasField("workflow_task_completed_event_attributes")
         ]
         if not points:
             return
         request = rr.ResetWorkflowExecutionRequest(
-            namespace=NAMESPACE, reason="try again", request_id=self.world.backend.ids.uuid(),
+            namespace=NAMESPACE,
+            reason="try again",
+            request_id=self.world.backend.ids.uuid(),
             workflow_task_finish_event_id=self.chance.choice(points),
         )
         request.workflow_execution.CopyFrom(asked.execution)

@@ -142,16 +142,22 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._calls.append(call)
         return call
 
-    def call_later(self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> Any:
+    def call_later(
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> Any:
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
-    def call_at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> Any:
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> Any:
         call = _Call(self, callback, args, context)
         call.when_s = when
         heapq.heappush(self._timers, (START_NS + round(when * SECOND_NS), next(self._order), call))
         return call
 
-    def call_soon_threadsafe(self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> Any:
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> Any:
         raise AssertionError(f"another thread enters the simulation: {callback}")
 
     def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> Any:
@@ -237,7 +243,6 @@ class LoopClock(FakeClock):
             await future
         finally:
             call.cancel()
-
 
     async def advance(self, delta_s: float) -> None:
         """Let that time pass."""

@@ -258,12 +258,26 @@ def updated(p: Progress) -> bool:
 PROGRAMS: dict[str, Callable[[Progress], bool]] = {
     each.__name__: each
     for each in (
-        sequence, timers, parallel, race, parent, leaver, waiter, pinger, canceller, looper, failing, updated,
+        sequence,
+        timers,
+        parallel,
+        race,
+        parent,
+        leaver,
+        waiter,
+        pinger,
+        canceller,
+        looper,
+        failing,
+        updated,
     )
 }
-CLOSING = frozenset({
-    ct.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION, ct.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION,
-})
+CLOSING = frozenset(
+    {
+        ct.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
+        ct.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION,
+    }
+)
 
 
 def answer_updates(p: Progress, requests: Sequence[protocol_pb.Message], messages: list[protocol_pb.Message]) -> None:

@@ -32,7 +32,9 @@ class Result:
         self.totals += other.totals
 
 
-def run(seeds: range, steps: int, *, verbose: bool = False, hashes: bool = False, first_failure: bool = False) -> Result:
+def run(
+    seeds: range, steps: int, *, verbose: bool = False, hashes: bool = False, first_failure: bool = False
+) -> Result:
     """Run them one after another; with `first_failure`, up to the first one that fails."""
     logging.basicConfig(level=logging.CRITICAL)
     result = Result()
@@ -49,12 +51,19 @@ def run(seeds: range, steps: int, *, verbose: bool = False, hashes: bool = False
             result.lines.append(f"seed {seed}: {simulation.loop.digest}, {simulation.loop.steps} callbacks")
         seen = simulation.seen
         result.seeds += 1
-        result.totals.update({
-            "started": len(seen.started), "signals": len(seen.signals), "updates": len(seen.updates),
-            "activities": len(seen.activities), "queries": seen.queries, "crashes": simulation.backend.crashes,
-            "faults": len(simulation.backend.weather.struck), "calls and commits checked": simulation.backend.log.checked,
-            "ms CPU": round((time.process_time() - cpu) * 1000),
-        })
+        result.totals.update(
+            {
+                "started": len(seen.started),
+                "signals": len(seen.signals),
+                "updates": len(seen.updates),
+                "activities": len(seen.activities),
+                "queries": seen.queries,
+                "crashes": simulation.backend.crashes,
+                "faults": len(simulation.backend.weather.struck),
+                "calls and commits checked": simulation.backend.log.checked,
+                "ms CPU": round((time.process_time() - cpu) * 1000),
+            }
+        )
         if first_failure and result.failed:
             break
     return result

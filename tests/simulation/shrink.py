@@ -26,8 +26,12 @@ def failure_of(plan: Plan) -> tuple[str, Simulation]:
 
 def kind_of(error: str) -> str:
     """The first line without names and numbers: a smaller plan has others."""
-    return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9]+|'[^']*'|\b(waiter|pinger|canceller|looper|failing|updated|sequence"
-                  r"|timers|parallel|race|parent|leaver)\b\S*", "", error.splitlines()[0] if error else "")[:60]
+    return re.sub(
+        r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9]+|'[^']*'|\b(waiter|pinger|canceller|looper|failing|updated|sequence"
+        r"|timers|parallel|race|parent|leaver)\b\S*",
+        "",
+        error.splitlines()[0] if error else "",
+    )[:60]
 
 
 def shrink(plan: Plan, most_runs: int = 300) -> tuple[Plan, str]:

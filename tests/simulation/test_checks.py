@@ -34,7 +34,9 @@ class Calm(Simulation):
         self.backend.weather.clear()
         self.calm = True
 
-    def play(self, script: Callable[[Calm], Coroutine[None, None, None]]) -> dict[tuple[str, str], list[history_pb.HistoryEvent]]:
+    def play(
+        self, script: Callable[[Calm], Coroutine[None, None, None]]
+    ) -> dict[tuple[str, str], list[history_pb.HistoryEvent]]:
         """The histories after the script, once everything has ended; the checks have passed."""
 
         async def main() -> dict[tuple[str, str], list[history_pb.HistoryEvent]]:
@@ -70,8 +72,12 @@ class Calm(Simulation):
         while True:
             request = rr.GetWorkflowExecutionHistoryRequest(namespace=NAMESPACE)
             request.execution.workflow_id = workflow_id
-            reply = await self.backend.call("GetWorkflowExecutionHistory", request, rr.GetWorkflowExecutionHistoryResponse)
-            signals = [event for event in reply.history.events if event.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED]
+            reply = await self.backend.call(
+                "GetWorkflowExecutionHistory", request, rr.GetWorkflowExecutionHistoryResponse
+            )
+            signals = [
+                event for event in reply.history.events if event.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+            ]
             if len(signals) >= count:
                 return
             await self.backend.clock.sleep(0.01)
@@ -80,8 +86,10 @@ class Calm(Simulation):
 def signals_of(histories: checks.Histories, workflow_id: str) -> list[str]:
     return [
         event.workflow_execution_signaled_event_attributes.signal_name
-        for (found, _), events in histories.items() if found == workflow_id
-        for event in events if event.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+        for (found, _), events in histories.items()
+        if found == workflow_id
+        for event in events
+        if event.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
     ]
 
 

@@ -99,7 +99,9 @@ class Site:
         await self.insist(
             "CreateWorkerDeploymentVersion", deployment_version=VERSION, request_id="v", compute_config=config
         )
-        while not (await self.insist("DescribeWorkerDeploymentVersion", deployment_version=VERSION)).version_task_queues:
+        while not (
+            await self.insist("DescribeWorkerDeploymentVersion", deployment_version=VERSION)
+        ).version_task_queues:
             await self.backend.clock.sleep(1)
             if not self.workers:
                 await self.start({}, None, 1)  # type: ignore[arg-type]
@@ -112,7 +114,6 @@ class Site:
             await self.backend.clock.sleep(self.chance.random() * 4)
         while (await self.insist("CountWorkflowExecutions", query="ExecutionStatus = 'Running'")).count:
             await self.backend.clock.sleep(1)
-
 
     async def until_over(self) -> None:
         """Run for at most LONGEST_S, starting processes in place of those that died."""

@@ -35,7 +35,10 @@ def test_a_seed_is_the_same_history_under_any_hash_seed_and_load() -> None:
     command = [sys.executable, "-m", "tests.simulation", "--first", "7", "--seeds", "3", "--hashes"]
     running = [
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONHASHSEED": seed, "PADDING": "x" * length}
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PADDING": "x" * length},
         )
         for seed, length in (("1", 0), ("2", 3000), ("random", 70_000))
     ]

@@ -147,7 +147,9 @@ class Worker:
 
     async def _fail(self, task: rr.PollWorkflowTaskQueueResponse) -> None:
         request = rr.RespondWorkflowTaskFailedRequest(
-            namespace=NAMESPACE, identity=self.name, task_token=task.task_token,
+            namespace=NAMESPACE,
+            identity=self.name,
+            task_token=task.task_token,
             cause=fc.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE,
         )
         self.cache.pop(task.workflow_execution.run_id, None)
@@ -249,7 +251,9 @@ class Worker:
             beat = rr.RecordActivityTaskHeartbeatRequest(namespace=NAMESPACE, task_token=task.task_token)
             beat.details.CopyFrom(encode("half way"))
             try:
-                await self.world.backend.call("RecordActivityTaskHeartbeat", beat, rr.RecordActivityTaskHeartbeatResponse)
+                await self.world.backend.call(
+                    "RecordActivityTaskHeartbeat", beat, rr.RecordActivityTaskHeartbeatResponse
+                )
             except ServiceError as error:
                 self.world.allow(error, "RecordActivityTaskHeartbeat")
         method, request, kind = self._answer(task, fate)
@@ -264,17 +268,23 @@ class Worker:
             else:
                 if method == "RespondActivityTaskCompleted":
                     execution = task.workflow_execution
-                    self.world.seen.activities.append((execution.workflow_id, execution.run_id, task.activity_id, request.result))
+                    self.world.seen.activities.append(
+                        (execution.workflow_id, execution.run_id, task.activity_id, request.result)
+                    )
                 if chance.random() < 0.95:
                     return
 
     def _answer(self, task: rr.PollActivityTaskQueueResponse, fate: float) -> tuple[str, Any, Any]:
         if 0.4 < fate < 0.5:
-            failed = rr.RespondActivityTaskFailedRequest(namespace=NAMESPACE, task_token=task.task_token, identity=self.name)
+            failed = rr.RespondActivityTaskFailedRequest(
+                namespace=NAMESPACE, task_token=task.task_token, identity=self.name
+            )
             failed.failure.message = "trouble at work"
             failed.failure.application_failure_info.type = "Trouble"
             return "RespondActivityTaskFailed", failed, rr.RespondActivityTaskFailedResponse
-        done = rr.RespondActivityTaskCompletedRequest(namespace=NAMESPACE, task_token=task.task_token, identity=self.name)
+        done = rr.RespondActivityTaskCompletedRequest(
+            namespace=NAMESPACE, task_token=task.task_token, identity=self.name
+        )
         done.result.CopyFrom(encode(f"{self.name} {self.world.chance.getrandbits(32)}"))
         return "RespondActivityTaskCompleted", done, rr.RespondActivityTaskCompletedResponse
 

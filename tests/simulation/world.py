@@ -169,7 +169,9 @@ class Simulation:
             names = [short_name(event) for batch in stored.batches for event in batch.events]
             lines.append(f"{execution.key.workflow_id}: {names}\n{MutableState.FromString(execution.state)}")
         waiting = [task.get_name() for task in self._operations]
-        raise AssertionError(f"after the calm, {len(lines)} runs are open and {waiting} wait\n" + "\n".join(lines)[:6000])
+        raise AssertionError(
+            f"after the calm, {len(lines)} runs are open and {waiting} wait\n" + "\n".join(lines)[:6000]
+        )
 
     async def _all_runs(self) -> list[StoredExecution]:
         found: list[StoredExecution] = []
@@ -244,13 +246,25 @@ class Simulation:
             asked.execution.workflow_id, asked.execution.run_id = workflow_id, run_id
             reply = await self.backend.call("DescribeWorkflowExecution", asked, rr.DescribeWorkflowExecutionResponse)
             info = reply.workflow_execution_info
-            for name in ("type", "status", "start_time", "close_time", "execution_time", "task_queue", "parent_execution"):
-                assert getattr(shown, name) == getattr(info, name), f"{workflow_id}/{run_id}: {name} is listed otherwise"
+            for name in (
+                "type",
+                "status",
+                "start_time",
+                "close_time",
+                "execution_time",
+                "task_queue",
+                "parent_execution",
+            ):
+                assert getattr(shown, name) == getattr(info, name), (
+                    f"{workflow_id}/{run_id}: {name} is listed otherwise"
+                )
         counts: dict[int, int] = Counter(info.status for info in listed.values())
         for status, name in ((1, "Running"), (2, "Completed"), (3, "Failed"), (5, "Terminated")):
             counting = rr.CountWorkflowExecutionsRequest(namespace=NAMESPACE, query=f"ExecutionStatus = '{name}'")
             found = await self.backend.call("CountWorkflowExecutions", counting, rr.CountWorkflowExecutionsResponse)
-            assert found.count == counts[status], f"{found.count} are counted as {name}, and {counts[status]} are listed"
+            assert found.count == counts[status], (
+                f"{found.count} are counted as {name}, and {counts[status]} are listed"
+            )
 
     async def _histories(self) -> dict[tuple[str, str], list[history_pb.HistoryEvent]]:
         """The events of all runs, each of which is checked."""

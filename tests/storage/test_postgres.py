@@ -55,7 +55,9 @@ async def _opened(url: str, *, pool_size: int = 8, prepare: bool = True) -> Post
     return store
 
 
-@pytest.mark.parametrize("address", ["postgresql://127.0.0.1:1/nothing", "postgresql://nobody@127.0.0.1:1/x", "gibberish"])
+@pytest.mark.parametrize(
+    "address", ["postgresql://127.0.0.1:1/nothing", "postgresql://nobody@127.0.0.1:1/x", "gibberish"]
+)
 async def test_an_address_that_does_not_answer_can_not_be_opened(address: str) -> None:
     with pytest.raises(CannotOpen) as caught:
         await PostgresStore(address).open()
@@ -156,8 +158,10 @@ async def test_it_goes_on_after_connections_were_cut(url: str) -> None:
     store = await _opened(url)
     await commit(store, start())
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as other:
-        await other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-                            " AND datname = current_database()")
+        await other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            " AND datname = current_database()"
+        )
     assert await store.get_execution(run_key()) == stored(start())
     await commit(store, step())
     assert await store.get_execution(run_key()) == stored(step())

@@ -31,7 +31,9 @@ async def admin() -> AsyncIterator[str]:
         yield url
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             for role in (name, "rds_iam"):
-                found = await (await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))).fetchone()
+                found = await (
+                    await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
+                ).fetchone()
                 if found is not None:
                     await connection.execute(f"DROP OWNED BY {role} CASCADE")
                     await connection.execute(f"DROP ROLE {role}")

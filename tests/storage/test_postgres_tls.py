@@ -82,7 +82,9 @@ async def opened(host: str, port: int, root: Path) -> str:
     return str(refused.value)
 
 
-async def test_the_database_that_is_meant_hears_the_user(authorities: dict[str, Authority], made: list[Pretender]) -> None:
+async def test_the_database_that_is_meant_hears_the_user(
+    authorities: dict[str, Authority], made: list[Pretender]
+) -> None:
     made.append(Pretender(authorities["ours"]))
     url = f"postgresql://app:secret@localhost:{made[0].port}/db?hostaddr=127.0.0.1&sslmode=verify-full"
     with pytest.raises(CannotOpen):

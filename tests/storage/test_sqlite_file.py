@@ -300,7 +300,9 @@ async def test_a_file_that_is_cut_off_beside_its_wal_is_refused_or_whole(tmp_pat
     crashed(path, 41)
     whole = path.read_bytes()
     refused = 0
-    for n, size in enumerate((4096, len(whole) // 2 // 4096 * 4096, len(whole) // 2 + 77, len(whole) - 4096, len(whole) - 100)):
+    for n, size in enumerate(
+        (4096, len(whole) // 2 // 4096 * 4096, len(whole) // 2 + 77, len(whole) - 4096, len(whole) - 100)
+    ):
         case = tmp_path / str(n)
         case.mkdir()
         (case / "store.db").write_bytes(whole[:size])
@@ -408,7 +410,12 @@ async def test_a_file_that_may_not_be_written_is_refused() -> None:
             "asyncio.run(SqliteStore(sys.argv[1]).open())"
         )
         done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False, cwd=ROOT
+            subprocess.run,
+            [sys.executable, "-c", code, str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
         )
         assert f"CannotOpen: can't use the database {path}" in done.stderr, done.stderr
         assert "readonly" in done.stderr

@@ -26,7 +26,8 @@ SERVERS = (
     "memory",
     "sqlite",
     pytest.param(
-        "postgres", marks=[pytest.mark.postgres, pytest.mark.skipif(not postgres.available(), reason="no Postgres here")]
+        "postgres",
+        marks=[pytest.mark.postgres, pytest.mark.skipif(not postgres.available(), reason="no Postgres here")],
     ),
 )
 

@@ -1,7 +1,7 @@
 """An earlier release, built as a wheel from the history of this repository.
 
-    release = build(RELEASE_0_1_0, folder)
-    subprocess.run([*release.command, "db", "status", ...], env=release.environment)
+release = build(RELEASE_0_1_0, folder)
+subprocess.run([*release.command, "db", "status", ...], env=release.environment)
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.sdk]
 async def add_what_may_come(url: str) -> None:
     """Change every table as additive migrations may: a column more, an index more, and a table besides."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as db:
-        found = await db.execute("SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
+        found = await db.execute(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+        )
         tables = [row[0] for row in await found.fetchall()]
         assert "executions" in tables
         for table in tables:
@@ -100,7 +102,9 @@ async def test_whole_servers_one_after_the_other(cluster: Cluster, old_release: 
     ended = asyncio.Event()
     with worker_process(f"127.0.0.1:{ports['a']}", "load"), worker_process(f"127.0.0.1:{ports['b']}", "load"):
         clients = {name: await cluster.client(name) for name in ports}
-        loads = [asyncio.create_task(load(client, f"load-{name}", acknowledged, ended)) for name, client in clients.items()]
+        loads = [
+            asyncio.create_task(load(client, f"load-{name}", acknowledged, ended)) for name, client in clients.items()
+        ]
         for name, release in (("a", CURRENT), ("b", old_release), ("b", CURRENT), ("a", old_release)):
             before = len(acknowledged)
             assert await cluster.stop(name) == 0

@@ -41,7 +41,13 @@ async def test_upgrade_and_rollback_of_a_file(old_release: Release, tmp_path: Pa
     path = tmp_path / "store.db"
     ends = ("close", "crash", "crash", "close")
     steps = [(release, end) for end in ends for release in (old_release, CURRENT)]
-    steps += [(CURRENT, "crash"), (old_release, "close"), (CURRENT, "close"), (old_release, "crash"), (CURRENT, "crash")]
+    steps += [
+        (CURRENT, "crash"),
+        (old_release, "close"),
+        (CURRENT, "close"),
+        (old_release, "crash"),
+        (CURRENT, "crash"),
+    ]
     for n, (release, end) in enumerate(steps):
         done = await asyncio.to_thread(
             subprocess.run, [*release.python, "-c", _PROGRAM, str(path), str(n), end], cwd=ROOT, capture_output=True,

@@ -152,7 +152,11 @@ async def _operation(two: Two, name: str) -> None:
     await two.start(name)
     call = {
         "command_type": "COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION",
-        "schedule_nexus_operation_command_attributes": {"endpoint": f"endpoint-{name}", "service": "s", "operation": "o"},
+        "schedule_nexus_operation_command_attributes": {
+            "endpoint": f"endpoint-{name}",
+            "service": "s",
+            "operation": "o",
+        },
     }
     await two.turn(name, call)
 
@@ -178,7 +182,10 @@ async def callback(two: Two, giver: str, taker: str) -> None:
         taker, "StartWorkflowExecution", workflow_id=handler, request_id=handler, workflow_type={"name": "T"},
         task_queue={"name": handler}, completion_callbacks=[{"nexus": {"url": "temporal://system", "header": header}}],
     )  # fmt: skip
-    done = {"command_type": "COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION", "complete_workflow_execution_command_attributes": {}}
+    done = {
+        "command_type": "COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION",
+        "complete_workflow_execution_command_attributes": {},
+    }
     work = await two.poll(taker, "Workflow", handler)
     await two.call(taker, "RespondWorkflowTaskCompleted", task_token=work.task_token, commands=[done])
     async with asyncio.timeout(PATIENCE_S):
@@ -243,5 +250,8 @@ async def test_what_this_release_handed_out_takes_its_nonce_all_the_while(two: T
         await two.call("new", "RespondNexusTaskFailed", task_token=elsewhere.SerializeToString(), failure=failure)
     assert refused.value.status is RPCStatusCode.NOT_FOUND
     await two.call(
-        "new", "RespondNexusTaskCompleted", task_token=task.task_token, response={"start_operation": {"sync_success": {}}}
+        "new",
+        "RespondNexusTaskCompleted",
+        task_token=task.task_token,
+        response={"start_operation": {"sync_success": {}}},
     )

@@ -64,8 +64,14 @@ class ExecutionStore(Protocol):
         ...
 
     async def read_history(
-        self, namespace_id: str, branches: Sequence[BranchRange], first_event_id: int, next_event_id: int, limit: int,
-        *, reverse: bool = False,
+        self,
+        namespace_id: str,
+        branches: Sequence[BranchRange],
+        first_event_id: int,
+        next_event_id: int,
+        limit: int,
+        *,
+        reverse: bool = False,
     ) -> list[HistoryBatch]:
         """Return up to `limit` batches that hold events `first_event_id <= id < next_event_id`, in order.
 
@@ -357,8 +363,15 @@ class ClusterStore(Protocol):
 
 
 class Store(
-    ExecutionStore, TaskStore, TimerStore, QueryStore, VisibilityStore, NamespaceStore, NexusEndpointStore,
-    ClusterStore, Protocol
+    ExecutionStore,
+    TaskStore,
+    TimerStore,
+    QueryStore,
+    VisibilityStore,
+    NamespaceStore,
+    NexusEndpointStore,
+    ClusterStore,
+    Protocol,
 ):
     """The whole store, as the processes and functions use it."""
 

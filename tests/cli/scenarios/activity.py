@@ -15,8 +15,16 @@ if TYPE_CHECKING:
 async def of_a_workflow(t: Terminal) -> None:
     """Two activities that wait in a queue without a worker, steered and ended from outside."""
     async with worker(t):
-        await t.run("workflow start", "-w", t.id("a"), "--type", "Shunt", "-t", t.task_queue, "-i", f'"{t.id("siding")}"')
-        await t.until(lambda shown: len(shown.get("pendingActivities", [])) == 2, "workflow describe", "-w", t.id("a"), record=False)
+        await t.run(
+            "workflow start", "-w", t.id("a"), "--type", "Shunt", "-t", t.task_queue, "-i", f'"{t.id("siding")}"'
+        )
+        await t.until(
+            lambda shown: len(shown.get("pendingActivities", [])) == 2,
+            "workflow describe",
+            "-w",
+            t.id("a"),
+            record=False,
+        )
         first, second = ("-w", t.id("a"), "-a", "first"), ("-w", t.id("a"), "-a", "second")
         await t.run("activity pause", *first, "--reason", "tea", "--identity", "me")
         await t.run("activity pause", *first)
@@ -59,7 +67,9 @@ async def standing_alone_with_a_worker(t: Terminal) -> None:
         await t.run("activity result", "-a", t.id("a"))
         await t.run("activity result", "-a", t.id("b"))
         await t.run("activity start", *_standalone(t, "a"), "-i", '"coal"', "--id-reuse-policy", "RejectDuplicate")
-        await t.run("activity start", *_standalone(t, "b"), "-i", '"coal"', "--id-reuse-policy", "AllowDuplicateFailedOnly")
+        await t.run(
+            "activity start", *_standalone(t, "b"), "-i", '"coal"', "--id-reuse-policy", "AllowDuplicateFailedOnly"
+        )
         await t.run("activity result", "-a", t.id("b"), output="text")
         await t.run("activity describe", "-a", t.id("a"))
         await t.run("activity describe", "-a", t.id("b"), "--raw")
@@ -79,7 +89,16 @@ def _by_id(listed: Any) -> Any:
 async def standing_alone_without_one(t: Terminal) -> None:
     """Steered and ended from outside."""
     for name in ("a", "b", "c", "d"):
-        await t.run("activity start", *_standalone(t, name), "-i", '"coal"', "--retry-maximum-attempts", "2", "--priority-key", "4")
+        await t.run(
+            "activity start",
+            *_standalone(t, name),
+            "-i",
+            '"coal"',
+            "--retry-maximum-attempts",
+            "2",
+            "--priority-key",
+            "4",
+        )
     await t.run("activity start", *_standalone(t, "a"))
     await t.run("activity start", *_standalone(t, "a"), "--id-conflict-policy", "UseExisting")
     await t.run("activity describe", "-a", t.id("a"))
@@ -88,7 +107,9 @@ async def standing_alone_without_one(t: Terminal) -> None:
     await t.run("activity describe", "-a", t.id("a"))
     await t.run("activity reset", "-a", t.id("a"), "--keep-paused")
     await t.run("activity unpause", "-a", t.id("a"))
-    await t.run("activity update-options", "-a", t.id("a"), "--start-to-close-timeout", "20s", "--heartbeat-timeout", "5s")
+    await t.run(
+        "activity update-options", "-a", t.id("a"), "--start-to-close-timeout", "20s", "--heartbeat-timeout", "5s"
+    )
     await t.run("activity describe", "-a", t.id("a"))
     await t.run("activity cancel", "-a", t.id("a"), "--reason", "fog")
     await t.run("activity result", "-a", t.id("a"))

@@ -19,7 +19,12 @@ def _begun(_: object) -> bool:
 
 async def _ended(t: Terminal, started: Printed) -> None:
     job = started.json["batchJobId"]
-    await t.until(lambda shown: shown["state"] != "BATCH_OPERATION_STATE_RUNNING" and shown["state"] != "Running", "batch describe", "--job-id", job)
+    await t.until(
+        lambda shown: shown["state"] != "BATCH_OPERATION_STATE_RUNNING" and shown["state"] != "Running",
+        "batch describe",
+        "--job-id",
+        job,
+    )
 
 
 @scenario
@@ -32,7 +37,10 @@ async def batches(t: Terminal) -> None:
         await t.until(lambda counted: int(counted["count"]) == 2, "workflow count", *query[:2])
         await _ended(t, await t.until(_begun, "workflow signal", *query, "--name", "stop", "-i", '"Ely"'))
         await t.run("workflow query", "-w", t.id("a"), "--name", "where")
-        await _ended(t, await t.until(_begun, "workflow update-options", *query, "--versioning-override-behavior", "auto_upgrade"))
+        await _ended(
+            t,
+            await t.until(_begun, "workflow update-options", *query, "--versioning-override-behavior", "auto_upgrade"),
+        )
         await _ended(t, await t.until(_begun, "workflow reset", *query, "-t", "FirstWorkflowTask"))
         await t.until(lambda counted: int(counted["count"]) == 2, "workflow count", *query[:2])
         await _ended(t, await t.until(_begun, "workflow cancel", *query, "--rps", "50"))
@@ -42,9 +50,17 @@ async def batches(t: Terminal) -> None:
         await t.until(lambda counted: int(counted["count"]) == 2, "workflow count", *query[:2])
         await _ended(t, await t.until(_begun, "workflow terminate", *query))
         await t.run("workflow result", "-w", t.id("d"), shaped=_by_whomever)
-        await t.until(lambda counted: int(counted["count"]) == 6, "workflow count", "-q", f"TaskQueue = '{t.task_queue}'")
+        await t.until(
+            lambda counted: int(counted["count"]) == 6, "workflow count", "-q", f"TaskQueue = '{t.task_queue}'"
+        )
         await _ended(t, await t.until(_begun, "workflow delete", "-q", f"TaskQueue = '{t.task_queue}'", "-y"))
-    await t.run("workflow terminate", "-q", "WorkflowId ==", "-y", ours="invalid visibility query: invalid query: malformed SQL query")
+    await t.run(
+        "workflow terminate",
+        "-q",
+        "WorkflowId ==",
+        "-y",
+        ours="invalid visibility query: invalid query: malformed SQL query",
+    )
     await t.run("workflow terminate", *query[:2], said="n\n", output="text")
     await t.run("batch describe", "--job-id", "nobody")
     await t.run("batch terminate", "--job-id", "nobody", "--reason", "why")

@@ -35,7 +35,9 @@ async def operations(t: Terminal) -> None:
     async with worker(t):
         await t.run("nexus operation execute", *_operation(t, "c"), "-i", '"van"', *limit)
         await t.run("nexus operation execute", *_operation(t, "d", "refuse"), "-i", '"van"', *limit)
-        await t.run("nexus operation execute", *_operation(t, "c"), "-i", '"van"', "--id-reuse-policy", "RejectDuplicate")
+        await t.run(
+            "nexus operation execute", *_operation(t, "c"), "-i", '"van"', "--id-reuse-policy", "RejectDuplicate"
+        )
         await t.run("nexus operation result", "--operation-id", t.id("c"), output="text")
         await t.run("nexus operation result", "--operation-id", t.id("d"))
         await t.run("nexus operation describe", "--operation-id", t.id("c"))

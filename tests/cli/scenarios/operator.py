@@ -44,14 +44,24 @@ async def namespaces(t: Terminal) -> None:
     await t.until(lambda _: True, "operator namespace describe", "-n", name)
     await t.run("operator namespace describe", "-n", name, output="text")
     await t.run(
-        "operator namespace update", "-n", name, "--retention", "48h", "--data", "gauge=standard", "--email", "x@example.com"
+        "operator namespace update",
+        "-n",
+        name,
+        "--retention",
+        "48h",
+        "--data",
+        "gauge=standard",
+        "--email",
+        "x@example.com",
     )
     await t.until(lambda shown: "standard" in str(shown), "operator namespace describe", "-n", name)
     await t.run("operator namespace update", "-n", t.id("nobody"), "--email", "x@example.com")
     await t.run("operator namespace update", "-n", name, "--promote-global")
     await t.run("operator namespace describe", "-n", t.id("nobody"))
     await t.run("operator namespace describe", "--namespace-id", "00000000-0000-0000-0000-000000000000")
-    await t.until(lambda listed: name in str(listed), "operator namespace list", shaped=lambda every: _named(every, name))
+    await t.until(
+        lambda listed: name in str(listed), "operator namespace list", shaped=lambda every: _named(every, name)
+    )
     await t.run("operator namespace delete", "-n", name, "-y", output="text")
     await t.run("operator namespace delete", "-n", t.id("nobody"), "-y", output="text")
 
@@ -67,7 +77,9 @@ async def search_attributes(t: Terminal) -> None:
     await t.run("operator search-attribute create", *name, "--type", "Keyword")
     await t.run("operator search-attribute create", *name, "--type", "Int")
     await t.run("operator search-attribute create", "--name", "WorkflowId", "--type", "Keyword")
-    await t.until(lambda listed: name[1] in str(listed), "operator search-attribute list", shaped=lambda all_: _one(all_, name[1]))
+    await t.until(
+        lambda listed: name[1] in str(listed), "operator search-attribute list", shaped=lambda all_: _one(all_, name[1])
+    )
     await t.run("operator search-attribute remove", *name, "-y")
     await t.run("operator search-attribute remove", *name, "-y")
     await t.run("operator search-attribute remove", "--name", "WorkflowId", "-y")
@@ -87,10 +99,20 @@ async def nexus_endpoints(t: Terminal) -> None:
     await t.run("operator nexus endpoint create", *of, *target)
     await t.run("operator nexus endpoint create", "--name", "x", *target)
     await t.run("operator nexus endpoint create", "--name", t.id("other"), *target, "--namespace", "nowhere")
-    await t.run("operator nexus endpoint create", "--name", t.id("other"), "--target-namespace", "nowhere", "--target-task-queue", "q")
+    await t.run(
+        "operator nexus endpoint create",
+        "--name",
+        t.id("other"),
+        "--target-namespace",
+        "nowhere",
+        "--target-task-queue",
+        "q",
+    )
     await t.run("operator nexus endpoint get", *of)
     await t.run("operator nexus endpoint get", *of, output="text")
-    await t.run("operator nexus endpoint list", shaped=lambda every: [one for one in every if one["spec"]["name"] == of[1]])
+    await t.run(
+        "operator nexus endpoint list", shaped=lambda every: [one for one in every if one["spec"]["name"] == of[1]]
+    )
     await t.run("operator nexus endpoint update", *of, "--target-url", "https://example.com/yard")
     await t.run("operator nexus endpoint update", *of, "--unset-description")
     await t.run("operator nexus endpoint get", *of, shaped=_without_creation)

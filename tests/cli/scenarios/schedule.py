@@ -47,7 +47,12 @@ async def schedules(t: Terminal) -> None:
     )  # fmt: skip
     await t.until(_acted(5), "schedule describe", *of)
     await t.run(
-        "schedule list-matching-times", *of, "--start-time", "2024-05-01T00:00:00Z", "--end-time", "2024-05-02T12:00:00Z"
+        "schedule list-matching-times",
+        *of,
+        "--start-time",
+        "2024-05-01T00:00:00Z",
+        "--end-time",
+        "2024-05-02T12:00:00Z",
     )
     await t.run("schedule update", *of, *_ACTION, "--cron", "0 0 1 1 *")
     query = ("-q", f"ScheduleId = '{t.id('a')}'")
@@ -69,7 +74,14 @@ async def that_is_not_there(t: Terminal) -> None:
     await t.run("schedule trigger", *of)
     await t.run("schedule toggle", *of, "--pause")
     await t.run("schedule update", *of, *_ACTION)
-    await t.run("schedule list-matching-times", *of, "--start-time", "2024-05-01T00:00:00Z", "--end-time", "2024-05-02T12:00:00Z")
+    await t.run(
+        "schedule list-matching-times",
+        *of,
+        "--start-time",
+        "2024-05-01T00:00:00Z",
+        "--end-time",
+        "2024-05-02T12:00:00Z",
+    )
     await t.run("schedule create", *of, *_ACTION, "--cron", "what", "--paused")
     await t.run("schedule create", *of, *_ACTION, "--time-zone", "Nowhere/None", "--cron", "0 0 * * *")
     await t.run("schedule list", "-q", "Nonsense = 1")

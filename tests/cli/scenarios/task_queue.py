@@ -23,7 +23,15 @@ async def described(t: Terminal) -> None:
     await t.until(_waits, "task-queue describe", *of, shaped=_queues)
     async with worker(t):
         await t.run("workflow query", "-w", t.id("a"), "--name", "where")
-        await t.until(lambda shown: "worker" in str(shown), "task-queue describe", *of, "--task-queue-type", "workflow", "--disable-stats", shaped=_queues)
+        await t.until(
+            lambda shown: "worker" in str(shown),
+            "task-queue describe",
+            *of,
+            "--task-queue-type",
+            "workflow",
+            "--disable-stats",
+            shaped=_queues,
+        )
         await t.until(lambda shown: "worker" in str(shown), "task-queue describe", *of, "--legacy-mode", shaped=_queues)
         await t.run("task-queue describe", *of, "--report-reachability", "--select-unversioned", shaped=_queues)
         await t.run("task-queue describe", *of, "--select-build-id", "b1", shaped=_queues)
@@ -51,11 +59,15 @@ async def configured(t: Terminal) -> None:
     of = ("-t", t.task_queue, "--task-queue-type", "activity")
     await t.run("task-queue config get", *of)
     await t.run("task-queue config set", *of, "--queue-rps-limit", "5.5", "--queue-rps-limit-reason", "slow")
-    await t.run("task-queue config set", *of, "--fairness-key-rps-limit-default", "2", "--fairness-key-rps-limit-reason", "fair")
+    await t.run(
+        "task-queue config set", *of, "--fairness-key-rps-limit-default", "2", "--fairness-key-rps-limit-reason", "fair"
+    )
     await t.run("task-queue config set", *of, "--fairness-key-weight", "a=2", "--fairness-key-weight", "b=0.5")
     await t.run("task-queue config get", *of)
     await t.run("task-queue config get", *of, output="text")
-    await t.run("task-queue describe", "-t", t.task_queue, "--task-queue-type", "activity", "--report-config", "--disable-stats")
+    await t.run(
+        "task-queue describe", "-t", t.task_queue, "--task-queue-type", "activity", "--report-config", "--disable-stats"
+    )
     await t.run("task-queue config set", *of, "--queue-rps-limit", "default", "--fairness-key-weight", "a=default")
     await t.run("task-queue config set", *of, "--fairness-key-weight-clear-all")
     await t.run("task-queue config get", *of)
@@ -94,8 +106,12 @@ async def version_rules(t: Terminal) -> None:
     await t.run("task-queue versioning insert-assignment-rule", *of, "--build-id", "b1", "-y")
     await t.run("task-queue versioning replace-assignment-rule", *of, "--build-id", "b1", "-i", "0", "-y")
     await t.run("task-queue versioning delete-assignment-rule", *of, "-i", "0", "-y")
-    await t.run("task-queue versioning add-redirect-rule", *of, "--source-build-id", "b1", "--target-build-id", "b2", "-y")
-    await t.run("task-queue versioning replace-redirect-rule", *of, "--source-build-id", "b1", "--target-build-id", "b2", "-y")
+    await t.run(
+        "task-queue versioning add-redirect-rule", *of, "--source-build-id", "b1", "--target-build-id", "b2", "-y"
+    )
+    await t.run(
+        "task-queue versioning replace-redirect-rule", *of, "--source-build-id", "b1", "--target-build-id", "b2", "-y"
+    )
     await t.run("task-queue versioning get-rules", *of, output="text")
     await t.run("task-queue describe", *of, "--select-build-id", "b2", "--report-reachability", shaped=_queues)
     await t.run("task-queue versioning delete-redirect-rule", *of, "--source-build-id", "b1", "-y")

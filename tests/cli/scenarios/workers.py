@@ -88,7 +88,9 @@ async def deployments(t: Terminal) -> None:
         await t.run("workflow terminate", "-w", t.id("b"))
         await t.run("worker deployment update-version-metadata", *version, "b1", "--metadata", 'driver="me"')
         await t.run("worker deployment update-version-metadata", *version, "b1", "--remove-entries", "driver")
-        await t.run("worker deployment manager-identity set", "--deployment-name", name, "--manager-identity", "them", "-y")
+        await t.run(
+            "worker deployment manager-identity set", "--deployment-name", name, "--manager-identity", "them", "-y"
+        )
         await t.run("worker deployment set-current-version", "--deployment-name", name, "--unversioned", "-y")
         await t.run("worker deployment manager-identity unset", "--deployment-name", name, "-y")
         await t.run("worker deployment set-current-version", "--deployment-name", name, "--unversioned", "-y")
@@ -113,9 +115,13 @@ async def deployments_made_by_hand(t: Terminal) -> None:
     await t.run("worker deployment update-version-compute-config", *version, "nobody", "--remove")
     await t.run("worker deployment describe-version", *version, "b1")
     await t.run("worker deployment delete-version", *version, "b1", "--skip-drainage")
-    await t.run("worker deployment set-ramping-version", *version, "b9", "--percentage", "7", "--allow-no-pollers", "-y")
+    await t.run(
+        "worker deployment set-ramping-version", *version, "b9", "--percentage", "7", "--allow-no-pollers", "-y"
+    )
     await t.run("worker deployment set-current-version", *version, "b8", "--allow-no-pollers", "-y")
-    await t.run("worker deployment set-ramping-version", "--deployment-name", name, "--unversioned", "--percentage", "7", "-y")
+    await t.run(
+        "worker deployment set-ramping-version", "--deployment-name", name, "--unversioned", "--percentage", "7", "-y"
+    )
     await t.run("worker deployment describe", "-d", name, shaped=_drained)
     await t.run("worker deployment set-ramping-version", "--deployment-name", name, "--delete", "-y")
     await t.run("worker deployment describe", "-d", name, shaped=_drained)
@@ -123,8 +129,33 @@ async def deployments_made_by_hand(t: Terminal) -> None:
     for verb in ("describe", "delete"):
         await t.run(f"worker deployment {verb}", "-d", t.id("nobody"))
     await t.run("worker deployment describe-version", "--deployment-name", t.id("nobody"), "--build-id", "b")
-    await t.run("worker deployment delete-version", "--deployment-name", t.id("nobody"), "--build-id", "b", ours="no Worker Deployment found")
+    await t.run(
+        "worker deployment delete-version",
+        "--deployment-name",
+        t.id("nobody"),
+        "--build-id",
+        "b",
+        ours="no Worker Deployment found",
+    )
     await t.run("worker deployment set-current-version", "--deployment-name", t.id("nobody"), "--build-id", "b", "-y")
-    await t.run("worker deployment set-ramping-version", "--deployment-name", t.id("nobody"), "--build-id", "b", "-y", "--percentage", "1")
+    await t.run(
+        "worker deployment set-ramping-version",
+        "--deployment-name",
+        t.id("nobody"),
+        "--build-id",
+        "b",
+        "-y",
+        "--percentage",
+        "1",
+    )
     await t.run("worker deployment manager-identity set", "--deployment-name", t.id("nobody"), "--self", "-y")
-    await t.run("worker deployment update-version-metadata", "--deployment-name", t.id("nobody"), "--build-id", "b", "--metadata", "a=1", ours="Worker Deployment Version not found")
+    await t.run(
+        "worker deployment update-version-metadata",
+        "--deployment-name",
+        t.id("nobody"),
+        "--build-id",
+        "b",
+        "--metadata",
+        "a=1",
+        ours="Worker Deployment Version not found",
+    )

@@ -29,7 +29,14 @@ async def starts(t: Terminal) -> None:
     await t.run("workflow start", *to_start(t, "a"), "-i", "1", "--search-attribute", 'NoSuch="k"')
     await t.run("workflow start", *carried[:10])
     await t.run("workflow start", *carried[:10], "--id-conflict-policy", "UseExisting")
-    await t.run("workflow start", *to_start(t, "a"), "--id-conflict-policy", "UseExisting", "--id-reuse-policy", "TerminateIfRunning")
+    await t.run(
+        "workflow start",
+        *to_start(t, "a"),
+        "--id-conflict-policy",
+        "UseExisting",
+        "--id-reuse-policy",
+        "TerminateIfRunning",
+    )
     await t.run("workflow start", *to_start(t, "a"), "--fail-existing")
     await t.run("workflow start", *to_start(t, "b"), "--start-delay", "1h", "-i", "true")
     await t.run("workflow start", *to_start(t, "c"), "--priority-key", "-1")
@@ -84,7 +91,9 @@ async def runs(t: Terminal) -> None:
         await t.run("workflow execute", *to_start(t, "b2", "Derail"), "-i", '"Taffs Well"', output="text")
         await t.run("workflow result", "-w", t.id("b"))
         await t.run("workflow execute", *to_start(t, "c", "Couple"), "-i", '"coal"')
-        await t.run("workflow execute", *to_start(t, "c2", "Couple"), "-i", '"coal"', "--detailed", output="text", record=False)
+        await t.run(
+            "workflow execute", *to_start(t, "c2", "Couple"), "-i", '"coal"', "--detailed", output="text", record=False
+        )
         await t.run("workflow trace", "-w", t.id("c"), output="text")
         await t.run("workflow trace", "-w", t.id("c"), "--no-fold", "--depth", "0", output="text")
         await t.run("workflow result", "-w", t.id("c-child"))
@@ -140,10 +149,19 @@ async def starts_with_something(t: Terminal) -> None:
         await t.run("workflow signal-with-start", *to_start(t, "a"), *signal)
         await t.run("workflow query", "-w", t.id("a"), "--name", "where")
         update = ("--update-name", "add", "--update-input", '"Lisvane"', "--update-id")
-        await t.run("workflow execute-update-with-start", *to_start(t, "b"), *update, "u1", "--id-conflict-policy", "Fail")
-        await t.run("workflow execute-update-with-start", *to_start(t, "b"), *update, "u2", "--id-conflict-policy", "Fail")
         await t.run(
-            "workflow execute-update-with-start", *to_start(t, "b"), *update, "u3", "--id-conflict-policy", "UseExisting"
+            "workflow execute-update-with-start", *to_start(t, "b"), *update, "u1", "--id-conflict-policy", "Fail"
+        )
+        await t.run(
+            "workflow execute-update-with-start", *to_start(t, "b"), *update, "u2", "--id-conflict-policy", "Fail"
+        )
+        await t.run(
+            "workflow execute-update-with-start",
+            *to_start(t, "b"),
+            *update,
+            "u3",
+            "--id-conflict-policy",
+            "UseExisting",
         )
         await t.run(
             "workflow start-update-with-start", *to_start(t, "b"), "--update-name", "hold", "--update-id", "u4",

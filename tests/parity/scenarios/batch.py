@@ -19,9 +19,7 @@ async def _batch(p: Puppet, name: str = "job", **fields: Any) -> Any:
     """Start a job, wait until it has ended, and write down how. One runs at a time in a namespace: others wait."""
     for _ in range(3000):
         try:
-            await p.call(
-                "StartBatchOperation", record=False, job_id=p.id(name), **{"reason": "why", **fields}
-            )
+            await p.call("StartBatchOperation", record=False, job_id=p.id(name), **{"reason": "why", **fields})
             break
         except Refused as refusal:
             if refusal.code != "RESOURCE_EXHAUSTED":
@@ -53,9 +51,7 @@ async def terminates_by_query(p: Puppet) -> None:
     ids = await _two(p)
     await _batch(p, visibility_query=_query(p), termination_operation={"identity": "client"})
     for each in ids:
-        closed = await p.call(
-            "DescribeWorkflowExecution", record=False, execution=p.execution(each)
-        )
+        closed = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution(each))
         p.note("status", closed.workflow_execution_info.status)
 
 
@@ -77,9 +73,7 @@ async def cancels_and_deletes(p: Puppet) -> None:
     await _batch(p, "cancel", visibility_query=_query(p), cancellation_operation={"identity": "client"})
     for each in ids:
         await p.has_event("workflow_execution_cancel_requested", each)
-    await _batch(
-        p, "delete", executions=[p.execution(each) for each in ids], deletion_operation={"identity": "client"}
-    )
+    await _batch(p, "delete", executions=[p.execution(each) for each in ids], deletion_operation={"identity": "client"})
     for each in ids:
         for _ in range(6000):
             try:
@@ -183,9 +177,7 @@ async def unpauses_activities(p: Puppet) -> None:
     await p.start()
     await p.step(activity("a", p.task_queue))
     await p.call("PauseActivity", execution=p.execution(), id="a", identity="client")
-    await _batch(
-        p, executions=[p.execution()], unpause_activities_operation={"match_all": True, "identity": "client"}
-    )
+    await _batch(p, executions=[p.execution()], unpause_activities_operation={"match_all": True, "identity": "client"})
     described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution())
     p.note("paused", [each.paused for each in described.pending_activities])
     await p.terminate()

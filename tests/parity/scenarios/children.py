@@ -142,7 +142,9 @@ async def takes_the_place_of_another_child(p: Puppet) -> None:
     await p.complete(await p.workflow_task(p.id("child-queue")), complete_workflow("out"))
     await p.has_event("child_workflow_execution_completed")
     history = await p.call("GetWorkflowExecutionHistory", record=False, execution=p.execution())
-    p.note("events", sorted(event.WhichOneof("attributes") for event in history.history.events if "child" in str(event)))
+    p.note(
+        "events", sorted(event.WhichOneof("attributes") for event in history.history.events if "child" in str(event))
+    )
 
 
 @scenario

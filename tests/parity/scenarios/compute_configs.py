@@ -26,7 +26,9 @@ async def _made(p: Puppet, *builds: str) -> str:
 async def versions_are_created(p: Puppet) -> None:
     name = await _made(p)
     create = "CreateWorkerDeploymentVersion"
-    for version in cases({"build_id": "1"}, {"deployment_name": name}, {"deployment_name": f"{name}-x", "build_id": "1"}):
+    for version in cases(
+        {"build_id": "1"}, {"deployment_name": name}, {"deployment_name": f"{name}-x", "build_id": "1"}
+    ):
         await p.refused(create, deployment_version=version, request_id="r")
     version = {"deployment_name": name, "build_id": "1"}
     await p.call(create, deployment_version=version, request_id="r", identity="me")

@@ -176,5 +176,3 @@ async def a_run_begins_on_the_ramping_version_and_so_does_its_retry(p: Puppet) -
     ):
         await p.listed(f"{query} AND ExecutionStatus = 'Running' AND WorkflowId = '{p.workflow_id}'", count=1)
     await p.history()
-
-

@@ -47,7 +47,11 @@ async def waits(p: Puppet, kind: str, count: int) -> None:
     """Until the queue knows of all of its tasks."""
     for _ in range(10000):
         answer = await p.call(
-            "DescribeTaskQueue", record=False, task_queue={"name": p.task_queue}, task_queue_type=kind, report_stats=True
+            "DescribeTaskQueue",
+            record=False,
+            task_queue={"name": p.task_queue},
+            task_queue_type=kind,
+            report_stats=True,
         )
         if answer.stats.approximate_backlog_count == count:
             return
@@ -98,7 +102,8 @@ async def the_largest_and_the_least_weight(p: Puppet) -> None:
 @limited_scenario
 async def keys_within_priorities(p: Puppet) -> None:
     await backlog(
-        p, *(of(key, weight, priority) for priority in (4, 2) for key, weight in (("a", 1), ("b", 2.1)) for _ in range(4))
+        p,
+        *(of(key, weight, priority) for priority in (4, 2) for key, weight in (("a", 1), ("b", 2.1)) for _ in range(4)),
     )
     p.note("order", await handed_out(p, 16))
 

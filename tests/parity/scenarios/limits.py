@@ -62,9 +62,7 @@ async def the_input_of_a_workflow(p: Puppet) -> None:
 @limited_scenario
 async def the_input_of_a_signal(p: Puppet) -> None:
     await p.start()
-    await p.attempt(
-        "SignalWorkflowExecution", workflow_execution=p.execution(), signal_name="s", input=payloads(BIG)
-    )
+    await p.attempt("SignalWorkflowExecution", workflow_execution=p.execution(), signal_name="s", input=payloads(BIG))
 
 
 @limited_scenario

@@ -340,9 +340,7 @@ async def callback_of_a_terminated_workflow(p: Puppet) -> None:
     task = await p.call("PollNexusTaskQueue", record=False, **p.poll_fields())
     request = task.request.start_operation
     callback = {"url": request.callback, "header": dict(request.callback_header)}
-    await p.start(
-        p.id("handler"), task_queue={"name": p.id("handlers")}, completion_callbacks=[{"nexus": callback}]
-    )
+    await p.start(p.id("handler"), task_queue={"name": p.id("handlers")}, completion_callbacks=[{"nexus": callback}])
     await respond(p, task, start_operation={"async_success": {"operation_token": "token"}})
     await p.terminate(p.id("handler"))
     await p.has_event("nexus_operation_failed")

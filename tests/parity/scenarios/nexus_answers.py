@@ -84,9 +84,7 @@ async def _completed_first(p: Puppet, answers: Sequence[tuple[str, dict[str, Any
     task = await p.call("PollNexusTaskQueue", record=False, **p.poll_fields())
     request = task.request.start_operation
     callback = {"url": request.callback, "header": {**request.callback_header, "nexus-operation-token": "token"}}
-    await p.start(
-        p.id("handler"), task_queue={"name": p.id("handlers")}, completion_callbacks=[{"nexus": callback}]
-    )
+    await p.start(p.id("handler"), task_queue={"name": p.id("handlers")}, completion_callbacks=[{"nexus": callback}])
     handler_task = await p.workflow_task(p.id("handlers"), record=False)
     await p.complete(handler_task, complete_workflow("out"))
     await p.has_event("nexus_operation_completed")
@@ -95,7 +93,10 @@ async def _completed_first(p: Puppet, answers: Sequence[tuple[str, dict[str, Any
     await end(p)
 
 
-STARTED = ("RespondNexusTaskCompleted", {"response": {"start_operation": {"async_success": {"operation_token": "token"}}}})
+STARTED = (
+    "RespondNexusTaskCompleted",
+    {"response": {"start_operation": {"async_success": {"operation_token": "token"}}}},
+)
 REFUSED = (
     "RespondNexusTaskFailed",
     {"failure": {"message": "no", "nexus_handler_failure_info": {"type": "INTERNAL"}}},
@@ -162,9 +163,7 @@ async def reset_based_on_an_older_run(p: Puppet) -> None:
     task = await p.call("PollNexusTaskQueue", record=False, **p.poll_fields())
     request = task.request.start_operation
     callback = {"url": request.callback, "header": {**request.callback_header, "nexus-operation-token": "token"}}
-    await p.start(
-        p.id("handler"), task_queue={"name": p.id("handlers")}, completion_callbacks=[{"nexus": callback}]
-    )
+    await p.start(p.id("handler"), task_queue={"name": p.id("handlers")}, completion_callbacks=[{"nexus": callback}])
     await respond(p, task, start_operation={"async_success": {"operation_token": "token"}})
     await p.has_event("nexus_operation_started")
     await p.call(

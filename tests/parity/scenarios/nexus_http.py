@@ -49,7 +49,11 @@ async def complete(p: Puppet, task: Any, **start_operation: Any) -> None:
 
 
 async def asked(
-    p: Puppet, *responses: dict[str, Any], path: str = "", headers: dict[str, str] | None = None, body: bytes = b'"in"',
+    p: Puppet,
+    *responses: dict[str, Any],
+    path: str = "",
+    headers: dict[str, str] | None = None,
+    body: bytes = b'"in"',
     fails: dict[str, Any] | None = None,
 ) -> httpx.Response:
     """Ask for an operation; a worker answers with a response, or refuses."""
@@ -162,9 +166,7 @@ async def http_cancellations(p: Puppet) -> None:
         asking = asyncio.create_task(p.send(path, headers=headers))
         task = await taken(p)
         response: dict[str, Any] = {"cancel_operation": {}}
-        await p.call(
-            "RespondNexusTaskCompleted", task_token=task.task_token, identity="worker", response=response
-        )
+        await p.call("RespondNexusTaskCompleted", task_token=task.task_token, identity="worker", response=response)
         p.answered(await asking)
     refusal = {"message": "no", "nexus_handler_failure_info": {"type": "NOT_FOUND"}}
     await asked(p, path=f"{base}/cancel?token=token", fails={"failure": refusal})
@@ -205,9 +207,7 @@ async def http_requests_that_nobody_answers(p: Puppet) -> None:
     task = await taken(p)
     p.answered(await asking)
     answered: dict[str, Any] = {"start_operation": {"sync_success": {}}}
-    await p.refused(
-        "RespondNexusTaskCompleted", task_token=task.task_token, identity="worker", response=answered
-    )
+    await p.refused("RespondNexusTaskCompleted", task_token=task.task_token, identity="worker", response=answered)
 
 
 # ---- completions -----------------------------------------------------------------------------------------------------
@@ -228,5 +228,3 @@ async def http_completions_that_are_refused(p: Puppet) -> None:
     await p.post(back, headers=success | {"nexus-operation-start-time": "yesterday"})
     await p.post(back, headers=success | {"nexus-operation-close-time": "yesterday"})
     await p.post(back, headers=success | {"nexus-link": "junk"})
-
-

@@ -47,9 +47,7 @@ async def memos_and_attributes_of_children(p: Puppet) -> None:
     for name, memo in _memos().items():
         await p.start(p.id(f"parent-{name}"), task_queue={"name": p.id(name)})
         task = await p.workflow_task(p.id(name), record=False)
-        await p.complete(
-            task, c.child(p.id(name), p.id("nobody"), memo=memo, search_attributes=_attributes()[name])
-        )
+        await p.complete(task, c.child(p.id(name), p.id("nobody"), memo=memo, search_attributes=_attributes()[name]))
         await p.has_event("child_workflow_execution_started", p.id(f"parent-{name}"))
         await p.has_event("workflow_task_scheduled", p.id(name))
         await p.has_event("workflow_task_scheduled", p.id(f"parent-{name}"), count=2)
@@ -64,9 +62,7 @@ async def memos_and_attributes_of_further_runs(p: Puppet) -> None:
     for name, memo in _memos().items():
         await p.start(p.id(name), task_queue={"name": p.id(name)}, memo={"fields": {"first": payload("1")}})
         task = await p.workflow_task(p.id(name), record=False)
-        await p.complete(
-            task, c.continue_as_new(p.id(name), memo=memo, search_attributes=_attributes()[name])
-        )
+        await p.complete(task, c.continue_as_new(p.id(name), memo=memo, search_attributes=_attributes()[name]))
         await p.history(p.id(name), task.workflow_execution.run_id)
         await p.history(p.id(name))
         await p.terminate(p.id(name))
@@ -95,9 +91,7 @@ async def what_signals_and_starts_carry(p: Puppet) -> None:
     for name, fields in (("unset", {}), ("empty", {"input": {}, "header": {}}), ("one", {"input": {"payloads": [{}]}})):
         given: dict[str, Any] = dict(fields)
         await p.start(p.id(name), task_queue={"name": p.id(name)}, **given)
-        await p.call(
-            "SignalWorkflowExecution", workflow_execution=p.execution(p.id(name)), signal_name="s", **given
-        )
+        await p.call("SignalWorkflowExecution", workflow_execution=p.execution(p.id(name)), signal_name="s", **given)
         await p.call(
             "SignalWithStartWorkflowExecution", **p.start_fields(p.id(f"{name}-s"), **given), signal_name="s",
             signal_input=given.get("input"),

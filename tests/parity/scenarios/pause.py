@@ -21,9 +21,7 @@ async def _pause(p: Puppet, **fields: Any) -> None:
 
 
 async def _unpause(p: Puppet) -> None:
-    await p.call(
-        "UnpauseWorkflowExecution", workflow_id=p.workflow_id, identity="client", reason="on", request_id="u"
-    )
+    await p.call("UnpauseWorkflowExecution", workflow_id=p.workflow_id, identity="client", reason="on", request_id="u")
 
 
 async def _nothing(p: Puppet, rpc: str) -> None:

@@ -239,7 +239,9 @@ async def one_waits_and_another_is_refused(p: Puppet) -> None:
     again = _ask(p)
     await p.arrived()
     task = await p.workflow_task(record=False)
-    results = {query_id: {"result_type": "QUERY_RESULT_TYPE_ANSWERED", "answer": payloads("a")} for query_id in task.queries}
+    results = {
+        query_id: {"result_type": "QUERY_RESULT_TYPE_ANSWERED", "answer": payloads("a")} for query_id in task.queries
+    }
     await p.complete(task, timer(), query_results=results)
     await again.answer()
     await p.terminate()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tests.parity.puppet import Puppet
 
+
 async def _reset(p: Puppet, finish_event_id: int, run_id: str = "", **fields: Any) -> str:
     answer = await p.call(
         "ResetWorkflowExecution", workflow_execution=p.execution(run_id=run_id), reason="why", request_id=p.id("reset"),

@@ -100,7 +100,11 @@ async def described_as_created(p: Puppet) -> None:
                 header={"fields": {"h": payload("h")}},
                 user_metadata={"summary": payload("sum")},
             ),
-            "policies": {"overlap_policy": f"{PREFIX}BUFFER_ONE", "catchup_window": seconds(3), "pause_on_failure": True},
+            "policies": {
+                "overlap_policy": f"{PREFIX}BUFFER_ONE",
+                "catchup_window": seconds(3),
+                "pause_on_failure": True,
+            },
             "state": {"notes": "note", "paused": True, "limited_actions": True, "remaining_actions": 3},
         },
         memo={"fields": {"own": payload("own")}},
@@ -367,7 +371,9 @@ async def paused_by_a_failure(p: Puppet) -> None:
 
 @scenario
 async def created_with_a_patch(p: Puppet) -> None:
-    await _create(p, initial_patch={"trigger_immediately": {"scheduled_time": instant("2026-01-01T03:04:05")}, "pause": "p"})
+    await _create(
+        p, initial_patch={"trigger_immediately": {"scheduled_time": instant("2026-01-01T03:04:05")}, "pause": "p"}
+    )
     await _until(p, lambda answer: answer.info.action_count == 1)
     await p.step(complete_workflow("x"))
     await _delete(p)
@@ -420,11 +426,11 @@ async def listed(p: Puppet) -> None:
         "ListSchedules", record=False, query=mine, maximum_page_size=2, next_page_token=first.next_page_token
     )
     p.note("pages", [len(first.schedules), len(second.schedules)])
-    p.note("hidden from lists of workflows", (await p.call("ListWorkflowExecutions", record=False, query=mine)).ByteSize())
+    p.note(
+        "hidden from lists of workflows", (await p.call("ListWorkflowExecutions", record=False, query=mine)).ByteSize()
+    )
     for number in (1, 2, 3):
         await _delete(p, f"s{number}")
-
-
 
 
 @scenario

@@ -130,7 +130,9 @@ async def a_command_names_no_namespace_that_there_is(p: Puppet) -> None:
         child(p.id("t"), p.id("q"), namespace=p.id("nowhere")),
     ):
         task = await p.workflow_task(record=False)
-        await p.attempt("RespondWorkflowTaskCompleted", task_token=task.task_token, commands=[wanted], identity="worker")
+        await p.attempt(
+            "RespondWorkflowTaskCompleted", task_token=task.task_token, commands=[wanted], identity="worker"
+        )
         await p.fail_task(task)
     await p.terminate()
 
@@ -184,7 +186,9 @@ async def a_protected_namespace_stays(p: Puppet) -> None:
     with suppress(Refused):  # another scenario's server has it by now
         await registered(p, "parity-protected")
     await p.refused("DeleteNamespace", namespace="parity-protected")
-    p.note("state", (await p.call("DescribeNamespace", record=False, namespace="parity-protected")).namespace_info.state)
+    p.note(
+        "state", (await p.call("DescribeNamespace", record=False, namespace="parity-protected")).namespace_info.state
+    )
 
 
 @slow_scenario
@@ -212,9 +216,7 @@ async def the_history_of_a_querys_task_comes_in_pages(p: Puppet) -> None:
     p.note("first page", [event.event_id for event in task.history.events])
     token = task.next_page_token
     while token:
-        page = await p.call(
-            "GetWorkflowExecutionHistory", record=False, execution=p.execution(), next_page_token=token
-        )
+        page = await p.call("GetWorkflowExecutionHistory", record=False, execution=p.execution(), next_page_token=token)
         p.note("page", [event.event_id for event in page.history.events])
         token = page.next_page_token
     await p.call("RespondQueryTaskCompleted", task_token=task.task_token, completed_type="QUERY_RESULT_TYPE_ANSWERED")

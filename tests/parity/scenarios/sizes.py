@@ -106,9 +106,7 @@ async def failures(p: Puppet) -> None:
 async def queries(p: Puppet) -> None:
     await p.start()
     await p.step(c.timer())
-    await p.attempt(
-        "QueryWorkflow", execution=p.execution(), query={"query_type": "q", "query_args": payloads(BIG)}
-    )
+    await p.attempt("QueryWorkflow", execution=p.execution(), query={"query_type": "q", "query_args": payloads(BIG)})
     asked = p.begin("QueryWorkflow", execution=p.execution(), query={"query_type": "q"})
     task = await p.workflow_task()
     await p.call(
@@ -122,9 +120,7 @@ async def queries(p: Puppet) -> None:
     asked = p.begin("QueryWorkflow", execution=p.execution(), query={"query_type": "q"})
     await p.arrived()
     task = await p.workflow_task()
-    answers = {
-        name: {"result_type": "QUERY_RESULT_TYPE_ANSWERED", "answer": payloads(BIG)} for name in task.queries
-    }
+    answers = {name: {"result_type": "QUERY_RESULT_TYPE_ANSWERED", "answer": payloads(BIG)} for name in task.queries}
     await p.complete(task, query_results=answers)
     await asked.refused()
 
@@ -143,9 +139,7 @@ async def requests(p: Puppet) -> None:
     await p.attempt(
         "CreateSchedule", schedule_id=p.id("s"), schedule={**schedule, "action": action}, request_id="r", memo=MEMO
     )
-    await p.attempt(
-        "UpdateSchedule", schedule_id=p.id("s"), schedule={**schedule, "action": large}, request_id="r"
-    )
+    await p.attempt("UpdateSchedule", schedule_id=p.id("s"), schedule={**schedule, "action": large}, request_id="r")
     await p.attempt("PatchSchedule", schedule_id=p.id("s"), patch={"pause": BIG}, request_id="r")
     await p.attempt("DeleteSchedule", schedule_id=p.id("s"), identity="client")
 
@@ -242,7 +236,10 @@ async def updates_of_a_run(p: Puppet) -> None:
 
 @limited_scenario
 async def search_attributes_together(p: Puppet) -> None:
-    two = {name: attribute('"' + "a" * 90 + '"', kind) for name, kind in (("ParityKeyword", "Keyword"), ("ParityText", "Text"))}
+    two = {
+        name: attribute('"' + "a" * 90 + '"', kind)
+        for name, kind in (("ParityKeyword", "Keyword"), ("ParityText", "Text"))
+    }
     for rpc, fields in (
         ("StartWorkflowExecution", p.start_fields()),
         ("SignalWithStartWorkflowExecution", p.start_fields(signal_name="s")),

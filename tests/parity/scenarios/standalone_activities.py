@@ -165,9 +165,7 @@ async def is_cancelled_while_it_runs(p: Puppet) -> None:
     await p.refused("RequestCancelActivityExecution", **(asked | {"request_id": "other"}))
     await p.call("RecordActivityTaskHeartbeat", task_token=task.task_token, details=payloads("half"))
     await _describe(p)
-    await p.call(
-        "RespondActivityTaskCanceled", task_token=task.task_token, identity="worker", details=payloads("gone")
-    )
+    await p.call("RespondActivityTaskCanceled", task_token=task.task_token, identity="worker", details=payloads("gone"))
     await _outcome(p)
     await _describe(p)
 
@@ -250,7 +248,9 @@ async def id_policies(p: Puppet) -> None:
     await p.complete_activity(await p.activity_task())
     await _start(p)
     for policy in ("REJECT_DUPLICATE", "ALLOW_DUPLICATE_FAILED_ONLY"):
-        await p.refused("StartActivityExecution", **_fields(p, id_reuse_policy=f"ACTIVITY_ID_REUSE_POLICY_{policy}", **again))
+        await p.refused(
+            "StartActivityExecution", **_fields(p, id_reuse_policy=f"ACTIVITY_ID_REUSE_POLICY_{policy}", **again)
+        )
     await _start(p, **again)
     await p.call("TerminateActivityExecution", activity_id=p.id("a"), request_id="t")
     await _start(p, id_reuse_policy="ACTIVITY_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY", request_id="third")
@@ -318,7 +318,9 @@ async def is_found_in_lists(p: Puppet) -> None:
         f"{mine} AND ActivityType != 'Act'",
     ):
         for _ in range(6000):
-            found = await p.call("CountActivityExecutions", record=False, query=f"{mine} AND ExecutionStatus = 'Terminated'")
+            found = await p.call(
+                "CountActivityExecutions", record=False, query=f"{mine} AND ExecutionStatus = 'Terminated'"
+            )
             whole = await p.call("CountActivityExecutions", record=False, query=mine)
             if (found.count, whole.count) == (1, 3):
                 break
@@ -345,9 +347,7 @@ async def a_description_is_waited_for(p: Puppet) -> None:
     await p.activity_task()
     await waiting.answer()
     await p.refused("DescribeActivityExecution", activity_id=p.id("a"), long_poll_token=seen.long_poll_token)
-    await p.refused(
-        "DescribeActivityExecution", activity_id=p.id("a"), run_id=seen.run_id, long_poll_token=b"nonsense"
-    )
+    await p.refused("DescribeActivityExecution", activity_id=p.id("a"), run_id=seen.run_id, long_poll_token=b"nonsense")
 
 
 @slow_scenario

@@ -49,9 +49,7 @@ async def _poll(p: Puppet, name: str, **fields: Any) -> Any:
 
 async def _clock(p: Puppet, workflow_id: str | None = None) -> None:
     """How far the run's clock is ahead, in hours."""
-    described = await p.call(
-        "DescribeWorkflowExecution", record=False, execution=p.execution(workflow_id)
-    )
+    described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution(workflow_id))
     now = described.workflow_extended_info.time_skipping_info.current_time.ToDatetime(tzinfo=UTC)
     p.note("hours ahead", round((now - datetime.now(UTC)).total_seconds() / HOUR))
 
@@ -329,7 +327,11 @@ async def other_options_leave_it(p: Puppet) -> None:
 @slow_scenario
 async def signals_in_between(p: Puppet) -> None:
     await p.call(
-        "SignalWithStartWorkflowExecution", **p.start_fields(), signal_name="s", signal_input=payloads("x"), **skipping()
+        "SignalWithStartWorkflowExecution",
+        **p.start_fields(),
+        signal_name="s",
+        signal_input=payloads("x"),
+        **skipping(),
     )
     await p.step()
     await _clock(p)
@@ -384,9 +386,7 @@ async def refusals(p: Puppet) -> None:
     )
     for config in bad:
         await p.refused("StartWorkflowExecution", **p.start_fields(**skipping(**config)))
-        await p.refused(
-            "SignalWithStartWorkflowExecution", signal_name="s", **p.start_fields(**skipping(**config))
-        )
+        await p.refused("SignalWithStartWorkflowExecution", signal_name="s", **p.start_fields(**skipping(**config)))
         await p.refused(
             "UpdateWorkflowExecutionOptions", workflow_execution=p.execution(),
             workflow_execution_options={"time_skipping_config": {"enabled": True, **config}},

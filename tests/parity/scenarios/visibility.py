@@ -226,7 +226,9 @@ async def counted(p: Puppet) -> None:
         "groups", sorted([str([value.data for value in group.group_values]), group.count] for group in answer.groups)
     )
     p.note("count", answer.count)
-    p.note("type", sorted(str(sorted(value.metadata.items())) for group in answer.groups for value in group.group_values))
+    p.note(
+        "type", sorted(str(sorted(value.metadata.items())) for group in answer.groups for value in group.group_values)
+    )
     for query in (
         "GROUP BY ExecutionStatus",
         "GROUP BY WorkflowType",
@@ -291,7 +293,9 @@ async def full_pages(p: Puppet) -> None:
 async def since_the_year_one(p: Puppet) -> None:
     """The zero time of Go's clients."""
     mine = await _three(p)
-    filters: dict[str, Any] = {"start_time_filter": {"earliest_time": {"seconds": -62135596800}, "latest_time": {"seconds": 7258118400}}}
+    filters: dict[str, Any] = {
+        "start_time_filter": {"earliest_time": {"seconds": -62135596800}, "latest_time": {"seconds": 7258118400}}
+    }
     for rpc, workflow_id in (("ListOpenWorkflowExecutions", "w3"), ("ListClosedWorkflowExecutions", "w1")):
         answer = await p.call(
             rpc, record=False, maximum_page_size=1, execution_filter={"workflow_id": p.id(workflow_id)}, **filters

@@ -55,7 +55,10 @@ async def told(p: Puppet, *tokens: bytes, name: str = "worker", **poll: Any) -> 
 
 
 def longer(p: Puppet, *names: str) -> list[dict[str, Any]]:
-    return [activity(name, p.task_queue, start_to_close_timeout=seconds(300), schedule_to_close_timeout=seconds(300)) for name in names]
+    return [
+        activity(name, p.task_queue, start_to_close_timeout=seconds(300), schedule_to_close_timeout=seconds(300))
+        for name in names
+    ]
 
 
 async def working(p: Puppet, **fields: Any) -> bytes:
@@ -95,7 +98,10 @@ async def run_times_out(p: Puppet) -> None:
 async def run_is_reset(p: Puppet) -> None:
     token = await working(p)
     await p.call(
-        "ResetWorkflowExecution", workflow_execution=p.execution(), workflow_task_finish_event_id=4, request_id=p.id("r")
+        "ResetWorkflowExecution",
+        workflow_execution=p.execution(),
+        workflow_task_finish_event_id=4,
+        request_id=p.id("r"),
     )
     await told(p, token)
     await p.terminate()

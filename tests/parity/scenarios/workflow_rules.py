@@ -102,9 +102,7 @@ async def a_rule_pauses_activities_that_are_about_to_start(p: Puppet) -> None:
     poll = p.begin("PollActivityTaskQueue", record=False, namespace=name, **p.poll_fields())
     described = None
     for _ in range(6000):
-        described = await p.call(
-            "DescribeWorkflowExecution", record=False, namespace=name, execution=p.execution()
-        )
+        described = await p.call("DescribeWorkflowExecution", record=False, namespace=name, execution=p.execution())
         if any(activity.paused for activity in described.pending_activities):
             break
         await asyncio.sleep(0.05)

@@ -109,5 +109,3 @@ async def port(start: Start) -> int:
 @pytest_asyncio.fixture
 async def peer(port: int) -> Peer:
     return await Peer.greet(port)
-
-

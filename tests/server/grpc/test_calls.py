@@ -178,7 +178,11 @@ async def test_bad_bodies(peer: Peer, body: bytes, status: tuple[str, str], in_p
     ("fields", "http", "status"),
     [
         ({"content_type": "text/plain"}, "415", ("13", 'invalid gRPC request content-type "text/plain"')),
-        ({"content_type": "application/grpc-web"}, "415", ("13", 'invalid gRPC request content-type "application/grpc-web"')),
+        (
+            {"content_type": "application/grpc-web"},
+            "415",
+            ("13", 'invalid gRPC request content-type "application/grpc-web"'),
+        ),
         ({"grpc_timeout": "soon"}, "400", ("13", "malformed grpc-timeout: 'soon'")),
         ({"grpc_timeout": "123456789S"}, "400", ("13", "malformed grpc-timeout: '123456789S'")),
         ({"grpc_encoding": "br"}, "200", ("12", 'grpc-encoding "br" is not supported: identity and gzip are')),
@@ -239,8 +243,14 @@ async def test_gzipped_requests(peer: Peer) -> None:
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (b"no gzip at all", "grpc: the message does not decompress: Error -3 while decompressing data: incorrect header check"),
-        (gzip.compress(b"x" * 50, mtime=0)[:-3], "grpc: the message does not decompress: it is not one whole gzip member"),
+        (
+            b"no gzip at all",
+            "grpc: the message does not decompress: Error -3 while decompressing data: incorrect header check",
+        ),
+        (
+            gzip.compress(b"x" * 50, mtime=0)[:-3],
+            "grpc: the message does not decompress: it is not one whole gzip member",
+        ),
         (gzip.compress(b"x", mtime=0) * 2, "grpc: the message does not decompress: it is not one whole gzip member"),
     ],
 )
@@ -259,7 +269,9 @@ async def test_a_gzip_bomb_is_not_unpacked(start: Start) -> None:
     assert (await peer.answer(stream)).status == ("8", "100000 is too large")
 
 
-@pytest.mark.parametrize(("size", "accepts", "packed"), [(50_000, "gzip", True), (50_000, "identity", False), (256, "gzip", False)])
+@pytest.mark.parametrize(
+    ("size", "accepts", "packed"), [(50_000, "gzip", True), (50_000, "identity", False), (256, "gzip", False)]
+)
 async def test_large_replies_are_gzipped_for_those_who_accept_it(
     start: Start, monkeypatch: pytest.MonkeyPatch, size: int, accepts: str, packed: bool
 ) -> None:

@@ -262,7 +262,9 @@ async def test_frames_on_a_stream_that_is_over(toy: Toy, kind: str, late: str) -
         {"DATA": frame(frames.DATA, 1, 1, b"x"), "HEADERS": head(kind), "CONTINUATION": frame(9, 4, 1, b"")}[late]
     )
 
-    assert [each.error for each in wire.answers() if each.kind == frames.GOAWAY] == [_P if late == "CONTINUATION" else _S]
+    assert [each.error for each in wire.answers() if each.kind == frames.GOAWAY] == [
+        _P if late == "CONTINUATION" else _S
+    ]
     assert wire.transport.ended
 
 

@@ -118,7 +118,8 @@ async def test_faults_of_a_stream(peer: Peer, data: bytes, code: ErrorCode) -> N
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x00" * 100, b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", b"get lost"]
+    "data",
+    [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x00" * 100, b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", b"get lost"],
 )
 async def test_no_preface(port: int, data: bytes) -> None:
     """TLS on a plain port, for one."""
@@ -167,7 +168,9 @@ async def test_the_rest_of_a_request_that_was_refused_is_let_pass(start: Start) 
 _NUMBERS = st.sampled_from([0, 1, 2, 3, 5, 0x7FFFFFFF, 0xFFFFFFFF])
 _PAYLOADS = st.one_of(
     st.binary(max_size=40),
-    st.sampled_from([b"", bytes(4), bytes(8), _BLOCK, message(b"abc"), message(b"abc") * 2, b"\xff" * 6, b"\0\4\0\0\0\1"]),
+    st.sampled_from(
+        [b"", bytes(4), bytes(8), _BLOCK, message(b"abc"), message(b"abc") * 2, b"\xff" * 6, b"\0\4\0\0\0\1"]
+    ),
 )
 _FRAMES = st.builds(frame, st.integers(0, 11), st.integers(0, 255), _NUMBERS, _PAYLOADS)
 _INPUT = st.lists(st.one_of(_FRAMES, _FRAMES, st.sampled_from([_OPEN, _WHOLE]), st.binary(max_size=30)), max_size=25)
@@ -176,7 +179,9 @@ _EXAMPLES = int(os.environ.get("WHISTLESTOP_TEST_EXAMPLES", "300"))
 
 @given(_INPUT, st.integers(1, 400), st.booleans())
 @settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_input_is_served_or_refused(caplog: pytest.LogCaptureFixture, pieces: list[bytes], cut: int, greeted: bool) -> None:
+def test_any_input_is_served_or_refused(
+    caplog: pytest.LogCaptureFixture, pieces: list[bytes], cut: int, greeted: bool
+) -> None:
     """No traceback, no INTERNAL_ERROR, whole frames out, and after the end every handler is gone."""
     asyncio.run(_feed(pieces, cut, greeted))
     assert not [record for record in caplog.records if record.exc_info]

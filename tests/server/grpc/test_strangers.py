@@ -135,7 +135,9 @@ async def test_nothing_more_is_read_until_it_is_known_who_calls(wire: Wire, guar
     assert not wire.account.requests
 
 
-async def test_a_connection_that_is_known_goes_on_while_another_credential_is_looked_at(wire: Wire, guard: Guard) -> None:
+async def test_a_connection_that_is_known_goes_on_while_another_credential_is_looked_at(
+    wire: Wire, guard: Guard
+) -> None:
     await wire.send_all(call(1, PATH, key="good"))
     guard.says.clear()
     await wire.send_all(call(3, PATH, key="other"))
@@ -155,7 +157,9 @@ async def test_a_known_caller_is_asked_again_after_a_while(wire: Wire, guard: Gu
     assert guard.served == 3
 
 
-async def test_what_a_stranger_packed_is_not_unpacked(wire: Wire, guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_stranger_packed_is_not_unpacked(
+    wire: Wire, guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However little it is as it comes."""
     unpacked: list[int] = []
     monkeypatch.setattr("zlib.decompressobj", lambda *_: unpacked.append(1))
@@ -247,7 +251,9 @@ async def test_streams_that_are_over_do_not_wait_for_the_garbage_collector(wire:
     try:
         await wire.send_all(call(1, "/toy/Public") + headers(3, "/toy/Public") + call(5, "/toy/Echo"))
         await wire.send_all(headers(7, WATCH) + body(7, message(b"")) + headers(9, WATCH) + body(9, message(b"") * 2))
-        await wire.send_all(headers(11, PATH, key="bad") + headers(13, REFLECT) + frames.rst_stream(7, ErrorCode.CANCEL))
+        await wire.send_all(
+            headers(11, PATH, key="bad") + headers(13, REFLECT) + frames.rst_stream(7, ErrorCode.CANCEL)
+        )
         wire.loop.advance(11)
         wire.budget.sweep()
         await wire.turns()

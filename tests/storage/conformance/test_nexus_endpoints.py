@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from whistlestop.storage.interface import Store
 
 
-def endpoint(endpoint_id: str = "id-1", name: str = "orders", data: bytes = b"target", version: int = 0) -> NexusEndpointRecord:
+def endpoint(
+    endpoint_id: str = "id-1", name: str = "orders", data: bytes = b"target", version: int = 0
+) -> NexusEndpointRecord:
     return NexusEndpointRecord(endpoint_id, name, data, version)
 
 

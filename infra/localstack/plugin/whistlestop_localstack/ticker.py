@@ -61,9 +61,7 @@ class Ticker:
             since_s = self._last_s.setdefault(key, float(schedule.creation_date))
             if schedule.state != "ENABLED":
                 continue
-            due_s = next_due(
-                schedule.schedule_expression, schedule.schedule_expression_timezone, since_s, self.speedup
-            )
+            due_s = next_due(schedule.schedule_expression, schedule.schedule_expression_timezone, since_s, self.speedup)
             if due_s is None or due_s > now_s:
                 continue
             self._last_s[key] = now_s

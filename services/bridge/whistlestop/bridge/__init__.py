@@ -45,7 +45,13 @@ async def connect(
     from temporalio.client import Client
 
     config = config or BridgeConfig(
-        target=url, api_key=api_key, sigv4=sigv4, region=region, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key,
+        target=url,
+        api_key=api_key,
+        sigv4=sigv4,
+        region=region,
+        tls_ca=tls_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
         wake_queue=wake_queue,
     )
     async with RunningBridge(config) as running:

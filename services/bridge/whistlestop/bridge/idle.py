@@ -64,7 +64,10 @@ class EndsWhenIdle(Plugin):
         return config
 
     def run_replayer(
-        self, replayer: Replayer, histories: Any, next: Callable[..., Any]  # noqa: A002 - the SDK's name
+        self,
+        replayer: Replayer,
+        histories: Any,
+        next: Callable[..., Any],  # noqa: A002 - the SDK's name
     ) -> AbstractAsyncContextManager[AsyncIterator[WorkflowReplayResult]]:
         found: AbstractAsyncContextManager[AsyncIterator[WorkflowReplayResult]] = next(replayer, histories)
         return found

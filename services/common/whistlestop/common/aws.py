@@ -147,9 +147,7 @@ class Aws:
         suffix = "amazonaws.com.cn" if self.region.startswith("cn-") else "amazonaws.com"
         return (given or f"https://{service}.{self.region}.{suffix}").rstrip("/")
 
-    def _signed(
-        self, service: str, host: str, path: str, body: bytes, headers: Mapping[str, str]
-    ) -> dict[str, str]:
+    def _signed(self, service: str, host: str, path: str, body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
         """Return `headers` (names in lower case) with a version 4 signature added."""
         complete = signed(self.credentials(), _now(), self.region, service, host, path, body, headers)
         # Lambda and X-Ray trace a call across functions by this header.

@@ -93,6 +93,3 @@ def next_after(expression: str, start_ns: int, after_ns: int) -> int:
     if found is None:
         raise ValueError(f"cron expression {expression!r} never comes")
     return int(found.timestamp()) * SECOND_NS
-
-
-

@@ -70,9 +70,7 @@ def failed_precondition(message: str) -> ServiceError:
     return ServiceError(Code.FAILED_PRECONDITION, message)
 
 
-def already_started(
-    message: str, start_request_id: str, run_id: str, first_execution_run_id: str = ""
-) -> ServiceError:
+def already_started(message: str, start_request_id: str, run_id: str, first_execution_run_id: str = "") -> ServiceError:
     """Return the error for a workflow id that is in use while the id policies forbid another run."""
     return ServiceError(
         Code.ALREADY_EXISTS,

@@ -213,9 +213,7 @@ def _parsed(head: bytes) -> tuple[int, dict[str, str]]:
     return int(status[1]), headers
 
 
-async def _body(
-    reader: asyncio.StreamReader, status: int, headers: Mapping[str, str], most: int
-) -> tuple[bytes, bool]:
+async def _body(reader: asyncio.StreamReader, status: int, headers: Mapping[str, str], most: int) -> tuple[bytes, bool]:
     """Return the body, and whether the connection can be used again."""
     if status in {204, 304}:
         return b"", True

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 else:
 
     def dataclass(  # noqa: ANN201 - type checkers read the standard decorator's
-        cls: Any = None, /, *, frozen: bool = False, slots: bool = False, kw_only: bool = False, eq: bool = True,
+        cls: Any = None,
+        /,
+        *,
+        frozen: bool = False,
+        slots: bool = False,
+        kw_only: bool = False,
+        eq: bool = True,
         unsafe_hash: bool = False,
     ):
         """Make a class a dataclass, as the standard decorator of this name does."""

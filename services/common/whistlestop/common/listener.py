@@ -82,9 +82,7 @@ class Listener:
     connected, and calls `account.close()` when it loses its connection.
     """
 
-    def __init__(
-        self, listener: socket.socket, budget: Budget, make: Make, tls: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, listener: socket.socket, budget: Budget, make: Make, tls: ssl.SSLContext | None = None) -> None:
         self._listener = listener
         self._budget = budget
         self._make = make

@@ -62,9 +62,7 @@ async def _answer(api: HttpApi, event: dict[str, Any], latest_ns: int | None) ->
     """Return the answer to an HTTP event. The body is decoded only if the headers are acceptable."""
     try:
         head = http_events.head_of(event)
-        request = HttpRequest(
-            head.method, head.path, head.query, head.headers, path_was_decoded=head.path_was_decoded
-        )
+        request = HttpRequest(head.method, head.path, head.query, head.headers, path_was_decoded=head.path_was_decoded)
         found = await api.look(request)
         if isinstance(found, HttpAnswer):
             return found

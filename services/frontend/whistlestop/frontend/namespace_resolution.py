@@ -34,9 +34,15 @@ _STATES_BY_METHOD = {
 }
 
 # The namespace of these RPCs need not exist, or is looked up by their handlers.
-_NAME_MUST_BE_SET = frozenset({
-    "RegisterNamespace", "DescribeNamespace", "UpdateNamespace", "DeprecateNamespace", "DeleteNamespace",
-})
+_NAME_MUST_BE_SET = frozenset(
+    {
+        "RegisterNamespace",
+        "DescribeNamespace",
+        "UpdateNamespace",
+        "DeprecateNamespace",
+        "DeleteNamespace",
+    }
+)
 _NOT_RESOLVED = frozenset({"RegisterNamespace", "DescribeNamespace"})
 _OPTIONAL = frozenset({"AddSearchAttributes", "RemoveSearchAttributes", "ListSearchAttributes"})
 
@@ -130,6 +136,8 @@ def _check_state(method: str, namespace: Namespace) -> None:
         Code.FAILED_PRECONDITION,
         f"Namespace has invalid state: {state}. Must be {expected}.",
         details_pb.NamespaceInvalidStateFailure(
-            namespace=namespace.name, state=namespace.state, allowed_states=list(allowed)  # type: ignore[arg-type]
+            namespace=namespace.name,
+            state=namespace.state,  # type: ignore[arg-type]
+            allowed_states=list(allowed),
         ),
     )

@@ -265,12 +265,24 @@ _TEST_RPCS: tuple[_Line, ...] = (
     ("GetCurrentTime", _F, _READ),
 )
 
-_HOLDS = frozenset({
-    "PollWorkflowTaskQueue", "PollActivityTaskQueue", "PollNexusTaskQueue", "PollWorkflowExecutionUpdate",
-    "GetWorkflowExecutionHistory", "UpdateWorkflowExecution", "ExecuteMultiOperation", "QueryWorkflow",
-    "PollActivityExecution", "PollNexusOperationExecution", "PollWorkflowExecutionTimeSkipping",
-    "Sleep", "SleepUntil", "UnlockTimeSkippingWithSleep",
-})
+_HOLDS = frozenset(
+    {
+        "PollWorkflowTaskQueue",
+        "PollActivityTaskQueue",
+        "PollNexusTaskQueue",
+        "PollWorkflowExecutionUpdate",
+        "GetWorkflowExecutionHistory",
+        "UpdateWorkflowExecution",
+        "ExecuteMultiOperation",
+        "QueryWorkflow",
+        "PollActivityExecution",
+        "PollNexusOperationExecution",
+        "PollWorkflowExecutionTimeSkipping",
+        "Sleep",
+        "SleepUntil",
+        "UnlockTimeSkippingWithSleep",
+    }
+)
 
 
 _COMPUTE = "temporal.api.compute."

@@ -73,8 +73,15 @@ class Frontend:
     """The public API, on top of a store and the two other functions."""
 
     def __init__(
-        self, store: Store, history: ServiceClient, matching: ServiceClient, clock: Clock, ids: Ids,
-        config: FrontendConfig | None = None, *, namespaces: NamespaceCache | None = None,
+        self,
+        store: Store,
+        history: ServiceClient,
+        matching: ServiceClient,
+        clock: Clock,
+        ids: Ids,
+        config: FrontendConfig | None = None,
+        *,
+        namespaces: NamespaceCache | None = None,
     ) -> None:
         self.store = store
         self.history = history
@@ -277,5 +284,3 @@ def _refusal(spec: RpcSpec) -> Serve:
         raise unimplemented(f"{spec.method} is not supported by this server: {spec.reason}")
 
     return refuse
-
-

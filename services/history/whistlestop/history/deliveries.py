@@ -169,8 +169,11 @@ def _new_child(
     attributes = initiated.start_child_workflow_execution_initiated_event_attributes
     run = core_start.new_run(
         children.started_attributes(
-            parent.state, initiated, now_ns=now_ns, limits=service.limits.of(attributes.namespace),
-            deployments=parent.deployments
+            parent.state,
+            initiated,
+            now_ns=now_ns,
+            limits=service.limits.of(attributes.namespace),
+            deployments=parent.deployments,
         ),
         namespace_id=attributes.namespace_id,
         namespace=attributes.namespace,

@@ -51,9 +51,7 @@ class Refused:
     retryable: bool
 
 
-async def complete(
-    outbound: Outbound, url: str, headers: Mapping[str, str], completion: Completion
-) -> Refused | None:
+async def complete(outbound: Outbound, url: str, headers: Mapping[str, str], completion: Completion) -> Refused | None:
     """Send the completion to `url`; return None when it was accepted."""
     from email.utils import formatdate  # with what it needs, more than a start should pay for
 

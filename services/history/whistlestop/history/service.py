@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
     from whistlestop.storage.visibility import AttributeType
 
+
 class History:
     """Serve executions. `start` begins the background processors of a long-lived process; functions never call it."""
 

@@ -101,9 +101,7 @@ def _child_not_started(
         children.record_start_failed(run, initiated, cause)
 
 
-def _child_lost(
-    run: Run, task: TransferTask, data: TransferData, initiated: history_pb.HistoryEvent, why: str
-) -> None:
+def _child_lost(run: Run, task: TransferTask, data: TransferData, initiated: history_pb.HistoryEvent, why: str) -> None:
     child = run.state.children.get(data.initiated_event_id)
     if run.is_open and child is not None and child.workflow_id == task.key.workflow_id:
         closing = history_pb.HistoryEvent(event_type=et.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED)

@@ -127,9 +127,7 @@ class KnownWorkers(Protocol):
 
 def _filter(query: str, *, with_system: bool) -> Callable[[WorkerHeartbeat], bool]:
     matches = matcher(query)
-    return lambda heartbeat: (
-        with_system or not heartbeat.task_queue.startswith(_SYSTEM_PREFIX)
-    ) and matches(heartbeat)
+    return lambda heartbeat: (with_system or not heartbeat.task_queue.startswith(_SYSTEM_PREFIX)) and matches(heartbeat)
 
 
 async def _in_turns(heartbeats: AsyncIterator[WorkerHeartbeat]) -> AsyncIterator[WorkerHeartbeat]:

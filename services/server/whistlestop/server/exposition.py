@@ -33,20 +33,14 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         metrics = self._metrics
-        requests = CounterMetricFamily(
-            "whistlestop_requests", "RPCs by name and gRPC status", labels=("rpc", "code")
-        )
+        requests = CounterMetricFamily("whistlestop_requests", "RPCs by name and gRPC status", labels=("rpc", "code"))
         for (rpc, code), count in metrics.requests.items():
             requests.add_metric((rpc, code), count)
         yield requests
         yield self._durations()
         yield CounterMetricFamily("whistlestop_transitions", "Committed transitions of runs", metrics.transitions)
-        yield _counter(
-            "whistlestop_conflicts", "Commits that lost against another writer", "kind", metrics.conflicts
-        )
-        yield _counter(
-            "whistlestop_tasks", "Tasks written to task queues", "task_type", _by_name(metrics.tasks)
-        )
+        yield _counter("whistlestop_conflicts", "Commits that lost against another writer", "kind", metrics.conflicts)
+        yield _counter("whistlestop_tasks", "Tasks written to task queues", "task_type", _by_name(metrics.tasks))
         backlog = _by_name(metrics.backlog)
         yield _gauge("whistlestop_backlog_tasks", "Tasks that wait in task queues, by kind", "task_type", backlog)
         yield _counter(

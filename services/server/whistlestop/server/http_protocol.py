@@ -392,7 +392,8 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             body = message.encode()
             self.transport.write(
                 f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: text/plain; charset=utf-8\r\n"
-                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
+                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
+                + body
             )
         self._end()
 

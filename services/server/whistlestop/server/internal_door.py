@@ -58,9 +58,7 @@ class InternalApi:
         self._held: set[asyncio.Task[object]] = set()
         self._draining = False
 
-    def refusal(
-        self, method: str, path: str, headers: Mapping[str, str], local_ip: str = ""
-    ) -> HttpAnswer | None:
+    def refusal(self, method: str, path: str, headers: Mapping[str, str], local_ip: str = "") -> HttpAnswer | None:
         """Return why a request is refused, judging by its headers; None if it is allowed."""
         shown = headers.get("authorization", "").encode("latin-1", "replace")
         if self._expected and not self._shows_secret(shown):

@@ -228,4 +228,3 @@ class Membership:
         if self._scanner is not None and (spans != spans_before or before - scanners):
             log.info("scanning %s", spans, extra={"host_id": self._host_id})
             self._scanner.scan(spans)
-

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NAMESPACE = "SELECT id, name, data, version, is_global FROM namespaces"
-_MEMBER = (
-    "cluster_membership (host_id, role, rpc_address, rpc_port, session_start_ns, last_heartbeat_ns, expires_ns)"
-)
+_MEMBER = "cluster_membership (host_id, role, rpc_address, rpc_port, session_start_ns, last_heartbeat_ns, expires_ns)"
 _MEMBER_TYPES = ("text", "text", "text", "bigint", "bigint", "bigint", "bigint")
 _SET_MEMBER = (
     "ON CONFLICT (host_id) DO UPDATE SET role = excluded.role, rpc_address = excluded.rpc_address,"
@@ -97,9 +95,7 @@ class PostgresCluster(PostgresBase):
         await self._run("DELETE FROM cluster_membership WHERE host_id = $1", (host_id,))
 
     async def list_members(self, now_ns: int, limit: int) -> list[Member]:
-        rows = await self._all(
-            f"{_MEMBERS} WHERE expires_ns > $1 ORDER BY host_id LIMIT $2", (now_ns, limit)
-        )
+        rows = await self._all(f"{_MEMBERS} WHERE expires_ns > $1 ORDER BY host_id LIMIT $2", (now_ns, limit))
         return [Member(*row) for row in rows]
 
     async def list_leases(self) -> list[ShardLease]:

@@ -131,7 +131,10 @@ class Pool(AsyncConnectionPool[AsyncConnection[Any]]):
 
     @contextlib.asynccontextmanager
     async def connection(
-        self, timeout: float | None = None, *, silent_s: float | None = SILENT_S  # noqa: ASYNC109 - the pool's own
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109
+        *,
+        silent_s: float | None = SILENT_S,
     ) -> AsyncIterator[AsyncConnection[Any]]:
         connection = await self._take(timeout)
         for _ in range(self.max_size):
@@ -175,9 +178,7 @@ def _is_closed(connection: AsyncConnection[Any]) -> bool:
     return bool(waiting.poll(0))
 
 
-def create_pool(
-    url: str, pool_size: int, *, prepare: bool, password: Password | None = None
-) -> Pool:
+def create_pool(url: str, pool_size: int, *, prepare: bool, password: Password | None = None) -> Pool:
     """Return a pool that is not open yet. With `prepare` False, nothing on a connection outlives a transaction."""
     context: AdaptContext = _Adapters()
     return Pool(

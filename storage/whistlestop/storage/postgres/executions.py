@@ -112,8 +112,14 @@ class PostgresExecutions(PostgresBase):
         return CurrentExecution(*row) if row else None
 
     async def read_history(
-        self, namespace_id: str, branches: Sequence[BranchRange], first_event_id: int, next_event_id: int, limit: int,
-        *, reverse: bool = False,
+        self,
+        namespace_id: str,
+        branches: Sequence[BranchRange],
+        first_event_id: int,
+        next_event_id: int,
+        limit: int,
+        *,
+        reverse: bool = False,
     ) -> list[HistoryBatch]:
         found: list[HistoryBatch] = []
         sql = _READ_BACKWARD if reverse else _READ_FORWARD

@@ -77,9 +77,7 @@ _POLLERS = (
     "SELECT namespace_id, task_queue, task_type, identity, last_access_ns, data, expires_ns FROM task_queue_pollers"
 )
 _GET_POLLER = f"{_POLLERS} WHERE {_QUEUE} AND identity = $4"
-_LIST_POLLERS = (
-    f"{_POLLERS} WHERE {_QUEUE} AND identity > $4 AND expires_ns > $5 ORDER BY identity LIMIT $6"
-)
+_LIST_POLLERS = f"{_POLLERS} WHERE {_QUEUE} AND identity > $4 AND expires_ns > $5 ORDER BY identity LIMIT $6"
 
 
 class PostgresTasks(PostgresBase):

@@ -225,9 +225,7 @@ def _start(statement: Statement, write: ExecutionWrite, chunks: list[tuple[str, 
     _execution(statement, "x0", write, chunks, guarded=True)
 
 
-def _general(
-    statement: Statement, writes: Sequence[ExecutionWrite], chunks: list[tuple[str, str, int, bytes]]
-) -> str:
+def _general(statement: Statement, writes: Sequence[ExecutionWrite], chunks: list[tuple[str, str, int, bytes]]) -> str:
     """Lock, compare and write executions and current rows; return what to select of the rows found."""
     conditions, found = [], ""
     last: dict[tuple[str, str], CurrentExecution] = {}
@@ -310,9 +308,7 @@ def _execution(
         statement.expression(name, f"{insert} VALUES ({values}) ON CONFLICT DO NOTHING RETURNING 1")
 
 
-def _belongings(
-    statement: Statement, n: int, write: ExecutionWrite, chunks: list[tuple[str, str, int, bytes]]
-) -> None:
+def _belongings(statement: Statement, n: int, write: ExecutionWrite, chunks: list[tuple[str, str, int, bytes]]) -> None:
     """Add the writes of what belongs to one run: history, tasks, timers, visibility, transfer tasks, forks."""
     namespace_id, run_id = write.key.namespace_id, write.key.run_id
     branch_id = write.branch_id or run_id
@@ -383,9 +379,7 @@ def _transfers_done(statement: Statement, transfers: Sequence[TransferTask]) -> 
             statement.expression(f"k{n}", f"DELETE FROM chunks WHERE kind = 'transfer' AND owner = {owner} AND {_OK}")
 
 
-def _answers(
-    statement: Statement, answers: Sequence[tuple[str, ExecutionKey, bytes]]
-) -> None:
+def _answers(statement: Statement, answers: Sequence[tuple[str, ExecutionKey, bytes]]) -> None:
     for n, (query_id, key, answer) in enumerate(answers):
         data, more = split(answer)
         statement.expression(f"q{n}", set_answer(statement, query_id, key, data, len(more), _OK))

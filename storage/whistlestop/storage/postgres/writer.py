@@ -145,4 +145,3 @@ def _first_key(item: tuple[Prepared, object]) -> tuple[str, str, str]:
         return ("", "", "")
     key = writes[0].key
     return key.namespace_id, key.workflow_id, key.run_id
-

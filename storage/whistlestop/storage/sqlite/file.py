@@ -150,9 +150,7 @@ def settle(db: sqlite3.Connection) -> None:
 def _check_alone(path: str, header: _Header, size: int, *, wal_is_there: bool) -> None:
     """Check a database whose WAL holds nothing."""
     if header.pages and size < header.pages * header.page_size:
-        raise CannotOpen(
-            f"{path} is cut off, with {size} of {header.pages * header.page_size} bytes; {_BACKUP}"
-        )
+        raise CannotOpen(f"{path} is cut off, with {size} of {header.pages * header.page_size} bytes; {_BACKUP}")
     if header.state == IN_USE and not wal_is_there:
         raise CannotOpen(
             f"{path} has lost {path}-wal, which holds what was written last: it was copied or moved without it while "

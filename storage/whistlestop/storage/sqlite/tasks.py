@@ -61,9 +61,7 @@ _POLLERS = (
     "SELECT namespace_id, task_queue, task_type, identity, last_access_ns, data, expires_ns FROM task_queue_pollers"
 )
 _GET_POLLER = f"{_POLLERS} WHERE {_QUEUE} AND identity = ?"
-_LIST_POLLERS = (
-    f"{_POLLERS} WHERE {_QUEUE} AND identity > ? AND expires_ns > ? ORDER BY identity LIMIT ?"
-)
+_LIST_POLLERS = f"{_POLLERS} WHERE {_QUEUE} AND identity > ? AND expires_ns > ? ORDER BY identity LIMIT ?"
 
 
 class SqliteTasks(SqliteBase):

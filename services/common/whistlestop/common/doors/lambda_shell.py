@@ -59,12 +59,8 @@ async def serve_event(service: ServiceClient, event: Event, clock: Clock, latest
         envelope = json.loads(http_events.body_of(event))
     except (ValueError, RecursionError):
         envelope = {}
-    answer = await invoke_envelope(
-        service, envelope if isinstance(envelope, dict) else {}, clock, latest_ns=latest_ns
-    )
-    return http_events.answer_to(
-        event, 200, {"content-type": "application/json"}, json.dumps(answer).encode()
-    )
+    answer = await invoke_envelope(service, envelope if isinstance(envelope, dict) else {}, clock, latest_ns=latest_ns)
+    return http_events.answer_to(event, 200, {"content-type": "application/json"}, json.dumps(answer).encode())
 
 
 def other_function(function: str, url: str, clock: Clock) -> ServiceClient:

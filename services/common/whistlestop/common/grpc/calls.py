@@ -51,9 +51,7 @@ _CROWDED: Final = status.trailers_only(
 class Calls(Outbound):
     """Handlers of calls, and their tasks."""
 
-    def __init__(
-        self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop, account: Account
-    ) -> None:
+    def __init__(self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop, account: Account) -> None:
         super().__init__(limits, loop)
         self.account = account
         self._service = service

@@ -48,9 +48,7 @@ _TOO_LARGE: Final = status.trailers_only(
 class Requests(Calls):
     """Header blocks and bodies, depending on the states of their streams."""
 
-    def __init__(
-        self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop, account: Account
-    ) -> None:
+    def __init__(self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop, account: Account) -> None:
         super().__init__(service, limits, loop, account)
         self._last = 0
         """The highest stream number of the peer."""

@@ -263,15 +263,23 @@ def check_links(links: Iterable[Link], rules: Rules) -> None:
 
 
 _LINK_FIELDS = {
-    "workflow_event": ("workflow event", (("namespace", "namespace field"), ("workflow_id", "workflow ID field"),
-                                          ("run_id", "run ID field"))),
+    "workflow_event": (
+        "workflow event",
+        (("namespace", "namespace field"), ("workflow_id", "workflow ID field"), ("run_id", "run ID field")),
+    ),
     "batch_job": ("batch job", (("job_id", "job ID"),)),
-    "nexus_operation": ("nexus operation", (("namespace", "namespace field"), ("operation_id", "operation ID field"),
-                                            ("run_id", "run ID field"))),
-    "activity": ("activity", (("namespace", "namespace field"), ("activity_id", "activity ID field"),
-                              ("run_id", "run ID field"))),
-    "workflow": ("workflow", (("namespace", "namespace field"), ("workflow_id", "workflow ID field"),
-                              ("run_id", "run ID field"))),
+    "nexus_operation": (
+        "nexus operation",
+        (("namespace", "namespace field"), ("operation_id", "operation ID field"), ("run_id", "run ID field")),
+    ),
+    "activity": (
+        "activity",
+        (("namespace", "namespace field"), ("activity_id", "activity ID field"), ("run_id", "run ID field")),
+    ),
+    "workflow": (
+        "workflow",
+        (("namespace", "namespace field"), ("workflow_id", "workflow ID field"), ("run_id", "run ID field")),
+    ),
 }
 
 
@@ -287,9 +295,7 @@ def _check_link(link: Link, rules: Rules) -> None:
         if not getattr(variant, field):
             raise invalid_argument(f"{noun} link must not have an empty {name}")
     if kind == "workflow_event" and variant.event_ref.event_id and not variant.event_ref.event_type:
-        raise invalid_argument(
-            "workflow event link ref cannot have an unspecified event type and a non-zero event ID"
-        )
+        raise invalid_argument("workflow event link ref cannot have an unspecified event type and a non-zero event ID")
 
 
 def check_search_attributes(attributes: SearchAttributes, namespace: Namespace, rules: Rules) -> None:

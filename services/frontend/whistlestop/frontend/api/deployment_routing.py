@@ -106,9 +106,7 @@ def _missing_queues(data: DeploymentData, build_id: str) -> list[_Queue]:
     ]
 
 
-async def _needed_queues(
-    frontend: Frontend, context: CallContext, request: Any, build_id: str
-) -> frozenset[_Queue]:
+async def _needed_queues(frontend: Frontend, context: CallContext, request: Any, build_id: str) -> frozenset[_Queue]:
     """Return the queues that the version lacks, and whose tasks would be left without workers if it became current.
 
     A queue counts if tasks wait on it or arrive, unless another deployment has taken it over.
@@ -151,9 +149,7 @@ def _check_queues(data: DeploymentData, build_id: str, needed: frozenset[_Queue]
     )
 
 
-def _deployment(
-    known: NamespaceDeployments, limits: DeploymentLimits, request: Any, now_ns: int
-) -> DeploymentData:
+def _deployment(known: NamespaceDeployments, limits: DeploymentLimits, request: Any, now_ns: int) -> DeploymentData:
     """Return the deployment to change; create it if the request allows one without pollers. Raises NOT_FOUND."""
     data = find_deployment(known, request.deployment_name)
     if data is None and request.allow_no_pollers:

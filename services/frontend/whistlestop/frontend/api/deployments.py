@@ -190,9 +190,7 @@ async def _look(
             raise
 
 
-async def _read_version(
-    frontend: Frontend, context: CallContext, name: str, build_id: str
-) -> NamespaceDeployments:
+async def _read_version(frontend: Frontend, context: CallContext, name: str, build_id: str) -> NamespaceDeployments:
     def choose(known: NamespaceDeployments) -> list[WorkerDeploymentVersionInfo]:
         _, info = _version_in(known, name, build_id)
         return [info] if info is not None else []

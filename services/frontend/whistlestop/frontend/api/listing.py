@@ -77,9 +77,7 @@ async def page(
 async def fill_count(frontend: Frontend, context: CallContext, query: Query, response: _Response) -> _Response:
     """Fill in the count, and a count per group if the filter groups."""
     if not query.group_by:
-        response.count = await frontend.store.count_visibility(
-            context.namespace_id, query, left_s(frontend, context)
-        )
+        response.count = await frontend.store.count_visibility(context.namespace_id, query, left_s(frontend, context))
         return response
     groups = await frontend.store.count_visibility_groups(
         context.namespace_id, query, _MOST_GROUPS, left_s(frontend, context)

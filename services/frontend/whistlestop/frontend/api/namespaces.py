@@ -63,7 +63,9 @@ async def register_namespace(
         raise _exists(request.namespace)
     _check_clusters([request.active_cluster_name, *(each.cluster_name for each in request.clusters)], config)
     data = new_namespace(
-        frontend.ids.uuid(), request.namespace, config,
+        frontend.ids.uuid(),
+        request.namespace,
+        config,
         retention_s=request.workflow_execution_retention_period.seconds,
     )
     data.config.workflow_execution_retention_ttl.nanos = request.workflow_execution_retention_period.nanos
@@ -197,8 +199,10 @@ async def update_namespace(
     record, data = await edit(frontend, request.namespace, change)
     described = _described(data, record, frontend.config.of(record.name))
     return service_pb.UpdateNamespaceResponse(
-        namespace_info=described.namespace_info, config=described.config,
-        replication_config=described.replication_config, failover_version=described.failover_version,
+        namespace_info=described.namespace_info,
+        config=described.config,
+        replication_config=described.replication_config,
+        failover_version=described.failover_version,
         is_global_namespace=described.is_global_namespace,
     )
 
@@ -395,9 +399,7 @@ def _update_config(data: NamespaceData, request: service_pb.UpdateNamespaceReque
         added.CopyFrom(binary)
         added.create_time.FromNanoseconds(frontend.clock.now_ns())
     if len(data.config.bad_binaries.binaries) > frontend.config.max_bad_binaries:
-        raise invalid_argument(
-            f"Total resetBinaries cannot exceed the max limit: {frontend.config.max_bad_binaries}"
-        )
+        raise invalid_argument(f"Total resetBinaries cannot exceed the max limit: {frontend.config.max_bad_binaries}")
 
 
 def _check_retention(retention: Duration, config: FrontendConfig) -> None:
@@ -421,8 +423,11 @@ def _described(
     data: NamespaceData, record: NamespaceRecord, config: FrontendConfig
 ) -> service_pb.DescribeNamespaceResponse:
     response = service_pb.DescribeNamespaceResponse(
-        namespace_info=data.info, config=data.config, replication_config=data.replication_config,
-        failover_version=data.failover_version, is_global_namespace=record.is_global,
+        namespace_info=data.info,
+        config=data.config,
+        replication_config=data.replication_config,
+        failover_version=data.failover_version,
+        is_global_namespace=record.is_global,
     )
     info = response.namespace_info
     info.capabilities.CopyFrom(namespace_capabilities(config))

@@ -63,9 +63,7 @@ _ENDS = (service_pb.RequestCancelActivityExecutionRequest, service_pb.TerminateA
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
-def check_start(
-    request: service_pb.StartActivityExecutionRequest, namespace: Namespace | None, rules: Rules
-) -> None:
+def check_start(request: service_pb.StartActivityExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check a start: ids, type, queue, timeouts. Timeouts that are not set are derived from the others."""
     assert namespace is not None
     if not request.request_id:
@@ -105,9 +103,7 @@ def check_start(
 def _check_on_conflict(request: service_pb.StartActivityExecutionRequest) -> None:
     options = request.on_conflict_options
     if options.attach_completion_callbacks and not options.attach_request_id:
-        raise invalid_argument(
-            "on_conflict_options: attach_completion_callbacks requires attach_request_id to be set"
-        )
+        raise invalid_argument("on_conflict_options: attach_completion_callbacks requires attach_request_id to be set")
     if options.attach_request_id and not request.completion_callbacks and not request.links:
         raise invalid_argument(
             "on_conflict_options: attach_request_id requires at least one completion callback or link"

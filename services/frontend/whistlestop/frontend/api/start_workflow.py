@@ -35,9 +35,7 @@ _TERMINATE_IF_RUNNING = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_TERMINATE
 _UPDATE_WITH_START_FAILED = "Update-with-Start could not be executed."
 
 
-def check_start(
-    request: service_pb.StartWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
-) -> None:
+def check_start(request: service_pb.StartWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check a start, alone or within ExecuteMultiOperation, and fill in defaults."""
     assert namespace is not None
     _fill_id_policies(request, _FAIL)
@@ -147,9 +145,7 @@ def multi_operation_failure(problems: list[ServiceError | None]) -> ServiceError
                 code=problem.code, message=problem.message, details=[packed(each) for each in problem.details]
             )
         statuses.append(status)
-    return ServiceError(
-        code, _UPDATE_WITH_START_FAILED, details_pb.MultiOperationExecutionFailure(statuses=statuses)
-    )
+    return ServiceError(code, _UPDATE_WITH_START_FAILED, details_pb.MultiOperationExecutionFailure(statuses=statuses))
 
 
 def _aborted() -> Any:
@@ -252,9 +248,7 @@ def _check_cron(expression: str) -> None:
         cron.parse(expression)
     except ValueError:
         if _only_its_day_is_wrong(expression):
-            raise invalid_argument(
-                "invalid CronSchedule, no time can be found to satisfy the schedule"
-            ) from None
+            raise invalid_argument("invalid CronSchedule, no time can be found to satisfy the schedule") from None
         raise invalid_argument("invalid CronSchedule.") from None
 
 

@@ -139,9 +139,7 @@ async def _exists(frontend: Frontend, context: CallContext, query: str) -> bool:
 # ---- rules ----------------------------------------------------------------------------------------------------------
 
 
-async def describe_task_queue(
-    frontend: Frontend, request: rr.DescribeTaskQueueRequest, context: CallContext
-) -> Reply:
+async def describe_task_queue(frontend: Frontend, request: rr.DescribeTaskQueueRequest, context: CallContext) -> Reply:
     """Describe a queue by matching; in the enhanced mode by build ids, with their reachability if requested."""
     if request.api_mode != enums.DESCRIBE_TASK_QUEUE_MODE_ENHANCED:
         return await frontend.matching.call("DescribeTaskQueue", request, context)

@@ -23,9 +23,7 @@ _ACCEPTED = _Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
 _ADMITTED = _Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED
 
 
-def check_update(
-    request: service_pb.UpdateWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
-) -> None:
+def check_update(request: service_pb.UpdateWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check an update, alone or within ExecuteMultiOperation. The default is a new id, and to wait for completion."""
     checks.check_execution(request, "workflow_execution")
     checks.check_no_schedule(request.workflow_execution.workflow_id)
@@ -88,8 +86,7 @@ def check_update_options(
     for path in request.update_mask.paths:
         if not _is_path(options.DESCRIPTOR, path):
             raise invalid_argument(
-                f'error parsing UpdateMask: proto: invalid path "{path}" for message '
-                f'"{options.DESCRIPTOR.full_name}"'
+                f'error parsing UpdateMask: proto: invalid path "{path}" for message "{options.DESCRIPTOR.full_name}"'
             )
     checks.check_priority(options.priority)
     time_skipping.check_config(options, rules)

@@ -126,9 +126,7 @@ def _builds(data: VersioningData) -> set[str]:
     return {build.id for each in data.sets for build in each.build_ids}
 
 
-def _check_limits(
-    known: NamespaceDeployments, data: VersioningData, added: set[str], config: FrontendConfig
-) -> None:
+def _check_limits(known: NamespaceDeployments, data: VersioningData, added: set[str], config: FrontendConfig) -> None:
     sets, builds = len(data.sets), sum(len(each.build_ids) for each in data.sets)
     for what, count, most in (
         ("compatible version sets", sets, config.version_sets_per_queue),

@@ -92,9 +92,7 @@ def _check_older_override(override: VersioningOverride, task_queue: str) -> None
         if override.HasField("deployment"):
             return
         if not override.pinned_version:
-            raise invalid_argument(
-                "must provide deployment (deprecated) or pinned version if behavior is 'PINNED'"
-            )
+            raise invalid_argument("must provide deployment (deprecated) or pinned version if behavior is 'PINNED'")
         _, separator, _ = override.pinned_version.partition(".")
         if not separator:
             raise invalid_argument(
@@ -168,9 +166,7 @@ def _check_routed(request: Any, namespace: Namespace | None, rules: Rules) -> No
     if not name:
         raise invalid_argument("deployment name cannot be empty")
     if build_id and _NAME_MARKS.search(name):
-        raise invalid_argument(
-            f"invalid version string '{name}.{build_id}' does not match deployment name '{name}'"
-        )
+        raise invalid_argument(f"invalid version string '{name}.{build_id}' does not match deployment name '{name}'")
     check_deployment_name(name, rules)
 
 

@@ -205,9 +205,7 @@ def _checked(data: VersioningData, rule: BuildIdAssignmentRule) -> BuildIdAssign
 
 def _check_in_no_set(data: VersioningData, build_id: str, role: str) -> None:
     if find_build(data, build_id) != (-1, -1):
-        raise failed_precondition(
-            f"update breaks requirement, {role} build ID is already a member of a version set"
-        )
+        raise failed_precondition(f"update breaks requirement, {role} build ID is already a member of a version set")
 
 
 def _insert(data: VersioningData, index: int, rule: BuildIdAssignmentRule) -> None:
@@ -249,9 +247,7 @@ def _check_default(data: VersioningData, *, needed: bool) -> None:
 def _check_assignments(data: VersioningData, config: FrontendConfig) -> None:
     count, most = len(_active(data.assignment_rules)), config.assignment_rules_per_queue
     if 0 < most < count:
-        raise failed_precondition(
-            f"update exceeds number of assignment rules permitted in namespace ({count}/{most})"
-        )
+        raise failed_precondition(f"update exceeds number of assignment rules permitted in namespace ({count}/{most})")
 
 
 def _insert_assignment(

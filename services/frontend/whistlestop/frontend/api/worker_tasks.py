@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 _RESULT_TOO_LARGE = "Complete result exceeds size limit."
 _CANCEL_TOO_LARGE = "Cancel details exceed size limit."
 _HEARTBEAT_TOO_LARGE = "Heartbeat details exceed size limit."
-_WITH_SEARCH_ATTRIBUTES = frozenset({
-    "upsert_workflow_search_attributes_command_attributes",
-    "start_child_workflow_execution_command_attributes",
-    "continue_as_new_workflow_execution_command_attributes",
-})
+_WITH_SEARCH_ATTRIBUTES = frozenset(
+    {
+        "upsert_workflow_search_attributes_command_attributes",
+        "start_child_workflow_execution_command_attributes",
+        "continue_as_new_workflow_execution_command_attributes",
+    }
+)
 
 
 def check_workflow_task_completed(

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.namespaces import Namespace
 
 
-def check_signal(
-    request: service_pb.SignalWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
-) -> None:
+def check_signal(request: service_pb.SignalWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check the execution, the signal's name, and sizes."""
     checks.check_execution(request, "workflow_execution")
     checks.check_no_schedule(request.workflow_execution.workflow_id)
@@ -56,9 +54,7 @@ def check_terminate(
         request.identity = "frontend-service"
 
 
-def check_reset(
-    request: service_pb.ResetWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
-) -> None:
+def check_reset(request: service_pb.ResetWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check the execution, the required request id, and the reapply type."""
     if not request.request_id:
         raise invalid_argument("RequestId is not set on request.")
@@ -72,9 +68,7 @@ def check_reset(
         raise invalid_argument(f"unknown reset reapply type: {request.reset_reapply_type}")
 
 
-def check_delete(
-    request: service_pb.DeleteWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
-) -> None:
+def check_delete(request: service_pb.DeleteWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check the execution."""
     checks.check_execution(request, "workflow_execution")
 

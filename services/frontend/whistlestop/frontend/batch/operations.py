@@ -40,9 +40,7 @@ _FIRST_WAIT_S = 0.2
 class Operations:
     """The operation of one job."""
 
-    def __init__(
-        self, frontend: Frontend, job: service_pb.StartBatchOperationRequest, context: CallContext
-    ) -> None:
+    def __init__(self, frontend: Frontend, job: service_pb.StartBatchOperationRequest, context: CallContext) -> None:
         self._frontend = frontend
         self._job = job
         self._context = context
@@ -216,9 +214,7 @@ class Operations:
         token = b""
         scheduled: int = 0
         for _ in range(_MOST_HISTORY_PAGES):
-            page: Any = await self.call(
-                method, execution=base, maximum_page_size=_HISTORY_PAGE, next_page_token=token
-            )
+            page: Any = await self.call(method, execution=base, maximum_page_size=_HISTORY_PAGE, next_page_token=token)
             for event in page.history.events:
                 if event.event_type == et.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
                     return int(event.event_id)

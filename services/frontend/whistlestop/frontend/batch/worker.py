@@ -351,7 +351,10 @@ class Attempt:
     """One attempt of a job's activity."""
 
     def __init__(
-        self, frontend: Frontend, context: CallContext, task: service_pb.PollActivityTaskQueueResponse,
+        self,
+        frontend: Frontend,
+        context: CallContext,
+        task: service_pb.PollActivityTaskQueueResponse,
         ends_ns: int | None,
     ) -> None:
         self._frontend = frontend

@@ -48,7 +48,12 @@ def _spec(name: str) -> RpcSpec | None:
 
 
 async def serve(
-    frontend: Frontend, clock: Clock, request: HttpRequest, most: int, *, can_hold: bool,
+    frontend: Frontend,
+    clock: Clock,
+    request: HttpRequest,
+    most: int,
+    *,
+    can_hold: bool,
     latest_ns: int | None = None,
 ) -> HttpAnswer:
     """Serve a call that `refusal` allows. The body may have `most` bytes, compressed or not."""
@@ -167,6 +172,4 @@ def _plain_body(request: HttpRequest, most: int) -> bytes:
 def _to_json(message: Message) -> bytes:
     from whistlestop.common.json_messages import to_tree
 
-    return json.dumps(
-        to_tree(message), ensure_ascii=False, separators=(",", ":")
-    ).encode("utf-8", "replace")
+    return json.dumps(to_tree(message), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -129,9 +129,7 @@ class HttpApi:
             allowed = self._browsers.preflight(request.method, request.headers)
             if allowed is not None:
                 return HttpAnswer(204, b"", allowed)
-            refused = self._browsers.refusal(
-                request.headers, request.local_ip, any_content=kind is Kind.NEXUS
-            )
+            refused = self._browsers.refusal(request.headers, request.local_ip, any_content=kind is Kind.NEXUS)
             if refused is not None:
                 raise refused
         if request.path == HEALTH:
@@ -171,9 +169,7 @@ class HttpApi:
         if passed.kind is Kind.NEXUS:
             from whistlestop.frontend.doors import nexus
 
-            return await nexus.serve(
-                self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns
-            )
+            return await nexus.serve(self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns)
         from whistlestop.frontend.doors import json_api
 
         return await json_api.serve(self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns)

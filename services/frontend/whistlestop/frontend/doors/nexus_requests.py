@@ -205,9 +205,7 @@ def _answer(outcome: Any, *, failure_support: bool) -> HttpAnswer:
         info = outcome.failure.nexus_handler_failure_info
         failure = nexus_content.failure_json(outcome.failure)
         retryable = nexus_content.RETRYABLE_OF.get(info.retry_behavior)
-        raise nexus_answers.Refusal(
-            info.type, failure, retryable=retryable, headers=nexus_answers.FAILURE_SOURCE
-        )
+        raise nexus_answers.Refusal(info.type, failure, retryable=retryable, headers=nexus_answers.FAILURE_SOURCE)
     if kind == "handler_error":
         raise _of_handler_error(outcome.handler_error)
     start = outcome.response.start_operation
@@ -223,9 +221,7 @@ def _answer(outcome: Any, *, failure_support: bool) -> HttpAnswer:
         return HttpAnswer(201, body, nexus_answers.JSON | _links(pending.links))
     if variant == "operation_error":
         cause = nexus_content.nexus_failure_json(start.operation_error.failure)
-        return nexus_answers.unsuccessful(
-            start.operation_error.operation_state, cause, failure_support=failure_support
-        )
+        return nexus_answers.unsuccessful(start.operation_error.operation_state, cause, failure_support=failure_support)
     if variant == "failure":
         state = "canceled" if start.failure.HasField("canceled_failure_info") else "failed"
         cause = nexus_content.failure_json(start.failure)
@@ -241,9 +237,7 @@ def _of_handler_error(error: nexus_pb.HandlerError) -> nexus_answers.Refusal:
         "details": nexus_content.handler_details(error.error_type, retryable=retryable),
         "cause": nexus_content.nexus_failure_json(error.failure),
     }
-    return nexus_answers.Refusal(
-        error.error_type, failure, retryable=retryable, headers=nexus_answers.FAILURE_SOURCE
-    )
+    return nexus_answers.Refusal(error.error_type, failure, retryable=retryable, headers=nexus_answers.FAILURE_SOURCE)
 
 
 def _links(links: Iterable[nexus_pb.Link]) -> dict[str, str]:

@@ -30,9 +30,7 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 _SPECIAL_FLOATS = frozenset({"NaN", "Infinity", "-Infinity"})
 _TEXTS = {
     "google.protobuf.Duration": re.compile(r"[+-]?(\d+(\.\d{0,9})?|\.\d{1,9})s"),
-    "google.protobuf.Timestamp": re.compile(
-        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)"
-    ),
+    "google.protobuf.Timestamp": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)"),
     "google.protobuf.FieldMask": re.compile(r"[^_\s]*"),
 }
 _INTEGERS = {

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 _VARIABLE = re.compile(r"\{([a-z0-9_.]+)\}")
 _TRUE, _FALSE = ("true", "True", "1", "t", "T", "TRUE"), ("false", "False", "0", "f", "F", "FALSE")
-_INTEGERS = frozenset({
-    FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT32,
-    FieldDescriptor.CPPTYPE_UINT64,
-})
+_INTEGERS = frozenset(
+    {
+        FieldDescriptor.CPPTYPE_INT32,
+        FieldDescriptor.CPPTYPE_INT64,
+        FieldDescriptor.CPPTYPE_UINT32,
+        FieldDescriptor.CPPTYPE_UINT64,
+    }
+)
 _FLOATS = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT})
 
 

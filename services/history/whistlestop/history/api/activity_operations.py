@@ -71,9 +71,7 @@ async def _originals(
     return found
 
 
-async def pause_activity(
-    service: History, request: service_pb.PauseActivityRequest, context: CallContext
-) -> Reply:
+async def pause_activity(service: History, request: service_pb.PauseActivityRequest, context: CallContext) -> Reply:
     """Pause the selected activities. Raise INVALID_ARGUMENT, NOT_FOUND when there are none, or FAILED_PRECONDITION."""
     _check(request)
     await service.engine.transact(
@@ -91,9 +89,7 @@ async def pause_activity(
     return service_pb.PauseActivityResponse()
 
 
-async def unpause_activity(
-    service: History, request: service_pb.UnpauseActivityRequest, context: CallContext
-) -> Reply:
+async def unpause_activity(service: History, request: service_pb.UnpauseActivityRequest, context: CallContext) -> Reply:
     """Unpause the selected activities. Raise INVALID_ARGUMENT, or NOT_FOUND when there are none."""
     _check(request)
     drawn_ns = jitter_ns(service, request)
@@ -112,9 +108,7 @@ async def unpause_activity(
     return service_pb.UnpauseActivityResponse()
 
 
-async def reset_activity(
-    service: History, request: service_pb.ResetActivityRequest, context: CallContext
-) -> Reply:
+async def reset_activity(service: History, request: service_pb.ResetActivityRequest, context: CallContext) -> Reply:
     """Reset the selected activities to their first attempts.
 
     Raise INVALID_ARGUMENT, or NOT_FOUND when there are none.

@@ -84,12 +84,8 @@ async def describe_workflow_execution(
     execution = request.execution
     entry = await engine.find(context.namespace_id, execution.workflow_id, execution.run_id)
     limits = service.limits.of(context.namespace)
-    reply = describe.workflow(
-        entry.state, now_ns=service.clock.now_ns(), signal_backlinks=limits.signal_backlinks
-    )
-    circuit_breakers.show(
-        engine.breakers, context.namespace_id, reply.pending_nexus_operations, reply.callbacks
-    )
+    reply = describe.workflow(entry.state, now_ns=service.clock.now_ns(), signal_backlinks=limits.signal_backlinks)
+    circuit_breakers.show(engine.breakers, context.namespace_id, reply.pending_nexus_operations, reply.callbacks)
     if any(activity.pause_info.HasField("rule") for activity in reply.pending_activities):
         await _tell_of_rules(service, context.namespace_id, reply)
     return reply
@@ -126,9 +122,7 @@ async def update_workflow_execution_options(
             check_override(deployments, override, run.state.task_queue)
         options.merge(run, request.workflow_execution_options, request.update_mask.paths, request.identity)
 
-    run, _ = await service.engine.transact(
-        context.namespace_id, execution.workflow_id, execution.run_id, decide
-    )
+    run, _ = await service.engine.transact(context.namespace_id, execution.workflow_id, execution.run_id, decide)
     return service_pb.UpdateWorkflowExecutionOptionsResponse(workflow_execution_options=options.of_run(run))
 
 

@@ -42,11 +42,13 @@ if TYPE_CHECKING:
 
 _HISTORY_FIELD = service_pb.GetWorkflowExecutionHistoryResponse.DESCRIPTOR.fields_by_name["history"].number
 FOLLOWS_RUNS = "follows-next-run-id"
-_MAY_GO_ON = frozenset({
-    "workflow_execution_completed_event_attributes",
-    "workflow_execution_failed_event_attributes",
-    "workflow_execution_timed_out_event_attributes",
-})
+_MAY_GO_ON = frozenset(
+    {
+        "workflow_execution_completed_event_attributes",
+        "workflow_execution_failed_event_attributes",
+        "workflow_execution_timed_out_event_attributes",
+    }
+)
 _MARGIN_NS = SECOND_NS
 """How long before the caller's deadline it is answered."""
 _MOST_EVENT_ID = 2**62
@@ -254,9 +256,7 @@ async def _last_event(service: History, entry: Entry) -> bytes:
     return b"".join(histories.trimmed(batch, last, last + 1) for batch in batches)
 
 
-async def _wait(
-    service: History, key: ExecutionKey, context: CallContext, first: int, *, only_close: bool
-) -> Entry:
+async def _wait(service: History, key: ExecutionKey, context: CallContext, first: int, *, only_close: bool) -> Entry:
     """Wait until there are events from `first` on (or the run has closed), or until the deadline; return the run."""
     deadline_ns = service.clock.steady_ns() + service.limits.of(context.namespace).long_poll_ns
     if context.deadline_ns is not None:

@@ -50,9 +50,7 @@ async def dispatch_nexus_task(service: History, request: DispatchNexusTaskReques
     if deadline_ns <= steady_ns:
         return DispatchNexusTaskResponse(timed_out=True)
     request_id = service.ids.uuid()
-    row = TaskKey(
-        context.namespace_id, request.task_queue, _TASK_TYPE_NEXUS, _PRIORITY, service.ids.task_id(now_ns)
-    )
+    row = TaskKey(context.namespace_id, request.task_queue, _TASK_TYPE_NEXUS, _PRIORITY, service.ids.task_id(now_ns))
     task = MatchingTask(row, "", "", 0, 0, now_ns, query_id=request_id)
     key = ExecutionKey(context.namespace_id, "", "")
     with (

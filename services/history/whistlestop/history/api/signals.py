@@ -44,19 +44,34 @@ async def signal_workflow_execution(
 
     run, _ = await service.engine.transact(context.namespace_id, execution.workflow_id, execution.run_id, decide)
     return service_pb.SignalWorkflowExecutionResponse(
-        link=links.to_request(
-            context.namespace, execution.workflow_id, run.key.run_id, request.request_id, SIGNALED
-        )
+        link=links.to_request(context.namespace, execution.workflow_id, run.key.run_id, request.request_id, SIGNALED)
     )
 
 
 _START_FIELDS = (
-    "workflow_type", "task_queue", "input", "workflow_execution_timeout", "workflow_run_timeout",
-    "workflow_task_timeout", "retry_policy", "memo", "search_attributes", "header", "workflow_start_delay",
-    "user_metadata", "versioning_override", "priority", "time_skipping_config",
+    "workflow_type",
+    "task_queue",
+    "input",
+    "workflow_execution_timeout",
+    "workflow_run_timeout",
+    "workflow_task_timeout",
+    "retry_policy",
+    "memo",
+    "search_attributes",
+    "header",
+    "workflow_start_delay",
+    "user_metadata",
+    "versioning_override",
+    "priority",
+    "time_skipping_config",
 )
 _START_VALUES = (
-    "namespace", "workflow_id", "identity", "request_id", "workflow_id_reuse_policy", "workflow_id_conflict_policy",
+    "namespace",
+    "workflow_id",
+    "identity",
+    "request_id",
+    "workflow_id_reuse_policy",
+    "workflow_id_conflict_policy",
     "cron_schedule",
 )
 

@@ -63,9 +63,7 @@ def _is_open(state: MutableState) -> bool:
     return state.status in (RUNNING, PAUSED)
 
 
-def _judge(
-    state: MutableState, wanted: str, before: common_pb.TimeSkippingFastForwardInfo | None
-) -> Response | None:
+def _judge(state: MutableState, wanted: str, before: common_pb.TimeSkippingFastForwardInfo | None) -> Response | None:
     """Return the answer if the fast-forward has ended, otherwise None; `before` is what the poll saw first."""
     info = fast_forward_info(state)
     if info is None or info.fast_forward_id != wanted:

@@ -202,9 +202,7 @@ async def _other_namespaces(
     return found
 
 
-async def _nexus_endpoints(
-    service: History, request: service_pb.RespondWorkflowTaskCompletedRequest
-) -> dict[str, str]:
+async def _nexus_endpoints(service: History, request: service_pb.RespondWorkflowTaskCompletedRequest) -> dict[str, str]:
     """Return the ids, by name, of the existing endpoints that commands name."""
     names = {
         command.schedule_nexus_operation_command_attributes.endpoint

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
 
 NO_TIMEOUT = (
-    "a valid StartToCloseTimeout or ScheduleToCloseTimeout must be set on the activity. "
-    "ActivityId={} ActivityType={}"
+    "a valid StartToCloseTimeout or ScheduleToCloseTimeout must be set on the activity. ActivityId={} ActivityType={}"
 )
 _UPDATABLE = frozenset({A.SCHEDULED, A.STARTED, A.PAUSED, A.PAUSE_REQUESTED})
 _CAPITALS = re.compile(r"(?<!^)(?<!\.)([A-Z])")

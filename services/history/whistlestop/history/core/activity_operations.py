@@ -204,9 +204,7 @@ def _original_options(
     return options
 
 
-def merge_options(
-    options: activity_pb.ActivityOptions, changes: activity_pb.ActivityOptions, wanted: set[str]
-) -> None:
+def merge_options(options: activity_pb.ActivityOptions, changes: activity_pb.ActivityOptions, wanted: set[str]) -> None:
     """Copy the wanted fields; one that `changes` does not set is cleared. Raise INVALID_ARGUMENT."""
     for path in wanted:
         field, _, inner = path.partition(".")

@@ -34,7 +34,7 @@ def stamped(stamp: WorkerVersionStamp | None) -> str:
 
 
 def stamp_of(
-    poll: service_pb.PollWorkflowTaskQueueRequest | service_pb.PollActivityTaskQueueRequest
+    poll: service_pb.PollWorkflowTaskQueueRequest | service_pb.PollActivityTaskQueueRequest,
 ) -> WorkerVersionStamp | None:
     """Return the stamp of a polling worker; None when it has no build id or belongs to a worker deployment."""
     options, build = poll.deployment_options, poll.worker_version_capabilities
@@ -159,8 +159,6 @@ def check_completion(
     """
     task, stamp = state.workflow_task, request.worker_version_stamp
     if state.assigned_build_id and not state.sticky_task_queue and stamp.build_id != task.build_id:
-        raise not_found(
-            f"this workflow task was dispatched to Build ID {task.build_id}, not {stamp.build_id}"
-        )
+        raise not_found(f"this workflow task was dispatched to Build ID {task.build_id}, not {stamp.build_id}")
     if stamped(state.most_recent_worker_version_stamp) and not (stamp.use_versioning or deployed):
         raise invalid_argument("Workflow using versioning must continue to use versioning.")

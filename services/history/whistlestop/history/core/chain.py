@@ -65,9 +65,7 @@ def retry_or_cron(run: Run, failure: failure_pb.Failure) -> tuple[wf_enums.Retry
     )
     if following.state != retry.IN_PROGRESS:
         return following.state, cron_only(run)
-    return following.state, Following(
-        run.ids.uuid(), wf_enums.CONTINUE_AS_NEW_INITIATOR_RETRY, following.interval_ns
-    )
+    return following.state, Following(run.ids.uuid(), wf_enums.CONTINUE_AS_NEW_INITIATOR_RETRY, following.interval_ns)
 
 
 def last_completion_result(run: Run) -> common_pb.Payloads | None:

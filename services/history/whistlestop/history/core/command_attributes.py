@@ -47,9 +47,7 @@ def schedule_activity(run: Run, a: command_pb.ScheduleActivityTaskCommandAttribu
         raise BadCommand(cause, fault)
     if a.use_workflow_build_id and a.task_queue.name != run.state.task_queue and not run.state.assigned_build_id:
         raise BadCommand(cause, "Activity with UseCompatibleVersion cannot run on different task queue.")
-    sizes.check_blob(
-        run, cause, a.input.ByteSize(), "ScheduleActivityTaskCommandAttributes.Input exceeds size limit."
-    )
+    sizes.check_blob(run, cause, a.input.ByteSize(), "ScheduleActivityTaskCommandAttributes.Input exceeds size limit.")
     sizes.check_pending_activities(run)
 
 

@@ -48,7 +48,10 @@ def start_child_workflow(
         raise BadCommand(cause, fault)
     what = f"WorkflowId={a.workflow_id} WorkflowType={a.workflow_type.name} Namespace={a.namespace}"
     check_search_attributes(
-        run, a.search_attributes, "invalid SearchAttributes on StartChildWorkflowCommand: ", f". {what}",
+        run,
+        a.search_attributes,
+        "invalid SearchAttributes on StartChildWorkflowCommand: ",
+        f". {what}",
         namespace=a.namespace,
     )
     fault = priority_fault(a.priority)

@@ -176,9 +176,7 @@ def respond_completed(run: Run, token: TaskToken, request: service_pb.RespondWor
     return outcome
 
 
-def respond_too_large(
-    run: Run, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest
-) -> Outcome:
+def respond_too_large(run: Run, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest) -> Outcome:
     """Fail the task and terminate the run, because the pages of the worker's answer are too large together."""
     check_token(run, token)
     message = "workflow task completion buffer size exceeds the per-workflow limit"

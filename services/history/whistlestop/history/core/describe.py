@@ -279,9 +279,7 @@ def _activity_state(activity: Activity) -> wf_enums.PendingActivityState.ValueTy
     if activity.cancel_requested:
         return wf_enums.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED
     if activity.paused:
-        return (
-            wf_enums.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED if started else wf_enums.PENDING_ACTIVITY_STATE_PAUSED
-        )
+        return wf_enums.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED if started else wf_enums.PENDING_ACTIVITY_STATE_PAUSED
     return wf_enums.PENDING_ACTIVITY_STATE_STARTED if started else wf_enums.PENDING_ACTIVITY_STATE_SCHEDULED
 
 
@@ -350,4 +348,3 @@ def _fill_options(info: workflow_pb.PendingActivityInfo, activity: Activity) -> 
     set_duration(options.retry_policy.maximum_interval, duration_ns(policy.maximum_interval))
     if activity.HasField("priority"):
         options.priority.CopyFrom(activity.priority)
-

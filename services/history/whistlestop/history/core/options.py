@@ -126,7 +126,8 @@ def merge(run: Run, wanted: workflow_pb.WorkflowExecutionOptions, paths: Iterabl
             unset_versioning_override=not has_override,
             priority=merged.priority if merged.HasField("priority") else None,
             time_skipping_config=merged.time_skipping_config if merged.HasField("time_skipping_config") else None,
-            time_skipping_updated=skips_anew or merged.time_skipping_config != present.time_skipping_config
+            time_skipping_updated=skips_anew
+            or merged.time_skipping_config != present.time_skipping_config
             or merged.HasField("time_skipping_config") != present.HasField("time_skipping_config"),
             identity=identity,
         ),

@@ -232,22 +232,37 @@ def _resume(run: Run, events: Sequence[history_pb.HistoryEvent]) -> None:
             child = event.start_child_workflow_execution_initiated_event_attributes
             if event_id in state.children and not state.children[event_id].started_event_id:
                 _send(
-                    run, "start_child", event_id, state.children[event_id].initiated_event_batch_id,
-                    child.namespace_id, child.workflow_id, "",
+                    run,
+                    "start_child",
+                    event_id,
+                    state.children[event_id].initiated_event_batch_id,
+                    child.namespace_id,
+                    child.workflow_id,
+                    "",
                 )
         elif kind == et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED:
             target = event.signal_external_workflow_execution_initiated_event_attributes
             if event_id in state.external_signals:
                 _send(
-                    run, "signal_external", event_id, state.external_signals[event_id].initiated_event_batch_id,
-                    target.namespace_id, target.workflow_execution.workflow_id, target.workflow_execution.run_id,
+                    run,
+                    "signal_external",
+                    event_id,
+                    state.external_signals[event_id].initiated_event_batch_id,
+                    target.namespace_id,
+                    target.workflow_execution.workflow_id,
+                    target.workflow_execution.run_id,
                 )
         elif kind == et.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED:
             other = event.request_cancel_external_workflow_execution_initiated_event_attributes
             if event_id in state.external_cancels:
                 _send(
-                    run, "cancel_external", event_id, state.external_cancels[event_id].initiated_event_batch_id,
-                    other.namespace_id, other.workflow_execution.workflow_id, other.workflow_execution.run_id,
+                    run,
+                    "cancel_external",
+                    event_id,
+                    state.external_cancels[event_id].initiated_event_batch_id,
+                    other.namespace_id,
+                    other.workflow_execution.workflow_id,
+                    other.workflow_execution.run_id,
                 )
     for event_id in sorted(state.nexus_operations):
         operation = state.nexus_operations[event_id]
@@ -257,9 +272,7 @@ def _resume(run: Run, events: Sequence[history_pb.HistoryEvent]) -> None:
             nexus_operations.want_cancel(run, operation)
 
 
-def _send(
-    run: Run, kind: str, event_id: int, batch_id: int, namespace_id: str, workflow_id: str, run_id: str
-) -> None:
+def _send(run: Run, kind: str, event_id: int, batch_id: int, namespace_id: str, workflow_id: str, run_id: str) -> None:
     run.add_transfer(
         kind,
         TransferData(

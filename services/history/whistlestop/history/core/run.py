@@ -420,7 +420,13 @@ class Run:
         key = TaskKey(namespace_id or self.state.namespace_id, task_queue, task_type, priority, task_id)
         self.tasks_added.append(
             MatchingTask(
-                key, self.state.workflow_id, self.state.run_id, scheduled_event_id, stamp, self.wall_ns, data=data,
+                key,
+                self.state.workflow_id,
+                self.state.run_id,
+                scheduled_event_id,
+                stamp,
+                self.wall_ns,
+                data=data,
                 sticky=sticky,
             )
         )

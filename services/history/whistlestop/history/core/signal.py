@@ -181,4 +181,3 @@ def record(
         a.external_workflow_execution.CopyFrom(sender)
     event.links.extend(links)
     run.append(event)
-

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from whistlestop.history.core.run import Run
 
 
-
 def check_blob(run: Run, cause: Cause, size: int, message: str) -> None:
     """Check the size of a command's payloads; `message` says what is too large. Raise BadCommand."""
     if size > run.limits.blob_size_error:

@@ -119,9 +119,7 @@ def hand_on_to_next_run(state: MutableState, a: history_pb.WorkflowExecutionStar
         set_timestamp(a.time_skipping_state_propagation.fast_forward_target_time, fast_forward_ns)
 
 
-def hand_on_to_child(
-    state: MutableState, a: history_pb.StartChildWorkflowExecutionInitiatedEventAttributes
-) -> None:
+def hand_on_to_child(state: MutableState, a: history_pb.StartChildWorkflowExecutionInitiatedEventAttributes) -> None:
     """Pass the clock and the configuration on to a child; a fast-forward is not passed on."""
     skipping = state.time_skipping
     if skipping.skipped_ns > 0:

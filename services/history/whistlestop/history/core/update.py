@@ -322,9 +322,7 @@ def _accept(run: Run, update: Update, message: update_pb.Acceptance) -> None:
     a.accepted_request_sequencing_event_id = message.accepted_request_sequencing_event_id
     if update.HasField("request") and not update.admitted_event_id:
         a.accepted_request.CopyFrom(update.request)
-        event.links.extend(
-            link for callback in update.request.completion_callbacks for link in callback.links
-        )
+        event.links.extend(link for callback in update.request.completion_callbacks for link in callback.links)
     run.append(event)
     attachments = [update_pb.Request.FromString(each.SerializeToString()) for each in update.attachments]
     del update.attachments[:]
@@ -398,9 +396,7 @@ def protocol_message(completion: Completion, command: command_pb.Command) -> Non
         raise BadCommand(BAD_MESSAGE, "ProtocolMessageCommandAttributes is not set on ProtocolMessageCommand.")
     message_id = command.protocol_message_command_attributes.message_id
     if not message_id:
-        raise BadCommand(
-            BAD_MESSAGE, "MessageID is not set on ProtocolMessageCommand."
-        )
+        raise BadCommand(BAD_MESSAGE, "MessageID is not set on ProtocolMessageCommand.")
     message = completion.messages.pop(message_id, None)
     if message is None:
         raise BadCommand(BAD_MESSAGE, f"ProtocolMessageCommand referenced absent message ID {message_id}")

@@ -67,9 +67,7 @@ def _take_fired(completion: Completion, timer_id: str) -> int:
     """Drop the buffered fired event of the timer; return the timer's started event id. Raise BadCommand without one."""
 
     def fired(event: history_pb.HistoryEvent) -> bool:
-        return (
-            event.event_type == et.EVENT_TYPE_TIMER_FIRED and event.timer_fired_event_attributes.timer_id == timer_id
-        )
+        return event.event_type == et.EVENT_TYPE_TIMER_FIRED and event.timer_fired_event_attributes.timer_id == timer_id
 
     event = completion.run.buffered(fired)
     if event is None:

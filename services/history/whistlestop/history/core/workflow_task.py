@@ -278,9 +278,7 @@ def _write_started(
     run.new_batch()
 
 
-def _write_both(
-    run: Run, *, attempt: int, identity: str, stamp: common_pb.WorkerVersionStamp | None = None
-) -> None:
+def _write_both(run: Run, *, attempt: int, identity: str, stamp: common_pb.WorkerVersionStamp | None = None) -> None:
     """Write the scheduled and the started event of a started task that had none.
 
     `identity` and `stamp` are those of the worker that ends the task, as in Temporal, which does not keep who started a

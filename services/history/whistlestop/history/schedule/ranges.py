@@ -95,9 +95,7 @@ def parse_field(text: str, field: Field) -> list[schedule_pb.Range]:
                 if start == 7:
                     continue
             end = 6
-        ranges.append(
-            schedule_pb.Range(start=start, end=0 if end == start else end, step=0 if step == 1 else step)
-        )
+        ranges.append(schedule_pb.Range(start=start, end=0 if end == start else end, step=0 if step == 1 else step))
     return ranges
 
 

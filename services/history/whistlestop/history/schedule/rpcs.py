@@ -41,14 +41,10 @@ if TYPE_CHECKING:
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey
 
-TOO_MANY_EXCLUSIONS = (
-    "the schedule calendar specification has too many exclusions. Please modify the specification."
-)
+TOO_MANY_EXCLUSIONS = "the schedule calendar specification has too many exclusions. Please modify the specification."
 
 
-async def create_schedule(
-    service: History, request: service_pb.CreateScheduleRequest, context: CallContext
-) -> Reply:
+async def create_schedule(service: History, request: service_pb.CreateScheduleRequest, context: CallContext) -> Reply:
     """Create a schedule. Raise ALREADY_EXISTS when there is one of that id."""
     await _make_canonical(request.schedule)
     patch = request.initial_patch if request.HasField("initial_patch") else None
@@ -123,9 +119,7 @@ async def describe_schedule(
     return response
 
 
-async def update_schedule(
-    service: History, request: service_pb.UpdateScheduleRequest, context: CallContext
-) -> Reply:
+async def update_schedule(service: History, request: service_pb.UpdateScheduleRequest, context: CallContext) -> Reply:
     """Replace the schedule, and its search attributes and memo if they are given.
 
     Raise FAILED_PRECONDITION when the conflict token does not match.
@@ -182,9 +176,7 @@ async def patch_schedule(service: History, request: service_pb.PatchScheduleRequ
     return service_pb.PatchScheduleResponse()
 
 
-async def delete_schedule(
-    service: History, request: service_pb.DeleteScheduleRequest, context: CallContext
-) -> Reply:
+async def delete_schedule(service: History, request: service_pb.DeleteScheduleRequest, context: CallContext) -> Reply:
     """Delete the schedule; the runs that it started continue. Raise NOT_FOUND."""
 
     def decide(run: Run) -> None:

@@ -176,9 +176,7 @@ def _compiled(data: bytes, seed: str) -> CompiledSpec:
     zone = zone_of(spec.timezone_name, spec.timezone_data)
     return CompiledSpec(
         calendars=tuple(compiled(each, zone) for each in spec.structured_calendar),
-        intervals=tuple(
-            (max(each.interval.seconds, 1), max(each.phase.seconds, 0)) for each in spec.interval
-        ),
+        intervals=tuple((max(each.interval.seconds, 1), max(each.phase.seconds, 0)) for each in spec.interval),
         exclusions=tuple(compiled(each, zone) for each in spec.exclude_structured_calendar),
         start_ns=timestamp_ns(spec.start_time) if spec.HasField("start_time") else 0,
         end_ns=timestamp_ns(spec.end_time) if spec.HasField("end_time") else None,

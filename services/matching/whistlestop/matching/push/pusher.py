@@ -206,9 +206,7 @@ class Pusher:
             return await self._push_tasks(work, details, decision.count)
         return await self._start(provider, details, work, decision.count)
 
-    async def _start(
-        self, provider: Provider, details: Mapping[str, Any], work: Work, count: int
-    ) -> tuple[int, int]:
+    async def _start(self, provider: Provider, details: Mapping[str, Any], work: Work, count: int) -> tuple[int, int]:
         error, made = "", 0
         try:
             made = await provider.start(details, work, count)
@@ -351,9 +349,7 @@ class Pusher:
 
     # ---- the row ----------------------------------------------------------------------------------------------------
 
-    async def _change(
-        self, context: CallContext, version: Version, group: str, change: Callable[[PushState], T]
-    ) -> T:
+    async def _change(self, context: CallContext, version: Version, group: str, change: Callable[[PushState], T]) -> T:
         """Apply `change` to the group's stored state and return its result; it may run several times.
 
         Raise UNAVAILABLE when other writers win again and again.

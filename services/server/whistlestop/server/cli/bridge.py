@@ -38,9 +38,7 @@ def bridge(
     ],
     listen: Annotated[
         str,
-        typer.Option(
-            "--listen", metavar="[HOST:]PORT", help="Address for SDKs and the CLI; port 0: a free one."
-        ),
+        typer.Option("--listen", metavar="[HOST:]PORT", help="Address for SDKs and the CLI; port 0: a free one."),
     ] = "127.0.0.1:7233",
     api_key: Annotated[
         str,

@@ -53,9 +53,7 @@ def show(
     if as_json:
         print_json({"flags": flags, "dynamic_config": values})
         return
-    print_table(
-        ("FLAG", "VALUE", "SOURCE"), [(each["flag"], _text(each["value"]), each["source"]) for each in flags]
-    )
+    print_table(("FLAG", "VALUE", "SOURCE"), [(each["flag"], _text(each["value"]), each["source"]) for each in flags])
     print()
     print_table(
         ("DYNAMIC CONFIGURATION", "NAMESPACE", "VALUE", "SOURCE"),

@@ -47,9 +47,7 @@ def aws(
     database_ca: Annotated[
         str, typer.Option("--database-ca", metavar="FILE", help="PEM file of the database's CAs.")
     ] = "",
-    database_user: Annotated[
-        str, typer.Option("--database-user", help="User for IAM tokens (RDS, Aurora).")
-    ] = "",
+    database_user: Annotated[str, typer.Option("--database-user", help="User for IAM tokens (RDS, Aurora).")] = "",
     client_cidr: Annotated[
         str, typer.Option("--client-cidr", help="For aurora-serverless: who may connect; 0.0.0.0/0 for anyone.")
     ] = "",

@@ -57,7 +57,9 @@ def create(
     certificate: Annotated[
         str,
         typer.Option(
-            "--certificate", metavar="NAME", show_default=False,
+            "--certificate",
+            metavar="NAME",
+            show_default=False,
             help="Instead of a key: a name in client certificates (CN, DNS, URI, email); needs --tls-client-ca.",
         ),
     ] = "",

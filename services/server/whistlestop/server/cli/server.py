@@ -114,9 +114,7 @@ _InternalSecret = Annotated[
 ]  # fmt: skip
 _InternalSecretFile = Annotated[
     str,
-    typer.Option(
-        "--internal-secret-file", help="File with the secret instead; during a rotation two, one a line."
-    ),
+    typer.Option("--internal-secret-file", help="File with the secret instead; during a rotation two, one a line."),
 ]
 _MetricsIp = Annotated[
     str,
