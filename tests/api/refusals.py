@@ -392,7 +392,7 @@ def _record(address: str) -> None:
     def ask(full_name: str, request: Message) -> dict[str, Any]:
         call: Any = channel.unary_unary(f"/{full_name}", lambda m: m.SerializeToString(), lambda data: data)
         try:
-            call(request, timeout=5)
+            call(request, timeout=60)
         except grpc.RpcError as error:
             trailing: Any = error.trailing_metadata() or ()
             details = [v for k, v in trailing if k == "grpc-status-details-bin"]

@@ -45,7 +45,7 @@ async def client(three: Deployment) -> Client:
 
 def metric(deployment: Deployment, name: str) -> float:
     """Of matching."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{deployment.metrics}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{deployment.metrics}/metrics", timeout=PATIENCE_S) as answer:
         found = re.search(rf"^{re.escape(name)} (\S+)$", answer.read().decode(), re.MULTILINE)
     return float(found[1]) if found else 0.0
 

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.isolation.backend import Backend
+from tests.patience import PATIENCE_S
 from whistlestop.common.clock import SECOND_NS, WALL_LOOK_S
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
@@ -219,7 +220,7 @@ async def test_a_query_is_answered(backend: Backend, jump_s: float, *, started_b
             "RespondWorkflowTaskCompleted", task_token=task.task_token, query_results=results, **IN_DEFAULT
         )
     await settle(backend)
-    assert (await asyncio.wait_for(asking, 5)).query_result.payloads[0].data == b"42"
+    assert (await asyncio.wait_for(asking, PATIENCE_S)).query_result.payloads[0].data == b"42"
 
 
 # ---- what is due by the date ----------------------------------------------------------------------------------------

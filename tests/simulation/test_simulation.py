@@ -15,6 +15,8 @@ import os
 import subprocess
 import sys
 
+from tests.patience import PATIENCE_S
+
 SEED = os.environ.get("SIM_SEED", "")
 FIRST = int(SEED or os.environ.get("SIM_FIRST", "0"))
 SEEDS = 1 if SEED else int(os.environ.get("SIM_SEEDS", "100"))
@@ -42,7 +44,7 @@ def test_a_seed_is_the_same_history_under_any_hash_seed_and_load() -> None:
         )
         for seed, length in (("1", 0), ("2", 3000), ("random", 70_000))
     ]
-    printed = [process.communicate(timeout=170)[0] for process in running]
+    printed = [process.communicate(timeout=PATIENCE_S)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
     hashes = [[line for line in text.splitlines() if line.startswith("seed ")] for text in printed]
     assert len(hashes[0]) == 3, printed[0]

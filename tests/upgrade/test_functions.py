@@ -71,7 +71,7 @@ async def test_function_by_function_up_and_back(old_release: Release) -> None:
                 running = asyncio.create_task(traffic.run())
                 await _replace_all(line, url, traffic)
                 traffic.stopping = True
-                await asyncio.wait_for(running, 90)
+                await asyncio.wait_for(running, PATIENCE_S)
                 assert await load.check(client, traffic.told) == []
             sweeping.cancel()
         checked = await asyncio.to_thread(
