@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -21,14 +22,30 @@ if TYPE_CHECKING:
 
     from whistlestop.server.process import Server
 
+log = logging.getLogger(__name__)
+
 
 def serve(server: Server, title: str, hints: Sequence[str]) -> int:
-    """Serve until SIGTERM or SIGINT, then drain, and return the exit code. Raises CommandError if it cannot start."""
+    """Serve until SIGTERM or SIGINT; then drain. Return the exit code. Raise CommandError if it cannot start."""
+    runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(server, title, hints))
+        return runner.run(_serve(server, title, hints))
     except (BadConfig, BadKeys, InvalidDynamicConfig, StorageError) as error:
         raise CommandError(str(error)) from error
+    finally:
+        _close(runner)
+
+
+def _close(runner: asyncio.Runner) -> None:
+    """Close the event loop of a server that has drained.
+
+    uvloop refuses to (EBUSY) while a transport is left open, as happened to a process that was stopped on a busy
+    machine. The process ends now and takes the transport along, so that is no failure.
+    """
+    try:
+        runner.close()
+    except OSError as error:
+        log.debug("the event loop was not closed: %s", error)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
