@@ -74,6 +74,10 @@ def test_the_page_is_up_to_date() -> None:
             [f"dynamic configuration key history.acquireShardInterval changes nothing here: {REASONS['shards']}"],
         ),
         ("history.enableChasm=true", []),
+        (
+            "history.acquireShardInterval=null",
+            [f"dynamic configuration key history.acquireShardInterval changes nothing here: {REASONS['shards']}"],
+        ),
         ("frontend.enableServerVersionCheck=false", []),
         (
             "frontend.enableServerVersionCheck=true",

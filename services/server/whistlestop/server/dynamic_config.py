@@ -330,7 +330,7 @@ def _why_not(key: str, value: object) -> str:
     known = {setting.key.lower(): setting for setting in settings()}
     setting = known.get(key)
     if setting is not None:
-        if value is _SO_ANYWAY.get(setting.why):
+        if setting.why in _SO_ANYWAY and value is _SO_ANYWAY[setting.why]:
             return ""
         return f"dynamic configuration key {setting.key} changes nothing here: {REASONS[setting.why]}"
     from difflib import get_close_matches
