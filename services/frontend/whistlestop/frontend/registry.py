@@ -54,8 +54,6 @@ class Feature(StrEnum):
     CLUSTERS = "this server is a single cluster; remote clusters are not supported"
 
 
-FOR_EVERYBODY = "GetSystemInfo"
-"""The only RPC that needs no credential: SDKs call it before anything else."""
 AS_TEMPORAL: Mapping[Feature, tuple[Code, str]] = {
     Feature.OLD_DEPLOYMENTS: (
         Code.UNIMPLEMENTED, "Deployments are deprecated and no longer supported, use Worker Deployments instead",

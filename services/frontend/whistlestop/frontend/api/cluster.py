@@ -8,6 +8,7 @@ from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_p
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.page_tokens import last_of, list_mark
+from whistlestop.frontend import client_versions
 from whistlestop.frontend.api.capabilities import system_capabilities
 from whistlestop.frontend.config import SERVER_VERSION
 
@@ -15,17 +16,6 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
-
-_SUPPORTED_CLIENTS = {
-    "temporal-cli": "<2.0.0",
-    "temporal-go": "<2.0.0",
-    "temporal-java": "<2.0.0",
-    "temporal-php": "<2.0.0",
-    "temporal-server": "<2.0.0",
-    "temporal-typescript": "<2.0.0",
-    "temporal-ui": "<3.0.0",
-    "Nexus-go-sdk": "<2.0.0",
-}
 
 
 async def get_system_info(
@@ -44,7 +34,7 @@ async def get_cluster_info(
     """Describe the only cluster."""
     config = frontend.config
     return service_pb.GetClusterInfoResponse(
-        supported_clients=_SUPPORTED_CLIENTS,
+        supported_clients=client_versions.SUPPORTED,
         server_version=SERVER_VERSION,
         cluster_id=config.cluster_id,
         cluster_name=config.cluster_name,
