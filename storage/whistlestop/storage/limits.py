@@ -30,46 +30,27 @@ def check_transition(transition: Transition) -> None:
 
 
 def _check_write(write: ExecutionWrite) -> None:
-    # Every commit comes here: conditions stand in line, and texts are named when one of them is refused.
-    text = write.key.workflow_id
-    if len(write.state) > CHUNKED_LIMIT:
-        check_chunked("mutable state", len(write.state))
+    texts = [write.key.workflow_id]
+    check_chunked("mutable state", len(write.state))
     for batch in write.history:
-        if len(batch.data) > CHUNKED_LIMIT:
-            check_chunked("history batch", len(batch.data))
+        check_chunked("history batch", len(batch.data))
     for task in write.tasks_added:
-        text += task.key.task_queue
-        if task.data:
-            check_value("task", len(task.data))
+        texts.append(task.key.task_queue)
+        check_value("task", len(task.data))
     for timer in (write.timer, write.retention_timer):
         if timer is not None:
-            text += timer.key.workflow_id
-            if timer.data:
-                check_value("timer", len(timer.data))
+            texts.append(timer.key.workflow_id)
+            check_value("timer", len(timer.data))
     for transfer in write.transfers_added:
-        text += transfer.key.workflow_id
+        texts.append(transfer.key.workflow_id)
         check_chunked("transfer task", len(transfer.data))
-    if write.current is not None:
-        text += write.current.current.create_request_id
-    row = write.visibility
-    if row is not None:
-        text += f"{row.workflow_type}{row.task_queue}{row.parent_workflow_id or ''}{row.root_workflow_id}"
-        check_visibility(row)
-    if NUL in text:
-        check_text(*_texts(write))
-
-
-def _texts(write: ExecutionWrite) -> list[str]:
-    """Return all texts of a write that come from outside."""
-    texts = [write.key.workflow_id, *(task.key.task_queue for task in write.tasks_added)]
-    texts += [timer.key.workflow_id for timer in (write.timer, write.retention_timer) if timer is not None]
-    texts += [transfer.key.workflow_id for transfer in write.transfers_added]
     if write.current is not None:
         texts.append(write.current.current.create_request_id)
     row = write.visibility
     if row is not None:
         texts += (row.workflow_type, row.task_queue, row.parent_workflow_id or "", row.root_workflow_id)
-    return texts
+        check_visibility(row)
+    check_text(*texts)
 
 
 def check_text(*texts: str) -> None:
