@@ -13,14 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc.aio
 import pytest
+import pytest_asyncio
 from temporalio.client import Client
 
+from tests.parity.puppet import Puppet
 from tests.patience import PATIENCE_S
 from tests.postgres import fresh_database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+
+    from tests.parity.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-W", "error", "-m", "whistlestop.server"]
@@ -145,3 +150,10 @@ async def postgres_url() -> AsyncIterator[str]:
     """A database of its own, dropped afterwards."""
     async with fresh_database() as url:
         yield url
+
+
+@pytest_asyncio.fixture
+async def p(server: Server) -> AsyncIterator[Puppet]:
+    """A puppet at the `server` of the test's module."""
+    async with grpc.aio.insecure_channel(server) as channel:
+        yield Puppet(channel)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import pytest
-import pytest_asyncio
 from temporalio.api.namespace.v1 import message_pb2 as namespace_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
@@ -20,7 +19,7 @@ from tests.patience import PATIENCE_S
 from tests.server import capability_uses as uses
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     Use = Callable[[Puppet], Awaitable[None]]
 
@@ -161,12 +160,6 @@ def without_much() -> Iterator[servers.Server]:
 def server(request: pytest.FixtureRequest) -> servers.Server:
     address: servers.Server = request.getfixturevalue(getattr(request, "param", "installed"))
     return address
-
-
-@pytest_asyncio.fixture
-async def p(server: servers.Server) -> AsyncIterator[Puppet]:
-    async with grpc.aio.insecure_channel(server) as channel:
-        yield Puppet(channel)
 
 
 async def _told(p: Puppet) -> tuple[dict[str, bool], dict[str, bool], dict[str, int]]:

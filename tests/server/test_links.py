@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
 import pytest
-import pytest_asyncio
 
 from tests.parity import commands as c
 from tests.parity import servers
@@ -14,7 +12,7 @@ from tests.parity.puppet import NAMESPACE, Puppet
 from tests.patience import PATIENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 
@@ -23,12 +21,6 @@ pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 def server() -> Iterator[servers.Server]:
     with servers.in_a_loop_of_its_own(servers.our_server("memory")) as address:
         yield address
-
-
-@pytest_asyncio.fixture
-async def p(server: servers.Server) -> AsyncIterator[Puppet]:
-    async with grpc.aio.insecure_channel(server) as channel:
-        yield Puppet(channel)
 
 
 def _is_link(link: Any, p: Puppet, run_id: str, reason: str) -> bool:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
 import pytest
-import pytest_asyncio
 
 from tests.parity import servers
-from tests.parity.puppet import Puppet
 from tests.parity.scenarios.deployments import AUTO_UPGRADE, current, options, registered, taken, version
 from tests.patience import PATIENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
+
+    from tests.parity.puppet import Puppet
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 
@@ -26,12 +25,6 @@ pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 def server() -> Iterator[servers.Server]:
     with servers.in_a_loop_of_its_own(servers.our_server("sqlite")) as address:
         yield address
-
-
-@pytest_asyncio.fixture
-async def p(server: servers.Server) -> AsyncIterator[Puppet]:
-    async with grpc.aio.insecure_channel(server) as channel:
-        yield Puppet(channel)
 
 
 async def _pinned_under_way(p: Puppet) -> Any:

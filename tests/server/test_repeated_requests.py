@@ -11,9 +11,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
 import pytest
-import pytest_asyncio
 
 from tests.parity import commands, servers
 from tests.parity.puppet import Puppet, payloads, seconds
@@ -22,7 +20,7 @@ from tests.postgres import available
 from whistlestop.frontend.registry import REGISTRY
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 
@@ -39,12 +37,6 @@ SETTINGS = ("history.maximumSignalsPerExecution=100",)
 def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
     with servers.in_a_loop_of_its_own(servers.our_server(request.param, SETTINGS)) as address:
         yield address
-
-
-@pytest_asyncio.fixture
-async def p(server: servers.Server) -> AsyncIterator[Puppet]:
-    async with grpc.aio.insecure_channel(server) as channel:
-        yield Puppet(channel)
 
 
 async def _nothing(p: Puppet) -> None:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
 import pytest
-import pytest_asyncio
 
 from tests.parity import commands, servers
-from tests.parity.puppet import Puppet
 from tests.patience import PATIENCE_S
 from tests.postgres import available
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
+
+    from tests.parity.puppet import Puppet
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 
@@ -39,12 +38,6 @@ ENDINGS = {
 def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
     with servers.in_a_loop_of_its_own(servers.our_server(request.param)) as address:
         yield address
-
-
-@pytest_asyncio.fixture
-async def p(server: servers.Server) -> AsyncIterator[Puppet]:
-    async with grpc.aio.insecure_channel(server) as channel:
-        yield Puppet(channel)
 
 
 async def _with_child(p: Puppet) -> tuple[str, int]:

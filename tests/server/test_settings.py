@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
 import pytest
-import pytest_asyncio
 from temporalio.api.enums.v1 import common_pb2 as enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
@@ -17,7 +15,7 @@ from tests.parity.scenarios import nexus
 from tests.patience import PATIENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 
@@ -40,12 +38,6 @@ SETTINGS = (
 def server() -> Iterator[servers.Server]:
     with servers.in_a_loop_of_its_own(servers.our_server("memory", SETTINGS, plain=True)) as address:
         yield address
-
-
-@pytest_asyncio.fixture
-async def p(server: servers.Server) -> AsyncIterator[Puppet]:
-    async with grpc.aio.insecure_channel(server) as channel:
-        yield Puppet(channel)
 
 
 async def test_a_history_is_answered_raw(p: Puppet) -> None:
