@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.storage.factories import NAMESPACE, commit, run_key, start, step, stored
-from whistlestop.storage.errors import CannotOpen, SchemaMismatch, StorageError, Unavailable
+from whistlestop.storage.errors import CannotOpen, CurrentConflict, SchemaMismatch, StorageError, Unavailable
 from whistlestop.storage.sqlite import SqliteStore, schema
 from whistlestop.storage.visibility import parse
 
@@ -103,6 +103,61 @@ async def test_commits_that_are_ready_share_a_flush(tmp_path: Path) -> None:
     assert store._writer is not None
     assert store._writer.groups <= 3
     assert len(await store.list_executions(None, 200)) == 100
+    await store.close()
+
+
+async def test_a_commit_that_began_ends_before_its_caller_is_cancelled(tmp_path: Path) -> None:
+    store = await _opened(tmp_path / "store.db")
+    told: list[str] = []
+
+    async def caller() -> None:
+        await commit(store, start())
+        told.append("committed")
+        await asyncio.sleep(0)
+        told.append("went on")
+
+    task = asyncio.ensure_future(caller())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert told == ["committed"]
+    assert await store.get_execution(run_key()) == stored(start())
+    await store.close()
+
+
+async def test_a_commit_that_fails_says_so_to_a_caller_that_is_cancelled(tmp_path: Path) -> None:
+    store = await _opened(tmp_path / "store.db")
+    await commit(store, start())
+    told: list[type[Exception]] = []
+
+    async def caller() -> None:
+        try:
+            await commit(store, start())
+        except StorageError as error:
+            told.append(type(error))
+        await asyncio.sleep(0)
+
+    task = asyncio.ensure_future(caller())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert told == [CurrentConflict]
+    await store.close()
+
+
+async def test_a_deadline_that_passes_in_a_commit_is_a_timeout_after_it(tmp_path: Path) -> None:
+    store = await _opened(tmp_path / "store.db")
+
+    async def caller() -> None:
+        async with asyncio.timeout(0):
+            await commit(store, start())
+            await asyncio.sleep(0)
+
+    with pytest.raises(TimeoutError):
+        await caller()
+    assert await store.get_execution(run_key()) == stored(start())
     await store.close()
 
 

@@ -47,6 +47,9 @@ LONGEST_READ_S = 60.0
 class ExecutionStore(Protocol):
     """Store runs, their history, and which run of a workflow id is current."""
 
+    defers_cancellation: bool
+    """Whether `commit` always runs to its end: a task that is cancelled in it is told at its next wait after it."""
+
     async def commit(self, transition: Transition) -> None:
         """Write the whole transition or nothing.
 

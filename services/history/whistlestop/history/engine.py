@@ -423,14 +423,17 @@ class Engine:
         writes = await off_loop(_writes, runs) if is_long else _writes(runs)
         answers = tuple((query_id, each.key, data) for each in runs for query_id, data in each.answers)
         transition = Transition(writes, transfers_done=() if done is None else (done,), answers=answers)
-        # A caller that is cancelled must not interrupt between the commit and what follows it.
         self.writing += 1
-        committing = asyncio.ensure_future(self._write(runs, transition))
-        try:
-            await asyncio.shield(committing)
-        except asyncio.CancelledError:
-            committing.add_done_callback(_ignore_result)
-            raise
+        # A caller that is cancelled must not interrupt between the commit and what follows it.
+        if self.store.defers_cancellation:
+            await self._write(runs, transition)
+        else:
+            committing = asyncio.ensure_future(self._write(runs, transition))
+            try:
+                await asyncio.shield(committing)
+            except asyncio.CancelledError:
+                committing.add_done_callback(_ignore_result)
+                raise
         for each in runs:
             if each.pinned_to is not None and each.limits.version_reactivation:
                 await pinning.reactivate(self, each.key.namespace_id, each.pinned_to)

@@ -77,6 +77,8 @@ class PostgresExecutions(PostgresBase):
 
     _writer: TransitionWriter | None = None
 
+    defers_cancellation = False
+
     async def commit(self, transition: Transition) -> None:
         check_transition(transition)
         if self._writer is None:

@@ -54,6 +54,8 @@ _WHERE_RUN = "WHERE namespace_id = ? AND workflow_id = ? AND run_id = ?"
 class SqliteExecutions(SqliteBase):
     """See whistlestop.storage.interface.ExecutionStore."""
 
+    defers_cancellation = True
+
     async def commit(self, transition: Transition) -> None:
         check_transition(transition)
         self._tell(await self._write(partial(_commit, transition, reaches=self.outreach is not None)))

@@ -11,6 +11,7 @@ leaves nothing behind
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import queue
@@ -36,11 +37,31 @@ CHECKPOINT_S = 10.0
 CHECKPOINT_FRAMES = 4000
 """Pages in the WAL that cause an earlier checkpoint under load, so that the WAL stays small."""
 
-LOOK_AT_WAL = 16
-"""Groups between two checks of the WAL's size."""
+LOOK_AT_WAL = 128
+"""Jobs between two checks of the WAL's size."""
 
 GROUP_LIMIT = 128
 """The maximum number of jobs in a group, which bounds how long the event loop is held."""
+
+
+class _Ending(asyncio.Future[T]):
+    """A future that cannot be cancelled, so that a write always runs to its end in its caller's task."""
+
+    def cancel(self, msg: object = None) -> bool:
+        return False
+
+
+async def _end_of(future: _Ending[T]) -> T:
+    """Return the future's result. Pass a cancellation on to the task's next wait."""
+    try:
+        return await future
+    except asyncio.CancelledError:
+        # A task that is cancelled while it waits for a future that refuses hears of it when the future is done.
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        task.cancel()
+        return future.result()
 
 
 class _Job:
@@ -53,9 +74,9 @@ class _Job:
         self.error: StorageError | None = None
 
     def settle(self, commit_error: StorageError | None) -> None:
-        """Give the waiter its result or error, unless it was cancelled."""
+        """Give the waiter its result or error."""
         future = self.future
-        if future is None or future.done():
+        if future is None:
             return
         error = self.error or commit_error
         if error is not None:
@@ -111,16 +132,18 @@ class GroupWriter:
         self._thread.start()
         self.groups = 0
         """Commits so far; fewer than jobs when groups form."""
+        self._unlooked = 0
+        """Jobs since the WAL's size was checked."""
 
     async def write(self, run: Callable[[sqlite3.Cursor], T]) -> T:
         """Run the job in the next group; return its result once it is durable. Raise its StorageError."""
         if self._closed:
             raise Unavailable("the store is closed")
-        future: asyncio.Future[T] = self._loop.create_future()
+        future: _Ending[T] = _Ending(loop=self._loop)
         self._pending.append(_Job(run, future))
         self._idle.clear()
         self._schedule()
-        return await future
+        return await _end_of(future)
 
     def _schedule(self) -> None:
         # By call_soon, so that everything that is ready in this turn of the loop gets into the group.
@@ -142,7 +165,7 @@ class GroupWriter:
             return
         try:
             run_group(self._db, self._cursor, jobs)
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 - nobody else would end the wait of these callers
             self._finish(jobs, translate(error))
             return
         self._busy = True
@@ -161,7 +184,7 @@ class GroupWriter:
         error: StorageError | None = None
         try:
             self._cursor.execute("COMMIT")
-        except sqlite3.Error as failure:
+        except Exception as failure:  # noqa: BLE001 - as above
             error = translate(failure)
         self._loop.call_soon_threadsafe(self._finish, jobs, error)
 
@@ -177,14 +200,18 @@ class GroupWriter:
 
     def _finish(self, jobs: list[_Job], error: StorageError | None) -> None:
         self.groups += 1
+        self._unlooked += len(jobs)
         if error is not None and self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # then the next group cannot begin, and says so
+                self._db.execute("ROLLBACK")
         for job in jobs:
             job.settle(error)
         if self._sealing is None:
             self._sealing = self._loop.call_later(CHECKPOINT_S, self._seal_soon)
-        elif self.groups % LOOK_AT_WAL == 0 and file.frames_in_wal(self._path) > CHECKPOINT_FRAMES:
-            self._seal_due = True
+        elif self._unlooked >= LOOK_AT_WAL:
+            self._unlooked = 0
+            if file.frames_in_wal(self._path) > CHECKPOINT_FRAMES:
+                self._seal_due = True
         self._next()
 
     def _seal_soon(self) -> None:
