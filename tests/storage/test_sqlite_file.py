@@ -11,7 +11,7 @@ import sys
 import tempfile
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -122,6 +122,63 @@ def test_a_file_whose_last_user_leaves_while_it_is_looked_at_is_taken(
 
     monkeypatch.setattr(file, "_header", leaves)
     file.check(path)
+
+
+class _Interrupted:
+    """A connection that lets something happen before or after one of its statements."""
+
+    def __init__(self, db: sqlite3.Connection, statement: str, meanwhile: Callable[[], None], *, before: bool) -> None:
+        self._db, self._statement, self._meanwhile, self._before = db, statement, meanwhile, before
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._db, name)
+
+    def execute(self, sql: str) -> sqlite3.Cursor:
+        is_it = sql == self._statement
+        if is_it:
+            self._statement = ""
+            if self._before:
+                self._meanwhile()
+        cursor = self._db.execute(sql)
+        if is_it and not self._before:
+            rows = cursor.fetchall()
+            self._meanwhile()
+            return cast("sqlite3.Cursor", _Rows(rows))
+        return cursor
+
+
+class _Rows(list[tuple[int, ...]]):
+    def fetchone(self) -> tuple[int, ...]:
+        return self[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "statement", "before"),
+    [(file.seal, "PRAGMA wal_checkpoint(PASSIVE)", True), (file.settle, "PRAGMA user_version", False)],
+    ids=["while it seals", "while it settles"],
+)
+def test_a_process_does_not_take_back_the_generation_of_another(
+    tmp_path: Path, change: Callable[[sqlite3.Connection], None], statement: str, before: bool
+) -> None:
+    """Two processes move the WAL into the file at once: the file then had a generation that its WAL lacked."""
+    path = str(tmp_path / "db")
+    one, other = (sqlite3.connect(path, isolation_level=None) for _ in range(2))
+    one.execute("PRAGMA journal_mode = WAL")
+    file.claim(one)
+    one.execute("CREATE TABLE schema_version (n)")
+    generation, _ = file._mark_of(one)
+    file._put(one, generation, file.IN_USE)
+
+    def meanwhile() -> None:
+        file.seal(other)
+        other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    change(cast("sqlite3.Connection", _Interrupted(one, statement, meanwhile, before=before)))
+    assert file._mark_of(other)[0] > generation
+    assert file._mark_of(other)[1] == file.COMPLETE
+    file.check(path)
+    for db in (one, other):
+        db.close()
 
 
 async def test_a_copy_with_its_wal_has_everything(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from urllib.parse import quote
 from whistlestop.storage.errors import CannotOpen
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import BinaryIO
 
 APPLICATION_ID = 0x57485354
@@ -142,9 +143,12 @@ def _check_pages(path: str, real: str) -> None:
 
 def settle(db: sqlite3.Connection) -> None:
     """Mark the database as complete, if a crash or an error interrupted `seal`."""
-    generation, state = _mark_of(db)
-    if state == IN_USE:
-        _put(db, generation, COMPLETE)
+    if _mark_of(db)[1] != IN_USE:
+        return
+    with _alone(db):
+        generation, state = _mark_of(db)
+        if state == IN_USE:
+            _put(db, generation, COMPLETE)
 
 
 def _check_alone(path: str, header: _Header, size: int, *, wal_is_there: bool) -> None:
@@ -200,17 +204,28 @@ def renew(db: sqlite3.Connection) -> None:
 
 def seal(db: sqlite3.Connection) -> None:
     """Move the content of the WAL into the file, and leave the file marked as one that needs its WAL."""
-    generation = _mark_of(db)[0]
-    if not generation:
-        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        return
-    generation = generation + 1 if generation + 1 < _MOST_GENERATION else 1
-    _put(db, generation, IN_USE)
+    with _alone(db):
+        generation = _mark_of(db)[0]
+        if generation:
+            _put(db, generation + 1 if generation + 1 < _MOST_GENERATION else 1, IN_USE)
     try:
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     finally:
         # Pages that could not be moved are still in the WAL.
-        _put(db, generation, COMPLETE)
+        settle(db)
+
+
+@contextlib.contextmanager
+def _alone(db: sqlite3.Connection) -> Iterator[None]:
+    """Keep other processes from writing, so that no generation is taken back that one of them has put meanwhile."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 def frames_in_wal(path: str) -> int:
