@@ -28,6 +28,7 @@ from temporalio.worker import Worker
 
 from tests import postgres
 from tests.crash import load
+from tests.crash.contention import Contention
 from tests.functions.fake_aws import Faults
 from tests.functions.line import NO_FAULTS, built
 from whistlestop.common.errors import ServiceError
@@ -87,10 +88,13 @@ async def _under_load(options: Options, line: Line) -> tuple[load.Acknowledged, 
         max_cached_workflows=20, graceful_shutdown_timeout=timedelta(),
     )  # fmt: skip
     working, running = asyncio.create_task(worker.run()), asyncio.create_task(traffic.run())
+    contention = Contention([client], f"contended-{options.seed}-", options.seed)
+    contending = asyncio.create_task(contention.run())
     killed: Counter[str] = Counter()
     try:
         await _kill_again_and_again(options, line.platform, traffic, running, killed)
-        traffic.stopping = True
+        traffic.stopping = contention.stopping = True
+        await contending
         try:
             await asyncio.wait_for(running, FINISH_S)
         except TimeoutError:
@@ -98,10 +102,13 @@ async def _under_load(options: Options, line: Line) -> tuple[load.Acknowledged, 
             missing = [f"not finished: {unfinished}", *await _stuck(line.cloud, unfinished)]
         else:
             missing = await load.check(client, traffic.told)
+            missing += await contention.check(client)
+        print(contention, flush=True)
         await worker.shutdown()
         await working
     finally:
         running.cancel()
+        contending.cancel()
         working.cancel()
     return traffic.told, killed, missing
 
