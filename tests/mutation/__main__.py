@@ -1,13 +1,15 @@
 """Make mutants of the sources and look which tests notice: `python -m tests.mutation core --count 500`.
 
-They are drawn by the hash of the commit (`--seed` for another). Each is run against the suites of its target in turn, in a
-copy of the sources, until one fails. Prints the survivors and the score. `--only FILE#NUMBER` makes one again and shows it.
+They are drawn by the hash of the commit (`--seed` for another). Each runs, in a copy of the sources, the tests that run its
+line: first those of the quick suites; what survives them, those of the slow suites. Prints the survivors and the score.
+`--only FILE#NUMBER` makes one again and shows it.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,63 +17,172 @@ import time
 from ast import parse, unparse
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing import Pipe
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
+from tests.mutation.choose import Choice
+from tests.mutation.forks import SEED, START, Measure, Measured, Outcome, Try
 from tests.mutation.mutants import Mutant, draw, mutants_of
 from tests.planted.plant import HOME, copy_sources, environment
 
-PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", "120")
-TARGETS: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from multiprocessing.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Suites that are collected, measured and run together."""
+
+    suites: tuple[str, ...]
+    seeds: int = 0
+    """Of the simulation, from 0."""
+
+
+TARGETS: dict[str, tuple[str, tuple[Phase, ...]]] = {
     "core": (
         "services/history/whistlestop/history/core",
         (
-            (*PYTEST, "tests/core"),
-            ("-m", "tests.simulation", "--seeds", "60", "--until-failure"),
-            (*PYTEST, "tests/history", "tests/server", "tests/api"),
-            (*PYTEST, "tests/parity", "-k", "memory"),
+            Phase(("tests/core",), 60),
+            Phase(("tests/history", "tests/api", "tests/server", "tests/parity", "--parity-stores", "memory")),
         ),
     ),
     "storage": (
         "storage/whistlestop/storage",
         (
-            (*PYTEST, "tests/storage", "tests/isolation"),
-            ("-m", "tests.simulation", "--seeds", "30", "--until-failure"),
-            (*PYTEST, "tests/disk", "tests/outage", "tests/visibility", "tests/upgrade", "tests/cli"),
+            Phase(("tests/storage", "tests/isolation", "tests/visibility"), 30),
+            Phase(
+                (
+                    "tests/disk",
+                    "tests/outage",
+                    "tests/upgrade",
+                    "tests/history",
+                    "tests/api",
+                    "tests/server",
+                    "tests/cli",
+                )
+            ),
         ),
     ),
 }
-SUITE_S = 1800.0
 
 
-def killed_by(mutant: Mutant, folder: Path, suites: tuple[tuple[str, ...], ...]) -> str:
-    """Return the suite that notices; empty when none does."""
-    path = folder / mutant.file
-    before = path.read_text()
-    path.write_text(mutant.source())
-    try:
-        return failing(folder, suites)
-    finally:
-        path.write_text(before)
+class Server:
+    """A `ForkServer` in a copy of the sources."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.names, self.imported = connection.recv()
+
+    def measure(self, folder: str, names: Sequence[str]) -> Measured:
+        """Run these tests, and return which lines each of them runs."""
+        self._connection.send(Measure(folder, names))
+        measured = self._connection.recv()
+        assert isinstance(measured, Measured)
+        return measured
+
+    def outcome(self, request: Try) -> Outcome:
+        """Run tests with a mutant."""
+        self._connection.send(request)
+        outcome = self._connection.recv()
+        assert isinstance(outcome, Outcome)
+        return outcome
 
 
-def failing(folder: Path, suites: tuple[tuple[str, ...], ...]) -> str:
-    """Return the first suite that fails in a copy of the sources; empty when none does."""
-    for suite in suites:
-        try:
-            done = subprocess.run(
-                [sys.executable, *suite], cwd=folder, env=environment(folder), capture_output=True, check=False,
-                timeout=SUITE_S,
+@contextmanager
+def servers(folder: str, suites: Sequence[str], count: int) -> Iterator[list[Server]]:
+    """So many of them, each in a copy of its own."""
+    with tempfile.TemporaryDirectory(prefix="whistlestop-mutants-") as home, ExitStack() as stack:
+        connections = []
+        for number in range(count):
+            copy = Path(home) / str(number)
+            copy.mkdir()
+            copy_sources(copy)
+            ours, theirs = Pipe()
+            log = stack.enter_context((Path(home) / f"{number}.log").open("wb"))
+            process = subprocess.Popen(
+                [sys.executable, *START, str(theirs.fileno()), folder, *suites],
+                cwd=copy, env=environment(copy) | {"PYTHONDONTWRITEBYTECODE": ""}, pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return "time-out of " + _name(suite)
-        if done.returncode:
-            return _name(suite)
-    return ""
+            theirs.close()
+            stack.callback(process.wait)
+            stack.callback(ours.close)
+            connections.append(ours)
+        try:
+            yield [Server(each) for each in connections]
+        except EOFError:
+            texts = [log.read_text(errors="replace")[-3000:] for log in Path(home).glob("*.log")]
+            raise SystemExit("a server of test runs ended:\n" + "\n".join(texts)) from None
 
 
-def _name(suite: tuple[str, ...]) -> str:
-    return " ".join(each for each in suite if each.startswith("tests")) or suite[1]
+@dataclass(frozen=True, slots=True)
+class Options:
+    target: str
+    jobs: int
+    budget_s: float
+
+
+def run(mutants: list[Mutant], phase: Phase, options: Options) -> list[Mutant]:
+    """Run the tests of one phase against them all; return those that nothing noticed."""
+    folder, _ = TARGETS[options.target]
+    survivors, killers = [], Counter[str]()
+    with servers(folder, phase.suites, options.jobs) as ready:
+        choice = Choice(ready[0].imported)
+        names = [*ready[0].names, *(f"{SEED}{number}" for number in range(phase.seeds))]
+        _measure(ready, folder, names, choice)
+        free: SimpleQueue[Server] = SimpleQueue()
+        for server in ready:
+            free.put(server)
+
+        def turn(mutant: Mutant) -> tuple[Mutant, Outcome, int, float]:
+            server = free.get()
+            began = time.monotonic()
+            try:
+                tests = choice.tests(mutant, HOME, folder, options.budget_s)
+                seconds = [choice.measured.seconds[name] for name in tests]
+                request = Try(mutant.file, mutant.number, tests, seconds, choice.is_imported(mutant))
+                outcome = server.outcome(request) if tests else Outcome()
+                choice.learn(mutant, outcome.killer)
+                return mutant, outcome, len(tests), time.monotonic() - began
+            finally:
+                free.put(server)
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for mutant, outcome, tests, seconds in pool.map(turn, mutants):
+                if outcome.killer:
+                    killers[outcome.killer.split("::")[0].split(SEED)[0] or "the simulation"] += 1
+                    how = "" if outcome.how == "failed" else f" ({outcome.how})"
+                    print(f"killed by {outcome.killer}{how} in {seconds:.1f} s: {mutant}", flush=True)
+                else:
+                    survivors.append(mutant)
+                    print(f"SURVIVED {tests} tests, {seconds:.1f} s: {mutant}", flush=True)
+    for killer, count in killers.most_common():
+        print(f"{count:5} killed by {killer}")
+    return survivors
+
+
+def _measure(ready: list[Server], folder: str, names: list[str], choice: Choice) -> None:
+    began = time.monotonic()
+    # Tests of one file stay together: they share what their modules set up.
+    files = sorted({name.split("::")[0] for name in names})
+    parts = [
+        [name for name in names if files.index(name.split("::")[0]) % len(ready) == number]
+        for number in range(len(ready))
+    ]
+    with ThreadPoolExecutor(len(ready)) as pool:
+        for measured in pool.map(lambda server, part: server.measure(folder, part), ready, parts):
+            choice.add(measured)
+    seconds = choice.measured.seconds
+    print(
+        f"{len(seconds)} tests measured in {time.monotonic() - began:.0f} s (they take {sum(seconds.values()):.0f} s); "
+        f"failed without any mutant and left out: {choice.measured.failed}",
+        flush=True,
+    )
 
 
 def show(mutant: Mutant) -> str:
@@ -80,64 +191,42 @@ def show(mutant: Mutant) -> str:
     return "\n".join(difflib.unified_diff(before, mutant.source().splitlines(), lineterm="", n=2))
 
 
+def chosen(given: argparse.Namespace, folder: str) -> list[Mutant]:
+    """Return the mutants to run: those that are named, or what the seed draws."""
+    if given.only:
+        places = [each.partition("#") for each in given.only]
+        return [mutants_of(file, (HOME / file).read_text())[int(number)] for file, _, number in places]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HOME, capture_output=True, text=True, check=True)
+    seed = given.seed or head.stdout.strip()
+    mutants = draw(HOME, folder, given.first + given.count, seed)[given.first :]
+    print(f"{len(mutants)} mutants of {folder}, from {given.first} on, drawn by {seed}", flush=True)
+    return mutants
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--first", type=int, default=0, help="go on from this one of those that are drawn")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", default="")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--suites", type=int, default=9, help="no more than so many of them")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--phases", type=int, default=9, help="no more than so many: 1 for the quick suites alone")
+    parser.add_argument("--budget", type=float, default=1e9, help="seconds of tests for a mutant in each phase")
     parser.add_argument("--least", type=int, default=0, help="percent to be killed, or the exit code is 1")
-    parser.add_argument("--only", default="", metavar="FILE#NUMBER")
+    parser.add_argument("--only", action="append", default=[], metavar="FILE#NUMBER")
     given = parser.parse_args()
-    folder, suites = TARGETS[given.target]
-    suites = suites[: given.suites]
-    if given.only:
-        file, _, number = given.only.partition("#")
-        mutants = [mutants_of(file, (HOME / file).read_text())[int(number)]]
-        print(show(mutants[0]))
-    else:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HOME, capture_output=True, text=True, check=True)
-        seed = given.seed or head.stdout.strip()
-        mutants = draw(HOME, folder, given.count, seed)
-        print(f"{len(mutants)} mutants of {folder}, drawn by {seed}", flush=True)
-    survivors = run(mutants, suites, given.jobs)
+    folder, phases = TARGETS[given.target]
+    mutants = chosen(given, folder)
+    survivors = mutants
+    for phase in phases[: given.phases]:
+        if survivors:
+            print(f"{len(survivors)} mutants against {' '.join(phase.suites)}, {phase.seeds} seeds", flush=True)
+            survivors = run(survivors, phase, Options(given.target, given.jobs, given.budget))
+    for mutant in survivors:
+        print(f"SURVIVED ALL: {mutant}\n{show(mutant)}")
     score = 100 * (len(mutants) - len(survivors)) / len(mutants)
-    print(f"{len(mutants)} mutants, {len(survivors)} survived: {score:.0f} % killed")
+    print(f"{len(mutants)} mutants, {len(survivors)} survived: {score:.1f} % killed")
     return int(score < given.least)
-
-
-def run(mutants: list[Mutant], suites: tuple[tuple[str, ...], ...], jobs: int) -> list[Mutant]:
-    """Run them all, in so many copies of the sources; return those that nothing noticed."""
-    survivors, killers = [], Counter[str]()
-    with tempfile.TemporaryDirectory(prefix="whistlestop-mutants-") as home:
-        copies: SimpleQueue[Path] = SimpleQueue()
-        for number in range(jobs):
-            copy = Path(home) / str(number)
-            copy.mkdir()
-            copy_sources(copy)
-            copies.put(copy)
-        if wrong := failing(copy, suites):
-            raise SystemExit(f"{wrong} fails without any mutant")
-
-        def turn(mutant: Mutant) -> tuple[Mutant, str, float]:
-            copy = copies.get()
-            began = time.monotonic()
-            try:
-                return mutant, killed_by(mutant, copy, suites), time.monotonic() - began
-            finally:
-                copies.put(copy)
-
-        with ThreadPoolExecutor(jobs) as pool:
-            for mutant, killer, seconds in pool.map(turn, mutants):
-                killers[killer] += 1
-                if killer:
-                    print(f"killed by {killer} in {seconds:.0f} s: {mutant}", flush=True)
-                else:
-                    survivors.append(mutant)
-                    print(f"SURVIVED {seconds:.0f} s: {mutant}\n{show(mutant)}", flush=True)
-    print(", ".join(f"{count} by {name or 'nothing'}" for name, count in killers.most_common()))
-    return survivors
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Small changes to the sources, of which each should make some test fail.
 
-A mutant is named by its file and number, so that it can be made again. Texts (messages, SQL) and types are left alone; so
-are logging and what only a type checker reads.
+A mutant is named by its file and number, so that it can be made again. What no test is to notice is left alone: texts
+(messages, SQL), logging, what only a type checker reads, the size of caches, and how a data class is laid out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ast
 import copy
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +26,36 @@ _COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
 }  # fmt: skip
 
 
+_Definition: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef"
+_LOGGERS = {"log", "_log"}
+_NOT_NOTICED = {"dataclass", "lru_cache", "cache", "zip"}
+"""Calls whose arguments are left alone where they are numbers and booleans: slots, sizes of caches, `strict`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """The lines of a function."""
+
+    name: str
+    first: int
+    """Of its first decorator, if it has one."""
+    body: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a change is, for those who look for the tests that run it."""
+
+    first: int
+    last: int
+    """Lines of the statement; of a compound statement, those of the expression that is changed."""
+    function: Function | None
+    """The outermost function around it."""
+    names: frozenset[str]
+    """What the statement binds, outside of functions."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """One change."""
@@ -34,18 +64,23 @@ class Mutant:
     number: int
     line: int
     what: str
+    place: Place
     _tree: ast.Module
     _way: tuple[int, ...]
     _change: Callable[[ast.AST], None]
 
-    def source(self) -> str:
-        """Return the whole file with it."""
+    def tree(self) -> ast.Module:
+        """Return the whole file with it; its lines are numbered as before."""
         changed = copy.deepcopy(self._tree)
         target: ast.AST = changed
         for index in self._way:
             target = list(ast.iter_child_nodes(target))[index]
         self._change(target)
-        return ast.unparse(ast.fix_missing_locations(changed))
+        return ast.fix_missing_locations(changed)
+
+    def source(self) -> str:
+        """Return the whole file with it, as text."""
+        return ast.unparse(self.tree())
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} #{self.number}: {self.what}"
@@ -84,38 +119,69 @@ def _set_operator(index: int, other: type[ast.cmpop]) -> Callable[[ast.AST], Non
     return change
 
 
-def _places(tree: ast.Module) -> Iterator[tuple[list[int], ast.AST]]:
-    """Each node that may be changed, with the way to it: positions among the children."""
+def _places(tree: ast.Module) -> Iterator[tuple[list[int], list[ast.AST]]]:
+    """Each node that may be changed: the way to it (positions among the children), and all nodes on the way."""
 
-    def walk(node: ast.AST, way: list[int]) -> Iterator[tuple[list[int], ast.AST]]:
-        for index, child in enumerate(ast.iter_child_nodes(node)):
-            if _is_left_alone(child):
+    def walk(way: list[int], nodes: list[ast.AST]) -> Iterator[tuple[list[int], list[ast.AST]]]:
+        parent = nodes[-1]
+        for index, child in enumerate(ast.iter_child_nodes(parent)):
+            if _is_left_alone(child, parent):
                 continue
-            yield [*way, index], child
-            yield from walk(child, [*way, index])
+            found = [*way, index], [*nodes, child]
+            yield found
+            yield from walk(*found)
 
-    yield from walk(tree, [])
+    yield from walk([], [tree])
 
 
-def _is_left_alone(node: ast.AST) -> bool:
+def _is_left_alone(node: ast.AST, parent: ast.AST) -> bool:
+    if node in (getattr(parent, "annotation", None), getattr(parent, "returns", None)):
+        return True
     if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
         return True
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "cast":
+        return True
+    if (
+        isinstance(node, ast.JoinedStr)
+        and isinstance(parent, ast.Call)
+        and _called(parent).endswith(("Error", "Refused"))
+    ):
+        return True
+    if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
+        return isinstance(parent, ast.Call) and _called(parent) in _NOT_NOTICED
+    return _is_logging(node)
+
+
+def _called(call: ast.Call) -> str:
+    function = call.func
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else ""
+
+
+def _is_logging(node: ast.AST) -> bool:
     called = node.value.func if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
-    return isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "log"
+    return isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id in _LOGGERS
 
 
-def _deletions(node: ast.AST) -> Iterator[tuple[str, Callable[[ast.AST], None]]]:
+_BLOCKS = ("body", "orelse", "finalbody")
+
+
+def _deletions(node: ast.AST) -> Iterator[tuple[ast.stmt, str, Callable[[ast.AST], None]]]:
     """A statement that is left out of its block."""
-    body = getattr(node, "body", None)
-    for index, each in enumerate(body if isinstance(body, list) else []):
-        is_effect = isinstance(each, ast.Expr) and isinstance(each.value, (ast.Call, ast.Await))
-        if (is_effect and not _is_left_alone(each)) or isinstance(each, (ast.AugAssign, ast.Delete, ast.Raise)):
-            yield f"without `{ast.unparse(each).splitlines()[0][:60]}`", _replace_by_pass(index)
+    for block in _BLOCKS:
+        statements = getattr(node, block, None)
+        for index, each in enumerate(statements if isinstance(statements, list) else []):
+            is_effect = isinstance(each, ast.Expr) and isinstance(each.value, (ast.Call, ast.Await))
+            if (is_effect and not _is_logging(each)) or isinstance(each, (ast.AugAssign, ast.Delete, ast.Raise)):
+                what = f"without `{ast.unparse(each).splitlines()[0][:60]}`"
+                yield each, what, _replace_by_pass(block, index)
 
 
-def _replace_by_pass(index: int) -> Callable[[ast.AST], None]:
+def _replace_by_pass(block: str, index: int) -> Callable[[ast.AST], None]:
     def change(node: ast.AST) -> None:
-        node.body[index] = ast.copy_location(ast.Pass(), node.body[index])  # type: ignore[attr-defined]
+        statements = getattr(node, block)
+        statements[index] = ast.copy_location(ast.Pass(), statements[index])
 
     return change
 
@@ -124,22 +190,56 @@ def mutants_of(file: str, text: str) -> list[Mutant]:
     """All of one file."""
     tree = ast.parse(text)
     found: list[Mutant] = []
-    for way, node in _places(tree):
-        if _is_annotation(tree, way):
-            continue
-        for what, change in (*_changes(node), *_deletions(node)):
-            found.append(Mutant(file, len(found), getattr(node, "lineno", 0), what, tree, tuple(way), change))
+    for way, nodes in _places(tree):
+        node = nodes[-1]
+        changes = [(nodes, what, change) for what, change in _changes(node)]
+        changes += [([*nodes, gone], what, change) for gone, what, change in _deletions(node)]
+        for on_the_way, what, change in changes:
+            place = _place(on_the_way)
+            found.append(Mutant(file, len(found), place.first, what, place, tree, tuple(way), change))
     return found
 
 
-def _is_annotation(tree: ast.Module, way: list[int]) -> bool:
-    node: ast.AST = tree
-    for index in way:
-        child = list(ast.iter_child_nodes(node))[index]
-        if child in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            return True
-        node = child
-    return False
+def _place(nodes: list[ast.AST]) -> Place:
+    """Where the last of these nodes is, each of which is in the one before."""
+    statement = next(each for each in reversed(nodes) if isinstance(each, ast.stmt))
+    shown = (
+        _header(nodes[-1], statement) if hasattr(statement, "body") or isinstance(statement, ast.Match) else statement
+    )
+    function = next((each for each in nodes if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))), None)
+    if function is not None and not _is_in_body(nodes, function):
+        function = None
+    outermost = None if function is None else _lines(function)
+    last: int = getattr(shown, "end_lineno", None) or statement.lineno
+    names = frozenset[str]() if function else frozenset(_bound(statement))
+    return Place(getattr(shown, "lineno", statement.lineno), last, outermost, names)
+
+
+def _header(node: ast.AST, statement: ast.stmt) -> ast.AST:
+    """Return what is run of a compound statement when the node in its header is."""
+    if node is statement:
+        node = getattr(statement, "test", statement)
+    return node if hasattr(node, "lineno") and node is not statement else ast.Pass(lineno=statement.lineno)
+
+
+def _is_in_body(nodes: list[ast.AST], function: _Definition) -> bool:
+    """Return whether the node is run when the function is called: its decorators and defaults are not."""
+    index = nodes.index(function)
+    return len(nodes) > index + 1 and nodes[index + 1] in function.body
+
+
+def _lines(function: _Definition) -> Function:
+    first = min([function.lineno, *(each.lineno for each in function.decorator_list)])
+    return Function(function.name, first, function.body[0].lineno, function.end_lineno or function.lineno)
+
+
+def _bound(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield statement.name
+        return
+    for each in ast.walk(statement):
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
+            yield each.id
 
 
 def draw(home: Path, folder: str, count: int, seed: str) -> list[Mutant]:
