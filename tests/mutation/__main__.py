@@ -41,34 +41,25 @@ class Phase:
     suites: tuple[str, ...]
     seeds: int = 0
     """Of the simulation, from 0."""
+    folder: str = ""
+    """Of the sources that the mutants are of."""
 
 
-TARGETS: dict[str, tuple[str, tuple[Phase, ...]]] = {
+CORE = "services/history/whistlestop/history/core"
+STORAGE = "storage/whistlestop/storage"
+TARGETS = {
     "core": (
-        "services/history/whistlestop/history/core",
-        (
-            Phase(("tests/core",), 60),
-            Phase(("tests/history", "tests/api", "tests/server", "tests/parity", "--parity-stores", "memory")),
-        ),
+        Phase(("tests/core",), 60, CORE),
+        Phase(("tests/history", "tests/api", "tests/server", "tests/parity", "--parity-stores", "memory"), 0, CORE),
     ),
     "storage": (
-        "storage/whistlestop/storage",
-        (
-            Phase(("tests/storage", "tests/isolation", "tests/visibility"), 30),
-            Phase(
-                (
-                    "tests/disk",
-                    "tests/outage",
-                    "tests/upgrade",
-                    "tests/history",
-                    "tests/api",
-                    "tests/server",
-                    "tests/cli",
-                )
-            ),
+        Phase(("tests/storage", "tests/isolation", "tests/visibility"), 30, STORAGE),
+        Phase(
+            ("tests/disk", "tests/outage", "tests/upgrade", "tests/history", "tests/api", "tests/server", "tests/cli"),
+            0, STORAGE,
         ),
     ),
-}
+}  # fmt: skip
 
 
 class Server:
@@ -122,14 +113,17 @@ def servers(folder: str, suites: Sequence[str], count: int) -> Iterator[list[Ser
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    target: str
-    jobs: int
-    budget_s: float
+    jobs: int = 1
+    budget_s: float = 1e9
+    """Seconds of tests for a mutant in each phase."""
+    patience_s: float = 60.0
+    cpu_s: float = 15.0
+    """See `Try`."""
 
 
 def run(mutants: list[Mutant], phase: Phase, options: Options) -> list[Mutant]:
     """Run the tests of one phase against them all; return those that nothing noticed."""
-    folder, _ = TARGETS[options.target]
+    folder = phase.folder
     survivors, killers = [], Counter[str]()
     with servers(folder, phase.suites, options.jobs) as ready:
         choice = Choice(ready[0].imported)
@@ -143,9 +137,10 @@ def run(mutants: list[Mutant], phase: Phase, options: Options) -> list[Mutant]:
             server = free.get()
             began = time.monotonic()
             try:
-                tests = choice.tests(mutant, HOME, folder, options.budget_s)
-                seconds = [choice.measured.seconds[name] for name in tests]
-                request = Try(mutant.file, mutant.number, tests, seconds, choice.is_imported(mutant))
+                names = choice.tests(mutant, HOME, folder, options.budget_s)
+                tests = {name: choice.measured.seconds[name] for name in names}
+                is_imported = choice.is_imported(mutant)
+                request = Try(mutant.file, mutant.number, tests, is_imported, options.patience_s, options.cpu_s)
                 outcome = server.outcome(request) if tests else Outcome()
                 choice.learn(mutant, outcome.killer)
                 return mutant, outcome, len(tests), time.monotonic() - began
@@ -215,13 +210,13 @@ def main() -> int:
     parser.add_argument("--least", type=int, default=0, help="percent to be killed, or the exit code is 1")
     parser.add_argument("--only", action="append", default=[], metavar="FILE#NUMBER")
     given = parser.parse_args()
-    folder, phases = TARGETS[given.target]
-    mutants = chosen(given, folder)
+    phases = TARGETS[given.target]
+    mutants = chosen(given, phases[0].folder)
     survivors = mutants
     for phase in phases[: given.phases]:
         if survivors:
             print(f"{len(survivors)} mutants against {' '.join(phase.suites)}, {phase.seeds} seeds", flush=True)
-            survivors = run(survivors, phase, Options(given.target, given.jobs, given.budget))
+            survivors = run(survivors, phase, Options(given.jobs, given.budget))
     for mutant in survivors:
         print(f"SURVIVED ALL: {mutant}\n{show(mutant)}")
     score = 100 * (len(mutants) - len(survivors)) / len(mutants)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import resource
 import signal
@@ -37,11 +38,7 @@ START = ("-c", "from tests.mutation.forks import main; raise SystemExit(main())"
 """Arguments of Python; the file descriptor of the connection, the folder of the target and the suites follow."""
 BROKEN = "ended the run of the tests"
 SEED = "simulation seed "
-PATIENCE_S = 60.0
-"""At least, for a test to answer; it has 20 times what it took when it was measured."""
 MEASURING_S = 7200.0
-CPU_S = 15
-"""At least, of processor time; 10 times what it took."""
 MEMORY_BYTES = 8 << 30
 LATER_S = 10
 """So much newer than its original is a mutated file, so that no compiled one is taken for it."""
@@ -72,11 +69,14 @@ class Try:
 
     file: str
     number: int
-    names: Sequence[str]
-    seconds: Sequence[float]
-    """That each of the tests took."""
+    tests: dict[str, float]
+    """And how many seconds each of them takes."""
     is_imported: bool
     """Whether the mutated line is run by an import."""
+    patience_s: float = 60.0
+    """At least, for a test to end; it has 20 times what it took when it was measured."""
+    cpu_s: float = 15.0
+    """At least, of processor time; it has 10 times what it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,8 @@ class ForkServer:
         self._items = {item.nodeid: item for item in session.items}
         self._imported.stop()
         self._functions = _functions_by_place()
-        _prepare_postgres()
+        if any("postgres" in name for name in self._items):
+            _prepare_postgres()
         gc.collect()
         gc.freeze()  # so that collections in a fork leave the pages shared
         self._connection.send((list(self._items), _lines_of(self._imported)))
@@ -164,28 +165,26 @@ class ForkServer:
         if request.file not in self._mutants:
             self._mutants[request.file] = mutants_of(request.file, (COPY / request.file).read_text())
         mutant = self._mutants[request.file][request.number]
-        names, seconds = list(request.names), dict(zip(request.names, request.seconds, strict=True))
+        names = list(request.tests)
         while names:
             with _written(mutant):
-                outcome = self._in_new_process(names) if request.is_imported else self._in_fork(names, seconds, mutant)
-            if (
-                not outcome.killer
-                or outcome.killer not in seconds
-                or not self._in_fork([outcome.killer], seconds).killer
-            ):
+                is_new = request.is_imported
+                outcome = self._in_new_process(names) if is_new else self._in_fork(names, request, mutant)
+            killer = outcome.killer
+            if not killer or killer not in names or not self._in_fork([killer], request).killer:
                 return outcome
             # It fails without the mutant, too: it says nothing.
-            names.remove(outcome.killer)
+            names.remove(killer)
         return Outcome()
 
-    def _in_fork(self, names: list[str], seconds: dict[str, float], mutant: Mutant | None = None) -> Outcome:
+    def _in_fork(self, names: list[str], request: Try, mutant: Mutant | None = None) -> Outcome:
         def work(tell: Callable[[Any], None]) -> None:
             if mutant is not None:
                 self._install(mutant)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
             for name, following in zip(names, [*names[1:], None], strict=True):
-                used = time.process_time()
-                resource.setrlimit(resource.RLIMIT_CPU, (int(used + CPU_S + 10 * seconds[name]), -1))
+                cpu_s = time.process_time() + request.cpu_s + 10 * request.tests[name]
+                resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(cpu_s), resource.RLIM_INFINITY))
                 tell(name)
                 if not self._run(name, following):
                     tell(Outcome(name, "failed"))
@@ -195,7 +194,7 @@ class ForkServer:
         now = ""
         with _fork(work) as answers:
             while True:
-                answer = _received(answers, max(PATIENCE_S, 20 * seconds.get(now, 0)))
+                answer = _received(answers, max(request.patience_s, 20 * request.tests.get(now, 0)))
                 if isinstance(answer, Outcome):
                     return Outcome(now, answer.how) if answer.how == BROKEN else answer
                 if answer is None:

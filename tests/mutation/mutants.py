@@ -137,19 +137,27 @@ def _places(tree: ast.Module) -> Iterator[tuple[list[int], list[ast.AST]]]:
 def _is_left_alone(node: ast.AST, parent: ast.AST) -> bool:
     if node in (getattr(parent, "annotation", None), getattr(parent, "returns", None)):
         return True
-    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+    if _is_for_the_type_checker(node):
         return True
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "cast":
-        return True
-    if (
-        isinstance(node, ast.JoinedStr)
-        and isinstance(parent, ast.Call)
-        and _called(parent).endswith(("Error", "Refused"))
-    ):
-        return True
+    if isinstance(node, ast.JoinedStr) and isinstance(parent, ast.Call) and _called(parent)[:1].isupper():
+        return True  # the message of an error
     if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
         return isinstance(parent, ast.Call) and _called(parent) in _NOT_NOTICED
     return _is_logging(node)
+
+
+def _is_for_the_type_checker(node: ast.AST) -> bool:
+    if isinstance(node, ast.If):
+        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    if isinstance(node, ast.Call):
+        return _called(node) == "cast"
+    if isinstance(node, ast.AnnAssign):
+        return isinstance(node.annotation, ast.Name) and node.annotation.id == "TypeAlias"
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        # A method of a protocol.
+        last = node.body[-1]
+        return isinstance(last, ast.Expr) and isinstance(last.value, ast.Constant) and last.value.value is ...
+    return False
 
 
 def _called(call: ast.Call) -> str:
