@@ -188,12 +188,13 @@ def is_fresh(db: sqlite3.Connection) -> bool:
 def claim(db: sqlite3.Connection) -> bool:
     """Mark the database as ours; return whether that changed it."""
     changed = False
-    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        changed = True
-    if not _mark_of(db)[0]:
-        renew(db)
-        changed = True
+    with _alone(db):
+        if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            changed = True
+        if not _mark_of(db)[0]:
+            renew(db)
+            changed = True
     return changed
 
 
