@@ -60,7 +60,8 @@ class Choice:
         ordered = sorted(
             names & seconds.keys(), key=lambda name: (-found[name], name not in likely, seconds[name], name)
         )
-        chosen, total = [], 0.0
+        chosen: list[str] = []
+        total = 0.0
         for name in ordered:
             total += seconds[name]
             if chosen and total > budget_s:

@@ -69,7 +69,8 @@ def test_a_place_names_the_lines_that_have_to_run() -> None:
         function.first + 2,
     )
     default = next(each.place for each in mutants_of("f.py", text) if each.line == function.first + 1)
-    assert (default.function, default.names) == (None, {"f"})
+    assert default.function is None
+    assert default.names == {"f"}
 
 
 def _sample() -> list[Mutant]:
