@@ -23,7 +23,7 @@ help:
 	@echo "make test   all tests (needs the history of the repository; root gets pgbouncer from Debian)"
 	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 1 GB)"
 	@echo "make test-typescript   the TypeScript SDK against our server (needs node >= 20 and npm; 262 MB)"
-	@echo "make long   parity's scenarios on the real server; fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200); LONG_LOSSES (5000) of power;"
+	@echo "make long   parity's scenarios on the real server; property tests on new examples; fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200); LONG_LOSSES (5000) of power;"
 	@echo "            LONG_FAILOVERS (20) of a cluster (root gets etcd, Patroni and Postgres from Debian); LONG_MUTANTS (500) each"
 	@echo "make record-parity   record what the real server answers to the scenarios of tests/parity"
 	@echo "make lint   ruff (rules and format), mypy strict, import contracts"
@@ -71,6 +71,7 @@ record-parity: $(STAMP)
 
 long: $(STAMP)
 	$(BIN)/python -m pytest tests/parity/test_parity.py --parity-stores real
+	$(BIN)/python -m pytest --hypothesis-profile=default $$(grep -rl "from hypothesis" tests --include=test_*.py)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
 	$(BIN)/python -m tests.fuzz all $(FUZZ_SECONDS)
 	$(BIN)/python -m tests.simulation --seeds $(LONG_SEEDS) --jobs 2 --shrink

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
+from temporalio.api.enums.v1 import workflow_pb2 as enums
 
 from whistlestop.storage.records import ExecutionKey, VisibilityRow
 from whistlestop.storage.visibility import AttributeType, Value, encode_value, row_json
@@ -132,6 +133,10 @@ _BY_TYPE: Mapping[AttributeType, st.SearchStrategy[Value]] = {
 }
 
 
+_OPEN = (enums.WORKFLOW_EXECUTION_STATUS_RUNNING, enums.WORKFLOW_EXECUTION_STATUS_PAUSED)
+"""The statuses of runs without a close time; all others have one."""
+
+
 @st.composite
 def rows(draw: st.DrawFn) -> VisibilityRow:
     attributes = {name: draw(_BY_TYPE[kind]) for name, kind in CUSTOM.items() if draw(st.booleans())}
@@ -141,12 +146,13 @@ def rows(draw: st.DrawFn) -> VisibilityRow:
     if draw(st.integers(0, 4)) == 0:  # what an attribute left that has another type now
         raw = json.dumps({name: draw(st.sampled_from([1, "a", 1.5, True, ["a"], {"a": 1}, None])) for name in CUSTOM})
     start = draw(times_us)
+    status = draw(st.integers(1, 8))
     return make_row(
         draw(st.sampled_from(["r1", "r2", "r3"])),
         workflow_id=draw(st.sampled_from(["a", "ab", "B"])),
-        status=draw(st.integers(1, 7)),
+        status=status,
         start_time_us=start,
-        close_time_us=draw(st.none() | times_us.map(lambda took: start + abs(took))),
+        close_time_us=None if status in _OPEN else start + abs(draw(times_us)),
         history_length=draw(st.integers(0, 3)),
         parent_workflow_id=draw(st.none() | st.sampled_from(["a", "p"])),
         attributes=attributes,
