@@ -50,16 +50,15 @@ STORAGE = "storage/whistlestop/storage"
 TARGETS = {
     "core": (
         Phase(("tests/core",), 60, CORE),
-        Phase(("tests/history", "tests/api", "tests/server", "tests/parity", "--parity-stores", "memory"), 0, CORE),
+        Phase(("tests/history", "tests/api"), 0, CORE),
+        Phase(("tests/server", "tests/parity", "--parity-stores", "memory"), 0, CORE),
     ),
     "storage": (
         Phase(("tests/storage", "tests/isolation", "tests/visibility"), 30, STORAGE),
-        Phase(
-            ("tests/disk", "tests/outage", "tests/upgrade", "tests/history", "tests/api", "tests/server", "tests/cli"),
-            0, STORAGE,
-        ),
+        Phase(("tests/history", "tests/api", "tests/disk", "tests/outage"), 0, STORAGE),
+        Phase(("tests/server", "tests/upgrade", "tests/cli"), 0, STORAGE),
     ),
-}  # fmt: skip
+}
 
 
 class Server:
@@ -206,6 +205,7 @@ def main() -> int:
     parser.add_argument("--seed", default="")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--phases", type=int, default=9, help="no more than so many: 1 for the quick suites alone")
+    parser.add_argument("--first-phase", type=int, default=0)
     parser.add_argument("--budget", type=float, default=1e9, help="seconds of tests for a mutant in each phase")
     parser.add_argument("--least", type=int, default=0, help="percent to be killed, or the exit code is 1")
     parser.add_argument("--only", action="append", default=[], metavar="FILE#NUMBER")
@@ -213,7 +213,7 @@ def main() -> int:
     phases = TARGETS[given.target]
     mutants = chosen(given, phases[0].folder)
     survivors = mutants
-    for phase in phases[: given.phases]:
+    for phase in phases[given.first_phase : given.phases]:
         if survivors:
             print(f"{len(survivors)} mutants against {' '.join(phase.suites)}, {phase.seeds} seeds", flush=True)
             survivors = run(survivors, phase, Options(given.jobs, given.budget))
