@@ -186,7 +186,9 @@ class Cluster:
 
     def _rebuild(self, members: list[dict[str, object]]) -> None:
         """Do as an operator does with a node that was killed and does not get over the new timeline: copy it anew."""
-        up = {str(each["name"]) for each in members if each.get("state") in ("running", "streaming")}
+        # One that is being copied would begin again.
+        states = ("running", "streaming", "creating replica")
+        up = {str(each["name"]) for each in members if each.get("state") in states}
         for node in self.nodes:
             if node.name not in up:
                 self.rebuilt += 1
@@ -221,6 +223,8 @@ def _settings(node: Node, etcd_port: int) -> dict[str, object]:
                 "rewind": {"username": "postgres", "password": "secret"},
             },
             "parameters": {"unix_socket_directories": str(node.folder)},
+            # A copy does not wait for the next checkpoint, which may be minutes away.
+            "basebackup": [{"checkpoint": "fast"}],
             # Written at each start: a Patroni that is killed while it writes the file leaves it empty.
             "pg_hba": [f"host all all {HOST}/32 trust", f"host replication all {HOST}/32 trust"],
         },
