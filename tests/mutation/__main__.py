@@ -47,16 +47,17 @@ class Phase:
 
 CORE = "services/history/whistlestop/history/core"
 STORAGE = "storage/whistlestop/storage"
+PARITY = ("tests/parity", "--parity-stores", "memory")
 TARGETS = {
     "core": (
         Phase(("tests/core",), 60, CORE),
         Phase(("tests/history", "tests/api"), 0, CORE),
-        Phase(("tests/server", "tests/parity", "--parity-stores", "memory"), 0, CORE),
+        Phase(PARITY, 0, CORE),
     ),
     "storage": (
         Phase(("tests/storage", "tests/isolation", "tests/visibility"), 30, STORAGE),
-        Phase(("tests/history", "tests/api", "tests/disk", "tests/outage"), 0, STORAGE),
-        Phase(("tests/server", "tests/upgrade", "tests/cli"), 0, STORAGE),
+        Phase(("tests/history", "tests/api", "tests/disk", "tests/outage", "tests/upgrade", "tests/cli"), 0, STORAGE),
+        Phase(PARITY, 0, STORAGE),
     ),
 }
 

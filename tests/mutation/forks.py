@@ -101,6 +101,10 @@ class ForkServer:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self._items = {item.nodeid: item for item in session.items}
+        if any(name.startswith("tests/parity/") for name in self._items):
+            from tests.mutation.here import serve_here
+
+            serve_here()
         self._imported.stop()
         self._functions = _functions_by_place()
         if any("postgres" in name for name in self._items):
