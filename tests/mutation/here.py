@@ -12,13 +12,13 @@ from whistlestop.server.cli import serve
 from whistlestop.server.cli.app import run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 
 class _Loop(asyncio.SelectorEventLoop):
     """The event loop of a thread, which gets no signals."""
 
-    def add_signal_handler(self, *arguments: Any) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
         return None
 
 
