@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVarTuple
 
 from tests.parity import servers
 from whistlestop.server.cli import serve
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 
+Ts = TypeVarTuple("Ts")
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """The event loop of a thread, which gets no signals."""
 
-    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         return None
 
 
