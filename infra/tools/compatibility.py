@@ -9,7 +9,7 @@ from temporalio.api.enums.v1 import command_type_pb2 as ct
 
 from whistlestop.common.errors import Code
 from whistlestop.frontend.registry import AS_TEMPORAL, REGISTRY, RpcSpec, Served
-from whistlestop.history.core import commands
+from whistlestop.history.core.commands import families as commands
 from whistlestop.history.core.completion import HANDLERS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tests.core.harness import HANDLERS_NAMESPACE_ID, World, short_name
 from whistlestop.common.errors import ServiceError
-from whistlestop.history.core import nexus_operations
-from whistlestop.history.core.apply import BUFFERED_EVENT_ID
-from whistlestop.history.core.run import NOT_BUFFERED, PAUSED, RUNNING
+from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.state_pb2 import MutableState, TransferData
+from whistlestop.history.core.transition.apply import BUFFERED_EVENT_ID
+from whistlestop.history.core.transition.run import NOT_BUFFERED, PAUSED, RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from tests.core.harness import Stored
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.storage.records import ExecutionWrite
 
 T = TypeVar("T")

@@ -23,15 +23,18 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.ids import CountedIds
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import tokens
-from whistlestop.history.core import activity as core_activity
-from whistlestop.history.core import commands, completion, timers, workflow_task
-from whistlestop.history.core import start as core_start
-from whistlestop.history.core.apply import apply_event
+from whistlestop.history.core import completion
+from whistlestop.history.core import deadlines as timers
+from whistlestop.history.core.activity import decide as core_activity
+from whistlestop.history.core.chain import start as core_start
+from whistlestop.history.core.commands import families as commands
 from whistlestop.history.core.limits import Limits
-from whistlestop.history.core.run import PAUSED, RUNNING, Run
+from whistlestop.history.core.records import write_of
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.times import SECOND_NS, set_duration
-from whistlestop.history.core.transition import write_of
+from whistlestop.history.core.transition.apply import apply_event
+from whistlestop.history.core.transition.run import PAUSED, RUNNING, Run
+from whistlestop.history.core.workflow_task import decide as workflow_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable

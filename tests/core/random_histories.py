@@ -28,34 +28,31 @@ from whistlestop.common.deployments import EMPTY
 from whistlestop.common.errors import ServiceError, not_found
 from whistlestop.common.proto.nexus_pb2 import NexusTaskData
 from whistlestop.history import tokens
-from whistlestop.history.core import activity as core_activity
-from whistlestop.history.core import (
-    activity_operations,
-    callbacks,
-    cancel,
-    children,
-    close,
-    completion,
-    external,
-    nexus_failures,
-    nexus_operations,
-    options,
-    signal,
-    timers,
-    update,
-    workflow_task,
-)
-from whistlestop.history.core import start as core_start
+from whistlestop.history.core import completion
+from whistlestop.history.core import deadlines as timers
+from whistlestop.history.core.activity import decide as core_activity
+from whistlestop.history.core.activity import operations as activity_operations
+from whistlestop.history.core.callback import decide as callbacks
+from whistlestop.history.core.chain import start as core_start
+from whistlestop.history.core.child import decide as children
+from whistlestop.history.core.external import decide as external
+from whistlestop.history.core.nexus import decide as nexus_operations
+from whistlestop.history.core.nexus import failures as nexus_failures
+from whistlestop.history.core.operations import options
+from whistlestop.history.core.signal import decide as signal
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import SECOND_NS, set_duration
+from whistlestop.history.core.update import decide as update
+from whistlestop.history.core.workflow import cancel, close
+from whistlestop.history.core.workflow_task import decide as workflow_task
 
 if TYPE_CHECKING:
     from temporalio.api.command.v1 import message_pb2 as command_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.common.proto.internal_pb2 import TaskToken
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import Activity, Update
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.storage.records import MatchingTask
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from tests.core.commands import (
 from tests.core.harness import World
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.internal_pb2 import TaskToken
-from whistlestop.history.core import activity
+from whistlestop.history.core.activity import decide as activity
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration
 

@@ -11,14 +11,14 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from tests.core.commands import payloads
 from tests.core.test_activity import SCHEDULED_ID, application_failure, fail, refused, scheduled
 from whistlestop.common.errors import Code
-from whistlestop.history.core import activity
-from whistlestop.history.core import activity_operations as operations
+from whistlestop.history.core.activity import decide as activity
+from whistlestop.history.core.activity import operations
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration
 
 if TYPE_CHECKING:
     from tests.core.harness import World
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import Activity
+    from whistlestop.history.core.transition.run import Run
 
 
 def pending(world: World) -> Activity:

@@ -9,8 +9,9 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from tests.core.commands import complete_workflow, continue_as_new, fail_workflow, payload, payloads
 from tests.core.harness import World
-from whistlestop.history.core import cancel, signal
+from whistlestop.history.core.signal import decide as signal
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration, timestamp_ns
+from whistlestop.history.core.workflow import cancel
 
 
 def policy(**fields: Any) -> common_pb.RetryPolicy:

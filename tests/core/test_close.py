@@ -9,8 +9,10 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from tests.core.commands import cancel_workflow, complete_workflow, fail_workflow, payloads, schedule_activity
 from tests.core.harness import World
-from whistlestop.history.core import cancel, close, completion, history_limits, signal
+from whistlestop.history.core import completion, history_limits
 from whistlestop.history.core.limits import Limits
+from whistlestop.history.core.signal import decide as signal
+from whistlestop.history.core.workflow import cancel, close
 
 
 def a_signal(world: World, name: str = "go", request_id: str = "") -> None:

@@ -13,13 +13,15 @@ from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 from tests.core.commands import continue_as_new, fill, payload, payloads, schedule_activity
 from tests.core.harness import World
 from whistlestop.common.failures import truncate
-from whistlestop.history.core import command_attributes, command_externals, retry
+from whistlestop.history.core import retry
+from whistlestop.history.core.commands import attributes as command_attributes
+from whistlestop.history.core.commands import external_attributes as command_externals
 from whistlestop.history.core.completion import BadCommand
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration
 
 if TYPE_CHECKING:
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
 
 
 def run_of(**fields: Any) -> Run:

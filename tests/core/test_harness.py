@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from tests.core.commands import complete_workflow, schedule_activity
 from tests.core.harness import World
-from whistlestop.history.core import activity
+from whistlestop.history.core.activity import decide as activity
 
 
 def test_one_activity() -> None:

@@ -17,21 +17,19 @@ from tests.core.commands import complete_workflow, fill, payload
 from tests.core.harness import HANDLERS_NAMESPACE_ID, World
 from whistlestop.common.errors import ServiceError
 from whistlestop.history import tokens
-from whistlestop.history.core import (
-    close,
-    nexus_failures,
-    nexus_links,
-    nexus_operations,
-    options,
-    update,
-    workflow_task,
-)
+from whistlestop.history.core.nexus import decide as nexus_operations
+from whistlestop.history.core.nexus import failures as nexus_failures
+from whistlestop.history.core.nexus import links as nexus_links
+from whistlestop.history.core.operations import options
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import SECOND_NS
+from whistlestop.history.core.update import decide as update
+from whistlestop.history.core.workflow import close
+from whistlestop.history.core.workflow_task import decide as workflow_task
 
 if TYPE_CHECKING:
     from whistlestop.common.proto.internal_pb2 import TaskToken
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
 
 TARGET = nexus_operations.Target(HANDLERS_NAMESPACE_ID, "payments")
 SCHEDULED = 5

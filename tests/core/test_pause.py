@@ -9,11 +9,11 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from tests.core.harness import World
 from tests.core.test_activity import application_failure, fail, refused, scheduled
 from whistlestop.common.errors import Code
-from whistlestop.history.core import pause
-from whistlestop.history.core.run import PAUSED, RUNNING
+from whistlestop.history.core.operations import pause
+from whistlestop.history.core.transition.run import PAUSED, RUNNING
 
 if TYPE_CHECKING:
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
 
 
 def paused(run: Run, request_id: str = "request") -> None:

@@ -14,8 +14,8 @@ from temporalio.api.update.v1 import message_pb2 as update_pb
 
 from tests.core.checks import CheckedWorld
 from tests.core.random_histories import STEPS, Actor
-from whistlestop.history.core import update
 from whistlestop.history.core.limits import Limits
+from whistlestop.history.core.update import decide as update
 
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 settings.register_profile("whistlestop", max_examples=150, deadline=None, suppress_health_check=_QUIET)

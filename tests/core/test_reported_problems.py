@@ -9,8 +9,8 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 
 from tests.core.commands import start_timer
 from tests.core.harness import World
-from whistlestop.history.core import workflow_task
 from whistlestop.history.core.limits import Limits
+from whistlestop.history.core.workflow_task import decide as workflow_task
 
 CAUSE = fc.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR
 

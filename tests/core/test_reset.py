@@ -16,13 +16,15 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from tests.core.commands import payloads, schedule_activity, start_timer
 from tests.core.harness import World, short_name
 from whistlestop.common.errors import ServiceError
-from whistlestop.history.core import reset, signal, update
+from whistlestop.history.core.operations import reset
+from whistlestop.history.core.records import write_of
+from whistlestop.history.core.signal import decide as signal
 from whistlestop.history.core.state_pb2 import MutableState, Update
 from whistlestop.history.core.times import SECOND_NS
-from whistlestop.history.core.transition import write_of
+from whistlestop.history.core.update import decide as update
 
 if TYPE_CHECKING:
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
 
 
 def a_world() -> World:

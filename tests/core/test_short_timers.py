@@ -10,8 +10,9 @@ from tests.core.commands import schedule_activity, start_timer
 from tests.core.harness import World
 from tests.core.test_activity import application_failure, fail
 from tests.core.test_signal import send
-from whistlestop.history.core import activity, short_timers
+from whistlestop.history.core.activity import decide as activity
 from whistlestop.history.core.times import SECOND_NS
+from whistlestop.history.core.workflow_task import short_timers
 
 if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState

@@ -11,8 +11,9 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from tests.core.commands import complete_workflow, payloads
 from tests.core.harness import World
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history.core import cancel, signal
 from whistlestop.history.core.limits import Limits
+from whistlestop.history.core.signal import decide as signal
+from whistlestop.history.core.workflow import cancel
 
 
 def send(world: World, **fields: Any) -> None:

@@ -8,7 +8,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history.core.id_policies import Verdict, decide, request_of
+from whistlestop.history.core.chain.id_policies import Verdict, decide, request_of
 from whistlestop.history.core.state_pb2 import MutableState
 
 RUNNING = wf.WORKFLOW_EXECUTION_STATUS_RUNNING

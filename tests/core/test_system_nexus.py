@@ -8,7 +8,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history.core import system_nexus
+from whistlestop.history.core.nexus import system as system_nexus
 
 REUSE, CONFLICT = wf_enums.WorkflowIdReusePolicy, wf_enums.WorkflowIdConflictPolicy
 

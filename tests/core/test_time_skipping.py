@@ -12,11 +12,14 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from tests.core.commands import complete_workflow, continue_as_new, fail_workflow, schedule_activity, start_timer
 from tests.core.harness import QUEUE, START_NS, World
 from tests.core.test_activity import application_failure, fail
-from whistlestop.history.core import close, options, time_skipping, timers
+from whistlestop.history.core import deadlines as timers
+from whistlestop.history.core.operations import options
 from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, SECOND_NS, duration_ns, timestamp_ns
+from whistlestop.history.core.timeskip import decide as time_skipping
+from whistlestop.history.core.workflow import close
 
 if TYPE_CHECKING:
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
 
 HOUR_S = 3600
 SKIPPED = "WorkflowExecutionTimeSkippingTransitioned"

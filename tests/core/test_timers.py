@@ -10,7 +10,8 @@ from tests.core.commands import cancel_timer, complete_workflow, payloads, sched
 from tests.core.harness import World
 from tests.core.test_activity import SCHEDULED_ID, application_failure, fail, scheduled
 from whistlestop.common.errors import ServiceError
-from whistlestop.history.core import activity, signal
+from whistlestop.history.core.activity import decide as activity
+from whistlestop.history.core.signal import decide as signal
 from whistlestop.history.core.times import SECOND_NS, set_duration
 
 TIMEOUT = wf_enums.RETRY_STATE_TIMEOUT

@@ -11,14 +11,16 @@ from tests.core.harness import World
 from tests.core.test_activity import application_failure, fail
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import tokens
-from whistlestop.history.core import activity, close, worker_commands
+from whistlestop.history.core.activity import decide as activity
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.state_pb2 import TransferData
+from whistlestop.history.core.transition import worker_commands
+from whistlestop.history.core.workflow import close
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
 
 ON = Limits(cancel_activity_worker_command=True)
 CONTROL = "/temporal-sys/worker-commands/default/one"
@@ -62,7 +64,7 @@ def scheduled_ids(world: World) -> list[int]:
 
 def ask_again(world: World) -> None:
     """Make a workflow task."""
-    from whistlestop.history.core import workflow_task
+    from whistlestop.history.core.workflow_task import decide as workflow_task
 
     world.transact(workflow_task.schedule)
 

@@ -9,8 +9,8 @@ from temporalio.api.rules.v1 import message_pb2 as rules_pb
 
 from tests.core.harness import QUEUE, World
 from tests.core.test_activity import scheduled
-from whistlestop.history.core import activity
-from whistlestop.history.core.activity_pause import PAUSE_INFO
+from whistlestop.history.core.activity import decide as activity
+from whistlestop.history.core.activity.pause import PAUSE_INFO
 from whistlestop.history.core.times import set_timestamp
 
 

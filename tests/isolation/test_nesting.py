@@ -24,7 +24,7 @@ from whistlestop.common.nesting import CUT_OFF, MAX_CAUSES
 from whistlestop.common.nexus_content import failure_json
 from whistlestop.frontend.doors.payload_json import to_json
 from whistlestop.frontend.registry import REGISTRY
-from whistlestop.history.core import nexus_failures
+from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.state_pb2 import MutableState
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from whistlestop.frontend.batch import worker
 from whistlestop.frontend.doors import nexus
 from whistlestop.frontend.doors.answer import HttpRequest
 from whistlestop.frontend.registry import Access
-from whistlestop.history.core import system_nexus
+from whistlestop.history.core.nexus import system as system_nexus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -21,8 +21,8 @@ from tests.simulation.loop import START_NS, SimulatedLoop, simulate
 from tests.simulation.workers import Worker, stop
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history.core.run import PAUSED, RUNNING
 from whistlestop.history.core.state_pb2 import MutableState
+from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.storage.errors import Unavailable
 from whistlestop.storage.records import SLOTS, BranchRange
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history import histories
-from whistlestop.history.core.run import PAUSED, RUNNING
+from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:

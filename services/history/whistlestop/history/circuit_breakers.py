@@ -16,8 +16,8 @@ from temporalio.api.enums.v1 import common_pb2 as common_enums
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.history.core import callbacks
-from whistlestop.history.core.nexus_operations import CANCEL_KIND, START_KIND
+from whistlestop.history.core.callback import decide as callbacks
+from whistlestop.history.core.nexus.decide import CANCEL_KIND, START_KIND
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,11 +12,13 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history import histories, nexus_deliveries, push, worker_commands
-from whistlestop.history.core import children, close, external
-from whistlestop.history.core import start as core_start
-from whistlestop.history.core import worker_commands as core_worker_commands
-from whistlestop.history.core.command_faults import RESERVED_ID_PREFIXES
+from whistlestop.history.core.chain import start as core_start
+from whistlestop.history.core.child import decide as children
+from whistlestop.history.core.commands.faults import RESERVED_ID_PREFIXES
+from whistlestop.history.core.external import decide as external
 from whistlestop.history.core.state_pb2 import TransferData
+from whistlestop.history.core.transition import worker_commands as core_worker_commands
+from whistlestop.history.core.workflow import close
 from whistlestop.storage.errors import VersionConflict
 from whistlestop.storage.records import ExecutionKey
 
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import Child, MutableState
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine import Engine
     from whistlestop.history.nexus_deliveries import Rest
     from whistlestop.history.service import History
@@ -255,7 +257,7 @@ def _is_that_child(child: Child, task: TransferTask, data: TransferData) -> bool
 
 async def _parent_closed(service: History, task: TransferTask, data: TransferData) -> None:
     """Apply the parent close policy to the current run of a child's chain."""
-    from whistlestop.history.core import cancel
+    from whistlestop.history.core.workflow import cancel
 
     engine = service.engine
     try:
@@ -357,7 +359,7 @@ async def _check_still_current(service: History, data: TransferData, target_key:
 async def _signal_external(service: History, task: TransferTask, data: TransferData) -> None:
     def apply(sender: Run, target: Run, initiated: history_pb.HistoryEvent) -> None:
         a = initiated.signal_external_workflow_execution_initiated_event_attributes
-        from whistlestop.history.core import signal
+        from whistlestop.history.core.signal import decide as signal
 
         signal.from_workflow(target, a, initiated.event_id, sender)
         external.record_signaled(sender, initiated)
@@ -374,7 +376,7 @@ async def _signal_external(service: History, task: TransferTask, data: TransferD
 async def _cancel_external(service: History, task: TransferTask, data: TransferData) -> None:
     def apply(sender: Run, target: Run, initiated: history_pb.HistoryEvent) -> None:
         a = initiated.request_cancel_external_workflow_execution_initiated_event_attributes
-        from whistlestop.history.core import cancel
+        from whistlestop.history.core.workflow import cancel
 
         cancel.from_workflow(target, a, initiated.event_id, sender)
         external.record_cancel_requested(sender, initiated)

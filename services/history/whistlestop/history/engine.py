@@ -28,11 +28,12 @@ from whistlestop.common.offload import off_loop
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.history import pinning, push
 from whistlestop.history.circuit_breakers import CircuitBreakers
-from whistlestop.history.core import history_limits, versioning
-from whistlestop.history.core.run import Run, StartEventNeeded
+from whistlestop.history.core import history_limits
+from whistlestop.history.core.records import write_of
 from whistlestop.history.core.state_pb2 import MutableState
-from whistlestop.history.core.time_skipping_apply import skipped_ns
-from whistlestop.history.core.transition import write_of
+from whistlestop.history.core.timeskip.state import skipped_ns
+from whistlestop.history.core.transition.run import Run, StartEventNeeded
+from whistlestop.history.core.versioning import decide as versioning
 from whistlestop.history.indexed_batches import IndexedBatches
 from whistlestop.storage.deployments import Deployments
 from whistlestop.storage.errors import CurrentConflict, StorageError, Unreadable, VersionConflict

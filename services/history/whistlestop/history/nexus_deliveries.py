@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
 from whistlestop.history import nexus_callbacks, nexus_http, outside, system_operations
-from whistlestop.history.core import callbacks, nexus_failures, nexus_operations, system_nexus
-from whistlestop.history.core.time_skipping_apply import skipped_ns
+from whistlestop.history.core.callback import decide as callbacks
+from whistlestop.history.core.nexus import decide as nexus_operations
+from whistlestop.history.core.nexus import failures as nexus_failures
+from whistlestop.history.core.nexus import system as system_nexus
 from whistlestop.history.core.times import MILLISECOND_NS, timestamp_ns
+from whistlestop.history.core.timeskip.state import skipped_ns
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
     from whistlestop.common.proto.nexus_pb2 import OperationToken
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import NexusOperation, TransferData
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
     from whistlestop.storage.records import TransferTask
 

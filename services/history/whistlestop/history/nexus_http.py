@@ -10,7 +10,8 @@ from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 from whistlestop.common import nexus_content
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.outbound import BadRequest, NoAnswer
-from whistlestop.history.core import nexus_failures, nexus_links
+from whistlestop.history.core.nexus import failures as nexus_failures
+from whistlestop.history.core.nexus import links as nexus_links
 from whistlestop.history.core.times import SECOND_NS
 
 if TYPE_CHECKING:

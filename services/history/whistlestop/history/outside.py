@@ -12,7 +12,9 @@ from whistlestop.common import nexus_content
 from whistlestop.common.outbound import BadRequest, NoAnswer
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
 from whistlestop.history import histories, nexus_http
-from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
+from whistlestop.history.core.nexus import decide as nexus_operations
+from whistlestop.history.core.nexus import failures as nexus_failures
+from whistlestop.history.core.nexus import links as nexus_links
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS
 from whistlestop.history.nexus_callbacks import CALLBACK_HEADER, callback_url, token_of
 
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.common.outbound import Answer
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import NexusOperation
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
 
     Record: TypeAlias = Callable[[Run, NexusOperation], None]

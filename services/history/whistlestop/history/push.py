@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.ids import Ids
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
     from whistlestop.storage.records import MatchingTask
 

@@ -17,11 +17,12 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS
-from whistlestop.history.core import nexus_operations, system_nexus
+from whistlestop.history.core.nexus import decide as nexus_operations
+from whistlestop.history.core.nexus import system as system_nexus
 
 if TYPE_CHECKING:
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import NexusOperation
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.outside import Record
     from whistlestop.history.service import History
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from whistlestop.common.clock import SECOND_NS, wait_toward
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.loops import Loop
-from whistlestop.history.core import timers as core_timers
+from whistlestop.history.core import deadlines as core_timers
 from whistlestop.history.passing import is_passing
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS, TimerTask

@@ -17,8 +17,8 @@ from whistlestop.common.proto.internal_pb2 import TaskToken
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import Activity, MutableState, NexusOperation
+    from whistlestop.history.core.transition.run import Run
 
 
 class Kind(Enum):

@@ -16,7 +16,11 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history import histories
-from whistlestop.history.core import callbacks, children, external, nexus_failures, nexus_operations
+from whistlestop.history.core.callback import decide as callbacks
+from whistlestop.history.core.child import decide as children
+from whistlestop.history.core.external import decide as external
+from whistlestop.history.core.nexus import decide as nexus_operations
+from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.storage.errors import Refused
 from whistlestop.storage.records import ExecutionKey
@@ -24,7 +28,7 @@ from whistlestop.storage.records import ExecutionKey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
     from whistlestop.storage.records import TransferTask
 

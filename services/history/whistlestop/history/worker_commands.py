@@ -1,4 +1,4 @@
-"""Deliver commands to workers: a Nexus request to the control queue of each worker (core/worker_commands.py).
+"""Deliver commands to workers: a Nexus request to the control queue of each worker (see core/transition).
 
 Rules of this file:
 - A request is dispatched like an external one (api/nexus_requests.py): it is a row of `queries`, to which a task of the
@@ -22,9 +22,9 @@ from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskResponse
 from whistlestop.common.task_queues import RESERVED_PREFIX
 from whistlestop.history.api.nexus_requests import MARGIN_NS
 from whistlestop.history.askers import KEEP_NS
-from whistlestop.history.core import nexus_failures
-from whistlestop.history.core.nexus_operations import TASK_TYPE_NEXUS
-from whistlestop.history.core.workflow_task import DEFAULT_PRIORITY
+from whistlestop.history.core.nexus import failures as nexus_failures
+from whistlestop.history.core.nexus.decide import TASK_TYPE_NEXUS
+from whistlestop.history.core.workflow_task.decide import DEFAULT_PRIORITY
 from whistlestop.history.nexus_deliveries import PutOff
 from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
 

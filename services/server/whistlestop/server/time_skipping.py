@@ -25,8 +25,10 @@ from temporalio.api.testservice.v1 import request_response_pb2 as test_pb
 from whistlestop.common.clock import SECOND_NS, WALL_LOOK_S, SkippingClock, SystemClock, wait_until
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.frontend.registry import registry_of_tests
-from whistlestop.history.core import time_skipping, time_skipping_apply, timers
+from whistlestop.history.core import deadlines as timers
 from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, duration_ns, timestamp_ns
+from whistlestop.history.core.timeskip import decide as time_skipping
+from whistlestop.history.core.timeskip import state as time_skipping_apply
 from whistlestop.server.assembly import assemble
 from whistlestop.server.process import Server
 from whistlestop.storage.records import SLOTS
@@ -41,8 +43,8 @@ if TYPE_CHECKING:
     from whistlestop.common.metrics import Metrics
     from whistlestop.common.notify import Notifier
     from whistlestop.frontend.service import Frontend
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
     from whistlestop.server.assembly import Services
     from whistlestop.server.config import ServerConfig

@@ -24,15 +24,15 @@ from whistlestop.history.api.activity_operations import (
 )
 from whistlestop.history.api.standalone import Standalone, long_poll_token, set_keyword
 from whistlestop.history.api.start import Start, start
-from whistlestop.history.core import activity_execution as core
-from whistlestop.history.core import activity_execution_operations as operations
-from whistlestop.history.core import activity_execution_shown as shown
-from whistlestop.history.core.activity_execution import TERMINAL
+from whistlestop.history.core.activity import standalone as core
+from whistlestop.history.core.activity import standalone_describe as shown
+from whistlestop.history.core.activity import standalone_operations as operations
+from whistlestop.history.core.activity.standalone import TERMINAL
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
 
 OPTION_FIELDS = (

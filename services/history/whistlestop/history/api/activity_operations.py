@@ -10,7 +10,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import invalid_argument
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS
-from whistlestop.history.core import activity_operations as operations
+from whistlestop.history.core.activity import operations
 from whistlestop.history.core.times import duration_ns
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import Activity
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
 
 

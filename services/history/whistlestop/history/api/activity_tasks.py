@@ -12,11 +12,13 @@ from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.activity_executions import ACTIVITIES
-from whistlestop.history.core import activity as core_activity
-from whistlestop.history.core import activity_execution, build_ids, version_transition
-from whistlestop.history.core.activity_execution import ID_PREFIX, A
-from whistlestop.history.core.command_faults import is_uuid
+from whistlestop.history.core.activity import decide as core_activity
+from whistlestop.history.core.activity import standalone as activity_execution
+from whistlestop.history.core.activity.standalone import ID_PREFIX, A
+from whistlestop.history.core.commands.faults import is_uuid
 from whistlestop.history.core.times import set_duration, set_timestamp
+from whistlestop.history.core.versioning import build_ids
+from whistlestop.history.core.workflow_task import version_transition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto import internal_pb2
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import Activity
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
 
 T = TypeVar("T")

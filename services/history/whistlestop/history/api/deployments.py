@@ -19,7 +19,7 @@ from whistlestop.common.deployments import (
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.deployment_pb2 import RefreshDrainageResponse, RerouteTasksResponse
 from whistlestop.history.api import METHODS
-from whistlestop.history.core import versioning
+from whistlestop.history.core.versioning import decide as versioning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         RefreshDrainageRequest,
         RerouteTasksRequest,
     )
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
     from whistlestop.storage.records import MatchingTask
 

@@ -10,13 +10,14 @@ from whistlestop.common.deployments import EMPTY, check_override, named_version
 from whistlestop.common.errors import not_found
 from whistlestop.history import circuit_breakers, rebuilding
 from whistlestop.history.api import METHODS
-from whistlestop.history.core import cancel, close, describe, options
-from whistlestop.history.core.signal import ALREADY_COMPLETED
+from whistlestop.history.core.operations import options
+from whistlestop.history.core.signal.decide import ALREADY_COMPLETED
+from whistlestop.history.core.workflow import cancel, close, describe
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
 
 

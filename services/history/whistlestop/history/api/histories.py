@@ -29,9 +29,10 @@ from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import closed_topic, execution_topic
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS
-from whistlestop.history.core import close, workflow_task
-from whistlestop.history.core.run import PAUSED, RUNNING
 from whistlestop.history.core.times import SECOND_NS
+from whistlestop.history.core.transition.run import PAUSED, RUNNING
+from whistlestop.history.core.workflow import close
+from whistlestop.history.core.workflow_task import decide as workflow_task
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply

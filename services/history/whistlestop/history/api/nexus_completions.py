@@ -12,7 +12,9 @@ from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_
 from whistlestop.common.proto.nexus_pb2 import CompleteNexusOperationRequest, CompleteNexusOperationResponse
 from whistlestop.history import nexus_callbacks, nexus_http
 from whistlestop.history.api import METHODS
-from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
+from whistlestop.history.core.nexus import decide as nexus_operations
+from whistlestop.history.core.nexus import failures as nexus_failures
+from whistlestop.history.core.nexus import links as nexus_links
 from whistlestop.history.core.times import SECOND_NS
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.nexus_pb2 import OperationToken
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
 
 _SUCCEEDED, _FAILED = "succeeded", "failed"

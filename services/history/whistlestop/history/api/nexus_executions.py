@@ -17,16 +17,16 @@ from whistlestop.history import circuit_breakers, histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.standalone import Standalone, long_poll_token, set_keyword
 from whistlestop.history.api.start import Start, start
-from whistlestop.history.core import nexus_execution as core
-from whistlestop.history.core import nexus_execution_shown as shown
-from whistlestop.history.core import nexus_operations
-from whistlestop.history.core.nexus_deadlines import next_deadline
+from whistlestop.history.core.nexus import decide as nexus_operations
+from whistlestop.history.core.nexus import standalone as core
+from whistlestop.history.core.nexus import standalone_describe as shown
+from whistlestop.history.core.nexus.deadlines import next_deadline
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine import Entry
     from whistlestop.history.service import History
 

@@ -21,7 +21,7 @@ from whistlestop.common.proto.nexus_pb2 import (
     RecordNexusRequestStartedRequest,
 )
 from whistlestop.history.api import METHODS
-from whistlestop.history.core import nexus_operations
+from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, timestamp_ns
 from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
 

@@ -15,7 +15,9 @@ from whistlestop.common.nesting import load_json
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken, RecordNexusTaskStartedRequest
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS, nexus_requests
-from whistlestop.history.core import nexus_failures, nexus_links, nexus_operations
+from whistlestop.history.core.nexus import decide as nexus_operations
+from whistlestop.history.core.nexus import failures as nexus_failures
+from whistlestop.history.core.nexus import links as nexus_links
 from whistlestop.history.core.times import MILLISECOND_NS, set_timestamp
 from whistlestop.history.nexus_callbacks import CALLBACK_HEADER, callback_url, token_of
 from whistlestop.history.nexus_deliveries import SYSTEM_URL
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto import internal_pb2
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import NexusOperation
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.history.api import METHODS
-from whistlestop.history.core import pause
+from whistlestop.history.core.operations import pause
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply

@@ -37,16 +37,18 @@ from whistlestop.common.proto.deployment_pb2 import RefreshDrainageRequest
 from whistlestop.history import histories, tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.histories import first_page
-from whistlestop.history.core import update, versioning, workflow_task
-from whistlestop.history.core.run import PAUSED, RUNNING
 from whistlestop.history.core.times import SECOND_NS
+from whistlestop.history.core.transition.run import PAUSED, RUNNING
+from whistlestop.history.core.update import decide as update
+from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.workflow_task import decide as workflow_task
 from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.history.core.limits import Limits
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine import Entry
     from whistlestop.history.service import History
 

@@ -12,8 +12,9 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history import chains, histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.start import MAX_LOOKED_BACK
-from whistlestop.history.core import children, close
-from whistlestop.history.core import reset as core_reset
+from whistlestop.history.core.child import decide as children
+from whistlestop.history.core.operations import reset as core_reset
+from whistlestop.history.core.workflow import close
 from whistlestop.storage.errors import CurrentConflict, VersionConflict
 from whistlestop.storage.records import CurrentWrite, ExecutionKey
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine import Engine, Entry
     from whistlestop.history.service import History
     from whistlestop.storage.records import HistoryBatch

@@ -11,15 +11,16 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.api import METHODS, links
 from whistlestop.history.api.start import MAX_CONFLICTS, Start, check_version, first_of_chain
-from whistlestop.history.core import id_policies, signal
-from whistlestop.history.core import start as core_start
-from whistlestop.history.core.id_policies import Verdict
+from whistlestop.history.core.chain import id_policies
+from whistlestop.history.core.chain import start as core_start
+from whistlestop.history.core.chain.id_policies import Verdict
+from whistlestop.history.core.signal import decide as signal
 from whistlestop.storage.errors import CurrentConflict
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
 
 SIGNALED = et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED

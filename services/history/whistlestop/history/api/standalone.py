@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.limits import Limits
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine import Entry
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey

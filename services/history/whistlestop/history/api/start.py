@@ -18,9 +18,12 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.records import record
 from whistlestop.history import chains
 from whistlestop.history.api import METHODS, links
-from whistlestop.history.core import close, id_policies, options, workflow_task
-from whistlestop.history.core import start as core_start
-from whistlestop.history.core.id_policies import Verdict
+from whistlestop.history.core.chain import id_policies
+from whistlestop.history.core.chain import start as core_start
+from whistlestop.history.core.chain.id_policies import Verdict
+from whistlestop.history.core.operations import options
+from whistlestop.history.core.workflow import close
+from whistlestop.history.core.workflow_task import decide as workflow_task
 from whistlestop.storage.errors import CurrentConflict, VersionConflict
 from whistlestop.storage.records import ExecutionKey
 
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import MutableState
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine import Engine, Entry
     from whistlestop.history.service import History
 

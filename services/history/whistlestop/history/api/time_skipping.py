@@ -10,8 +10,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.notify import execution_topic
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.updates import deadline
-from whistlestop.history.core.run import PAUSED, RUNNING
-from whistlestop.history.core.time_skipping_apply import fast_forward_info, is_enabled
+from whistlestop.history.core.timeskip.state import fast_forward_info, is_enabled
+from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:

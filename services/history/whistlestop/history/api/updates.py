@@ -13,9 +13,9 @@ from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import execution_topic
 from whistlestop.history import histories
 from whistlestop.history.api import METHODS
-from whistlestop.history.core import update
-from whistlestop.history.core.run import PAUSED, RUNNING
 from whistlestop.history.core.times import SECOND_NS
+from whistlestop.history.core.transition.run import PAUSED, RUNNING
+from whistlestop.history.core.update import decide as update
 
 if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb

@@ -17,9 +17,14 @@ from whistlestop.common.proto import internal_pb2
 from whistlestop.history import completion_pages, histories, tokens
 from whistlestop.history.api import METHODS, activity_tasks, queries
 from whistlestop.history.api.histories import first_page
-from whistlestop.history.core import activity as core_activity
-from whistlestop.history.core import build_ids, close, completion, update, version_transition, workflow_task
+from whistlestop.history.core import completion
+from whistlestop.history.core.activity import decide as core_activity
 from whistlestop.history.core.times import set_timestamp
+from whistlestop.history.core.update import decide as update
+from whistlestop.history.core.versioning import build_ids
+from whistlestop.history.core.workflow import close
+from whistlestop.history.core.workflow_task import decide as workflow_task
+from whistlestop.history.core.workflow_task import version_transition
 from whistlestop.storage.visibility.attributes import Limits as AttributeLimits
 from whistlestop.storage.visibility.attributes import validate
 from whistlestop.storage.visibility.errors import InvalidSearchAttributes
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
     from whistlestop.storage.namespaces import Namespace
 

@@ -20,7 +20,10 @@ from whistlestop.common.error_size import MOST_MESSAGE_BYTES, cut
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.storable import nul_field
-from whistlestop.history.core import build_ids, nonces, versioning, workflow_task
+from whistlestop.history.core import nonces
+from whistlestop.history.core.versioning import build_ids
+from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.workflow_task import decide as workflow_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
     from whistlestop.common.proto.internal_pb2 import TaskToken
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
 
 Cause: TypeAlias = fc.WorkflowTaskFailedCause.ValueType
 TASK_GONE = "Workflow task not found."
@@ -202,7 +205,9 @@ def _carry_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest
 
     Raise BadCommand.
     """
-    from whistlestop.history.core import activity, update, version_transition
+    from whistlestop.history.core.activity import decide as activity
+    from whistlestop.history.core.update import decide as update
+    from whistlestop.history.core.workflow_task import version_transition
 
     before, scheduled_ns = version_transition.standing(run.state), run.state.workflow_task.scheduled_ns
     event = workflow_task.complete(run, request)
@@ -263,7 +268,8 @@ def _fail_task(
     run: Run, bad: BadCommand, request: service_pb.RespondWorkflowTaskCompletedRequest, attempt: int
 ) -> Outcome:
     """Undo what the answer did, and record that the task failed."""
-    from whistlestop.history.core import close, update
+    from whistlestop.history.core.update import decide as update
+    from whistlestop.history.core.workflow import close
 
     if attempt > 1 and bad.cause != fc.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND and not bad.terminate:
         # The failure of a transient task is not recorded: the task times out and is retried.
@@ -308,7 +314,7 @@ def _next_task(
     heartbeat_ns: int | None,
 ) -> Outcome:
     """Schedule the next workflow task if one is needed at once, and start it for the caller if requested."""
-    from whistlestop.history.core import update
+    from whistlestop.history.core.update import decide as update
 
     outcome = Outcome(completed=completion is not None)
     if completion is not None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from whistlestop.history.core import close
+from whistlestop.history.core.workflow import close
 
 if TYPE_CHECKING:
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
 
 HISTORY_SIZE = "Workflow history size exceeds limit."
 HISTORY_COUNT = "Workflow history count exceeds limit."

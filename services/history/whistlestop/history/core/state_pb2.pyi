@@ -369,7 +369,7 @@ class Timer(_message.Message):
     started_event_id: _builtins.int
     fire_ns: _builtins.int
     started_event_batch_id: _builtins.int
-    """For a timer that is due soon after its start (core/short_timers.py); release 0.1.0 neither writes nor reads these."""
+    """For a timer that is due soon after its start (core/workflow_task/short_timers.py); release 0.1.0 neither writes nor reads these."""
     waits_until_ns: _builtins.int
     """0: fires at fire_ns in any case"""
     def __init__(

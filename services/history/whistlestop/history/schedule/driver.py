@@ -30,11 +30,12 @@ from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.offload import off_loop
 from whistlestop.history import chains
 from whistlestop.history.api.start import check_version
-from whistlestop.history.core import cancel, close, retry
-from whistlestop.history.core import start as core_start
-from whistlestop.history.core.run import PAUSED, RUNNING
+from whistlestop.history.core import retry
+from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import SECOND_NS
+from whistlestop.history.core.transition.run import PAUSED, RUNNING
+from whistlestop.history.core.workflow import cancel, close
 from whistlestop.history.schedule import policy
 from whistlestop.history.schedule.schedule_pb2 import BufferedStart, ScheduleData
 from whistlestop.storage.errors import CurrentConflict, VersionConflict
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.schedule.spec import CompiledSpec
     from whistlestop.history.service import History
     from whistlestop.storage.records import TransferTask

@@ -21,8 +21,8 @@ from whistlestop.common.errors import (
 )
 from whistlestop.common.offload import off_loop
 from whistlestop.history.api.start import Start, start
-from whistlestop.history.core import close
 from whistlestop.history.core.times import timestamp_ns
+from whistlestop.history.core.workflow import close
 from whistlestop.history.schedule import driver, policy
 from whistlestop.history.schedule import spec as times
 from whistlestop.history.schedule.ranges import SpecError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.history.core.run import Run
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey
 

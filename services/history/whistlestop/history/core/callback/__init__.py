@@ -1,0 +1,1 @@
+"""Completion callbacks of runs and updates."""

@@ -1,0 +1,1 @@
+"""Child workflows, from their parent's side."""

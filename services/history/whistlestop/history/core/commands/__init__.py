@@ -1,0 +1,1 @@
+"""The commands of workers: their checks, their errors, and who handles which."""

@@ -1,0 +1,1 @@
+"""Signals and cancellation requests to other executions, from the sender's side."""

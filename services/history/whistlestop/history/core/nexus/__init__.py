@@ -1,0 +1,1 @@
+"""Nexus operations, of workflows and standalone."""

@@ -1,0 +1,1 @@
+"""What clients change of a run from outside: pause, options, reset."""

@@ -1,0 +1,107 @@
+"""Turn a decided run into the records of one commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+from temporalio.api.history.v1 import message_pb2 as history_pb
+
+from whistlestop.history.core.timeskip import decide as time_skipping
+from whistlestop.history.core.transition import external_payloads, visibility, worker_commands
+from whistlestop.history.core.workflow_task import decide as workflow_task
+from whistlestop.storage.records import CurrentWrite, ExecutionWrite, HistoryBatch
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.transition.run import Run
+
+
+def write_of(run: Run) -> ExecutionWrite:
+    """Return everything that `run` collected as one write. The run can't be used for decisions afterwards."""
+    state = run.state
+    if run.mem_buffer and state.workflow_task.speculative and run.is_open:
+        workflow_task.make_normal(run)
+    _limit_buffer(run)
+    time_skipping.skip_if_idle(run)
+    if run.activities_to_cancel:
+        worker_commands.write_requests(run)
+    happened = bool(run.batch or run.batches or run.mem_buffer)
+    if not run.has_started_workflow_task:
+        run.flush_buffer()
+    elif run.mem_buffer:
+        state.buffered_events.extend(run.mem_buffer)
+        run.mem_buffer.clear()
+    run.new_batch()
+    if happened or not run.bookkeeping:
+        state.state_transition_count += run.transitions
+    batches = tuple(_serialise(run))
+    timer_removed = run.timer_removed
+    if not run.is_open:
+        _drop_everything_pending(run)
+        if state.alarm_ns:
+            timer_removed = run.version > 0
+            state.alarm_ns = 0
+        run.timer = None
+    return ExecutionWrite(
+        key=run.key,
+        slot=run.slot,
+        expected_version=run.version,
+        state=state.SerializeToString(),
+        next_event_id=state.next_event_id,
+        status=state.status,
+        branch_id=state.branches[-1].branch_id,
+        history=batches,
+        tasks_added=tuple(run.tasks_added),
+        tasks_removed=tuple(run.tasks_removed),
+        timer=run.timer,
+        timer_removed=timer_removed,
+        retention_timer=run.retention_timer,
+        transfers_added=tuple(run.transfers),
+        visibility=visibility.row(state, run.search_attribute_types) if run.visibility_changed else None,
+        current=run.current or _current_write(run),
+        forked_from=run.forked_from,
+    )
+
+
+def _limit_buffer(run: Run) -> None:
+    """Fail the started workflow task if too many events were buffered during it, so that the next one shows them."""
+    if not (run.mem_buffer and run.is_open and run.has_started_workflow_task):
+        return
+    limits = run.limits
+    events = [*run.state.buffered_events, *run.mem_buffer]
+    if len(events) > limits.buffered_events or sum(event.ByteSize() for event in events) > limits.buffered_bytes:
+        workflow_task.fail(run, fc.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, "history-service")
+        run.flush_buffer()
+        workflow_task.schedule(run)
+
+
+def _serialise(run: Run) -> list[HistoryBatch]:
+    state = run.state
+    batches = []
+    for events in run.batches:
+        data = history_pb.History(events=events).SerializeToString()
+        batches.append(HistoryBatch(events[0].event_id, events[-1].event_id + 1, data))
+        state.history_size_bytes += len(data)
+        external_payloads.add(state, events, data)
+        state.last_first_event_id = events[0].event_id
+    return batches
+
+
+def _drop_everything_pending(run: Run) -> None:
+    """Delete the matching tasks of a closed run."""
+    state = run.state
+    run.drop_task(state.workflow_task.row)
+    for activity in state.activities.values():
+        run.drop_task(activity.row)
+    for operation in state.nexus_operations.values():
+        run.drop_task(operation.start.row)
+        run.drop_task(operation.cancel.row)
+    if state.HasField("activity_execution"):
+        run.drop_task(state.activity_execution.row)
+
+
+def _current_write(run: Run) -> CurrentWrite | None:
+    """Return the update of the current row for a run that closes, unless its next run takes the row over."""
+    if run.is_open or not run.finished or run.superseded or run.next_run is not None:
+        return None
+    return CurrentWrite(run.current_record(), expected_run_id=run.key.run_id)

@@ -1,0 +1,1 @@
+"""A run's own clock, and when it skips time."""

@@ -1,0 +1,92 @@
+"""Skip time within a run: when it may, how far, and when a fast-forward ends.
+
+Rules of this file: a run skips time at the end of a transition that leaves it idle, without pending workflow task,
+activity (except those that wait for a retry), operation, child, or request to another run. It skips to the next
+deadline, never past the target of a fast-forward. What is then due by the run's clock is fired by the ordinary timer
+row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whistlestop.history.core import deadlines as timers
+from whistlestop.history.core.activity import standalone as activity_execution
+from whistlestop.history.core.times import LAST_SKIPPED_TO_NS
+from whistlestop.history.core.timeskip import state as time_skipping_apply
+from whistlestop.history.core.transition.run import RUNNING
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.state_pb2 import Activity, MutableState
+    from whistlestop.history.core.transition.run import Run
+
+
+def skip_if_idle(run: Run) -> None:
+    """Skip to the next deadline if the run is idle. Called at the end of every transition."""
+    state = run.state
+    if not time_skipping_apply.is_enabled(state):
+        return
+    if not _is_idle(run):
+        run.arm(time_skipping_apply.fast_forward_due(state))
+        return
+    target_ns = min((due for due in _targets(state) if run.now_ns <= due <= LAST_SKIPPED_TO_NS), default=0)
+    fast_forward_ns = time_skipping_apply.fast_forward_due(state)
+    disables = False
+    if fast_forward_ns:
+        disables = not 0 < target_ns < fast_forward_ns
+        if fast_forward_ns <= run.now_ns:
+            target_ns, disables = 0, True
+        elif disables:
+            target_ns = fast_forward_ns
+    if not target_ns and not disables:
+        return
+    timers.record_time_skip(run, target_ns=target_ns, disables=disables)
+    timers.rearm(run)
+
+
+def activities_under_way(state: MutableState) -> int:
+    """Return the number of activities that are dispatched or started."""
+    if state.status != RUNNING:
+        return 0
+    if state.HasField("activity_execution"):
+        return int(activity_execution.is_worked_at(state))
+    return sum(not activity.paused and not activity.retry_due_ns for activity in state.activities.values())
+
+
+def other_work(state: MutableState) -> bool:
+    """Return whether a workflow task, a request to another run, or a Nexus request is pending."""
+    if state.status != RUNNING:
+        return False
+    if state.workflow_task.scheduled_event_id or state.external_signals or state.external_cancels:
+        return True
+    return any(
+        operation.start.deadline_ns or operation.cancel.deadline_ns for operation in state.nexus_operations.values()
+    )
+
+
+def _is_idle(run: Run) -> bool:
+    state = run.state
+    if not run.is_open or state.paused or run.has_pending_workflow_task:
+        return False
+    if any(not _waits_for_attempt(activity, run.now_ns) for activity in state.activities.values()):
+        return False
+    return not (state.nexus_operations or state.children or state.external_signals or state.external_cancels)
+
+
+def _waits_for_attempt(activity: Activity, now_ns: int) -> bool:
+    return _is_retried(activity) and activity.retry_due_ns > now_ns
+
+
+def _is_retried(activity: Activity) -> bool:
+    return not activity.started_ns and not activity.paused and activity.has_retry_policy and activity.attempt > 1
+
+
+def _targets(state: MutableState) -> list[int]:
+    """Return the times to which the run may skip, by its clock."""
+    targets = [timer.fire_ns for timer in state.timers.values()]
+    targets += [activity.retry_due_ns for activity in state.activities.values() if _is_retried(activity)]
+    if state.last_completed_started_event_id:
+        targets += [due for due in (state.run_expiration_ns, state.execution_expiration_ns) if due]
+    elif state.execution_start_ns > state.start_ns:
+        targets.append(state.execution_start_ns)
+    return targets

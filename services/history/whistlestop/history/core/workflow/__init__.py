@@ -1,0 +1,1 @@
+"""The workflow execution: its own attributes, its cancellation, its end, and its description."""

@@ -1,0 +1,1 @@
+"""Workflow tasks: their lifecycle, and the processing of workers' answers."""
