@@ -27,7 +27,6 @@ from whistlestop.history.core import completion
 from whistlestop.history.core import deadlines as timers
 from whistlestop.history.core.activity import decide as core_activity
 from whistlestop.history.core.chain import start as core_start
-from whistlestop.history.core.commands import families as commands
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.records import write_of
 from whistlestop.history.core.state_pb2 import MutableState
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
         VisibilityRow,
     )
 
-assert commands.__all__, "imported for the handlers of commands"
 T = TypeVar("T")
 NAMESPACE_ID = "11111111-1111-7111-8111-111111111111"
 HANDLERS_NAMESPACE_ID = "22222222-2222-7222-8222-222222222222"

@@ -16,7 +16,7 @@ from whistlestop.common.failures import truncate
 from whistlestop.history.core import retry
 from whistlestop.history.core.commands import attributes as command_attributes
 from whistlestop.history.core.commands import external_attributes as command_externals
-from whistlestop.history.core.completion import BadCommand
+from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration
 

@@ -11,7 +11,7 @@ from whistlestop.common.outbound import Outbound
 from whistlestop.history.api import handler_of
 from whistlestop.history.askers import Askers
 from whistlestop.history.completion_pages import CompletionPages
-from whistlestop.history.core.commands import families as _commands  # noqa: F401 - fills the table of command handlers
+from whistlestop.history.core import completion as _completion  # noqa: F401 - loaded here, not by the first answer
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.engine import Effects, Engine
 from whistlestop.history.placements import Placements

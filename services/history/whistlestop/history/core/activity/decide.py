@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
-from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import deployment_pb2, task_queue_pb2
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
@@ -27,7 +26,7 @@ from whistlestop.history.core.activity import rules as workflow_rules
 from whistlestop.history.core.activity.deadlines import close_deadline, next_deadline
 from whistlestop.history.core.commands import attributes as command_attributes
 from whistlestop.history.core.commands import sizes
-from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
+from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.times import set_timestamp
 from whistlestop.history.core.transition import worker_commands
 from whistlestop.history.core.versioning import build_ids
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.common.proto.internal_pb2 import TaskToken
+    from whistlestop.history.core.commands.context import Completion
     from whistlestop.history.core.state_pb2 import Activity
     from whistlestop.history.core.transition.run import Run
 
@@ -538,7 +538,3 @@ def _clear_started(activity: Activity) -> None:
     activity.started_ns = 0
     activity.started_event_id = 0
     activity.request_id = ""
-
-
-HANDLERS[ct.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK] = schedule
-HANDLERS[ct.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK] = request_cancel

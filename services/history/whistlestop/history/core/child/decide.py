@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
@@ -25,7 +24,6 @@ from whistlestop.history.core.chain.start import (
 from whistlestop.history.core.commands import external_attributes as command_externals
 from whistlestop.history.core.commands import sizes
 from whistlestop.history.core.commands.faults import namespace_id_of
-from whistlestop.history.core.completion import HANDLERS, Completion
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp
 from whistlestop.history.core.timeskip import state as time_skipping_apply
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
 
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+    from whistlestop.history.core.commands.context import Completion
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.state_pb2 import Child, MutableState
     from whistlestop.history.core.transition.run import Run
@@ -289,6 +288,3 @@ def on_close(run: Run, closing: history_pb.HistoryEvent, *, tell_parent: bool = 
                 namespace=state.namespace,
             ),
         )
-
-
-HANDLERS[ct.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION] = initiate

@@ -14,6 +14,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from whistlestop.history.core import retry
 from whistlestop.history.core.chain.start import run_timeout, task_timeout
 from whistlestop.history.core.commands import sizes
+from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.commands.faults import (
     check_search_attributes,
     priority_fault,
@@ -22,7 +23,6 @@ from whistlestop.history.core.commands.faults import (
     too_long,
     workflow_retry_fault,
 )
-from whistlestop.history.core.completion import BadCommand, Cause
 from whistlestop.history.core.times import duration_ns, set_duration
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from temporalio.api.command.v1 import message_pb2 as command_pb
 
     from whistlestop.history.core.transition.run import Run
+    from whistlestop.history.core.workflow_task.causes import Cause
 
 
 # ---- activities ------------------------------------------------------------------------------------------------------

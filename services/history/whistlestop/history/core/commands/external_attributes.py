@@ -14,6 +14,7 @@ from whistlestop.common import cron
 from whistlestop.history.core import retry
 from whistlestop.history.core.chain.start import run_timeout, task_timeout
 from whistlestop.history.core.commands import sizes
+from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.commands.faults import (
     RESERVED_ID_PREFIXES,
     check_namespace,
@@ -25,7 +26,6 @@ from whistlestop.history.core.commands.faults import (
     too_long,
     workflow_retry_fault,
 )
-from whistlestop.history.core.completion import BadCommand
 from whistlestop.history.core.times import duration_ns, set_duration
 
 if TYPE_CHECKING:

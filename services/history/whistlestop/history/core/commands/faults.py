@@ -13,13 +13,14 @@ from temporalio.api.enums.v1 import task_queue_pb2
 
 from whistlestop.common import task_queues
 from whistlestop.history.core import retry
-from whistlestop.history.core.completion import BadCommand, Cause
+from whistlestop.history.core.commands.errors import BadCommand
 
 if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
     from whistlestop.history.core.transition.run import Run
+    from whistlestop.history.core.workflow_task.causes import Cause
 
 RESERVED_ID_PREFIXES = ("temporal-sys-scheduler:", "temporal-sys-activity:", "temporal-sys-nexus-operation:")
 """The prefixes of the server's own runs, which share the namespace of workflow ids."""

@@ -8,7 +8,7 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 
 from whistlestop.common.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
-from whistlestop.history.core.completion import BadCommand, Cause
+from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.transition.apply import merge_payloads
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.transition.run import Run
+    from whistlestop.history.core.workflow_task.causes import Cause
 
 
 def check_blob(run: Run, cause: Cause, size: int, message: str) -> None:

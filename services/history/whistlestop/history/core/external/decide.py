@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2
 
 from whistlestop.history.core.commands import external_attributes as command_externals
 from whistlestop.history.core.commands import sizes
 from whistlestop.history.core.commands.faults import namespace_id_of
-from whistlestop.history.core.completion import HANDLERS, Completion
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.workflow_task import decide as workflow_task
 
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from temporalio.api.command.v1 import message_pb2 as command_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
+    from whistlestop.history.core.commands.context import Completion
     from whistlestop.history.core.transition.run import Run
 
 
@@ -144,7 +143,3 @@ def record_cancel_failed(
     a.cause = cause
     run.append(event)
     workflow_task.schedule_if_none(run)
-
-
-HANDLERS[ct.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION] = initiate_signal
-HANDLERS[ct.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION] = initiate_cancel

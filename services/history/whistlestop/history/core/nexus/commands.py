@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 
 from whistlestop.common.errors import ServiceError
 from whistlestop.history.core.commands import sizes
-from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
+from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import system as system_nexus
 from whistlestop.history.core.nexus.deadlines import next_deadline
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from temporalio.api.command.v1 import message_pb2 as command_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
+    from whistlestop.history.core.commands.context import Completion
     from whistlestop.history.core.transition.run import Run
 
 _BAD_SCHEDULE = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_NEXUS_OPERATION_ATTRIBUTES
@@ -182,7 +182,3 @@ def _has_ended(run: Run, scheduled_event_id: int) -> bool:
         return field is not None and bool(getattr(event, field).scheduled_event_id == scheduled_event_id)
 
     return run.buffered(ends_it) is not None
-
-
-HANDLERS[ct.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION] = schedule
-HANDLERS[ct.COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION] = request_cancel

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 
 from whistlestop.history.core.commands import attributes as command_attributes
-from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
+from whistlestop.history.core.commands.errors import BadCommand
 
 if TYPE_CHECKING:
     from temporalio.api.command.v1 import message_pb2 as command_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.history.core.commands.context import Completion
 
 
 def start(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
@@ -78,7 +79,3 @@ def _take_fired(completion: Completion, timer_id: str) -> int:
     started_event_id = event.timer_fired_event_attributes.started_event_id
     completion.run.take_buffered(fired)
     return started_event_id
-
-
-HANDLERS[ct.COMMAND_TYPE_START_TIMER] = start
-HANDLERS[ct.COMMAND_TYPE_CANCEL_TIMER] = cancel

@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
-from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import update_pb2 as update_enums
@@ -30,7 +29,7 @@ from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core.callback import decide as callbacks
 from whistlestop.history.core.callback.decide import CLOSED_BEFORE_COMPLETED
 from whistlestop.history.core.commands import sizes
-from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
+from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.operations import options
 from whistlestop.history.core.state_pb2 import RefusedUpdate, Update
 from whistlestop.history.core.times import SECOND_NS
@@ -39,6 +38,7 @@ from whistlestop.history.core.workflow_task import decide as workflow_task
 if TYPE_CHECKING:
     from temporalio.api.command.v1 import message_pb2 as command_pb
 
+    from whistlestop.history.core.commands.context import Completion
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
 
@@ -457,6 +457,3 @@ def progress(state: MutableState, ticket: Ticket, *, is_open: bool) -> Progress:
             raise workflow_closing()
         raise aborted_by_closing()
     raise ServiceError(Code.UNAVAILABLE, "workflow update was aborted")
-
-
-HANDLERS[ct.COMMAND_TYPE_PROTOCOL_MESSAGE] = protocol_message

@@ -13,7 +13,6 @@ import json
 from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
-from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
@@ -24,7 +23,7 @@ from whistlestop.history.core.chain import next_run as chain
 from whistlestop.history.core.chain.id_policies import TERMINATE_REASON
 from whistlestop.history.core.child import decide as children
 from whistlestop.history.core.commands import attributes as command_attributes
-from whistlestop.history.core.completion import HANDLERS, BadCommand, Completion
+from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import MILLISECOND_NS
 from whistlestop.history.core.transition import worker_commands
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from temporalio.api.command.v1 import message_pb2 as command_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
+    from whistlestop.history.core.commands.context import Completion
     from whistlestop.history.core.transition.run import Run
 
 HISTORY_SERVICE = "history-service"
@@ -200,8 +200,3 @@ def _tell_schedule(run: Run, event: history_pb.HistoryEvent) -> None:
     )
     data.close_event.CopyFrom(event)
     run.add_transfer("schedule_action_closed", data)
-
-
-HANDLERS[ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION] = complete
-HANDLERS[ct.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION] = fail
-HANDLERS[ct.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION] = cancel

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
@@ -13,7 +12,6 @@ from whistlestop.history.core.callback import decide as callbacks
 from whistlestop.history.core.chain import next_run as chain
 from whistlestop.history.core.chain.start import copy_memo_and_search_attributes
 from whistlestop.history.core.commands import attributes as command_attributes
-from whistlestop.history.core.completion import HANDLERS, Completion
 from whistlestop.history.core.times import duration_ns, set_duration
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.versioning import decide as versioning
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from temporalio.api.command.v1 import message_pb2 as command_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
+    from whistlestop.history.core.commands.context import Completion
     from whistlestop.history.core.transition.run import Run
 
 
@@ -95,6 +94,3 @@ def _begin(run: Run, attributes: command_pb.ContinueAsNewWorkflowExecutionComman
     if backoff_ns or attributes.HasField("backoff_start_interval"):
         set_duration(a.first_workflow_task_backoff, backoff_ns)
     chain.attach(run, run_id, a, run.first_event().links)
-
-
-HANDLERS[ct.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION] = continue_as_new

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import event_type_pb2 as et
 
 from whistlestop.history.core.commands import attributes as command_attributes
-from whistlestop.history.core.completion import HANDLERS, Completion
 
 if TYPE_CHECKING:
     from temporalio.api.command.v1 import message_pb2 as command_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
+
+    from whistlestop.history.core.commands.context import Completion
 
 
 def record_marker(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
@@ -58,8 +58,3 @@ def modify_properties(completion: Completion, command: command_pb.Command) -> hi
     a.workflow_task_completed_event_id = completion.completed_event_id
     run.visibility_changed = True
     return run.append(event)
-
-
-HANDLERS[ct.COMMAND_TYPE_RECORD_MARKER] = record_marker
-HANDLERS[ct.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES] = upsert_search_attributes
-HANDLERS[ct.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES] = modify_properties

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
 
+from whistlestop.history.core.workflow_task.causes import cause_name
+
 if TYPE_CHECKING:
     from whistlestop.history.core.transition.run import Run
 
@@ -18,8 +20,6 @@ def report(run: Run) -> None:
 
     What counts is the last failure that has an event: those of transient tasks have none.
     """
-    from whistlestop.history.core.completion import cause_name
-
     least = run.limits.workflow_task_problems
     if not 0 < least <= run.state.workflow_task.attempts_since_last_success:
         return

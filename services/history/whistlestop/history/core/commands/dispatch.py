@@ -1,0 +1,102 @@
+"""Carry out the commands of a worker's answer, each by its handler.
+
+The handlers are an argument (`core/command_handlers.py` has them all), so this file imports none of them; and none of
+them may import it: what a handler needs is in `context` and `errors`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import command_type_pb2 as ct
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
+
+from whistlestop.common.enum_names import enum_name
+from whistlestop.common.errors import invalid_argument
+from whistlestop.common.storable import nul_field
+from whistlestop.history.core.commands.errors import BadCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from temporalio.api.command.v1 import message_pb2 as command_pb
+    from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
+
+    from whistlestop.history.core.commands.context import Completion, Handler
+
+CLOSING = frozenset(
+    {
+        ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
+        ct.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION,
+        ct.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION,
+        ct.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
+    }
+)
+_BAD_ATTRIBUTES = {
+    ct.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES,
+    ct.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY_ATTRIBUTES,
+    ct.COMMAND_TYPE_START_TIMER: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES,
+    ct.COMMAND_TYPE_CANCEL_TIMER: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_TIMER_ATTRIBUTES,
+    ct.COMMAND_TYPE_RECORD_MARKER: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_RECORD_MARKER_ATTRIBUTES,
+    ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION:
+        fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES,
+    ct.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_FAIL_WORKFLOW_EXECUTION_ATTRIBUTES,
+    ct.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_WORKFLOW_EXECUTION_ATTRIBUTES,
+    ct.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES,
+    ct.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_CHILD_EXECUTION_ATTRIBUTES,
+    ct.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION:
+        fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SIGNAL_WORKFLOW_EXECUTION_ATTRIBUTES,
+    ct.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION:
+        fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_ATTRIBUTES,
+    ct.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES,
+    ct.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES:
+        fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_MODIFY_WORKFLOW_PROPERTIES_ATTRIBUTES,
+    ct.COMMAND_TYPE_PROTOCOL_MESSAGE: fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE,
+    ct.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION:
+        fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_NEXUS_OPERATION_ATTRIBUTES,
+    ct.COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION:
+        fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_NEXUS_OPERATION_ATTRIBUTES,
+}  # fmt: skip
+
+
+def carry_out(completion: Completion, handlers: Mapping[int, Handler]) -> None:
+    """Execute the answer's commands in order.
+
+    Raise BadCommand for an invalid command, and INVALID_ARGUMENT for an invalid sequence of commands.
+    """
+    _check_sequence(completion.request, handlers)
+    for command in completion.request.commands:
+        _check_names(command)
+        written = handlers[command.command_type](completion, command)
+        if written is not None and command.HasField("user_metadata"):
+            written.user_metadata.CopyFrom(command.user_metadata)
+
+
+def _check_names(command: command_pb.Command) -> None:
+    """Raise BadCommand for a name or id with U+0000, which no store holds."""
+    chosen = command.WhichOneof("attributes")
+    field = nul_field(getattr(command, chosen)) if chosen else ""
+    if field:
+        cause = _BAD_ATTRIBUTES.get(command.command_type, fc.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED)
+        raise BadCommand(cause, f"{field} must not contain U+0000: no store holds a name or an id with it")
+
+
+def command_name(command_type: int) -> str:
+    """Return the command's name: `COMMAND_TYPE_START_TIMER` is `StartTimer`; an unknown number stays a number."""
+    name = enum_name(ct.CommandType, command_type)
+    return "".join(part.capitalize() for part in name.removeprefix("COMMAND_TYPE_").split("_"))
+
+
+def _check_sequence(request: service_pb.RespondWorkflowTaskCompletedRequest, handlers: Mapping[int, Handler]) -> None:
+    """Raise INVALID_ARGUMENT for an unknown command, or one that follows a command which closes the workflow."""
+    closing = ""
+    for command in request.commands:
+        if closing:
+            raise invalid_argument(
+                f"invalid command sequence: [{', '.join(command_name(c.command_type) for c in request.commands)}], "
+                f"command {closing} must be the last command."
+            )
+        if command.command_type not in handlers:
+            raise invalid_argument(f"unknown command type: {command_name(command.command_type)}")
+        if command.command_type in CLOSING:
+            closing = command_name(command.command_type)
