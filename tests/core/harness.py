@@ -23,6 +23,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.ids import CountedIds
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import tokens
+from whistlestop.history.core import appliers as _appliers  # noqa: F401 - registers the appliers of events
 from whistlestop.history.core import completion
 from whistlestop.history.core import deadlines as timers
 from whistlestop.history.core.activity import decide as core_activity

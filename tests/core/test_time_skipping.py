@@ -13,9 +13,9 @@ from tests.core.commands import complete_workflow, continue_as_new, fail_workflo
 from tests.core.harness import QUEUE, START_NS, World
 from tests.core.test_activity import application_failure, fail
 from whistlestop.history.core import deadlines as timers
+from whistlestop.history.core import pending_work
 from whistlestop.history.core.operations import options
 from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, SECOND_NS, duration_ns, timestamp_ns
-from whistlestop.history.core.timeskip import decide as time_skipping
 from whistlestop.history.core.workflow import close
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def test_a_fast_forward_ends_in_its_time_while_somebody_works() -> None:
     world = begun(config(forward_s=60))
     world.poll()
     world.advance(61)
-    assert not time_skipping.activities_under_way(world.state())
+    assert not pending_work.activities_under_way(world.state())
     skipping = world.state().time_skipping
     assert skipping.fast_forward_reached
     assert skipping.skipped_ns == 0
@@ -186,12 +186,12 @@ def test_work_for_the_whole_server() -> None:
     """What keeps everybody's time from being skipped in the test server."""
     world = World()
     world.start()
-    assert time_skipping.other_work(world.state())
+    assert pending_work.other_work(world.state())
     world.turn(schedule_activity("a"), schedule_activity("b"))
-    assert not time_skipping.other_work(world.state())
-    assert time_skipping.activities_under_way(world.state()) == 2
+    assert not pending_work.other_work(world.state())
+    assert pending_work.activities_under_way(world.state()) == 2
     world.transact(_close)
-    assert time_skipping.activities_under_way(world.state()) == 0
+    assert pending_work.activities_under_way(world.state()) == 0
 
 
 def _close(run: Run) -> None:

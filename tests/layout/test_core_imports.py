@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from whistlestop.history.core import appliers
+
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "services" / "history" / "whistlestop" / "history" / "core"
 PREFIX = "whistlestop.history.core."
@@ -49,3 +51,27 @@ def test_what_carries_out_commands_does_not_import_the_dispatcher() -> None:
     assert {"activity.decide", "child.decide", "nexus.commands", "update.decide", "workflow.close"} <= handlers
     assert {name for name in handlers if {"commands.dispatch", "command_handlers"} & reached(graph, name)} == set()
     assert reached(graph, "commands.dispatch") & handlers == set()
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = imports()
+    assert len(graph) > 60
+    assert [name for name in graph if name in reached(graph, name)] == []
+
+
+def test_no_package_imports_itself_by_way_of_others() -> None:
+    """Modules that stand in the core itself, in no package, count for themselves."""
+    packages: dict[str, set[str]] = {}
+    for name, imported in imports().items():
+        package = name.partition(".")[0]
+        packages.setdefault(package, set()).update(each.partition(".")[0] for each in imported)
+    for package, imported in packages.items():
+        imported.discard(package)
+    assert len(packages) > 20
+    assert [package for package in packages if package in reached(packages, package)] == []
+
+
+def test_every_event_has_one_applier() -> None:
+    """The tables of the concepts do not overlap: `appliers.APPLIERS` would keep the last one without a word."""
+    tables = [module.APPLIERS for module in vars(appliers).values() if hasattr(module, "APPLIERS")]
+    assert sum(len(table) for table in tables) == len(appliers.APPLIERS) == 54

@@ -28,10 +28,11 @@ from whistlestop.common.offload import off_loop
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.history import pinning, push
 from whistlestop.history.circuit_breakers import CircuitBreakers
+from whistlestop.history.core import appliers as _appliers  # noqa: F401 - registers the appliers of events
 from whistlestop.history.core import history_limits
 from whistlestop.history.core.records import write_of
 from whistlestop.history.core.state_pb2 import MutableState
-from whistlestop.history.core.timeskip.state import skipped_ns
+from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.history.core.transition.run import Run, StartEventNeeded
 from whistlestop.history.core.versioning import decide as versioning
 from whistlestop.history.indexed_batches import IndexedBatches

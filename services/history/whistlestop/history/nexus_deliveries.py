@@ -13,7 +13,7 @@ from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import system as system_nexus
 from whistlestop.history.core.times import MILLISECOND_NS, timestamp_ns
-from whistlestop.history.core.timeskip.state import skipped_ns
+from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Temporal's TestService: a server-wide clock that is set forward while nothing is running.
 
-Time may be skipped when nobody has locked it, no run has work (`core.time_skipping`), no transfer task or commit is
+Time may be skipped when nobody has locked it, no run has work (`core.pending_work`), no transfer task or commit is
 in progress, and nothing due is left to fire. Then the clock moves to the next deadline: a row of `timer_tasks`, or
 the end of a `Sleep`. Everything is checked again before each step, so that whatever a timer causes happens at that
 timer's own time. While time skipping is locked, time passes normally.
@@ -26,9 +26,9 @@ from whistlestop.common.clock import SECOND_NS, WALL_LOOK_S, SkippingClock, Syst
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.frontend.registry import registry_of_tests
 from whistlestop.history.core import deadlines as timers
+from whistlestop.history.core import pending_work
 from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, duration_ns, timestamp_ns
-from whistlestop.history.core.timeskip import decide as time_skipping
-from whistlestop.history.core.timeskip import state as time_skipping_apply
+from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.server.assembly import assemble
 from whistlestop.server.process import Server
 from whistlestop.storage.records import SLOTS
@@ -116,11 +116,11 @@ class TimeSkipper:
     # ---- events in the server ---------------------------------------------------------------------------------------
 
     def _committed(self, run: Run) -> None:
-        if time_skipping.other_work(run.state):
+        if pending_work.other_work(run.state):
             self._busy.add(run.key)
         else:
             self._busy.discard(run.key)
-        count = time_skipping.activities_under_way(run.state)
+        count = pending_work.activities_under_way(run.state)
         if count:
             self._activities[run.key] = count
         else:
@@ -277,7 +277,7 @@ def _serving(handler: Callable[[Any], Awaitable[Reply]]) -> Callable[[Message, C
 def _due(state: MutableState) -> int | None:
     """Return the next deadline of a run by the server's clock; None when it has none."""
     due_ns = timers.earliest_due(state)
-    return due_ns - time_skipping_apply.skipped_ns(state) if due_ns else None
+    return due_ns - skipped_ns(state) if due_ns else None
 
 
 def _reachable(instant_ns: int) -> int:

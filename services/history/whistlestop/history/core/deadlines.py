@@ -20,8 +20,9 @@ from whistlestop.history.core.activity import rules as workflow_rules
 from whistlestop.history.core.activity import standalone as activity_execution
 from whistlestop.history.core.nexus import deadlines as nexus_deadlines
 from whistlestop.history.core.nexus import decide as nexus_operations
-from whistlestop.history.core.times import set_timestamp
+from whistlestop.history.core.timeskip import decide as time_skipping
 from whistlestop.history.core.timeskip import state as time_skipping_apply
+from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.history.core.workflow import close
 from whistlestop.history.core.workflow_task import decide as workflow_task
 from whistlestop.history.core.workflow_task import short_timers
@@ -66,7 +67,7 @@ def earliest_due(state: MutableState) -> int:
 
 def row_due(state: MutableState) -> int:
     """Return the time of the run's timer row, in nanoseconds by the server's clock; 0 if it has none."""
-    return state.alarm_ns - time_skipping_apply.skipped_ns(state) if state.alarm_ns else 0
+    return state.alarm_ns - skipped_ns(state) if state.alarm_ns else 0
 
 
 def run_deadline(state: MutableState) -> int:
@@ -96,6 +97,13 @@ def fire_due(run: Run) -> None:
         rearm(run)
 
 
+def postpone(run: Run) -> None:
+    """Move the run's timer row to the next deadline if it would fire before that, for nothing."""
+    following_ns = earliest_due(run.state)
+    if following_ns > run.state.alarm_ns:
+        run.set_alarm(following_ns)
+
+
 def rearm(run: Run) -> None:
     """Move the run's timer row to the next deadline, or delete it if there is none."""
     following_ns = earliest_due(run.state)
@@ -111,20 +119,7 @@ def rearm(run: Run) -> None:
 def _fire_fast_forward(run: Run) -> None:
     """Disable time skipping if the fast-forward's target has passed while the run was not idle."""
     if run.is_open and 0 < time_skipping_apply.fast_forward_due(run.state) <= run.now_ns:
-        record_time_skip(run, target_ns=0, disables=True)
-
-
-def record_time_skip(run: Run, *, target_ns: int, disables: bool) -> None:
-    """Advance the run's clock to `target_ns` (0: leave it); with `disables`, time skipping ends."""
-    event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_TIME_SKIPPING_TRANSITIONED)
-    event.worker_may_ignore = True
-    a = event.workflow_execution_time_skipping_transitioned_event_attributes
-    set_timestamp(a.wall_clock_time, run.now_ns)
-    if target_ns:
-        set_timestamp(a.target_time, target_ns)
-    a.disabled_after_fast_forward = disables
-    run.append(event)
-    run.tell_time()
+        time_skipping.record(run, target_ns=0, disables=True)
 
 
 def _fire_workflow_task(run: Run) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
+from whistlestop.history.core import deadlines
 from whistlestop.history.core.timeskip import decide as time_skipping
 from whistlestop.history.core.transition import external_payloads, visibility, worker_commands
 from whistlestop.history.core.workflow_task import decide as workflow_task
@@ -22,7 +23,10 @@ def write_of(run: Run) -> ExecutionWrite:
     if run.mem_buffer and state.workflow_task.speculative and run.is_open:
         workflow_task.make_normal(run)
     _limit_buffer(run)
-    time_skipping.skip_if_idle(run)
+    if run.postpones_timer and run.is_open:
+        deadlines.postpone(run)
+    if time_skipping.skip_if_idle(run):
+        deadlines.rearm(run)
     if run.activities_to_cancel:
         worker_commands.write_requests(run)
     happened = bool(run.batch or run.batches or run.mem_buffer)

@@ -433,23 +433,20 @@ def heartbeat(run: Run, token: TaskToken, details: common_pb.Payloads | None, id
     """Record a heartbeat; return the activity, from which the reply tells what is requested of the worker."""
     activity = of_token(run, token)
     _note_progress(run, activity, details, identity)
-    _move_alarm(run, activity)
+    run.postpones_timer = _is_timer_too_early(run, activity)
     return activity
 
 
-def _move_alarm(run: Run, activity: Activity) -> None:
-    """Move the run's timer row before it fires for nothing, which would cost a commit of its own.
+def _is_timer_too_early(run: Run, activity: Activity) -> bool:
+    """Return whether the run's timer row should be moved before it fires for nothing, which would cost a commit.
 
     This is not done with every heartbeat where they are frequent, nor where many activities would have to be checked.
     """
-    from whistlestop.history.core.deadlines import earliest_due
-
     state = run.state
     left_ns = state.alarm_ns - run.now_ns
-    if state.alarm_ns and left_ns * 2 <= activity.heartbeat_timeout_ns and len(state.activities) <= MOST_LOOKED_AT:
-        following_ns = earliest_due(state)
-        if following_ns > state.alarm_ns:
-            run.set_alarm(following_ns)
+    return bool(
+        state.alarm_ns and left_ns * 2 <= activity.heartbeat_timeout_ns and len(state.activities) <= MOST_LOOKED_AT
+    )
 
 
 def _note_progress(run: Run, activity: Activity, details: common_pb.Payloads | None, identity: str) -> None:

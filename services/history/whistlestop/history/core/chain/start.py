@@ -14,9 +14,9 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.common.deployments import named_version
 from whistlestop.history.core.chain import cron
+from whistlestop.history.core.payload_maps import is_null_payload
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.times import MILLISECOND_NS, duration_ns, set_duration, set_timestamp
-from whistlestop.history.core.transition.apply import is_null_payload
 from whistlestop.history.core.transition.run import Run
 from whistlestop.history.core.workflow_task import decide as workflow_task
 from whistlestop.storage.records import CurrentWrite

@@ -9,7 +9,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 
 from whistlestop.common.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
 from whistlestop.history.core.commands.errors import BadCommand
-from whistlestop.history.core.transition.apply import merge_payloads
+from whistlestop.history.core.payload_maps import merge_payloads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

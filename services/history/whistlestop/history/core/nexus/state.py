@@ -1,4 +1,4 @@
-"""Apply Nexus events and completion callbacks to the state; see apply.py for the rules."""
+"""Apply the events of Nexus operations to the state."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from whistlestop.history.core.times import duration_ns, timestamp_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.state_pb2 import MutableState
-
-    Applier = Callable[[MutableState, history_pb.HistoryEvent, int], None]
+    from whistlestop.history.core.transition.apply import Applier
 
 
 def _scheduled(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
@@ -63,33 +59,6 @@ def _over(field: str) -> Applier:
         state.nexus_operations.pop(getattr(event, field).scheduled_event_id, None)
 
     return applier
-
-
-def add_callbacks(
-    state: MutableState, callbacks: Iterable[common_pb.Callback], registered_ns: int, request_id: str = ""
-) -> None:
-    """Add completion callbacks of the run."""
-    for callback in callbacks:
-        state.completion_callbacks.add().CopyFrom(callback)
-        state.callback_infos.add(registered_ns=registered_ns, request_id=request_id)
-
-
-def add_update_callbacks(
-    state: MutableState,
-    event: history_pb.HistoryEvent,
-    update_id: str,
-    request_id: str,
-    callbacks: Iterable[common_pb.Callback],
-) -> None:
-    """Add completion callbacks of an update."""
-    for callback in callbacks:
-        state.completion_callbacks.add().CopyFrom(callback)
-        state.callback_infos.add(
-            registered_ns=timestamp_ns(event.event_time),
-            request_id=request_id,
-            update_id=update_id,
-            event_type=event.event_type,
-        )
 
 
 APPLIERS: Final[dict[int, Applier]] = {

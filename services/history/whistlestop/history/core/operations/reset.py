@@ -25,9 +25,9 @@ from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.operations import options
 from whistlestop.history.core.signal import decide as signal
 from whistlestop.history.core.state_pb2 import MutableState, TransferData
-from whistlestop.history.core.timeskip import state as time_skipping_apply
 from whistlestop.history.core.transition import external_payloads
 from whistlestop.history.core.transition.apply import apply_event
+from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.history.core.transition.run import Run
 from whistlestop.history.core.workflow.close import HISTORY_SERVICE
 from whistlestop.history.core.workflow_task import decide as workflow_task
@@ -143,7 +143,7 @@ def begin(
     state.history_size_bytes = sum(len(data) for data, _ in batches)
     for data, events in batches:
         external_payloads.add(state, events, data)
-    _renew_deadlines(state, now_ns + time_skipping_apply.skipped_ns(state))
+    _renew_deadlines(state, now_ns + skipped_ns(state))
     run = Run(state, version=0, now_ns=now_ns, ids=ids, limits=limits)
     run.forked_from = tuple(
         BranchRange(b.branch_id, b.first_event_id, b.next_event_id) for b in state.branches if b.next_event_id

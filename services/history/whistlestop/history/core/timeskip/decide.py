@@ -10,25 +10,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from whistlestop.history.core import deadlines as timers
-from whistlestop.history.core.activity import standalone as activity_execution
-from whistlestop.history.core.times import LAST_SKIPPED_TO_NS
+from temporalio.api.enums.v1 import event_type_pb2 as et
+
+from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, set_timestamp
 from whistlestop.history.core.timeskip import state as time_skipping_apply
-from whistlestop.history.core.transition.run import RUNNING
 
 if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import Activity, MutableState
     from whistlestop.history.core.transition.run import Run
 
 
-def skip_if_idle(run: Run) -> None:
-    """Skip to the next deadline if the run is idle. Called at the end of every transition."""
+def skip_if_idle(run: Run) -> bool:
+    """Skip to the next deadline if the run is idle; return whether its clock or its time skipping changed.
+
+    Called at the end of every transition.
+    """
     state = run.state
     if not time_skipping_apply.is_enabled(state):
-        return
+        return False
     if not _is_idle(run):
         run.arm(time_skipping_apply.fast_forward_due(state))
-        return
+        return False
     target_ns = min((due for due in _targets(state) if run.now_ns <= due <= LAST_SKIPPED_TO_NS), default=0)
     fast_forward_ns = time_skipping_apply.fast_forward_due(state)
     disables = False
@@ -39,29 +41,22 @@ def skip_if_idle(run: Run) -> None:
         elif disables:
             target_ns = fast_forward_ns
     if not target_ns and not disables:
-        return
-    timers.record_time_skip(run, target_ns=target_ns, disables=disables)
-    timers.rearm(run)
-
-
-def activities_under_way(state: MutableState) -> int:
-    """Return the number of activities that are dispatched or started."""
-    if state.status != RUNNING:
-        return 0
-    if state.HasField("activity_execution"):
-        return int(activity_execution.is_worked_at(state))
-    return sum(not activity.paused and not activity.retry_due_ns for activity in state.activities.values())
-
-
-def other_work(state: MutableState) -> bool:
-    """Return whether a workflow task, a request to another run, or a Nexus request is pending."""
-    if state.status != RUNNING:
         return False
-    if state.workflow_task.scheduled_event_id or state.external_signals or state.external_cancels:
-        return True
-    return any(
-        operation.start.deadline_ns or operation.cancel.deadline_ns for operation in state.nexus_operations.values()
-    )
+    record(run, target_ns=target_ns, disables=disables)
+    return True
+
+
+def record(run: Run, *, target_ns: int, disables: bool) -> None:
+    """Write the event that advances the clock to `target_ns` (0: leaves it), and with `disables` ends time skipping."""
+    event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_TIME_SKIPPING_TRANSITIONED)
+    event.worker_may_ignore = True
+    a = event.workflow_execution_time_skipping_transitioned_event_attributes
+    set_timestamp(a.wall_clock_time, run.now_ns)
+    if target_ns:
+        set_timestamp(a.target_time, target_ns)
+    a.disabled_after_fast_forward = disables
+    run.append(event)
+    run.tell_time()
 
 
 def _is_idle(run: Run) -> bool:

@@ -6,9 +6,10 @@ history are by that clock; only its timer row, its matching tasks and its retent
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
+from temporalio.api.enums.v1 import event_type_pb2 as et
 
 from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, duration_ns, set_duration, set_timestamp, timestamp_ns
 
@@ -16,11 +17,7 @@ if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.state_pb2 import MutableState, TimeSkipping
-
-
-def skipped_ns(state: MutableState) -> int:
-    """Return how far the run's clock is ahead of the server's, in nanoseconds."""
-    return state.time_skipping.skipped_ns
+    from whistlestop.history.core.transition.apply import Applier
 
 
 def is_enabled(state: MutableState) -> bool:
@@ -87,7 +84,7 @@ def _aim(skipping: TimeSkipping, now_ns: int, target_ns: int) -> None:
         skipping.config.enabled = False
 
 
-def transitioned(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
+def _transitioned(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
     """Advance the clock, or end the fast-forward, or both."""
     a = event.workflow_execution_time_skipping_transitioned_event_attributes
     skipping = state.time_skipping
@@ -99,6 +96,9 @@ def transitioned(state: MutableState, event: history_pb.HistoryEvent, batch_id: 
     skipping.session_skips += 1
     if skipping.session_skips >= skipping.config.max_session_skip_count:
         skipping.config.enabled = False
+
+
+APPLIERS: Final[dict[int, Applier]] = {et.EVENT_TYPE_WORKFLOW_EXECUTION_TIME_SKIPPING_TRANSITIONED: _transitioned}
 
 
 # ---- inheritance -----------------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from whistlestop.common.deployments import EMPTY
 from whistlestop.history.core.slots import slot_of
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.times import set_timestamp
-from whistlestop.history.core.timeskip.state import skipped_ns
 from whistlestop.history.core.transition.apply import BUFFERED_EVENT_ID, FIRST_TASK_ID, apply_event
+from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.storage.records import (
     BranchRange,
     CurrentExecution,
@@ -198,6 +198,8 @@ class Run:
         self.visibility_changed = False
         self.pinned_to: Version | None = None
         """The version to which a client's request pins the run, so that it has work from now on."""
+        self.postpones_timer = False
+        """Whether the timer row is moved to the next deadline at the end, if that is later."""
         self.finished = False
         self.bookkeeping = False
         """Whether the commit changes neither events nor workflow state but only this server's records, which

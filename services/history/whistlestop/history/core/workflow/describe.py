@@ -16,6 +16,7 @@ from whistlestop.history.core.state_pb2 import CallbackInfo
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration, set_timestamp
 from whistlestop.history.core.timeskip import state as time_skipping_apply
 from whistlestop.history.core.transition.apply import BUFFERED_EVENT_ID
+from whistlestop.history.core.transition.clock import skipped_ns
 
 if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import Activity, MutableState, NexusAttempt, NexusOperation
@@ -33,7 +34,7 @@ def workflow(
     With `signal_backlinks` the requests that signalled the run are included.
     """
     reply = service_pb.DescribeWorkflowExecutionResponse()
-    now_ns += time_skipping_apply.skipped_ns(state)
+    now_ns += skipped_ns(state)
     _fill_config(reply.execution_config, state)
     _fill_info(reply.workflow_execution_info, state)
     _fill_extended(reply.workflow_extended_info, state)

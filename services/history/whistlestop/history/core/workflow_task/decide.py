@@ -23,10 +23,10 @@ from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 from whistlestop.common import fairness
 from whistlestop.history.core import nonces
 from whistlestop.history.core.times import SECOND_NS, set_duration, set_timestamp
-from whistlestop.history.core.transition.apply import clear_workflow_task, fail_workflow_task
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.versioning import decide as versioning
 from whistlestop.history.core.workflow_task import reported_problems, short_timers
+from whistlestop.history.core.workflow_task.state import clear_workflow_task, fail_workflow_task
 
 if TYPE_CHECKING:
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
