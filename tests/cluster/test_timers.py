@@ -10,7 +10,7 @@ import pytest
 
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.history.core.state_pb2 import MutableState
-from whistlestop.history.timers import FOREIGN_NS, HORIZON_NS, TimerProcessor
+from whistlestop.history.timers.processor import FOREIGN_NS, HORIZON_NS, TimerProcessor
 from whistlestop.storage.records import SLOTS, ExecutionKey, TimerTask
 from whistlestop.storage.set_aside import SetAside
 

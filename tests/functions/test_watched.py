@@ -15,7 +15,7 @@ from whistlestop.common.doors.counts import Counts, counts_of
 from whistlestop.common.doors.settings import FunctionSettings
 from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.proto import internal_pb2
-from whistlestop.history.aws_alarm import lateness_ms
+from whistlestop.history.timers.aws_wake_ups import lateness_ms
 from whistlestop.storage.errors import VersionConflict
 from whistlestop.storage.records import ExecutionKey, Transition
 from whistlestop.storage.watched import watched

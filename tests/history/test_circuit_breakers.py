@@ -10,8 +10,8 @@ from tests.history.test_executions import bench as bench  # noqa: PLC0414 - a fi
 from tests.history.test_nexus_outside import Elsewhere
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.outbound import Answer
-from whistlestop.history import circuit_breakers
-from whistlestop.history.circuit_breakers import LOOK_AGAIN_NS, MOST_FAILURES, OPEN_NS, CircuitBreakers
+from whistlestop.history.nexus import circuit_breakers
+from whistlestop.history.nexus.circuit_breakers import LOOK_AGAIN_NS, MOST_FAILURES, OPEN_NS, CircuitBreakers
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.internal_pb2 import TaskToken
-from whistlestop.history.completion_pages import CompletionPages, TooLarge
 from whistlestop.history.core.limits import Limits
+from whistlestop.history.engine.completion_pages import CompletionPages, TooLarge
 
 PAGE_BYTES = 100
 

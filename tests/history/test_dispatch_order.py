@@ -10,7 +10,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from tests.history.test_executions import Bench
 from whistlestop.common.clients import decoded
 from whistlestop.common.proto import internal_pb2 as internal
-from whistlestop.history.engine import Effects
+from whistlestop.history.engine.engine import Effects
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.history import histories
 from whistlestop.history.core.state_pb2 import MutableState
-from whistlestop.history.engine import Engine, Entry
-from whistlestop.history.indexed_batches import IndexedBatch, IndexedBatches
+from whistlestop.history.engine import histories
+from whistlestop.history.engine.engine import Engine, Entry
+from whistlestop.history.engine.indexed_batches import IndexedBatch, IndexedBatches
 from whistlestop.storage.records import ExecutionKey, HistoryBatch
 
 if TYPE_CHECKING:

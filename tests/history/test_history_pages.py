@@ -8,7 +8,7 @@ import pytest
 
 from tests.history.test_executions import Bench
 from whistlestop.history.core.limits import Limits
-from whistlestop.history.histories import MAX_PAGE_BYTES
+from whistlestop.history.engine.histories import MAX_PAGE_BYTES
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:

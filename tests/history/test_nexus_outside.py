@@ -14,7 +14,8 @@ from whistlestop.common import nexus_content
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.nesting import MAX_CAUSES
 from whistlestop.common.outbound import Answer, NoAnswer, Outbound
-from whistlestop.history import nexus_http, outside
+from whistlestop.history.nexus import external_endpoints as outside
+from whistlestop.history.nexus import http as nexus_http
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.proto.nexus_pb2 import RecordNexusRequestStartedRequest
 from whistlestop.history.core.limits import Limits
-from whistlestop.history.worker_commands import MOST_ATTEMPTS, OPERATION, SERVICE
+from whistlestop.history.transfers.worker_commands import MOST_ATTEMPTS, OPERATION, SERVICE
 from whistlestop.storage.records import SLOTS, MatchingTask
 from whistlestop.storage.sqlite.store import SqliteStore
 

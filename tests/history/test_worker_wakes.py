@@ -8,7 +8,7 @@ from typing import Any
 
 from whistlestop.common.aws import AwsError
 from whistlestop.common.clock import SECOND_NS, FakeClock
-from whistlestop.history.worker_wakes import WorkerWakes
+from whistlestop.history.notifications.worker_notifications import WorkerWakes
 
 NEAR = "https://sqs.eu-central-1.amazonaws.com/123456789012/stack-wakes"
 

@@ -19,8 +19,9 @@ from whistlestop.common.clock import SECOND_NS, FakeClock, FunctionClock, System
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors import lambda_shell
 from whistlestop.common.transports import wrap
-from whistlestop.history import aws_alarm, lambda_function
-from whistlestop.history.aws_alarm import MINUTE_NS, AwsAlarm, WakeTarget, scheduled_ns
+from whistlestop.history import lambda_function
+from whistlestop.history.timers import aws_wake_ups as aws_alarm
+from whistlestop.history.timers.aws_wake_ups import MINUTE_NS, AwsAlarm, WakeTarget, scheduled_ns
 from whistlestop.storage.sqlite import SqliteStore
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from tests.parity.puppet import payloads
 from tests.patience import PATIENCE_S
 from whistlestop.bridge import connect
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history.aws_alarm import scheduled_ns
+from whistlestop.history.timers.aws_wake_ups import scheduled_ns
 from whistlestop.storage.postgres import PostgresStore
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskRequest
-from whistlestop.history import deliveries, transfers
+from whistlestop.history.transfers import deliveries
+from whistlestop.history.transfers import processor as transfers
 from whistlestop.storage.errors import Unavailable
 from whistlestop.storage.sqlite.store import SqliteStore
 

@@ -22,7 +22,8 @@ from whistlestop.common.transports import wrap
 from whistlestop.frontend.auth import sources, tokens
 from whistlestop.frontend.auth.config import JwtConfig
 from whistlestop.frontend.auth.keys import ApiKey, hash_of, render
-from whistlestop.history import circuit_breakers, worker_wakes
+from whistlestop.history.nexus import circuit_breakers
+from whistlestop.history.notifications import worker_notifications as worker_wakes
 from whistlestop.storage import deployments, namespaces, presence
 from whistlestop.storage.postgres import notify as postgres_notify
 from whistlestop.storage.records import NamespaceRecord

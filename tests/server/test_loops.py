@@ -67,7 +67,7 @@ WITHIN_A_CALL = {
 """Loops that end with the call, the poll or the statement that they are of: its caller hears of what goes wrong."""
 
 TURNS = {
-    ("history/timers.py", "_run_until_horizon"): "timers",
+    ("history/timers/processor.py", "_run_until_horizon"): "timers",
     ("server/membership.py", "_keep"): "membership",
     ("storage/postgres/notify.py", "_listen"): "hints heard",
     ("storage/postgres/notify.py", "_recheck"): "hints heard",

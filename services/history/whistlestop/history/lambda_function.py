@@ -28,9 +28,9 @@ from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import RecheckNotifier
 from whistlestop.common.outbound import Named, Outbound
 from whistlestop.common.proto import internal_pb2
-from whistlestop.history.alarm import Dues, NoAlarm
-from whistlestop.history.engine import Effects
+from whistlestop.history.engine.engine import Effects
 from whistlestop.history.service import History
+from whistlestop.history.timers.wake_ups import Dues, NoAlarm
 from whistlestop.storage.outreach import Outreach
 from whistlestop.storage.presence import Presence
 from whistlestop.storage.watched import watched
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from whistlestop.common.doors.counts import Counts
     from whistlestop.common.notify import Subscription
-    from whistlestop.history.alarm import Alarm
-    from whistlestop.history.worker_wakes import WorkerWakes
+    from whistlestop.history.notifications.worker_notifications import WorkerWakes
+    from whistlestop.history.timers.wake_ups import Alarm
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import TimerTask, TransferTask
 
@@ -99,7 +99,7 @@ async def _wake(instance: Instance, latest_ns: int | None) -> dict[str, Any]:
 
 
 def _count_lateness(counts: Counts, event: dict[str, Any]) -> None:
-    from whistlestop.history.aws_alarm import lateness_ms
+    from whistlestop.history.timers.aws_wake_ups import lateness_ms
 
     for milliseconds in lateness_ms(event, _clock.now_ns()):
         counts.span("WakeLateness", milliseconds)
@@ -206,7 +206,7 @@ async def _instance() -> Instance:
 def _alarm(settings: HistorySettings, counts: Counts | None) -> Alarm:
     if not settings.wake_queue_url:
         return NoAlarm()
-    from whistlestop.history.aws_alarm import AwsAlarm, WakeTarget
+    from whistlestop.history.timers.aws_wake_ups import AwsAlarm, WakeTarget
 
     target = WakeTarget(
         settings.wake_queue_url, settings.wake_queue_arn, settings.wake_schedule_group, settings.wake_role_arn
@@ -217,7 +217,7 @@ def _alarm(settings: HistorySettings, counts: Counts | None) -> Alarm:
 def _worker_wakes(settings: HistorySettings) -> WorkerWakes | None:
     if not settings.wake_queue_url or not settings.worker_wake_prefix:
         return None
-    from whistlestop.history.worker_wakes import WorkerWakes
+    from whistlestop.history.notifications.worker_notifications import WorkerWakes
 
     return WorkerWakes(settings.wake_queue_url, _clock)
 

@@ -9,15 +9,15 @@ from google.protobuf.message import DecodeError
 from whistlestop.common.errors import data_loss, unimplemented
 from whistlestop.common.outbound import Outbound
 from whistlestop.history.api import handler_of
-from whistlestop.history.askers import Askers
-from whistlestop.history.completion_pages import CompletionPages
 from whistlestop.history.core import completion as _completion  # noqa: F401 - loaded here, not by the first answer
 from whistlestop.history.core.limits import Limits
-from whistlestop.history.engine import Effects, Engine
-from whistlestop.history.placements import Placements
-from whistlestop.history.push import Pushes
-from whistlestop.history.timers import EVERYTHING, TimerProcessor
-from whistlestop.history.transfers import TransferProcessor
+from whistlestop.history.engine.completion_pages import CompletionPages
+from whistlestop.history.engine.engine import Effects, Engine
+from whistlestop.history.engine.waiting_callers import Askers
+from whistlestop.history.timers.processor import EVERYTHING, TimerProcessor
+from whistlestop.history.transfers.misplaced_tasks import Placements
+from whistlestop.history.transfers.processor import TransferProcessor
+from whistlestop.history.transfers.push import Pushes
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.namespaces import NamespaceCache
 from whistlestop.storage.status import service_error

@@ -150,7 +150,7 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ENGINE_DELAY_S):
                     await services.needed.wait()
-        from whistlestop.history.timers import EVERYTHING
+        from whistlestop.history.timers.processor import EVERYTHING
 
         if services.history is not None:
             await services.history.start(() if self.config.store.database_url else EVERYTHING)

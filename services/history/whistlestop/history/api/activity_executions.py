@@ -13,7 +13,6 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history import histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.activity_operations import (
     jitter_ns,
@@ -28,6 +27,7 @@ from whistlestop.history.core.activity import standalone as core
 from whistlestop.history.core.activity import standalone_describe as shown
 from whistlestop.history.core.activity import standalone_operations as operations
 from whistlestop.history.core.activity.standalone import TERMINAL
+from whistlestop.history.engine import histories
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply

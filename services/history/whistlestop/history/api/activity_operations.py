@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
-from whistlestop.history import histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.core.activity import operations
 from whistlestop.history.core.times import duration_ns
+from whistlestop.history.engine import histories
 
 if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb

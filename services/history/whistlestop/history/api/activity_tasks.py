@@ -9,7 +9,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.deployments import version_of
 from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.common.proto.internal_pb2 import TaskToken
-from whistlestop.history import histories, tokens
+from whistlestop.history import tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.activity_executions import ACTIVITIES
 from whistlestop.history.core.activity import decide as core_activity
@@ -19,6 +19,7 @@ from whistlestop.history.core.commands.faults import is_uuid
 from whistlestop.history.core.times import set_duration, set_timestamp
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.workflow_task import version_transition
+from whistlestop.history.engine import histories
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,17 +27,17 @@ from whistlestop.common.clients import Encoded
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import closed_topic, execution_topic
-from whistlestop.history import histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.core.times import SECOND_NS
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.core.workflow import close
 from whistlestop.history.core.workflow_task import decide as workflow_task
+from whistlestop.history.engine import histories
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.history.engine import Engine, Entry
+    from whistlestop.history.engine.engine import Engine, Entry
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey, HistoryBatch
 

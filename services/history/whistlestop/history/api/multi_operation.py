@@ -16,20 +16,20 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.history import chains, histories
 from whistlestop.history.api import METHODS, links, updates
 from whistlestop.history.api import start as start_api
 from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.state_pb2 import Update
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.core.update import decide as update
+from whistlestop.history.engine import chains, histories
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine import Entry
+    from whistlestop.history.engine.engine import Entry
     from whistlestop.history.service import History
 
 MESSAGE = "Update-with-Start could not be executed."

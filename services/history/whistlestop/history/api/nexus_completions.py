@@ -10,12 +10,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from whistlestop.common import nexus_content
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
 from whistlestop.common.proto.nexus_pb2 import CompleteNexusOperationRequest, CompleteNexusOperationResponse
-from whistlestop.history import nexus_callbacks, nexus_http
 from whistlestop.history.api import METHODS
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import links as nexus_links
 from whistlestop.history.core.times import SECOND_NS
+from whistlestop.history.nexus import callbacks as nexus_callbacks
+from whistlestop.history.nexus import http as nexus_http
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,6 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError, not_found
-from whistlestop.history import circuit_breakers, histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.standalone import Standalone, long_poll_token, set_keyword
 from whistlestop.history.api.start import Start, start
@@ -21,13 +20,15 @@ from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import standalone as core
 from whistlestop.history.core.nexus import standalone_describe as shown
 from whistlestop.history.core.nexus.deadlines import next_deadline
+from whistlestop.history.engine import histories
+from whistlestop.history.nexus import circuit_breakers
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine import Entry
+    from whistlestop.history.engine.engine import Entry
     from whistlestop.history.service import History
 
 _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout")

@@ -13,14 +13,15 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.common.nesting import load_json
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken, RecordNexusTaskStartedRequest
-from whistlestop.history import histories, tokens
+from whistlestop.history import tokens
 from whistlestop.history.api import METHODS, nexus_requests
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import links as nexus_links
 from whistlestop.history.core.times import MILLISECOND_NS, set_timestamp
-from whistlestop.history.nexus_callbacks import CALLBACK_HEADER, callback_url, token_of
-from whistlestop.history.nexus_deliveries import SYSTEM_URL
+from whistlestop.history.engine import histories
+from whistlestop.history.nexus.callbacks import CALLBACK_HEADER, callback_url, token_of
+from whistlestop.history.nexus.deliveries import SYSTEM_URL
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:

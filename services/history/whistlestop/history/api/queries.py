@@ -34,7 +34,7 @@ from whistlestop.common.errors import (
 from whistlestop.common.notify import execution_topic, query_topic
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.proto.deployment_pb2 import RefreshDrainageRequest
-from whistlestop.history import histories, tokens
+from whistlestop.history import tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.histories import first_page
 from whistlestop.history.core.times import SECOND_NS
@@ -42,6 +42,7 @@ from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.core.update import decide as update
 from whistlestop.history.core.versioning import decide as versioning
 from whistlestop.history.core.workflow_task import decide as workflow_task
+from whistlestop.history.engine import histories
 from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine import Entry
+    from whistlestop.history.engine.engine import Entry
     from whistlestop.history.service import History
 
 DEFAULT_TIMEOUT_S = 10.0

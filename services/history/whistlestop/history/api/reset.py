@@ -9,12 +9,12 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history import chains, histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.start import MAX_LOOKED_BACK
 from whistlestop.history.core.child import decide as children
 from whistlestop.history.core.operations import reset as core_reset
 from whistlestop.history.core.workflow import close
+from whistlestop.history.engine import chains, histories
 from whistlestop.storage.errors import CurrentConflict, VersionConflict
 from whistlestop.storage.records import CurrentWrite, ExecutionKey
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine import Engine, Entry
+    from whistlestop.history.engine.engine import Engine, Entry
     from whistlestop.history.service import History
     from whistlestop.storage.records import HistoryBatch
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import execution_topic
-from whistlestop.history import rebuilding
+from whistlestop.history.engine import rebuilding
 from whistlestop.storage.errors import Unreadable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine import Entry
+    from whistlestop.history.engine.engine import Entry
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey
 

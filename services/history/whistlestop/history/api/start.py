@@ -16,7 +16,6 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.deployments import check_override, named_version
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.records import record
-from whistlestop.history import chains
 from whistlestop.history.api import METHODS, links
 from whistlestop.history.core.chain import id_policies
 from whistlestop.history.core.chain import start as core_start
@@ -24,6 +23,7 @@ from whistlestop.history.core.chain.id_policies import Verdict
 from whistlestop.history.core.operations import options
 from whistlestop.history.core.workflow import close
 from whistlestop.history.core.workflow_task import decide as workflow_task
+from whistlestop.history.engine import chains
 from whistlestop.storage.errors import CurrentConflict, VersionConflict
 from whistlestop.storage.records import ExecutionKey
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine import Engine, Entry
+    from whistlestop.history.engine.engine import Engine, Entry
     from whistlestop.history.service import History
 
 MAX_CONFLICTS = 20

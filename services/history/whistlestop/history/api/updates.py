@@ -11,11 +11,11 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import deadline_exceeded
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import execution_topic
-from whistlestop.history import histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.core.times import SECOND_NS
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.core.update import decide as update
+from whistlestop.history.engine import histories
 
 if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb

@@ -14,7 +14,7 @@ from whistlestop.common.clients import Encoded
 from whistlestop.common.deployments import version_of
 from whistlestop.common.errors import namespace_not_found, not_found
 from whistlestop.common.proto import internal_pb2
-from whistlestop.history import completion_pages, histories, tokens
+from whistlestop.history import tokens
 from whistlestop.history.api import METHODS, activity_tasks, queries
 from whistlestop.history.api.histories import first_page
 from whistlestop.history.core import completion
@@ -25,6 +25,7 @@ from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.workflow import close
 from whistlestop.history.core.workflow_task import decide as workflow_task
 from whistlestop.history.core.workflow_task import version_transition
+from whistlestop.history.engine import completion_pages, histories
 from whistlestop.storage.visibility.attributes import Limits as AttributeLimits
 from whistlestop.storage.visibility.attributes import validate
 from whistlestop.storage.visibility.errors import InvalidSearchAttributes

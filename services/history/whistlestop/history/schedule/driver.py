@@ -28,7 +28,6 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.offload import off_loop
-from whistlestop.history import chains
 from whistlestop.history.api.start import check_version
 from whistlestop.history.core import retry
 from whistlestop.history.core.chain import start as core_start
@@ -36,6 +35,7 @@ from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import SECOND_NS
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.core.workflow import cancel, close
+from whistlestop.history.engine import chains
 from whistlestop.history.schedule import policy
 from whistlestop.history.schedule.schedule_pb2 import BufferedStart, ScheduleData
 from whistlestop.storage.errors import CurrentConflict, VersionConflict

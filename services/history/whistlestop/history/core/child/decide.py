@@ -1,6 +1,6 @@
 """Child workflows from their parent's side: initiated by a command, started, closed.
 
-The start, and everything that a child reports to its parent, is delivered by transfer tasks (see history/transfers.py).
+The start, and everything that a child reports to its parent, is delivered by transfer tasks (see history/transfers).
 The child's first commit and the parent's started event are one transaction, so neither exists without the other.
 """
 

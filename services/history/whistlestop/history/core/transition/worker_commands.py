@@ -6,7 +6,7 @@ Rules of this file, which are Temporal's:
 - All commands of one transition to the same control queue are one request.
 - Commands are best effort. A worker that misses one learns of the cancellation by its next heartbeat.
 
-The requests become transfer tasks; `history/worker_commands.py` delivers them.
+The requests become transfer tasks; `history/transfers/worker_commands.py` delivers them.
 """
 
 from __future__ import annotations

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
-from whistlestop.history import nexus_callbacks, nexus_http, outside, system_operations
 from whistlestop.history.core.callback import decide as callbacks
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import system as system_nexus
 from whistlestop.history.core.times import MILLISECOND_NS, timestamp_ns
 from whistlestop.history.core.transition.clock import skipped_ns
+from whistlestop.history.nexus import callbacks as nexus_callbacks
+from whistlestop.history.nexus import external_endpoints as outside
+from whistlestop.history.nexus import http as nexus_http
+from whistlestop.history.nexus import system_operations
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ from google.protobuf.message import DecodeError
 from whistlestop.common import nexus_content
 from whistlestop.common.outbound import BadRequest, NoAnswer
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
-from whistlestop.history import histories, nexus_http
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import links as nexus_links
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS
-from whistlestop.history.nexus_callbacks import CALLBACK_HEADER, callback_url, token_of
+from whistlestop.history.engine import histories
+from whistlestop.history.nexus import http as nexus_http
+from whistlestop.history.nexus.callbacks import CALLBACK_HEADER, callback_url, token_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

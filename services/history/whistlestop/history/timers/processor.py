@@ -20,14 +20,14 @@ from whistlestop.common.clock import SECOND_NS, wait_toward
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.loops import Loop
 from whistlestop.history.core import deadlines as core_timers
-from whistlestop.history.passing import is_passing
+from whistlestop.history.engine.transient_errors import is_passing
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS, TimerTask
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from whistlestop.history.engine import Engine
+    from whistlestop.history.engine.engine import Engine
 
 HORIZON_NS = 60 * SECOND_NS
 FOREIGN_NS = HORIZON_NS + 15 * SECOND_NS

@@ -15,15 +15,15 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.clients import decoded
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history import histories
 from whistlestop.history.api import METHODS
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import system as system_nexus
+from whistlestop.history.engine import histories
 
 if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import NexusOperation
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.outside import Record
+    from whistlestop.history.nexus.external_endpoints import Record
     from whistlestop.history.service import History
 
 _RETRYABLE = frozenset(

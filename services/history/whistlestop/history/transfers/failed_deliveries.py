@@ -15,13 +15,13 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history import histories
 from whistlestop.history.core.callback import decide as callbacks
 from whistlestop.history.core.child import decide as children
 from whistlestop.history.core.external import decide as external
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.state_pb2 import TransferData
+from whistlestop.history.engine import histories
 from whistlestop.storage.errors import Refused
 from whistlestop.storage.records import ExecutionKey
 

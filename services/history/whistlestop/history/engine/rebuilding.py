@@ -15,17 +15,17 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError, not_found
-from whistlestop.history import engine as engines
 from whistlestop.history.core.operations import reset
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.transition import external_payloads
 from whistlestop.history.core.workflow import close
+from whistlestop.history.engine import engine as engines
 from whistlestop.storage import errors as storage_errors
 from whistlestop.storage.visibility import parse
 
 if TYPE_CHECKING:
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine import Engine, Entry
+    from whistlestop.history.engine.engine import Engine, Entry
     from whistlestop.storage.records import BranchRange, ExecutionKey, StoredExecution, VisibilityRow
 
 _PAGE = 256

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.history import histories
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
+from whistlestop.history.engine import histories
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
-    from whistlestop.history.engine import Engine, Entry
+    from whistlestop.history.engine.engine import Engine, Entry
 
 MAX_RUNS = 100
 """The maximum number of runs of one chain that are followed."""

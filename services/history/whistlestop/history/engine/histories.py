@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.common import nesting
-from whistlestop.history.indexed_batches import IndexedBatch
+from whistlestop.history.engine.indexed_batches import IndexedBatch
 from whistlestop.storage.records import BranchRange, HistoryBatch
 
 if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
-    from whistlestop.history.engine import Engine, Entry
+    from whistlestop.history.engine.engine import Engine, Entry
 
 MAX_BATCHES = 256
 MAX_PAGE_BYTES = 2 * 1024 * 1024

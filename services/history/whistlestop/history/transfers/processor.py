@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.loops import Loop
-from whistlestop.history import deliveries, push, undeliverable
-from whistlestop.history.nexus_deliveries import PutOff
-from whistlestop.history.passing import is_passing
+from whistlestop.history.engine.transient_errors import is_passing
+from whistlestop.history.nexus.deliveries import PutOff
+from whistlestop.history.transfers import deliveries, push
+from whistlestop.history.transfers import failed_deliveries as undeliverable
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from whistlestop.history.nexus_deliveries import Rest
+    from whistlestop.history.nexus.deliveries import Rest
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey, TransferTask
 

@@ -11,7 +11,6 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history import histories, nexus_deliveries, push, worker_commands
 from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.child import decide as children
 from whistlestop.history.core.commands.faults import RESERVED_ID_PREFIXES
@@ -19,6 +18,9 @@ from whistlestop.history.core.external import decide as external
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.transition import worker_commands as core_worker_commands
 from whistlestop.history.core.workflow import close
+from whistlestop.history.engine import histories
+from whistlestop.history.nexus import deliveries as nexus_deliveries
+from whistlestop.history.transfers import push, worker_commands
 from whistlestop.storage.errors import VersionConflict
 from whistlestop.storage.records import ExecutionKey
 
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
     from whistlestop.history.core.state_pb2 import Child, MutableState
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine import Engine
-    from whistlestop.history.nexus_deliveries import Rest
+    from whistlestop.history.engine.engine import Engine
+    from whistlestop.history.nexus.deliveries import Rest
     from whistlestop.history.service import History
     from whistlestop.storage.records import CurrentExecution, TransferTask
 

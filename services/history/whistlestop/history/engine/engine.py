@@ -26,8 +26,6 @@ from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
 from whistlestop.common.offload import off_loop
 from whistlestop.common.throttle import ThrottledWarnings
-from whistlestop.history import pinning, push
-from whistlestop.history.circuit_breakers import CircuitBreakers
 from whistlestop.history.core import appliers as _appliers  # noqa: F401 - registers the appliers of events
 from whistlestop.history.core import history_limits
 from whistlestop.history.core.records import write_of
@@ -35,7 +33,10 @@ from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.history.core.transition.run import Run, StartEventNeeded
 from whistlestop.history.core.versioning import decide as versioning
-from whistlestop.history.indexed_batches import IndexedBatches
+from whistlestop.history.engine import pinning
+from whistlestop.history.engine.indexed_batches import IndexedBatches
+from whistlestop.history.nexus.circuit_breakers import CircuitBreakers
+from whistlestop.history.transfers import push
 from whistlestop.storage.deployments import Deployments
 from whistlestop.storage.errors import CurrentConflict, StorageError, Unreadable, VersionConflict
 from whistlestop.storage.records import ExecutionKey, TimerTask, Transition
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier, Subscription
     from whistlestop.history.core.limits import Limits
-    from whistlestop.history.placements import Placements
+    from whistlestop.history.transfers.misplaced_tasks import Placements
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import ExecutionWrite, HistoryBatch, MatchingTask, TransferTask
     from whistlestop.storage.visibility import AttributeType
@@ -367,7 +368,7 @@ class Engine:
         except Unreadable:
             if not repairs:
                 raise
-        from whistlestop.history import rebuilding
+        from whistlestop.history.engine import rebuilding
 
         return await rebuilding.entry_of(self, key)
 
@@ -391,7 +392,7 @@ class Engine:
 
     async def read_first_event(self, run: Run, entry: Entry) -> None:
         """Read the run's first event for the core."""
-        from whistlestop.history import histories
+        from whistlestop.history.engine import histories
 
         if run.start_event is None:
             run.start_event = await histories.read_event(self, entry, 1, 1)

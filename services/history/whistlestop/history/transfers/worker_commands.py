@@ -21,11 +21,11 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskResponse
 from whistlestop.common.task_queues import RESERVED_PREFIX
 from whistlestop.history.api.nexus_requests import MARGIN_NS
-from whistlestop.history.askers import KEEP_NS
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus.decide import TASK_TYPE_NEXUS
 from whistlestop.history.core.workflow_task.decide import DEFAULT_PRIORITY
-from whistlestop.history.nexus_deliveries import PutOff
+from whistlestop.history.engine.waiting_callers import KEEP_NS
+from whistlestop.history.nexus.deliveries import PutOff
 from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.deployments import Version
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
-    from whistlestop.history.engine import Engine
+    from whistlestop.history.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 

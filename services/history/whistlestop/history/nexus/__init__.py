@@ -1,0 +1,1 @@
+"""Nexus beyond the core: deliveries, HTTP, and external endpoints."""

@@ -1,0 +1,1 @@
+"""Timer rows: firing them in a process, and wake-ups of the function."""

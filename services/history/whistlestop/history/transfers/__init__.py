@@ -1,0 +1,1 @@
+"""Transfer tasks: their delivery to other executions and to workers."""
