@@ -24,7 +24,8 @@ print(json.dumps(found))
 
 def test_each_method_is_where_the_table_says() -> None:
     (folder,) = api.__path__
-    modules = sorted(path.stem for path in Path(folder).glob("*.py") if path.stem != "__init__")
+    files = [path.relative_to(folder).with_suffix("") for path in Path(folder).rglob("*.py") if path.stem != "__init__"]
+    modules = sorted(".".join(path.parts) for path in files)
     done = subprocess.run([sys.executable, "-c", _FIND, *modules], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) == api.MODULE_OF
 

@@ -25,8 +25,8 @@ from whistlestop.common.proto.nexus_pb2 import (
     NexusTaskData,
     RecordNexusTaskStartedRequest,
 )
-from whistlestop.history.api.activity_executions import ACTIVITIES
-from whistlestop.history.api.nexus_executions import OPERATIONS
+from whistlestop.history.api.activity.executions import ACTIVITIES
+from whistlestop.history.api.nexus.executions import OPERATIONS
 from whistlestop.history.core.limits import Limits
 from whistlestop.storage.records import NamespaceRecord, NexusEndpointRecord
 from whistlestop.storage.sqlite.store import SqliteStore

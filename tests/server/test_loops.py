@@ -55,7 +55,7 @@ WITHIN_A_CALL = {
     ("bridge/pollers.py", "_run"), ("bridge/waits.py", "wait"), ("common/http1.py", "_chunks"), ("common/http1.py", "request"),
     ("common/loops.py", "run"), ("frontend/batch/worker.py", "run"), ("frontend/batch/worker.py", "_keep_alive"),
     ("frontend/doors/asgi.py", "read_body"), ("history/api/histories.py", "_wait"),
-    ("history/api/nexus_requests.py", "dispatch_nexus_task"), ("history/api/queries.py", "_query_run"),
+    ("history/api/nexus/requests.py", "dispatch_nexus_task"), ("history/api/queries.py", "_query_run"),
     ("history/api/queries.py", "_dispatch"), ("history/api/queries.py", "_ask_directly"),
     ("history/api/standalone.py", "wait"),
     ("history/api/time_skipping.py", "poll_workflow_execution_time_skipping"), ("history/api/updates.py", "wait"),

@@ -23,16 +23,16 @@ METHODS: dict[str, Handler] = {}
 """The methods of the modules imported so far."""
 
 _METHODS_OF = {
-    "activity_executions": (
+    "activity.executions": (
         "StartActivityExecution", "DescribeActivityExecution", "PollActivityExecution",
         "RequestCancelActivityExecution", "TerminateActivityExecution", "DeleteActivityExecution",
         "PauseActivityExecution", "UnpauseActivityExecution", "ResetActivityExecution",
         "UpdateActivityExecutionOptions",
     ),
-    "activity_operations": (
+    "activity.operations": (
         "PauseActivity", "UnpauseActivity", "ResetActivity", "UpdateActivityOptions",
     ),
-    "activity_tasks": (
+    "activity.tasks": (
         "RecordActivityTaskStarted", "RespondActivityTaskCompleted", "RespondActivityTaskCompletedById",
         "RespondActivityTaskFailed", "RespondActivityTaskFailedById", "RespondActivityTaskCanceled",
         "RespondActivityTaskCanceledById", "RecordActivityTaskHeartbeat", "RecordActivityTaskHeartbeatById",
@@ -40,7 +40,7 @@ _METHODS_OF = {
     "deployments": (
         "RefreshDrainage", "RerouteTasks",
     ),
-    "due": (
+    "fire_timers": (
         "FireDue",
     ),
     "executions": (
@@ -53,17 +53,17 @@ _METHODS_OF = {
     "multi_operation": (
         "ExecuteMultiOperation",
     ),
-    "nexus_completions": (
+    "nexus.completions": (
         "CompleteNexusOperation",
     ),
-    "nexus_executions": (
+    "nexus.executions": (
         "StartNexusOperationExecution", "DescribeNexusOperationExecution", "PollNexusOperationExecution",
         "RequestCancelNexusOperationExecution", "TerminateNexusOperationExecution", "DeleteNexusOperationExecution",
     ),
-    "nexus_requests": (
+    "nexus.requests": (
         "DispatchNexusTask", "RecordNexusRequestStarted",
     ),
-    "nexus_tasks": (
+    "nexus.tasks": (
         "RecordNexusTaskStarted", "RespondNexusTaskCompleted", "RespondNexusTaskFailed",
     ),
     "pause": (

@@ -15,7 +15,8 @@ from whistlestop.common.deployments import version_of
 from whistlestop.common.errors import namespace_not_found, not_found
 from whistlestop.common.proto import internal_pb2
 from whistlestop.history import tokens
-from whistlestop.history.api import METHODS, activity_tasks, queries
+from whistlestop.history.api import METHODS, queries
+from whistlestop.history.api.activity import tasks as activity_tasks
 from whistlestop.history.api.histories import first_page
 from whistlestop.history.core import completion
 from whistlestop.history.core.activity import decide as core_activity

@@ -1,7 +1,7 @@
 """Deliver commands to workers: a Nexus request to the control queue of each worker (see core/transition).
 
 Rules of this file:
-- A request is dispatched like an external one (api/nexus_requests.py): it is a row of `queries`, to which a task of the
+- A request is dispatched like an external one (api/nexus/requests.py): it is a row of `queries`, to which a task of the
   control queue refers. The transfer task stays until the request was answered or given up.
 - A worker has ten seconds to take the request and answer it. Then the transfer task is due again: an answered request
   is finished, any other is repeated, up to `MOST_ATTEMPTS` times in all. Commands may therefore arrive more than once;
@@ -20,7 +20,7 @@ from temporalio.api.nexusservices.workerservice.v1 import request_response_pb2 a
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskResponse
 from whistlestop.common.task_queues import RESERVED_PREFIX
-from whistlestop.history.api.nexus_requests import MARGIN_NS
+from whistlestop.history.api.nexus.requests import MARGIN_NS
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus.decide import TASK_TYPE_NEXUS
 from whistlestop.history.core.workflow_task.decide import DEFAULT_PRIORITY

@@ -14,7 +14,8 @@ from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.common.nesting import load_json
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken, RecordNexusTaskStartedRequest
 from whistlestop.history import tokens
-from whistlestop.history.api import METHODS, nexus_requests
+from whistlestop.history.api import METHODS
+from whistlestop.history.api.nexus import requests as nexus_requests
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import links as nexus_links

@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.api import METHODS
-from whistlestop.history.api.activity_operations import (
+from whistlestop.history.api.activity.operations import (
     jitter_ns,
     pause_activity,
     reset_activity,

@@ -11,7 +11,7 @@ from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import tokens
 from whistlestop.history.api import METHODS
-from whistlestop.history.api.activity_executions import ACTIVITIES
+from whistlestop.history.api.activity.executions import ACTIVITIES
 from whistlestop.history.core.activity import decide as core_activity
 from whistlestop.history.core.activity import standalone as activity_execution
 from whistlestop.history.core.activity.standalone import ID_PREFIX, A
