@@ -76,7 +76,7 @@ async def test_functions_that_look_no_more_when_they_have_answered_are_looked_af
     backend = await _cluster(2)
     one, other = backend.processes
     for process in backend.processes:
-        process.history.engine.placements = None
+        process.history.engine.misplaced_tasks = None
     poll = _poll(other, "1")
     await _settle()
     await one.history.engine.deployments.read(backend.namespace_id)

@@ -34,7 +34,7 @@ class Rows:
         await asyncio.sleep(0)
         for row in self.meanwhile:
             assert self.processor is not None
-            self.processor.hint(row)
+            self.processor.notify(row)
         self.meanwhile = []
         return sorted(found, key=lambda row: row.fire_at_ns)[:limit]
 
@@ -89,7 +89,7 @@ async def test_rows_of_other_slots_are_left_to_their_owner(bench: Bench) -> None
 async def test_what_is_committed_here_fires_here_whosever_slot_it_is_in(bench: Bench) -> None:
     await bench.start()
     for name, slot in (("mine", MINE), ("foreign", FOREIGN)):
-        bench.processor.hint(bench.timer(name, slot, 1))
+        bench.processor.notify(bench.timer(name, slot, 1))
     await bench.advance(2)
     assert bench.fired == ["mine", "foreign"]
 
@@ -97,8 +97,8 @@ async def test_what_is_committed_here_fires_here_whosever_slot_it_is_in(bench: B
 async def test_a_foreign_row_is_kept_beyond_our_horizon_until_its_owner_must_have_read_it(bench: Bench) -> None:
     await bench.start()
     await bench.advance(HORIZON_NS / SECOND_NS - 1)
-    bench.processor.hint(bench.timer("near", FOREIGN, 30))
-    bench.processor.hint(bench.timer("far", FOREIGN, FOREIGN_NS / SECOND_NS + 1))
+    bench.processor.notify(bench.timer("near", FOREIGN, 30))
+    bench.processor.notify(bench.timer("far", FOREIGN, FOREIGN_NS / SECOND_NS + 1))
     for _ in range(10):
         await bench.advance(10)
     assert bench.fired == ["near"]
@@ -132,7 +132,7 @@ async def test_slots_that_are_given_up_are_left_alone(bench: Bench) -> None:
 async def test_a_row_that_a_later_commit_of_this_process_moved_is_not_looked_at(bench: Bench) -> None:
     await bench.start()
     timer = bench.timer("moved", MINE, 1)
-    bench.processor.hint(timer)
+    bench.processor.notify(timer)
     bench.cached[timer.key] = SimpleNamespace(state=MutableState(alarm_ns=timer.fire_at_ns + SECOND_NS))
     await bench.advance(1.5)
     assert bench.fired == []

@@ -213,7 +213,7 @@ class World:
             if due is None or due.fire_at_ns > end_ns:
                 break
             self.now_ns = max(self.now_ns, due.fire_at_ns)
-            self.transact(timers.fire_due, due.key.run_id)
+            self.transact(timers.fire_deadlines, due.key.run_id)
             assert self.timers.get(due.key) != due, "an alarm that fired has to be moved or taken away"
         self.now_ns = end_ns
 
@@ -284,9 +284,9 @@ class World:
             self.current[write.key.workflow_id] = write.current.current
         state = self.state(write.key.run_id)
         if state.status in (RUNNING, PAUSED):
-            due_ns = timers.earliest_due(state)
+            due_ns = timers.next_deadline(state)
             timer = self.timers.get(write.key)
-            assert (timer.fire_at_ns if timer else 0) == timers.row_due(state)
+            assert (timer.fire_at_ns if timer else 0) == timers.timer_row_wall_ns(state)
             if due_ns:
                 assert timer is not None, "something will be due and nobody is to look at it"
                 assert state.alarm_ns <= due_ns, "something is due before the alarm"

@@ -608,7 +608,7 @@ class Actor:
             elif task.scheduled_event_id:
                 self.world.poll(run_id)
             elif state.first_workflow_task_backoff_until_ns:
-                self.world.advance(max(0, timers.row_due(state) - self.world.now_ns) / SECOND_NS)
+                self.world.advance(max(0, timers.timer_row_wall_ns(state) - self.world.now_ns) / SECOND_NS)
             else:
                 self.world.transact(
                     lambda run: signal.receive(run, name="end", input=None, identity="c", request_id=""), run_id

@@ -150,5 +150,5 @@ def test_what_is_pending_is_looked_for_once_for_all_timers(monkeypatch: pytest.M
         return find(state)
 
     monkeypatch.setattr(short_timers, "_batches_with_something_pending", counted)
-    assert len({due_ns for due_ns, _ in short_timers.dues(world.state())}) == 1
+    assert len({due_ns for due_ns, _ in short_timers.fire_times(world.state())}) == 1
     assert len(looks) == 1

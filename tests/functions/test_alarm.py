@@ -25,7 +25,7 @@ def armed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]
     """The instants that a history instance armed for."""
     instants: list[int] = []
 
-    async def arm(_: alarm.NoAlarm, at_ns: int) -> None:
+    async def arm(_: alarm.NoWakeUps, at_ns: int) -> None:
         instants.append(at_ns)
 
     async def migrate() -> None:
@@ -38,7 +38,7 @@ def armed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]
     monkeypatch.setenv("WHISTLESTOP_SQLITE_PATH", str(tmp_path / "store.db"))
     monkeypatch.setenv("WHISTLESTOP_MATCHING_FUNCTION", "matching")
     monkeypatch.delenv("WHISTLESTOP_DATABASE_URL", raising=False)
-    monkeypatch.setattr(alarm.NoAlarm, "arm", arm)
+    monkeypatch.setattr(alarm.NoWakeUps, "arm", arm)
     monkeypatch.setattr(lambda_function, "_instances", [])
     monkeypatch.setattr(lambda_shell, "log_through_powertools", lambda *_: None)
     yield instants
@@ -69,7 +69,7 @@ def test_nothing_due_arms_nothing(armed: list[int]) -> None:
 
 def test_the_earliest_of_many() -> None:
     """Zero is no instant; once armed it is forgotten."""
-    dues = alarm.Dues()
+    dues = alarm.EarliestWakeUp()
     instants: list[int] = []
 
     class Recording:

@@ -11,7 +11,7 @@ from tests.history.test_nexus_outside import Elsewhere
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.outbound import Answer
 from whistlestop.history.nexus import circuit_breakers
-from whistlestop.history.nexus.circuit_breakers import LOOK_AGAIN_NS, MOST_FAILURES, OPEN_NS, CircuitBreakers
+from whistlestop.history.nexus.circuit_breakers import CHECK_AGAIN_NS, MOST_FAILURES, OPEN_NS, CircuitBreakers
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ async def test_after_a_minute_one_request_is_let_through_and_decides() -> None:
     await clock.advance(60)
     assert not breakers.is_open(KEY)
     assert breakers.admit(KEY) == 0
-    assert breakers.admit(KEY) == clock.now_ns() + LOOK_AGAIN_NS
+    assert breakers.admit(KEY) == clock.now_ns() + CHECK_AGAIN_NS
     breakers.report(KEY, failed=True)
     assert breakers.is_open(KEY)
     await clock.advance(60)

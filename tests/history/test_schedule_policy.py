@@ -133,7 +133,7 @@ def test_no_more_than_so_many_runs_are_started_at_once() -> None:
     data = schedule()
     buffered(data, *[policy.ALLOW_ALL] * 5)
     assert taken(data, 3)[:2] == ([0, 1, 2], [3, 4])
-    assert policy.next_look(data, compiled(data), START_NS) == START_NS + 1
+    assert policy.next_check(data, compiled(data), START_NS) == START_NS + 1
     assert taken(data, 3)[:2] == ([3, 4], [])
 
 
@@ -170,7 +170,7 @@ def test_a_failure_pauses_once() -> None:
 
 def test_a_schedule_with_nothing_left_to_do_goes_after_a_week() -> None:
     data = schedule(state={"limited_actions": True})
-    assert policy.next_look(data, compiled(data), START_NS) == START_NS + policy.RETENTION_NS
+    assert policy.next_check(data, compiled(data), START_NS) == START_NS + policy.RETENTION_NS
     assert policy.is_over(data, compiled(data), START_NS + policy.RETENTION_NS - 1) is False
     assert policy.is_over(data, compiled(data), START_NS + policy.RETENTION_NS) is True
     data.schedule.state.paused = True

@@ -196,7 +196,7 @@ EVERY_DAY = {
 def test_what_is_excluded_for_ever_is_given_up_at_once() -> None:
     """A spec whose exclusion mirrors its calendar took seconds of the event loop."""
     times = compiled(structured_calendar=[EVERY_DAY], exclude_structured_calendar=[EVERY_DAY])
-    looks = spec.Looks(times)
+    looks = spec.SearchBudget(times)
     before = looks.left
     with pytest.raises(spec.TooManyExclusions):
         times.next_of(second_of("2025-01-01T00:00:00") * SECOND_NS, looks)
@@ -207,7 +207,7 @@ def test_what_is_excluded_for_ever_is_given_up_at_once() -> None:
 def test_days_that_are_excluded_in_a_row_are_skipped_together() -> None:
     summer = {**EVERY_DAY, "month": [{"start": 6, "end": 8}]}
     times = compiled(structured_calendar=[EVERY_DAY], exclude_structured_calendar=[summer])
-    looks = spec.Looks(times)
+    looks = spec.SearchBudget(times)
     before = looks.left
     following = times.next_of(second_of("2025-05-31T23:59:59") * SECOND_NS, looks)
     assert following is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 from whistlestop.common.aws import AwsError
 from whistlestop.common.clock import SECOND_NS, FakeClock
-from whistlestop.history.notifications.worker_notifications import WorkerWakes
+from whistlestop.history.notifications.worker_notifications import WorkerNotifications
 
 NEAR = "https://sqs.eu-central-1.amazonaws.com/123456789012/stack-wakes"
 
@@ -33,9 +33,9 @@ class FakeSqs:
 
 async def test_each_queue_gets_one_message_for_what_happens_at_once() -> None:
     client = FakeSqs()
-    wakes = WorkerWakes(NEAR, FakeClock(), client)
-    wakes.wake(["a", "b"])
-    wakes.wake(["a"])
+    wakes = WorkerNotifications(NEAR, FakeClock(), client)
+    wakes.notify(["a", "b"])
+    wakes.notify(["a"])
     await wakes.settle()
     assert sorted(client.sent) == ["a", "b"]
 
@@ -44,10 +44,10 @@ async def test_what_happens_while_a_message_is_on_its_way_gets_another() -> None
     """The worker may have looked before it happened."""
     client = FakeSqs()
     client.gate = threading.Event()
-    wakes = WorkerWakes(NEAR, FakeClock(), client)
-    wakes.wake(["a"])
+    wakes = WorkerNotifications(NEAR, FakeClock(), client)
+    wakes.notify(["a"])
     await asyncio.sleep(0.02)
-    wakes.wake(["a"])
+    wakes.notify(["a"])
     client.gate.set()
     await wakes.settle()
     assert client.sent == ["a", "a"]
@@ -56,15 +56,15 @@ async def test_what_happens_while_a_message_is_on_its_way_gets_another() -> None
 async def test_a_queue_that_is_gone_is_left_alone_for_a_minute() -> None:
     clock, client = FakeClock(), FakeSqs()
     client.errors["a"] = AwsError("QueueDoesNotExist", "gone")
-    wakes = WorkerWakes(NEAR, clock, client)
+    wakes = WorkerNotifications(NEAR, clock, client)
     for _ in range(3):
-        wakes.wake(["a", "b"])
+        wakes.notify(["a", "b"])
         await wakes.settle()
     assert client.sent.count("a") == 1
     assert client.sent.count("b") == 3
     await clock.advance(61)
     assert clock.now_ns() > 61 * SECOND_NS
-    wakes.wake(["a"])
+    wakes.notify(["a"])
     await wakes.settle()
     assert client.sent.count("a") == 2
 
@@ -72,9 +72,9 @@ async def test_a_queue_that_is_gone_is_left_alone_for_a_minute() -> None:
 async def test_a_failure_is_nobodys_trouble() -> None:
     client = FakeSqs()
     client.errors["a"] = AwsError("Unreachable", "no")
-    wakes = WorkerWakes(NEAR, FakeClock(), client)
-    wakes.wake(["a"])
+    wakes = WorkerNotifications(NEAR, FakeClock(), client)
+    wakes.notify(["a"])
     await wakes.settle()
-    wakes.wake(["a"])
+    wakes.notify(["a"])
     await wakes.settle()
     assert (client.sent, wakes.sent) == (["a", "a"], 0)

@@ -21,7 +21,7 @@ from whistlestop.common.doors import lambda_shell
 from whistlestop.common.transports import wrap
 from whistlestop.history import lambda_function
 from whistlestop.history.timers import aws_wake_ups as aws_alarm
-from whistlestop.history.timers.aws_wake_ups import MINUTE_NS, AwsAlarm, WakeTarget, scheduled_ns
+from whistlestop.history.timers.aws_wake_ups import MINUTE_NS, AwsWakeUps, WakeUpTarget, scheduled_ns
 from whistlestop.storage.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Calls:
 class Aws:
     """Moto's SQS and Scheduler, and what the alarm sent to them."""
 
-    target: WakeTarget
+    target: WakeUpTarget
     sqs: Any
     scheduler: Any
     sent: list[int]
@@ -79,10 +79,10 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
         sqs.meta.events.register(
             "provide-client-params.sqs.SendMessage", lambda params, **_: sent.append(params["DelaySeconds"])
         )
-        yield Aws(WakeTarget(url, arn, GROUP, ROLE), Calls(sqs), Calls(scheduler), sent)
+        yield Aws(WakeUpTarget(url, arn, GROUP, ROLE), Calls(sqs), Calls(scheduler), sent)
 
 
-def arm(alarm: AwsAlarm, *instants_ns: int) -> None:
+def arm(alarm: AwsWakeUps, *instants_ns: int) -> None:
     async def all_of_them() -> None:
         for at_ns in instants_ns:
             await alarm.arm(at_ns)
@@ -98,14 +98,14 @@ def clock() -> FakeClock:
 @pytest.mark.parametrize(("after_s", "delay_s"), [(-5, 0), (0, 0), (0.2, 1), (40, 40), (899.5, 900), (900, 900)])
 def test_within_fifteen_minutes_a_message_is_delayed(aws: Aws, clock: FakeClock, after_s: float, delay_s: int) -> None:
     """By whole seconds, never to be early."""
-    arm(AwsAlarm(aws.target, clock, aws.sqs, aws.scheduler), clock.now_ns() + int(after_s * SECOND_NS))
+    arm(AwsWakeUps(aws.target, clock, aws.sqs, aws.scheduler), clock.now_ns() + int(after_s * SECOND_NS))
     assert (aws.sent, aws.schedules()) == ([delay_s], [])
 
 
 def test_beyond_a_schedule_comes_before_its_instant(aws: Aws, clock: FakeClock) -> None:
     """Once, to the queue, and it is gone when it has come."""
     at_ns = clock.now_ns() + 3600 * SECOND_NS + 30 * SECOND_NS
-    arm(AwsAlarm(aws.target, clock, aws.sqs, aws.scheduler), at_ns)
+    arm(AwsWakeUps(aws.target, clock, aws.sqs, aws.scheduler), at_ns)
     (schedule,) = aws.schedules()
     minute = datetime.fromtimestamp(scheduled_ns(at_ns) // SECOND_NS, UTC)
     assert schedule["Name"] == f"wake-{minute:%Y%m%dT%H%M}"
@@ -127,13 +127,13 @@ def test_schedules_of_a_minute_coalesce_over_instances(aws: Aws, clock: FakeCloc
     """Each instance arms, and there is one schedule."""
     at_ns = clock.now_ns() + 7200 * SECOND_NS
     for second in range(3):
-        arm(AwsAlarm(aws.target, clock, aws.sqs, aws.scheduler), at_ns + second * SECOND_NS)
+        arm(AwsWakeUps(aws.target, clock, aws.sqs, aws.scheduler), at_ns + second * SECOND_NS)
     assert len(aws.schedules()) == 1
 
 
 def test_an_instance_arms_only_for_what_comes_before_what_it_armed(aws: Aws, clock: FakeClock) -> None:
     now_ns = clock.now_ns()
-    alarm = AwsAlarm(aws.target, clock, aws.sqs, aws.scheduler)
+    alarm = AwsWakeUps(aws.target, clock, aws.sqs, aws.scheduler)
     arm(alarm, *(now_ns + seconds * SECOND_NS for seconds in (300, 400, 300, 100, 200, 7200)))
     assert aws.sent == [300, 100]
     assert aws.schedules() == []
@@ -141,7 +141,7 @@ def test_an_instance_arms_only_for_what_comes_before_what_it_armed(aws: Aws, clo
 
 def test_a_wake_that_may_be_under_way_stands_for_nothing(aws: Aws, clock: FakeClock) -> None:
     """It may have looked before this commit."""
-    alarm = AwsAlarm(aws.target, clock, aws.sqs, aws.scheduler)
+    alarm = AwsWakeUps(aws.target, clock, aws.sqs, aws.scheduler)
     arm(alarm, clock.now_ns() + 20 * SECOND_NS)
     asyncio.run(clock.advance(16))
     arm(alarm, clock.now_ns() + 100 * SECOND_NS)
@@ -150,8 +150,8 @@ def test_a_wake_that_may_be_under_way_stands_for_nothing(aws: Aws, clock: FakeCl
 
 def test_what_cannot_be_armed_is_left_to_the_sweep(aws: Aws, clock: FakeClock) -> None:
     """The commit stands, so the call answers; nothing is remembered that does not exist."""
-    gone = WakeTarget(aws.target.queue_url + "-gone", aws.target.queue_arn, GROUP, ROLE)
-    alarm = AwsAlarm(gone, clock, aws.sqs, aws.scheduler)
+    gone = WakeUpTarget(aws.target.queue_url + "-gone", aws.target.queue_arn, GROUP, ROLE)
+    alarm = AwsWakeUps(gone, clock, aws.sqs, aws.scheduler)
     arm(alarm, clock.now_ns() + 30 * SECOND_NS)
     assert alarm._armed == []
 

@@ -162,13 +162,13 @@ async def kept_by_aws(clock: FakeClock, _: Any, __: Path) -> Callable[[], Awaita
 async def gone_wake_queue(clock: FakeClock, _: Any, __: Path) -> Callable[[], Awaitable[bool]]:
     client = FakeSqs()
     client.errors["a"] = AwsError("QueueDoesNotExist", "gone")
-    wakes = worker_wakes.WorkerWakes(NEAR, clock, client)
-    wakes.wake(["a"])
+    wakes = worker_wakes.WorkerNotifications(NEAR, clock, client)
+    wakes.notify(["a"])
     await wakes.settle()
 
     async def is_left_alone() -> bool:
         before = len(client.sent)
-        wakes.wake(["a"])
+        wakes.notify(["a"])
         await wakes.settle()
         return len(client.sent) == before
 

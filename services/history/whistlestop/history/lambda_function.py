@@ -30,7 +30,7 @@ from whistlestop.common.outbound import Named, Outbound
 from whistlestop.common.proto import internal_pb2
 from whistlestop.history.engine.engine import Effects
 from whistlestop.history.service import History
-from whistlestop.history.timers.wake_ups import Dues, NoAlarm
+from whistlestop.history.timers.wake_ups import EarliestWakeUp, NoWakeUps
 from whistlestop.storage.outreach import Outreach
 from whistlestop.storage.presence import Presence
 from whistlestop.storage.watched import watched
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
     from whistlestop.common.doors.counts import Counts
     from whistlestop.common.notify import Subscription
-    from whistlestop.history.notifications.worker_notifications import WorkerWakes
-    from whistlestop.history.timers.wake_ups import Alarm
+    from whistlestop.history.notifications.worker_notifications import WorkerNotifications
+    from whistlestop.history.timers.wake_ups import WakeUps
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import TimerTask, TransferTask
 
 _FIRE_WHILE_WAITING_NS = SECOND_NS // 2
-_WAKE_PAGE = 200
+_PAGE = 200
 _PURGE_PAGE = 500
 _log = logging.getLogger(__name__)
 _clock = FunctionClock()
@@ -67,7 +67,7 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
     else:
         if instance.counts is not None:
             _count_lateness(instance.counts, event)
-        answer = await _wake(instance, latest_ns)
+        answer = await _fire_timers(instance, latest_ns)
         if instance.counts is not None:
             instance.counts.count("TimersFired", answer["timers"])
     await instance.settle(latest_ns)
@@ -77,7 +77,7 @@ async def _serve(event: dict[str, Any], context: Any) -> dict[str, Any]:
     return answer
 
 
-async def _wake(instance: Instance, latest_ns: int | None) -> dict[str, Any]:
+async def _fire_timers(instance: Instance, latest_ns: int | None) -> dict[str, Any]:
     """Fire timers page by page while there is time, and delete expired queries.
 
     The next deadline is noted for a wake-up, which covers everything due after it.
@@ -87,12 +87,12 @@ async def _wake(instance: Instance, latest_ns: int | None) -> dict[str, Any]:
     more, next_due_ns = True, 0
     while more and (latest_ns is None or _clock.steady_ns() < latest_ns):
         reply = await history.call(
-            "FireDue", internal_pb2.FireDueRequest(limit=_WAKE_PAGE), CallContext(deadline_ns=latest_ns, can_hold=False)
+            "FireDue", internal_pb2.FireDueRequest(limit=_PAGE), CallContext(deadline_ns=latest_ns, can_hold=False)
         )
         assert isinstance(reply, internal_pb2.FireDueResponse)
         timers, transfers, more = timers + reply.timers, transfers + reply.transfers, reply.more
         next_due_ns = reply.next_due_ns
-    instance.dues.note(_clock.now_ns() if more else next_due_ns)
+    instance.earliest_wake_up.note(_clock.now_ns() if more else next_due_ns)
     purged = await history.store.purge_queries(_clock.now_ns(), _PURGE_PAGE)
     await history.aside.tidy()
     return {"timers": timers, "transfers": transfers, "queries": purged}
@@ -110,33 +110,33 @@ class Instance:
     """The objects with which this instance serves calls."""
 
     history: History
-    dues: Dues
-    alarm: Alarm
+    earliest_wake_up: EarliestWakeUp
+    wake_ups: WakeUps
     presence: Presence
-    wakes: WorkerWakes | None = None
+    worker_notifications: WorkerNotifications | None = None
     counts: Counts | None = None
 
     async def settle(self, latest_ns: int | None) -> None:
         """Finish the call's work: deliver transfer tasks, set a wake-up, renew the membership row, notify workers."""
         await self.history.transfers.drain(latest_ns)
-        await self.dues.arm(self.alarm)
+        await self.earliest_wake_up.arm(self.wake_ups)
         await self.presence.note()
-        if self.wakes is not None:
-            await self.wakes.settle()
+        if self.worker_notifications is not None:
+            await self.worker_notifications.settle()
 
 
 class _FunctionEffects(Effects):
     """Deliver new transfer tasks within the call, and note timers for a wake-up; polls find matching tasks."""
 
-    def __init__(self, history: History, dues: Dues) -> None:
+    def __init__(self, history: History, earliest_wake_up: EarliestWakeUp) -> None:
         self._history = history
-        self._dues = dues
+        self._earliest_wake_up = earliest_wake_up
 
     def timer(self, timer: TimerTask) -> None:
-        self._dues.note(timer.fire_at_ns)
+        self._earliest_wake_up.note(timer.fire_at_ns)
 
     def transfers(self, transfers: Sequence[TransferTask]) -> None:
-        self._history.transfers.hint(transfers)
+        self._history.transfers.notify(transfers)
 
 
 class _Waits(RecheckNotifier):
@@ -158,16 +158,16 @@ class _Wait:
         self._fired_ns = 0
 
     async def wait(self, deadline_ns: int) -> bool:
-        woken = await self._waiting.wait(deadline_ns)
+        notified = await self._waiting.wait(deadline_ns)
         now_ns = _clock.steady_ns()
-        if woken and now_ns - self._fired_ns >= _FIRE_WHILE_WAITING_NS:
+        if notified and now_ns - self._fired_ns >= _FIRE_WHILE_WAITING_NS:
             self._fired_ns = now_ns
             context = CallContext(deadline_ns=deadline_ns, can_hold=False)
             try:
                 await self._history.call("FireDue", internal_pb2.FireDueRequest(), context)
             except ServiceError as error:
                 _log.warning("due timers and transfer tasks could not be processed: %r", error)
-        return woken
+        return notified
 
     def __enter__(self) -> Self:
         return self
@@ -191,35 +191,37 @@ async def _instance() -> Instance:
             exclusive=False, outbound=Outbound(Named.parse(settings.allow_outbound)),
         )  # fmt: skip
         waits.history = history
-        dues = Dues()
-        history.engine.effects = _FunctionEffects(history, dues)
-        history.transfers.postponed = history.timers.postponed = dues.note
+        earliest_wake_up = EarliestWakeUp()
+        history.engine.effects = _FunctionEffects(history, earliest_wake_up)
+        history.transfers.postponed = history.timers.postponed = earliest_wake_up.note
         presence = Presence(store, _clock, lambda_shell.instance_name(), "history")
-        wakes = _worker_wakes(settings)
+        worker_notifications = _worker_notifications_of(settings)
         # Aurora DSQL has no NOTIFY, so no server can listen on it.
         sender = "" if settings.dsql_host else secrets.token_urlsafe(6)
-        store.outreach = Outreach(None if wakes is None else wakes.wake, sender)
-        _instances.append(Instance(history, dues, _alarm(settings, counts), presence, wakes, counts))
+        store.outreach = Outreach(None if worker_notifications is None else worker_notifications.notify, sender)
+        _instances.append(
+            Instance(history, earliest_wake_up, _wake_ups_of(settings, counts), presence, worker_notifications, counts)
+        )
     return _instances[0]
 
 
-def _alarm(settings: HistorySettings, counts: Counts | None) -> Alarm:
+def _wake_ups_of(settings: HistorySettings, counts: Counts | None) -> WakeUps:
     if not settings.wake_queue_url:
-        return NoAlarm()
-    from whistlestop.history.timers.aws_wake_ups import AwsAlarm, WakeTarget
+        return NoWakeUps()
+    from whistlestop.history.timers.aws_wake_ups import AwsWakeUps, WakeUpTarget
 
-    target = WakeTarget(
+    target = WakeUpTarget(
         settings.wake_queue_url, settings.wake_queue_arn, settings.wake_schedule_group, settings.wake_role_arn
     )
-    return AwsAlarm(target, _clock, counts=counts)
+    return AwsWakeUps(target, _clock, counts=counts)
 
 
-def _worker_wakes(settings: HistorySettings) -> WorkerWakes | None:
+def _worker_notifications_of(settings: HistorySettings) -> WorkerNotifications | None:
     if not settings.wake_queue_url or not settings.worker_wake_prefix:
         return None
-    from whistlestop.history.notifications.worker_notifications import WorkerWakes
+    from whistlestop.history.notifications.worker_notifications import WorkerNotifications
 
-    return WorkerWakes(settings.wake_queue_url, _clock)
+    return WorkerNotifications(settings.wake_queue_url, _clock)
 
 
 def _store(settings: HistorySettings) -> Store:

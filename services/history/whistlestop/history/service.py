@@ -13,9 +13,9 @@ from whistlestop.history.core import completion as _completion  # noqa: F401 - l
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.engine.completion_pages import CompletionPages
 from whistlestop.history.engine.engine import Effects, Engine
-from whistlestop.history.engine.waiting_callers import Askers
+from whistlestop.history.engine.waiting_callers import WaitingCallers
 from whistlestop.history.timers.processor import EVERYTHING, TimerProcessor
-from whistlestop.history.transfers.misplaced_tasks import Placements
+from whistlestop.history.transfers.misplaced_tasks import MisplacedTasks
 from whistlestop.history.transfers.processor import TransferProcessor
 from whistlestop.history.transfers.push import Pushes
 from whistlestop.storage.errors import StorageError
@@ -62,7 +62,7 @@ class History:
         self.clock = clock
         self.wall = wall or clock
         """The machine's clock: `clock` is ahead of it where time is skipped, which must not affect waiting callers."""
-        self.askers = Askers(self.wall)
+        self.waiting_callers = WaitingCallers(self.wall)
         self.ids = ids
         self.notifier = notifier
         self.limits = limits or Limits()
@@ -82,7 +82,7 @@ class History:
         self.timers.handlers["push"] = self.push.fire
         self.engine.effects = _ServerEffects(self, task_listener)
         if task_listener is not None:
-            self.engine.placements = Placements(self.engine.deployments, clock, self._reroute)
+            self.engine.misplaced_tasks = MisplacedTasks(self.engine.deployments, clock, self._reroute)
         self.closing = False
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
@@ -135,8 +135,8 @@ class History:
     async def close(self) -> None:
         """Stop the background processors; unfinished work stays in the store."""
         self.closing = True
-        if self.engine.placements is not None:
-            await self.engine.placements.close()
+        if self.engine.misplaced_tasks is not None:
+            await self.engine.misplaced_tasks.close()
         await self.timers.close()
         await self.transfers.close()
 
@@ -154,7 +154,7 @@ class _ServerEffects(Effects):
             self._listener(tasks)
 
     def timer(self, timer: TimerTask) -> None:
-        self._service.timers.hint(timer)
+        self._service.timers.notify(timer)
 
     def transfers(self, transfers: Sequence[TransferTask]) -> None:
-        self._service.transfers.hint(transfers)
+        self._service.transfers.notify(transfers)

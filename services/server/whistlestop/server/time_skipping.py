@@ -276,7 +276,7 @@ def _serving(handler: Callable[[Any], Awaitable[Reply]]) -> Callable[[Message, C
 
 def _due(state: MutableState) -> int | None:
     """Return the next deadline of a run by the server's clock; None when it has none."""
-    due_ns = timers.earliest_due(state)
+    due_ns = timers.next_deadline(state)
     return due_ns - skipped_ns(state) if due_ns else None
 
 

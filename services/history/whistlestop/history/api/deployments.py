@@ -57,7 +57,7 @@ async def reroute_tasks(service: History, request: RerouteTasksRequest, context:
             moved += await reroute(service, context.namespace_id, name, queue.task_type, deployments)
     if request.push:
         queues = [(queue.name, queue.task_type) for queue in request.queues]
-        service.push.look(context.namespace_id, deployments, queues)
+        service.push.check(context.namespace_id, deployments, queues)
     return RerouteTasksResponse(moved=moved)
 
 

@@ -18,7 +18,7 @@ OUTBOX_GRACE_NS = 1_000_000_000
 """Younger transfer tasks are being delivered by the calls that wrote them."""
 
 
-async def fire_due(service: History, request: internal_pb2.FireDueRequest, context: CallContext) -> Reply:
+async def fire_timers(service: History, request: internal_pb2.FireDueRequest, context: CallContext) -> Reply:
     """Process one page of due timers and overdue transfer tasks. Repeated or concurrent calls are harmless.
 
     Mostly nothing is due, which one statement finds out. The next deadline is returned to callers that set a limit: to
@@ -41,4 +41,4 @@ async def fire_due(service: History, request: internal_pb2.FireDueRequest, conte
     )
 
 
-METHODS["FireDue"] = fire_due
+METHODS["FireDue"] = fire_timers

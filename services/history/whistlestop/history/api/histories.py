@@ -213,14 +213,14 @@ async def _close_event(
     A caller that does not wait gets the last event of a paused run, too, as from Temporal: its command line asks for
     it.
     """
-    shows_paused = not request.wait_new_event and (await service.engine.read(key)).state.status == PAUSED
-    if (first_call and not shows_paused) or request.wait_new_event:
+    sends_paused_event = not request.wait_new_event and (await service.engine.read(key)).state.status == PAUSED
+    if (first_call and not sends_paused_event) or request.wait_new_event:
         entry = await _wait(service, key, context, 1, only_close=True)
     else:
         entry = await service.engine.read(key)
     reply = service_pb.GetWorkflowExecutionHistoryResponse()
     data = b""
-    if not _is_open(entry) or shows_paused:
+    if not _is_open(entry) or sends_paused_event:
         data = await _last_event(service, entry)
         if FOLLOWS_RUNS not in context.headers.get("supported-features", "").split(","):
             data = _as_continued(data)
@@ -237,17 +237,17 @@ def _as_continued(data: bytes) -> bytes:
         attributes = getattr(event, kind)
         if kind not in _MAY_GO_ON or not attributes.new_execution_run_id:
             continue
-        told = history_pb.WorkflowExecutionContinuedAsNewEventAttributes(
+        continued = history_pb.WorkflowExecutionContinuedAsNewEventAttributes(
             new_execution_run_id=attributes.new_execution_run_id
         )
         if kind == "workflow_execution_completed_event_attributes" and attributes.HasField("result"):
-            told.last_completion_result.CopyFrom(attributes.result)
+            continued.last_completion_result.CopyFrom(attributes.result)
         elif kind == "workflow_execution_failed_event_attributes":
-            told.failure.CopyFrom(attributes.failure)
+            continued.failure.CopyFrom(attributes.failure)
         elif kind == "workflow_execution_timed_out_event_attributes":
-            told.failure.CopyFrom(close.RUN_TIMED_OUT)
+            continued.failure.CopyFrom(close.RUN_TIMED_OUT)
         event.event_type = et.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW
-        event.workflow_execution_continued_as_new_event_attributes.CopyFrom(told)
+        event.workflow_execution_continued_as_new_event_attributes.CopyFrom(continued)
     return history.SerializeToString()
 
 

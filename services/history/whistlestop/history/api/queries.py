@@ -62,7 +62,7 @@ _NO_WORKERS = (
     "before you sunset Workers. Or mark this workflow as AUTO_UPGRADE."
 )
 """Temporal's wording."""
-_LOOK_AGAIN_NS = 2 * SECOND_NS
+_CHECK_AGAIN_NS = 2 * SECOND_NS
 """When a waiting query is first checked for whether its run's workflow tasks are still routed to its queue."""
 FAILING_TASK_ATTEMPTS = 3
 MAX_CONFLICTS = 20
@@ -115,7 +115,7 @@ async def _query_run(
     try:
         with (
             service.notifier.subscribe(*topics) as audience,
-            service.askers.waiting(query_id, key, deadline_ns) as expires_ns,
+            service.waiting_callers.waiting(query_id, key, deadline_ns) as expires_ns,
         ):
             while True:
                 entry = await engine.read(key, audience)
@@ -151,7 +151,7 @@ async def _buffer(service: History, record: QueryRecord) -> None:
     """Let the next workflow task take the query along. Raise RESOURCE_EXHAUSTED when too many wait already."""
     most = service.limits.buffered_queries
     async with service.engine.lock(record.key):
-        since_ns = service.askers.since_ns(record.key)
+        since_ns = service.waiting_callers.since_ns(record.key)
         if len(await service.store.list_buffered_queries(record.key, since_ns, most)) >= most:
             raise ServiceError(Code.RESOURCE_EXHAUSTED, BUFFER_FULL, _TOO_BUSY)
         await service.store.put_query(record, None)
@@ -281,7 +281,7 @@ async def _dispatch(
     """Dispatch a query to one queue; return None without an answer by `until_ns`, or when the routing has changed."""
     key = entry.key
     now_ns = service.wall.now_ns()
-    pause_ns, is_normal = _LOOK_AGAIN_NS, task_queue == entry.state.task_queue
+    pause_ns, is_normal = _CHECK_AGAIN_NS, task_queue == entry.state.task_queue
     if is_normal:
         deployments = await service.engine.deployments.cached(key.namespace_id)
         task_queue = versioning.queue_of_workflow_task(entry.state, deployments)
@@ -295,7 +295,7 @@ async def _dispatch(
     task = MatchingTask(row, key.workflow_id, key.run_id, 0, 0, now_ns, query_id=query_id)
     with (
         service.notifier.subscribe(query_topic(query_id)) as audience,
-        service.askers.waiting(query_id, key, deadline_ns) as expires_ns,
+        service.waiting_callers.waiting(query_id, key, deadline_ns) as expires_ns,
     ):
         record = QueryRecord(query_id, key, request.query.SerializeToString(), False, expires_ns)
         await service.store.put_query(record, task)
@@ -305,10 +305,10 @@ async def _dispatch(
             answer = await _answer(service, query_id)
             if answer is not None:
                 return answer
-            look_ns = service.clock.steady_ns() + pause_ns if is_normal else until_ns
-            if await audience.wait(min(until_ns, look_ns)):
+            check_ns = service.clock.steady_ns() + pause_ns if is_normal else until_ns
+            if await audience.wait(min(until_ns, check_ns)):
                 continue
-            if look_ns < until_ns:
+            if check_ns < until_ns:
                 pause_ns *= 2
                 deployments = await service.engine.deployments.read(key.namespace_id)
                 if versioning.queue_of_workflow_task(entry.state, deployments) == task_queue:
@@ -343,8 +343,10 @@ async def attach(service: History, run: Run, reply: PollResponse) -> None:
     """Attach the queries that wait for the started task to its poll's reply."""
     if not run.state.buffered_queries:
         return
-    for record in await service.store.list_buffered_queries(run.key, service.askers.since_ns(run.key), MAX_ATTACHED):
-        if service.askers.left_ns(record) <= 0:
+    for record in await service.store.list_buffered_queries(
+        run.key, service.waiting_callers.since_ns(run.key), MAX_ATTACHED
+    ):
+        if service.waiting_callers.left_ns(record) <= 0:
             continue
         try:
             reply.queries[record.query_id].ParseFromString(record.request)
@@ -363,7 +365,7 @@ async def record_query_task_started(
     Raise NOT_FOUND when the query is answered or its caller is gone.
     """
     record = await service.store.get_query(request.query_id)
-    if record is None or record.answer is not None or service.askers.left_ns(record) <= 0:
+    if record is None or record.answer is not None or service.waiting_callers.left_ns(record) <= 0:
         raise not_found(TASK_GONE)
     entry = await service.engine.read(record.key)
     state = entry.state

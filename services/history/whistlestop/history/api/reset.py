@@ -10,7 +10,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.api import METHODS
-from whistlestop.history.api.start import MAX_LOOKED_BACK
+from whistlestop.history.api.start import MAX_EARLIER_RUNS
 from whistlestop.history.core.child import decide as children
 from whistlestop.history.core.operations import reset as core_reset
 from whistlestop.history.core.workflow import close
@@ -48,7 +48,7 @@ async def reset_workflow_execution(
         except (VersionConflict, CurrentConflict):
             continue
         key = ExecutionKey(context.namespace_id, request.workflow_execution.workflow_id, run_id)
-        await _hear_of_children(service.engine, key)
+        await _await_child_events(service.engine, key)
         return service_pb.ResetWorkflowExecutionResponse(run_id=run_id)
     raise ServiceError(Code.UNAVAILABLE, f"workflow {request.workflow_execution.workflow_id} is too busy; try again")
 
@@ -124,7 +124,7 @@ async def _made_before(engine: Engine, request_id: str, base: Entry, current: Mu
     state = current or base.state
     made = core_reset.made_by(state, request_id)
     previous = [base.state.reset_run_id, state.continued_run_id]
-    for _ in range(MAX_LOOKED_BACK):
+    for _ in range(MAX_EARLIER_RUNS):
         run_id = previous.pop() if previous else ""
         if made or not run_id:
             break
@@ -190,7 +190,7 @@ async def _reapply(
             return
 
 
-async def _hear_of_children(engine: Engine, key: ExecutionKey) -> None:
+async def _await_child_events(engine: Engine, key: ExecutionKey) -> None:
     """Record in the new run the ends of children that closed while no run of their parent was open.
 
     This happens after the commit: a child that closes later finds the new run by itself. If it is interrupted, the

@@ -39,7 +39,7 @@ class Standalone:
     """The prefix of the workflow ids of their runs."""
     gone: str
     """The message for one that does not exist, with a placeholder for the id."""
-    is_one: Callable[[MutableState], bool]
+    is_standalone: Callable[[MutableState], bool]
     long_poll: Callable[[Limits], tuple[int, int]]
     """The longest wait of a caller, and how long before its own deadline it is answered."""
 
@@ -55,7 +55,7 @@ class Standalone:
                 context.namespace_id, self.workflow_id(user_id), run_id, fresh=not engine.exclusive
             )
         except ServiceError as error:
-            raise self._told(error, user_id) from None
+            raise self._with_user_id(error, user_id) from None
 
     async def read(self, service: History, key: ExecutionKey) -> Entry:
         """Return the run as stored now. Raise NOT_FOUND."""
@@ -63,8 +63,8 @@ class Standalone:
         try:
             entry = await service.engine.read(key)
         except ServiceError as error:
-            raise self._told(error, user_id) from None
-        if not self.is_one(entry.state):
+            raise self._with_user_id(error, user_id) from None
+        if not self.is_standalone(entry.state):
             raise self._none(user_id)
         return entry
 
@@ -96,14 +96,14 @@ class Standalone:
         """Decide on the run and commit. Raise NOT_FOUND."""
 
         def on_one(run: Run) -> _T:
-            if not self.is_one(run.state):
+            if not self.is_standalone(run.state):
                 raise self._none(user_id)
             return decide(run)
 
         try:
             return await service.engine.transact(namespace_id, self.workflow_id(user_id), run_id, on_one)
         except ServiceError as error:
-            raise self._told(error, user_id) from None
+            raise self._with_user_id(error, user_id) from None
 
     async def delete(
         self, service: History, namespace_id: str, user_id: str, run_id: str, end: Callable[[Run], None]
@@ -137,7 +137,7 @@ class Standalone:
     def _none(self, user_id: str) -> ServiceError:
         return not_found(self.gone.format(user_id))
 
-    def _told(self, error: ServiceError, user_id: str) -> ServiceError:
+    def _with_user_id(self, error: ServiceError, user_id: str) -> ServiceError:
         is_the_engines = error.code is Code.NOT_FOUND and error.message.startswith("workflow ")
         return self._none(user_id) if is_the_engines else error
 

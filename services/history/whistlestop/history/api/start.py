@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from whistlestop.history.service import History
 
 MAX_CONFLICTS = 20
-MAX_LOOKED_BACK = 10
+MAX_EARLIER_RUNS = 10
 """The maximum of runs in a chain that are searched for a repeated request."""
 RUNNING = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 
@@ -220,7 +220,7 @@ async def _run_before(starting: Start, entry: Entry) -> Entry | None:
     if first is not None and first.state.create_request_id == request.request_id:
         return first
     if request.on_conflict_options.attach_request_id:
-        for _ in range(MAX_LOOKED_BACK):
+        for _ in range(MAX_EARLIER_RUNS):
             run_id = entry.state.continued_run_id
             key = ExecutionKey(entry.key.namespace_id, entry.key.workflow_id, run_id)
             before = await chains.entry_of(engine, key) if run_id else None

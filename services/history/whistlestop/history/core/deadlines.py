@@ -1,8 +1,8 @@
 """Fire what is due in a run, and set its timer row to the next deadline.
 
-A run has one timer row. When it fires, `fire_due` handles all deadlines that have passed and moves the row to the next
-one. The order is that of importance: the end of the run, its workflow task, its own timers, its activities. Nothing
-fires early; firing late or twice finds nothing to do.
+A run has one timer row. When it fires, `fire_deadlines` handles all deadlines that have passed and moves the row to the
+next one. The order is that of importance: the end of the run, its workflow task, its own timers, its activities.
+Nothing fires early; firing late or twice finds nothing to do.
 """
 
 from __future__ import annotations
@@ -34,38 +34,38 @@ if TYPE_CHECKING:
 NO_TIME_LEFT = "Not enough time to schedule next retry before activity ScheduleToClose timeout, giving up retrying"
 
 
-def earliest_due(state: MutableState) -> int:
+def next_deadline(state: MutableState) -> int:
     """Return the run's next deadline, in nanoseconds by its clock; 0 for none."""
-    if activity_execution.is_one(state):
-        return activity_execution.earliest_due(state)
-    dues: list[int] = []
+    if activity_execution.is_standalone(state):
+        return activity_execution.next_deadline(state)
+    deadlines: list[int] = []
     expiration_ns = run_deadline(state)
     if expiration_ns:
-        dues.append(expiration_ns)
+        deadlines.append(expiration_ns)
     if state.first_workflow_task_backoff_until_ns:
-        dues.append(state.first_workflow_task_backoff_until_ns)
+        deadlines.append(state.first_workflow_task_backoff_until_ns)
     task = state.workflow_task
     if task.scheduled_event_id:
         if task.started_event_id:
-            dues.append(workflow_task.times_out_ns(task))
+            deadlines.append(workflow_task.times_out_ns(task))
         elif task.schedule_to_start_due_ns:
-            dues.append(task.schedule_to_start_due_ns)
-    dues.extend(due_ns for due_ns, _ in short_timers.dues(state))
+            deadlines.append(task.schedule_to_start_due_ns)
+    deadlines.extend(deadline_ns for deadline_ns, _ in short_timers.fire_times(state))
     for activity in state.activities.values():
-        due_ns = activity_deadlines.next_deadline(activity)
-        if due_ns:
-            dues.append(due_ns)
+        deadline_ns = activity_deadlines.next_deadline(activity)
+        if deadline_ns:
+            deadlines.append(deadline_ns)
     for operation in state.nexus_operations.values():
-        due_ns = nexus_deadlines.next_deadline(operation)
-        if due_ns:
-            dues.append(due_ns)
-    fast_forward_ns = time_skipping_apply.fast_forward_due(state)
+        deadline_ns = nexus_deadlines.next_deadline(operation)
+        if deadline_ns:
+            deadlines.append(deadline_ns)
+    fast_forward_ns = time_skipping_apply.fast_forward_deadline(state)
     if fast_forward_ns:
-        dues.append(fast_forward_ns)
-    return min(dues, default=0)
+        deadlines.append(fast_forward_ns)
+    return min(deadlines, default=0)
 
 
-def row_due(state: MutableState) -> int:
+def timer_row_wall_ns(state: MutableState) -> int:
     """Return the time of the run's timer row, in nanoseconds by the server's clock; 0 if it has none."""
     return state.alarm_ns - skipped_ns(state) if state.alarm_ns else 0
 
@@ -76,7 +76,7 @@ def run_deadline(state: MutableState) -> int:
     return min(run_ns, chain_ns) if run_ns and chain_ns else run_ns or chain_ns
 
 
-def fire_due(run: Run) -> None:
+def fire_deadlines(run: Run) -> None:
     """Handle everything that is due in the run, and set its timer row to the next deadline."""
     state = run.state
     if not run.is_open or state.alarm_ns == 0 or run.now_ns < state.alarm_ns:
@@ -85,8 +85,8 @@ def fire_due(run: Run) -> None:
     run.bookkeeping = True
     if 0 < run_deadline(state) <= run.now_ns:
         close.time_out(run)
-    elif activity_execution.is_one(state):
-        activity_execution.fire_due(run)
+    elif activity_execution.is_standalone(state):
+        activity_execution.fire_deadlines(run)
     else:
         _fire_workflow_task(run)
         _fire_user_timers(run)
@@ -99,16 +99,16 @@ def fire_due(run: Run) -> None:
 
 def postpone(run: Run) -> None:
     """Move the run's timer row to the next deadline if it would fire before that, for nothing."""
-    following_ns = earliest_due(run.state)
+    following_ns = next_deadline(run.state)
     if following_ns > run.state.alarm_ns:
-        run.set_alarm(following_ns)
+        run.set_timer_row(following_ns)
 
 
 def rearm(run: Run) -> None:
     """Move the run's timer row to the next deadline, or delete it if there is none."""
-    following_ns = earliest_due(run.state)
+    following_ns = next_deadline(run.state)
     if following_ns:
-        run.set_alarm(following_ns)
+        run.set_timer_row(following_ns)
     else:
         run.state.alarm_ns = 0
         run.timer = None
@@ -118,7 +118,7 @@ def rearm(run: Run) -> None:
 
 def _fire_fast_forward(run: Run) -> None:
     """Disable time skipping if the fast-forward's target has passed while the run was not idle."""
-    if run.is_open and 0 < time_skipping_apply.fast_forward_due(run.state) <= run.now_ns:
+    if run.is_open and 0 < time_skipping_apply.fast_forward_deadline(run.state) <= run.now_ns:
         time_skipping.record(run, target_ns=0, disables=True)
 
 
@@ -148,8 +148,8 @@ def _fire_user_timers(run: Run) -> None:
     state = run.state
     due = sorted(
         (timer.fire_ns, timer.started_event_id, timer.timer_id)
-        for due_ns, timer in short_timers.dues(state)
-        if due_ns <= run.now_ns
+        for deadline_ns, timer in short_timers.fire_times(state)
+        if deadline_ns <= run.now_ns
     )
     for _, started_event_id, timer_id in due:
         event = run.event(et.EVENT_TYPE_TIMER_FIRED)
@@ -174,10 +174,10 @@ def _fire_activities(run: Run) -> None:
     """Fire the activities' timeouts, and dispatch the attempts that are due."""
     activities = run.state.activities
     due = sorted(
-        (due_ns, scheduled_event_id, _AT_ONCE.index(timeout_type), timeout_type, activity.attempt)
+        (deadline_ns, scheduled_event_id, _AT_ONCE.index(timeout_type), timeout_type, activity.attempt)
         for scheduled_event_id, activity in activities.items()
-        for due_ns, timeout_type in activity_deadlines.deadlines(activity)
-        if due_ns <= run.now_ns
+        for deadline_ns, timeout_type in activity_deadlines.deadlines(activity)
+        if deadline_ns <= run.now_ns
     )
     is_over = False
     for _, scheduled_event_id, _, timeout_type, attempt in due:

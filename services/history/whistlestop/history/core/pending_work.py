@@ -16,7 +16,7 @@ def activities_under_way(state: MutableState) -> int:
     if state.status != RUNNING:
         return 0
     if state.HasField("activity_execution"):
-        return int(activity_execution.is_worked_at(state))
+        return int(activity_execution.is_under_way(state))
     return sum(not activity.paused and not activity.retry_due_ns for activity in state.activities.values())
 
 

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier, Subscription
     from whistlestop.history.core.limits import Limits
-    from whistlestop.history.transfers.misplaced_tasks import Placements
+    from whistlestop.history.transfers.misplaced_tasks import MisplacedTasks
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import ExecutionWrite, HistoryBatch, MatchingTask, TransferTask
     from whistlestop.storage.visibility import AttributeType
@@ -142,7 +142,7 @@ class Engine:
         """The number of commits in progress."""
         self.watch: Callable[[Run], None] | None = None
         """Called with every run after its commit."""
-        self.placements: Placements | None = None
+        self.misplaced_tasks: MisplacedTasks | None = None
         """The queues that recently got tasks; None in functions, where nothing runs after a call."""
         self.retention_of: Callable[[str], Awaitable[int]] = _keep_for_ever
         self.attribute_types_of: Callable[[str], Awaitable[Mapping[str, AttributeType]]] = _no_custom_attributes
@@ -242,13 +242,13 @@ class Engine:
             f"the state of workflow {key.workflow_id}, run {key.run_id} can't be read: terminate or delete the workflow"
         )
 
-    async def read(self, key: ExecutionKey, woken: Subscription | None = None) -> Entry:
+    async def read(self, key: ExecutionKey, subscription: Subscription | None = None) -> Entry:
         """Return the run's entry for a reader, as stored now. Raise NOT_FOUND.
 
-        If `woken` (a subscription to the run's topic) only reported commits of this process, their result is taken from
+        If `subscription` (to the run's topic) only reported commits of this process, their result is taken from
         the cache: no other process has reported a write since.
         """
-        return await self.load(key, fresh=not self.exclusive and (woken is None or woken.elsewhere))
+        return await self.load(key, fresh=not self.exclusive and (subscription is None or subscription.elsewhere))
 
     async def find(self, namespace_id: str, workflow_id: str, run_id: str = "") -> Entry:
         """Return that run, or the current one, for a reader, as it was at some moment of the call. Raise NOT_FOUND."""
@@ -508,9 +508,9 @@ class Engine:
         topics.extend(query_topic(query_id) for query_id, _ in run.answers)
         if write.tasks_added:
             self.tasks_written(write.tasks_added)
-            if self.placements is not None:
+            if self.misplaced_tasks is not None:
                 sticky = run.state.sticky_task_queue
-                self.placements.note(run.key.namespace_id, write.tasks_added, run.placed_by, sticky)
+                self.misplaced_tasks.note(run.key.namespace_id, write.tasks_added, run.placed_by, sticky)
         if write.transfers_added:
             # This precedes the callers' answers: their next request should not overtake the effects of the commit. The
             # completion callback of an update, for example, should arrive before the answer of the update's handler.

@@ -120,15 +120,15 @@ async def _from_history(engine: Engine, stored: StoredExecution, branches: list[
 async def _from_rows(engine: Engine, stored: StoredExecution) -> MutableState:
     key = stored.key
     state = _identity(key)
-    shown = await _shown(engine, key)
-    if shown is None:
+    row = await _visibility_row(engine, key)
+    if row is None:
         return state
-    state.workflow_type, state.task_queue = shown.workflow_type, shown.task_queue
-    state.start_ns = shown.start_time_us * 1000
+    state.workflow_type, state.task_queue = row.workflow_type, row.task_queue
+    state.start_ns = row.start_time_us * 1000
     return state
 
 
-async def _shown(engine: Engine, key: ExecutionKey) -> VisibilityRow | None:
+async def _visibility_row(engine: Engine, key: ExecutionKey) -> VisibilityRow | None:
     everywhere = "(TemporalNamespaceDivision IS NULL OR TemporalNamespaceDivision IS NOT NULL)"
     rows, _ = await engine.store.list_visibility(
         key.namespace_id, parse(f"RunId = '{key.run_id}' AND {everywhere}", {}), 1, b""

@@ -21,7 +21,7 @@ KEEP_NS = 10 * SECOND_NS
 """How long a row outlives its caller's deadline."""
 
 
-class Askers:
+class WaitingCallers:
     """The deadlines of waiting callers."""
 
     def __init__(self, clock: Clock) -> None:

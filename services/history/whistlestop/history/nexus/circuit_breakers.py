@@ -32,7 +32,7 @@ Key: TypeAlias = tuple[str, str, str]
 
 MOST_FAILURES = 5
 OPEN_NS = 60 * SECOND_NS
-LOOK_AGAIN_NS = SECOND_NS
+CHECK_AGAIN_NS = SECOND_NS
 """How much later the other requests ask again while the one that was let through is in progress."""
 MOST_BREAKERS = 10_000
 _REASON = "The circuit breaker is open."
@@ -64,7 +64,7 @@ class CircuitBreakers:
         if now_ns < breaker.open_until_ns:
             return self._clock.now_ns() + breaker.open_until_ns - now_ns
         if now_ns < breaker.trying_until_ns:
-            return self._clock.now_ns() + LOOK_AGAIN_NS
+            return self._clock.now_ns() + CHECK_AGAIN_NS
         breaker.trying_until_ns = now_ns + OPEN_NS
         return 0
 

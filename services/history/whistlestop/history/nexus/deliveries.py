@@ -14,9 +14,8 @@ from whistlestop.history.core.nexus import system as system_nexus
 from whistlestop.history.core.times import MILLISECOND_NS, timestamp_ns
 from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.history.nexus import callbacks as nexus_callbacks
-from whistlestop.history.nexus import external_endpoints as outside
+from whistlestop.history.nexus import external_endpoints, system_operations
 from whistlestop.history.nexus import http as nexus_http
-from whistlestop.history.nexus import system_operations
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ _START, _CANCEL, _CALLBACK = nexus_operations.START_KIND, nexus_operations.CANCE
 KINDS = frozenset({_START, _CANCEL, _CALLBACK})
 """The kinds of these transfer tasks."""
 _TARGET_GONE = "endpoint not registered"
-_OUTSIDE = "outside"
+_EXTERNAL = "outside"
 """In place of a namespace id, for an external endpoint."""
 
 
@@ -63,7 +62,7 @@ async def deliver(service: History, task: TransferTask, data: TransferData) -> R
 
 
 async def _request(service: History, task: TransferTask, data: TransferData, *, cancel: bool) -> Rest | None:
-    record: outside.Record | None = None
+    record: external_endpoints.Record | None = None
     run, operation = await _wanted(service, task, data, cancel=cancel)
     if run is not None and operation is not None:
         if operation.endpoint == system_nexus.ENDPOINT:
@@ -71,8 +70,8 @@ async def _request(service: History, task: TransferTask, data: TransferData, *, 
             record = await system_operations.call(service, run, operation)
         else:
             _admit(service, task.key.namespace_id, *nexus_operations.destination_of(operation, cancel=cancel))
-        if record is None and (url := await outside.address(service, operation)):
-            return partial(_ask_outside, service, task, data, url, cancel=cancel)
+        if record is None and (url := await external_endpoints.address(service, operation)):
+            return partial(_request_external, service, task, data, url, cancel=cancel)
     await service.engine.again(task.key, partial(_note, service, task, data, record, cancel=cancel))
     return None
 
@@ -84,18 +83,20 @@ def _admit(service: History, namespace_id: str, kind: str, destination: str) -> 
         raise PutOff(until_ns)
 
 
-async def _ask_outside(service: History, task: TransferTask, data: TransferData, url: str, *, cancel: bool) -> None:
+async def _request_external(
+    service: History, task: TransferTask, data: TransferData, url: str, *, cancel: bool
+) -> None:
     run, operation = await _wanted(service, task, data, cancel=cancel)
     if run is None or operation is None:
         await service.store.delete_transfer(task)
         return
-    record = await outside.request(service, run, operation, url, cancel=cancel)
+    record = await external_endpoints.request(service, run, operation, url, cancel=cancel)
     # Others commit to the run meanwhile: then only the recording is repeated, not the request.
     await service.engine.again(task.key, partial(_note, service, task, data, record, cancel=cancel))
 
 
 async def _note(
-    service: History, task: TransferTask, data: TransferData, record: outside.Record | None, *, cancel: bool
+    service: History, task: TransferTask, data: TransferData, record: external_endpoints.Record | None, *, cancel: bool
 ) -> None:
     """Commit the outcome of the request, or put it on the task queue of the endpoint's workers."""
     engine = service.engine
@@ -168,7 +169,7 @@ async def _call_back(service: History, task: TransferTask, data: TransferData) -
         return None
     callback = run.state.completion_callbacks[data.callback_index].nexus
     if callback.url != SYSTEM_URL and not _leads_home(run, callback):
-        return partial(_call_outside, service, task, data)
+        return partial(_call_external, service, task, data)
     await service.engine.again(task.key, partial(_call_caller, service, task, data, callback))
     return None
 
@@ -201,7 +202,7 @@ async def _call_caller(
             await service.store.delete_transfer(task)
             return
         caller = await _run_of(service, target) if target is not None else None
-        refusal = _tell(run, caller, token, data, _header(callback, OPERATION_HEADER), led_to)
+        refusal = _notify_caller(run, caller, token, data, _header(callback, OPERATION_HEADER), led_to)
         if refusal:
             callbacks.failed(run, data.callback_index, refusal)
         else:
@@ -213,7 +214,7 @@ def _header(callback: common_pb.Callback.Nexus, name: str) -> str:
     return next((value for key, value in callback.header.items() if key.lower() == name), "")
 
 
-async def _call_outside(service: History, task: TransferTask, data: TransferData) -> None:
+async def _call_external(service: History, task: TransferTask, data: TransferData) -> None:
     """Send a completion to another server, over HTTP."""
     run = await _run_of(service, task.key)
     if run is None or not callbacks.is_owed(run.state, data.callback_index):
@@ -246,10 +247,10 @@ async def _settle(service: History, task: TransferTask, data: TransferData, refu
         elif not refusal.retryable:
             callbacks.failed(run, data.callback_index, refusal.message)
         else:
-            due_ns = callbacks.put_off(run, data.callback_index, refusal.message)
+            deadline_ns = callbacks.put_off(run, data.callback_index, refusal.message)
             await service.engine.commit(run)
             # By the server's clock: the run's own may be ahead.
-            raise PutOff(due_ns - skipped_ns(run.state))
+            raise PutOff(deadline_ns - skipped_ns(run.state))
         await service.engine.commit(run, done=task)
 
 
@@ -276,10 +277,10 @@ async def _led_to(service: History, caller: Run | None, token: OperationToken) -
     record = await service.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
     if record is None or record.version != 1:
         return ""
-    return NexusEndpointData.FromString(record.data).target_namespace_id or _OUTSIDE
+    return NexusEndpointData.FromString(record.data).target_namespace_id or _EXTERNAL
 
 
-def _tell(
+def _notify_caller(
     run: Run, caller: Run | None, token: OperationToken, data: TransferData, operation_token: str, led_to: str
 ) -> str:
     """Complete the caller's operation. Return an error message if the operation does not exist (any more)."""
@@ -289,7 +290,7 @@ def _tell(
         operation = nexus_operations.of_callback(caller, token.scheduled_event_id, token.request_id)
     except ServiceError as error:
         return f"handler error (NOT_FOUND): {error.message}"
-    if not nexus_operations.may_tell(caller, operation, run.key.namespace_id, led_to):
+    if not nexus_operations.may_notify(caller, operation, run.key.namespace_id, led_to):
         # The answer to a token of another namespace's request is the same as without one.
         return f"handler error (NOT_FOUND): {nexus_operations.NOT_FOUND}"
     link = callbacks.link_of(run.state, data.callback_index)

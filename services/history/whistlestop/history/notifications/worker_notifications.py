@@ -30,7 +30,7 @@ _MOST_GONE = 1000
 _log = logging.getLogger(__name__)
 
 
-class WorkerWakes:
+class WorkerNotifications:
     """Send messages by SQS.
 
     `near_url` is the URL of any queue of the account and region; `sqs` is like boto3's client.
@@ -46,7 +46,7 @@ class WorkerWakes:
         self._gone_ns: dict[str, int] = {}
         self.sent = 0
 
-    def wake(self, names: Iterable[str]) -> None:
+    def notify(self, names: Iterable[str]) -> None:
         """Send a message to each of the queues soon."""
         now_ns = self._clock.steady_ns()
         for name in names:

@@ -141,7 +141,7 @@ async def off_loop_if(spec: CompiledSpec | None, work: Callable[P, T], *argument
 class Outlook(NamedTuple):
     """What is stored with a schedule's data, and follows from it and its spec."""
 
-    due_ns: int
+    deadline_ns: int
     """When the schedule has to be processed again."""
     shown: bytes
     """What lists show of it, serialised."""
@@ -161,17 +161,17 @@ def outlook(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> Outlo
         at.FromNanoseconds(policy.retention_ends(data))
         idle_close = f'"{at.ToJsonString()}"'.encode()
     return Outlook(
-        policy.next_look(data, spec, now_ns), listed.SerializeToString(deterministic=True), next_action, idle_close
+        policy.next_check(data, spec, now_ns), listed.SerializeToString(deterministic=True), next_action, idle_close
     )
 
 
-def write(run: Run, data: ScheduleData, looks: Outlook) -> None:
+def write(run: Run, data: ScheduleData, outlook: Outlook) -> None:
     """Write the data of an open schedule into its run, with the timer and what lists show (see `outlook`)."""
-    due_ns, shown, next_action, idle_close = looks
-    if due_ns != data.alarm_ns:
-        data.alarm_ns = due_ns
-        if due_ns:
-            run.timer = TimerTask("schedule", run.slot, run.key, due_ns)
+    deadline_ns, shown, next_action, idle_close = outlook
+    if deadline_ns != data.alarm_ns:
+        data.alarm_ns = deadline_ns
+        if deadline_ns:
+            run.timer = TimerTask("schedule", run.slot, run.key, deadline_ns)
     run.state.schedule = data.SerializeToString()
     run.changed = True
     payload = common_pb.Payload(metadata={"encoding": b"binary/plain"})

@@ -358,21 +358,21 @@ def record_closed(
 # ---- the next time ---------------------------------------------------------------------------------------------------
 
 
-def next_look(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> int:
+def next_check(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> int:
     """Return when the schedule has to be processed next (nanoseconds since the epoch); 0: after a change."""
-    looks = []
+    checks = []
     if data.HasField("initial_patch"):
-        looks.append(now_ns)
+        checks.append(now_ns)
     if any(overlap_policy(data, start.overlap_policy) == ALLOW_ALL for start in data.buffered):
-        looks.append(now_ns + 1)
+        checks.append(now_ns + 1)
     if data.backfills and len(data.buffered) < MAX_BUFFER // 2:
-        looks.append(now_ns + BACKFILL_PAUSE_NS)
+        checks.append(now_ns + BACKFILL_PAUSE_NS)
     following = next(_times(spec, data.processed_ns), None) if spec is not None and can_act(data) else None
     if following is not None:
-        looks.append(max(following.actual_ns, now_ns + 1))
-    elif not looks and is_idle(data):
-        looks.append(retention_ends(data))
-    return min(looks, default=0)
+        checks.append(max(following.actual_ns, now_ns + 1))
+    elif not checks and is_idle(data):
+        checks.append(retention_ends(data))
+    return min(checks, default=0)
 
 
 def is_idle(data: ScheduleData) -> bool:
@@ -455,10 +455,10 @@ def listed(data: ScheduleData, spec: CompiledSpec | None) -> schedule_pb.Schedul
 def matching_times(spec: CompiledSpec, after_ns: int, end_ns: int) -> list[int]:
     """Return the times within a range, at most a thousand. Raise TooManyExclusions."""
     found: list[int] = []
-    looks = times.Looks(spec)
-    looks.left += MAX_MATCHING_TIMES
+    checks = times.SearchBudget(spec)
+    checks.left += MAX_MATCHING_TIMES
     while len(found) < MAX_MATCHING_TIMES:
-        following = spec.next_of(after_ns, looks)
+        following = spec.next_of(after_ns, checks)
         if following is None or following.actual_ns > end_ns:
             break
         after_ns = following.actual_ns

@@ -53,12 +53,12 @@ async def create_schedule(service: History, request: service_pb.CreateScheduleRe
     if patch is not None:
         policy.check_room(data, patch)
     spec = await off_loop(policy.compiled, data, context.namespace_id)
-    looks = await driver.off_loop_if(spec, driver.outlook, data, spec, now_ns)
+    outlook = await driver.off_loop_if(spec, driver.outlook, data, spec, now_ns)
 
     def prepare(run: Run) -> None:
         fresh = ScheduleData()
         fresh.CopyFrom(data)
-        driver.write(run, fresh, looks)
+        driver.write(run, fresh, outlook)
 
     try:
         _, run = await start(Start(service, _start_request(request), context, prepare))

@@ -21,13 +21,13 @@ from whistlestop.history.schedule.calendars import Calendar, compiled
 from whistlestop.history.schedule.farmhash import fingerprint32
 from whistlestop.history.schedule.ranges import FIELDS, MAX_YEAR, SpecError, parse_cron, structured
 
-MAX_LOOKS = 20_000
+MAX_STEPS = 20_000
 """The maximum of consecutive times that may be excluded (fewer with many exclusions, each of which is checked for
 each time).
 
 Exclusions of whole hours and days are skipped in one step.
 """
-LEAST_LOOKS = 100
+LEAST_STEPS = 100
 MAX_TIMES = 100
 """The maximum of calendars, intervals and cron strings: each is evaluated to find the next time."""
 MAX_EXCLUSIONS = 300
@@ -79,13 +79,13 @@ class CompiledSpec:
 
     def next_after(self, after_ns: int) -> Next | None:
         """Return the first time (before jitter) later than `after_ns`; None after the last. Raise TooManyExclusions."""
-        return self.next_of(after_ns, Looks(self))
+        return self.next_of(after_ns, SearchBudget(self))
 
-    def next_of(self, after_ns: int, looks: Looks) -> Next | None:
-        """Return the time as `next_after` does, using up `looks`. Raise TooManyExclusions."""
+    def next_of(self, after_ns: int, budget: SearchBudget) -> Next | None:
+        """Return the time as `next_after` does, using up `budget`. Raise TooManyExclusions."""
         after = max(after_ns, self.start_ns - SECOND_NS) // SECOND_NS
-        while looks.left > 0:
-            looks.left -= 1
+        while budget.left > 0:
+            budget.left -= 1
             nominal = self._nominal_after(after)
             if nominal is None or nominal >= _END_S or self._is_past_end(nominal):
                 return None
@@ -130,11 +130,11 @@ class CompiledSpec:
         return Next(nominal_ns, nominal_ns + jitter_ms * _MILLISECOND_NS)
 
 
-class Looks:
+class SearchBudget:
     """How many more times may be checked in a search."""
 
     def __init__(self, spec: CompiledSpec) -> None:
-        self.left = max(MAX_LOOKS // max(len(spec.exclusions), 1), LEAST_LOOKS)
+        self.left = max(MAX_STEPS // max(len(spec.exclusions), 1), LEAST_STEPS)
 
 
 def canonical(spec: schedule_pb.ScheduleSpec) -> schedule_pb.ScheduleSpec:

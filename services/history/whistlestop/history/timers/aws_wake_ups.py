@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class WakeTarget:
+class WakeUpTarget:
     """The queue whose messages invoke history, and how schedules reach it."""
 
     queue_url: str
@@ -49,11 +49,11 @@ class WakeTarget:
     """The role with which EventBridge Scheduler sends to the queue."""
 
 
-class AwsAlarm:
+class AwsWakeUps:
     """Set wake-ups. `sqs` and `scheduler` are like boto3's clients; by default they are created at first use."""
 
     def __init__(
-        self, target: WakeTarget, clock: Clock, sqs: Any = None, scheduler: Any = None, counts: Counts | None = None
+        self, target: WakeUpTarget, clock: Clock, sqs: Any = None, scheduler: Any = None, counts: Counts | None = None
     ) -> None:
         self._target = target
         self._clock = clock

@@ -20,7 +20,7 @@ from whistlestop.common.clock import SECOND_NS, wait_toward
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.loops import Loop
 from whistlestop.history.core import deadlines as core_timers
-from whistlestop.history.engine.transient_errors import is_passing
+from whistlestop.history.engine.transient_errors import is_transient
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS, TimerTask
 
@@ -57,7 +57,7 @@ class TimerProcessor:
         self._heap: list[tuple[int, int, TimerTask, bool]] = []
         """Due time, number, row, and whether a commit of this process wrote it (otherwise it was read)."""
         self._count = 0
-        self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
         self._sleeps_until_ns = 0
         self._spans: Sequence[tuple[int, int]] = EVERYTHING
         self._reread = False
@@ -75,7 +75,7 @@ class TimerProcessor:
         self.postponed: Callable[[int], None] = _nobody
         """Called with the time at which a failed row is to be tried again."""
 
-    def hint(self, timer: TimerTask) -> None:
+    def notify(self, timer: TimerTask) -> None:
         """Take up a row that was written."""
         if self._task is None:
             return
@@ -92,7 +92,7 @@ class TimerProcessor:
         """Change the slots whose rows are fired by this process, and read all of their rows."""
         self._spans = tuple(spans)
         self._reread = True
-        self._wake.set()
+        self._changed.set()
 
     def _is_ours(self, timer: TimerTask) -> bool:
         return any(first <= timer.slot < following for first, following in self._spans)
@@ -108,10 +108,10 @@ class TimerProcessor:
 
     def _push(self, timer: TimerTask, *, armed: bool, at_ns: int = 0) -> None:
         self._count += 1
-        due_ns = at_ns or timer.fire_at_ns
-        heapq.heappush(self._heap, (due_ns, self._count, timer, armed))
-        if due_ns < self._sleeps_until_ns:
-            self._wake.set()
+        deadline_ns = at_ns or timer.fire_at_ns
+        heapq.heappush(self._heap, (deadline_ns, self._count, timer, armed))
+        if deadline_ns < self._sleeps_until_ns:
+            self._changed.set()
 
     async def _turn(self) -> None:
         await self._refresh()
@@ -150,9 +150,9 @@ class TimerProcessor:
                 await asyncio.gather(*self._running, return_exceptions=True)
                 return
             next_ns = min(self._heap[0][0], self._horizon_ns) if self._heap else self._horizon_ns
-            self._wake.clear()
+            self._changed.clear()
             self._sleeps_until_ns = next_ns
-            await wait_toward(clock, next_ns, self._wake.wait())
+            await wait_toward(clock, next_ns, self._changed.wait())
             self._sleeps_until_ns = 0
 
     def _is_stale(self) -> bool:
@@ -164,7 +164,7 @@ class TimerProcessor:
         if timer.kind != "execution":
             return False
         entry = self._engine.peek(timer.key)
-        return entry is not None and core_timers.row_due(entry.state) != timer.fire_at_ns
+        return entry is not None and core_timers.timer_row_wall_ns(entry.state) != timer.fire_at_ns
 
     async def _spawn(self, timer: TimerTask) -> None:
         while len(self._running) >= CONCURRENT:
@@ -196,7 +196,7 @@ class TimerProcessor:
                 return
             await handler(timer)
         except (ServiceError, StorageError) as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 await self._set_aside(timer, error)
                 return
             _log.warning("the timer of workflow %s failed and is retried: %s", timer.key.workflow_id, error)
@@ -240,13 +240,15 @@ class TimerProcessor:
     async def _fire_execution(self, timer: TimerTask) -> None:
         key = timer.key
         try:
-            run, _ = await self._engine.transact(key.namespace_id, key.workflow_id, key.run_id, core_timers.fire_due)
+            run, _ = await self._engine.transact(
+                key.namespace_id, key.workflow_id, key.run_id, core_timers.fire_deadlines
+            )
         except ServiceError as error:
             if error.code is not Code.NOT_FOUND:
                 raise
             await self._engine.store.delete_timer(timer)
             return
-        if not run.is_dirty and core_timers.row_due(run.state) != timer.fire_at_ns:
+        if not run.is_dirty and core_timers.timer_row_wall_ns(run.state) != timer.fire_at_ns:
             await self._engine.store.delete_timer(timer)
 
     async def _fire_retention(self, timer: TimerTask) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Alarm(Protocol):
+class WakeUps(Protocol):
     """Wake the history function at future times."""
 
     async def arm(self, at_ns: int) -> None:
@@ -17,14 +17,14 @@ class Alarm(Protocol):
         ...
 
 
-class NoAlarm:
+class NoWakeUps:
     """Set no wake-ups: only polls and the recurring schedule invoke the function."""
 
     async def arm(self, at_ns: int) -> None:
         return None
 
 
-class Dues:
+class EarliestWakeUp:
     """The earliest time for which the commits of one call need a wake-up."""
 
     def __init__(self) -> None:
@@ -35,8 +35,8 @@ class Dues:
         if at_ns > 0 and (self.earliest_ns == 0 or at_ns < self.earliest_ns):
             self.earliest_ns = at_ns
 
-    async def arm(self, alarm: Alarm) -> None:
+    async def arm(self, wake_ups: WakeUps) -> None:
         """Set the wake-up for the earliest time after the commits are done, and forget that time."""
         at_ns, self.earliest_ns = self.earliest_ns, 0
         if at_ns:
-            await alarm.arm(at_ns)
+            await wake_ups.arm(at_ns)

@@ -34,7 +34,7 @@ _MOST_QUEUES = 10_000
 """The maximum of queues remembered for a namespace; further ones are left to matching."""
 
 
-class Placements:
+class MisplacedTasks:
     """The queues that recently got tasks, by namespace, with the deployments by which they were chosen."""
 
     def __init__(self, deployments: Deployments, clock: Clock, reroute: Reroute) -> None:
@@ -60,7 +60,7 @@ class Placements:
                 continue
             if late:
                 # The routing has changed during the commit.
-                self._background.spawn(self._look(namespace_id, {(name, task_type): placed_by}))
+                self._background.spawn(self._check(namespace_id, {(name, task_type): placed_by}))
             elif (name, task_type) not in placed and len(placed) < _MOST_QUEUES:
                 placed[(name, task_type)] = placed_by
 
@@ -70,12 +70,12 @@ class Placements:
             await self._clock.sleep(MOST_BEHIND_S)
             while placed := self._placed[namespace_id]:
                 self._placed[namespace_id] = {}
-                await self._look(namespace_id, placed)
+                await self._check(namespace_id, placed)
                 await self._clock.sleep(MOST_BEHIND_S)
         finally:
             del self._placed[namespace_id]
 
-    async def _look(self, namespace_id: str, placed: dict[tuple[str, int], NamespaceDeployments]) -> None:
+    async def _check(self, namespace_id: str, placed: dict[tuple[str, int], NamespaceDeployments]) -> None:
         """Reroute tasks on these queues if the routing has changed."""
         try:
             known = await self._deployments.read(namespace_id)

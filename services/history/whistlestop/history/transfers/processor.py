@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.loops import Loop
-from whistlestop.history.engine.transient_errors import is_passing
+from whistlestop.history.engine.transient_errors import is_transient
 from whistlestop.history.nexus.deliveries import PutOff
 from whistlestop.history.transfers import deliveries, push
 from whistlestop.history.transfers import failed_deliveries as undeliverable
@@ -65,17 +65,17 @@ class TransferProcessor:
         self._workers: set[asyncio.Task[None]] = set()
         self._retries: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(CONCURRENT)
-        self._outside = asyncio.Semaphore(CONCURRENT)
+        self._external = asyncio.Semaphore(CONCURRENT)
         self._sweeper: asyncio.Task[None] | None = None
         self._loop = Loop("transfers", service.clock)
         self._spans: Sequence[tuple[int, int]] = EVERYTHING
-        self._look = asyncio.Event()
+        self._sweep_now = asyncio.Event()
         self._closing = False
         self._stop_ns: int | None = None
         self.postponed: Callable[[int], None] = _nobody
         """Called with the time at which a failed row is to be tried again."""
 
-    def hint(self, transfers: Sequence[TransferTask]) -> None:
+    def notify(self, transfers: Sequence[TransferTask]) -> None:
         """Deliver new rows."""
         if self._closing:
             return
@@ -112,7 +112,7 @@ class TransferProcessor:
     def scan(self, spans: Sequence[tuple[int, int]]) -> None:
         """Change the slots to sweep, and start with all rows in them."""
         self._spans = tuple(spans)
-        self._look.set()
+        self._sweep_now.set()
 
     async def close(self) -> None:
         """Stop; undelivered rows stay in the store."""
@@ -140,7 +140,7 @@ class TransferProcessor:
         for first, following in self._spans:
             now_ns = self._service.clock.now_ns()
             rows = await self._service.store.due_transfers(first, following, now_ns - older_ns, limit - found)
-            self.hint(rows)
+            self.notify(rows)
             found += len(rows)
             if found >= limit:
                 break
@@ -152,17 +152,17 @@ class TransferProcessor:
     async def _turn(self) -> None:
         """Sweep, and wait for the next time. If a sweep fails, the loop repeats it."""
         clock = self._service.clock
-        older_ns = 0 if self._look.is_set() else SWEPT_AGE_NS
-        self._look.clear()
+        older_ns = 0 if self._sweep_now.is_set() else SWEPT_AGE_NS
+        self._sweep_now.clear()
         try:
             while await self.sweep_once(older_ns=older_ns) == PAGE:
                 await self.drain()
         except Exception:
             if not older_ns:
-                self._look.set()
+                self._sweep_now.set()
             raise
         self._loop.succeeded()
-        await wait_until(clock, clock.steady_ns() + int(SWEEP_S * SECOND_NS), self._look.wait())
+        await wait_until(clock, clock.steady_ns() + int(SWEEP_S * SECOND_NS), self._sweep_now.wait())
 
     async def _work(self, key: ExecutionKey) -> None:
         queue = self._waiting[key]
@@ -171,7 +171,7 @@ class TransferProcessor:
             rest: Rest | None = None
             try:
                 # Starting workers on demand may wait for another server, too, and its rows have a queue of their own.
-                async with self._outside if task.kind == push.KIND else self._slots:
+                async with self._external if task.kind == push.KIND else self._slots:
                     if not self._is_late():
                         rest = await self._attempt(task, partial(deliveries.deliver, self._service, task))
             finally:
@@ -186,7 +186,7 @@ class TransferProcessor:
     async def _finish(self, task: TransferTask, rest: Rest) -> None:
         """Run the part of a delivery that waits for another server."""
         try:
-            async with self._outside:
+            async with self._external:
                 if not self._is_late():
                     await self._attempt(task, rest)
         finally:
@@ -209,7 +209,7 @@ class TransferProcessor:
         except (ServiceError, StorageError) as error:
             if undeliverable.is_final(error) and await self._gave_up(task, error):
                 return None
-            if not is_passing(error):
+            if not is_transient(error):
                 await self._set_aside(task, error)
                 return None
             _log.warning(
@@ -274,4 +274,4 @@ class TransferProcessor:
             await self._service.clock.sleep(delay_s)
         finally:
             self._put_off.discard(task.task_id)
-        self.hint((task,))
+        self.notify((task,))

@@ -100,7 +100,7 @@ class Pushes:
 
     def __init__(self, service: History) -> None:
         self._service = service
-        self._told: set[int] = set()
+        self._handled: set[int] = set()
         """Ids of transfer tasks that were delivered with another one and are still queued."""
         self._armed: dict[ExecutionKey, int] = {}
         """When each version is to be checked again, as this process set it last."""
@@ -111,9 +111,9 @@ class Pushes:
         versioned = [task for task in tasks if is_versioned(task.key.task_queue)]
         for namespace_id in {task.key.namespace_id for task in versioned}:
             deployments = await engine.deployments.cached(namespace_id)
-            self._service.transfers.hint(rows_for(versioned, deployments, engine.ids, engine.clock.now_ns()))
+            self._service.transfers.notify(rows_for(versioned, deployments, engine.ids, engine.clock.now_ns()))
 
-    def look(self, namespace_id: str, deployments: NamespaceDeployments, queues: Iterable[tuple[str, int]]) -> None:
+    def check(self, namespace_id: str, deployments: NamespaceDeployments, queues: Iterable[tuple[str, int]]) -> None:
         """Start workers of the versions that serve these queues for tasks that wait there already."""
         versions: dict[str, Version] = {}
         for name, kind in queues:
@@ -123,15 +123,15 @@ class Pushes:
                     versions[version_string(version)] = version
         engine = self._service.engine
         keys = [_key_of(namespace_id, version) for version in versions.values()]
-        self._service.transfers.hint([_row(key, engine.ids, engine.clock.now_ns()) for key in keys])
+        self._service.transfers.notify([_row(key, engine.ids, engine.clock.now_ns()) for key in keys])
 
     async def deliver(self, task: TransferTask) -> None:
         """Notify matching of the task's version, once for all transfer tasks that are queued for it."""
         if task.data:
-            await self._look_after_sticky(task)
+            await self._check_sticky(task)
             return
-        if task.task_id in self._told:
-            self._told.discard(task.task_id)
+        if task.task_id in self._handled:
+            self._handled.discard(task.task_id)
             return
         line = self._service.transfers.line(task.key)
         again_ns = await self._push(task.key, again=task.attempt > 0)
@@ -140,9 +140,9 @@ class Pushes:
         for each in line or (task,):
             await self._service.store.delete_transfer(each)
             if each.task_id != task.task_id:
-                self._told.add(each.task_id)
+                self._handled.add(each.task_id)
 
-    async def _look_after_sticky(self, task: TransferTask) -> None:
+    async def _check_sticky(self, task: TransferTask) -> None:
         """Move the task to the version's queue if nobody polls the sticky queue; that starts a worker."""
         service = self._service
         context = CallContext(namespace_id=task.key.namespace_id)

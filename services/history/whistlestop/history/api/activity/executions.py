@@ -24,7 +24,7 @@ from whistlestop.history.api.activity.operations import (
 from whistlestop.history.api.standalone import Standalone, long_poll_token, set_keyword
 from whistlestop.history.api.start import Start, start
 from whistlestop.history.core.activity import standalone as core
-from whistlestop.history.core.activity import standalone_describe as shown
+from whistlestop.history.core.activity import standalone_describe as describe
 from whistlestop.history.core.activity import standalone_operations as operations
 from whistlestop.history.core.activity.standalone import TERMINAL
 from whistlestop.history.engine import histories
@@ -42,7 +42,7 @@ OPTION_FIELDS = (
 
 
 ACTIVITIES = Standalone(
-    id_prefix=core.ID_PREFIX, gone=core.GONE, is_one=core.is_one,
+    id_prefix=core.ID_PREFIX, gone=core.GONE, is_standalone=core.is_standalone,
     long_poll=lambda limits: (limits.activity_long_poll_ns, limits.activity_long_poll_buffer_ns),
 )  # fmt: skip
 
@@ -139,17 +139,17 @@ async def describe_activity_execution(
     state = entry.state
     reply = service_pb.DescribeActivityExecutionResponse(
         run_id=state.run_id,
-        info=shown.info(
+        info=describe.info(
             state, first, service.clock.now_ns(),
             with_heartbeat_details=request.include_heartbeat_details, with_last_failure=request.include_last_failure,
         ),
         long_poll_token=long_poll_token(entry),
-        callbacks=shown.callbacks(state),
+        callbacks=describe.callbacks(state),
     )  # fmt: skip
     started = first.workflow_execution_started_event_attributes
     if request.include_input and started.HasField("input"):
         reply.input.CopyFrom(started.input)
-    outcome = shown.outcome(state.activity_execution) if request.include_outcome else None
+    outcome = describe.outcome(state.activity_execution) if request.include_outcome else None
     if outcome is not None:
         reply.outcome.CopyFrom(outcome)
     return reply
@@ -165,7 +165,7 @@ async def poll_activity_execution(
     )
     if entry is None:
         return service_pb.PollActivityExecutionResponse()
-    outcome = shown.outcome(entry.state.activity_execution)
+    outcome = describe.outcome(entry.state.activity_execution)
     return service_pb.PollActivityExecutionResponse(run_id=entry.state.run_id, outcome=outcome)
 
 

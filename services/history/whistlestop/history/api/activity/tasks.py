@@ -189,7 +189,7 @@ async def respond_activity_task_completed(service: History, request: Any, contex
     result = _details(request, "result")
 
     def decide(run: Run) -> None:
-        if activity_execution.is_one(run.state):
+        if activity_execution.is_standalone(run.state):
             activity_execution.complete(run, token, result, request.identity)
         else:
             core_activity.complete(run, token, result, request.identity, _stamp(request))
@@ -205,7 +205,7 @@ async def respond_activity_task_failed(service: History, request: Any, context: 
     heartbeat = _details(request, "last_heartbeat_details")
 
     def decide(run: Run) -> None:
-        if activity_execution.is_one(run.state):
+        if activity_execution.is_standalone(run.state):
             activity_execution.fail(run, token, failure, request.identity, heartbeat)
         else:
             core_activity.fail(run, token, failure, request.identity, heartbeat, _stamp(request))
@@ -223,7 +223,7 @@ async def respond_activity_task_canceled(service: History, request: Any, context
     details = _details(request, "details")
 
     def decide(run: Run) -> None:
-        if activity_execution.is_one(run.state):
+        if activity_execution.is_standalone(run.state):
             activity_execution.cancel(run, token, details)
         else:
             core_activity.cancel(run, token, details, request.identity)
@@ -242,7 +242,7 @@ async def record_activity_task_heartbeat(service: History, request: Any, context
     response: Any = _response(request)
 
     def decide(run: Run) -> None:
-        if activity_execution.is_one(run.state):
+        if activity_execution.is_standalone(run.state):
             status = activity_execution.heartbeat(run, token, details).status
             response.cancel_requested = status == A.CANCEL_REQUESTED
             response.activity_paused = status == A.PAUSE_REQUESTED

@@ -18,7 +18,7 @@ from whistlestop.history.api.standalone import Standalone, long_poll_token, set_
 from whistlestop.history.api.start import Start, start
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import standalone as core
-from whistlestop.history.core.nexus import standalone_describe as shown
+from whistlestop.history.core.nexus import standalone_describe as describe
 from whistlestop.history.core.nexus.deadlines import next_deadline
 from whistlestop.history.engine import histories
 from whistlestop.history.nexus import circuit_breakers
@@ -35,7 +35,7 @@ _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to
 
 
 OPERATIONS = Standalone(
-    id_prefix=core.ID_PREFIX, gone=core.GONE, is_one=core.is_one,
+    id_prefix=core.ID_PREFIX, gone=core.GONE, is_standalone=core.is_standalone,
     long_poll=lambda limits: (limits.nexus_long_poll_ns, limits.nexus_long_poll_buffer_ns),
 )  # fmt: skip
 
@@ -142,7 +142,7 @@ async def describe_nexus_operation_execution(
     )
     reply = service_pb.DescribeNexusOperationExecutionResponse(
         run_id=state.run_id,
-        info=shown.info(state, started, scheduled, service.clock.now_ns()),
+        info=describe.info(state, started, scheduled, service.clock.now_ns()),
         long_poll_token=long_poll_token(entry),
     )
     circuit_breakers.show(service.engine.breakers, context.namespace_id, (reply.info,))

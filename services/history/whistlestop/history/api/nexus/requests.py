@@ -55,7 +55,7 @@ async def dispatch_nexus_task(service: History, request: DispatchNexusTaskReques
     key = ExecutionKey(context.namespace_id, "", "")
     with (
         service.notifier.subscribe(query_topic(request_id)) as audience,
-        service.askers.waiting(request_id, key, deadline_ns) as expires_ns,
+        service.waiting_callers.waiting(request_id, key, deadline_ns) as expires_ns,
     ):
         record = QueryRecord(request_id, key, request.request.SerializeToString(), False, expires_ns)
         await service.store.put_query(record, task)
@@ -84,7 +84,7 @@ async def record_nexus_request_started(
 ) -> Reply:
     """Return the request to a poller, with the time that its caller still waits. Raise NOT_FOUND when it is gone."""
     record = await service.store.get_query(request.query_id)
-    if record is None or record.answer is not None or (left_ns := service.askers.left_ns(record)) <= 0:
+    if record is None or record.answer is not None or (left_ns := service.waiting_callers.left_ns(record)) <= 0:
         raise not_found(nexus_operations.TASK_GONE)
     reply = service_pb.PollNexusTaskQueueResponse(
         request=nexus_pb.Request.FromString(record.request),

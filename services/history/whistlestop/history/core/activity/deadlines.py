@@ -28,26 +28,26 @@ def deadlines(activity: Activity) -> list[tuple[int, int]]:
     """Return the deadlines of the activity's timeouts, as (time, timeout type). A paused activity has none."""
     if activity.paused:
         return []
-    dues = []
+    found = []
     close_ns = close_deadline(activity)
     if close_ns:
-        dues.append((close_ns, SCHEDULE_TO_CLOSE))
+        found.append((close_ns, SCHEDULE_TO_CLOSE))
     started_ns = activity.started_ns
     if not started_ns:
         if activity.schedule_to_start_timeout_ns:
             # While the next attempt is waiting for its back-off, `scheduled_ns` is in the future.
-            dues.append((activity.scheduled_ns + activity.schedule_to_start_timeout_ns, SCHEDULE_TO_START))
-        return dues
+            found.append((activity.scheduled_ns + activity.schedule_to_start_timeout_ns, SCHEDULE_TO_START))
+        return found
     if activity.start_to_close_timeout_ns:
-        dues.append((started_ns + activity.start_to_close_timeout_ns, START_TO_CLOSE))
+        found.append((started_ns + activity.start_to_close_timeout_ns, START_TO_CLOSE))
     if activity.heartbeat_timeout_ns:
-        dues.append((max(started_ns, activity.last_heartbeat_ns) + activity.heartbeat_timeout_ns, HEARTBEAT))
-    return dues
+        found.append((max(started_ns, activity.last_heartbeat_ns) + activity.heartbeat_timeout_ns, HEARTBEAT))
+    return found
 
 
 def next_deadline(activity: Activity) -> int:
     """Return the time of the first timeout or the next attempt, whichever is earlier; 0 for neither."""
-    due_ns = min((due for due, _ in deadlines(activity)), default=0)
+    deadline_ns = min((due for due, _ in deadlines(activity)), default=0)
     if activity.retry_due_ns and not activity.paused:
-        return min(due_ns, activity.retry_due_ns) if due_ns else activity.retry_due_ns
-    return due_ns
+        return min(deadline_ns, activity.retry_due_ns) if deadline_ns else activity.retry_due_ns
+    return deadline_ns

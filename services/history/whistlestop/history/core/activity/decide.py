@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.transition.run import Run
 
 TASK_TYPE_ACTIVITY = int(task_queue_pb2.TASK_QUEUE_TYPE_ACTIVITY)
-MOST_LOOKED_AT = 100
+MOST_CHECKED = 100
 """The maximum number of activities for which a heartbeat recomputes the run's next deadline."""
 GONE = "invalid activityID or activity already timed out or invoking workflow is completed"
 COMPLETED = "workflow execution already completed"
@@ -445,7 +445,7 @@ def _is_timer_too_early(run: Run, activity: Activity) -> bool:
     state = run.state
     left_ns = state.alarm_ns - run.now_ns
     return bool(
-        state.alarm_ns and left_ns * 2 <= activity.heartbeat_timeout_ns and len(state.activities) <= MOST_LOOKED_AT
+        state.alarm_ns and left_ns * 2 <= activity.heartbeat_timeout_ns and len(state.activities) <= MOST_CHECKED
     )
 
 
@@ -503,9 +503,9 @@ def _is_deadline(failure: failure_pb.Failure | None) -> bool:
 
 
 def wait_for_attempt(
-    run: Run, activity: Activity, due_ns: int, attempt: int, failure: failure_pb.Failure | None
+    run: Run, activity: Activity, deadline_ns: int, attempt: int, failure: failure_pb.Failure | None
 ) -> None:
-    """Release the activity from its worker, to be dispatched as attempt number `attempt` at `due_ns`."""
+    """Release the activity from its worker, to be dispatched as attempt number `attempt` at `deadline_ns`."""
     run.drop_task(activity.row)
     activity.last_worker_identity = activity.started_identity
     _set_last_failure(run, activity, failure)
@@ -517,9 +517,9 @@ def wait_for_attempt(
     activity.reset_heartbeat = False
     activity.attempt = attempt
     activity.stamp += 1
-    activity.scheduled_ns = due_ns
-    activity.retry_due_ns = due_ns
-    activity.current_retry_interval_ns = due_ns - (activity.last_attempt_complete_ns or run.now_ns)
+    activity.scheduled_ns = deadline_ns
+    activity.retry_due_ns = deadline_ns
+    activity.current_retry_interval_ns = deadline_ns - (activity.last_attempt_complete_ns or run.now_ns)
     run.changed = True
     run.arm(next_deadline(activity))
 

@@ -47,11 +47,11 @@ def selected(run: Run, *, activity_id: str = "", activity_type: str = "", every:
     return found
 
 
-def _offer(run: Run, activity: Activity, due_ns: int) -> None:
-    """Dispatch the attempt now or at `due_ns`; the last attempt's failure is forgotten."""
+def _offer(run: Run, activity: Activity, deadline_ns: int) -> None:
+    """Dispatch the attempt now or at `deadline_ns`; the last attempt's failure is forgotten."""
     activity.held_by_pause = False
-    core_activity.wait_for_attempt(run, activity, due_ns, activity.attempt, None)
-    if due_ns <= run.now_ns:
+    core_activity.wait_for_attempt(run, activity, deadline_ns, activity.attempt, None)
+    if deadline_ns <= run.now_ns:
         core_activity.dispatch(run, activity)
 
 
@@ -266,13 +266,15 @@ def _apply_options(run: Run, activity: Activity, options: activity_pb.ActivityOp
     if activity.paused:
         run.drop_task(activity.row)
     elif is_waiting(activity):
-        due_ns = activity.scheduled_ns
+        deadline_ns = activity.scheduled_ns
         if activity.attempt > 1:
             policy = activity.retry_policy
             interval_ns = retry.exponential_ns(
                 duration_ns(policy.initial_interval), policy.backoff_coefficient, activity.attempt
             )
             longest_ns = duration_ns(policy.maximum_interval)
-            due_ns = activity.last_attempt_complete_ns + (min(interval_ns, longest_ns) if longest_ns else interval_ns)
-        _offer(run, activity, due_ns)
+            deadline_ns = activity.last_attempt_complete_ns + (
+                min(interval_ns, longest_ns) if longest_ns else interval_ns
+            )
+        _offer(run, activity, deadline_ns)
     run.arm(next_deadline(activity))

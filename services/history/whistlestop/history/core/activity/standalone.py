@@ -62,7 +62,7 @@ _START_TO_CLOSE = wf_enums.TIMEOUT_TYPE_START_TO_CLOSE
 _HEARTBEAT = wf_enums.TIMEOUT_TYPE_HEARTBEAT
 
 
-def is_one(state: MutableState) -> bool:
+def is_standalone(state: MutableState) -> bool:
     """Return whether the run is a standalone activity, not a workflow."""
     return state.HasField("activity_execution")
 
@@ -72,7 +72,7 @@ def of(run: Run) -> ActivityExecution:
     return run.state.activity_execution
 
 
-def is_worked_at(state: MutableState) -> bool:
+def is_under_way(state: MutableState) -> bool:
     """Return whether an attempt is on the task queue or a worker has it."""
     activity = state.activity_execution
     return activity.status in IN_PROGRESS or (activity.status == A.SCHEDULED and not activity.to_dispatch)
@@ -106,38 +106,38 @@ def timeouts(state: MutableState) -> list[tuple[int, int]]:
     """Return the deadlines of its timeouts, as (time in nanoseconds, timeout type)."""
     activity = state.activity_execution
     options = activity.options
-    dues: list[tuple[int, int]] = []
+    found: list[tuple[int, int]] = []
     deadline_ns = close_deadline_ns(state)
     if deadline_ns:
-        dues.append((deadline_ns, _SCHEDULE_TO_CLOSE))
+        found.append((deadline_ns, _SCHEDULE_TO_CLOSE))
     if activity.status == A.SCHEDULED:
         span_ns = duration_ns(options.schedule_to_start_timeout)
         if span_ns:
-            dues.append((activity.dispatch_ns + span_ns, _SCHEDULE_TO_START))
+            found.append((activity.dispatch_ns + span_ns, _SCHEDULE_TO_START))
     elif activity.status in IN_PROGRESS:
         span_ns = duration_ns(options.start_to_close_timeout)
         if span_ns:
-            dues.append((activity.started_ns + span_ns, _START_TO_CLOSE))
+            found.append((activity.started_ns + span_ns, _START_TO_CLOSE))
         span_ns = duration_ns(options.heartbeat_timeout)
         if span_ns:
-            dues.append((max(activity.started_ns, activity.last_heartbeat_ns) + span_ns, _HEARTBEAT))
-    return dues
+            found.append((max(activity.started_ns, activity.last_heartbeat_ns) + span_ns, _HEARTBEAT))
+    return found
 
 
-def earliest_due(state: MutableState) -> int:
+def next_deadline(state: MutableState) -> int:
     """Return the next deadline or dispatch in nanoseconds; 0 for none."""
     activity = state.activity_execution
-    dues = [due_ns for due_ns, _ in timeouts(state)]
+    found = [deadline_ns for deadline_ns, _ in timeouts(state)]
     if activity.to_dispatch:
-        dues.append(activity.dispatch_ns)
-    return min(dues, default=0)
+        found.append(activity.dispatch_ns)
+    return min(found, default=0)
 
 
 def changed(run: Run) -> None:
     """Commit the change, and set the run's timer row to the next deadline."""
     run.changed = True
     if run.is_open:
-        run.arm(earliest_due(run.state))
+        run.arm(next_deadline(run.state))
 
 
 def note_repeated(run: Run) -> None:
@@ -340,9 +340,9 @@ def heartbeat(run: Run, token: TaskToken, details: common_pb.Payloads | None) ->
     """
     activity = of_token(run, token)
     _note_progress(run, details)
-    alarm_ns, following_ns = run.state.alarm_ns, earliest_due(run.state)
+    alarm_ns, following_ns = run.state.alarm_ns, next_deadline(run.state)
     if alarm_ns < following_ns and (alarm_ns - run.now_ns) * 2 <= duration_ns(activity.options.heartbeat_timeout):
-        run.set_alarm(following_ns)
+        run.set_timer_row(following_ns)
     return activity
 
 
@@ -455,10 +455,12 @@ def clear_heartbeat(activity: ActivityExecution) -> None:
     activity.last_heartbeat_ns = 0
 
 
-def fire_due(run: Run) -> None:
+def fire_deadlines(run: Run) -> None:
     """Fire the timeouts that are due, or dispatch the attempt if its time has come."""
     activity = of(run)
-    due = sorted((due_ns, timeout_type) for due_ns, timeout_type in timeouts(run.state) if due_ns <= run.now_ns)
+    due = sorted(
+        (deadline_ns, timeout_type) for deadline_ns, timeout_type in timeouts(run.state) if deadline_ns <= run.now_ns
+    )
     if due:
         run.bookkeeping = False
         # One timeout is enough: it ends the activity or the attempt.

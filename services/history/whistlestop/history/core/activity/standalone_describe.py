@@ -53,7 +53,7 @@ def info(
     """Return everything about the activity; `first` is the run's first event."""
     activity = state.activity_execution
     started = first.workflow_execution_started_event_attributes
-    shown = activity_pb.ActivityExecutionInfo(
+    description = activity_pb.ActivityExecutionInfo(
         activity_id=activity.activity_id,
         run_id=state.run_id,
         activity_type=common_pb.ActivityType(name=state.workflow_type),
@@ -72,23 +72,23 @@ def info(
     )
     for field in (*_TIMEOUTS, "retry_policy", "priority", "start_delay"):
         if activity.options.HasField(field):  # type: ignore[arg-type]
-            getattr(shown, field).CopyFrom(getattr(activity.options, field))
+            getattr(description, field).CopyFrom(getattr(activity.options, field))
     if started.HasField("header"):
-        shown.header.CopyFrom(started.header)
+        description.header.CopyFrom(started.header)
     if first.HasField("user_metadata"):
-        shown.user_metadata.CopyFrom(first.user_metadata)
+        description.user_metadata.CopyFrom(first.user_metadata)
     if activity.HasField("last_deployment_version"):
-        shown.last_deployment_version.CopyFrom(activity.last_deployment_version)
-    shown.search_attributes.SetInParent()
+        description.last_deployment_version.CopyFrom(activity.last_deployment_version)
+    description.search_attributes.SetInParent()
     for name, payload in state.search_attributes.items():
         if name not in OWN_ATTRIBUTES:
-            shown.search_attributes.indexed_fields[name].CopyFrom(payload)
+            description.search_attributes.indexed_fields[name].CopyFrom(payload)
     if with_heartbeat_details and activity.HasField("heartbeat_details"):
-        shown.heartbeat_details.CopyFrom(activity.heartbeat_details)
+        description.heartbeat_details.CopyFrom(activity.heartbeat_details)
     if with_last_failure and activity.HasField("last_failure"):
-        shown.last_failure.CopyFrom(activity.last_failure)
-    _add_times(shown, state, now_ns)
-    return shown
+        description.last_failure.CopyFrom(activity.last_failure)
+    _add_times(description, state, now_ns)
+    return description
 
 
 def _run_state(activity: ActivityExecution) -> wf_enums.PendingActivityState.ValueType:
@@ -97,53 +97,53 @@ def _run_state(activity: ActivityExecution) -> wf_enums.PendingActivityState.Val
     return _RUN_STATES.get(activity.status, wf_enums.PENDING_ACTIVITY_STATE_UNSPECIFIED)
 
 
-def _add_times(shown: activity_pb.ActivityExecutionInfo, state: MutableState, now_ns: int) -> None:
+def _add_times(description: activity_pb.ActivityExecutionInfo, state: MutableState, now_ns: int) -> None:
     activity = state.activity_execution
-    set_timestamp(shown.schedule_time, state.start_ns)
-    set_timestamp(shown.execution_time, core.first_dispatch_ns(state))
+    set_timestamp(description.schedule_time, state.start_ns)
+    set_timestamp(description.execution_time, core.first_dispatch_ns(state))
     for target, instant_ns in (
-        (shown.expiration_time, core.close_deadline_ns(state)),
-        (shown.last_started_time, activity.started_ns),
-        (shown.last_attempt_complete_time, activity.last_attempt_complete_ns),
-        (shown.last_heartbeat_time, activity.last_heartbeat_ns),
+        (description.expiration_time, core.close_deadline_ns(state)),
+        (description.last_started_time, activity.started_ns),
+        (description.last_attempt_complete_time, activity.last_attempt_complete_ns),
+        (description.last_heartbeat_time, activity.last_heartbeat_ns),
     ):
         if instant_ns:
             set_timestamp(target, instant_ns)
     if activity.status in TERMINAL:
-        set_timestamp(shown.close_time, state.close_ns)
-        set_duration(shown.execution_duration, state.close_ns - state.start_ns)
+        set_timestamp(description.close_time, state.close_ns)
+        set_duration(description.execution_duration, state.close_ns - state.start_ns)
     elif activity.status == A.SCHEDULED and activity.dispatch_ns > now_ns:
-        set_timestamp(shown.next_attempt_schedule_time, activity.dispatch_ns)
+        set_timestamp(description.next_attempt_schedule_time, activity.dispatch_ns)
         if activity.retry_interval_ns:
-            set_duration(shown.current_retry_interval, activity.retry_interval_ns)
+            set_duration(description.current_retry_interval, activity.retry_interval_ns)
 
 
 def callbacks(state: MutableState) -> Iterator[activity_pb.CallbackInfo]:
     """Yield the callbacks that are called when the activity ends, and the state of each."""
     for callback, info in zip(state.completion_callbacks, state.callback_infos, strict=False):
-        told = activity_pb.CallbackInfo()
-        told.trigger.activity_closed.SetInParent()
-        told.info.callback.CopyFrom(callback)
-        set_timestamp(told.info.registration_time, info.registered_ns)
-        told.info.state = common_enums.CallbackState.Value(f"CALLBACK_STATE_{CallbackInfo.State.Name(info.state)}")
-        told.info.attempt = info.attempt
+        described = activity_pb.CallbackInfo()
+        described.trigger.activity_closed.SetInParent()
+        described.info.callback.CopyFrom(callback)
+        set_timestamp(described.info.registration_time, info.registered_ns)
+        described.info.state = common_enums.CallbackState.Value(f"CALLBACK_STATE_{CallbackInfo.State.Name(info.state)}")
+        described.info.attempt = info.attempt
         if info.last_complete_ns:
-            set_timestamp(told.info.last_attempt_complete_time, info.last_complete_ns)
+            set_timestamp(described.info.last_attempt_complete_time, info.last_complete_ns)
         if info.HasField("last_failure"):
-            told.info.last_attempt_failure.CopyFrom(info.last_failure)
+            described.info.last_attempt_failure.CopyFrom(info.last_failure)
         if info.next_attempt_ns:
-            set_timestamp(told.info.next_attempt_schedule_time, info.next_attempt_ns)
-        yield told
+            set_timestamp(described.info.next_attempt_schedule_time, info.next_attempt_ns)
+        yield described
 
 
 def outcome(activity: ActivityExecution) -> activity_pb.ActivityExecutionOutcome | None:
     """Return how the activity ended; None while it is running."""
     if activity.status not in TERMINAL:
         return None
-    told = activity_pb.ActivityExecutionOutcome()
+    described = activity_pb.ActivityExecutionOutcome()
     if activity.status == A.COMPLETED:
-        told.result.CopyFrom(activity.result)
-        return told
-    told.failure.CopyFrom(activity.failure if activity.HasField("failure") else activity.last_failure)
-    told.retry_state = activity.retry_state  # type: ignore[assignment]
-    return told
+        described.result.CopyFrom(activity.result)
+        return described
+    described.failure.CopyFrom(activity.failure if activity.HasField("failure") else activity.last_failure)
+    described.retry_state = activity.retry_state  # type: ignore[assignment]
+    return described

@@ -21,10 +21,10 @@ def next_backoff(expression: str, start_ns: int, close_ns: int) -> int:
     if every_ns:
         every_ns = max(every_ns // SECOND_NS * SECOND_NS, SECOND_NS)
         base_ns = start_ns // SECOND_NS * SECOND_NS
-        due_ns = base_ns + max(_ceiling(close_ns - base_ns, every_ns), 1) * every_ns
+        deadline_ns = base_ns + max(_ceiling(close_ns - base_ns, every_ns), 1) * every_ns
     else:
-        due_ns = next_after(expression, start_ns, max(start_ns, close_ns))
-    return _ceiling(max(due_ns - close_ns, 0), SECOND_NS) * SECOND_NS
+        deadline_ns = next_after(expression, start_ns, max(start_ns, close_ns))
+    return _ceiling(max(deadline_ns - close_ns, 0), SECOND_NS) * SECOND_NS
 
 
 def _ceiling(span_ns: int, unit_ns: int) -> int:

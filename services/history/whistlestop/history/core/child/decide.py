@@ -261,10 +261,10 @@ def record_closed(run: Run, child: Child, child_run_id: str, closing: history_pb
     workflow_task.schedule_if_none(run)
 
 
-def on_close(run: Run, closing: history_pb.HistoryEvent, *, tell_parent: bool = True) -> None:
+def on_close(run: Run, closing: history_pb.HistoryEvent, *, notify_parent: bool = True) -> None:
     """Notify the parent of the closing of `run`, unless the chain goes on, and apply the parent close policies."""
     state = run.state
-    if tell_parent and state.parent.workflow_id and closing.event_type in _CLOSED:
+    if notify_parent and state.parent.workflow_id and closing.event_type in _CLOSED:
         data = TransferData(
             initiated_event_id=state.parent.initiated_event_id,
             target_namespace_id=state.parent.namespace_id,

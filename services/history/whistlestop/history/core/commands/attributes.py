@@ -18,7 +18,7 @@ from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.commands.faults import (
     check_search_attributes,
     priority_fault,
-    shown_queue,
+    queue_text,
     task_queue_fault,
     too_long,
     workflow_retry_fault,
@@ -286,7 +286,7 @@ def continue_as_new(
             f"WorkflowType={name} Length={len(name.encode())} Limit={run.limits.id_length}",
         )
     fault = task_queue_fault(a.task_queue, state.task_queue, state.task_queue, run.limits.id_length)
-    what = f"WorkflowType={name} TaskQueue={shown_queue(a.task_queue)}"
+    what = f"WorkflowType={name} TaskQueue={queue_text(a.task_queue)}"
     if fault:
         raise BadCommand(cause, f"error validating {command} TaskQueue: {fault}. {what}")
     for field, span in (

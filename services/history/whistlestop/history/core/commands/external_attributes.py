@@ -21,7 +21,7 @@ from whistlestop.history.core.commands.faults import (
     check_search_attributes,
     is_uuid,
     priority_fault,
-    shown_queue,
+    queue_text,
     task_queue_fault,
     too_long,
     workflow_retry_fault,
@@ -61,9 +61,7 @@ def start_child_workflow(
     state = run.state
     fault = task_queue_fault(a.task_queue, state.task_queue, state.task_queue, run.limits.id_length)
     if fault:
-        raise BadCommand(
-            cause, f"invalid TaskQueue on {command}: {fault}. {what} TaskQueue={shown_queue(a.task_queue)}"
-        )
+        raise BadCommand(cause, f"invalid TaskQueue on {command}: {fault}. {what} TaskQueue={queue_text(a.task_queue)}")
     run_timeout_ns = run_timeout(duration_ns(a.workflow_run_timeout), duration_ns(a.workflow_execution_timeout))
     set_duration(a.workflow_run_timeout, run_timeout_ns)
     set_duration(

@@ -59,7 +59,7 @@ def priority_fault(priority: common_pb.Priority) -> str:
     return ""
 
 
-def shown_queue(queue: taskqueue_pb.TaskQueue) -> str:
+def queue_text(queue: taskqueue_pb.TaskQueue) -> str:
     """Return the task queue as error messages show it."""
     return str(queue).strip().replace("\n", " ").replace(": ", ":")
 

@@ -14,21 +14,21 @@ def timeouts(operation: NexusOperation) -> list[tuple[int, wf_enums.TimeoutType.
     """Return the operation's own timeouts that apply now, as (time, timeout type)."""
     found = []
     if operation.schedule_to_close_timeout_ns:
-        due_ns = operation.scheduled_ns + operation.schedule_to_close_timeout_ns
-        found.append((due_ns, wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE))
+        deadline_ns = operation.scheduled_ns + operation.schedule_to_close_timeout_ns
+        found.append((deadline_ns, wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE))
     if operation.started_ns:
         if operation.start_to_close_timeout_ns:
-            due_ns = operation.started_ns + operation.start_to_close_timeout_ns
-            found.append((due_ns, wf_enums.TIMEOUT_TYPE_START_TO_CLOSE))
+            deadline_ns = operation.started_ns + operation.start_to_close_timeout_ns
+            found.append((deadline_ns, wf_enums.TIMEOUT_TYPE_START_TO_CLOSE))
     elif operation.schedule_to_start_timeout_ns:
-        due_ns = operation.scheduled_ns + operation.schedule_to_start_timeout_ns
-        found.append((due_ns, wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START))
+        deadline_ns = operation.scheduled_ns + operation.schedule_to_start_timeout_ns
+        found.append((deadline_ns, wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START))
     return found
 
 
 def next_deadline(operation: NexusOperation) -> int:
     """Return the earliest deadline, including those of its attempts; 0 for none."""
-    dues = [due_ns for due_ns, _ in timeouts(operation)]
+    found = [deadline_ns for deadline_ns, _ in timeouts(operation)]
     for attempt in (operation.start, operation.cancel):
-        dues += [due_ns for due_ns in (attempt.deadline_ns, attempt.retry_due_ns) if due_ns]
-    return min(dues, default=0)
+        found += [deadline_ns for deadline_ns in (attempt.deadline_ns, attempt.retry_due_ns) if deadline_ns]
+    return min(found, default=0)

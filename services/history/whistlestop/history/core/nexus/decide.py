@@ -321,12 +321,12 @@ def start(
 ) -> None:
     """Record that the operation has started; its end is reported by callback."""
     _write_started(run, operation, token, links, 0)
-    _wake(run)
+    _schedule_workflow_task(run)
 
 
-def _wake(run: Run) -> None:
+def _schedule_workflow_task(run: Run) -> None:
     """Schedule a workflow task, if a workflow called the operation."""
-    if not nexus_execution.is_one(run.state):
+    if not nexus_execution.is_standalone(run.state):
         workflow_task.schedule_if_none(run)
 
 
@@ -341,7 +341,7 @@ def _write_started(
     a.operation_token = a.operation_id = token
     a.request_id = operation.request_id
     event.links.extend(links)
-    if nexus_execution.is_one(run.state):
+    if nexus_execution.is_standalone(run.state):
         nexus_execution.note_links(run, event.links)
     run.append(event)
     if operation.cancel_requested_ns:
@@ -353,7 +353,7 @@ def complete(
     run: Run, operation: NexusOperation, result: common_pb.Payload | None, links: Iterable[common_pb.Link] = ()
 ) -> None:
     """Complete the operation with its result."""
-    if nexus_execution.is_one(run.state):
+    if nexus_execution.is_standalone(run.state):
         nexus_execution.complete(run, NOTHING if result is None else result, links)
         return
     event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_COMPLETED)
@@ -367,7 +367,7 @@ def complete(
 
 def fail(run: Run, operation: NexusOperation, cause: failure_pb.Failure) -> None:
     """Close the operation with a failure, or as cancelled if the failure says so."""
-    if nexus_execution.is_one(run.state):
+    if nexus_execution.is_standalone(run.state):
         nexus_execution.fail(run, operation, cause)
         return
     if cause.HasField("canceled_failure_info"):
@@ -391,7 +391,7 @@ def time_out(
     """Close the operation as timed out. `by_attempt`: too little time is left for another request."""
     cause = failure_pb.Failure(message="operation timed out")
     cause.timeout_failure_info.timeout_type = timeout_type
-    if nexus_execution.is_one(run.state):
+    if nexus_execution.is_standalone(run.state):
         nexus_execution.time_out(run, operation, cause, by_attempt=by_attempt)
         return
     event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT)
@@ -427,7 +427,7 @@ def cancel_delivered(run: Run, operation: NexusOperation) -> None:
     """Record that the handler has accepted the request to cancel."""
     operation.cancel.over = True
     run.changed = True
-    if nexus_execution.is_one(run.state):
+    if nexus_execution.is_standalone(run.state):
         return
     event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED)
     event.worker_may_ignore = True
@@ -443,7 +443,7 @@ def fail_cancel(run: Run, operation: NexusOperation, failure: failure_pb.Failure
     operation.cancel.over = operation.cancel.failed = True
     operation.cancel.last_failure.CopyFrom(failure)
     run.changed = True
-    if nexus_execution.is_one(run.state):
+    if nexus_execution.is_standalone(run.state):
         return
     event = run.event(et.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_FAILED)
     event.worker_may_ignore = True
@@ -458,7 +458,7 @@ def fail_cancel(run: Run, operation: NexusOperation, failure: failure_pb.Failure
 # ---- completion by callback ------------------------------------------------------------------------------------------
 
 
-def may_tell(run: Run, operation: NexusOperation, namespace_id: str, led_to: str) -> bool:
+def may_notify(run: Run, operation: NexusOperation, namespace_id: str, led_to: str) -> bool:
     """Return whether a run of that namespace may complete the operation: the handler's namespace or the caller's.
 
     For a request of release 0.1.0, which did not record its target, `led_to` is where the endpoint has always led, if

@@ -77,7 +77,7 @@ def _event_query(event: common_pb.Link.WorkflowEvent) -> dict[str, str | int]:
 
 def caller(state: MutableState, scheduled: history_pb.HistoryEvent) -> nexus_pb.Link:
     """Return the operation's caller: the event that scheduled it, or the standalone operation itself."""
-    if nexus_execution.is_one(state):
+    if nexus_execution.is_standalone(state):
         return to_nexus(nexus_execution.self_link(state))
     link = common_pb.Link()
     event = link.workflow_event

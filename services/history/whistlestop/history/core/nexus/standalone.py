@@ -43,7 +43,7 @@ _ENDS: dict[int, str] = {
 }
 
 
-def is_one(state: MutableState) -> bool:
+def is_standalone(state: MutableState) -> bool:
     """Return whether the run is a standalone Nexus operation, not a workflow."""
     return state.HasField("nexus_execution")
 

@@ -33,7 +33,7 @@ def info(
     execution = state.nexus_execution
     operation = nexus_execution.operation_of(state)
     timed_out = enums.NEXUS_OPERATION_EXECUTION_STATUS_TIMED_OUT
-    shown = nexus_pb.NexusOperationExecutionInfo(
+    description = nexus_pb.NexusOperationExecutionInfo(
         operation_id=execution.operation_id,
         run_id=state.run_id,
         endpoint=operation.endpoint,
@@ -53,19 +53,19 @@ def info(
     attributes = scheduled.nexus_operation_scheduled_event_attributes
     for name in ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout"):
         if attributes.HasField(name):
-            getattr(shown, name).CopyFrom(getattr(attributes, name))
-    _fill_times(shown, state, operation, now_ns)
+            getattr(description, name).CopyFrom(getattr(attributes, name))
+    _fill_times(description, state, operation, now_ns)
     if operation.start.HasField("last_failure"):
-        shown.last_attempt_failure.CopyFrom(operation.start.last_failure)
-    shown.search_attributes.SetInParent()
+        description.last_attempt_failure.CopyFrom(operation.start.last_failure)
+    description.search_attributes.SetInParent()
     for name, payload in state.search_attributes.items():
         if name not in _HIDDEN:
-            shown.search_attributes.indexed_fields[name].CopyFrom(payload)
+            description.search_attributes.indexed_fields[name].CopyFrom(payload)
     if state.HasField("user_metadata"):
-        shown.user_metadata.CopyFrom(state.user_metadata)
+        description.user_metadata.CopyFrom(state.user_metadata)
     if execution.cancel_requested_ns:
-        _fill_cancellation(shown.cancellation_info, state, operation)
-    return shown
+        _fill_cancellation(description.cancellation_info, state, operation)
+    return description
 
 
 def is_open(state: MutableState) -> bool:
@@ -74,19 +74,19 @@ def is_open(state: MutableState) -> bool:
 
 
 def _fill_times(
-    shown: nexus_pb.NexusOperationExecutionInfo, state: MutableState, operation: NexusOperation, now_ns: int
+    description: nexus_pb.NexusOperationExecutionInfo, state: MutableState, operation: NexusOperation, now_ns: int
 ) -> None:
-    set_timestamp(shown.schedule_time, operation.scheduled_ns)
+    set_timestamp(description.schedule_time, operation.scheduled_ns)
     if operation.schedule_to_close_timeout_ns:
-        set_timestamp(shown.expiration_time, operation.scheduled_ns + operation.schedule_to_close_timeout_ns)
+        set_timestamp(description.expiration_time, operation.scheduled_ns + operation.schedule_to_close_timeout_ns)
     if not is_open(state):
-        set_timestamp(shown.close_time, state.close_ns)
-    set_duration(shown.execution_duration, (state.close_ns or now_ns) - operation.scheduled_ns)
+        set_timestamp(description.close_time, state.close_ns)
+    set_duration(description.execution_duration, (state.close_ns or now_ns) - operation.scheduled_ns)
     at_once = not is_open(state) and not operation.started_ns and state.nexus_execution.HasField("result")
     if operation.start.last_complete_ns and not at_once:
-        set_timestamp(shown.last_attempt_complete_time, operation.start.last_complete_ns)
+        set_timestamp(description.last_attempt_complete_time, operation.start.last_complete_ns)
     if is_open(state) and operation.start.retry_due_ns:
-        set_timestamp(shown.next_attempt_schedule_time, operation.start.retry_due_ns)
+        set_timestamp(description.next_attempt_schedule_time, operation.start.retry_due_ns)
 
 
 def _state(operation: NexusOperation) -> common_enums.PendingNexusOperationState.ValueType:
@@ -107,23 +107,23 @@ def _attempt(state: MutableState, operation: NexusOperation) -> int:
 
 
 def _fill_cancellation(
-    shown: nexus_pb.NexusOperationExecutionCancellationInfo, state: MutableState, operation: NexusOperation
+    description: nexus_pb.NexusOperationExecutionCancellationInfo, state: MutableState, operation: NexusOperation
 ) -> None:
     execution = state.nexus_execution
     attempt = operation.cancel
-    set_timestamp(shown.requested_time, execution.cancel_requested_ns)
-    shown.reason = execution.cancel_reason
-    shown.attempt = attempt.attempt
+    set_timestamp(description.requested_time, execution.cancel_requested_ns)
+    description.reason = execution.cancel_reason
+    description.attempt = attempt.attempt
     if operation.started_ns:
-        shown.state = _cancel_state(attempt)
+        description.state = _cancel_state(attempt)
         if not attempt.over and not attempt.retry_due_ns:
-            shown.attempt += 1
+            description.attempt += 1
     if attempt.last_complete_ns:
-        set_timestamp(shown.last_attempt_complete_time, attempt.last_complete_ns)
+        set_timestamp(description.last_attempt_complete_time, attempt.last_complete_ns)
     if attempt.HasField("last_failure"):
-        shown.last_attempt_failure.CopyFrom(attempt.last_failure)
+        description.last_attempt_failure.CopyFrom(attempt.last_failure)
     if attempt.retry_due_ns:
-        set_timestamp(shown.next_attempt_schedule_time, attempt.retry_due_ns)
+        set_timestamp(description.next_attempt_schedule_time, attempt.retry_due_ns)
 
 
 def _cancel_state(attempt: NexusAttempt) -> common_enums.NexusOperationCancellationState.ValueType:

@@ -327,9 +327,9 @@ def reapply(run: Run, events: Iterable[history_pb.HistoryEvent], kinds: frozense
         elif kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED and not everything:
             _change_options_again(run, event)
         elif kind in _CHILD_EVENTS:
-            _tell_of_child_again(run, event)
+            _notify_of_child_again(run, event)
         elif kind in _NEXUS_EVENTS and EXCLUDE_NEXUS not in kinds:
-            _tell_of_operation_again(run, event)
+            _notify_of_operation_again(run, event)
         continued = ""
         if kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
             continued = event.workflow_execution_continued_as_new_event_attributes.new_execution_run_id
@@ -388,7 +388,7 @@ def _change_options_again(run: Run, event: history_pb.HistoryEvent) -> None:
     )
 
 
-def _tell_of_child_again(run: Run, event: history_pb.HistoryEvent) -> None:
+def _notify_of_child_again(run: Run, event: history_pb.HistoryEvent) -> None:
     """Record an event of a child that the shared history initiated, as it is this run's child, too."""
     attributes = getattr(event, _CHILD_EVENTS[event.event_type])
     child = run.state.children.get(attributes.initiated_event_id)
@@ -403,7 +403,7 @@ def _tell_of_child_again(run: Run, event: history_pb.HistoryEvent) -> None:
     run.append(again)
 
 
-def _tell_of_operation_again(run: Run, event: history_pb.HistoryEvent) -> None:
+def _notify_of_operation_again(run: Run, event: history_pb.HistoryEvent) -> None:
     """Record an event of an operation that the shared history scheduled, as it is this run's, too."""
     attributes = getattr(event, _NEXUS_EVENTS[event.event_type])
     operation = run.state.nexus_operations.get(attributes.scheduled_event_id)
@@ -437,4 +437,4 @@ def finish(run: Run, request: service_pb.ResetWorkflowExecutionRequest) -> None:
         options.merge(run, wanted.workflow_execution_options, wanted.update_mask.paths, "")
     if not run.has_pending_workflow_task:
         workflow_task.schedule(run)
-    run.arm(timers.earliest_due(run.state))
+    run.arm(timers.next_deadline(run.state))

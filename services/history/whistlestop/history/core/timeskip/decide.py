@@ -29,10 +29,10 @@ def skip_if_idle(run: Run) -> bool:
     if not time_skipping_apply.is_enabled(state):
         return False
     if not _is_idle(run):
-        run.arm(time_skipping_apply.fast_forward_due(state))
+        run.arm(time_skipping_apply.fast_forward_deadline(state))
         return False
     target_ns = min((due for due in _targets(state) if run.now_ns <= due <= LAST_SKIPPED_TO_NS), default=0)
-    fast_forward_ns = time_skipping_apply.fast_forward_due(state)
+    fast_forward_ns = time_skipping_apply.fast_forward_deadline(state)
     disables = False
     if fast_forward_ns:
         disables = not 0 < target_ns < fast_forward_ns
@@ -56,7 +56,7 @@ def record(run: Run, *, target_ns: int, disables: bool) -> None:
         set_timestamp(a.target_time, target_ns)
     a.disabled_after_fast_forward = disables
     run.append(event)
-    run.tell_time()
+    run.update_clock()
 
 
 def _is_idle(run: Run) -> bool:

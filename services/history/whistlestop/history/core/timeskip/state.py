@@ -25,7 +25,7 @@ def is_enabled(state: MutableState) -> bool:
     return state.time_skipping.config.enabled
 
 
-def fast_forward_due(state: MutableState) -> int:
+def fast_forward_deadline(state: MutableState) -> int:
     """Return when, in nanoseconds by the run's clock, the current fast-forward ends; 0 without one."""
     skipping = state.time_skipping
     if not skipping.config.enabled or skipping.fast_forward_reached:
@@ -114,7 +114,7 @@ def hand_on_to_next_run(state: MutableState, a: history_pb.WorkflowExecutionStar
     a.time_skipping_config.CopyFrom(skipping.config)
     if skipping.session_skips:
         a.time_skipping_state_propagation.initial_skip_count = skipping.session_skips
-    fast_forward_ns = fast_forward_due(state)
+    fast_forward_ns = fast_forward_deadline(state)
     if fast_forward_ns:
         set_timestamp(a.time_skipping_state_propagation.fast_forward_target_time, fast_forward_ns)
 

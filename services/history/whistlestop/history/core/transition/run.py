@@ -183,7 +183,7 @@ class Run:
         """Start again from the state that was read, discarding everything decided so far."""
         self.state = MutableState()
         self.state.CopyFrom(self._origin)
-        self.tell_time()
+        self.update_clock()
         self.batches: list[list[history_pb.HistoryEvent]] = []
         self.batch: list[history_pb.HistoryEvent] = []
         self.mem_buffer: list[history_pb.HistoryEvent] = []
@@ -226,7 +226,7 @@ class Run:
         """Ids of the pending activities, once a command has needed them."""
         self._wired: dict[int, int] = {}
 
-    def tell_time(self) -> None:
+    def update_clock(self) -> None:
         """Update the run's own clock after time was skipped."""
         self.now_ns = self.wall_ns + skipped_ns(self.state)
 
@@ -385,24 +385,24 @@ class Run:
 
     # ---- effects ----------------------------------------------------------------------------------------------
 
-    def arm(self, due_ns: int) -> None:
-        """Make sure that the run's timer row fires no later than `due_ns` (by the run's clock; 0: no deadline).
+    def arm(self, deadline_ns: int) -> None:
+        """Make sure that the run's timer row fires no later than `deadline_ns` (by the run's clock; 0: no deadline).
 
         A run has one timer row, and its time is a lower bound of all deadlines: an earlier one moves it, a later one
         leaves it, and if it fires too early, nothing is due and the row is moved. So most timeouts, which never fire,
         cost no write.
         """
-        if due_ns <= 0:
+        if deadline_ns <= 0:
             return
-        alarm = self.state.alarm_ns
-        if alarm == 0 or due_ns < alarm:
-            self.set_alarm(due_ns)
+        row_ns = self.state.alarm_ns
+        if row_ns == 0 or deadline_ns < row_ns:
+            self.set_timer_row(deadline_ns)
 
-    def set_alarm(self, due_ns: int) -> None:
-        """Move the run's timer row to exactly `due_ns` by the run's clock."""
-        self.state.alarm_ns = due_ns
+    def set_timer_row(self, deadline_ns: int) -> None:
+        """Move the run's timer row to exactly `deadline_ns` by the run's clock."""
+        self.state.alarm_ns = deadline_ns
         self.timer_removed = False
-        self.timer = TimerTask("execution", self.slot, self.key, due_ns - skipped_ns(self.state))
+        self.timer = TimerTask("execution", self.slot, self.key, deadline_ns - skipped_ns(self.state))
 
     def add_task(
         self,

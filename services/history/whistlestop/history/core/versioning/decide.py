@@ -149,7 +149,7 @@ def prepare(run: Run, deployments: NamespaceDeployments) -> None:
         state.sticky_task_queue = ""
 
 
-def is_told_of_target(state: MutableState) -> bool:
+def is_informed_of_target(state: MutableState) -> bool:
     """Return whether the started workflow task notifies a pinned run that new work goes to another version."""
     return state.HasField("notified_target") and not _moves(state) and behavior_of(state) == _PINNED
 

@@ -184,15 +184,15 @@ def finish(run: Run, event: history_pb.HistoryEvent, *, by_reset: bool = False) 
     run.visibility_changed = True
     goes_on = bool(run.state.new_run_id) or by_reset
     if not by_reset:
-        children.on_close(run, event, tell_parent=not goes_on)
+        children.on_close(run, event, notify_parent=not goes_on)
     if not by_reset or not run.state.reset_run_id:
         callbacks.on_close(run, event)
     if run.state.scheduled_by and not goes_on:
-        _tell_schedule(run, event)
+        _notify_schedule(run, event)
     return event
 
 
-def _tell_schedule(run: Run, event: history_pb.HistoryEvent) -> None:
+def _notify_schedule(run: Run, event: history_pb.HistoryEvent) -> None:
     """Notify the schedule, whose next run and overlap policy depend on how this run ended."""
     state = run.state
     data = TransferData(

@@ -273,7 +273,7 @@ def _write_started(
     a.suggest_continue_as_new = bool(reasons)
     a.suggest_continue_as_new_reasons.extend(reasons)  # type: ignore[arg-type]
     a.history_size_bytes = history_size_bytes
-    a.target_worker_deployment_version_changed = versioning.is_told_of_target(run.state)
+    a.target_worker_deployment_version_changed = versioning.is_informed_of_target(run.state)
     if stamp is not None:
         a.worker_version.CopyFrom(stamp)
     a.build_id_redirect_counter = redirect_counter
@@ -342,15 +342,15 @@ def complete(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) 
     if request.HasField("metering_metadata"):
         a.metering_metadata.CopyFrom(request.metering_metadata)
     versioning.describe_completion(a, request)
-    before = _builds_shown(state)
+    before = _listed_builds(state)
     run.append(event)
     reported_problems.clear(run)
-    if _builds_shown(state) != before:
+    if _listed_builds(state) != before:
         run.visibility_changed = True
     return event
 
 
-def _builds_shown(state: MutableState) -> tuple[bytes, ...]:
+def _listed_builds(state: MutableState) -> tuple[bytes, ...]:
     """Return the search attributes that another build's work changes, by which lists find the run."""
     shown = state.search_attributes
     return (
@@ -460,7 +460,7 @@ def unwritten_events(run: Run) -> list[history_pb.HistoryEvent]:
     b.request_id = task.request_id
     b.suggest_continue_as_new = task.suggest_continue_as_new
     b.suggest_continue_as_new_reasons.extend(task.suggest_continue_as_new_reasons)  # type: ignore[arg-type]
-    b.target_worker_deployment_version_changed = versioning.is_told_of_target(run.state)
+    b.target_worker_deployment_version_changed = versioning.is_informed_of_target(run.state)
     b.history_size_bytes = task.history_size_bytes
     if task.build_id:
         b.worker_version.build_id, b.worker_version.use_versioning = task.build_id, True

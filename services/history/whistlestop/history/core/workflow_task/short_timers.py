@@ -31,18 +31,18 @@ def note_start(timer: Timer, started_ns: int, batch_id: int) -> None:
         timer.waits_until_ns = started_ns + MOST_WAIT_NS
 
 
-def dues(state: MutableState) -> Iterator[tuple[int, Timer]]:
+def fire_times(state: MutableState) -> Iterator[tuple[int, Timer]]:
     """Yield when each timer is to fire in the current state, and the timer."""
     is_causing_tasks = not state.workflow_task.scheduled_event_id
     pending: set[int] | None = None
     for timer in state.timers.values():
-        due_ns = timer.fire_ns
+        fire_ns = timer.fire_ns
         if timer.waits_until_ns and is_causing_tasks:
             if pending is None:
                 pending = _batches_with_something_pending(state)
             if timer.started_event_batch_id in pending:
-                due_ns = timer.waits_until_ns
-        yield due_ns, timer
+                fire_ns = timer.waits_until_ns
+        yield fire_ns, timer
 
 
 def stop_waiting(run: Run) -> None:
