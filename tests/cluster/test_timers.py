@@ -133,6 +133,6 @@ async def test_a_row_that_a_later_commit_of_this_process_moved_is_not_looked_at(
     await bench.start()
     timer = bench.timer("moved", MINE, 1)
     bench.processor.notify(timer)
-    bench.cached[timer.key] = SimpleNamespace(state=MutableState(alarm_ns=timer.fire_at_ns + SECOND_NS))
+    bench.cached[timer.key] = SimpleNamespace(state=MutableState(timer_row_ns=timer.fire_at_ns + SECOND_NS))
     await bench.advance(1.5)
     assert bench.fired == []

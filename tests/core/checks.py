@@ -221,9 +221,9 @@ def check_tasks(world: World, run_id: str) -> None:
         for activity in state.activities.values():
             if activity.started_ns:
                 assert not activity.row.task_id, "a started activity is still offered"
-                assert not activity.retry_due_ns
+                assert not activity.next_attempt_ns
             elif activity.row.task_id or not (
-                activity.paused or activity.retry_due_ns or state.versioning_info.HasField("version_transition")
+                activity.paused or activity.next_attempt_ns or state.versioning_info.HasField("version_transition")
             ):
                 assert activity.row.task_id, f"nobody is offered the activity {activity}"
                 expected.add((2, activity.scheduled_event_id, activity.stamp))
@@ -231,7 +231,7 @@ def check_tasks(world: World, run_id: str) -> None:
                 assert not activity.row.task_id
         for operation in state.nexus_operations.values():
             for attempt in (operation.start, operation.cancel):
-                assert not (attempt.deadline_ns and attempt.retry_due_ns), f"under way and put off: {attempt}"
+                assert not (attempt.deadline_ns and attempt.next_attempt_ns), f"under way and put off: {attempt}"
                 assert not attempt.row.task_id or attempt.deadline_ns, f"offered, and never given up: {attempt}"
                 if attempt.row.task_id:
                     assert attempt.row.namespace_id == HANDLERS_NAMESPACE_ID

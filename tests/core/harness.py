@@ -6,7 +6,7 @@
     outcome = world.complete(schedule_activity("a"))  # answers it with commands
     world.advance(5)                                  # fires what is due on the way
 
-Every commit goes through `transition.write_of` and is checked: ids without a gap, no alarm forgotten, and a mutable state
+Every commit goes through `records.write_of` and is checked: ids without a gap, no deadline forgotten, and a mutable state
 rebuilt from history equals the stored one in all that history carries.
 """
 
@@ -206,7 +206,7 @@ class World:
         raise AssertionError("no activity task is offered")
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, firing every alarm at its time."""
+        """Let time pass, firing every timer row at its time."""
         end_ns = self.now_ns + round(seconds * SECOND_NS)
         while True:
             due = min(self.timers.values(), key=lambda timer: timer.fire_at_ns, default=None)
@@ -214,7 +214,7 @@ class World:
                 break
             self.now_ns = max(self.now_ns, due.fire_at_ns)
             self.transact(timers.fire_deadlines, due.key.run_id)
-            assert self.timers.get(due.key) != due, "an alarm that fired has to be moved or taken away"
+            assert self.timers.get(due.key) != due, "a timer row that fired has to be moved or deleted"
         self.now_ns = end_ns
 
     # ---- looking ------------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ class World:
             assert (timer.fire_at_ns if timer else 0) == timers.timer_row_wall_ns(state)
             if due_ns:
                 assert timer is not None, "something will be due and nobody is to look at it"
-                assert state.alarm_ns <= due_ns, "something is due before the alarm"
+                assert state.timer_row_ns <= due_ns, "something is due before the timer row"
         else:
             assert write.key not in self.timers
             assert not self.offered(1, write.key.run_id)
@@ -313,7 +313,7 @@ _VOLATILE = (
     "sticky_task_queue",
     "sticky_schedule_to_start_timeout_ns",
     "sticky_worker_name",
-    "alarm_ns",
+    "timer_row_ns",
     "buffered_events",
     "buffered_queries",
     "workflow_close_attempted",

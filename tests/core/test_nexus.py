@@ -101,7 +101,7 @@ def test_a_request_that_nobody_answers_is_made_again_after_a_back_off() -> None:
     assert world.offered(3) == []
     attempt = world.state().nexus_operations[SCHEDULED].start
     assert (attempt.attempt, attempt.last_failure.message) == (1, "upstream timeout")
-    assert attempt.retry_due_ns == world.now_ns + SECOND_NS
+    assert attempt.next_attempt_ns == world.now_ns + SECOND_NS
     world.advance(1)
     assert deliver(world) == ["nexus_start"]
     assert len(world.offered(3)) == 1

@@ -202,7 +202,7 @@ def test_a_row_is_by_everybodys_clock() -> None:
     world = begun(config(forward_s=4 * HOUR_S))
     world.turn(start_timer("t", 5 * HOUR_S))
     assert timers.timer_row_wall_ns(world.state()) == START_NS + HOUR_S * SECOND_NS
-    assert world.state().alarm_ns == START_NS + 5 * HOUR_S * SECOND_NS
+    assert world.state().timer_row_ns == START_NS + 5 * HOUR_S * SECOND_NS
     assert world.state().task_queue == QUEUE
 
 

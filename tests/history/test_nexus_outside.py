@@ -82,7 +82,7 @@ def test_a_result_that_is_not_what_it_says_is_asked_for_again() -> None:
     operation = run.state.nexus_operations[SCHEDULED]
     answer = Answer(200, {"content-type": "application/x-temporal-payload"}, b"\xff")
     outside._record(run, operation, answer, cancel=False)
-    assert operation.start.retry_due_ns > run.now_ns
+    assert operation.start.next_attempt_ns > run.now_ns
     assert "content type" in json.dumps(operation.start.last_failure.message)
 
 

@@ -48,8 +48,8 @@ def next_deadline(state: MutableState) -> int:
     if task.scheduled_event_id:
         if task.started_event_id:
             deadlines.append(workflow_task.times_out_ns(task))
-        elif task.schedule_to_start_due_ns:
-            deadlines.append(task.schedule_to_start_due_ns)
+        elif task.schedule_to_start_deadline_ns:
+            deadlines.append(task.schedule_to_start_deadline_ns)
     deadlines.extend(deadline_ns for deadline_ns, _ in short_timers.fire_times(state))
     for activity in state.activities.values():
         deadline_ns = activity_deadlines.next_deadline(activity)
@@ -67,7 +67,7 @@ def next_deadline(state: MutableState) -> int:
 
 def timer_row_wall_ns(state: MutableState) -> int:
     """Return the time of the run's timer row, in nanoseconds by the server's clock; 0 if it has none."""
-    return state.alarm_ns - skipped_ns(state) if state.alarm_ns else 0
+    return state.timer_row_ns - skipped_ns(state) if state.timer_row_ns else 0
 
 
 def run_deadline(state: MutableState) -> int:
@@ -79,7 +79,7 @@ def run_deadline(state: MutableState) -> int:
 def fire_deadlines(run: Run) -> None:
     """Handle everything that is due in the run, and set its timer row to the next deadline."""
     state = run.state
-    if not run.is_open or state.alarm_ns == 0 or run.now_ns < state.alarm_ns:
+    if not run.is_open or state.timer_row_ns == 0 or run.now_ns < state.timer_row_ns:
         return
     # Checking, dispatching a retry and moving the timer row are no state transitions; timeouts are.
     run.bookkeeping = True
@@ -100,7 +100,7 @@ def fire_deadlines(run: Run) -> None:
 def postpone(run: Run) -> None:
     """Move the run's timer row to the next deadline if it would fire before that, for nothing."""
     following_ns = next_deadline(run.state)
-    if following_ns > run.state.alarm_ns:
+    if following_ns > run.state.timer_row_ns:
         run.set_timer_row(following_ns)
 
 
@@ -110,7 +110,7 @@ def rearm(run: Run) -> None:
     if following_ns:
         run.set_timer_row(following_ns)
     else:
-        run.state.alarm_ns = 0
+        run.state.timer_row_ns = 0
         run.timer = None
         run.timer_removed = True
     run.changed = True
@@ -138,7 +138,7 @@ def _fire_workflow_task(run: Run) -> None:
             run.bookkeeping = False
             workflow_task.time_out(run)
             workflow_task.schedule(run)
-    elif 0 < task.schedule_to_start_due_ns <= run.now_ns:
+    elif 0 < task.schedule_to_start_deadline_ns <= run.now_ns:
         run.bookkeeping = False
         workflow_task.time_out_before_start(run)
         workflow_task.schedule(run)
@@ -186,7 +186,7 @@ def _fire_activities(run: Run) -> None:
         if activity is not None and activity.attempt == attempt:
             is_over = _time_out(run, activity, timeout_type) or is_over
     for activity in list(activities.values()):
-        is_due = 0 < activity.retry_due_ns <= run.now_ns and not activity.paused
+        is_due = 0 < activity.next_attempt_ns <= run.now_ns and not activity.paused
         if is_due and not (run.rules and workflow_rules.apply(run, activity)):
             core_activity.dispatch(run, activity)
     if is_over:
@@ -236,9 +236,9 @@ def _fire_nexus_attempts(run: Run, operation: NexusOperation) -> None:
         if 0 < attempt.deadline_ns <= run.now_ns:
             run.bookkeeping = False
             nexus_operations.attempt_timed_out(run, operation, cancel=cancel)
-        elif 0 < attempt.retry_due_ns <= run.now_ns:
+        elif 0 < attempt.next_attempt_ns <= run.now_ns:
             run.bookkeeping = False
-            attempt.retry_due_ns = 0
+            attempt.next_attempt_ns = 0
             want = nexus_operations.want_cancel if cancel else nexus_operations.want_start
             want(run, operation)
 

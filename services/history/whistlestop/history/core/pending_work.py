@@ -17,7 +17,7 @@ def activities_under_way(state: MutableState) -> int:
         return 0
     if state.HasField("activity_execution"):
         return int(activity_execution.is_under_way(state))
-    return sum(not activity.paused and not activity.retry_due_ns for activity in state.activities.values())
+    return sum(not activity.paused and not activity.next_attempt_ns for activity in state.activities.values())
 
 
 def other_work(state: MutableState) -> bool:

@@ -42,9 +42,9 @@ def write_of(run: Run) -> ExecutionWrite:
     timer_removed = run.timer_removed
     if not run.is_open:
         _drop_everything_pending(run)
-        if state.alarm_ns:
+        if state.timer_row_ns:
             timer_removed = run.version > 0
-            state.alarm_ns = 0
+            state.timer_row_ns = 0
         run.timer = None
     return ExecutionWrite(
         key=run.key,

@@ -88,7 +88,7 @@ class WorkflowTask(_message.Message):
     ROW_FIELD_NUMBER: _builtins.int
     TASK_QUEUE_FIELD_NUMBER: _builtins.int
     STICKY_FIELD_NUMBER: _builtins.int
-    SCHEDULE_TO_START_DUE_NS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_TO_START_DEADLINE_NS_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
     SENT_UPDATE_IDS_FIELD_NUMBER: _builtins.int
     WRITE_EVENTS_FIELD_NUMBER: _builtins.int
@@ -118,7 +118,7 @@ class WorkflowTask(_message.Message):
     task_queue: _builtins.str
     """the queue on which it was scheduled"""
     sticky: _builtins.bool
-    schedule_to_start_due_ns: _builtins.int
+    schedule_to_start_deadline_ns: _builtins.int
     """sticky (or speculative) tasks only"""
     identity: _builtins.str
     write_events: _builtins.bool
@@ -161,7 +161,7 @@ class WorkflowTask(_message.Message):
         row: Global___TaskRow | None = ...,
         task_queue: _builtins.str = ...,
         sticky: _builtins.bool = ...,
-        schedule_to_start_due_ns: _builtins.int = ...,
+        schedule_to_start_deadline_ns: _builtins.int = ...,
         identity: _builtins.str = ...,
         sent_update_ids: _abc.Iterable[_builtins.str] | None = ...,
         write_events: _builtins.bool = ...,
@@ -173,7 +173,7 @@ class WorkflowTask(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["row", b"row"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempts_since_last_success", b"attempts_since_last_success", "build_id", b"build_id", "build_id_redirect_counter", b"build_id_redirect_counter", "history_size_bytes", b"history_size_bytes", "identity", b"identity", "nonce", b"nonce", "nonce_of", b"nonce_of", "original_scheduled_ns", b"original_scheduled_ns", "request_id", b"request_id", "row", b"row", "schedule_to_start_due_ns", b"schedule_to_start_due_ns", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "sent_update_ids", b"sent_update_ids", "speculative", b"speculative", "stamp", b"stamp", "started_event_id", b"started_event_id", "started_event_written", b"started_event_written", "started_ns", b"started_ns", "sticky", b"sticky", "suggest_continue_as_new", b"suggest_continue_as_new", "suggest_continue_as_new_reasons", b"suggest_continue_as_new_reasons", "task_queue", b"task_queue", "timeout_ns", b"timeout_ns", "write_events", b"write_events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempts_since_last_success", b"attempts_since_last_success", "build_id", b"build_id", "build_id_redirect_counter", b"build_id_redirect_counter", "history_size_bytes", b"history_size_bytes", "identity", b"identity", "nonce", b"nonce", "nonce_of", b"nonce_of", "original_scheduled_ns", b"original_scheduled_ns", "request_id", b"request_id", "row", b"row", "schedule_to_start_deadline_ns", b"schedule_to_start_deadline_ns", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "sent_update_ids", b"sent_update_ids", "speculative", b"speculative", "stamp", b"stamp", "started_event_id", b"started_event_id", "started_event_written", b"started_event_written", "started_ns", b"started_ns", "sticky", b"sticky", "suggest_continue_as_new", b"suggest_continue_as_new", "suggest_continue_as_new_reasons", b"suggest_continue_as_new_reasons", "task_queue", b"task_queue", "timeout_ns", b"timeout_ns", "write_events", b"write_events"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -209,7 +209,7 @@ class Activity(_message.Message):
     HEARTBEAT_DETAILS_FIELD_NUMBER: _builtins.int
     LAST_HEARTBEAT_NS_FIELD_NUMBER: _builtins.int
     ROW_FIELD_NUMBER: _builtins.int
-    RETRY_DUE_NS_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_NS_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     PAUSED_NS_FIELD_NUMBER: _builtins.int
@@ -255,7 +255,7 @@ class Activity(_message.Message):
     last_worker_identity: _builtins.str
     last_attempt_complete_ns: _builtins.int
     last_heartbeat_ns: _builtins.int
-    retry_due_ns: _builtins.int
+    next_attempt_ns: _builtins.int
     """when its next attempt is dispatched, while it waits for that"""
     stamp: _builtins.int
     paused: _builtins.bool
@@ -325,7 +325,7 @@ class Activity(_message.Message):
         heartbeat_details: _message_pb2.Payloads | None = ...,
         last_heartbeat_ns: _builtins.int = ...,
         row: Global___TaskRow | None = ...,
-        retry_due_ns: _builtins.int = ...,
+        next_attempt_ns: _builtins.int = ...,
         stamp: _builtins.int = ...,
         paused: _builtins.bool = ...,
         paused_ns: _builtins.int = ...,
@@ -350,7 +350,7 @@ class Activity(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_details", b"heartbeat_details", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "priority", b"priority", "retry_policy", b"retry_policy", "row", b"row", "started_stamp", b"started_stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_reset", b"activity_reset", "activity_type", b"activity_type", "attempt", b"attempt", "cancel_request_event_id", b"cancel_request_event_id", "cancel_requested", b"cancel_requested", "current_retry_interval_ns", b"current_retry_interval_ns", "first_scheduled_ns", b"first_scheduled_ns", "follows_assigned_build_id", b"follows_assigned_build_id", "has_retry_policy", b"has_retry_policy", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout_ns", b"heartbeat_timeout_ns", "held_by_pause", b"held_by_pause", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_build_id", b"last_build_id", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_redirect_counter", b"last_redirect_counter", "last_worker_identity", b"last_worker_identity", "nonce", b"nonce", "nonce_of", b"nonce_of", "pause_identity", b"pause_identity", "pause_reason", b"pause_reason", "pause_request_id", b"pause_request_id", "pause_rule", b"pause_rule", "paused", b"paused", "paused_ns", b"paused_ns", "priority", b"priority", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "retry_due_ns", b"retry_due_ns", "retry_policy", b"retry_policy", "row", b"row", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "stamp", b"stamp", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_event_id", b"started_event_id", "started_identity", b"started_identity", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "task_queue", b"task_queue", "use_workflow_build_id", b"use_workflow_build_id", "worker_control_task_queue", b"worker_control_task_queue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "activity_reset", b"activity_reset", "activity_type", b"activity_type", "attempt", b"attempt", "cancel_request_event_id", b"cancel_request_event_id", "cancel_requested", b"cancel_requested", "current_retry_interval_ns", b"current_retry_interval_ns", "first_scheduled_ns", b"first_scheduled_ns", "follows_assigned_build_id", b"follows_assigned_build_id", "has_retry_policy", b"has_retry_policy", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout_ns", b"heartbeat_timeout_ns", "held_by_pause", b"held_by_pause", "last_attempt_complete_ns", b"last_attempt_complete_ns", "last_build_id", b"last_build_id", "last_deployment_version", b"last_deployment_version", "last_failure", b"last_failure", "last_heartbeat_ns", b"last_heartbeat_ns", "last_redirect_counter", b"last_redirect_counter", "last_worker_identity", b"last_worker_identity", "next_attempt_ns", b"next_attempt_ns", "nonce", b"nonce", "nonce_of", b"nonce_of", "pause_identity", b"pause_identity", "pause_reason", b"pause_reason", "pause_request_id", b"pause_request_id", "pause_rule", b"pause_rule", "paused", b"paused", "paused_ns", b"paused_ns", "priority", b"priority", "request_id", b"request_id", "reset_heartbeat", b"reset_heartbeat", "retry_policy", b"retry_policy", "row", b"row", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "stamp", b"stamp", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_event_id", b"started_event_id", "started_identity", b"started_identity", "started_ns", b"started_ns", "started_stamp", b"started_stamp", "task_queue", b"task_queue", "use_workflow_build_id", b"use_workflow_build_id", "worker_control_task_queue", b"worker_control_task_queue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -450,7 +450,7 @@ class NexusAttempt(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     STAMP_FIELD_NUMBER: _builtins.int
     DEADLINE_NS_FIELD_NUMBER: _builtins.int
-    RETRY_DUE_NS_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_NS_FIELD_NUMBER: _builtins.int
     LAST_COMPLETE_NS_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
     ROW_FIELD_NUMBER: _builtins.int
@@ -465,7 +465,7 @@ class NexusAttempt(_message.Message):
     """grows with each dispatch"""
     deadline_ns: _builtins.int
     """when the request in progress is given up; 0: none is in progress"""
-    retry_due_ns: _builtins.int
+    next_attempt_ns: _builtins.int
     """when the next attempt is made, while it waits for that"""
     last_complete_ns: _builtins.int
     over: _builtins.bool
@@ -489,7 +489,7 @@ class NexusAttempt(_message.Message):
         attempt: _builtins.int = ...,
         stamp: _builtins.int = ...,
         deadline_ns: _builtins.int = ...,
-        retry_due_ns: _builtins.int = ...,
+        next_attempt_ns: _builtins.int = ...,
         last_complete_ns: _builtins.int = ...,
         last_failure: _message_pb2_1.Failure | None = ...,
         row: Global___TaskRow | None = ...,
@@ -501,7 +501,7 @@ class NexusAttempt(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure", "row", b"row"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ns", b"deadline_ns", "failed", b"failed", "handler_namespace_id", b"handler_namespace_id", "last_complete_ns", b"last_complete_ns", "last_failure", b"last_failure", "nonce", b"nonce", "nonce_of", b"nonce_of", "over", b"over", "retry_due_ns", b"retry_due_ns", "row", b"row", "stamp", b"stamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ns", b"deadline_ns", "failed", b"failed", "handler_namespace_id", b"handler_namespace_id", "last_complete_ns", b"last_complete_ns", "last_failure", b"last_failure", "next_attempt_ns", b"next_attempt_ns", "nonce", b"nonce", "nonce_of", b"nonce_of", "over", b"over", "row", b"row", "stamp", b"stamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1268,7 +1268,7 @@ class MutableState(_message.Message):
     STICKY_TASK_QUEUE_FIELD_NUMBER: _builtins.int
     STICKY_SCHEDULE_TO_START_TIMEOUT_NS_FIELD_NUMBER: _builtins.int
     STICKY_WORKER_NAME_FIELD_NUMBER: _builtins.int
-    ALARM_NS_FIELD_NUMBER: _builtins.int
+    TIMER_ROW_NS_FIELD_NUMBER: _builtins.int
     WORKFLOW_TASK_FIELD_NUMBER: _builtins.int
     ACTIVITIES_FIELD_NUMBER: _builtins.int
     TIMERS_FIELD_NUMBER: _builtins.int
@@ -1359,7 +1359,7 @@ class MutableState(_message.Message):
     """(volatile)"""
     sticky_schedule_to_start_timeout_ns: _builtins.int
     sticky_worker_name: _builtins.str
-    alarm_ns: _builtins.int
+    timer_row_ns: _builtins.int
     """(volatile) time of the run's row in timer_tasks; 0: no row"""
     buffered_queries: _builtins.int
     """(volatile) whether rows of `queries` wait for the next task"""
@@ -1564,7 +1564,7 @@ class MutableState(_message.Message):
         sticky_task_queue: _builtins.str = ...,
         sticky_schedule_to_start_timeout_ns: _builtins.int = ...,
         sticky_worker_name: _builtins.str = ...,
-        alarm_ns: _builtins.int = ...,
+        timer_row_ns: _builtins.int = ...,
         workflow_task: Global___WorkflowTask | None = ...,
         activities: _abc.Mapping[_builtins.int, Global___Activity] | None = ...,
         timers: _abc.Mapping[_builtins.str, Global___Timer] | None = ...,
@@ -1608,7 +1608,7 @@ class MutableState(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_execution_timeout_ns", b"_execution_timeout_ns", "_run_timeout_ns", b"_run_timeout_ns", "activity_execution", b"activity_execution", "declined_target", b"declined_target", "execution_timeout_ns", b"execution_timeout_ns", "last_completion_result", b"last_completion_result", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "nexus_execution", b"nexus_execution", "notified_target", b"notified_target", "parent", b"parent", "pause", b"pause", "priority", b"priority", "reset_points", b"reset_points", "retry_policy", b"retry_policy", "run_timeout_ns", b"run_timeout_ns", "time_skipping", b"time_skipping", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "workflow_task", b"workflow_task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_execution_timeout_ns", b"_execution_timeout_ns", "_run_timeout_ns", b"_run_timeout_ns", "activities", b"activities", "activity_execution", b"activity_execution", "alarm_ns", b"alarm_ns", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "build_id_redirect_counter", b"build_id_redirect_counter", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "declined_target", b"declined_target", "ended_nexus_requests", b"ended_nexus_requests", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "initial_versioning_behavior", b"initial_versioning_behavior", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_execution", b"nexus_execution", "nexus_operations", b"nexus_operations", "notified_target", b"notified_target", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "pause", b"pause", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_requests", b"reset_requests", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "schedule", b"schedule", "scheduled_by", b"scheduled_by", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "signal_with_start_digests", b"signal_with_start_digests", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_id_offset", b"task_id_offset", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "time_skipping", b"time_skipping", "timers", b"timers", "unpause_request_id", b"unpause_request_id", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_execution_timeout_ns", b"_execution_timeout_ns", "_run_timeout_ns", b"_run_timeout_ns", "activities", b"activities", "activity_execution", b"activity_execution", "assigned_build_id", b"assigned_build_id", "attempt", b"attempt", "branches", b"branches", "buffered_events", b"buffered_events", "buffered_queries", b"buffered_queries", "build_id_redirect_counter", b"build_id_redirect_counter", "callback_infos", b"callback_infos", "cancel_request_id", b"cancel_request_id", "cancel_requested", b"cancel_requested", "child_ids_initialized_post_reset", b"child_ids_initialized_post_reset", "children", b"children", "close_event_batch_id", b"close_event_batch_id", "close_ns", b"close_ns", "completion_callbacks", b"completion_callbacks", "continued_run_id", b"continued_run_id", "create_request_id", b"create_request_id", "cron_schedule", b"cron_schedule", "declined_target", b"declined_target", "ended_nexus_requests", b"ended_nexus_requests", "execution_expiration_ns", b"execution_expiration_ns", "execution_start_ns", b"execution_start_ns", "execution_timeout_ns", b"execution_timeout_ns", "external_cancels", b"external_cancels", "external_payload_count", b"external_payload_count", "external_payload_size_bytes", b"external_payload_size_bytes", "external_payloads", b"external_payloads", "external_signals", b"external_signals", "first_run_id", b"first_run_id", "first_workflow_task_backoff_until_ns", b"first_workflow_task_backoff_until_ns", "history_size_bytes", b"history_size_bytes", "in_flight_updates", b"in_flight_updates", "inherited_build_id", b"inherited_build_id", "initial_versioning_behavior", b"initial_versioning_behavior", "last_completed_started_event_id", b"last_completed_started_event_id", "last_completion_result", b"last_completion_result", "last_first_event_id", b"last_first_event_id", "last_workflow_task_failure", b"last_workflow_task_failure", "last_workflow_task_failure_cause", b"last_workflow_task_failure_cause", "memo", b"memo", "most_recent_worker_version_stamp", b"most_recent_worker_version_stamp", "namespace", b"namespace", "namespace_id", b"namespace_id", "new_run_id", b"new_run_id", "next_event_id", b"next_event_id", "nexus_execution", b"nexus_execution", "nexus_operations", b"nexus_operations", "notified_target", b"notified_target", "original_run_id", b"original_run_id", "original_start_ns", b"original_start_ns", "parent", b"parent", "pause", b"pause", "paused", b"paused", "priority", b"priority", "refused_updates", b"refused_updates", "request_ids", b"request_ids", "reset_points", b"reset_points", "reset_requests", b"reset_requests", "reset_run_id", b"reset_run_id", "retry_policy", b"retry_policy", "root_run_id", b"root_run_id", "root_workflow_id", b"root_workflow_id", "run_expiration_ns", b"run_expiration_ns", "run_id", b"run_id", "run_timeout_ns", b"run_timeout_ns", "schedule", b"schedule", "scheduled_by", b"scheduled_by", "search_attributes", b"search_attributes", "signal_count", b"signal_count", "signal_request_ids", b"signal_request_ids", "signal_with_start_digests", b"signal_with_start_digests", "start_ns", b"start_ns", "state_transition_count", b"state_transition_count", "status", b"status", "sticky_schedule_to_start_timeout_ns", b"sticky_schedule_to_start_timeout_ns", "sticky_task_queue", b"sticky_task_queue", "sticky_worker_name", b"sticky_worker_name", "task_id_offset", b"task_id_offset", "task_queue", b"task_queue", "task_timeout_ns", b"task_timeout_ns", "time_skipping", b"time_skipping", "timer_row_ns", b"timer_row_ns", "timers", b"timers", "unpause_request_id", b"unpause_request_id", "update_admissions", b"update_admissions", "update_count", b"update_count", "updates", b"updates", "user_metadata", b"user_metadata", "versioning_info", b"versioning_info", "worker_deployment_name", b"worker_deployment_name", "workflow_close_attempted", b"workflow_close_attempted", "workflow_id", b"workflow_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__execution_timeout_ns: _TypeAlias = _typing.Literal["execution_timeout_ns"]  # noqa: Y015
     _WhichOneofArgType__execution_timeout_ns: _TypeAlias = _typing.Literal["_execution_timeout_ns", b"_execution_timeout_ns"]  # noqa: Y015

@@ -168,8 +168,8 @@ def outlook(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> Outlo
 def write(run: Run, data: ScheduleData, outlook: Outlook) -> None:
     """Write the data of an open schedule into its run, with the timer and what lists show (see `outlook`)."""
     deadline_ns, shown, next_action, idle_close = outlook
-    if deadline_ns != data.alarm_ns:
-        data.alarm_ns = deadline_ns
+    if deadline_ns != data.timer_row_ns:
+        data.timer_row_ns = deadline_ns
         if deadline_ns:
             run.timer = TimerTask("schedule", run.slot, run.key, deadline_ns)
     run.state.schedule = data.SerializeToString()
@@ -386,7 +386,7 @@ async def fire(service: History, timer: TimerTask) -> None:
         if error.code is not Code.NOT_FOUND:
             raise
     else:
-        if data.alarm_ns == timer.fire_at_ns:
+        if data.timer_row_ns == timer.fire_at_ns:
             return
     await service.store.delete_timer(timer)
 

@@ -97,14 +97,14 @@ class ScheduleData(_message.Message):
     BACKFILLS_FIELD_NUMBER: _builtins.int
     LAST_COMPLETION_RESULT_FIELD_NUMBER: _builtins.int
     CONTINUED_FAILURE_FIELD_NUMBER: _builtins.int
-    ALARM_NS_FIELD_NUMBER: _builtins.int
+    TIMER_ROW_NS_FIELD_NUMBER: _builtins.int
     REQUEST_IDS_FIELD_NUMBER: _builtins.int
     INITIAL_PATCH_FIELD_NUMBER: _builtins.int
     schedule_id: _builtins.str
     conflict_token: _builtins.int
     processed_ns: _builtins.int
     """times up to here have been processed"""
-    alarm_ns: _builtins.int
+    timer_row_ns: _builtins.int
     """time of the row in timer_tasks"""
     @_builtins.property
     def schedule(self) -> _message_pb2.Schedule:
@@ -142,13 +142,13 @@ class ScheduleData(_message.Message):
         backfills: _abc.Iterable[Global___Backfill] | None = ...,
         last_completion_result: _message_pb2_1.Payloads | None = ...,
         continued_failure: _message_pb2_2.Failure | None = ...,
-        alarm_ns: _builtins.int = ...,
+        timer_row_ns: _builtins.int = ...,
         request_ids: _abc.Iterable[_builtins.str] | None = ...,
         initial_patch: _message_pb2.SchedulePatch | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["continued_failure", b"continued_failure", "info", b"info", "initial_patch", b"initial_patch", "last_completion_result", b"last_completion_result", "schedule", b"schedule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm_ns", b"alarm_ns", "backfills", b"backfills", "buffered", b"buffered", "conflict_token", b"conflict_token", "continued_failure", b"continued_failure", "info", b"info", "initial_patch", b"initial_patch", "last_completion_result", b"last_completion_result", "processed_ns", b"processed_ns", "request_ids", b"request_ids", "schedule", b"schedule", "schedule_id", b"schedule_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfills", b"backfills", "buffered", b"buffered", "conflict_token", b"conflict_token", "continued_failure", b"continued_failure", "info", b"info", "initial_patch", b"initial_patch", "last_completion_result", b"last_completion_result", "processed_ns", b"processed_ns", "request_ids", b"request_ids", "schedule", b"schedule", "schedule_id", b"schedule_id", "timer_row_ns", b"timer_row_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

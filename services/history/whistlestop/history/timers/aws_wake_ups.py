@@ -1,6 +1,6 @@
 """Wake-ups on AWS: SQS delays within their fifteen minutes, one-time EventBridge schedules beyond.
 
-Rules of this file, on top of those of `alarm`:
+Rules of this file, on top of those of `wake_ups`:
 
     - A wake-up handles everything due and sets the next one. So one wake-up covers everything that is due after it, and
       an instance that knows of one only sets earlier ones.

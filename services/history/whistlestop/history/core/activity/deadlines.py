@@ -48,6 +48,6 @@ def deadlines(activity: Activity) -> list[tuple[int, int]]:
 def next_deadline(activity: Activity) -> int:
     """Return the time of the first timeout or the next attempt, whichever is earlier; 0 for neither."""
     deadline_ns = min((due for due, _ in deadlines(activity)), default=0)
-    if activity.retry_due_ns and not activity.paused:
-        return min(deadline_ns, activity.retry_due_ns) if deadline_ns else activity.retry_due_ns
+    if activity.next_attempt_ns and not activity.paused:
+        return min(deadline_ns, activity.next_attempt_ns) if deadline_ns else activity.next_attempt_ns
     return deadline_ns

@@ -180,7 +180,7 @@ def dispatch(run: Run, activity: Activity) -> None:
     """Put the activity's attempt on its task queue."""
     run.drop_task(activity.row)
     activity.stamp += 1
-    activity.retry_due_ns = 0
+    activity.next_attempt_ns = 0
     if run.state.paused and activity.held_by_pause:
         # It is dispatched when the workflow or the activity itself is unpaused. Its timeouts run meanwhile.
         run.changed = True
@@ -202,7 +202,7 @@ def offer_again(run: Run, waited_ns: int = 0) -> None:
     """Dispatch again all attempts that wait for a worker, after `waited_ns` that does not count as waiting."""
     for scheduled_event_id in sorted(run.state.activities):
         activity = run.state.activities[scheduled_event_id]
-        if not (activity.started_ns or activity.paused or activity.retry_due_ns):
+        if not (activity.started_ns or activity.paused or activity.next_attempt_ns):
             activity.scheduled_ns += waited_ns
             dispatch(run, activity)
 
@@ -275,7 +275,7 @@ def _set_started(run: Run, activity: Activity, request_id: str, identity: str, c
     activity.request_id = request_id
     activity.started_identity = identity
     activity.worker_control_task_queue = control_queue
-    activity.retry_due_ns = 0
+    activity.next_attempt_ns = 0
     run.changed = True
     run.arm(next_deadline(activity))
 
@@ -443,9 +443,9 @@ def _is_timer_too_early(run: Run, activity: Activity) -> bool:
     This is not done with every heartbeat where they are frequent, nor where many activities would have to be checked.
     """
     state = run.state
-    left_ns = state.alarm_ns - run.now_ns
+    left_ns = state.timer_row_ns - run.now_ns
     return bool(
-        state.alarm_ns and left_ns * 2 <= activity.heartbeat_timeout_ns and len(state.activities) <= MOST_CHECKED
+        state.timer_row_ns and left_ns * 2 <= activity.heartbeat_timeout_ns and len(state.activities) <= MOST_CHECKED
     )
 
 
@@ -518,7 +518,7 @@ def wait_for_attempt(
     activity.attempt = attempt
     activity.stamp += 1
     activity.scheduled_ns = deadline_ns
-    activity.retry_due_ns = deadline_ns
+    activity.next_attempt_ns = deadline_ns
     activity.current_retry_interval_ns = deadline_ns - (activity.last_attempt_complete_ns or run.now_ns)
     run.changed = True
     run.arm(next_deadline(activity))

@@ -340,8 +340,10 @@ def heartbeat(run: Run, token: TaskToken, details: common_pb.Payloads | None) ->
     """
     activity = of_token(run, token)
     _note_progress(run, details)
-    alarm_ns, following_ns = run.state.alarm_ns, next_deadline(run.state)
-    if alarm_ns < following_ns and (alarm_ns - run.now_ns) * 2 <= duration_ns(activity.options.heartbeat_timeout):
+    timer_row_ns, following_ns = run.state.timer_row_ns, next_deadline(run.state)
+    if timer_row_ns < following_ns and (timer_row_ns - run.now_ns) * 2 <= duration_ns(
+        activity.options.heartbeat_timeout
+    ):
         run.set_timer_row(following_ns)
     return activity
 

@@ -30,5 +30,5 @@ def next_deadline(operation: NexusOperation) -> int:
     """Return the earliest deadline, including those of its attempts; 0 for none."""
     found = [deadline_ns for deadline_ns, _ in timeouts(operation)]
     for attempt in (operation.start, operation.cancel):
-        found += [deadline_ns for deadline_ns in (attempt.deadline_ns, attempt.retry_due_ns) if deadline_ns]
+        found += [deadline_ns for deadline_ns in (attempt.deadline_ns, attempt.next_attempt_ns) if deadline_ns]
     return min(found, default=0)

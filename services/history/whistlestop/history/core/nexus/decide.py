@@ -97,7 +97,7 @@ def destination_of(operation: NexusOperation, *, cancel: bool) -> tuple[str, str
 def is_wanted(operation: NexusOperation, *, cancel: bool) -> bool:
     """Return whether an attempt has to be made, and none is in progress or waiting for its back-off."""
     attempt = attempt_of(operation, cancel=cancel)
-    if attempt.deadline_ns or attempt.retry_due_ns:
+    if attempt.deadline_ns or attempt.next_attempt_ns:
         return False
     if cancel:
         return bool(operation.cancel_requested_ns) and not attempt.over
@@ -275,7 +275,7 @@ def _end_attempt(run: Run, operation: NexusOperation, *, cancel: bool) -> None:
     attempt = attempt_of(operation, cancel=cancel)
     run.requests_ended[destination_of(operation, cancel=cancel)] = False
     run.drop_task(attempt.row)
-    attempt.deadline_ns = attempt.retry_due_ns = 0
+    attempt.deadline_ns = attempt.next_attempt_ns = 0
     attempt.attempt += 1
     attempt.last_complete_ns = run.now_ns
     attempt.ClearField("last_failure")
@@ -295,7 +295,7 @@ def try_again(run: Run, operation: NexusOperation, failure: failure_pb.Failure, 
     run.requests_ended[destination_of(operation, cancel=cancel)] = True
     limits = run.limits
     doublings = min(attempt.attempt - 1, _MOST_DOUBLINGS)
-    attempt.retry_due_ns = run.now_ns + min(limits.nexus_retry_initial_ns << doublings, limits.nexus_retry_max_ns)
+    attempt.next_attempt_ns = run.now_ns + min(limits.nexus_retry_initial_ns << doublings, limits.nexus_retry_max_ns)
     run.changed = True
     run.arm(next_deadline(operation))
 

@@ -85,14 +85,14 @@ def _fill_times(
     at_once = not is_open(state) and not operation.started_ns and state.nexus_execution.HasField("result")
     if operation.start.last_complete_ns and not at_once:
         set_timestamp(description.last_attempt_complete_time, operation.start.last_complete_ns)
-    if is_open(state) and operation.start.retry_due_ns:
-        set_timestamp(description.next_attempt_schedule_time, operation.start.retry_due_ns)
+    if is_open(state) and operation.start.next_attempt_ns:
+        set_timestamp(description.next_attempt_schedule_time, operation.start.next_attempt_ns)
 
 
 def _state(operation: NexusOperation) -> common_enums.PendingNexusOperationState.ValueType:
     if operation.started_ns:
         return common_enums.PENDING_NEXUS_OPERATION_STATE_STARTED
-    if operation.start.retry_due_ns:
+    if operation.start.next_attempt_ns:
         return common_enums.PENDING_NEXUS_OPERATION_STATE_BACKING_OFF
     return common_enums.PENDING_NEXUS_OPERATION_STATE_SCHEDULED
 
@@ -100,7 +100,7 @@ def _state(operation: NexusOperation) -> common_enums.PendingNexusOperationState
 def _attempt(state: MutableState, operation: NexusOperation) -> int:
     """Return the number of the current attempt, while the operation itself counts finished ones."""
     attempt = operation.start
-    is_over = bool(operation.started_ns or attempt.retry_due_ns)
+    is_over = bool(operation.started_ns or attempt.next_attempt_ns)
     if not is_open(state) and not attempt.deadline_ns:
         is_over = is_over or bool(attempt.attempt)
     return attempt.attempt + (0 if is_over else 1)
@@ -116,14 +116,14 @@ def _fill_cancellation(
     description.attempt = attempt.attempt
     if operation.started_ns:
         description.state = _cancel_state(attempt)
-        if not attempt.over and not attempt.retry_due_ns:
+        if not attempt.over and not attempt.next_attempt_ns:
             description.attempt += 1
     if attempt.last_complete_ns:
         set_timestamp(description.last_attempt_complete_time, attempt.last_complete_ns)
     if attempt.HasField("last_failure"):
         description.last_attempt_failure.CopyFrom(attempt.last_failure)
-    if attempt.retry_due_ns:
-        set_timestamp(description.next_attempt_schedule_time, attempt.retry_due_ns)
+    if attempt.next_attempt_ns:
+        set_timestamp(description.next_attempt_schedule_time, attempt.next_attempt_ns)
 
 
 def _cancel_state(attempt: NexusAttempt) -> common_enums.NexusOperationCancellationState.ValueType:
@@ -131,6 +131,6 @@ def _cancel_state(attempt: NexusAttempt) -> common_enums.NexusOperationCancellat
         return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_FAILED
     if attempt.over:
         return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SUCCEEDED
-    if attempt.retry_due_ns:
+    if attempt.next_attempt_ns:
         return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_BACKING_OFF
     return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SCHEDULED

@@ -72,7 +72,7 @@ def unpause(run: Run, request: service_pb.UnpauseWorkflowExecutionRequest) -> No
     run.append(event)
     for each in run.state.activities.values():
         each.held_by_pause = False
-        if not each.started_ns and not each.paused and not each.retry_due_ns and not each.row.task_id:
+        if not each.started_ns and not each.paused and not each.next_attempt_ns and not each.row.task_id:
             activity.dispatch(run, each)
     workflow_task.schedule_if_none(run)
     activity_pause.note_pauses(run)

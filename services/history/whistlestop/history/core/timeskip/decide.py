@@ -69,7 +69,7 @@ def _is_idle(run: Run) -> bool:
 
 
 def _waits_for_attempt(activity: Activity, now_ns: int) -> bool:
-    return _is_retried(activity) and activity.retry_due_ns > now_ns
+    return _is_retried(activity) and activity.next_attempt_ns > now_ns
 
 
 def _is_retried(activity: Activity) -> bool:
@@ -79,7 +79,7 @@ def _is_retried(activity: Activity) -> bool:
 def _targets(state: MutableState) -> list[int]:
     """Return the times to which the run may skip, by its clock."""
     targets = [timer.fire_ns for timer in state.timers.values()]
-    targets += [activity.retry_due_ns for activity in state.activities.values() if _is_retried(activity)]
+    targets += [activity.next_attempt_ns for activity in state.activities.values() if _is_retried(activity)]
     if state.last_completed_started_event_id:
         targets += [due for due in (state.run_expiration_ns, state.execution_expiration_ns) if due]
     elif state.execution_start_ns > state.start_ns:

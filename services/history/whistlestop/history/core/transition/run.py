@@ -394,13 +394,13 @@ class Run:
         """
         if deadline_ns <= 0:
             return
-        row_ns = self.state.alarm_ns
+        row_ns = self.state.timer_row_ns
         if row_ns == 0 or deadline_ns < row_ns:
             self.set_timer_row(deadline_ns)
 
     def set_timer_row(self, deadline_ns: int) -> None:
         """Move the run's timer row to exactly `deadline_ns` by the run's clock."""
-        self.state.alarm_ns = deadline_ns
+        self.state.timer_row_ns = deadline_ns
         self.timer_removed = False
         self.timer = TimerTask("execution", self.slot, self.key, deadline_ns - skipped_ns(self.state))
 

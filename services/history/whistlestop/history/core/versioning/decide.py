@@ -207,7 +207,7 @@ def route_tasks(run: Run, deployments: NamespaceDeployments) -> None:
             queue, build_id = state.task_queue, build_ids.of_workflow_task(state)
             if state.workflow_task.sticky:
                 state.workflow_task.sticky = False
-                state.workflow_task.schedule_to_start_due_ns = 0
+                state.workflow_task.schedule_to_start_deadline_ns = 0
         else:
             build_id = _build_of_activity(state, task)
         name, assigned = place_of(state, deployments, queue, task_type, build_id)

@@ -239,7 +239,7 @@ def _pending_nexus_operation(operation: NexusOperation) -> workflow_pb.PendingNe
             set_duration(getattr(info, name), timeout_ns)
     if operation.started_ns:
         info.state = common_enums.PENDING_NEXUS_OPERATION_STATE_STARTED
-    elif operation.start.retry_due_ns:
+    elif operation.start.next_attempt_ns:
         info.state = common_enums.PENDING_NEXUS_OPERATION_STATE_BACKING_OFF
     _fill_attempt(info, operation.start)
     if operation.cancel_requested_event_id:
@@ -255,8 +255,8 @@ def _fill_attempt(
         set_timestamp(info.last_attempt_complete_time, attempt.last_complete_ns)
     if attempt.HasField("last_failure"):
         info.last_attempt_failure.CopyFrom(attempt.last_failure)
-    if attempt.retry_due_ns:
-        set_timestamp(info.next_attempt_schedule_time, attempt.retry_due_ns)
+    if attempt.next_attempt_ns:
+        set_timestamp(info.next_attempt_schedule_time, attempt.next_attempt_ns)
 
 
 def _fill_cancellation(info: workflow_pb.NexusOperationCancellationInfo, operation: NexusOperation) -> None:
@@ -270,7 +270,7 @@ def _fill_cancellation(info: workflow_pb.NexusOperationCancellationInfo, operati
         info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_FAILED
     elif attempt.over:
         info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SUCCEEDED
-    elif attempt.retry_due_ns:
+    elif attempt.next_attempt_ns:
         info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_BACKING_OFF
     _fill_attempt(info, attempt)
 
@@ -298,7 +298,7 @@ def pending_activity(activity: Activity, *, now_ns: int) -> workflow_pb.PendingA
         info.priority.CopyFrom(activity.priority)
     if activity.HasField("last_deployment_version"):
         info.last_deployment_version.CopyFrom(activity.last_deployment_version)
-    set_timestamp(info.scheduled_time, activity.retry_due_ns or activity.scheduled_ns)
+    set_timestamp(info.scheduled_time, activity.next_attempt_ns or activity.scheduled_ns)
     if activity.started_ns:
         set_timestamp(info.last_started_time, activity.started_ns)
     if activity.last_attempt_complete_ns:
@@ -328,10 +328,10 @@ def _fill_retry(info: workflow_pb.PendingActivityInfo, activity: Activity, now_n
         info.last_failure.CopyFrom(activity.last_failure)
     if not info.last_worker_identity:
         info.last_worker_identity = activity.last_worker_identity
-    waiting = info.state == wf_enums.PENDING_ACTIVITY_STATE_SCHEDULED and activity.retry_due_ns > now_ns
+    waiting = info.state == wf_enums.PENDING_ACTIVITY_STATE_SCHEDULED and activity.next_attempt_ns > now_ns
     if waiting:
-        set_timestamp(info.next_attempt_schedule_time, activity.retry_due_ns)
-        set_duration(info.current_retry_interval, activity.retry_due_ns - activity.last_attempt_complete_ns)
+        set_timestamp(info.next_attempt_schedule_time, activity.next_attempt_ns)
+        set_duration(info.current_retry_interval, activity.next_attempt_ns - activity.last_attempt_complete_ns)
 
 
 def _fill_options(info: workflow_pb.PendingActivityInfo, activity: Activity) -> None:

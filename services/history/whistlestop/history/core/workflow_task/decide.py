@@ -148,14 +148,14 @@ def dispatch_task(run: Run) -> None:
         sticky=task.sticky,
     )  # fmt: skip
     if task.sticky:
-        task.schedule_to_start_due_ns = run.now_ns + (
+        task.schedule_to_start_deadline_ns = run.now_ns + (
             state.sticky_schedule_to_start_timeout_ns or run.limits.sticky_timeout_default_ns
         )
     elif task.speculative:
-        task.schedule_to_start_due_ns = run.now_ns + SPECULATIVE_SCHEDULE_TO_START_NS
+        task.schedule_to_start_deadline_ns = run.now_ns + SPECULATIVE_SCHEDULE_TO_START_NS
     else:
-        task.schedule_to_start_due_ns = 0
-    run.arm(task.schedule_to_start_due_ns)
+        task.schedule_to_start_deadline_ns = 0
+    run.arm(task.schedule_to_start_deadline_ns)
 
 
 def move_to_normal_queue(run: Run, *, keep_timeout: bool = False) -> None:
@@ -168,7 +168,7 @@ def move_to_normal_queue(run: Run, *, keep_timeout: bool = False) -> None:
     task.stamp += 1
     task.sticky = False
     if not keep_timeout:
-        task.schedule_to_start_due_ns = run.now_ns + SPECULATIVE_SCHEDULE_TO_START_NS if task.speculative else 0
+        task.schedule_to_start_deadline_ns = run.now_ns + SPECULATIVE_SCHEDULE_TO_START_NS if task.speculative else 0
     offer(
         run,
         task.row,
@@ -235,7 +235,7 @@ def start(run: Run, *, request_id: str, identity: str, stamp: common_pb.WorkerVe
         run.bookkeeping = task.speculative
     nonces.draw(task, task.started_ns, run.ids)
     run.visibility_changed |= state.assigned_build_id != assigned
-    task.schedule_to_start_due_ns = 0
+    task.schedule_to_start_deadline_ns = 0
     run.arm(times_out_ns(task))
 
 
