@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,3 +47,18 @@ def test_functions_fit_a_screen(record_property: Callable[[str, object], None]) 
     )
     record_property("longest functions", sizes[:10])
     assert [entry for entry in sizes if entry[0] > MOST_FUNCTION_LINES] == []
+
+
+MOST_MODULES = 20
+LARGER = {"services/common/whistlestop/common", "services/frontend/whistlestop/frontend/api",
+    "services/server/whistlestop/server", "services/server/whistlestop/server/cli",
+    "services/matching/whistlestop/matching",
+}  # fmt: skip
+"""The packages that are still larger. Nothing may be added here."""
+
+
+def test_packages_stay_small(record_property: Callable[[str, object], None]) -> None:
+    """A package has so few modules that their names are read at one glance; `__init__.py` does not count."""
+    modules = Counter(str(path.parent.relative_to(ROOT)) for path in SOURCES if path.name != "__init__.py")
+    record_property("largest packages", modules.most_common(10))
+    assert {package for package, count in modules.items() if count > MOST_MODULES} - LARGER == set()
