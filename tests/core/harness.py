@@ -6,7 +6,7 @@
     outcome = world.complete(schedule_activity("a"))  # answers it with commands
     world.advance(5)                                  # fires what is due on the way
 
-Every commit goes through `records.write_of` and is checked: ids without a gap, no deadline forgotten, and a mutable state
+Every commit goes through `finish` and `records_of` and is checked: ids without a gap, no deadline forgotten, and a mutable state
 rebuilt from history equals the stored one in all that history carries.
 """
 
@@ -28,11 +28,12 @@ from whistlestop.history.core import completion
 from whistlestop.history.core import deadlines as timers
 from whistlestop.history.core.activity import decide as core_activity
 from whistlestop.history.core.chain import start as core_start
+from whistlestop.history.core.finish import finish
 from whistlestop.history.core.limits import Limits
-from whistlestop.history.core.records import write_of
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.times import SECOND_NS, set_duration
 from whistlestop.history.core.transition.apply import apply_event
+from whistlestop.history.core.transition.records import records_of
 from whistlestop.history.core.transition.run import PAUSED, RUNNING, Run
 from whistlestop.history.core.workflow_task import decide as workflow_task
 
@@ -251,7 +252,8 @@ class World:
         for each in (run, run.next_run):
             if each is None:
                 continue
-            self._write(write_of(each))
+            finish(each)
+            self._write(records_of(each))
             check_rebuilt(self.stored[each.key.run_id])
             if each is run.next_run:
                 self.run_id = each.key.run_id

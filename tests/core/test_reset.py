@@ -16,11 +16,12 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from tests.core.commands import payloads, schedule_activity, start_timer
 from tests.core.harness import World, short_name
 from whistlestop.common.errors import ServiceError
+from whistlestop.history.core.finish import finish
 from whistlestop.history.core.operations import reset
-from whistlestop.history.core.records import write_of
 from whistlestop.history.core.signal import decide as signal
 from whistlestop.history.core.state_pb2 import MutableState, Update
 from whistlestop.history.core.times import SECOND_NS
+from whistlestop.history.core.transition.records import records_of
 from whistlestop.history.core.update import decide as update
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def test_the_shared_history_ends_with_a_failed_workflow_task() -> None:
     world = a_world()
     run = begin(world, 10)
     reset.finish(run, service_pb.ResetWorkflowExecutionRequest())
-    write = write_of(run)
+    finish(run)
+    write = records_of(run)
     assert written(run) == ["WorkflowTaskFailed", "WorkflowTaskScheduled"]
     failed = run.batches[0][0].workflow_task_failed_event_attributes
     assert failed.cause == fc.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
@@ -111,7 +113,7 @@ def test_signals_are_applied_again() -> None:
     run = begin(world, 4)
     reset.reapply(run, world.events()[3:], frozenset())
     reset.finish(run, service_pb.ResetWorkflowExecutionRequest())
-    write_of(run)
+    finish(run)
     assert written(run) == ["WorkflowTaskFailed", "WorkflowExecutionSignaled", "WorkflowTaskScheduled"]
     assert run.batches[0][1].workflow_execution_signaled_event_attributes.input == payloads("1")
 
@@ -124,7 +126,7 @@ def test_signals_may_be_left_out() -> None:
     )
     reset.reapply(run, world.events()[3:], reset.excluded(request))
     reset.finish(run, request)
-    write_of(run)
+    finish(run)
     assert "WorkflowExecutionSignaled" not in written(run)
 
 
@@ -132,7 +134,7 @@ def test_a_task_that_was_not_started_starts_first() -> None:
     world = a_world()
     run = begin(world, 3)
     reset.finish(run, service_pb.ResetWorkflowExecutionRequest())
-    write_of(run)
+    finish(run)
     assert written(run) == ["WorkflowTaskStarted", "WorkflowTaskFailed", "WorkflowTaskScheduled"]
 
 

@@ -9,10 +9,10 @@ There is a package for each concept. Its `state.py` applies events to the state,
 way of others, type checking included. From the lowest to the highest:
 
 - modules of the core itself that hold a state, a limit or a conversion: `state_pb2`, `limits`, `times`, `retry`, …
-- `transition`: the `Run`, how an event is applied, and the effects that are written with it
+- `transition`: the `Run`, how an event is applied, the effects that are written with it, and the records of its commit
 - `versioning`, `timeskip`, `callback`, `workflow_task`, `signal`, `chain`
 - `commands`: what the handlers of commands share
 - `child`, `external`, `timer`, `workflow`, `activity`, `nexus`, `operations`, `update`
 - modules of the core itself that know all concepts: `appliers`, `command_handlers`, `completion` (a worker's answer),
-  `deadlines` (the timer row fires), `records` (a decided run becomes the records of its commit)
+  `deadlines` (the timer row fires), `finish` (the decisions that end every transition)
 """

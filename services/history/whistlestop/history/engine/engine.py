@@ -28,9 +28,10 @@ from whistlestop.common.offload import off_loop
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.history.core import appliers as _appliers  # noqa: F401 - registers the appliers of events
 from whistlestop.history.core import history_limits
-from whistlestop.history.core.records import write_of
+from whistlestop.history.core.finish import finish
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.transition.clock import skipped_ns
+from whistlestop.history.core.transition.records import records_of
 from whistlestop.history.core.transition.run import Run, StartEventNeeded
 from whistlestop.history.core.versioning import decide as versioning
 from whistlestop.history.engine import pinning
@@ -109,7 +110,9 @@ async def _no_custom_attributes(namespace_id: str) -> Mapping[str, AttributeType
 
 
 def _writes(runs: Sequence[Run]) -> tuple[ExecutionWrite, ...]:
-    return tuple(write_of(each) for each in runs)
+    for each in runs:
+        finish(each)
+    return tuple(records_of(each) for each in runs)
 
 
 def _ignore_result(committing: asyncio.Future[None]) -> None:

@@ -2,8 +2,8 @@
 
 Rules of this file: `append` is the only way to add an event, and applies it to the state at once. External events
 (signals, completions, fired timers) are buffered until no workflow task is started, because SDKs rely on seeing in the
-next task what happened during one. Nothing is performed here: `records.write_of` turns everything into the records
-of one commit.
+next task what happened during one. Nothing is performed here: `records.records_of` turns everything into the
+records of one commit, after `core/finish.py` has ended the transition.
 
 Buffering follows Temporal's rule: a buffered event gets its id when the buffer is flushed (before the next workflow
 task is scheduled, or at the end of the transition when no task is started), with closing events of activities, children

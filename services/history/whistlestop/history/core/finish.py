@@ -1,24 +1,27 @@
-"""Turn a decided run into the records of one commit."""
+"""End a transition: the decisions that follow from all others, taken once for each run before its commit."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
-from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.history.core import deadlines
 from whistlestop.history.core.timeskip import decide as time_skipping
-from whistlestop.history.core.transition import external_payloads, visibility, worker_commands
+from whistlestop.history.core.transition import worker_commands
 from whistlestop.history.core.workflow_task import decide as workflow_task
-from whistlestop.storage.records import CurrentWrite, ExecutionWrite, HistoryBatch
+from whistlestop.storage.records import CurrentWrite
 
 if TYPE_CHECKING:
     from whistlestop.history.core.transition.run import Run
 
 
-def write_of(run: Run) -> ExecutionWrite:
-    """Return everything that `run` collected as one write. The run can't be used for decisions afterwards."""
+def finish(run: Run) -> None:
+    """Take the decisions that end every transition. The run can't be used for decisions afterwards, only for records.
+
+    The buffer of events is limited, and flushed if no worker has a workflow task; time is skipped if the run is idle;
+    the timer row is moved; workers are sent commands; a closed run drops what was pending, and its workflow id.
+    """
     state = run.state
     if run.mem_buffer and state.workflow_task.speculative and run.is_open:
         workflow_task.make_normal(run)
@@ -38,33 +41,13 @@ def write_of(run: Run) -> ExecutionWrite:
     run.new_batch()
     if happened or not run.bookkeeping:
         state.state_transition_count += run.transitions
-    batches = tuple(_serialise(run))
-    timer_removed = run.timer_removed
     if not run.is_open:
         _drop_everything_pending(run)
         if state.timer_row_ns:
-            timer_removed = run.version > 0
+            run.timer_removed = run.version > 0
             state.timer_row_ns = 0
         run.timer = None
-    return ExecutionWrite(
-        key=run.key,
-        slot=run.slot,
-        expected_version=run.version,
-        state=state.SerializeToString(),
-        next_event_id=state.next_event_id,
-        status=state.status,
-        branch_id=state.branches[-1].branch_id,
-        history=batches,
-        tasks_added=tuple(run.tasks_added),
-        tasks_removed=tuple(run.tasks_removed),
-        timer=run.timer,
-        timer_removed=timer_removed,
-        retention_timer=run.retention_timer,
-        transfers_added=tuple(run.transfers),
-        visibility=visibility.row(state, run.search_attribute_types) if run.visibility_changed else None,
-        current=run.current or _current_write(run),
-        forked_from=run.forked_from,
-    )
+    run.current = run.current or _current_write(run)
 
 
 def _limit_buffer(run: Run) -> None:
@@ -77,18 +60,6 @@ def _limit_buffer(run: Run) -> None:
         workflow_task.fail(run, fc.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, "history-service")
         run.flush_buffer()
         workflow_task.schedule(run)
-
-
-def _serialise(run: Run) -> list[HistoryBatch]:
-    state = run.state
-    batches = []
-    for events in run.batches:
-        data = history_pb.History(events=events).SerializeToString()
-        batches.append(HistoryBatch(events[0].event_id, events[-1].event_id + 1, data))
-        state.history_size_bytes += len(data)
-        external_payloads.add(state, events, data)
-        state.last_first_event_id = events[0].event_id
-    return batches
 
 
 def _drop_everything_pending(run: Run) -> None:
