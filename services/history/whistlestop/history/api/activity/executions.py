@@ -26,7 +26,7 @@ from whistlestop.history.api.start import Start, start
 from whistlestop.history.core.activity import standalone as core
 from whistlestop.history.core.activity import standalone_describe as describe
 from whistlestop.history.core.activity import standalone_operations as operations
-from whistlestop.history.core.activity.standalone import TERMINAL
+from whistlestop.history.core.activity.machine import TERMINAL
 from whistlestop.history.engine import histories
 
 if TYPE_CHECKING:

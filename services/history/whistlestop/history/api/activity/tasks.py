@@ -14,7 +14,8 @@ from whistlestop.history.api import METHODS
 from whistlestop.history.api.activity.executions import ACTIVITIES
 from whistlestop.history.core.activity import decide as core_activity
 from whistlestop.history.core.activity import standalone as activity_execution
-from whistlestop.history.core.activity.standalone import ID_PREFIX, A
+from whistlestop.history.core.activity.machine import A
+from whistlestop.history.core.activity.standalone import ID_PREFIX
 from whistlestop.history.core.commands.faults import is_uuid
 from whistlestop.history.core.times import set_duration, set_timestamp
 from whistlestop.history.core.versioning import build_ids

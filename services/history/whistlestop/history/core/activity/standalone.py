@@ -1,8 +1,8 @@
 """A standalone activity: an activity that no workflow scheduled, as a run of its own.
 
 Rules of this file, which are Temporal's:
-- It is a state machine: from scheduled and started (with requests to cancel, pause or reset an attempt that a worker
-  has) to one of five final states. What a status does not allow is refused and changes nothing.
+- It is a state machine (`machine.py`): from scheduled and started (with requests to cancel, pause or reset an attempt
+  that a worker has) to one of five final states. What a status does not allow is refused and changes nothing.
 - An attempt has three times: scheduled (it was created), dispatched (it is put on the task queue), started (a worker
   has it). Start delays and back-offs lie between the first two; schedule-to-start is counted from the second.
 - Only its start and its end are written into history: its state is `MutableState.activity_execution`, and its next
@@ -24,6 +24,7 @@ from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import failed_precondition, invalid_argument, not_found
 from whistlestop.history.core import nonces, retry
 from whistlestop.history.core.activity.decide import TASK_TYPE_ACTIVITY
+from whistlestop.history.core.activity.machine import IN_PROGRESS, TERMINAL, A, Event, after
 from whistlestop.history.core.commands import sizes
 from whistlestop.history.core.state_pb2 import ActivityExecution
 from whistlestop.history.core.times import duration_ns, set_duration
@@ -50,11 +51,6 @@ GONE = "activity not found for ID: {}"
 NOT_CANCEL_REQUESTED = "unable to mark activity as canceled without activity being request canceled first"
 NO_TIME_LEFT = "Not enough time to schedule next retry before activity ScheduleToClose timeout, giving up retrying"
 NO_DETAILS = "activity task failed without failure details"
-
-A = ActivityExecution
-IN_PROGRESS = frozenset({A.STARTED, A.CANCEL_REQUESTED, A.PAUSE_REQUESTED, A.RESET_REQUESTED})
-"""A worker has the attempt."""
-TERMINAL = frozenset({A.COMPLETED, A.FAILED, A.CANCELED, A.TERMINATED, A.TIMED_OUT})
 
 _SCHEDULE_TO_CLOSE = wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE
 _SCHEDULE_TO_START = wf_enums.TIMEOUT_TYPE_SCHEDULE_TO_START
@@ -163,7 +159,7 @@ def schedule(run: Run, dispatch_ns: int) -> None:
     """Schedule the attempt for dispatch at `dispatch_ns`; tasks dispatched for it earlier become stale."""
     activity = of(run)
     run.drop_task(activity.row)
-    set_status(run, A.SCHEDULED)
+    move(run, Event.SCHEDULE)
     activity.stamp += 1
     activity.dispatch_ns = dispatch_ns
     activity.to_dispatch = True
@@ -189,12 +185,15 @@ def withdraw(run: Run) -> None:
     activity.stamp += 1
 
 
-def set_status(run: Run, status: ActivityExecution.Status.ValueType) -> None:
-    """Set the status; what lists show of an open activity is whether it is paused."""
-    of(run).status = status
-    shown = RUN_PAUSED if status == A.PAUSED else RUNNING
-    if run.is_open and run.state.status != shown:
-        run.state.status = shown
+def move(run: Run, event: Event) -> None:
+    """Move to the state after the event; what lists show of an open activity is whether it is paused."""
+    activity = of(run)
+    activity.status = after(activity.status, event)
+    if activity.status in TERMINAL or not run.is_open:
+        return
+    run_status = RUN_PAUSED if activity.status == A.PAUSED else RUNNING
+    if run.state.status != run_status:
+        run.state.status = run_status
         run.visibility_changed = True
 
 
@@ -217,7 +216,7 @@ def start(
         raise not_found("activity attempt stamp mismatch")
     run.drop_task(activity.row)
     activity.to_dispatch = False
-    set_status(run, A.STARTED)
+    move(run, Event.START)
     activity.started_ns = run.now_ns
     activity.started_stamp = stamp
     nonces.draw(activity, activity.started_ns, run.ids)
@@ -298,7 +297,7 @@ def complete(run: Run, token: TaskToken, result: common_pb.Payloads | None, iden
     if result is not None:
         activity.result.CopyFrom(result)
         event.workflow_execution_completed_event_attributes.result.CopyFrom(result)
-    _end(run, A.COMPLETED)
+    _end(run, Event.COMPLETE)
     close.finish(run, event)
 
 
@@ -386,7 +385,7 @@ def _try_again(run: Run, failure: failure_pb.Failure | None) -> retry.RetryState
     activity.retry_interval_is_workers = wanted_ns > 0
     if activity.status == A.PAUSE_REQUESTED:
         activity.stamp += 1
-        set_status(run, A.PAUSED)
+        move(run, Event.HOLD)
         changed(run)
     else:
         schedule(run, run.now_ns + interval_ns)
@@ -427,7 +426,7 @@ def _reset_now(run: Run) -> None:
     activity.attempt = 1
     if keeps_paused:
         activity.stamp += 1
-        set_status(run, A.PAUSED)
+        move(run, Event.HOLD)
         changed(run)
     else:
         schedule(run, not_before_start_delay(run.state, run.now_ns))
@@ -491,7 +490,7 @@ def _time_out(run: Run, timeout_type: int) -> None:
         if state == wf_enums.RETRY_STATE_TIMEOUT:
             final = _timeout_failure(NO_TIME_LEFT, _SCHEDULE_TO_CLOSE)
             activity.failure.CopyFrom(_with_past(activity, final, prior))
-    _end(run, A.TIMED_OUT)
+    _end(run, Event.TIME_OUT)
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT)
     event.workflow_execution_timed_out_event_attributes.retry_state = wf_enums.RETRY_STATE_TIMEOUT
     close.finish(run, event)
@@ -517,15 +516,15 @@ def _with_past(
 # ---- completion ------------------------------------------------------------------------------------------------------
 
 
-def _end(run: Run, status: ActivityExecution.Status.ValueType) -> None:
+def _end(run: Run, event: Event) -> None:
     activity = of(run)
     run.drop_task(activity.row)
     activity.to_dispatch = False
-    activity.status = status
+    move(run, event)
 
 
 def _close_failed(run: Run, failure: failure_pb.Failure) -> None:
-    _end(run, A.FAILED)
+    _end(run, Event.FAIL)
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED)
     a = event.workflow_execution_failed_event_attributes
     a.failure.CopyFrom(failure)
@@ -544,7 +543,7 @@ def _close_canceled(run: Run, details: common_pb.Payloads | None) -> None:
     if details is not None:
         info.details.CopyFrom(details)
         event.workflow_execution_canceled_event_attributes.details.CopyFrom(details)
-    _end(run, A.CANCELED)
+    _end(run, Event.CANCEL)
     close.finish(run, event)
 
 
@@ -564,7 +563,7 @@ def terminate(run: Run, *, reason: str, identity: str, request_id: str) -> None:
     activity.terminate_request_id = request_id
     activity.failure.message = reason
     activity.failure.terminated_failure_info.identity = identity
-    _end(run, A.TERMINATED)
+    _end(run, Event.TERMINATE)
     close.terminate(run, reason=reason, identity=identity)
 
 
@@ -586,7 +585,7 @@ def request_cancel(run: Run, *, reason: str, identity: str, request_id: str) -> 
     activity.cancel_identity = identity
     activity.cancel_request_id = request_id
     activity.reset_options = activity.reset_heartbeat = False
-    set_status(run, A.CANCEL_REQUESTED)
+    move(run, Event.REQUEST_CANCEL)
     changed(run)
     if not has_worker:
         text = json.dumps(reason, ensure_ascii=False).encode()

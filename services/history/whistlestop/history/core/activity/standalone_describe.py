@@ -11,7 +11,7 @@ from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.history.core.activity import standalone as core
-from whistlestop.history.core.activity.standalone import TERMINAL, A
+from whistlestop.history.core.activity.machine import TERMINAL, A
 from whistlestop.history.core.state_pb2 import CallbackInfo
 from whistlestop.history.core.times import set_duration, set_timestamp
 

@@ -14,8 +14,9 @@ from temporalio.api.activity.v1 import message_pb2 as activity_pb
 from whistlestop.common.errors import failed_precondition, invalid_argument
 from whistlestop.history.core import retry
 from whistlestop.history.core.activity import standalone as core
+from whistlestop.history.core.activity.machine import IN_PROGRESS, TERMINAL, A, Event
 from whistlestop.history.core.activity.operations import merge_options
-from whistlestop.history.core.activity.standalone import IN_PROGRESS, TERMINAL, A, status_word
+from whistlestop.history.core.activity.standalone import status_word
 from whistlestop.history.core.times import duration_ns
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def pause(run: Run, *, request_id: str) -> None:
         return
     if activity.status == A.SCHEDULED:
         core.withdraw(run)
-        core.set_status(run, A.PAUSED)
+        core.move(run, Event.PAUSE)
     elif activity.status == A.STARTED:
-        core.set_status(run, A.PAUSE_REQUESTED)
+        core.move(run, Event.PAUSE)
     else:
         raise failed_precondition(f"activity is in non-pausable state {status_word(activity)}")
     activity.pause_request_id = request_id
@@ -64,7 +65,7 @@ def unpause(run: Run, *, request_id: str, jitter_ns: int) -> None:
         dispatch_ns = core.not_before_start_delay(run.state, run.now_ns + jitter_ns)
         core.schedule(run, max(dispatch_ns, _retry_ns(run)))
     elif activity.status == A.PAUSE_REQUESTED:
-        core.set_status(run, A.STARTED)
+        core.move(run, Event.UNPAUSE)
     else:
         raise failed_precondition(f"activity is in non-unpausable state {status_word(activity)}")
     activity.unpause_request_id = request_id
@@ -98,7 +99,7 @@ def reset(
         activity.reset_options = restore_options
         activity.reset_heartbeat = reset_heartbeat
         activity.reset_keeps_paused = keep_paused and activity.status == A.PAUSE_REQUESTED
-        core.set_status(run, A.RESET_REQUESTED)
+        core.move(run, Event.REQUEST_RESET)
     else:
         if restore_options:
             core.restore_options(run)
