@@ -24,8 +24,7 @@ from whistlestop.common.ids import CountedIds
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history import tokens
 from whistlestop.history.core import appliers as _appliers  # noqa: F401 - registers the appliers of events
-from whistlestop.history.core import completion
-from whistlestop.history.core import deadlines as timers
+from whistlestop.history.core import completion, deadlines
 from whistlestop.history.core.activity import decide as core_activity
 from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.finish import finish
@@ -214,7 +213,7 @@ class World:
             if due is None or due.fire_at_ns > end_ns:
                 break
             self.now_ns = max(self.now_ns, due.fire_at_ns)
-            self.transact(timers.fire_deadlines, due.key.run_id)
+            self.transact(deadlines.fire_deadlines, due.key.run_id)
             assert self.timers.get(due.key) != due, "a timer row that fired has to be moved or deleted"
         self.now_ns = end_ns
 
@@ -286,9 +285,9 @@ class World:
             self.current[write.key.workflow_id] = write.current.current
         state = self.state(write.key.run_id)
         if state.status in (RUNNING, PAUSED):
-            due_ns = timers.next_deadline(state)
+            due_ns = deadlines.next_deadline(state)
             timer = self.timers.get(write.key)
-            assert (timer.fire_at_ns if timer else 0) == timers.timer_row_wall_ns(state)
+            assert (timer.fire_at_ns if timer else 0) == deadlines.timer_row_wall_ns(state)
             if due_ns:
                 assert timer is not None, "something will be due and nobody is to look at it"
                 assert state.timer_row_ns <= due_ns, "something is due before the timer row"

@@ -28,8 +28,7 @@ from whistlestop.common.deployments import EMPTY
 from whistlestop.common.errors import ServiceError, not_found
 from whistlestop.common.proto.nexus_pb2 import NexusTaskData
 from whistlestop.history import tokens
-from whistlestop.history.core import completion
-from whistlestop.history.core import deadlines as timers
+from whistlestop.history.core import completion, deadlines
 from whistlestop.history.core.activity import decide as core_activity
 from whistlestop.history.core.activity import operations as activity_operations
 from whistlestop.history.core.callback import decide as callbacks
@@ -608,7 +607,7 @@ class Actor:
             elif task.scheduled_event_id:
                 self.world.poll(run_id)
             elif state.first_workflow_task_backoff_until_ns:
-                self.world.advance(max(0, timers.timer_row_wall_ns(state) - self.world.now_ns) / SECOND_NS)
+                self.world.advance(max(0, deadlines.timer_row_wall_ns(state) - self.world.now_ns) / SECOND_NS)
             else:
                 self.world.transact(
                     lambda run: signal.receive(run, name="end", input=None, identity="c", request_id=""), run_id

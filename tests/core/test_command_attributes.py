@@ -15,7 +15,7 @@ from tests.core.harness import World
 from whistlestop.common.failures import truncate
 from whistlestop.history.core import retry
 from whistlestop.history.core.commands import attributes as command_attributes
-from whistlestop.history.core.commands import external_attributes as command_externals
+from whistlestop.history.core.commands import external_attributes
 from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration
@@ -200,13 +200,13 @@ OF_CHILD = "WorkflowId=child WorkflowType=Ship Namespace=default"
     ],
 )
 def test_bad_child(fields: dict[str, Any], message: str) -> None:
-    assert message_of(command_externals.start_child_workflow, run_of(), child(**fields)) == CHILD + message
+    assert message_of(external_attributes.start_child_workflow, run_of(), child(**fields)) == CHILD + message
 
 
 def test_a_child_is_not_started_in_the_place_of_a_run_of_the_servers_own() -> None:
     a = child()
     a.workflow_id = "temporal-sys-scheduler:s"
-    assert message_of(command_externals.start_child_workflow, run_of(), a) == (
+    assert message_of(external_attributes.start_child_workflow, run_of(), a) == (
         CHILD
         + "WorkflowId on StartChildWorkflowExecutionCommand cannot start with reserved prefix temporal-sys-scheduler:. "
         "WorkflowId=temporal-sys-scheduler:s WorkflowType=Ship Namespace=default"
@@ -215,7 +215,7 @@ def test_a_child_is_not_started_in_the_place_of_a_run_of_the_servers_own() -> No
 
 def test_child_inherits_queue_and_has_defaults() -> None:
     a = child(workflow_execution_timeout_s=5, retry_policy=policy())
-    command_externals.start_child_workflow(run_of(), a)
+    external_attributes.start_child_workflow(run_of(), a)
     assert (a.namespace, a.task_queue.name, a.task_queue.kind) == ("default", "orders", 1)
     assert (duration_ns(a.workflow_run_timeout), duration_ns(a.workflow_task_timeout)) == (5 * SECOND_NS, 5 * SECOND_NS)
     assert a.parent_close_policy == wf_enums.PARENT_CLOSE_POLICY_TERMINATE
@@ -265,7 +265,7 @@ def test_bad_continue_as_new() -> None:
 )
 def test_bad_signal(a: command_pb.SignalExternalWorkflowExecutionCommandAttributes, message: str) -> None:
     assert (
-        message_of(command_externals.signal_external_workflow, run_of(), a)
+        message_of(external_attributes.signal_external_workflow, run_of(), a)
         == f"BadSignalWorkflowExecutionAttributes: {message}"
     )
 
@@ -284,7 +284,7 @@ def test_bad_signal(a: command_pb.SignalExternalWorkflowExecutionCommandAttribut
     ],
 )
 def test_bad_cancel(fields: dict[str, Any], message: str) -> None:
-    text = message_of(command_externals.request_cancel_external_workflow, run_of(), cancel(**fields))
+    text = message_of(external_attributes.request_cancel_external_workflow, run_of(), cancel(**fields))
     assert text == f"BadRequestCancelExternalWorkflowExecutionAttributes: {message}"
 
 
@@ -303,14 +303,14 @@ def test_bad_cancel(fields: dict[str, Any], message: str) -> None:
         (command_attributes.complete_workflow, "CompleteWorkflowExecution", "BadCompleteWorkflowExecutionAttributes"),
         (command_attributes.fail_workflow, "FailWorkflowExecution", "BadFailWorkflowExecutionAttributes"),
         (command_attributes.continue_as_new, "ContinueAsNewWorkflowExecution", "BadContinueAsNewAttributes"),
-        (command_externals.start_child_workflow, "StartChildWorkflowExecution", "BadStartChildExecutionAttributes"),
+        (external_attributes.start_child_workflow, "StartChildWorkflowExecution", "BadStartChildExecutionAttributes"),
         (
-            command_externals.signal_external_workflow,
+            external_attributes.signal_external_workflow,
             "SignalExternalWorkflowExecution",
             "BadSignalWorkflowExecutionAttributes",
         ),
         (
-            command_externals.request_cancel_external_workflow,
+            external_attributes.request_cancel_external_workflow,
             "RequestCancelExternalWorkflowExecution",
             "BadRequestCancelExternalWorkflowExecutionAttributes",
         ),

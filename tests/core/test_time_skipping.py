@@ -12,8 +12,7 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from tests.core.commands import complete_workflow, continue_as_new, fail_workflow, schedule_activity, start_timer
 from tests.core.harness import QUEUE, START_NS, World
 from tests.core.test_activity import application_failure, fail
-from whistlestop.history.core import deadlines as timers
-from whistlestop.history.core import pending_work
+from whistlestop.history.core import deadlines, pending_work
 from whistlestop.history.core.operations import options
 from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, SECOND_NS, duration_ns, timestamp_ns
 from whistlestop.history.core.workflow import close
@@ -201,7 +200,7 @@ def _close(run: Run) -> None:
 def test_a_row_is_by_everybodys_clock() -> None:
     world = begun(config(forward_s=4 * HOUR_S))
     world.turn(start_timer("t", 5 * HOUR_S))
-    assert timers.timer_row_wall_ns(world.state()) == START_NS + HOUR_S * SECOND_NS
+    assert deadlines.timer_row_wall_ns(world.state()) == START_NS + HOUR_S * SECOND_NS
     assert world.state().timer_row_ns == START_NS + 5 * HOUR_S * SECOND_NS
     assert world.state().task_queue == QUEUE
 

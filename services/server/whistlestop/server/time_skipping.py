@@ -25,8 +25,7 @@ from temporalio.api.testservice.v1 import request_response_pb2 as test_pb
 from whistlestop.common.clock import SECOND_NS, WALL_LOOK_S, SkippingClock, SystemClock, wait_until
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.frontend.registry import registry_of_tests
-from whistlestop.history.core import deadlines as timers
-from whistlestop.history.core import pending_work
+from whistlestop.history.core import deadlines, pending_work
 from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, duration_ns, timestamp_ns
 from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.server.assembly import assemble
@@ -276,7 +275,7 @@ def _serving(handler: Callable[[Any], Awaitable[Reply]]) -> Callable[[Message, C
 
 def _due(state: MutableState) -> int | None:
     """Return the next deadline of a run by the server's clock; None when it has none."""
-    due_ns = timers.next_deadline(state)
+    due_ns = deadlines.next_deadline(state)
     return due_ns - skipped_ns(state) if due_ns else None
 
 

@@ -10,7 +10,7 @@ from whistlestop.history.core.external import state as external
 from whistlestop.history.core.nexus import state as nexus
 from whistlestop.history.core.signal import state as signal
 from whistlestop.history.core.timer import state as timer
-from whistlestop.history.core.timeskip import state as timeskip
+from whistlestop.history.core.timeskip import state as time_skipping_state
 from whistlestop.history.core.transition import apply
 from whistlestop.history.core.update import state as update
 from whistlestop.history.core.workflow import state as workflow
@@ -31,7 +31,7 @@ APPLIERS: Final[Mapping[int, Applier]] = {
     **child.APPLIERS,
     **external.APPLIERS,
     **nexus.APPLIERS,
-    **timeskip.APPLIERS,
+    **time_skipping_state.APPLIERS,
 }
 """By event type. What is not here, such as EVENT_TYPE_MARKER_RECORDED, changes no state."""
 

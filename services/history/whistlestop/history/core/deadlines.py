@@ -21,7 +21,7 @@ from whistlestop.history.core.activity import standalone as activity_execution
 from whistlestop.history.core.nexus import deadlines as nexus_deadlines
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.timeskip import decide as time_skipping
-from whistlestop.history.core.timeskip import state as time_skipping_apply
+from whistlestop.history.core.timeskip import state as time_skipping_state
 from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.history.core.workflow import close
 from whistlestop.history.core.workflow_task import decide as workflow_task
@@ -59,7 +59,7 @@ def next_deadline(state: MutableState) -> int:
         deadline_ns = nexus_deadlines.next_deadline(operation)
         if deadline_ns:
             deadlines.append(deadline_ns)
-    fast_forward_ns = time_skipping_apply.fast_forward_deadline(state)
+    fast_forward_ns = time_skipping_state.fast_forward_deadline(state)
     if fast_forward_ns:
         deadlines.append(fast_forward_ns)
     return min(deadlines, default=0)
@@ -118,7 +118,7 @@ def rearm(run: Run) -> None:
 
 def _fire_fast_forward(run: Run) -> None:
     """Disable time skipping if the fast-forward's target has passed while the run was not idle."""
-    if run.is_open and 0 < time_skipping_apply.fast_forward_deadline(run.state) <= run.now_ns:
+    if run.is_open and 0 < time_skipping_state.fast_forward_deadline(run.state) <= run.now_ns:
         time_skipping.record(run, target_ns=0, disables=True)
 
 

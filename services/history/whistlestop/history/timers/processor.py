@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from whistlestop.common.clock import SECOND_NS, wait_toward
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.loops import Loop
-from whistlestop.history.core import deadlines as core_timers
+from whistlestop.history.core import deadlines
 from whistlestop.history.engine.transient_errors import is_transient
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS, TimerTask
@@ -164,7 +164,7 @@ class TimerProcessor:
         if timer.kind != "execution":
             return False
         entry = self._engine.peek(timer.key)
-        return entry is not None and core_timers.timer_row_wall_ns(entry.state) != timer.fire_at_ns
+        return entry is not None and deadlines.timer_row_wall_ns(entry.state) != timer.fire_at_ns
 
     async def _spawn(self, timer: TimerTask) -> None:
         while len(self._running) >= CONCURRENT:
@@ -241,14 +241,14 @@ class TimerProcessor:
         key = timer.key
         try:
             run, _ = await self._engine.transact(
-                key.namespace_id, key.workflow_id, key.run_id, core_timers.fire_deadlines
+                key.namespace_id, key.workflow_id, key.run_id, deadlines.fire_deadlines
             )
         except ServiceError as error:
             if error.code is not Code.NOT_FOUND:
                 raise
             await self._engine.store.delete_timer(timer)
             return
-        if not run.is_dirty and core_timers.timer_row_wall_ns(run.state) != timer.fire_at_ns:
+        if not run.is_dirty and deadlines.timer_row_wall_ns(run.state) != timer.fire_at_ns:
             await self._engine.store.delete_timer(timer)
 
     async def _fire_retention(self, timer: TimerTask) -> None:

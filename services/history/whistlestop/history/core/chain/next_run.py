@@ -21,7 +21,7 @@ from whistlestop.history.core.chain import cron
 from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.signal import decide as signal
 from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp, timestamp_ns
-from whistlestop.history.core.timeskip import state as time_skipping_apply
+from whistlestop.history.core.timeskip import state as time_skipping_state
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.versioning import decide as versioning
 
@@ -141,7 +141,7 @@ def inherited(run: Run) -> history_pb.WorkflowExecutionStartedEventAttributes:
     override = state.versioning_info.versioning_override
     if named_version(override) is not None and not override.HasField("one_time"):
         a.versioning_override.CopyFrom(override)
-    time_skipping_apply.hand_on_to_next_run(state, a)
+    time_skipping_state.hand_on_to_next_run(state, a)
     return a
 
 

@@ -21,12 +21,11 @@ from whistlestop.history.core.chain.start import (
     run_timeout,
     task_timeout,
 )
-from whistlestop.history.core.commands import external_attributes as command_externals
-from whistlestop.history.core.commands import sizes
+from whistlestop.history.core.commands import external_attributes, sizes
 from whistlestop.history.core.commands.faults import namespace_id_of
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import duration_ns, set_duration, set_timestamp
-from whistlestop.history.core.timeskip import state as time_skipping_apply
+from whistlestop.history.core.timeskip import state as time_skipping_state
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.versioning import decide as versioning
 from whistlestop.history.core.workflow_task import decide as workflow_task
@@ -48,7 +47,7 @@ def initiate(completion: Completion, command: command_pb.Command) -> history_pb.
     """Handle the command StartChildWorkflowExecution. Raise BadCommand."""
     run = completion.run
     attributes = command.start_child_workflow_execution_command_attributes
-    command_externals.start_child_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
+    external_attributes.start_child_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
     sizes.check_pending_children(run)
     event = run.event(et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED)
     a = event.start_child_workflow_execution_initiated_event_attributes
@@ -79,7 +78,7 @@ def initiate(completion: Completion, command: command_pb.Command) -> history_pb.
     ):
         setattr(a, field, getattr(attributes, field))
     a.workflow_task_completed_event_id = completion.completed_event_id
-    time_skipping_apply.hand_on_to_child(run.state, a)
+    time_skipping_state.hand_on_to_child(run.state, a)
     run.append(event)
     child = run.state.children[event.event_id]
     run.add_transfer(

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2
 
-from whistlestop.history.core.commands import external_attributes as command_externals
-from whistlestop.history.core.commands import sizes
+from whistlestop.history.core.commands import external_attributes, sizes
 from whistlestop.history.core.commands.faults import namespace_id_of
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.workflow_task import decide as workflow_task
@@ -25,7 +24,7 @@ def initiate_signal(completion: Completion, command: command_pb.Command) -> hist
     """Handle the command SignalExternalWorkflowExecution. Raise BadCommand."""
     run = completion.run
     attributes = command.signal_external_workflow_execution_command_attributes
-    command_externals.signal_external_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
+    external_attributes.signal_external_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
     sizes.check_pending_signals(run)
     event = run.event(et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED)
     a = event.signal_external_workflow_execution_initiated_event_attributes
@@ -48,7 +47,7 @@ def initiate_cancel(completion: Completion, command: command_pb.Command) -> hist
     """Handle the command RequestCancelExternalWorkflowExecution. Raise BadCommand."""
     run = completion.run
     attributes = command.request_cancel_external_workflow_execution_command_attributes
-    command_externals.request_cancel_external_workflow(
+    external_attributes.request_cancel_external_workflow(
         run, attributes, is_set=command.WhichOneof("attributes") is not None
     )
     sizes.check_pending_cancels(run)

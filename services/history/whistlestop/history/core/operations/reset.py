@@ -19,7 +19,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
 from whistlestop.common.deployments import check_override
 from whistlestop.common.errors import invalid_argument
-from whistlestop.history.core import deadlines as timers
+from whistlestop.history.core import deadlines
 from whistlestop.history.core.activity import decide as activity
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.operations import options
@@ -437,4 +437,4 @@ def finish(run: Run, request: service_pb.ResetWorkflowExecutionRequest) -> None:
         options.merge(run, wanted.workflow_execution_options, wanted.update_mask.paths, "")
     if not run.has_pending_workflow_task:
         workflow_task.schedule(run)
-    run.arm(timers.next_deadline(run.state))
+    run.arm(deadlines.next_deadline(run.state))

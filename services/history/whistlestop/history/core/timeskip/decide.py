@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import event_type_pb2 as et
 
 from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, set_timestamp
-from whistlestop.history.core.timeskip import state as time_skipping_apply
+from whistlestop.history.core.timeskip import state as time_skipping_state
 
 if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import Activity, MutableState
@@ -26,13 +26,13 @@ def skip_if_idle(run: Run) -> bool:
     Called at the end of every transition.
     """
     state = run.state
-    if not time_skipping_apply.is_enabled(state):
+    if not time_skipping_state.is_enabled(state):
         return False
     if not _is_idle(run):
-        run.arm(time_skipping_apply.fast_forward_deadline(state))
+        run.arm(time_skipping_state.fast_forward_deadline(state))
         return False
     target_ns = min((due for due in _targets(state) if run.now_ns <= due <= LAST_SKIPPED_TO_NS), default=0)
-    fast_forward_ns = time_skipping_apply.fast_forward_deadline(state)
+    fast_forward_ns = time_skipping_state.fast_forward_deadline(state)
     disables = False
     if fast_forward_ns:
         disables = not 0 < target_ns < fast_forward_ns

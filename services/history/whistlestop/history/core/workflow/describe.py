@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.deployments import older_version_string
 from whistlestop.history.core.state_pb2 import CallbackInfo
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration, set_timestamp
-from whistlestop.history.core.timeskip import state as time_skipping_apply
+from whistlestop.history.core.timeskip import state as time_skipping_state
 from whistlestop.history.core.transition.apply import BUFFERED_EVENT_ID
 from whistlestop.history.core.transition.clock import skipped_ns
 
@@ -41,7 +41,7 @@ def workflow(
     if signal_backlinks:
         _add_signals(reply.workflow_extended_info, state)
     if state.HasField("time_skipping"):
-        time_skipping_apply.show(reply.workflow_extended_info.time_skipping_info, state, now_ns)
+        time_skipping_state.show(reply.workflow_extended_info.time_skipping_info, state, now_ns)
     for event_id in sorted(state.activities):
         reply.pending_activities.append(pending_activity(state.activities[event_id], now_ns=now_ns))
     for event_id in sorted(state.children):

@@ -11,7 +11,7 @@ from whistlestop.history.core.callback.state import add_callbacks, add_update_ca
 from whistlestop.history.core.payload_maps import merge_payloads
 from whistlestop.history.core.signal.state import note_request
 from whistlestop.history.core.times import duration_ns, timestamp_ns
-from whistlestop.history.core.timeskip import state as timeskip
+from whistlestop.history.core.timeskip import state as time_skipping_state
 from whistlestop.history.core.transition.apply import FIRST_TASK_ID
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.versioning import decide as versioning
@@ -76,7 +76,7 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
         state.versioning_info.versioning_override.CopyFrom(a.versioning_override)
     versioning.note_start(state, a)
     build_ids.note_start(state, a)
-    timeskip.note_start(state, a, event)
+    time_skipping_state.note_start(state, a, event)
     state.status = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
     state.workflow_task.attempt = 1
 
@@ -126,7 +126,7 @@ def _options_updated(state: MutableState, event: history_pb.HistoryEvent, batch_
         versioning.index_override(state)
     if a.HasField("priority"):
         state.priority.CopyFrom(a.priority)
-    timeskip.note_options(state, a, event)
+    time_skipping_state.note_options(state, a, event)
 
 
 def _paused(state: MutableState, event: history_pb.HistoryEvent, batch_id: int) -> None:
