@@ -9,9 +9,10 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.deployments import EMPTY, check_override, named_version
 from whistlestop.common.errors import not_found
 from whistlestop.history.api import METHODS
+from whistlestop.history.core import describe
 from whistlestop.history.core.operations import options
 from whistlestop.history.core.signal.decide import ALREADY_COMPLETED
-from whistlestop.history.core.workflow import cancel, close, describe
+from whistlestop.history.core.workflow import cancel, close
 from whistlestop.history.engine import rebuilding
 from whistlestop.history.nexus import circuit_breakers
 

@@ -14,5 +14,6 @@ way of others, type checking included. From the lowest to the highest:
 - `commands`: what the handlers of commands share
 - `child`, `external`, `timer`, `workflow`, `activity`, `nexus`, `operations`, `update`
 - modules of the core itself that know all concepts: `appliers`, `command_handlers`, `completion` (a worker's answer),
-  `deadlines` (the timer row fires), `finish` (the decisions that end every transition)
+  `deadlines` (the timer row fires), `finish` (the decisions that end every transition),
+  `describe` (DescribeWorkflowExecution)
 """

@@ -1,0 +1,68 @@
+"""Describe a pending Nexus operation of a workflow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import common_pb2 as common_enums
+from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
+
+from whistlestop.history.core.times import set_duration, set_timestamp
+
+if TYPE_CHECKING:
+    from whistlestop.history.core.state_pb2 import NexusAttempt, NexusOperation
+
+
+def pending_operation(operation: NexusOperation) -> workflow_pb.PendingNexusOperationInfo:
+    """Return one operation that is scheduled, backing off or started."""
+    info = workflow_pb.PendingNexusOperationInfo(
+        endpoint=operation.endpoint,
+        service=operation.service,
+        operation=operation.operation,
+        operation_id=operation.operation_token,
+        operation_token=operation.operation_token,
+        scheduled_event_id=operation.scheduled_event_id,
+        attempt=operation.start.attempt,
+        state=common_enums.PENDING_NEXUS_OPERATION_STATE_SCHEDULED,
+    )
+    set_timestamp(info.scheduled_time, operation.scheduled_ns)
+    for name in ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout"):
+        timeout_ns = getattr(operation, f"{name}_ns")
+        if timeout_ns:
+            set_duration(getattr(info, name), timeout_ns)
+    if operation.started_ns:
+        info.state = common_enums.PENDING_NEXUS_OPERATION_STATE_STARTED
+    elif operation.start.next_attempt_ns:
+        info.state = common_enums.PENDING_NEXUS_OPERATION_STATE_BACKING_OFF
+    _fill_attempt(info, operation.start)
+    if operation.cancel_requested_event_id:
+        _fill_cancellation(info.cancellation_info, operation)
+    return info
+
+
+def _fill_attempt(
+    info: workflow_pb.PendingNexusOperationInfo | workflow_pb.NexusOperationCancellationInfo, attempt: NexusAttempt
+) -> None:
+    info.attempt = attempt.attempt
+    if attempt.last_complete_ns:
+        set_timestamp(info.last_attempt_complete_time, attempt.last_complete_ns)
+    if attempt.HasField("last_failure"):
+        info.last_attempt_failure.CopyFrom(attempt.last_failure)
+    if attempt.next_attempt_ns:
+        set_timestamp(info.next_attempt_schedule_time, attempt.next_attempt_ns)
+
+
+def _fill_cancellation(info: workflow_pb.NexusOperationCancellationInfo, operation: NexusOperation) -> None:
+    info.SetInParent()
+    if not operation.cancel_requested_ns:
+        return
+    set_timestamp(info.requested_time, operation.cancel_requested_ns)
+    attempt = operation.cancel
+    info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SCHEDULED
+    if attempt.failed:
+        info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_FAILED
+    elif attempt.over:
+        info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SUCCEEDED
+    elif attempt.next_attempt_ns:
+        info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_BACKING_OFF
+    _fill_attempt(info, attempt)
