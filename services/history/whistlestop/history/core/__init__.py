@@ -5,8 +5,8 @@ is decided on a `Run` (a working copy of one run's mutable state), which collect
 changes what history records. An illegal request raises ServiceError, and the working copy is thrown away.
 
 There is a package for each concept. Its `state.py` applies events to the state, its `decide.py` decides, its
-`deadlines.py` says when it has something to do, and `describe.py` shows it. No module and no package imports itself by
-way of others, type checking included. From the lowest to the highest:
+`deadlines.py` says when it has something to do, its `timeouts.py` does that, and its `describe.py` shows it. No module
+and no package imports itself by way of others, type checking included. From the lowest to the highest:
 
 - modules of the core itself that hold a state, a limit or a conversion: `state_pb2`, `limits`, `times`, `retry`, …
 - `transition`: the `Run`, how an event is applied, the effects that are written with it, and the records of its commit

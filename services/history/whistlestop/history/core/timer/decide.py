@@ -1,4 +1,4 @@
-"""Timers that a workflow starts and cancels. They fire in core/deadlines.py."""
+"""Timers that a workflow starts and cancels. They fire in timeouts.py."""
 
 from __future__ import annotations
 
