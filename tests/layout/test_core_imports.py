@@ -75,3 +75,10 @@ def test_every_event_has_one_applier() -> None:
     """The tables of the concepts do not overlap: `appliers.APPLIERS` would keep the last one without a word."""
     tables = [module.APPLIERS for module in vars(appliers).values() if hasattr(module, "APPLIERS")]
     assert sum(len(table) for table in tables) == len(appliers.APPLIERS) == 54
+
+
+def test_what_applies_events_imports_no_decision() -> None:
+    graph = imports()
+    states = [name for name in graph if name.endswith(".state")]
+    assert len(states) == 12
+    assert {name for name in states if any(each.endswith(".decide") for each in reached(graph, name))} == set()

@@ -41,6 +41,7 @@ from whistlestop.history.core.times import SECOND_NS
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.core.update import decide as update
 from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.versioning import state as versioning_state
 from whistlestop.history.core.workflow_task import decide as workflow_task
 from whistlestop.history.engine import histories
 from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
@@ -241,7 +242,7 @@ async def _ask_directly(
 async def _check_workers(service: History, entry: Entry) -> None:
     """Raise FAILED_PRECONDITION when the run is pinned to a drained version without workers."""
     state = entry.state
-    version = versioning.pinned_version(state)
+    version = versioning_state.pinned_version(state)
     if version is None or state.versioning_info.HasField("version_transition"):
         return
     namespace_id = entry.key.namespace_id

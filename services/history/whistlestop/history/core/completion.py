@@ -26,6 +26,7 @@ from whistlestop.history.core.times import duration_ns
 from whistlestop.history.core.update import decide as update
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.versioning import state as versioning_state
 from whistlestop.history.core.workflow import close
 from whistlestop.history.core.workflow_task import decide as workflow_task
 from whistlestop.history.core.workflow_task import version_transition
@@ -76,7 +77,7 @@ def respond_completed(run: Run, token: TaskToken, request: service_pb.RespondWor
     failed.
     """
     check_token(run, token)
-    deployed = version_of(request.deployment_options) is not None or versioning.behavior_of(run.state) != 0
+    deployed = version_of(request.deployment_options) is not None or versioning_state.behavior_of(run.state) != 0
     build_ids.check_completion(run.state, request, deployed=deployed)
     if run.state.paused and request.force_create_new_workflow_task:
         raise failed_precondition("Workflow is paused and force create new workflow task is not allowed.")

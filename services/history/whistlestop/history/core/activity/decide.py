@@ -30,7 +30,7 @@ from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.times import set_timestamp
 from whistlestop.history.core.transition import worker_commands
 from whistlestop.history.core.versioning import build_ids
-from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.versioning import state as versioning_state
 from whistlestop.history.core.workflow_task import decide as workflow_task
 from whistlestop.history.core.workflow_task import short_timers
 
@@ -108,7 +108,7 @@ def _is_eager(run: Run, attributes: command_pb.ScheduleActivityTaskCommandAttrib
     state = run.state
     if not attributes.request_eager_execution or not run.limits.eager_activities or state.paused:
         return False
-    by_set = state.most_recent_worker_version_stamp.use_versioning and not versioning.behavior_of(state)
+    by_set = state.most_recent_worker_version_stamp.use_versioning and not versioning_state.behavior_of(state)
     return attributes.use_workflow_build_id or not (by_set or state.assigned_build_id)
 
 

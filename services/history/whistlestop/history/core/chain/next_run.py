@@ -24,6 +24,7 @@ from whistlestop.history.core.times import duration_ns, set_duration, set_timest
 from whistlestop.history.core.timeskip import state as time_skipping_state
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.versioning import state as versioning_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -109,7 +110,7 @@ def begin(
     if not following.is_cron:
         a.completion_callbacks.extend(callbacks.handed_on(run.state))
         versioning.hand_on_to_retry(run.state, previous, a, run.deployments)
-        if not versioning.behavior_of(run.state):
+        if not versioning_state.behavior_of(run.state):
             build_ids.hand_on_stamp(run.state, a)
     if last_completion_result is not None:
         a.last_completion_result.CopyFrom(last_completion_result)

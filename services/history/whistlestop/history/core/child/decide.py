@@ -28,6 +28,7 @@ from whistlestop.history.core.times import duration_ns, set_duration, set_timest
 from whistlestop.history.core.timeskip import state as time_skipping_state
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.versioning import state as versioning_state
 from whistlestop.history.core.workflow_task import decide as workflow_task
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _hand_on_version(
     deployments: NamespaceDeployments,
 ) -> None:
     """Pass on the parent's version or build id to a child; deployments do not extend to other namespaces."""
-    if initiated.inherit_build_id and not versioning.behavior_of(parent):
+    if initiated.inherit_build_id and not versioning_state.behavior_of(parent):
         build_ids.hand_on(parent, a)
     if initiated.namespace_id != parent.namespace_id:
         return

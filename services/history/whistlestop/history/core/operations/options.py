@@ -16,7 +16,7 @@ from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core.activity import decide as activity
 from whistlestop.history.core.callback import decide as callbacks
 from whistlestop.history.core.signal.decide import ALREADY_COMPLETED
-from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.versioning import state as versioning_state
 from whistlestop.history.core.workflow_task import decide as workflow_task
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _pin_where_it_is(run: Run, override: workflow_pb.VersioningOverride) -> None
     """Complete a pinned override without a version with the run's own. Raise FAILED_PRECONDITION when it has none."""
     if not override.pinned.behavior or override.pinned.HasField("version"):
         return
-    version = versioning.pinned_version(run.state)
+    version = versioning_state.pinned_version(run.state)
     if version is None:
         behavior = enum_name(wf_enums.VersioningBehavior, run.state.versioning_info.behavior)
         shown = "".join(word.capitalize() for word in behavior.removeprefix("VERSIONING_BEHAVIOR_").split("_"))

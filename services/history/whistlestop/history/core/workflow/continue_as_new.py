@@ -15,6 +15,7 @@ from whistlestop.history.core.commands import attributes as command_attributes
 from whistlestop.history.core.times import duration_ns, set_duration
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.versioning import state as versioning_state
 from whistlestop.history.core.workflow import close
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _begin(run: Run, attributes: command_pb.ContinueAsNewWorkflowExecutionComman
     a.workflow_run_timeout.CopyFrom(attributes.workflow_run_timeout)
     a.workflow_task_timeout.CopyFrom(attributes.workflow_task_timeout)
     a.completion_callbacks.extend(callbacks.handed_on(state))
-    if attributes.inherit_build_id and not versioning.behavior_of(state):
+    if attributes.inherit_build_id and not versioning_state.behavior_of(state):
         build_ids.hand_on(state, a)
     versioning.hand_on(state, a, run.deployments, initial_behavior=attributes.initial_versioning_behavior)
     versioning.hand_on_declined(state, a)

@@ -14,7 +14,7 @@ from whistlestop.history.core.times import duration_ns, timestamp_ns
 from whistlestop.history.core.timeskip import state as time_skipping_state
 from whistlestop.history.core.transition.apply import FIRST_TASK_ID
 from whistlestop.history.core.versioning import build_ids
-from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.versioning import state as versioning_state
 
 if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
@@ -74,7 +74,7 @@ def _started(state: MutableState, event: history_pb.HistoryEvent, batch_id: int)
         add_callbacks(state, a.completion_callbacks, state.start_ns)
     if a.HasField("versioning_override"):
         state.versioning_info.versioning_override.CopyFrom(a.versioning_override)
-    versioning.note_start(state, a)
+    versioning_state.note_start(state, a)
     build_ids.note_start(state, a)
     time_skipping_state.note_start(state, a, event)
     state.status = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
@@ -120,10 +120,10 @@ def _options_updated(state: MutableState, event: history_pb.HistoryEvent, batch_
     if a.unset_versioning_override:
         if state.HasField("versioning_info"):
             state.versioning_info.ClearField("versioning_override")
-            versioning.index_override(state)
+            versioning_state.index_override(state)
     elif a.HasField("versioning_override"):
         state.versioning_info.versioning_override.CopyFrom(a.versioning_override)
-        versioning.index_override(state)
+        versioning_state.index_override(state)
     if a.HasField("priority"):
         state.priority.CopyFrom(a.priority)
     time_skipping_state.note_options(state, a, event)

@@ -10,7 +10,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.history.core.times import duration_ns, timestamp_ns
 from whistlestop.history.core.versioning import build_ids, reset_points
-from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.versioning import state as versioning_state
 
 if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
@@ -74,7 +74,7 @@ def _workflow_task_completed(state: MutableState, event: history_pb.HistoryEvent
         state.ClearField("most_recent_worker_version_stamp")
     state.last_workflow_task_failure = ""
     state.last_workflow_task_failure_cause = 0
-    versioning.note_completion(state, a)
+    versioning_state.note_completion(state, a)
     reset_points.note_completion(state, event)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
 from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.versioning import state as versioning_state
 from whistlestop.history.core.workflow_task import decide as workflow_task
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ class Standing(NamedTuple):
 def standing(state: MutableState) -> Standing:
     """Return the run's current version: the one it is moving to, its override's, or its own."""
     if state.versioning_info.HasField("version_transition"):
-        return Standing(versioning.own_version(state), wf_enums.VERSIONING_BEHAVIOR_AUTO_UPGRADE, moving=True)
-    version = versioning.pinned_version(state) or versioning.own_version(state)
-    return Standing(version, versioning.behavior_of(state), moving=False)
+        return Standing(versioning_state.own_version(state), wf_enums.VERSIONING_BEHAVIOR_AUTO_UPGRADE, moving=True)
+    version = versioning_state.pinned_version(state) or versioning_state.own_version(state)
+    return Standing(version, versioning_state.behavior_of(state), moving=False)
 
 
 def begin_with_workflow_task(run: Run, version: Version | None) -> None:
