@@ -265,6 +265,19 @@ def test_an_answer_counts_until_the_timeout_and_no_longer() -> None:
         world.complete(token=token)
 
 
+def test_a_timeout_of_less_than_a_second_leaves_the_worker_most_of_a_second() -> None:
+    world = World()
+    world.start(task_timeout_s=0.25)
+    world.poll()
+    world.advance(0.89)
+    assert "WorkflowTaskTimedOut" not in world.names()
+    assert world.complete().error is None
+    world.transact(lambda run: signal.receive(run, name="go", input=payloads(), identity="c", request_id="r"))
+    world.poll()
+    world.advance(0.9)
+    assert world.names()[-1] == "WorkflowTaskTimedOut"
+
+
 def test_workflow_task_times_out_and_is_offered_again() -> None:
     world = World()
     world.start(task_timeout_s=7)

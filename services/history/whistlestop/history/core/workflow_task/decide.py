@@ -89,8 +89,8 @@ def _start_to_close_ns(run: Run, attempt: int) -> int:
 
 
 def times_out_ns(task: WorkflowTask) -> int:
-    """Return when the started task times out."""
-    return task.started_ns + task.timeout_ns
+    """Return when the started task times out: after its timeout, but no sooner than a timer of Temporal's fires."""
+    return task.started_ns + max(task.timeout_ns, short_timers.MOST_WAIT_NS)
 
 
 def schedule(
