@@ -35,8 +35,8 @@ def _answer() -> bytes:
 
 async def _serve_ours(pipe: Connection) -> None:
     from whistlestop.common.errors import Code, ServiceError
-    from whistlestop.common.grpc.head import Head, Method
-    from whistlestop.common.grpc.server import GrpcServer
+    from whistlestop.net.grpc.head import Head, Method
+    from whistlestop.net.grpc.server import GrpcServer
 
     answer = _answer()
 

@@ -122,7 +122,7 @@ def _with_peer(work: Callable[[int], None], body: bytes = BODY) -> None:
 
 def http_client() -> None:
     """Measure a POST of 54 bytes over a kept connection."""
-    _import("whistlestop.common.http1", "import whistlestop.common.http1")
+    _import("whistlestop.net.http.client", "import whistlestop.net.http.client")
     _import("http.client", "import http.client")
     _import("httpx", "import httpx; httpx.AsyncClient()")
     _import("aiohttp", "import aiohttp")
@@ -135,11 +135,11 @@ async def _http_clients(port: int) -> None:
     import aiohttp
     import httpx
 
-    from whistlestop.common.http1 import Http1Client
+    from whistlestop.net.http.client import Http1Client
 
     url, headers = f"http://127.0.0.1:{port}", {"content-type": "application/json"}
     ours = Http1Client(url)
-    await _async_calls("whistlestop.common.http1", lambda: ours.post("/x", headers, BODY), 2000)
+    await _async_calls("whistlestop.net.http.client", lambda: ours.post("/x", headers, BODY), 2000)
     ours.close()
     kept = http.client.HTTPConnection("127.0.0.1", port)
 
@@ -164,7 +164,7 @@ def grpc_imports() -> None:
     """Measure the import of each gRPC server; ours beside Temporal's messages, which import grpcio."""
     base = "import asyncio, json, logging, ssl, google.protobuf.message"
     messages = "temporalio.api.workflowservice.v1.request_response_pb2"
-    _import("whistlestop.common.grpc.server", "import whistlestop.common.grpc.server", f"{base}, {messages}")
+    _import("whistlestop.net.grpc.server", "import whistlestop.net.grpc.server", f"{base}, {messages}")
     for name in ("grpc.aio", "grpclib.server", "h2.connection"):
         _import(name, f"import {name}", base)
 
@@ -173,7 +173,7 @@ def hpack() -> None:
     """Measure decoding the header block of a gRPC call, as sent by grpc.aio and the SDK."""
     import hpack as library
 
-    from whistlestop.common.grpc.hpack import Decoder
+    from whistlestop.net.grpc.hpack import Decoder
 
     fields = [
         (b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"127.0.0.1:7233"),
@@ -200,7 +200,7 @@ def hpack() -> None:
     for name, blocks in ((f"{len(first)} bytes", (first,)), (both, (first, again))):
         _calls(f"whistlestop: {name}", partial(by_ours, *blocks), 2000)
         _calls(f"hpack: {name}", partial(by_library, *blocks), 2000)
-    _import("whistlestop.common.grpc.hpack", "import whistlestop.common.grpc.hpack")
+    _import("whistlestop.net.grpc.hpack", "import whistlestop.net.grpc.hpack")
     _import("hpack", "import hpack")
 
 
@@ -227,7 +227,7 @@ def list_filter() -> None:
 
 def aws() -> None:
     """Measure sending an SQS message to a bare peer over a kept connection."""
-    _import("whistlestop.common.aws, a client", "from whistlestop.common import aws; aws.client('sqs')")
+    _import("whistlestop.net.aws, a client", "from whistlestop.net import aws; aws.client('sqs')")
     _import("boto3, a client", "import boto3; boto3.client('sqs')")
     _with_peer(_aws_calls)
 
@@ -236,12 +236,12 @@ def _aws_calls(port: int) -> None:
     os.environ |= _AWS
     import boto3  # type: ignore[import-untyped]  # carries no types
 
-    from whistlestop.common import aws as ours
+    from whistlestop.net import aws as ours
 
     os.environ["AWS_ENDPOINT_URL"] = url = f"http://127.0.0.1:{port}"
     message = {"QueueUrl": f"{url}/1/q", "MessageBody": json.dumps({"wake": "orders"}), "DelaySeconds": 3}
     mine, theirs = ours.client("sqs"), boto3.client("sqs")
-    _calls("whistlestop.common.aws: SendMessage", lambda: mine.send_message(**message), 500)
+    _calls("whistlestop.net.aws: SendMessage", lambda: mine.send_message(**message), 500)
     _calls("boto3: SendMessage", lambda: theirs.send_message(**message), 300)
 
 

@@ -385,7 +385,7 @@ def _record(address: str) -> None:
     import grpc
     from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 
-    from whistlestop.common.doors.status import error_from_status
+    from whistlestop.net.rpc_status import error_from_status
 
     channel = grpc.insecure_channel(address)
 

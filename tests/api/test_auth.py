@@ -453,7 +453,7 @@ def test_a_file_of_keys_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureF
 
 async def test_keys_that_aws_keeps() -> None:
     """Asked once in five minutes; while AWS does not answer the keys that are known stay, and with none: UNAVAILABLE."""
-    from whistlestop.common.aws import AwsError
+    from whistlestop.net.aws import AwsError
 
     clock, secret = FakeClock(), new_key()
     answers: list[str | Exception] = [AwsError("Throttled", "later"), render([ApiKey("ci", hash_of(secret), ())])]

@@ -8,10 +8,10 @@ import boto3  # type: ignore[import-untyped]  # carries no types
 import pytest
 from moto import mock_aws
 
-from whistlestop.common import aws
 from whistlestop.common.clock import FakeClock
 from whistlestop.frontend.auth.keys import hash_of
 from whistlestop.frontend.auth.sources import KEPT_AGE_NS, source_of
+from whistlestop.net import aws
 from whistlestop.server.cli.app import run
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from tests.api.test_auth import DOCUMENT, SECRETS
 from tests.patience import PATIENCE_S
 from tests.server.test_start import Authority
 from whistlestop.bridge import connect
-from whistlestop.common import certificates
 from whistlestop.common.clock import FakeClock
 from whistlestop.frontend.auth.access import AccessControl
 from whistlestop.frontend.auth.config import AuthConfig
 from whistlestop.frontend.registry import WORKFLOW_SERVICE
+from whistlestop.net import certificates
 from whistlestop.server.config import ServerConfig, TlsConfig
 from whistlestop.server.process import Server
 from whistlestop.storage.namespaces import NamespaceCache

@@ -28,8 +28,8 @@ from whistlestop.frontend.registry import WORKFLOW_SERVICE
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from whistlestop.common.outbound import Outbound
     from whistlestop.frontend.auth.grants import Claims
+    from whistlestop.net.outbound import Outbound
 
 SECRET = "a shared secret of more than thirty-two bytes"
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)

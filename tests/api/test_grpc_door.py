@@ -14,8 +14,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from tests.patience import PATIENCE_S
 from whistlestop.common.clock import SystemClock
-from whistlestop.common.doors.status import error_from_status
 from whistlestop.common.errors import already_started
+from whistlestop.net.rpc_status import error_from_status
 from whistlestop.server.grpc_door import GrpcDoor
 
 if TYPE_CHECKING:

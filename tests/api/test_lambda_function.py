@@ -13,7 +13,6 @@ import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from tests.api.fixtures import Remembering
-from whistlestop.common import aws
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.doors import lambda_shell
 from whistlestop.common.errors import not_found
@@ -21,6 +20,7 @@ from whistlestop.common.ids import RandomIds
 from whistlestop.frontend import lambda_function
 from whistlestop.frontend.api.namespaces import ensure_namespace
 from whistlestop.frontend.service import Frontend
+from whistlestop.net import aws
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:

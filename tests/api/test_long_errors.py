@@ -21,8 +21,8 @@ from tests.parity import servers
 from tests.parity.puppet import Puppet, Refused, attribute, seconds
 from whistlestop.common.error_size import MOST_DETAILS, TRUNCATED
 from whistlestop.common.errors import Code, ServiceError, namespace_not_found
-from whistlestop.common.grpc import status
-from whistlestop.common.transports import error_answer, unwrap_answer
+from whistlestop.net.grpc import status
+from whistlestop.net.internal.transports import error_answer, unwrap_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 import pytest
 from temporalio.api.common.v1 import message_pb2 as common_pb
 
-from whistlestop.common import addresses
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.nexus_pb2 import (
     CompleteNexusOperationRequest,
@@ -21,6 +20,7 @@ from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.doors import nexus
 from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest
 from whistlestop.frontend.doors.asgi import send_answer
+from whistlestop.net import addresses
 
 if TYPE_CHECKING:
     from tests.api.fixtures import World

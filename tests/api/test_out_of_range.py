@@ -17,9 +17,9 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import Code
 from whistlestop.common.times import invalid_time
-from whistlestop.common.transports import invoke_envelope, wrap
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
+from whistlestop.net.internal.transports import invoke_envelope, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.simulation.backend import NAMESPACE, Backend
 from tests.simulation.faults import Weather
-from whistlestop.common.outbound import Answer, Outbound
 from whistlestop.matching.push.webhook import Webhook
+from whistlestop.net.outbound import Answer, Outbound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -18,11 +18,11 @@ from whistlestop.common.clients import Encoded, decoded
 from whistlestop.common.clock import FakeClock, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, already_started
-from whistlestop.common.http_client import HttpClient
 from whistlestop.common.proto import internal_pb2
-from whistlestop.common.transports import LambdaClient, LocalClient, invoke_envelope, request_type, wrap
 from whistlestop.history.api import MODULE_OF
 from whistlestop.history.service import History as _History  # noqa: F401 - fills the table
+from whistlestop.net.internal.http_client import HttpClient
+from whistlestop.net.internal.transports import LambdaClient, LocalClient, invoke_envelope, request_type, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,7 +26,7 @@ from whistlestop.bridge.door import headers_of
 from whistlestop.bridge.running import _tls
 from whistlestop.bridge.target import ConnectTarget
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc.head import Head
+from whistlestop.net.grpc.head import Head
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -109,7 +109,7 @@ def _serve(folder: Path, function: str, request: dict[str, Any]) -> dict[str, An
     env: dict[str, str] = request["env"]
     os.environ.update(env)
     _Lambda.folder, _Lambda.env, _Lambda.used = folder, env, []
-    from whistlestop.common import aws
+    from whistlestop.net import aws
 
     aws.client = lambda *_: _Lambda()
     try:
@@ -195,7 +195,7 @@ def listen(folder: Path, way: str) -> None:
         for function in FUNCTIONS:
             importlib.import_module(f"whistlestop.{function}.lambda_function")
         # What a first call imports.
-        importlib.import_module("whistlestop.common.aws")
+        importlib.import_module("whistlestop.net.aws")
         importlib.import_module("whistlestop.storage.sqlite.store")
         importlib.import_module("whistlestop.storage.postgres.store")
     listeners = {function: socket.socket(socket.AF_UNIX) for function in FUNCTIONS}

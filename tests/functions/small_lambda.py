@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import json
 import mmap
@@ -139,8 +140,14 @@ def running(
 # ---- in the instances ------------------------------------------------------------------------------------------------
 
 
+def _aws_module() -> Any:
+    """Return the module of AWS calls; release 0.1.0, which runs here as well, has it in `whistlestop.common`."""
+    package = "net" if importlib.util.find_spec("whistlestop.net") is not None else "common"
+    return importlib.import_module(f"whistlestop.{package}.aws")
+
+
 class _Calls:
-    """As a client of `whistlestop.common.aws`: Lambda's goes to another instance, all others to the fake."""
+    """As a client of `whistlestop.net.aws`: Lambda's goes to another instance, all others to the fake."""
 
     def __init__(self, service: str) -> None:
         self._service = service
@@ -155,8 +162,6 @@ class _Calls:
 
     def __getattr__(self, operation: str) -> Any:
         def ask(**given: Any) -> Any:
-            from whistlestop.common.aws import AwsError
-
             _Now.aws += 1
             _Now.waited_us += AWS_US
             with socket.socket(socket.AF_UNIX) as connection:
@@ -166,7 +171,7 @@ class _Calls:
                 with connection.makefile("rb") as lines:
                     answer = json.loads(lines.readline())
             if "code" in answer:
-                raise AwsError(answer["code"], "as the test wants it")
+                raise _aws_module().AwsError(answer["code"], "as the test wants it")
             return answer
 
         return ask
@@ -239,9 +244,7 @@ def _serve(function: str, request: dict[str, Any]) -> dict[str, Any]:
 
 def _instance(function: str, listener: socket.socket, table: Table, row: int) -> None:
     """Take call after call, until killed."""
-    from whistlestop.common import aws
-
-    aws.client = lambda service, *_: _Calls(service)
+    _aws_module().client = lambda service, *_: _Calls(service)
     _count_statements()
     _count_pauses()
     while True:
@@ -285,8 +288,9 @@ def main() -> None:
     as_in_a_bundle()
     for function in FUNCTIONS:
         importlib.import_module(f"whistlestop.{function}.lambda_function")
-    for module in ("whistlestop.storage.sqlite.store", "whistlestop.storage.postgres.store", "whistlestop.common.aws"):
+    for module in ("whistlestop.storage.sqlite.store", "whistlestop.storage.postgres.store"):
         importlib.import_module(module)
+    _aws_module()
     table = Table(folder / "table", len(FUNCTIONS) * instances)
     listeners = [socket.socket(socket.AF_UNIX) for _ in FUNCTIONS]
     for function, listener in zip(FUNCTIONS, listeners, strict=True):

@@ -10,9 +10,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors import lambda_shell
-from whistlestop.common.transports import wrap
 from whistlestop.history import lambda_function
 from whistlestop.history.timers import wake_ups as alarm
+from whistlestop.net.internal.transports import wrap
 from whistlestop.storage.sqlite import SqliteStore
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.functions import instance
-from whistlestop.common import aws
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.transports import LambdaClient
+from whistlestop.net import aws
+from whistlestop.net.internal.transports import LambdaClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

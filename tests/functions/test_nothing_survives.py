@@ -17,7 +17,7 @@ from whistlestop.common.clock import SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import internal_pb2
-from whistlestop.common.transports import unwrap_answer, wrap
+from whistlestop.net.internal.transports import unwrap_answer, wrap
 
 if TYPE_CHECKING:
     from tests.functions.client import Cloud

@@ -7,12 +7,12 @@ import hpack as reference
 from tests.server.grpc.conftest import Toy
 from tests.server.grpc.wire import Wire
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc import frames
-from whistlestop.common.grpc.frames import ErrorCode
-from whistlestop.common.grpc.head import Head, Method
-from whistlestop.common.grpc.health import Health
-from whistlestop.common.grpc.hpack import Decoder, HpackError
-from whistlestop.common.grpc.reflection import Reflection
+from whistlestop.net.grpc import frames
+from whistlestop.net.grpc.frames import ErrorCode
+from whistlestop.net.grpc.head import Head, Method
+from whistlestop.net.grpc.health import Health
+from whistlestop.net.grpc.hpack import Decoder, HpackError
+from whistlestop.net.grpc.reflection import Reflection
 
 _MOST_LIST = 1 << 20
 

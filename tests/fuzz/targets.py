@@ -20,7 +20,6 @@ from google.protobuf.message import DecodeError
 
 from tests.fuzz import h2
 from tests.fuzz.filling import filled
-from whistlestop.common.budget import Budget
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors import http_events, lambda_shell
@@ -34,6 +33,7 @@ from whistlestop.frontend.doors.browsers import BrowserRules
 from whistlestop.frontend.doors.http import HttpApi
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
+from whistlestop.net.budget import Budget
 from whistlestop.server.assembly import Services, assemble
 from whistlestop.server.config import ServerConfig
 from whistlestop.server.http_door import ServerState

@@ -9,9 +9,9 @@ from temporalio.api.enums.v1 import common_pb2 as common_enums
 from tests.history.test_executions import bench as bench  # noqa: PLC0414 - a fixture
 from tests.history.test_nexus_outside import Elsewhere
 from whistlestop.common.clock import SECOND_NS, FakeClock
-from whistlestop.common.outbound import Answer
 from whistlestop.history.nexus import circuit_breakers
 from whistlestop.history.nexus.circuit_breakers import CHECK_AGAIN_NS, MOST_FAILURES, OPEN_NS, CircuitBreakers
+from whistlestop.net.outbound import Answer
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:

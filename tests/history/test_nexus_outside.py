@@ -13,9 +13,9 @@ from tests.history.test_executions import bench as bench  # noqa: PLC0414 - a fi
 from whistlestop.common import nexus_content
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.nesting import MAX_CAUSES
-from whistlestop.common.outbound import Answer, NoAnswer, Outbound
 from whistlestop.history.nexus import external_endpoints as outside
 from whistlestop.history.nexus import http as nexus_http
+from whistlestop.net.outbound import Answer, NoAnswer, Outbound
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:

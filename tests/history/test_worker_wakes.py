@@ -6,9 +6,9 @@ import asyncio
 import threading
 from typing import Any
 
-from whistlestop.common.aws import AwsError
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.history.notifications.worker_notifications import WorkerNotifications
+from whistlestop.net.aws import AwsError
 
 NEAR = "https://sqs.eu-central-1.amazonaws.com/123456789012/stack-wakes"
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from tests.hostile.harness import MIB
 from tests.server.grpc.peer import message, request_fields
-from whistlestop.common.grpc import frames
-from whistlestop.common.grpc.frames import ErrorCode, frame
-from whistlestop.common.grpc.hpack import literal
+from whistlestop.net.grpc import frames
+from whistlestop.net.grpc.frames import ErrorCode, frame
+from whistlestop.net.grpc.hpack import literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -11,7 +11,7 @@ from tests.hostile.h2_attacks import ATTACKS, INFO, LIST, REFLECT, body, greet, 
 from tests.hostile.harness import MIB, Attacker, Cost, Victim
 from tests.patience import PATIENCE_S
 from tests.server.grpc.peer import message
-from whistlestop.common.grpc import frames
+from whistlestop.net.grpc import frames
 
 if TYPE_CHECKING:
     import socket

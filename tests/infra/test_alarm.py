@@ -14,14 +14,14 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]  # c
 from moto import mock_aws
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.common.aws import AwsError
 from whistlestop.common.clock import SECOND_NS, FakeClock, FunctionClock, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors import lambda_shell
-from whistlestop.common.transports import wrap
 from whistlestop.history import lambda_function
 from whistlestop.history.timers import aws_wake_ups as aws_alarm
 from whistlestop.history.timers.aws_wake_ups import MINUTE_NS, AwsWakeUps, WakeUpTarget, scheduled_ns
+from whistlestop.net.aws import AwsError
+from whistlestop.net.internal.transports import wrap
 from whistlestop.storage.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def function(aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     def client(name: str) -> Any:
         return {"sqs": aws.sqs, "scheduler": aws.scheduler}[name]
 
-    monkeypatch.setattr("whistlestop.common.aws.client", client)
+    monkeypatch.setattr("whistlestop.net.aws.client", client)
     yield made
     for instance in lambda_function._instances:
         lambda_shell.run(instance.history.store.close())

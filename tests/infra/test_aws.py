@@ -16,8 +16,8 @@ import botocore.awsrequest  # type: ignore[import-untyped]  # as above
 import botocore.credentials  # type: ignore[import-untyped]  # as above
 import pytest
 
-from whistlestop.common import aws
-from whistlestop.common.aws import Aws, AwsError, Credentials
+from whistlestop.net import aws
+from whistlestop.net.aws import Aws, AwsError, Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def _listening() -> Iterator[Endpoint]:
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     monkeypatch.delenv("_X_AMZN_TRACE_ID", raising=False)
-    monkeypatch.setattr("whistlestop.common.aws._BACKOFF_S", 0.001)
+    monkeypatch.setattr("whistlestop.net.aws._BACKOFF_S", 0.001)
     with _listening() as made:
         yield made
 
@@ -149,7 +149,7 @@ def test_the_request_is_boto3s(
 def test_a_token_of_dsql_is_as_botocore_makes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     host = "cluster.dsql.eu-central-1.on.aws"
     at = dt.datetime(2026, 3, 4, 5, 6, 7, tzinfo=dt.UTC)
-    monkeypatch.setattr("whistlestop.common.aws._now", lambda: at)
+    monkeypatch.setattr("whistlestop.net.aws._now", lambda: at)
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: at.replace(tzinfo=None))
     client = boto3.client(
         "dsql", region_name=REGION, aws_access_key_id=KEY.access_key, aws_secret_access_key=KEY.secret_key,
@@ -192,7 +192,7 @@ def test_a_refusal_is_not(endpoint: Endpoint) -> None:
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whistlestop.common.aws._BACKOFF_S", 0.001)
+    monkeypatch.setattr("whistlestop.net.aws._BACKOFF_S", 0.001)
     calls = Aws(REGION, lambda: KEY, {"AWS_ENDPOINT_URL_SQS": "http://127.0.0.1:9"})
     with pytest.raises(AwsError, match="Unreachable") as raised:
         aws.client("sqs", calls).send_message(QueueUrl="q", MessageBody="m")

@@ -57,7 +57,7 @@ def test_a_handler_is_imported_in_time(
 ) -> None:
     """Count what its first call imports as well: the Postgres adapter, and what calls AWS."""
     folder = bundles / function
-    names = (f"whistlestop.{function}.lambda_function", "whistlestop.storage.postgres.store", "whistlestop.common.aws")
+    names = (f"whistlestop.{function}.lambda_function", "whistlestop.storage.postgres.store", "whistlestop.net.aws")
     compared = compare(lambda: measure(folder, *names), lambda: measure(folder, *UNAVOIDABLE), MOST_RATIO["postgres"])
     record_property("ratio, MB, modules", str(compared))
     assert compared.ratio < MOST_RATIO["postgres"]
@@ -67,7 +67,9 @@ def test_a_handler_is_imported_in_time(
 def test_a_bundle_holds_its_function_and_no_other(bundles: Path, function: str) -> None:
     folder = bundles / function
     assert size(folder) < MOST_BYTES
-    assert sorted(path.name for path in (folder / "whistlestop").iterdir()) == sorted(("common", "storage", function))
+    assert sorted(path.name for path in (folder / "whistlestop").iterdir()) == sorted(
+        ("common", "net", "storage", function)
+    )
     assert sorted(path.name for path in (folder / "temporalio").iterdir() if path.name != "__pycache__") == [
         "__init__.py", "api",
     ]  # fmt: skip

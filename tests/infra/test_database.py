@@ -12,7 +12,6 @@ import boto3  # type: ignore[import-untyped]  # carries no types
 import pytest
 
 from tests.server.test_start import Authority
-from whistlestop.common.aws import Aws, Credentials
 from whistlestop.common.doors.database import (
     TOKEN_S,
     authorities,
@@ -22,6 +21,7 @@ from whistlestop.common.doors.database import (
     verified,
 )
 from whistlestop.common.doors.settings import FunctionSettings
+from whistlestop.net.aws import Aws, Credentials
 
 REGION = "eu-central-1"
 URL = "postgresql://me:secret@there/db"
@@ -122,7 +122,7 @@ def test_a_token_of_rds_is_what_boto3_makes(
 ) -> None:
     """For the user that is named, whoever the URL names; the password of a URL goes nowhere."""
     now = dt.datetime(2026, 11, 30, 4, 0, tzinfo=dt.UTC)
-    monkeypatch.setattr("whistlestop.common.aws._now", lambda: now)
+    monkeypatch.setattr("whistlestop.net.aws._now", lambda: now)
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda *_: now.replace(tzinfo=None), raising=False)
     url = database_url(settings, AWS)
     assert _parts(url)[:2] == ("app", "")

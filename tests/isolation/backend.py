@@ -9,7 +9,6 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors.decode import parse_request
 from whistlestop.common.ids import CountedIds
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.frontend.api.namespaces import ensure_namespace
@@ -18,6 +17,7 @@ from whistlestop.frontend.service import Frontend
 from whistlestop.history.service import History
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.service import Matching
+from whistlestop.net.decode import parse_request
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

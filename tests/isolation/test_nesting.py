@@ -18,7 +18,6 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.isolation.backend import at, chain, field
 from whistlestop.common import nesting
-from whistlestop.common.doors.decode import parse_request
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.nesting import CUT_OFF, MAX_CAUSES
 from whistlestop.common.nexus_content import failure_json
@@ -26,6 +25,7 @@ from whistlestop.frontend.doors.payload_json import to_json
 from whistlestop.frontend.registry import REGISTRY
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.state_pb2 import MutableState
+from whistlestop.net.decode import parse_request
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -26,7 +26,7 @@ BOTH = "old as soon as either clock says so"
 ALLOWED: dict[str, dict[str, str]] = {
     "bridge/auth.py": {"SigV4.sign": ELSEWHERE, "_ahead": ELSEWHERE},
     "bridge/sqs.py": {"SqsWakeQueue._sweep": ELSEWHERE},
-    "common/aws.py": {"_now": ELSEWHERE},
+    "net/aws.py": {"_now": ELSEWHERE},
     "common/clock.py": {
         "import time_ns": "the clock itself",
         "FunctionClock.__init__": "how long an instance was frozen",
@@ -36,7 +36,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "sleep_until": DUE,
         "wait_toward": DUE,
     },
-    "common/connections.py": {"Connections.post": BOTH, "Connections._kept": BOTH},
+    "net/http/blocking.py": {"Connections.post": BOTH, "Connections._kept": BOTH},
     "common/doors/traces.py": {"Traces.subsegment": SHOWN},
     "common/ids.py": {"RandomIds.uuid": STAMP},
     "frontend/api/deployment_compute.py": {"create_version": STAMP, "update_compute_config": STAMP},

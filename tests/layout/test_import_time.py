@@ -63,7 +63,7 @@ def test_a_handler_is_imported_in_time(
     function: str, store: str, record_property: Callable[[str, object], None]
 ) -> None:
     """Count what its first call imports as well: the storage adapter, and what calls AWS."""
-    names = (f"whistlestop.{function}.lambda_function", f"whistlestop.storage.{store}.store", "whistlestop.common.aws")
+    names = (f"whistlestop.{function}.lambda_function", f"whistlestop.storage.{store}.store", "whistlestop.net.aws")
     compared = compare(lambda: measure(*names), lambda: measure(*UNAVOIDABLE[store]), MOST_RATIO[store])
     record_property("ratio, MB, modules", str(compared))
     assert compared.ratio < MOST_RATIO[store]

@@ -13,12 +13,12 @@ import pytest
 from botocore.stub import Stubber  # type: ignore[import-untyped]  # carries no types
 from moto import mock_aws
 
-from whistlestop.common import aws as aws_calls
-from whistlestop.common.aws import AwsError, LambdaCalls
 from whistlestop.common.context import CallContext
 from whistlestop.common.deployments import Version
 from whistlestop.matching.push.aws_lambda import AwsLambda
 from whistlestop.matching.push.provider import ProviderError, Work
+from whistlestop.net import aws as aws_calls
+from whistlestop.net.aws import AwsError, LambdaCalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,10 +17,10 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.deployments import Version, versioned_queue
 from whistlestop.common.errors import not_found
 from whistlestop.common.ids import CountedIds
-from whistlestop.common.outbound import Answer, NoAnswer, Outbound
 from whistlestop.matching.push.provider import ProviderError, Work
 from whistlestop.matching.push.tasks import TaskPushes
 from whistlestop.matching.push.webhook import Webhook, signature
+from whistlestop.net.outbound import Answer, NoAnswer, Outbound
 from whistlestop.storage.records import MatchingTask, TaskKey
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from whistlestop.common.budget import Account, Bounds, Bucket, Budget, Request, Share, address_name
+from whistlestop.net.budget import Account, Bounds, Bucket, Budget, Request, Share, address_name
 
 SMALL = Bounds(
     connection=Share(1, 2, 100, 0.1, 0.1),

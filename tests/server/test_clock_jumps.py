@@ -12,18 +12,18 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.history.test_worker_wakes import NEAR, FakeSqs
 from whistlestop.common import clock as clocks
-from whistlestop.common.aws import AwsError
 from whistlestop.common.clock import SECOND_NS, FakeClock, FunctionClock, SkippingClock, sleep_until
 from whistlestop.common.context import CallContext
-from whistlestop.common.loops import FIRST_PAUSE_S, Loop
 from whistlestop.common.notify import LocalNotifier, RecheckNotifier
 from whistlestop.common.throttle import ThrottledWarnings
-from whistlestop.common.transports import wrap
 from whistlestop.frontend.auth import sources, tokens
 from whistlestop.frontend.auth.config import JwtConfig
 from whistlestop.frontend.auth.keys import ApiKey, hash_of, render
 from whistlestop.history.nexus import circuit_breakers
 from whistlestop.history.notifications import worker_notifications as worker_wakes
+from whistlestop.net.aws import AwsError
+from whistlestop.net.internal.transports import wrap
+from whistlestop.net.tasks.loops import FIRST_PAUSE_S, Loop
 from whistlestop.storage import deployments, namespaces, presence
 from whistlestop.storage.postgres import notify as postgres_notify
 from whistlestop.storage.records import NamespaceRecord

@@ -18,10 +18,10 @@ from tests.parity.puppet import Puppet
 from tests.patience import PATIENCE_S
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.outbound import Named, Outbound
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.history.core.limits import Limits
 from whistlestop.matching.config import MatchingConfig
+from whistlestop.net.outbound import Named, Outbound
 from whistlestop.server import live_config
 from whistlestop.server.config import ServerConfig
 from whistlestop.server.dynamic_config import (

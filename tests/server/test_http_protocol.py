@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 
 from tests.patience import PATIENCE_S
-from whistlestop.common.budget import Budget
 from whistlestop.frontend.doors.browsers import BrowserRules
+from whistlestop.net.budget import Budget
 from whistlestop.server.http_door import HttpDoor, ServerState
 from whistlestop.server.http_protocol import BoundedProtocol, HttpLimits
 from whistlestop.server.prometheus import PrometheusMetrics, metrics_app

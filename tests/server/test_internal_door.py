@@ -16,9 +16,9 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, already_started
-from whistlestop.common.http1 import Http1Client
-from whistlestop.common.http_client import HttpClient
-from whistlestop.common.routing import routing_key
+from whistlestop.net.http.client import Http1Client
+from whistlestop.net.internal.http_client import HttpClient
+from whistlestop.net.internal.routing import routing_key
 from whistlestop.server import internal_door
 from whistlestop.server.config import BadConfig, Role, ServerConfig, StoreConfig, check_internal_address
 from whistlestop.server.http_door import HttpDoor
@@ -222,7 +222,7 @@ async def test_a_caller_that_goes_away_ends_its_call(site: Site) -> None:
 
 async def test_a_deadline_ends_a_call(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the other side does not keep it."""
-    monkeypatch.setattr("whistlestop.common.http_client._MARGIN_S", 0.05)
+    monkeypatch.setattr("whistlestop.net.internal.http_client._MARGIN_S", 0.05)
     error = await refusal(site.client(), POLL, deadline_ns=CLOCK.steady_ns() + SECOND_NS // 10)
     assert error.code is Code.DEADLINE_EXCEEDED
     await asyncio.wait_for(site.services[0].gone.wait(), PATIENCE_S)

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from tests.patience import PATIENCE_S
-from whistlestop.common.budget import Bounds, Budget, Share
-from whistlestop.common.listener import Listener, bounds_of_process
+from whistlestop.net.budget import Bounds, Budget, Share
+from whistlestop.net.listener import Listener, bounds_of_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from whistlestop.common.budget import Account
+    from whistlestop.net.budget import Account
 
 FEW = Bounds(address=Share(4, 10, 10_000, 1.0, 1.0))
 
@@ -186,7 +186,7 @@ async def test_without_a_descriptor_and_strangers_it_waits(
 @pytest.mark.parametrize(("limits", "expected"), [("256, 1024", "1024"), ("300, 300", "300")])
 def test_the_limit_of_descriptors_is_raised(limits: str, expected: str) -> None:
     program = (
-        "import resource; from whistlestop.common.listener import raise_descriptor_limit as f;"
+        "import resource; from whistlestop.net.listener import raise_descriptor_limit as f;"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limits})); print(f(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

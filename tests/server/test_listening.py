@@ -12,8 +12,8 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from tests.server.conftest import COMMAND, Running
-from whistlestop.common.grpc.server import GrpcServer
-from whistlestop.common.listen_address import ListenAddress, bind_ip, is_loopback, parse_listen
+from whistlestop.net.grpc.server import GrpcServer
+from whistlestop.net.listen_address import ListenAddress, bind_ip, is_loopback, parse_listen
 
 LOOPBACK = "127.0.0.1"
 

@@ -14,14 +14,14 @@ from psycopg import errors
 
 from tests.api.fixtures import new_world
 from tests.patience import PATIENCE_S
-from whistlestop.common import loops
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.ids import CountedIds
-from whistlestop.common.loops import LOOPS, Loop
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.frontend.api import namespaces
 from whistlestop.frontend.batch import worker as batches
 from whistlestop.history.service import History
+from whistlestop.net.tasks import loops
+from whistlestop.net.tasks.loops import LOOPS, Loop
 from whistlestop.server import membership
 from whistlestop.storage.postgres import notify
 from whistlestop.storage.postgres.connection import translate
@@ -52,8 +52,8 @@ TROUBLE = _trouble()
 
 
 WITHIN_A_CALL = {
-    ("bridge/pollers.py", "_run"), ("bridge/waits.py", "wait"), ("common/http1.py", "_chunks"), ("common/http1.py", "request"),
-    ("common/loops.py", "run"), ("frontend/batch/worker.py", "run"), ("frontend/batch/worker.py", "_keep_alive"),
+    ("bridge/pollers.py", "_run"), ("bridge/waits.py", "wait"), ("net/http/client.py", "_chunks"), ("net/http/client.py", "request"),
+    ("net/tasks/loops.py", "run"), ("frontend/batch/worker.py", "run"), ("frontend/batch/worker.py", "_keep_alive"),
     ("frontend/doors/asgi.py", "read_body"), ("history/api/histories.py", "_wait"),
     ("history/api/nexus/requests.py", "dispatch_nexus_task"), ("history/api/queries.py", "_query_run"),
     ("history/api/queries.py", "_dispatch"), ("history/api/queries.py", "_ask_directly"),

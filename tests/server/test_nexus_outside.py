@@ -23,7 +23,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from tests.patience import PATIENCE_S
-from whistlestop.common import outbound
+from whistlestop.net import outbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.server.test_start import Authority
-from whistlestop.common import outbound
-from whistlestop.common.outbound import BadRequest, Named, NoAnswer, Outbound
-from whistlestop.common.public_addresses import is_public, parsed
+from whistlestop.net import outbound
+from whistlestop.net.outbound import BadRequest, Named, NoAnswer, Outbound
+from whistlestop.net.public_addresses import is_public, parsed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

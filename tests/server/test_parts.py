@@ -14,11 +14,11 @@ from temporalio.api.common.v1 import Payload
 
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.ids import RandomIds
-from whistlestop.common.listen_address import host_port
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.history.core.limits import Limits
 from whistlestop.matching.config import MatchingConfig
+from whistlestop.net.listen_address import host_port
 from whistlestop.server.config import (
     BadConfig,
     Role,

@@ -13,7 +13,7 @@ from temporalio.service import TLSConfig
 
 from tests.patience import PATIENCE_S
 from tests.server.test_start import Authority
-from whistlestop.common.tls import LOOK_S, ReloadedContext, server_context
+from whistlestop.net.tls import LOOK_S, ReloadedContext, server_context
 from whistlestop.server.config import ServerConfig, TlsConfig
 from whistlestop.server.process import Server
 

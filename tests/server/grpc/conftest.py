@@ -10,12 +10,12 @@ import pytest_asyncio
 
 from tests.server.grpc.peer import Peer
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc.head import Head, Method
-from whistlestop.common.grpc.server import GrpcServer
+from whistlestop.net.grpc.head import Head, Method
+from whistlestop.net.grpc.server import GrpcServer
 
 if TYPE_CHECKING:
-    from whistlestop.common.grpc.limits import Limits
-    from whistlestop.common.grpc.streaming import StreamingCall
+    from whistlestop.net.grpc.limits import Limits
+    from whistlestop.net.grpc.streaming import StreamingCall
 
 Start = Callable[..., Awaitable[int]]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import hpack
 
 from tests.patience import PATIENCE_S
-from whistlestop.common.grpc import frames
+from whistlestop.net.grpc import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable

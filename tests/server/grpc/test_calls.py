@@ -12,14 +12,14 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from tests.patience import PATIENCE_S
 from tests.server.grpc.peer import Answer, Peer, message, request_fields
-from whistlestop.common.doors.status import error_from_status
 from whistlestop.common.errors import not_found
-from whistlestop.common.grpc import frames
-from whistlestop.common.grpc.limits import Limits
+from whistlestop.net.grpc import frames
+from whistlestop.net.grpc.limits import Limits
+from whistlestop.net.rpc_status import error_from_status
 
 if TYPE_CHECKING:
     from tests.server.grpc.conftest import Start, Toy
-    from whistlestop.common.grpc.head import Head
+    from whistlestop.net.grpc.head import Head
 
 
 async def _echoed(peer: Peer, data: bytes = b"hello") -> bool:

@@ -10,10 +10,10 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from tests.server.grpc.peer import Frame, Peer, message
-from whistlestop.common.grpc import frames
-from whistlestop.common.grpc.frames import ErrorCode
-from whistlestop.common.grpc.limits import Limits
-from whistlestop.common.grpc.server import GrpcServer
+from whistlestop.net.grpc import frames
+from whistlestop.net.grpc.frames import ErrorCode
+from whistlestop.net.grpc.limits import Limits
+from whistlestop.net.grpc.server import GrpcServer
 
 if TYPE_CHECKING:
     from tests.server.grpc.conftest import Start, Toy

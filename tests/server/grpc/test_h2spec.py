@@ -15,9 +15,9 @@ import pytest
 
 from tests.server.grpc.peer import message, request_fields
 from tests.server.grpc.wire import Wire
-from whistlestop.common.grpc import frames
-from whistlestop.common.grpc.frames import ErrorCode, frame
-from whistlestop.common.grpc.hpack import literal
+from whistlestop.net.grpc import frames
+from whistlestop.net.grpc.frames import ErrorCode, frame
+from whistlestop.net.grpc.hpack import literal
 
 if TYPE_CHECKING:
     from tests.server.grpc.conftest import Toy

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.server.grpc.conftest import Toy
 from tests.server.grpc.peer import Peer, message, request_fields
 from tests.server.grpc.wire import Wire
-from whistlestop.common.grpc import frames
-from whistlestop.common.grpc.frames import ErrorCode, frame
-from whistlestop.common.grpc.hpack import literal
-from whistlestop.common.grpc.limits import Limits
+from whistlestop.net.grpc import frames
+from whistlestop.net.grpc.frames import ErrorCode, frame
+from whistlestop.net.grpc.hpack import literal
+from whistlestop.net.grpc.limits import Limits
 
 if TYPE_CHECKING:
     from tests.server.grpc.conftest import Start

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whistlestop.common.grpc import huffman
-from whistlestop.common.grpc.hpack import Decoder, HpackError, literal, status_line
+from whistlestop.net.grpc import huffman
+from whistlestop.net.grpc.hpack import Decoder, HpackError, literal, status_line
 
 _GET = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"www.example.com")]
 _SECOND = [*_GET, (b"cache-control", b"no-cache")]

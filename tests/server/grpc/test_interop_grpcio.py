@@ -12,8 +12,8 @@ import pytest_asyncio
 
 from tests.patience import PATIENCE_S
 from tests.server.test_start import Authority
-from whistlestop.common.grpc.server import GrpcServer
-from whistlestop.common.tls import server_context
+from whistlestop.net.grpc.server import GrpcServer
+from whistlestop.net.tls import server_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,15 +12,15 @@ import pytest_asyncio
 
 from tests.server.grpc.peer import Frame, message
 from tests.server.grpc.wire import Wire, block_of, body, call, headers
-from whistlestop.common.budget import Bounds
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc import frames
-from whistlestop.common.grpc.frames import ErrorCode
-from whistlestop.common.grpc.head import Head, Method
-from whistlestop.common.grpc.health import HEALTH_SERVICE, Health
-from whistlestop.common.grpc.limits import Limits
-from whistlestop.common.grpc.reflection import REFLECTION_SERVICES, Reflection
-from whistlestop.common.grpc.stream import Stream
+from whistlestop.net.budget import Bounds
+from whistlestop.net.grpc import frames
+from whistlestop.net.grpc.frames import ErrorCode
+from whistlestop.net.grpc.head import Head, Method
+from whistlestop.net.grpc.health import HEALTH_SERVICE, Health
+from whistlestop.net.grpc.limits import Limits
+from whistlestop.net.grpc.reflection import REFLECTION_SERVICES, Reflection
+from whistlestop.net.grpc.stream import Stream
 
 if TYPE_CHECKING:
     from tests.server.grpc.conftest import Toy

@@ -9,10 +9,10 @@ import pytest
 
 from tests.server.grpc.peer import message
 from tests.server.grpc.wire import Wire, body, call, headers
-from whistlestop.common.grpc import frames, strikes
-from whistlestop.common.grpc.frames import ErrorCode, frame
-from whistlestop.common.grpc.limits import Limits
-from whistlestop.common.grpc.stream import Stream
+from whistlestop.net.grpc import frames, strikes
+from whistlestop.net.grpc.frames import ErrorCode, frame
+from whistlestop.net.grpc.limits import Limits
+from whistlestop.net.grpc.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,16 +11,16 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from tests.server.grpc.peer import Frame, message, request_fields
-from whistlestop.common.budget import Bounds, Budget
-from whistlestop.common.grpc import frames
-from whistlestop.common.grpc.connection import READ_SIZE, Connection
-from whistlestop.common.grpc.hpack import literal
-from whistlestop.common.grpc.limits import Limits
+from whistlestop.net.budget import Bounds, Budget
+from whistlestop.net.grpc import frames
+from whistlestop.net.grpc.connection import READ_SIZE, Connection
+from whistlestop.net.grpc.hpack import literal
+from whistlestop.net.grpc.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from whistlestop.common.grpc.limits import Service
+    from whistlestop.net.grpc.limits import Service
 
 
 class Nobody:

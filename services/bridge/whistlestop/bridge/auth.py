@@ -11,11 +11,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
-from whistlestop.common.aws import Credentials, signed
 from whistlestop.common.errors import unavailable
+from whistlestop.net.aws import Credentials, signed
 
 if TYPE_CHECKING:
-    from whistlestop.common.http1 import Answer
+    from whistlestop.net.http.client import Answer
 
 log = logging.getLogger(__name__)
 

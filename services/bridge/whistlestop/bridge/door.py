@@ -10,20 +10,20 @@ import errno
 import time
 from typing import TYPE_CHECKING
 
-from whistlestop.common.budget import Budget
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc.head import Method
-from whistlestop.common.grpc.health import Health
-from whistlestop.common.grpc.limits import Limits
-from whistlestop.common.grpc.server import GrpcServer
-from whistlestop.common.listener import bounds_of_process, raise_descriptor_limit
+from whistlestop.net.budget import Budget
+from whistlestop.net.grpc.head import Method
+from whistlestop.net.grpc.health import Health
+from whistlestop.net.grpc.limits import Limits
+from whistlestop.net.grpc.server import GrpcServer
+from whistlestop.net.listener import bounds_of_process, raise_descriptor_limit
 
 if TYPE_CHECKING:
     from whistlestop.bridge.service import Bridge
     from whistlestop.common.clock import Clock
-    from whistlestop.common.grpc.head import Head
-    from whistlestop.common.listen_address import ListenAddress
+    from whistlestop.net.grpc.head import Head
+    from whistlestop.net.listen_address import ListenAddress
 
 _MOST_MESSAGE = 128 * 1024 * 1024
 """The bridge's own limit. The target's lower limit is the relevant one, whose error SDKs recognise."""

@@ -17,8 +17,8 @@ from whistlestop.bridge.target import ConnectTarget
 from whistlestop.bridge.wake import AdaptiveWake, WokenWake
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.listen_address import host_port, parse_listen
 from whistlestop.common.private_files import warn_if_open
+from whistlestop.net.listen_address import host_port, parse_listen
 
 if TYPE_CHECKING:
     import ssl
@@ -144,7 +144,7 @@ def _tls(config: BridgeConfig) -> ssl.SSLContext | None:
         return None
     import ssl
 
-    from whistlestop.common.tls import ReloadedContext
+    from whistlestop.net.tls import ReloadedContext
 
     def make() -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=config.tls_ca or None)

@@ -23,15 +23,15 @@ from temporalio.api.errordetails.v1 import message_pb2 as _details_pb  # noqa: F
 
 from whistlestop.bridge.auth import Auth, NoAuth
 from whistlestop.bridge.counters import OTHER, Counters
-from whistlestop.common.doors.status import unpacked
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, unavailable
-from whistlestop.common.http1 import MOST_BODY, Http1Client, Unreachable
+from whistlestop.net.http.client import MOST_BODY, Http1Client, Unreachable
+from whistlestop.net.rpc_status import unpacked
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
 
-    from whistlestop.common.http1 import Answer
+    from whistlestop.net.http.client import Answer
 
 log = logging.getLogger(__name__)
 

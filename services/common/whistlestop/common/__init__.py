@@ -1,1 +1,1 @@
-"""Code shared by all services: clock, ids, errors, contexts, clients, notifications, and the gRPC server."""
+"""Code shared by all services: clock, ids, errors, contexts, notifications, messages of our own. No sockets."""

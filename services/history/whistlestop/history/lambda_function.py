@@ -26,11 +26,11 @@ from whistlestop.common.errors import ServiceError
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import RecheckNotifier
-from whistlestop.common.outbound import Named, Outbound
 from whistlestop.common.proto import internal_pb2
 from whistlestop.history.engine.engine import Effects
 from whistlestop.history.service import History
 from whistlestop.history.timers.wake_ups import EarliestWakeUp, NoWakeUps
+from whistlestop.net.outbound import Named, Outbound
 from whistlestop.storage.outreach import Outreach
 from whistlestop.storage.presence import Presence
 from whistlestop.storage.watched import watched

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from whistlestop.common.errors import data_loss, unimplemented
-from whistlestop.common.outbound import Outbound
 from whistlestop.history.api import handler_of
 from whistlestop.history.core import completion as _completion  # noqa: F401 - loaded here, not by the first answer
 from whistlestop.history.core.limits import Limits
@@ -18,6 +17,7 @@ from whistlestop.history.timers.processor import EVERYTHING, TimerProcessor
 from whistlestop.history.transfers.misplaced_tasks import MisplacedTasks
 from whistlestop.history.transfers.processor import TransferProcessor
 from whistlestop.history.transfers.push import Pushes
+from whistlestop.net.outbound import Outbound
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.namespaces import NamespaceCache
 from whistlestop.storage.status import service_error

@@ -19,11 +19,11 @@ from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import RecheckNotifier
-from whistlestop.common.outbound import Named, Outbound
 from whistlestop.common.proto.deployment_pb2 import PushWorkersResponse
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.due import DueRows
 from whistlestop.matching.service import Matching
+from whistlestop.net.outbound import Named, Outbound
 from whistlestop.storage.presence import Presence
 from whistlestop.storage.watched import watched
 

@@ -22,10 +22,10 @@ from whistlestop.storage.records import PollerRecord
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from whistlestop.common.background import Background
     from whistlestop.common.clock import Clock
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
+    from whistlestop.net.tasks.background import Background
     from whistlestop.storage.interface import TaskStore
 
 log = logging.getLogger(__name__)

@@ -17,13 +17,13 @@ from whistlestop.storage.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from whistlestop.common.background import Background
     from whistlestop.common.clock import Clock
     from whistlestop.common.notify import Notifier, Subscription
     from whistlestop.matching.alarms import Alarms
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.queue import QueueKey
     from whistlestop.matching.ready import Fair
+    from whistlestop.net.tasks.background import Background
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
-    from whistlestop.common.background import Background
+    from whistlestop.net.tasks.background import Background
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import TaskKey
 

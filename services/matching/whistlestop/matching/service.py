@@ -13,7 +13,6 @@ from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.common.background import Background
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError, data_loss, unimplemented
@@ -32,6 +31,7 @@ from whistlestop.matching.settings import Settings
 from whistlestop.matching.versions import Versions
 from whistlestop.matching.worker_rows import WorkerRows
 from whistlestop.matching.workers import Workers, count_workers, describe_worker, list_workers
+from whistlestop.net.tasks.background import Background
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.set_aside import SetAside
 from whistlestop.storage.status import service_error
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
-    from whistlestop.common.outbound import Outbound
     from whistlestop.common.proto.deployment_pb2 import CheckComputeRequest, PushWorkersRequest
     from whistlestop.matching.due import Due
     from whistlestop.matching.polls import Counters
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from whistlestop.matching.push.pusher import Pusher
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.matching.workers import KnownWorkers
+    from whistlestop.net.outbound import Outbound
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, TypeVar
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.listen_address import host_port
 from whistlestop.common.metrics import NO_METRICS, Metrics
-from whistlestop.common.outbound import Named, Outbound
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.service import Frontend
 from whistlestop.matching.config import MatchingConfig
+from whistlestop.net.listen_address import host_port
+from whistlestop.net.outbound import Named, Outbound
 from whistlestop.server.dynamic_config import FRONTEND_KEYS, LIMIT_KEYS, MATCHING_KEYS
 from whistlestop.storage.namespaces import NamespaceCache
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply, ServiceClient
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
-    from whistlestop.common.http_client import HttpClient
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
     from whistlestop.frontend.auth.config import AuthConfig
     from whistlestop.history.service import History
     from whistlestop.matching.service import Matching
+    from whistlestop.net.internal.http_client import HttpClient
     from whistlestop.server.config import ServerConfig
     from whistlestop.server.dynamic_config import DynamicConfig
     from whistlestop.server.offers import RemoteOffers
@@ -231,7 +231,7 @@ def _elsewhere(name: str, urls: Sequence[str], config: ServerConfig, clock: Cloc
     """Return a client of the processes that serve `name`; None if this process does."""
     if not urls:
         return None
-    from whistlestop.common.http_client import HttpClient
+    from whistlestop.net.internal.http_client import HttpClient
     from whistlestop.server.internal_door import credential
 
     doors = [f"{url.rstrip('/')}/{name}" for url in urls]

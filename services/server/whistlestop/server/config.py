@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.listen_address import bind_ip, is_loopback
+from whistlestop.net.listen_address import bind_ip, is_loopback
 from whistlestop.server.dynamic_config import DynamicConfig
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _check_outbound(entries: Sequence[str]) -> None:
     if not entries:
         return
     # Imported here, because every command imports this module, and few need asyncio.
-    from whistlestop.common.outbound import Named
+    from whistlestop.net.outbound import Named
 
     try:
         Named.parse(entries)

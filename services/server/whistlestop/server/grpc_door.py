@@ -1,4 +1,4 @@
-"""The gRPC endpoint: passes the registry's methods to `Frontend.call`, on the server of `common/grpc`.
+"""The gRPC endpoint: passes the registry's methods to `Frontend.call`, on the server of `net/grpc`.
 
 Nothing here depends on a particular RPC or on HTTP/2. Parsers and handlers are looked up once per method, and an
 error is encoded once, to keep the work per call small. Payloads are never logged.
@@ -13,24 +13,24 @@ from google.protobuf.message import DecodeError
 
 from whistlestop.common.clients import encoded
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors.decode import check_size, parse_request
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc.head import Method
-from whistlestop.common.grpc.health import HEALTH_SERVICE, Health
-from whistlestop.common.grpc.limits import Limits
-from whistlestop.common.grpc.reflection import REFLECTION_SERVICES, Reflection
-from whistlestop.common.grpc.server import GrpcServer
 from whistlestop.frontend.registry import FOR_EVERYBODY
+from whistlestop.net.decode import check_size, parse_request
+from whistlestop.net.grpc.head import Method
+from whistlestop.net.grpc.health import HEALTH_SERVICE, Health
+from whistlestop.net.grpc.limits import Limits
+from whistlestop.net.grpc.reflection import REFLECTION_SERVICES, Reflection
+from whistlestop.net.grpc.server import GrpcServer
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Container
 
-    from whistlestop.common.budget import Budget
     from whistlestop.common.clock import Clock
-    from whistlestop.common.grpc.head import Head
     from whistlestop.frontend.registry import RpcSpec
     from whistlestop.frontend.service import Frontend
+    from whistlestop.net.budget import Budget
+    from whistlestop.net.grpc.head import Head
 
 _MOST_PUBLIC = 4_096
 """Maximum bytes of a request that needs no authentication. GetSystemInfo's has no fields."""

@@ -13,15 +13,15 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from whistlestop.common.budget import Budget
-from whistlestop.common.listener import BACKLOG, Listener
+from whistlestop.net.budget import Budget
+from whistlestop.net.listener import BACKLOG, Listener
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from whistlestop.common.budget import Account
     from whistlestop.frontend.doors.asgi import App
+    from whistlestop.net.budget import Account
     from whistlestop.server.http_protocol import BoundedProtocol, HttpLimits
 
 _STOP_S = 5

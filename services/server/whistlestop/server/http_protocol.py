@@ -2,7 +2,7 @@
 
 - Every phase of a connection has a limit in bytes and time: before a request, headers, body, and an answer that the
   peer does not read. A request that arrives in one piece needs no timer.
-- While the peer is not authenticated, it also counts towards the process's budget (`common.budget`), is read from in
+- While the peer is not authenticated, it also counts towards the process's budget (`net.budget`), is read from in
   small pieces, and no more of a body is read before the application wants it.
 - Headers are checked before the application sees them. Anything that a proxy in front could interpret differently is
   refused.
@@ -24,17 +24,17 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from whistlestop.common import certificates
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.frontend.doors.asgi import PEER
+from whistlestop.net import certificates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-    from whistlestop.common.budget import Account, Request
     from whistlestop.frontend.doors.asgi import App
+    from whistlestop.net.budget import Account, Request
     from whistlestop.server.http_door import ServerState
 
 

@@ -12,15 +12,15 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common import loops
 from whistlestop.common.errors import Code, ServiceError, unavailable
 from whistlestop.common.throttle import ThrottledWarnings
-from whistlestop.common.transports import error_answer, invoke_envelope
 from whistlestop.frontend.doors.answer import HttpAnswer
 from whistlestop.frontend.doors.asgi import HEALTH, PEER, headers_of, local_ip_of, read_body, send_answer, unless_gone
 from whistlestop.frontend.doors.browsers import BrowserRules
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
+from whistlestop.net.internal.transports import error_answer, invoke_envelope
+from whistlestop.net.tasks import loops
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,7 +10,7 @@ import logging
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common.loops import Loop
+from whistlestop.net.tasks.loops import Loop
 from whistlestop.server.assembly import allowed_addresses
 from whistlestop.server.dynamic_config import (
     FRONTEND_KEYS,

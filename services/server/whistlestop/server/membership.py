@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.loops import Loop
+from whistlestop.net.tasks.loops import Loop
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import Member
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
-from whistlestop.common.routing import queue_route
 from whistlestop.matching.offers import request_of
+from whistlestop.net.internal.routing import queue_route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from whistlestop.common.clock import Clock
-    from whistlestop.common.http_client import HttpClient
+    from whistlestop.net.internal.http_client import HttpClient
     from whistlestop.storage.records import MatchingTask
 
 log = logging.getLogger(__name__)

@@ -19,14 +19,15 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from whistlestop.common import loops, private_files
-from whistlestop.common.budget import Budget
+from whistlestop.common import private_files
 from whistlestop.common.context import CallContext
 from whistlestop.common.doors.database import is_verified
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.listen_address import host_port
-from whistlestop.common.listener import bounds_of_process, raise_descriptor_limit
 from whistlestop.common.metrics import NO_METRICS
+from whistlestop.net.budget import Budget
+from whistlestop.net.listen_address import host_port
+from whistlestop.net.listener import bounds_of_process, raise_descriptor_limit
+from whistlestop.net.tasks import loops
 from whistlestop.server.assembly import Services, assemble
 from whistlestop.server.config import (
     INTERNAL_ROLES,
@@ -447,7 +448,7 @@ def _browser_rules(config: ServerConfig, services: Services) -> BrowserRules:
 
 
 def _tls_context(tls: TlsConfig, protocol: str) -> ssl.SSLContext:
-    from whistlestop.common.tls import server_context
+    from whistlestop.net.tls import server_context
 
     for flag, path in (("--tls-cert", tls.certificate), ("--tls-key", tls.key), ("--tls-client-ca", tls.client_ca)):
         if path:

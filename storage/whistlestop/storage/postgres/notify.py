@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import AsyncConnection
 
-from whistlestop.common.loops import Loop
 from whistlestop.common.notify import LocalNotifier
+from whistlestop.net.tasks.loops import Loop
 from whistlestop.storage.postgres.connection import CONNECT_TIMEOUT_S, SILENT_S, answers_within, conninfo, is_pooled
 
 if TYPE_CHECKING:

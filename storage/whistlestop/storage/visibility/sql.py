@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.offload import off_loop
+from whistlestop.net.tasks.offload import off_loop
 from whistlestop.storage.attribute_types import AttributeType
 from whistlestop.storage.visibility.attributes import MAX_INT, Attribute, encode_value
 from whistlestop.storage.visibility.errors import InvalidPageToken

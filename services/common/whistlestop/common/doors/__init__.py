@@ -1,1 +1,1 @@
-"""Code shared by all transports: settings, events, status messages."""
+"""Code shared by the three functions: settings, events, the database, metrics and traces."""

@@ -21,8 +21,8 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from whistlestop.common.aws import Aws
     from whistlestop.common.doors.settings import FunctionSettings
+    from whistlestop.net.aws import Aws
 
 DATABASE = "whistlestop"
 TOKEN_S = 15 * 60
@@ -67,7 +67,7 @@ def database_password(settings: FunctionSettings, url: str, aws: Aws | None = No
     if not settings.dsql_host and not settings.database_user:
         return None
     if aws is None:
-        from whistlestop.common.aws import from_environment
+        from whistlestop.net.aws import from_environment
 
         aws = from_environment()
     made_by = aws
@@ -103,14 +103,14 @@ def kept_url(named: str, aws: Aws | None = None) -> str:
 
 
 def _parameter(name: str, aws: Aws | None) -> str:
-    from whistlestop.common.aws import client
+    from whistlestop.net.aws import client
 
     found = client("ssm", aws).get_parameter(Name=name, WithDecryption=True)
     return str(found["Parameter"]["Value"])
 
 
 def _secret(name: str, aws: Aws | None) -> str:
-    from whistlestop.common.aws import client
+    from whistlestop.net.aws import client
 
     return str(client("secretsmanager", aws).get_secret_value(SecretId=name)["SecretString"])
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.common.doors import http_events
 from whistlestop.common.log_text import escaped
-from whistlestop.common.transports import LambdaClient, invoke_envelope
+from whistlestop.net.internal.transports import LambdaClient, invoke_envelope
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -67,7 +67,7 @@ def other_function(function: str, url: str, clock: Clock) -> ServiceClient:
     """Return a client of another function: by `function`, a name or ARN to invoke; if that is empty, by its URL."""
     if function:
         return LambdaClient(function, clock)
-    from whistlestop.common.http_client import HttpClient
+    from whistlestop.net.internal.http_client import HttpClient
 
     return HttpClient(url, clock)
 

@@ -146,7 +146,7 @@ _ALLOW_OUTBOUND = "non-public addresses, networks and hosts to which callers' re
 
 
 def _named(text: str) -> tuple[str, ...]:
-    from whistlestop.common.outbound import Named
+    from whistlestop.net.outbound import Named
 
     entries = tuple(text.replace(",", " ").split())
     Named.parse(entries)

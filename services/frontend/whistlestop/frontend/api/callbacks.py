@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from whistlestop.common import addresses
 from whistlestop.common.errors import invalid_argument, unimplemented
 from whistlestop.frontend.api import checks
+from whistlestop.net import addresses
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

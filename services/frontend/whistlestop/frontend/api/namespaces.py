@@ -24,10 +24,10 @@ from whistlestop.common.errors import (
     namespace_not_found,
     unavailable,
 )
-from whistlestop.common.loops import Loop
 from whistlestop.common.proto.namespace_pb2 import NamespaceData
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
 from whistlestop.frontend.api.capabilities import namespace_capabilities, namespace_limits
+from whistlestop.net.tasks.loops import Loop
 from whistlestop.storage.errors import NamespaceConflict, NamespaceExists, StorageError, is_passing
 from whistlestop.storage.namespaces import read
 from whistlestop.storage.records import NamespaceRecord, QueueMessage

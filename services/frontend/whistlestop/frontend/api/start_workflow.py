@@ -11,13 +11,13 @@ from temporalio.api.enums.v1.workflow_pb2 import WorkflowIdConflictPolicy, Workf
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common import cron
-from whistlestop.common.doors.status import packed
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.frontend.api import checks, time_skipping
 from whistlestop.frontend.api.callbacks import check_callbacks, drop_links_of_callbacks
 from whistlestop.frontend.api.rules import UnknownSearchAttribute
 from whistlestop.frontend.api.update_workflow import check_update
 from whistlestop.frontend.api.versioning import check_override
+from whistlestop.net.rpc_status import packed
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb

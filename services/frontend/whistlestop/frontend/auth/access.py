@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from whistlestop.common import certificates
 from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.frontend.auth.config import BEHIND_A_SIGNATURE
@@ -21,6 +20,7 @@ from whistlestop.frontend.auth.grants import roles_for
 from whistlestop.frontend.auth.keys import PREFIX, hash_of
 from whistlestop.frontend.auth.sources import source_of
 from whistlestop.frontend.registry import FOR_EVERYBODY, Access
+from whistlestop.net import certificates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

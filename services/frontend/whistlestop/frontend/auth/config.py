@@ -9,9 +9,9 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whistlestop.common import certificates
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.private_files import warn_if_open
+from whistlestop.net import certificates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -117,7 +117,7 @@ class KeptByAws:
         return self._keys if self._clock.steady_ns() < self._fresh_until_ns else None
 
     async def load(self) -> KeySet:
-        from whistlestop.common.aws import AwsError
+        from whistlestop.net.aws import AwsError
 
         async with self._reading:
             found = self.peek()
@@ -145,7 +145,7 @@ def source_of(place: str, clock: Clock) -> KeySource:
 
 
 def _kept(place: str) -> str:
-    from whistlestop.common.aws import client
+    from whistlestop.net.aws import client
 
     if place.startswith(BY_PARAMETER):
         found = client("ssm").get_parameter(Name=place.removeprefix(BY_PARAMETER), WithDecryption=True)

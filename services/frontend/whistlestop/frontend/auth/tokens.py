@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import unavailable
-from whistlestop.common.outbound import Named, Outbound
 from whistlestop.frontend.auth.grants import BadGrant, Claims, Role, claims_of, parse_grant
+from whistlestop.net.outbound import Named, Outbound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

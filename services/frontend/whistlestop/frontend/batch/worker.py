@@ -27,12 +27,12 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.loops import Loop
 from whistlestop.common.nesting import load_json
 from whistlestop.frontend.api.batch import STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload
 from whistlestop.frontend.api.switches import ON_ACTIVITIES
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
 from whistlestop.frontend.batch.operations import Operations
+from whistlestop.net.tasks.loops import Loop
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import QueueMessage
 

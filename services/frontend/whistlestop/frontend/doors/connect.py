@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clients import decoded, encoded
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors.decode import check_size, parse_request
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, unimplemented
 from whistlestop.frontend.doors import deadlines
 from whistlestop.frontend.doors.answer import HTTP_STATUS, HttpAnswer
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY, WORKER_SERVICE
 from whistlestop.frontend.registry import REGISTRY, SERVICES
+from whistlestop.net.decode import check_size, parse_request
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

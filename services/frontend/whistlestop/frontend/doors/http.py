@@ -13,7 +13,6 @@ from dataclasses import replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common import certificates, loops
 from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.frontend.doors import connect
@@ -29,6 +28,8 @@ from whistlestop.frontend.doors.asgi import (
     unless_gone,
 )
 from whistlestop.frontend.registry import FOR_EVERYBODY
+from whistlestop.net import certificates
+from whistlestop.net.tasks import loops
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

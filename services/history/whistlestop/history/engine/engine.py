@@ -24,7 +24,6 @@ from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
-from whistlestop.common.offload import off_loop
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.history.core import appliers as _appliers  # noqa: F401 - registers the appliers of events
 from whistlestop.history.core import history_limits
@@ -38,6 +37,7 @@ from whistlestop.history.engine import pinning
 from whistlestop.history.engine.indexed_batches import IndexedBatches
 from whistlestop.history.nexus.circuit_breakers import CircuitBreakers
 from whistlestop.history.transfers import push
+from whistlestop.net.tasks.offload import off_loop
 from whistlestop.storage.deployments import Deployments
 from whistlestop.storage.errors import CurrentConflict, StorageError, Unreadable, VersionConflict
 from whistlestop.storage.records import ExecutionKey, TimerTask, Transition

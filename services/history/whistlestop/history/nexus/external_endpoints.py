@@ -9,7 +9,6 @@ from urllib.parse import quote, urlencode
 from google.protobuf.message import DecodeError
 
 from whistlestop.common import nexus_content
-from whistlestop.common.outbound import BadRequest, NoAnswer
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
@@ -18,6 +17,7 @@ from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS
 from whistlestop.history.engine import histories
 from whistlestop.history.nexus import http as nexus_http
 from whistlestop.history.nexus.callbacks import CALLBACK_HEADER, callback_url, token_of
+from whistlestop.net.outbound import BadRequest, NoAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
-    from whistlestop.common.outbound import Answer
     from whistlestop.history.core.state_pb2 import NexusOperation
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
+    from whistlestop.net.outbound import Answer
 
     Record: TypeAlias = Callable[[Run, NexusOperation], None]
     """Record the outcome of a request on a fresh working copy of the run."""

@@ -9,10 +9,10 @@ from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
 from whistlestop.common import nexus_content
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.outbound import BadRequest, NoAnswer
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import links as nexus_links
 from whistlestop.history.core.times import SECOND_NS
+from whistlestop.net.outbound import BadRequest, NoAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-    from whistlestop.common.outbound import Answer, Outbound
+    from whistlestop.net.outbound import Answer, Outbound
 
 TIMEOUT_S = 10.0
 _KINDS = {

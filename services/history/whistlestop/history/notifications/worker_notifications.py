@@ -15,8 +15,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common import aws
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.net import aws
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

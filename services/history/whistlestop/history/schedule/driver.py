@@ -27,7 +27,6 @@ from whistlestop.common import nesting, task_queues
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.offload import off_loop
 from whistlestop.history.api.start import check_version
 from whistlestop.history.core import retry
 from whistlestop.history.core.chain import start as core_start
@@ -38,6 +37,7 @@ from whistlestop.history.core.workflow import cancel, close
 from whistlestop.history.engine import chains
 from whistlestop.history.schedule import policy
 from whistlestop.history.schedule.schedule_pb2 import BufferedStart, ScheduleData
+from whistlestop.net.tasks.offload import off_loop
 from whistlestop.storage.errors import CurrentConflict, VersionConflict
 from whistlestop.storage.records import ExecutionKey, TimerTask
 from whistlestop.storage.visibility import AttributeType

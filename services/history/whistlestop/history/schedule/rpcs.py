@@ -19,7 +19,6 @@ from whistlestop.common.errors import (
     invalid_argument,
     not_found,
 )
-from whistlestop.common.offload import off_loop
 from whistlestop.history.api.start import Start, start
 from whistlestop.history.core.times import timestamp_ns
 from whistlestop.history.core.workflow import close
@@ -27,6 +26,7 @@ from whistlestop.history.schedule import driver, policy
 from whistlestop.history.schedule import spec as times
 from whistlestop.history.schedule.ranges import SpecError
 from whistlestop.history.schedule.schedule_pb2 import ScheduleData
+from whistlestop.net.tasks.offload import off_loop
 from whistlestop.storage.visibility import AttributeType
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common import aws
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.net import aws
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SECOND_NS, wait_toward
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.loops import Loop
 from whistlestop.history.core import deadlines
 from whistlestop.history.engine.transient_errors import is_transient
+from whistlestop.net.tasks.loops import Loop
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS, TimerTask
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from whistlestop.common.background import Background
 from whistlestop.common.errors import ServiceError
+from whistlestop.net.tasks.background import Background
 from whistlestop.storage.deployments import MOST_BEHIND_S
 from whistlestop.storage.errors import StorageError
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError
-from whistlestop.common.loops import Loop
 from whistlestop.history.engine.transient_errors import is_transient
 from whistlestop.history.nexus.deliveries import PutOff
 from whistlestop.history.transfers import deliveries, push
 from whistlestop.history.transfers import failed_deliveries as undeliverable
+from whistlestop.net.tasks.loops import Loop
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS
 

@@ -160,7 +160,7 @@ def _text(details: Details, name: str) -> str:
 
 
 def _our_client(service: str, *, region_name: str, **keys: str) -> Any:
-    from whistlestop.common import aws
+    from whistlestop.net import aws
 
     if service != "lambda":
         import boto3  # type: ignore[import-untyped]  # carries no types
@@ -178,7 +178,7 @@ def _our_client(service: str, *, region_name: str, **keys: str) -> Any:
 
 def _errors() -> tuple[type[Exception], ...]:
     """Return the errors that clients raise: ours, and boto3's if it is imported."""
-    from whistlestop.common.aws import AwsError
+    from whistlestop.net.aws import AwsError
 
     if "botocore.exceptions" not in sys.modules:
         return (AwsError,)

@@ -39,19 +39,19 @@ if TYPE_CHECKING:
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersionInfo
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-    from whistlestop.common.background import Background
     from whistlestop.common.clients import Reply, ServiceClient
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
     from whistlestop.common.deployments import Version
     from whistlestop.common.ids import Ids
-    from whistlestop.common.outbound import Outbound
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.pollers import PollerRows
     from whistlestop.matching.push.scaler import Scaler
     from whistlestop.matching.queue import QueueKey
     from whistlestop.matching.queues import Queues
+    from whistlestop.net.outbound import Outbound
+    from whistlestop.net.tasks.background import Background
     from whistlestop.storage.interface import TaskStore
 
 T = TypeVar("T")

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import ServiceClient
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
-    from whistlestop.common.outbound import Answer
     from whistlestop.matching.push.provider import Details, Work
     from whistlestop.matching.push.webhook import Webhook
+    from whistlestop.net.outbound import Answer
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
 

@@ -16,19 +16,19 @@ from urllib.parse import urlsplit
 
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
-from whistlestop.common import addresses
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.enum_names import enum_name
-from whistlestop.common.outbound import BadRequest, NoAnswer, Outbound
 from whistlestop.matching.push.provider import ProviderError
+from whistlestop.net import addresses
+from whistlestop.net.outbound import BadRequest, NoAnswer, Outbound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
-    from whistlestop.common.outbound import Answer
     from whistlestop.matching.push.provider import Details, Work
+    from whistlestop.net.outbound import Answer
 
 WAKE = "wake"
 TASK = "task"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whistlestop.common.listen_address import ListenAddress, parse_listen
 from whistlestop.common.log_text import LineFormatter
+from whistlestop.net.listen_address import ListenAddress, parse_listen
 from whistlestop.server.cli.auth_flags import AllowAnonymous  # noqa: TC001 - typer reads the annotation
 from whistlestop.server.cli.errors import CommandError
 

@@ -9,8 +9,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from whistlestop.common.listen_address import host_port, is_loopback
 from whistlestop.frontend.auth.keys import BadKeys
+from whistlestop.net.listen_address import host_port, is_loopback
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.config import BadConfig, bind_address, callers
 from whistlestop.server.dynamic_config import InvalidDynamicConfig

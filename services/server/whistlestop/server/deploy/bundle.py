@@ -1,4 +1,4 @@
-"""Build a folder per function, and with --zip a zip of it: its own code, common, storage, and pinned libraries.
+"""Build a folder per function, and with --zip a zip of it: its own code, what functions share, and pinned libraries.
 
 The same sources and pins give the same bytes, so a bundle contains nothing of the build: no times, no paths, no
 record of who installed what. Bytecode is added beside the sources (a function's folder is read-only, so it could not
@@ -58,7 +58,7 @@ def bundle(function: str, target: Target, folder: Path) -> bool:
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     shutil.copytree(libraries, folder, dirs_exist_ok=True)
-    for portion in (function, "common", "storage"):
+    for portion in (function, "common", "net", "storage"):
         _copy(_portion(portion), folder / "whistlestop" / portion)
     interpreter = _interpreter(target)
     if interpreter is None:

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from whistlestop.common.aws import Aws, Credentials
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.net.aws import Aws, Credentials
 from whistlestop.server.deploy.settings import DeployError
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc import status
+from whistlestop.net.grpc import status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
 
-    from whistlestop.common.grpc.hpack import Field
-    from whistlestop.common.grpc.streaming import StreamingCall
+    from whistlestop.net.grpc.hpack import Field
+    from whistlestop.net.grpc.streaming import StreamingCall
 
     Unary = Callable[[bytes, "Head"], Coroutine[Any, Any, bytes]]
     Knows = Callable[["Head"], Coroutine[Any, Any, bool]]

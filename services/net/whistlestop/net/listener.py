@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from whistlestop.common.budget import Account, Bounds, Budget
+from whistlestop.net.budget import Account, Bounds, Budget
 
 if TYPE_CHECKING:
     import socket

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from whistlestop.common.grpc.frames import ConnectionFault, ErrorCode
+from whistlestop.net.grpc.frames import ConnectionFault, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,16 +24,16 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from whistlestop.common.http1 import MOST_HEAD, Answer, Http1Client, Unreachable
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.public_addresses import is_link_local, is_public, parsed, unmapped
+from whistlestop.net.http.client import MOST_HEAD, Answer, Http1Client, Unreachable
+from whistlestop.net.public_addresses import is_link_local, is_public, parsed, unmapped
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from urllib.parse import SplitResult
 
-    from whistlestop.common.public_addresses import Address, Network
+    from whistlestop.net.public_addresses import Address, Network
 
     Endpoint = tuple[int, tuple[Any, ...]]
     """An address family and an address, as sockets take them."""

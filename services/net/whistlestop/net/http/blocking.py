@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from whistlestop.common.clock import SECOND_NS, SystemClock
-from whistlestop.common.http1 import Answer
+from whistlestop.net.http.client import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -20,19 +20,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, permission_denied, unavailable
-from whistlestop.common.grpc import status, strikes
-from whistlestop.common.grpc.frames import ErrorCode
-from whistlestop.common.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, unary_message
-from whistlestop.common.grpc.outbound import ASKING, Outbound
-from whistlestop.common.grpc.streaming import StreamingCall
+from whistlestop.net.grpc import status, strikes
+from whistlestop.net.grpc.frames import ErrorCode
+from whistlestop.net.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, unary_message
+from whistlestop.net.grpc.outbound import ASKING, Outbound
+from whistlestop.net.grpc.streaming import StreamingCall
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from whistlestop.common.budget import Account
-    from whistlestop.common.grpc.head import Head, Knows
-    from whistlestop.common.grpc.limits import Limits, Service
-    from whistlestop.common.grpc.stream import Stream
+    from whistlestop.net.budget import Account
+    from whistlestop.net.grpc.head import Head, Knows
+    from whistlestop.net.grpc.limits import Limits, Service
+    from whistlestop.net.grpc.stream import Stream
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, plain_message
+from whistlestop.net.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, plain_message
 
 if TYPE_CHECKING:
-    from whistlestop.common.grpc.head import Head, Method
-    from whistlestop.common.grpc.outbound import Outbound
-    from whistlestop.common.grpc.stream import Stream
+    from whistlestop.net.grpc.head import Head, Method
+    from whistlestop.net.grpc.outbound import Outbound
+    from whistlestop.net.grpc.stream import Stream
 
 MOST_WAITING: Final = 100
 _CPU_PER_BYTE_S: Final = 1e-9

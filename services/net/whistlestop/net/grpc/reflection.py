@@ -13,12 +13,12 @@ from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc.head import Method
+from whistlestop.net.grpc.head import Method
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import FileDescriptor
 
-    from whistlestop.common.grpc.streaming import StreamingCall
+    from whistlestop.net.grpc.streaming import StreamingCall
 
 _MOST_REQUEST: Final = 4_096
 _LONGEST_KEPT: Final = 256

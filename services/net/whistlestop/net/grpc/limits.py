@@ -1,6 +1,6 @@
 """The limits of a server, and the interface of the service that it exposes.
 
-What unauthenticated peers may use is limited in `whistlestop.common.budget`, for all protocols together.
+What unauthenticated peers may use is limited in `whistlestop.net.budget`, for all protocols together.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from whistlestop.common.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from whistlestop.common.errors import ServiceError
-    from whistlestop.common.grpc.head import Method
+    from whistlestop.net.grpc.head import Method
 
 
 @dataclass(frozen=True, slots=True)

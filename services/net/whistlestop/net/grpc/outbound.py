@@ -19,17 +19,17 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, cast
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc import frames, strikes
-from whistlestop.common.grpc.closed import ClosedStreams
-from whistlestop.common.grpc.frames import DATA, END_HEADERS, END_STREAM, FRAME_HEADER, HEADERS
-from whistlestop.common.grpc.hpack import NO_DYNAMIC_TABLE
-from whistlestop.common.grpc.messages import PREFIX, PREFIX_SIZE, compressed
-from whistlestop.common.grpc.status import ANSWER, GZIP_ANSWER, OK, trailers_only
-from whistlestop.common.grpc.strikes import Strikes
+from whistlestop.net.grpc import frames, strikes
+from whistlestop.net.grpc.closed import ClosedStreams
+from whistlestop.net.grpc.frames import DATA, END_HEADERS, END_STREAM, FRAME_HEADER, HEADERS
+from whistlestop.net.grpc.hpack import NO_DYNAMIC_TABLE
+from whistlestop.net.grpc.messages import PREFIX, PREFIX_SIZE, compressed
+from whistlestop.net.grpc.status import ANSWER, GZIP_ANSWER, OK, trailers_only
+from whistlestop.net.grpc.strikes import Strikes
 
 if TYPE_CHECKING:
-    from whistlestop.common.grpc.limits import Limits
-    from whistlestop.common.grpc.stream import Stream
+    from whistlestop.net.grpc.limits import Limits
+    from whistlestop.net.grpc.stream import Stream
 
 _QUANTUM = 64 * 1024
 _HIGH_WATER = 256 * 1024

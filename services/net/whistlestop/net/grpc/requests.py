@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from whistlestop.common import certificates
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc import frames, status, strikes
-from whistlestop.common.grpc.calls import Calls
-from whistlestop.common.grpc.closed import DISCARDED_AT_MOST, HalfClosed
-from whistlestop.common.grpc.frames import (
+from whistlestop.net import certificates
+from whistlestop.net.grpc import frames, status, strikes
+from whistlestop.net.grpc.calls import Calls
+from whistlestop.net.grpc.closed import DISCARDED_AT_MOST, HalfClosed
+from whistlestop.net.grpc.frames import (
     END_HEADERS,
     END_STREAM,
     PADDED,
@@ -22,15 +22,15 @@ from whistlestop.common.grpc.frames import (
     ErrorCode,
     StreamFault,
 )
-from whistlestop.common.grpc.head import MALFORMED, Head, are_trailers, read_head
-from whistlestop.common.grpc.hpack import Decoder
-from whistlestop.common.grpc.stream import Stream
+from whistlestop.net.grpc.head import MALFORMED, Head, are_trailers, read_head
+from whistlestop.net.grpc.hpack import Decoder
+from whistlestop.net.grpc.stream import Stream
 
 if TYPE_CHECKING:
     import asyncio
 
-    from whistlestop.common.budget import Account, Request
-    from whistlestop.common.grpc.limits import Limits, Service
+    from whistlestop.net.budget import Account, Request
+    from whistlestop.net.grpc.limits import Limits, Service
 
 _MOST_KNOWN = 256
 _MOST_KNOWN_UNAUTHENTICATED = 8

@@ -9,10 +9,10 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.grpc.head import Head, Method
+from whistlestop.net.grpc.head import Head, Method
 
 if TYPE_CHECKING:
-    from whistlestop.common.grpc.streaming import StreamingCall
+    from whistlestop.net.grpc.streaming import StreamingCall
 
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 _SERVING = b"\x08\x01"

@@ -44,7 +44,7 @@ class Loop:
 
     def __init__(self, name: str, clock: Clock, *, most_pause_s: float = MOST_PAUSE_S) -> None:
         if name not in LOOPS:
-            raise ValueError(f"the loop {name!r} is not in the registry: name it in whistlestop.common.loops.LOOPS")
+            raise ValueError(f"the loop {name!r} is not in the registry: name it in whistlestop.net.tasks.loops.LOOPS")
         self.name = name
         self._clock = clock
         self._most_pause_s = most_pause_s

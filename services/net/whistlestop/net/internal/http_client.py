@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import deadline_exceeded, unavailable
-from whistlestop.common.http1 import Http1Client, NotConnected, Unreachable
-from whistlestop.common.routing import routing_key
-from whistlestop.common.transports import answer_of, unwrap_answer, wrap
+from whistlestop.net.http.client import Http1Client, NotConnected, Unreachable
+from whistlestop.net.internal.routing import routing_key
+from whistlestop.net.internal.transports import answer_of, unwrap_answer, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,8 +10,8 @@ import binascii
 import re
 from typing import TYPE_CHECKING, Final
 
-from whistlestop.common.doors.status import status_bytes
-from whistlestop.common.grpc.hpack import literal, status_line
+from whistlestop.net.grpc.hpack import literal, status_line
+from whistlestop.net.rpc_status import status_bytes
 
 if TYPE_CHECKING:
     from whistlestop.common.errors import ServiceError

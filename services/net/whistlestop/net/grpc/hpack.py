@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from whistlestop.common.grpc.huffman import HuffmanError
-from whistlestop.common.grpc.huffman import decode as decode_huffman
+from whistlestop.net.grpc.huffman import HuffmanError
+from whistlestop.net.grpc.huffman import decode as decode_huffman
 
 Field = tuple[bytes, bytes]
 

@@ -11,16 +11,16 @@ import errno
 import socket
 from typing import TYPE_CHECKING
 
-from whistlestop.common.budget import Budget
-from whistlestop.common.grpc.connection import READ_SIZE, Connection
-from whistlestop.common.grpc.limits import Limits
-from whistlestop.common.listener import BACKLOG, Listener
+from whistlestop.net.budget import Budget
+from whistlestop.net.grpc.connection import READ_SIZE, Connection
+from whistlestop.net.grpc.limits import Limits
+from whistlestop.net.listener import BACKLOG, Listener
 
 if TYPE_CHECKING:
     import ssl
 
-    from whistlestop.common.budget import Account
-    from whistlestop.common.grpc.limits import Service
+    from whistlestop.net.budget import Account
+    from whistlestop.net.grpc.limits import Service
 
 
 class GrpcServer:

@@ -20,9 +20,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from whistlestop.common import certificates
-from whistlestop.common.grpc import frames, peers, strikes
-from whistlestop.common.grpc.frames import (
+from whistlestop.net import certificates
+from whistlestop.net.grpc import frames, peers, strikes
+from whistlestop.net.grpc.frames import (
     CONTINUATION,
     DATA,
     FRAME_HEADER,
@@ -34,16 +34,16 @@ from whistlestop.common.grpc.frames import (
     ErrorCode,
     StreamFault,
 )
-from whistlestop.common.grpc.hpack import HpackError
-from whistlestop.common.grpc.outbound import TURN, UNREAD
-from whistlestop.common.grpc.requests import Requests
+from whistlestop.net.grpc.hpack import HpackError
+from whistlestop.net.grpc.outbound import TURN, UNREAD
+from whistlestop.net.grpc.requests import Requests
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from whistlestop.common.budget import Account
-    from whistlestop.common.grpc.limits import Limits, Service
+    from whistlestop.net.budget import Account
+    from whistlestop.net.grpc.limits import Limits, Service
 
 logger = logging.getLogger(__name__)
 

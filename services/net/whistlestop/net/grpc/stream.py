@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import asyncio
 
-    from whistlestop.common.budget import Request
-    from whistlestop.common.grpc.head import Head
-    from whistlestop.common.grpc.streaming import StreamingCall
+    from whistlestop.net.budget import Request
+    from whistlestop.net.grpc.head import Head
+    from whistlestop.net.grpc.streaming import StreamingCall
 
 
 class Stream:

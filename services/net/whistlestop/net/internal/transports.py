@@ -21,7 +21,6 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.clients import Encoded, encoded
 from whistlestop.common.clock import MILLISECOND_NS
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors.status import packed, unpacked
 from whistlestop.common.errors import (
     Code,
     ServiceError,
@@ -32,6 +31,7 @@ from whistlestop.common.errors import (
 )
 from whistlestop.common.proto import deployment_pb2, internal_pb2, nexus_pb2, worker_pb2
 from whistlestop.common.times import refused_time
+from whistlestop.net.rpc_status import packed, unpacked
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -71,7 +71,7 @@ class LambdaClient:
         return unwrap_answer(answer)
 
     def _invoke(self, payload: bytes) -> Envelope:
-        from whistlestop.common import aws
+        from whistlestop.net import aws
 
         try:
             if self._client is None:

@@ -24,13 +24,13 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from whistlestop.common.connections import Connections
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.net.http.blocking import Connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from whistlestop.common.http1 import Answer
+    from whistlestop.net.http.client import Answer
 
 TRIES = 3
 INVOKE_S = 75.0

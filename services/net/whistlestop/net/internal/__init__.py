@@ -1,0 +1,1 @@
+"""Calls between our own services: in process, as Lambda invocations, or by HTTP."""
