@@ -260,7 +260,7 @@ async def _connect_calls() -> None:
 
     from whistlestop.common.clock import SystemClock
     from whistlestop.frontend.doors import connect as ours
-    from whistlestop.frontend.doors.answer import HttpRequest
+    from whistlestop.net.http.answer import HttpRequest
 
     path = "/temporal.api.workflowservice.v1.WorkflowService/GetSystemInfo"
     answer = GetSystemInfoResponse(server_version="1.32.0")

@@ -14,8 +14,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import not_found
 from whistlestop.frontend.doors import payload_json, request_json, transcoding
-from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest
 from whistlestop.frontend.doors.http import HttpApi
+from whistlestop.net.http.answer import HttpAnswer, HttpRequest
 
 if TYPE_CHECKING:
     from tests.api.fixtures import World

@@ -13,12 +13,12 @@ import pytest
 
 from whistlestop.common.clock import SystemClock
 from whistlestop.frontend.doors import transcoding
-from whistlestop.frontend.doors.answer import HttpRequest
 from whistlestop.frontend.doors.http import HttpApi
+from whistlestop.net.http.answer import HttpRequest
 
 if TYPE_CHECKING:
     from tests.api.fixtures import World
-    from whistlestop.frontend.doors.answer import HttpAnswer
+    from whistlestop.net.http.answer import HttpAnswer
 
 PLAIN = "application/json"
 PRETTY = "application/json+pretty"

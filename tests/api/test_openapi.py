@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from whistlestop.frontend.doors import openapi, transcoding
-from whistlestop.frontend.doors.answer import HttpRequest
 from whistlestop.frontend.doors.http import HttpApi
+from whistlestop.net.http.answer import HttpRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,16 +28,16 @@ from whistlestop.common.metrics import NO_METRICS
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.frontend import lambda_function
 from whistlestop.frontend.api.namespaces import ensure_namespace
-from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest
 from whistlestop.frontend.doors.browsers import BrowserRules
 from whistlestop.frontend.doors.http import HttpApi
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
 from whistlestop.net.budget import Budget
+from whistlestop.net.http.answer import HttpAnswer, HttpRequest
+from whistlestop.net.http.protocol import BoundedProtocol, HttpLimits
+from whistlestop.net.http.server import ServerState
 from whistlestop.server.assembly import Services, assemble
 from whistlestop.server.config import ServerConfig
-from whistlestop.server.http_door import ServerState
-from whistlestop.server.http_protocol import BoundedProtocol, HttpLimits
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:

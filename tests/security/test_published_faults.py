@@ -18,7 +18,7 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.frontend.doors import nexus
-from whistlestop.frontend.doors.answer import HttpRequest
+from whistlestop.net.http.answer import HttpRequest
 from whistlestop.server.grpc_door import _Methods
 
 if TYPE_CHECKING:

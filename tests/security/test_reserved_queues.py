@@ -19,9 +19,9 @@ from whistlestop.common.errors import ServiceError
 from whistlestop.common.task_queues import internal_fault, is_internal
 from whistlestop.frontend.batch import worker
 from whistlestop.frontend.doors import nexus
-from whistlestop.frontend.doors.answer import HttpRequest
 from whistlestop.frontend.registry import Access
 from whistlestop.history.core.nexus import system as system_nexus
+from whistlestop.net.http.answer import HttpRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,8 +13,8 @@ import uvicorn
 from tests.patience import PATIENCE_S
 from whistlestop.frontend.doors.browsers import BrowserRules
 from whistlestop.net.budget import Budget
-from whistlestop.server.http_door import HttpDoor, ServerState
-from whistlestop.server.http_protocol import BoundedProtocol, HttpLimits
+from whistlestop.net.http.protocol import BoundedProtocol, HttpLimits
+from whistlestop.net.http.server import HttpDoor, ServerState
 from whistlestop.server.prometheus import PrometheusMetrics, metrics_app
 
 if TYPE_CHECKING:

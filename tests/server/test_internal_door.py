@@ -17,11 +17,11 @@ from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, already_started
 from whistlestop.net.http.client import Http1Client
+from whistlestop.net.http.server import HttpDoor
 from whistlestop.net.internal.http_client import HttpClient
 from whistlestop.net.internal.routing import routing_key
 from whistlestop.server import internal_door
 from whistlestop.server.config import BadConfig, Role, ServerConfig, StoreConfig, check_internal_address
-from whistlestop.server.http_door import HttpDoor
 from whistlestop.server.internal_door import InternalApi, credential, internal_app
 from whistlestop.server.process import Server
 

@@ -54,7 +54,7 @@ TROUBLE = _trouble()
 WITHIN_A_CALL = {
     ("bridge/pollers.py", "_run"), ("bridge/waits.py", "wait"), ("net/http/client.py", "_chunks"), ("net/http/client.py", "request"),
     ("net/tasks/loops.py", "run"), ("frontend/batch/worker.py", "run"), ("frontend/batch/worker.py", "_keep_alive"),
-    ("frontend/doors/asgi.py", "read_body"), ("history/api/histories.py", "_wait"),
+    ("net/http/asgi.py", "read_body"), ("history/api/histories.py", "_wait"),
     ("history/api/nexus/requests.py", "dispatch_nexus_task"), ("history/api/queries.py", "_query_run"),
     ("history/api/queries.py", "_dispatch"), ("history/api/queries.py", "_ask_directly"),
     ("history/api/standalone.py", "wait"),

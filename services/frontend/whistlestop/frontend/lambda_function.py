@@ -18,9 +18,9 @@ from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.ids import RandomIds
 from whistlestop.frontend.auth.config import of_function
 from whistlestop.frontend.config import FrontendConfig
-from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest
 from whistlestop.frontend.doors.http import HttpApi
 from whistlestop.frontend.service import Frontend
+from whistlestop.net.http.answer import HttpAnswer, HttpRequest
 from whistlestop.storage.presence import Presence
 from whistlestop.storage.watched import watched
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.errors import Code, ServiceError, unavailable
 from whistlestop.common.throttle import ThrottledWarnings
-from whistlestop.frontend.doors.answer import HttpAnswer
-from whistlestop.frontend.doors.asgi import HEALTH, PEER, headers_of, local_ip_of, read_body, send_answer, unless_gone
 from whistlestop.frontend.doors.browsers import BrowserRules
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
+from whistlestop.net.http.answer import HttpAnswer
+from whistlestop.net.http.asgi import HEALTH, PEER, headers_of, local_ip_of, read_body, send_answer, unless_gone
 from whistlestop.net.internal.transports import error_answer, invoke_envelope
 from whistlestop.net.tasks import loops
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clients import ServiceClient
     from whistlestop.common.clock import Clock
-    from whistlestop.frontend.doors.asgi import App, Receive, Send
+    from whistlestop.net.http.asgi import App, Receive, Send
 
 log = logging.getLogger(__name__)
 

@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.metrics import Metrics
     from whistlestop.common.notify import Notifier
-    from whistlestop.frontend.doors.asgi import App
     from whistlestop.frontend.doors.browsers import BrowserRules
     from whistlestop.frontend.service import Frontend
+    from whistlestop.net.http.asgi import App
     from whistlestop.server.config import TlsConfig
     from whistlestop.server.grpc_door import GrpcDoor
     from whistlestop.server.prometheus import PrometheusMetrics
@@ -256,7 +256,7 @@ class Server:
                         raise BadConfig(f"--search-attribute {name}: {error.message}") from error
 
     async def _open_metrics(self, ip: str, metrics: PrometheusMetrics, services: Services) -> None:
-        from whistlestop.server.http_door import HttpDoor
+        from whistlestop.net.http.server import HttpDoor
         from whistlestop.server.prometheus import metrics_app
 
         app = metrics_app(metrics, _Backlog(services, metrics).refresh, _browser_rules(self.config, services))
@@ -289,7 +289,7 @@ class Server:
     async def _open_http(self, ip: str, frontend: Frontend | _Measured, services: Services) -> None:
         if self.config.http_port is None:
             return
-        from whistlestop.server.http_door import HttpDoor
+        from whistlestop.net.http.server import HttpDoor
 
         rules = _browser_rules(self.config, services)
 
@@ -309,7 +309,7 @@ class Server:
         self._closers.push_async_callback(door.stop)
 
     async def _open_internal(self, ip: str, port: int, services: Services) -> None:
-        from whistlestop.server.http_door import HttpDoor
+        from whistlestop.net.http.server import HttpDoor
         from whistlestop.server.internal_door import KEEP_ALIVE_S, InternalApi, internal_app
 
         named = {Role.HISTORY: services.history, Role.MATCHING: services.matching}

@@ -6,14 +6,14 @@ import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.frontend.doors.answer import HttpAnswer
-from whistlestop.frontend.doors.asgi import PEER, headers_of, local_ip_of, send_answer
+from whistlestop.net.http.answer import HttpAnswer
+from whistlestop.net.http.asgi import PEER, headers_of, local_ip_of, send_answer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from whistlestop.frontend.doors.asgi import App, Receive, Send
     from whistlestop.frontend.doors.browsers import BrowserRules
+    from whistlestop.net.http.asgi import App, Receive, Send
 
 TASK_TYPES = {1: "workflow", 2: "activity", 3: "nexus"}
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)

@@ -14,18 +14,18 @@ from whistlestop.common.clients import decoded, encoded
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, unimplemented
 from whistlestop.frontend.doors import deadlines
-from whistlestop.frontend.doors.answer import HTTP_STATUS, HttpAnswer
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY, WORKER_SERVICE
 from whistlestop.frontend.registry import REGISTRY, SERVICES
 from whistlestop.net.decode import check_size, parse_request
+from whistlestop.net.http.answer import HTTP_STATUS, HttpAnswer
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from whistlestop.common.clock import Clock
-    from whistlestop.frontend.doors.answer import HttpRequest
     from whistlestop.frontend.registry import RpcSpec
     from whistlestop.frontend.service import Frontend
+    from whistlestop.net.http.answer import HttpRequest
 
 _PROTO, _JSON = "application/proto", "application/json"
 _ENCODINGS = frozenset({"", "identity", "gzip"})

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.frontend.doors import connect
-from whistlestop.frontend.doors.answer import HttpAnswer, HttpRequest, compressed
-from whistlestop.frontend.doors.asgi import (
+from whistlestop.frontend.registry import FOR_EVERYBODY
+from whistlestop.net import certificates
+from whistlestop.net.http.answer import HttpAnswer, HttpRequest, compressed
+from whistlestop.net.http.asgi import (
     HEALTH,
     PEER,
     discard_body,
@@ -27,17 +29,15 @@ from whistlestop.frontend.doors.asgi import (
     send_answer,
     unless_gone,
 )
-from whistlestop.frontend.registry import FOR_EVERYBODY
-from whistlestop.net import certificates
 from whistlestop.net.tasks import loops
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from whistlestop.common.clock import Clock
-    from whistlestop.frontend.doors.asgi import App, Receive, Send
     from whistlestop.frontend.doors.browsers import BrowserRules
     from whistlestop.frontend.service import Frontend
+    from whistlestop.net.http.asgi import App, Receive, Send
 
 
 logger = logging.getLogger(__name__)

@@ -16,15 +16,15 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.frontend.doors import deadlines, payload_json, request_json, transcoding
-from whistlestop.frontend.doors.answer import HTTP_STATUS, HttpAnswer
+from whistlestop.net.http.answer import HTTP_STATUS, HttpAnswer
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from whistlestop.common.clock import Clock
-    from whistlestop.frontend.doors.answer import HttpRequest
     from whistlestop.frontend.registry import RpcSpec
     from whistlestop.frontend.service import Frontend
+    from whistlestop.net.http.answer import HttpRequest
 
 MOST_BODY = 4 * 1024 * 1024
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")

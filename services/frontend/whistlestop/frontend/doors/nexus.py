@@ -22,13 +22,13 @@ from whistlestop.common.storable import NUL
 from whistlestop.frontend.auth.config import without_credentials
 from whistlestop.frontend.client_versions import check_nexus
 from whistlestop.frontend.doors import nexus_answers, nexus_requests
-from whistlestop.frontend.doors.answer import HttpAnswer
 from whistlestop.frontend.registry import Access
+from whistlestop.net.http.answer import HttpAnswer
 
 if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
-    from whistlestop.frontend.doors.answer import HttpRequest
     from whistlestop.frontend.service import Frontend
+    from whistlestop.net.http.answer import HttpRequest
 
 _CALLBACK = re.compile(r"(?:/namespaces/(?P<namespace>[^/]+))?/nexus/callback")
 _SERVICES = re.compile(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.common import nexus_content
 from whistlestop.common.errors import Code
-from whistlestop.frontend.doors.answer import HttpAnswer
+from whistlestop.net.http.answer import HttpAnswer
 
 if TYPE_CHECKING:
     from whistlestop.common.errors import ServiceError

@@ -23,15 +23,15 @@ from whistlestop.common.proto.nexus_pb2 import (
 )
 from whistlestop.frontend.client_versions import check_nexus
 from whistlestop.frontend.doors import nexus_answers
-from whistlestop.frontend.doors.answer import HttpAnswer
 from whistlestop.frontend.doors.nexus_answers import refusal
+from whistlestop.net.http.answer import HttpAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from whistlestop.common.clock import Clock
-    from whistlestop.frontend.doors.answer import HttpRequest
     from whistlestop.frontend.service import Frontend
+    from whistlestop.net.http.answer import HttpRequest
     from whistlestop.storage.namespaces import Namespace
 
 MOST_BODY = 2 * 1024 * 1024

@@ -1,1 +1,1 @@
-"""HTTP/1: a client on the event loop, and one for callers that may block."""
+"""HTTP/1: a server with limits around uvicorn's protocol, and clients, on the event loop and blocking."""

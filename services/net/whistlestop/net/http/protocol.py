@@ -25,17 +25,17 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.frontend.doors.asgi import PEER
 from whistlestop.net import certificates
+from whistlestop.net.http.asgi import PEER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-    from whistlestop.frontend.doors.asgi import App
     from whistlestop.net.budget import Account, Request
-    from whistlestop.server.http_door import ServerState
+    from whistlestop.net.http.asgi import App
+    from whistlestop.net.http.server import ServerState
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from whistlestop.frontend.doors.asgi import App
     from whistlestop.net.budget import Account
-    from whistlestop.server.http_protocol import BoundedProtocol, HttpLimits
+    from whistlestop.net.http.asgi import App
+    from whistlestop.net.http.protocol import BoundedProtocol, HttpLimits
 
 _STOP_S = 5
 
@@ -84,7 +84,7 @@ class HttpDoor:
 
     def _protocol(self, account: Account, *, asks_for_certificates: bool) -> BoundedProtocol:
         if self._make is None:
-            from whistlestop.server.http_protocol import protocols
+            from whistlestop.net.http.protocol import protocols
 
             self._make = protocols(
                 self._app, self._state, self._limits, self._keep_alive_s, asks_for_certificates=asks_for_certificates

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from whistlestop.frontend.doors.answer import HttpAnswer
+    from whistlestop.net.http.answer import HttpAnswer
 
     Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
     Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
