@@ -319,14 +319,14 @@ def settings() -> None:
     """Measure reading the frontend's settings in a new interpreter, imports included."""
     from dataclasses import fields
 
-    from whistlestop.common.doors.settings import FrontendSettings
+    from whistlestop.functions.settings import FrontendSettings
 
     names = [each.name for each in fields(FrontendSettings)]
     base = (
         "import asyncio, dataclasses, json, logging, os, ssl; os.environ |= {'WHISTLESTOP_DATABASE_URL': "
         "'postgresql://localhost/x', 'WHISTLESTOP_HISTORY_FUNCTION': 'h', 'WHISTLESTOP_MATCHING_FUNCTION': 'm'}"
     )
-    ours = "from whistlestop.common.doors import settings; settings.read(settings.FrontendSettings)"
+    ours = "from whistlestop.functions import settings; settings.read(settings.FrontendSettings)"
     _import(f"whistlestop, {len(names)} variables", ours, base)
     theirs = ["from pydantic_settings import BaseSettings", "class Settings(BaseSettings, env_prefix='WHISTLESTOP_'):"]
     theirs += [*(f"    {name}: str = ''" for name in names), "Settings()"]

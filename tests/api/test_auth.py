@@ -16,7 +16,6 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from tests.api.fixtures import World, new_world
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors.settings import CallerSettings, FrontendSettings, read
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.ids import CountedIds
 from whistlestop.common.proto import worker_pb2 as worker_pb
@@ -38,6 +37,7 @@ from whistlestop.frontend.doors.http import make_app
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import OPERATOR_SERVICE, REGISTRY, WORKFLOW_SERVICE, Served
 from whistlestop.frontend.service import Frontend
+from whistlestop.functions.settings import CallerSettings, FrontendSettings, read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from whistlestop.common.doors.http_events import answer_to, body_of, head_of, is_http
+from whistlestop.functions.http_events import answer_to, body_of, head_of, is_http
 
 EVENTS = Path(__file__).parents[1] / "events"
 PATH = "/api/v1/namespaces/default/workflows/"

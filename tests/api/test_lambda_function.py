@@ -14,12 +14,12 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from tests.api.fixtures import Remembering
 from whistlestop.common.clock import SystemClock
-from whistlestop.common.doors import lambda_shell
 from whistlestop.common.errors import not_found
 from whistlestop.common.ids import RandomIds
 from whistlestop.frontend import lambda_function
 from whistlestop.frontend.api.namespaces import ensure_namespace
 from whistlestop.frontend.service import Frontend
+from whistlestop.functions import lambda_shell
 from whistlestop.net import aws
 from whistlestop.storage.sqlite.store import SqliteStore
 

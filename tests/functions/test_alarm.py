@@ -9,7 +9,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors import lambda_shell
+from whistlestop.functions import lambda_shell
 from whistlestop.history import lambda_function
 from whistlestop.history.timers import wake_ups as alarm
 from whistlestop.net.internal.transports import wrap

@@ -11,14 +11,14 @@ import pytest
 
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors.counts import Counts, counts_of
-from whistlestop.common.doors.settings import FunctionSettings
-from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.proto import internal_pb2
+from whistlestop.functions.counts import Counts, counts_of
+from whistlestop.functions.settings import FunctionSettings
+from whistlestop.functions.traces import traces_of
+from whistlestop.functions.watched import watched
 from whistlestop.history.timers.aws_wake_ups import lateness_ms
 from whistlestop.storage.errors import VersionConflict
 from whistlestop.storage.records import ExecutionKey, Transition
-from whistlestop.storage.watched import watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,6 @@ from tests.fuzz import h2
 from tests.fuzz.filling import filled
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors import http_events, lambda_shell
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.metrics import NO_METRICS
 from whistlestop.common.notify import LocalNotifier
@@ -32,6 +31,7 @@ from whistlestop.frontend.doors.browsers import BrowserRules
 from whistlestop.frontend.doors.http import HttpApi
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
+from whistlestop.functions import http_events, lambda_shell
 from whistlestop.net.budget import Budget
 from whistlestop.net.http.answer import HttpAnswer, HttpRequest
 from whistlestop.net.http.protocol import BoundedProtocol, HttpLimits

@@ -13,8 +13,8 @@ import pytest
 from tests.api.test_auth import DOCUMENT, SECRETS
 from tests.api.test_lambda_function import _Context, _event, history
 from whistlestop.common.clock import SystemClock
-from whistlestop.common.doors import http_events, lambda_shell
 from whistlestop.frontend import lambda_function
+from whistlestop.functions import http_events, lambda_shell
 
 if TYPE_CHECKING:
     from tests.api.fixtures import Remembering

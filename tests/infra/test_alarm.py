@@ -16,7 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import SECOND_NS, FakeClock, FunctionClock, SystemClock
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors import lambda_shell
+from whistlestop.functions import lambda_shell
 from whistlestop.history import lambda_function
 from whistlestop.history.timers import aws_wake_ups as aws_alarm
 from whistlestop.history.timers.aws_wake_ups import MINUTE_NS, AwsWakeUps, WakeUpTarget, scheduled_ns

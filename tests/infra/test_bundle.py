@@ -68,7 +68,7 @@ def test_a_bundle_holds_its_function_and_no_other(bundles: Path, function: str) 
     folder = bundles / function
     assert size(folder) < MOST_BYTES
     assert sorted(path.name for path in (folder / "whistlestop").iterdir()) == sorted(
-        ("common", "net", "storage", function)
+        ("common", "functions", "net", "storage", function)
     )
     assert sorted(path.name for path in (folder / "temporalio").iterdir() if path.name != "__pycache__") == [
         "__init__.py", "api",

@@ -12,7 +12,7 @@ import boto3  # type: ignore[import-untyped]  # carries no types
 import pytest
 
 from tests.server.test_start import Authority
-from whistlestop.common.doors.database import (
+from whistlestop.functions.database import (
     TOKEN_S,
     authorities,
     database_password,
@@ -20,7 +20,7 @@ from whistlestop.common.doors.database import (
     is_verified,
     verified,
 )
-from whistlestop.common.doors.settings import FunctionSettings
+from whistlestop.functions.settings import FunctionSettings
 from whistlestop.net.aws import Aws, Credentials
 
 REGION = "eu-central-1"

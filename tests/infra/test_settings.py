@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from whistlestop.common.doors.settings import (
+from whistlestop.functions.settings import (
     BY_FUNCTION,
     PREFIX,
     BadSettings,

@@ -37,7 +37,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "wait_toward": DUE,
     },
     "net/http/blocking.py": {"Connections.post": BOTH, "Connections._kept": BOTH},
-    "common/doors/traces.py": {"Traces.subsegment": SHOWN},
+    "functions/traces.py": {"Traces.subsegment": SHOWN},
     "common/ids.py": {"RandomIds.uuid": STAMP},
     "frontend/api/deployment_compute.py": {"create_version": STAMP, "update_compute_config": STAMP},
     "frontend/api/deployment_routing.py": {"set_current_version": STAMP, "set_ramping_version": STAMP},

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from whistlestop.common.doors import lambda_shell
 from whistlestop.common.log_text import LineFormatter, escaped
+from whistlestop.functions import lambda_shell
 from whistlestop.server.logs import FIELDS, LogFormat, configure
 
 if TYPE_CHECKING:

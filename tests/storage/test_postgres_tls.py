@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.server.test_start import Authority
-from whistlestop.common.doors.database import verified
+from whistlestop.functions.database import verified
 from whistlestop.storage.errors import CannotOpen
 from whistlestop.storage.postgres.store import PostgresStore
 

@@ -1,6 +1,6 @@
-"""The frontend as a Lambda function: HTTP events in (see `common.doors.http_events`), HTTP answers out.
+"""The frontend as a Lambda function: HTTP events in (see `functions.http_events`), HTTP answers out.
 
-It is configured by FrontendSettings (`common.doors.settings`): where the database and the other two functions are,
+It is configured by FrontendSettings (`functions.settings`): where the database and the other two functions are,
 and who may call. Without the latter, every call is refused.
 """
 
@@ -10,22 +10,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clock import SECOND_NS, FunctionClock
-from whistlestop.common.doors import http_events, lambda_shell
-from whistlestop.common.doors.counts import counts_of
-from whistlestop.common.doors.database import database_password, database_url
-from whistlestop.common.doors.settings import FrontendSettings, read
-from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.ids import RandomIds
 from whistlestop.frontend.auth.config import of_function
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.doors.http import HttpApi
 from whistlestop.frontend.service import Frontend
+from whistlestop.functions import http_events, lambda_shell
+from whistlestop.functions.counts import counts_of
+from whistlestop.functions.database import database_password, database_url
+from whistlestop.functions.settings import FrontendSettings, read
+from whistlestop.functions.traces import traces_of
+from whistlestop.functions.watched import watched
 from whistlestop.net.http.answer import HttpAnswer, HttpRequest
 from whistlestop.storage.presence import Presence
-from whistlestop.storage.watched import watched
 
 if TYPE_CHECKING:
-    from whistlestop.common.doors.counts import Counts
+    from whistlestop.functions.counts import Counts
     from whistlestop.storage.interface import Store
 
 _clock = FunctionClock()

@@ -4,7 +4,7 @@ Rules of this file: other instances are unknown, and nothing runs after a call i
 commits are performed before the answer; what is due later is in the store, and a wake-up may be set for it. What an
 instance keeps between calls is only a cache.
 
-The environment variables are those of HistorySettings (`common.doors.settings`). Without a wake queue, only polls and
+The environment variables are those of HistorySettings (`functions.settings`). Without a wake queue, only polls and
 the recurring schedule invoke history; with a prefix for workers' wake queues, workers are notified of tasks by queues
 beside it.
 """
@@ -17,29 +17,29 @@ from typing import TYPE_CHECKING, Any, Self
 
 from whistlestop.common.clock import SECOND_NS, FunctionClock
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors import lambda_shell
-from whistlestop.common.doors.counts import counts_of
-from whistlestop.common.doors.database import database_password, database_url
-from whistlestop.common.doors.settings import HistorySettings, read
-from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import RecheckNotifier
 from whistlestop.common.proto import internal_pb2
+from whistlestop.functions import lambda_shell
+from whistlestop.functions.counts import counts_of
+from whistlestop.functions.database import database_password, database_url
+from whistlestop.functions.settings import HistorySettings, read
+from whistlestop.functions.traces import traces_of
+from whistlestop.functions.watched import watched
 from whistlestop.history.engine.engine import Effects
 from whistlestop.history.service import History
 from whistlestop.history.timers.wake_ups import EarliestWakeUp, NoWakeUps
 from whistlestop.net.outbound import Named, Outbound
 from whistlestop.storage.outreach import Outreach
 from whistlestop.storage.presence import Presence
-from whistlestop.storage.watched import watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from whistlestop.common.doors.counts import Counts
     from whistlestop.common.notify import Subscription
+    from whistlestop.functions.counts import Counts
     from whistlestop.history.notifications.worker_notifications import WorkerNotifications
     from whistlestop.history.timers.wake_ups import WakeUps
     from whistlestop.storage.interface import Store

@@ -3,7 +3,7 @@
 Nothing is remembered between calls: task rows are the truth, and poller rows tell who polls. Polls are short, and each
 lets history fire the timers that are due.
 
-The environment variables are those of MatchingSettings (`common.doors.settings`).
+The environment variables are those of MatchingSettings (`functions.settings`).
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clock import FunctionClock
-from whistlestop.common.doors import lambda_shell
-from whistlestop.common.doors.counts import counts_of
-from whistlestop.common.doors.database import database_password, database_url
-from whistlestop.common.doors.settings import MatchingSettings, read
-from whistlestop.common.doors.traces import traces_of
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import RecheckNotifier
 from whistlestop.common.proto.deployment_pb2 import PushWorkersResponse
+from whistlestop.functions import lambda_shell
+from whistlestop.functions.counts import counts_of
+from whistlestop.functions.database import database_password, database_url
+from whistlestop.functions.settings import MatchingSettings, read
+from whistlestop.functions.traces import traces_of
+from whistlestop.functions.watched import watched
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.due import DueRows
 from whistlestop.matching.service import Matching
 from whistlestop.net.outbound import Named, Outbound
 from whistlestop.storage.presence import Presence
-from whistlestop.storage.watched import watched
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
-    from whistlestop.common.doors.counts import Counts
+    from whistlestop.functions.counts import Counts
     from whistlestop.storage.interface import Store
 
 _clock = FunctionClock()

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from whistlestop.common import private_files
 from whistlestop.common.context import CallContext
-from whistlestop.common.doors.database import is_verified
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.metrics import NO_METRICS
+from whistlestop.functions.database import is_verified
 from whistlestop.net.budget import Budget
 from whistlestop.net.listen_address import host_port
 from whistlestop.net.listener import bounds_of_process, raise_descriptor_limit

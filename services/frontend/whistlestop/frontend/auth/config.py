@@ -16,7 +16,7 @@ from whistlestop.net import certificates
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from whistlestop.common.doors.settings import CallerSettings, FrontendSettings
+    from whistlestop.functions.settings import CallerSettings, FrontendSettings
 
 BEHIND_A_SIGNATURE = "x-whistlestop-authorization"
 """Carries the credential when an AWS signature occupies the usual header."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from whistlestop.common.clock import Clock
-    from whistlestop.common.doors.counts import Counts
+    from whistlestop.functions.counts import Counts
 
 MOST_DELAY_S = 900
 """The longest delay of an SQS message."""

@@ -198,8 +198,8 @@ def _origins(given: list[str] | None) -> tuple[str, ...]:
 
 def _auth(api_keys: str) -> AuthConfig | None:
     """Return the authentication set by flag and environment; None for none. Raises CommandError."""
-    from whistlestop.common.doors.settings import BadSettings, CallerSettings, read
     from whistlestop.frontend.auth.config import BadAuth, of_settings
+    from whistlestop.functions.settings import BadSettings, CallerSettings, read
 
     try:
         config = replace(of_settings(read(CallerSettings)), keys=api_keys)

@@ -58,7 +58,7 @@ def bundle(function: str, target: Target, folder: Path) -> bool:
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     shutil.copytree(libraries, folder, dirs_exist_ok=True)
-    for portion in (function, "common", "net", "storage"):
+    for portion in (function, "functions", "common", "net", "storage"):
         _copy(_portion(portion), folder / "whistlestop" / portion)
     interpreter = _interpreter(target)
     if interpreter is None:

@@ -18,9 +18,9 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common.doors.database import signed_in
-from whistlestop.common.doors.settings import FunctionSettings, read
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.functions.database import signed_in
+from whistlestop.functions.settings import FunctionSettings, read
 from whistlestop.net.aws import AwsError
 from whistlestop.server.deploy import checks, guide, template
 from whistlestop.server.deploy.bundle import BundleError, bundle, pack, size

@@ -6,8 +6,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whistlestop.common.doors.database import BY_PARAMETER, BY_SECRET
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.functions.database import BY_PARAMETER, BY_SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

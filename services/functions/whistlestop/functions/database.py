@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from whistlestop.common.doors.settings import FunctionSettings
+    from whistlestop.functions.settings import FunctionSettings
     from whistlestop.net.aws import Aws
 
 DATABASE = "whistlestop"

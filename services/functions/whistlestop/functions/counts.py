@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from whistlestop.common.doors.settings import FunctionSettings
+    from whistlestop.functions.settings import FunctionSettings
 
 NAMESPACE = "Whistlestop"
 _TASKS = {1: "WorkflowTasksAdded", 2: "ActivityTasksAdded", 3: "NexusTasksAdded"}

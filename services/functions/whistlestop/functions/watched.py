@@ -10,8 +10,8 @@ from whistlestop.storage.errors import CurrentConflict, VersionConflict
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from whistlestop.common.doors.traces import Traces
     from whistlestop.common.metrics import Metrics
+    from whistlestop.functions.traces import Traces
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import Transition
 

@@ -13,8 +13,8 @@ import sys
 import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from whistlestop.common.doors import http_events
 from whistlestop.common.log_text import escaped
+from whistlestop.functions import http_events
 from whistlestop.net.internal.transports import LambdaClient, invoke_envelope
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply, ServiceClient
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
-    from whistlestop.common.doors.settings import FunctionSettings
+    from whistlestop.functions.settings import FunctionSettings
 
 _HEADER = b'{"format":"json","version":1}\n'
 

@@ -1,0 +1,1 @@
+"""What the three Lambda functions share: settings, events, the database, metrics, traces, and how a handler runs."""
