@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
+RETENTION_S = 72 * 3600
+"""Retention of a namespace that the deployment registers."""
+
 DatabaseUrl = Annotated[
     str,
     typer.Option(
@@ -105,7 +108,7 @@ def aws(
         subnet_ids, runtime, architecture, memory, auth, sweep_rate, alarm_topic, log_retention, metrics, tracing,
         others,
     )  # fmt: skip
-    manner = run.Manner(print, stack.confirm, stack.dry_run, bundles, migrate, namespace)
+    manner = run.Manner(print, stack.confirm, stack.dry_run, bundles, prepare_database if migrate else None, namespace)
     run.deploy(stack.cloud, settings, manner)
 
 
@@ -118,3 +121,42 @@ def _pairs(given: Iterable[str]) -> dict[str, str]:
             raise CommandError(f"--parameter {each} is not NAME=VALUE", 2)
         found[name] = value
     return found
+
+
+def prepare_database(url: str, namespace: str) -> tuple[int, bool]:
+    """Migrate the schema to this release, and register the namespace unless its name is empty or it exists.
+
+    Return the number of applied migrations, and whether the namespace was registered. Raises DeployError.
+    """
+    import asyncio
+
+    from whistlestop.server.config import without_password
+    from whistlestop.server.deploy.settings import DeployError
+    from whistlestop.storage.errors import StorageError
+
+    try:
+        return asyncio.run(_prepare(url, namespace))
+    except StorageError as error:
+        raise DeployError(f"the database {without_password(url)}: {error}") from error
+
+
+async def _prepare(url: str, namespace: str) -> tuple[int, bool]:
+    from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
+
+    from whistlestop.server.cli.reach import open_store, over_store
+    from whistlestop.server.deploy.settings import DeployError
+
+    async with open_store("", url) as (store, _):
+        applied = len(await store.migrate())
+    if not namespace:
+        return applied, False
+    async with over_store("", url) as api:
+        request = rr.RegisterNamespaceRequest(namespace=namespace)
+        request.workflow_execution_retention_period.seconds = RETENTION_S
+        try:
+            await api.call("RegisterNamespace", request, rr.RegisterNamespaceResponse)
+        except CommandError as error:
+            if "ALREADY_EXISTS" in str(error):
+                return applied, False
+            raise DeployError(f"the namespace {namespace}: {error}") from error
+    return applied, True

@@ -32,11 +32,15 @@ if TYPE_CHECKING:
 
     from whistlestop.server.deploy.cloud import Cloud, Stack
 
+    Prepare = Callable[[str, str], tuple[int, bool]]
+    """Migrate the schema of the database with this URL, and register a namespace unless its name is empty or it exists.
+
+    Returns the number of applied migrations, and whether the namespace was registered. Raises DeployError.
+    """
+
 _LEAST_SUBNETS = 2
 _NONE = "none"
 """Value of an output of the stack for nothing."""
-RETENTION_S = 72 * 3600
-"""Retention of a namespace that the deployment registers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ class Manner:
     dry_run: bool = False
     bundles: Path | None = None
     """A folder with `<function>.zip`; None: build them."""
-    migrate: bool = True
+    prepare: Prepare | None = None
+    """None: the schema is left as it is."""
     namespace: str = "default"
     """Registered if it does not exist; empty: none."""
 
@@ -293,40 +298,10 @@ def _in_words() -> Iterator[None]:
 
 def _migrate(url: str, manner: Manner) -> None:
     """Migrate the schema to this release, and register the namespace."""
-    import asyncio
-
-    if not manner.migrate:
+    if manner.prepare is None:
         manner.say("The schema is left as it is (--no-migrate): see `whistlestop db migrate`")
         return
-    from whistlestop.server.config import without_password
-    from whistlestop.storage.errors import StorageError
-
-    try:
-        applied, registered = asyncio.run(_prepare(url, manner.namespace))
-    except StorageError as error:
-        raise DeployError(f"the database {without_password(url)}: {error}") from error
-    manner.say(f"The schema: {f'applied {len(applied)} migrations' if applied else 'nothing to do'}")
+    applied, registered = manner.prepare(url, manner.namespace)
+    manner.say(f"The schema: {f'applied {applied} migrations' if applied else 'nothing to do'}")
     if registered:
         manner.say(f"The namespace {manner.namespace} is registered")
-
-
-async def _prepare(url: str, namespace: str) -> tuple[list[str], bool]:
-    from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
-
-    from whistlestop.server.cli.errors import CommandError
-    from whistlestop.server.cli.reach import open_store, over_store
-
-    async with open_store("", url) as (store, _):
-        applied = await store.migrate()
-    if not namespace:
-        return applied, False
-    async with over_store("", url) as api:
-        request = rr.RegisterNamespaceRequest(namespace=namespace)
-        request.workflow_execution_retention_period.seconds = RETENTION_S
-        try:
-            await api.call("RegisterNamespace", request, rr.RegisterNamespaceResponse)
-        except CommandError as error:
-            if "ALREADY_EXISTS" in str(error):
-                return applied, False
-            raise DeployError(f"the namespace {namespace}: {error}") from error
-    return applied, True
