@@ -45,7 +45,7 @@ from tests import postgres
 from tests.bridge import programs
 from tests.functions.line import built
 
-from whistlestop.server import prices
+from whistlestop.deploy import prices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

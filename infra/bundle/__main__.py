@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(path) for path in (*sorted((ROOT / "services").iterdir()), ROOT / "storage") if path.is_dir()]
 os.environ.setdefault("WHISTLESTOP_BUNDLE_CACHE", str(ROOT / "build" / "bundle"))
 
-from whistlestop.server.deploy.bundle import DEFAULT, BundleError, bundle, pack, size  # noqa: E402 - as said above
-from whistlestop.server.deploy.target import FUNCTIONS, Target  # noqa: E402
+from whistlestop.deploy.bundle import DEFAULT, BundleError, bundle, pack, size  # noqa: E402 - as said above
+from whistlestop.deploy.target import FUNCTIONS, Target  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from infra.localstack.server import REGION
 
 from tests.functions.client import Cloud
 from tests.patience import PATIENCE_S
-from whistlestop.server.deploy.target import here
+from whistlestop.deploy.target import here
 
 if TYPE_CHECKING:
     from infra.localstack.server import LocalStack

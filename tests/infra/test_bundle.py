@@ -10,8 +10,8 @@ import pytest
 from infra.localstack.environment import ensure
 
 from tests.imports import MOST_RATIO, compare
-from whistlestop.server.deploy.bundle import DEFAULT, bundle, pack, size
-from whistlestop.server.deploy.target import FUNCTIONS, Target, here
+from whistlestop.deploy.bundle import DEFAULT, bundle, pack, size
+from whistlestop.deploy.target import FUNCTIONS, Target, here
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.server.test_start import Authority
-from whistlestop.server.deploy import run, template
-from whistlestop.server.deploy.settings import DeployError, Settings
+from whistlestop.deploy import run, template
+from whistlestop.deploy.settings import DeployError, Settings
 
 AURORA: dict[str, Any] = {"create_database": "aurora-serverless", "vpc_id": "vpc-1", "subnet_ids": "subnet-1,subnet-2"}
 STATEFUL = {

@@ -20,8 +20,8 @@ from infra.localstack.server import REGION, running
 from tests import postgres
 from tests.infra.stack import Deployed, Stack
 from tests.parity.servers import free_port
-from whistlestop.server.deploy.bundle import bundle, pack
-from whistlestop.server.deploy.target import FUNCTIONS, here
+from whistlestop.deploy.bundle import bundle, pack
+from whistlestop.deploy.target import FUNCTIONS, here
 from whistlestop.storage.postgres import PostgresStore
 
 if TYPE_CHECKING:

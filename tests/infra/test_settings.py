@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from whistlestop.deploy import template
 from whistlestop.functions.settings import (
     BY_FUNCTION,
     PREFIX,
@@ -17,7 +18,6 @@ from whistlestop.functions.settings import (
     read,
     table,
 )
-from whistlestop.server.deploy import template
 
 ROOT = Path(__file__).resolve().parents[2]
 BY_HAND = {

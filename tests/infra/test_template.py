@@ -12,9 +12,9 @@ import yaml
 from infra.localstack.environment import ensure
 
 from tests.infra.stack import INFRA, sam
-from whistlestop.server.deploy import template as template_of_deploy
-from whistlestop.server.deploy.bundle import DEFAULT
-from whistlestop.server.deploy.target import FUNCTIONS
+from whistlestop.deploy import template as template_of_deploy
+from whistlestop.deploy.bundle import DEFAULT
+from whistlestop.deploy.target import FUNCTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ import hcl2
 import pytest
 
 from whistlestop.bridge import sqs
-from whistlestop.server.deploy import template
-from whistlestop.server.deploy.target import FUNCTIONS
+from whistlestop.deploy import template
+from whistlestop.deploy.target import FUNCTIONS
 
 MODULE = Path(__file__).resolve().parents[2] / "infra" / "terraform"
 OWN_VARIABLES = {"name", "bundles"}

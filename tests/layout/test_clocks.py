@@ -107,7 +107,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "matching/versions.py": {"Versions._register": STAMP},
     "server/cli/cluster.py": {"members.work": SHARED},
     "server/cli/key.py": {"create": STAMP},
-    "server/deploy/cloud.py": {"Cloud.change": STAMP},
+    "deploy/cloud.py": {"Cloud.change": STAMP},
     "net/http/server.py": {"ServerState.default_headers": SHOWN},
     "server/logs.py": {"_instant": SHOWN},
     "server/membership.py": {"Membership.join": STAMP, "Membership.leave": STAMP, "Membership._look": STAMP},

@@ -74,6 +74,6 @@ def test_what_developers_run_imports_what_they_install() -> None:
 
 def test_an_import_that_is_not_declared_is_found() -> None:
     users, _ = declared()
-    assert "services/server/whistlestop/server/deploy/template.py: yaml" in undeclared(
-        ("services/server/**/*.py",), users - {"pyyaml"}
+    assert "services/deploy/whistlestop/deploy/template.py: yaml" in undeclared(
+        ("services/deploy/**/*.py",), users - {"pyyaml"}
     )

@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 PAGES = [*RECORDS, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/glossary.md"))]
-PACKAGES = ("bridge", "common", "frontend", "functions", "history", "matching", "net", "server")
+PACKAGES = ("bridge", "common", "deploy", "frontend", "functions", "history", "matching", "net", "server")
 FOLDERS = (*PACKAGES, "services", "storage", "tests", "infra", "docs", "benchmarks", "examples")
 BESIDE = [ROOT, ROOT / "storage/whistlestop", *(ROOT / "services" / name / "whistlestop" for name in PACKAGES)]
 """Where a path in a page may begin."""

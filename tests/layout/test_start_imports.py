@@ -28,7 +28,7 @@ UNWANTED = {
     "psycopg", "boto3", "botocore", "jwt", "cryptography", "cronsim", "temporalio.service", "temporalio.bridge",
     "temporalio.client", "google.protobuf.json_format", "importlib.metadata", "importlib.resources", "email",
     "http.client", "http.server", "urllib.request", "zoneinfo", "decimal", "tempfile", "multiprocessing", "tomllib",
-    "whistlestop.storage.postgres", "whistlestop.bridge", "whistlestop.server.deploy", "whistlestop.server.cli.app",
+    "whistlestop.storage.postgres", "whistlestop.bridge", "whistlestop.deploy", "whistlestop.server.cli.app",
     "whistlestop.frontend.doors.http", "whistlestop.net.http.protocol", "whistlestop.server.exposition",
     "whistlestop.history.service", "whistlestop.matching.service", "whistlestop.frontend.api.visibility",
     "whistlestop.storage.visibility",

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from whistlestop.server.deploy import checks, template
-from whistlestop.server.deploy.cloud import Cloud
-from whistlestop.server.deploy.run import plan
-from whistlestop.server.deploy.settings import DeployError, Settings
+from whistlestop.deploy import checks, template
+from whistlestop.deploy.cloud import Cloud
+from whistlestop.deploy.run import plan
+from whistlestop.deploy.settings import DeployError, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from whistlestop.server import prices
-from whistlestop.server.deploy import guide
-from whistlestop.server.prices import Usage, bill
+from whistlestop.deploy import guide, prices
+from whistlestop.deploy.prices import Usage, bill
 
 
 def test_calls_are_billed_by_memory_and_time() -> None:

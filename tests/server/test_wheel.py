@@ -42,7 +42,7 @@ def test_the_wheel_holds_every_portion(wheel: Path) -> None:
     }
     assert sources - names == set()
     # What `whistlestop deploy aws` needs besides code.
-    deploy = "whistlestop/server/deploy"
+    deploy = "whistlestop/deploy"
     assert {f"{deploy}/template.yaml", f"{deploy}/requirements.lock"} - names == set()
 
 
@@ -76,7 +76,7 @@ paths = [path.relative_to(folder.parent).with_suffix("") for path in sorted(fold
 names = [".".join(path.parts).removesuffix(".__init__") for path in paths if path.name != "__main__"]
 for name in names:
     importlib.import_module(name)
-from whistlestop.server.deploy import template
+from whistlestop.deploy import template
 print(len(names), len(template.load()["Resources"]))
 """
 

@@ -97,8 +97,8 @@ def aws(
 
     Options you omit keep their current values in an existing stack.
     """
-    from whistlestop.server.deploy import run
-    from whistlestop.server.deploy.settings import Settings
+    from whistlestop.deploy import run
+    from whistlestop.deploy.settings import Settings
 
     others = _pairs(parameter or ())
     if auth not in {"", "iam", "none"}:
@@ -130,8 +130,8 @@ def prepare_database(url: str, namespace: str) -> tuple[int, bool]:
     """
     import asyncio
 
+    from whistlestop.deploy.settings import DeployError
     from whistlestop.server.config import without_password
-    from whistlestop.server.deploy.settings import DeployError
     from whistlestop.storage.errors import StorageError
 
     try:
@@ -143,8 +143,8 @@ def prepare_database(url: str, namespace: str) -> tuple[int, bool]:
 async def _prepare(url: str, namespace: str) -> tuple[int, bool]:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
+    from whistlestop.deploy.settings import DeployError
     from whistlestop.server.cli.reach import open_store, over_store
-    from whistlestop.server.deploy.settings import DeployError
 
     async with open_store("", url) as (store, _):
         applied = len(await store.migrate())

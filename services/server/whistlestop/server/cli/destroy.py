@@ -26,7 +26,7 @@ def aws(
     ] = False,
 ) -> None:
     """Delete the stack. Your own database is not touched; one that the stack created is kept, or leaves a snapshot."""
-    from whistlestop.server.deploy import run
+    from whistlestop.deploy import run
 
     manner = run.Manner(print, stack.confirm, stack.dry_run)
     run.destroy(stack.cloud, stack.name, manner, delete_data=delete_data)

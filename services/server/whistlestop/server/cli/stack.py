@@ -14,7 +14,7 @@ from whistlestop.server.cli.errors import CommandError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from whistlestop.server.deploy.cloud import Cloud
+    from whistlestop.deploy.cloud import Cloud
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Stack:
     @property
     def cloud(self) -> Cloud:
         """The account and region of the stack."""
-        from whistlestop.server.deploy.cloud import Cloud
+        from whistlestop.deploy.cloud import Cloud
 
         return Cloud(self.region, self.profile)
 
@@ -70,7 +70,7 @@ def on_a_stack(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        from whistlestop.server.deploy.settings import DeployError
+        from whistlestop.deploy.settings import DeployError
 
         stack = Stack(*(given.pop(name) for name in (*first, *last)))
         try:

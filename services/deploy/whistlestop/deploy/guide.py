@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from whistlestop.server import prices
-from whistlestop.server.deploy.settings import sweep_minutes
-from whistlestop.server.prices import Usage
+from whistlestop.deploy import prices
+from whistlestop.deploy.prices import Usage
+from whistlestop.deploy.settings import sweep_minutes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

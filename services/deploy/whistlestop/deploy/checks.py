@@ -9,7 +9,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.server.deploy.settings import DeployError
+from whistlestop.deploy.settings import DeployError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.deploy import checks, guide, template
+from whistlestop.deploy.bundle import BundleError, bundle, pack, size
+from whistlestop.deploy.settings import DeployError, Settings
+from whistlestop.deploy.target import FUNCTIONS, Target, here
 from whistlestop.functions.database import signed_in
 from whistlestop.functions.settings import FunctionSettings, read
 from whistlestop.net.aws import AwsError
-from whistlestop.server.deploy import checks, guide, template
-from whistlestop.server.deploy.bundle import BundleError, bundle, pack, size
-from whistlestop.server.deploy.settings import DeployError, Settings
-from whistlestop.server.deploy.target import FUNCTIONS, Target, here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from whistlestop.server.deploy.cloud import Cloud, Stack
+    from whistlestop.deploy.cloud import Cloud, Stack
 
     Prepare = Callable[[str, str], tuple[int, bool]]
     """Migrate the schema of the database with this URL, and register a namespace unless its name is empty or it exists.

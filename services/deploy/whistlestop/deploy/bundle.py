@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from whistlestop.server.deploy.target import Target
+from whistlestop.deploy.target import Target
 
 LOCK = Path(__file__).with_name("requirements.lock")
 DEFAULT = Target("python3.13", "arm64")

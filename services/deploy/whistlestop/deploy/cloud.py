@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.deploy.settings import DeployError
 from whistlestop.net.aws import Aws, Credentials
-from whistlestop.server.deploy.settings import DeployError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,0 +1,1 @@
+"""Deployment on AWS: bundles of the functions, their stack, and what it costs."""
