@@ -93,7 +93,9 @@ class Reset:
     base: str
     request_id: str
     run_id: str
-    """The new run; "" when the outcome is unknown and there is none with this request id."""
+    """The new run; "" when the outcome is unknown."""
+    candidates: tuple[str, ...] = ()
+    """Where it is unknown: all runs that this request id made. Repeated after a start replaced its run, it makes another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,9 +279,12 @@ def _closed(state: State) -> State:
 
 
 def _reset(state: State, reset: Reset) -> Iterator[State]:
-    if not reset.run_id:
-        return
-    if _target(state, reset.run_id) is not None:
+    for run_id in (reset.run_id,) if reset.run_id else reset.candidates:
+        yield from _reset_to(state, reset, run_id)
+
+
+def _reset_to(state: State, reset: Reset, run_id: str) -> Iterator[State]:
+    if _target(state, run_id) is not None:
         # Repeated: the run is there already.
         yield state
         return
@@ -294,7 +299,7 @@ def _reset(state: State, reset: Reset) -> Iterator[State]:
         pings += origin.pings
         origin = next((run for run in state if run.continues == origin.run_id), None)
     run = Run(
-        reset.run_id, request_id=reset.request_id, signals=tuple(sorted(names)), pings=pings, updates=base.updates,
+        run_id, request_id=reset.request_id, signals=tuple(sorted(names)), pings=pings, updates=base.updates,
         first=base.first or base.run_id,
     )  # fmt: skip
     yield (*_closed(state), run)

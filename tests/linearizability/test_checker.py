@@ -139,3 +139,14 @@ def test_a_reset_ends_the_current_run_and_carries_its_signals_over() -> None:
     good = (START, 0, 1), (model.Signal("s", found=True), 2, 3), (reset, 4, 5)
     assert is_good(*good, (model.Listed(frozenset({("a", 5), ("b", 1)})), 6, 7), (model.Queried(1), 6, 7))
     assert not is_good(*good, (model.Queried(0), 6, 7))
+
+
+def test_a_repeated_reset_whose_run_was_replaced_makes_another() -> None:
+    """Its first run is forgotten once a start has taken its place; what of its calls are unknown may have made either."""
+    unknown = model.Reset("a", "r2", "", candidates=("b", "d"))
+    start = model.Start("r3", "c", terminates=True)
+    again = model.Reset("a", "r2", "d")
+    later = model.Reset("c", "r4", "e")
+    calls = (START, 0, 1), (unknown, 2, None), (start, 4, 5), (unknown, 6, None), (later, 8, 9), (again, 10, 11)
+    assert is_good(*calls, (model.Current("e", 1), 12, 13))
+    assert not is_good(*calls, (model.Current("d", 1), 12, 13), (model.Current("e", 1), 14, 15))

@@ -205,8 +205,10 @@ def _reset(record: _Record, unknown: bool, run_ids: RunIds) -> Iterator[tuple[st
     if record.reply is None and not unknown:
         return
     execution = record.request.workflow_execution
-    run_id = record.reply.run_id if record.reply else "".join(run_ids.get(record.request.request_id, [])[:1])
-    yield execution.workflow_id, model.Reset(execution.run_id, record.request.request_id, run_id)
+    request_id = record.request.request_id
+    run_id = record.reply.run_id if record.reply else ""
+    candidates = () if run_id else tuple(run_ids.get(request_id, ()))
+    yield execution.workflow_id, model.Reset(execution.run_id, request_id, run_id, candidates)
 
 
 def _describe(record: _Record, unknown: bool, run_ids: RunIds) -> Iterator[tuple[str, Any]]:
