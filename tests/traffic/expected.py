@@ -1,0 +1,14 @@
+"""Differences between the two servers' replies that are known, with the reason."""
+
+from __future__ import annotations
+
+EXPECTED: dict[str, str] = {
+    "either: *poller_scaling_decision*": "a hint that depends on which poller a task met, and when",
+    "either: *backlog_count_hint": "as above",
+    "either: *poller_group*": "groups of pollers are how Temporal's frontends share polls; one group is all there is here",
+    "either: *tasks_dispatch_rate": "a rate of the moment",
+    "either: *tasks_add_rate": "a rate of the moment",
+    "ours: QueryWorkflow link*": "Temporal tells it since a later release",
+    "ours: DescribeSchedule info.state_size_bytes": "Temporal's newer scheduler tells it, which is off by default there",
+}
+"""By `who: pattern`: who alone has the path, `either` for both."""
