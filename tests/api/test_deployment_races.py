@@ -14,6 +14,8 @@ from tests.simulation.backend import NAMESPACE, Backend, Process
 from tests.simulation.faults import Weather
 from whistlestop.common.clients import decoded
 from whistlestop.common.context import CallContext
+from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskRequest, NexusEndpointData
+from whistlestop.storage.records import NexusEndpointRecord
 
 MOMENT_S = 2.0
 """Within so much time a task is found again that was placed by stale data."""
@@ -151,6 +153,55 @@ async def test_a_query_that_was_placed_by_older_routing_is_answered() -> None:
     await _call(other, "RespondQueryTaskCompleted", task_token=asked.task_token, completed_type=1)
     await _settle()
     await query
+    await backend.close()
+
+
+async def _operation(process: Process, backend: Backend) -> Any:
+    data = NexusEndpointData(target_namespace_id=backend.namespace_id)
+    data.endpoint.spec.target.worker.task_queue = "q"
+    await process.history.store.create_nexus_endpoint(NexusEndpointRecord("e-id", "e", data.SerializeToString(), 0))
+    await _call(
+        process, "StartNexusOperationExecution", operation_id="o", endpoint="e", service="s", operation="op",
+        schedule_to_close_timeout={"seconds": 60},
+    )  # fmt: skip
+
+
+async def _request(process: Process, backend: Backend) -> Any:
+    asked = DispatchNexusTaskRequest(task_queue="q")
+    asked.request.start_operation.operation = "op"
+    context = CallContext(namespace_id=backend.namespace_id, namespace=NAMESPACE)
+    return await process.history.call("DispatchNexusTask", asked, context)
+
+
+@pytest.mark.parametrize("ask", [_operation, _request])
+async def test_a_nexus_request_that_was_placed_by_older_routing_finds_the_poll_that_stands(ask: Any) -> None:
+    """An operation's, which is rerouted, and that of a caller over HTTP, who looks for a change himself."""
+    backend = await _cluster(2)
+    one, other = backend.processes
+    for build_id in ("1", "2"):
+        poll = _poll(other, build_id, "Nexus")
+        await _settle()
+        poll.cancel()
+        await asyncio.gather(poll, return_exceptions=True)
+    await _call(other, "SetWorkerDeploymentCurrentVersion", deployment_name="d", build_id="1")
+    await backend.clock.advance(2)
+    await one.history.engine.deployments.read(backend.namespace_id)
+    await _call(other, "SetWorkerDeploymentCurrentVersion", deployment_name="d", build_id="2")
+    poll = _poll(other, "2", "Nexus")
+    asking = asyncio.ensure_future(ask(one, backend))
+    await _settle()
+    assert not poll.done()
+    for _ in range(4):
+        await backend.clock.advance(1)
+        await _settle()
+    assert poll.done()
+    task = poll.result()
+    assert task.request.start_operation.operation == "op"
+    done: dict[str, Any] = {"start_operation": {"sync_success": {}}}
+    await _call(other, "RespondNexusTaskCompleted", task_token=task.task_token, response=done)
+    await _settle()
+    await asking
+    assert not await one.history.store.backlog(backend.namespace_id, "/_sys/d:1/q", 3, 10)
     await backend.close()
 
 

@@ -154,7 +154,8 @@ class FakeHistory:
         message = cast("Any", request)
         if method == "RerouteTasks":
             return Encoded(b"")
-        workflow_id = message.execution.workflow_id
+        named = message if method == "RecordNexusTaskStarted" else message.execution
+        workflow_id = named.workflow_id
         if method == "ResetStickyTask":
             self.resets.append(workflow_id)
             self._remove(workflow_id)

@@ -134,3 +134,19 @@ async def test_an_unversioned_poll_asks_for_no_build_ids() -> None:
     bench.task("w")
     assert (await bench.poll()).workflow_execution.workflow_id == "w"
     assert asked == []
+
+
+@HOLDS
+async def test_nexus_polls_of_a_build_id_take_its_own_tasks(*, can_hold: bool) -> None:
+    bench = Bench()
+    await store(bench)
+    bench.task("default", queue=set_queue("s", "q"), task_type=3)
+    request = rr.PollNexusTaskQueueRequest(namespace="ns", task_queue={"name": "q"}, identity="me")  # type: ignore[arg-type]
+    request.worker_version_capabilities.build_id = "1.1"
+    request.worker_version_capabilities.use_versioning = True
+    await bench.matching.call("PollNexusTaskQueue", request, bench.context(can_hold=can_hold))
+    method, asked = bench.history.calls[-1]
+    assert (method, asked.workflow_id) == ("RecordNexusTaskStarted", "default")
+    request.worker_version_capabilities.build_id = "1"
+    with pytest.raises(ServiceError, match="newer compatible build"):
+        await bench.matching.call("PollNexusTaskQueue", request, bench.context(can_hold=can_hold))

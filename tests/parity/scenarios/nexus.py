@@ -92,9 +92,9 @@ def cancel(scheduled_event_id: int = SCHEDULED_EVENT) -> dict[str, Any]:
     return command("request_cancel_nexus_operation", scheduled_event_id=scheduled_event_id)
 
 
-async def nexus_task(p: Puppet) -> Any:
+async def nexus_task(p: Puppet, **worker: Any) -> Any:
     """Poll a task; what may be compared of it goes into the transcript."""
-    task = await p.call("PollNexusTaskQueue", record=False, **p.poll_fields())
+    task = await p.call("PollNexusTaskQueue", record=False, **p.poll_fields(), **worker)
     request = task.request
     p.note("names of headers", sorted(name.lower() for name in request.header))
     p.note("trace", request.header.get("trace", ""))

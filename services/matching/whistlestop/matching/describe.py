@@ -27,7 +27,7 @@ from whistlestop.common.deployments import (
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.proto.deployment_pb2 import DescribeVersionQueuesRequest, DescribeVersionQueuesResponse
 from whistlestop.matching.pollers import build_of, poller_info, shown
-from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, check_queue_name
+from whistlestop.matching.polls import ACTIVITY, WORKFLOW, check_queue_name
 from whistlestop.matching.rate_limit import RateLimiter
 from whistlestop.matching.settings import api_rps, settings_of
 from whistlestop.storage.deployments import Deployments
@@ -248,9 +248,7 @@ class Descriptions:
         now_ns = self._clock.steady_ns()
         reply = DescribeVersionQueuesResponse()
         for queue in request.queues:
-            # Nexus tasks are not routed by version.
-            version = None if queue.task_type == NEXUS else request.version
-            key = (context.namespace_id, versioned_queue(queue.name, version), queue.task_type)
+            key = (context.namespace_id, versioned_queue(queue.name, request.version), queue.task_type)
             by_priority = await self._stats(key, now_ns)
             described = reply.queues.add(name=queue.name, type=queue.task_type, stats=merged(by_priority.values()))
             for priority, stats in by_priority.items():

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 _STICKY = queue_enums.TASK_QUEUE_KIND_STICKY
 _WORKER_COMMANDS = queue_enums.TASK_QUEUE_KIND_WORKER_COMMANDS
-_NEXUS = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
+_OF_ONE_WORKER = frozenset((_STICKY, _WORKER_COMMANDS))
 _AGAIN_NS = 10 * SECOND_NS
 """How often a versioned poll checks that it is still registered, and that no tasks are in a wrong queue."""
 _REMEMBERED = 10_000
@@ -49,7 +49,7 @@ _REMEMBERED = 10_000
 def queue_of(namespace_id: str, poll: PollRequest, task_type: int) -> QueueKey:
     """Return the queue from which the poll's worker takes tasks."""
     name = poll.task_queue.name
-    if task_type == _NEXUS or poll.task_queue.kind == _STICKY:
+    if poll.task_queue.kind in _OF_ONE_WORKER:
         return (namespace_id, name, task_type)
     return (namespace_id, versioned_queue(name, version_of(poll.deployment_options)), task_type)
 
@@ -93,7 +93,7 @@ class Versions:
         plain = (context.namespace_id, poll.task_queue.name, task_type)
         if poll.task_queue.kind == _WORKER_COMMANDS:
             return plain, poll  # one worker's own queue, whatever its version
-        if task_type != _NEXUS and (build_id := build_of(poll)):
+        if build_id := build_of(poll):
             return await self._enter_build(context, poll, plain, build_id, now_ns)
         key = queue_of(context.namespace_id, poll, task_type)
         version = version_of(poll.deployment_options)

@@ -27,7 +27,7 @@ from temporalio.api.nexus.v1 import message_pb2 as temporal_dot_api_dot_nexus_do
 from temporalio.api.workflowservice.v1 import request_response_pb2 as temporal_dot_api_dot_workflowservice_dot_v1_dot_request__response__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$whistlestop/common/proto/nexus.proto\x12\x14whistlestop.nexus.v1\x1a%temporal/api/failure/v1/message.proto\x1a#temporal/api/nexus/v1/message.proto\x1a\x36temporal/api/workflowservice/v1/request_response.proto\"c\n\x11NexusEndpointData\x12\x31\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1f.temporal.api.nexus.v1.Endpoint\x12\x1b\n\x13target_namespace_id\x18\x02 \x01(\t\"5\n\rNexusTaskData\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x01(\x08\"\x8a\x02\n\x1dRecordNexusTaskStartedRequest\x12\x31\n\x04task\x18\x01 \x01(\x0b\x32#.whistlestop.nexus.v1.NexusTaskData\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\r\n\x05stamp\x18\x05 \x01(\x05\x12H\n\x04poll\x18\x06 \x01(\x0b\x32:.temporal.api.workflowservice.v1.PollNexusTaskQueueRequest\x12\x1c\n\x14handler_namespace_id\x18\x07 \x01(\t\"{\n\x0eOperationToken\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\xc3\x01\n\x1d\x43ompleteNexusOperationRequest\x12Q\n\x07headers\x18\x01 \x03(\x0b\x32@.whistlestop.nexus.v1.CompleteNexusOperationRequest.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x11\n\tnamespace\x18\x03 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\" \n\x1e\x43ompleteNexusOperationResponse\"_\n\x18\x44ispatchNexusTaskRequest\x12\x12\n\ntask_queue\x18\x01 \x01(\t\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.temporal.api.nexus.v1.Request\"\xe3\x01\n\x19\x44ispatchNexusTaskResponse\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32\x1f.temporal.api.nexus.v1.ResponseH\x00\x12<\n\rhandler_error\x18\x02 \x01(\x0b\x32#.temporal.api.nexus.v1.HandlerErrorH\x00\x12\x33\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32 .temporal.api.failure.v1.FailureH\x00\x12\x13\n\ttimed_out\x18\x04 \x01(\x08H\x00\x42\t\n\x07outcome\"J\n RecordNexusRequestStartedRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x14\n\x0cnamespace_id\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$whistlestop/common/proto/nexus.proto\x12\x14whistlestop.nexus.v1\x1a%temporal/api/failure/v1/message.proto\x1a#temporal/api/nexus/v1/message.proto\x1a\x36temporal/api/workflowservice/v1/request_response.proto\"c\n\x11NexusEndpointData\x12\x31\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1f.temporal.api.nexus.v1.Endpoint\x12\x1b\n\x13target_namespace_id\x18\x02 \x01(\t\"I\n\rNexusTaskData\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x01(\x08\x12\x12\n\ntask_queue\x18\x03 \x01(\t\"\x8a\x02\n\x1dRecordNexusTaskStartedRequest\x12\x31\n\x04task\x18\x01 \x01(\x0b\x32#.whistlestop.nexus.v1.NexusTaskData\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\r\n\x05stamp\x18\x05 \x01(\x05\x12H\n\x04poll\x18\x06 \x01(\x0b\x32:.temporal.api.workflowservice.v1.PollNexusTaskQueueRequest\x12\x1c\n\x14handler_namespace_id\x18\x07 \x01(\t\"{\n\x0eOperationToken\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1a\n\x12scheduled_event_id\x18\x04 \x01(\x03\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\xc3\x01\n\x1d\x43ompleteNexusOperationRequest\x12Q\n\x07headers\x18\x01 \x03(\x0b\x32@.whistlestop.nexus.v1.CompleteNexusOperationRequest.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x11\n\tnamespace\x18\x03 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\" \n\x1e\x43ompleteNexusOperationResponse\"_\n\x18\x44ispatchNexusTaskRequest\x12\x12\n\ntask_queue\x18\x01 \x01(\t\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.temporal.api.nexus.v1.Request\"\xe3\x01\n\x19\x44ispatchNexusTaskResponse\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32\x1f.temporal.api.nexus.v1.ResponseH\x00\x12<\n\rhandler_error\x18\x02 \x01(\x0b\x32#.temporal.api.nexus.v1.HandlerErrorH\x00\x12\x33\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32 .temporal.api.failure.v1.FailureH\x00\x12\x13\n\ttimed_out\x18\x04 \x01(\x08H\x00\x42\t\n\x07outcome\"J\n RecordNexusRequestStartedRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x14\n\x0cnamespace_id\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,21 +39,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NEXUSENDPOINTDATA']._serialized_start=194
   _globals['_NEXUSENDPOINTDATA']._serialized_end=293
   _globals['_NEXUSTASKDATA']._serialized_start=295
-  _globals['_NEXUSTASKDATA']._serialized_end=348
-  _globals['_RECORDNEXUSTASKSTARTEDREQUEST']._serialized_start=351
-  _globals['_RECORDNEXUSTASKSTARTEDREQUEST']._serialized_end=617
-  _globals['_OPERATIONTOKEN']._serialized_start=619
-  _globals['_OPERATIONTOKEN']._serialized_end=742
-  _globals['_COMPLETENEXUSOPERATIONREQUEST']._serialized_start=745
-  _globals['_COMPLETENEXUSOPERATIONREQUEST']._serialized_end=940
-  _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._serialized_start=894
-  _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._serialized_end=940
-  _globals['_COMPLETENEXUSOPERATIONRESPONSE']._serialized_start=942
-  _globals['_COMPLETENEXUSOPERATIONRESPONSE']._serialized_end=974
-  _globals['_DISPATCHNEXUSTASKREQUEST']._serialized_start=976
-  _globals['_DISPATCHNEXUSTASKREQUEST']._serialized_end=1071
-  _globals['_DISPATCHNEXUSTASKRESPONSE']._serialized_start=1074
-  _globals['_DISPATCHNEXUSTASKRESPONSE']._serialized_end=1301
-  _globals['_RECORDNEXUSREQUESTSTARTEDREQUEST']._serialized_start=1303
-  _globals['_RECORDNEXUSREQUESTSTARTEDREQUEST']._serialized_end=1377
+  _globals['_NEXUSTASKDATA']._serialized_end=368
+  _globals['_RECORDNEXUSTASKSTARTEDREQUEST']._serialized_start=371
+  _globals['_RECORDNEXUSTASKSTARTEDREQUEST']._serialized_end=637
+  _globals['_OPERATIONTOKEN']._serialized_start=639
+  _globals['_OPERATIONTOKEN']._serialized_end=762
+  _globals['_COMPLETENEXUSOPERATIONREQUEST']._serialized_start=765
+  _globals['_COMPLETENEXUSOPERATIONREQUEST']._serialized_end=960
+  _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._serialized_start=914
+  _globals['_COMPLETENEXUSOPERATIONREQUEST_HEADERSENTRY']._serialized_end=960
+  _globals['_COMPLETENEXUSOPERATIONRESPONSE']._serialized_start=962
+  _globals['_COMPLETENEXUSOPERATIONRESPONSE']._serialized_end=994
+  _globals['_DISPATCHNEXUSTASKREQUEST']._serialized_start=996
+  _globals['_DISPATCHNEXUSTASKREQUEST']._serialized_end=1091
+  _globals['_DISPATCHNEXUSTASKRESPONSE']._serialized_start=1094
+  _globals['_DISPATCHNEXUSTASKRESPONSE']._serialized_end=1321
+  _globals['_RECORDNEXUSREQUESTSTARTEDREQUEST']._serialized_start=1323
+  _globals['_RECORDNEXUSREQUESTSTARTEDREQUEST']._serialized_end=1397
 # @@protoc_insertion_point(module_scope)

@@ -55,18 +55,22 @@ class NexusTaskData(_message.Message):
 
     NAMESPACE_ID_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    TASK_QUEUE_FIELD_NUMBER: _builtins.int
     namespace_id: _builtins.str
     cancel: _builtins.bool
     """A request to cancel, not to start."""
+    task_queue: _builtins.str
+    """The task queue of the workers, without their version. Release 0.1.0 does not set it."""
     def __init__(
         self,
         *,
         namespace_id: _builtins.str = ...,
         cancel: _builtins.bool = ...,
+        task_queue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "namespace_id", b"namespace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "namespace_id", b"namespace_id", "task_queue", b"task_queue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from temporalio.api.enums.v1.task_queue_pb2 import TASK_QUEUE_TYPE_ACTIVITY, TASK_QUEUE_TYPE_WORKFLOW
+from temporalio.api.enums.v1.task_queue_pb2 import (
+    TASK_QUEUE_TYPE_ACTIVITY,
+    TASK_QUEUE_TYPE_NEXUS,
+    TASK_QUEUE_TYPE_WORKFLOW,
+)
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
@@ -117,7 +121,7 @@ async def get_compatibility(
 
 async def reroute(frontend: Frontend, task_queue: str, context: CallContext) -> None:
     """Move waiting tasks that belong to another build id now."""
-    kinds = (TASK_QUEUE_TYPE_WORKFLOW, TASK_QUEUE_TYPE_ACTIVITY)
+    kinds = (TASK_QUEUE_TYPE_WORKFLOW, TASK_QUEUE_TYPE_ACTIVITY, TASK_QUEUE_TYPE_NEXUS)
     queues = [RerouteTasksRequest.Queue(name=task_queue, task_type=kind) for kind in kinds]
     await look_through(frontend, RerouteTasksRequest(queues=queues), context)
 

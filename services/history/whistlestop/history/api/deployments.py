@@ -19,6 +19,7 @@ from whistlestop.common.deployments import (
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.deployment_pb2 import RefreshDrainageResponse, RerouteTasksResponse
 from whistlestop.history.api import METHODS
+from whistlestop.history.core.nexus import routing as nexus_routing
 from whistlestop.history.core.versioning import decide as versioning
 
 if TYPE_CHECKING:
@@ -83,8 +84,11 @@ async def _redispatch(service: History, task: MatchingTask, deployments: Namespa
         run.bookkeeping = True
         return versioning.redispatch(run, task, deployments)
 
+    namespace_id = task.key.namespace_id
+    if task.key.task_type == nexus_routing.TASK_TYPE:
+        namespace_id = nexus_routing.caller_namespace(task)
     try:
-        _, moved = await service.engine.transact(task.key.namespace_id, task.workflow_id, task.run_id, decide)
+        _, moved = await service.engine.transact(namespace_id, task.workflow_id, task.run_id, decide)
     except ServiceError as error:
         if error.code is not Code.NOT_FOUND:
             raise

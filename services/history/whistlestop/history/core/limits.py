@@ -6,6 +6,8 @@ from dataclasses import field
 from typing import TYPE_CHECKING
 
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.nexus_headers import DISALLOWED_HEADERS
+from whistlestop.common.retry_defaults import RetryDefaults
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Limits:
     mutable_state_size_error: int = 8 * MIB
     activity_failure_size_error: int = 4 * KIB
     """How much of the last attempt's failure a pending activity keeps."""
+    activity_failure_size_warn: int = 2 * KIB
     pending_activities: int = 2000
     pending_children: int = 2000
     pending_signals: int = 2000
@@ -46,6 +49,8 @@ class Limits:
     total_updates: int = 2000
     total_updates_suggest_continue_as_new_percent: int = 90
     buffered_queries: int = 1
+    query_poller_window_ns: int = 20 * SECOND_NS
+    """A queue that was not polled for this long is considered to have no workers that could answer a query."""
     id_length: int = 1000
     search_attribute_count: int = 100
     search_attribute_value_size: int = 2 * KIB
@@ -78,10 +83,17 @@ class Limits:
     workflow_task_backoff_from_attempt: int = 3
     workflow_task_problems: int = 5
     """Consecutive failures after which lists can find the run by them; 0: never."""
-    default_retry_initial_ns: int = SECOND_NS
-    default_retry_coefficient: float = 2.0
-    default_retry_max_interval_factor: int = 100
+    activity_retry: RetryDefaults = RetryDefaults()
+    workflow_retry: RetryDefaults = RetryDefaults()
     continue_as_new_min_interval_ns: int = SECOND_NS
+    reuse_start_time_validation: bool = False
+    """Whether starts with the id of a run that is younger than `continue_as_new_min_interval_ns` are refused."""
+    reset_with_pending_children: bool = True
+    """Whether a run may be reset to a point at which it had open children."""
+    speculative_events_discarded: int = 10
+    """Events that a speculative task may have brought and still leave no trace, if its worker supports that."""
+    drop_repeated_task_failures: bool = False
+    """Whether failures of later attempts of a workflow task are ignored; the task then times out."""
     sticky_timeout_default_ns: int = 5 * SECOND_NS
     completion_pages: bool = False
     """Whether the completion of a workflow task may come in pages (completion_pages.py)."""
@@ -99,12 +111,19 @@ class Limits:
     links_per_execution: int = 2000
     """The maximum on a standalone activity, from its start and from requests that found it running."""
     callbacks_per_execution: int = 2000
+    callbacks_per_update: int = 32
     nexus_pending_operations: int = 30
     nexus_service_length: int = 1000
     nexus_operation_length: int = 1000
     nexus_header_size: int = 8 * KIB
     nexus_operation_token_length: int = 4096
+    nexus_disallowed_headers: tuple[str, ...] = DISALLOWED_HEADERS
+    """Headers, in lower case, that a workflow may not give to an operation."""
+    nexus_schedule_to_close_max_ns: int = 0
+    """To which an operation's schedule-to-close timeout is shortened; 0: not at all."""
     nexus_request_timeout_ns: int = 10 * SECOND_NS
+    nexus_answer_margin_ns: int = SECOND_NS
+    """The part of a request's time that is reserved for the way back of the handler's answer."""
     nexus_min_request_timeout_ns: int = 1500 * MILLISECOND_NS
     nexus_retry_initial_ns: int = SECOND_NS
     nexus_retry_max_ns: int = 3600 * SECOND_NS
@@ -113,6 +132,7 @@ class Limits:
     nexus_callback_url: str = ""
     """Where external handlers send completions of operations; `{{.NamespaceName}}` and `{{.NamespaceID}}` are
     replaced."""
+    callback_request_timeout_ns: int = 10 * SECOND_NS
     callback_retry_initial_ns: int = SECOND_NS
     callback_retry_max_ns: int = 3600 * SECOND_NS
     send_target_version_changed: bool = True

@@ -446,12 +446,16 @@ class Engine:
 
     async def _route(self, run: Run) -> None:
         """Route new tasks to their versions; add transfer tasks where a version's workers are started on demand."""
-        deployments = await self.deployments.cached(run.key.namespace_id)
-        versioning.route_tasks(run, deployments)
-        run.placed_by = deployments
-        run.transfers += push.rows_for(run.tasks_added, deployments, self.ids, self.clock.now_ns())
-        if not self.effects.sees_tasks:
-            run.transfers += push.sticky_rows(run, deployments, self.ids, self.clock.now_ns())
+        own = run.key.namespace_id
+        for namespace_id in dict.fromkeys(task.key.namespace_id for task in run.tasks_added):
+            # Nexus tasks may be in another namespace than their run.
+            deployments = await self.deployments.cached(namespace_id)
+            versioning.route_tasks(run, namespace_id, deployments)
+            run.placed_by[namespace_id] = deployments
+            tasks = (task for task in run.tasks_added if task.key.namespace_id == namespace_id)
+            run.transfers += push.rows_for(tasks, deployments, self.ids, self.clock.now_ns())
+        if not self.effects.sees_tasks and own in run.placed_by:
+            run.transfers += push.sticky_rows(run, run.placed_by[own], self.ids, self.clock.now_ns())
 
     async def _write(self, runs: Sequence[Run], transition: Transition) -> None:
         try:
@@ -513,7 +517,7 @@ class Engine:
             self.tasks_written(write.tasks_added)
             if self.misplaced_tasks is not None:
                 sticky = run.state.sticky_task_queue
-                self.misplaced_tasks.note(run.key.namespace_id, write.tasks_added, run.placed_by, sticky)
+                self.misplaced_tasks.note(write.tasks_added, run.placed_by, sticky)
         if write.transfers_added:
             # This precedes the callers' answers: their next request should not overtake the effects of the commit. The
             # completion callback of an update, for example, should arrive before the answer of the update's handler.

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from whistlestop.common.clock import Clock
-    from whistlestop.storage.records import ExecutionKey, QueryRecord
+    from whistlestop.storage.interface import TaskStore
+    from whistlestop.storage.records import ExecutionKey, QueryRecord, TaskKey
 
 KEEP_NS = 10 * SECOND_NS
 """How long a row outlives its caller's deadline."""
@@ -50,3 +51,10 @@ class WaitingCallers:
         if found is not None:
             return found[1] - self._clock.steady_ns()
         return record.expires_ns - KEEP_NS - self._clock.now_ns()
+
+
+async def is_waiting(store: TaskStore, row: TaskKey) -> bool:
+    """Return whether no worker has taken the task yet."""
+    before = (row.priority, row.task_id - 1)
+    tasks = await store.list_tasks(row.namespace_id, row.task_queue, row.task_type, before, 1)
+    return bool(tasks) and tasks[0].key == row

@@ -18,7 +18,7 @@ from whistlestop.storage.deployments import MOST_BEHIND_S
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
@@ -45,10 +45,17 @@ class MisplacedTasks:
         """Has an entry, possibly an empty one, for each namespace that is being watched."""
         self._background = Background(log, "tasks placed by older routing could not be checked")
 
-    def note(
+    def note(self, tasks: Sequence[MatchingTask], placed_by: Mapping[str, NamespaceDeployments], sticky: str) -> None:
+        """Remember the queues of tasks that were just committed, except the sticky one.
+
+        `placed_by` are the deployments of each namespace that has such tasks.
+        """
+        for namespace_id, deployments in placed_by.items():
+            self._note(namespace_id, tasks, deployments, sticky)
+
+    def _note(
         self, namespace_id: str, tasks: Iterable[MatchingTask], placed_by: NamespaceDeployments, sticky: str
     ) -> None:
-        """Remember the queues of tasks that were just committed, except the sticky one."""
         placed = self._placed.get(namespace_id)
         if placed is None:
             placed = self._placed[namespace_id] = {}
@@ -56,7 +63,7 @@ class MisplacedTasks:
         late = self._deployments.peek(namespace_id) is not placed_by
         for task in tasks:
             name, task_type = task.key.task_queue, task.key.task_type
-            if name == sticky:
+            if name == sticky or task.key.namespace_id != namespace_id:
                 continue
             if late:
                 # The routing has changed during the commit.

@@ -22,7 +22,9 @@ from whistlestop.common.proto.nexus_pb2 import (
 )
 from whistlestop.history.api import METHODS
 from whistlestop.history.core.nexus import decide as nexus_operations
+from whistlestop.history.core.nexus import routing as nexus_routing
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, timestamp_ns
+from whistlestop.history.engine.waiting_callers import is_waiting
 from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
 
 if TYPE_CHECKING:
@@ -31,10 +33,9 @@ if TYPE_CHECKING:
     from whistlestop.history.service import History
 
 LONGEST_NS = 60 * SECOND_NS
-MARGIN_NS = SECOND_NS
-"""The time reserved for the answer: when the worker's time has run out, the caller still learns of it."""
-_TASK_TYPE_NEXUS = 3
 _PRIORITY = 3
+_LOOK_AGAIN_NS = 2 * SECOND_NS
+"""The time after which an unanswered request is checked for a change of the routing; it doubles from then on."""
 _OPERATION_TIMEOUT = "operation-timeout"
 
 
@@ -43,16 +44,38 @@ async def dispatch_nexus_task(service: History, request: DispatchNexusTaskReques
 
     Without an answer by then, the response has `timed_out`.
     """
-    steady_ns, now_ns = service.clock.steady_ns(), service.wall.now_ns()
+    steady_ns = service.clock.steady_ns()
     deadline_ns = steady_ns + LONGEST_NS
     if context.deadline_ns is not None:
-        deadline_ns = min(deadline_ns, context.deadline_ns - MARGIN_NS)
+        deadline_ns = min(
+            deadline_ns, context.deadline_ns - service.limits.of(context.namespace).nexus_answer_margin_ns
+        )
     if deadline_ns <= steady_ns:
         return DispatchNexusTaskResponse(timed_out=True)
-    request_id = service.ids.uuid()
-    row = TaskKey(context.namespace_id, request.task_queue, _TASK_TYPE_NEXUS, _PRIORITY, service.ids.task_id(now_ns))
+    place = service.ids.uuid()
+    while True:
+        answer = await _dispatch(service, request, context.namespace_id, place, deadline_ns)
+        if answer is not None:
+            return answer
+        if service.clock.steady_ns() >= deadline_ns:
+            return DispatchNexusTaskResponse(timed_out=True)
+
+
+async def _dispatch(
+    service: History, request: DispatchNexusTaskRequest, namespace_id: str, place: str, deadline_ns: int
+) -> DispatchNexusTaskResponse | None:
+    """Put the request on the queue of a version; return None at the deadline, or when it belongs to another queue.
+
+    `place` stands for the request in ramps, so that it moves only if their routing does.
+    """
+    request_id, now_ns = service.ids.uuid(), service.wall.now_ns()
+    deployments = await service.engine.deployments.cached(namespace_id)
+    queue = nexus_routing.queue_of_request(deployments, request.task_queue, place)
+    row = TaskKey(namespace_id, queue, nexus_routing.TASK_TYPE, _PRIORITY, service.ids.task_id(now_ns))
     task = MatchingTask(row, "", "", 0, 0, now_ns, query_id=request_id)
-    key = ExecutionKey(context.namespace_id, "", "")
+    key = ExecutionKey(namespace_id, "", "")
+    pause_ns = _LOOK_AGAIN_NS
+    look_ns = service.clock.steady_ns() + pause_ns
     with (
         service.notifier.subscribe(query_topic(request_id)) as audience,
         service.waiting_callers.waiting(request_id, key, deadline_ns) as expires_ns,
@@ -61,12 +84,25 @@ async def dispatch_nexus_task(service: History, request: DispatchNexusTaskReques
         await service.store.put_query(record, task)
         service.engine.tasks_written((task,))
         try:
+            await service.push.written((task,))
             while True:
                 answer = await _answer(service, request_id)
                 if answer is not None:
                     return answer
-                if not await audience.wait(deadline_ns):
-                    return await _answer(service, request_id) or DispatchNexusTaskResponse(timed_out=True)
+                await audience.wait(min(deadline_ns, look_ns))
+                steady_ns = service.clock.steady_ns()
+                if steady_ns >= deadline_ns:
+                    return await _answer(service, request_id)
+                if steady_ns < look_ns:
+                    continue
+                pause_ns *= 2
+                look_ns = steady_ns + pause_ns
+                deployments = await service.engine.deployments.read(namespace_id)
+                if nexus_routing.queue_of_request(deployments, request.task_queue, place) == queue:
+                    continue
+                if await is_waiting(service.store, row):
+                    # Whoever takes the task from now on is refused, because the query is deleted below.
+                    return await _answer(service, request_id)
         finally:
             await service.store.delete_query(request_id)
             await service.store.delete_tasks((row,))

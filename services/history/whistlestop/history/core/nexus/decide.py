@@ -29,7 +29,7 @@ from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import standalone as nexus_execution
 from whistlestop.history.core.nexus.deadlines import next_deadline
 from whistlestop.history.core.state_pb2 import TransferData
-from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, set_timestamp
+from whistlestop.history.core.times import MILLISECOND_NS, set_timestamp
 from whistlestop.history.core.workflow_task import decide as workflow_task
 
 if TYPE_CHECKING:
@@ -45,9 +45,6 @@ TASK_TYPE_NEXUS = 3
 START_KIND, CANCEL_KIND = "nexus_start", "nexus_cancel"
 """The kinds of their transfer tasks."""
 TASK_GONE = "Nexus task not found or already expired"
-ANSWER_MARGIN_NS = SECOND_NS
-"""The part of a request's time that is reserved for the answer's way back; later answers of the handler are too
-late."""
 NOTHING = common_pb.Payload(metadata={"encoding": b"binary/null"})
 """The result of an operation without a result, as Nexus represents it."""
 NOT_FOUND = "operation not found"
@@ -112,8 +109,8 @@ def dispatch(run: Run, operation: NexusOperation, target: Target, *, cancel: boo
     attempt = attempt_of(operation, cancel=cancel)
     attempt.stamp += 1
     attempt.handler_namespace_id = target.namespace_id
-    attempt.deadline_ns = run.now_ns + left_ns - ANSWER_MARGIN_NS
-    data = NexusTaskData(namespace_id=run.state.namespace_id, cancel=cancel)
+    attempt.deadline_ns = run.now_ns + left_ns - run.limits.nexus_answer_margin_ns
+    data = NexusTaskData(namespace_id=run.state.namespace_id, cancel=cancel, task_queue=target.task_queue)
     run.add_task(
         attempt.row,
         target.task_queue,

@@ -167,7 +167,7 @@ class Run:
         """How long the namespace retains its closed runs; 0: for ever, or unknown."""
         self.deployments: NamespaceDeployments = EMPTY
         """The worker deployments of the namespace."""
-        self.placed_by: NamespaceDeployments = EMPTY
+        self.placed_by: dict[str, NamespaceDeployments] = {}
         """The deployments by which the queues of its new tasks were chosen."""
         self.rules: Sequence[rules_pb.WorkflowRule] = ()
         """The workflow rules of the namespace."""

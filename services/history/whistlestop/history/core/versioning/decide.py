@@ -5,6 +5,7 @@ Rules of this file, which are Temporal's:
 - Everything else follows the deployment's routing: current or ramping version, else unversioned.
 - An override set by a client takes precedence over the workflow's own behavior.
 - Without a deployment, a build id may decide (see core/versioning/build_ids.py).
+- Nexus tasks do not follow the run but the handler's queue (see core/nexus/routing.py).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from whistlestop.common.deployments import (
     versioning_data,
 )
 from whistlestop.common.errors import invalid_argument
+from whistlestop.history.core.nexus import routing as nexus_routing
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.versioning.state import behavior_of, own_version, pinned_version
 from whistlestop.storage.records import MatchingTask, TaskKey
@@ -164,32 +166,47 @@ def _moves(state: MutableState) -> bool:
     return state.versioning_info.HasField("version_transition")
 
 
-def route_tasks(run: Run, deployments: NamespaceDeployments) -> None:
-    """Move new tasks to the queues of their versions, before the commit."""
+def route_tasks(run: Run, namespace_id: str, deployments: NamespaceDeployments) -> None:
+    """Move new tasks of this namespace to the queues of their versions, before the commit."""
     for index, task in enumerate(run.tasks_added):
+        if task.key.namespace_id != namespace_id:
+            continue  # a Nexus task for workers of another namespace
         row = _row_of(run, task)
         if row is None or is_versioned(task.key.task_queue):
             continue
-        state = run.state
-        queue, task_type = task.key.task_queue, task.key.task_type
-        if task_type == _WORKFLOW:
-            if state.sticky_task_queue == queue and keeps_cache(state, deployments):
-                continue
-            queue, build_id = state.task_queue, build_ids.of_workflow_task(state)
-            if state.workflow_task.sticky:
-                state.workflow_task.sticky = False
-                state.workflow_task.schedule_to_start_deadline_ns = 0
+        task_type = task.key.task_type
+        if task_type == nexus_routing.TASK_TYPE:
+            name = nexus_routing.queue_of(run, task, deployments)
+        elif task_type == _WORKFLOW and _stays_sticky(run.state, task, deployments):
+            continue
         else:
-            build_id = _build_of_activity(state, task)
-        name, assigned = place_of(state, deployments, queue, task_type, build_id)
-        if assigned:
-            _note_assigned(run, task, assigned)
+            name = _place_new(run, task, deployments)
         if name != task.key.task_queue:
             row.task_queue = name
             key = TaskKey(task.key.namespace_id, name, task_type, task.key.priority, task.key.task_id)
             run.tasks_added[index] = MatchingTask(
                 key, task.workflow_id, task.run_id, task.scheduled_event_id, task.stamp, task.created_ns, data=task.data
             )
+
+
+def _stays_sticky(state: MutableState, task: MatchingTask, deployments: NamespaceDeployments) -> bool:
+    return state.sticky_task_queue == task.key.task_queue and keeps_cache(state, deployments)
+
+
+def _place_new(run: Run, task: MatchingTask, deployments: NamespaceDeployments) -> str:
+    """Return the queue of a new workflow or activity task, and record the build id that rules assign to it."""
+    state, queue = run.state, task.key.task_queue
+    if task.key.task_type == _WORKFLOW:
+        queue, build_id = state.task_queue, build_ids.of_workflow_task(state)
+        if state.workflow_task.sticky:
+            state.workflow_task.sticky = False
+            state.workflow_task.schedule_to_start_deadline_ns = 0
+    else:
+        build_id = _build_of_activity(state, task)
+    name, assigned = place_of(state, deployments, queue, task.key.task_type, build_id)
+    if assigned:
+        _note_assigned(run, task, assigned)
+    return name
 
 
 def _build_of_activity(state: MutableState, task: MatchingTask) -> str | None:
@@ -214,8 +231,9 @@ def _row_of(run: Run, task: MatchingTask) -> TaskRow | None:
     state = run.state
     if task.key.task_type == _WORKFLOW:
         row = state.workflow_task.row
-    elif task.key.task_type != _ACTIVITY:
-        return None
+    elif task.key.task_type == nexus_routing.TASK_TYPE:
+        found = nexus_routing.attempt_with(run, task)
+        return None if found is None else found[1].row
     elif state.HasField("activity_execution"):
         row = state.activity_execution.row
     elif task.scheduled_event_id in state.activities:
@@ -230,6 +248,23 @@ def redispatch(run: Run, task: MatchingTask, deployments: NamespaceDeployments) 
     row = _row_of(run, task)
     if not run.is_open or row is None or row.task_queue != task.key.task_queue:
         return False
+    name = _queue_now(run, task, deployments)
+    if name == row.task_queue:
+        return False
+    namespace_id, stamp = row.namespace_id, _next_stamp(run, task)
+    run.drop_task(row)
+    run.add_task(
+        row, name, task.key.task_type, task.key.priority, task.scheduled_event_id, stamp,
+        namespace_id=namespace_id, data=task.data,
+    )  # fmt: skip
+    run.changed = True
+    return True
+
+
+def _queue_now(run: Run, task: MatchingTask, deployments: NamespaceDeployments) -> str:
+    """Return the queue of a waiting task by these deployments."""
+    if task.key.task_type == nexus_routing.TASK_TYPE:
+        return nexus_routing.queue_of(run, task, deployments)
     state = run.state
     build_id: str | None = None
     if task.key.task_type == _WORKFLOW:
@@ -241,18 +276,17 @@ def redispatch(run: Run, task: MatchingTask, deployments: NamespaceDeployments) 
         queue = activity.task_queue
         independent = "" if activity.use_workflow_build_id else activity.last_build_id
         build_id = independent or build_ids.of_activity(state, activity)
-    name, _ = place_of(state, deployments, queue, task.key.task_type, build_id)
-    if name == row.task_queue:
-        return False
-    run.drop_task(row)
-    stamp = _next_stamp(state, task)
-    run.add_task(row, name, task.key.task_type, task.key.priority, task.scheduled_event_id, stamp, data=task.data)
-    run.changed = True
-    return True
+    return place_of(state, deployments, queue, task.key.task_type, build_id)[0]
 
 
-def _next_stamp(state: MutableState, task: MatchingTask) -> int:
+def _next_stamp(run: Run, task: MatchingTask) -> int:
     """Return a new stamp, by which the task's old row is stale."""
+    state = run.state
+    if task.key.task_type == nexus_routing.TASK_TYPE:
+        found = nexus_routing.attempt_with(run, task)
+        assert found is not None
+        found[1].stamp += 1
+        return found[1].stamp
     if task.key.task_type == _WORKFLOW:
         state.workflow_task.stamp += 1
         return state.workflow_task.stamp
