@@ -21,3 +21,9 @@ async def at_once(call: Coroutine[Any, Any, Any]) -> Any:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     return None
+
+
+async def turns() -> None:
+    """Let everything go on that needs no time."""
+    for _ in range(TURNS):
+        await asyncio.sleep(0)

@@ -33,6 +33,7 @@ from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.core.workflow import close
 from whistlestop.history.core.workflow_task import decide as workflow_task
 from whistlestop.history.engine import histories
+from whistlestop.history.nexus import callback_order
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
@@ -269,7 +270,10 @@ async def _wait(service: History, key: ExecutionKey, context: CallContext, first
     with service.notifier.subscribe(topic) as audience:
         while True:
             entry = await service.engine.read(key, audience)
-            if not _is_open(entry) or service.closing or (not only_close and entry.state.next_event_id > first):
+            if not _is_open(entry):
+                await callback_order.called(service, entry, deadline_ns)
+                return entry
+            if service.closing or (not only_close and entry.state.next_event_id > first):
                 return entry
             if not await audience.wait(deadline_ns):
                 return entry

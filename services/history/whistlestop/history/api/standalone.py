@@ -72,7 +72,7 @@ class Standalone:
         self, service: History, context: CallContext, key: ExecutionKey, wanted: Callable[[Entry], bool]
     ) -> Entry | None:
         """Wait until the run is as `wanted` and return it; return None at the deadline."""
-        deadline_ns = self._deadline(service, context)
+        deadline_ns = self.deadline(service, context)
         with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
             while True:
                 entry = await self.read(service, key)
@@ -123,7 +123,7 @@ class Standalone:
             await service.store.delete_execution(run.key)
             service.engine.forget(run.key)
 
-    def _deadline(self, service: History, context: CallContext) -> int:
+    def deadline(self, service: History, context: CallContext) -> int:
         """Return when a waiting caller is answered that there is nothing new (steady clock, nanoseconds)."""
         limits = service.limits.of(context.namespace)
         longest_ns, buffer_ns = self.long_poll(limits)

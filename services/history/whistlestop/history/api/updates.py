@@ -16,6 +16,7 @@ from whistlestop.history.core.times import SECOND_NS
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.core.update import decide as update
 from whistlestop.history.engine import histories
+from whistlestop.history.nexus import callback_order
 
 if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
@@ -134,6 +135,8 @@ async def wait(
             entry = await service.engine.read(key, audience)
             is_open = entry.state.status in (RUNNING, PAUSED)
             reached = update.progress(entry.state, ticket, is_open=is_open)
+            if reached.completed_event is not None or reached.outcome is not None:
+                await callback_order.called(service, entry, patience.until_ns, ticket.update_id)
             if reached.completed_event is not None:
                 batch_id, event_id = reached.completed_event
                 event = await histories.read_event(service.engine, entry, batch_id, event_id)

@@ -11,7 +11,7 @@ from whistlestop.history.core.callback import decide as callbacks
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import system as system_nexus
-from whistlestop.history.core.times import MILLISECOND_NS, timestamp_ns
+from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, timestamp_ns
 from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.history.nexus import callbacks as nexus_callbacks
 from whistlestop.history.nexus import external_endpoints, system_operations
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     Rest: TypeAlias = Callable[[], Awaitable[None]]
 
-SYSTEM_URL = "temporal://system"
 OPERATION_HEADER = "nexus-operation-token"
 _START, _CANCEL, _CALLBACK = nexus_operations.START_KIND, nexus_operations.CANCEL_KIND, callbacks.KIND
 KINDS = frozenset({_START, _CANCEL, _CALLBACK})
@@ -168,22 +167,10 @@ async def _call_back(service: History, task: TransferTask, data: TransferData) -
         await service.store.delete_transfer(task)
         return None
     callback = run.state.completion_callbacks[data.callback_index].nexus
-    if callback.url != SYSTEM_URL and not _leads_home(run, callback):
+    if not nexus_callbacks.stays_here(run.state, run.limits, callback):
         return partial(_call_external, service, task, data)
     await service.engine.again(task.key, partial(_call_caller, service, task, data, callback))
     return None
-
-
-def _leads_home(run: Run, callback: common_pb.Callback.Nexus) -> bool:
-    """Return whether the callback is this server's own, to an operation in the run's namespace.
-
-    Temporal's server delivers its own callbacks itself, whichever URL it is configured to give to workers. Callbacks to
-    another namespace use their URL, and so pass the checks at its other end.
-    """
-    token = nexus_callbacks.parse_token(_header(callback, nexus_callbacks.CALLBACK_HEADER))
-    if token is None or token.namespace_id != run.key.namespace_id:
-        return False
-    return callback.url == nexus_callbacks.callback_url(run.state, run.limits)
 
 
 async def _call_caller(
@@ -191,7 +178,7 @@ async def _call_caller(
 ) -> None:
     """Complete an operation within this server, in one commit of both runs."""
     engine = service.engine
-    token = nexus_callbacks.parse_token(_header(callback, nexus_callbacks.CALLBACK_HEADER))
+    token = nexus_callbacks.parse_token(nexus_callbacks.header_of(callback, nexus_callbacks.CALLBACK_HEADER))
     if token is None:
         await _settle(service, task, data, nexus_http.Refused("invalid callback token", retryable=False))
         return
@@ -202,16 +189,14 @@ async def _call_caller(
             await service.store.delete_transfer(task)
             return
         caller = await _run_of(service, target) if target is not None else None
-        refusal = _notify_caller(run, caller, token, data, _header(callback, OPERATION_HEADER), led_to)
+        refusal = _notify_caller(
+            run, caller, token, data, nexus_callbacks.header_of(callback, OPERATION_HEADER), led_to
+        )
         if refusal:
             callbacks.failed(run, data.callback_index, refusal)
         else:
             callbacks.succeeded(run, data.callback_index)
         await engine.commit(run, also=caller if not refusal else None, done=task)
-
-
-def _header(callback: common_pb.Callback.Nexus, name: str) -> str:
-    return next((value for key, value in callback.header.items() if key.lower() == name), "")
 
 
 async def _call_external(service: History, task: TransferTask, data: TransferData) -> None:
@@ -230,7 +215,8 @@ async def _call_external(service: History, task: TransferTask, data: TransferDat
         closed_ns=timestamp_ns(data.close_event.event_time) or run.now_ns,
         link=callbacks.link_of(run.state, data.callback_index),
     )
-    refusal = await nexus_http.complete(service.outbound, callback.url, dict(callback.header), completion)
+    timeout_s = run.limits.callback_request_timeout_ns / SECOND_NS
+    refusal = await nexus_http.complete(service.outbound, callback.url, dict(callback.header), completion, timeout_s)
     service.engine.breakers.report(breaker, failed=refusal is not None and refusal.retryable)
     await service.engine.again(task.key, partial(_settle, service, task, data, refusal))
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from whistlestop.net.outbound import Answer, Outbound
 
-TIMEOUT_S = 10.0
 _KINDS = {
     400: "BAD_REQUEST", 401: "UNAUTHENTICATED", 403: "UNAUTHORIZED", 404: "NOT_FOUND", 409: "CONFLICT",
     501: "NOT_IMPLEMENTED", 408: "REQUEST_TIMEOUT", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE",
@@ -52,7 +51,9 @@ class Refused:
     retryable: bool
 
 
-async def complete(outbound: Outbound, url: str, headers: Mapping[str, str], completion: Completion) -> Refused | None:
+async def complete(
+    outbound: Outbound, url: str, headers: Mapping[str, str], completion: Completion, timeout_s: float
+) -> Refused | None:
     """Send the completion to `url`; return None when it was accepted."""
     from email.utils import formatdate  # with what it needs, more than a start should pay for
 
@@ -74,7 +75,7 @@ async def complete(outbound: Outbound, url: str, headers: Mapping[str, str], com
     }
     sent = nexus_content.headers_of(ours, headers)
     try:
-        answer = await outbound.post(url, sent, body, TIMEOUT_S)
+        answer = await outbound.post(url, sent, body, timeout_s)
     except (NoAnswer, BadRequest) as error:
         return Refused(str(error), retryable=True)
     if 200 <= answer.status < 300:

@@ -28,6 +28,7 @@ from whistlestop.history.core.activity import standalone_describe as describe
 from whistlestop.history.core.activity import standalone_operations as operations
 from whistlestop.history.core.activity.machine import TERMINAL
 from whistlestop.history.engine import histories
+from whistlestop.history.nexus import callback_order
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
@@ -165,6 +166,7 @@ async def poll_activity_execution(
     )
     if entry is None:
         return service_pb.PollActivityExecutionResponse()
+    await callback_order.called(service, entry, ACTIVITIES.deadline(service, context))
     outcome = describe.outcome(entry.state.activity_execution)
     return service_pb.PollActivityExecutionResponse(run_id=entry.state.run_id, outcome=outcome)
 

@@ -21,8 +21,7 @@ from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import links as nexus_links
 from whistlestop.history.core.times import MILLISECOND_NS, set_timestamp
 from whistlestop.history.engine import histories
-from whistlestop.history.nexus.callbacks import CALLBACK_HEADER, callback_url, token_of
-from whistlestop.history.nexus.deliveries import SYSTEM_URL
+from whistlestop.history.nexus.callbacks import CALLBACK_HEADER, SYSTEM_URL, callback_url, token_of
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
