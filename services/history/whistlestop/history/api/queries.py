@@ -44,6 +44,7 @@ from whistlestop.history.core.versioning import decide as versioning
 from whistlestop.history.core.versioning import state as versioning_state
 from whistlestop.history.core.workflow_task import decide as workflow_task
 from whistlestop.history.engine import histories
+from whistlestop.history.engine.waiting_callers import is_waiting
 from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
 
 if TYPE_CHECKING:
@@ -63,6 +64,9 @@ _NO_WORKERS = (
     "before you sunset Workers. Or mark this workflow as AUTO_UPGRADE."
 )
 """Temporal's wording."""
+_NO_POLLER = "no poller seen for task queue recently, worker may be down"
+_NO_POLLER_MARGIN_NS = SECOND_NS
+"""How long before the caller's deadline it is told that nobody polls, rather than that its time is over."""
 _CHECK_AGAIN_NS = 2 * SECOND_NS
 """When a waiting query is first checked for whether its run's workflow tasks are still routed to its queue."""
 FAILING_TASK_ATTEMPTS = 3
@@ -260,9 +264,11 @@ async def _check_workers(service: History, entry: Entry) -> None:
         raise failed_precondition(_NO_WORKERS.format(version.build_id))
 
 
-async def _has_poller(service: History, entry: Entry, task_queue: str, *, in_history: bool = False) -> bool:
+async def _has_poller(
+    service: History, entry: Entry, task_queue: str, *, within_s: int = 0, in_history: bool = False
+) -> bool:
     request = internal_pb2.HasPollerRequest(
-        task_queue=task_queue, task_type=workflow_task.TASK_TYPE_WORKFLOW, in_history=in_history
+        task_queue=task_queue, task_type=workflow_task.TASK_TYPE_WORKFLOW, within_s=within_s, in_history=in_history
     )
     context = CallContext(namespace_id=entry.state.namespace_id, namespace=entry.state.namespace)
     reply = await service.matching.call("HasPoller", request, context)
@@ -279,10 +285,15 @@ async def _dispatch(
     until_ns: int,
     deadline_ns: int,
 ) -> query_pb.WorkflowQueryResult | None:
-    """Dispatch a query to one queue; return None without an answer by `until_ns`, or when the routing has changed."""
+    """Dispatch a query to one queue; return None without an answer by `until_ns`, or when the routing has changed.
+
+    Raise FAILED_PRECONDITION shortly before that when the run's queue has not been polled lately.
+    """
     key = entry.key
     now_ns = service.wall.now_ns()
     pause_ns, is_normal = _CHECK_AGAIN_NS, task_queue == entry.state.task_queue
+    check_ns = service.clock.steady_ns() + pause_ns if is_normal else until_ns
+    pollers_ns = max(service.clock.steady_ns(), until_ns - _NO_POLLER_MARGIN_NS) if is_normal else until_ns
     if is_normal:
         deployments = await service.engine.deployments.cached(key.namespace_id)
         task_queue = versioning.queue_of_workflow_task(entry.state, deployments)
@@ -306,16 +317,31 @@ async def _dispatch(
             answer = await _answer(service, query_id)
             if answer is not None:
                 return answer
-            check_ns = service.clock.steady_ns() + pause_ns if is_normal else until_ns
-            if await audience.wait(min(until_ns, check_ns)):
+            await audience.wait(min(until_ns, check_ns, pollers_ns))
+            steady_ns = service.clock.steady_ns()
+            if pollers_ns <= steady_ns < until_ns:
+                pollers_ns = until_ns
+                await _check_pollers(service, entry, row)
+            if steady_ns < min(until_ns, check_ns):
                 continue
-            if check_ns < until_ns:
+            if steady_ns < until_ns:
+                # In a function every wait ends early, so the time of the next check does not depend on how waits end.
                 pause_ns *= 2
+                check_ns = steady_ns + pause_ns
                 deployments = await service.engine.deployments.read(key.namespace_id)
                 if versioning.queue_of_workflow_task(entry.state, deployments) == task_queue:
                     continue
             await service.store.delete_tasks((row,))
             return await _answer(service, query_id)
+
+
+async def _check_pollers(service: History, entry: Entry, row: TaskKey) -> None:
+    """Raise FAILED_PRECONDITION when no worker has taken the query and its queue has not been polled lately."""
+    window_s = -(-service.limits.query_poller_window_ns // SECOND_NS)
+    if not await is_waiting(service.store, row) or await _has_poller(service, entry, row.task_queue, within_s=window_s):
+        return
+    await service.store.delete_tasks((row,))
+    raise failed_precondition(_NO_POLLER)
 
 
 def stored(result: query_pb.WorkflowQueryResult, limits: Limits) -> bytes:

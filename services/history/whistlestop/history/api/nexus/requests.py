@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 LONGEST_NS = 60 * SECOND_NS
 _PRIORITY = 3
-_LOOK_AGAIN_NS = 2 * SECOND_NS
+_CHECK_AGAIN_NS = 2 * SECOND_NS
 """The time after which an unanswered request is checked for a change of the routing; it doubles from then on."""
 _OPERATION_TIMEOUT = "operation-timeout"
 
@@ -74,8 +74,8 @@ async def _dispatch(
     row = TaskKey(namespace_id, queue, nexus_routing.TASK_TYPE, _PRIORITY, service.ids.task_id(now_ns))
     task = MatchingTask(row, "", "", 0, 0, now_ns, query_id=request_id)
     key = ExecutionKey(namespace_id, "", "")
-    pause_ns = _LOOK_AGAIN_NS
-    look_ns = service.clock.steady_ns() + pause_ns
+    pause_ns = _CHECK_AGAIN_NS
+    check_ns = service.clock.steady_ns() + pause_ns
     with (
         service.notifier.subscribe(query_topic(request_id)) as audience,
         service.waiting_callers.waiting(request_id, key, deadline_ns) as expires_ns,
@@ -89,14 +89,14 @@ async def _dispatch(
                 answer = await _answer(service, request_id)
                 if answer is not None:
                     return answer
-                await audience.wait(min(deadline_ns, look_ns))
+                await audience.wait(min(deadline_ns, check_ns))
                 steady_ns = service.clock.steady_ns()
                 if steady_ns >= deadline_ns:
                     return await _answer(service, request_id)
-                if steady_ns < look_ns:
+                if steady_ns < check_ns:
                     continue
                 pause_ns *= 2
-                look_ns = steady_ns + pause_ns
+                check_ns = steady_ns + pause_ns
                 deployments = await service.engine.deployments.read(namespace_id)
                 if nexus_routing.queue_of_request(deployments, request.task_queue, place) == queue:
                     continue
