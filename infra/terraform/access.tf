@@ -21,6 +21,12 @@ locals {
     { actions = ["secretsmanager:GetSecretValue"], resources = compact([var.database_ca_secret_arn]) },
     {
       actions = ["ssm:GetParameter"]
+      resources = var.dynamic_config_parameter == "" ? [] : [
+        "arn:${local.partition}:ssm:${local.region}:${local.account}:parameter${var.dynamic_config_parameter}"
+      ]
+    },
+    {
+      actions = ["ssm:GetParameter"]
       resources = var.database_url_parameter == "" ? [] : [
         "arn:${local.partition}:ssm:${local.region}:${local.account}:parameter${var.database_url_parameter}"
       ]

@@ -27,6 +27,7 @@ locals {
     var.database_ca_parameter != "" ? "ssm:${var.database_ca_parameter}" :
     var.database_ca_secret_arn != "" ? "secretsmanager:${var.database_ca_secret_arn}" : ""
   )
+  dynamic_config = var.dynamic_config_parameter != "" ? "ssm:${var.dynamic_config_parameter}" : var.dynamic_config
   concurrency = {
     frontend = var.frontend_concurrency
     history  = var.history_concurrency
@@ -46,6 +47,7 @@ locals {
     WHISTLESTOP_DATABASE_USER   = var.database_user
     WHISTLESTOP_DATABASE_TLS    = var.database_tls
     WHISTLESTOP_DATABASE_CA     = local.database_ca == "" ? null : local.database_ca
+    WHISTLESTOP_DYNAMIC_CONFIG  = local.dynamic_config == "" ? null : local.dynamic_config
   }
 
   environment = {

@@ -329,3 +329,25 @@ variable "alarm_topic_arn" {
   type        = string
   default     = ""
 }
+
+variable "dynamic_config" {
+  description = "Temporal's dynamic configuration as JSON, such as {\"limit.maxIDLength\":[{\"value\":255}]}."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = length(var.dynamic_config) <= 2000
+    error_message = "It has to be 2000 characters at most."
+  }
+}
+
+variable "dynamic_config_parameter" {
+  description = "The parameter of Systems Manager that contains the dynamic configuration, if it is long or changes often. Functions read it when they start."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^(|/[A-Za-z0-9_.\\-/]+)$", var.dynamic_config_parameter))
+    error_message = "It has to match the pattern."
+  }
+}

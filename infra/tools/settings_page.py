@@ -10,7 +10,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from whistlestop.server.dynamic_config import HONOURED, SECTIONS, as_given, by_namespace, is_span
+from whistlestop.common.dynamic_config import as_given, is_span
+from whistlestop.server.dynamic_config import HONOURED, SECTIONS, by_namespace
 from whistlestop.server.temporal_settings import REASONS, RELEASE, Setting, settings, write
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
@@ -36,7 +37,10 @@ log says why. `frontend.httpAllowedHosts`, of which a door is made, and the addr
 value of the start.
 
 Each process reads its own: history the limits of workflows, matching the keys of task queues, the frontend those of the
-API. Functions have the defaults.
+API. Functions read theirs when they start, from the parameter `DynamicConfig` of the template (or of the Terraform
+module: `dynamic_config`), which has the same document as JSON; `whistlestop deploy aws --dynamic-config-file FILE`
+checks the YAML and passes it on. A long one, or one that changes often, is stored in Systems Manager, and named by
+`DynamicConfigParameter`.
 
 This page is written by `python infra/tools/settings_page.py`, from the list of keys in
 `services/server/whistlestop/server/temporal_settings.tsv`.
@@ -67,6 +71,8 @@ def default_here(setting: Setting) -> str:
         name = keys.get(setting.key.lower())
         if name is not None:
             value = as_given(name, getattr(cls()(), name))
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)  # as Temporal writes it
             return value if is_span(name) and isinstance(value, str) else json.dumps(value)
     raise LookupError(setting.key)
 

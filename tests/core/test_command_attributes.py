@@ -13,6 +13,7 @@ from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 from tests.core.commands import continue_as_new, fill, payload, payloads, schedule_activity
 from tests.core.harness import World
 from whistlestop.common.failures import truncate
+from whistlestop.common.retry_defaults import RetryDefaults
 from whistlestop.history.core import retry
 from whistlestop.history.core.commands import attributes as command_attributes
 from whistlestop.history.core.commands import external_attributes
@@ -153,14 +154,14 @@ def test_timeouts_are_derived(given: tuple[int, ...], run_s: int, expected: tupl
     ],
 )
 def test_retry_policies(given: common_pb.RetryPolicy, fault: str) -> None:
-    retry.set_defaults(given, Limits())
+    retry.set_defaults(given, RetryDefaults())
     assert retry.fault(given) == fault
 
 
 @pytest.mark.parametrize(("attempt", "seconds"), [(1, 1), (2, 2), (3, 4), (7, 64), (8, 100), (2000, 100)])
 def test_intervals(attempt: int, seconds: int) -> None:
     given = common_pb.RetryPolicy()
-    retry.set_defaults(given, Limits())
+    retry.set_defaults(given, RetryDefaults())
     following = retry.next_attempt(
         given, attempt=attempt, now_ns=0, expiration_ns=0, failure=None, delay_lifts_maximum=True
     )

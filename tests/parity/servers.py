@@ -134,6 +134,12 @@ LOW_LIMITS = (
     "system.enableCrossNamespaceCommands=true",
     "history.enableCHASMSignalBacklinks=true",
     'worker.protectedNamespaces=["parity-protected"]',
+    'component.nexusoperations.disallowedHeaders=["X-Unwanted"]',
+    'nexusoperation.disallowedHeaders=["X-Unwanted"]',
+    'component.nexusoperations.limit.scheduleToCloseTimeout="1h"',
+    'nexusoperation.limit.scheduleToCloseTimeout="1h"',
+    "nexusoperation.limit.reasonLength=5",
+    'frontend.nexusRequestHeadersBlacklist=["x-secret*", "accept-encoding"]',
 )
 
 

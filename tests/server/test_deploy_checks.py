@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
+from whistlestop.common.dynamic_config import InvalidDynamicConfig
 from whistlestop.deploy import checks, template
 from whistlestop.deploy.cloud import Cloud
 from whistlestop.deploy.run import plan
 from whistlestop.deploy.settings import DeployError, Settings
+from whistlestop.server.dynamic_file import document_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 URL = "postgresql://user:secret@db.example:5432/name"
+DYNAMIC = """
+limit.maxIDLength: [{value: 255}]
+frontend.enableSchedules:
+  - value: true
+  - value: false
+    constraints: {namespace: orders}
+history.acquireShardInterval: [{value: 1s}]
+"""
 KNOWN: Mapping[str, Mapping[str, object]] = template.load()["Parameters"]
 
 
@@ -134,3 +145,30 @@ def test_no_region_is_a_line_that_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(DeployError, match="give --region, set AWS_REGION, or name one in the profile"):
         Cloud()
+
+
+def test_a_file_of_dynamic_configuration_becomes_a_parameter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With what is for one namespace first, as in Temporal's files; keys without an effect are warned of."""
+    file = tmp_path / "dynamic.yaml"
+    file.write_text(DYNAMIC)
+    document = document_of(str(file))
+    assert Settings(dynamic_config=document).parameters()["DynamicConfig"] == document
+    assert json.loads(document) == {
+        "limit.maxidlength": [{"value": 255}],
+        "frontend.enableschedules": [
+            {"value": False, "constraints": {"namespace": "orders"}}, {"value": True},
+        ],
+        "history.acquireshardinterval": [{"value": "1s"}],
+    }  # fmt: skip
+    assert "history.acquireShardInterval changes nothing here" in caplog.text
+    file.write_text(document)
+    assert document_of(str(file)) == document
+
+
+def test_dynamic_configuration_that_is_wrong_or_too_long(tmp_path: Path) -> None:
+    file = tmp_path / "dynamic.yaml"
+    file.write_text("limit.maxIDLength: [{value: long}]")
+    with pytest.raises(InvalidDynamicConfig, match="can't be"):
+        document_of(str(file))
+    with pytest.raises(DeployError, match="functions take 2000"):
+        Settings(dynamic_config="x" * 2001).parameters()

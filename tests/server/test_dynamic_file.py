@@ -17,23 +17,18 @@ from tests.api.fixtures import World, new_world
 from tests.parity.puppet import Puppet
 from tests.patience import PATIENCE_S
 from whistlestop.common.clock import FakeClock
+from whistlestop.common.dynamic_config import ONE_VALUE, InvalidDynamicConfig
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.frontend.config import FrontendConfig
+from whistlestop.frontend.dynamic_keys import FRONTEND_KEYS
 from whistlestop.history.core.limits import Limits
+from whistlestop.history.dynamic_keys import LIMIT_KEYS
 from whistlestop.matching.config import MatchingConfig
+from whistlestop.matching.dynamic_keys import MATCHING_KEYS
 from whistlestop.net.outbound import Named, Outbound
 from whistlestop.server import live_config
 from whistlestop.server.config import ServerConfig
-from whistlestop.server.dynamic_config import (
-    FRONTEND_KEYS,
-    HONOURED,
-    LIMIT_KEYS,
-    MATCHING_KEYS,
-    OF_THE_SERVER,
-    DynamicConfig,
-    InvalidDynamicConfig,
-    by_namespace,
-)
+from whistlestop.server.dynamic_config import HONOURED, DynamicConfig, by_namespace
 from whistlestop.server.dynamic_file import MOST_BYTES, DynamicSource, parse
 from whistlestop.server.live_config import AT_THE_START, EVERY_S, LiveConfig
 from whistlestop.server.process import Server
@@ -148,8 +143,8 @@ def test_a_constraint_that_tells_nothing_apart_is_warned_of(
 def test_keys_that_have_one_value_here_are_few() -> None:
     """And each of them may differ between namespaces in Temporal."""
     scopes = {setting.key.lower(): setting.scope for setting in settings()}
-    assert {key: scopes[key] for key in OF_THE_SERVER} == dict.fromkeys(OF_THE_SERVER, "Namespace")
-    assert HONOURED - by_namespace() >= OF_THE_SERVER
+    assert {key: scopes[key] for key in ONE_VALUE} == dict.fromkeys(ONE_VALUE, "Namespace")
+    assert HONOURED - by_namespace() >= ONE_VALUE
     assert {"limit.blobsize.error", "frontend.enableschedules"} <= by_namespace()
 
 

@@ -13,11 +13,15 @@ import pytest
 from temporalio.api.common.v1 import Payload
 
 from whistlestop.common.clock import SECOND_NS, FakeClock
+from whistlestop.common.dynamic_config import InvalidDynamicConfig, duration_s
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.frontend.config import FrontendConfig
+from whistlestop.frontend.dynamic_keys import FRONTEND_KEYS
 from whistlestop.history.core.limits import Limits
+from whistlestop.history.dynamic_keys import LIMIT_KEYS
 from whistlestop.matching.config import MatchingConfig
+from whistlestop.matching.dynamic_keys import MATCHING_KEYS
 from whistlestop.net.listen_address import host_port
 from whistlestop.server.config import (
     BadConfig,
@@ -27,14 +31,7 @@ from whistlestop.server.config import (
     bind_address,
     without_password,
 )
-from whistlestop.server.dynamic_config import (
-    FRONTEND_KEYS,
-    LIMIT_KEYS,
-    MATCHING_KEYS,
-    DynamicConfig,
-    InvalidDynamicConfig,
-    duration_s,
-)
+from whistlestop.server.dynamic_config import DynamicConfig
 from whistlestop.server.logs import LogFormat, configure
 from whistlestop.server.membership import ALONE_EXPIRY_S, ALONE_S, Membership
 from whistlestop.server.stores import make_store

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from temporalio.api.enums.v1 import common_pb2 as enums
+from temporalio.api.enums.v1.workflow_pb2 import PENDING_WORKFLOW_TASK_STATE_STARTED
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from tests.parity import servers
-from tests.parity.commands import complete_workflow
+from tests.parity import servers, updating
+from tests.parity.commands import activity, child, complete_workflow
 from tests.parity.puppet import Puppet, payload
 from tests.parity.scenarios import nexus
 from tests.patience import PATIENCE_S
@@ -31,6 +32,13 @@ SETTINGS = (
     "frontend.callbackURLMaxLength=150",
     'callback.allowedAddresses=[{"Pattern": "*", "AllowInsecure": true}]',
     'system.namespaceMinRetentionLocal="2h"',
+    "history.enableDropRepeatedWorkflowTaskFailures=true",
+    "history.enableWorkflowIdReuseStartTimeValidation=true",
+    'history.workflowIdReuseMinimalInterval="1h"',
+    'history.defaultActivityRetryPolicy={"InitialIntervalInSeconds": 7, "MaximumAttempts": 3}',
+    'history.defaultWorkflowRetryPolicy={"MaximumIntervalCoefficient": 10, "BackoffCoefficient": 1.5}',
+    "system.maxCallbacksPerUpdateID=1",
+    "history.allowResetWithPendingChildren=false",
 )  # fmt: skip
 
 
@@ -145,3 +153,77 @@ async def test_a_namespace_keeps_its_runs_for_as_long_as_is_wanted(p: Puppet) ->
     refusal = await p.refused("RegisterNamespace", **fields)
     assert refusal.message == "A valid retention period is not set on request."
     await p.call("RegisterNamespace", **fields | {"workflow_execution_retention_period": {"seconds": 7200}})
+
+
+async def test_failures_of_later_attempts_are_dropped(p: Puppet) -> None:
+    await p.start()
+    await p.fail_task(await p.workflow_task())
+    second = await p.workflow_task()
+    await p.fail_task(second)
+    pending = (await p.describe()).pending_workflow_task
+    assert (pending.attempt, pending.state) == (2, PENDING_WORKFLOW_TASK_STATE_STARTED)
+    await p.complete(second, complete_workflow())
+
+
+async def test_a_workflow_id_is_not_used_again_at_once(p: Puppet) -> None:
+    await p.start()
+    restart = await p.refused(
+        "StartWorkflowExecution",
+        **p.start_fields(workflow_id_conflict_policy="WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING"),
+    )
+    assert (restart.code, restart.message.partition(".")[0]) == (
+        "RESOURCE_EXHAUSTED", f"Too many restarts for workflow {p.workflow_id}",
+    )  # fmt: skip
+    await p.terminate()
+    start = await p.refused("StartWorkflowExecution", **p.start_fields())
+    assert start.message.startswith(f"Too many starts for workflow {p.workflow_id}. Time since last start: ")
+    with_signal = await p.refused("SignalWithStartWorkflowExecution", **p.start_fields(signal_name="s"))
+    assert with_signal.message.startswith("Too many starts")
+
+
+async def test_retry_policies_have_the_configured_defaults(p: Puppet) -> None:
+    await p.start(retry_policy={"maximum_attempts": 2})
+    await p.step(activity("a", p.task_queue), activity("b", p.task_queue, retry_policy={"maximum_attempts": 9}))
+    blobs = (await p.history()).raw_history
+    events = [event for blob in blobs for event in history_pb.History.FromString(blob.data).events]
+    started = events[0].workflow_execution_started_event_attributes.retry_policy
+    assert (started.maximum_interval.seconds, started.backoff_coefficient, started.maximum_attempts) == (10, 1.5, 2)
+    first, second = (event.activity_task_scheduled_event_attributes.retry_policy for event in events[4:6])
+    assert (first.initial_interval.seconds, first.maximum_interval.seconds, first.maximum_attempts) == (7, 700, 3)
+    assert second.maximum_attempts == 9
+    standalone = await p.call(
+        "StartActivityExecution", activity_id=p.id("a"), activity_type={"name": "Act"}, request_id="r",
+        task_queue={"name": p.task_queue}, start_to_close_timeout={"seconds": 9},
+    )  # fmt: skip
+    described = await p.call("DescribeActivityExecution", activity_id=p.id("a"), run_id=standalone.run_id)
+    assert described.info.retry_policy.maximum_attempts == 3
+
+
+async def test_an_update_has_few_callbacks(p: Puppet) -> None:
+    await p.start()
+    await p.step()
+    callback = {"nexus": {"url": "http://127.0.0.1:1/"}}
+
+    def fields(request_id: str, count: int) -> dict[str, Any]:
+        asked = p.update_fields("change", "u", stage="ACCEPTED")
+        asked["request"] |= {"request_id": request_id, "completion_callbacks": [callback] * count}
+        return asked
+
+    refusal = 'cannot attach more than 1 callbacks to update "u" ({} callbacks already attached)'
+    assert (await p.refused("UpdateWorkflowExecution", **fields("first", 2))).message == refusal.format(0)
+    asking = p.begin("UpdateWorkflowExecution", **fields("second", 1))
+    task = await p.workflow_task()
+    assert (await p.refused("UpdateWorkflowExecution", **fields("third", 1))).message == refusal.format(1)
+    await updating.respond(p, task, [updating.accept(task.messages[0])])
+    await asking.answer()
+    assert (await p.refused("UpdateWorkflowExecution", **fields("fourth", 1))).message == refusal.format(1)
+
+
+async def test_a_run_is_not_reset_to_where_it_had_a_child(p: Puppet) -> None:
+    await p.start()
+    await p.step(child(p.id("child"), p.id("child-queue")))
+    await p.step()  # the child has started
+    point: dict[str, Any] = {"workflow_execution": p.execution(), "reason": "again", "request_id": "r"}
+    refusal = await p.refused("ResetWorkflowExecution", **point, workflow_task_finish_event_id=9)
+    assert refusal.message == "WorkflowResetter encountered pending child workflows."
+    await p.call("ResetWorkflowExecution", **point, workflow_task_finish_event_id=4)

@@ -20,13 +20,16 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.frontend.api.namespaces import ensure_namespace
 from whistlestop.frontend.config import FrontendConfig
+from whistlestop.frontend.dynamic_keys import FRONTEND_KEYS
 from whistlestop.frontend.registry import WORKFLOW_SERVICE
 from whistlestop.frontend.service import Frontend
 from whistlestop.history.core.limits import Limits
+from whistlestop.history.dynamic_keys import LIMIT_KEYS
 from whistlestop.history.service import History
 from whistlestop.matching.config import MatchingConfig
+from whistlestop.matching.dynamic_keys import MATCHING_KEYS
 from whistlestop.matching.service import Matching
-from whistlestop.server.dynamic_config import FRONTEND_KEYS, LIMIT_KEYS, MATCHING_KEYS, DynamicConfig
+from whistlestop.server.dynamic_config import DynamicConfig
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:

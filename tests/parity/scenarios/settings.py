@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tests.parity.commands import cancel_external, child, command, complete_workflow, fail_workflow, signal_external
-from tests.parity.puppet import Refused
-from tests.parity.scenarios import limited_scenario, scenario, slow_scenario
+from tests.parity.puppet import Refused, seconds
+from tests.parity.scenarios import limited_scenario, nexus, nexus_http, scenario, slow_scenario
 from tests.parity.scenarios.cluster import registered
 
 if TYPE_CHECKING:
@@ -230,3 +230,44 @@ async def descriptions_tell_of_no_signals_by_default(p: Puppet) -> None:
     await p.signal("first", request_id=p.id("first"))
     await requests(p)
     await p.terminate()
+
+
+# ---- Nexus -----------------------------------------------------------------------------------------------------------
+
+
+@limited_scenario
+async def operations_of_workflows_are_held_to_the_configuration(p: Puppet) -> None:
+    """A header that is not allowed fails the task; a timeout that is too long is shortened, and one is set."""
+    await nexus.endpoint(p)
+    await p.start()
+    await p.bad_step(nexus.operation(p, nexus_header={"X-Unwanted": "1"}))
+    await p.step(
+        nexus.operation(p, schedule_to_close_timeout=seconds(7200), schedule_to_start_timeout=seconds(7000)),
+        nexus.operation(p, schedule_to_close_timeout=seconds(60)),
+    )
+    await p.has_event("nexus_operation_scheduled", count=2)
+    await p.history()
+    await p.terminate()
+
+
+@limited_scenario
+async def standalone_operations_are_held_to_the_configuration(p: Puppet) -> None:
+    await nexus.endpoint(p)
+    fields: dict[str, Any] = {
+        "endpoint": p.id("endpoint"), "service": "svc", "operation": "op", "request_id": "r", "identity": "client",
+    }  # fmt: skip
+    for name in ("X-Unwanted", "x-unwanted"):
+        await p.refused("StartNexusOperationExecution", operation_id=p.id("o"), nexus_header={name: "1"}, **fields)
+    given: tuple[dict[str, Any], ...] = ({}, {"schedule_to_close_timeout": seconds(7200)})
+    for number, timeouts in enumerate(given):
+        await p.call("StartNexusOperationExecution", operation_id=p.id(f"{number}"), **fields, **timeouts)
+        described = await p.call("DescribeNexusOperationExecution", record=False, operation_id=p.id(f"{number}"))
+        p.note("timeout", described.info.schedule_to_close_timeout.seconds)
+    for rpc in ("RequestCancelNexusOperationExecution", "TerminateNexusOperationExecution"):
+        await p.refused(rpc, operation_id=p.id("0"), reason="a long reason", request_id="r", identity="client")
+
+
+@limited_scenario
+async def handlers_do_not_get_headers_that_are_dropped(p: Puppet) -> None:
+    headers = {**nexus_http.JSON, "x-secret-key": "1", "X-Secret": "2", "x-open": "3", "unwanted-x-secret-": "4"}
+    await nexus_http.asked(p, {"sync_success": {}}, headers=headers)

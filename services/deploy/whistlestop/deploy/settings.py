@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 NAME = "whistlestop"
 NEVER = "never"
+_MOST_DYNAMIC = 2000
+"""Maximum characters of the template's parameter: the whole environment of a function has 4 KB."""
 _MOST_CA = 8192
 """Maximum characters of a parameter of Systems Manager (advanced tier)."""
 
@@ -46,6 +48,8 @@ class Settings:
     log_retention_days: int = 0
     metrics: bool | None = None
     tracing: bool | None = None
+    dynamic_config: str = ""
+    """Dynamic configuration in JSON."""
     others: Mapping[str, str] = field(default_factory=dict)
     """Further parameters of the template, by name."""
 
@@ -73,6 +77,15 @@ class Settings:
             )
         return text
 
+    def _dynamic_config(self) -> str:
+        if len(self.dynamic_config) > _MOST_DYNAMIC:
+            raise DeployError(
+                f"the dynamic configuration has {len(self.dynamic_config)} characters as JSON, and functions take "
+                f"{_MOST_DYNAMIC}: store the JSON in Systems Manager, and name it by --parameter "
+                "DynamicConfigParameter=/NAME"
+            )
+        return self.dynamic_config
+
     def parameters(self) -> dict[str, str]:
         """Return the parameters that are set. Raises DeployError for contradictions."""
         if self.database_url and self.create_database not in {"", "none"}:
@@ -87,6 +100,7 @@ class Settings:
             "LogRetentionDays": str(self.log_retention_days or ""),
             "Metrics": {True: "on", False: "off", None: ""}[self.metrics],
             "Tracing": {True: "Active", False: "PassThrough", None: ""}[self.tracing],
+            "DynamicConfig": self._dynamic_config(),
         }  # fmt: skip
         chosen = {name: value for name, value in given.items() if value}
         return {**chosen, **self._database(), **self.others}

@@ -6,6 +6,8 @@ from dataclasses import field
 from typing import TYPE_CHECKING
 
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.nexus_headers import DISALLOWED_HEADERS, DROPPED_HEADERS
+from whistlestop.common.retry_defaults import RetryDefaults
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +37,8 @@ class FrontendConfig:
     memo_size_limit_warn: int = 2 * KIB
     memo_size_limit_error: int = 2 * MIB
     workflow_task_completion_size_limit_error: int = 40 * MIB
+    activity_retry: RetryDefaults = RetryDefaults()
+    workflow_retry: RetryDefaults = RetryDefaults()
     search_attributes_number_of_keys_limit: int = 100
     search_attributes_size_of_value_limit: int = 2 * KIB
     search_attributes_total_size_limit: int = 40 * KIB
@@ -53,6 +57,15 @@ class FrontendConfig:
     endpoint_url_max_length: int = 4 * KIB
     endpoint_description_max_size: int = 20_000
     nexus_operation_token_max_length: int = 4096
+    nexus_service_max_length: int = 1000
+    """This and the following limits apply to standalone operations."""
+    nexus_operation_max_length: int = 1000
+    nexus_header_max_size: int = 8 * KIB
+    nexus_reason_max_length: int = 1000
+    nexus_schedule_to_close_max_s: float = 0.0
+    nexus_disallowed_headers: tuple[str, ...] = DISALLOWED_HEADERS
+    nexus_dropped_headers: tuple[str, ...] = DROPPED_HEADERS
+    """Headers of Nexus requests over HTTP that handlers do not get."""
     worker_build_id_size_limit: int = 255
     worker_versioning_data_apis: bool = False
     """Enables the RPCs that read and change compatible sets of build ids."""

@@ -83,6 +83,8 @@ async def _instance() -> tuple[Frontend, HttpApi, Presence, Counts | None]:
         config = FrontendConfig(
             persistence_store=kind, auth=of_function(settings), time_skipping_enabled=settings.time_skipping
         )
+        if settings.dynamic_config:
+            config = _configured(config, settings.dynamic_config)
         history = lambda_shell.other_function(settings.history_function, settings.history_url, _clock)
         matching = lambda_shell.other_function(settings.matching_function, settings.matching_url, _clock)
         if traces is not None:
@@ -97,6 +99,15 @@ async def _instance() -> tuple[Frontend, HttpApi, Presence, Counts | None]:
         api = HttpApi(frontend, _clock, can_hold=False, browsers=browsers)
         _instances.append((frontend, api, presence, counts))
     return _instances[0]
+
+
+def _configured(config: FrontendConfig, given: str) -> FrontendConfig:
+    """Return the configuration with the values of the dynamic one."""
+    # Imported where it is needed: a cold start pays for every module.
+    from whistlestop.frontend.dynamic_keys import FRONTEND_KEYS
+    from whistlestop.functions.dynamic import read_document
+
+    return read_document(given, FRONTEND_KEYS).apply(config, FRONTEND_KEYS)
 
 
 def _store(settings: FrontendSettings) -> Store:

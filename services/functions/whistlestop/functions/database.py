@@ -94,7 +94,7 @@ def kept_url(named: str, aws: Aws | None = None) -> str:
     url, where = named, "the URL of the database"
     if named.startswith(BY_PARAMETER):
         where = named
-        url = _parameter(named.removeprefix(BY_PARAMETER), aws)
+        url = parameter(named.removeprefix(BY_PARAMETER), aws)
     elif named.startswith(BY_SECRET):
         where, url = named, _secret(named.removeprefix(BY_SECRET), aws)
     if not url.startswith(("postgresql://", "postgres://")):
@@ -102,7 +102,8 @@ def kept_url(named: str, aws: Aws | None = None) -> str:
     return url
 
 
-def _parameter(name: str, aws: Aws | None) -> str:
+def parameter(name: str, aws: Aws | None) -> str:
+    """Return the value of a parameter of Systems Manager, decrypted. Raises AwsError."""
     from whistlestop.net.aws import client
 
     found = client("ssm", aws).get_parameter(Name=name, WithDecryption=True)
@@ -173,7 +174,7 @@ def authorities(ca: str, aws: Aws | None = None) -> str:
         return _system_roots()
     text, where = ca, "the authority of the database"
     if ca.startswith(BY_PARAMETER):
-        text, where = _parameter(ca.removeprefix(BY_PARAMETER), aws), ca
+        text, where = parameter(ca.removeprefix(BY_PARAMETER), aws), ca
     elif ca.startswith(BY_SECRET):
         text, where = _secret(ca.removeprefix(BY_SECRET), aws), ca
     elif "-----BEGIN" not in ca:

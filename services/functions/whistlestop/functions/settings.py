@@ -96,6 +96,7 @@ class FunctionSettings(Settings):
         "it; empty: the system's CAs",
     )  # fmt: skip
     sqlite_path: str = _variable("", "a SQLite file, for tests")
+    dynamic_config: str = _variable("", "dynamic configuration in JSON, or `ssm:NAME` that contains it")
 
     def problems(self) -> list[str]:
         found = []

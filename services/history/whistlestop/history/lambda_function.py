@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.notify import Subscription
     from whistlestop.functions.counts import Counts
+    from whistlestop.history.core.limits import Limits
     from whistlestop.history.notifications.worker_notifications import WorkerNotifications
     from whistlestop.history.timers.wake_ups import WakeUps
     from whistlestop.storage.interface import Store
@@ -186,9 +187,12 @@ async def _instance() -> Instance:
         await store.open()
         matching = lambda_shell.other_function(settings.matching_function, settings.matching_url, _clock)
         waits = _Waits(_clock)
+        outbound, limits = Outbound(Named.parse(settings.allow_outbound)), None
+        if settings.dynamic_config:
+            limits = _limits(settings.dynamic_config, outbound)
         history = History(
             store, matching if traces is None else traces.client(matching, "matching"), _clock, RandomIds(), waits,
-            exclusive=False, outbound=Outbound(Named.parse(settings.allow_outbound)),
+            limits=limits, exclusive=False, outbound=outbound,
         )  # fmt: skip
         waits.history = history
         earliest_wake_up = EarliestWakeUp()
@@ -203,6 +207,19 @@ async def _instance() -> Instance:
             Instance(history, earliest_wake_up, _wake_ups_of(settings, counts), presence, worker_notifications, counts)
         )
     return _instances[0]
+
+
+def _limits(given: str, outbound: Outbound) -> Limits:
+    """Return the limits by the dynamic configuration, and let `outbound` reach the addresses in it."""
+    # Imported where it is needed: a cold start pays for every module.
+    from whistlestop.common.dynamic_config import allowed_addresses
+    from whistlestop.functions.dynamic import read_document
+    from whistlestop.history.core.limits import Limits
+    from whistlestop.history.dynamic_keys import LIMIT_KEYS
+
+    dynamic = read_document(given, LIMIT_KEYS)
+    outbound.allow(allowed_addresses(dynamic))
+    return dynamic.apply(Limits(), LIMIT_KEYS)
 
 
 def _wake_ups_of(settings: HistorySettings, counts: Counts | None) -> WakeUps:

@@ -89,13 +89,28 @@ async def _instance() -> Instance:
         if traces is not None:
             history = traces.client(history, "history")
         config = MatchingConfig(hear_others=False, wake_queue_prefix=settings.worker_wake_prefix)
+        outbound = Outbound(Named.parse(settings.allow_outbound))
+        if settings.dynamic_config:
+            config = _configured(config, settings.dynamic_config, outbound)
         matching = Matching(
             store, history, _clock, RandomIds(), RecheckNotifier(_clock), config, due=DueRows(store, history, _clock),
-            outbound=Outbound(Named.parse(settings.allow_outbound)),
+            outbound=outbound,
         )  # fmt: skip
         presence = Presence(store, _clock, lambda_shell.instance_name(), "matching")
         _instances.append(Instance(matching, presence, counts))
     return _instances[0]
+
+
+def _configured(config: MatchingConfig, given: str, outbound: Outbound) -> MatchingConfig:
+    """Return the configuration with the values of the dynamic one, and let `outbound` reach the addresses in it."""
+    # Imported where it is needed: a cold start pays for every module.
+    from whistlestop.common.dynamic_config import allowed_addresses
+    from whistlestop.functions.dynamic import read_document
+    from whistlestop.matching.dynamic_keys import MATCHING_KEYS
+
+    dynamic = read_document(given, MATCHING_KEYS)
+    outbound.allow(allowed_addresses(dynamic))
+    return dynamic.apply(config, MATCHING_KEYS)
 
 
 def _store(settings: MatchingSettings) -> Store:

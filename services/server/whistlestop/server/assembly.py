@@ -12,15 +12,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from whistlestop.common.clock import SystemClock
+from whistlestop.common.dynamic_config import allowed_addresses
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.metrics import NO_METRICS, Metrics
 from whistlestop.frontend.config import FrontendConfig
+from whistlestop.frontend.dynamic_keys import FRONTEND_KEYS
 from whistlestop.frontend.service import Frontend
+from whistlestop.history.dynamic_keys import LIMIT_KEYS
 from whistlestop.matching.config import MatchingConfig
+from whistlestop.matching.dynamic_keys import MATCHING_KEYS
 from whistlestop.net.listen_address import host_port
 from whistlestop.net.outbound import Named, Outbound
-from whistlestop.server.dynamic_config import FRONTEND_KEYS, LIMIT_KEYS, MATCHING_KEYS
 from whistlestop.storage.namespaces import NamespaceCache
 
 if TYPE_CHECKING:
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from whistlestop.matching.service import Matching
     from whistlestop.net.internal.http_client import HttpClient
     from whistlestop.server.config import ServerConfig
-    from whistlestop.server.dynamic_config import DynamicConfig
     from whistlestop.server.offers import RemoteOffers
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask
@@ -209,15 +211,6 @@ def _engine(
 def _address(ip: str, port: int | None) -> str:
     """Return an address to show; empty for a port that is chosen when the server starts, and for none."""
     return host_port(ip, port) if port else ""
-
-
-def allowed_addresses(dynamic: DynamicConfig) -> list[str]:
-    """Return the patterns of all `allowedAddresses` settings; a host in one of them is allowed for all."""
-    patterns = (
-        *dynamic.apply(FrontendConfig(), FRONTEND_KEYS).callback_allowed_addresses,
-        *dynamic.apply(MatchingConfig(), MATCHING_KEYS).push_webhook_addresses,
-    )
-    return [pattern for pattern, _ in patterns]
 
 
 def _auth(config: ServerConfig) -> AuthConfig | None:

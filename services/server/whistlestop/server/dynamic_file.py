@@ -15,24 +15,13 @@ this server does not have (partitions of task queues, shards, destinations): suc
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from whistlestop.common.dynamic_config import InvalidDynamicConfig
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.server.dynamic_config import HONOURED, DynamicConfig, InvalidDynamicConfig, by_namespace
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-log = logging.getLogger(__name__)
+from whistlestop.server.dynamic_config import DynamicConfig, is_by_namespace
 
 MOST_BYTES = 1 << 20
-CONSTRAINTS = frozenset((
-    "namespace", "namespaceid", "taskqueuename", "tasktype", "historytasktype", "shardid", "destination",
-    "chasmtasktype",
-))  # fmt: skip
-"""The constraints that Temporal knows, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,54 +71,11 @@ def parse(text: str, path: str) -> DynamicConfig:
         given = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidDynamicConfig(f"{where} is not YAML: {' '.join(str(error).split())}") from None
-    if given is None:
-        given = {}
-    if not isinstance(given, dict):
-        raise InvalidDynamicConfig(f"{where}: expected keys, each with a list of values")
-    values: dict[str, object] = {}
-    namespaces: dict[str, dict[str, object]] = {}
-    sources: dict[tuple[str, str], str] = {}
-    for key, entries in given.items():
-        if not isinstance(key, str):
-            raise InvalidDynamicConfig(f"{where}: the key {key!r} is no text")
-        for constraints, value in _entries(where, key, entries):
-            namespace = _namespace(where, key, constraints)
-            if namespace is None:
-                continue
-            of_namespace = namespaces.setdefault(namespace, {}) if namespace else values
-            of_namespace.setdefault(key.lower(), value)
-            sources[namespace, key.lower()] = path
-    return DynamicConfig(values, {name: of_name for name, of_name in namespaces.items() if of_name}, sources)
+    return DynamicConfig.of_document(given, where, path, is_by_namespace)
 
 
-def _entries(where: str, key: str, entries: object) -> Iterator[tuple[Mapping[str, object], object]]:
-    if not isinstance(entries, list):
-        raise InvalidDynamicConfig(f'{where}: the key "{key}" needs a list of values, each with "value"')
-    for entry in entries:
-        if not isinstance(entry, dict) or "value" not in entry or entry.keys() - {"value", "constraints"}:
-            raise InvalidDynamicConfig(f'{where}: a value of "{key}" is not "value" and perhaps "constraints"')
-        constraints: Any = entry.get("constraints") or {}
-        if not isinstance(constraints, dict) or not all(isinstance(name, str) for name in constraints):
-            raise InvalidDynamicConfig(f'{where}: the constraints of "{key}" are no names with values')
-        try:
-            json.dumps(entry["value"])
-        except (TypeError, ValueError, RecursionError):
-            raise InvalidDynamicConfig(f'{where}: the value of "{key}" is neither text nor number') from None
-        yield {name.lower(): value for name, value in constraints.items()}, entry["value"]
-
-
-def _namespace(where: str, key: str, constraints: Mapping[str, object]) -> str | None:
-    """Return the namespace that a value is for, empty for all; None if the value is to be ignored."""
-    for name in constraints.keys() - CONSTRAINTS:
-        raise InvalidDynamicConfig(f'{where}: "{name}" of the key "{key}" is no constraint')
-    namespace = constraints.get("namespace", "")
-    if not isinstance(namespace, str):
-        raise InvalidDynamicConfig(f'{where}: the namespace of the key "{key}" is no text')
-    others = constraints.keys() - {"namespace"}
-    if key.lower() not in HONOURED:
-        return ""  # `DynamicConfig.warn` reports the key itself
-    if others or (namespace and key.lower() not in by_namespace()):
-        names = ", ".join(sorted(others or {"namespace"}))
-        log.warning("dynamic configuration key %s is not told apart by %s: that value is passed over", key, names)
-        return None
-    return namespace
+def document_of(path: str) -> str:
+    """Return the file as JSON, as functions take it; warn of keys that change nothing. Raises InvalidDynamicConfig."""
+    found = DynamicSource(path, DynamicConfig({})).read()
+    found.warn()
+    return json.dumps(found.document(), separators=(",", ":"))

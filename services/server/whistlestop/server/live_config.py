@@ -10,16 +10,12 @@ import logging
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from whistlestop.common.dynamic_config import InvalidDynamicConfig, allowed_addresses
+from whistlestop.frontend.dynamic_keys import FRONTEND_KEYS
+from whistlestop.history.dynamic_keys import LIMIT_KEYS
+from whistlestop.matching.dynamic_keys import MATCHING_KEYS
 from whistlestop.net.tasks.loops import Loop
-from whistlestop.server.assembly import allowed_addresses
-from whistlestop.server.dynamic_config import (
-    FRONTEND_KEYS,
-    HONOURED,
-    LIMIT_KEYS,
-    MATCHING_KEYS,
-    DynamicConfig,
-    InvalidDynamicConfig,
-)
+from whistlestop.server.dynamic_config import HONOURED, DynamicConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

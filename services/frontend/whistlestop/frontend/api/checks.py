@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from temporalio.api.sdk.v1.user_metadata_pb2 import UserMetadata
     from temporalio.api.taskqueue.v1.message_pb2 import TaskQueue
 
+    from whistlestop.common.retry_defaults import RetryDefaults
     from whistlestop.frontend.api.rules import Rules
     from whistlestop.storage.namespaces import Namespace
 
@@ -140,9 +141,9 @@ def duration_problem(duration: Duration) -> str:
     return ""
 
 
-def check_retry_policy(policy: RetryPolicy) -> None:
-    """Fill a workflow's retry policy with defaults and check it. The request must have set the policy."""
-    _fill_retry_policy(policy)
+def check_retry_policy(policy: RetryPolicy, defaults: RetryDefaults) -> None:
+    """Fill a retry policy with defaults and check it. The request must have set the policy."""
+    _fill_retry_policy(policy, defaults)
     if policy.maximum_attempts == 1:
         return  # without retries nothing else matters
     problem = duration_problem(policy.initial_interval)
@@ -163,17 +164,19 @@ def check_retry_policy(policy: RetryPolicy) -> None:
             _check_timeout_type(name.removeprefix(_TIMEOUT_PREFIX))
 
 
-def _fill_retry_policy(policy: RetryPolicy) -> None:
+def _fill_retry_policy(policy: RetryPolicy, defaults: RetryDefaults) -> None:
+    if policy.maximum_attempts == 0:
+        policy.maximum_attempts = defaults.maximum_attempts
     if _is_zero(policy.initial_interval):
-        policy.initial_interval.seconds = 1
+        policy.initial_interval.FromNanoseconds(defaults.initial_interval_ns)
     if _is_zero(policy.maximum_interval):
         nanos = policy.initial_interval.seconds * 1_000_000_000 + policy.initial_interval.nanos
-        longest = nanos * 100
+        longest = nanos * defaults.maximum_interval_factor
         # The real server reports a product beyond 64 bits as a negative duration.
         policy.maximum_interval.seconds = -1 if longest > _MAX_INT64 else longest // 1_000_000_000
         policy.maximum_interval.nanos = 0 if longest > _MAX_INT64 else longest % 1_000_000_000
     if policy.backoff_coefficient == 0:
-        policy.backoff_coefficient = 2.0
+        policy.backoff_coefficient = defaults.backoff_coefficient
 
 
 def _is_zero(duration: Duration) -> bool:

@@ -142,7 +142,7 @@ def _check_action(action: workflow_pb.NewWorkflowExecutionInfo, namespace: Names
         # Check a copy: the policy is stored as sent, and filled with defaults when it is used.
         policy = common_pb.RetryPolicy()
         policy.CopyFrom(action.retry_policy)
-        checks.check_retry_policy(policy)
+        checks.check_retry_policy(policy, rules.config.workflow_retry)
     checks.check_search_attributes(action.search_attributes, namespace, rules)
 
 

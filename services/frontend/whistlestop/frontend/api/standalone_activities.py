@@ -75,7 +75,7 @@ def check_start(request: service_pb.StartActivityExecutionRequest, namespace: Na
         raise invalid_argument("activityId is not set")
     if not request.activity_type.name:
         raise invalid_argument("activityType is not set")
-    checks.check_retry_policy(request.retry_policy)
+    checks.check_retry_policy(request.retry_policy, rules.config.activity_retry)
     _check_length("activityId", request.activity_id, rules)
     _check_length("activityType", request.activity_type.name, rules)
     _check_priority(request.priority)
@@ -235,7 +235,7 @@ def _check_options(options: activity_pb.ActivityOptions, wanted: set[str], rules
         checks.check_priority(options.priority)
     if "retry_policy" in wanted:
         options.retry_policy.SetInParent()
-        checks.check_retry_policy(options.retry_policy)
+        checks.check_retry_policy(options.retry_policy, rules.config.activity_retry)
 
 
 # ---- lists ----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
+from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import invalid_argument
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.listing import Division, entries, fill_count, page, show_attributes
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.config import FrontendConfig
     from whistlestop.frontend.service import Frontend
     from whistlestop.storage.namespaces import Namespace
     from whistlestop.storage.records import VisibilityRow
@@ -39,13 +41,6 @@ DIVISION = Division(
         "RequestId": "TemporalNexusRequestId",
     },
 )  # fmt: skip
-_MOST_REASON = 1000
-_MOST_NAME = 1000
-_MOST_HEADERS = 8 * 1024
-_DISALLOWED_HEADERS = frozenset({
-    "request-timeout", "xdc-redirection-api", "xdc-redirection-source-cell", "xdc-redirection", "caller-name",
-    "caller-type", "call-initiation", "temporal-principal-type", "temporal-principal-name",
-})  # fmt: skip
 _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout")
 
 
@@ -62,45 +57,51 @@ def check_start(
     _check_length("identity", request.identity, rules.config.max_id_length)
     if not request.endpoint:
         raise invalid_argument("endpoint is required")
-    for field in ("service", "operation"):
+    config = rules.config
+    for field, longest in (
+        ("service", config.nexus_service_max_length), ("operation", config.nexus_operation_max_length),
+    ):  # fmt: skip
         name = getattr(request, field)
         if not name:
             raise invalid_argument(f"{field} is required")
-        _check_length(field, name, _MOST_NAME)
-    _check_timeouts(request)
+        _check_length(field, name, longest)
+    _check_timeouts(request, config.nexus_schedule_to_close_max_s)
     if request.input.ByteSize() > rules.config.blob_size_limit_error:
         raise invalid_argument(
             f"input exceeds size limit. Length={request.input.ByteSize()} Limit={rules.config.blob_size_limit_error}"
         )
     checks.check_user_metadata(request.user_metadata, rules)
-    _check_headers(request)
+    _check_headers(request, config)
     checks.check_search_attributes(request.search_attributes, namespace, rules)
     request.id_reuse_policy = request.id_reuse_policy or enums.NEXUS_OPERATION_ID_REUSE_POLICY_ALLOW_DUPLICATE
     request.id_conflict_policy = request.id_conflict_policy or enums.NEXUS_OPERATION_ID_CONFLICT_POLICY_FAIL
 
 
-def _check_timeouts(request: service_pb.StartNexusOperationExecutionRequest) -> None:
+def _check_timeouts(request: service_pb.StartNexusOperationExecutionRequest, longest_s: float) -> None:
     for field in _TIMEOUTS:
         problem = checks.duration_problem(getattr(request, field))
         if problem:
             raise invalid_argument(f"{field} is invalid: {problem}")
     whole = request.schedule_to_close_timeout
+    longest_ns = round(longest_s * SECOND_NS)
+    if longest_ns and not 0 < whole.ToNanoseconds() <= longest_ns:
+        whole.FromNanoseconds(longest_ns)
     if (whole.seconds, whole.nanos) > (0, 0):
         for inner in (request.schedule_to_start_timeout, request.start_to_close_timeout):
             if (inner.seconds, inner.nanos) > (whole.seconds, whole.nanos):
                 inner.CopyFrom(whole)
 
 
-def _check_headers(request: service_pb.StartNexusOperationExecutionRequest) -> None:
+def _check_headers(request: service_pb.StartNexusOperationExecutionRequest, config: FrontendConfig) -> None:
     size = 0
     lowered = {}
     for name, value in request.nexus_header.items():
         lower = name.lower()
-        if lower in _DISALLOWED_HEADERS:
+        if lower in config.nexus_disallowed_headers:
             raise invalid_argument(f"nexus_header contains a disallowed key: {json.dumps(name)}")
         size += checks.length(lower) + checks.length(value)
         lowered[lower] = value
-    if size > _MOST_HEADERS:
+    if size > config.nexus_header_max_size:
         raise invalid_argument("nexus_header exceeds size limit")
     request.nexus_header.clear()
     request.nexus_header.update(lowered)
@@ -154,7 +155,7 @@ def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> Non
     _check_id(request, rules)
     _check_run_id(request)
     _check_length("identity", request.identity, rules.config.max_id_length)
-    _check_length("reason", request.reason, _MOST_REASON)
+    _check_length("reason", request.reason, rules.config.nexus_reason_max_length)
 
 
 # ---- lists ----------------------------------------------------------------------------------------------------------

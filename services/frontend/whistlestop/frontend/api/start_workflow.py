@@ -41,7 +41,7 @@ def check_start(request: service_pb.StartWorkflowExecutionRequest, namespace: Na
     _fill_id_policies(request, _FAIL)
     checks.check_workflow_id(request.workflow_id, rules)
     if request.HasField("retry_policy"):
-        checks.check_retry_policy(request.retry_policy)
+        checks.check_retry_policy(request.retry_policy, rules.config.workflow_retry)
     _check_start_delay(request)
     _check_cron(request.cron_schedule)
     if not request.workflow_type.name:
@@ -89,7 +89,7 @@ def check_signal_with_start(
     _check_length("Request ID", request.request_id, most)
     check_timeouts(request)
     if request.HasField("retry_policy"):
-        checks.check_retry_policy(request.retry_policy)
+        checks.check_retry_policy(request.retry_policy, rules.config.workflow_retry)
     _check_start_delay(request)
     _check_id_policies(request)
     if request.workflow_id_conflict_policy == _FAIL:

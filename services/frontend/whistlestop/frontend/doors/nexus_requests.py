@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
@@ -37,10 +39,7 @@ if TYPE_CHECKING:
 MOST_BODY = 2 * 1024 * 1024
 _CALLBACK_PREFIX = "nexus-callback-"
 _TOKEN_HEADER = "nexus-operation-token"  # noqa: S105 - a header's name
-_NOT_FOR_HANDLERS = frozenset({
-    "accept-encoding", "x-forwarded-for", "xdc-redirection", "xdc-redirection-api", "temporal-nexus-failure-support",
-    "host", "transfer-encoding",
-})  # fmt: skip
+_OF_THE_CONNECTION = frozenset(("host", "transfer-encoding"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +95,8 @@ async def serve(
         _fill_cancel(wanted, request, service, others, query)
     else:
         _fill_start(wanted, request, service, others[0], query)
+    for name in list(filter(_matcher(frontend.config.nexus_dropped_headers).fullmatch, wanted.header)):
+        del wanted.header[name]
     deadline_ns = _deadline(request.headers.get("request-timeout", ""), clock, context.deadline_ns)
     if target.namespace.state == namespace_enums.NAMESPACE_STATE_DELETED:
         raise refusal("BAD_REQUEST", "bad request")
@@ -177,8 +178,14 @@ def _for_handlers(headers: Mapping[str, str], dropped: tuple[str, ...]) -> dict[
     return {
         name: value
         for name, value in headers.items()
-        if name not in _NOT_FOR_HANDLERS and not (dropped and name.startswith(dropped))
+        if name not in _OF_THE_CONNECTION and not (dropped and name.startswith(dropped))
     }
+
+
+@lru_cache(maxsize=8)
+def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern for the names of headers, in which `*` matches anything."""
+    return re.compile("|".join(".*".join(map(re.escape, each.split("*"))) for each in patterns) or "(?!)")
 
 
 def _deadline(text: str, clock: Clock, latest_ns: int | None) -> int | None:

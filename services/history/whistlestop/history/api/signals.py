@@ -10,7 +10,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.api import METHODS, links
-from whistlestop.history.api.start import MAX_CONFLICTS, Start, check_version, first_of_chain
+from whistlestop.history.api.start import MAX_CONFLICTS, Start, check_interval, check_version, first_of_chain
 from whistlestop.history.core.chain import id_policies
 from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.chain.id_policies import Verdict
@@ -207,6 +207,8 @@ async def _start_with_signal(starting: Start, digest: int) -> Run | None:
             # The request started this run, and was sent again.
             return starting.service.engine.run_of(entry)
         verdict = id_policies.decide(entry.state, request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)
+        if verdict is not Verdict.USE_EXISTING:
+            check_interval(starting, entry.state, replaces=verdict is Verdict.TERMINATE)
         if verdict is Verdict.TERMINATE:
             return await starting.replace(entry)
         if verdict is Verdict.USE_EXISTING:

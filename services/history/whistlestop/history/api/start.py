@@ -162,6 +162,8 @@ async def start(starting: Start) -> tuple[service_pb.StartWorkflowExecutionRespo
             return deduplicated
         request = starting.request
         verdict = id_policies.decide(entry.state, request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)
+        if verdict is not Verdict.USE_EXISTING:
+            check_interval(starting, entry.state, replaces=verdict is Verdict.TERMINATE)
         if verdict is Verdict.START:
             expected = entry.key.run_id
         elif verdict is Verdict.TERMINATE:
@@ -173,6 +175,13 @@ async def start(starting: Start) -> tuple[service_pb.StartWorkflowExecutionRespo
             if reply is not None:
                 return reply, None
     raise ServiceError(Code.UNAVAILABLE, f"workflow {starting.request.workflow_id} is too busy; try again")
+
+
+def check_interval(starting: Start, current: MutableState, *, replaces: bool) -> None:
+    """Raise RESOURCE_EXHAUSTED for a run that follows its predecessor too soon, where that is configured."""
+    service = starting.service
+    limits = service.limits.of(starting.context.namespace)
+    id_policies.check_interval(current, limits, service.clock.now_ns(), replaces=replaces)
 
 
 def _started(starting: Start, state: MutableState) -> service_pb.StartWorkflowExecutionResponse:

@@ -277,6 +277,8 @@ async def respond_workflow_task_failed(
         if not run.is_open:
             raise not_found("workflow execution already completed")
         completion.check_token(run, token)
+        if run.limits.drop_repeated_task_failures and run.state.workflow_task.attempt > 1:
+            return
         if request.cause == fc.WORKFLOW_TASK_FAILED_CAUSE_GRPC_MESSAGE_TOO_LARGE:
             # Its history or its completion does not fit into a message, so another attempt would end in the same way.
             close.terminate(run, reason="GrpcMessageTooLarge", identity=close.HISTORY_SERVICE)

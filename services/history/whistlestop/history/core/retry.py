@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-    from whistlestop.history.core.limits import Limits
+    from whistlestop.common.retry_defaults import RetryDefaults
 
 RetryState: TypeAlias = wf_enums.RetryState.ValueType
 IN_PROGRESS = wf_enums.RETRY_STATE_IN_PROGRESS
@@ -51,15 +51,17 @@ def duration_fault(value: Duration) -> str:
     return ""
 
 
-def set_defaults(policy: common_pb.RetryPolicy, limits: Limits) -> None:
+def set_defaults(policy: common_pb.RetryPolicy, defaults: RetryDefaults) -> None:
     """Set the default values of a policy's empty fields."""
+    if policy.maximum_attempts == 0:
+        policy.maximum_attempts = defaults.maximum_attempts
     if duration_ns(policy.initial_interval) == 0:
-        set_duration(policy.initial_interval, limits.default_retry_initial_ns)
+        set_duration(policy.initial_interval, defaults.initial_interval_ns)
     if duration_ns(policy.maximum_interval) == 0:
         initial_ns = duration_ns(policy.initial_interval)
-        set_duration(policy.maximum_interval, limits.default_retry_max_interval_factor * initial_ns)
+        set_duration(policy.maximum_interval, defaults.maximum_interval_factor * initial_ns)
     if policy.backoff_coefficient == 0:
-        policy.backoff_coefficient = limits.default_retry_coefficient
+        policy.backoff_coefficient = defaults.backoff_coefficient
 
 
 def fault(policy: common_pb.RetryPolicy) -> str:

@@ -281,7 +281,7 @@ class _Turn:
         state = self.run.state
         request = start_request(self.run, self.data, start, tracked=tracked)
         if request.HasField("retry_policy"):
-            retry.set_defaults(request.retry_policy, self.run.limits)
+            retry.set_defaults(request.retry_policy, self.run.limits.workflow_retry)
         if any(run.key.workflow_id == request.workflow_id for run in self.started):
             return None
         current = await self.service.store.get_current(state.namespace_id, request.workflow_id)

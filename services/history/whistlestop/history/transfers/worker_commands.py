@@ -20,7 +20,6 @@ from temporalio.api.nexusservices.workerservice.v1 import request_response_pb2 a
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskResponse
 from whistlestop.common.task_queues import RESERVED_PREFIX
-from whistlestop.history.api.nexus.requests import MARGIN_NS
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus.decide import TASK_TYPE_NEXUS
 from whistlestop.history.core.workflow_task.decide import DEFAULT_PRIORITY
@@ -59,7 +58,7 @@ async def deliver(service: History, task: TransferTask, data: TransferData) -> N
             _log.info("commands for the control queue %s were dropped: no worker took them", queue)
         await service.store.delete_transfer(task)
         return
-    deadline_ns = now_ns + TIMEOUT_NS - MARGIN_NS
+    deadline_ns = now_ns + TIMEOUT_NS - service.limits.nexus_answer_margin_ns
     record = QueryRecord(
         data.request_id, ExecutionKey(task.key.namespace_id, "", ""), _request(data), False, deadline_ns + KEEP_NS
     )

@@ -66,7 +66,8 @@ def _text(value: object) -> str:
 
 
 def _dynamic(given: list[str] | None, path: str, source: str) -> DynamicConfig:
-    from whistlestop.server.dynamic_config import DynamicConfig, InvalidDynamicConfig
+    from whistlestop.common.dynamic_config import InvalidDynamicConfig
+    from whistlestop.server.dynamic_config import DynamicConfig
     from whistlestop.server.dynamic_file import DynamicSource
 
     try:
@@ -123,7 +124,8 @@ def _values(dynamic: DynamicConfig, *, everything: bool) -> Iterator[dict[str, A
 
 def _default(key: str) -> object:
     """Return the default of a key, durations in the form of the configuration."""
-    from whistlestop.server.dynamic_config import SECTIONS, as_given
+    from whistlestop.common.dynamic_config import as_given
+    from whistlestop.server.dynamic_config import SECTIONS
 
     for settings_of, keys in SECTIONS:
         if key in keys:

@@ -80,6 +80,12 @@ def aws(
     tracing: Annotated[
         bool | None, typer.Option("--tracing/--no-tracing", help="Traces for X-Ray.", show_default="no")
     ] = None,
+    dynamic_config_file: Annotated[
+        str,
+        typer.Option(
+            "--dynamic-config-file", metavar="FILE", help="Dynamic configuration for the functions, in Temporal's YAML."
+        ),
+    ] = "",
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", metavar="NAME=VALUE", help="Any other parameter of the template.")
     ] = None,
@@ -106,10 +112,23 @@ def aws(
     settings = Settings(
         stack.name, database_url, create_database, plain_url, database_ca, database_user, client_cidr, vpc_id,
         subnet_ids, runtime, architecture, memory, auth, sweep_rate, alarm_topic, log_retention, metrics, tracing,
-        others,
+        _document(dynamic_config_file), others,
     )  # fmt: skip
     manner = run.Manner(print, stack.confirm, stack.dry_run, bundles, prepare_database if migrate else None, namespace)
     run.deploy(stack.cloud, settings, manner)
+
+
+def _document(path: str) -> str:
+    """Return the file of dynamic configuration as JSON; empty without one. Raises CommandError."""
+    if not path:
+        return ""
+    from whistlestop.common.dynamic_config import InvalidDynamicConfig
+    from whistlestop.server.dynamic_file import document_of
+
+    try:
+        return document_of(path)
+    except InvalidDynamicConfig as error:
+        raise CommandError(str(error), 2) from None
 
 
 def _pairs(given: Iterable[str]) -> dict[str, str]:

@@ -9,11 +9,11 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from whistlestop.common.dynamic_config import InvalidDynamicConfig
 from whistlestop.frontend.auth.keys import BadKeys
 from whistlestop.net.listen_address import host_port, is_loopback
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.config import BadConfig, bind_address, callers
-from whistlestop.server.dynamic_config import InvalidDynamicConfig
 from whistlestop.server.release import VERSION
 from whistlestop.storage.errors import StorageError
 

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from whistlestop.common.dynamic_config import InvalidDynamicConfig
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.config import (
     ALL_ROLES,
@@ -22,7 +23,7 @@ from whistlestop.server.config import (
     TlsConfig,
     development_outbound,
 )
-from whistlestop.server.dynamic_config import DynamicConfig, InvalidDynamicConfig
+from whistlestop.server.dynamic_config import DynamicConfig
 
 if TYPE_CHECKING:
     from whistlestop.frontend.auth.config import AuthConfig

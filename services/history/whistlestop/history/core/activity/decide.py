@@ -528,7 +528,7 @@ def _set_last_failure(run: Run, activity: Activity, failure: failure_pb.Failure 
     if failure is None:
         activity.ClearField("last_failure")
     else:
-        activity.last_failure.CopyFrom(sizes.kept_failure(failure, run.limits))
+        activity.last_failure.CopyFrom(sizes.kept_failure(run, failure))
 
 
 def _clear_started(activity: Activity) -> None:

@@ -403,7 +403,7 @@ def _note_failed_attempt(run: Run, failure: failure_pb.Failure | None) -> None:
     activity = of(run)
     activity.ClearField("last_failure")
     if failure is not None:
-        activity.last_failure.CopyFrom(failure if activity.retry_state else sizes.kept_failure(failure, run.limits))
+        activity.last_failure.CopyFrom(failure if activity.retry_state else sizes.kept_failure(run, failure))
     activity.last_attempt_complete_ns = run.now_ns
     forget_interval(activity)
 

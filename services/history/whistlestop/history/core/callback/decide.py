@@ -71,6 +71,15 @@ def check_number(run: Run, more: int) -> None:
         )
 
 
+def check_number_of_update(run: Run, update_id: str, present: int, more: int) -> None:
+    """Raise FAILED_PRECONDITION when the update would have too many callbacks."""
+    most = run.limits.callbacks_per_update
+    if more and present + more > most:
+        raise failed_precondition(
+            f'cannot attach more than {most} callbacks to update "{update_id}" ({present} callbacks already attached)'
+        )
+
+
 def destination_of(callback: common_pb.Callback.Nexus) -> str:
     """Return the key of the circuit breaker: scheme and host of the callback's URL."""
     parts = urlsplit(callback.url)

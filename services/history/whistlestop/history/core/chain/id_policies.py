@@ -10,12 +10,16 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import event_type_pb2 as et
+from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
+from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
-from whistlestop.common.errors import ServiceError, already_started
+from whistlestop.common.errors import Code, ServiceError, already_started
+from whistlestop.history.core.times import MILLISECOND_NS
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
 
 if TYPE_CHECKING:
+    from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.state_pb2 import MutableState
 
 FAILED_STATUSES = frozenset(
@@ -92,6 +96,24 @@ def refusal(current: MutableState, message: str) -> ServiceError:
         if info.event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
     )
     return already_started(message, next(starts, current.create_request_id), current.run_id, current.first_run_id)
+
+
+def check_interval(current: MutableState, limits: Limits, now_ns: int, *, replaces: bool) -> None:
+    """Raise RESOURCE_EXHAUSTED for a run that follows its predecessor too soon, where that is configured.
+
+    `replaces` is True when the predecessor is terminated for it.
+    """
+    age_ns = now_ns - current.start_ns
+    if not limits.reuse_start_time_validation or age_ns > limits.continue_as_new_min_interval_ns:
+        return
+    raise ServiceError(
+        Code.RESOURCE_EXHAUSTED,
+        f"Too many {'restarts' if replaces else 'starts'} for workflow {current.workflow_id}. "
+        f"Time since last start: {age_ns // MILLISECOND_NS} ms",
+        details_pb.ResourceExhaustedFailure(
+            cause=fc.RESOURCE_EXHAUSTED_CAUSE_BUSY_WORKFLOW, scope=fc.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE
+        ),
+    )
 
 
 def request_of(current: MutableState, request_id: str) -> int | None:

@@ -80,7 +80,7 @@ def activity_fault(run: Run, a: command_pb.ScheduleActivityTaskCommandAttributes
     if not a.activity_type.name:
         return "activityType is not set"
     a.retry_policy.SetInParent()
-    retry.set_defaults(a.retry_policy, run.limits)
+    retry.set_defaults(a.retry_policy, run.limits.activity_retry)
     fault = retry.fault(a.retry_policy)
     if fault:
         return fault

@@ -90,7 +90,7 @@ def namespace_id_of(run: Run, namespace: str) -> str:
 
 def workflow_retry_fault(policy: common_pb.RetryPolicy, run: Run) -> str:
     """Complete a retry policy; return what is wrong with it, or an empty text."""
-    retry.set_defaults(policy, run.limits)
+    retry.set_defaults(policy, run.limits.workflow_retry)
     return retry.fault(policy)
 
 

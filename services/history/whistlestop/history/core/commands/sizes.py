@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-    from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.core.workflow_task.causes import Cause
 
@@ -142,9 +141,12 @@ def check_pending_cancels(run: Run) -> None:
 # ---- failures that are too long --------------------------------------------------------------------------------------
 
 
-def kept_failure(failure: failure_pb.Failure, limits: Limits) -> failure_pb.Failure:
+def kept_failure(run: Run, failure: failure_pb.Failure) -> failure_pb.Failure:
     """Return the failure as a pending activity keeps it, cut to the limit."""
-    if failure.ByteSize() <= limits.activity_failure_size_error:
+    limits, size = run.limits, failure.ByteSize()
+    if size > limits.activity_failure_size_warn:
+        run.warn(f"the failure of an activity has {size} bytes; {limits.activity_failure_size_error} are kept of it")
+    if size <= limits.activity_failure_size_error:
         return failure
     cut = truncate(failure, limits.activity_failure_size_error)
     return server_failure(FAILURE_EXCEEDS_LIMIT, non_retryable=False, cause=cut)

@@ -27,10 +27,6 @@ _BAD_SCHEDULE = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_NEXUS_OPERATION_ATTRI
 _BAD_CANCEL = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_NEXUS_OPERATION_ATTRIBUTES
 _NAME = "ScheduleNexusOperationCommandAttributes"
 _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout")
-_DISALLOWED_HEADERS = frozenset({
-    "request-timeout", "xdc-redirection-api", "xdc-redirection-source-cell", "xdc-redirection", "caller-name",
-    "caller-type", "call-initiation", "temporal-principal-type", "temporal-principal-name",
-})  # fmt: skip
 _LONGEST_S = 315_576_000_000
 _ENDS = {
     et.EVENT_TYPE_NEXUS_OPERATION_COMPLETED: "nexus_operation_completed_event_attributes",
@@ -125,7 +121,7 @@ def _headers(run: Run, attributes: command_pb.ScheduleNexusOperationCommandAttri
         lower = name.lower()
         headers[lower] = value
         size += len(lower.encode()) + len(value.encode())
-        if lower in _DISALLOWED_HEADERS:
+        if lower in run.limits.nexus_disallowed_headers:
             raise BadCommand(_BAD_SCHEDULE, f'{_NAME}.NexusHeader contains a disallowed header key: "{name}"')
     if size > run.limits.nexus_header_size:
         raise BadCommand(_BAD_SCHEDULE, f"{_NAME}.NexusHeader exceeds size limit")
@@ -133,11 +129,13 @@ def _headers(run: Run, attributes: command_pb.ScheduleNexusOperationCommandAttri
 
 
 def _trim(run: Run, attributes: command_pb.ScheduleNexusOperationCommandAttributes) -> None:
-    """Shorten each timeout to the run's, and the partial timeouts to schedule-to-close."""
-    run_ns = run.state.run_timeout_ns
+    """Shorten schedule-to-close to the run's timeout and to the limit, and the partial timeouts to it."""
+    run_ns, longest_ns = run.state.run_timeout_ns, run.limits.nexus_schedule_to_close_max_ns
     whole = attributes.schedule_to_close_timeout
     if run_ns and not 0 < duration_ns(whole) <= run_ns:
         whole.FromNanoseconds(run_ns)
+    if 0 < longest_ns < duration_ns(whole):
+        whole.FromNanoseconds(longest_ns)
     if not duration_ns(whole):
         return
     for part in (attributes.schedule_to_start_timeout, attributes.start_to_close_timeout):

@@ -20,8 +20,8 @@ from whistlestop.common.proto.nexus_pb2 import NexusTaskData
 
 if TYPE_CHECKING:
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
-    from whistlestop.history.core.run import Run
     from whistlestop.history.core.state_pb2 import NexusAttempt, NexusOperation
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.storage.records import MatchingTask
 
 TASK_TYPE = int(TASK_QUEUE_TYPE_NEXUS)

@@ -145,6 +145,8 @@ def begin(
         external_payloads.add(state, events, data)
     _renew_deadlines(state, now_ns + skipped_ns(state))
     run = Run(state, version=0, now_ns=now_ns, ids=ids, limits=limits)
+    if state.children and not run.limits.reset_with_pending_children:
+        raise invalid_argument("WorkflowResetter encountered pending child workflows.")
     run.forked_from = tuple(
         BranchRange(b.branch_id, b.first_event_id, b.next_event_id) for b in state.branches if b.next_event_id
     )

@@ -120,6 +120,7 @@ def admit(run: Run, request: update_pb.Request, first_execution_run_id: str = ""
         _attach(run, existing, request)
         return Ticket(update_id, existing.instance)
     _check_limits(run, request)
+    callbacks.check_number_of_update(run, update_id, 0, len(request.completion_callbacks))
     state.update_admissions += 1
     update = state.updates[update_id]
     update.update_id = update_id
@@ -147,6 +148,9 @@ def _attach(run: Run, update: Update, request: update_pb.Request) -> None:
     elif update.stage != Update.COMPLETED:
         known = {update.request.request_id, *(each.request_id for each in update.attachments)}
         if request.request_id not in known:
+            waiting = sum(len(each.completion_callbacks) for each in (update.request, *update.attachments))
+            more = len(request.completion_callbacks)
+            callbacks.check_number_of_update(run, update.update_id, waiting, more)
             update.attachments.add().CopyFrom(request)
             run.changed = run.bookkeeping = True
 
@@ -154,6 +158,8 @@ def _attach(run: Run, update: Update, request: update_pb.Request) -> None:
 def _write_attachment(run: Run, update_id: str, request: update_pb.Request) -> None:
     if callbacks.is_attached(run.state, update_id, request.request_id):
         return
+    present = sum(info.update_id == update_id for info in run.state.callback_infos)
+    callbacks.check_number_of_update(run, update_id, present, len(request.completion_callbacks))
     attached = history_pb.WorkflowExecutionOptionsUpdatedEventAttributes.WorkflowUpdateOptionsUpdate(
         update_id=update_id,
         attached_request_id=request.request_id,

@@ -311,7 +311,8 @@ def _is_without_effect(run: Run, request: service_pb.RespondWorkflowTaskComplete
     state = run.state
     if not state.workflow_task.speculative or len(request.commands) or request.force_create_new_workflow_task:
         return False
-    between = 10 if request.capabilities.discard_speculative_workflow_task_with_events else 0
+    discards = request.capabilities.discard_speculative_workflow_task_with_events
+    between = run.limits.speculative_events_discarded if discards else 0
     if state.next_event_id > state.last_completed_started_event_id + 2 + between:
         return False
     return all(message.body.TypeName() == "temporal.api.update.v1.Rejection" for message in request.messages)
