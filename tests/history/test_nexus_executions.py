@@ -223,7 +223,7 @@ def test_who_asks_for_news_is_answered_before_its_own_time_is_over(
     now_ns = service.clock.steady_ns()
     deadline_ns = None if left_s is None else now_ns + left_s * SECOND_NS
     context = CallContext(deadline_ns, namespace="default", can_hold=can_hold)
-    assert kind._deadline(service, context) == now_ns + waits_s * SECOND_NS
+    assert kind.deadline(service, context) == now_ns + waits_s * SECOND_NS
 
 
 async def test_news_that_do_not_come_are_an_empty_answer(desk: Desk) -> None:
