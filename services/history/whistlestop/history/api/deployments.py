@@ -19,8 +19,8 @@ from whistlestop.common.deployments import (
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.deployment_pb2 import RefreshDrainageResponse, RerouteTasksResponse
 from whistlestop.history.api import METHODS
-from whistlestop.history.core.nexus import routing as nexus_routing
 from whistlestop.history.core.versioning import decide as versioning
+from whistlestop.history.core.versioning import nexus as nexus_routing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,8 +22,8 @@ from whistlestop.common.proto.nexus_pb2 import (
 )
 from whistlestop.history.api import METHODS
 from whistlestop.history.core.nexus import decide as nexus_operations
-from whistlestop.history.core.nexus import routing as nexus_routing
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, timestamp_ns
+from whistlestop.history.core.versioning import nexus as nexus_routing
 from whistlestop.history.engine.waiting_callers import is_waiting
 from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
 

@@ -5,7 +5,7 @@ Rules of this file, which are Temporal's:
 - Everything else follows the deployment's routing: current or ramping version, else unversioned.
 - An override set by a client takes precedence over the workflow's own behavior.
 - Without a deployment, a build id may decide (see core/versioning/build_ids.py).
-- Nexus tasks do not follow the run but the handler's queue (see core/nexus/routing.py).
+- Nexus tasks do not follow the run but the handler's queue (see core/versioning/nexus.py).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from whistlestop.common.deployments import (
     versioning_data,
 )
 from whistlestop.common.errors import invalid_argument
-from whistlestop.history.core.nexus import routing as nexus_routing
 from whistlestop.history.core.versioning import build_ids
+from whistlestop.history.core.versioning import nexus as nexus_routing
 from whistlestop.history.core.versioning.state import behavior_of, own_version, pinned_version
 from whistlestop.storage.records import MatchingTask, TaskKey
 
