@@ -39,7 +39,7 @@ async def test_each_function_takes_what_concerns_it(cloud: Cloud) -> None:
     long = await refusal(
         cloud, "StartWorkflowExecution", workflow_id="w" * 31, workflow_type={"name": "T"}, task_queue=QUEUE
     )
-    assert (long.code, long.message) == (Code.INVALID_ARGUMENT, "WorkflowId length exceeds limit.")
+    assert (long.code, long.message) == (Code.INVALID_ARGUMENT, "WorkflowId exceeds maximum allowed length (31/30)")
     schedules = await refusal(cloud, "ListSchedules")
     assert "Schedules are disabled" in schedules.message or schedules.code is Code.UNIMPLEMENTED
     await cloud.start("w")
