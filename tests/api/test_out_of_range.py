@@ -14,9 +14,9 @@ from tests.api.fixtures import World  # noqa: TC001 - pytest reads it
 from tests.fuzz import targets
 from tests.fuzz.filling import filled
 from whistlestop.common.context import CallContext
-from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import Code
-from whistlestop.common.times import invalid_time
+from whistlestop.common.messages.enum_names import enum_name
+from whistlestop.common.messages.times import invalid_time
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
 from whistlestop.net.internal.transports import invoke_envelope, wrap

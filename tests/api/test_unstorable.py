@@ -21,8 +21,8 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.messages.storable import nul_field
 from whistlestop.common.notify import LocalNotifier
-from whistlestop.common.storable import nul_field
 from whistlestop.frontend.api.namespaces import ensure_namespace
 from whistlestop.frontend.registry import REGISTRY, WORKFLOW_SERVICE
 from whistlestop.server.assembly import assemble

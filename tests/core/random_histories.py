@@ -24,9 +24,9 @@ from tests.core import random_commands
 from tests.core.checks import OPEN, CheckedWorld
 from tests.core.commands import complete_workflow, payload, payloads
 from tests.core.harness import HANDLERS_NAMESPACE_ID, NAMESPACE, NAMESPACE_ID
-from whistlestop.common.deployments import EMPTY
 from whistlestop.common.errors import ServiceError, not_found
 from whistlestop.common.proto.nexus_pb2 import NexusTaskData
+from whistlestop.common.versioning.deployments import EMPTY
 from whistlestop.history import tokens
 from whistlestop.history.core import completion, deadlines
 from whistlestop.history.core.activity import decide as core_activity

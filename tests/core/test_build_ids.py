@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from whistlestop.common.build_ids import (
+from whistlestop.common.proto.deployment_pb2 import VersioningData
+from whistlestop.common.versioning.build_ids import (
     NEW_WORK,
     assigned_build,
     build_queue,
@@ -14,7 +15,6 @@ from whistlestop.common.build_ids import (
     redirected,
     set_queue,
 )
-from whistlestop.common.proto.deployment_pb2 import VersioningData
 
 
 def sets(*builds: str) -> VersioningData:

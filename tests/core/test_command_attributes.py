@@ -12,7 +12,7 @@ from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
 from tests.core.commands import continue_as_new, fill, payload, payloads, schedule_activity
 from tests.core.harness import World
-from whistlestop.common.failures import truncate
+from whistlestop.common.messages.failures import truncate
 from whistlestop.common.retry_defaults import RetryDefaults
 from whistlestop.history.core import retry
 from whistlestop.history.core.commands import attributes as command_attributes

@@ -10,9 +10,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from tests.core.test_nexus import SCHEDULED, called
 from tests.history.test_executions import bench as bench  # noqa: PLC0414 - a fixture
-from whistlestop.common import nexus_content
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.nesting import MAX_CAUSES
+from whistlestop.common.messages import nexus_content
+from whistlestop.common.messages.nesting import MAX_CAUSES
 from whistlestop.history.nexus import external_endpoints as outside
 from whistlestop.history.nexus import http as nexus_http
 from whistlestop.net.outbound import Answer, NoAnswer, Outbound

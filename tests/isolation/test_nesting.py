@@ -17,10 +17,10 @@ from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.isolation.backend import at, chain, field
-from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.nesting import CUT_OFF, MAX_CAUSES
-from whistlestop.common.nexus_content import failure_json
+from whistlestop.common.messages import nesting
+from whistlestop.common.messages.nesting import CUT_OFF, MAX_CAUSES
+from whistlestop.common.messages.nexus_content import failure_json
 from whistlestop.frontend.doors.payload_json import to_json
 from whistlestop.frontend.registry import REGISTRY
 from whistlestop.history.core.nexus import failures as nexus_failures

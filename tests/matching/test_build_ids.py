@@ -9,9 +9,9 @@ from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.matching.fakes import NAMESPACE, NORMAL, STICKY, Bench, code_of
-from whistlestop.common.build_ids import build_queue, set_queue
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto import internal_pb2 as internal
+from whistlestop.common.versioning.build_ids import build_queue, set_queue
 from whistlestop.storage.deployments import Deployments
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.matching.fakes import NAMESPACE, Bench, settle
 from tests.patience import PATIENCE_S
-from whistlestop.common.deployments import ROW_NAME, ROW_TYPE
 from whistlestop.common.proto import worker_pb2 as worker_pb
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+from whistlestop.common.versioning.deployments import ROW_NAME, ROW_TYPE
 from whistlestop.matching.config import MatchingConfig
 
 

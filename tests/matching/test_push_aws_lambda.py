@@ -14,7 +14,7 @@ from botocore.stub import Stubber  # type: ignore[import-untyped]  # carries no 
 from moto import mock_aws
 
 from whistlestop.common.context import CallContext
-from whistlestop.common.deployments import Version
+from whistlestop.common.versioning.deployments import Version
 from whistlestop.matching.push.aws_lambda import AwsLambda
 from whistlestop.matching.push.provider import ProviderError, Work
 from whistlestop.net import aws as aws_calls

@@ -14,9 +14,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from tests.matching.fakes import NAMESPACE, FakeStore
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.context import CallContext
-from whistlestop.common.deployments import Version, versioned_queue
 from whistlestop.common.errors import not_found
 from whistlestop.common.ids import CountedIds
+from whistlestop.common.versioning.deployments import Version, versioned_queue
 from whistlestop.matching.push.provider import ProviderError, Work
 from whistlestop.matching.push.tasks import TaskPushes
 from whistlestop.matching.push.webhook import Webhook, signature

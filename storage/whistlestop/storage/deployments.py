@@ -10,10 +10,15 @@ from weakref import WeakValueDictionary
 from google.protobuf.message import DecodeError
 
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.deployment_changes import TooManyVersions, draining_versions, idle_versions, remove_version
-from whistlestop.common.deployments import EMPTY, ROW_NAME, ROW_TYPE, find_deployment
 from whistlestop.common.errors import unavailable
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+from whistlestop.common.versioning.deployment_changes import (
+    TooManyVersions,
+    draining_versions,
+    idle_versions,
+    remove_version,
+)
+from whistlestop.common.versioning.deployments import EMPTY, ROW_NAME, ROW_TYPE, find_deployment
 from whistlestop.storage.errors import LeaseLost, Unreadable
 from whistlestop.storage.records import TaskQueueRecord
 

@@ -21,10 +21,10 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.bridge.counters import LOOK, POLL
 from whistlestop.bridge.heartbeats import Heartbeats
 from whistlestop.common.clock import SECOND_NS, wait_until
-from whistlestop.common.deployments import version_of, version_string
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto import worker_pb2 as worker_pb
+from whistlestop.common.versioning.deployments import version_of, version_string
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

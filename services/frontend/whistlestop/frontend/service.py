@@ -16,10 +16,10 @@ from google.protobuf.message import DecodeError
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError, data_loss, invalid_argument, unavailable, unimplemented
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.nesting import bound_of
-from whistlestop.common.storable import nul_field
+from whistlestop.common.messages.nesting import bound_of
+from whistlestop.common.messages.storable import nul_field
+from whistlestop.common.messages.times import refused_time
 from whistlestop.common.throttle import ThrottledWarnings
-from whistlestop.common.times import refused_time
 from whistlestop.frontend.api import Rules, UnknownSearchAttribute, parts_of
 from whistlestop.frontend.api.switches import guards
 from whistlestop.frontend.client_versions import check_call

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from whistlestop.common.dynamic_config import ONE_VALUE, DynamicConfig, InvalidDynamicConfig
-from whistlestop.common.nesting import load_json
+from whistlestop.common.messages.nesting import load_json
 from whistlestop.functions.database import BY_PARAMETER, parameter
 from whistlestop.functions.settings import PREFIX, BadSettings
 

@@ -15,17 +15,17 @@ from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.common.build_ids import build_queue, set_queue
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.deployments import (
+from whistlestop.common.errors import invalid_argument
+from whistlestop.common.proto.deployment_pb2 import DescribeVersionQueuesRequest, DescribeVersionQueuesResponse
+from whistlestop.common.versioning.build_ids import build_queue, set_queue
+from whistlestop.common.versioning.deployments import (
     older_version_string,
     routing_of,
     serving_versions,
     versioned_queue,
     versioning_data,
 )
-from whistlestop.common.errors import invalid_argument
-from whistlestop.common.proto.deployment_pb2 import DescribeVersionQueuesRequest, DescribeVersionQueuesResponse
 from whistlestop.matching.pollers import build_of, poller_info, shown
 from whistlestop.matching.polls import ACTIVITY, WORKFLOW, check_queue_name
 from whistlestop.matching.rate_limit import RateLimiter

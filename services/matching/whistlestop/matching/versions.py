@@ -1,6 +1,6 @@
 """Versioned workers: their queues, and the deployments and versions that their polls create.
 
-Workers of the older versioning, without deployments, only have a build id; see common/build_ids.py.
+Workers of the older versioning, without deployments, only have a build id; see common/versioning/build_ids.py.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
-from whistlestop.common.build_ids import queue_of_poll
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.deployment_changes import DeploymentLimits, register
-from whistlestop.common.deployments import (
+from whistlestop.common.errors import ServiceError
+from whistlestop.common.proto.deployment_pb2 import RefreshDrainageRequest, RerouteTasksRequest
+from whistlestop.common.versioning.build_ids import queue_of_poll
+from whistlestop.common.versioning.deployment_changes import DeploymentLimits, register
+from whistlestop.common.versioning.deployments import (
     has_queue,
     version_of,
     versioned_queue,
     versioning_data,
 )
-from whistlestop.common.errors import ServiceError
-from whistlestop.common.proto.deployment_pb2 import RefreshDrainageRequest, RerouteTasksRequest
 from whistlestop.matching.pollers import note_in_memory, shown
 from whistlestop.storage.deployments import MOST_BEHIND_S, Deployments
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from temporalio.api.enums.v1 import common_pb2 as common_enums
 
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.messages.enum_names import enum_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

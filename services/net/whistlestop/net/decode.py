@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.messages import nesting
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from whistlestop.common import nesting
+from whistlestop.common.messages import nesting
 from whistlestop.common.proto.namespace_pb2 import NamespaceData
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
 from whistlestop.history.core.state_pb2 import MutableState

@@ -20,9 +20,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common import task_queues
 from whistlestop.common.clients import decoded
-from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
-from whistlestop.common.nesting import load_json
+from whistlestop.common.messages.enum_names import enum_name
+from whistlestop.common.messages.nesting import load_json
 from whistlestop.frontend.api import checks, standalone_activities
 from whistlestop.frontend.api.listing import parsed_filter
 from whistlestop.frontend.api.switches import ON_ACTIVITIES

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.compute.v1 import config_pb2 as compute_pb
 from temporalio.api.enums.v1.task_queue_pb2 import TaskQueueType
 
-from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.messages.enum_names import enum_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

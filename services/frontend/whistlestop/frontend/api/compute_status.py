@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
 
-from whistlestop.common.deployments import push_row
 from whistlestop.common.proto.deployment_pb2 import PushRow
+from whistlestop.common.versioning.deployments import push_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

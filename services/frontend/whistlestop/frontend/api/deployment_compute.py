@@ -13,10 +13,10 @@ from temporalio.api.enums.v1 import deployment_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clients import decoded
-from whistlestop.common.deployment_changes import add_version
-from whistlestop.common.deployments import find_deployment, find_version, serves
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found, unavailable
 from whistlestop.common.proto.deployment_pb2 import CheckComputeRequest, CheckComputeResponse, RerouteTasksRequest
+from whistlestop.common.versioning.deployment_changes import add_version
+from whistlestop.common.versioning.deployments import find_deployment, find_version, serves
 from whistlestop.frontend.api import compute_config
 from whistlestop.frontend.api.deployments import change_adding_version, find, limits_of, store_of
 

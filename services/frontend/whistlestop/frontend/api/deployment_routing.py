@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from temporalio.api.enums.v1 import deployment_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.common import drainage
 from whistlestop.common.clients import decoded
-from whistlestop.common.deployment_changes import add_deployment, add_version
-from whistlestop.common.deployments import (
-    UNVERSIONED,
-    find_deployment,
-    find_version,
-    routing_of,
-)
 from whistlestop.common.errors import failed_precondition, invalid_argument
 from whistlestop.common.proto.deployment_pb2 import (
     DescribeVersionQueuesRequest,
@@ -23,14 +15,22 @@ from whistlestop.common.proto.deployment_pb2 import (
     NamespaceDeployments,
     RerouteTasksRequest,
 )
+from whistlestop.common.versioning import drainage
+from whistlestop.common.versioning.deployment_changes import add_deployment, add_version
+from whistlestop.common.versioning.deployments import (
+    UNVERSIONED,
+    find_deployment,
+    find_version,
+    routing_of,
+)
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersionInfo
 
     from whistlestop.common.context import CallContext
-    from whistlestop.common.deployment_changes import DeploymentLimits
     from whistlestop.common.proto.deployment_pb2 import DeploymentData
+    from whistlestop.common.versioning.deployment_changes import DeploymentLimits
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
 

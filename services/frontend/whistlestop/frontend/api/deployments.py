@@ -13,16 +13,8 @@ from temporalio.api.enums.v1 import RoutingConfigUpdateState
 from temporalio.api.enums.v1 import deployment_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.common import drainage
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.deployment_changes import AUTO_CREATED, DeploymentLimits, add_deployment, remove_version
-from whistlestop.common.deployments import (
-    find_deployment,
-    find_version,
-    version_string,
-    versioned_queue,
-)
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.common.page_tokens import last_of, list_mark, page_token
 from whistlestop.common.proto.deployment_pb2 import (
@@ -32,6 +24,19 @@ from whistlestop.common.proto.deployment_pb2 import (
     RerouteTasksRequest,
 )
 from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse
+from whistlestop.common.versioning import drainage
+from whistlestop.common.versioning.deployment_changes import (
+    AUTO_CREATED,
+    DeploymentLimits,
+    add_deployment,
+    remove_version,
+)
+from whistlestop.common.versioning.deployments import (
+    find_deployment,
+    find_version,
+    version_string,
+    versioned_queue,
+)
 from whistlestop.frontend.api import compute_config
 from whistlestop.frontend.api.compute_status import compute_status
 from whistlestop.storage.deployments import MOST_BEHIND_S, Deployments

@@ -24,8 +24,8 @@ from whistlestop.common.errors import (
     not_found,
     unavailable,
 )
+from whistlestop.common.messages.storable import NUL
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
-from whistlestop.common.storable import NUL
 from whistlestop.storage.errors import EndpointConflict, EndpointExists, Unreadable
 from whistlestop.storage.records import NexusEndpointRecord
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.enums.v1 import task_queue_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.common.build_ids import find_build, is_fully_ramped
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.deployments import versioning_data
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.versioning.build_ids import find_build, is_fully_ramped
+from whistlestop.common.versioning.deployments import versioning_data
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.deployments import store_of
 from whistlestop.frontend.api.version_sets import RULES_OFF, switched_off

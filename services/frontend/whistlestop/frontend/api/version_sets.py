@@ -18,10 +18,10 @@ from temporalio.api.enums.v1.task_queue_pb2 import (
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.common.build_ids import find_build, set_id_of
-from whistlestop.common.deployments import versioning_data
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.common.proto.deployment_pb2 import RerouteTasksRequest
+from whistlestop.common.versioning.build_ids import find_build, set_id_of
+from whistlestop.common.versioning.deployments import versioning_data
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.deployments import look_through, store_of
 

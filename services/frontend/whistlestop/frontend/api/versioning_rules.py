@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.common.build_ids import build_queue, find_build, is_fully_ramped
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import MILLISECOND_NS, SECOND_NS
-from whistlestop.common.deployments import versioning_data
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.common.proto.deployment_pb2 import VersioningClock, VersioningData
 from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse
+from whistlestop.common.versioning.build_ids import build_queue, find_build, is_fully_ramped
+from whistlestop.common.versioning.deployments import versioning_data
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.deployments import store_of
 from whistlestop.frontend.api.version_sets import RULES_OFF, reroute, switched_off

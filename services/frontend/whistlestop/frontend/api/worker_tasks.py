@@ -12,7 +12,7 @@ from temporalio.api.enums.v1.query_pb2 import QueryResultType
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
-from whistlestop.common.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
+from whistlestop.common.messages.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.worker_version import check_worker_version
 

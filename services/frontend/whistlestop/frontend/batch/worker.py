@@ -27,7 +27,7 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.nesting import load_json
+from whistlestop.common.messages.nesting import load_json
 from whistlestop.frontend.api.batch import STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload
 from whistlestop.frontend.api.switches import ON_ACTIVITIES
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions

@@ -170,6 +170,6 @@ def _plain_body(request: HttpRequest, most: int) -> bytes:
 
 
 def _to_json(message: Message) -> bytes:
-    from whistlestop.common.json_messages import to_tree
+    from whistlestop.common.messages.json_messages import to_tree
 
     return json.dumps(to_tree(message), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -17,8 +17,8 @@ from urllib.parse import unquote
 
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, permission_denied
+from whistlestop.common.messages.storable import NUL
 from whistlestop.common.proto.nexus_pb2 import CompleteNexusOperationRequest
-from whistlestop.common.storable import NUL
 from whistlestop.frontend.auth.config import without_credentials
 from whistlestop.frontend.client_versions import check_nexus
 from whistlestop.frontend.doors import nexus_answers, nexus_requests

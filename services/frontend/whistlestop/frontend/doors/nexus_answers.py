@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.common import nexus_content
 from whistlestop.common.errors import Code
+from whistlestop.common.messages import nexus_content
 from whistlestop.net.http.answer import HttpAnswer
 
 if TYPE_CHECKING:

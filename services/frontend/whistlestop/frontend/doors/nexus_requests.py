@@ -12,12 +12,13 @@ from google.protobuf.message import DecodeError
 from temporalio.api.enums.v1 import namespace_pb2 as namespace_enums
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
-from whistlestop.common import nexus_content, task_queues
+from whistlestop.common import task_queues
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import MILLISECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.messages import nexus_content
 from whistlestop.common.proto.nexus_pb2 import (
     DispatchNexusTaskRequest,
     DispatchNexusTaskResponse,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from whistlestop.common.json_messages import to_tree
-from whistlestop.common.nesting import load_json
+from whistlestop.common.messages.json_messages import to_tree
+from whistlestop.common.messages.nesting import load_json
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

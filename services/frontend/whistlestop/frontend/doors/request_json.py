@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 
-from whistlestop.common.nesting import load_json
+from whistlestop.common.messages.nesting import load_json
 from whistlestop.frontend.doors.payload_json import MESSAGE_TYPE, NULL, PAYLOAD, PAYLOADS, PLAIN, PROTO, number, ordered
 
 if TYPE_CHECKING:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
 
-from whistlestop.common import drainage
-from whistlestop.common.build_ids import queues_of
-from whistlestop.common.deployments import (
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.proto.deployment_pb2 import RefreshDrainageResponse, RerouteTasksResponse
+from whistlestop.common.versioning import drainage
+from whistlestop.common.versioning.build_ids import queues_of
+from whistlestop.common.versioning.deployments import (
     find_version_info,
     serving_versions,
     version_string,
     versioned_queue,
     versioning_data,
 )
-from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.proto.deployment_pb2 import RefreshDrainageResponse, RerouteTasksResponse
 from whistlestop.history.api import METHODS
 from whistlestop.history.core.versioning import decide as versioning
 from whistlestop.history.core.versioning import nexus as nexus_routing

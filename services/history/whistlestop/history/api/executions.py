@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.deployments import EMPTY, check_override, named_version
 from whistlestop.common.errors import not_found
+from whistlestop.common.versioning.deployments import EMPTY, check_override, named_version
 from whistlestop.history.api import METHODS
 from whistlestop.history.core import describe
 from whistlestop.history.core.operations import options

@@ -22,10 +22,10 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common import nesting
 from whistlestop.common.clients import Encoded
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.messages import nesting
 from whistlestop.common.notify import closed_topic, execution_topic
 from whistlestop.history.api import METHODS
 from whistlestop.history.core.times import SECOND_NS

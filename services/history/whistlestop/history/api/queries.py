@@ -19,10 +19,8 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.query.v1 import message_pb2 as query_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common import drainage
 from whistlestop.common.clients import Encoded, decoded
 from whistlestop.common.context import CallContext
-from whistlestop.common.deployments import find_version_info, versioned_queue
 from whistlestop.common.errors import (
     Code,
     ServiceError,
@@ -34,6 +32,8 @@ from whistlestop.common.errors import (
 from whistlestop.common.notify import execution_topic, query_topic
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.proto.deployment_pb2 import RefreshDrainageRequest
+from whistlestop.common.versioning import drainage
+from whistlestop.common.versioning.deployments import find_version_info, versioned_queue
 from whistlestop.history import tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.histories import first_page

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.messages import nesting
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.start import MAX_EARLIER_RUNS
 from whistlestop.history.core.child import decide as children

@@ -13,9 +13,9 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.deployments import check_override, named_version
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.records import record
+from whistlestop.common.versioning.deployments import check_override, named_version
 from whistlestop.history.api import METHODS, links
 from whistlestop.history.core.chain import id_policies
 from whistlestop.history.core.chain import start as core_start

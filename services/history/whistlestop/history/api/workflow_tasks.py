@@ -11,9 +11,9 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clients import Encoded
-from whistlestop.common.deployments import version_of
 from whistlestop.common.errors import namespace_not_found, not_found
 from whistlestop.common.proto import internal_pb2
+from whistlestop.common.versioning.deployments import version_of
 from whistlestop.history import tokens
 from whistlestop.history.api import METHODS, queries
 from whistlestop.history.api.activity import tasks as activity_tasks

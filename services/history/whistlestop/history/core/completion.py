@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-from whistlestop.common.deployments import named_version, version_of
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.versioning.deployments import named_version, version_of
 from whistlestop.history.core import nonces
 from whistlestop.history.core.activity import decide as activity
 from whistlestop.history.core.command_handlers import HANDLERS

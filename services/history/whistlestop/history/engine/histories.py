@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.common import nesting
+from whistlestop.common.messages import nesting
 from whistlestop.history.engine.indexed_batches import IndexedBatch
 from whistlestop.storage.records import BranchRange, HistoryBatch
 

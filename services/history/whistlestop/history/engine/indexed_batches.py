@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.common import nesting
+from whistlestop.common.messages import nesting
 
 if TYPE_CHECKING:
     from whistlestop.storage.records import ExecutionKey

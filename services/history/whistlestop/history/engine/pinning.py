@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from whistlestop.common import drainage
-from whistlestop.common.deployments import find_version_info, version_string
 from whistlestop.common.errors import ServiceError
+from whistlestop.common.versioning import drainage
+from whistlestop.common.versioning.deployments import find_version_info, version_string
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersionInfo
 
-    from whistlestop.common.deployments import Version
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+    from whistlestop.common.versioning.deployments import Version
     from whistlestop.history.engine.engine import Engine
 
 log = logging.getLogger(__name__)

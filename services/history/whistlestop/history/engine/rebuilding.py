@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError, not_found
+from whistlestop.common.messages import nesting
 from whistlestop.history.core.operations import reset
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.transition import external_payloads

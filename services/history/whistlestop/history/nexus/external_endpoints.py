@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 from google.protobuf.message import DecodeError
 
-from whistlestop.common import nexus_content
+from whistlestop.common.messages import nexus_content
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures

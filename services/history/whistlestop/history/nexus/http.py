@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
-from whistlestop.common import nexus_content
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.messages import nexus_content
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import links as nexus_links
 from whistlestop.history.core.times import SECOND_NS

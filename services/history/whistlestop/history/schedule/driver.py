@@ -23,10 +23,11 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common import nesting, task_queues
+from whistlestop.common import task_queues
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.messages import nesting
 from whistlestop.history.api.start import check_version
 from whistlestop.history.core import retry
 from whistlestop.history.core.chain import start as core_start

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common import nesting
 from whistlestop.common.errors import (
     Code,
     ServiceError,
@@ -19,6 +18,7 @@ from whistlestop.common.errors import (
     invalid_argument,
     not_found,
 )
+from whistlestop.common.messages import nesting
 from whistlestop.history.api.start import Start, start
 from whistlestop.history.core.times import timestamp_ns
 from whistlestop.history.core.workflow import close

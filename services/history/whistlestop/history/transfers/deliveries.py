@@ -9,8 +9,8 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import namespace_pb2 as namespace_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.messages import nesting
 from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.child import decide as children
 from whistlestop.history.core.commands.faults import RESERVED_ID_PREFIXES

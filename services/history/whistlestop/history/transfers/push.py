@@ -18,7 +18,10 @@ from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
 from whistlestop.common.clients import decoded
 from whistlestop.common.context import CallContext
-from whistlestop.common.deployments import (
+from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.proto.deployment_pb2 import PushWorkersRequest, PushWorkersResponse
+from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse, ResetStickyTaskRequest
+from whistlestop.common.versioning.deployments import (
     Version,
     is_versioned,
     pushed_version,
@@ -26,9 +29,6 @@ from whistlestop.common.deployments import (
     version_string,
     versioned_queue,
 )
-from whistlestop.common.errors import Code, ServiceError
-from whistlestop.common.proto.deployment_pb2 import PushWorkersRequest, PushWorkersResponse
-from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse, ResetStickyTaskRequest
 from whistlestop.history.core.slots import slot_of
 from whistlestop.storage.records import ExecutionKey, TimerTask, TransferTask
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from temporalio.api.common.v1.message_pb2 import Payload
 
     from whistlestop.common.context import CallContext
-    from whistlestop.common.deployments import Version
+    from whistlestop.common.versioning.deployments import Version
 
     Details = Mapping[str, Any]
 

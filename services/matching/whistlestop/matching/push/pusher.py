@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.deployments import find_deployment, find_version, is_version_of, push_row, versioned_queue
 from whistlestop.common.errors import ServiceError, invalid_argument, unavailable
 from whistlestop.common.proto.deployment_pb2 import (
     CheckComputeRequest,
@@ -23,6 +22,13 @@ from whistlestop.common.proto.deployment_pb2 import (
     PushState,
     PushWorkersRequest,
     PushWorkersResponse,
+)
+from whistlestop.common.versioning.deployments import (
+    find_deployment,
+    find_version,
+    is_version_of,
+    push_row,
+    versioned_queue,
 )
 from whistlestop.matching.push import scaler as scaling
 from whistlestop.matching.push import webhook
@@ -42,9 +48,9 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply, ServiceClient
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
-    from whistlestop.common.deployments import Version
     from whistlestop.common.ids import Ids
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+    from whistlestop.common.versioning.deployments import Version
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.pollers import PollerRows
     from whistlestop.matching.push.scaler import Scaler

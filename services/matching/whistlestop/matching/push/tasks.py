@@ -20,8 +20,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.deployments import versioned_queue
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.versioning.deployments import versioned_queue
 from whistlestop.matching.polls import start_request
 from whistlestop.matching.push.provider import ProviderError
 from whistlestop.matching.push.webhook import timeout_ms_of

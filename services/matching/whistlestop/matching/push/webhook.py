@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.enum_names import enum_name
+from whistlestop.common.messages.enum_names import enum_name
 from whistlestop.matching.push.provider import ProviderError
 from whistlestop.net import addresses
 from whistlestop.net.outbound import BadRequest, NoAnswer, Outbound

@@ -29,8 +29,8 @@ from whistlestop.common.errors import (
     unavailable,
     unimplemented,
 )
+from whistlestop.common.messages.times import refused_time
 from whistlestop.common.proto import deployment_pb2, internal_pb2, nexus_pb2, worker_pb2
-from whistlestop.common.times import refused_time
 from whistlestop.net.rpc_status import packed, unpacked
 
 if TYPE_CHECKING:

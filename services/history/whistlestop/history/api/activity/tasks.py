@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.deployments import version_of
 from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.common.proto.internal_pb2 import TaskToken
+from whistlestop.common.versioning.deployments import version_of
 from whistlestop.history import tokens
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.activity.executions import ACTIVITIES

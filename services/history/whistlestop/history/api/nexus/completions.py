@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from whistlestop.common import nexus_content
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
+from whistlestop.common.messages import nexus_content
 from whistlestop.common.proto.nexus_pb2 import CompleteNexusOperationRequest, CompleteNexusOperationResponse
 from whistlestop.history.api import METHODS
 from whistlestop.history.core.nexus import decide as nexus_operations

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common import nexus_content
 from whistlestop.common.errors import not_found
+from whistlestop.common.messages import nexus_content
 from whistlestop.common.notify import query_topic
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.proto.nexus_pb2 import (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument, not_found
-from whistlestop.common.nesting import load_json
+from whistlestop.common.messages.nesting import load_json
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken, RecordNexusTaskStartedRequest
 from whistlestop.history import tokens
 from whistlestop.history.api import METHODS

@@ -20,8 +20,8 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import failed_precondition, invalid_argument, not_found
+from whistlestop.common.messages.enum_names import enum_name
 from whistlestop.history.core import nonces, retry
 from whistlestop.history.core.activity.decide import TASK_TYPE_ACTIVITY
 from whistlestop.history.core.activity.machine import IN_PROGRESS, TERMINAL, A, Event, after

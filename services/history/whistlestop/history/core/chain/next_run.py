@@ -13,8 +13,8 @@ from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.common.deployments import named_version
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.versioning.deployments import named_version
 from whistlestop.history.core import retry
 from whistlestop.history.core.callback import decide as callbacks
 from whistlestop.history.core.chain import cron

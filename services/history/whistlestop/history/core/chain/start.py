@@ -12,7 +12,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.common.deployments import named_version
+from whistlestop.common.versioning.deployments import named_version
 from whistlestop.history.core.chain import cron
 from whistlestop.history.core.payload_maps import is_null_payload
 from whistlestop.history.core.state_pb2 import MutableState

@@ -13,7 +13,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.common.deployments import named_version
+from whistlestop.common.versioning.deployments import named_version
 from whistlestop.history.core.chain import cron
 from whistlestop.history.core.chain.start import (
     copy_memo_and_search_attributes,

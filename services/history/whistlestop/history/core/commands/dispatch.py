@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 
-from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import invalid_argument
-from whistlestop.common.storable import nul_field
+from whistlestop.common.messages.enum_names import enum_name
+from whistlestop.common.messages.storable import nul_field
 from whistlestop.history.core.commands.errors import BadCommand
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 
-from whistlestop.common.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
+from whistlestop.common.messages.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
 from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.payload_maps import merge_payloads
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-from whistlestop.common import nexus_content
-from whistlestop.common.nesting import cut_causes, load_json
+from whistlestop.common.messages import nexus_content
+from whistlestop.common.messages.nesting import cut_causes, load_json
 
 if TYPE_CHECKING:
     from temporalio.api.nexus.v1 import message_pb2 as nexus_pb

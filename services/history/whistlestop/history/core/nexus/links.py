@@ -14,7 +14,7 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
-from whistlestop.common.enum_names import enum_name
+from whistlestop.common.messages.enum_names import enum_name
 from whistlestop.history.core.nexus import standalone as nexus_execution
 
 if TYPE_CHECKING:

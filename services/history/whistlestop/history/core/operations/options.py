@@ -9,10 +9,10 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 
-from whistlestop.common.deployments import named_version
-from whistlestop.common.enum_names import enum_name
 from whistlestop.common.errors import failed_precondition, invalid_argument, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.messages.enum_names import enum_name
+from whistlestop.common.versioning.deployments import named_version
 from whistlestop.history.core.activity import decide as activity
 from whistlestop.history.core.callback import decide as callbacks
 from whistlestop.history.core.signal.decide import ALREADY_COMPLETED

@@ -17,8 +17,8 @@ from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-from whistlestop.common.deployments import check_override
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.versioning.deployments import check_override
 from whistlestop.history.core import deadlines
 from whistlestop.history.core.activity import decide as activity
 from whistlestop.history.core.nexus import decide as nexus_operations

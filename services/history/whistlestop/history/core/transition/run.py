@@ -18,7 +18,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.common.deployments import EMPTY
+from whistlestop.common.versioning.deployments import EMPTY
 from whistlestop.history.core.slots import slot_of
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.times import set_timestamp
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
     from temporalio.api.rules.v1 import message_pb2 as rules_pb
 
-    from whistlestop.common.deployments import Version
     from whistlestop.common.ids import Ids
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+    from whistlestop.common.versioning.deployments import Version
     from whistlestop.history.core import state_pb2
     from whistlestop.history.core.limits import Limits
     from whistlestop.storage.visibility import AttributeType

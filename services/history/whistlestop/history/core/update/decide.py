@@ -23,9 +23,9 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
-from whistlestop.common import nesting
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.messages import nesting
 from whistlestop.history.core.callback import decide as callbacks
 from whistlestop.history.core.callback.decide import CLOSED_BEFORE_COMPLETED
 from whistlestop.history.core.commands import sizes

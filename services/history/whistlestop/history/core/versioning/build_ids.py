@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from temporalio.api.common.v1.message_pb2 import WorkerVersionStamp
 from temporalio.api.enums.v1.deployment_pb2 import WORKER_VERSIONING_MODE_VERSIONED
 
-from whistlestop.common.build_ids import NEW_WORK
 from whistlestop.common.errors import invalid_argument, not_found
+from whistlestop.common.versioning.build_ids import NEW_WORK
 from whistlestop.history.core.versioning import reset_points
 
 if TYPE_CHECKING:

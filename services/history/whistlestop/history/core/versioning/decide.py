@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.common.build_ids import keeps_sticky, queue_of_task
-from whistlestop.common.deployments import (
+from whistlestop.common.errors import invalid_argument
+from whistlestop.common.versioning.build_ids import keeps_sticky, queue_of_task
+from whistlestop.common.versioning.deployments import (
     Version,
     has_queue,
     is_versioned,
@@ -25,7 +26,6 @@ from whistlestop.common.deployments import (
     versioned_queue,
     versioning_data,
 )
-from whistlestop.common.errors import invalid_argument
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.versioning import nexus as nexus_routing
 from whistlestop.history.core.versioning.state import behavior_of, own_version, pinned_version

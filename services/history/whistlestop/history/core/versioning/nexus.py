@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1.task_queue_pb2 import TASK_QUEUE_TYPE_NEXUS
 
-from whistlestop.common.build_ids import NEW_WORK, queue_of_task
-from whistlestop.common.deployments import target_of, versioned_queue, versioning_data
 from whistlestop.common.proto.nexus_pb2 import NexusTaskData
+from whistlestop.common.versioning.build_ids import NEW_WORK, queue_of_task
+from whistlestop.common.versioning.deployments import target_of, versioned_queue, versioning_data
 
 if TYPE_CHECKING:
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.common.deployments import Version, named_version, version_string
+from whistlestop.common.versioning.deployments import Version, named_version, version_string
 from whistlestop.history.core.versioning import reset_points
 from whistlestop.history.core.versioning.reset_points import BEHAVIOR
 

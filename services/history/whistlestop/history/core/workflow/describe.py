@@ -8,7 +8,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import task_queue_pb2
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.common.deployments import older_version_string
+from whistlestop.common.versioning.deployments import older_version_string
 from whistlestop.history.core.times import SECOND_NS, set_duration, set_timestamp
 from whistlestop.history.core.transition.apply import BUFFERED_EVENT_ID
 

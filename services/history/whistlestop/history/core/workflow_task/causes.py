@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 
-from whistlestop.common.enum_names import enum_name
+from whistlestop.common.messages.enum_names import enum_name
 
 Cause: TypeAlias = fc.WorkflowTaskFailedCause.ValueType
 

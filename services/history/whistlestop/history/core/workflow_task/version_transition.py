@@ -19,7 +19,7 @@ from whistlestop.history.core.versioning import state as versioning_state
 from whistlestop.history.core.workflow_task import decide as workflow_task
 
 if TYPE_CHECKING:
-    from whistlestop.common.deployments import Version
+    from whistlestop.common.versioning.deployments import Version
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
 

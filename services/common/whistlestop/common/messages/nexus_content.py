@@ -13,7 +13,7 @@ from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
-from whistlestop.common.nesting import MAX_CAUSES, load_json
+from whistlestop.common.messages.nesting import MAX_CAUSES, load_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -8,8 +8,14 @@ from temporalio.api.enums.v1 import deployment_pb2 as enums
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
-from whistlestop.common.deployments import UNVERSIONED, find_deployment, find_version, serves, serving_versions
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.versioning.deployments import (
+    UNVERSIONED,
+    find_deployment,
+    find_version,
+    serves,
+    serving_versions,
+)
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersion, WorkerDeploymentVersionInfo
