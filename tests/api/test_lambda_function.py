@@ -19,7 +19,7 @@ from whistlestop.common.ids import RandomIds
 from whistlestop.frontend import lambda_function
 from whistlestop.frontend.api.namespaces import ensure_namespace
 from whistlestop.frontend.service import Frontend
-from whistlestop.functions import lambda_shell
+from whistlestop.functions import bootstrap
 from whistlestop.net import aws
 from whistlestop.storage.sqlite.store import SqliteStore
 
@@ -49,7 +49,7 @@ class _Lambda:
 
     def invoke(self, **call: Any) -> dict[str, Any]:
         service = self._services[call["FunctionName"]]
-        answer = asyncio.run(lambda_shell.serve_event(service, json.loads(call["Payload"]), SystemClock()))
+        answer = asyncio.run(bootstrap.serve_event(service, json.loads(call["Payload"]), SystemClock()))
         return {"Payload": io.BytesIO(json.dumps(answer).encode())}
 
 
@@ -57,7 +57,7 @@ class _Lambda:
 def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remembering]:
     """The function as after a cold start: nothing but its environment and the database."""
     path = str(tmp_path / "lambda.db")
-    lambda_shell.run(_prepare(path))
+    bootstrap.run(_prepare(path))
     remembering = Remembering()
     client = _Lambda({"history": remembering, "matching": Remembering()})
     monkeypatch.setenv("WHISTLESTOP_SQLITE_PATH", path)
@@ -66,11 +66,11 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remembe
     monkeypatch.setenv("WHISTLESTOP_HISTORY_FUNCTION", "history")
     monkeypatch.setenv("WHISTLESTOP_MATCHING_FUNCTION", "matching")
     monkeypatch.setattr(aws, "client", lambda *_: client)
-    monkeypatch.setattr(lambda_function, "_instances", [])
-    monkeypatch.setattr(lambda_shell, "log_through_powertools", lambda *_: None)
+    monkeypatch.setattr(lambda_function.function, "instance", None)
+    monkeypatch.setattr(bootstrap, "log_through_powertools", lambda *_: None)
     yield remembering
-    for frontend, *_ in lambda_function._instances:
-        lambda_shell.run(frontend.store.close())
+    if (instance := lambda_function.function.instance) is not None:
+        bootstrap.run(instance.frontend.store.close())
 
 
 async def _prepare(path: str) -> None:
@@ -131,16 +131,17 @@ def test_a_scheduled_event_sweeps(history: Remembering) -> None:
 def test_the_instance_is_made_once(history: Remembering) -> None:
     """And serves every call."""
     lambda_function.handler(_event("function_url_connect"), _Context())
-    first = lambda_function._instances[0]
+    first = lambda_function.function.instance
+    assert first is not None
     lambda_function.handler(_event("function_url_connect"), _Context())
-    assert lambda_function._instances == [first]
+    assert lambda_function.function.instance is first
 
 
 def test_records_go_through_powertools(capsys: pytest.CaptureFixture[str]) -> None:
     """As one JSON object per line."""
     import logging
 
-    handler = lambda_shell._PowertoolsHandler("frontend")
+    handler = bootstrap.PowertoolsHandler("frontend")
     handler.emit(logging.LogRecord("n", logging.ERROR, __file__, 1, "%s failed", ("it",), None))
     shown = json.loads(capsys.readouterr().out)
     assert (shown["level"], shown["message"], shown["service"]) == ("ERROR", "it failed", "frontend")

@@ -136,12 +136,12 @@ def _arrange_death(at: str, function: str) -> None:
     """Die between a commit and what follows from it."""
     if at != function:
         return
-    from whistlestop.history.lambda_function import Instance
+    from whistlestop.history.function_instance import HistoryInstance
 
-    async def die(self: Instance, latest_ns: int | None) -> None:
+    async def die(self: HistoryInstance, latest_ns: int | None) -> None:
         os._exit(1)
 
-    Instance.settle = die  # type: ignore[method-assign]
+    HistoryInstance.settle = die  # type: ignore[method-assign]
 
 
 # ---- the listener ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.context import CallContext
-from whistlestop.functions import lambda_shell
+from whistlestop.functions import bootstrap
 from whistlestop.history import lambda_function
 from whistlestop.history.timers import wake_ups as alarm
 from whistlestop.net.internal.transports import wrap
@@ -34,16 +34,16 @@ def armed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]
         await store.migrate()
         await store.close()
 
-    lambda_shell.run(migrate())
+    bootstrap.run(migrate())
     monkeypatch.setenv("WHISTLESTOP_SQLITE_PATH", str(tmp_path / "store.db"))
     monkeypatch.setenv("WHISTLESTOP_MATCHING_FUNCTION", "matching")
     monkeypatch.delenv("WHISTLESTOP_DATABASE_URL", raising=False)
     monkeypatch.setattr(alarm.NoWakeUps, "arm", arm)
-    monkeypatch.setattr(lambda_function, "_instances", [])
-    monkeypatch.setattr(lambda_shell, "log_through_powertools", lambda *_: None)
+    monkeypatch.setattr(lambda_function.function, "instance", None)
+    monkeypatch.setattr(bootstrap, "log_through_powertools", lambda *_: None)
     yield instants
-    for instance in lambda_function._instances:
-        lambda_shell.run(instance.history.store.close())
+    if (instance := lambda_function.function.instance) is not None:
+        bootstrap.run(instance.history.store.close())
 
 
 def _start(workflow_id: str, **fields: Any) -> None:
@@ -79,5 +79,5 @@ def test_the_earliest_of_many() -> None:
     for at_ns in (0, 30, 10, 20):
         dues.note(at_ns)
     for _ in range(2):
-        lambda_shell.run(dues.arm(Recording()))
+        bootstrap.run(dues.arm(Recording()))
     assert instants == [10]

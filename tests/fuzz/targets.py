@@ -25,13 +25,13 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.metrics import NO_METRICS
 from whistlestop.common.notify import LocalNotifier
-from whistlestop.frontend import lambda_function
 from whistlestop.frontend.api.namespaces import ensure_namespace
 from whistlestop.frontend.doors.browsers import BrowserRules
 from whistlestop.frontend.doors.http import HttpApi
+from whistlestop.frontend.function_instance import answer_event
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
-from whistlestop.functions import http_events, lambda_shell
+from whistlestop.functions import bootstrap, http_events
 from whistlestop.net.budget import Budget
 from whistlestop.net.http.answer import HttpAnswer, HttpRequest
 from whistlestop.net.http.protocol import BoundedProtocol, HttpLimits
@@ -250,9 +250,9 @@ def function_events(data: bytes) -> None:
         return
     api = HttpApi(services().frontend, SystemClock(), can_hold=False, browsers=BrowserRules())
     if http_events.is_http(event):
-        answer = run(lambda_function._answer(api, event, _deadline_ns()))
+        answer = run(answer_event(api, event, _deadline_ns()))
         assert answer.status != 500 or b"unmarshalling" in answer.body, answer
-    run(lambda_shell.serve_event(_Nobody(), event, SystemClock(), _deadline_ns()))
+    run(bootstrap.serve_event(_Nobody(), event, SystemClock(), _deadline_ns()))
 
 
 @target

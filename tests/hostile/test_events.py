@@ -14,7 +14,7 @@ from tests.api.test_auth import DOCUMENT, SECRETS
 from tests.api.test_lambda_function import _Context, _event, history
 from whistlestop.common.clock import SystemClock
 from whistlestop.frontend import lambda_function
-from whistlestop.functions import http_events, lambda_shell
+from whistlestop.functions import bootstrap, http_events
 
 if TYPE_CHECKING:
     from tests.api.fixtures import Remembering
@@ -163,7 +163,7 @@ def test_an_event_that_aws_does_not_send_is_a_bad_request(wrong: dict[str, Any])
 def test_an_envelope_that_is_none_is_answered(history: Remembering, body: str) -> None:
     """By the functions that only functions of ours may call."""
     made = event("/", b"") | {"body": body, "isBase64Encoded": False}
-    answer = lambda_shell.run(lambda_shell.serve_event(history, made, SystemClock()))
+    answer = bootstrap.run(bootstrap.serve_event(history, made, SystemClock()))
     assert answer["statusCode"] == 200
     assert json.loads(answer["body"])["error"]["code"] in {3, 12}
     assert history.calls == []

@@ -16,7 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import SECOND_NS, FakeClock, FunctionClock, SystemClock
 from whistlestop.common.context import CallContext
-from whistlestop.functions import lambda_shell
+from whistlestop.functions import bootstrap
 from whistlestop.history import lambda_function
 from whistlestop.history.timers import aws_wake_ups as aws_alarm
 from whistlestop.history.timers.aws_wake_ups import MINUTE_NS, AwsWakeUps, WakeUpTarget, scheduled_ns
@@ -198,7 +198,7 @@ def function(aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         await store.migrate()
         await store.close()
 
-    lambda_shell.run(migrate())
+    bootstrap.run(migrate())
     for name, value in {
         "SQLITE_PATH": str(tmp_path / "store.db"), "MATCHING_FUNCTION": "matching",
         "WAKE_QUEUE_URL": aws.target.queue_url, "WAKE_QUEUE_ARN": aws.target.queue_arn,
@@ -206,17 +206,17 @@ def function(aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     }.items():  # fmt: skip
         monkeypatch.setenv(f"WHISTLESTOP_{name}", value)
     monkeypatch.delenv("WHISTLESTOP_DATABASE_URL", raising=False)
-    monkeypatch.setattr(lambda_function, "_instances", [])
-    monkeypatch.setattr(lambda_function, "_clock", Clock())
-    monkeypatch.setattr(lambda_shell, "log_through_powertools", lambda *_: None)
+    monkeypatch.setattr(lambda_function.function, "instance", None)
+    monkeypatch.setattr(lambda_function.function, "clock", Clock())
+    monkeypatch.setattr(bootstrap, "log_through_powertools", lambda *_: None)
 
     def client(name: str) -> Any:
         return {"sqs": aws.sqs, "scheduler": aws.scheduler}[name]
 
     monkeypatch.setattr("whistlestop.net.aws.client", client)
     yield made
-    for instance in lambda_function._instances:
-        lambda_shell.run(instance.history.store.close())
+    if (instance := lambda_function.function.instance) is not None:
+        bootstrap.run(instance.history.store.close())
 
 
 def test_a_wake_arms_for_what_is_due_next(function: Function) -> None:

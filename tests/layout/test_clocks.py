@@ -72,7 +72,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "history/nexus/circuit_breakers.py": {"CircuitBreakers.admit": STAMP},
     "history/transfers/deliveries.py": {"_new_child": STAMP},
     "history/engine/engine.py": {"Engine.run_of": STAMP, "Engine._route": STAMP},
-    "history/lambda_function.py": {"_fire_timers": DUE, "_count_lateness": SHOWN},
+    "history/function_instance.py": {"HistoryInstance._fire_timers": DUE, "HistoryInstance._count_lateness": SHOWN},
     "history/engine/pinning.py": {"reactivate.change": STAMP},
     "history/transfers/push.py": {"Pushes.written": STAMP, "Pushes.check": STAMP, "Pushes._arm": DUE},
     "history/schedule/driver.py": {"fire": DUE},

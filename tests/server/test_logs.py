@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from whistlestop.common.log_text import LineFormatter, escaped
-from whistlestop.functions import lambda_shell
+from whistlestop.functions import bootstrap
 from whistlestop.server.logs import FIELDS, LogFormat, configure
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_the_bridge_writes_lines(text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_functions_write_lines(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    handler = lambda_shell._PowertoolsHandler("frontend")
+    handler = bootstrap.PowertoolsHandler("frontend")
     handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "to %s", (text,), None))
     written = capsys.readouterr().out
     assert written.count("\n") == 1

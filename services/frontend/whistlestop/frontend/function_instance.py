@@ -1,0 +1,77 @@
+"""An instance of the frontend function: HTTP events in (see `functions.http_events`), HTTP answers out.
+
+It is configured by FrontendSettings (`functions.settings`): where the database and the other two functions are, and
+who may call. Without the latter, every call is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.ids import RandomIds
+from whistlestop.frontend.auth.config import of_function
+from whistlestop.frontend.config import FrontendConfig
+from whistlestop.frontend.doors.http import HttpApi
+from whistlestop.frontend.service import Frontend
+from whistlestop.functions import http_events
+from whistlestop.net.http.answer import HttpAnswer, HttpRequest
+
+if TYPE_CHECKING:
+    from whistlestop.functions.bootstrap import Environment, Invocation
+    from whistlestop.functions.settings import FrontendSettings
+
+_FAILED = 500
+"""HTTP statuses from here on are server errors."""
+
+
+class FrontendInstance:
+    """The objects with which an instance serves calls."""
+
+    def __init__(self, environment: Environment[FrontendSettings]) -> None:
+        settings, clock = environment.settings, environment.clock
+        config = FrontendConfig(
+            persistence_store="sqlite" if settings.sqlite_path else "postgres", auth=of_function(settings),
+            time_skipping_enabled=settings.time_skipping,
+        )  # fmt: skip
+        history = environment.client("history", settings.history_function, settings.history_url)
+        matching = environment.client("matching", settings.matching_function, settings.matching_url)
+        self.frontend = Frontend(environment.store, history, matching, clock, RandomIds(), config)
+        browsers = None
+        if settings.auth_mode == "NONE" and config.auth is None:
+            from whistlestop.frontend.doors.browsers import BrowserRules
+
+            browsers = BrowserRules()
+        self._api = HttpApi(self.frontend, clock, can_hold=False, browsers=browsers)
+        self._environment = environment
+
+    async def serve(self, event: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
+        """Serve an HTTP request, or a scheduled sweep (any other event)."""
+        if not http_events.is_http(event):
+            # Imported here, because only scheduled invocations need it.
+            from whistlestop.frontend.api.namespaces import finish_deletions
+            from whistlestop.frontend.batch.worker import work_on_batches
+
+            return {"deleted": await finish_deletions(self.frontend), "batches": await work_on_batches(self.frontend)}
+        answer = await answer_event(self._api, event, invocation.latest_ns)
+        await self._environment.presence.note()
+        counts = self._environment.counts
+        if counts is not None:
+            seconds = (self._environment.clock.steady_ns() - invocation.began_ns) / SECOND_NS
+            counts.request("", "OK" if answer.status < _FAILED else str(answer.status), seconds)
+            counts.flush()
+        return http_events.answer_to(event, answer.status, answer.headers, answer.body)
+
+
+async def answer_event(api: HttpApi, event: dict[str, Any], latest_ns: int | None) -> HttpAnswer:
+    """Return the answer to an HTTP event. The body is decoded only if the headers are acceptable."""
+    try:
+        head = http_events.head_of(event)
+        request = HttpRequest(head.method, head.path, head.query, head.headers, path_was_decoded=head.path_was_decoded)
+        found = await api.look(request)
+        if isinstance(found, HttpAnswer):
+            return found
+        return await api.serve(replace(request, body=http_events.body_of(event)), found, latest_ns)
+    except ValueError as error:
+        return HttpAnswer(400, str(error).encode(), {"content-type": "text/plain; charset=utf-8"})

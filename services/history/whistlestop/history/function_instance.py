@@ -1,0 +1,196 @@
+"""An instance of the history function: serves calls of the other two, and wake-ups, by which it fires timers.
+
+Rules of this file: other instances are unknown, and nothing runs after a call is answered. So the effects of a call's
+commits are performed before the answer; what is due later is in the store, and a wake-up may be set for it. What an
+instance keeps between calls is only a cache.
+
+The environment variables are those of HistorySettings (`functions.settings`). Without a wake queue, only polls and
+the recurring schedule invoke history; with a prefix for workers' wake queues, workers are notified of tasks by queues
+beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any, Self
+
+from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.context import CallContext
+from whistlestop.common.errors import ServiceError
+from whistlestop.common.ids import RandomIds
+from whistlestop.common.notify import RecheckNotifier
+from whistlestop.common.proto import internal_pb2
+from whistlestop.functions.bootstrap import is_call, serve_event
+from whistlestop.history.engine.engine import Effects
+from whistlestop.history.service import History
+from whistlestop.history.timers.wake_ups import EarliestWakeUp, NoWakeUps
+from whistlestop.net.outbound import Named, Outbound
+from whistlestop.storage.outreach import Outreach
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from whistlestop.common.clock import Clock
+    from whistlestop.common.notify import Subscription
+    from whistlestop.functions.bootstrap import Environment, Invocation
+    from whistlestop.functions.counts import Counts
+    from whistlestop.functions.settings import HistorySettings
+    from whistlestop.history.notifications.worker_notifications import WorkerNotifications
+    from whistlestop.history.timers.wake_ups import WakeUps
+    from whistlestop.storage.records import TimerTask, TransferTask
+
+_FIRE_WHILE_WAITING_NS = SECOND_NS // 2
+_PAGE = 200
+_PURGE_PAGE = 500
+_log = logging.getLogger(__name__)
+
+
+class HistoryInstance:
+    """The objects with which an instance serves calls."""
+
+    def __init__(self, environment: Environment[HistorySettings]) -> None:
+        settings, clock, store = environment.settings, environment.clock, environment.store
+        matching = environment.client("matching", settings.matching_function, settings.matching_url)
+        waits = _Waits(clock)
+        self.history = waits.history = History(
+            store, matching, clock, RandomIds(), waits, exclusive=False,
+            outbound=Outbound(Named.parse(settings.allow_outbound)),
+        )  # fmt: skip
+        self._earliest_wake_up = EarliestWakeUp()
+        self.history.engine.effects = _FunctionEffects(self.history, self._earliest_wake_up)
+        self.history.transfers.postponed = self.history.timers.postponed = self._earliest_wake_up.note
+        self._wake_ups = _wake_ups_of(settings, clock, environment.counts)
+        self._worker_notifications = _worker_notifications_of(settings, clock)
+        # Aurora DSQL has no NOTIFY, so no server can listen on it.
+        sender = "" if settings.dsql_host else secrets.token_urlsafe(6)
+        store.outreach = Outreach(
+            None if self._worker_notifications is None else self._worker_notifications.notify, sender
+        )
+        self._environment = environment
+        self._clock = clock
+
+    async def serve(self, event: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
+        """Serve the envelope of another function, or a wake-up (any other event)."""
+        latest_ns, counts = invocation.latest_ns, self._environment.counts
+        if is_call(event):
+            answer = await serve_event(self.history, event, self._clock, latest_ns)
+        else:
+            if counts is not None:
+                self._count_lateness(counts, event)
+            answer = await self._fire_timers(latest_ns)
+            if counts is not None:
+                counts.count("TimersFired", answer["timers"])
+        await self.settle(latest_ns)
+        if counts is not None:
+            counts.grown("aside", {"failed": self.history.aside.counted}, {"failed": "RowsFailed"})
+            counts.flush()
+        return answer
+
+    async def settle(self, latest_ns: int | None) -> None:
+        """Finish the call's work: deliver transfer tasks, set a wake-up, renew the membership row, notify workers."""
+        await self.history.transfers.drain(latest_ns)
+        await self._earliest_wake_up.arm(self._wake_ups)
+        await self._environment.presence.note()
+        if self._worker_notifications is not None:
+            await self._worker_notifications.settle()
+
+    async def _fire_timers(self, latest_ns: int | None) -> dict[str, Any]:
+        """Fire timers page by page while there is time, and delete expired queries.
+
+        The next deadline is noted for a wake-up, which covers everything due after it.
+        """
+        history = self.history
+        timers = transfers = 0
+        more, next_due_ns = True, 0
+        while more and (latest_ns is None or self._clock.steady_ns() < latest_ns):
+            context = CallContext(deadline_ns=latest_ns, can_hold=False)
+            reply = await history.call("FireDue", internal_pb2.FireDueRequest(limit=_PAGE), context)
+            assert isinstance(reply, internal_pb2.FireDueResponse)
+            timers, transfers, more = timers + reply.timers, transfers + reply.transfers, reply.more
+            next_due_ns = reply.next_due_ns
+        self._earliest_wake_up.note(self._clock.now_ns() if more else next_due_ns)
+        purged = await history.store.purge_queries(self._clock.now_ns(), _PURGE_PAGE)
+        await history.aside.tidy()
+        return {"timers": timers, "transfers": transfers, "queries": purged}
+
+    def _count_lateness(self, counts: Counts, event: dict[str, Any]) -> None:
+        from whistlestop.history.timers.aws_wake_ups import lateness_ms
+
+        for milliseconds in lateness_ms(event, self._clock.now_ns()):
+            counts.span("WakeLateness", milliseconds)
+
+
+class _FunctionEffects(Effects):
+    """Deliver new transfer tasks within the call, and note timers for a wake-up; polls find matching tasks."""
+
+    def __init__(self, history: History, earliest_wake_up: EarliestWakeUp) -> None:
+        self._history = history
+        self._earliest_wake_up = earliest_wake_up
+
+    def timer(self, timer: TimerTask) -> None:
+        self._earliest_wake_up.note(timer.fire_at_ns)
+
+    def transfers(self, transfers: Sequence[TransferTask]) -> None:
+        self._history.transfers.notify(transfers)
+
+
+class _Waits(RecheckNotifier):
+    """A notifier whose waiting callers also fire timers, as polls do."""
+
+    history: History
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self._steady = clock
+
+    def subscribe(self, *topics: str) -> Subscription:
+        return _Wait(super().subscribe(*topics), self.history, self._steady)
+
+
+class _Wait:
+    elsewhere = True
+    """A function has no cache that could be used instead of a read."""
+
+    def __init__(self, waiting: Subscription, history: History, clock: Clock) -> None:
+        self._waiting = waiting
+        self._history = history
+        self._clock = clock
+        self._fired_ns = 0
+
+    async def wait(self, deadline_ns: int) -> bool:
+        notified = await self._waiting.wait(deadline_ns)
+        now_ns = self._clock.steady_ns()
+        if notified and now_ns - self._fired_ns >= _FIRE_WHILE_WAITING_NS:
+            self._fired_ns = now_ns
+            context = CallContext(deadline_ns=deadline_ns, can_hold=False)
+            try:
+                await self._history.call("FireDue", internal_pb2.FireDueRequest(), context)
+            except ServiceError as error:
+                _log.warning("due timers and transfer tasks could not be processed: %r", error)
+        return notified
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        return None
+
+
+def _wake_ups_of(settings: HistorySettings, clock: Clock, counts: Counts | None) -> WakeUps:
+    if not settings.wake_queue_url:
+        return NoWakeUps()
+    from whistlestop.history.timers.aws_wake_ups import AwsWakeUps, WakeUpTarget
+
+    target = WakeUpTarget(
+        settings.wake_queue_url, settings.wake_queue_arn, settings.wake_schedule_group, settings.wake_role_arn
+    )
+    return AwsWakeUps(target, clock, counts=counts)
+
+
+def _worker_notifications_of(settings: HistorySettings, clock: Clock) -> WorkerNotifications | None:
+    if not settings.wake_queue_url or not settings.worker_wake_prefix:
+        return None
+    from whistlestop.history.notifications.worker_notifications import WorkerNotifications
+
+    return WorkerNotifications(settings.wake_queue_url, clock)

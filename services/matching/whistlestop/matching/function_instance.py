@@ -1,0 +1,73 @@
+"""An instance of the matching function.
+
+Nothing is remembered between calls: task rows are the truth, and poller rows tell who polls. Polls are short, and each
+lets history fire the timers that are due.
+
+The environment variables are those of MatchingSettings (`functions.settings`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from whistlestop.common.ids import RandomIds
+from whistlestop.common.notify import RecheckNotifier
+from whistlestop.common.proto.deployment_pb2 import PushWorkersResponse
+from whistlestop.functions.bootstrap import serve_event
+from whistlestop.matching.config import MatchingConfig
+from whistlestop.matching.due import DueRows
+from whistlestop.matching.service import Matching
+from whistlestop.net.outbound import Named, Outbound
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from whistlestop.common.clients import Reply
+    from whistlestop.common.context import CallContext
+    from whistlestop.functions.bootstrap import Environment, Invocation
+    from whistlestop.functions.settings import MatchingSettings
+
+_POLLS = {
+    "fresh": "PollsServed", "backlogged": "PollsServedFromBacklog", "empty": "PollsEmpty", "stale": "TasksStale",
+    "failed": "PollsFailed",
+}  # fmt: skip
+
+
+class MatchingInstance:
+    """The objects with which an instance serves calls."""
+
+    def __init__(self, environment: Environment[MatchingSettings]) -> None:
+        settings, clock, store = environment.settings, environment.clock, environment.store
+        history = environment.client("history", settings.history_function, settings.history_url)
+        config = MatchingConfig(hear_others=False, wake_queue_prefix=settings.worker_wake_prefix)
+        self.matching = Matching(
+            store,
+            history,
+            clock,
+            RandomIds(),
+            RecheckNotifier(clock),
+            config,
+            due=DueRows(store, history, clock),
+            outbound=Outbound(Named.parse(settings.allow_outbound)),
+        )
+        self._environment = environment
+
+    async def serve(self, event: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
+        """Serve the envelope of another function; return the reply envelope."""
+        answer = await serve_event(self, event, self._environment.clock, invocation.latest_ns)
+        await self.matching.settle()
+        await self._environment.presence.note()
+        counts = self._environment.counts
+        if counts is not None:
+            polls = self.matching.counters
+            counts.grown("polls", {name: getattr(polls, name) for name in _POLLS}, _POLLS)
+            counts.flush()
+        return answer
+
+    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+        """Call matching, and count the workers that it started."""
+        reply = await self.matching.call(method, request, context)
+        counts = self._environment.counts
+        if counts is not None and isinstance(reply, PushWorkersResponse):
+            counts.count("WorkersStarted", reply.started)
+        return reply
