@@ -73,7 +73,7 @@ def _listening() -> Iterator[Endpoint]:
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     monkeypatch.delenv("_X_AMZN_TRACE_ID", raising=False)
-    monkeypatch.setattr("whistlestop.net.aws._BACKOFF_S", 0.001)
+    monkeypatch.setattr("whistlestop.net.aws._FIRST_PAUSE_S", 0.001)
     with _listening() as made:
         yield made
 
@@ -192,7 +192,7 @@ def test_a_refusal_is_not(endpoint: Endpoint) -> None:
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whistlestop.net.aws._BACKOFF_S", 0.001)
+    monkeypatch.setattr("whistlestop.net.aws._FIRST_PAUSE_S", 0.001)
     calls = Aws(REGION, lambda: KEY, {"AWS_ENDPOINT_URL_SQS": "http://127.0.0.1:9"})
     with pytest.raises(AwsError, match="Unreachable") as raised:
         aws.client("sqs", calls).send_message(QueueUrl="q", MessageBody="m")

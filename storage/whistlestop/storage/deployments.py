@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 from google.protobuf.message import DecodeError
 
+from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import unavailable
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
@@ -54,7 +55,7 @@ def _pause_s(attempt: int, data: bytes) -> float:
     """
     if attempt == 0:
         return 0.0
-    longest_s = min(_FIRST_PAUSE_S * (1 << attempt), _LONGEST_PAUSE_S)
+    longest_s = backoff(_FIRST_PAUSE_S, attempt + 1, _LONGEST_PAUSE_S)
     return longest_s * zlib.crc32(data, attempt) / 2**32
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
+from whistlestop.common.backoff import backoff
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import QueueMessage
@@ -66,7 +67,7 @@ class Aside:
 
         The interval is five seconds after the first attempt and doubles each time, up to an hour.
         """
-        return self.last_ns + min(FIRST_RETRY_NS << min(self.times - 1, 20), MOST_RETRY_NS)
+        return self.last_ns + backoff(FIRST_RETRY_NS, self.times, MOST_RETRY_NS)
 
 
 def message_id(table: str, key: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.bridge.counters import LOOK, POLL
 from whistlestop.bridge.heartbeats import Heartbeats
+from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.lazy_dataclasses import dataclass
@@ -346,7 +347,7 @@ class NamespacePolls:
                         self._remove(poller)
                         poller.fail(error)
             return 0
-        pause_s = _pause_s(failures)
+        pause_s = backoff(_RETRY_FIRST_S, failures + 1, _RETRY_MOST_S)
         if failures == 0:
             log.warning("checking for tasks of %s failed, trying again: %s", self._namespace, error.message)
         # A different process, which does not hold checks, may answer the next one.
@@ -392,7 +393,7 @@ class NamespacePolls:
             if error.code not in _TRANSIENT:
                 poller.fail(error)
             else:
-                pause_s = _pause_s(self._poll_failures)
+                pause_s = backoff(_RETRY_FIRST_S, self._poll_failures + 1, _RETRY_MOST_S)
                 self._poll_failures = min(self._poll_failures + 1, 10)
                 await self._clock.sleep(pause_s)
                 self._go_on(poller)
@@ -438,10 +439,6 @@ class NamespacePolls:
                 self._kept.remove(kept)
                 return kept[2]
         return b""
-
-
-def _pause_s(failures: int) -> float:
-    return min(_RETRY_FIRST_S * float(2**failures), _RETRY_MOST_S)
 
 
 def _version(request: PollRequest) -> str:

@@ -21,6 +21,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from whistlestop.common.backoff import backoff
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -166,7 +168,7 @@ class SqsWakeQueue:
         self._set_name("")
         if self._which == AUTO and "NonExistentQueue" in repr(error):
             self._url = ""
-        self._stopping.wait(min(_RETRY_FIRST_S * 2**failures, _RETRY_MOST_S))
+        self._stopping.wait(backoff(_RETRY_FIRST_S, failures + 1, _RETRY_MOST_S))
         return min(failures + 1, 10)
 
     def _tend(self) -> None:

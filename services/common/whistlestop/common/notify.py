@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, Self
 
+from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS
 
 if TYPE_CHECKING:
@@ -150,15 +151,16 @@ class _RecheckSubscription:
 
     def __init__(self, clock: Clock, first_s: float, most_s: float) -> None:
         self._clock = clock
-        self._delay_s = first_s
+        self._first_s = first_s
         self._most_s = most_s
+        self._waits = 0
 
     async def wait(self, deadline_ns: int) -> bool:
         left_s = (deadline_ns - self._clock.steady_ns()) / SECOND_NS
         if left_s <= 0:
             return False
-        await self._clock.sleep(min(self._delay_s, left_s))
-        self._delay_s = min(self._delay_s * 2, self._most_s)
+        self._waits += 1
+        await self._clock.sleep(min(backoff(self._first_s, self._waits, self._most_s), left_s))
         return True
 
     def __enter__(self) -> Self:

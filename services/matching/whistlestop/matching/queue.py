@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 
+from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.fairness import FIRST, is_keyed, priority_of
 from whistlestop.common.notify import task_queue_topic
@@ -382,7 +383,7 @@ class TaskQueue:
         """Hold back a task that history could not start, with growing delays, so that others can go first."""
         position = (task.key.priority, task.key.task_id)
         failures = self._failures[position] = self._failures.get(position, 0) + 1
-        delay_ns = min(self._retry_first_ns << min(failures - 1, 20), self._retry_most_ns)
+        delay_ns = backoff(self._retry_first_ns, failures, self._retry_most_ns)
         self._give_back(task)
         self._alarms.at(now_ns + delay_ns, lambda: self._retry(task, position, now_ns + delay_ns))
 

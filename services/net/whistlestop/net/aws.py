@@ -24,6 +24,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from whistlestop.common.backoff import backoff
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.net.http.blocking import Connections
 
@@ -36,7 +37,7 @@ TRIES = 3
 INVOKE_S = 75.0
 """A little longer than our functions may run."""
 CALL_S = 10.0
-_BACKOFF_S = 0.1
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.2, 5.0
 _THROTTLED = 429
 _SERVERS_FAULT = 500
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
@@ -99,7 +100,7 @@ class Aws:
                     raise problem
             if attempt == TRIES:
                 raise problem
-            time.sleep(_BACKOFF_S * 2**attempt * random.random())  # noqa: S311 - spreads tries, keeps no secret
+            time.sleep(backoff(_FIRST_PAUSE_S, attempt, _MAX_PAUSE_S) * random.random())  # noqa: S311 - spreads tries, keeps no secret
         raise AssertionError
 
     def json(self, service: str, target: str, version: str, payload: Mapping[str, Any]) -> dict[str, Any]:

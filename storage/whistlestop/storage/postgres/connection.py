@@ -21,6 +21,7 @@ from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
 from psycopg.types.string import StrBinaryDumper
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
+from whistlestop.common.backoff import backoff
 from whistlestop.storage.errors import (
     CannotOpen,
     PermanentError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ATTEMPTS = 6
+_MAX_PAUSE_S = 1.0
 """Attempts at one write against contention (serialization failures, deadlocks), or at one read over broken
 connections."""
 
@@ -287,9 +289,9 @@ async def stopped_when_cancelled(connection: AsyncConnection[Any], reading: Coro
 
 
 async def pause(attempt: int) -> None:
-    """Wait before attempt 1, 2, ...: up to 10, 20, 40, ... ms, at random so that competing writers separate."""
+    """Wait after attempt 1, 2, ...: up to 10, 20, 40, ... ms, at random so that competing writers separate."""
     # The simulation does not control concurrent writers, so it need not control this pause. Nor is it a secret.
-    await asyncio.sleep(random.uniform(0.2, 1.0) * 0.01 * 2 ** (attempt - 1))  # noqa: S311
+    await asyncio.sleep(random.uniform(0.2, 1.0) * backoff(0.01, attempt, _MAX_PAUSE_S))  # noqa: S311
 
 
 async def retried(run: Callable[[], Awaitable[T]], *, read: bool) -> T:

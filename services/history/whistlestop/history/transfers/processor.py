@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError
 from whistlestop.history.engine.transient_errors import is_transient
@@ -251,7 +252,7 @@ class TransferProcessor:
 
     async def _postpone(self, task: TransferTask, until_ns: int = 0) -> None:
         clock = self._service.clock
-        delay_ns = min(FIRST_RETRY_NS * 2 ** min(task.attempt, 20), MOST_RETRY_NS)
+        delay_ns = backoff(FIRST_RETRY_NS, task.attempt + 1, MOST_RETRY_NS)
         if until_ns:
             delay_ns = max(until_ns - clock.now_ns(), 0)
         visible_at_ns = clock.now_ns() + delay_ns

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.lazy_dataclasses import dataclass
@@ -157,7 +158,9 @@ def _settle(scaler: Scaler, state: PushState, backlog: int, alive: int, now_ns: 
 def _bring_near(scaler: Scaler, state: PushState, now_ns: int) -> None:
     state.started_ns = min(state.started_ns, now_ns)
     state.starting_until_ns = min(state.starting_until_ns, now_ns + scaler.worker_start_timeout_ms * _MS)
-    state.not_before_ns = min(state.not_before_ns, now_ns + _backoff_ns(state.failures))
+    state.not_before_ns = min(
+        state.not_before_ns, now_ns + backoff(_FIRST_BACKOFF_NS, state.failures, _MOST_BACKOFF_NS)
+    )
 
 
 def started(scaler: Scaler, state: PushState, count: int, alive: int, now_ns: int) -> None:
@@ -179,10 +182,6 @@ def came(state: PushState) -> None:
 def failed(state: PushState, error: str, now_ns: int) -> None:
     """Record that the target failed: it is not used again before the back-off ends."""
     state.failures += 1
-    state.not_before_ns = now_ns + _backoff_ns(state.failures)
+    state.not_before_ns = now_ns + backoff(_FIRST_BACKOFF_NS, state.failures, _MOST_BACKOFF_NS)
     state.error = error[:1000]
     state.checked_ns = now_ns
-
-
-def _backoff_ns(failures: int) -> int:
-    return min(_FIRST_BACKOFF_NS << min(max(failures - 1, 0), 20), _MOST_BACKOFF_NS)

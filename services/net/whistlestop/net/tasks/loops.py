@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Loop:
         self.error = type(error).__name__
         if self.failing == 1:
             self._since_ns = self._clock.steady_ns()
-        pause_s = min(FIRST_PAUSE_S * 2 ** min(self.failing - 1, 20), self._most_pause_s)
+        pause_s = backoff(FIRST_PAUSE_S, self.failing, self._most_pause_s)
         log.warning("%s: %s; trying again in %.1f s", self.name, " ".join(f"{error!r}".split()), pause_s)
         await self._clock.sleep(pause_s)
 

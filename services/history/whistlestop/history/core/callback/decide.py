@@ -14,6 +14,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
+from whistlestop.common.backoff import backoff
 from whistlestop.common.errors import failed_precondition
 from whistlestop.history.core.state_pb2 import CallbackInfo, TransferData
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
 
-_MOST_DOUBLINGS = 40
 KIND = "nexus_callback"
 """The kind of their transfer tasks."""
 CLOSED_BEFORE_COMPLETED = failure_pb.Failure(
@@ -161,8 +161,8 @@ def put_off(run: Run, index: int, message: str) -> int:
     info.last_failure.message = message
     info.last_failure.application_failure_info.SetInParent()
     limits = run.limits
-    doublings = min(info.attempt - 1, _MOST_DOUBLINGS)
-    info.next_attempt_ns = run.now_ns + min(limits.callback_retry_initial_ns << doublings, limits.callback_retry_max_ns)
+    pause_ns = backoff(limits.callback_retry_initial_ns, info.attempt, limits.callback_retry_max_ns)
+    info.next_attempt_ns = run.now_ns + pause_ns
     return info.next_attempt_ns
 
 

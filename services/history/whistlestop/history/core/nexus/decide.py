@@ -21,6 +21,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
+from whistlestop.common.backoff import backoff
 from whistlestop.common.errors import not_found
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto.nexus_pb2 import NexusTaskData
@@ -49,7 +50,6 @@ NOTHING = common_pb.Payload(metadata={"encoding": b"binary/null"})
 """The result of an operation without a result, as Nexus represents it."""
 NOT_FOUND = "operation not found"
 UNSUCCESSFUL = "nexus operation completed unsuccessfully"
-_MOST_DOUBLINGS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +291,8 @@ def try_again(run: Run, operation: NexusOperation, failure: failure_pb.Failure, 
     attempt.last_failure.CopyFrom(failure)
     run.requests_ended[destination_of(operation, cancel=cancel)] = True
     limits = run.limits
-    doublings = min(attempt.attempt - 1, _MOST_DOUBLINGS)
-    attempt.next_attempt_ns = run.now_ns + min(limits.nexus_retry_initial_ns << doublings, limits.nexus_retry_max_ns)
+    pause_ns = backoff(limits.nexus_retry_initial_ns, attempt.attempt, limits.nexus_retry_max_ns)
+    attempt.next_attempt_ns = run.now_ns + pause_ns
     run.changed = True
     run.arm(next_deadline(operation))
 

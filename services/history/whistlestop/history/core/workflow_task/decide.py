@@ -21,6 +21,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
 from whistlestop.common import fairness
+from whistlestop.common.backoff import backoff
 from whistlestop.history.core import nonces
 from whistlestop.history.core.times import SECOND_NS, set_duration, set_timestamp
 from whistlestop.history.core.versioning import build_ids
@@ -83,9 +84,8 @@ def _start_to_close_ns(run: Run, attempt: int) -> int:
     beyond = attempt - limits.workflow_task_backoff_from_attempt
     if beyond <= 0:
         return run.state.task_timeout_ns
-    backoff_ns = limits.workflow_task_retry_initial_ns << min(beyond - 1, 40)
-    backoff_ns = min(backoff_ns, limits.workflow_task_retry_max_ns)
-    return run.state.task_timeout_ns + backoff_ns
+    longer_ns = backoff(limits.workflow_task_retry_initial_ns, beyond, limits.workflow_task_retry_max_ns)
+    return run.state.task_timeout_ns + longer_ns
 
 
 def times_out_ns(task: WorkflowTask) -> int:
