@@ -35,7 +35,7 @@ from whistlestop.functions import bootstrap, http_events
 from whistlestop.net.budget import Budget
 from whistlestop.net.http.answer import HttpAnswer, HttpRequest
 from whistlestop.net.http.protocol import BoundedProtocol, HttpLimits
-from whistlestop.net.http.server import ServerState
+from whistlestop.net.http.state import ServerState
 from whistlestop.server.assembly import Services, assemble
 from whistlestop.server.config import ServerConfig
 from whistlestop.storage.sqlite.store import SqliteStore

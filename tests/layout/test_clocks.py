@@ -108,7 +108,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "server/cli/cluster.py": {"members.work": SHARED},
     "server/cli/key.py": {"create": STAMP},
     "deploy/cloud.py": {"Cloud.change": STAMP},
-    "net/http/server.py": {"ServerState.default_headers": SHOWN},
+    "net/http/state.py": {"ServerState.default_headers": SHOWN},
     "server/logs.py": {"_instant": SHOWN},
     "server/membership.py": {"Membership.join": STAMP, "Membership.leave": STAMP, "Membership._look": STAMP},
     "server/time_skipping.py": dict.fromkeys(

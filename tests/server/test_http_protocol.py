@@ -14,7 +14,8 @@ from tests.patience import PATIENCE_S
 from whistlestop.frontend.doors.browsers import BrowserRules
 from whistlestop.net.budget import Budget
 from whistlestop.net.http.protocol import BoundedProtocol, HttpLimits
-from whistlestop.net.http.server import HttpDoor, ServerState
+from whistlestop.net.http.server import HttpDoor
+from whistlestop.net.http.state import ServerState
 from whistlestop.server.prometheus import PrometheusMetrics, metrics_app
 
 if TYPE_CHECKING:

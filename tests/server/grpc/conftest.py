@@ -14,8 +14,8 @@ from whistlestop.net.grpc.head import Head, Method
 from whistlestop.net.grpc.server import GrpcServer
 
 if TYPE_CHECKING:
+    from whistlestop.net.grpc.head import MessageStream
     from whistlestop.net.grpc.limits import Limits
-    from whistlestop.net.grpc.streaming import StreamingCall
 
 Start = Callable[..., Awaitable[int]]
 
@@ -68,7 +68,7 @@ class Toy:
     async def big(self, data: bytes, head: Head) -> bytes:
         return bytes(range(256)) * (int(data) // 256)
 
-    async def count(self, call: StreamingCall) -> None:
+    async def count(self, call: MessageStream) -> None:
         number = 0
         async for data in call:
             number += 1

@@ -177,8 +177,8 @@ class Calls(Outbound):
             if self._timer is None or (at < self._timer_at and at < self._timer_at - self._slack_s()):
                 self._set_timer(at)
         if head.method is not None and head.method.streaming is not None:
-            stream.call = StreamingCall(self, stream, head.method)
-            self._run(stream, self._serve_streaming(stream, stream.call))
+            stream.call = call = StreamingCall(self, stream, head.method)
+            self._run(stream, self._serve_streaming(stream, call))
 
     def take(self, stream: Stream, data: bytes) -> None:
         """Take another piece of a request."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.net.grpc import status
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from whistlestop.net.grpc.hpack import Field
-    from whistlestop.net.grpc.streaming import StreamingCall
 
     Unary = Callable[[bytes, "Head"], Coroutine[Any, Any, bytes]]
     Knows = Callable[["Head"], Coroutine[Any, Any, bool]]
     Peek = Callable[["Head"], bool | None]
-    Streaming = Callable[[StreamingCall], Coroutine[Any, Any, None]]
+    Streaming = Callable[["MessageStream"], Coroutine[Any, Any, None]]
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _BAD_VALUE = re.compile(rb"[\x00\r\n]")
@@ -32,6 +31,23 @@ _PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
 _OF_CONNECTIONS = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _OF_TRANSPORT = frozenset(("te", "content-type", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding"))
 _CONTENT_TYPE = re.compile(r"application/grpc(\+proto)?\s*(;.*)?", re.IGNORECASE)
+
+
+class MessageStream(Protocol):
+    """The streaming handler's view of a call: iterate over it for messages, `send` answers, return or raise to end."""
+
+    @property
+    def head(self) -> Head:
+        """The call's head."""
+        ...
+
+    def __aiter__(self) -> MessageStream: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    async def send(self, message: bytes) -> None:
+        """Send one message; return when it has been passed to the transport."""
+        ...
 
 
 class Method:

@@ -12,7 +12,7 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.net.grpc.head import Head, Method
 
 if TYPE_CHECKING:
-    from whistlestop.net.grpc.streaming import StreamingCall
+    from whistlestop.net.grpc.head import MessageStream
 
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 _SERVING = b"\x08\x01"
@@ -45,7 +45,7 @@ class Health:
             raise ServiceError(Code.NOT_FOUND, "unknown service")
         return _NOT_SERVING if self._drained.is_set() else _SERVING
 
-    async def _watch(self, call: StreamingCall) -> None:
+    async def _watch(self, call: MessageStream) -> None:
         """Send the status now, and again when it changes, which it does at most once."""
         data = await anext(call, b"")
         if _service(data) not in self._names:

@@ -18,7 +18,7 @@ from whistlestop.net.grpc.head import Method
 if TYPE_CHECKING:
     from google.protobuf.descriptor import FileDescriptor
 
-    from whistlestop.net.grpc.streaming import StreamingCall
+    from whistlestop.net.grpc.head import MessageStream
 
 _MOST_REQUEST: Final = 4_096
 _LONGEST_KEPT: Final = 256
@@ -41,7 +41,7 @@ class Reflection:
         paths = (f"/{service}/ServerReflectionInfo" for service in REFLECTION_SERVICES)
         return {path: Method(path, streaming=self._answer, public=True, most=_MOST_REQUEST) for path in paths}
 
-    async def _answer(self, call: StreamingCall) -> None:
+    async def _answer(self, call: MessageStream) -> None:
         from grpc_reflection.v1alpha import reflection_pb2 as reflection_pb
 
         for name in _DESCRIBED:  # only reflection needs the descriptors of services

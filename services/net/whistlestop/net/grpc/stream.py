@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
 
     from whistlestop.net.budget import Request
     from whistlestop.net.grpc.head import Head
-    from whistlestop.net.grpc.streaming import StreamingCall
+
+
+class Receiver(Protocol):
+    """Takes the messages of a call as they arrive."""
+
+    def feed(self, data: bytes, most: int, *, ended: bool) -> None:
+        """Take received bytes, of messages of up to `most` bytes. Raises ServiceError or TooLarge."""
+        ...
 
 
 class Stream:
@@ -45,7 +52,8 @@ class Stream:
         self.running = False
         """The task counts as running."""
         self.deadline: float | None = None
-        self.call: StreamingCall | None = None
+        self.call: Receiver | None = None
+        """What takes the messages of a streaming call."""
         self.headers_sent = False
         self.outgoing: memoryview | None = None
         """Data that waits for flow control."""

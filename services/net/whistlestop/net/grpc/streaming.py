@@ -25,7 +25,7 @@ MOST_WAITING_BYTES: Final = 256 * 1024
 
 
 class StreamingCall:
-    """The streaming handler's view of a call: iterate over it for messages, `send` answers, return or raise to end."""
+    """A call with streams of messages, as its handler sees it (`head.MessageStream`)."""
 
     def __init__(self, connection: Outbound, stream: Stream, method: Method) -> None:
         self._connection = connection

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from whistlestop.net.budget import Account, Request
     from whistlestop.net.http.asgi import App
-    from whistlestop.net.http.server import ServerState
+    from whistlestop.net.http.state import ServerState
 
 
 @dataclass(frozen=True, slots=True)
