@@ -13,10 +13,10 @@ nanoseconds (`*_ns`) or seconds (`*_s`).
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 from time import monotonic_ns, time_ns
 from typing import TYPE_CHECKING, Protocol
+
+from whistlestop.common.deadline_heap import DeadlineHeap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -95,8 +95,7 @@ class FakeClock:
     def __init__(self, start_ns: int = 1_700_000_000 * SECOND_NS) -> None:
         self._now_ns = start_ns
         self._steady_ns = STEADY_START_NS
-        self._order = itertools.count()
-        self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._sleepers: DeadlineHeap[asyncio.Future[None]] = DeadlineHeap()
 
     def now_ns(self) -> int:
         return self._now_ns
@@ -109,15 +108,15 @@ class FakeClock:
             await asyncio.sleep(0)
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._steady_ns + round(delay_s * SECOND_NS), next(self._order), future))
+        self._sleepers.push(self._steady_ns + round(delay_s * SECOND_NS), future)
         await future
 
     async def advance(self, delta_s: float) -> None:
         """Move both clocks forward, waking each sleeper at its own instant and letting it run before the next."""
         end_ns = self._steady_ns + round(delta_s * SECOND_NS)
-        while self._sleepers and self._sleepers[0][0] <= end_ns:
-            due_ns, _, future = heapq.heappop(self._sleepers)
-            self.pass_to(max(self._steady_ns, due_ns))
+        while (deadline_ns := self._sleepers.next_ns) is not None and deadline_ns <= end_ns:
+            future = self._sleepers.pop()
+            self.pass_to(max(self._steady_ns, deadline_ns))
             if not future.done():
                 future.set_result(None)
             for _ in range(10):

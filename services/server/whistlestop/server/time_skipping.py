@@ -14,8 +14,6 @@ Request deadlines, long polls and matching use the machine's clock, and so are n
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from temporalio.api.enums.v1 import namespace_pb2 as enums_pb
 from temporalio.api.testservice.v1 import request_response_pb2 as test_pb
 
 from whistlestop.common.clock import SECOND_NS, WALL_LOOK_S, SkippingClock, SystemClock, wait_until
+from whistlestop.common.deadline_heap import DeadlineHeap
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.frontend.registry import registry_of_tests
 from whistlestop.history.core import deadlines, pending_work
@@ -66,9 +65,8 @@ class TimeSkipper:
         self._locks = int(locked)
         self._busy: set[ExecutionKey] = set()
         self._activities: dict[ExecutionKey, int] = {}
-        self._sleeps: list[tuple[int, int, asyncio.Future[None], bool]] = []
-        """When each sleep ends, and whether time is locked then."""
-        self._numbers = itertools.count()
+        self._sleeps: DeadlineHeap[tuple[asyncio.Future[None], bool]] = DeadlineHeap()
+        """The sleeps by their ends, and whether time is locked then."""
         self._look = asyncio.Event()
         self._changes = 0
         self._task: asyncio.Task[None] | None = None
@@ -108,7 +106,7 @@ class TimeSkipper:
                 self.lock()
             return
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleeps, (until_ns, next(self._numbers), end, then_lock))
+        self._sleeps.push(until_ns, (end, then_lock))
         self._note_change()
         await end
 
@@ -164,9 +162,9 @@ class TimeSkipper:
             if pause_s == AT_ONCE_S:
                 continue
             pause_ns = int(pause_s * SECOND_NS)
-            if self._sleeps:
+            if (next_ns := self._sleeps.next_ns) is not None:
                 # The end of a `Sleep` is an instant of the wall clock, which may be set.
-                pause_ns = min(pause_ns, self._sleeps[0][0] - self._clock.now_ns(), int(WALL_LOOK_S * SECOND_NS))
+                pause_ns = min(pause_ns, next_ns - self._clock.now_ns(), int(WALL_LOOK_S * SECOND_NS))
             await wait_until(self._clock, self._clock.steady_ns() + pause_ns, self._look.wait())
 
     async def _skip(self) -> float:
@@ -198,7 +196,7 @@ class TimeSkipper:
         limit = PAGE
         while True:
             rows = await self._history.store.next_timers(0, SLOTS, 0, limit)
-            next_ns = self._sleeps[0][0] if self._sleeps else None
+            next_ns = self._sleeps.next_ns
             for row in rows:
                 if next_ns is not None and next_ns <= row.fire_at_ns:
                     break
@@ -213,8 +211,7 @@ class TimeSkipper:
             return next_ns, rows[0].fire_at_ns if rows else 0
 
     def _end_sleeps(self) -> None:
-        while self._sleeps and self._sleeps[0][0] <= self._clock.now_ns():
-            _, _, end, then_lock = heapq.heappop(self._sleeps)
+        for end, then_lock in self._sleeps.pop_expired(self._clock.now_ns()):
             if then_lock:
                 self.lock()
             if not end.done():
