@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from whistlestop.common.errors import unavailable
-from whistlestop.net.aws import Credentials, signed
+from whistlestop.net.aws import find_session, frozen, signed
 
 if TYPE_CHECKING:
+    from whistlestop.net.aws import Credentials
     from whistlestop.net.http.client import Answer
 
 log = logging.getLogger(__name__)
@@ -138,14 +139,14 @@ class SigV4:
                 self._credentials = await asyncio.to_thread(self._find)
             keys = None
             if self._credentials is not None:
-                frozen = self._credentials.get_frozen_credentials
+                get_frozen = self._credentials.get_frozen_credentials
                 needed = getattr(self._credentials, "refresh_needed", None)
-                keys = await asyncio.to_thread(frozen) if needed is not None and needed() else frozen()
+                keys = await asyncio.to_thread(get_frozen) if needed is not None and needed() else get_frozen()
         except Exception as error:  # botocore's providers may raise anything
             raise unavailable(f"the bridge's AWS credentials are not available now: {error}") from error
         if keys is None:
             raise ValueError("no AWS credentials were found")
-        return Credentials(keys.access_key, keys.secret_key, keys.token or "")
+        return frozen(keys)
 
 
 def _ahead(date: str) -> dt.timedelta | None:
@@ -164,6 +165,4 @@ def region_of(url: str) -> str:
 
 
 def _find_credentials() -> Any:
-    import botocore.session  # type: ignore[import-untyped]  # carries no types
-
-    return botocore.session.get_session().get_credentials()
+    return find_session().get_credentials()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.deploy.settings import DeployError
-from whistlestop.net.aws import Aws, Credentials
+from whistlestop.net.aws import Aws, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -85,12 +85,7 @@ class Cloud:
 
     def aws(self) -> Aws:
         """Return our own AWS client, with the session's credentials."""
-
-        def frozen() -> Credentials:
-            found = self.session.get_credentials().get_frozen_credentials()
-            return Credentials(found.access_key, found.secret_key, found.token or "")
-
-        return Aws(self.region, frozen)
+        return Aws(self.region, lambda: frozen(self.session.get_credentials().get_frozen_credentials()))
 
     # ---- the stack ---------------------------------------------------------------------------------------------------
 

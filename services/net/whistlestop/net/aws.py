@@ -278,10 +278,14 @@ def from_environment(environ: Mapping[str, str] = os.environ, *, for_caller: boo
         raise AwsError("NoCredentials", _NO_CREDENTIALS)
 
     def fresh() -> Credentials:
-        frozen = found.get_frozen_credentials()
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")
+        return frozen(found.get_frozen_credentials())
 
     return Aws(region or session.get_config_variable("region") or "", fresh, environ)
+
+
+def frozen(found: Any) -> Credentials:
+    """Return botocore's frozen credentials as ours."""
+    return Credentials(found.access_key, found.secret_key, found.token or "")
 
 
 def find_session(environ: Mapping[str, str] = os.environ, *, for_caller: bool = False) -> Any:

@@ -11,14 +11,14 @@ import asyncio
 import errno
 import logging
 import resource
+import socket
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from whistlestop.net.budget import Account, Bounds, Budget
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Callable
 
@@ -53,6 +53,23 @@ def bounds_of_process(limit: int) -> Bounds:
     connections = max(16, limit - max(64, min(1_024, limit // 8)))
     bounds = Bounds()
     return Bounds(all_connections=min(bounds.all_connections, connections))
+
+
+def listening_socket(family: int, address: tuple[Any, ...]) -> socket.socket:
+    """Return a socket that listens on an address, as `getaddrinfo` gives it. Raises OSError.
+
+    SO_REUSEPORT is never set, since two servers would then share a port without noticing.
+    """
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 class _Handshake:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from whistlestop.net.budget import Budget
 from whistlestop.net.grpc.connection import READ_SIZE, Connection
 from whistlestop.net.grpc.limits import Limits
-from whistlestop.net.listener import BACKLOG, Listener
+from whistlestop.net.listener import Listener, listening_socket
 
 if TYPE_CHECKING:
     import ssl
@@ -93,13 +93,4 @@ async def _listen(loop: asyncio.AbstractEventLoop, host: str, port: int) -> sock
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     # Prefer IPv4 if a name has both, since clients try it first.
     family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+    return listening_socket(family, address)

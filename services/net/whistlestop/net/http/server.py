@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from whistlestop.net.budget import Budget
 from whistlestop.net.http.state import ServerState
-from whistlestop.net.listener import BACKLOG, Listener
+from whistlestop.net.listener import Listener, listening_socket
 
 if TYPE_CHECKING:
     import ssl
@@ -47,7 +47,8 @@ class HttpDoor:
     ) -> int:
         """Listen and return the bound port. Raises OSError."""
         make = partial(self._protocol, asks_for_certificates=asks_for_certificates)
-        self._listener = Listener(_listen(ip, port), self._budget, make, tls)
+        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        self._listener = Listener(listening_socket(family, (ip, port)), self._budget, make, tls)
         return self._listener.port
 
     def _protocol(self, account: Account, *, asks_for_certificates: bool) -> BoundedProtocol:
@@ -81,16 +82,3 @@ class HttpDoor:
             await self._state.empty.wait()
         while self._state.tasks:
             await asyncio.wait(self._state.tasks)
-
-
-def _listen(ip: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((ip, port))
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
