@@ -12,7 +12,6 @@ import asyncio
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +22,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.patience import PATIENCE_S
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,9 +44,7 @@ def program() -> str:
 async def pooled(url: str, mode: str = "transaction") -> AsyncIterator[str]:
     """The address of a pooler before the server of that database."""
     given = conninfo_to_dict(url)
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="whistlestop-pgbouncer-") as folder:
         config = Path(folder) / "pgbouncer.ini"
         target = f"host={given['host']} port={given.get('port', 5432)} user={given.get('user', 'postgres')}"

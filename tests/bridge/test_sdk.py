@@ -20,6 +20,7 @@ from temporalio.worker import Worker
 
 from tests.bridge.programs import QUEUE, Cancelled, Order, Outcome, Parcel, charge, endless
 from tests.patience import LONG_POLL_S, PATIENCE_S
+from tests.support.waiting import eventually
 from whistlestop.bridge import BridgeConfig, RunningBridge, connect
 
 if TYPE_CHECKING:
@@ -34,11 +35,6 @@ TEMPORAL = Path(sys.executable).with_name("temporal")
 
 def worker(client: Client) -> Worker:
     return Worker(client, task_queue=QUEUE, workflows=[Order, Parcel, Cancelled], activities=[charge, endless])
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():  # noqa: ASYNC110 - what is watched has no event
-        await asyncio.sleep(0.01)
 
 
 async def test_an_order_goes_through(target: str) -> None:
@@ -109,9 +105,9 @@ async def test_a_cancelled_poll_leaves_the_bridge(target: str) -> None:
         poll = rr.PollWorkflowTaskQueueRequest(namespace="default", identity="me")
         poll.task_queue.name = "empty"
         call = asyncio.create_task(client.workflow_service.poll_workflow_task_queue(poll))
-        await until(lambda: running.bridge.waiting == 1)
+        await eventually(lambda: running.bridge.waiting == 1)
         call.cancel()
-        await until(lambda: running.bridge.waiting == 0)
+        await eventually(lambda: running.bridge.waiting == 0)
 
 
 async def test_large_payloads_go_zipped(target: str) -> None:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from tests.cluster.conftest import Cluster
 
 SECRET = "of this deployment"
-
-
-def free_ports(count: int) -> list[int]:
-    """That many ports that nobody has now."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @dataclass
@@ -29,8 +20,8 @@ class Deployment:
     cluster: Cluster
     histories: list[int]
     matchings: list[int]
-    frontend: int = field(default_factory=lambda: free_ports(1)[0])
-    metrics: int = field(default_factory=lambda: free_ports(1)[0])
+    frontend: int = field(default_factory=free_port)
+    metrics: int = field(default_factory=free_port)
     """Of the first matching."""
 
     @property

@@ -16,9 +16,11 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from tests.cluster.conftest import a_cluster
-from tests.cluster.services import Deployment, free_ports
+from tests.cluster.services import Deployment
 from tests.cluster.workflows import WORKFLOWS, Counter, Echo, Parent, Retries, fails_twice
 from tests.patience import PATIENCE_S
+from tests.support.ports import free_ports
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,10 +53,8 @@ def metric(deployment: Deployment, name: str) -> float:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Of another process, so there is nothing to wait on."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await asyncio.to_thread(holds):  # noqa: ASYNC110 - as it says
-            await asyncio.sleep(0.02)
+    """Asked over HTTP, in a thread."""
+    await eventually(lambda: asyncio.to_thread(holds))
 
 
 async def test_a_workflow_goes_through_all_three(three: Deployment, client: Client) -> None:

@@ -12,11 +12,12 @@ from temporalio.client import WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
-from tests.cluster.services import Deployment, free_ports
+from tests.cluster.services import Deployment
 from tests.cluster.test_failover import CALL_S, asleep, finish, sleepers
 from tests.cluster.worker import worker_process
 from tests.cluster.workflows import WORKFLOWS, Counter, Echo, Parent
 from tests.patience import PATIENCE_S
+from tests.support.ports import free_ports
 
 if TYPE_CHECKING:
     from temporalio.client import Client

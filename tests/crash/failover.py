@@ -28,7 +28,7 @@ from temporalio.service import RPCError
 
 from tests.crash import kill9
 from tests.crash.patroni import Cluster, missing_programs
-from tests.parity.servers import free_port
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from tests.crash import load

@@ -19,7 +19,7 @@ from typing import IO, Self
 import httpx
 import psutil
 
-from tests.parity.servers import free_port
+from tests.support.ports import free_port
 
 HOST = "127.0.0.1"
 NODES = 3

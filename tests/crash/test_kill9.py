@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import postgres
 from tests.crash.kill9 import Options, run
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 KILLS = int(os.environ.get("WHISTLESTOP_KILLS", "5"))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.mark.slow

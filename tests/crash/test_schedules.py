@@ -18,7 +18,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from temporalio.runtime import Runtime, TelemetryConfig
 
 from tests.crash.kill9 import Server, _connect
-from tests.crash.test_kill9 import KILLS, free_port
+from tests.crash.test_kill9 import KILLS
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

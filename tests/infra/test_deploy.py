@@ -19,7 +19,7 @@ from infra.localstack.server import REGION, running
 
 from tests import postgres
 from tests.infra.stack import Deployed, Stack
-from tests.parity.servers import free_port
+from tests.support.ports import free_port
 from whistlestop.deploy.bundle import bundle, pack
 from whistlestop.deploy.target import FUNCTIONS, here
 from whistlestop.storage.postgres import PostgresStore

@@ -12,7 +12,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.isolation.backend import Backend, at, chain, field, varint
-from tests.patience import PATIENCE_S
+from tests.support.waiting import eventually
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
@@ -38,7 +38,6 @@ from whistlestop.storage.sqlite.store import SqliteStore
 from whistlestop.storage.visibility import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from whistlestop.storage.interface import Store
@@ -119,7 +118,7 @@ async def test_timers_of_others_fire_beside_a_row_that_cannot_be_processed(backe
             await backend.clock.advance(5)
             return "timer_fired" in await events(backend, "good") and len(await problems_by_key(backend.store)) == 2
 
-        await until(fired)
+        await eventually(fired)
     else:
         await backend.clock.advance(20)
         found = await backend.history.call("FireDue", internal_pb2.FireDueRequest(limit=50), CallContext())
@@ -131,13 +130,6 @@ async def test_timers_of_others_fire_beside_a_row_that_cannot_be_processed(backe
     shown = await problems_by_key(backend.store)
     assert "can't be read" in shown[f"{key.namespace_id}/bad/{run_id}/execution"]
     assert "unknown kind of timer" in shown[f"{key.namespace_id}/w/r/a kind of a later release"]
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what goes on in the background."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await holds():  # noqa: ASYNC110 - the condition is in the store
-            await asyncio.sleep(0.01)
 
 
 async def is_clean(backend: Backend) -> bool:
@@ -230,7 +222,7 @@ async def test_a_run_whose_state_cannot_be_read_says_so_and_can_be_terminated(ba
         "workflow_execution_started", "workflow_task_scheduled", "workflow_task_started", "workflow_task_completed",
         "workflow_execution_terminated",
     ]  # fmt: skip
-    await until(lambda: is_clean(backend))
+    await eventually(lambda: is_clean(backend))
     again = await backend.start("bad")
     assert again != run_id
     assert key.run_id == run_id
@@ -299,7 +291,7 @@ async def test_a_run_made_by_reset_is_rebuilt_over_the_history_that_it_shares(ba
     await backend.restart()
     await backend.call("TerminateWorkflowExecution", namespace="default", workflow_execution={"workflow_id": "bad"})
     assert await events(backend, "bad") == [*before, "workflow_execution_terminated"]
-    await until(lambda: is_clean(backend))
+    await eventually(lambda: is_clean(backend))
 
 
 # ---- transfers ------------------------------------------------------------------------------------------------------
@@ -348,7 +340,7 @@ async def test_a_queue_goes_on_behind_tasks_that_cannot_be_started(backend: Back
     async def is_empty() -> bool:
         return not await backend.store.list_tasks(backend.namespace_id, "q", 1, None, 10)
 
-    await until(is_empty)
+    await eventually(is_empty)
     assert "tasks" in await problems(backend.store)
 
 
@@ -364,7 +356,7 @@ async def test_a_nexus_task_that_cannot_be_read_is_taken_out_of_its_queue(backen
     async def is_empty() -> bool:
         return not await backend.store.list_tasks(backend.namespace_id, "q", 3, None, 10)
 
-    await until(is_empty)
+    await eventually(is_empty)
     polling.cancel()
 
 
@@ -488,7 +480,7 @@ async def test_work_of_the_servers_own_goes_on_beside_messages_that_cannot_be_re
         names = [each.namespace_info.name for each in (await backend.call("ListNamespaces")).namespaces]
         return not any("doomed" in name for name in names)
 
-    await until(is_gone)
+    await eventually(is_gone)
     assert await work_on_batches(backend.frontend) == 0
     assert "queue" in await problems(backend.store)
 

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.patience import PATIENCE_S
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def test_install_line_is_what_the_wheel_test_does() -> None:
 def quick_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
     """The README's server, on other ports than the README's, after its SDK program has run against it."""
     folder = tmp_path_factory.mktemp("readme")
-    ports = {"127.0.0.1:7233": f"127.0.0.1:{_free_port()}", "127.0.0.1:7243": f"127.0.0.1:{_free_port()}"}
+    ports = {"127.0.0.1:7233": f"127.0.0.1:{free_port()}", "127.0.0.1:7243": f"127.0.0.1:{free_port()}"}
     (arguments,) = commands("server")
     arguments[arguments.index("7243")] = ports["127.0.0.1:7243"].rpartition(":")[2]
     arguments += ["--port", ports["127.0.0.1:7233"].rpartition(":")[2]]
@@ -149,9 +149,3 @@ def _moved(text: str, ports: dict[str, str]) -> str:
     for theirs, ours in ports.items():
         text = text.replace(theirs, ours)
     return text
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +15,7 @@ import grpc.aio
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest, GetSystemInfoResponse
 
 from tests.postgres import fresh_database
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -38,20 +36,6 @@ class Server(str):
 
 
 STORES = ("memory", "sqlite", "postgres")
-# Ports to choose from: by default those that no system gives to outgoing connections, of which one could take a port
-# between its choice and the start of its server.
-_PORTS = os.environ.get("WHISTLESTOP_TEST_PORTS", "10000-31999")
-
-
-def free_port() -> int:
-    """A loopback port that is free now."""
-    first, last = (int(number) for number in _PORTS.split("-"))
-    # In any order: two that are asked for before either is taken are to differ.
-    for port in random.sample(range(first, last + 1), last + 1 - first):
-        with socket.socket() as candidate, suppress(OSError):
-            candidate.bind(("127.0.0.1", port))
-            return port
-    raise RuntimeError(f"no free port in {_PORTS}")
 
 
 def _beside_python(name: str) -> str:

@@ -6,7 +6,6 @@ matter. `on_every_store` marks the tests that are to hold on all stores; the oth
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -97,9 +96,3 @@ async def cause_of(result: Awaitable[Any], wanted: type[ErrorT]) -> ErrorT:
             raise AssertionError(f"no {wanted.__name__} behind {failure.cause!r}") from failure
         return error
     raise AssertionError(f"no failure but {value!r}")
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again until it is so; the test's time limit ends it otherwise."""
-    while not await holds():  # noqa: ASYNC110 - another process decides, which has no event here
-        await asyncio.sleep(0.02)

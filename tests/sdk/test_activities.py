@@ -14,7 +14,8 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, RetryState
 from temporalio.service import RPCError, RPCStatusCode
 
-from tests.sdk.support import LONG, ONCE, cause_of, event_of, kinds, new, on_every_store, until, worker
+from tests.sdk.support import LONG, ONCE, cause_of, event_of, kinds, new, on_every_store, worker
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -257,6 +258,6 @@ async def test_an_activity_waits_for_a_worker_of_its_own_queue(client: Client) -
         async def waits() -> bool:
             return len((await handle.describe()).raw_description.pending_activities) == 1
 
-        await until(waits)
+        await eventually(waits)
         async with worker(client, activities=ACTIVITIES, queue=queue):
             assert await handle.result() == 8

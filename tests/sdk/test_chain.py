@@ -16,7 +16,8 @@ from temporalio.common import RetryPolicy, SearchAttributePair, TypedSearchAttri
 from temporalio.exceptions import ApplicationError
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
-from tests.sdk.support import LONG, SHOP, SOON, cause_of, event_of, new, on_every_store, until, worker
+from tests.sdk.support import LONG, SHOP, SOON, cause_of, event_of, new, on_every_store, worker
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from temporalio.client import Client, WorkflowHandle
@@ -214,4 +215,4 @@ async def test_every_run_of_a_chain_is_in_the_list(client: Client) -> None:
         runs = [run async for run in client.list_workflows(f"WorkflowId = '{handle.id}'")]
         return [run.status.name for run in runs if run.status] == ["COMPLETED", "CONTINUED_AS_NEW"]
 
-    await until(all_there)
+    await eventually(all_there)

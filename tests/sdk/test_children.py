@@ -17,7 +17,8 @@ from temporalio.exceptions import (
     WorkflowAlreadyStartedError,
 )
 
-from tests.sdk.support import cause_of, event_of, kinds, new, on_every_store, until, worker
+from tests.sdk.support import cause_of, event_of, kinds, new, on_every_store, worker
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from temporalio.client import Client
@@ -185,7 +186,7 @@ async def test_a_child_ends_with_its_parent(
         async def ended() -> bool:
             return (await child.describe()).status is expected
 
-        await until(ended)
+        await eventually(ended)
 
 
 async def test_an_abandoned_child_goes_on(client: Client) -> None:
@@ -223,7 +224,7 @@ async def test_a_child_is_cancelled_as_its_type_says(
         async def as_expected() -> bool:
             return (await child.describe()).status is expected
 
-        await until(as_expected)
+        await eventually(as_expected)
 
 
 async def test_a_cancelled_parent_cancels_its_child(client: Client) -> None:

@@ -15,7 +15,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
 from tests.patience import LONG_POLL_S
-from tests.sdk.support import LONG, SOON, cause_of, event_of, kinds, new, on_every_store, until, worker
+from tests.sdk.support import LONG, SOON, cause_of, event_of, kinds, new, on_every_store, worker
+from tests.support.waiting import eventually
 
 BEGAN: dict[str, asyncio.Event] = {}
 BROKEN: set[str] = set()
@@ -236,4 +237,4 @@ async def test_a_task_queue_shows_its_pollers(client: Client) -> None:
             )  # fmt: skip
             return {poller.identity for poller in answer.pollers} == {"here"}
 
-        await until(seen)
+        await eventually(seen)

@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 
 from tests.patience import PATIENCE_S
+from tests.support.waiting import eventually
 from whistlestop.frontend.doors.browsers import BrowserRules
 from whistlestop.net.budget import Budget
 from whistlestop.net.http.protocol import BoundedProtocol, HttpLimits
@@ -19,7 +20,7 @@ from whistlestop.net.http.state import ServerState
 from whistlestop.server.prometheus import PrometheusMetrics, metrics_app
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 SHORT = HttpLimits(head_s=0.05, body_s=0.05, linger_s=0.05, stalled_s=0.1)
@@ -101,15 +102,6 @@ class Site:
         return peer
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what is sure to come."""
-    for _ in range(int(PATIENCE_S * 100)):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come")
-
-
 @asynccontextmanager
 async def site(limits: HttpLimits = LONG, keep_alive_s: float = 600) -> AsyncIterator[Site]:
     made = Site(App(), limits, keep_alive_s)
@@ -188,8 +180,8 @@ async def test_a_peer_that_does_not_fetch_its_answer_is_dropped() -> None:
         one.app.answer = bytes(32 * 1024 * 1024)
         peer = await one.connect(limit=1024)
         peer.writer.write(GET)
-        await until(lambda: len(one.budget) == 1)
-        await until(lambda: len(one.budget) == 0)
+        await eventually(lambda: len(one.budget) == 1)
+        await eventually(lambda: len(one.budget) == 0)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +327,7 @@ async def test_few_requests_wait_for_the_answer_to_another() -> None:
         await one.app.entered.wait()
         one.app.release.set()
         await peer.end()
-        await until(lambda: len(one.budget) == 0)
+        await eventually(lambda: len(one.budget) == 0)
         assert one.app.calls == 1 + HttpLimits().pipelined
 
 
@@ -353,7 +345,7 @@ async def test_a_connection_counts_until_its_caller_is_known() -> None:
         assert (len(one.budget), one.budget.unauthenticated, one.budget.bytes) == (2, 1, 0)
         for peer in one.peers:
             peer.writer.close()
-        await until(lambda: len(one.budget) == 0)
+        await eventually(lambda: len(one.budget) == 0)
         assert (one.budget.unauthenticated, one.budget.request_count, one.budget.bytes) == (0, 0, 0)
 
 

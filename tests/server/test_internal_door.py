@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.patience import PATIENCE_S
+from tests.support.ports import free_port
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.context import CallContext
@@ -98,9 +98,7 @@ async def site() -> AsyncIterator[Site]:
 
 
 def closed_port() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{one.getsockname()[1]}/history"
+    return f"http://127.0.0.1:{free_port()}/history"
 
 
 async def refusal(client: HttpClient, request: Message = START, **context: Any) -> ServiceError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,6 +12,8 @@ from temporalio import nexus, workflow
 from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
 from temporalio.client import WorkflowFailureError
 from temporalio.worker import Worker
+
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,8 +63,7 @@ class Handler:
 
 
 async def test_callers_over_http_reach_a_worker_of_the_sdk(start_dev: Callable[..., Any]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     server = start_dev("--http-port", str(port))
     client = await server.client()
     target = {"worker": {"namespace": "default", "task_queue": "greetings"}}

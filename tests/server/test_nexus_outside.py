@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +22,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from tests.patience import PATIENCE_S
+from tests.support.ports import free_port
 from whistlestop.net import outbound
 
 if TYPE_CHECKING:
@@ -76,11 +76,6 @@ def elsewhere() -> Iterator[Elsewhere]:
     made.server.shutdown()
     thread.join()
     made.server.server_close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 async def start(client: Client, workflow_id: str, **fields: Any) -> None:
@@ -225,8 +220,7 @@ async def test_a_server_calls_its_own_network_only_where_that_is_named(
     """A pattern of all addresses names none, and the caller does not learn that somebody listens there."""
     server = launch("server", "start", "--port", "0", *ALLOWED, *allow).until_ready()
     client = await server.client()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        closed = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    closed = f"http://127.0.0.1:{free_port()}"
     nexus = [{"nexus": {"url": f"{url}/x"}} for url in (elsewhere.url, closed)]
     await start(client, "asks", completion_callbacks=nexus)
     await step(client, "complete_workflow_execution")

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.server.test_start import Authority
+from tests.support.ports import free_port
 from whistlestop.net import outbound
 from whistlestop.net.outbound import BadRequest, Named, NoAnswer, Outbound
 from whistlestop.net.public_addresses import is_public, parsed
@@ -262,8 +263,7 @@ async def test_all_failures_on_the_way_have_one_text(caplog: pytest.LogCaptureFi
     async def unknown(host: str, port: int) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        closed = taken.getsockname()[1]
+    closed = free_port()
     caplog.set_level("INFO")
     heard = set()
     async with answering(silent) as quiet, answering(saying(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")) as odd:

@@ -10,11 +10,12 @@ import psycopg
 import pytest
 
 from tests import postgres
-from tests.cluster.services import Deployment, free_ports
+from tests.cluster.services import Deployment
 from tests.cluster.test_failover import asleep, finish, sleepers
 from tests.cluster.test_services_failover import load, more_than
 from tests.cluster.worker import worker_process
 from tests.patience import PATIENCE_S
+from tests.support.ports import free_ports
 from tests.upgrade.release import CURRENT, Release
 
 if TYPE_CHECKING:

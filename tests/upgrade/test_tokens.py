@@ -15,8 +15,8 @@ from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_p
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from temporalio.service import RPCError, RPCStatusCode
 
-from tests.cluster.services import free_ports
 from tests.patience import PATIENCE_S
+from tests.support.ports import free_ports
 from tests.upgrade.release import CURRENT, Release
 from whistlestop.common.proto.internal_pb2 import TaskToken
 
