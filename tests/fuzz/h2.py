@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hpack as reference
 
-from tests.server.grpc.conftest import Toy
-from tests.server.grpc.wire import Wire
+from tests.net.grpc.conftest import Toy
+from tests.net.grpc.wire import Wire
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.net.grpc import frames
 from whistlestop.net.grpc.frames import ErrorCode

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tests.hostile.harness import MIB
-from tests.server.grpc.peer import message, request_fields
+from tests.net.grpc.peer import message, request_fields
 from whistlestop.net.grpc import frames
 from whistlestop.net.grpc.frames import ErrorCode, frame
 from whistlestop.net.grpc.hpack import literal

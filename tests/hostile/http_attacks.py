@@ -51,7 +51,7 @@ def flood(attacker: Attacker, start: bytes, piece: bytes, most: int = _MOST) -> 
         left -= len(pieces)
 
 
-# -- slow ones: here many at once; how they end is tested with a clock in tests/server/test_http_protocol.py --
+# -- slow ones: here many at once; how they end is tested with a clock in tests/net/test_http_protocol.py --
 
 
 @attack("Slowloris (2009): heads that do not end")

@@ -9,8 +9,8 @@ import pytest
 from tests.api.test_auth import SECRETS
 from tests.hostile.h2_attacks import ATTACKS, INFO, LIST, REFLECT, body, greet, head
 from tests.hostile.harness import MIB, Attacker, Cost, Victim
+from tests.net.grpc.peer import message
 from tests.patience import PATIENCE_S
-from tests.server.grpc.peer import message
 from whistlestop.net.grpc import frames
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.server.grpc.conftest import Toy
+    from tests.net.grpc.conftest import Toy
 
 _LARGE = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 

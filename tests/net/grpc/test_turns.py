@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.server.grpc.peer import message
-from tests.server.grpc.wire import Wire, body, call, headers
+from tests.net.grpc.peer import message
+from tests.net.grpc.wire import Wire, body, call, headers
 from whistlestop.net.grpc import frames, strikes
 from whistlestop.net.grpc.frames import ErrorCode, frame
 from whistlestop.net.grpc.limits import Limits
@@ -17,7 +17,7 @@ from whistlestop.net.grpc.stream import Stream
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.server.grpc.conftest import Toy
+    from tests.net.grpc.conftest import Toy
 
 PING = frame(frames.PING, 0, 0, bytes(8))
 MANY = 10_000

@@ -10,7 +10,7 @@ import heapq
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from tests.server.grpc.peer import Frame, message, request_fields
+from tests.net.grpc.peer import Frame, message, request_fields
 from whistlestop.net.budget import Bounds, Budget
 from whistlestop.net.grpc import frames
 from whistlestop.net.grpc.connection import READ_SIZE, Connection

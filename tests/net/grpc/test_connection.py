@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.net.grpc.peer import Frame, Peer, message
 from tests.patience import PATIENCE_S
-from tests.server.grpc.peer import Frame, Peer, message
 from whistlestop.net.grpc import frames
 from whistlestop.net.grpc.frames import ErrorCode
 from whistlestop.net.grpc.limits import Limits
 from whistlestop.net.grpc.server import GrpcServer
 
 if TYPE_CHECKING:
-    from tests.server.grpc.conftest import Start, Toy
+    from tests.net.grpc.conftest import Start, Toy
 
 _MEGABYTE = 1 << 20
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.server.grpc.peer import message, request_fields
-from tests.server.grpc.wire import Wire
+from tests.net.grpc.peer import message, request_fields
+from tests.net.grpc.wire import Wire
 from whistlestop.net.grpc import frames
 from whistlestop.net.grpc.frames import ErrorCode, frame
 from whistlestop.net.grpc.hpack import literal
 
 if TYPE_CHECKING:
-    from tests.server.grpc.conftest import Toy
+    from tests.net.grpc.conftest import Toy
 
 _ALL = frames.END_HEADERS | frames.END_STREAM
 _P, _S, _F = ErrorCode.PROTOCOL_ERROR, ErrorCode.STREAM_CLOSED, ErrorCode.FRAME_SIZE_ERROR

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest_asyncio
 
-from tests.server.grpc.peer import Peer
+from tests.net.grpc.peer import Peer
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.net.grpc.head import Head, Method
 from whistlestop.net.grpc.server import GrpcServer

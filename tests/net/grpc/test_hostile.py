@@ -10,16 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.server.grpc.conftest import Toy
-from tests.server.grpc.peer import Peer, message, request_fields
-from tests.server.grpc.wire import Wire
+from tests.net.grpc.conftest import Toy
+from tests.net.grpc.peer import Peer, message, request_fields
+from tests.net.grpc.wire import Wire
 from whistlestop.net.grpc import frames
 from whistlestop.net.grpc.frames import ErrorCode, frame
 from whistlestop.net.grpc.hpack import literal
 from whistlestop.net.grpc.limits import Limits
 
 if TYPE_CHECKING:
-    from tests.server.grpc.conftest import Start
+    from tests.net.grpc.conftest import Start
 
 _BLOCK = b"".join(literal(name.encode(), value.encode()) for name, value in request_fields("/toy/Hold"))
 _OPEN = frame(frames.HEADERS, frames.END_HEADERS, 1, _BLOCK)

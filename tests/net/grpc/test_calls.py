@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
+from tests.net.grpc.peer import Answer, Peer, message, request_fields
 from tests.patience import PATIENCE_S
-from tests.server.grpc.peer import Answer, Peer, message, request_fields
 from whistlestop.common.errors import not_found
 from whistlestop.net.grpc import frames
 from whistlestop.net.grpc.limits import Limits
 from whistlestop.net.rpc_status import error_from_status
 
 if TYPE_CHECKING:
-    from tests.server.grpc.conftest import Start, Toy
+    from tests.net.grpc.conftest import Start, Toy
     from whistlestop.net.grpc.head import Head
 
 

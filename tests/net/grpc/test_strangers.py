@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from tests.server.grpc.peer import Frame, message
-from tests.server.grpc.wire import Wire, block_of, body, call, headers
+from tests.net.grpc.peer import Frame, message
+from tests.net.grpc.wire import Wire, block_of, body, call, headers
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.net.budget import Bounds
 from whistlestop.net.grpc import frames
@@ -23,7 +23,7 @@ from whistlestop.net.grpc.reflection import REFLECTION_SERVICES, Reflection
 from whistlestop.net.grpc.stream import Stream
 
 if TYPE_CHECKING:
-    from tests.server.grpc.conftest import Toy
+    from tests.net.grpc.conftest import Toy
 
 PATH = "/toy/Guarded"
 WATCH = f"/{HEALTH_SERVICE}/Watch"
