@@ -35,6 +35,8 @@ class FrontendInstance:
             persistence_store="sqlite" if settings.sqlite_path else "postgres", auth=of_function(settings),
             time_skipping_enabled=settings.time_skipping,
         )  # fmt: skip
+        if settings.dynamic_config:
+            config = _configured(config, settings.dynamic_config)
         history = environment.client("history", settings.history_function, settings.history_url)
         matching = environment.client("matching", settings.matching_function, settings.matching_url)
         self.frontend = Frontend(environment.store, history, matching, clock, RandomIds(), config)
@@ -75,3 +77,12 @@ async def answer_event(api: HttpApi, event: dict[str, Any], latest_ns: int | Non
         return await api.serve(replace(request, body=http_events.body_of(event)), found, latest_ns)
     except ValueError as error:
         return HttpAnswer(400, str(error).encode(), {"content-type": "text/plain; charset=utf-8"})
+
+
+def _configured(config: FrontendConfig, given: str) -> FrontendConfig:
+    """Return the configuration with the values of the dynamic one."""
+    # Imported where it is needed: a cold start pays for every module.
+    from whistlestop.frontend.dynamic_keys import FRONTEND_KEYS
+    from whistlestop.functions.dynamic import read_document
+
+    return read_document(given, FRONTEND_KEYS).apply(config, FRONTEND_KEYS)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from whistlestop.functions.bootstrap import Environment, Invocation
     from whistlestop.functions.counts import Counts
     from whistlestop.functions.settings import HistorySettings
+    from whistlestop.history.core.limits import Limits
     from whistlestop.history.notifications.worker_notifications import WorkerNotifications
     from whistlestop.history.timers.wake_ups import WakeUps
     from whistlestop.storage.records import TimerTask, TransferTask
@@ -53,9 +54,11 @@ class HistoryInstance:
         settings, clock, store = environment.settings, environment.clock, environment.store
         matching = environment.client("matching", settings.matching_function, settings.matching_url)
         waits = _Waits(clock)
+        outbound, limits = Outbound(Named.parse(settings.allow_outbound)), None
+        if settings.dynamic_config:
+            limits = _limits(settings.dynamic_config, outbound)
         self.history = waits.history = History(
-            store, matching, clock, RandomIds(), waits, exclusive=False,
-            outbound=Outbound(Named.parse(settings.allow_outbound)),
+            store, matching, clock, RandomIds(), waits, limits=limits, exclusive=False, outbound=outbound,
         )  # fmt: skip
         self._earliest_wake_up = EarliestWakeUp()
         self.history.engine.effects = _FunctionEffects(self.history, self._earliest_wake_up)
@@ -194,3 +197,16 @@ def _worker_notifications_of(settings: HistorySettings, clock: Clock) -> WorkerN
     from whistlestop.history.notifications.worker_notifications import WorkerNotifications
 
     return WorkerNotifications(settings.wake_queue_url, clock)
+
+
+def _limits(given: str, outbound: Outbound) -> Limits:
+    """Return the limits by the dynamic configuration, and let `outbound` reach the addresses in it."""
+    # Imported where it is needed: a cold start pays for every module.
+    from whistlestop.common.dynamic_config import allowed_addresses
+    from whistlestop.functions.dynamic import read_document
+    from whistlestop.history.core.limits import Limits
+    from whistlestop.history.dynamic_keys import LIMIT_KEYS
+
+    dynamic = read_document(given, LIMIT_KEYS)
+    outbound.allow(allowed_addresses(dynamic))
+    return dynamic.apply(Limits(), LIMIT_KEYS)

@@ -40,6 +40,9 @@ class MatchingInstance:
         settings, clock, store = environment.settings, environment.clock, environment.store
         history = environment.client("history", settings.history_function, settings.history_url)
         config = MatchingConfig(hear_others=False, wake_queue_prefix=settings.worker_wake_prefix)
+        outbound = Outbound(Named.parse(settings.allow_outbound))
+        if settings.dynamic_config:
+            config = _configured(config, settings.dynamic_config, outbound)
         self.matching = Matching(
             store,
             history,
@@ -48,7 +51,7 @@ class MatchingInstance:
             RecheckNotifier(clock),
             config,
             due=DueRows(store, history, clock),
-            outbound=Outbound(Named.parse(settings.allow_outbound)),
+            outbound=outbound,
         )
         self._environment = environment
 
@@ -71,3 +74,15 @@ class MatchingInstance:
         if counts is not None and isinstance(reply, PushWorkersResponse):
             counts.count("WorkersStarted", reply.started)
         return reply
+
+
+def _configured(config: MatchingConfig, given: str, outbound: Outbound) -> MatchingConfig:
+    """Return the configuration with the values of the dynamic one, and let `outbound` reach the addresses in it."""
+    # Imported where it is needed: a cold start pays for every module.
+    from whistlestop.common.dynamic_config import allowed_addresses
+    from whistlestop.functions.dynamic import read_document
+    from whistlestop.matching.dynamic_keys import MATCHING_KEYS
+
+    dynamic = read_document(given, MATCHING_KEYS)
+    outbound.allow(allowed_addresses(dynamic))
+    return dynamic.apply(config, MATCHING_KEYS)
