@@ -19,7 +19,7 @@ from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.operations import reset
 
 BIG = "x" * 3000
-BLOBS = {
+BLOBS: dict[str, dict[str, Any]] = {
     "schedule_activity_task": {
         "activity_id": "a", "activity_type": {"name": "charge"}, "task_queue": {"name": "orders"},
         "start_to_close_timeout": {"seconds": 10}, "input": payloads(BIG),
@@ -47,6 +47,10 @@ def _command(kind: str, fields: dict[str, Any]) -> command_pb.Command:
     return command_pb.Command(command_type=ct.CommandType.Value(f"COMMAND_TYPE_{kind.upper()}"), **attributes)
 
 
+def _limits(name: str, value: Any) -> Limits:
+    return replace(Limits(), **{name: value})
+
+
 def _is_taken(command: command_pb.Command, limits: Limits) -> bool:
     """Return whether the command is carried out: it fails its task otherwise, or terminates the run."""
     world = World(limits)
@@ -61,7 +65,7 @@ def _is_taken(command: command_pb.Command, limits: Limits) -> bool:
 @pytest.mark.parametrize("kind", BLOBS)
 def test_a_blob_of_a_command(kind: str) -> None:
     fields = BLOBS[kind]
-    [size] = [each.ByteSize() for each in fields.values() if hasattr(each, "ByteSize")]  # type: ignore[attr-defined]
+    [size] = [each.ByteSize() for each in fields.values() if hasattr(each, "ByteSize")]
     assert _is_taken(_command(kind, fields), Limits(blob_size_error=size))
     assert not _is_taken(_command(kind, fields), Limits(blob_size_error=size - 1))
 
@@ -86,8 +90,8 @@ def test_a_name_or_header_of_a_nexus_operation(limit: str, fields: dict[str, Any
     command = _command(
         "schedule_nexus_operation", {"endpoint": "payments", "service": "Payments", "operation": "pay", **fields}
     )
-    assert _is_taken(command, replace(Limits(), **{limit: size}))
-    assert not _is_taken(command, replace(Limits(), **{limit: size - 1}))
+    assert _is_taken(command, _limits(limit, size))
+    assert not _is_taken(command, _limits(limit, size - 1))
 
 
 def test_a_failure_that_is_kept() -> None:
