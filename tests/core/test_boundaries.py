@@ -43,7 +43,7 @@ BLOBS: dict[str, dict[str, Any]] = {
 
 
 def _command(kind: str, fields: dict[str, Any]) -> command_pb.Command:
-    attributes = {f"{kind}_command_attributes": fields}
+    attributes: dict[str, Any] = {f"{kind}_command_attributes": fields}
     return command_pb.Command(command_type=ct.CommandType.Value(f"COMMAND_TYPE_{kind.upper()}"), **attributes)
 
 
