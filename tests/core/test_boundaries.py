@@ -94,12 +94,19 @@ def test_a_name_or_header_of_a_nexus_operation(limit: str, fields: dict[str, Any
     assert not _is_taken(command, _limits(limit, size - 1))
 
 
+def _kept(failure: failure_pb.Failure, size: int) -> failure_pb.Failure:
+    world = World(Limits(activity_failure_size_error=size))
+    world.start()
+    return kept_failure(world.load(), failure)
+
+
 def test_a_failure_that_is_kept() -> None:
     failure = failure_pb.Failure(message="broken", stack_trace="x" * 500)
-    assert kept_failure(failure, Limits(activity_failure_size_error=failure.ByteSize())) == failure
-    replaced = kept_failure(failure, Limits(activity_failure_size_error=failure.ByteSize() - 1))
+    assert _kept(failure, failure.ByteSize()) == failure
+    replaced = _kept(failure, failure.ByteSize() - 1)
     assert replaced.message == "Failure exceeds size limit."
     assert replaced.cause.message == "broken"
+    assert not replaced.server_failure_info.non_retryable
 
 
 def test_a_point_to_reset_to() -> None:
