@@ -29,13 +29,13 @@ def service() -> Toy:
     toy._methods["/toy/Big"] = Method("toy/Big", _large)
     toy._methods |= Health(frozenset({"a"})).methods() | Reflection(frozenset({"a"})).methods()
 
-    async def knows(head: Head) -> bool:
+    async def is_authenticated(head: Head) -> bool:
         return head.headers.get("authorization") == "good"
 
     def peek(head: Head) -> bool | None:
         return None if "authorization" in head.headers else False
 
-    toy._methods["/toy/Guarded"] = Method("toy/Guarded", toy.echo, knows=knows, peek=peek)
+    toy._methods["/toy/Guarded"] = Method("toy/Guarded", toy.echo, is_authenticated=is_authenticated, peek=peek)
     toy._methods["/toy/Public"] = Method("toy/Public", toy.echo, public=True, most=100)
     toy._methods["/toy/Unknown"] = Method("", refusal=ServiceError(Code.UNIMPLEMENTED, "unknown"))
     return toy

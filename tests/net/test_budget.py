@@ -162,18 +162,18 @@ def test_the_oldest_request_of_an_address_makes_room(world: World) -> None:
 def test_a_connection_is_refused_more_bytes_than_it_may_have(world: World) -> None:
     request = world.open(world.connect())
 
-    assert request.hold(60)
-    assert not request.hold(41)
-    assert request.hold(40)
+    assert request.count_bytes(60)
+    assert not request.count_bytes(41)
+    assert request.count_bytes(40)
     request.release(50)
-    assert request.hold(50)
+    assert request.count_bytes(50)
 
 
 def test_the_oldest_request_makes_room_for_the_bytes_of_another(world: World) -> None:
     old, young = world.open(world.connect()), world.open(world.connect())
-    old.hold(100)
+    old.count_bytes(100)
 
-    assert young.hold(100)
+    assert young.count_bytes(100)
 
     assert world.expired == [old]
     assert world.budget.bytes == 100
@@ -181,10 +181,10 @@ def test_the_oldest_request_makes_room_for_the_bytes_of_another(world: World) ->
 
 def test_the_greediest_address_makes_room_for_the_process(world: World) -> None:
     one, two, three = (world.open(world.connect(f"192.0.2.{n}")) for n in (1, 2, 3))
-    one.hold(80)
-    two.hold(100)
+    one.count_bytes(80)
+    two.count_bytes(100)
 
-    assert three.hold(80)
+    assert three.count_bytes(80)
 
     assert world.expired == [two]
     assert world.budget.bytes == 160
@@ -193,13 +193,13 @@ def test_the_greediest_address_makes_room_for_the_process(world: World) -> None:
 def test_bytes_of_authenticated_requests_and_closed_connections_are_given_back(world: World) -> None:
     account, other = world.connect(), world.connect()
     request = world.open(account)
-    request.hold(70)
+    request.count_bytes(70)
     request.authenticate()
-    world.open(other).hold(50)
+    world.open(other).count_bytes(50)
     other.close()
 
     assert account.authenticated
-    assert request.hold(10_000)
+    assert request.count_bytes(10_000)
     assert (world.budget.bytes, world.budget.request_count) == (0, 0)
 
 
@@ -227,7 +227,7 @@ def test_everything_is_counted_back_after_any_sequence() -> None:
             elif requests:
                 request = draw.choice(requests)
                 size = draw.randrange(50)
-                (partial(request.hold, size), request.finish, request.restart, request.close)[kind - 5]()
+                (partial(request.count_bytes, size), request.finish, request.restart, request.close)[kind - 5]()
             budget = world.budget
             assert budget.bytes <= SMALL.process.bytes, seed
             assert budget.unauthenticated <= SMALL.process.connections, seed

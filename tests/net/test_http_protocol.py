@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 from whistlestop.frontend.doors.browsers import BrowserRules
 from whistlestop.net.budget import Budget
 from whistlestop.net.http.protocol import BoundedProtocol, HttpLimits
-from whistlestop.net.http.server import HttpDoor
+from whistlestop.net.http.server import HttpServer
 from whistlestop.net.http.state import ServerState
 from whistlestop.server.prometheus import PrometheusMetrics, metrics_app
 
@@ -92,7 +92,7 @@ class Site:
     def __init__(self, app: App, limits: HttpLimits, keep_alive_s: float) -> None:
         self.app = app
         self.budget = Budget(time.monotonic)
-        self.door = HttpDoor(app, keep_alive_s, budget=self.budget, limits=limits)
+        self.door = HttpServer(app, keep_alive_s, budget=self.budget, limits=limits)
         self.port = 0
         self.peers: list[Peer] = []
 

@@ -13,7 +13,7 @@ from temporalio.service import TLSConfig
 
 from tests.patience import PATIENCE_S
 from tests.server.test_start import Authority
-from whistlestop.net.tls import LOOK_S, ReloadedContext, server_context
+from whistlestop.net.tls import CHECK_S, ReloadedContext, server_context
 from whistlestop.server.config import ServerConfig, TlsConfig
 from whistlestop.server.process import Server
 
@@ -99,7 +99,7 @@ def test_a_handshake_goes_by_the_files_as_they_are(files: Files) -> None:
     handshake(server, files.client(first))
     second = files.replace("second")
     handshake(server, files.client(first))  # looked at a moment ago
-    clock.now_s += LOOK_S
+    clock.now_s += CHECK_S
     handshake(server, files.client(second))
     with pytest.raises(ssl.SSLError):
         handshake(server, files.client(first))
@@ -120,12 +120,12 @@ def test_files_that_do_not_fit_change_nothing(files: Files, caplog: pytest.LogCa
         break_it()
         caplog.clear()
         for _ in range(3):
-            clock.now_s += LOOK_S
+            clock.now_s += CHECK_S
             handshake(server, files.client(first))
         assert [record.getMessage()[:30] for record in caplog.records] == ["new TLS files can't be used, t"]
     files.certificate.unlink()
     second = files.replace("second")
-    clock.now_s += LOOK_S
+    clock.now_s += CHECK_S
     handshake(server, files.client(second))
 
 
@@ -140,7 +140,7 @@ def test_no_session_goes_on_under_new_files(files: Files, version: ssl.TLSVersio
     session = handshake(server, client).session
     assert handshake(server, client, session).session_reused
     files.replace("second")
-    clock.now_s += LOOK_S
+    clock.now_s += CHECK_S
     with pytest.raises(ssl.SSLError):
         handshake(server, client, session)
 

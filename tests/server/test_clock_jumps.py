@@ -251,7 +251,7 @@ async def test_a_loop_that_fails_pauses_for_as_long_as_it_says(jump_s: float) ->
     assert turns == 1
     await clock.advance(FIRST_PAUSE_S)
     assert turns == 2
-    assert loop.shown()["seconds"] == 0
+    assert loop.state()["seconds"] == 0
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 

@@ -17,7 +17,7 @@ from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, already_started
 from whistlestop.net.http.client import Http1Client
-from whistlestop.net.http.server import HttpDoor
+from whistlestop.net.http.server import HttpServer
 from whistlestop.net.internal.http_client import HttpClient
 from whistlestop.net.internal.routing import routing_key
 from whistlestop.server import internal_door
@@ -74,7 +74,7 @@ class Site:
     async def open(self, *secrets: str) -> None:
         service = Service()
         api = InternalApi({"history": service}, CLOCK, secrets or (SECRET,))
-        door = HttpDoor(internal_app(api))
+        door = HttpServer(internal_app(api))
         port = await door.start("127.0.0.1", 0)
         self._stack.push_async_callback(door.stop)
         self.services.append(service)

@@ -45,7 +45,7 @@ class Guard:
     def peek(self, head: Head) -> bool | None:
         return head.headers.get("key") == "good" if self.peeks else None
 
-    async def knows(self, head: Head) -> bool:
+    async def is_authenticated(self, head: Head) -> bool:
         self.asked += 1
         await self.says.wait()
         if head.headers.get("key") == "broken":
@@ -62,7 +62,7 @@ class Guard:
 def guard(toy: Toy) -> Guard:
     made = Guard()
     toy._methods |= Health(frozenset()).methods() | Reflection(frozenset()).methods()
-    toy._methods[PATH] = Method("toy/Guarded", made.measure, knows=made.knows, peek=made.peek)
+    toy._methods[PATH] = Method("toy/Guarded", made.measure, is_authenticated=made.is_authenticated, peek=made.peek)
     toy._methods["/toy/Public"] = Method("toy/Public", made.measure, public=True, most=1_000)
     toy._methods["/toy/Unknown"] = Method("", refusal=ServiceError(Code.UNIMPLEMENTED, "unknown method"))
     return made

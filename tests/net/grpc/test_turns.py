@@ -117,7 +117,7 @@ async def test_settings_that_free_many_answers_cost_as_much(toy: Toy) -> None:
     """A peer that shuts and opens the windows of many streams is cut off before long."""
     wire = await known(toy, Limits(), (frames.INITIAL_WINDOW_SIZE, 0))
     await wire.send_all(b"".join(call(number, "/toy/Big", b"256") for number in range(3, 2 * 2_000, 2)))
-    assert len(wire.connection._shut) == 1_999
+    assert len(wire.connection._blocked_streams) == 1_999
     one, none = (frames.settings(((frames.INITIAL_WINDOW_SIZE, value),)) for value in (1, 0))
     before = len(wire.transport.written)
     await wire.send_all((one + none) * 10)

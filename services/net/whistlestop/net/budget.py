@@ -133,7 +133,7 @@ class Request:
         """When it began or last made progress; None once the request has been received completely."""
         self.is_open = True
 
-    def hold(self, size: int) -> bool:
+    def count_bytes(self, size: int) -> bool:
         """Count `size` more bytes as buffered; return False, and count nothing, if the limit is reached."""
         if not self.is_open:
             return True
@@ -214,7 +214,7 @@ class Account:
         """Count one more request; return None if the connection has too many, or is closed.
 
         `expire` must end the request. It may be called at any time until `close`, also from within `open_request` and
-        `hold` of other requests.
+        `count_bytes` of other requests.
         """
         budget = self.budget
         if not self.is_open or len(self.requests) >= budget.bounds.connection.requests:
@@ -261,7 +261,7 @@ class Account:
         """Mark the connection as authenticated. Does nothing if it already is, or is closed."""
         if not self.authenticated and self.is_open:
             self.authenticated = True
-            self.budget.forget_stranger(self, self._address)
+            self.budget.forget_unauthenticated(self, self._address)
 
     def spend_cpu(self, seconds: float) -> float:
         """Count CPU time; return for how many seconds reading from the connection should pause."""
@@ -333,7 +333,7 @@ class Budget:
         """Unfinished requests, oldest first."""
         self._accounts: OrderedDict[Account, None] = OrderedDict()
         """All connections, ordered by when they were last checked, longest ago first."""
-        self._strangers = 0
+        self._unauthenticated = 0
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
 
     def __len__(self) -> int:
@@ -342,7 +342,7 @@ class Budget:
     @property
     def unauthenticated(self) -> int:
         """Return the number of connections that have shown no credential."""
-        return self._strangers
+        return self._unauthenticated
 
     def connect(self, peer_name: object, peer: Peer) -> Account | None:
         """Count a new connection, given its socket's peer name.
@@ -356,12 +356,12 @@ class Budget:
             return None
         if len(address.accounts) >= bounds.address.connections:
             self._drop(next(iter(address.accounts)))
-        if self._strangers >= bounds.process.connections:
+        if self._unauthenticated >= bounds.process.connections:
             self.make_room()
         self._addresses.setdefault(address.name, address)
         account = Account(self, address, peer)
         self._accounts[account] = address.accounts[account] = None
-        self._strangers += 1
+        self._unauthenticated += 1
         return account
 
     def make_room(self) -> bool:
@@ -369,7 +369,7 @@ class Budget:
 
         Also for callers that find the process out of file descriptors.
         """
-        if not self._strangers:
+        if not self._unauthenticated:
             return False
         self._drop(next(iter(self.greediest(lambda each: len(each.accounts)).accounts)))
         return True
@@ -388,7 +388,7 @@ class Budget:
         for _ in range(min(most, len(self._accounts))):
             account = next(iter(self._accounts))
             self._accounts.move_to_end(account)
-            self._look_at(account, now)
+            self._check(account, now)
         for address in list(islice(self._addresses.values(), most)):
             self._addresses.move_to_end(address.name)
             # An address that is in debt for CPU time is kept until the debt is paid.
@@ -399,18 +399,18 @@ class Budget:
         """Return the address with the largest `amount`."""
         return max(self._addresses.values(), key=amount)
 
-    def forget_stranger(self, account: Account, address: _Address) -> None:
+    def forget_unauthenticated(self, account: Account, address: _Address) -> None:
         """Stop counting a connection as unauthenticated: it has authenticated, or was closed before it did."""
-        self._strangers -= 1
+        self._unauthenticated -= 1
         address.accounts.pop(account, None)
 
     def forget(self, account: Account, address: _Address) -> None:
         """Stop counting a closed connection."""
         self._accounts.pop(account, None)
         if not account.authenticated:
-            self.forget_stranger(account, address)
+            self.forget_unauthenticated(account, address)
 
-    def _look_at(self, account: Account, now: float) -> None:
+    def _check(self, account: Account, now: float) -> None:
         activity = account.peer.activity()
         if activity != account.activity or account.peer.is_busy():
             account.activity = activity

@@ -14,7 +14,7 @@ _KINDS = frozenset({"DNS", "URI", "email"})
 
 def names_of(transport: asyncio.BaseTransport) -> str:
     """Return the common names, then the alternative names, one a line; empty without a certificate."""
-    shown = transport.get_extra_info("peercert") or {}
-    names = [value for part in shown.get("subject", ()) for kind, value in part if kind == "commonName"]
-    names += [value for kind, value in shown.get("subjectAltName", ()) if kind in _KINDS]
+    certificate = transport.get_extra_info("peercert") or {}
+    names = [value for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName"]
+    names += [value for kind, value in certificate.get("subjectAltName", ()) if kind in _KINDS]
     return "\n".join(dict.fromkeys(name for name in names if "\n" not in name))

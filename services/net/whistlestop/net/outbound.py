@@ -231,9 +231,9 @@ _threads = ThreadPoolExecutor(_RESOLVERS, "resolve")
 
 
 async def _resolve(host: str, port: int) -> Sequence[Endpoint]:
-    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        found = await asyncio.get_running_loop().run_in_executor(_threads, look_up)
+        found = await asyncio.get_running_loop().run_in_executor(_threads, resolve)
     except UnicodeError as error:
         raise OSError(f"not a host name: {error}") from None
     return [(family, address) for family, _, _, _, address in found]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0
+CHECK_S = 1.0
 
 
 class ReloadedContext(ssl.SSLContext):
@@ -48,8 +48,8 @@ class ReloadedContext(ssl.SSLContext):
         self._make = make
         self._paths = [Path(path) for path in paths if path]
         self._now = now
-        self._look_at_s = now() + LOOK_S
-        self._seen = self._tried = self._look()
+        self._next_check_s = now() + CHECK_S
+        self._seen = self._tried = self._file_states()
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
         """Wrap with the context of the current files."""
@@ -58,9 +58,9 @@ class ReloadedContext(ssl.SSLContext):
     def current(self) -> ssl.SSLContext:
         """Return the context of the current files; that of the last usable ones if they cannot be used."""
         now_s = self._now()
-        if now_s >= self._look_at_s:
-            self._look_at_s = now_s + LOOK_S
-            seen = self._look()
+        if now_s >= self._next_check_s:
+            self._next_check_s = now_s + CHECK_S
+            seen = self._file_states()
             if seen != self._seen:
                 self._reload(seen)
         return self._current
@@ -76,7 +76,7 @@ class ReloadedContext(ssl.SSLContext):
         self._seen = self._tried = seen
         log.info("TLS files were reloaded: %s", ", ".join(map(str, self._paths)))
 
-    def _look(self) -> Seen:
+    def _file_states(self) -> Seen:
         return tuple(_state_of(path) for path in self._paths)
 
 

@@ -45,8 +45,8 @@ class _Methods:
         self.most = frontend.config.max_message_size
         services = frozenset(spec.service for spec in frontend.registry.values())
         asks = frontend.config.auth is not None
-        self._knows = self._known if asks else None
-        self._peek = self._peek_known if asks else None
+        self._is_authenticated = self._authenticated if asks else None
+        self._peek = self._peek_authenticated if asks else None
         self._served = services | {HEALTH_SERVICE, *REFLECTION_SERVICES}
         self.health = Health(services)
         self._by_path = {f"/{name}": self._of(spec) for name, spec in frontend.registry.items()}
@@ -63,10 +63,10 @@ class _Methods:
             return error
         raise AssertionError("a message of allowed size was refused")
 
-    async def _known(self, head: Head) -> bool:
+    async def _authenticated(self, head: Head) -> bool:
         return await self._frontend.knows(head.headers)
 
-    def _peek_known(self, head: Head) -> bool | None:
+    def _peek_authenticated(self, head: Head) -> bool | None:
         return self._frontend.peek_known(head.headers)
 
     def _of(self, spec: RpcSpec) -> Method:
@@ -82,9 +82,9 @@ class _Methods:
             deadline_ns = None if left_s is None else clock.steady_ns() + int(left_s * 1e9)
             return encoded(await call(name, request, CallContext(deadline_ns, head.headers)))
 
-        if spec.method == FOR_EVERYBODY and self._knows is not None:
+        if spec.method == FOR_EVERYBODY and self._is_authenticated is not None:
             return Method(name, handle, public=True, most=_MOST_PUBLIC, peek=self._peek)
-        return Method(name, handle, knows=self._knows, peek=self._peek)
+        return Method(name, handle, is_authenticated=self._is_authenticated, peek=self._peek)
 
 
 def _unknown(path: str, served: Container[str]) -> Method:

@@ -18,7 +18,7 @@ from whistlestop.frontend.doors.browsers import BrowserRules
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
 from whistlestop.net.http.answer import HttpAnswer
-from whistlestop.net.http.asgi import HEALTH, PEER, headers_of, local_ip_of, read_body, send_answer, unless_gone
+from whistlestop.net.http.asgi import HEALTH, PEER, headers_of, local_ip_of, read_body, send_answer, unless_disconnected
 from whistlestop.net.internal.transports import error_answer, invoke_envelope
 from whistlestop.net.tasks import loops
 
@@ -131,7 +131,7 @@ def internal_app(api: InternalApi) -> App:
             await send_answer(send, refused)
             return
         peer = scope.get("state", {}).get(PEER)
-        if peer is not None and not peer.is_known:
+        if peer is not None and not peer.is_authenticated:
             peer.authenticate()
         body = await read_body(receive, MOST_BODY)
         if body is None:
@@ -139,7 +139,7 @@ def internal_app(api: InternalApi) -> App:
         if len(body) > MOST_BODY:
             await send_answer(send, _too_large())
             return
-        answer = await unless_gone(api.invoke(path, body), receive)
+        answer = await unless_disconnected(api.invoke(path, body), receive)
         if answer is not None:
             await send_answer(send, answer)
 

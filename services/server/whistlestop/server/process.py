@@ -256,11 +256,11 @@ class Server:
                         raise BadConfig(f"--search-attribute {name}: {error.message}") from error
 
     async def _open_metrics(self, ip: str, metrics: PrometheusMetrics, services: Services) -> None:
-        from whistlestop.net.http.server import HttpDoor
+        from whistlestop.net.http.server import HttpServer
         from whistlestop.server.prometheus import metrics_app
 
         app = metrics_app(metrics, _Backlog(services, metrics).refresh, _browser_rules(self.config, services))
-        door = HttpDoor(app, budget=self._budget)
+        door = HttpServer(app, budget=self._budget)
         port = self.config.metrics_port or 0
         try:
             self.metrics_port = await door.start(ip, port)
@@ -289,7 +289,7 @@ class Server:
     async def _open_http(self, ip: str, frontend: Frontend | _Measured, services: Services) -> None:
         if self.config.http_port is None:
             return
-        from whistlestop.net.http.server import HttpDoor
+        from whistlestop.net.http.server import HttpServer
 
         rules = _browser_rules(self.config, services)
 
@@ -298,18 +298,18 @@ class Server:
 
             return make_app(frontend, services.clock, rules)  # type: ignore[arg-type]  # measured, it has the same call
 
-        door = HttpDoor(_made_later(make), budget=self._budget)
+        door = HttpServer(_made_later(make), budget=self._budget)
         port, tls = self.config.http_port, self.config.tls
         context = None if tls is None else _tls_context(tls, "http/1.1")
         asks = tls is not None and bool(tls.client_ca)
         try:
-            self.http_port = await door.start(ip, port, context, asks_for_certificates=asks)
+            self.http_port = await door.start(ip, port, context, requests_certificates=asks)
         except OSError as error:
             raise _cannot_listen("--http-port", ip, port, error) from error
         self._closers.push_async_callback(door.stop)
 
     async def _open_internal(self, ip: str, port: int, services: Services) -> None:
-        from whistlestop.net.http.server import HttpDoor
+        from whistlestop.net.http.server import HttpServer
         from whistlestop.server.internal_door import KEEP_ALIVE_S, InternalApi, internal_app
 
         named = {Role.HISTORY: services.history, Role.MATCHING: services.matching}
@@ -319,7 +319,7 @@ class Server:
             if role in self.config.roles & INTERNAL_ROLES and service is not None
         }
         api = InternalApi(served, services.clock, self.config.internal_secrets())
-        door = HttpDoor(internal_app(api), KEEP_ALIVE_S, budget=self._budget)
+        door = HttpServer(internal_app(api), KEEP_ALIVE_S, budget=self._budget)
         try:
             self.internal_port = await door.start(ip, port)
         except OSError as error:

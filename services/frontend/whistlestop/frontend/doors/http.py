@@ -27,7 +27,7 @@ from whistlestop.net.http.asgi import (
     local_ip_of,
     read_body,
     send_answer,
-    unless_gone,
+    unless_disconnected,
 )
 from whistlestop.net.tasks import loops
 
@@ -190,7 +190,7 @@ def make_app(frontend: Frontend, clock: Clock, browsers: BrowserRules | None = N
             return
         state = scope.get("state", {})
         peer = state.get(PEER)
-        counts = peer is not None and not peer.is_known
+        counts = peer is not None and not peer.is_authenticated
         began_s = time.thread_time() if counts else 0.0
         headers = headers_of(scope["headers"])
         headers.pop(certificates.HEADER, None)
@@ -224,7 +224,7 @@ def make_app(frontend: Frontend, clock: Clock, browsers: BrowserRules | None = N
                 await discard_body(receive, _MOST_DISCARDED)
             await send_answer(send, api.too_large(request, found, size))
             return
-        answer = await unless_gone(api.serve(request, found), receive)
+        answer = await unless_disconnected(api.serve(request, found), receive)
         if answer is not None:
             await send_answer(send, answer)
 

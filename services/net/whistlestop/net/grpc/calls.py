@@ -23,14 +23,14 @@ from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, per
 from whistlestop.net.grpc import status, strikes
 from whistlestop.net.grpc.frames import ErrorCode
 from whistlestop.net.grpc.messages import PREFIX, PREFIX_SIZE, TooLarge, unary_message
-from whistlestop.net.grpc.outbound import ASKING, Outbound
+from whistlestop.net.grpc.outbound import AUTHENTICATING, Outbound
 from whistlestop.net.grpc.streaming import StreamingCall
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from whistlestop.net.budget import Account
-    from whistlestop.net.grpc.head import Head, Knows
+    from whistlestop.net.grpc.head import Head, IsAuthenticated
     from whistlestop.net.grpc.limits import Limits, Service
     from whistlestop.net.grpc.stream import Stream
 
@@ -40,10 +40,10 @@ logger = logging.getLogger(__name__)
 _SLACK_S = 0.001
 _SLACK_PER_CALL_S = 5e-6
 _CPU_OF_A_PUBLIC_CALL_S: Final = 50e-6
-_CPU_OF_A_QUESTION_S: Final = 200e-6
+_CPU_OF_AUTHENTICATION_S: Final = 200e-6
 """Estimated CPU time of handlers, and of verifying a token, which is not measured; that of frames is."""
 _DENIED: Final = status.trailers_only(permission_denied())
-_CROWDED: Final = status.trailers_only(
+_TOO_MANY_UNFINISHED: Final = status.trailers_only(
     ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too many unfinished requests of unauthenticated callers")
 )
 
@@ -58,7 +58,7 @@ class Calls(Outbound):
         self._running = 0
         self._begun = 0
         """Calls begun in this turn."""
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         """Tasks that were cancelled and have not ended; the event loop holds them only weakly."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -73,37 +73,37 @@ class Calls(Outbound):
         assert method is not None
         if method.public:
             if method.peek is not None and method.peek(head):
-                self._vouch()
+                self._mark_authenticated()
                 return True
             return self._count(stream)
-        if method.knows is None:
-            self._vouch()
+        if method.is_authenticated is None:
+            self._mark_authenticated()
             return True
         now = self._loop.time()
-        if head.known_until > now:
+        if head.authenticated_until > now:
             return True
-        known = None if method.peek is None else method.peek(head)
-        if known:
-            head.known_until = now + self.limits.credential_kept_s
-            self._vouch()
+        authenticated = None if method.peek is None else method.peek(head)
+        if authenticated:
+            head.authenticated_until = now + self.limits.credential_kept_s
+            self._mark_authenticated()
             return True
-        if known is None:
-            return self._ask(stream, method.knows)
+        if authenticated is None:
+            return self._begin_authentication(stream, method.is_authenticated)
         self._deny(stream, strikes.ONE)
         return False
 
-    def _vouch(self) -> None:
+    def _mark_authenticated(self) -> None:
         """Treat the connection as authenticated, since an authenticated caller uses it."""
         if not self.account.authenticated:
             self.account.authenticate()
-            self.trust()
+            self.widen_limits()
 
     def _count(self, stream: Stream) -> bool:
         """Count an unauthenticated call against the budget; refuse it and return False when there is no room."""
         head = stream.head
         stream.request = self.account.open_request(partial(self._expired, stream))
         size = sum(len(name) + len(value) for name, value in head.headers.items())
-        if stream.request is not None and stream.request.hold(size):
+        if stream.request is not None and stream.request.count_bytes(size):
             self.account.spend_cpu(_CPU_OF_A_PUBLIC_CALL_S)
             return True
         self.strikes.add(strikes.CHEAP)
@@ -114,44 +114,44 @@ class Calls(Outbound):
         """End a request that was unfinished for too long, or has to make room for others."""
         self._cut(stream, ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: the request was not finished in time"))
 
-    def _ask(self, stream: Stream, knows: Knows) -> bool:
+    def _begin_authentication(self, stream: Stream, is_authenticated: IsAuthenticated) -> bool:
         if not self.account.authenticated:
             if not self._count(stream):
                 return False
-            self.read_no_more(ASKING)
+            self.read_no_more(AUTHENTICATING)
         stream.admitted = False
-        self._run(stream, self._find_out(stream, knows))
+        self._run(stream, self._authenticate(stream, is_authenticated))
         return True
 
-    async def _find_out(self, stream: Stream, knows: Knows) -> None:
+    async def _authenticate(self, stream: Stream, is_authenticated: IsAuthenticated) -> None:
         try:
-            known = await self._is_known(stream, knows)
+            authenticated = await self._check_caller(stream, is_authenticated)
         except asyncio.CancelledError:
             self._cancelled(stream)
-            known = False
+            authenticated = False
         finally:
             self._ran(stream)
-        if known and not stream.closed:
+        if authenticated and not stream.closed:
             stream.admitted = True
-            stream.head.known_until = self._loop.time() + self.limits.credential_kept_s
+            stream.head.authenticated_until = self._loop.time() + self.limits.credential_kept_s
             if stream.request is not None:
                 stream.request.close()
                 stream.request = None
-            self._vouch()
+            self._mark_authenticated()
             if stream.ended:
                 self._serve_whole(stream, bytes(stream.body))
-        self.read_again(ASKING)
+        self.read_again(AUTHENTICATING)
 
-    async def _is_known(self, stream: Stream, knows: Knows) -> bool:
+    async def _check_caller(self, stream: Stream, is_authenticated: IsAuthenticated) -> bool:
         """Return whether the caller is authenticated; if not, refuse the call."""
         try:
-            if await knows(stream.head):
+            if await is_authenticated(stream.head):
                 return True
         except Exception:
             logger.exception("authenticating a caller of %s failed", stream.head.path)
             self._refuse(stream, ServiceError(Code.INTERNAL, "internal error"))
             return False
-        self.account.spend_cpu(_CPU_OF_A_QUESTION_S)
+        self.account.spend_cpu(_CPU_OF_AUTHENTICATION_S)
         self.strike(strikes.OF_A_REFUSAL)
         if not stream.closed:
             self._deny(stream, 0.0)
@@ -185,8 +185,8 @@ class Calls(Outbound):
         if stream.call is not None:
             self._feed(stream, data, ended=False)
             return
-        if stream.request is not None and not stream.request.hold(len(data)):
-            self.refuse(stream, _CROWDED, b"")
+        if stream.request is not None and not stream.request.count_bytes(len(data)):
+            self.refuse(stream, _TOO_MANY_UNFINISHED, b"")
             return
         self.buffered += len(data)
         if not stream.body:
@@ -345,17 +345,17 @@ class Calls(Outbound):
     def _cancel(self, stream: Stream) -> None:
         task = stream.task
         if task is not None and not task.done():
-            self._leaving.add(task)
-            task.add_done_callback(partial(self._left, stream))
+            self._ending.add(task)
+            task.add_done_callback(partial(self._task_ended, stream))
             task.cancel()
 
-    def _left(self, stream: Stream, task: asyncio.Task[None]) -> None:
-        self._leaving.discard(task)
+    def _task_ended(self, stream: Stream, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
         stream.task = None  # a cancelled task keeps its frame, which refers to the stream
         # A task that was cancelled before its first step has not run its own `finally`.
         self._ran(stream)
         if not stream.admitted:
-            self.read_again(ASKING)
+            self.read_again(AUTHENTICATING)
 
     def abandon_all(self) -> None:
         """Drop all calls, because the connection is lost."""

@@ -52,7 +52,7 @@ READ_SIZE_UNAUTHENTICATED: Final = 16 * 1024
 _DRAIN_PING: Final = b"draining"
 _PING_SIZE = 8
 _SETTINGS_BYTES_PER_STRIKE = 128
-_WORK_UNTIL_A_LOOK = 16
+_WORK_UNTIL_A_CHECK = 16
 """Frames, or KiB of header blocks, after which the clock is read."""
 
 
@@ -61,17 +61,17 @@ class Connection(Requests):
 
     def __init__(
         self, service: Service, limits: Limits, loop: asyncio.AbstractEventLoop, account: Account, buffer: memoryview,
-        came: Callable[[Connection], None], gone: Callable[[Connection], None],
+        on_open: Callable[[Connection], None], on_close: Callable[[Connection], None],
     ) -> None:  # fmt: skip
         super().__init__(service, limits, loop, account)
         self._buffer = buffer
-        self._came = came
-        self._gone = gone
+        self._on_open = on_open
+        self._on_close = on_close
         self._watch: asyncio.TimerHandle | None = None
         """Closes a connection that takes too long for its handshake, or to close."""
         self._rest = b""
         self._next_turn: asyncio.Handle | None = None
-        self._greeted = False
+        self._preface_read = False
         self._settled = False
         self._unauthenticated_buffer = buffer[:READ_SIZE_UNAUTHENTICATED]
         self._draining = False
@@ -92,7 +92,7 @@ class Connection(Requests):
             self._compress_from = None
         self._certificate = certificates.names_of(transport)
         peers.keep_alive(transport.get_extra_info("socket"))
-        self._came(self)
+        self._on_open(self)
         if not self.account.is_open:
             self.abort()  # the budget has already dropped it to make room
 
@@ -101,11 +101,11 @@ class Connection(Requests):
         self.abandon_all()
         self._drop_block()
         self._rest = b""
-        self._known.clear()
+        self._heads.clear()
         if self._next_turn is not None:
             self._next_turn.cancel()
         self.account.close()
-        self._gone(self)
+        self._on_close(self)
 
     def eof_received(self) -> bool:
         return False
@@ -123,7 +123,7 @@ class Connection(Requests):
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        if self._held:
+        if self._reading_paused_by:
             self._rest = data  # a paused transport may still deliver what it had read
             return
         self._take_turn(data)
@@ -173,9 +173,9 @@ class Connection(Requests):
 
     def _read(self, data: bytes) -> int:
         self._turn_is_over = False
-        if self._greeted:
+        if self._preface_read:
             return self._read_frames(data, 0)
-        if not self._greet(data):
+        if not self._read_preface(data):
             return len(data)
         return self._read_frames(data, len(frames.PREFACE))
 
@@ -193,12 +193,12 @@ class Connection(Requests):
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than SETTINGS_MAX_FRAME_SIZE")
             if stop > end:
                 break
-            if work >= _WORK_UNTIL_A_LOOK:
+            if work >= _WORK_UNTIL_A_CHECK:
                 work = 0
-                until = self._look_at_clock(until)
+                until = self._check_clock(until)
                 if self._turn_is_over:
                     break
-            if self._held:
+            if self._reading_paused_by:
                 break
             at = stop
             kind = head & 0xFF
@@ -221,7 +221,7 @@ class Connection(Requests):
                 return end
         return at
 
-    def _look_at_clock(self, until: float) -> float:
+    def _check_clock(self, until: float) -> float:
         """Check whether the turn is over; return when it ends. `until` is 0 at the first check of a turn."""
         now = time.perf_counter()
         if not until:
@@ -229,8 +229,8 @@ class Connection(Requests):
         self._turn_is_over = now > until or self._begun >= self._calls_per_turn
         return until
 
-    def trust(self) -> None:
-        super().trust()
+    def widen_limits(self) -> None:
+        super().widen_limits()
         self._turn_s = self.limits.turn_s
         self._calls_per_turn = self.limits.calls_per_turn
 
@@ -280,7 +280,7 @@ class Connection(Requests):
 
     # -- the beginning --
 
-    def _greet(self, data: bytes) -> bool:
+    def _read_preface(self, data: bytes) -> bool:
         """Read the preface and send our settings; return False while the preface is incomplete."""
         if not data.startswith(frames.PREFACE):
             if frames.PREFACE.startswith(data):
@@ -291,7 +291,7 @@ class Connection(Requests):
             else:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the connection does not begin with the HTTP/2 preface")
             return False
-        self._greeted = True
+        self._preface_read = True
         limits = self.limits
         self.write(
             frames.settings((
@@ -301,7 +301,7 @@ class Connection(Requests):
             )) + frames.window_update(0, limits.connection_window - frames.DEFAULT_WINDOW)
         )  # fmt: skip
         if self._draining:
-            self._say_goodbye()
+            self._send_last_goaway()
         return True
 
     def _stop_watch(self) -> None:
@@ -324,7 +324,7 @@ class Connection(Requests):
 
     def _on_rst_stream(self, payload: bytes, flags: int, number: int) -> None:
         frames.read_number(payload)
-        if number == 0 or (number > self._last and self._cut_off is None):
+        if number == 0 or (number > self._last and self._last_accepted is None):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on a stream that was not opened")
         stream = self.streams.get(number)
         if stream is None:
@@ -361,7 +361,7 @@ class Connection(Requests):
             self.strikes.add()
             self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif self._draining and payload == _DRAIN_PING:
-            self._cut_off_here()
+            self._accept_no_more()
 
     def _on_goaway(self, payload: bytes, flags: int, number: int) -> None:
         if number != 0:
@@ -372,7 +372,7 @@ class Connection(Requests):
 
     def _on_window_update(self, payload: bytes, flags: int, number: int) -> None:
         increment = frames.read_number(payload) & STREAM_ID
-        if number > self._last and self._cut_off is None:
+        if number > self._last and self._last_accepted is None:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on a stream that was not opened")
         if increment == 0:
             if number == 0:
@@ -394,7 +394,7 @@ class Connection(Requests):
         self.strikes.add(strikes.OF_A_CALL)
 
     def _fail(self, code: ErrorCode, reason: str) -> None:
-        if not self._greeted:
+        if not self._preface_read:
             self.write(frames.settings(()))  # a server's first frame must be SETTINGS, even before GOAWAY
         self.write(frames.goaway(self._last, code, reason))
         logger.debug("connection closed: %s, %s", code.name, reason)
@@ -410,21 +410,21 @@ class Connection(Requests):
         self.flush()
         self._rest = b""
         self._drop_block()
-        if self._held and not self.transport.is_closing():
+        if self._reading_paused_by and not self.transport.is_closing():
             self.transport.resume_reading()
-        self._held = 0
+        self._reading_paused_by = 0
         self.abandon_all()
         self._stop_watch()
         self._watch = self._loop.call_later(self.limits.linger_s, self.transport.abort)
         if self.transport.can_write_eof():
             with suppress(OSError):  # the peer may have gone before its end was seen here
                 self.transport.write_eof()
-        elif not self._settled or self._cut_off is None:
+        elif not self._settled or self._last_accepted is None:
             # TLS has no half-close. A draining peer closes by itself; one that broke the protocol is not waited for.
             self.transport.close()
 
     def idle(self) -> None:
-        if self._cut_off is not None:
+        if self._last_accepted is not None:
             self._hang_up()
 
     def drain(self) -> None:
@@ -432,20 +432,20 @@ class Connection(Requests):
         if self._draining or self.lost:
             return
         self._draining = True
-        if self._greeted:
-            self._say_goodbye()
+        if self._preface_read:
+            self._send_last_goaway()
         else:
             self._hang_up()
 
-    def _say_goodbye(self) -> None:
+    def _send_last_goaway(self) -> None:
         self.write(
             frames.goaway(frames.MAX_WINDOW, ErrorCode.NO_ERROR, "the server is shutting down")
             + frames.frame(frames.PING, 0, 0, _DRAIN_PING)
         )
 
-    def _cut_off_here(self) -> None:
-        if self._cut_off is None:
-            self._cut_off = self._last
+    def _accept_no_more(self) -> None:
+        if self._last_accepted is None:
+            self._last_accepted = self._last
             self.write(frames.goaway(self._last, ErrorCode.NO_ERROR, "the server is shutting down"))
         if not self.streams:
             self._hang_up()
@@ -454,7 +454,7 @@ class Connection(Requests):
         """End running calls with an error, and close."""
         if not self.lost:
             self.refuse_all()
-            self._cut_off_here()
+            self._accept_no_more()
             self._hang_up()
 
     def abort(self) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from whistlestop.net.grpc.hpack import Field
 
     Unary = Callable[[bytes, "Head"], Coroutine[Any, Any, bytes]]
-    Knows = Callable[["Head"], Coroutine[Any, Any, bool]]
+    IsAuthenticated = Callable[["Head"], Coroutine[Any, Any, bool]]
     Peek = Callable[["Head"], bool | None]
     Streaming = Callable[["MessageStream"], Coroutine[Any, Any, None]]
 
@@ -53,20 +53,31 @@ class MessageStream(Protocol):
 class Method:
     """How calls of one path are answered: by a unary handler, a streaming handler, or an error."""
 
-    __slots__ = ("knows", "most", "name", "peek", "public", "refusal", "streaming", "streams_requests", "unary")
+    __slots__ = (
+        "is_authenticated",
+        "most",
+        "name",
+        "peek",
+        "public",
+        "refusal",
+        "streaming",
+        "streams_requests",
+        "unary",
+    )
 
     def __init__(
-        self, name: str, unary: Unary | None = None, streaming: Streaming | None = None, *, knows: Knows | None = None,
-        peek: Peek | None = None, public: bool = False, most: int | None = None, streams_requests: bool = True,
+        self, name: str, unary: Unary | None = None, streaming: Streaming | None = None, *,
+        is_authenticated: IsAuthenticated | None = None, peek: Peek | None = None, public: bool = False,
+        most: int | None = None, streams_requests: bool = True,
         refusal: ServiceError | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         self.unary = unary
         self.streaming = streaming
-        self.knows = knows
+        self.is_authenticated = is_authenticated
         """Returns whether the caller is authenticated, before any of a request is buffered. None: no authentication."""
         self.peek = peek
-        """Like `knows`, without waiting; returns None if it cannot tell without waiting."""
+        """Like `is_authenticated`, without waiting; returns None if it cannot tell without waiting."""
         self.public = public
         """Needs no authentication; calls count towards the budget for unauthenticated callers."""
         self.most = most
@@ -81,7 +92,15 @@ class Head:
     """The headers of a call. If `refusal` (a header block) is set, it is the answer, and the call does not begin."""
 
     __slots__ = (
-        "accepts_gzip", "binary", "content_length", "gzipped", "headers", "known_until", "method", "path", "refusal",
+        "accepts_gzip",
+        "authenticated_until",
+        "binary",
+        "content_length",
+        "gzipped",
+        "headers",
+        "method",
+        "path",
+        "refusal",
         "timeout_s",
     )  # fmt: skip
 
@@ -96,7 +115,7 @@ class Head:
         """Metadata, names in lower case; binary values are in `binary`."""
         self.binary: Mapping[str, bytes] = _NO_BYTES
         self.refusal: bytes | None = None
-        self.known_until = 0.0
+        self.authenticated_until = 0.0
         """The caller counts as authenticated until this time (of the event loop)."""
 
 

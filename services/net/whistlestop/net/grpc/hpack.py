@@ -207,12 +207,12 @@ class Decoder:
         self._evict()
 
     def _evict(self) -> None:
-        gone = 0
+        evicted = 0
         while self._size > self._most:
-            name, value = self._entries[gone]
+            name, value = self._entries[evicted]
             self._size -= len(name) + len(value) + _ENTRY_OVERHEAD
-            gone += 1
-        del self._entries[:gone]
+            evicted += 1
+        del self._entries[:evicted]
 
 
 def _length(value: int) -> bytes:

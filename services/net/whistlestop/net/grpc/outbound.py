@@ -5,7 +5,7 @@ nothing waits before it) is sent in one write. Everything else waits in its stre
 a quantum per stream, as far as the stream's window, the connection's window and the transport's buffer allow.
 
     _queue      streams with something to send whose own window is open
-    _shut       streams whose own window is closed: WINDOW_UPDATE or SETTINGS move them back
+    _blocked_streams  streams whose own window is closed: WINDOW_UPDATE or SETTINGS move them back
 
 Frames written while incoming frames are handled are sent in one piece at the end of the turn. The amount of waiting
 data is bounded, and a peer that accepts nothing for long loses the stream, or the connection.
@@ -47,7 +47,7 @@ UNREAD: Final = 1
 """The peer does not read what was written."""
 TURN: Final = 2
 """Other connections have their turn."""
-ASKING: Final = 4
+AUTHENTICATING: Final = 4
 """The caller is being authenticated."""
 
 # Headers, then the DATA frame's header and the message prefix: one pack for all that precedes the message.
@@ -79,7 +79,7 @@ class Outbound(asyncio.BufferedProtocol):
         """An upper bound of all streams' credit."""
         self._max_frame = frames.LEAST_MAX_FRAME
         self._queue: OrderedDict[int, Stream] = OrderedDict()
-        self._shut: dict[int, Stream] = {}
+        self._blocked_streams: dict[int, Stream] = {}
         self._unsent = 0
         self._most_unsent = limits.max_unsent_unauthenticated
         self._stalled_s = limits.stalled_unauthenticated_s
@@ -89,18 +89,18 @@ class Outbound(asyncio.BufferedProtocol):
         reads."""
         self._seen_sent = -1
         self._paused = False
-        self._held = 0
+        self._reading_paused_by = 0
         """Why reading is paused, as bits."""
         self._in_turn = False
         self._turn_out: list[bytes] = []
         self._turn_size = 0
-        self._told_table = False
+        self._table_size_sent = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(_HIGH_WATER, _LOW_WATER)
 
-    def trust(self) -> None:
+    def widen_limits(self) -> None:
         """Apply the wider limits of authenticated peers."""
         limits = self.limits
         self.strikes.allow(limits.max_strikes, limits.strikes_forgiven_per_s)
@@ -121,16 +121,16 @@ class Outbound(asyncio.BufferedProtocol):
 
     def read_no_more(self, reason: int) -> None:
         """Pause reading until every reason is gone."""
-        if not self._held and not self.lost and not self.transport.is_closing():
+        if not self._reading_paused_by and not self.lost and not self.transport.is_closing():
             self.transport.pause_reading()
-        self._held |= reason
+        self._reading_paused_by |= reason
 
     def read_again(self, reason: int) -> None:
         """Remove a reason to pause reading, and resume if it was the last."""
-        if not self._held & reason:
+        if not self._reading_paused_by & reason:
             return
-        self._held &= ~reason
-        if not self._held and not self.lost and not self.transport.is_closing():
+        self._reading_paused_by &= ~reason
+        if not self._reading_paused_by and not self.lost and not self.transport.is_closing():
             self.transport.resume_reading()
             self.go_on()
 
@@ -165,7 +165,7 @@ class Outbound(asyncio.BufferedProtocol):
         size = len(message) + PREFIX_SIZE
         if (
             size > self._max_frame or size > self._send_left or size > stream.credit + self._initial_window
-            or self._paused or self._queue or not self._told_table
+            or self._paused or self._queue or not self._table_size_sent
             or (self._compress_from is not None and size > self._compress_from and stream.head.accepts_gzip)
         ):  # fmt: skip
             self._reply_in_pieces(stream, message)
@@ -211,9 +211,9 @@ class Outbound(asyncio.BufferedProtocol):
             self.write(frames.header_frames(stream.number, self._block(block), self._max_frame, end_stream=False))
 
     def _block(self, block: bytes) -> bytes:
-        if self._told_table:
+        if self._table_size_sent:
             return block
-        self._told_table = True
+        self._table_size_sent = True
         return NO_DYNAMIC_TABLE + block
 
     def send_message(self, stream: Stream, message: bytes) -> None:
@@ -269,7 +269,7 @@ class Outbound(asyncio.BufferedProtocol):
             self._unsent -= len(stream.outgoing)
             stream.outgoing = None
             self._queue.pop(stream.number, None)
-            self._shut.pop(stream.number, None)
+            self._blocked_streams.pop(stream.number, None)
         if stream.drained is not None and not stream.drained.done():
             stream.drained.set_result(None)
         if not self.streams:
@@ -295,10 +295,10 @@ class Outbound(asyncio.BufferedProtocol):
 
     def _line_up(self, stream: Stream) -> None:
         if stream.credit + self._initial_window > 0:
-            self._shut.pop(stream.number, None)
+            self._blocked_streams.pop(stream.number, None)
             self._queue[stream.number] = stream
         else:
-            self._shut[stream.number] = stream
+            self._blocked_streams[stream.number] = stream
 
     def _pump(self) -> None:
         """Send what may be sent, stream by stream."""
@@ -337,23 +337,23 @@ class Outbound(asyncio.BufferedProtocol):
     def _watch_unsent(self) -> None:
         if self._stall_timer is None and not self.lost:
             self._seen_sent = self._sent
-            self._stall_timer = self._loop.call_later(self._stalled_s, self.look_at_unsent)
+            self._stall_timer = self._loop.call_later(self._stalled_s, self.check_unsent)
 
-    def look_at_unsent(self) -> None:
+    def check_unsent(self) -> None:
         """Give up streams, or the connection, that have made no progress since the last check."""
         self._stall_timer = None
-        if self.lost or not (self._paused or self._queue or self._shut):
+        if self.lost or not (self._paused or self._queue or self._blocked_streams):
             return
         if self._sent == self._seen_sent and (self._paused or self._queue):
             self.give_up_reader()
             return
-        for stream in list(self._shut.values()):
+        for stream in list(self._blocked_streams.values()):
             left = len(stream.outgoing or b"")
             if left == stream.seen_unsent:
                 self.give_up_stream(stream)
             stream.seen_unsent = left
         self._seen_sent = self._sent
-        self._stall_timer = self._loop.call_later(self._stalled_s, self.look_at_unsent)
+        self._stall_timer = self._loop.call_later(self._stalled_s, self.check_unsent)
 
     def give_up_reader(self) -> None:
         """React to a peer that reads nothing."""
@@ -362,7 +362,7 @@ class Outbound(asyncio.BufferedProtocol):
         """React to a peer that keeps a stream's window closed."""
 
     def stop_watching_unsent(self) -> None:
-        """Cancel the timer of `look_at_unsent`."""
+        """Cancel the timer of `check_unsent`."""
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
@@ -415,9 +415,9 @@ class Outbound(asyncio.BufferedProtocol):
             self._check_windows(highest)
         raised = window > self._initial_window
         self._initial_window = window
-        if raised and self._shut:
-            self.strikes.add(len(self._shut) / _STREAMS_PER_STRIKE)
-            for stream in list(self._shut.values()):
+        if raised and self._blocked_streams:
+            self.strikes.add(len(self._blocked_streams) / _STREAMS_PER_STRIKE)
+            for stream in list(self._blocked_streams.values()):
                 self._line_up(stream)
         self.write(frames.SETTINGS_ACK)
         self._pump()

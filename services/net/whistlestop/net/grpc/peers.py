@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import asyncio
 
-_HINT = b"This port speaks gRPC, which needs HTTP/2. Use the port of the HTTP API for HTTP/1.\n"
+_MESSAGE = b"This port speaks gRPC, which needs HTTP/2. Use the port of the HTTP API for HTTP/1.\n"
 HTTP_1_ANSWER: Final = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
-) % (len(_HINT), _HINT)
+) % (len(_MESSAGE), _MESSAGE)
 # Half-open connections are found in two minutes: otherwise the poll of a vanished machine would be given a task.
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3))
 

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from whistlestop.net.budget import Account, Request
     from whistlestop.net.grpc.limits import Limits, Service
 
-_MOST_KNOWN = 256
-_MOST_KNOWN_UNAUTHENTICATED = 8
-_LONGEST_KNOWN = 1_024
+_MOST_HEADS = 256
+_MOST_HEADS_UNAUTHENTICATED = 8
+_LONGEST_KEPT_BLOCK = 1_024
 _BYTES_PER_STRIKE = 256
 """For long header blocks of unauthenticated peers, and for trailers, which have no use."""
 _MOST_CONTINUATIONS = 64
@@ -52,12 +52,12 @@ class Requests(Calls):
         super().__init__(service, limits, loop, account)
         self._last = 0
         """The highest stream number of the peer."""
-        self._cut_off: int | None = None
+        self._last_accepted: int | None = None
         """Streams with a higher number are not served any more."""
         self._certificate = ""
         """The names in the peer's certificate, one a line."""
         self._decoder = Decoder()
-        self._known: dict[bytes, Head] = {}
+        self._heads: dict[bytes, Head] = {}
         """Cached heads by their blocks, valid as long as the decoder's table does not change."""
         self._open_block: tuple[int, int, bytearray] | None = None
         self._block_request: Request | None = None
@@ -98,19 +98,19 @@ class Requests(Calls):
         self._continuations = 0
         if not self.account.authenticated:
             self._block_request = self.account.open_request(self.give_up_reader)
-            self._hold_block(len(fragment))
+            self._count_block(len(fragment))
 
-    def _hold_block(self, size: int) -> None:
+    def _count_block(self, size: int) -> None:
         if self.account.authenticated:
             return
-        if self._block_request is None or not self._block_request.hold(size):
+        if self._block_request is None or not self._block_request.count_bytes(size):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many unfinished header blocks")
 
     def _on_continuation(self, payload: bytes, flags: int) -> None:
         if self._open_block is None:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         number, first_flags, block = self._open_block
-        self._hold_block(len(payload))
+        self._count_block(len(payload))
         block += payload
         self._continuations += 1
         if len(block) > self.limits.max_header_list or self._continuations > _MOST_CONTINUATIONS:
@@ -129,8 +129,8 @@ class Requests(Calls):
         if number <= self._last:
             self._on_trailers(block, flags, number)
             return
-        head = self._known.get(block) or self._read_head(block)
-        if self._cut_off is not None:
+        head = self._heads.get(block) or self._read_head(block)
+        if self._last_accepted is not None:
             return
         if number != self._last + 2 and number != 1:
             self.over.skipped(self._last, number)
@@ -171,7 +171,7 @@ class Requests(Calls):
     def _read_head(self, block: bytes) -> Head:
         decoder = self._decoder
         before = decoder.changes
-        if not self.account.authenticated and len(block) > _LONGEST_KNOWN:
+        if not self.account.authenticated and len(block) > _LONGEST_KEPT_BLOCK:
             self.strikes.add(len(block) / _BYTES_PER_STRIKE)
         fields = decoder.decode(block, self.limits.max_header_list, self.limits.max_header_fields)
         if fields is None:
@@ -182,22 +182,22 @@ class Requests(Calls):
         head = read_head(fields, self._service.method)
         if self._certificate and head is not MALFORMED:
             head.headers = {**head.headers, certificates.HEADER: self._certificate}
-        most = _MOST_KNOWN if self.account.authenticated else _MOST_KNOWN_UNAUTHENTICATED
-        if decoder.changes != before or len(self._known) >= most:
-            self._known.clear()
-        if decoder.changes == before and len(block) <= _LONGEST_KNOWN:
-            self._known[block] = head
+        most = _MOST_HEADS if self.account.authenticated else _MOST_HEADS_UNAUTHENTICATED
+        if decoder.changes != before or len(self._heads) >= most:
+            self._heads.clear()
+        if decoder.changes == before and len(block) <= _LONGEST_KEPT_BLOCK:
+            self._heads[block] = head
         return head
 
     def _on_trailers(self, block: bytes, flags: int, number: int) -> None:
         """Handle a second header block: gRPC ignores its fields, but it ends the request."""
         decoder = self._decoder
         before = decoder.changes
-        if len(block) > _LONGEST_KNOWN:
+        if len(block) > _LONGEST_KEPT_BLOCK:
             self.strikes.add(len(block) / _BYTES_PER_STRIKE)
         fields = decoder.decode(block, self.limits.max_header_list, self.limits.max_header_fields)
         if decoder.changes != before:
-            self._known.clear()
+            self._heads.clear()
         stream = self.streams.get(number)
         closed = None if stream is not None else self._closed(number)
         if stream is None and closed is None:
@@ -264,7 +264,7 @@ class Requests(Calls):
 
     def _on_closed_data(self, size: int, content: int, flags: int, number: int) -> None:
         if number > self._last or not number & 1:
-            if self._cut_off is not None and number & 1:
+            if self._last_accepted is not None and number & 1:
                 return
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA on a stream that was not opened")
         closed = self._closed(number)

@@ -44,7 +44,9 @@ class GrpcServer:
         buffer = memoryview(bytearray(READ_SIZE))
 
         def connect(account: Account) -> Connection:
-            return Connection(self._service, self._limits, loop, account, buffer, self._came, self._gone)
+            return Connection(
+                self._service, self._limits, loop, account, buffer, self._connection_opened, self._connection_closed
+            )
 
         self._listener = Listener(await _listen(loop, host, port), budget, connect, tls)
         return self._listener.port
@@ -75,13 +77,13 @@ class GrpcServer:
         except TimeoutError:
             return
 
-    def _came(self, connection: Connection) -> None:
+    def _connection_opened(self, connection: Connection) -> None:
         self._connections.add(connection)
         self._empty.clear()
         if self._stopping:
             connection.drain()
 
-    def _gone(self, connection: Connection) -> None:
+    def _connection_closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()

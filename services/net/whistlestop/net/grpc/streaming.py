@@ -35,7 +35,7 @@ class StreamingCall:
         self._waiting = 0
         """Bytes of the messages that wait to be read."""
         self._count = 0
-        self._came = asyncio.Event()
+        self._arrived = asyncio.Event()
         self._ended = False
         self._partial = bytearray()
 
@@ -51,8 +51,8 @@ class StreamingCall:
         while not self._messages:
             if self._ended:
                 raise StopAsyncIteration
-            self._came.clear()
-            await self._came.wait()
+            self._arrived.clear()
+            await self._arrived.wait()
         message = self._messages.popleft()
         self._waiting -= len(message)
         self._release(len(message))
@@ -63,7 +63,7 @@ class StreamingCall:
         stream = self._stream
         if stream.closed:
             return
-        self._hold(len(message))
+        self._count_bytes(len(message))
         size = len(message)
         if stream.request is not None:
             stream.request.spend_cpu(size * _CPU_PER_BYTE_S)
@@ -78,7 +78,7 @@ class StreamingCall:
     def feed(self, data: bytes, most: int, *, ended: bool) -> None:
         """Take received bytes. Raises ServiceError or TooLarge."""
         partial = self._partial
-        self._hold(len(data))
+        self._count_bytes(len(data))
         if self._stream.request is not None:
             self._stream.request.restart()
         partial += data
@@ -96,7 +96,7 @@ class StreamingCall:
             if partial:
                 raise ServiceError(Code.INTERNAL, "grpc: a message that ends early")
             self._ended = True
-        self._came.set()
+        self._arrived.set()
 
     def _take(self, data: bytes, flag: int, most: int) -> None:
         self._count += 1
@@ -105,13 +105,13 @@ class StreamingCall:
         if len(self._messages) >= MOST_WAITING or self._waiting > MOST_WAITING_BYTES:
             raise ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: more messages than the handler reads")
         message = plain_message(data, flag, gzipped=self.head.gzipped, most=most)
-        self._hold(len(message))
+        self._count_bytes(len(message))
         self._waiting += len(message)
         self._messages.append(message)
 
-    def _hold(self, size: int) -> None:
+    def _count_bytes(self, size: int) -> None:
         request = self._stream.request
-        if request is not None and not request.hold(size):
+        if request is not None and not request.count_bytes(size):
             raise ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too many unfinished requests of unauthenticated callers")
 
     def _release(self, size: int) -> None:

@@ -66,19 +66,19 @@ async def discard_body(receive: Receive, most: int) -> None:
             return
 
 
-async def unless_gone(work: Awaitable[HttpAnswer], receive: Receive) -> HttpAnswer | None:
+async def unless_disconnected(work: Awaitable[HttpAnswer], receive: Receive) -> HttpAnswer | None:
     """Return the answer; cancel the work and return None if the client leaves first, as it may during a long poll."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(receive))
+    disconnected = asyncio.ensure_future(_disconnected(receive))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         return None
     finally:
-        gone.cancel()
+        disconnected.cancel()
         task.cancel()
 
 

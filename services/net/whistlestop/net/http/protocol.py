@@ -63,7 +63,7 @@ class HttpLimits:
     keep_alive_s: float = 5.0
 
 
-_PIECE_OF_STRANGERS = 8 * 1024
+_PIECE_UNAUTHENTICATED = 8 * 1024
 _PIECE = 256 * 1024
 _buffer = memoryview(bytearray(_PIECE))
 """Receives what is read, which is copied at once, so that all connections can share it."""
@@ -108,11 +108,11 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.url = b""
         self.timeout_keep_alive = limits.keep_alive_s  # type: ignore[assignment]  # a float will do
         self._phase = _IDLE
-        self._outside = 0
+        self._framing = 0
         """Bytes of the current message outside its body; once the headers are complete, only those after the
         headers."""
         self._allowed = 0
-        """Limit of `_outside` while a body is received."""
+        """Limit of `_framing` while a body is received."""
         self._discarded = 0
         self._head: list[tuple[bytes, bytes]] = []
         """The headers of the request whose body is being received."""
@@ -135,7 +135,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         super().connection_made(transport)
         self.flow = _Flow(transport)
         self._account.peer = self
-        self._state.came()
+        self._state.connection_opened()
         self._watch(_HEAD)
         if not self._account.is_open:  # the budget dropped it during its TLS handshake
             transport.abort()
@@ -149,10 +149,10 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._ending = True
         self._account.close()
         super().connection_lost(exc)
-        self._state.gone()
+        self._state.connection_closed()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _buffer if self._account.authenticated else _buffer[:_PIECE_OF_STRANGERS]
+        return _buffer if self._account.authenticated else _buffer[:_PIECE_UNAUTHENTICATED]
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._ending:
@@ -170,19 +170,19 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        self._outside += len(data)
+        self._framing += len(data)
         if not self._fed(data):
             return
         if self._phase == _BODY:
-            if self._outside > self._allowed:
+            if self._framing > self._allowed:
                 self._refuse(HTTPStatus.BAD_REQUEST, "The chunks of the body have too much around them.")
                 return
             self._watch(_BODY)
-        elif self._phase == _HEAD or self._outside:
+        elif self._phase == _HEAD or self._framing:
             if len(self.url) > self._limits.target:
                 self._refuse(*_TARGET_TOO_LONG)
                 return
-            if self._outside > self._limits.head or len(self.headers or ()) > self._limits.headers:
+            if self._framing > self._limits.head or len(self.headers or ()) > self._limits.headers:
                 self._refuse(*_HEAD_TOO_LARGE)
                 return
             self._watch(_HEAD)
@@ -238,7 +238,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._stop(*_TARGET_TOO_LONG)
         if len(self.headers) > limits.headers:
             self._stop(*_HEAD_TOO_LARGE)
-        head, wrong = _looked_at(self.headers, self.url, self.parser)
+        head, wrong = _checked(self.headers, self.url, self.parser)
         if wrong is not None:
             self._stop(HTTPStatus.BAD_REQUEST, wrong)
         if head > limits.head:
@@ -246,7 +246,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self.pipeline and len(self.pipeline) >= limits.pipelined:
             self._stop(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests at once on one connection.")
         if self._counted:
-            self._hold(head)
+            self._count_bytes(head)
         earlier: Any = self.cycle
         super().on_headers_complete()
         if earlier is None or earlier.response_complete:
@@ -254,7 +254,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._head = self.headers
         self.headers = []  # what comes from now on are trailers
         self._phase = _BODY
-        self._outside = self._outside - head if self._outside > head else 0
+        self._framing = self._framing - head if self._framing > head else 0
         self._allowed = limits.framing
         self._discarded = 0
 
@@ -264,7 +264,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_body(self, body: bytes) -> None:
         size = len(body)
-        self._outside = self._outside - size if self._outside > size else 0
+        self._framing = self._framing - size if self._framing > size else 0
         self._allowed += 2 * size
         if self.cycle.response_complete:
             self._discarded += size
@@ -272,7 +272,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
                 self._end()
             return
         if self._counted:
-            self._hold(size)
+            self._count_bytes(size)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -280,12 +280,12 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             return  # the body follows, see `_without_upgrade`
         super().on_message_complete()
         self._phase = _IDLE
-        self._outside = 0
+        self._framing = 0
         if self._counted:
             self._counted[-1].finish()
 
-    def _hold(self, size: int) -> None:
-        if not self._counted[-1].hold(size):
+    def _count_bytes(self, size: int) -> None:
+        if not self._counted[-1].count_bytes(size):
             self._stop(HTTPStatus.TOO_MANY_REQUESTS, "Too many unfinished requests of unauthenticated callers.")
 
     def _stop(self, status: HTTPStatus, message: str) -> None:
@@ -295,7 +295,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     # -- the application's view of the peer --
 
     @property
-    def is_known(self) -> bool:
+    def is_authenticated(self) -> bool:
         """Whether an authenticated caller has used this connection."""
         return self._account.authenticated
 
@@ -440,7 +440,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             return
         if self._is_answering_another():
             self._timed = None  # timed anew when that answer is complete
-        elif self._outside or self._phase != _IDLE:
+        elif self._framing or self._phase != _IDLE:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request did not come in time.")
         else:
             self._close()
@@ -468,7 +468,7 @@ _TARGET_TOO_LONG = (HTTPStatus.REQUEST_URI_TOO_LONG, "The path and query of the 
 _HEAD_TOO_LARGE = (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large.")
 
 
-def _looked_at(
+def _checked(
     headers: Iterable[tuple[bytes, bytes]], url: bytes, parser: httptools.HttpRequestParser
 ) -> tuple[int, str | None]:
     """Return the size of the headers, and an error that the parser ignores (ambiguous length or host), or None."""
@@ -503,11 +503,11 @@ class _WithCertificates(BoundedProtocol):
 
 
 def protocols(
-    app: App, state: ServerState, limits: HttpLimits | None, keep_alive_s: float, *, asks_for_certificates: bool
+    app: App, state: ServerState, limits: HttpLimits | None, keep_alive_s: float, *, requests_certificates: bool
 ) -> Callable[[Account], BoundedProtocol]:
     """Return a function that makes the protocol of a connection, given its account."""
     bounds = replace(limits or HttpLimits(), keep_alive_s=keep_alive_s)
-    kind = _WithCertificates if asks_for_certificates else BoundedProtocol
+    kind = _WithCertificates if requests_certificates else BoundedProtocol
     config = uvicorn.Config(
         app, interface="asgi3", http=kind, loop="none", lifespan="off", log_config=None, access_log=False, ws="none",
         proxy_headers=False,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _STOP_S = 5
 
 
-class HttpDoor:
+class HttpServer:
     """Serves an application on one address. A connection may be idle for `keep_alive_s` seconds."""
 
     def __init__(
@@ -43,20 +43,20 @@ class HttpDoor:
         self._make: Callable[[Account], BoundedProtocol] | None = None
 
     async def start(
-        self, ip: str, port: int, tls: ssl.SSLContext | None = None, *, asks_for_certificates: bool = False
+        self, ip: str, port: int, tls: ssl.SSLContext | None = None, *, requests_certificates: bool = False
     ) -> int:
         """Listen and return the bound port. Raises OSError."""
-        make = partial(self._protocol, asks_for_certificates=asks_for_certificates)
+        make = partial(self._protocol, requests_certificates=requests_certificates)
         family = socket.AF_INET6 if ":" in ip else socket.AF_INET
         self._listener = Listener(listening_socket(family, (ip, port)), self._budget, make, tls)
         return self._listener.port
 
-    def _protocol(self, account: Account, *, asks_for_certificates: bool) -> BoundedProtocol:
+    def _protocol(self, account: Account, *, requests_certificates: bool) -> BoundedProtocol:
         if self._make is None:
             from whistlestop.net.http.protocol import protocols
 
             self._make = protocols(
-                self._app, self._state, self._limits, self._keep_alive_s, asks_for_certificates=asks_for_certificates
+                self._app, self._state, self._limits, self._keep_alive_s, requests_certificates=requests_certificates
             )
         return self._make(account)
 

@@ -43,11 +43,11 @@ class ServerState:
             self._headers = [(b"date", formatdate(now_s, usegmt=True).encode())]
         return self._headers
 
-    def came(self) -> None:
+    def connection_opened(self) -> None:
         """Record a new connection."""
         self.empty.clear()
 
-    def gone(self) -> None:
+    def connection_closed(self) -> None:
         """Record the end of a connection."""
         if not self.connections:
             self.empty.set()

@@ -66,10 +66,10 @@ class HttpClient:
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
         if len(self._origins) == 1:
-            return await self._ask(self._origins, method, request, context)
+            return await self._post(self._origins, method, request, context)
         if method in _OF_EVERY_PROCESS:
-            asked = (self._ask([origin], method, request, context) for origin in self._origins)
-            replies = await asyncio.gather(*asked, return_exceptions=True)
+            posted = (self._post([origin], method, request, context) for origin in self._origins)
+            replies = await asyncio.gather(*posted, return_exceptions=True)
             good = [reply for reply in replies if not isinstance(reply, BaseException)]
             if good:
                 return good[0]
@@ -80,7 +80,7 @@ class HttpClient:
 
     async def call_at(self, key: str, method: str, request: Message, context: CallContext) -> Reply:
         """Call the process that `key` belongs to; with an empty key, the processes take turns."""
-        return await self._ask(self._order(key), method, request, context)
+        return await self._post(self._order(key), method, request, context)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -102,7 +102,7 @@ class HttpClient:
         ordered.sort(key=lambda origin: now_ns < origin.down_until_ns)
         return ordered
 
-    async def _ask(self, origins: Sequence[_Origin], method: str, request: Message, context: CallContext) -> Reply:
+    async def _post(self, origins: Sequence[_Origin], method: str, request: Message, context: CallContext) -> Reply:
         for origin in origins:
             payload = json.dumps(wrap(method, request, context, self._clock)).encode()
             try:

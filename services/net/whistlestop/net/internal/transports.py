@@ -91,18 +91,18 @@ class LambdaClient:
 
 def wrap(method: str, request: Message, context: CallContext, clock: Clock) -> Envelope:
     """Return a call as an envelope. Raises DEADLINE_EXCEEDED if its time is up."""
-    shown: dict[str, Any] = {"namespace_id": context.namespace_id, "namespace": context.namespace}
+    fields: dict[str, Any] = {"namespace_id": context.namespace_id, "namespace": context.namespace}
     if context.deadline_ns is not None:
-        left_ms = (context.deadline_ns - clock.steady_ns()) // MILLISECOND_NS
-        if left_ms <= 0:
+        remaining_ms = (context.deadline_ns - clock.steady_ns()) // MILLISECOND_NS
+        if remaining_ms <= 0:
             raise deadline_exceeded()
-        shown["timeout_ms"] = left_ms
+        fields["timeout_ms"] = remaining_ms
     headers = {name: context.headers[name] for name in _FORWARDED if name in context.headers}
     if headers:
-        shown["headers"] = headers
+        fields["headers"] = headers
     if not context.can_hold:
-        shown["can_hold"] = False
-    return {"method": method, "request": _base64(request.SerializeToString()), "context": shown}
+        fields["can_hold"] = False
+    return {"method": method, "request": _base64(request.SerializeToString()), "context": fields}
 
 
 def unwrap_answer(answer: Envelope) -> Encoded:
@@ -164,16 +164,16 @@ def _unwrap(
     event: Envelope, clock: Clock, *, can_hold: bool, latest_ns: int | None
 ) -> tuple[str, Message, CallContext]:
     try:
-        method, shown = str(event["method"]), event.get("context", {})
+        method, fields = str(event["method"]), event.get("context", {})
         request = request_type(method).FromString(_bytes(event["request"]))
-        timeout_ms = shown.get("timeout_ms")
-        asked_ns = None if timeout_ms is None else clock.steady_ns() + int(timeout_ms) * MILLISECOND_NS
+        timeout_ms = fields.get("timeout_ms")
+        caller_deadline_ns = None if timeout_ms is None else clock.steady_ns() + int(timeout_ms) * MILLISECOND_NS
         context = CallContext(
-            deadline_ns=min(filter(None, (asked_ns, latest_ns)), default=None),
-            headers=dict(shown.get("headers", {})),
-            namespace_id=str(shown.get("namespace_id", "")),
-            namespace=str(shown.get("namespace", "")),
-            can_hold=can_hold and bool(shown.get("can_hold", True)),
+            deadline_ns=min(filter(None, (caller_deadline_ns, latest_ns)), default=None),
+            headers=dict(fields.get("headers", {})),
+            namespace_id=str(fields.get("namespace_id", "")),
+            namespace=str(fields.get("namespace", "")),
+            can_hold=can_hold and bool(fields.get("can_hold", True)),
         )
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, DecodeError) as error:
         raise invalid_argument(f"not an envelope: {type(error).__name__}") from None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
 
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.2, 30.0
-MOST_SHOWN = 200
+MOST_ERROR_LENGTH = 200
 """Characters of an error in `/healthz`. Where its text may be confidential, only its class is shown."""
 
 LOOPS = {
@@ -94,7 +94,7 @@ class Loop:
         """Remove the loop from those that `/healthz` reports, because it has ended."""
         _live.discard(self)
 
-    def shown(self) -> dict[str, object]:
+    def state(self) -> dict[str, object]:
         """Return the loop's state for `/healthz`."""
         failing_s = round((self._clock.steady_ns() - self._since_ns) / SECOND_NS)
         return {"failures": self.failing, "error": self.error, "seconds": failing_s}
@@ -102,7 +102,7 @@ class Loop:
 
 def failing() -> dict[str, dict[str, object]]:
     """Return the state of each loop of this process that currently fails, by name."""
-    return {loop.name: loop.shown() for loop in sorted(_live, key=lambda each: each.name) if loop.failing}
+    return {loop.name: loop.state() for loop in sorted(_live, key=lambda each: each.name) if loop.failing}
 
 
 def failures() -> dict[str, int]:
