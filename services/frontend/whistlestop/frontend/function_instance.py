@@ -58,11 +58,11 @@ class FrontendInstance:
             return {"deleted": await finish_deletions(self.frontend), "batches": await work_on_batches(self.frontend)}
         answer = await answer_event(self._api, event, invocation.latest_ns)
         await self._environment.presence.note()
-        counts = self._environment.counts
-        if counts is not None:
+        metrics = self._environment.metrics
+        if metrics is not None:
             seconds = (self._environment.clock.steady_ns() - invocation.began_ns) / SECOND_NS
-            counts.request("", "OK" if answer.status < _FAILED else str(answer.status), seconds)
-            counts.flush()
+            metrics.request("", "OK" if answer.status < _FAILED else str(answer.status), seconds)
+            metrics.flush()
         return http_events.answer_to(event, answer.status, answer.headers, answer.body)
 
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 from whistlestop.common.clock import FunctionClock
 from whistlestop.common.log_text import escaped
 from whistlestop.functions import http_events
-from whistlestop.functions.counts import counts_of
+from whistlestop.functions.instrumented_store import instrumented
+from whistlestop.functions.metrics import metrics_of
 from whistlestop.functions.settings import FunctionSettings, read
 from whistlestop.functions.stores import store_of
 from whistlestop.functions.traces import traces_of
-from whistlestop.functions.watched import watched
 from whistlestop.net.internal.transports import LambdaClient, invoke_envelope
 from whistlestop.storage.presence import Presence
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clients import ServiceClient
     from whistlestop.common.clock import Clock
-    from whistlestop.functions.counts import Counts
+    from whistlestop.functions.metrics import FunctionMetrics
     from whistlestop.functions.traces import Traces
     from whistlestop.storage.interface import Store
 
@@ -57,7 +57,7 @@ class Instance(Protocol):
 
 
 class Environment(Generic[SettingsT]):
-    """What every instance is built from. `counts` and `traces` are None when they are off."""
+    """What every instance is built from. `metrics` and `traces` are None when they are off."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Environment(Generic[SettingsT]):
         clock: FunctionClock,
         store: Store,
         presence: Presence,
-        counts: Counts | None,
+        metrics: FunctionMetrics | None,
         traces: Traces | None,
     ) -> None:
         self.settings = settings
@@ -73,7 +73,7 @@ class Environment(Generic[SettingsT]):
         self.store = store
         self.presence = presence
         """Renews the row by which other processes and functions know of this instance."""
-        self.counts = counts
+        self.metrics = metrics
         self._traces = traces
 
     def client(self, service: str, function: str, url: str) -> ServiceClient:
@@ -109,11 +109,11 @@ class Function(Generic[SettingsT, InstanceT]):
     async def _environment(self) -> Environment[SettingsT]:
         settings = read(self._settings)
         log_through_powertools(self._name, settings.log_level)
-        counts, traces = counts_of(self._name, settings), traces_of(self.clock, settings)
-        store = watched(store_of(settings), counts, traces)
+        metrics, traces = metrics_of(self._name, settings), traces_of(self.clock, settings)
+        store = instrumented(store_of(settings), metrics, traces)
         await store.open()
         presence = Presence(store, self.clock, _instance_name(), self._name)
-        return Environment(settings, self.clock, store, presence, counts, traces)
+        return Environment(settings, self.clock, store, presence, metrics, traces)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

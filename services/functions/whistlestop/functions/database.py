@@ -135,25 +135,25 @@ def verified(url: str, tls: str, root: Callable[[], str]) -> str:
     `root` returns the path of the CA file; it is called only when the file is needed.
     """
     separator = "&" if "?" in url else "?"
-    said = parse_qs(urlsplit(url).query)
-    if said.keys() & {"sslmode", "ssl"} or "PGSSLMODE" in os.environ or _is_local(url, said):
+    parameters = parse_qs(urlsplit(url).query)
+    if parameters.keys() & {"sslmode", "ssl"} or "PGSSLMODE" in os.environ or _is_local(url, parameters):
         return url
     added = {"sslmode": tls}
-    if tls.startswith("verify-") and "sslrootcert" not in said and "PGSSLROOTCERT" not in os.environ:
+    if tls.startswith("verify-") and "sslrootcert" not in parameters and "PGSSLROOTCERT" not in os.environ:
         added["sslrootcert"] = root()
     return f"{url}{separator}{urlencode(added)}"
 
 
 def is_verified(url: str) -> bool:
     """Return whether the database's certificate is verified, or the connection does not leave this machine."""
-    said = parse_qs(urlsplit(url).query)
-    mode = (said.get("sslmode") or [os.environ.get("PGSSLMODE", "")])[0]
-    return mode.startswith("verify-") or _is_local(url, said)
+    parameters = parse_qs(urlsplit(url).query)
+    mode = (parameters.get("sslmode") or [os.environ.get("PGSSLMODE", "")])[0]
+    return mode.startswith("verify-") or _is_local(url, parameters)
 
 
-def _is_local(url: str, said: dict[str, list[str]]) -> bool:
+def _is_local(url: str, parameters: dict[str, list[str]]) -> bool:
     """Return whether the connection does not leave this machine: a Unix socket, or a loopback address."""
-    places = [urlsplit(url).netloc.rpartition("@")[2], *said.get("host", []), *said.get("hostaddr", [])]
+    places = [urlsplit(url).netloc.rpartition("@")[2], *parameters.get("host", []), *parameters.get("hostaddr", [])]
     hosts = [_without_port(unquote(each)) for place in places for each in place.split(",")]
     return all(host in _LOCAL or host.startswith("/") for host in hosts)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
     from whistlestop.common.notify import Subscription
     from whistlestop.functions.bootstrap import Environment, Invocation
-    from whistlestop.functions.counts import Counts
+    from whistlestop.functions.metrics import FunctionMetrics
     from whistlestop.functions.settings import HistorySettings
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.notifications.worker_notifications import WorkerNotifications
@@ -63,7 +63,7 @@ class HistoryInstance:
         self._earliest_wake_up = EarliestWakeUp()
         self.history.engine.effects = _FunctionEffects(self.history, self._earliest_wake_up)
         self.history.transfers.postponed = self.history.timers.postponed = self._earliest_wake_up.note
-        self._wake_ups = _wake_ups_of(settings, clock, environment.counts)
+        self._wake_ups = _wake_ups_of(settings, clock, environment.metrics)
         self._worker_notifications = _worker_notifications_of(settings, clock)
         # Aurora DSQL has no NOTIFY, so no server can listen on it.
         sender = "" if settings.dsql_host else secrets.token_urlsafe(6)
@@ -75,19 +75,19 @@ class HistoryInstance:
 
     async def serve(self, event: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
         """Serve the envelope of another function, or a wake-up (any other event)."""
-        latest_ns, counts = invocation.latest_ns, self._environment.counts
+        latest_ns, metrics = invocation.latest_ns, self._environment.metrics
         if is_call(event):
             answer = await serve_event(self.history, event, self._clock, latest_ns)
         else:
-            if counts is not None:
-                self._count_lateness(counts, event)
+            if metrics is not None:
+                self._count_lateness(metrics, event)
             answer = await self._fire_timers(latest_ns)
-            if counts is not None:
-                counts.count("TimersFired", answer["timers"])
+            if metrics is not None:
+                metrics.count("TimersFired", answer["timers"])
         await self.settle(latest_ns)
-        if counts is not None:
-            counts.grown("aside", {"failed": self.history.aside.counted}, {"failed": "RowsFailed"})
-            counts.flush()
+        if metrics is not None:
+            metrics.count_growth("aside", {"failed": self.history.aside.counted}, {"failed": "RowsFailed"})
+            metrics.flush()
         return answer
 
     async def settle(self, latest_ns: int | None) -> None:
@@ -117,11 +117,11 @@ class HistoryInstance:
         await history.aside.tidy()
         return {"timers": timers, "transfers": transfers, "queries": purged}
 
-    def _count_lateness(self, counts: Counts, event: dict[str, Any]) -> None:
+    def _count_lateness(self, metrics: FunctionMetrics, event: dict[str, Any]) -> None:
         from whistlestop.history.timers.aws_wake_ups import lateness_ms
 
         for milliseconds in lateness_ms(event, self._clock.now_ns()):
-            counts.span("WakeLateness", milliseconds)
+            metrics.span("WakeLateness", milliseconds)
 
 
 class _FunctionEffects(Effects):
@@ -180,7 +180,7 @@ class _Wait:
         return None
 
 
-def _wake_ups_of(settings: HistorySettings, clock: Clock, counts: Counts | None) -> WakeUps:
+def _wake_ups_of(settings: HistorySettings, clock: Clock, metrics: FunctionMetrics | None) -> WakeUps:
     if not settings.wake_queue_url:
         return NoWakeUps()
     from whistlestop.history.timers.aws_wake_ups import AwsWakeUps, WakeUpTarget
@@ -188,7 +188,7 @@ def _wake_ups_of(settings: HistorySettings, clock: Clock, counts: Counts | None)
     target = WakeUpTarget(
         settings.wake_queue_url, settings.wake_queue_arn, settings.wake_schedule_group, settings.wake_role_arn
     )
-    return AwsWakeUps(target, clock, counts=counts)
+    return AwsWakeUps(target, clock, metrics=metrics)
 
 
 def _worker_notifications_of(settings: HistorySettings, clock: Clock) -> WorkerNotifications | None:

@@ -60,19 +60,19 @@ class MatchingInstance:
         answer = await serve_event(self, event, self._environment.clock, invocation.latest_ns)
         await self.matching.settle()
         await self._environment.presence.note()
-        counts = self._environment.counts
-        if counts is not None:
+        metrics = self._environment.metrics
+        if metrics is not None:
             polls = self.matching.counters
-            counts.grown("polls", {name: getattr(polls, name) for name in _POLLS}, _POLLS)
-            counts.flush()
+            metrics.count_growth("polls", {name: getattr(polls, name) for name in _POLLS}, _POLLS)
+            metrics.flush()
         return answer
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
         """Call matching, and count the workers that it started."""
         reply = await self.matching.call(method, request, context)
-        counts = self._environment.counts
-        if counts is not None and isinstance(reply, PushWorkersResponse):
-            counts.count("WorkersStarted", reply.started)
+        metrics = self._environment.metrics
+        if metrics is not None and isinstance(reply, PushWorkersResponse):
+            metrics.count("WorkersStarted", reply.started)
         return reply
 
 

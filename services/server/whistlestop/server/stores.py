@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from whistlestop.common.metrics import NO_METRICS, Metrics
-from whistlestop.functions.watched import counted
+from whistlestop.functions.instrumented_store import counted
 
 if TYPE_CHECKING:
     from whistlestop.common.clock import Clock

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from whistlestop.common.clock import Clock
-    from whistlestop.functions.counts import Counts
+    from whistlestop.functions.metrics import FunctionMetrics
 
 MOST_DELAY_S = 900
 """The longest delay of an SQS message."""
@@ -53,13 +53,18 @@ class AwsWakeUps:
     """Set wake-ups. `sqs` and `scheduler` are like boto3's clients; by default they are created at first use."""
 
     def __init__(
-        self, target: WakeUpTarget, clock: Clock, sqs: Any = None, scheduler: Any = None, counts: Counts | None = None
+        self,
+        target: WakeUpTarget,
+        clock: Clock,
+        sqs: Any = None,
+        scheduler: Any = None,
+        metrics: FunctionMetrics | None = None,
     ) -> None:
         self._target = target
         self._clock = clock
         self._sqs = sqs
         self._scheduler = scheduler
-        self._counts = counts
+        self._metrics = metrics
         self._armed: list[int] = []
         """The future wake-ups that this instance has set, the next one last."""
 
@@ -88,8 +93,8 @@ class AwsWakeUps:
         return bool(self._armed) and self._armed[-1] // SECOND_NS <= at_ns // SECOND_NS
 
     def _count(self, name: str) -> None:
-        if self._counts is not None:
-            self._counts.count(name)
+        if self._metrics is not None:
+            self._metrics.count(name)
 
     def _send(self, delay_s: int, at_ns: int) -> None:
         if self._sqs is None:

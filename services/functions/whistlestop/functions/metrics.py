@@ -19,14 +19,14 @@ _TASKS = {1: "WorkflowTasksAdded", 2: "ActivityTasksAdded", 3: "NexusTasksAdded"
 _CONFLICTS = {"version": "VersionConflicts", "current": "CurrentRunConflicts"}
 
 
-class Counts:
+class FunctionMetrics:
     """The function's implementation of `whistlestop.common.metrics.Metrics`, written as one log line per invocation."""
 
     def __init__(self, function: str) -> None:
         self._function = function
         self._counts: dict[str, float] = {}
         self._spans_ms: list[tuple[str, float]] = []
-        self._marks: dict[str, dict[str, int]] = {}
+        self._totals: dict[str, dict[str, int]] = {}
         self._powertools: Any = None
 
     def count(self, name: str, number: float = 1) -> None:
@@ -37,12 +37,12 @@ class Counts:
     def span(self, name: str, milliseconds: float) -> None:
         self._spans_ms.append((name, milliseconds))
 
-    def grown(self, kind: str, totals: Mapping[str, int], names: Mapping[str, str]) -> None:
+    def count_growth(self, kind: str, totals: Mapping[str, int], names: Mapping[str, str]) -> None:
         """Add to each counter in `names` by how much its total has grown since the last call."""
-        before = self._marks.get(kind, {})
+        before = self._totals.get(kind, {})
         for key, name in names.items():
             self.count(name, totals.get(key, 0) - before.get(key, 0))
-        self._marks[kind] = dict(totals)
+        self._totals[kind] = dict(totals)
 
     def request(self, rpc: str, code: str, seconds: float) -> None:
         self.count("Requests")
@@ -77,6 +77,6 @@ class Counts:
         self._powertools.flush_metrics()
 
 
-def counts_of(function: str, settings: FunctionSettings) -> Counts | None:
+def metrics_of(function: str, settings: FunctionSettings) -> FunctionMetrics | None:
     """Return the function's metrics, or None when they are off."""
-    return Counts(function) if settings.metrics == "on" else None
+    return FunctionMetrics(function) if settings.metrics == "on" else None

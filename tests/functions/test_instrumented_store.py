@@ -12,10 +12,10 @@ import pytest
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.proto import internal_pb2
-from whistlestop.functions.counts import Counts, counts_of
+from whistlestop.functions.instrumented_store import instrumented
+from whistlestop.functions.metrics import FunctionMetrics, metrics_of
 from whistlestop.functions.settings import FunctionSettings
 from whistlestop.functions.traces import traces_of
-from whistlestop.functions.watched import watched
 from whistlestop.history.timers.aws_wake_ups import lateness_ms
 from whistlestop.storage.errors import VersionConflict
 from whistlestop.storage.records import ExecutionKey, Transition
@@ -48,7 +48,7 @@ class _Store:
 
 def test_one_line_for_each_call(capsys: pytest.CaptureFixture[str]) -> None:
     """In CloudWatch's embedded format, with the function as its only dimension."""
-    counts = Counts("history")
+    counts = FunctionMetrics("history")
     counts.transition()
     counts.transition()
     counts.conflict("version")
@@ -75,27 +75,27 @@ def test_one_line_for_each_call(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_totals_are_counted_by_their_growth(capsys: pytest.CaptureFixture[str]) -> None:
-    counts = Counts("matching")
+    counts = FunctionMetrics("matching")
     for empty in (2, 5):
-        counts.grown("polls", {"empty": empty}, {"empty": "PollsEmpty"})
+        counts.count_growth("polls", {"empty": empty}, {"empty": "PollsEmpty"})
         counts.flush()
     assert [json.loads(line)["PollsEmpty"] for line in capsys.readouterr().out.splitlines()] == [[2.0], [3.0]]
 
 
 def test_off_unless_asked_for() -> None:
     clock = FakeClock()
-    assert counts_of("history", FunctionSettings()) is None
+    assert metrics_of("history", FunctionSettings()) is None
     assert traces_of(clock, FunctionSettings(), {"AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1:1"}) is None
     assert traces_of(clock, FunctionSettings(tracing="Active"), {}) is None
     store: Any = _Store()
-    assert watched(store, None, None) is store
+    assert instrumented(store, None, None) is store
 
 
 async def test_commits_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     """A conflict is raised all the same; what is set goes to the store itself."""
     inner: Any = _Store()
-    counts = Counts("history")
-    store: Any = watched(inner, counts, None)
+    counts = FunctionMetrics("history")
+    store: Any = instrumented(inner, counts, None)
     await store.commit(Transition(()))
     inner.conflict = True
     with pytest.raises(VersionConflict):
@@ -130,7 +130,7 @@ async def test_subsegments(daemon: socket.socket, monkeypatch: pytest.MonkeyPatc
     assert traces is not None
     monkeypatch.setenv("_X_AMZN_TRACE_ID", SAMPLED)
     inner: Any = _Store()
-    store, other = watched(inner, None, traces), traces.client(_Other(), "matching")
+    store, other = instrumented(inner, None, traces), traces.client(_Other(), "matching")
     await asyncio.gather(
         store.commit(Transition(())), other.call("FireDue", internal_pb2.FireDueRequest(), CallContext())
     )

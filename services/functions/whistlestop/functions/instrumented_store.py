@@ -29,12 +29,12 @@ async def counted(commit: Callable[[Transition], Awaitable[None]], transition: T
     metrics.transition()
 
 
-def watched(store: Store, metrics: Metrics | None, traces: Traces | None) -> Store:
+def instrumented(store: Store, metrics: Metrics | None, traces: Traces | None) -> Store:
     """Return the store wrapped for metrics and traces, or `store` itself when both are None."""
-    return store if metrics is None and traces is None else cast("Store", _Watched(store, metrics, traces))
+    return store if metrics is None and traces is None else cast("Store", _InstrumentedStore(store, metrics, traces))
 
 
-class _Watched:
+class _InstrumentedStore:
     """Pass every attribute through to the store, including those that are set."""
 
     def __init__(self, store: Store, metrics: Metrics | None, traces: Traces | None) -> None:
